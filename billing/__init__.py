@@ -1,0 +1,1 @@
+"""Money: prices, holds, balances and the ledger. Nothing here knows HTTP."""

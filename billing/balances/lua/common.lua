@@ -1,0 +1,55 @@
+-- Shared by every script, put before its body by scripts.py. Lua numbers are doubles: amounts stay below
+-- 2^53 and money moves with HINCRBY only, which is exact. '%.0f' because tostring() turns to 1e+15 notation.
+local function int(x) return string.format('%.0f', x) end
+
+-- The bucket is open for this caller: 'R:<token>' while it recovers, '<token>' when it serves.
+local function epoch_is_open(key, token) return redis.call('GET', key) == token end
+local function epoch_is_known(key, token)
+  local e = redis.call('GET', key)
+  return e == token or e == 'R:' .. token
+end
+
+local function now_us()
+  local t = redis.call('TIME')
+  return t[1] * 1000000 + t[2]
+end
+
+local function figures(account)
+  local f = redis.call('HMGET', account, 'balance', 'held', 'seq')
+  if not f[1] then return nil end
+  return tonumber(f[1]), tonumber(f[2]), tonumber(f[3])
+end
+
+-- Resolve a hold: take `due` from it (and from what is available beyond it), give the rest back, journal it.
+-- keys: 1 account, 2 hold, 3 leases, 4 log. record '' = nothing to journal (a release).
+local function resolve(account, hold, leases, log, id, keyprefix, due, record, tokens)
+  local balance, held = figures(account)
+  if not balance then return {'unknown'} end
+  local h = redis.call('HMGET', hold, 'm', 'k', 't', 'tpm', 'p')
+  if not h[1] then return {'gone', int(balance), int(held)} end
+  local amount = tonumber(h[1])
+  local available = balance - held
+  if available < 0 then available = 0 end
+  local charged = due
+  if charged > amount + available then charged = amount + available end
+  if charged < 0 then charged = 0 end
+  redis.call('HINCRBY', account, 'balance', int(-charged))
+  redis.call('HINCRBY', account, 'held', int(-amount))
+  redis.call('DEL', hold)
+  redis.call('ZREM', leases, id)
+  if h[5] then
+    local key = keyprefix .. h[2]
+    redis.call('HINCRBY', key, 'held', int(-amount))
+    redis.call('HINCRBY', key, 'inflight', -1)
+    if redis.call('HGET', key, 'period') == h[5] then redis.call('HINCRBY', key, 'spent', int(charged)) end
+    local tpm, estimate = tonumber(h[4]), tonumber(h[3])
+    if tokens >= 0 and tpm > 0 and estimate > tokens then
+      redis.call('HINCRBY', key, 'ttat', int(-math.floor((estimate - tokens) * 60000000 / tpm)))
+    end
+  end
+  local position = ''
+  if record ~= '' then
+    position = redis.call('XADD', log, '*', 'r', record, 'c', int(charged), 'l', int(due - charged))
+  end
+  return {'ok', int(charged), int(due - charged), int(balance - charged), int(held - amount), position}
+end

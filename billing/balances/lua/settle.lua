@@ -1,0 +1,4 @@
+-- KEYS 1 epoch 2 account 3 hold 4 leases 5 log 6 key prefix   (one slot)
+-- ARGV 1 token 2 id 3 due 4 record ('' = release) 5 tokens used (-1 unknown)
+if not epoch_is_known(KEYS[1], ARGV[1]) then return {'epoch'} end
+return resolve(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], KEYS[6], tonumber(ARGV[3]), ARGV[4], tonumber(ARGV[5]))

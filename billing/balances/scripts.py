@@ -1,0 +1,12 @@
+"""The Lua scripts as the server will run them: common.lua before each body."""
+
+from importlib.resources import files
+
+NAMES = ("hold", "settle", "rehold", "renew", "mark", "reap", "credit", "load")
+
+
+def load_scripts() -> dict[str, bytes]:
+    """Script name → source."""
+    folder = files("billing.balances").joinpath("lua")
+    common = folder.joinpath("common.lua").read_bytes()
+    return {name: common + b"\n" + folder.joinpath(f"{name}.lua").read_bytes() for name in NAMES}

@@ -1,0 +1,100 @@
+"""One SQL database, SQLite or PostgreSQL, behind two context managers: `read()` and `write()`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from billing.errors import StoreUnavailable
+
+
+class Database:
+    """An engine and its manners: bounded waits, write transactions that take their lock at once."""
+
+    def __init__(self, url: str, pool_size: int, timeout_seconds: int | float) -> None:
+        """`timeout_seconds` bounds connecting, one statement, and waiting for a lock or a pooled connection."""
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self.engine = self._sqlite(timeout_seconds) if self.is_sqlite else self._postgresql(pool_size, timeout_seconds)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
+        with _translated():
+            async with self.engine.connect() as connection:
+                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end, rolled back on any exception. Raises StoreUnavailable."""
+        with _translated():
+            async with self.engine.begin() as connection:
+                yield connection
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+    def _sqlite(self, timeout_seconds: int | float) -> AsyncEngine:
+        if self.url.database and self.url.database != ":memory:":
+            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
+        engine = create_async_engine(self.url, connect_args={"timeout": timeout_seconds})
+
+        @event.listens_for(engine.sync_engine, "connect")
+        def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+            cursor = connection.cursor()
+            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+                cursor.execute(f"PRAGMA {pragma}")
+            cursor.close()
+            # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
+            # transaction waits for the lock at its start and never fails half-way with "database is locked".
+            connection.isolation_level = None  # type: ignore[attr-defined]
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: object) -> None:
+            if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":  # type: ignore[attr-defined]
+                connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
+
+        return engine
+
+    def _postgresql(self, pool_size: int, timeout_seconds: int | float) -> AsyncEngine:
+        return create_async_engine(
+            self.url,
+            pool_size=pool_size,
+            max_overflow=pool_size,
+            pool_timeout=timeout_seconds,
+            pool_pre_ping=True,
+            connect_args={"timeout": timeout_seconds, "command_timeout": timeout_seconds},
+        )
+
+
+def now_ms() -> int:
+    """The wall clock in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+class _translated:  # noqa: N801 - reads as a statement
+    """Turns every way in which a database can be away into StoreUnavailable."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None or isinstance(error, (StoreUnavailable, asyncio.CancelledError)):
+            return
+        away = isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError)) or (
+            isinstance(error, DBAPIError) and error.connection_invalidated
+        )
+        if not away and isinstance(error, DBAPIError) and not isinstance(error, SQLAlchemyError):
+            return
+        if away or type(getattr(error, "orig", error)).__module__.startswith("asyncpg"):
+            root = getattr(error, "orig", None) or error
+            raise StoreUnavailable("sql", f"{type(root).__name__}: {root}", in_doubt=True) from error

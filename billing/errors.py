@@ -1,0 +1,43 @@
+"""What can go wrong with money, as a small tree. The domain gives the reason; the HTTP edge picks the status.
+
+BillingError
+├── UnpricedModel        no price for this model, endpoint or tier: refused, never $0
+├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
+├── AccountNotFound      no such account
+├── KeyNotFound          no such key
+└── InvariantBroken      a money rule would be broken by going on: stop
+"""
+
+
+class BillingError(Exception):
+    """Base of the tree; never raised itself."""
+
+
+class UnpricedModel(BillingError):
+    """There is no price for `model` (on this endpoint, in this tier), so it cannot be sold."""
+
+    def __init__(self, model: str, detail: str) -> None:
+        """`detail` completes the sentence "the model X ..."."""
+        super().__init__(f"The model {model!r} {detail}")
+        self.model = model
+
+
+class StoreUnavailable(BillingError):
+    """The store named does not answer. `in_doubt` = the command may still have been carried out."""
+
+    def __init__(self, store: str, reason: str, *, in_doubt: bool = False) -> None:
+        """`store` is redis, embedded or sql."""
+        super().__init__(f"{store}: {reason}")
+        self.store, self.in_doubt = store, in_doubt
+
+
+class AccountNotFound(BillingError):
+    """There is no account of that id."""
+
+
+class KeyNotFound(BillingError):
+    """There is no API key of that id."""
+
+
+class InvariantBroken(BillingError):
+    """A rule about money does not hold; going on would lose or invent some."""

@@ -1,0 +1,248 @@
+"""The SQL ledger: posting batches of charges, moving admins' money, and reading all of it back."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import ColumnElement, Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.database import Database, now_ms
+from billing.errors import AccountNotFound
+from billing.holds import Entry
+from billing.money import Millicredits, millicredits
+from billing.posting import Posting, charge_postings, customer, effect_on, grant_posting
+from billing.record import UsageRecord, decode_record
+from billing.tables import balances, outbox, transfers, usage
+
+ID_BATCH = 500
+
+
+class Posted(NamedTuple):
+    """What SQL says of an account: its balance in millicredits, and the last outbox row included in it."""
+
+    account_id: str
+    balance: int
+    sequence: int
+
+
+class OutboxRow(NamedTuple):
+    """Money that moved in SQL and must reach the balance store."""
+
+    row_id: int
+    account_id: str
+    sequence: int
+    delta: Millicredits
+
+
+class Ledger:
+    """Reads and writes transfers, usage, balances and the outbox. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def post(self, entries: Sequence[Entry]) -> int:
+        """Book settled charges: usage rows, transfers and balances in one transaction; return how many were new.
+
+        Idempotent by charge id: what SQL already has is left alone, so any prefix may be replayed.
+        """
+        charges = {record.charge_id: (entry, record) for entry in entries for record in (decode_record(entry.record),)}
+        if not charges:
+            return 0
+        rows = [_usage_row(entry, record) for entry, record in charges.values()]
+        async with self._db.write() as connection:
+            new = await self._insert_new(connection, usage, rows, usage.c.charge_id)
+            postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
+            await _post(connection, postings)
+        return len(new)
+
+    async def grant(self, account_id: str, amount: Millicredits, reference_id: str, actor: str, reason: str) -> bool:
+        """Move an admin's money through the ledger and the outbox; False when `reference_id` was booked before.
+
+        Raises AccountNotFound.
+        """
+        created = now_ms()
+        posting = grant_posting(account_id, amount, reference_id, created, actor, reason)
+        async with self._db.write() as connection:
+            row = transfers_row(posting)
+            if not await self._insert_new(connection, transfers, [row], transfers.c.id):
+                return False
+            moved = await connection.execute(
+                update(balances)
+                .where(balances.c.account_id == account_id)
+                .values(
+                    posted_millicredits=balances.c.posted_millicredits + amount,
+                    outbox_sequence=balances.c.outbox_sequence + 1,
+                )
+                .returning(balances.c.outbox_sequence)
+            )
+            sequence = moved.scalar_one_or_none()
+            if sequence is None:
+                raise AccountNotFound(account_id)
+            await connection.execute(
+                insert(outbox).values(
+                    account_id=account_id, sequence=sequence, delta_millicredits=amount, created_at=created
+                )
+            )
+        return True
+
+    async def posted(self, account_id: str) -> Posted:
+        """The account's balance as the ledger has it. Raises AccountNotFound."""
+        async with self._db.read() as connection:
+            found = (await connection.execute(_posted_query().where(balances.c.account_id == account_id))).first()
+        if found is None:
+            raise AccountNotFound(account_id)
+        return Posted(*found)
+
+    async def posted_in(self, bucket: int | None = None) -> list[Posted]:
+        """Every account's balance (of one bucket)."""
+        query = _posted_query().order_by(balances.c.account_id)
+        if bucket is not None:
+            query = query.where(balances.c.bucket == bucket)
+        async with self._db.read() as connection:
+            return [Posted(*row) for row in await connection.execute(query)]
+
+    async def charged_ids(self, charge_ids: Iterable[str]) -> set[str]:
+        """Which of these charges are in SQL."""
+        wanted = list(charge_ids)
+        found: set[str] = set()
+        async with self._db.read() as connection:
+            for start in range(0, len(wanted), ID_BATCH):
+                batch = wanted[start : start + ID_BATCH]
+                rows = await connection.execute(select(usage.c.charge_id).where(usage.c.charge_id.in_(batch)))
+                found.update(rows.scalars())
+        return found
+
+    async def key_spent(self, key_id: str, since_ms: int) -> Millicredits:
+        """What a key was charged since a time."""
+        query = select(func.coalesce(func.sum(usage.c.charged_millicredits), 0)).where(
+            usage.c.key_id == key_id, usage.c.created_at >= since_ms
+        )
+        async with self._db.read() as connection:
+            return millicredits(int((await connection.execute(query)).scalar_one()))
+
+    async def outbox_pending(self, limit: int) -> list[OutboxRow]:
+        """Rows not yet applied to the balance store, oldest first."""
+        columns = (outbox.c.id, outbox.c.account_id, outbox.c.sequence, outbox.c.delta_millicredits)
+        query = select(*columns).where(outbox.c.applied_at.is_(None)).order_by(outbox.c.id).limit(limit)
+        async with self._db.read() as connection:
+            return [OutboxRow(*row) for row in await connection.execute(query)]
+
+    async def outbox_applied(self, row_ids: Sequence[int]) -> None:
+        """Note that these rows reached the balance store."""
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(outbox).where(outbox.c.id == bindparam("row_id")).values(applied_at=now_ms()),
+                [{"row_id": row_id} for row_id in row_ids],
+            )
+
+    async def transfers_of(self, account_id: str, limit: int, before_id: int | None = None) -> list[dict[str, Any]]:
+        """A customer's ledger rows, newest first, each with its signed effect on the balance."""
+        name = customer(account_id)
+        query = select(transfers).where(or_(transfers.c.debit_account == name, transfers.c.credit_account == name))
+        if before_id is not None:
+            query = query.where(transfers.c.id < before_id)
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query.order_by(transfers.c.id.desc()).limit(limit))).mappings().all()
+        return [{**row, "effect": row["amount_millicredits"] * (1 if row["credit_account"] == name else -1)} for row in rows]
+
+    async def usage_of(self, account_id: str, limit: int, filters: "UsageFilters | None" = None) -> list[dict[str, Any]]:
+        """A customer's usage rows, newest first."""
+        query = select(usage).where(usage.c.account_id == account_id, *(filters.conditions() if filters else ()))
+        query = query.order_by(usage.c.created_at.desc(), usage.c.charge_id.desc()).limit(limit)
+        async with self._db.read() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def _insert_new(
+        self, connection: AsyncConnection, table: Table, rows: list[dict[str, Any]], key: ColumnElement[Any]
+    ) -> list[Any]:
+        """INSERT ... ON CONFLICT DO NOTHING; the keys of the rows that are new, sorted."""
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        statement = dialect.insert(table).on_conflict_do_nothing().returning(key)
+        return sorted((await connection.execute(statement, rows)).scalars())
+
+
+class UsageFilters(NamedTuple):
+    """What a usage listing is narrowed to; `before` is the (created_at, charge_id) of the last row seen."""
+
+    model: str | None = None
+    key_id: str | None = None
+    endpoint: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    request_id: str | None = None
+    before: tuple[int, str] | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """The SQL of the filters that are set."""
+        found: list[ColumnElement[bool]] = []
+        for column, value in ((usage.c.model, self.model), (usage.c.key_id, self.key_id), (usage.c.endpoint, self.endpoint)):
+            if value is not None:
+                found.append(column == value)
+        if self.request_id is not None:
+            found.append(usage.c.charge_id == self.request_id)
+        if self.since_ms is not None:
+            found.append(usage.c.created_at >= self.since_ms)
+        if self.until_ms is not None:
+            found.append(usage.c.created_at < self.until_ms)
+        if self.before is not None:
+            at, charge_id = self.before
+            found.append(
+                or_(usage.c.created_at < at, and_(usage.c.created_at == at, usage.c.charge_id < charge_id))
+            )
+        return found
+
+
+def transfers_row(posting: Posting) -> dict[str, Any]:
+    """A posting as a row of `transfers`."""
+    return {
+        "debit_account": posting.debit,
+        "credit_account": posting.credit,
+        "amount_millicredits": posting.amount,
+        "kind": posting.kind,
+        "reference_type": posting.reference_type,
+        "reference_id": posting.reference_id,
+        "created_at": posting.created_at,
+        "actor": posting.actor,
+        "reason": posting.reason,
+    }
+
+
+def _posted_query() -> Any:  # noqa: ANN401 - a Select of three columns; spelling its type says less
+    return select(balances.c.account_id, balances.c.posted_millicredits, balances.c.outbox_sequence)
+
+
+def _postings(entry: Entry, record: UsageRecord) -> list[Posting]:
+    return charge_postings(
+        record.charge_id, record.account_id, entry.charged, entry.loss, record.cost_millicredits, now_ms()
+    )
+
+
+async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
+    """Insert transfers and move the customers' posted balances, accounts in sorted order so that no two deadlock."""
+    if not postings:
+        return
+    await connection.execute(insert(transfers), [transfers_row(posting) for posting in postings])
+    effects: dict[str, int] = {}
+    for posting in postings:
+        if posting.debit.startswith("customer:"):
+            account_id = posting.debit.removeprefix("customer:")
+            effects[account_id] = effects.get(account_id, 0) + effect_on(posting.debit, posting)
+    if effects:
+        await connection.execute(
+            update(balances)
+            .where(balances.c.account_id == bindparam("account"))
+            .values(posted_millicredits=balances.c.posted_millicredits + bindparam("delta")),
+            [{"account": account, "delta": effects[account]} for account in sorted(effects)],
+        )
+
+
+def _usage_row(entry: Entry, record: UsageRecord) -> Mapping[str, Any] | Any:  # noqa: ANN401
+    row = msgspec.structs.asdict(record)
+    row["rates"] = bytes(record.rates).decode()
+    row["billed_model"] = record.billed_model or record.model
+    row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss
+    del row["free"]
+    return {**row, "free": record.free}

@@ -1,0 +1,53 @@
+"""Bring the database to the newest schema, and tell whether it is there."""
+
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, text
+
+from billing.database import Database
+
+SCRIPTS = Path(__file__).parent / "migrations"
+ADVISORY_LOCK = 7_305_001
+"""PostgreSQL advisory lock: two machines that start together migrate one after the other."""
+
+
+async def migrate(database: Database) -> str:
+    """Run every missing migration; return the revision reached. Raises StoreUnavailable."""
+    config = _config()
+    async with database.write() as connection:
+        if not database.is_sqlite:
+            await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+        await connection.run_sync(_upgrade, config)
+    return newest_revision()
+
+
+async def current_revision(database: Database) -> str | None:
+    """The revision the database is at; None when it was never migrated. Raises StoreUnavailable."""
+    async with database.read() as connection:
+        return await connection.run_sync(_current)
+
+
+def newest_revision() -> str:
+    """The revision this code needs."""
+    head = ScriptDirectory.from_config(_config()).get_current_head()
+    return head or ""
+
+
+def _config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(SCRIPTS))
+    return config
+
+
+def _upgrade(connection: Connection, config: Config) -> None:
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
+
+
+def _current(connection: Connection) -> Any:  # noqa: ANN401 - alembic's own
+    return MigrationContext.configure(connection).get_current_revision()

@@ -1,0 +1,88 @@
+"""Money as integers. 1 credit = 1,000 millicredits = $0.001; 1 millicredit = $0.000001.
+
+The one constructor (`millicredits`) and the one rounding function (`round_up`) of the project live
+here. `|amount| < 2**53` because Redis Lua compares numbers as doubles, which are exact up to there.
+"""
+
+from decimal import Decimal, InvalidOperation
+from fractions import Fraction
+from typing import Literal, NewType
+
+Millicredits = NewType("Millicredits", int)
+RoundingMode = Literal["exact", "ceil"]
+
+MILLICREDITS_PER_CREDIT = 1_000
+MILLICREDITS_PER_USD = 1_000_000
+LIMIT = 2**53
+ZERO = Millicredits(0)
+
+
+class MoneyError(ValueError):
+    """An amount is not an integer of millicredits below 2**53, or cannot be read as one."""
+
+
+def millicredits(value: int) -> Millicredits:
+    """Make an amount of millicredits. Raises MoneyError for a bool, a float, or |value| >= 2**53."""
+    if type(value) is not int:
+        raise MoneyError(f"an amount of millicredits is an int, not {type(value).__name__}")
+    if not -LIMIT < value < LIMIT:
+        raise MoneyError("an amount of millicredits must stay below 2**53")
+    return Millicredits(value)
+
+
+def round_up(numerator: int, denominator: int, mode: RoundingMode = "exact") -> Millicredits:
+    """Round the exact rational `numerator / denominator` millicredits up, once per request.
+
+    "exact" rounds up to the millicredit, "ceil" up to the whole credit (design.md 1).
+    Raises MoneyError for a negative value or a denominator below 1.
+    """
+    if numerator < 0 or denominator < 1:
+        raise MoneyError("a charge is never negative")
+    unit = denominator if mode == "exact" else denominator * MILLICREDITS_PER_CREDIT
+    units = -(-numerator // unit)
+    return millicredits(units if mode == "exact" else units * MILLICREDITS_PER_CREDIT)
+
+
+def parse_credits(text: str) -> Millicredits:
+    """Read credits as a person writes them ("12.5") exactly. Raises MoneyError."""
+    return _scaled(text, MILLICREDITS_PER_CREDIT, "credits")
+
+
+def parse_usd(text: str) -> Millicredits:
+    """Read USD ("9.99") exactly. Raises MoneyError when it is finer than a millicredit."""
+    return _scaled(text, MILLICREDITS_PER_USD, "USD")
+
+
+def package_credits(usd: str, bonus_percent: str) -> tuple[Millicredits, Millicredits]:
+    """(paid part, bonus part) in millicredits of a package.
+
+    $49.99 + 5 % is 49,990,000 + 2,499,500. Raises MoneyError when the bonus is not a whole millicredit.
+    """
+    paid = parse_usd(usd)
+    bonus = Fraction(paid) * Fraction(Decimal(bonus_percent)) / 100
+    if bonus.denominator != 1:
+        raise MoneyError(f"a bonus of {bonus_percent} % on ${usd} is not a whole number of millicredits")
+    return paid, millicredits(bonus.numerator)
+
+
+def display_credits(amount: int) -> int | float:
+    """Credits as a JSON number for display only; money never comes back from it."""
+    return amount // MILLICREDITS_PER_CREDIT if amount % MILLICREDITS_PER_CREDIT == 0 else amount / MILLICREDITS_PER_CREDIT
+
+
+def display_usd(amount: int) -> int | float:
+    """USD as a JSON number for display only; money never comes back from it."""
+    return amount // MILLICREDITS_PER_USD if amount % MILLICREDITS_PER_USD == 0 else amount / MILLICREDITS_PER_USD
+
+
+def _scaled(text: str, factor: int, unit: str) -> Millicredits:
+    try:
+        value = Decimal(text)
+    except InvalidOperation:
+        raise MoneyError(f"{text!r} is not a number of {unit}") from None
+    if not value.is_finite():
+        raise MoneyError(f"{text!r} is not a number of {unit}")
+    exact = Fraction(value) * factor
+    if exact.denominator != 1:
+        raise MoneyError(f"{text} {unit} is finer than a millicredit")
+    return millicredits(exact.numerator)

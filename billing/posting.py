@@ -1,0 +1,60 @@
+"""Which event debits and credits which ledger account. Pure; the table is design.md 7.
+
+Every posting is one debit and one credit of the same amount, so the books balance by construction.
+"""
+
+from typing import NamedTuple
+
+from billing.errors import InvariantBroken
+
+CASH = "cash"
+REVENUE = "revenue"
+PROMO = "promo"
+PLATFORM_LOSS = "platform_loss"
+COGS = "cogs"
+PAYABLE = "payable:openai"
+CUSTOMER = "customer:"
+
+
+class Posting(NamedTuple):
+    """One ledger row to be: `amount` millicredits out of `credit`'s pocket into `debit`'s, seen as books see it."""
+
+    debit: str
+    credit: str
+    amount: int
+    kind: str
+    reference_type: str
+    reference_id: str
+    created_at: int
+    actor: str = "system"
+    reason: str = ""
+
+
+def customer(account_id: str) -> str:
+    """The liability account that holds a customer's credits."""
+    return CUSTOMER + account_id
+
+
+def charge_postings(charge_id: str, account_id: str, charged: int, loss: int, cost: int, created_at: int) -> list[Posting]:
+    """A settled request: customer → revenue, what it cost us, and what nobody pays. Zero parts post nothing."""
+    rows = [
+        Posting(customer(account_id), REVENUE, charged, "usage", "charge", charge_id, created_at),
+        Posting(PLATFORM_LOSS, REVENUE, loss, "platform_loss", "charge", charge_id, created_at),
+        Posting(COGS, PAYABLE, cost, "usage_cost", "charge", charge_id, created_at),
+    ]
+    if min(charged, loss, cost) < 0:
+        raise InvariantBroken(f"charge {charge_id} has a negative part")
+    return [row for row in rows if row.amount]
+
+
+def grant_posting(account_id: str, amount: int, reference_id: str, created_at: int, actor: str, reason: str) -> Posting:
+    """An admin's grant (or, negative, a correction back): promo ↔ customer."""
+    debit, credit = PROMO, customer(account_id)
+    if amount < 0:
+        debit, credit = credit, debit
+    return Posting(debit, credit, abs(amount), "adjustment", "grant", reference_id, created_at, actor, reason)
+
+
+def effect_on(account: str, posting: Posting) -> int:
+    """How the posting changes a liability account's balance: credits raise it, debits lower it."""
+    return (posting.amount if posting.credit == account else 0) - (posting.amount if posting.debit == account else 0)

@@ -1,0 +1,50 @@
+"""The record of one request: what is journalled, stored as a usage row, and shown by the side API."""
+
+from typing import Literal
+
+import msgspec
+
+UsageSource = Literal["upstream", "counted", "bounded"]
+Outcome = Literal["completed", "client_gone", "upstream_cut", "upstream_error", "insured", "orphaned", "shutdown"]
+
+
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+    """One metered request. Times are Unix milliseconds, amounts millicredits, counts tokens.
+
+    `charge_id` is the request id, which is the hold id, chosen before the first try. `created_at` is the
+    time of admission, so that a repeat of the same charge is the same row. What was charged is not in
+    here: the balance store decides it when it settles (never more than hold + available).
+    """
+
+    charge_id: str
+    account_id: str
+    key_id: str
+    endpoint: str
+    model: str
+    created_at: int
+    held_millicredits: int
+    cost_millicredits: int
+    usage_source: UsageSource
+    outcome: Outcome
+    rates: msgspec.Raw
+    billed_model: str = ""
+    service_tier: str = "default"
+    stream: bool = False
+    free: bool = False
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_tokens: int = 0
+    reasoning_tokens: int = 0
+    audio_input_tokens: int = 0
+    audio_output_tokens: int = 0
+    web_searches: int = 0
+    upstream_request_id: str = ""
+    upstream_id: str = ""
+    status: int = 200
+    first_byte_ms: int = 0
+    duration_ms: int = 0
+
+
+encode_record = msgspec.json.Encoder().encode
+decode_record = msgspec.json.Decoder(UsageRecord).decode

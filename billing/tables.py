@@ -1,0 +1,145 @@
+"""The SQL schema as SQLAlchemy Core tables. Times are Unix milliseconds; amounts millicredits (BIGINT).
+
+SQLite and PostgreSQL share these tables; migrations/ creates them. Nothing outside the adapters imports this.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+"""SQLite only numbers rows by itself in a column declared INTEGER."""
+
+accounts = Table(
+    "accounts",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("status", String(16), nullable=False, server_default="active"),
+    Column("created_at", BigInteger, nullable=False),
+    CheckConstraint("status in ('active', 'blocked')", name="status_known"),
+)
+
+api_keys = Table(
+    "api_keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("account_id", String(40), ForeignKey("accounts.id"), nullable=False, index=True),
+    Column("hash", String(64), nullable=False, unique=True),
+    Column("hint", String(32), nullable=False),
+    Column("models", Text),
+    Column("spend_limit_millicredits", BigInteger),
+    Column("spend_period", String(8)),
+    Column("requests_per_minute", Integer),
+    Column("tokens_per_minute", Integer),
+    Column("concurrency", Integer),
+    Column("expires_at", BigInteger),
+    Column("revoked_at", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+)
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("account_id", String(40), ForeignKey("accounts.id"), primary_key=True),
+    Column("bucket", Integer, nullable=False, index=True),
+    Column("posted_millicredits", BigInteger, nullable=False),
+    Column("outbox_sequence", BigInteger, nullable=False),
+)
+"""A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction."""
+
+transfers = Table(
+    "transfers",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("debit_account", String(60), nullable=False),
+    Column("credit_account", String(60), nullable=False),
+    Column("amount_millicredits", BigInteger, nullable=False),
+    Column("kind", String(24), nullable=False),
+    Column("reference_type", String(24), nullable=False),
+    Column("reference_id", String(80), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", String(80), nullable=False, server_default="system"),
+    Column("reason", Text, nullable=False, server_default=""),
+    UniqueConstraint("kind", "reference_id"),
+    CheckConstraint("amount_millicredits > 0", name="amount_positive"),
+    CheckConstraint("debit_account <> credit_account", name="two_accounts"),
+    Index("ix_transfers_debit", "debit_account", "id"),
+    Index("ix_transfers_credit", "credit_account", "id"),
+)
+
+usage = Table(
+    "usage",
+    metadata,
+    Column("charge_id", String(80), primary_key=True),
+    Column("created_at", BigInteger, primary_key=True),
+    Column("account_id", String(40), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("endpoint", String(40), nullable=False),
+    Column("model", String(120), nullable=False),
+    Column("billed_model", String(120), nullable=False),
+    Column("service_tier", String(16), nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("free", Boolean, nullable=False),
+    Column("usage_source", String(12), nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("cached_tokens", BigInteger, nullable=False),
+    Column("cache_write_tokens", BigInteger, nullable=False),
+    Column("reasoning_tokens", BigInteger, nullable=False),
+    Column("audio_input_tokens", BigInteger, nullable=False),
+    Column("audio_output_tokens", BigInteger, nullable=False),
+    Column("web_searches", BigInteger, nullable=False),
+    Column("held_millicredits", BigInteger, nullable=False),
+    Column("charged_millicredits", BigInteger, nullable=False),
+    Column("loss_millicredits", BigInteger, nullable=False),
+    Column("cost_millicredits", BigInteger, nullable=False),
+    Column("rates", Text, nullable=False),
+    Column("upstream_request_id", String(120), nullable=False),
+    Column("upstream_id", String(120), nullable=False),
+    Column("first_byte_ms", BigInteger, nullable=False),
+    Column("duration_ms", BigInteger, nullable=False),
+    CheckConstraint("charged_millicredits >= 0", name="charged_not_negative"),
+    CheckConstraint("loss_millicredits >= 0", name="loss_not_negative"),
+    Index("ix_usage_account", "account_id", "created_at", "charge_id"),
+    Index("ix_usage_key", "key_id", "created_at"),
+    postgresql_partition_by="RANGE (created_at)",
+)
+"""One row a charged request. PostgreSQL partitions it by time; the time is part of the charge, so a repeat conflicts."""
+
+outbox = Table(
+    "outbox",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("account_id", String(40), nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("delta_millicredits", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("applied_at", BigInteger),
+    UniqueConstraint("account_id", "sequence"),
+    Index("ix_outbox_pending", "applied_at", "id"),
+)
+"""Money that moved in SQL and has yet to reach the balance store; numbered per account, applied in order, once."""

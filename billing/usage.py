@@ -1,0 +1,53 @@
+"""What one answer used. Values only: reading them from the wire is the meter's business."""
+
+import msgspec
+
+MAX_TOKENS = 2**40
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """Token counts of one request, as OpenAI reports them (openai/README.md 2.1).
+
+    Subset rules: cached, cache writes, audio and image tokens are parts of `input_tokens`; cached and
+    written are disjoint; audio_output and reasoning are parts of `output_tokens`.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+    cache_write_30m_tokens: int = 0
+    cache_write_12h_tokens: int = 0
+    audio_input_tokens: int = 0
+    image_input_tokens: int = 0
+    cached_audio_tokens: int = 0
+    audio_output_tokens: int = 0
+    reasoning_tokens: int = 0
+    web_searches: int = 0
+
+    def normalised(self) -> "Usage":
+        """The same usage with every part inside its whole: upstreams send cached > prompt and negative counts.
+
+        A part is never larger than the whole it belongs to, nothing is below zero or above 2**40.
+        """
+        whole_in, whole_out = _clamp(self.input_tokens, MAX_TOKENS), _clamp(self.output_tokens, MAX_TOKENS)
+        cached = _clamp(self.cached_tokens, whole_in)
+        write_12h = _clamp(self.cache_write_12h_tokens, whole_in - cached)
+        write_30m = _clamp(self.cache_write_30m_tokens, whole_in - cached - write_12h)
+        audio_in = _clamp(self.audio_input_tokens, whole_in)
+        return Usage(
+            input_tokens=whole_in,
+            output_tokens=whole_out,
+            cached_tokens=cached,
+            cache_write_30m_tokens=write_30m,
+            cache_write_12h_tokens=write_12h,
+            audio_input_tokens=audio_in,
+            image_input_tokens=_clamp(self.image_input_tokens, whole_in - audio_in),
+            cached_audio_tokens=_clamp(self.cached_audio_tokens, min(cached, audio_in)),
+            audio_output_tokens=_clamp(self.audio_output_tokens, whole_out),
+            reasoning_tokens=_clamp(self.reasoning_tokens, whole_out),
+            web_searches=_clamp(self.web_searches, 1_000),
+        )
+
+
+def _clamp(value: int, high: int) -> int:
+    return max(0, min(value, high))

@@ -1,0 +1,180 @@
+"""proxy.toml and the environment → Settings. Every complaint names file, key, reason and fix."""
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+from config.settings import Secret, Settings
+
+ENV_PREFIX = "TOLLKEEPER_"
+DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
+
+
+class ConfigError(Exception):
+    """The configuration cannot be used; the message names file, key, reason and fix."""
+
+    def __init__(self, where: str, key: str, reason: str, fix: str) -> None:
+        """`where` is a file name or `environment`; `key` is dotted."""
+        super().__init__(f"{where}: {key}: {reason}. Fix: {fix}")
+        self.where, self.key, self.reason, self.fix = where, key, reason, fix
+
+
+def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
+    """Read the toml file (none: defaults only), lay the environment over it and validate the whole.
+
+    Raises ConfigError.
+    """
+    document = _read_toml(path) if path is not None else {}
+    where = str(path) if path is not None else "defaults"
+    overridden = _overlay_environment(document, environ)
+    try:
+        settings = msgspec.convert(document, Settings)
+    except msgspec.ValidationError as error:
+        raise _explain(error, where, overridden) from None
+    _check_combinations(settings, where)
+    return settings
+
+
+def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret:
+    """The OpenAI key: OPENAI_API_KEY, else the file named by upstream.api_key_file, else empty.
+
+    Raises ConfigError when the file cannot be read, or the key holds characters no header may carry.
+    """
+    value = environ.get("OPENAI_API_KEY", "").strip()
+    if not value and settings.upstream.api_key_file:
+        try:
+            value = Path(settings.upstream.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                "proxy.toml",
+                "upstream.api_key_file",
+                f"cannot be read ({type(error).__name__})",
+                "name a readable file that holds the key alone, or set OPENAI_API_KEY",
+            ) from None
+    if value and not re.fullmatch(r"[\x21-\x7e]+", value):
+        raise ConfigError(
+            "environment", "OPENAI_API_KEY", "has blanks or control characters in it", "paste the key alone"
+        )
+    return Secret(value)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(str(path), "(file)", f"cannot be read ({error.strerror})", "name an existing file") from None
+    except UnicodeDecodeError:
+        raise ConfigError(str(path), "(file)", "is not UTF-8 text", "save it as UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(str(path), "(file)", f"is not valid TOML: {error}", "correct that line") from None
+
+
+def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
+    """Lay TOLLKEEPER_<SECTION>__<KEY> over the document; return dotted key → variable name."""
+    overridden: dict[str, str] = {}
+    for name in sorted(environ):
+        if not name.startswith(ENV_PREFIX):
+            continue
+        section, separator, key = name[len(ENV_PREFIX) :].lower().partition("__")
+        if not separator:
+            if section == "packages":
+                document["packages"] = _json_value(name, environ[name])
+                overridden["packages"] = name
+                continue
+            raise ConfigError("environment", name, "names no section and key", "write TOLLKEEPER_<SECTION>__<KEY>")
+        field_type = _field_type(section, key)
+        if field_type is None:
+            raise ConfigError("environment", name, f"there is no setting {section}.{key}", "see proxy.toml for the names")
+        raw = environ[name]
+        value: Any = raw if _is_text(field_type) else _json_value(name, raw)
+        table = document.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError("environment", name, f"{section} is not a table in the file", "make it a [section]")
+        table[key] = value
+        overridden[f"{section}.{key}"] = name
+    return overridden
+
+
+def _field_type(section: str, key: str) -> msgspec.inspect.Type | None:
+    root = msgspec.inspect.type_info(Settings)
+    for name in (section, key):
+        if not isinstance(root, msgspec.inspect.StructType):
+            return None
+        found = next((field.type for field in root.fields if field.name == name), None)
+        if found is None:
+            return None
+        root = found
+    return root
+
+
+def _is_text(kind: msgspec.inspect.Type) -> bool:
+    if isinstance(kind, msgspec.inspect.LiteralType):
+        return True
+    return isinstance(kind, msgspec.inspect.StrType)
+
+
+def _json_value(name: str, raw: str) -> Any:  # noqa: ANN401 - whatever JSON holds; the schema judges it next
+    try:
+        return msgspec.json.decode(raw.encode())
+    except msgspec.DecodeError:
+        raise ConfigError(
+            "environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]'
+        ) from None
+
+
+def _explain(error: msgspec.ValidationError, where: str, overridden: Mapping[str, str]) -> ConfigError:
+    reason, _, location = str(error).partition(" - at `$.")
+    key = location.rstrip("`") or "(top level)"
+    unknown = re.search(r"unknown field `([^`]+)`", reason)
+    fix = "see the comment above this key in proxy.toml"
+    if unknown:
+        key = f"{location.rstrip('`')}.{unknown[1]}".lstrip(".")
+        reason, fix = "is not a known setting", "remove it, or correct its spelling (proxy.toml lists every key)"
+    if key in overridden:
+        where = f"environment ({overridden[key]})"
+    return ConfigError(where, key, reason.rstrip("."), fix)
+
+
+def _check_combinations(settings: Settings, where: str) -> None:
+    """Refuse settings that are each valid and cannot work together."""
+    if settings.listen.workers > 1 and not settings.redis.url:
+        raise ConfigError(
+            where,
+            "listen.workers",
+            f"{settings.listen.workers} workers cannot share the embedded store, which lives in one process's memory",
+            "set redis.url, or listen.workers = 1",
+        )
+    base = urlsplit(settings.upstream.base_url)
+    if base.scheme not in ("http", "https") or not base.hostname or base.query or base.fragment or base.username:
+        raise ConfigError(
+            where,
+            "upstream.base_url",
+            f"{settings.upstream.base_url!r} is not a plain http(s) URL",
+            'write it like "https://api.openai.com/v1"',
+        )
+    scheme = settings.database.url.partition(":")[0]
+    if scheme not in DATABASE_SCHEMES:
+        raise ConfigError(
+            where,
+            "database.url",
+            f"{scheme!r} is not a database we speak",
+            'use "sqlite+aiosqlite:///path" or "postgresql+asyncpg://..."',
+        )
+    if settings.redis.url and urlsplit(settings.redis.url).scheme not in ("redis", "rediss", "unix"):
+        raise ConfigError(where, "redis.url", "is not a Redis URL", 'write redis://host:port/0, or "" for the embedded store')
+    if settings.billing.service_tier not in settings.billing.allowed_service_tiers:
+        raise ConfigError(
+            where,
+            "billing.service_tier",
+            f"{settings.billing.service_tier!r} is not among billing.allowed_service_tiers",
+            "add it there, or choose one that is",
+        )
+    codes = [package.code for package in settings.packages]
+    if len(codes) != len(set(codes)):
+        raise ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")

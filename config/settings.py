@@ -1,0 +1,166 @@
+"""The shape of proxy.toml: frozen structs, unknown keys refused. Pure: no file, no environment.
+
+Sections marked *restart* are read once at start; the others are safe to swap while running.
+Every duration is in the unit its name ends with; every size is in bytes; money is a string of USD
+or credits so that no float is ever involved.
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+
+Positive = Annotated[int, msgspec.Meta(gt=0)]
+NotNegative = Annotated[int, msgspec.Meta(ge=0)]
+PositiveSeconds = Annotated[float, msgspec.Meta(gt=0)]
+Decimalish = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
+
+ServiceTier = Literal["default", "flex", "priority", "ultrafast"]
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every section: immutable, keyword only, no unknown keys."""
+
+
+class Listen(Section):
+    """*restart* — where we accept connections, and how much of one we tolerate."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
+    max_connections: Positive = 4096
+    max_header_bytes: Positive = 32_768
+    max_body_bytes: Positive = 20_971_520
+    header_timeout_seconds: PositiveSeconds = 10.0
+    body_timeout_seconds: PositiveSeconds = 30.0
+    keepalive_seconds: Positive = 75
+    drain_seconds: Positive = 30
+
+
+class Upstream(Section):
+    """*restart* — the OpenAI API we forward to. The key comes from OPENAI_API_KEY or `api_key_file`."""
+
+    base_url: str = "https://api.openai.com/v1"
+    api_key_file: str = ""
+    ca_file: str = ""
+    max_connections: Positive = 2048
+    connect_timeout_seconds: PositiveSeconds = 5.0
+    first_byte_timeout_seconds: PositiveSeconds = 300.0
+    idle_timeout_seconds: PositiveSeconds = 120.0
+    total_timeout_seconds: PositiveSeconds = 3600.0
+    keepalive_seconds: PositiveSeconds = 30.0
+    max_response_bytes: Positive = 268_435_456
+
+
+class Database(Section):
+    """*restart* — the SQL ledger."""
+
+    url: str = "sqlite+aiosqlite:///var/tollkeeper.db"
+    pool_size: Positive = 5
+    timeout_seconds: PositiveSeconds = 5.0
+
+
+class Redis(Section):
+    """*restart* — the shared balance store. An empty `url` selects the embedded store (one process)."""
+
+    url: str = ""
+    timeout_seconds: PositiveSeconds = 0.8
+    require_aof: bool = True
+
+
+class Embedded(Section):
+    """*restart* — the one-process balance store's journal file."""
+
+    path: str = "var/embedded.db"
+    timeout_seconds: PositiveSeconds = 0.8
+
+
+class Journal(Section):
+    """*restart* — the way of settled charges into the ledger."""
+
+    flush_interval_ms: Positive = 50
+    batch_size: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
+    max_pending: Positive = 200_000
+    max_lag_seconds: Positive = 3600
+
+
+class Billing(Section):
+    """What is charged, and for whom a request is forwarded at all."""
+
+    charging_enabled: bool = True
+    charging_disabled_mode: Literal["free", "block"] = "block"
+    rounding_mode: Literal["exact", "ceil"] = "exact"
+    model_allowlist: tuple[str, ...] = ("*",)
+    markup: Decimalish = "1"
+    min_output_tokens: Positive = 16
+    default_max_output_tokens: NotNegative = 0
+    service_tier: ServiceTier = "default"
+    allowed_service_tiers: tuple[ServiceTier, ...] = ("default", "flex", "priority")
+    on_disconnect: Literal["count", "drain"] = "count"
+    drain_seconds: Positive = 120
+    drain_output_tokens: Positive = 200_000
+    zero_completion_insurance: bool = True
+    allow_store: bool = False
+    hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
+    top_up_url: str = "/credits"
+
+
+class Limits(Section):
+    """Per key, used where a key names none of its own. 0 = unlimited."""
+
+    requests_per_minute: NotNegative = 0
+    tokens_per_minute: NotNegative = 0
+    concurrency: NotNegative = 0
+
+
+class Package(Section):
+    """A credit package on sale: USD in, credits out (paid part plus bonus per cent)."""
+
+    code: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}$")]
+    usd: Decimalish
+    bonus_percent: Decimalish = "0"
+
+
+class Log(Section):
+    """*restart* — one JSON line a request on stderr."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    access: bool = True
+
+
+class Settings(Section):
+    """The whole of proxy.toml."""
+
+    listen: Listen = Listen()
+    upstream: Upstream = Upstream()
+    database: Database = Database()
+    redis: Redis = Redis()
+    embedded: Embedded = Embedded()
+    journal: Journal = Journal()
+    billing: Billing = Billing()
+    limits: Limits = Limits()
+    log: Log = Log()
+    packages: tuple[Package, ...] = ()
+
+
+class Secret:
+    """A string that never shows itself: not in repr, not in str, not in a format or a traceback."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        """Wrap `value`."""
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself; call it only where the secret leaves for its owner."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        """Tell whether there is a secret at all."""
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        """Never the value."""
+        return "Secret(***)"
+
+    __str__ = __repr__
