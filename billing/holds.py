@@ -195,7 +195,7 @@ class Book:
             refusal = self._check_key(request, account, now_ms)
             if refusal:
                 return refusal
-        if account.balance - account.held < request.amount:
+        if request.amount and account.balance - account.held < request.amount:
             source: RefusalSource = "in_flight" if account.balance >= request.amount else "balance"
             return Refused(source, account.balance, account.held)
         if limits.any:

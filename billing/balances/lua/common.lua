@@ -1,6 +1,10 @@
 -- Shared by every script, put before its body by scripts.py. Lua numbers are doubles: amounts stay below
--- 2^53 and money moves with HINCRBY only, which is exact. '%.0f' because tostring() turns to 1e+15 notation.
-local function int(x) return string.format('%.0f', x) end
+-- 2^53 and money moves with HINCRBY only, which is exact. '%.0f' because tostring() turns to 1e+15 notation;
+-- zero apart, because a negated zero would print as "-0", which HINCRBY refuses half-way through a script.
+local function int(x)
+  if x == 0 then return '0' end
+  return string.format('%.0f', x)
+end
 
 -- The bucket is open for this caller: 'R:<token>' while it recovers, '<token>' when it serves.
 local function epoch_is_open(key, token) return redis.call('GET', key) == token end
@@ -37,7 +41,7 @@ local function resolve(account, hold, leases, log, id, keyprefix, due, record, t
   redis.call('HINCRBY', account, 'held', int(-amount))
   redis.call('DEL', hold)
   redis.call('ZREM', leases, id)
-  if h[5] then
+  if h[5] and redis.call('HEXISTS', keyprefix .. h[2], 'period') == 1 then
     local key = keyprefix .. h[2]
     redis.call('HINCRBY', key, 'held', int(-amount))
     redis.call('HINCRBY', key, 'inflight', -1)

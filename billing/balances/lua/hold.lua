@@ -37,14 +37,14 @@ if limited then
     local left = spend - spent - tonumber(k[3])
     if left < amount then return {'refused', 'key_limit', int(balance), int(held), int(left), '0'} end
   end
-  if balance - held >= amount then
+  if amount == 0 or balance - held >= amount then
     if k[1] ~= period then redis.call('HSET', KEYS[5], 'period', period, 'spent', 0) end
     redis.call('HINCRBY', KEYS[5], 'held', ARGV[3])
     redis.call('HINCRBY', KEYS[5], 'inflight', 1)
     redis.call('HSET', KEYS[5], 'rtat', int(rtat), 'ttat', int(ttat))
   end
 end
-if balance - held < amount then
+if amount > 0 and balance - held < amount then
   local source = 'balance'
   if balance >= amount then source = 'in_flight' end
   return {'refused', source, int(balance), int(held), '0', '0'}

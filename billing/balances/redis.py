@@ -1,0 +1,669 @@
+"""The Redis store: any number of processes and machines; one script call a hold, one a settle.
+
+Keys of bucket 17 share a slot by their tag: {b17}:a:<account> {b17}:h:<hold> {b17}:k:<key> {b17}:leases
+{b17}:log {b17}:epoch {b17}:lock {b17}:flushed.
+
+**Epoch.** Every script call carries the bucket's token, `<run id of the server>:<nonce>`. A server that
+restarted has another run id, a server that was emptied has no token: either way the token no longer fits,
+nothing is admitted (fail closed), and one process rebuilds the bucket from SQL before it opens again:
+
+    F:<nonce>  fenced: surviving charges are flushed to SQL, balances rewritten, holds kept
+    R:<token>  recovering: every process puts back its live holds and the charges that did not survive
+    <token>    open
+
+A process keeps each settled charge until it is known flushed, so a Redis that lost its last second
+(`appendfsync everysec`) loses no charge while the processes live.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Iterable, Sequence
+from typing import Any, NamedTuple
+
+from billing.balances.link import RedisLink
+from billing.buckets import BUCKETS, bucket_of
+from billing.errors import StoreUnavailable
+from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Reading, Refused, Settled
+from billing.ledger import Ledger
+from billing.money import Millicredits
+from billing.periods import period_start_ms
+from billing.record import decode_record
+
+log = logging.getLogger("tollkeeper.redis")
+
+GRACE_SECONDS = 0.4
+LOCK_MS = 10_000
+POLL_SECONDS = 0.03
+DELIVER_SECONDS = 0.1
+TRIM_SECONDS = 0.5
+REAP_GRACE_SECONDS = 3.0
+RETRY_SECONDS = 0.2
+ATTEMPTS = 6
+CHUNK = 500
+
+
+class _Live(NamedTuple):
+    """A hold this process lives by, and what it would be charged if we died now."""
+
+    request: HoldRequest
+    checkpoint: int
+    record: bytes
+
+
+class _Due(NamedTuple):
+    """A resolution this process has decided: kept until SQL is known to have it, or until it is delivered."""
+
+    request: HoldRequest
+    due: Millicredits
+    record: bytes
+    tokens: int
+
+
+class RedisBalances:
+    """Implements Balances and Journal on Redis. Call `open()` first; every await is bounded."""
+
+    def __init__(self, url: str, ledger: Ledger, timeout_seconds: int | float, lease_ms: int) -> None:
+        """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""
+        self._ledger, self._timeout, self._lease_ms = ledger, timeout_seconds, lease_ms
+        self._link = RedisLink(url, timeout_seconds, self._connected)
+        self._run_id = ""
+        self._connected_at = 0.0
+        self._tokens: list[str] = [""] * BUCKETS
+        self._open: list[bool] = [False] * BUCKETS
+        self._entering: dict[int, asyncio.Task[None]] = {}
+        self._live: dict[str, _Live] = {}
+        self._undelivered: dict[str, _Due] = {}
+        self._kept: list[dict[str, tuple[str, _Due]]] = [{} for _ in range(BUCKETS)]
+        self._prefix = [f"{{b{bucket}}}:" for bucket in range(BUCKETS)]
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def open(self, wait_seconds: int | float = 10) -> None:
+        """Connect, and wait until every bucket serves. Raises StoreUnavailable when that takes too long."""
+        self._link.start()
+        self._tasks = [asyncio.create_task(loop()) for loop in (self._renew_loop, self._deliver_loop, self._trim_loop)]
+        try:
+            async with asyncio.timeout(wait_seconds):
+                while not all(self._open):
+                    await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            await self.close()
+            raise StoreUnavailable("redis", "cannot be reached, or its balances cannot be rebuilt from SQL") from None
+
+    async def close(self) -> None:
+        """Deliver what can be delivered, then disconnect."""
+        if self._link.ready and self._undelivered:
+            with contextlib.suppress(StoreUnavailable):
+                await self._deliver()
+        for task in [*self._tasks, *self._entering.values()]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._entering.values(), return_exceptions=True)
+        await self._link.close()
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless every bucket serves now."""
+        if not self._link.ready or not all(self._open):
+            raise StoreUnavailable("redis", "is not reachable" if not self._link.ready else "balances are being rebuilt")
+
+    # -- Balances ---------------------------------------------------------------------------------
+
+    async def hold(self, request: HoldRequest) -> Held | Refused:
+        """See Balances."""
+        bucket = bucket_of(request.account_id)
+        limits = request.limits
+        for _ in range(ATTEMPTS):
+            token, prefix = await self._serving(bucket), self._prefix[bucket]
+            keys = (
+                f"{prefix}epoch",
+                f"{prefix}a:{request.account_id}",
+                f"{prefix}h:{request.hold_id}",
+                f"{prefix}leases",
+                f"{prefix}k:{request.key_id}",
+            )
+            arguments = (
+                token,
+                request.hold_id,
+                request.amount,
+                request.lease_ms,
+                request.record,
+                request.account_id,
+                request.key_id,
+                request.tokens,
+                1 if limits.any else 0,
+                -1 if limits.spend_limit is None else limits.spend_limit,
+                limits.period,
+                limits.requests_per_minute,
+                limits.tokens_per_minute,
+                limits.concurrency,
+            )
+            try:
+                reply = await self._link.run("hold", keys, arguments)
+            except StoreUnavailable as error:
+                if error.in_doubt:
+                    self._undelivered[request.hold_id] = _Due(request, Millicredits(0), b"", 0)
+                raise
+            except asyncio.CancelledError:
+                self._undelivered[request.hold_id] = _Due(request, Millicredits(0), b"", 0)
+                raise
+            verdict = reply[0]
+            if verdict == b"ok":
+                self._live[request.hold_id] = _Live(request, 0, request.record)
+                return Held(int(reply[1]), int(reply[2]))
+            if verdict == b"refused":
+                return Refused(reply[1].decode(), int(reply[2]), int(reply[3]), int(reply[4]), int(reply[5]))
+            await self._make_up_for(verdict, bucket, request)
+        raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    async def durable(self, hold_id: str) -> None:
+        """A hold that Redis acknowledged is as durable as its `appendfsync` says."""
+
+    async def settle(self, hold_id: str, account_id: str, due: Millicredits, record: bytes, tokens: int = -1) -> Settled | Gone:
+        """See Balances. When it raises StoreUnavailable the resolution is queued here and delivered later."""
+        live = self._live.get(hold_id)
+        if live is None:
+            reading = await self.read(account_id)
+            return Gone(reading.balance, reading.held)
+        wanted = _Due(live.request, due, record, tokens)
+        self._undelivered[hold_id] = wanted
+        return await self._resolve(wanted)
+
+    async def release(self, hold_id: str, account_id: str) -> Settled | Gone:
+        """See Balances."""
+        return await self.settle(hold_id, account_id, Millicredits(0), b"", 0)
+
+    def checkpoint(self, mark: Checkpoint) -> None:
+        """See Balances."""
+        live = self._live.get(mark.hold_id)
+        if live is None:
+            return
+        self._live[mark.hold_id] = _Live(live.request, mark.amount, mark.record)
+        bucket = bucket_of(mark.account_id)
+        if self._open[bucket] and self._link.ready:
+            prefix = self._prefix[bucket]
+            keys = (f"{prefix}epoch", f"{prefix}h:{mark.hold_id}")
+            future = self._link.run("mark", keys, (self._tokens[bucket], mark.amount, mark.record))
+            future.add_done_callback(_swallow)
+
+    async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
+        """See Balances."""
+        bucket = bucket_of(account_id)
+        for _ in range(ATTEMPTS):
+            token, prefix = await self._serving(bucket), self._prefix[bucket]
+            keys = (f"{prefix}epoch", f"{prefix}a:{account_id}")
+            verdict = (await self._link.run("credit", keys, (token, sequence, delta)))[0]
+            if verdict in (b"ok", b"gap"):
+                return bool(verdict == b"ok")
+            await self._make_up_for(verdict, bucket, None, account_id)
+        raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    async def read(self, account_id: str) -> Reading:
+        """See Balances."""
+        bucket = bucket_of(account_id)
+        for _ in range(ATTEMPTS):
+            await self._serving(bucket)
+            found = await self._link.call("HMGET", f"{self._prefix[bucket]}a:{account_id}", "balance", "held", "seq")
+            if found[0] is not None:
+                return Reading(*(int(value) for value in found))
+            await self._load_account(bucket, account_id)
+        raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    # -- Journal ----------------------------------------------------------------------------------
+
+    async def pending(self, limit: int) -> list[Entry]:
+        """The oldest unflushed charges of every bucket, at most `limit` in all."""
+        replies = await self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
+        entries = [_entry(bucket, item) for bucket, reply in enumerate(replies) for item in reply]
+        return entries[:limit]
+
+    async def acknowledge(self, entries: Sequence[Entry]) -> None:
+        """Forget charges that SQL has committed, and tell every process up to where."""
+        by_bucket: dict[int, list[str]] = {}
+        for entry in entries:
+            bucket, position = entry.position.split(":")
+            by_bucket.setdefault(int(bucket), []).append(position)
+        calls = []
+        for bucket, positions in by_bucket.items():
+            calls.append(self._link.call("XDEL", f"{self._prefix[bucket]}log", *positions))
+            calls.append(self._link.call("SET", f"{self._prefix[bucket]}flushed", positions[-1]))
+        await asyncio.gather(*calls)
+
+    async def depth(self) -> tuple[int, int]:
+        """(unflushed charges, age of the oldest in milliseconds)."""
+        lengths = await self._everywhere(lambda prefix: ("XLEN", f"{prefix}log"))
+        if not sum(lengths):
+            return 0, 0
+        heads = await self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", 1))
+        oldest = min(int(head[0][0].split(b"-")[0]) for head in heads if head)
+        return sum(lengths), max(0, time.time_ns() // 1_000_000 - oldest)
+
+    def outstanding(self) -> tuple[int, int]:
+        """(number of this process's live holds, millicredits in them)."""
+        return len(self._live), sum(live.request.amount for live in self._live.values())
+
+    def unflushed(self) -> int:
+        """How many settled charges this process still keeps."""
+        return sum(len(kept) for kept in self._kept) + len(self._undelivered)
+
+    async def all_figures(self) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
+        """What Redis has: figures, the sum of live holds and of unflushed charges, each by account.
+
+        Not one snapshot: compare it with SQL only where two readings in a row agree.
+        """
+        figures: dict[str, Reading] = {}
+        held: dict[str, int] = {}
+        charged: dict[str, int] = {}
+        for prefix in self._prefix:
+            for key in await self._scan(f"{prefix}a:*"):
+                values = await self._link.call("HMGET", key, "balance", "held", "seq")
+                if values[0] is not None:
+                    figures[key.removeprefix(f"{prefix}a:")] = Reading(*(int(value) for value in values))
+            for hold in await self._surviving_holds(prefix):
+                held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
+            for item in await self._link.call("XRANGE", f"{prefix}log", "-", "+"):
+                fields = _fields(item)
+                account_id = _account_in(fields[b"r"])
+                charged[account_id] = charged.get(account_id, 0) + int(fields[b"c"])
+        return figures, held, charged
+
+    # -- Jobs ---------------------------------------------------------------------------------------
+
+    async def reap(self) -> int:
+        """Resolve holds whose lease is over, by their checkpoint; return how many.
+
+        Not within 3 s of connecting: after a freeze every lease looks over until its owner has renewed it.
+        """
+        if not self._link.ready or time.monotonic() - self._connected_at < REAP_GRACE_SECONDS:
+            return 0
+        seconds, _ = await self._link.call("TIME")
+        due = int(seconds) * 1_000
+        found = await self._everywhere(lambda prefix: ("ZRANGEBYSCORE", f"{prefix}leases", "-inf", due, "LIMIT", 0, CHUNK))
+        reaped = 0
+        for bucket, ids in enumerate(found):
+            for hold_id in (raw.decode() for raw in ids):
+                reaped += await self._reap_one(bucket, hold_id)
+        return reaped
+
+    async def lead(self, name: str, owner: str, lease_ms: int) -> bool:
+        """Hold the named lease if it is free or ours already; only its holder runs the jobs."""
+        if await self._link.call("SET", f"tollkeeper:{name}", owner, "NX", "PX", lease_ms):
+            return True
+        if await self._link.call("GET", f"tollkeeper:{name}") == owner.encode():
+            await self._link.call("PEXPIRE", f"tollkeeper:{name}", lease_ms)
+            return True
+        return False
+
+    async def rebuild(self) -> None:
+        """Rebuild every bucket from SQL under the fence, whatever state it is in."""
+        for bucket in range(BUCKETS):
+            while not await self._rebuild_bucket(bucket, force=True):
+                await asyncio.sleep(POLL_SECONDS)
+            await self._enter(bucket)
+
+    # -- Calls that repair what was missing -----------------------------------------------------------
+
+    async def _make_up_for(self, verdict: bytes, bucket: int, request: HoldRequest | None, account_id: str = "") -> None:
+        """Do what a script asked for before it can be tried again."""
+        if verdict == b"epoch":
+            self._reenter(bucket)
+        elif verdict == b"unknown":
+            await self._load_account(bucket, request.account_id if request else account_id)
+        elif verdict == b"unknown_key" and request is not None:
+            await self._load_key(bucket, request)
+        else:
+            raise StoreUnavailable("redis", f"answered {verdict!r}")
+
+    async def _load_account(self, bucket: int, account_id: str) -> None:
+        posted = await self._ledger.posted(account_id)
+        keys = (f"{self._prefix[bucket]}epoch", f"{self._prefix[bucket]}a:{account_id}")
+        await self._link.run("load", keys, (self._tokens[bucket], "account", posted.balance, posted.sequence))
+
+    async def _load_key(self, bucket: int, request: HoldRequest) -> None:
+        limits, spent = request.limits, 0
+        if limits.spend_limit is not None:
+            spent = await self._ledger.key_spent(request.key_id, period_start_ms(limits.period))
+        keys = (f"{self._prefix[bucket]}epoch", f"{self._prefix[bucket]}k:{request.key_id}")
+        await self._link.run("load", keys, (self._tokens[bucket], "key", limits.period, spent))
+
+    async def _serving(self, bucket: int) -> str:
+        """The bucket's token, once it is open; waits no longer than the bound."""
+        if self._open[bucket] and self._link.ready:
+            return self._tokens[bucket]
+        if not self._link.ready:
+            raise StoreUnavailable("redis", "is not reachable")
+        deadline = time.monotonic() + self._timeout
+        while not self._open[bucket]:
+            if time.monotonic() > deadline or not self._link.ready:
+                raise StoreUnavailable("redis", "balances are being rebuilt")
+            await asyncio.sleep(POLL_SECONDS)
+        return self._tokens[bucket]
+
+    async def _resolve(self, wanted: _Due) -> Settled | Gone:
+        """Send one settle; on success it is off the queue and kept until flushed."""
+        request = wanted.request
+        bucket = bucket_of(request.account_id)
+        for _ in range(ATTEMPTS):
+            token = await self._serving(bucket)
+            reply = await self._send_settle(bucket, token, wanted)
+            verdict = reply[0]
+            if verdict in (b"ok", b"gone"):
+                self._undelivered.pop(request.hold_id, None)
+                self._live.pop(request.hold_id, None)
+                if verdict == b"gone":
+                    return Gone(int(reply[1]), int(reply[2]))
+                self._keep(bucket, wanted, reply[5])
+                return Settled(int(reply[1]), int(reply[2]), int(reply[3]), int(reply[4]))
+            await self._make_up_for(verdict, bucket, request)
+        raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    def _send_settle(self, bucket: int, token: str, wanted: _Due) -> Awaitable[Any]:
+        prefix, request = self._prefix[bucket], wanted.request
+        keys = (
+            f"{prefix}epoch",
+            f"{prefix}a:{request.account_id}",
+            f"{prefix}h:{request.hold_id}",
+            f"{prefix}leases",
+            f"{prefix}log",
+            f"{prefix}k:",
+        )
+        return self._link.run("settle", keys, (token, request.hold_id, wanted.due, wanted.record, wanted.tokens))
+
+    def _keep(self, bucket: int, wanted: _Due, position: bytes) -> None:
+        if wanted.record:
+            self._kept[bucket][wanted.request.hold_id] = (position.decode(), wanted)
+
+    # -- Background loops --------------------------------------------------------------------------
+
+    async def _renew_loop(self) -> None:
+        while True:
+            await asyncio.sleep(self._lease_ms / 3_000)
+            with contextlib.suppress(StoreUnavailable):
+                await self._renew()
+
+    async def _renew(self) -> None:
+        ids: dict[int, list[str]] = {}
+        for hold_id, live in self._live.items():
+            ids.setdefault(bucket_of(live.request.account_id), []).append(hold_id)
+        for bucket, wanted in ids.items():
+            keys = (f"{self._prefix[bucket]}epoch", f"{self._prefix[bucket]}leases")
+            for start in range(0, len(wanted), CHUNK):
+                part = wanted[start : start + CHUNK]
+                await self._link.run("renew", keys, (self._tokens[bucket], self._lease_ms, *part))
+
+    async def _deliver_loop(self) -> None:
+        while True:
+            await asyncio.sleep(DELIVER_SECONDS)
+            if self._undelivered and self._link.ready:
+                with contextlib.suppress(StoreUnavailable):
+                    await self._deliver()
+
+    async def _deliver(self) -> None:
+        """Resolve what could not be resolved when it was decided."""
+        for wanted in list(self._undelivered.values()):
+            if self._open[bucket_of(wanted.request.account_id)]:
+                await self._resolve(wanted)
+
+    async def _trim_loop(self) -> None:
+        """Let go of charges that are known to be in SQL."""
+        while True:
+            await asyncio.sleep(TRIM_SECONDS)
+            for bucket, kept in enumerate(self._kept):
+                if not kept or not self._open[bucket]:
+                    continue
+                with contextlib.suppress(StoreUnavailable):
+                    mark = await self._link.call("GET", f"{self._prefix[bucket]}flushed")
+                    if mark:
+                        self._trim(kept, _position(mark.decode()))
+
+    @staticmethod
+    def _trim(kept: dict[str, tuple[str, _Due]], flushed: tuple[int, int]) -> None:
+        done = [hold_id for hold_id, (position, _) in kept.items() if _position(position) <= flushed]
+        for hold_id in done:
+            del kept[hold_id]
+
+    # -- Epochs: entering, rebuilding, restoring ------------------------------------------------------
+
+    async def _connected(self, run_id: str) -> None:
+        """The link reached a server: find every bucket's state, rebuild what does not fit this server."""
+        self._run_id, self._connected_at = run_id, time.monotonic()
+        self._open = [False] * BUCKETS
+        for task in self._entering.values():
+            task.cancel()
+        self._entering.clear()
+        await asyncio.gather(*(self._enter(bucket) for bucket in range(BUCKETS)))
+        await self._renew()
+
+    def _reenter(self, bucket: int) -> None:
+        """A script said that our token is stale: close the bucket here until we know the new one."""
+        self._open[bucket] = False
+        task = self._entering.get(bucket)
+        if task is None or task.done():
+            self._entering[bucket] = asyncio.create_task(self._enter_quietly(bucket))
+
+    async def _enter_quietly(self, bucket: int) -> None:
+        with contextlib.suppress(StoreUnavailable):
+            await self._enter(bucket)
+
+    async def _enter(self, bucket: int) -> None:
+        """Return once the bucket is open to us. Raises StoreUnavailable when the link is lost."""
+        while True:
+            raw = await self._link.call("GET", f"{self._prefix[bucket]}epoch")
+            state = raw.decode() if raw else ""
+            token = state.removeprefix("R:")
+            if not token.startswith(f"{self._run_id}:"):
+                await self._try_rebuild(bucket)
+                continue
+            if token != self._tokens[bucket]:
+                known_before, self._tokens[bucket] = self._tokens[bucket], token
+                if known_before:
+                    await self._restore(bucket)
+            if state == token:
+                self._open[bucket] = True
+                return
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _try_rebuild(self, bucket: int) -> None:
+        try:
+            if not await self._rebuild_bucket(bucket):
+                await asyncio.sleep(POLL_SECONDS)
+        except StoreUnavailable as error:
+            if error.store == "redis":
+                raise
+            log.warning("bucket %d cannot be rebuilt now: %s", bucket, error)
+            await asyncio.sleep(RETRY_SECONDS)
+
+    async def _rebuild_bucket(self, bucket: int, *, force: bool = False) -> bool:
+        """Rewrite a bucket from SQL; False when another process is at it."""
+        prefix, nonce = self._prefix[bucket], secrets.token_hex(4)
+        if not await self._link.call("SET", f"{prefix}lock", nonce, "NX", "PX", LOCK_MS):
+            return False
+        try:
+            before = await self._link.call("GET", f"{prefix}epoch")
+            if not force and before and before.decode().removeprefix("R:").startswith(f"{self._run_id}:"):
+                return True
+            await self._link.call("SET", f"{prefix}epoch", f"F:{nonce}")
+            await self._flush_survivors(prefix)
+            known = await self._rewrite_accounts(bucket, prefix)
+            await self._link.call("DEL", f"{prefix}flushed")
+            token = f"{self._run_id}:{nonce}"
+            await self._link.call("SET", f"{prefix}epoch", f"R:{token}")
+            if before is not None or known:
+                log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
+                await self._recover_ours(bucket, token)
+            await self._link.call("SET", f"{prefix}epoch", token)
+        finally:
+            with contextlib.suppress(StoreUnavailable):
+                if await self._link.call("GET", f"{prefix}lock") == nonce.encode():
+                    await self._link.call("DEL", f"{prefix}lock")
+        return True
+
+    async def _recover_ours(self, bucket: int, token: str) -> None:
+        """Put back what is ours while the others do the same, then give them the rest of the grace time."""
+        started = time.monotonic()
+        if self._tokens[bucket]:
+            self._tokens[bucket] = token
+            await self._restore(bucket)
+        await asyncio.sleep(max(0.0, GRACE_SECONDS - (time.monotonic() - started)))
+
+    async def _flush_survivors(self, prefix: str) -> None:
+        while items := await self._link.call("XRANGE", f"{prefix}log", "-", "+", "COUNT", CHUNK):
+            await self._ledger.post([_entry(0, item) for item in items])
+            await self._link.call("XDEL", f"{prefix}log", *(item[0] for item in items))
+
+    async def _rewrite_accounts(self, bucket: int, prefix: str) -> int:
+        """Balances from SQL, held from the holds that survived; return how many accounts there are."""
+        holds = await self._surviving_holds(prefix)
+        charged = await self._ledger.charged_ids(hold.hold_id for hold in holds)
+        for hold in holds:
+            if hold.hold_id in charged:
+                await self._link.call("DEL", f"{prefix}h:{hold.hold_id}")
+                await self._link.call("ZREM", f"{prefix}leases", hold.hold_id)
+        holds = [hold for hold in holds if hold.hold_id not in charged]
+        held: dict[str, int] = {}
+        for hold in holds:
+            held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
+        accounts = await self._ledger.posted_in(bucket)
+        for start in range(0, len(accounts), CHUNK):
+            await asyncio.gather(
+                *(
+                    self._link.call(
+                        *("HSET", f"{prefix}a:{row.account_id}", "balance", row.balance),
+                        *("held", held.get(row.account_id, 0), "seq", row.sequence),
+                    )
+                    for row in accounts[start : start + CHUNK]
+                )
+            )
+        await self._rewrite_keys(prefix, holds)
+        seconds, _ = await self._link.call("TIME")
+        for hold in holds:
+            await self._link.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
+        return len(accounts)
+
+    async def _rewrite_keys(self, prefix: str, holds: "Iterable[_Survivor]") -> None:
+        """Limited keys: spending from SQL, what is in flight from the holds."""
+        mine = list(holds)
+        for name in await self._scan(f"{prefix}k:*"):
+            key_id = name.removeprefix(f"{prefix}k:")
+            period = ((await self._link.call("HGET", name, "period")) or b"total").decode()
+            spent = await self._ledger.key_spent(key_id, period_start_ms(period)) if period else 0
+            of_key = [hold.amount for hold in mine if hold.key_id == key_id]
+            await self._link.call("HSET", name, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
+
+    async def _surviving_holds(self, prefix: str) -> "list[_Survivor]":
+        found = []
+        for raw in await self._link.call("ZRANGE", f"{prefix}leases", 0, -1):
+            hold_id = raw.decode()
+            values = await self._link.call("HMGET", f"{prefix}h:{hold_id}", "a", "m", "k")
+            if values[0] is None:
+                await self._link.call("ZREM", f"{prefix}leases", hold_id)
+                continue
+            found.append(_Survivor(hold_id, values[0].decode(), int(values[1]), (values[2] or b"").decode()))
+        return found
+
+    async def _scan(self, pattern: str) -> list[str]:
+        cursor, found = b"0", set()
+        while True:
+            cursor, names = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
+            found.update(name.decode() for name in names)
+            if cursor == b"0":
+                return sorted(found)
+
+    async def _restore(self, bucket: int) -> None:
+        """Data may be lost: put back live holds, and settle again the charges that SQL does not have.
+
+        Survivors were flushed before the bucket began to recover, so SQL knows exactly what survived.
+        """
+        ours = [due for due in self._undelivered.values() if bucket_of(due.request.account_id) == bucket]
+        kept = [due for _, due in self._kept[bucket].values()]
+        done = await self._ledger.charged_ids(due.request.hold_id for due in [*ours, *kept])
+        self._kept[bucket].clear()
+        for due in [*ours, *kept]:
+            hold_id = due.request.hold_id
+            if hold_id in done:
+                self._undelivered.pop(hold_id, None)
+                self._live.pop(hold_id, None)
+                continue
+            await self._rehold(bucket, _Live(due.request, 0, due.request.record))
+            reply = await self._send_settle(bucket, self._tokens[bucket], due)
+            if reply[0] == b"ok":
+                self._keep(bucket, due, reply[5])
+            self._undelivered.pop(hold_id, None)
+            self._live.pop(hold_id, None)
+        for live in [one for one in self._live.values() if bucket_of(one.request.account_id) == bucket]:
+            await self._rehold(bucket, live)
+
+    async def _rehold(self, bucket: int, live: _Live) -> None:
+        prefix, request, limits = self._prefix[bucket], live.request, live.request.limits
+        keys = (
+            f"{prefix}epoch",
+            f"{prefix}a:{request.account_id}",
+            f"{prefix}h:{request.hold_id}",
+            f"{prefix}leases",
+            f"{prefix}k:{request.key_id}",
+        )
+        arguments = (
+            self._tokens[bucket],
+            request.hold_id,
+            request.amount,
+            request.lease_ms,
+            live.record,
+            request.account_id,
+            request.key_id,
+            request.tokens,
+            1 if limits.any else 0,
+            limits.tokens_per_minute,
+            limits.period,
+            live.checkpoint,
+        )
+        await self._link.run("rehold", keys, arguments)
+
+    async def _reap_one(self, bucket: int, hold_id: str) -> int:
+        prefix = self._prefix[bucket]
+        account_id = ((await self._link.call("HGET", f"{prefix}h:{hold_id}", "a")) or b"-").decode()
+        keys = (
+            f"{prefix}epoch",
+            f"{prefix}a:{account_id}",
+            f"{prefix}h:{hold_id}",
+            f"{prefix}leases",
+            f"{prefix}log",
+            f"{prefix}k:",
+        )
+        reply = await self._link.run("reap", keys, (self._tokens[bucket], hold_id))
+        if reply[0] == b"ok":
+            log.warning("orphaned hold %s of %s resolved: %s millicredits charged", hold_id, account_id, reply[1].decode())
+        return int(reply[0] == b"ok")
+
+    async def _everywhere(self, command: Any) -> list[Any]:  # noqa: ANN401 - one command per bucket prefix
+        return await asyncio.gather(*(self._link.call(*command(prefix)) for prefix in self._prefix))
+
+
+class _Survivor(NamedTuple):
+    hold_id: str
+    account_id: str
+    amount: int
+    key_id: str
+
+
+def _fields(item: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a stream entry as hiredis gives it
+    values = item[1]
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _entry(bucket: int, item: Any) -> Entry:  # noqa: ANN401
+    fields = _fields(item)
+    return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"])
+
+
+def _account_in(record: bytes) -> str:
+    return decode_record(record).account_id
+
+
+def _position(text: str) -> tuple[int, int]:
+    milliseconds, _, number = text.partition("-")
+    return int(milliseconds), int(number)
+
+
+def _swallow(future: "asyncio.Future[Any]") -> None:
+    if not future.cancelled():
+        future.exception()

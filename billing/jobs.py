@@ -1,0 +1,174 @@
+"""The jobs that carry money between the stores: flush, outbox relay, reaper. Each step is idempotent.
+
+    charges   balance store's journal ──flush──▶ SQL (committed) ──acknowledge──▶ forgotten
+    credits   SQL outbox ──relay──▶ balance store (applied once, in order) ──▶ marked applied
+
+Killed between any two of these arrows, the step is simply done again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol
+
+from billing.errors import AccountNotFound, StoreUnavailable
+from billing.holds import Balances, Entry
+from billing.ledger import Ledger
+
+log = logging.getLogger("tollkeeper.jobs")
+
+RELAY_BATCH = 500
+RELAY_SECONDS = 0.2
+REAP_SECONDS = 0.5
+LEASE_MS = 3_000
+BACK_OFF_SECONDS = 0.5
+
+
+class Journal(Protocol):
+    """Where settled charges wait for SQL."""
+
+    async def pending(self, limit: int) -> list[Entry]:
+        """The oldest entries."""
+        ...
+
+    async def acknowledge(self, entries: list[Entry]) -> None:
+        """Forget entries that SQL has committed."""
+        ...
+
+    async def depth(self) -> tuple[int, int]:
+        """(entries waiting, age of the oldest in milliseconds)."""
+        ...
+
+
+class Store(Balances, Journal, Protocol):
+    """A balance store with its journal."""
+
+    async def open(self) -> None:
+        """Get ready."""
+        ...
+
+    async def close(self) -> None:
+        """Let go."""
+        ...
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless it serves now."""
+        ...
+
+    def outstanding(self) -> tuple[int, int]:
+        """(live holds of this process, millicredits in them)."""
+        ...
+
+
+class Drained(NamedTuple):
+    """What a drain moved."""
+
+    charges: int
+    credits: int
+
+
+async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
+    """Move one batch of charges into SQL; return how many were read. Raises StoreUnavailable."""
+    entries = await journal.pending(batch)
+    if entries:
+        await ledger.post(entries)
+        await journal.acknowledge(entries)
+    return len(entries)
+
+
+async def relay_once(balances: Balances, ledger: Ledger) -> int:
+    """Apply pending outbox rows to the balance store; return how many. Raises StoreUnavailable."""
+    applied = []
+    for row in await ledger.outbox_pending(RELAY_BATCH):
+        try:
+            if await balances.credit(row.account_id, row.sequence, row.delta):
+                applied.append(row.row_id)
+        except AccountNotFound:
+            log.error("outbox row %d names an unknown account", row.row_id)
+    if applied:
+        await ledger.outbox_applied(applied)
+    return len(applied)
+
+
+async def drain(balances: Balances, journal: Journal, ledger: Ledger, batch: int) -> Drained:
+    """Move everything that is pending, both ways. Raises StoreUnavailable."""
+    charges = credits = 0
+    while moved := await flush_once(journal, ledger, batch):
+        charges += moved
+    while moved := await relay_once(balances, ledger):
+        credits += moved
+    return Drained(charges, credits)
+
+
+async def repeat(step: Callable[[], Awaitable[int]], idle_seconds: float, name: str) -> None:
+    """Run a step for ever: at once again while it finds work, after a pause when it does not or cannot."""
+    failing = False
+    while True:
+        try:
+            found = await step()
+            failing = False
+        except StoreUnavailable as error:
+            if not failing:
+                log.warning("%s waits: %s", name, error)
+            failing, found = True, 0
+        except Exception:
+            # the one place where a job may not die: the error is logged and the work stays where it was
+            log.exception("%s failed; it will be tried again", name)
+            failing, found = True, 0
+        if not found:
+            await asyncio.sleep(BACK_OFF_SECONDS if failing else idle_seconds)
+
+
+class Jobs:
+    """The running jobs of one process. `is_leader` says whether this process is the one that runs them now."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        *,
+        flush_seconds: float,
+        batch: int,
+        lead: Callable[[], Awaitable[bool]] | None,
+        reap: Callable[[], Awaitable[int]] | None,
+    ) -> None:
+        """`lead` tries to take the lease (None: there is no other process); `reap` resolves orphans."""
+        self._store, self._ledger, self._batch, self._lead = store, ledger, batch, lead
+        self._flush_seconds, self._reap = flush_seconds, reap
+        self._leading = lead is None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start every job."""
+        steps: list[tuple[Callable[[], Awaitable[int]], float, str]] = [
+            (self._flush, self._flush_seconds, "flush"),
+            (self._relay, RELAY_SECONDS, "outbox relay"),
+        ]
+        if self._reap is not None:
+            steps.append((self._reap_once, REAP_SECONDS, "reaper"))
+        if self._lead is not None:
+            steps.append((self._take_lease, LEASE_MS / 3_000, "lease"))
+        self._tasks = [asyncio.create_task(repeat(*step), name=step[2]) for step in steps]
+
+    async def stop(self) -> None:
+        """Stop, after a last flush if the stores allow one."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._leading:
+            with contextlib.suppress(StoreUnavailable):
+                await drain(self._store, self._store, self._ledger, self._batch)
+
+    async def _flush(self) -> int:
+        return await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
+
+    async def _relay(self) -> int:
+        return await relay_once(self._store, self._ledger) if self._leading else 0
+
+    async def _reap_once(self) -> int:
+        return await self._reap() if self._leading and self._reap is not None else 0
+
+    async def _take_lease(self) -> int:
+        self._leading = False if self._lead is None else await self._lead()
+        return 0

@@ -1,0 +1,34 @@
+"""Spend periods of API keys. All in UTC; a period has a name and a start."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Literal, get_args
+
+Period = Literal["day", "week", "month", "total"]
+PERIODS: tuple[str, ...] = get_args(Period)
+
+
+def period_name(period: str, now_ms: int) -> str:
+    """The running period's name: "2026-11-23", "2026-W48", "2026-11", or "total"."""
+    today = datetime.fromtimestamp(now_ms // 1000, UTC).date()
+    if period == "day":
+        return today.isoformat()
+    if period == "week":
+        year, week, _ = today.isocalendar()
+        return f"{year}-W{week:02d}"
+    if period == "month":
+        return f"{today:%Y-%m}"
+    return "total"
+
+
+def period_start_ms(name: str) -> int:
+    """When the named period began, in Unix milliseconds ("total": 0)."""
+    if name == "total":
+        return 0
+    if "W" in name:
+        first = date.fromisocalendar(int(name[:4]), int(name[6:]), 1)
+    elif len(name) == len("2026-11"):
+        first = date.fromisoformat(name + "-01")
+    else:
+        first = date.fromisoformat(name)
+    epoch = datetime(first.year, first.month, first.day, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
+    return epoch // timedelta(milliseconds=1)

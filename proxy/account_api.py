@@ -1,0 +1,246 @@
+"""The customer's side API: balance, ledger, usage, one request's record. Bearer key, JSON; see openapi.json.
+
+Amounts are strings of millicredits; credits and USD are numbers for display. Times are ISO 8601 in UTC.
+"""
+
+import base64
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing.accounts import ApiKey
+from billing.errors import AccountNotFound, StoreUnavailable
+from billing.holds import Balances
+from billing.ledger import Ledger, UsageFilters
+from billing.money import display_credits, display_usd, package_credits
+from billing.pricing import PriceBook
+from config.settings import Settings
+from proxy.authenticate import Authenticator, may_use_model
+from proxy.rejections import Rejection, invalid, not_found, unavailable
+
+RECENT = 10
+DEFAULT_LIMIT = 50
+MAX_LIMIT = 200
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class AccountApi:
+    """The handlers and what they need."""
+
+    settings: Settings
+    authenticator: Authenticator
+    balances: Balances
+    ledger: Ledger
+    prices: PriceBook
+
+    def routes(self) -> list[Route]:
+        """What to mount."""
+        return [
+            Route("/api/billing/me", answering(self._me)),
+            Route("/api/billing/ledger", answering(self._ledger)),
+            Route("/api/billing/usage", answering(self._usage)),
+            Route("/api/billing/generations/{request_id}", answering(self._generation)),
+        ]
+
+    async def _me(self, request: Request) -> Response:
+        key = await self._key(request)
+        reading = await self.balances.read(key.account_id)
+        available = reading.balance - reading.held
+        return json_response(
+            {
+                "accountId": key.account_id,
+                "balanceMillicredits": str(reading.balance),
+                "balanceCredits": display_credits(reading.balance),
+                "balanceUsd": display_usd(reading.balance),
+                "heldMillicredits": str(reading.held),
+                "availableMillicredits": str(available),
+                "availableCredits": display_credits(available),
+                "packages": [self._package(package.code, package.usd, package.bonus_percent) for package in self.settings.packages],
+                "activeRates": self._rates(key),
+                "recentLedger": [_ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],
+                "recentUsage": [usage_row(row) for row in await self.ledger.usage_of(key.account_id, RECENT)],
+            }
+        )
+
+    async def _ledger(self, request: Request) -> Response:
+        key = await self._key(request)
+        limit = _limit(request)
+        cursor = request.query_params.get("cursor")
+        before = None if cursor is None else _whole_number(cursor, "cursor")
+        rows = await self.ledger.transfers_of(key.account_id, limit + 1, before)
+        following = str(rows[limit - 1]["id"]) if len(rows) > limit else None
+        return json_response({"data": [_ledger_row(row) for row in rows[:limit]], "nextCursor": following})
+
+    async def _usage(self, request: Request) -> Response:
+        key = await self._key(request)
+        limit, query = _limit(request), request.query_params
+        filters = UsageFilters(
+            model=query.get("model"),
+            key_id=query.get("keyId"),
+            endpoint=query.get("endpoint"),
+            since_ms=_time(query.get("since"), "since"),
+            until_ms=_time(query.get("until"), "until"),
+            before=_usage_cursor(query.get("cursor")),
+        )
+        rows = await self.ledger.usage_of(key.account_id, limit + 1, filters)
+        following = _usage_cursor_of(rows[limit - 1]) if len(rows) > limit else None
+        return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
+
+    async def _generation(self, request: Request) -> Response:
+        key = await self._key(request)
+        request_id = request.path_params["request_id"]
+        rows = await self.ledger.usage_of(key.account_id, 1, UsageFilters(request_id=request_id))
+        if not rows:
+            raise not_found("There is no such request of yours, or it was not charged and so has no record.", "request_not_found")
+        return json_response({**usage_row(rows[0]), **_details(rows[0])})
+
+    async def _key(self, request: Request) -> ApiKey:
+        return await self.authenticator.authenticate(request.scope["headers"])
+
+    def _rates(self, key: ApiKey) -> list[dict[str, Any]]:
+        found = []
+        for name in self.prices.names():
+            model = self.prices.find(name)
+            if model is None or not may_use_model(name, self.settings.billing.model_allowlist, key.rules.models):
+                continue
+            if "default" in model.tiers:
+                found.append({"model": name, **msgspec.json.decode(model.tiers["default"].short.snapshot)})
+        return found
+
+    @staticmethod
+    def _package(code: str, usd: str, bonus_percent: str) -> dict[str, Any]:
+        paid, bonus = package_credits(usd, bonus_percent)
+        return {
+            "code": code,
+            "usd": usd,
+            "bonusPercent": bonus_percent,
+            "millicredits": str(paid + bonus),
+            "credits": display_credits(paid + bonus),
+        }
+
+
+def answering(handler: Handler) -> Handler:
+    """A handler whose refusals and store failures become OpenAI-shaped answers."""
+
+    async def wrapped(request: Request) -> Response:
+        try:
+            return await handler(request)
+        except Rejection as rejection:
+            return rejected(rejection)
+        except (StoreUnavailable, AccountNotFound):
+            return rejected(unavailable("This cannot be read right now. Try again shortly.", "store_unavailable"))
+
+    return wrapped
+
+
+def rejected(rejection: Rejection) -> Response:
+    """A refusal as a response."""
+    headers = {name.decode(): value.decode() for name, value in rejection.headers()}
+    return Response(rejection.body(), rejection.status, headers, "application/json")
+
+
+def json_response(value: Any, status: int = 200) -> Response:  # noqa: ANN401 - whatever JSON can hold
+    """JSON that no cache keeps."""
+    return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
+
+
+def usage_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A usage row as customers see it."""
+    return {
+        "requestId": row["charge_id"],
+        "keyId": row["key_id"],
+        "endpoint": row["endpoint"],
+        "model": row["model"],
+        "serviceTier": row["service_tier"],
+        "stream": bool(row["stream"]),
+        "inputTokens": row["input_tokens"],
+        "outputTokens": row["output_tokens"],
+        "cachedTokens": row["cached_tokens"],
+        "cacheWriteTokens": row["cache_write_tokens"],
+        "reasoningTokens": row["reasoning_tokens"],
+        "audioInputTokens": row["audio_input_tokens"],
+        "audioOutputTokens": row["audio_output_tokens"],
+        "chargedMillicredits": str(row["charged_millicredits"]),
+        "chargedCredits": display_credits(row["charged_millicredits"]),
+        "usageSource": row["usage_source"],
+        "outcome": row["outcome"],
+        "free": bool(row["free"]),
+        "createdAt": iso_time(row["created_at"]),
+    }
+
+
+def _details(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "billedModel": row["billed_model"],
+        "heldMillicredits": str(row["held_millicredits"]),
+        "webSearches": row["web_searches"],
+        "rates": msgspec.json.decode(row["rates"]),
+        "status": row["status"],
+        "firstByteMs": row["first_byte_ms"],
+        "durationMs": row["duration_ms"],
+        "upstreamId": row["upstream_id"],
+    }
+
+
+def _ledger_row(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "id": str(row["id"]),
+        "kind": row["kind"],
+        "amountMillicredits": str(row["effect"]),
+        "amountCredits": display_credits(row["effect"]),
+        "referenceType": row["reference_type"],
+        "referenceId": row["reference_id"],
+        "reason": row["reason"],
+        "createdAt": iso_time(row["created_at"]),
+    }
+
+
+def iso_time(milliseconds: int) -> str:
+    """Unix milliseconds as ISO 8601 in UTC."""
+    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _limit(request: Request) -> int:
+    raw = request.query_params.get("limit")
+    limit = DEFAULT_LIMIT if raw is None else _whole_number(raw, "limit")
+    if not 1 <= limit <= MAX_LIMIT:
+        raise invalid(f"`limit` must be between 1 and {MAX_LIMIT}.", "limit")
+    return limit
+
+
+def _whole_number(raw: str, name: str) -> int:
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
+        raise invalid(f"`{name}` must be a whole number.", name)
+    return int(raw)
+
+
+def _time(raw: str | None, name: str) -> int | None:
+    if raw is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(raw)
+    except ValueError:
+        raise invalid(f"`{name}` must be an ISO 8601 time such as 2026-11-23T12:00:00Z.", name) from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _usage_cursor_of(row: dict[str, Any]) -> str:
+    return base64.urlsafe_b64encode(f"{row['created_at']}:{row['charge_id']}".encode()).decode().rstrip("=")
+
+
+def _usage_cursor(raw: str | None) -> tuple[int, str] | None:
+    if raw is None:
+        return None
+    try:
+        created, _, charge_id = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode("ascii").partition(":")
+        return int(created), charge_id
+    except ValueError:
+        raise invalid("`cursor` is not one of ours: pass `nextCursor` of the page before.", "cursor") from None

@@ -1,0 +1,276 @@
+"""The composition root: builds everything once, routes /v1 to exchanges and the rest to Starlette."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing.accounts import Accounts
+from billing.balances.embedded import EmbeddedBalances
+from billing.balances.redis import RedisBalances
+from billing.database import Database
+from billing.errors import StoreUnavailable
+from billing.jobs import Jobs, Store
+from billing.ledger import Ledger
+from billing.migrate import current_revision, newest_revision
+from billing.pricing import PriceBook, load_catalogue
+from config.settings import Secret, Settings
+from proxy.account_api import AccountApi, json_response, rejected
+from proxy.authenticate import Authenticator
+from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
+from proxy.exchange import Exchange, Services
+from proxy.log import RequestLog
+from proxy.metrics import Metrics
+from proxy.models import answer_models
+from proxy.rejections import Rejection, not_found
+from proxy.tokenizer import Tokenizer
+from proxy.transport import AsgiClient
+from proxy.upstream import UpstreamPool
+
+log = logging.getLogger("tollkeeper.app")
+
+WATCH_SECONDS = 0.25
+PROBE_SECONDS = 0.7
+DEPTH_EVERY = 4
+
+
+@dataclass(slots=True)
+class Health:
+    """What /readyz says: store name → problem ("" = fine). Kept up to date in the background."""
+
+    problems: dict[str, str]
+    checked_at: float = 0.0
+
+
+class Application:
+    """The ASGI application of one worker."""
+
+    def __init__(self, settings: Settings, upstream_key: Secret, *, with_jobs: bool) -> None:
+        """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process)."""
+        self._settings, self._key, self._with_jobs = settings, upstream_key, with_jobs
+        self._stack = contextlib.AsyncExitStack()
+        self._services: Services | None = None
+        self._side: Starlette | None = None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own types
+        """Dispatch one connection event."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(receive, send)
+            return
+        services, side = self._services, self._side
+        if scope["type"] != "http" or services is None or side is None:
+            return
+        path: bytes = scope["raw_path"]
+        if path == b"/v1" or path.startswith(b"/v1/"):
+            await self._exchange(services, scope, receive, send)
+        else:
+            await side(scope, receive, send)
+
+    def interrupt_all(self) -> None:
+        """End every live exchange: what it has relayed is settled."""
+        if self._services is not None:
+            for exchange in list(self._services.live):
+                exchange.interruption.fire("shutdown")
+
+    async def _exchange(self, services: Services, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+        protocol = scope["extensions"]["tollkeeper"]
+        client = AsgiClient(scope, receive, send, protocol)
+        path, method = scope["raw_path"], scope["method"]
+        exchange = Exchange(services, client, method, path, scope["headers"])
+        client.interruption = exchange.interruption
+        if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
+            await answer_models(exchange)
+            return
+        protocol.on_disconnect = exchange.client_left
+        try:
+            await exchange.run()
+        finally:
+            protocol.on_disconnect = None
+
+    async def _lifespan(self, receive: Any, send: Any) -> None:  # noqa: ANN401
+        await receive()
+        try:
+            await self._start()
+        except BaseException as error:
+            log.error("cannot start: %s", error)
+            await self._stack.aclose()
+            await send({"type": "lifespan.startup.failed", "message": str(error)})
+            return
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await self._stack.aclose()
+        await send({"type": "lifespan.shutdown.complete"})
+
+    async def _start(self) -> None:
+        settings, enter = self._settings, self._stack.enter_async_context
+        database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
+        self._stack.push_async_callback(database.close)
+        ledger, accounts = Ledger(database), Accounts(database)
+        store = await enter(opened_store(settings, ledger))
+        registry = CollectorRegistry()
+        metrics = Metrics(registry)
+        prices = PriceBook(load_catalogue(), settings.billing.markup, settings.billing.rounding_mode)
+        upstream = UpstreamPool(settings.upstream, self._key, f"tollkeeper/{version('tollkeeper')}")
+        self._stack.push_async_callback(upstream.close)
+        request_log = RequestLog(access=settings.log.access)
+        self._stack.callback(request_log.flush)
+        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
+        services = self._services = Services(
+            settings, prices, store, authenticator, Tokenizer(), upstream, self._key, metrics, request_log
+        )
+        if self._with_jobs:
+            jobs = jobs_of(settings, store, ledger)
+            jobs.start()
+            self._stack.push_async_callback(jobs.stop)
+        health = Health({"sql": "not checked yet", "balances": "not checked yet"})
+        await enter(background(_watch(services, database, store, health)))
+        api = AccountApi(settings, authenticator, store, ledger, prices)
+        self._side = Starlette(
+            routes=[
+                Route("/healthz", _healthz),
+                Route("/readyz", _readyz_with(health)),
+                Route("/metrics", _metrics_with(registry)),
+                *api.routes(),
+            ],
+            exception_handlers={404: _no_such_page, 405: _wrong_method},
+        )
+
+
+def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisBalances":
+    """The balance store that the settings name, not yet open."""
+    if settings.redis.url:
+        return RedisBalances(settings.redis.url, ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000)
+    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.embedded.timeout_seconds)
+
+
+@contextlib.asynccontextmanager
+async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator["EmbeddedBalances | RedisBalances"]:
+    """The balance store, open. Raises StoreUnavailable."""
+    store = make_store(settings, ledger)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger) -> Jobs:
+    """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
+    lead = reap = None
+    if isinstance(store, RedisBalances):
+        owner, shared = secrets.token_hex(8), store
+
+        async def take_lease() -> bool:
+            return await shared.lead("jobs", owner, 3_000)
+
+        lead, reap = take_lease, store.reap
+    return Jobs(
+        store,
+        ledger,
+        flush_seconds=settings.journal.flush_interval_ms / 1_000,
+        batch=settings.journal.batch_size,
+        lead=lead,
+        reap=reap,
+    )
+
+
+@contextlib.asynccontextmanager
+async def background(work: Any) -> AsyncIterator[None]:  # noqa: ANN401 - a coroutine
+    """Run a coroutine beside the block, and end it with the block."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _watch(services: Services, database: Database, store: Store, health: Health) -> None:
+    """Probe the stores, publish gauges, and stop admitting when the journal is over its bounds."""
+    journal, turn = services.settings.journal, 0
+    while True:
+        health.problems["balances"] = await _probe(store.ping())
+        health.problems["sql"] = await _probe(_check_schema(database))
+        health.checked_at = time.monotonic()
+        if turn % DEPTH_EVERY == 0 and not health.problems["balances"]:
+            with contextlib.suppress(StoreUnavailable, TimeoutError):
+                async with asyncio.timeout(PROBE_SECONDS):
+                    entries, lag_ms = await store.depth()
+                services.overloaded = ""
+                if entries > journal.max_pending or lag_ms > journal.max_lag_seconds * 1_000:
+                    services.overloaded = "Too many charges wait for the ledger database, so nothing more is served for now."
+                health.problems["journal"] = services.overloaded
+                services.metrics.journal_entries.set(entries)
+                services.metrics.journal_lag.set(lag_ms / 1_000)
+        holds, amount = store.outstanding()
+        services.metrics.open_holds.set(holds)
+        services.metrics.open_hold_credits.set(amount / 1_000)
+        for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
+            services.metrics.upstream_connections.labels(state).set(number)
+        turn += 1
+        await asyncio.sleep(WATCH_SECONDS)
+
+
+async def _probe(check: Any) -> str:  # noqa: ANN401 - an awaitable
+    try:
+        async with asyncio.timeout(PROBE_SECONDS):
+            await check
+    except TimeoutError:
+        return "does not answer in time"
+    except StoreUnavailable as error:
+        return str(error)
+    return ""
+
+
+async def _check_schema(database: Database) -> None:
+    found, wanted = await current_revision(database), newest_revision()
+    if found != wanted:
+        raise StoreUnavailable("sql", f"the schema is at {found}, this version needs {wanted}: run `tollkeeper migrate`")
+
+
+async def _healthz(_request: Request) -> Response:
+    return json_response({"status": "alive"})
+
+
+def _readyz_with(health: Health) -> Any:  # noqa: ANN401 - a Starlette endpoint
+    async def readyz(_request: Request) -> Response:
+        problems = {name: problem for name, problem in health.problems.items() if problem}
+        if time.monotonic() - health.checked_at > WATCH_SECONDS + 2 * PROBE_SECONDS:
+            problems["watch"] = "the stores were not checked in time"
+        return json_response({"status": "ready" if not problems else "not ready", "problems": problems}, 503 if problems else 200)
+
+    return readyz
+
+
+def _metrics_with(registry: CollectorRegistry) -> Any:  # noqa: ANN401 - a Starlette endpoint
+    async def metrics(_request: Request) -> Response:
+        source = registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            source = CollectorRegistry()
+            MultiProcessCollector(source)
+        return Response(generate_latest(source), media_type=CONTENT_TYPE_LATEST)
+
+    return metrics
+
+
+async def _no_such_page(_request: Request, _error: Exception) -> Response:
+    return rejected(not_found("There is no such page here. The API is under /v1 and /api/billing.", "not_found"))
+
+
+async def _wrong_method(_request: Request, _error: Exception) -> Response:
+    return rejected(Rejection(405, "method_not_allowed", "This path does not take that method."))

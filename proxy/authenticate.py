@@ -1,0 +1,110 @@
+"""Bearer key → account. Looked up by hash, cached a few seconds, revoked everywhere within 5 s.
+
+A cached key is refreshed in the background once it is a second old and used, and is not used past
+`MAX_AGE_SECONDS` without asking SQL. While SQL is away (and so nobody can revoke anything through it)
+known keys keep working, for at most `stale_seconds`.
+"""
+
+import asyncio
+import fnmatch
+import re
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from billing.accounts import Accounts, ApiKey, hash_key
+from billing.database import now_ms
+from billing.errors import StoreUnavailable
+from proxy.rejections import Rejection, forbidden, unauthorized, unavailable
+
+REFRESH_SECONDS = 1.0
+MAX_AGE_SECONDS = 3.0
+CACHE_SIZE = 50_000
+BEARER = re.compile(rb"^[Bb]earer +([\x21-\x7e]{1,512})$")
+WRONG_KEY = "Incorrect API key provided. Use the key you were given by your provider."
+
+
+@dataclass(slots=True)
+class _Cached:
+    key: ApiKey | None
+    read_at: float
+    refreshing: bool = False
+
+
+class Authenticator:
+    """Answers who a request is from. Raises Rejection."""
+
+    def __init__(self, accounts: Accounts, stale_seconds: int | float) -> None:
+        """`stale_seconds`: how long known keys work while SQL cannot be asked."""
+        self._accounts, self._stale = accounts, stale_seconds
+        self._cache: OrderedDict[str, _Cached] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def authenticate(self, headers: list[tuple[bytes, bytes]]) -> ApiKey:
+        """The key of the one Authorization header: known, not revoked, not expired, its account not blocked."""
+        found = [value for name, value in headers if name == b"authorization"]
+        if not found:
+            raise unauthorized("You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.", "missing_api_key")
+        match = BEARER.match(found[0]) if len(found) == 1 else None
+        if match is None:
+            raise unauthorized("The Authorization header is not `Bearer YOUR_KEY`.")
+        digest = hash_key(match[1].decode("ascii"))
+        key = await self._lookup(digest)
+        if key is None or key.revoked_at is not None:
+            raise unauthorized(WRONG_KEY)
+        if key.rules.expires_at is not None and key.rules.expires_at <= now_ms():
+            raise unauthorized("This API key has expired. Ask for a new one.", "key_expired")
+        if key.account_status != "active":
+            raise forbidden("This account is blocked. Contact your provider.", "account_blocked")
+        return key
+
+    async def _lookup(self, digest: str) -> ApiKey | None:
+        cached = self._cache.get(digest)
+        if cached is not None:
+            age = time.monotonic() - cached.read_at
+            if age < REFRESH_SECONDS:
+                return cached.key
+            if age < MAX_AGE_SECONDS:
+                if not cached.refreshing:
+                    cached.refreshing = True
+                    task = asyncio.create_task(self._refresh(digest, cached))
+                    self._tasks.add(task)
+                    task.add_done_callback(self._tasks.discard)
+                return cached.key
+        try:
+            key = await self._accounts.find_key(digest)
+        except StoreUnavailable:
+            if cached is not None and cached.key is not None and time.monotonic() - cached.read_at < self._stale:
+                return cached.key
+            raise unavailable("API keys cannot be checked right now. Try again shortly.", "store_unavailable") from None
+        self._remember(digest, key)
+        return key
+
+    async def _refresh(self, digest: str, cached: _Cached) -> None:
+        try:
+            self._remember(digest, await self._accounts.find_key(digest))
+        except StoreUnavailable:
+            cached.refreshing = False
+
+    def _remember(self, digest: str, key: ApiKey | None) -> None:
+        if key is None:
+            self._cache.pop(digest, None)  # unknown keys are not kept: they would push out known ones
+            return
+        self._cache[digest] = _Cached(key, time.monotonic())
+        self._cache.move_to_end(digest)
+        if len(self._cache) > CACHE_SIZE:
+            self._cache.popitem(last=False)
+
+
+def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:
+    """Whether a model's name passes the operator's globs and the key's own."""
+    return _matches(model, allowlist) and (key_models is None or _matches(model, key_models))
+
+
+def refuse_model(model: str) -> Rejection:
+    """The same words whether a model is unknown, unpriced or not allowed."""
+    return Rejection(404, "model_not_found", f"The model {model!r} does not exist or you do not have access to it.", param="model")
+
+
+def _matches(model: str, globs: tuple[str, ...]) -> bool:
+    return any(glob == "*" or fnmatch.fnmatchcase(model, glob) for glob in globs)

@@ -1,0 +1,647 @@
+"""One metered request, top to bottom:
+
+    authenticate → find endpoint → read body → plan (parse, bound, price) → hold → forward
+      → relay & meter → settle
+
+Forward, relay and settle live in this one coroutine. Whatever happens after the hold — an error, a client that
+leaves, a shutdown — ends in exactly one settle or release, decided by the table of design.md 5.
+"""
+
+import asyncio
+import re
+import secrets
+import time
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from billing.accounts import ApiKey
+from billing.database import now_ms
+from billing.errors import AccountNotFound, StoreUnavailable
+from billing.holds import Balances, Checkpoint, Held, HoldRequest, Refused, Settled
+from billing.money import Millicredits, display_credits
+from billing.pricing import Charge, PriceBook, tier_of
+from billing.record import Outcome, UsageRecord, UsageSource, encode_record
+from billing.usage import Usage
+from config.settings import Secret, Settings
+from proxy.authenticate import Authenticator
+from proxy.bodies import texts_to_count
+from proxy.endpoints import find_endpoint
+from proxy.log import RequestLog
+from proxy.meter import Report, StreamMeter, is_plausible, read_answer, with_cost
+from proxy.metrics import Metrics
+from proxy.plan import (
+    Plan,
+    body_to_send,
+    checkpoint_charge,
+    clamped,
+    held_amount,
+    key_limits,
+    make_plan,
+    price_usage,
+    smallest,
+    with_counted_input,
+)
+from proxy.rejections import Rejection, bad_gateway, insufficient_credits, invalid, too_many, unavailable
+from proxy.tokenizer import Tokenizer
+from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError, UpstreamPool
+
+CHECKPOINT_SECONDS = 1.0
+ERROR_BODY_LIMIT = 65_536
+TAIL_SECONDS = 0.25
+HOLD_TRIES = 3
+PASSED_HEADERS = frozenset(
+    (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry")
+)
+IDENTITY = re.compile(rb"\b(org-|proj_|sk-)[A-Za-z0-9_*-]{4,}")
+CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
+BODY_BY_HEADERS = b"Content-Type: application/json\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
+TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
+
+
+class ClientSide(Protocol):
+    """What an exchange needs of the connection it answers on; no ASGI in here."""
+
+    async def read_body(self) -> bytes:
+        """The whole request body, within its limits. Raises Rejection, Interrupted."""
+        ...
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """Send the head."""
+        ...
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """Send body bytes; waits while the client reads slowly. Raises Interrupted when it never reads."""
+        ...
+
+    def abort(self) -> None:
+        """Break the connection, so that the client cannot take what it has for a whole answer."""
+        ...
+
+
+@dataclass(slots=True)
+class Services:
+    """What every exchange shares; built once by the composition root."""
+
+    settings: Settings
+    prices: PriceBook
+    balances: Balances
+    authenticator: Authenticator
+    tokenizer: Tokenizer
+    upstream: UpstreamPool
+    upstream_key: Secret
+    metrics: Metrics
+    log: RequestLog
+    overloaded: str = ""
+    live: "set[Exchange]" = field(default_factory=set)
+
+
+class Ending(NamedTuple):
+    """How an exchange ended, and what it is to be charged."""
+
+    usage: Usage
+    source: UsageSource
+    outcome: Outcome
+    charge: Charge
+    report: Report
+
+
+class Exchange:
+    """One request on its way. `run()` is the line; everything else is a step of it."""
+
+    __slots__ = (
+        "amount", "client", "headers", "holding", "interruption", "key", "method", "path", "plan", "request_id", "services",
+        "started", "started_ms", "first_byte_ms", "status", "charged", "outcome", "marked_at",
+    )  # fmt: skip
+
+    def __init__(self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+        """`path` is the raw path; `headers` have lower-case names."""
+        self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
+        self.request_id = "req_" + secrets.token_hex(16)
+        self.interruption = Interruption()
+        self.started, self.started_ms = time.monotonic(), now_ms()
+        self.first_byte_ms = self.status = self.charged = 0
+        self.outcome = ""
+        self.marked_at = 0.0
+        self.holding = False
+        self.key: ApiKey | None = None
+        self.plan: Plan | None = None
+        self.amount = Millicredits(0)
+
+    async def run(self) -> None:
+        """Answer the request. Never raises but for cancellation."""
+        services = self.services
+        services.live.add(self)
+        try:
+            key = self.key = await services.authenticator.authenticate(self.headers)
+            endpoint = find_endpoint(self.method, self.path)
+            body = await self.client.read_body()
+            self._check_flags()
+            plan = make_plan(endpoint, endpoint.parse(body), key, services.prices, services.settings.billing)
+            plan = self.plan = await self._hold(plan, key, body)
+            await self._forward(plan, key, body_to_send(plan))
+        except Rejection as rejection:
+            await self.reject(rejection)
+        except Interrupted:
+            self.outcome = self.outcome or self.interruption.reason
+            self.client.abort()
+        finally:
+            services.live.discard(self)
+            if self.holding and self.key is not None:
+                await self._release(self.key)
+            self.account()
+
+    def client_left(self) -> None:
+        """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
+        self.interruption.fire("client_gone")
+        if self.interruption.muted:
+            asyncio.get_running_loop().call_later(self.services.settings.billing.drain_seconds, self._give_up)
+
+    def _give_up(self) -> None:
+        self.interruption.muted = False
+        self.interruption.fire("client_gone")
+
+    # -- hold -------------------------------------------------------------------------------------
+
+    def _check_flags(self) -> None:
+        billing = self.services.settings.billing
+        if not billing.charging_enabled and billing.charging_disabled_mode == "block":
+            raise unavailable("Charging is paused, so requests are not served right now. Try again later.", "charging_paused", 60_000)
+        if self.services.overloaded:
+            raise unavailable(self.services.overloaded, "journal_full", 5_000)
+
+    async def _hold(self, plan: Plan, key: ApiKey, body: bytes) -> Plan:
+        """Hold the worst case by bytes; where money is short count tokens, then clamp. Raises Rejection (402, 429, 503)."""
+        services, billing = self.services, self.services.settings.billing
+        counted = False
+        for _ in range(HOLD_TRIES):
+            result = await self._try_hold(plan, key)
+            if isinstance(result, Held):
+                self.holding = True
+                return plan
+            if result.source not in ("balance", "in_flight", "key_limit"):
+                raise self._limited(result)
+            budget = result.key_available if result.source == "key_limit" else result.balance - result.held
+            if not counted:
+                counted = True
+                texts, framing = texts_to_count(plan.endpoint.name, body)
+                tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
+                plan = with_counted_input(plan, tokens, services.prices)
+            if plan.ceiling.amount > budget:
+                lower = clamped(plan, budget, billing.min_output_tokens, services.prices)
+                if lower is None:
+                    raise self._insufficient(plan, result, budget)
+                plan = lower
+        raise self._insufficient(plan, result, budget)
+
+    async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
+        services, billing = self.services, self.services.settings.billing
+        self.amount = held_amount(plan, free=not billing.charging_enabled)
+        bounds = plan.bounds
+        request = HoldRequest(
+            self.request_id,
+            key.account_id,
+            key.key_id,
+            self.amount,
+            bounds.input_tokens + bounds.output_tokens,
+            billing.hold_lease_seconds * 1_000,
+            key_limits(key, services.settings.limits, self.started_ms),
+            b"{}",
+        )
+        try:
+            return await services.balances.hold(request)
+        except StoreUnavailable as error:
+            services.metrics.store_errors.labels(error.store).inc()
+            raise unavailable("Your balance cannot be read right now, so nothing was served or charged. Try again shortly.", "store_unavailable") from None
+        except AccountNotFound:
+            raise unavailable("Your account cannot be read right now. Try again shortly.", "store_unavailable") from None
+
+    @staticmethod
+    def _limited(result: Refused) -> Rejection:
+        if result.source == "concurrency":
+            return too_many("Too many requests of this key are in flight. Wait for one to finish.", "concurrency_limit_exceeded", result.retry_after_ms)
+        unit = "requests" if result.source == "requests_per_minute" else "tokens"
+        message = f"Rate limit reached for {unit} per minute of this API key. Try again in {result.retry_after_ms / 1000:.1f}s."
+        return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
+
+    def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
+        billing, prices = self.services.settings.billing, self.services.prices
+        needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
+        affordable = None
+        if plan.parsed.choices:
+            affordable = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) // plan.parsed.choices
+        source = result.source
+        if source != "key_limit":
+            source = "in_flight" if result.balance >= needed else "balance"
+        self.services.metrics.insufficient.labels(source).inc()
+        retry = 1_000 if source == "in_flight" else None
+        return insufficient_credits(source, needed, result.balance, result.held, affordable, billing.top_up_url, retry)
+
+    # -- forward ----------------------------------------------------------------------------------
+
+    async def _forward(self, plan: Plan, key: ApiKey, body: bytes) -> None:
+        """Send, relay, settle. Every way out of here has resolved the hold."""
+        services = self.services
+        answer: Answer | None = None
+        try:
+            self.interruption.check()
+            self._mark(plan, key, 0)
+            accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
+            headers = BODY_BY_HEADERS % (accept, self.request_id.encode())
+            if not plan.parsed.stream or plan.model.reasoning:
+                self.interruption.muted = True
+            answer = await services.upstream.send("POST", plan.endpoint.upstream_path, headers, body, self.interruption)
+            if answer.head.status != 200:
+                await self._pass_error(answer, key)
+            elif plan.parsed.stream and not answer.head.get(b"content-type").startswith(b"application/json"):
+                await self._stream(plan, key, answer)
+            else:
+                await self._whole(plan, key, answer)
+        except UpstreamError as error:
+            services.metrics.upstream_errors.labels(error.reason).inc()
+            await self._release(key)
+            raise self._upstream_rejection(error) from None
+        except Interrupted:
+            await self._release(key)
+            raise
+        except asyncio.CancelledError:
+            self.interruption.fire("shutdown")
+            await self._release(key)
+            raise
+        finally:
+            if answer is not None:
+                answer.close()
+
+    async def _pass_error(self, answer: Answer, key: ApiKey) -> None:
+        """An upstream error costs nothing and passes through, without our account's identity."""
+        body = await self._collect(answer, ERROR_BODY_LIMIT)
+        await self._release(key)
+        status = answer.head.status
+        self.services.metrics.upstream_errors.labels(f"status_{status // 100}xx").inc()
+        if status < 400:
+            raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
+        if status == 401:
+            raise Rejection(
+                401, "upstream_authentication_failed", "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider.", kind="upstream_error"
+            )
+        if b'"insufficient_quota"' in body:
+            raise Rejection(
+                status, "insufficient_quota", "This service's own upstream quota is used up; your credits are fine. Contact your provider.", kind="upstream_error"
+            )
+        if not answer.head.get(b"content-type").startswith(b"application/json"):
+            raise Rejection(status, "upstream_error", f"The upstream answered with status {status}. Nothing was charged; try again.", kind="server_error")
+        body = self._without_identity(body)
+        await self.client.start(status, [*self._passed_headers(answer), (b"content-length", str(len(body)).encode())])
+        self.status, self.outcome = status, "upstream_error"
+        await self.client.write(body, last=True)
+
+    async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
+        """A JSON answer: read it all, settle, then hand it over with what it cost."""
+        body = await self._collect(answer, self.services.settings.upstream.max_response_bytes)
+        await self._durable_or_cut()
+        report, produced = read_answer(body)
+        outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
+        ending = await self._end_with(plan, report, [], completed=True, insured=not produced, outcome=outcome)
+        settled = await self._settle(plan, key, ending, answer)
+        body = self._without_key(body)
+        headers = [*self._passed_headers(answer), (b"content-length", str(len(body)).encode())]
+        headers.append((b"x-credits-charged", _credits(self.charged)))
+        if settled is not None:
+            headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
+        self.status = 200
+        self._note_first_byte()
+        await self.client.start(200, headers)
+        await self.client.write(body, last=True)
+
+    async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
+        """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
+        meter = StreamMeter(hide_usage=not plan.parsed.wants_usage)
+        await self._durable_or_cut()
+        outcome: Outcome = "completed"
+        try:
+            await self._relay(plan, key, answer, meter)
+        except Interrupted:
+            outcome = "shutdown" if self.interruption.reason == "shutdown" else "client_gone"
+            if self._should_drain(plan):
+                await self._drain(plan, answer, meter)
+        except UpstreamError as error:
+            self.services.metrics.upstream_errors.labels(error.reason).inc()
+            outcome = "upstream_cut"
+        except asyncio.CancelledError:
+            outcome = "shutdown"
+            self.interruption.fire("shutdown")
+        report = meter.report()
+        if outcome == "completed" and not meter.done and report.usage is None:
+            outcome = "upstream_error" if meter.failed else "upstream_cut"
+        texts, audio = meter.shown()
+        errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
+        insured = errored and not meter.showed_anything
+        ending = await self._end_with(
+            plan, report, texts, completed=outcome == "completed", insured=insured, outcome=outcome, audio=audio
+        )
+        settled = await self._settle(plan, key, ending, answer)
+        if not self.interruption.reason:
+            await self._finish_stream(answer, meter, ending, settled)
+
+    async def _relay(self, plan: Plan, key: ApiKey, answer: Answer, meter: StreamMeter) -> None:
+        """Upstream to client until [DONE], the upstream's end, or an interruption."""
+        self.interruption.muted = False
+        self.status = 200
+        await self.client.start(
+            200, [*self._passed_headers(answer), (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))]
+        )
+        while not meter.done:
+            data = await answer.read()
+            if not data:
+                return
+            passed = self._without_key(meter.feed(data))
+            if passed:
+                if not self.first_byte_ms:
+                    self._note_first_byte()
+                await self.client.write(passed)
+            if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
+                self._mark(plan, key, meter.shown_roughly())
+
+    async def _finish_stream(self, answer: Answer, meter: StreamMeter, ending: Ending, settled: Settled | None) -> None:
+        """Send what was kept back; an answer that broke off never ends cleanly."""
+        tail = meter.tail
+        if meter.usage_event is not None and (b"x-credits-usage", b"1") in self.headers:
+            cost = display_credits(self.charged)
+            tail = [with_cost(event, cost) if event is meter.usage_event else event for event in tail]
+        rest = meter.rest()
+        try:
+            if ending.outcome == "upstream_cut":
+                await self._break_off(b"".join(tail), rest)
+            else:
+                await self.client.write(self._without_key(b"".join((*tail, rest))), last=True)
+                if not answer.finished and meter.done:
+                    await self._read_end(answer)
+        except Interrupted:
+            self.client.abort()
+
+    async def _break_off(self, tail: bytes, rest: bytes) -> None:
+        """Inside an event: pass what came and break the connection. Between events: say so in an error event."""
+        if tail or rest:
+            await self.client.write(self._without_key(tail + rest))
+        if rest:
+            self.client.abort()
+            return
+        error = bad_gateway("The upstream broke off its answer; what it sent until then was charged.", "upstream_cut")
+        await self.client.write(b"data: " + error.body() + b"\n\n", last=True)
+
+    @staticmethod
+    async def _read_end(answer: Answer) -> None:
+        """After [DONE] only the chunked terminator is missing: fetch it, so that the connection can be kept."""
+        try:
+            async with asyncio.timeout(TAIL_SECONDS):
+                await answer.read()
+        except (TimeoutError, UpstreamError, Interrupted):
+            return
+
+    def _should_drain(self, plan: Plan) -> bool:
+        billing = self.services.settings.billing
+        return self.interruption.reason == "client_gone" and (plan.model.reasoning or billing.on_disconnect == "drain")
+
+    async def _drain(self, plan: Plan, answer: Answer, meter: StreamMeter) -> None:
+        """The client left, but its model thinks unseen: read on to the usage, bounded in time and tokens."""
+        billing = self.services.settings.billing
+        self.interruption.muted = True
+        try:
+            async with asyncio.timeout(billing.drain_seconds):
+                while not meter.done:
+                    data = await answer.read()
+                    if not data:
+                        return
+                    meter.feed(data)
+                    if answer.received // 64 > billing.drain_output_tokens and meter.shown_roughly() > billing.drain_output_tokens:
+                        return
+        except (TimeoutError, UpstreamError, Interrupted):
+            return
+
+    async def _collect(self, answer: Answer, limit: int) -> bytes:
+        """The whole body. Raises UpstreamError when it is cut, or larger than `limit`."""
+        parts, size = [], 0
+        while data := await answer.read():
+            size += len(data)
+            if size > limit:
+                raise UpstreamError("too_large", sent=True)
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    # -- settle -----------------------------------------------------------------------------------
+
+    async def _end_with(
+        self,
+        plan: Plan,
+        report: Report,
+        texts: list[str],
+        *,
+        completed: bool,
+        insured: bool,
+        outcome: Outcome = "completed",
+        audio: int = 0,
+    ) -> Ending:
+        """What to charge: upstream's own usage if it can be believed, else what was shown, counted."""
+        services = self.services
+        usage, source = report.usage, "upstream"
+        if usage is not None and not is_plausible(usage, plan.model, plan.parsed.choices):
+            services.metrics.implausible.inc()
+            usage = None
+        if usage is None:
+            source = "counted"
+            usage = await self._count(plan, texts, audio)
+        elif plan.searches and completed:
+            usage = Usage(**{**_fields(usage), "web_searches": plan.searches})
+        if usage.cache_write_30m_tokens and plan.parsed.cache_write_12h and not usage.cache_write_12h_tokens:
+            writes = usage.cache_write_30m_tokens
+            usage = Usage(**{**_fields(usage), "cache_write_30m_tokens": 0, "cache_write_12h_tokens": writes})
+        tier = tier_of(report.service_tier, plan.tier)
+        charge = price_usage(plan, services.prices, usage, report.model, tier)
+        if insured and services.settings.billing.zero_completion_insurance:
+            charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
+        return Ending(usage, source, outcome, charge, report)  # type: ignore[arg-type]
+
+    async def _count(self, plan: Plan, texts: list[str], audio: int) -> Usage:
+        """Input as it would be counted, output as far as it was shown."""
+        tokenizer, model = self.services.tokenizer, plan.parsed.model
+        inputs, framing = texts_to_count(plan.endpoint.name, plan.parsed.source)
+        counted = await tokenizer.count(model, inputs) + framing
+        media = plan.parsed.images or plan.parsed.audio_tokens or plan.parsed.unbounded
+        tokens_in = plan.bounds.input_tokens if media else min(counted, plan.bounds.input_tokens)
+        tokens_out = await tokenizer.count(model, texts) if texts else 0
+        if audio:
+            return Usage(input_tokens=tokens_in, output_tokens=tokens_out + audio, audio_output_tokens=audio).normalised()
+        return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, plan.bounds.output_tokens)).normalised()
+
+    async def _settle(self, plan: Plan, key: ApiKey, ending: Ending, answer: Answer) -> Settled | None:
+        """Charge, once. None when the store does not answer now: it has queued the charge and will deliver it."""
+        services = self.services
+        free = not services.settings.billing.charging_enabled
+        due = Millicredits(0) if free else ending.charge.amount
+        self.outcome = ending.outcome
+        record = encode_record(self._record(plan, key, ending, free=free, head=answer.head.headers))
+        used = ending.usage.input_tokens + ending.usage.output_tokens
+        self.charged = due
+        self.holding = False
+        try:
+            settled = await services.balances.settle(self.request_id, key.account_id, due, record, used)
+        except StoreUnavailable as error:
+            services.metrics.store_errors.labels(error.store).inc()
+            settled = None
+        if isinstance(settled, Settled):
+            self.charged = settled.charged
+            if settled.loss:
+                services.metrics.loss.inc(settled.loss / 1_000)
+                services.log.loss(self.request_id, key.account_id, settled.loss)
+        services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
+        return settled if isinstance(settled, Settled) else None
+
+    async def _release(self, key: ApiKey) -> None:
+        self.holding = False
+        try:
+            await self.services.balances.release(self.request_id, key.account_id)
+        except StoreUnavailable as error:
+            self.services.metrics.store_errors.labels(error.store).inc()
+
+    def _mark(self, plan: Plan, key: ApiKey, tokens_out: int) -> None:
+        """Note what we would be owed if we died now: from here on the upstream works for this request."""
+        self.marked_at = time.monotonic()
+        if not self.amount:
+            return
+        charge = checkpoint_charge(plan, self.services.prices, tokens_out)
+        usage = Usage(input_tokens=plan.bounds.input_tokens, output_tokens=tokens_out)
+        report = Report(None, "", None, "")
+        record = self._record(plan, key, Ending(usage, "bounded", "orphaned", charge, report), free=False, head=[])
+        self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, encode_record(record)))
+
+    def _record(self, plan: Plan, key: ApiKey, ending: Ending, *, free: bool, head: list[tuple[bytes, bytes]]) -> UsageRecord:
+        usage = ending.usage
+        upstream_id = next((value for name, value in head if name == b"x-request-id"), b"")
+        return UsageRecord(
+            charge_id=self.request_id,
+            account_id=key.account_id,
+            key_id=key.key_id,
+            endpoint=plan.endpoint.name,
+            model=plan.parsed.model[:120],
+            billed_model=ending.report.model[:120],
+            created_at=self.started_ms,
+            held_millicredits=self.amount,
+            cost_millicredits=ending.charge.cost,
+            usage_source=ending.source,
+            outcome=ending.outcome,
+            rates=ending.charge.card.snapshot,
+            service_tier=ending.charge.card.tier,
+            stream=plan.parsed.stream,
+            free=free,
+            input_tokens=usage.input_tokens,
+            output_tokens=usage.output_tokens,
+            cached_tokens=usage.cached_tokens,
+            cache_write_tokens=usage.cache_write_30m_tokens + usage.cache_write_12h_tokens,
+            reasoning_tokens=usage.reasoning_tokens,
+            audio_input_tokens=usage.audio_input_tokens,
+            audio_output_tokens=usage.audio_output_tokens,
+            web_searches=usage.web_searches,
+            upstream_request_id=upstream_id.decode("latin-1")[:120],
+            upstream_id=ending.report.upstream_id[:120],
+            first_byte_ms=self.first_byte_ms,
+            duration_ms=round((time.monotonic() - self.started) * 1_000),
+        )
+
+    # -- answers ----------------------------------------------------------------------------------
+
+    async def _durable_or_cut(self) -> None:
+        """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
+        try:
+            await self.services.balances.durable(self.request_id)
+        except StoreUnavailable:
+            raise unavailable("Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable") from None
+
+    def _passed_headers(self, answer: Answer) -> list[tuple[bytes, bytes]]:
+        found = [(name, value) for name, value in answer.head.headers if name in PASSED_HEADERS]
+        found.append((b"x-request-id", self.request_id.encode()))
+        return found
+
+    def _without_identity(self, body: bytes) -> bytes:
+        return IDENTITY.sub(rb"\1***", self._without_key(body))
+
+    def _without_key(self, data: bytes) -> bytes:
+        key = self.services.upstream_key.reveal().encode()
+        return data.replace(key, b"***") if key and key in data else data
+
+    def _upstream_rejection(self, error: UpstreamError) -> Rejection:
+        if error.reason == "busy":
+            return unavailable("Too many requests are being forwarded right now. Try again shortly.", "upstream_busy")
+        status = TIMEOUT_REASONS.get(error.reason, 502)
+        what = "did not answer in time" if status == 504 else "could not be reached or broke off"
+        return bad_gateway(f"The upstream {what}. Nothing was charged; try again.", f"upstream_{error.reason}", status)
+
+    async def reject(self, rejection: Rejection) -> None:
+        """Answer with a refusal."""
+        self.status = rejection.status
+        self.outcome = self.outcome or rejection.code
+        await self._send_json(rejection.status, rejection.body(), rejection.headers())
+
+    async def answer_json(self, body: bytes) -> None:
+        """Answer 200 with our own JSON."""
+        self.status, self.outcome = 200, "completed"
+        await self._send_json(200, body, [])
+
+    async def _send_json(self, status: int, body: bytes, more: list[tuple[bytes, bytes]]) -> None:
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", self.request_id.encode()),
+            *more,
+        ]
+        if status in (408, 413):
+            headers.append((b"connection", b"close"))  # the rest of the body is not waited for
+        try:
+            await self.client.start(status, headers)
+            await self.client.write(body, last=True)
+        except Interrupted:
+            self.client.abort()
+
+    def _note_first_byte(self) -> None:
+        elapsed = time.monotonic() - self.started
+        self.first_byte_ms = max(1, round(elapsed * 1_000))
+        self.services.metrics.first_byte.observe(elapsed)
+
+    def account(self) -> None:
+        """Metrics and the log line of this request."""
+        plan = self.plan
+        endpoint = plan.endpoint.name if plan else "none"
+        self.services.metrics.requests.labels(endpoint, self.status or 499).inc()
+        self.services.metrics.outcomes.labels(self.outcome or "unknown").inc()
+        sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
+        self.services.log.request(
+            request_id=self.request_id,
+            client_request_id=sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
+            account=self.key.account_id if self.key else "",
+            key=self.key.key_id if self.key else "",
+            method=self.method,
+            path=self.path.decode("latin-1")[:200],
+            model=plan.parsed.model[:120] if plan else "",
+            status=self.status or 499,
+            outcome=self.outcome,
+            charged_millicredits=self.charged,
+            held_millicredits=self.amount,
+            first_byte_ms=self.first_byte_ms,
+            duration_ms=round((time.monotonic() - self.started) * 1_000),
+        )
+
+
+def too_large(limit: int) -> Rejection:
+    """413: the body is over the limit."""
+    return Rejection(413, "request_too_large", f"The request body is larger than {limit} bytes.")
+
+
+def bad_request(message: str) -> Rejection:
+    """400 for what is wrong with the HTTP itself."""
+    return invalid(message, code="bad_request")
+
+
+def _credits(amount: int) -> bytes:
+    return str(display_credits(amount)).encode()
+
+
+def _fields(usage: Usage) -> dict[str, Any]:
+    return {name: getattr(usage, name) for name in usage.__struct_fields__}

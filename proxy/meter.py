@@ -1,0 +1,278 @@
+"""Reading usage out of answers, sans I/O. A cheap search decides whether a chunk is worth parsing.
+
+`StreamMeter` passes whole events through unchanged; the one event it may hide is the usage chunk that we
+asked for and the client did not. From the usage chunk (or [DONE]) on it keeps back the tail, so that the
+charge can be settled before the client sees the end.
+"""
+
+import re
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from billing.pricing import Model
+from billing.usage import MAX_TOKENS, Usage
+from proxy.sse import event_data, last_boundary, split_events
+
+INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
+COMPACT_AT = 65_536
+PARTIAL_LIMIT = 8_388_608
+
+
+class Report(NamedTuple):
+    """What an answer says about itself."""
+
+    usage: Usage | None
+    model: str
+    service_tier: str | None
+    upstream_id: str
+
+
+class _Choice(msgspec.Struct):
+    finish_reason: str | None = None
+    message: dict[str, Any] | None = None
+    delta: dict[str, Any] | None = None
+    text: str | None = None
+    index: int = 0
+
+
+class _Answer(msgspec.Struct):
+    id: str | None = None
+    model: str | None = None
+    service_tier: str | None = None
+    usage: Any = None
+    choices: list[_Choice] | None = None
+    error: Any = None
+
+
+_answer = msgspec.json.Decoder(_Answer)
+
+
+def read_answer(body: bytes) -> tuple[Report, bool]:
+    """(report, whether anything was produced) of a non-streaming answer; an unreadable one has no usage."""
+    try:
+        answer = _answer.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _lenient_report(body), True
+    produced = answer.choices is None or any(_is_output(choice) for choice in answer.choices)
+    return _report(answer), produced
+
+
+def read_usage(raw: Any) -> Usage | None:  # noqa: ANN401 - whatever JSON an upstream sends
+    """OpenAI's usage object as a Usage; None when it is missing, negative, not integers, or contradicts itself."""
+    if not isinstance(raw, dict):
+        return None
+    prompt, completion = _count(raw, "prompt_tokens"), _count(raw, "completion_tokens", 0)
+    total = _count(raw, "total_tokens", (prompt or 0) + (completion or 0))
+    if prompt is None or completion is None or total is None or total < max(prompt, completion):
+        return None
+    inside = raw.get("prompt_tokens_details") or {}
+    made = raw.get("completion_tokens_details") or {}
+    if not isinstance(inside, dict) or not isinstance(made, dict):
+        return None
+    writes = inside.get("cache_write_tokens_details") or {}
+    write_12h = _part(writes, "ttl_12h_tokens") if isinstance(writes, dict) else 0
+    return Usage(
+        input_tokens=prompt,
+        output_tokens=completion,
+        cached_tokens=_part(inside, "cached_tokens"),
+        cache_write_30m_tokens=max(0, _part(inside, "cache_write_tokens") - write_12h),
+        cache_write_12h_tokens=write_12h,
+        audio_input_tokens=_part(inside, "audio_tokens"),
+        image_input_tokens=_part(inside, "image_tokens"),
+        audio_output_tokens=_part(made, "audio_tokens"),
+        reasoning_tokens=_part(made, "reasoning_tokens"),
+    ).normalised()
+
+
+def is_plausible(usage: Usage, model: Model, choices: int) -> bool:
+    """Whether a model can have used that much at all: input within its window, output within its maximum."""
+    window = model.context_window or MAX_TOKENS
+    most_out = (model.max_output_tokens or window) * max(1, choices) * 2
+    return usage.input_tokens <= window and usage.output_tokens <= max(most_out, 1)
+
+
+class StreamMeter:
+    """One chat or completion stream: what to pass on, what it used, what it showed so far."""
+
+    def __init__(self, *, hide_usage: bool) -> None:
+        """`hide_usage`: the client did not ask for the usage chunk."""
+        self._hide = hide_usage
+        self._partial = b""
+        self._raw: list[bytes] = []
+        self._raw_size = 0
+        self._shown: dict[int, list[str]] = {}
+        self._audio_chunks = 0
+        self._report = Report(None, "", None, "")
+        self.tail: list[bytes] = []
+        self.usage_event: bytes | None = None
+        self.done = False
+        self.failed = False
+        self.finish_reasons: set[str] = set()
+
+    def feed(self, data: bytes) -> bytes:
+        """Take upstream bytes; return what may go to the client now."""
+        if self._partial:
+            data = self._partial + data
+        end = last_boundary(data)
+        self._partial = data[end:]
+        if len(self._partial) > PARTIAL_LIMIT:
+            end, self._partial = len(data), b""  # no usage chunk is that large
+        whole = data[:end] if end != len(data) else data
+        if not whole:
+            return b""
+        self._raw.append(whole)
+        self._raw_size += len(whole)
+        if self._raw_size > COMPACT_AT:
+            self._read_shown()
+        if not self.tail and not self.done and not INTERESTING.search(whole):
+            return whole
+        return self._feed_events(whole)
+
+    def _feed_events(self, whole: bytes) -> bytes:
+        passed: list[bytes] = []
+        for event in split_events(whole):
+            kept_back = self._look_at(event)
+            if kept_back or self.tail:
+                if not (kept_back == "hidden"):
+                    self.tail.append(event)
+            else:
+                passed.append(event)
+        return b"".join(passed)
+
+    def _look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
+        """Read one event that may matter; say whether it must wait for the settling, or never be shown."""
+        if not INTERESTING.search(event):
+            return ""
+        payload = event_data(event)
+        if payload.strip() == b"[DONE]":
+            self.done = True
+            return "tail"
+        try:
+            answer = _answer.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return ""
+        if answer.error is not None:
+            self.failed = True
+            return ""
+        if answer.usage is None:
+            return ""
+        self._report = _report(answer)
+        if answer.choices:
+            return ""
+        self.usage_event = event
+        return "hidden" if self._hide else "tail"
+
+    def rest(self) -> bytes:
+        """An event that never ended, when the upstream stopped inside it."""
+        partial, self._partial = self._partial, b""
+        return partial
+
+    def report(self) -> Report:
+        """Usage and identity; without a usage chunk the identity of the first chunk that was shown."""
+        if self._report.usage is None and not self._report.model:
+            self._read_shown()
+        return self._report
+
+    def shown(self) -> tuple[list[str], int]:
+        """(texts the model has shown, number of audio pieces), as far as upstream has sent them."""
+        self._read_shown()
+        return ["".join(parts) for parts in self._shown.values()], self._audio_chunks
+
+    def shown_roughly(self) -> int:
+        """Tokens shown so far without a tokenizer: OpenAI sends about one a piece. For checkpoints."""
+        self._read_shown()
+        return sum(len(parts) for parts in self._shown.values()) + self._audio_chunks
+
+    @property
+    def showed_anything(self) -> bool:
+        """Whether any output reached us."""
+        texts, audio = self.shown()
+        return audio > 0 or any(texts)
+
+    def _read_shown(self) -> None:
+        """Take the text out of the raw events kept so far, and let those go."""
+        raw, self._raw, self._raw_size = b"".join(self._raw), [], 0
+        for event in split_events(raw):
+            payload = event_data(event)
+            if not payload.startswith(b"{"):
+                continue
+            try:
+                answer = _answer.decode(payload)
+            except (msgspec.DecodeError, UnicodeDecodeError):
+                continue
+            if not self._report.model and answer.model:
+                self._report = self._report._replace(
+                    model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or ""
+                )
+            for choice in answer.choices or ():
+                self._note(choice)
+
+    def _note(self, choice: _Choice) -> None:
+        if choice.finish_reason:
+            self.finish_reasons.add(choice.finish_reason)
+        delta = choice.delta or {}
+        parts = self._shown.setdefault(choice.index, [])
+        texts = [choice.text, delta.get("content"), delta.get("refusal"), delta.get("reasoning_content")]
+        for call in delta.get("tool_calls") or ():
+            function = call.get("function") if isinstance(call, dict) else None
+            if isinstance(function, dict):
+                texts += [function.get("name"), function.get("arguments")]
+        audio = delta.get("audio")
+        if isinstance(audio, dict):
+            texts.append(audio.get("transcript"))
+            self._audio_chunks += 1 if audio.get("data") else 0
+        parts.extend(text for text in texts if isinstance(text, str) and text)
+
+
+def with_cost(event: bytes, cost_credits: int | float) -> bytes:
+    """The usage chunk with `cost_credits` as the last member of its usage object."""
+    start = re.search(rb'"usage"\s*:\s*\{', event)
+    if start is None:
+        return event
+    depth = 0
+    for position in range(start.end() - 1, len(event)):
+        depth += (event[position] == ord("{")) - (event[position] == ord("}"))
+        if depth == 0:
+            return event[:position] + b',"cost_credits":' + msgspec.json.encode(cost_credits) + event[position:]
+    return event
+
+
+def _report(answer: _Answer) -> Report:
+    return Report(read_usage(answer.usage), answer.model or "", answer.service_tier, answer.id or "")
+
+
+def _lenient_report(body: bytes) -> Report:
+    """Usage of an answer whose other parts are not as we know them."""
+    try:
+        raw = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Report(None, "", None, "")
+    if not isinstance(raw, dict):
+        return Report(None, "", None, "")
+    model, tier, upstream_id = raw.get("model"), raw.get("service_tier"), raw.get("id")
+    return Report(
+        read_usage(raw.get("usage")),
+        model if isinstance(model, str) else "",
+        tier if isinstance(tier, str) else None,
+        upstream_id if isinstance(upstream_id, str) else "",
+    )
+
+
+def _is_output(choice: _Choice) -> bool:
+    """Whether a choice holds output, or ended for another reason than an error."""
+    message = choice.message or {}
+    shown = choice.text or message.get("content") or message.get("refusal") or message.get("tool_calls") or message.get("audio")
+    return bool(shown) or choice.finish_reason not in (None, "error")
+
+
+def _count(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:
+    value = raw.get(name, default)
+    if value is None and default is not None:
+        value = default
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
+
+
+def _part(raw: dict[str, Any], name: str) -> int:
+    value = raw.get(name)
+    return value if type(value) is int and value > 0 else 0

@@ -1,0 +1,210 @@
+"""Processes: one worker alone (embedded store), or a supervisor with N workers and a jobs process (Redis).
+
+Workers share the listening socket. A child that dies is started again; children die with their supervisor
+(PR_SET_PDEATHSIG), so that a killed service never keeps the port. SIGTERM: stop accepting, let streams finish
+for `listen.drain_seconds`, settle what is left, end.
+"""
+
+import asyncio
+import contextlib
+import ctypes
+import logging
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import uvicorn
+import uvloop
+
+from billing.database import Database
+from billing.ledger import Ledger
+from config.settings import Secret, Settings
+from proxy.app import Application, jobs_of, make_store
+from proxy.transport import HttpLimits, guarded
+
+log = logging.getLogger("tollkeeper.serve")
+
+PR_SET_PDEATHSIG = 1
+M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 1_048_576
+BACKLOG = 4_096
+RESTART_SECONDS = 0.5
+STOP_EXTRA_SECONDS = 8
+DRAIN_EXTRA_SECONDS = 3
+EXIT_CONFIGURATION = 2
+
+
+class DrainingServer(uvicorn.Server):
+    """uvicorn, except that streams still running when the drain time is over are settled, not cancelled."""
+
+    def __init__(self, config: uvicorn.Config, application: Application, drain_seconds: int) -> None:
+        """`drain_seconds` as in listen.drain_seconds."""
+        super().__init__(config)
+        self._application, self._drain_seconds = application, drain_seconds
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop accepting, wait, settle."""
+        asyncio.get_running_loop().call_later(self._drain_seconds, self._application.interrupt_all)
+        await super().shutdown(sockets)
+
+
+def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, with_jobs: bool) -> int:
+    """Serve on an open socket until told to stop; the exit code."""
+    tune_process()
+    application = Application(settings, key, with_jobs=with_jobs)
+    listen = settings.listen
+    limits = HttpLimits(
+        connections=listen.max_connections,
+        header_bytes=listen.max_header_bytes,
+        header_seconds=listen.header_timeout_seconds,
+        body_bytes=listen.max_body_bytes,
+        body_seconds=listen.body_timeout_seconds,
+        stall_seconds=settings.upstream.idle_timeout_seconds,
+    )
+    config = uvicorn.Config(
+        application,
+        http=guarded(limits),
+        ws="none",
+        loop="uvloop",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        date_header=True,
+        proxy_headers=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=listen.keepalive_seconds,
+        timeout_graceful_shutdown=listen.drain_seconds + DRAIN_EXTRA_SECONDS,
+    )
+    server = DrainingServer(config, application, listen.drain_seconds)
+    try:
+        server.run(sockets=[listener])
+    except (KeyboardInterrupt, SystemExit):
+        return 0 if server.started else EXIT_CONFIGURATION
+    return 0 if server.started else EXIT_CONFIGURATION
+
+
+def serve_jobs(settings: Settings) -> int:
+    """Run the jobs of a Redis deployment until told to stop; the exit code."""
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
+        ledger = Ledger(database)
+        store = make_store(settings, ledger)
+        await store.open()
+        jobs = jobs_of(settings, store, ledger)
+        jobs.start()
+        await stop.wait()
+        await jobs.stop()
+        await store.close()
+        await database.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(run())
+    return 0
+
+
+def bind(settings: Settings) -> socket.socket:
+    """The listening socket. Raises OSError."""
+    family = socket.AF_INET6 if ":" in settings.listen.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind((settings.listen.host, settings.listen.port))
+    listener.listen(BACKLOG)
+    listener.setblocking(False)
+    listener.set_inheritable(True)
+    return listener
+
+
+class Supervisor:
+    """Keeps `workers` data processes and one jobs process running."""
+
+    def __init__(self, settings: Settings, config_path: Path | None, listener: socket.socket) -> None:
+        """Children read the same file and environment, and inherit the socket."""
+        self._settings, self._config, self._listener = settings, config_path, listener
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[str, float] = {}
+        self._stopping = False
+        self._metrics_dir = tempfile.mkdtemp(prefix="tollkeeper-metrics-")
+
+    def run(self) -> int:
+        """Start everything and keep it running until SIGTERM or SIGINT; the exit code."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+        names = ["jobs", *(f"worker-{number}" for number in range(self._settings.listen.workers))]
+        for name in names:
+            self._start(name)
+        while not self._stopping:
+            time.sleep(0.05)
+            for name in names:
+                code = self._children[name].poll()
+                if code is None or self._stopping:
+                    continue
+                if code == EXIT_CONFIGURATION:
+                    self._stop_all()
+                    return EXIT_CONFIGURATION
+                log.error("%s ended with %s; starting it again", name, code)
+                self._forget_metrics(self._children[name].pid)
+                time.sleep(max(0.0, RESTART_SECONDS - (time.monotonic() - self._started[name])))
+                self._start(name)
+        self._stop_all()
+        return 0
+
+    def _start(self, name: str) -> None:
+        role = "jobs" if name == "jobs" else "worker"
+        command = [sys.executable, "-m", "proxy.cli", "_child", role, str(self._listener.fileno())]
+        if self._config is not None:
+            command += ["--config", str(self._config)]
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics_dir}
+        self._started[name] = time.monotonic()
+        self._children[name] = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command, pass_fds=[self._listener.fileno()], env=environment, preexec_fn=die_with_parent
+        )
+
+    def _on_signal(self, _number: int, _frame: object) -> None:
+        self._stopping = True
+
+    def _stop_all(self) -> None:
+        """Workers first, so that the jobs process flushes what they settled last."""
+        self._listener.close()
+        deadline = time.monotonic() + self._settings.listen.drain_seconds + STOP_EXTRA_SECONDS
+        workers = [child for name, child in self._children.items() if name != "jobs"]
+        for group in (workers, [self._children["jobs"]]):
+            for child in group:
+                child.terminate()
+            for child in group:
+                try:
+                    child.wait(max(0.1, deadline - time.monotonic()))
+                except subprocess.TimeoutExpired:
+                    child.kill()
+        for leftover in Path(self._metrics_dir).glob("*.db"):
+            leftover.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            Path(self._metrics_dir).rmdir()
+
+    def _forget_metrics(self, pid: int) -> None:
+        """Gauges of a dead process must not count any more (counters stay)."""
+        for leftover in Path(self._metrics_dir).glob(f"gauge_live*_{pid}.db"):
+            leftover.unlink(missing_ok=True)
+
+
+def die_with_parent() -> None:
+    """In a child: be killed when the supervisor is (Linux)."""
+    ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def tune_process() -> None:
+    """Room for many sockets; and keep uvloop's 256 KB read buffers out of mmap, which costs 15 µs each (design.md 9)."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD)

@@ -1,0 +1,225 @@
+"""HTTP in: uvicorn's httptools protocol made strict, and the client's side of an exchange on top of it.
+
+uvicorn with httptools refuses CL+TE, bare LF, obs-fold and duplicate lengths by itself; here we add what it
+lets through: two or no Host, absolute-form, endless or slow heads, upgrades, too many connections. Refusals at
+this level are written as OpenAI-shaped JSON and close the connection.
+"""
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from proxy.exchange import bad_request, too_large
+from proxy.rejections import Rejection, unavailable
+from proxy.upstream import Interrupted, Interruption
+
+Receive = Callable[[], Awaitable[Any]]
+Send = Callable[[Any], Awaitable[None]]
+
+
+class HttpLimits:
+    """What one connection may do. Sizes in bytes, times in seconds."""
+
+    __slots__ = ("body_bytes", "body_seconds", "connections", "header_bytes", "header_seconds", "stall_seconds")
+
+    def __init__(
+        self, *, connections: int, header_bytes: int, header_seconds: float, body_bytes: int, body_seconds: float, stall_seconds: float
+    ) -> None:
+        """`stall_seconds`: how long a client may read nothing of its answer."""
+        self.connections, self.header_bytes, self.header_seconds = connections, header_bytes, header_seconds
+        self.body_bytes, self.body_seconds, self.stall_seconds = body_bytes, body_seconds, stall_seconds
+
+
+class GuardedProtocol(HttpToolsProtocol):
+    """One client connection. `limits` is set on the subclass that `guarded()` makes."""
+
+    limits: HttpLimits
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - uvicorn's own signature
+        """See uvicorn."""
+        super().__init__(*arguments, **named)
+        self.on_disconnect: Callable[[], None] | None = None
+        self._head_bytes = 0
+        self._in_head = True
+        self._head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """A client connected."""
+        super().connection_made(transport)
+        if len(self.connections) > self.limits.connections:
+            self._refuse(unavailable("Too many connections. Try again shortly.", "too_many_connections"))
+            return
+        self._arm_head_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client left: whoever answers it must know at once."""
+        self._disarm_head_timer()
+        super().connection_lost(exc)
+        callback, self.on_disconnect = self.on_disconnect, None
+        if callback is not None:
+            callback()
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of requests."""
+        if self.transport.is_closing():
+            return
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_bytes > self.limits.header_bytes and b"\r\n\r\n" not in data[: self.limits.header_bytes]:
+                self._refuse(Rejection(431, "headers_too_large", f"The request head is larger than {self.limits.header_bytes} bytes."))
+                return
+        super().data_received(data)
+        if self._in_head and self._head_bytes and self._head_timer is None and not self.transport.is_closing():
+            self._arm_head_timer()
+
+    def on_message_begin(self) -> None:
+        """A new request starts on this connection."""
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_headers_complete(self) -> None:
+        """Refuse what uvicorn would accept; then go on as it does."""
+        self._in_head, self._head_bytes = False, 0
+        self._disarm_head_timer()
+        problem = self._problem()
+        if problem:
+            raise ValueError(problem)
+        self.scope["extensions"] = {"tollkeeper": self}  # type: ignore[typeddict-item]
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """A request is whole; what comes next is a head again."""
+        super().on_message_complete()
+        self._in_head = True
+
+    def _problem(self) -> str:
+        if not self.url.startswith(b"/"):
+            return "The request target must be a path such as /v1/chat/completions."
+        names = [name for name, _ in self.headers]
+        if names.count(b"host") != 1:
+            return "The request must have exactly one Host header."
+        if b"transfer-encoding" in names and b"content-length" in names:
+            return "The request has both Content-Length and Transfer-Encoding."
+        if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
+            return "The request gives its length twice."
+        if b"upgrade" in names and self.parser.should_upgrade():
+            return "Upgrades (WebSocket, h2c) are not offered here."
+        if sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.header_bytes:
+            return "The request head is too large."
+        return ""
+
+    def send_400_response(self, msg: str) -> None:
+        """uvicorn found the request malformed (or `_problem` did, whose words are then in the cause)."""
+        self._refuse(bad_request(self._last_problem() or msg))
+
+    def _last_problem(self) -> str:
+        error = sys.exc_info()[1]
+        cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+        return str(cause) if isinstance(cause, ValueError) else ""
+
+    def _refuse(self, rejection: Rejection) -> None:
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+            self.transport.abort()
+            return
+        body = rejection.body()
+        head = f"HTTP/1.1 {rejection.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        self.transport.write(head.encode() + body)
+        self.transport.close()
+
+    def _arm_head_timer(self) -> None:
+        self._disarm_head_timer()
+        self._head_timer = self.loop.call_later(self.limits.header_seconds, self._head_too_slow)
+
+    def _disarm_head_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_too_slow(self) -> None:
+        self._head_timer = None
+        if self._in_head and not self.transport.is_closing():
+            self._refuse(Rejection(408, "request_timeout", "The request head did not arrive in time."))
+
+
+def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
+    """The protocol class with these limits, for uvicorn's `http=`."""
+    return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits})
+
+
+class AsgiClient:
+    """The client's side of an exchange over ASGI on a GuardedProtocol."""
+
+    __slots__ = ("_headers", "interruption", "_limits", "_protocol", "_receive", "_send")
+
+    def __init__(self, scope: Any, receive: Receive, send: Send, protocol: GuardedProtocol) -> None:  # noqa: ANN401
+        """Set `interruption` to be told when the client stops reading."""
+        self._headers, self._receive, self._send, self._protocol = scope["headers"], receive, send, protocol
+        self._limits = protocol.limits
+        self.interruption: Interruption | None = None
+
+    async def read_body(self) -> bytes:
+        """See ClientSide."""
+        limit = self._limits.body_bytes
+        declared = next((value for name, value in self._headers if name == b"content-length"), b"0")
+        if int(declared) > limit:
+            raise too_large(limit)
+        if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in self._headers):
+            raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
+        message = await self._receive_in_time(self._limits.body_seconds)
+        if not message.get("more_body", False):
+            body: bytes = message.get("body", b"")
+            return self._within(body, limit)
+        parts, size = [message["body"]], len(message["body"])
+        deadline = asyncio.get_running_loop().time() + self._limits.body_seconds
+        while message.get("more_body", False):
+            message = await self._receive_in_time(deadline - asyncio.get_running_loop().time())
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit:
+                raise too_large(limit)
+        return b"".join(parts)
+
+    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+        """See ClientSide."""
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes, *, last: bool = False) -> None:
+        """See ClientSide."""
+        message = {"type": "http.response.body", "body": data, "more_body": not last}
+        if not self._protocol.flow.write_paused:
+            await self._send(message)
+            return
+        try:
+            async with asyncio.timeout(self._limits.stall_seconds):
+                await self._send(message)
+        except TimeoutError:
+            if self.interruption is not None:
+                self.interruption.fire("client_gone")
+            raise Interrupted from None
+
+    def abort(self) -> None:
+        """See ClientSide."""
+        if self._protocol.transport is not None:
+            self._protocol.transport.abort()
+
+    async def _receive_in_time(self, seconds: float) -> Any:  # noqa: ANN401 - an ASGI message
+        try:
+            async with asyncio.timeout(seconds):
+                message = await self._receive()
+        except TimeoutError:
+            raise Rejection(408, "request_timeout", "The request body did not arrive in time.") from None
+        if message["type"] == "http.disconnect":
+            raise Interrupted
+        return message
+
+    @staticmethod
+    def _within(body: bytes, limit: int) -> bytes:
+        if len(body) > limit:
+            raise too_large(limit)
+        return body

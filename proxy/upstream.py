@@ -1,0 +1,465 @@
+"""Connections to OpenAI: our own pool on httptools, because a streamed answer must cost microseconds.
+
+One request per connection at a time, keep-alive, TLS verified, an exact URL that the operator configured:
+nothing of a client's path, query or headers reaches the address. Every wait has a bound. A request is sent
+a second time only when the kernel proves that no byte of the first was received (`_Connection.untouched`).
+"""
+
+import asyncio
+import os
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+import certifi
+import httptools
+
+from config.settings import Secret, Upstream
+
+HIGH_WATER = 262_144
+TCP_INFO_BYTES_ACKED = 120
+MAX_RESPONSE_HEAD = 65_536
+
+
+class UpstreamError(Exception):
+    """The upstream did not give a whole answer. `sent` = it may have begun to work on the request."""
+
+    def __init__(self, reason: str, *, sent: bool) -> None:
+        """`reason` is for logs: connect, busy, closed, malformed, first_byte_timeout, idle_timeout, total_timeout."""
+        super().__init__(reason)
+        self.reason, self.sent = reason, sent
+
+
+class Interrupted(Exception):
+    """Reading was stopped from outside: the client left, or the server is shutting down."""
+
+
+class Interruption:
+    """The one switch that stops an exchange from outside. Fires once; the first reason stays."""
+
+    __slots__ = ("_wake", "muted", "reason")
+
+    def __init__(self) -> None:
+        """Not fired."""
+        self.reason = ""
+        self.muted = False
+        self._wake: Callable[[], None] | None = None
+
+    def fire(self, reason: str) -> None:
+        """`client_gone` or `shutdown`."""
+        if not self.reason:
+            self.reason = reason
+        if self._wake is not None:
+            self._wake()
+
+    def attach(self, wake: Callable[[], None] | None) -> None:
+        """What to call when it fires."""
+        self._wake = wake
+
+    def check(self) -> None:
+        """Raise Interrupted if it fired, unless whoever reads has muted it to drain the answer."""
+        if self.reason and not self.muted:
+            raise Interrupted(self.reason)
+
+
+class Head(NamedTuple):
+    """Status line and headers of an answer; names in lower case."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+    def get(self, name: bytes) -> bytes:
+        """The first header of that name, or empty."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class UpstreamPool:
+    """All connections of this process to the one upstream."""
+
+    def __init__(self, settings: Upstream, key: Secret, user_agent: str) -> None:
+        """Call `close()` at the end."""
+        base = urlsplit(settings.base_url)
+        self._settings = settings
+        self._host = base.hostname or ""
+        self._tls = _tls_context(settings.ca_file) if base.scheme == "https" else None
+        self._port = base.port or (443 if self._tls else 80)
+        self._path = base.path.rstrip("/")
+        authority = self._host if base.port is None else f"{self._host}:{base.port}"
+        self._fixed = (
+            f"Host: {authority}\r\nAuthorization: Bearer {key.reveal()}\r\nUser-Agent: {user_agent}\r\n"
+            "Accept-Encoding: identity\r\n"
+        ).encode()
+        self._idle: deque[_Connection] = deque()
+        self._open: set[_Connection] = set()
+        self._loop = asyncio.get_running_loop()
+
+    @property
+    def connections(self) -> tuple[int, int]:
+        """(open, idle) connections."""
+        return len(self._open), len(self._idle)
+
+    async def send(self, method: str, path: str, headers: bytes, body: bytes, interruption: Interruption) -> "Answer":
+        """Send a request to `base_url + path`; return the answer once its head is here.
+
+        `headers` are complete lines (each ending in CRLF), from our own code only. Raises UpstreamError, Interrupted.
+        """
+        head = b"".join(
+            (
+                f"{method} {self._path}{path} HTTP/1.1\r\n".encode(),
+                self._fixed,
+                headers,
+                b"Content-Length: %d\r\n\r\n" % len(body) if body or method == "POST" else b"\r\n",
+            )
+        )
+        request = head + body
+        while True:
+            connection = self._take_idle()
+            reused = connection is not None
+            if connection is None:
+                connection = await self._connect()
+            answer = Answer(connection, self._settings, interruption)
+            try:
+                connection.begin(request, reused=reused)
+                await answer.wait_head()
+            except UpstreamError:
+                answer.close()
+                if reused and connection.untouched:
+                    continue
+                raise
+            except BaseException:
+                answer.close()
+                raise
+            return answer
+
+    async def close(self) -> None:
+        """Close every connection."""
+        for connection in list(self._open):
+            connection.abort()
+
+    def _take_idle(self) -> "_Connection | None":
+        oldest = self._loop.time() - self._settings.keepalive_seconds
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.usable and connection.idle_since > oldest:
+                return connection
+            connection.abort()
+        return None
+
+    async def _connect(self) -> "_Connection":
+        if len(self._open) >= self._settings.max_connections:
+            raise UpstreamError("busy", sent=False)
+        connection = _Connection(self)
+        self._open.add(connection)
+        try:
+            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                await self._loop.create_connection(
+                    lambda: connection, self._host, self._port, ssl=self._tls, server_hostname=self._host if self._tls else None
+                )
+        except (OSError, TimeoutError):
+            self._open.discard(connection)
+            raise UpstreamError("connect", sent=False) from None
+        except BaseException:
+            self._open.discard(connection)
+            connection.abort()
+            raise
+        return connection
+
+    def put_back(self, connection: "_Connection") -> None:
+        """A connection finished its answer and may carry another request."""
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+
+    def forget(self, connection: "_Connection") -> None:
+        """A connection is gone."""
+        self._open.discard(connection)
+        if connection.idle_since:
+            try:
+                self._idle.remove(connection)
+            except ValueError:
+                return
+
+
+class _Connection(asyncio.Protocol):
+    """One socket and the answer being read from it. Also the httptools callbacks."""
+
+    def __init__(self, pool: UpstreamPool) -> None:
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._probe: socket.socket | None = None
+        self._acked_before = 0
+        self._parser: httptools.HttpResponseParser | None = None
+        self.idle_since = 0.0
+        self.untouched = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.buffered = 0
+        self.head_bytes = 0
+        self.has_head = False
+        self.complete = False
+        self.failure = ""
+        self.last_data = 0.0
+        self.waiter: asyncio.Future[None] | None = None
+        self.started = False
+        self._paused = False
+        self._until_close = False
+        self._keep = False
+
+    @property
+    def usable(self) -> bool:
+        """Whether the connection is open and quiet."""
+        return self._transport is not None and not self._transport.is_closing() and not self.failure
+
+    def begin(self, request: bytes, *, reused: bool) -> None:
+        """Write a request. `reused`: note what the kernel has had acknowledged, to prove an untouched failure."""
+        self._reset()
+        self.idle_since = 0.0
+        self.untouched = False
+        self._parser = httptools.HttpResponseParser(self)
+        self.started = True
+        self._acked_before = self._acked() if reused else -1
+        if self._transport is None:
+            raise UpstreamError("closed", sent=False)
+        self._transport.write(request)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport  # type: ignore[assignment]
+        plain = transport.get_extra_info("socket")
+        if plain is not None and plain.family in (socket.AF_INET, socket.AF_INET6):
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._probe = socket.socket(plain.family, plain.type, fileno=os.dup(plain.fileno()))
+
+    def data_received(self, data: bytes) -> None:
+        if not self.started or self._parser is None:
+            self.abort()  # an answer nobody asked for
+            return
+        self.last_data = self._pool._loop.time()
+        if not self.has_head:
+            self.head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self._fail("malformed")
+            return
+        if not self.has_head and self.head_bytes > MAX_RESPONSE_HEAD:
+            self._fail("malformed")
+            return
+        if self.buffered > HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self.wake()
+
+    def eof_received(self) -> None:
+        self._ended("closed")
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._ended("closed")
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+        self._transport = None
+        self._pool.forget(self)
+
+    # httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        if parser is None:
+            return
+        self.status = parser.get_status_code()
+        if self.status < 200:
+            return
+        names = {name for name, _ in self.headers}
+        self._until_close = b"content-length" not in names and b"transfer-encoding" not in names
+        self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        self.chunks.append(body)
+        self.buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        if self.status < 200:
+            self.headers = []
+            return
+        if self._until_close and self.status not in (204, 304):
+            return
+        self.complete = True
+        self._keep = self._parser is not None and self._parser.should_keep_alive()
+
+    # for Answer
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def take(self) -> bytes:
+        """Everything buffered; reading goes on if it was paused."""
+        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self.buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def finish(self) -> None:
+        """The answer is read: keep the connection if both sides agree, else close it."""
+        self.started = False
+        self._parser = None
+        if self._keep and self.usable and not self.chunks:
+            self._pool.put_back(self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once: the upstream stops working for us."""
+        self._keep = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _ended(self, reason: str) -> None:
+        if not self.started:
+            self.failure = reason
+            return
+        if self.has_head and self._until_close and not self.failure:
+            self.complete = True
+        elif not self.complete:
+            if not self.has_head and not self.headers and not self.failure:
+                self.untouched = 0 <= self._acked_before == self._acked()
+            self._fail(reason)
+        self._keep = False
+        self.wake()
+
+    def _fail(self, reason: str) -> None:
+        self.failure = self.failure or reason
+        self._keep = False
+        self.wake()
+
+    def _acked(self) -> int:
+        """How many bytes the peer's kernel has acknowledged (tcpi_bytes_acked, RFC 4898), -1 if unknown."""
+        if self._probe is None:
+            return -1
+        try:
+            info = self._probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES_ACKED + 8)
+        except OSError:
+            return -1
+        if len(info) < TCP_INFO_BYTES_ACKED + 8:
+            return -1
+        acked: int = struct.unpack_from("@Q", info, TCP_INFO_BYTES_ACKED)[0]
+        return acked
+
+
+class Answer:
+    """One answer being read. Not for concurrent readers. Always end with `close()`."""
+
+    __slots__ = ("_connection", "_deadline", "_interruption", "_loop", "_settings", "_timer", "head", "received")
+
+    def __init__(self, connection: _Connection, settings: Upstream, interruption: Interruption) -> None:
+        self._connection, self._settings = connection, settings
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.time() + settings.total_timeout_seconds
+        self._interruption = interruption
+        interruption.attach(connection.wake)
+        self._timer: asyncio.TimerHandle | None = None
+        self.head = Head(0, [])
+        self.received = 0
+
+    async def wait_head(self) -> None:
+        """Wait for status and headers. Raises UpstreamError, Interrupted."""
+        connection = self._connection
+        self._arm(self._settings.first_byte_timeout_seconds, "first_byte_timeout")
+        while not connection.has_head:
+            if connection.failure:
+                raise UpstreamError(connection.failure, sent=True)
+            await self._wait()
+        self._disarm()
+        self.head = Head(connection.status, connection.headers)
+        connection.last_data = self._loop.time()
+
+    async def read(self) -> bytes:
+        """The next bytes of the body, as much as is there; empty at its end. Raises UpstreamError, Interrupted."""
+        connection = self._connection
+        while not connection.chunks:
+            if connection.complete:
+                self._disarm()
+                return b""
+            if connection.failure:
+                raise UpstreamError(connection.failure, sent=True)
+            if self._timer is None:
+                self._arm(self._settings.idle_timeout_seconds, "idle_timeout")
+            await self._wait()
+        data = connection.take()
+        self.received += len(data)
+        return data
+
+    @property
+    def finished(self) -> bool:
+        """Whether the whole body has arrived and been read."""
+        return self._connection.complete and not self._connection.chunks
+
+    def close(self) -> None:
+        """Give the connection back if the answer was read to its end, else cut it."""
+        self._disarm()
+        self._interruption.attach(None)
+        connection = self._connection
+        if connection.started:
+            if connection.complete and not connection.chunks:
+                connection.finish()
+            else:
+                connection.abort()
+                connection.started = False
+
+    async def _wait(self) -> None:
+        connection = self._connection
+        self._interruption.check()
+        connection.waiter = waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            connection.waiter = None
+        self._interruption.check()
+
+    def _arm(self, seconds: float, reason: str) -> None:
+        """One timer for the whole wait: when it fires it looks at the last arrival and sets itself again."""
+        now = self._loop.time()
+        self._disarm()
+        self._timer = self._loop.call_at(min(now + seconds, self._deadline), self._tick, seconds, reason)
+
+    def _tick(self, seconds: float, reason: str) -> None:
+        connection = self._connection
+        now = self._loop.time()
+        if now >= self._deadline:
+            reason = "total_timeout"
+        elif reason == "idle_timeout" and (
+            # silence counts only while we are waiting for the upstream, not while our client reads slowly
+            (quiet_until := connection.last_data + seconds if connection.waiter else now + seconds) > now
+        ):
+            self._timer = self._loop.call_at(min(quiet_until, self._deadline), self._tick, seconds, reason)
+            return
+        self._timer = None
+        connection._fail(reason)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+def _tls_context(ca_file: str) -> ssl.SSLContext:
+    context = ssl.create_default_context(cafile=ca_file or certifi.where())
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
