@@ -52,9 +52,7 @@ class Accounts:
         async with self._db.write() as connection:
             await connection.execute(insert(accounts).values(id=account_id, name=name, created_at=now_ms()))
             await connection.execute(
-                insert(balances).values(
-                    account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0
-                )
+                insert(balances).values(account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0)
             )
         return account_id
 
@@ -127,9 +125,7 @@ class Accounts:
     async def find_key(self, key_hash: str) -> ApiKey | None:
         """The key of that hash, revoked and expired ones included."""
         query = (
-            select(api_keys, accounts.c.status)
-            .join(accounts, accounts.c.id == api_keys.c.account_id)
-            .where(api_keys.c.hash == key_hash)
+            select(api_keys, accounts.c.status).join(accounts, accounts.c.id == api_keys.c.account_id).where(api_keys.c.hash == key_hash)
         )
         async with self._db.read() as connection:
             row = (await connection.execute(query)).mappings().first()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sqlalchemy import event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -56,7 +56,7 @@ class Database:
             cursor.close()
             # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
             # transaction waits for the lock at its start and never fails half-way with "database is locked".
-            connection.isolation_level = None  # type: ignore[attr-defined]
+            connection.isolation_level = None
 
         @event.listens_for(engine.sync_engine, "begin")
         def begin(connection: object) -> None:
@@ -93,8 +93,6 @@ class _translated:  # noqa: N801 - reads as a statement
         away = isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError)) or (
             isinstance(error, DBAPIError) and error.connection_invalidated
         )
-        if not away and isinstance(error, DBAPIError) and not isinstance(error, SQLAlchemyError):
-            return
         if away or type(getattr(error, "orig", error)).__module__.startswith("asyncpg"):
             root = getattr(error, "orig", None) or error
             raise StoreUnavailable("sql", f"{type(root).__name__}: {root}", in_doubt=True) from error

@@ -118,8 +118,8 @@ class Balances(Protocol):
         """Return once the hold is on disk: before the first byte of a paid answer reaches the client."""
         ...
 
-    async def settle(self, hold_id: str, account_id: str, due: Millicredits, record: bytes) -> Settled | Gone:
-        """Charge the hold's request and journal it, in one atomic step."""
+    async def settle(self, hold_id: str, account_id: str, due: Millicredits, record: bytes, tokens: int = -1) -> Settled | Gone:
+        """Charge the hold's request and journal it, in one atomic step. `tokens` used correct the key's rate (-1: unknown)."""
         ...
 
     async def release(self, hold_id: str, account_id: str) -> Settled | Gone:

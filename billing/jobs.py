@@ -93,12 +93,12 @@ async def relay_once(balances: Balances, ledger: Ledger) -> int:
 
 async def drain(balances: Balances, journal: Journal, ledger: Ledger, batch: int) -> Drained:
     """Move everything that is pending, both ways. Raises StoreUnavailable."""
-    charges = credits = 0
+    charges = credited = 0
     while moved := await flush_once(journal, ledger, batch):
         charges += moved
     while moved := await relay_once(balances, ledger):
-        credits += moved
-    return Drained(charges, credits)
+        credited += moved
+    return Drained(charges, credited)
 
 
 async def repeat(step: Callable[[], Awaitable[int]], idle_seconds: float, name: str) -> None:

@@ -1,6 +1,6 @@
 """The SQL ledger: posting batches of charges, moving admins' money, and reading all of it back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -82,9 +82,7 @@ class Ledger:
             if sequence is None:
                 raise AccountNotFound(account_id)
             await connection.execute(
-                insert(outbox).values(
-                    account_id=account_id, sequence=sequence, delta_millicredits=amount, created_at=created
-                )
+                insert(outbox).values(account_id=account_id, sequence=sequence, delta_millicredits=amount, created_at=created)
             )
         return True
 
@@ -189,9 +187,7 @@ class UsageFilters(NamedTuple):
             found.append(usage.c.created_at < self.until_ms)
         if self.before is not None:
             at, charge_id = self.before
-            found.append(
-                or_(usage.c.created_at < at, and_(usage.c.created_at == at, usage.c.charge_id < charge_id))
-            )
+            found.append(or_(usage.c.created_at < at, and_(usage.c.created_at == at, usage.c.charge_id < charge_id)))
         return found
 
 
@@ -210,14 +206,12 @@ def transfers_row(posting: Posting) -> dict[str, Any]:
     }
 
 
-def _posted_query() -> Any:  # noqa: ANN401 - a Select of three columns; spelling its type says less
+def _posted_query() -> Any:
     return select(balances.c.account_id, balances.c.posted_millicredits, balances.c.outbox_sequence)
 
 
 def _postings(entry: Entry, record: UsageRecord) -> list[Posting]:
-    return charge_postings(
-        record.charge_id, record.account_id, entry.charged, entry.loss, record.cost_millicredits, now_ms()
-    )
+    return charge_postings(record.charge_id, record.account_id, entry.charged, entry.loss, record.cost_millicredits, now_ms())
 
 
 async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
@@ -239,10 +233,9 @@ async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> Non
         )
 
 
-def _usage_row(entry: Entry, record: UsageRecord) -> Mapping[str, Any] | Any:  # noqa: ANN401
+def _usage_row(entry: Entry, record: UsageRecord) -> dict[str, Any]:
     row = msgspec.structs.asdict(record)
     row["rates"] = bytes(record.rates).decode()
     row["billed_model"] = record.billed_model or record.model
     row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss
-    del row["free"]
-    return {**row, "free": record.free}
+    return row

@@ -49,5 +49,5 @@ def _upgrade(connection: Connection, config: Config) -> None:
     command.upgrade(config, "head")
 
 
-def _current(connection: Connection) -> Any:  # noqa: ANN401 - alembic's own
+def _current(connection: Connection) -> Any:
     return MigrationContext.configure(connection).get_current_revision()

@@ -148,9 +148,7 @@ class PriceBook:
 
     def _charge(self, card: Card, scaled: int) -> Charge:
         markup = self._markup
-        return Charge(
-            round_up(scaled * markup.numerator, SCALE * markup.denominator, self._rounding), round_up(scaled, SCALE), card
-        )
+        return Charge(round_up(scaled * markup.numerator, SCALE * markup.denominator, self._rounding), round_up(scaled, SCALE), card)
 
     def _model(self, name: str, row: Mapping[str, Any]) -> Model:
         per_call = row.get("per_call", {})

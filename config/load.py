@@ -58,9 +58,7 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
                 "name a readable file that holds the key alone, or set OPENAI_API_KEY",
             ) from None
     if value and not re.fullmatch(r"[\x21-\x7e]+", value):
-        raise ConfigError(
-            "environment", "OPENAI_API_KEY", "has blanks or control characters in it", "paste the key alone"
-        )
+        raise ConfigError("environment", "OPENAI_API_KEY", "has blanks or control characters in it", "paste the key alone")
     return Secret(value)
 
 
@@ -119,13 +117,11 @@ def _is_text(kind: msgspec.inspect.Type) -> bool:
     return isinstance(kind, msgspec.inspect.StrType)
 
 
-def _json_value(name: str, raw: str) -> Any:  # noqa: ANN401 - whatever JSON holds; the schema judges it next
+def _json_value(name: str, raw: str) -> Any:
     try:
         return msgspec.json.decode(raw.encode())
     except msgspec.DecodeError:
-        raise ConfigError(
-            "environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]'
-        ) from None
+        raise ConfigError("environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]') from None
 
 
 def _explain(error: msgspec.ValidationError, where: str, overridden: Mapping[str, str]) -> ConfigError:

@@ -21,7 +21,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Base of every section: immutable, keyword only, no unknown keys."""
 
 
-class Listen(Section):
+class Listen(Section, frozen=True):
     """*restart* — where we accept connections, and how much of one we tolerate."""
 
     host: str = "127.0.0.1"
@@ -36,7 +36,7 @@ class Listen(Section):
     drain_seconds: Positive = 30
 
 
-class Upstream(Section):
+class Upstream(Section, frozen=True):
     """*restart* — the OpenAI API we forward to. The key comes from OPENAI_API_KEY or `api_key_file`."""
 
     base_url: str = "https://api.openai.com/v1"
@@ -51,7 +51,7 @@ class Upstream(Section):
     max_response_bytes: Positive = 268_435_456
 
 
-class Database(Section):
+class Database(Section, frozen=True):
     """*restart* — the SQL ledger."""
 
     url: str = "sqlite+aiosqlite:///var/tollkeeper.db"
@@ -59,7 +59,7 @@ class Database(Section):
     timeout_seconds: PositiveSeconds = 5.0
 
 
-class Redis(Section):
+class Redis(Section, frozen=True):
     """*restart* — the shared balance store. An empty `url` selects the embedded store (one process)."""
 
     url: str = ""
@@ -67,14 +67,14 @@ class Redis(Section):
     require_aof: bool = True
 
 
-class Embedded(Section):
+class Embedded(Section, frozen=True):
     """*restart* — the one-process balance store's journal file."""
 
     path: str = "var/embedded.db"
     timeout_seconds: PositiveSeconds = 0.8
 
 
-class Journal(Section):
+class Journal(Section, frozen=True):
     """*restart* — the way of settled charges into the ledger."""
 
     flush_interval_ms: Positive = 50
@@ -83,7 +83,7 @@ class Journal(Section):
     max_lag_seconds: Positive = 3600
 
 
-class Billing(Section):
+class Billing(Section, frozen=True):
     """What is charged, and for whom a request is forwarded at all."""
 
     charging_enabled: bool = True
@@ -104,7 +104,7 @@ class Billing(Section):
     top_up_url: str = "/credits"
 
 
-class Limits(Section):
+class Limits(Section, frozen=True):
     """Per key, used where a key names none of its own. 0 = unlimited."""
 
     requests_per_minute: NotNegative = 0
@@ -112,7 +112,7 @@ class Limits(Section):
     concurrency: NotNegative = 0
 
 
-class Package(Section):
+class Package(Section, frozen=True):
     """A credit package on sale: USD in, credits out (paid part plus bonus per cent)."""
 
     code: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}$")]
@@ -120,14 +120,14 @@ class Package(Section):
     bonus_percent: Decimalish = "0"
 
 
-class Log(Section):
+class Log(Section, frozen=True):
     """*restart* — one JSON line a request on stderr."""
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     access: bool = True
 
 
-class Settings(Section):
+class Settings(Section, frozen=True):
     """The whole of proxy.toml."""
 
     listen: Listen = Listen()

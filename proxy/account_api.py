@@ -147,7 +147,7 @@ def rejected(rejection: Rejection) -> Response:
     return Response(rejection.body(), rejection.status, headers, "application/json")
 
 
-def json_response(value: Any, status: int = 200) -> Response:  # noqa: ANN401 - whatever JSON can hold
+def json_response(value: Any, status: int = 200) -> Response:
     """JSON that no cache keeps."""
     return Response(msgspec.json.encode(value), status, {"cache-control": "no-store"}, "application/json")
 

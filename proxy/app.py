@@ -66,7 +66,7 @@ class Application:
         self._services: Services | None = None
         self._side: Starlette | None = None
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401 - ASGI's own types
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Dispatch one connection event."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -86,7 +86,7 @@ class Application:
             for exchange in list(self._services.live):
                 exchange.interruption.fire("shutdown")
 
-    async def _exchange(self, services: Services, scope: Any, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def _exchange(self, services: Services, scope: Any, receive: Any, send: Any) -> None:
         protocol = scope["extensions"]["tollkeeper"]
         client = AsgiClient(scope, receive, send, protocol)
         path, method = scope["raw_path"], scope["method"]
@@ -101,7 +101,7 @@ class Application:
         finally:
             protocol.on_disconnect = None
 
-    async def _lifespan(self, receive: Any, send: Any) -> None:  # noqa: ANN401
+    async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()
         try:
             await self._start()
@@ -129,9 +129,7 @@ class Application:
         request_log = RequestLog(access=settings.log.access)
         self._stack.callback(request_log.flush)
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
-        services = self._services = Services(
-            settings, prices, store, authenticator, Tokenizer(), upstream, self._key, metrics, request_log
-        )
+        services = self._services = Services(settings, prices, store, authenticator, Tokenizer(), upstream, self._key, metrics, request_log)
         if self._with_jobs:
             jobs = jobs_of(settings, store, ledger)
             jobs.start()
@@ -189,7 +187,7 @@ def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledge
 
 
 @contextlib.asynccontextmanager
-async def background(work: Any) -> AsyncIterator[None]:  # noqa: ANN401 - a coroutine
+async def background(work: Any) -> AsyncIterator[None]:
     """Run a coroutine beside the block, and end it with the block."""
     task = asyncio.create_task(work)
     try:
@@ -226,7 +224,7 @@ async def _watch(services: Services, database: Database, store: Store, health: H
         await asyncio.sleep(WATCH_SECONDS)
 
 
-async def _probe(check: Any) -> str:  # noqa: ANN401 - an awaitable
+async def _probe(check: Any) -> str:
     try:
         async with asyncio.timeout(PROBE_SECONDS):
             await check
@@ -247,7 +245,7 @@ async def _healthz(_request: Request) -> Response:
     return json_response({"status": "alive"})
 
 
-def _readyz_with(health: Health) -> Any:  # noqa: ANN401 - a Starlette endpoint
+def _readyz_with(health: Health) -> Any:
     async def readyz(_request: Request) -> Response:
         problems = {name: problem for name, problem in health.problems.items() if problem}
         if time.monotonic() - health.checked_at > WATCH_SECONDS + 2 * PROBE_SECONDS:
@@ -257,12 +255,12 @@ def _readyz_with(health: Health) -> Any:  # noqa: ANN401 - a Starlette endpoint
     return readyz
 
 
-def _metrics_with(registry: CollectorRegistry) -> Any:  # noqa: ANN401 - a Starlette endpoint
+def _metrics_with(registry: CollectorRegistry) -> Any:
     async def metrics(_request: Request) -> Response:
         source = registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             source = CollectorRegistry()
-            MultiProcessCollector(source)
+            MultiProcessCollector(source)  # type: ignore[no-untyped-call]
         return Response(generate_latest(source), media_type=CONTENT_TYPE_LATEST)
 
     return metrics

@@ -410,7 +410,7 @@ def _refuse_duplicates(body: bytes) -> None:
         raise invalid(f"The member `{twice}` is given twice: send it once.", twice, "duplicate_parameter")
 
 
-def _decode(decoder: Any, body: bytes) -> Any:  # noqa: ANN401 - one of three decoders
+def _decode(decoder: Any, body: bytes) -> Any:
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -439,14 +439,14 @@ def _cap(value: int, name: str) -> int:
     return value
 
 
-def _inputs(prompt: Any) -> int:  # noqa: ANN401 - text, token ids, or a list of either
+def _inputs(prompt: Any) -> int:
     """How many prompts a legacy request carries: each gets its own completions."""
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         return len(prompt)
     return 1
 
 
-def _strings(value: Any) -> tuple[list[str], int]:  # noqa: ANN401 - text, token ids, or a list of either
+def _strings(value: Any) -> tuple[list[str], int]:
     """(texts, number of token ids)."""
     if value is None or isinstance(value, str):
         return [value or ""], 1

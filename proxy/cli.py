@@ -311,7 +311,9 @@ async def _ledger(context: Context) -> Result:
         }
         for row in rows
     ]
-    lines = [f"{row['createdAt']}  {row['amountMillicredits']:>16}  {row['kind']:<14} {row['referenceId']}  {row['reason']}" for row in data]
+    lines = [
+        f"{row['createdAt']}  {row['amountMillicredits']:>16}  {row['kind']:<14} {row['referenceId']}  {row['reason']}" for row in data
+    ]
     return {"data": data}, "\n".join(lines) or "The ledger has no rows for this account.", 0
 
 
@@ -352,7 +354,7 @@ async def _drain(context: Context) -> Result:
     if settings.redis.url:
         store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, _lease_ms(settings))
         async with _opened(store):
-            moved = await drain(store, store, context.ledger, settings.journal.batch_size)
+            moved: tuple[int, int] = await drain(store, store, context.ledger, settings.journal.batch_size)
             pending, _ = await store.depth()
             _, held, _ = await store.all_figures()
     else:
@@ -364,7 +366,10 @@ async def _drain(context: Context) -> Result:
         "heldMillicredits": str(sum(held.values())),
         "accountsWithHolds": len([amount for amount in held.values() if amount]),
     }
-    text = f"Flushed {moved[0]} charges and applied {moved[1]} credits; {pending} charges pending, {display_credits(sum(held.values()))} credits held."
+    text = (
+        f"Flushed {moved[0]} charges and applied {moved[1]} credits; "
+        f"{pending} charges pending, {display_credits(sum(held.values()))} credits held."
+    )
     return result, text, 1 if pending else 0
 
 
@@ -380,11 +385,11 @@ async def _drain_embedded(context: Context) -> tuple[tuple[int, int], int, dict[
             moved = await drain(store, store, context.ledger, settings.journal.batch_size)
         return (before + moved.charges, moved.credits), journal_depth(path)[0], {}
     charges = journal_depth(path)[0]
-    credits = len(await context.ledger.outbox_pending(500))
+    credited = len(await context.ledger.outbox_pending(500))
     deadline = time.monotonic() + DRAIN_WAIT_SECONDS
     while (journal_depth(path)[0] or await context.ledger.outbox_pending(1)) and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
-    return (charges, credits), journal_depth(path)[0], read_figures(path)[1]
+    return (charges, credited), journal_depth(path)[0], read_figures(path)[1]
 
 
 def _server_runs(path: Path) -> bool:
@@ -426,7 +431,7 @@ async def _figures_of(context: Context, account_id: str) -> tuple[int | None, in
 
 
 @contextlib.asynccontextmanager
-async def _opened(store: Any) -> AsyncIterator[Any]:  # noqa: ANN401 - either store
+async def _opened(store: Any) -> AsyncIterator[Any]:
     await store.open()
     try:
         yield store
@@ -459,7 +464,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tollkeeper", description="A prepaid meter in front of the OpenAI API.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    def add(group: Any, name: str, run: Command | None, text: str) -> argparse.ArgumentParser:  # noqa: ANN401
+    def add(group: Any, name: str, run: Command | None, text: str) -> argparse.ArgumentParser:
         made: argparse.ArgumentParser = group.add_parser(name, parents=[common], help=text, description=text)
         made.set_defaults(run=run)
         return made

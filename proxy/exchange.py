@@ -109,8 +109,24 @@ class Exchange:
     """One request on its way. `run()` is the line; everything else is a step of it."""
 
     __slots__ = (
-        "amount", "client", "headers", "holding", "interruption", "key", "method", "path", "plan", "request_id", "services",
-        "started", "started_ms", "first_byte_ms", "status", "charged", "outcome", "marked_at",
+        "amount",
+        "charged",
+        "client",
+        "first_byte_ms",
+        "headers",
+        "holding",
+        "interruption",
+        "key",
+        "marked_at",
+        "method",
+        "outcome",
+        "path",
+        "plan",
+        "request_id",
+        "services",
+        "started",
+        "started_ms",
+        "status",
     )  # fmt: skip
 
     def __init__(self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
@@ -172,9 +188,10 @@ class Exchange:
     async def _hold(self, plan: Plan, key: ApiKey, body: bytes) -> Plan:
         """Hold the worst case by bytes; where money is short count tokens, then clamp. Raises Rejection (402, 429, 503)."""
         services, billing = self.services, self.services.settings.billing
-        counted = False
-        for _ in range(HOLD_TRIES):
+        counted, tries = False, 0
+        while True:
             result = await self._try_hold(plan, key)
+            tries += 1
             if isinstance(result, Held):
                 self.holding = True
                 return plan
@@ -186,12 +203,13 @@ class Exchange:
                 texts, framing = texts_to_count(plan.endpoint.name, body)
                 tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
                 plan = with_counted_input(plan, tokens, services.prices)
+            if tries == HOLD_TRIES:
+                raise self._insufficient(plan, result, budget)
             if plan.ceiling.amount > budget:
                 lower = clamped(plan, budget, billing.min_output_tokens, services.prices)
                 if lower is None:
                     raise self._insufficient(plan, result, budget)
                 plan = lower
-        raise self._insufficient(plan, result, budget)
 
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services, billing = self.services, self.services.settings.billing
@@ -211,14 +229,18 @@ class Exchange:
             return await services.balances.hold(request)
         except StoreUnavailable as error:
             services.metrics.store_errors.labels(error.store).inc()
-            raise unavailable("Your balance cannot be read right now, so nothing was served or charged. Try again shortly.", "store_unavailable") from None
+            raise unavailable(
+                "Your balance cannot be read right now, so nothing was served or charged. Try again shortly.", "store_unavailable"
+            ) from None
         except AccountNotFound:
             raise unavailable("Your account cannot be read right now. Try again shortly.", "store_unavailable") from None
 
     @staticmethod
     def _limited(result: Refused) -> Rejection:
         if result.source == "concurrency":
-            return too_many("Too many requests of this key are in flight. Wait for one to finish.", "concurrency_limit_exceeded", result.retry_after_ms)
+            return too_many(
+                "Too many requests of this key are in flight. Wait for one to finish.", "concurrency_limit_exceeded", result.retry_after_ms
+            )
         unit = "requests" if result.source == "requests_per_minute" else "tokens"
         message = f"Rate limit reached for {unit} per minute of this API key. Try again in {result.retry_after_ms / 1000:.1f}s."
         return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
@@ -281,14 +303,25 @@ class Exchange:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
         if status == 401:
             raise Rejection(
-                401, "upstream_authentication_failed", "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider.", kind="upstream_error"
+                401,
+                "upstream_authentication_failed",
+                "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider.",
+                kind="upstream_error",
             )
         if b'"insufficient_quota"' in body:
             raise Rejection(
-                status, "insufficient_quota", "This service's own upstream quota is used up; your credits are fine. Contact your provider.", kind="upstream_error"
+                status,
+                "insufficient_quota",
+                "This service's own upstream quota is used up; your credits are fine. Contact your provider.",
+                kind="upstream_error",
             )
         if not answer.head.get(b"content-type").startswith(b"application/json"):
-            raise Rejection(status, "upstream_error", f"The upstream answered with status {status}. Nothing was charged; try again.", kind="server_error")
+            raise Rejection(
+                status,
+                "upstream_error",
+                f"The upstream answered with status {status}. Nothing was charged; try again.",
+                kind="server_error",
+            )
         body = self._without_identity(body)
         await self.client.start(status, [*self._passed_headers(answer), (b"content-length", str(len(body)).encode())])
         self.status, self.outcome = status, "upstream_error"
@@ -322,7 +355,7 @@ class Exchange:
         except Interrupted:
             outcome = "shutdown" if self.interruption.reason == "shutdown" else "client_gone"
             if self._should_drain(plan):
-                await self._drain(plan, answer, meter)
+                await self._drain(answer, meter)
         except UpstreamError as error:
             self.services.metrics.upstream_errors.labels(error.reason).inc()
             outcome = "upstream_cut"
@@ -335,12 +368,10 @@ class Exchange:
         texts, audio = meter.shown()
         errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
         insured = errored and not meter.showed_anything
-        ending = await self._end_with(
-            plan, report, texts, completed=outcome == "completed", insured=insured, outcome=outcome, audio=audio
-        )
-        settled = await self._settle(plan, key, ending, answer)
+        ending = await self._end_with(plan, report, texts, completed=outcome == "completed", insured=insured, outcome=outcome, audio=audio)
+        await self._settle(plan, key, ending, answer)
         if not self.interruption.reason:
-            await self._finish_stream(answer, meter, ending, settled)
+            await self._finish_stream(answer, meter, ending)
 
     async def _relay(self, plan: Plan, key: ApiKey, answer: Answer, meter: StreamMeter) -> None:
         """Upstream to client until [DONE], the upstream's end, or an interruption."""
@@ -361,7 +392,7 @@ class Exchange:
             if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
                 self._mark(plan, key, meter.shown_roughly())
 
-    async def _finish_stream(self, answer: Answer, meter: StreamMeter, ending: Ending, settled: Settled | None) -> None:
+    async def _finish_stream(self, answer: Answer, meter: StreamMeter, ending: Ending) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""
         tail = meter.tail
         if meter.usage_event is not None and (b"x-credits-usage", b"1") in self.headers:
@@ -401,7 +432,7 @@ class Exchange:
         billing = self.services.settings.billing
         return self.interruption.reason == "client_gone" and (plan.model.reasoning or billing.on_disconnect == "drain")
 
-    async def _drain(self, plan: Plan, answer: Answer, meter: StreamMeter) -> None:
+    async def _drain(self, answer: Answer, meter: StreamMeter) -> None:
         """The client left, but its model thinks unseen: read on to the usage, bounded in time and tokens."""
         billing = self.services.settings.billing
         self.interruption.muted = True
@@ -553,7 +584,9 @@ class Exchange:
         try:
             await self.services.balances.durable(self.request_id)
         except StoreUnavailable:
-            raise unavailable("Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable") from None
+            raise unavailable(
+                "Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable"
+            ) from None
 
     def _passed_headers(self, answer: Answer) -> list[tuple[bytes, bytes]]:
         found = [(name, value) for name, value in answer.head.headers if name in PASSED_HEADERS]

@@ -28,7 +28,7 @@ class RequestLog:
         self._encode = msgspec.json.Encoder().encode
         self._due: asyncio.TimerHandle | None = None
 
-    def request(self, **fields: Any) -> None:  # noqa: ANN401 - whatever JSON can hold
+    def request(self, **fields: Any) -> None:
         """One finished request."""
         if self._access:
             self._write({"event": "request", "at": now_ms(), **fields})
@@ -79,4 +79,3 @@ def configure_logging(level: str) -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "aiosqlite", "uvicorn.access"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-

@@ -58,7 +58,7 @@ def read_answer(body: bytes) -> tuple[Report, bool]:
     return _report(answer), produced
 
 
-def read_usage(raw: Any) -> Usage | None:  # noqa: ANN401 - whatever JSON an upstream sends
+def read_usage(raw: Any) -> Usage | None:
     """OpenAI's usage object as a Usage; None when it is missing, negative, not integers, or contradicts itself."""
     if not isinstance(raw, dict):
         return None
@@ -134,7 +134,7 @@ class StreamMeter:
         for event in split_events(whole):
             kept_back = self._look_at(event)
             if kept_back or self.tail:
-                if not (kept_back == "hidden"):
+                if kept_back != "hidden":
                     self.tail.append(event)
             else:
                 passed.append(event)
@@ -202,9 +202,7 @@ class StreamMeter:
             except (msgspec.DecodeError, UnicodeDecodeError):
                 continue
             if not self._report.model and answer.model:
-                self._report = self._report._replace(
-                    model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or ""
-                )
+                self._report = self._report._replace(model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or "")
             for choice in answer.choices or ():
                 self._note(choice)
 

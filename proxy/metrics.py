@@ -16,9 +16,7 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every series."""
-        self.requests = Counter(
-            "tollkeeper_requests_total", "Answered /v1 requests", ["endpoint", "status"], registry=registry
-        )
+        self.requests = Counter("tollkeeper_requests_total", "Answered /v1 requests", ["endpoint", "status"], registry=registry)
         self.calls = Counter("openai_calls_total", "Requests that OpenAI answered and we metered", ["model"], registry=registry)
         self.tokens_in = Counter("openai_tokens_in_total", "Input tokens metered", ["model"], registry=registry)
         self.tokens_out = Counter("openai_tokens_out_total", "Output tokens metered", ["model"], registry=registry)

@@ -18,7 +18,16 @@ from proxy.bodies import Parsed, bounds_of, input_bound, with_members
 from proxy.endpoints import Endpoint
 from proxy.rejections import forbidden, invalid
 
-ASKED_TIERS = {None: "", "auto": "", "default": "default", "flex": "flex", "priority": "priority", "fast": "priority", "ultrafast": "ultrafast"}
+# what a client may ask for → the tier we price ("" = the operator's own)
+ASKED_TIERS = {
+    None: "",
+    "auto": "",
+    "default": "default",
+    "flex": "flex",
+    "priority": "priority",
+    "fast": "priority",
+    "ultrafast": "ultrafast",
+}
 TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
 
 
@@ -165,7 +174,7 @@ def _output_cap(parsed: Parsed, model: Model, billing: Billing) -> tuple[int, bo
     if parsed.explicit_cap is not None:
         if most is not None and parsed.explicit_cap > most:
             raise invalid(
-                f"The output maximum is too large: {parsed.explicit_cap}. The model {parsed.model!r} supports at most {most} output tokens.",
+                f"The output maximum is too large: {parsed.explicit_cap}. {parsed.model!r} supports at most {most} output tokens.",
                 parsed.cap_field or "max_tokens",
             )
         return parsed.explicit_cap, False

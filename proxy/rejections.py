@@ -93,7 +93,9 @@ def insufficient_credits(
             f"{display_credits(held)} are held by requests in flight: retry when they finish, or top up."
         )
     elif source == "key_limit":
-        message = f"This request needs up to {need} credits, more than this API key's spend limit leaves. Use another key or raise the limit."
+        message = (
+            f"This request needs up to {need} credits, more than this API key's spend limit leaves. Use another key or raise the limit."
+        )
     else:
         message = f"This request needs up to {need} credits and {have} are available. Top up to continue."
     if affordable:

@@ -165,9 +165,7 @@ class Supervisor:
             command += ["--config", str(self._config)]
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics_dir}
         self._started[name] = time.monotonic()
-        self._children[name] = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command, pass_fds=[self._listener.fileno()], env=environment, preexec_fn=die_with_parent
-        )
+        self._children[name] = subprocess.Popen(command, pass_fds=[self._listener.fileno()], env=environment, preexec_fn=die_with_parent)
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True

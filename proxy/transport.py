@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from proxy.exchange import bad_request, too_large
 from proxy.rejections import Rejection, unavailable
@@ -39,7 +39,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     limits: HttpLimits
 
-    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - uvicorn's own signature
+    def __init__(self, *arguments: Any, **named: Any) -> None:
         """See uvicorn."""
         super().__init__(*arguments, **named)
         self.on_disconnect: Callable[[], None] | None = None
@@ -88,7 +88,7 @@ class GuardedProtocol(HttpToolsProtocol):
         problem = self._problem()
         if problem:
             raise ValueError(problem)
-        self.scope["extensions"] = {"tollkeeper": self}  # type: ignore[typeddict-item]
+        self.scope["extensions"] = {"tollkeeper": self}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
@@ -113,7 +113,7 @@ class GuardedProtocol(HttpToolsProtocol):
         return ""
 
     def send_400_response(self, msg: str) -> None:
-        """uvicorn found the request malformed (or `_problem` did, whose words are then in the cause)."""
+        """Uvicorn found the request malformed (or `_problem` did, whose words are then in the cause)."""
         self._refuse(bad_request(self._last_problem() or msg))
 
     def _last_problem(self) -> str:
@@ -124,12 +124,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def _refuse(self, rejection: Rejection) -> None:
         if self.transport.is_closing():
             return
-        if self.cycle is not None and self.cycle.response_started and not self.cycle.response_complete:
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
             self.transport.abort()
             return
         body = rejection.body()
-        head = f"HTTP/1.1 {rejection.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-        self.transport.write(head.encode() + body)
+        head = f"HTTP/1.1 {rejection.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
+        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
         self.transport.close()
 
     def _arm_head_timer(self) -> None:
@@ -155,9 +156,9 @@ def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
 class AsgiClient:
     """The client's side of an exchange over ASGI on a GuardedProtocol."""
 
-    __slots__ = ("_headers", "interruption", "_limits", "_protocol", "_receive", "_send")
+    __slots__ = ("_headers", "_limits", "_protocol", "_receive", "_send", "interruption")
 
-    def __init__(self, scope: Any, receive: Receive, send: Send, protocol: GuardedProtocol) -> None:  # noqa: ANN401
+    def __init__(self, scope: Any, receive: Receive, send: Send, protocol: GuardedProtocol) -> None:
         """Set `interruption` to be told when the client stops reading."""
         self._headers, self._receive, self._send, self._protocol = scope["headers"], receive, send, protocol
         self._limits = protocol.limits
@@ -208,7 +209,7 @@ class AsgiClient:
         if self._protocol.transport is not None:
             self._protocol.transport.abort()
 
-    async def _receive_in_time(self, seconds: float) -> Any:  # noqa: ANN401 - an ASGI message
+    async def _receive_in_time(self, seconds: float) -> Any:
         try:
             async with asyncio.timeout(seconds):
                 message = await self._receive()

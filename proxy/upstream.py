@@ -90,8 +90,7 @@ class UpstreamPool:
         self._path = base.path.rstrip("/")
         authority = self._host if base.port is None else f"{self._host}:{base.port}"
         self._fixed = (
-            f"Host: {authority}\r\nAuthorization: Bearer {key.reveal()}\r\nUser-Agent: {user_agent}\r\n"
-            "Accept-Encoding: identity\r\n"
+            f"Host: {authority}\r\nAuthorization: Bearer {key.reveal()}\r\nUser-Agent: {user_agent}\r\nAccept-Encoding: identity\r\n"
         ).encode()
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
@@ -261,7 +260,7 @@ class _Connection(asyncio.Protocol):
     def eof_received(self) -> None:
         self._ended("closed")
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, _error: Exception | None) -> None:
         self._ended("closed")
         if self._probe is not None:
             self._probe.close()

@@ -156,9 +156,7 @@ SNAPSHOT = r"(-\d{4}-\d{2}-\d{2}|-diarize)?"
 
 TOOL_FIELDS = {
     "web_search": "web_search_per_call_usd",
-    "web_search_preview_non_reasoning": (
-        "web_search_preview_non_reasoning_models_per_call_usd"
-    ),
+    "web_search_preview_non_reasoning": ("web_search_preview_non_reasoning_models_per_call_usd"),
     "file_search": "file_search_call_usd",
     "code_interpreter_1g": "code_interpreter_container_session_usd_1g",
 }
@@ -233,18 +231,14 @@ def is_price_field(field: str) -> bool:
 def raw_block(name: str, row: Row, tier: str, length: str) -> Block:
     suffix = LENGTH_SUFFIX[length] + TIER_SUFFIX[tier]
     return {
-        part: to_decimal(row[field + suffix], f"{name}.{field}{suffix}").scaleb(6)
-        for part, field in PARTS.items()
-        if field + suffix in row
+        part: to_decimal(row[field + suffix], f"{name}.{field}{suffix}").scaleb(6) for part, field in PARTS.items() if field + suffix in row
     }
 
 
 def raw_rates(name: str, row: Row) -> dict[str, Tier]:
     rates: dict[str, Tier] = {}
     for tier in TIER_SUFFIX:
-        blocks = {
-            length: raw_block(name, row, tier, length) for length in LENGTH_SUFFIX
-        }
+        blocks = {length: raw_block(name, row, tier, length) for length in LENGTH_SUFFIX}
         rates[tier] = {length: block for length, block in blocks.items() if block}
     return rates
 
@@ -259,10 +253,7 @@ def supplement_block(name: str, prices: Row) -> Block:
 def supplement_rates(name: str, prices: Row) -> dict[str, Tier]:
     if "standard" in prices:
         return {
-            SUPPLEMENT_TIERS[tier]: {
-                SUPPLEMENT_LENGTHS[length]: supplement_block(name, block)
-                for length, block in lengths.items()
-            }
+            SUPPLEMENT_TIERS[tier]: {SUPPLEMENT_LENGTHS[length]: supplement_block(name, block) for length, block in lengths.items()}
             for tier, lengths in prices.items()
         }
     renamed = {SUPPLEMENT_IMAGE_PARTS[part]: value for part, value in prices.items()}
@@ -321,9 +312,7 @@ def drop_zero_output(block: Block) -> None:
         del block["output"]
 
 
-def complete_rates(
-    name: str, mode: str, rates: dict[str, Tier], listed: list[Row]
-) -> dict[str, Tier]:
+def complete_rates(name: str, mode: str, rates: dict[str, Tier], listed: list[Row]) -> dict[str, Tier]:
     apply_disagreements(name, rates, listed)
     has_long = "long" in rates.get("default", {})
     complete: dict[str, Tier] = {}
@@ -433,10 +422,7 @@ def model_entry(name: str, row: Row, rates: dict[str, Tier]) -> dict[str, Any] |
         "ends": row.get("deprecation_date"),
         "webSearchIncluded": SEARCH_MODEL.fullmatch(name) is not None,
         "rates": {
-            tier: {
-                length: {part: plain(price) for part, price in block.items()}
-                for length, block in blocks.items()
-            }
+            tier: {length: {part: plain(price) for part, price in block.items()} for length, block in blocks.items()}
             for tier, blocks in rates.items()
         },
         **unit_prices,
@@ -452,12 +438,7 @@ def model_entry(name: str, row: Row, rates: dict[str, Tier]) -> dict[str, Any] |
 
 
 def known_fields() -> set[str]:
-    token_fields = {
-        field + length + tier
-        for field in PARTS.values()
-        for length in LENGTH_SUFFIX.values()
-        for tier in TIER_SUFFIX.values()
-    }
+    token_fields = {field + length + tier for field in PARTS.values() for length in LENGTH_SUFFIX.values() for tier in TIER_SUFFIX.values()}
     others = {*PER_SECOND_FIELDS, PER_CHARACTER_FIELD, SEARCH_FIELD}
     return token_fields | others | IGNORED_FIELDS
 
@@ -531,10 +512,7 @@ def check_order(where: str, block: Mapping[str, Decimal]) -> None:
 def check_tier(where: str, mode: str, tier: Mapping[str, Mapping[str, str]]) -> None:
     blocks: dict[str, Block] = {}
     for length, block in tier.items():
-        blocks[length] = {
-            part: check_price(f"{where}.{length}.{part}", text, PER_MILLION_DECIMALS)
-            for part, text in block.items()
-        }
+        blocks[length] = {part: check_price(f"{where}.{length}.{part}", text, PER_MILLION_DECIMALS) for part, text in block.items()}
         # A zero that slipped in would give tokens away.
         if mode != "moderation" and ZERO in blocks[length].values():
             fail(f"{where}.{length}", "a price of zero on a model that is not free")
@@ -627,10 +605,7 @@ def build_models(
 
 def build_tools(source: Mapping[str, Any]) -> dict[str, str]:
     tools = source["tools"]
-    return {
-        tool: plain(to_decimal(tools[field], field))
-        for tool, field in TOOL_FIELDS.items()
-    }
+    return {tool: plain(to_decimal(tools[field], field)) for tool, field in TOOL_FIELDS.items()}
 
 
 def describe_source(source: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ to Redis (flush, rebuild, checks) uses redis-py.
 import asyncio
 import contextlib
 import ssl
-import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -80,7 +79,7 @@ class RedisLink:
             raise StoreUnavailable("redis", "is not reachable")
         future = self._loop.create_future()
         self._waiting.append((future, self._loop.time()))
-        self._out.append(hiredis.pack_command(tuple(command)))
+        self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
@@ -129,8 +128,8 @@ class RedisLink:
             await self._send((b"SELECT", self._address.database))
         for name, source in self._scripts.items():
             self._hashes[name] = await self._send((b"SCRIPT", b"LOAD", source))
-        info = await self._send((b"INFO", b"server"))
-        return next(line[7:].decode() for line in info.splitlines() if line.startswith(b"run_id:"))
+        info: bytes = await self._send((b"INFO", b"server"))
+        return next(line[7:] for line in info.decode().splitlines() if line.startswith("run_id:"))
 
     async def _watch(self) -> None:
         """Drop a connection whose oldest command has waited too long; probe an idle one."""
@@ -212,5 +211,3 @@ class _Address:
 def _ignore(future: "asyncio.Future[Any]") -> None:
     if not future.cancelled():
         future.exception()
-
-

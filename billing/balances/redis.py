@@ -221,8 +221,8 @@ class RedisBalances:
         """Forget charges that SQL has committed, and tell every process up to where."""
         by_bucket: dict[int, list[str]] = {}
         for entry in entries:
-            bucket, position = entry.position.split(":")
-            by_bucket.setdefault(int(bucket), []).append(position)
+            number, position = entry.position.split(":")
+            by_bucket.setdefault(int(number), []).append(position)
         calls = []
         for bucket, positions in by_bucket.items():
             calls.append(self._link.call("XDEL", f"{self._prefix[bucket]}log", *positions))
@@ -562,7 +562,8 @@ class RedisBalances:
         return found
 
     async def _scan(self, pattern: str) -> list[str]:
-        cursor, found = b"0", set()
+        cursor: bytes = b"0"
+        found: set[str] = set()
         while True:
             cursor, names = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
             found.update(name.decode() for name in names)
@@ -634,7 +635,7 @@ class RedisBalances:
             log.warning("orphaned hold %s of %s resolved: %s millicredits charged", hold_id, account_id, reply[1].decode())
         return int(reply[0] == b"ok")
 
-    async def _everywhere(self, command: Any) -> list[Any]:  # noqa: ANN401 - one command per bucket prefix
+    async def _everywhere(self, command: Any) -> list[Any]:
         return await asyncio.gather(*(self._link.call(*command(prefix)) for prefix in self._prefix))
 
 
@@ -645,12 +646,12 @@ class _Survivor(NamedTuple):
     key_id: str
 
 
-def _fields(item: Any) -> dict[bytes, bytes]:  # noqa: ANN401 - a stream entry as hiredis gives it
+def _fields(item: Any) -> dict[bytes, bytes]:
     values = item[1]
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
-def _entry(bucket: int, item: Any) -> Entry:  # noqa: ANN401
+def _entry(bucket: int, item: Any) -> Entry:
     fields = _fields(item)
     return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"])
 

@@ -41,9 +41,7 @@ def no_float(text: str) -> None:
     raise AssertionError(f"the catalogue holds the float {text}")
 
 
-CATALOGUE: dict[str, Any] = json.loads(
-    (PRICES / "catalogue.json").read_text(encoding="utf-8"), parse_float=no_float
-)
+CATALOGUE: dict[str, Any] = json.loads((PRICES / "catalogue.json").read_text(encoding="utf-8"), parse_float=no_float)
 MODELS: dict[str, dict[str, Any]] = CATALOGUE["models"]
 
 # model, tier, length, {part: USD per 1M tokens}
@@ -302,9 +300,7 @@ def test_fact(model: str, tier: str, length: str, prices: dict[str, str]) -> Non
 
 
 @pytest.mark.parametrize(("model", "window", "max_in", "max_out"), LIMITS)
-def test_limits(
-    model: str, window: int | None, max_in: int | None, max_out: int | None
-) -> None:
+def test_limits(model: str, window: int | None, max_in: int | None, max_out: int | None) -> None:
     entry = MODELS[model]
     assert (
         entry["contextWindow"],
@@ -504,9 +500,7 @@ def test_end_dates() -> None:
         ({"deprecation_date": "soon"}, "not a date"),
     ],
 )
-def test_build_refuses(
-    source: dict[str, Any], changes: dict[str, Any], message: str
-) -> None:
+def test_build_refuses(source: dict[str, Any], changes: dict[str, Any], message: str) -> None:
     broken = copy.deepcopy(source)
     row = broken["models"]["gpt-4o"]
     row["usd_per_1m_tokens"] = {}

@@ -1,0 +1,42 @@
+# Two commands: `make run` and `make test`. Both install what they need first; installing again does nothing.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: run test lint bench install install-dev lock
+
+run: install
+	@$(BIN)/python -m proxy.quickstart
+
+test: install-dev
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python scripts/build_prices.py --check
+
+bench: install-dev
+	$(BIN)/python -m bench
+
+install: .venv/installed
+
+install-dev: .venv/installed-dev
+
+.venv/installed: requirements/run.lock pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/run.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/build.lock
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock tests/clients/node/package-lock.json
+	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
+	@test -x .venv-openai2/bin/python || $(PYTHON) -m venv .venv-openai2
+	@.venv-openai2/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/openai2.lock
+	@if command -v npm >/dev/null; then cd tests/clients/node && npm ci --silent --no-audit --no-fund; fi
+	@touch $@
+
+lock:
+	scripts/lock

@@ -1,0 +1,119 @@
+"""Fixtures: every server is real. `stack` is the whole product over each store; see support/servers.py."""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port, postgres, start_sandbox
+
+_numbers = itertools.count()
+
+
+@pytest.fixture
+def folder() -> Iterator[Path]:
+    """A short-pathed folder of the test's own (PostgreSQL's socket path is limited to 107 bytes)."""
+    path = Path(tempfile.mkdtemp(prefix="tk"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    path = Path(tempfile.mkdtemp(prefix="tks"))
+    path.chmod(0o755)
+    yield path
+    shutil.rmtree(path, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_url(session_folder: Path) -> Iterator[str]:
+    """One PostgreSQL server for the session, with its default database."""
+    with postgres(session_folder / "pg") as url:
+        yield url
+
+
+@pytest.fixture
+def fresh_postgres(postgres_url: str) -> Iterator[str]:
+    """An empty database of the test's own on the session's PostgreSQL server."""
+    import asyncio
+
+    import asyncpg
+
+    name = f"t{next(_numbers)}_{free_port()}"
+    plain = postgres_url.replace("postgresql+asyncpg://", "postgresql://")
+
+    async def run(statement: str) -> None:
+        connection = await asyncpg.connect(plain)
+        await connection.execute(statement)
+        await connection.close()
+
+    asyncio.run(run(f"CREATE DATABASE {name}"))
+    yield postgres_url.replace("/postgres?", f"/{name}?")
+    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="session")
+def session_sandbox() -> Iterator[Sandbox]:
+    sandbox = start_sandbox()
+    yield sandbox
+    sandbox.stop()
+
+
+@pytest.fixture
+def sandbox(session_sandbox: Sandbox) -> Sandbox:
+    """The upstream, its record emptied."""
+    session_sandbox.clear()
+    return session_sandbox
+
+
+@pytest.fixture
+def redis_server(folder: Path) -> Iterator[RedisServer]:
+    """A Redis of the test's own, appendfsync always."""
+    server = RedisServer(folder / "redis")
+    server.start()
+    yield server
+    server.kill()
+
+
+Serve = Callable[..., Tollkeeper]
+
+
+@pytest.fixture
+def make_tollkeeper(folder: Path, sandbox: Sandbox) -> Iterator[Serve]:
+    """Make a Tollkeeper in a folder of its own (not started); stopped at the end. Arguments are environment variables."""
+    made: list[Tollkeeper] = []
+
+    def make(**environment: str) -> Tollkeeper:
+        home = folder / f"tk{len(made)}"
+        home.mkdir()
+        server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url, **environment})
+        made.append(server)
+        return server
+
+    yield make
+    for server in made:
+        server.kill()
+
+
+@pytest.fixture
+def embedded(make_tollkeeper: Serve) -> Tollkeeper:
+    """A running Tollkeeper with the embedded store and SQLite."""
+    return make_tollkeeper().start()
+
+
+@pytest.fixture
+def on_redis(make_tollkeeper: Serve, redis_server: RedisServer) -> Tollkeeper:
+    """A running Tollkeeper with two workers on Redis, and SQLite."""
+    return make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2").start()
+
+
+@pytest.fixture(params=["embedded", "redis"])
+def stack(request: pytest.FixtureRequest) -> Tollkeeper:
+    """The whole product, over each balance store in turn."""
+    served: Tollkeeper = request.getfixturevalue("embedded" if request.param == "embedded" else "on_redis")
+    return served

