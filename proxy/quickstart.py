@@ -1,0 +1,114 @@
+"""`make run`: serve at once, on OpenAI when OPENAI_API_KEY is set, else on the built-in sandbox; with a demo account.
+
+On first start it creates the account, grants it credits and keeps its key in var/demo.json (mode 0600), so that
+the lines to paste can be printed at every start.
+"""
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from billing.accounts import Accounts, KeyRules
+from billing.database import Database
+from billing.ledger import Ledger
+from billing.money import parse_credits
+from config.load import ConfigError, load_settings, upstream_key
+from config.settings import Settings
+from proxy.checks import prepare_database
+from proxy.cli import main as tollkeeper
+from proxy.serve import die_with_parent
+
+DEMO_FILE = Path("var/demo.json")
+DEMO_CREDITS = "1000"
+SANDBOX_KEY = "sk-sandbox"
+SANDBOX_PACE_MS = "15"
+
+
+def main() -> int:
+    """Start what is missing, print what to paste, serve until SIGTERM or Ctrl-C."""
+    path = Path("proxy.toml") if Path("proxy.toml").exists() else None
+    try:
+        settings = load_settings(path)
+        sandbox = None if upstream_key(settings) else start_sandbox()
+    except ConfigError as error:
+        print(f"tollkeeper: {error}", file=sys.stderr)
+        return 2
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    try:
+        key = asyncio.run(demo_key(settings))
+        print_welcome(settings, key, sandboxed=sandbox is not None)
+        return tollkeeper(["serve"])
+    finally:
+        if sandbox is not None:
+            sandbox.terminate()
+            sandbox.wait()
+
+
+def start_sandbox() -> "subprocess.Popen[bytes]":
+    """The simulator on a free loopback port; points this process's settings at it. Raises ConfigError."""
+    command = [sys.executable, "-m", "sandbox", "--api-key", SANDBOX_KEY, "--chunk-interval-ms", SANDBOX_PACE_MS]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    line = process.stdout.readline().decode() if process.stdout else ""
+    if "listening on " not in line:
+        raise ConfigError("sandbox", "(start)", "the sandbox did not start", "run `python -m sandbox` to see why")
+    os.environ["OPENAI_API_KEY"] = SANDBOX_KEY
+    os.environ["TOLLKEEPER_UPSTREAM__BASE_URL"] = line.split("listening on ")[1].strip()
+    return process
+
+
+async def demo_key(settings: Settings) -> str:
+    """The demo account's key; the account is created on first start. Raises StoreUnavailable."""
+    if DEMO_FILE.exists():
+        key: str = json.loads(DEMO_FILE.read_text(encoding="utf-8"))["apiKey"]
+        return key
+    database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
+    try:
+        await prepare_database(database)
+        accounts = Accounts(database)
+        account_id = await accounts.create("demo")
+        _, key = await accounts.create_key(account_id, KeyRules())
+        await Ledger(database).grant(account_id, parse_credits(DEMO_CREDITS), f"demo:{account_id}", "quickstart", "demo credits")
+    finally:
+        await database.close()
+    DEMO_FILE.parent.mkdir(parents=True, exist_ok=True)
+    with os.fdopen(os.open(DEMO_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump({"accountId": account_id, "apiKey": key}, file)
+    return key
+
+
+def print_welcome(settings: Settings, key: str, *, sandboxed: bool) -> None:
+    """What to paste."""
+    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
+    base = f"http://{host}:{settings.listen.port}"
+    if sandboxed:
+        print("=" * 78)
+        print("  NO OPENAI_API_KEY IS SET: serving from the built-in SANDBOX.")
+        print("  Answers are made-up words; nothing reaches OpenAI, nothing costs money.")
+        print("  To serve the real API:  OPENAI_API_KEY=sk-... make run")
+        print("=" * 78)
+    print(f"""
+Demo account, with {DEMO_CREDITS} credits on first start ($1.00). Its API key:
+
+  {key}
+
+Try it with curl:
+
+  curl {base}/v1/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \
+-d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Say hello"}}], "max_tokens": 50}}'
+
+Or with the OpenAI SDK (pip install openai):
+
+  python3 -c 'from openai import OpenAI; c = OpenAI(base_url="{base}/v1", api_key="{key}"); \
+print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user", "content": "Say hello"}}], max_tokens=50)\
+.choices[0].message.content)'
+
+What it cost:  curl {base}/api/billing/me -H "Authorization: Bearer {key}"
+""", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
