@@ -48,7 +48,11 @@ def running(command: list[str], port: int, cores: list[int], **environment: str)
     """A server process, pinned, answering on its port."""
     process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: httpx.get(f"http://127.0.0.1:{port}/", timeout=1).status_code > 0 if "bench.upstream" not in command else True, 15, str(command))
+        wait_until(
+            lambda: httpx.get(f"http://127.0.0.1:{port}/", timeout=1).status_code > 0 if "bench.upstream" not in command else True,
+            15,
+            str(command),
+        )
         time.sleep(0.3)
         found = psutil.Process(process.pid)
         pin(found, cores)
@@ -146,7 +150,17 @@ def run_nginx(folder: Path, upstream: int) -> dict[str, dict[str, float]]:
 def run_httpx(upstream: int) -> dict[str, dict[str, float]]:
     """The obvious way."""
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "bench.httpx_baseline:app", "--port", str(port), "--log-level", "critical", "--no-access-log"]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "bench.httpx_baseline:app",
+        "--port",
+        str(port),
+        "--log-level",
+        "critical",
+        "--no-access-log",
+    ]
     with running(command, port, [PROXY_CORE], BENCH_UPSTREAM=f"http://127.0.0.1:{upstream}") as process:
         return both(f"http://127.0.0.1:{port}/v1/chat/completions", "x", [process])
 

@@ -21,7 +21,13 @@ def json_answer() -> bytes:
 
 def stream_chunks() -> list[bytes]:
     """50 content chunks, the usage chunk, [DONE]; each an HTTP chunk."""
-    base = {"id": "chatcmpl-bench", "object": "chat.completion.chunk", "created": 1795000000, "model": "gpt-4o-mini", "service_tier": "default"}
+    base = {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion.chunk",
+        "created": 1795000000,
+        "model": "gpt-4o-mini",
+        "service_tier": "default",
+    }
     events = [
         {**base, "choices": [{"index": 0, "delta": {"content": f" word{n}"}, "finish_reason": None}], "usage": None, "obfuscation": "xyz"}
         for n in range(50)

@@ -90,7 +90,10 @@ class Reading(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What an orphaned hold would be charged now, in millicredits, and the usage record to book it with."""
+    """What an orphaned hold would be charged now, in millicredits, and the usage record to book it with.
+
+    An empty record keeps the one that the hold was made with.
+    """
 
     hold_id: str
     account_id: str
@@ -244,7 +247,7 @@ class Book:
         if hold is None:
             return False
         hold.checkpoint = Millicredits(min(mark.amount, hold.amount))
-        hold.record = mark.record
+        hold.record = mark.record or hold.record
         return True
 
     def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:

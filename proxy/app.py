@@ -38,7 +38,7 @@ from proxy.metrics import Metrics
 from proxy.models import answer_models
 from proxy.rejections import Rejection, not_found
 from proxy.tokenizer import Tokenizer
-from proxy.transport import AsgiClient
+from proxy.transport import UvicornClient
 from proxy.upstream import UpstreamPool
 
 log = logging.getLogger("tollkeeper.app")
@@ -76,7 +76,7 @@ class Application:
             return
         path: bytes = scope["raw_path"]
         if path == b"/v1" or path.startswith(b"/v1/"):
-            await self._exchange(services, scope, receive, send)
+            await self._exchange(services, scope, receive)
         else:
             await side(scope, receive, send)
 
@@ -86,9 +86,9 @@ class Application:
             for exchange in list(self._services.live):
                 exchange.interruption.fire("shutdown")
 
-    async def _exchange(self, services: Services, scope: Any, receive: Any, send: Any) -> None:
+    async def _exchange(self, services: Services, scope: Any, receive: Any) -> None:
         protocol = scope["extensions"]["tollkeeper"]
-        client = AsgiClient(scope, receive, send, protocol)
+        client = UvicornClient(receive, protocol)
         path, method = scope["raw_path"], scope["method"]
         exchange = Exchange(services, client, method, path, scope["headers"])
         client.interruption = exchange.interruption
@@ -141,7 +141,7 @@ class Application:
             routes=[
                 Route("/healthz", _healthz),
                 Route("/readyz", _readyz_with(health)),
-                Route("/metrics", _metrics_with(registry)),
+                Route("/metrics", _metrics_with(registry, metrics)),
                 *api.routes(),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method},
@@ -215,6 +215,7 @@ async def _watch(services: Services, database: Database, store: Store, health: H
                 health.problems["journal"] = services.overloaded
                 services.metrics.journal_entries.set(entries)
                 services.metrics.journal_lag.set(lag_ms / 1_000)
+        services.metrics.publish()
         holds, amount = store.outstanding()
         services.metrics.open_holds.set(holds)
         services.metrics.open_hold_credits.set(amount / 1_000)
@@ -255,8 +256,9 @@ def _readyz_with(health: Health) -> Any:
     return readyz
 
 
-def _metrics_with(registry: CollectorRegistry) -> Any:
+def _metrics_with(registry: CollectorRegistry, own: Metrics) -> Any:
     async def metrics(_request: Request) -> Response:
+        own.publish()
         source = registry
         if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
             source = CollectorRegistry()

@@ -8,8 +8,8 @@ leaves, a shutdown — ends in exactly one settle or release, decided by the tab
 """
 
 import asyncio
+import os
 import re
-import secrets
 import time
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -53,6 +53,7 @@ PASSED_HEADERS = frozenset(
     (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry")
 )
 IDENTITY = re.compile(rb"\b(org-|proj_|sk-)[A-Za-z0-9_*-]{4,}")
+HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: application/json\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
@@ -65,8 +66,12 @@ class ClientSide(Protocol):
         """The whole request body, within its limits. Raises Rejection, Interrupted."""
         ...
 
+    async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+        """Send a whole response; its length is added. Raises Interrupted when the client never reads."""
+        ...
+
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head."""
+        """Send the head of a streamed response."""
         ...
 
     async def write(self, data: bytes, *, last: bool = False) -> None:
@@ -132,7 +137,7 @@ class Exchange:
     def __init__(self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """`path` is the raw path; `headers` have lower-case names."""
         self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
-        self.request_id = "req_" + secrets.token_hex(16)
+        self.request_id = "req_" + os.urandom(16).hex()
         self.interruption = Interruption()
         self.started, self.started_ms = time.monotonic(), now_ms()
         self.first_byte_ms = self.status = self.charged = 0
@@ -223,12 +228,12 @@ class Exchange:
             bounds.input_tokens + bounds.output_tokens,
             billing.hold_lease_seconds * 1_000,
             key_limits(key, services.settings.limits, self.started_ms),
-            b"{}",
+            self._orphan_record(plan, key, 0),
         )
         try:
             return await services.balances.hold(request)
         except StoreUnavailable as error:
-            services.metrics.store_errors.labels(error.store).inc()
+            services.metrics.count(services.metrics.store_errors, error.store)
             raise unavailable(
                 "Your balance cannot be read right now, so nothing was served or charged. Try again shortly.", "store_unavailable"
             ) from None
@@ -254,7 +259,7 @@ class Exchange:
         source = result.source
         if source != "key_limit":
             source = "in_flight" if result.balance >= needed else "balance"
-        self.services.metrics.insufficient.labels(source).inc()
+        self.services.metrics.count(self.services.metrics.insufficient, source)
         retry = 1_000 if source == "in_flight" else None
         return insufficient_credits(source, needed, result.balance, result.held, affordable, billing.top_up_url, retry)
 
@@ -266,12 +271,11 @@ class Exchange:
         answer: Answer | None = None
         try:
             self.interruption.check()
-            self._mark(plan, key, 0)
             accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
             headers = BODY_BY_HEADERS % (accept, self.request_id.encode())
             if not plan.parsed.stream or plan.model.reasoning:
                 self.interruption.muted = True
-            answer = await services.upstream.send("POST", plan.endpoint.upstream_path, headers, body, self.interruption)
+            answer = await services.upstream.send("POST", plan.endpoint.upstream_path, headers, body, self.interruption, self._mark_sent)
             if answer.head.status != 200:
                 await self._pass_error(answer, key)
             elif plan.parsed.stream and not answer.head.get(b"content-type").startswith(b"application/json"):
@@ -279,7 +283,7 @@ class Exchange:
             else:
                 await self._whole(plan, key, answer)
         except UpstreamError as error:
-            services.metrics.upstream_errors.labels(error.reason).inc()
+            services.metrics.count(services.metrics.upstream_errors, error.reason)
             await self._release(key)
             raise self._upstream_rejection(error) from None
         except Interrupted:
@@ -298,7 +302,7 @@ class Exchange:
         body = await self._collect(answer, ERROR_BODY_LIMIT)
         await self._release(key)
         status = answer.head.status
-        self.services.metrics.upstream_errors.labels(f"status_{status // 100}xx").inc()
+        self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
         if status < 400:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
         if status == 401:
@@ -323,9 +327,8 @@ class Exchange:
                 kind="server_error",
             )
         body = self._without_identity(body)
-        await self.client.start(status, [*self._passed_headers(answer), (b"content-length", str(len(body)).encode())])
         self.status, self.outcome = status, "upstream_error"
-        await self.client.write(body, last=True)
+        await self.client.respond(status, self._passed_headers(answer), body)
 
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
@@ -336,14 +339,13 @@ class Exchange:
         ending = await self._end_with(plan, report, [], completed=True, insured=not produced, outcome=outcome)
         settled = await self._settle(plan, key, ending, answer)
         body = self._without_key(body)
-        headers = [*self._passed_headers(answer), (b"content-length", str(len(body)).encode())]
+        headers = self._passed_headers(answer)
         headers.append((b"x-credits-charged", _credits(self.charged)))
         if settled is not None:
             headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
         self.status = 200
         self._note_first_byte()
-        await self.client.start(200, headers)
-        await self.client.write(body, last=True)
+        await self.client.respond(200, headers, body)
 
     async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
@@ -357,7 +359,7 @@ class Exchange:
             if self._should_drain(plan):
                 await self._drain(answer, meter)
         except UpstreamError as error:
-            self.services.metrics.upstream_errors.labels(error.reason).inc()
+            self.services.metrics.count(self.services.metrics.upstream_errors, error.reason)
             outcome = "upstream_cut"
         except asyncio.CancelledError:
             outcome = "shutdown"
@@ -390,7 +392,7 @@ class Exchange:
                     self._note_first_byte()
                 await self.client.write(passed)
             if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
-                self._mark(plan, key, meter.shown_roughly())
+                self._mark_shown(plan, key, meter.shown_roughly())
 
     async def _finish_stream(self, answer: Answer, meter: StreamMeter, ending: Ending) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""
@@ -475,7 +477,7 @@ class Exchange:
         services = self.services
         usage, source = report.usage, "upstream"
         if usage is not None and not is_plausible(usage, plan.model, plan.parsed.choices):
-            services.metrics.implausible.inc()
+            services.metrics.count(services.metrics.implausible)
             usage = None
         if usage is None:
             source = "counted"
@@ -516,12 +518,12 @@ class Exchange:
         try:
             settled = await services.balances.settle(self.request_id, key.account_id, due, record, used)
         except StoreUnavailable as error:
-            services.metrics.store_errors.labels(error.store).inc()
+            services.metrics.count(services.metrics.store_errors, error.store)
             settled = None
         if isinstance(settled, Settled):
             self.charged = settled.charged
             if settled.loss:
-                services.metrics.loss.inc(settled.loss / 1_000)
+                services.metrics.count(services.metrics.loss, by=display_credits(settled.loss))
                 services.log.loss(self.request_id, key.account_id, settled.loss)
         services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
         return settled if isinstance(settled, Settled) else None
@@ -531,18 +533,30 @@ class Exchange:
         try:
             await self.services.balances.release(self.request_id, key.account_id)
         except StoreUnavailable as error:
-            self.services.metrics.store_errors.labels(error.store).inc()
+            self.services.metrics.count(self.services.metrics.store_errors, error.store)
 
-    def _mark(self, plan: Plan, key: ApiKey, tokens_out: int) -> None:
-        """Note what we would be owed if we died now: from here on the upstream works for this request."""
+    def _mark_sent(self) -> None:
+        """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
         self.marked_at = time.monotonic()
-        if not self.amount:
-            return
-        charge = checkpoint_charge(plan, self.services.prices, tokens_out)
+        plan, key = self.plan, self.key
+        if self.amount and plan is not None and key is not None:
+            charge = checkpoint_charge(plan, self.services.prices, 0)
+            self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, b""))
+
+    def _mark_shown(self, plan: Plan, key: ApiKey, tokens_out: int) -> None:
+        """Note what we would be owed if we died now, with the output that was shown so far."""
+        self.marked_at = time.monotonic()
+        if self.amount:
+            charge = checkpoint_charge(plan, self.services.prices, tokens_out)
+            record = self._orphan_record(plan, key, tokens_out)
+            self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, record))
+
+    def _orphan_record(self, plan: Plan, key: ApiKey, tokens_out: int) -> bytes:
+        """The usage row to book if this process dies."""
         usage = Usage(input_tokens=plan.bounds.input_tokens, output_tokens=tokens_out)
-        report = Report(None, "", None, "")
-        record = self._record(plan, key, Ending(usage, "bounded", "orphaned", charge, report), free=False, head=[])
-        self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, encode_record(record)))
+        charge = checkpoint_charge(plan, self.services.prices, tokens_out)
+        ending = Ending(usage, "bounded", "orphaned", charge, Report(None, "", None, ""))
+        return encode_record(self._record(plan, key, ending, free=False, head=[]))
 
     def _record(self, plan: Plan, key: ApiKey, ending: Ending, *, free: bool, head: list[tuple[bytes, bytes]]) -> UsageRecord:
         usage = ending.usage
@@ -589,7 +603,7 @@ class Exchange:
             ) from None
 
     def _passed_headers(self, answer: Answer) -> list[tuple[bytes, bytes]]:
-        found = [(name, value) for name, value in answer.head.headers if name in PASSED_HEADERS]
+        found = [(name, value) for name, value in answer.head.headers if name in PASSED_HEADERS and HEADER_VALUE.match(value)]
         found.append((b"x-request-id", self.request_id.encode()))
         return found
 
@@ -621,29 +635,27 @@ class Exchange:
     async def _send_json(self, status: int, body: bytes, more: list[tuple[bytes, bytes]]) -> None:
         headers = [
             (b"content-type", b"application/json"),
-            (b"content-length", str(len(body)).encode()),
             (b"x-request-id", self.request_id.encode()),
             *more,
         ]
         if status in (408, 413):
             headers.append((b"connection", b"close"))  # the rest of the body is not waited for
         try:
-            await self.client.start(status, headers)
-            await self.client.write(body, last=True)
+            await self.client.respond(status, headers, body)
         except Interrupted:
             self.client.abort()
 
     def _note_first_byte(self) -> None:
         elapsed = time.monotonic() - self.started
         self.first_byte_ms = max(1, round(elapsed * 1_000))
-        self.services.metrics.first_byte.observe(elapsed)
+        self.services.metrics.first_byte_after(elapsed)
 
     def account(self) -> None:
         """Metrics and the log line of this request."""
         plan = self.plan
         endpoint = plan.endpoint.name if plan else "none"
-        self.services.metrics.requests.labels(endpoint, self.status or 499).inc()
-        self.services.metrics.outcomes.labels(self.outcome or "unknown").inc()
+        self.services.metrics.count(self.services.metrics.requests, endpoint, str(self.status or 499))
+        self.services.metrics.count(self.services.metrics.outcomes, self.outcome or "unknown")
         sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
         self.services.log.request(
             request_id=self.request_id,

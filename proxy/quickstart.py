@@ -90,7 +90,8 @@ def print_welcome(settings: Settings, key: str, *, sandboxed: bool) -> None:
         print("  Answers are made-up words; nothing reaches OpenAI, nothing costs money.")
         print("  To serve the real API:  OPENAI_API_KEY=sk-... make run")
         print("=" * 78)
-    print(f"""
+    print(
+        f"""
 Demo account, with {DEMO_CREDITS} credits on first start ($1.00). Its API key:
 
   {key}
@@ -107,7 +108,9 @@ print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user",
 .choices[0].message.content)'
 
 What it cost:  curl {base}/api/billing/me -H "Authorization: Bearer {key}"
-""", flush=True)
+""",
+        flush=True,
+    )
 
 
 if __name__ == "__main__":

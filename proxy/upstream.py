@@ -101,10 +101,13 @@ class UpstreamPool:
         """(open, idle) connections."""
         return len(self._open), len(self._idle)
 
-    async def send(self, method: str, path: str, headers: bytes, body: bytes, interruption: Interruption) -> "Answer":
+    async def send(
+        self, method: str, path: str, headers: bytes, body: bytes, interruption: Interruption, before_writing: Callable[[], None]
+    ) -> "Answer":
         """Send a request to `base_url + path`; return the answer once its head is here.
 
-        `headers` are complete lines (each ending in CRLF), from our own code only. Raises UpstreamError, Interrupted.
+        `before_writing` is called once connected, right before the first byte goes out. `headers` are
+        complete lines (each ending in CRLF), from our own code only. Raises UpstreamError, Interrupted.
         """
         head = b"".join(
             (
@@ -122,6 +125,7 @@ class UpstreamPool:
                 connection = await self._connect()
             answer = Answer(connection, self._settings, interruption)
             try:
+                before_writing()
                 connection.begin(request, reused=reused)
                 await answer.wait_head()
             except UpstreamError:

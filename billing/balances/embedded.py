@@ -132,7 +132,8 @@ class EmbeddedBalances:
     def checkpoint(self, mark: Checkpoint) -> None:
         """See Balances."""
         if self._book.mark(mark):
-            self._write((MARK_HOLD, (mark.amount, mark.record, mark.hold_id)))
+            hold = self._book.holds[mark.hold_id]
+            self._write((MARK_HOLD, (hold.checkpoint, hold.record, mark.hold_id)))
 
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """See Balances."""

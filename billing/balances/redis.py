@@ -178,7 +178,7 @@ class RedisBalances:
         live = self._live.get(mark.hold_id)
         if live is None:
             return
-        self._live[mark.hold_id] = _Live(live.request, mark.amount, mark.record)
+        self._live[mark.hold_id] = _Live(live.request, mark.amount, mark.record or live.record)
         bucket = bucket_of(mark.account_id)
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
