@@ -91,6 +91,7 @@ class PriceBook:
         self.catalogue_id: str = catalogue["catalogueId"]
         self._markup = Fraction(Decimal(markup))
         self._markup_text = markup
+        self._at_cost = self._markup == 1 and rounding == "exact"
         self._rounding: RoundingMode = rounding
         self._models = {name: self._model(name, row) for name, row in catalogue["models"].items() if row["rates"]}
 
@@ -147,8 +148,11 @@ class PriceBook:
         return max(0, low)
 
     def _charge(self, card: Card, scaled: int) -> Charge:
+        cost = round_up(scaled, SCALE)
+        if self._at_cost:
+            return Charge(cost, cost, card)
         markup = self._markup
-        return Charge(round_up(scaled * markup.numerator, SCALE * markup.denominator, self._rounding), round_up(scaled, SCALE), card)
+        return Charge(round_up(scaled * markup.numerator, SCALE * markup.denominator, self._rounding), cost, card)
 
     def _model(self, name: str, row: Mapping[str, Any]) -> Model:
         per_call = row.get("per_call", {})

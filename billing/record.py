@@ -8,7 +8,7 @@ UsageSource = Literal["upstream", "counted", "bounded"]
 Outcome = Literal["completed", "client_gone", "upstream_cut", "upstream_error", "insured", "orphaned", "shutdown"]
 
 
-class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
+class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
     """One metered request. Times are Unix milliseconds, amounts millicredits, counts tokens.
 
     `charge_id` is the request id, which is the hold id, chosen before the first try. `created_at` is the

@@ -24,6 +24,17 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     reasoning_tokens: int = 0
     web_searches: int = 0
 
+    def is_consistent(self) -> bool:
+        """Whether `normalised()` would change nothing, for counts that are not negative."""
+        inside = self.input_tokens
+        return (
+            self.cached_tokens + self.cache_write_30m_tokens + self.cache_write_12h_tokens <= inside
+            and self.audio_input_tokens + self.image_input_tokens <= inside
+            and self.cached_audio_tokens == 0
+            and self.audio_output_tokens <= self.output_tokens
+            and self.reasoning_tokens <= self.output_tokens
+        )
+
     def normalised(self) -> "Usage":
         """The same usage with every part inside its whole: upstreams send cached > prompt and negative counts.
 

@@ -329,7 +329,7 @@ def texts_to_count(path: str, body: bytes) -> tuple[list[str], int]:
         texts: list[str] = []
         framing = 3
         for message in request.messages:
-            framing += 4 + len(message.tool_calls or ()) * 3
+            framing += 3 + bool(message.name) + len(message.tool_calls or ()) * 3
             texts += [message.role, message.name or "", *_message_texts(message)]
         for name in ("tools", "functions", "response_format", "tool_choice", "prediction"):
             raw = bytes(_members.decode(body).get(name, b""))

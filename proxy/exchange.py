@@ -119,7 +119,7 @@ class Exchange:
         "client",
         "first_byte_ms",
         "headers",
-        "holding",
+        "holding", "input_owed",
         "interruption",
         "key",
         "marked_at",
@@ -146,7 +146,7 @@ class Exchange:
         self.holding = False
         self.key: ApiKey | None = None
         self.plan: Plan | None = None
-        self.amount = Millicredits(0)
+        self.amount = self.input_owed = Millicredits(0)
 
     async def run(self) -> None:
         """Answer the request. Never raises but for cancellation."""
@@ -219,7 +219,8 @@ class Exchange:
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services, billing = self.services, self.services.settings.billing
         self.amount = held_amount(plan, free=not billing.charging_enabled)
-        bounds = plan.bounds
+        bounds, owed = plan.bounds, checkpoint_charge(plan, services.prices, 0)
+        self.input_owed = owed.amount
         request = HoldRequest(
             self.request_id,
             key.account_id,
@@ -228,7 +229,7 @@ class Exchange:
             bounds.input_tokens + bounds.output_tokens,
             billing.hold_lease_seconds * 1_000,
             key_limits(key, services.settings.limits, self.started_ms),
-            self._orphan_record(plan, key, 0),
+            self._orphan_record(plan, key, owed, 0),
         )
         try:
             return await services.balances.hold(request)
@@ -538,25 +539,39 @@ class Exchange:
     def _mark_sent(self) -> None:
         """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
         self.marked_at = time.monotonic()
-        plan, key = self.plan, self.key
-        if self.amount and plan is not None and key is not None:
-            charge = checkpoint_charge(plan, self.services.prices, 0)
-            self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, b""))
+        key = self.key
+        if self.amount and key is not None:
+            self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, self.input_owed, b""))
 
     def _mark_shown(self, plan: Plan, key: ApiKey, tokens_out: int) -> None:
         """Note what we would be owed if we died now, with the output that was shown so far."""
         self.marked_at = time.monotonic()
         if self.amount:
             charge = checkpoint_charge(plan, self.services.prices, tokens_out)
-            record = self._orphan_record(plan, key, tokens_out)
+            record = self._orphan_record(plan, key, charge, tokens_out)
             self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, record))
 
-    def _orphan_record(self, plan: Plan, key: ApiKey, tokens_out: int) -> bytes:
+    def _orphan_record(self, plan: Plan, key: ApiKey, charge: Charge, tokens_out: int) -> bytes:
         """The usage row to book if this process dies."""
-        usage = Usage(input_tokens=plan.bounds.input_tokens, output_tokens=tokens_out)
-        charge = checkpoint_charge(plan, self.services.prices, tokens_out)
-        ending = Ending(usage, "bounded", "orphaned", charge, Report(None, "", None, ""))
-        return encode_record(self._record(plan, key, ending, free=False, head=[]))
+        return encode_record(
+            UsageRecord(
+                charge_id=self.request_id,
+                account_id=key.account_id,
+                key_id=key.key_id,
+                endpoint=plan.endpoint.name,
+                model=plan.parsed.model[:120],
+                created_at=self.started_ms,
+                held_millicredits=self.amount,
+                cost_millicredits=charge.cost,
+                usage_source="bounded",
+                outcome="orphaned",
+                rates=charge.card.snapshot,
+                service_tier=charge.card.tier,
+                stream=plan.parsed.stream,
+                input_tokens=plan.bounds.input_tokens,
+                output_tokens=tokens_out,
+            )
+        )
 
     def _record(self, plan: Plan, key: ApiKey, ending: Ending, *, free: bool, head: list[tuple[bytes, bytes]]) -> UsageRecord:
         usage = ending.usage

@@ -72,7 +72,7 @@ def read_usage(raw: Any) -> Usage | None:
         return None
     writes = inside.get("cache_write_tokens_details") or {}
     write_12h = _part(writes, "ttl_12h_tokens") if isinstance(writes, dict) else 0
-    return Usage(
+    usage = Usage(
         input_tokens=prompt,
         output_tokens=completion,
         cached_tokens=_part(inside, "cached_tokens"),
@@ -82,7 +82,8 @@ def read_usage(raw: Any) -> Usage | None:
         image_input_tokens=_part(inside, "image_tokens"),
         audio_output_tokens=_part(made, "audio_tokens"),
         reasoning_tokens=_part(made, "reasoning_tokens"),
-    ).normalised()
+    )
+    return usage if usage.is_consistent() else usage.normalised()
 
 
 def is_plausible(usage: Usage, model: Model, choices: int) -> bool:

@@ -23,6 +23,7 @@ from config.settings import Secret, Upstream
 HIGH_WATER = 262_144
 TCP_INFO_BYTES_ACKED = 120
 MAX_RESPONSE_HEAD = 65_536
+SWEEP_SECONDS = 0.05
 
 
 class UpstreamError(Exception):
@@ -94,7 +95,18 @@ class UpstreamPool:
         ).encode()
         self._idle: deque[_Connection] = deque()
         self._open: set[_Connection] = set()
-        self._loop = asyncio.get_running_loop()
+        self.loop = asyncio.get_running_loop()
+        self.answers: set[Answer] = set()
+        self._sweep_timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
+
+    def _sweep(self) -> None:
+        """Look for answers whose time is over: one timer for all, instead of two a request."""
+        now = self.loop.time()
+        for answer in list(self.answers):
+            reason = answer.overdue(now)
+            if reason:
+                answer.fail(reason)
+        self._sweep_timer = self.loop.call_later(SWEEP_SECONDS, self._sweep)
 
     @property
     def connections(self) -> tuple[int, int]:
@@ -123,7 +135,7 @@ class UpstreamPool:
             reused = connection is not None
             if connection is None:
                 connection = await self._connect()
-            answer = Answer(connection, self._settings, interruption)
+            answer = Answer(self, connection, self._settings, interruption)
             try:
                 before_writing()
                 connection.begin(request, reused=reused)
@@ -140,11 +152,12 @@ class UpstreamPool:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._sweep_timer.cancel()
         for connection in list(self._open):
             connection.abort()
 
     def _take_idle(self) -> "_Connection | None":
-        oldest = self._loop.time() - self._settings.keepalive_seconds
+        oldest = self.loop.time() - self._settings.keepalive_seconds
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and connection.idle_since > oldest:
@@ -159,7 +172,7 @@ class UpstreamPool:
         self._open.add(connection)
         try:
             async with asyncio.timeout(self._settings.connect_timeout_seconds):
-                await self._loop.create_connection(
+                await self.loop.create_connection(
                     lambda: connection, self._host, self._port, ssl=self._tls, server_hostname=self._host if self._tls else None
                 )
         except (OSError, TimeoutError):
@@ -173,7 +186,7 @@ class UpstreamPool:
 
     def put_back(self, connection: "_Connection") -> None:
         """A connection finished its answer and may carry another request."""
-        connection.idle_since = self._loop.time()
+        connection.idle_since = self.loop.time()
         self._idle.append(connection)
 
     def forget(self, connection: "_Connection") -> None:
@@ -245,16 +258,16 @@ class _Connection(asyncio.Protocol):
         if not self.started or self._parser is None:
             self.abort()  # an answer nobody asked for
             return
-        self.last_data = self._pool._loop.time()
+        self.last_data = self._pool.loop.time()
         if not self.has_head:
             self.head_bytes += len(data)
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._fail("malformed")
+            self.fail("malformed")
             return
         if not self.has_head and self.head_bytes > MAX_RESPONSE_HEAD:
-            self._fail("malformed")
+            self.fail("malformed")
             return
         if self.buffered > HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
             self._paused = True
@@ -343,11 +356,12 @@ class _Connection(asyncio.Protocol):
         elif not self.complete:
             if not self.has_head and not self.headers and not self.failure:
                 self.untouched = 0 <= self._acked_before == self._acked()
-            self._fail(reason)
+            self.fail(reason)
         self._keep = False
         self.wake()
 
-    def _fail(self, reason: str) -> None:
+    def fail(self, reason: str) -> None:
+        """The answer will not be whole."""
         self.failure = self.failure or reason
         self._keep = False
         self.wake()
@@ -369,27 +383,26 @@ class _Connection(asyncio.Protocol):
 class Answer:
     """One answer being read. Not for concurrent readers. Always end with `close()`."""
 
-    __slots__ = ("_connection", "_deadline", "_interruption", "_loop", "_settings", "_timer", "head", "received")
+    __slots__ = ("_connection", "_deadline", "_interruption", "_loop", "_pool", "_settings", "_started", "head", "received")
 
-    def __init__(self, connection: _Connection, settings: Upstream, interruption: Interruption) -> None:
-        self._connection, self._settings = connection, settings
-        self._loop = asyncio.get_running_loop()
-        self._deadline = self._loop.time() + settings.total_timeout_seconds
+    def __init__(self, pool: UpstreamPool, connection: _Connection, settings: Upstream, interruption: Interruption) -> None:
+        self._pool, self._connection, self._settings = pool, connection, settings
+        self._loop = pool.loop
+        self._started = self._loop.time()
+        self._deadline = self._started + settings.total_timeout_seconds
+        pool.answers.add(self)
         self._interruption = interruption
         interruption.attach(connection.wake)
-        self._timer: asyncio.TimerHandle | None = None
         self.head = Head(0, [])
         self.received = 0
 
     async def wait_head(self) -> None:
         """Wait for status and headers. Raises UpstreamError, Interrupted."""
         connection = self._connection
-        self._arm(self._settings.first_byte_timeout_seconds, "first_byte_timeout")
         while not connection.has_head:
             if connection.failure:
                 raise UpstreamError(connection.failure, sent=True)
             await self._wait()
-        self._disarm()
         self.head = Head(connection.status, connection.headers)
         connection.last_data = self._loop.time()
 
@@ -398,12 +411,9 @@ class Answer:
         connection = self._connection
         while not connection.chunks:
             if connection.complete:
-                self._disarm()
                 return b""
             if connection.failure:
                 raise UpstreamError(connection.failure, sent=True)
-            if self._timer is None:
-                self._arm(self._settings.idle_timeout_seconds, "idle_timeout")
             await self._wait()
         data = connection.take()
         self.received += len(data)
@@ -416,7 +426,7 @@ class Answer:
 
     def close(self) -> None:
         """Give the connection back if the answer was read to its end, else cut it."""
-        self._disarm()
+        self._pool.answers.discard(self)
         self._interruption.attach(None)
         connection = self._connection
         if connection.started:
@@ -436,30 +446,21 @@ class Answer:
             connection.waiter = None
         self._interruption.check()
 
-    def _arm(self, seconds: float, reason: str) -> None:
-        """One timer for the whole wait: when it fires it looks at the last arrival and sets itself again."""
-        now = self._loop.time()
-        self._disarm()
-        self._timer = self._loop.call_at(min(now + seconds, self._deadline), self._tick, seconds, reason)
-
-    def _tick(self, seconds: float, reason: str) -> None:
+    def overdue(self, now: float) -> str:
+        """Which bound is passed, if any. Silence counts only while we wait for the upstream, not while our client reads slowly."""
         connection = self._connection
-        now = self._loop.time()
         if now >= self._deadline:
-            reason = "total_timeout"
-        elif reason == "idle_timeout" and (
-            # silence counts only while we are waiting for the upstream, not while our client reads slowly
-            (quiet_until := connection.last_data + seconds if connection.waiter else now + seconds) > now
-        ):
-            self._timer = self._loop.call_at(min(quiet_until, self._deadline), self._tick, seconds, reason)
-            return
-        self._timer = None
-        connection._fail(reason)
+            return "total_timeout"
+        if not connection.has_head:
+            return "first_byte_timeout" if now - self._started >= self._settings.first_byte_timeout_seconds else ""
+        if connection.waiter is None:
+            connection.last_data = now
+            return ""
+        return "idle_timeout" if now - connection.last_data >= self._settings.idle_timeout_seconds else ""
 
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def fail(self, reason: str) -> None:
+        """Make the reader raise UpstreamError(reason)."""
+        self._connection.fail(reason)
 
 
 def _tls_context(ca_file: str) -> ssl.SSLContext:
