@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from sqlalchemy import event, make_url
+from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
@@ -23,14 +23,19 @@ class Database:
         """`timeout_seconds` bounds connecting, one statement, and waiting for a lock or a pooled connection."""
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
-        self.engine = self._sqlite(timeout_seconds) if self.is_sqlite else self._postgresql(pool_size, timeout_seconds)
+        if self.is_sqlite:
+            self.engine = _sqlite(self.url, timeout_seconds, transactions=True)
+            self.reader = _sqlite(self.url, timeout_seconds, transactions=False)
+        else:
+            self.engine = _postgresql(self.url, pool_size, timeout_seconds)
+            self.reader = _postgresql(self.url, pool_size, timeout_seconds, isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
         with _translated():
-            async with self.engine.connect() as connection:
-                yield await connection.execution_options(isolation_level="AUTOCOMMIT")
+            async with self.reader.connect() as connection:
+                yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
@@ -42,38 +47,44 @@ class Database:
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()
+        await self.reader.dispose()
 
-    def _sqlite(self, timeout_seconds: int | float) -> AsyncEngine:
-        if self.url.database and self.url.database != ":memory:":
-            Path(self.url.database).parent.mkdir(parents=True, exist_ok=True)
-        engine = create_async_engine(self.url, connect_args={"timeout": timeout_seconds})
 
-        @event.listens_for(engine.sync_engine, "connect")
-        def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-            cursor = connection.cursor()
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-                cursor.execute(f"PRAGMA {pragma}")
-            cursor.close()
-            # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
-            # transaction waits for the lock at its start and never fails half-way with "database is locked".
-            connection.isolation_level = None
+def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> AsyncEngine:
+    """Without `transactions` every statement commits by itself: reading then takes no lock and no round trips."""
+    if url.database and url.database != ":memory:":
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_async_engine(url, connect_args={"timeout": timeout_seconds})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+        # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
+        # transaction waits for the lock at its start and never fails half-way with "database is locked".
+        connection.isolation_level = None
+
+    if transactions:
 
         @event.listens_for(engine.sync_engine, "begin")
-        def begin(connection: object) -> None:
-            if connection.get_execution_options().get("isolation_level") != "AUTOCOMMIT":  # type: ignore[attr-defined]
-                connection.exec_driver_sql("BEGIN IMMEDIATE")  # type: ignore[attr-defined]
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
 
-        return engine
+    return engine
 
-    def _postgresql(self, pool_size: int, timeout_seconds: int | float) -> AsyncEngine:
-        return create_async_engine(
-            self.url,
-            pool_size=pool_size,
-            max_overflow=pool_size,
-            pool_timeout=timeout_seconds,
-            pool_pre_ping=True,
-            connect_args={"timeout": timeout_seconds, "command_timeout": timeout_seconds},
-        )
+
+def _postgresql(url: URL, pool_size: int, timeout_seconds: int | float, **options: str) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=timeout_seconds,
+        pool_pre_ping=True,
+        connect_args={"timeout": timeout_seconds, "command_timeout": timeout_seconds},
+        **options,
+    )
 
 
 def now_ms() -> int:

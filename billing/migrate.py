@@ -1,17 +1,18 @@
 """Bring the database to the newest schema, and tell whether it is there."""
 
+from functools import cache
 from pathlib import Path
-from typing import Any
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from billing.database import Database
 
 SCRIPTS = Path(__file__).parent / "migrations"
+SQLITE_HAS_VERSION = "select 1 from sqlite_master where type = 'table' and name = 'alembic_version'"
+POSTGRESQL_HAS_VERSION = "select 1 from pg_catalog.pg_class where oid = to_regclass('alembic_version')"
 ADVISORY_LOCK = 7_305_001
 """PostgreSQL advisory lock: two machines that start together migrate one after the other."""
 
@@ -28,10 +29,15 @@ async def migrate(database: Database) -> str:
 
 async def current_revision(database: Database) -> str | None:
     """The revision the database is at; None when it was never migrated. Raises StoreUnavailable."""
+    exists = SQLITE_HAS_VERSION if database.is_sqlite else POSTGRESQL_HAS_VERSION
     async with database.read() as connection:
-        return await connection.run_sync(_current)
+        if (await connection.execute(text(exists))).scalar_one_or_none() is None:
+            return None
+        found: str | None = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
+        return found
 
 
+@cache
 def newest_revision() -> str:
     """The revision this code needs."""
     head = ScriptDirectory.from_config(_config()).get_current_head()
@@ -47,7 +53,3 @@ def _config() -> Config:
 def _upgrade(connection: Connection, config: Config) -> None:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")
-
-
-def _current(connection: Connection) -> Any:
-    return MigrationContext.configure(connection).get_current_revision()
