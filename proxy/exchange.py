@@ -78,6 +78,19 @@ class ClientSide(Protocol):
         """Send body bytes; waits while the client reads slowly. Raises Interrupted when it never reads."""
         ...
 
+    def write_now(self, data: bytes) -> None:
+        """Send body bytes without waiting; look at `keeps_up` afterwards."""
+        ...
+
+    @property
+    def keeps_up(self) -> bool:
+        """False while the client reads more slowly than it is written to."""
+        ...
+
+    async def drained(self) -> None:
+        """Wait until it keeps up. Raises Interrupted when it never reads."""
+        ...
+
     def abort(self) -> None:
         """Break the connection, so that the client cannot take what it has for a whole answer."""
         ...
@@ -337,7 +350,7 @@ class Exchange:
         await self._durable_or_cut()
         report, produced = read_answer(body)
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
-        ending = await self._end_with(plan, report, [], completed=True, insured=not produced, outcome=outcome)
+        ending = await self._end_with(plan, report, [], searched=True, insured=not produced, outcome=outcome)
         settled = await self._settle(plan, key, ending, answer)
         body = self._without_key(body)
         headers = self._passed_headers(answer)
@@ -365,13 +378,21 @@ class Exchange:
         except asyncio.CancelledError:
             outcome = "shutdown"
             self.interruption.fire("shutdown")
+        if outcome == "completed":
+            meter.end()
         report = meter.report()
         if outcome == "completed" and not meter.done and report.usage is None:
             outcome = "upstream_error" if meter.failed else "upstream_cut"
-        texts, audio = meter.shown()
-        errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
-        insured = errored and not meter.showed_anything
-        ending = await self._end_with(plan, report, texts, completed=outcome == "completed", insured=insured, outcome=outcome, audio=audio)
+        if outcome == "completed" and self.interruption.reason == "client_gone":
+            outcome = "client_gone"  # the whole answer was here before anyone had to wait, but nobody reads it
+        texts: list[str] = []
+        audio, insured, searched = 0, False, True
+        if report.usage is None or outcome != "completed" or meter.may_end_in_error():
+            texts, audio = meter.shown()
+            errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
+            insured = errored and not meter.showed_anything
+            searched = report.usage is not None or meter.showed_anything
+        ending = await self._end_with(plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
         await self._settle(plan, key, ending, answer)
         if not self.interruption.reason:
             await self._finish_stream(answer, meter, ending)
@@ -383,17 +404,21 @@ class Exchange:
         await self.client.start(
             200, [*self._passed_headers(answer), (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))]
         )
-        while not meter.done:
-            data = await answer.read()
-            if not data:
-                return
-            passed = self._without_key(meter.feed(data))
+        client = self.client
+
+        def pass_on(data: bytes) -> bool:
+            """Called from the socket's own callback: one chunk in, one chunk out, no task switch between."""
+            passed = meter.feed(data)
             if passed:
                 if not self.first_byte_ms:
                     self._note_first_byte()
-                await self.client.write(passed)
+                client.write_now(self._without_key(passed))
             if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
                 self._mark_shown(plan, key, meter.shown_roughly())
+            return not meter.done and client.keeps_up
+
+        while not meter.done and await answer.pump(pass_on):
+            await client.drained()
 
     async def _finish_stream(self, answer: Answer, meter: StreamMeter, ending: Ending) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""
@@ -469,7 +494,7 @@ class Exchange:
         report: Report,
         texts: list[str],
         *,
-        completed: bool,
+        searched: bool,
         insured: bool,
         outcome: Outcome = "completed",
         audio: int = 0,
@@ -483,7 +508,7 @@ class Exchange:
         if usage is None:
             source = "counted"
             usage = await self._count(plan, texts, audio)
-        elif plan.searches and completed:
+        if plan.searches and searched:
             usage = Usage(**{**_fields(usage), "web_searches": plan.searches})
         if usage.cache_write_30m_tokens and plan.parsed.cache_write_12h and not usage.cache_write_12h_tokens:
             writes = usage.cache_write_30m_tokens

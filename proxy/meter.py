@@ -12,7 +12,7 @@ import msgspec
 
 from billing.pricing import Model
 from billing.usage import MAX_TOKENS, Usage
-from proxy.sse import event_data, last_boundary, split_events
+from proxy.sse import event_data, last_boundary, next_boundary, split_events
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
 COMPACT_AT = 65_536
@@ -126,25 +126,37 @@ class StreamMeter:
         self._raw_size += len(whole)
         if self._raw_size > COMPACT_AT:
             self._read_shown()
-        if not self.tail and not self.done and not INTERESTING.search(whole):
+        if not self.tail and not self.done and not _may_matter(whole):
             return whole
         return self._feed_events(whole)
 
     def _feed_events(self, whole: bytes) -> bytes:
+        """Only the events that may matter are cut out and read; everything between them passes in one piece."""
         passed: list[bytes] = []
-        for event in split_events(whole):
+        position = 0
+        while match := INTERESTING.search(whole, position):
+            start = max(position, last_boundary(whole[: match.start()]))
+            end = next_boundary(whole, match.start())
+            (self.tail or passed).append(whole[position:start])
+            event, position = whole[start:end], end
             kept_back = self._look_at(event)
-            if kept_back or self.tail:
-                if kept_back != "hidden":
-                    self.tail.append(event)
-            else:
-                passed.append(event)
+            if kept_back != "hidden":
+                (self.tail if kept_back or self.tail else passed).append(event)
+        (self.tail or passed).append(whole[position:])
         return b"".join(passed)
+
+    def end(self) -> None:
+        """The upstream has ended cleanly: an event that only lacks its blank line is whole all the same."""
+        payload = event_data(self._partial).strip()
+        if payload == b"[DONE]" or (payload.startswith(b"{") and payload.endswith(b"}")):
+            event, self._partial = self._partial, b""
+            self._raw.append(event)
+            passed = self._feed_events(event)
+            if passed:
+                self.tail.append(passed)
 
     def _look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
         """Read one event that may matter; say whether it must wait for the settling, or never be shown."""
-        if not INTERESTING.search(event):
-            return ""
         payload = event_data(event)
         if payload.strip() == b"[DONE]":
             self.done = True
@@ -185,6 +197,10 @@ class StreamMeter:
         self._read_shown()
         return sum(len(parts) for parts in self._shown.values()) + self._audio_chunks
 
+    def may_end_in_error(self) -> bool:
+        """Whether a closer look at finish reasons is worth it."""
+        return "error" in self.finish_reasons or any(b'"finish_reason":"error"' in part for part in self._raw)
+
     @property
     def showed_anything(self) -> bool:
         """Whether any output reached us."""
@@ -222,6 +238,11 @@ class StreamMeter:
             texts.append(audio.get("transcript"))
             self._audio_chunks += 1 if audio.get("data") else 0
         parts.extend(text for text in texts if isinstance(text, str) and text)
+
+
+def _may_matter(data: bytes) -> bool:
+    """The cheap search: usage that is not null, [DONE], or an error. May be wrong one way: yes for what does not matter."""
+    return data.count(b'"usage"') != data.count(b'"usage":null') or b"[DONE]" in data or b'"error"' in data
 
 
 def with_cost(event: bytes, cost_credits: int | float) -> bytes:

@@ -209,6 +209,28 @@ class UvicornClient:
         if last:
             self._finish()
 
+    def write_now(self, data: bytes) -> None:
+        """See ClientSide."""
+        if not self._cycle.disconnected:
+            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
+
+    @property
+    def keeps_up(self) -> bool:
+        """See ClientSide."""
+        return not self._protocol.flow.write_paused
+
+    async def drained(self) -> None:
+        """See ClientSide."""
+        flow = self._protocol.flow
+        if flow.write_paused and not self._cycle.disconnected:
+            try:
+                async with asyncio.timeout(self._protocol.limits.stall_seconds):
+                    await flow.drain()
+            except TimeoutError:
+                if self.interruption is not None:
+                    self.interruption.fire("client_gone")
+                raise Interrupted from None
+
     def abort(self) -> None:
         """See ClientSide."""
         self._protocol.transport.abort()
@@ -244,15 +266,8 @@ class UvicornClient:
 
     async def _send(self, data: bytes) -> None:
         """Write; wait while the client reads slowly. Raises Interrupted when it does not read at all."""
-        flow = self._protocol.flow
-        if flow.write_paused and not self._cycle.disconnected:
-            try:
-                async with asyncio.timeout(self._protocol.limits.stall_seconds):
-                    await flow.drain()
-            except TimeoutError:
-                if self.interruption is not None:
-                    self.interruption.fire("client_gone")
-                raise Interrupted from None
+        if not self.keeps_up:
+            await self.drained()
         if not self._cycle.disconnected and data:
             self._protocol.transport.write(data)
 

@@ -223,6 +223,7 @@ class _Connection(asyncio.Protocol):
         self.failure = ""
         self.last_data = 0.0
         self.waiter: asyncio.Future[None] | None = None
+        self.deliver: Callable[[], bool] | None = None
         self.started = False
         self._paused = False
         self._until_close = False
@@ -269,10 +270,26 @@ class _Connection(asyncio.Protocol):
         if not self.has_head and self.head_bytes > MAX_RESPONSE_HEAD:
             self.fail("malformed")
             return
+        if self.deliver is not None and self.chunks and self._delivered():
+            return
         if self.buffered > HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
             self._paused = True
             self._transport.pause_reading()
         self.wake()
+
+    def _delivered(self) -> bool:
+        """Give what arrived to the pump; False when its coroutine must look (it wants to stop, the body ended, it failed)."""
+        deliver = self.deliver
+        try:
+            going_on = deliver is not None and deliver()
+        except Exception as error:  # the relay's own fault must surface in its coroutine, not in the event loop's
+            self.deliver = None
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_exception(error)
+            return True
+        if not going_on:
+            self.deliver = None
+        return going_on and not self.complete
 
     def eof_received(self) -> None:
         self._ended("closed")
@@ -418,6 +435,42 @@ class Answer:
         data = connection.take()
         self.received += len(data)
         return data
+
+    async def pump(self, sink: Callable[[bytes], bool]) -> bool:
+        """Hand every piece of the body to `sink` as it arrives, from the socket's own callback.
+
+        Returns True when `sink` returned False (call again to go on), False at the body's end. Raises UpstreamError,
+        Interrupted, and whatever `sink` raises.
+        """
+        connection = self._connection
+        while True:
+            if connection.chunks:
+                if not self._hand_over(sink):
+                    return True
+            elif connection.complete:
+                return False
+            elif connection.failure:
+                raise UpstreamError(connection.failure, sent=True)
+            else:
+                stopped = False
+
+                def deliver() -> bool:
+                    nonlocal stopped
+                    stopped = not self._hand_over(sink)
+                    return not stopped
+
+                connection.deliver = deliver
+                try:
+                    await self._wait()
+                finally:
+                    connection.deliver = None
+                if stopped:
+                    return True
+
+    def _hand_over(self, sink: Callable[[bytes], bool]) -> bool:
+        data = self._connection.take()
+        self.received += len(data)
+        return sink(data)
 
     @property
     def finished(self) -> bool:
