@@ -161,7 +161,9 @@ class Jobs:
                 await drain(self._store, self._store, self._ledger, self._batch)
 
     async def _flush(self) -> int:
-        return await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
+        """One batch; only a full one is followed by the next at once, so that small ones gather meanwhile."""
+        moved = await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
+        return moved if moved >= self._batch else 0
 
     async def _relay(self) -> int:
         return await relay_once(self._store, self._ledger) if self._leading else 0

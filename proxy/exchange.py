@@ -348,9 +348,9 @@ class Exchange:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
         body = await self._collect(answer, self.services.settings.upstream.max_response_bytes)
         await self._durable_or_cut()
-        report, produced = read_answer(body)
+        report, produced, texts = read_answer(body)
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
-        ending = await self._end_with(plan, report, [], searched=True, insured=not produced, outcome=outcome)
+        ending = await self._end_with(plan, report, texts, searched=True, insured=not produced, outcome=outcome)
         settled = await self._settle(plan, key, ending, answer)
         body = self._without_key(body)
         headers = self._passed_headers(answer)
@@ -395,7 +395,7 @@ class Exchange:
         ending = await self._end_with(plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
         await self._settle(plan, key, ending, answer)
         if not self.interruption.reason:
-            await self._finish_stream(answer, meter, ending)
+            await self._finish_stream(answer, meter, cut=outcome == "upstream_cut")
 
     async def _relay(self, plan: Plan, key: ApiKey, answer: Answer, meter: StreamMeter) -> None:
         """Upstream to client until [DONE], the upstream's end, or an interruption."""
@@ -420,7 +420,7 @@ class Exchange:
         while not meter.done and await answer.pump(pass_on):
             await client.drained()
 
-    async def _finish_stream(self, answer: Answer, meter: StreamMeter, ending: Ending) -> None:
+    async def _finish_stream(self, answer: Answer, meter: StreamMeter, *, cut: bool) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""
         tail = meter.tail
         if meter.usage_event is not None and (b"x-credits-usage", b"1") in self.headers:
@@ -428,7 +428,7 @@ class Exchange:
             tail = [with_cost(event, cost) if event is meter.usage_event else event for event in tail]
         rest = meter.rest()
         try:
-            if ending.outcome == "upstream_cut":
+            if cut:
                 await self._break_off(b"".join(tail), rest)
             else:
                 await self.client.write(self._without_key(b"".join((*tail, rest))), last=True)

@@ -48,14 +48,15 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer)
 
 
-def read_answer(body: bytes) -> tuple[Report, bool]:
-    """(report, whether anything was produced) of a non-streaming answer; an unreadable one has no usage."""
+def read_answer(body: bytes) -> tuple[Report, bool, list[str]]:
+    """(report, whether anything was produced, its texts) of a non-streaming answer; an unreadable one has no usage."""
     try:
         answer = _answer.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
-        return _lenient_report(body), True
+        return _lenient_report(body), True, []
     produced = answer.choices is None or any(_is_output(choice) for choice in answer.choices)
-    return _report(answer), produced
+    texts = ["".join(_texts(choice, choice.message or {})) for choice in answer.choices or ()]
+    return _report(answer), produced, texts
 
 
 def read_usage(raw: Any) -> Usage | None:
@@ -66,6 +67,8 @@ def read_usage(raw: Any) -> Usage | None:
     total = _count(raw, "total_tokens", (prompt or 0) + (completion or 0))
     if prompt is None or completion is None or total is None or total < max(prompt, completion):
         return None
+    if raw.get("completion_tokens") is None and raw.get("total_tokens") != prompt:
+        return None  # only an embedding has no completion, and it says that its total is its prompt
     inside = raw.get("prompt_tokens_details") or {}
     made = raw.get("completion_tokens_details") or {}
     if not isinstance(inside, dict) or not isinstance(made, dict):
@@ -227,17 +230,10 @@ class StreamMeter:
         if choice.finish_reason:
             self.finish_reasons.add(choice.finish_reason)
         delta = choice.delta or {}
-        parts = self._shown.setdefault(choice.index, [])
-        texts = [choice.text, delta.get("content"), delta.get("refusal"), delta.get("reasoning_content")]
-        for call in delta.get("tool_calls") or ():
-            function = call.get("function") if isinstance(call, dict) else None
-            if isinstance(function, dict):
-                texts += [function.get("name"), function.get("arguments")]
         audio = delta.get("audio")
-        if isinstance(audio, dict):
-            texts.append(audio.get("transcript"))
-            self._audio_chunks += 1 if audio.get("data") else 0
-        parts.extend(text for text in texts if isinstance(text, str) and text)
+        if isinstance(audio, dict) and audio.get("data"):
+            self._audio_chunks += 1
+        self._shown.setdefault(choice.index, []).extend(_texts(choice, delta))
 
 
 def _may_matter(data: bytes) -> bool:
@@ -277,6 +273,19 @@ def _lenient_report(body: bytes) -> Report:
         tier if isinstance(tier, str) else None,
         upstream_id if isinstance(upstream_id, str) else "",
     )
+
+
+def _texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
+    """The pieces of text in a choice; `said` is its message or delta."""
+    found = [choice.text, said.get("content"), said.get("refusal"), said.get("reasoning_content")]
+    for call in said.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict):
+            found += [function.get("name"), function.get("arguments")]
+    audio = said.get("audio")
+    if isinstance(audio, dict):
+        found.append(audio.get("transcript"))
+    return [text for text in found if isinstance(text, str) and text]
 
 
 def _is_output(choice: _Choice) -> bool:

@@ -292,10 +292,10 @@ class _Connection(asyncio.Protocol):
         return going_on and not self.complete
 
     def eof_received(self) -> None:
-        self._ended("closed")
+        self._ended(orderly=True)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._ended("closed")
+        self._ended(orderly=False)
         if self._probe is not None:
             self._probe.close()
             self._probe = None
@@ -364,16 +364,17 @@ class _Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
-    def _ended(self, reason: str) -> None:
+    def _ended(self, *, orderly: bool) -> None:
+        """`orderly` = by a FIN, which acknowledges all that had arrived. A reset does not: it proves nothing."""
         if not self.started:
-            self.failure = reason
+            self.failure = "closed"
             return
         if self.has_head and self._until_close and not self.failure:
             self.complete = True
         elif not self.complete:
-            if not self.has_head and not self.headers and not self.failure:
+            if orderly and not self.has_head and not self.headers and not self.failure:
                 self.untouched = 0 <= self._acked_before == self._acked()
-            self.fail(reason)
+            self.fail("closed")
         self._keep = False
         self.wake()
 

@@ -212,10 +212,9 @@ class RedisBalances:
     # -- Journal ----------------------------------------------------------------------------------
 
     async def pending(self, limit: int) -> list[Entry]:
-        """The oldest unflushed charges of every bucket, at most `limit` in all."""
+        """The oldest unflushed charges of every bucket, at most `limit` from each."""
         replies = await self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
-        entries = [_entry(bucket, item) for bucket, reply in enumerate(replies) for item in reply]
-        return entries[:limit]
+        return [_entry(bucket, item) for bucket, reply in enumerate(replies) for item in reply]
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Forget charges that SQL has committed, and tell every process up to where."""

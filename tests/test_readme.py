@@ -1,0 +1,84 @@
+"""Every command and every snippet in the README runs as it stands (with the served port in place of 8080)."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.servers import ROOT, Tollkeeper, free_port, wait_until
+
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
+NAMED = re.findall(r"```sh (\w+)\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_names_the_two_commands_that_the_makefile_and_ci_have() -> None:
+    assert dict(NAMED) == {"run": "make run\n", "test": "make test\n"}
+    makefile = (ROOT / "Makefile").read_text()
+    assert "\nrun: install" in makefile
+    assert "\ntest: install-dev" in makefile
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+
+
+@pytest.mark.parametrize(("language", "code"), BLOCKS)
+def test_every_snippet_of_the_readme_runs(language: str, code: str, embedded: Tollkeeper) -> None:
+    account = embedded.account("1000")
+    account.wait_balance(1_000_000)
+    code = code.replace("127.0.0.1:8080", f"127.0.0.1:{embedded.port}")
+    environment = {
+        **embedded.all_environment(),
+        "KEY": account.api_key,
+        "ACCOUNT": account.account_id,
+        "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
+    }
+    command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
+    done = subprocess.run(command, cwd=embedded.folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.strip()
+    assert '"error"' not in done.stdout
+
+
+def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(folder: Path) -> None:
+    port = free_port()
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOLLKEEPER_", "OPENAI_"))}
+    environment["TOLLKEEPER_LISTEN__PORT"] = str(port)
+    environment["PATH"] = f"{ROOT}/.venv/bin:{environment['PATH']}"
+    # what `make run` runs, in an empty folder of its own
+    recipe = re.search(r"\nrun: install\n\t@\$\(BIN\)/python (.*)\n", (ROOT / "Makefile").read_text())
+    assert recipe is not None
+    output = folder / "out.txt"
+    with output.open("wb") as out:
+        process = subprocess.Popen([sys.executable, *recipe[1].split()], cwd=folder, env=environment, stdout=out, stderr=out)
+    try:
+        wait_until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, 30, "make run serves")
+        text = output.read_text()
+        assert "NO OPENAI_API_KEY IS SET" in text
+        lines = [line.strip() for line in text.splitlines() if line.startswith(("  curl ", "  python3 ", "What it cost:"))]
+        assert len(lines) == 3
+        for line in lines:
+            done = subprocess.run(
+                ["bash", "-c", line.removeprefix("What it cost:")], env=environment, capture_output=True, text=True, timeout=60, check=False
+            )
+            assert done.returncode == 0, done.stderr
+            assert len(done.stdout.split()) > 5 or "balanceMillicredits" in done.stdout
+            assert '"error"' not in done.stdout
+        assert _no_key_in(folder, text)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(40) == 0
+    time.sleep(0.1)
+    with pytest.raises(httpx.HTTPError):
+        httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1)
+
+
+def _no_key_in(folder: Path, text: str) -> bool:
+    """The printed key is nowhere in the databases."""
+    key = re.search(r"^  (tk-\S+)$", text, re.MULTILINE)
+    assert key is not None
+    return all(key[1].encode() not in path.read_bytes() for path in (folder / "var").glob("*.db*"))
