@@ -98,6 +98,10 @@ class Application:
         protocol.on_disconnect = exchange.client_left
         try:
             await exchange.run()
+        except Exception:
+            # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
+            log.exception("request %s failed", exchange.request_id)
+            await exchange.fail()
         finally:
             protocol.on_disconnect = None
 

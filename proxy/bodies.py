@@ -157,6 +157,7 @@ class Parsed(NamedTuple):
     audio_tokens: int
     images: int
     unbounded: bool
+    inputs: int
     choices: int
     explicit_cap: int | None
     cap_field: str | None
@@ -201,6 +202,7 @@ def parse_chat(body: bytes) -> Parsed:
         audio_tokens=media.audio_tokens,
         images=media.images,
         unbounded=media.unbounded,
+        inputs=1,
         choices=_positive(request.n, "n", MAX_CHOICES),
         explicit_cap=_cap(max(caps), "max_completion_tokens") if caps else None,
         cap_field="max_completion_tokens",
@@ -232,6 +234,7 @@ def parse_completion(body: bytes) -> Parsed:
         audio_tokens=0,
         images=0,
         unbounded=False,
+        inputs=_inputs(request.prompt),
         choices=choices * _inputs(request.prompt),
         explicit_cap=cap,
         cap_field=None,
@@ -262,6 +265,7 @@ def parse_embedding(body: bytes) -> Parsed:
         audio_tokens=0,
         images=0,
         unbounded=False,
+        inputs=_inputs(request.input),
         choices=0,
         explicit_cap=0,
         cap_field=None,
@@ -283,14 +287,14 @@ def image_tokens(model: str) -> int | None:
 
 
 def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
-    """Input tokens at most: text, plus images and audio; what cannot be bounded is the window. Never more than it."""
+    """Input tokens at most: text, plus images and audio; what cannot be bounded is the window. Never more than it, per input."""
     per_image = image_tokens(parsed.model) if parsed.images else 0
     if parsed.unbounded or per_image is None:
         if window is None:
             raise invalid(f"The model {parsed.model!r} has no known context window, so this input cannot be priced.", "messages")
         return window
     bound = text_bound + parsed.images * per_image + parsed.audio_tokens
-    return bound if window is None else min(bound, window)
+    return bound if window is None else min(bound, window * parsed.inputs)
 
 
 def bounds_of(parsed: Parsed, tokens_in: int, output_cap: int, searches: int) -> Bounds:
@@ -440,7 +444,7 @@ def _cap(value: int, name: str) -> int:
 
 
 def _inputs(prompt: Any) -> int:
-    """How many prompts a legacy request carries: each gets its own completions."""
+    """How many prompts or embedding inputs a request carries: each has the window, and its completions, to itself."""
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         return len(prompt)
     return 1
@@ -461,4 +465,4 @@ def _other_stream_options(members: dict[str, msgspec.Raw]) -> bytes:
     if not raw or raw == b"null":
         return b""
     options = msgspec.json.decode(raw, type=dict[str, msgspec.Raw])
-    return b"".join(b',"%s":%s' % (k.encode(), bytes(v)) for k, v in options.items() if k != "include_usage")
+    return b"".join(b",%s:%s" % (msgspec.json.encode(k), bytes(v)) for k, v in options.items() if k != "include_usage")

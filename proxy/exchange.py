@@ -91,6 +91,11 @@ class ClientSide(Protocol):
         """Wait until it keeps up. Raises Interrupted when it never reads."""
         ...
 
+    @property
+    def started(self) -> bool:
+        """Whether a response has begun."""
+        ...
+
     def abort(self) -> None:
         """Break the connection, so that the client cannot take what it has for a whole answer."""
         ...
@@ -269,7 +274,8 @@ class Exchange:
         needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
-            affordable = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) // plan.parsed.choices
+            affordable = max(0, prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) - plan.parsed.extra_output)
+            affordable //= plan.parsed.choices
         source = result.source
         if source != "key_limit":
             source = "in_flight" if result.balance >= needed else "balance"
@@ -387,7 +393,8 @@ class Exchange:
             outcome = "client_gone"  # the whole answer was here before anyone had to wait, but nobody reads it
         texts: list[str] = []
         audio, insured, searched = 0, False, True
-        if report.usage is None or outcome != "completed" or meter.may_end_in_error():
+        believed = report.usage is not None and is_plausible(report.usage, plan.model, plan.parsed)
+        if not believed or outcome != "completed" or meter.may_end_in_error():
             texts, audio = meter.shown()
             errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
             insured = errored and not meter.showed_anything
@@ -502,7 +509,7 @@ class Exchange:
         """What to charge: upstream's own usage if it can be believed, else what was shown, counted."""
         services = self.services
         usage, source = report.usage, "upstream"
-        if usage is not None and not is_plausible(usage, plan.model, plan.parsed.choices):
+        if usage is not None and not is_plausible(usage, plan.model, plan.parsed):
             services.metrics.count(services.metrics.implausible)
             usage = None
         if usage is None:
@@ -666,6 +673,15 @@ class Exchange:
         self.status = rejection.status
         self.outcome = self.outcome or rejection.code
         await self._send_json(rejection.status, rejection.body(), rejection.headers())
+
+    async def fail(self) -> None:
+        """Our own fault: say so, or break off what has begun."""
+        if self.client.started:
+            self.client.abort()
+        else:
+            await self.reject(
+                Rejection(500, "internal_error", "Something failed on our side. Nothing was charged; try again.", kind="server_error")
+            )
 
     async def answer_json(self, body: bytes) -> None:
         """Answer 200 with our own JSON."""

@@ -12,6 +12,7 @@ import msgspec
 
 from billing.pricing import Model
 from billing.usage import MAX_TOKENS, Usage
+from proxy.bodies import Parsed
 from proxy.sse import event_data, last_boundary, next_boundary, split_events
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
@@ -89,11 +90,11 @@ def read_usage(raw: Any) -> Usage | None:
     return usage if usage.is_consistent() else usage.normalised()
 
 
-def is_plausible(usage: Usage, model: Model, choices: int) -> bool:
-    """Whether a model can have used that much at all: input within its window, output within its maximum."""
+def is_plausible(usage: Usage, model: Model, parsed: Parsed) -> bool:
+    """Whether a model can have used that much at all: each input within its window, each output within its maximum."""
     window = model.context_window or MAX_TOKENS
-    most_out = (model.max_output_tokens or window) * max(1, choices) * 2
-    return usage.input_tokens <= window and usage.output_tokens <= max(most_out, 1)
+    most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
+    return usage.input_tokens <= window * parsed.inputs and usage.output_tokens <= max(most_out, 1)
 
 
 class StreamMeter:

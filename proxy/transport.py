@@ -231,6 +231,11 @@ class UvicornClient:
                     self.interruption.fire("client_gone")
                 raise Interrupted from None
 
+    @property
+    def started(self) -> bool:
+        """See ClientSide."""
+        return self._cycle.response_started
+
     def abort(self) -> None:
         """See ClientSide."""
         self._protocol.transport.abort()

@@ -77,6 +77,7 @@ class RedisBalances:
         self._live: dict[str, _Live] = {}
         self._undelivered: dict[str, _Due] = {}
         self._kept: list[dict[str, tuple[str, _Due]]] = [{} for _ in range(BUCKETS)]
+        self._lost: list[dict[str, _Due]] = [{} for _ in range(BUCKETS)]
         self._prefix = [f"{{b{bucket}}}:" for bucket in range(BUCKETS)]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -243,7 +244,7 @@ class RedisBalances:
 
     def unflushed(self) -> int:
         """How many settled charges this process still keeps."""
-        return sum(len(kept) for kept in self._kept) + len(self._undelivered)
+        return sum(map(len, self._kept)) + sum(map(len, self._lost)) + len(self._undelivered)
 
     async def all_figures(self) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
         """What Redis has: figures, the sum of live holds and of unflushed charges, each by account.
@@ -347,9 +348,9 @@ class RedisBalances:
             reply = await self._send_settle(bucket, token, wanted)
             verdict = reply[0]
             if verdict in (b"ok", b"gone"):
-                self._undelivered.pop(request.hold_id, None)
-                self._live.pop(request.hold_id, None)
                 if verdict == b"gone":
+                    # settled by a try whose reply was lost, or by the reaper: kept like any other, in case Redis forgets it
+                    self._keep(bucket, wanted, await self._position_now() if wanted.record else b"")
                     return Gone(int(reply[1]), int(reply[2]))
                 self._keep(bucket, wanted, reply[5])
                 return Settled(int(reply[1]), int(reply[2]), int(reply[3]), int(reply[4]))
@@ -368,9 +369,18 @@ class RedisBalances:
         )
         return self._link.run("settle", keys, (token, request.hold_id, wanted.due, wanted.record, wanted.tokens))
 
+    async def _position_now(self) -> bytes:
+        """A journal position that nothing written until now lies beyond."""
+        seconds, microseconds = await self._link.call("TIME")
+        return b"%d-0" % (int(seconds) * 1_000 + int(microseconds) // 1_000 + 1)
+
     def _keep(self, bucket: int, wanted: _Due, position: bytes) -> None:
+        """The resolution is delivered: keep a charge until it is flushed, forget the rest."""
+        hold_id = wanted.request.hold_id
+        self._undelivered.pop(hold_id, None)
+        self._live.pop(hold_id, None)
         if wanted.record:
-            self._kept[bucket][wanted.request.hold_id] = (position.decode(), wanted)
+            self._kept[bucket][hold_id] = (position.decode(), wanted)
 
     # -- Background loops --------------------------------------------------------------------------
 
@@ -454,9 +464,9 @@ class RedisBalances:
                 await self._try_rebuild(bucket)
                 continue
             if token != self._tokens[bucket]:
-                known_before, self._tokens[bucket] = self._tokens[bucket], token
-                if known_before:
-                    await self._restore(bucket)
+                if self._tokens[bucket]:
+                    await self._restore(bucket, token)
+                self._tokens[bucket] = token
             if state == token:
                 self._open[bucket] = True
                 return
@@ -481,28 +491,31 @@ class RedisBalances:
             before = await self._link.call("GET", f"{prefix}epoch")
             if not force and before and before.decode().removeprefix("R:").startswith(f"{self._run_id}:"):
                 return True
-            await self._link.call("SET", f"{prefix}epoch", f"F:{nonce}")
+            fence, token = f"F:{nonce}", f"{self._run_id}:{nonce}"
+            await self._link.call("SET", f"{prefix}epoch", fence)
             await self._flush_survivors(prefix)
-            known = await self._rewrite_accounts(bucket, prefix)
+            known = await self._rewrite_accounts(bucket, prefix, fence)
             await self._link.call("DEL", f"{prefix}flushed")
-            token = f"{self._run_id}:{nonce}"
-            await self._link.call("SET", f"{prefix}epoch", f"R:{token}")
+            if not await self._advance(prefix, fence, f"R:{token}"):
+                return False
             if before is not None or known:
                 log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
                 await self._recover_ours(bucket, token)
-            await self._link.call("SET", f"{prefix}epoch", token)
+            return await self._advance(prefix, f"R:{token}", token)
         finally:
             with contextlib.suppress(StoreUnavailable):
                 if await self._link.call("GET", f"{prefix}lock") == nonce.encode():
                     await self._link.call("DEL", f"{prefix}lock")
-        return True
+
+    async def _advance(self, prefix: str, before: str, after: str) -> bool:
+        return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _recover_ours(self, bucket: int, token: str) -> None:
         """Put back what is ours while the others do the same, then give them the rest of the grace time."""
         started = time.monotonic()
         if self._tokens[bucket]:
-            self._tokens[bucket] = token
-            await self._restore(bucket)
+            await self._restore(bucket, token)
+        self._tokens[bucket] = token
         await asyncio.sleep(max(0.0, GRACE_SECONDS - (time.monotonic() - started)))
 
     async def _flush_survivors(self, prefix: str) -> None:
@@ -510,7 +523,7 @@ class RedisBalances:
             await self._ledger.post([_entry(0, item) for item in items])
             await self._link.call("XDEL", f"{prefix}log", *(item[0] for item in items))
 
-    async def _rewrite_accounts(self, bucket: int, prefix: str) -> int:
+    async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
         """Balances from SQL, held from the holds that survived; return how many accounts there are."""
         holds = await self._surviving_holds(prefix)
         charged = await self._ledger.charged_ids(hold.hold_id for hold in holds)
@@ -526,20 +539,21 @@ class RedisBalances:
         for start in range(0, len(accounts), CHUNK):
             await asyncio.gather(
                 *(
-                    self._link.call(
-                        *("HSET", f"{prefix}a:{row.account_id}", "balance", row.balance),
-                        *("held", held.get(row.account_id, 0), "seq", row.sequence),
+                    self._link.run(
+                        "rewrite",
+                        (f"{prefix}epoch", f"{prefix}a:{row.account_id}"),
+                        (fence, "balance", row.balance, "held", held.get(row.account_id, 0), "seq", row.sequence),
                     )
                     for row in accounts[start : start + CHUNK]
                 )
             )
-        await self._rewrite_keys(prefix, holds)
+        await self._rewrite_keys(prefix, holds, fence)
         seconds, _ = await self._link.call("TIME")
         for hold in holds:
             await self._link.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
         return len(accounts)
 
-    async def _rewrite_keys(self, prefix: str, holds: "Iterable[_Survivor]") -> None:
+    async def _rewrite_keys(self, prefix: str, holds: "Iterable[_Survivor]", fence: str) -> None:
         """Limited keys: spending from SQL, what is in flight from the holds."""
         mine = list(holds)
         for name in await self._scan(f"{prefix}k:*"):
@@ -547,7 +561,8 @@ class RedisBalances:
             period = ((await self._link.call("HGET", name, "period")) or b"total").decode()
             spent = await self._ledger.key_spent(key_id, period_start_ms(period)) if period else 0
             of_key = [hold.amount for hold in mine if hold.key_id == key_id]
-            await self._link.call("HSET", name, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
+            fields = (fence, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
+            await self._link.run("rewrite", (f"{prefix}epoch", name), fields)
 
     async def _surviving_holds(self, prefix: str) -> "list[_Survivor]":
         found = []
@@ -569,31 +584,46 @@ class RedisBalances:
             if cursor == b"0":
                 return sorted(found)
 
-    async def _restore(self, bucket: int) -> None:
+    async def _restore(self, bucket: int, token: str) -> None:
         """Data may be lost: put back live holds, and settle again the charges that SQL does not have.
 
-        Survivors were flushed before the bucket began to recover, so SQL knows exactly what survived.
+        Survivors were flushed before the bucket began to recover, so SQL knows exactly what survived. May fail half-way
+        and be run again: what is done is off the list, or known by its tombstone.
         """
-        ours = [due for due in self._undelivered.values() if bucket_of(due.request.account_id) == bucket]
-        kept = [due for _, due in self._kept[bucket].values()]
-        done = await self._ledger.charged_ids(due.request.hold_id for due in [*ours, *kept])
+        lost = self._lost[bucket]
+        lost.update({due.request.hold_id: due for due in self._undelivered.values() if bucket_of(due.request.account_id) == bucket})
+        lost.update({hold_id: due for hold_id, (_, due) in self._kept[bucket].items()})
         self._kept[bucket].clear()
-        for due in [*ours, *kept]:
-            hold_id = due.request.hold_id
-            if hold_id in done:
-                self._undelivered.pop(hold_id, None)
-                self._live.pop(hold_id, None)
-                continue
-            await self._rehold(bucket, _Live(due.request, 0, due.request.record))
-            reply = await self._send_settle(bucket, self._tokens[bucket], due)
-            if reply[0] == b"ok":
-                self._keep(bucket, due, reply[5])
+        for hold_id in await self._ledger.charged_ids(lost):
+            del lost[hold_id]
             self._undelivered.pop(hold_id, None)
             self._live.pop(hold_id, None)
+        for hold_id, due in list(lost.items()):
+            reply = await self._resettle(bucket, token, due)
+            position = reply[5] if reply[0] == b"ok" else await self._position_now()
+            self._keep(bucket, due, position)
+            lost.pop(hold_id, None)
         for live in [one for one in self._live.values() if bucket_of(one.request.account_id) == bucket]:
-            await self._rehold(bucket, live)
+            if live.request.hold_id not in self._undelivered:
+                await self._rehold(bucket, token, live)
 
-    async def _rehold(self, bucket: int, live: _Live) -> None:
+    async def _resettle(self, bucket: int, token: str, due: _Due) -> Any:
+        prefix, request = self._prefix[bucket], due.request
+        keys = (
+            f"{prefix}epoch",
+            f"{prefix}a:{request.account_id}",
+            f"{prefix}h:{request.hold_id}",
+            f"{prefix}leases",
+            f"{prefix}log",
+            f"{prefix}k:",
+            f"{prefix}t:{request.hold_id}",
+        )
+        reply = await self._link.run("resettle", keys, (token, request.hold_id, due.due, due.record, request.amount))
+        if reply[0] not in (b"ok", b"gone"):
+            raise StoreUnavailable("redis", "was rebuilt again meanwhile")
+        return reply
+
+    async def _rehold(self, bucket: int, token: str, live: _Live) -> None:
         prefix, request, limits = self._prefix[bucket], live.request, live.request.limits
         keys = (
             f"{prefix}epoch",
@@ -603,7 +633,7 @@ class RedisBalances:
             f"{prefix}k:{request.key_id}",
         )
         arguments = (
-            self._tokens[bucket],
+            token,
             request.hold_id,
             request.amount,
             request.lease_ms,
