@@ -150,6 +150,7 @@ class Application:
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method},
         )
+        self._side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
 
 
 def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisBalances":

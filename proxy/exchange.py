@@ -41,7 +41,7 @@ from proxy.plan import (
     smallest,
     with_counted_input,
 )
-from proxy.rejections import Rejection, bad_gateway, insufficient_credits, invalid, too_many, unavailable
+from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, invalid, too_many, unavailable
 from proxy.tokenizer import Tokenizer
 from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError, UpstreamPool
 
@@ -323,32 +323,14 @@ class Exchange:
         await self._release(key)
         status = answer.head.status
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
-        if status < 400:
+        if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        if status == 401:
-            raise Rejection(
-                401,
-                "upstream_authentication_failed",
-                "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider.",
-                kind="upstream_error",
-            )
-        if b'"insufficient_quota"' in body:
-            raise Rejection(
-                status,
-                "insufficient_quota",
-                "This service's own upstream quota is used up; your credits are fine. Contact your provider.",
-                kind="upstream_error",
-            )
-        if not answer.head.get(b"content-type").startswith(b"application/json"):
-            raise Rejection(
-                status,
-                "upstream_error",
-                f"The upstream answered with status {status}. Nothing was charged; try again.",
-                kind="server_error",
-            )
-        body = self._without_identity(body)
-        self.status, self.outcome = status, "upstream_error"
-        await self.client.respond(status, self._passed_headers(answer), body)
+        headers, own = self._passed_headers(answer), instead_of(status, body)
+        if own is not None:
+            body = own.body()
+            headers = [(b"content-type", b"application/json"), *(pair for pair in headers if pair[0] != b"content-type")]
+        self.status, self.outcome = status, own.code if own is not None else "upstream_error"
+        await self.client.respond(status, headers, self._without_identity(body))
 
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""

@@ -11,6 +11,10 @@ import msgspec
 from billing.money import display_credits
 
 
+class _ErrorBody(msgspec.Struct):
+    error: dict[str, Any]
+
+
 class Rejection(Exception):
     """A request that we answer ourselves. Raise it anywhere before an answer has begun."""
 
@@ -79,6 +83,22 @@ def unavailable(message: str, code: str, retry_after_ms: int = 1_000) -> Rejecti
 def bad_gateway(message: str, code: str, status: int = 502) -> Rejection:
     """502/504: the upstream did not answer as it should; nothing was charged."""
     return Rejection(status, code, message, kind="server_error")
+
+
+def instead_of(status: int, body: bytes) -> Rejection | None:
+    """Our own words for an upstream error that must not be passed on (it is about our account) or is not OpenAI-shaped."""
+    if status == 401:
+        message = "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider."
+        return Rejection(status, "upstream_authentication_failed", message, kind="upstream_error")
+    if b'"insufficient_quota"' in body:
+        message = "This service's own upstream quota is used up; your credits are fine. Contact your provider."
+        return Rejection(status, "insufficient_quota", message, kind="upstream_error")
+    try:
+        msgspec.json.decode(body, type=_ErrorBody)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        message = f"The upstream answered with status {status}. Nothing was charged; try again."
+        return Rejection(status, "upstream_error", message, kind="server_error")
+    return None
 
 
 def insufficient_credits(

@@ -66,8 +66,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
-        if self.transport.is_closing():
-            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if self.transport.is_closing() or (cycle is not None and cycle.response_complete and not cycle.keep_alive):
+            return  # we said that this connection ends: nothing that still arrives on it is a request
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.header_bytes and b"\r\n\r\n" not in data[: self.limits.header_bytes]:
@@ -100,6 +101,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _problem(self) -> str:
         if not self.url.startswith(b"/"):
             return "The request target must be a path such as /v1/chat/completions."
+        if not self.url.isascii():
+            return "The request target holds characters outside ASCII: percent-encode them."
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            return "Only HTTP/1.1 and HTTP/1.0 are spoken here."
         names = [name for name, _ in self.headers]
         if names.count(b"host") != 1:
             return "The request must have exactly one Host header."
@@ -107,6 +112,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request has both Content-Length and Transfer-Encoding."
         if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
             return "The request gives its length twice."
+        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+            return "The only transfer coding accepted here is chunked."
         if b"upgrade" in names and self.parser.should_upgrade():
             return "Upgrades (WebSocket, h2c) are not offered here."
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.header_bytes:
@@ -115,7 +122,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """Uvicorn found the request malformed (or `_problem` did, whose words are then in the cause)."""
-        self._refuse(bad_request(self._last_problem() or msg))
+        self._refuse(bad_request(self._last_problem() or f"{msg} Send one well-formed HTTP/1.1 request."))
 
     def _last_problem(self) -> str:
         error = sys.exc_info()[1]
@@ -126,12 +133,13 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.response_started and not cycle.response_complete:
-            self.transport.abort()
+        if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
+            self.transport.abort()  # whatever we wrote now would be taken for (a part of) that request's answer
             return
         body = rejection.body()
         head = f"HTTP/1.1 {rejection.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
+        more = b"".join(b"%b: %b\r\n" % header for header in rejection.headers())
+        self.transport.write(head.encode() + more + b"connection: close\r\n\r\n" + body)
         self.transport.close()
 
     def _arm_head_timer(self) -> None:
@@ -189,7 +197,7 @@ class UvicornClient:
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """See ClientSide."""
         head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._send(head + body)
+        await self._send(head if self._cycle.scope["method"] == "HEAD" else head + body)
         self._finish()
 
     async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
@@ -244,6 +252,8 @@ class UvicornClient:
         cycle = self._cycle
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
+        if cycle.more_body:
+            cycle.keep_alive = False  # refused before the body was here: it is not waited for
         lines = [STATUS_LINE[status]]
         for name, value in (*cycle.default_headers, *headers):
             if name == b"connection":

@@ -304,6 +304,10 @@ class _Connection(asyncio.Protocol):
 
     # httptools
 
+    def on_message_begin(self) -> None:
+        if self.complete:
+            raise ValueError("a second answer to one request")  # the parser stops: it must not be mixed into the first
+
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value))
 
