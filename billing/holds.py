@@ -133,6 +133,10 @@ class Balances(Protocol):
         """Note what an orphan would be charged; sent soon, never awaited."""
         ...
 
+    def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
+        """Lower a hold to `amount` (never below its checkpoint, never raise it); sent soon, never awaited."""
+        ...
+
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """Apply one outbox row; True when it is applied (now or before), False when earlier rows are missing."""
         ...
@@ -248,6 +252,21 @@ class Book:
             return False
         hold.checkpoint = Millicredits(min(mark.amount, hold.amount))
         hold.record = mark.record or hold.record
+        return True
+
+    def shrink(self, hold_id: str, amount: Millicredits) -> bool:
+        """Lower a hold, not below its checkpoint; False when it is gone or not larger."""
+        hold = self.holds.get(hold_id)
+        if hold is None:
+            return False
+        less = hold.amount - max(amount, hold.checkpoint)
+        if less <= 0:
+            return False
+        hold.amount = millicredits(hold.amount - less)
+        account = self.accounts[hold.account_id]
+        account.held = millicredits(account.held - less)
+        if hold.limited:
+            self.keys[hold.key_id].held -= less
         return True
 
     def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:

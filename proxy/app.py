@@ -103,7 +103,8 @@ class Application:
             log.exception("request %s failed", exchange.request_id)
             await exchange.fail()
         finally:
-            protocol.on_disconnect = None
+            if protocol.on_disconnect == exchange.client_left:  # the connection may carry the next exchange already
+                protocol.on_disconnect = None
 
     async def _lifespan(self, receive: Any, send: Any) -> None:
         await receive()

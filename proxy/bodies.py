@@ -391,7 +391,7 @@ def _top_level(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Ra
     except msgspec.ValidationError:
         raise invalid("The request body must be a JSON object.", code="invalid_json") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
+        raise invalid(f"The request body is not valid JSON ({error}): send one JSON object.", code="invalid_json") from None
     unknown = members.keys() - known
     if unknown:
         name = min(unknown)
@@ -407,7 +407,7 @@ def _refuse_duplicates(body: bytes) -> None:
     try:
         pairs = json.loads(body, object_pairs_hook=lambda found: found)
     except (ValueError, RecursionError):
-        raise invalid("The request body is not valid JSON.", code="invalid_json") from None
+        raise invalid("The request body is not valid JSON: send one JSON object.", code="invalid_json") from None
     names = [name for name, _ in pairs]
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
@@ -426,7 +426,7 @@ def _decode(decoder: Any, body: bytes) -> Any:
             raise invalid(f"Missing required parameter: {missing[1]!r}.", param, "missing_required_parameter") from None
         raise invalid(f"Invalid value for {param or 'the body'!r}: {reason}.", param or None, "invalid_type") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise invalid(f"The request body is not valid JSON: {error}", code="invalid_json") from None
+        raise invalid(f"The request body is not valid JSON ({error}): send one JSON object.", code="invalid_json") from None
 
 
 def _positive(value: int | None, name: str, most: int) -> int:

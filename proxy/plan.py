@@ -43,6 +43,7 @@ class Plan(NamedTuple):
     searches: int
     bounds: Bounds
     ceiling: Charge
+    input_is_counted: bool = False
 
 
 def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, billing: Billing) -> Plan:
@@ -65,7 +66,7 @@ def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
     """The same plan with its text counted instead of bounded by bytes."""
     tokens_in = min(plan.bounds.input_tokens, input_bound(plan.parsed, tokens, plan.model.context_window))
-    return _rebound(plan, prices, tokens_in, plan.cap)
+    return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
 
 
 def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | None:

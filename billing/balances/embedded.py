@@ -47,6 +47,7 @@ CREATE TABLE IF NOT EXISTS figures (
 """
 ADD_HOLD = "INSERT INTO holds VALUES (?, ?, ?, 0, ?)"
 MARK_HOLD = "UPDATE holds SET checkpoint = ?, record = ? WHERE hold_id = ?"
+SHRINK_HOLD = "UPDATE holds SET amount = ? WHERE hold_id = ?"
 DROP_HOLD = "DELETE FROM holds WHERE hold_id = ?"
 ADD_CHARGE = "INSERT INTO charges (account_id, charged, loss, record, settled_at) VALUES (?, ?, ?, ?, ?)"
 DROP_CHARGE = "DELETE FROM charges WHERE position = ?"
@@ -134,6 +135,11 @@ class EmbeddedBalances:
         if self._book.mark(mark):
             hold = self._book.holds[mark.hold_id]
             self._write((MARK_HOLD, (hold.checkpoint, hold.record, mark.hold_id)))
+
+    def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
+        """See Balances."""
+        if self._book.shrink(hold_id, amount):
+            self._write((SHRINK_HOLD, (self._book.holds[hold_id].amount, hold_id)), self._figures(account_id))
 
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """See Balances."""

@@ -187,6 +187,18 @@ class RedisBalances:
             future = self._link.run("mark", keys, (self._tokens[bucket], mark.amount, mark.record))
             future.add_done_callback(_swallow)
 
+    def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
+        """See Balances."""
+        live = self._live.get(hold_id)
+        if live is None or amount >= live.request.amount:
+            return
+        self._live[hold_id] = _Live(live.request._replace(amount=amount), live.checkpoint, live.record)
+        bucket = bucket_of(account_id)
+        if self._open[bucket] and self._link.ready:
+            prefix = self._prefix[bucket]
+            keys = (f"{prefix}epoch", f"{prefix}a:{account_id}", f"{prefix}h:{hold_id}", f"{prefix}k:")
+            self._link.run("shrink", keys, (self._tokens[bucket], amount)).add_done_callback(_swallow)
+
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """See Balances."""
         bucket = bucket_of(account_id)
