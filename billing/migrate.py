@@ -1,11 +1,11 @@
-"""Bring the database to the newest schema, and tell whether it is there."""
+"""Bring the database to the newest schema, and tell whether it is there.
+
+Alembic is imported only to migrate: a serving worker looks at the revision and saves its memory.
+"""
 
 from functools import cache
 from pathlib import Path
 
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, text
 
 from billing.database import Database
@@ -19,11 +19,10 @@ ADVISORY_LOCK = 7_305_001
 
 async def migrate(database: Database) -> str:
     """Run every missing migration; return the revision reached. Raises StoreUnavailable."""
-    config = _config()
     async with database.write() as connection:
         if not database.is_sqlite:
             await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
-        await connection.run_sync(_upgrade, config)
+        await connection.run_sync(_upgrade)
     return newest_revision()
 
 
@@ -39,17 +38,15 @@ async def current_revision(database: Database) -> str | None:
 
 @cache
 def newest_revision() -> str:
-    """The revision this code needs."""
-    head = ScriptDirectory.from_config(_config()).get_current_head()
-    return head or ""
+    """The revision this code needs: migrations are numbered, 0001_foundation.py is revision 0001."""
+    return max(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*_*.py"))
 
 
-def _config() -> Config:
+def _upgrade(connection: Connection) -> None:
+    from alembic import command
+    from alembic.config import Config
+
     config = Config()
     config.set_main_option("script_location", str(SCRIPTS))
-    return config
-
-
-def _upgrade(connection: Connection, config: Config) -> None:
     config.attributes["connection"] = connection
     command.upgrade(config, "head")

@@ -1,8 +1,5 @@
 """What must be true before serving, beyond a valid file: stores reachable, schema current, Redis that keeps data."""
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.exceptions import RedisError, ResponseError
-
 from billing.database import Database
 from billing.errors import StoreUnavailable
 from billing.migrate import current_revision, migrate, newest_revision
@@ -23,6 +20,10 @@ async def prepare_database(database: Database) -> None:
 
 async def check_redis(settings: Settings) -> None:
     """Refuse a Redis that evicts or keeps nothing. Raises ConfigError, StoreUnavailable."""
+    # imported here: a serving worker has its own link and saves redis-py's memory
+    from redis.asyncio import BlockingConnectionPool, Redis
+    from redis.exceptions import RedisError, ResponseError
+
     timeout = settings.redis.timeout_seconds
     pool = BlockingConnectionPool.from_url(
         settings.redis.url, max_connections=1, timeout=timeout, socket_timeout=timeout, socket_connect_timeout=timeout
