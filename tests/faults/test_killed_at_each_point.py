@@ -1,0 +1,113 @@
+"""kill -9 of the proxy at each named point: against the simulator's own record, every answer that could reach a client is
+charged exactly once, none twice, holds end at zero, the books agree."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.conftest import Serve
+from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
+
+INJECT = str(Path(__file__).parent / "inject")
+START = 1_000_000
+STORES = {"embedded": "billing.balances.embedded:EmbeddedBalances", "redis": "billing.balances.redis:RedisBalances"}
+
+# point → (where, flush interval). STORE stands for the balance store's class.
+POINTS = {
+    "after the hold": "STORE.hold:after:1",
+    "after upstream's headers": "proxy.upstream:UpstreamPool.send:after:1",
+    "in the middle of a stream": "proxy.meter:StreamMeter.feed:after:8",
+    "before settling": "STORE.settle:before:1",
+    "after settling, before the flush": "STORE.settle:after:1",
+    "between SQL commit and acknowledgement": "billing.ledger:Ledger.post:after:1",
+}
+
+
+class Crashing:
+    """A Tollkeeper that dies at a point, once, and what brings it back."""
+
+    def __init__(self, server: Tollkeeper, kind: str, point: str) -> None:
+        self.server, self.kind, self.point = server, kind, point
+        self.mark = server.folder / "crashed"
+
+    def start(self) -> Account:
+        where = POINTS[self.point].replace("STORE", STORES[self.kind])
+        flush = {"TOLLKEEPER_JOURNAL__FLUSH_INTERVAL_MS": "600000"} if "before the flush" in self.point else {}
+        self.server.start(PYTHONPATH=INJECT, TK_CRASH_AT=where, TK_CRASH_MARK=str(self.mark), **flush)
+        account = self.server.account(str(START // 1_000))
+        account.wait_balance(START)
+        return account
+
+    def wait_for_the_crash(self) -> None:
+        wait_until(self.mark.exists, 10, f"the crash {self.point}")
+
+    def come_back(self) -> None:
+        """Embedded: someone starts it again. Redis: the supervisor does; we restart it all the same, without the injection."""
+        self.server.kill()
+        self.server.start()
+
+
+@pytest.fixture(params=["embedded", "redis"])
+def server(request: pytest.FixtureRequest, make_tollkeeper: Serve) -> tuple[Tollkeeper, str]:
+    environment = {"TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "1"}
+    if request.param == "redis":
+        redis: RedisServer = request.getfixturevalue("redis_server")
+        environment |= {"TOLLKEEPER_REDIS__URL": redis.url}
+    return make_tollkeeper(**environment), request.param
+
+
+def read_until_it_breaks(account: Account, *, stream: bool) -> tuple[str | None, bytes]:
+    """(request id if a head arrived, body bytes that arrived) of one request."""
+    text = sandbox_says(output_tokens=12, chunk_interval_ms=20)
+    body = {"model": "gpt-4o-mini", "max_tokens": 50, "stream": stream, "messages": [{"role": "user", "content": text}]}
+    got, request_id = b"", None
+    try:
+        with httpx.stream("POST", f"{account.server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer:
+            request_id = answer.headers.get("x-request-id")
+            for part in answer.iter_raw():
+                got += part
+    except httpx.HTTPError:
+        pass
+    return request_id, got
+
+
+def price(usage: dict[str, Any]) -> int:
+    """gpt-4o-mini: 0.15 and 0.60 USD per million tokens, up to the millicredit."""
+    return int(-(-(usage["prompt_tokens"] * 15 + usage["completion_tokens"] * 60) // 100))
+
+
+@pytest.mark.parametrize("point", POINTS)
+def test_killed(server: tuple[Tollkeeper, str], sandbox: Sandbox, point: str) -> None:
+    crashing = Crashing(*server, point)
+    account = crashing.start()
+    stream = point == "in the middle of a stream"
+    _, got = read_until_it_breaks(account, stream=stream)
+    crashing.wait_for_the_crash()
+    crashing.come_back()
+    wait_until(lambda: account.held() == 0, 15, "no hold is left")
+    rows = account.usage()
+    served = sandbox.record()
+    assert len(rows) <= len(served) <= 1
+    charged = sum(int(row["chargedMillicredits"]) for row in rows)
+    assert account.balance() == START - charged
+    assert crashing.server.cli("reconcile")["ok"]
+    if point == "after the hold":
+        assert served == []
+        assert rows == []
+    if got:
+        assert len(rows) == 1
+    if point in ("after settling, before the flush", "between SQL commit and acknowledgement"):
+        assert rows[0]["chargedMillicredits"] == str(price(served[0]["usage"]))
+        assert rows[0]["usageSource"] == "upstream"
+    if point == "in the middle of a stream":
+        assert got.count(b"data:") >= 2
+        assert (rows[0]["usageSource"], rows[0]["outcome"]) == ("bounded", "orphaned")
+        # at least what the input costs, at most what was held for it (bytes, cache-write price) and 50 tokens of output
+        assert served[0]["usage"]["prompt_tokens"] * 15 / 100 <= charged <= 400 * 0.1875 + 50 * 0.6
+    # the service goes on, and the same books hold the next request
+    answer = account.chat(max_tokens=5)
+    assert answer.status_code == 200
+    wait_until(lambda: len(account.usage()) == len(rows) + 1, 5, "the next request is booked")
+    assert crashing.server.cli("reconcile")["ok"]
