@@ -1,0 +1,57 @@
+"""Processes killed at random under load, and what their supervisor does about it."""
+
+import os
+import random
+import socket
+
+import psutil
+
+from tests.conftest import Serve
+from tests.faults.load import Load, assert_books_match_the_record
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
+
+START = 1_000_000_000
+KILLS = 25
+
+
+def children(server: Tollkeeper) -> list[psutil.Process]:
+    assert server.process is not None
+    return psutil.Process(server.process.pid).children()
+
+
+def test_killing_the_supervisor_takes_its_children_along_and_frees_the_port(on_redis: Tollkeeper) -> None:
+    family = children(on_redis)
+    assert len(family) == 3, "two workers and the jobs process"
+    on_redis.kill()
+    wait_until(
+        lambda: not any(psutil.pid_exists(child.pid) and child.status() != psutil.STATUS_ZOMBIE for child in family), 5, "they are gone"
+    )
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", on_redis.port))
+    on_redis.start()
+
+
+def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox) -> None:
+    """Workers, the jobs process and Redis are killed at random while clients call; the seed is printed."""
+    seed = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
+    print(f"STORM_SEED={seed}")
+    chance = random.Random(seed)
+    environment = {"TOLLKEEPER_LISTEN__WORKERS": "2", "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2", "TOLLKEEPER_LOG__ACCESS": "false"}
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **environment).start()
+    account = server.account(str(START // 1_000))
+    account.wait_balance(START)
+    with Load(account, clients=6, seed=seed) as load:
+        for _ in range(KILLS):
+            wanted = load.statuses.get(200, 0) + chance.randrange(5, 60)
+            wait_until(lambda: load.statuses.get(200, 0) >= wanted, 30, "the load goes on")  # noqa: B023 - used at once
+            if chance.random() < 0.2:
+                redis_server.kill()
+                redis_server.start()
+            else:
+                chance.choice(wait_until(lambda: children(server), 5, "there are children")).kill()
+        wanted = load.statuses.get(200, 0) + 50
+        wait_until(lambda: load.statuses.get(200, 0) >= wanted, 30, "the load goes on to the end")
+    wait_until(lambda: account.held() == 0, 30, "orphans are resolved")
+    rows = assert_books_match_the_record(account, sandbox, load, START)
+    assert {row["outcome"] for row in rows} <= {"completed", "orphaned", "client_gone", "shutdown"}
