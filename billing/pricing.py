@@ -17,7 +17,7 @@ import msgspec
 
 from billing.errors import InvariantBroken, UnpricedModel
 from billing.money import MILLICREDITS_PER_USD, Millicredits, RoundingMode, round_up
-from billing.usage import Usage
+from billing.usage import MAX_TOKENS, Usage
 
 SCALE = 10**12
 LONG_CONTEXT_TOKENS = 272_000
@@ -138,14 +138,16 @@ class PriceBook:
 
     def affordable_output(self, model: Model, tier: str, bounds: "Bounds", budget: int) -> int:
         """How many output tokens fit into `budget` millicredits beside the rest of `bounds` (0 when none do)."""
-        fixed = self.ceiling(model, tier, bounds._replace(output_tokens=0))
-        step = self.ceiling(model, tier, bounds._replace(output_tokens=1_000_000, input_tokens=0, audio_input_tokens=0, web_searches=0))
-        if budget <= fixed.amount or step.amount <= 0:
+        low, high = 0, MAX_TOKENS
+        if not model.tier(tier).short.output or self.ceiling(model, tier, bounds._replace(output_tokens=1)).amount > budget:
             return 0
-        low = (budget - fixed.amount) * 1_000_000 // step.amount
-        while low > 0 and self.ceiling(model, tier, bounds._replace(output_tokens=low)).amount > budget:
-            low -= max(1, low // 1_000)
-        return max(0, low)
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.ceiling(model, tier, bounds._replace(output_tokens=middle)).amount <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
 
     def _charge(self, card: Card, scaled: int) -> Charge:
         cost = round_up(scaled, SCALE)

@@ -1,0 +1,61 @@
+"""Money is integers of millicredits, made in one place, rounded once, up."""
+
+import pytest
+
+from billing.money import LIMIT, MoneyError, display_credits, display_usd, millicredits, package_credits, parse_credits, parse_usd, round_up
+
+
+@pytest.mark.parametrize("value", [0, 1, -1, LIMIT - 1, 1 - LIMIT])
+def test_integers_below_two_to_the_53_are_amounts(value: int) -> None:
+    assert millicredits(value) == value
+
+
+@pytest.mark.parametrize("value", [1.0, True, "1", None, LIMIT, -LIMIT])
+def test_nothing_else_is(value: object) -> None:
+    with pytest.raises(MoneyError):
+        millicredits(value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("numerator", "denominator", "exact", "ceil"),
+    [
+        (0, 7, 0, 0),
+        (1, 10**12, 1, 1_000),
+        (999, 1, 999, 1_000),
+        (1_000, 1, 1_000, 1_000),
+        (2_000_001, 1_000, 2_001, 3_000),
+        (10**15, 10**12, 1_000, 1_000),
+    ],
+)
+def test_charges_round_up_to_the_millicredit_or_the_credit(numerator: int, denominator: int, exact: int, ceil: int) -> None:
+    assert round_up(numerator, denominator) == exact
+    assert round_up(numerator, denominator, "ceil") == ceil
+
+
+def test_a_negative_charge_is_an_error() -> None:
+    with pytest.raises(MoneyError):
+        round_up(-1, 1)
+
+
+@pytest.mark.parametrize(("text", "amount"), [("1", 1_000), ("0.001", 1), ("-12.5", -12_500), ("1e3", 1_000_000)])
+def test_credits_are_read_exactly(text: str, amount: int) -> None:
+    assert parse_credits(text) == amount
+
+
+@pytest.mark.parametrize("text", ["", "abc", "NaN", "Infinity", "0.0001", "9007199254741"])
+def test_what_is_no_exact_amount_is_refused(text: str) -> None:
+    with pytest.raises(MoneyError):
+        parse_credits(text)
+
+
+def test_the_packages_of_the_mission() -> None:
+    assert package_credits("9.99", "0") == (9_990_000, 0)
+    assert sum(package_credits("49.99", "5")) == 52_489_500
+    assert sum(package_credits("99.99", "10")) == 109_989_000
+    with pytest.raises(MoneyError):
+        package_credits("0.000001", "50")
+
+
+def test_display_is_a_number_that_reads_well() -> None:
+    assert (display_credits(12_000), display_credits(12_500), display_usd(9_990_000)) == (12, 12.5, 9.99)
+    assert parse_usd("9.99") == 9_990_000
