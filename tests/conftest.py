@@ -4,6 +4,7 @@ import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,13 @@ def fresh_postgres(postgres_url: str) -> Iterator[str]:
         await connection.execute(statement)
         await connection.close()
 
-    asyncio.run(run(f"CREATE DATABASE {name}"))
+    def in_thread(statement: str) -> None:
+        with ThreadPoolExecutor(1) as pool:  # the test may have a loop of its own running
+            pool.submit(lambda: asyncio.run(run(statement))).result()
+
+    in_thread(f"CREATE DATABASE {name}")
     yield postgres_url.replace("/postgres?", f"/{name}?")
-    asyncio.run(run(f"DROP DATABASE {name} WITH (FORCE)"))
+    in_thread(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 @pytest.fixture(scope="session")
