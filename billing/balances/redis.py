@@ -5,11 +5,7 @@ Keys of bucket 17 share a slot by their tag: {b17}:a:<account> {b17}:h:<hold> {b
 
 **Epoch.** Every script call carries the bucket's token, `<run id of the server>:<nonce>`. A server that
 restarted has another run id, a server that was emptied has no token: either way the token no longer fits,
-nothing is admitted (fail closed), and one process rebuilds the bucket from SQL before it opens again:
-
-    F:<nonce>  fenced: surviving charges are flushed to SQL, balances rewritten, holds kept
-    R:<token>  recovering: every process puts back its live holds and the charges that did not survive
-    <token>    open
+nothing is admitted (fail closed), and one process rebuilds the bucket from SQL before it opens again (rebuilding.py).
 
 A process keeps each settled charge until it is known flushed, so a Redis that lost its last second
 (`appendfsync everysec`) loses no charge while the processes live.
@@ -18,12 +14,13 @@ A process keeps each settled charge until it is known flushed, so a Redis that l
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 from billing.balances.link import RedisLink
+from billing.balances.rebuilding import Rebuilder, entry_of, fields_of, prefix_of
 from billing.buckets import BUCKETS, bucket_of
 from billing.errors import StoreUnavailable
 from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Reading, Refused, Settled
@@ -69,6 +66,7 @@ class RedisBalances:
         """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""
         self._ledger, self._timeout, self._lease_ms = ledger, timeout_seconds, lease_ms
         self._link = RedisLink(url, timeout_seconds, self._connected)
+        self._rebuilder = Rebuilder(self._link, ledger, lease_ms)
         self._run_id = ""
         self._connected_at = 0.0
         self._tokens: list[str] = [""] * BUCKETS
@@ -78,7 +76,7 @@ class RedisBalances:
         self._undelivered: dict[str, _Due] = {}
         self._kept: list[dict[str, tuple[str, _Due]]] = [{} for _ in range(BUCKETS)]
         self._lost: list[dict[str, _Due]] = [{} for _ in range(BUCKETS)]
-        self._prefix = [f"{{b{bucket}}}:" for bucket in range(BUCKETS)]
+        self._prefix = [prefix_of(bucket) for bucket in range(BUCKETS)]
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, wait_seconds: int | float = 10) -> None:
@@ -227,7 +225,7 @@ class RedisBalances:
     async def pending(self, limit: int) -> list[Entry]:
         """The oldest unflushed charges of every bucket, at most `limit` from each."""
         replies = await self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
-        return [_entry(bucket, item) for bucket, reply in enumerate(replies) for item in reply]
+        return [entry_of(bucket, item) for bucket, reply in enumerate(replies) for item in reply]
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Forget charges that SQL has committed, and tell every process up to where."""
@@ -267,14 +265,14 @@ class RedisBalances:
         held: dict[str, int] = {}
         charged: dict[str, int] = {}
         for prefix in self._prefix:
-            for key in await self._scan(f"{prefix}a:*"):
+            for key in await self._rebuilder.scan(f"{prefix}a:*"):
                 values = await self._link.call("HMGET", key, "balance", "held", "seq")
                 if values[0] is not None:
                     figures[key.removeprefix(f"{prefix}a:")] = Reading(*(int(value) for value in values))
-            for hold in await self._surviving_holds(prefix):
+            for hold in await self._rebuilder.surviving_holds(prefix):
                 held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
             for item in await self._link.call("XRANGE", f"{prefix}log", "-", "+"):
-                fields = _fields(item)
+                fields = fields_of(item)
                 account_id = _account_in(fields[b"r"])
                 charged[account_id] = charged.get(account_id, 0) + int(fields[b"c"])
         return figures, held, charged
@@ -309,7 +307,7 @@ class RedisBalances:
     async def rebuild(self) -> None:
         """Rebuild every bucket from SQL under the fence, whatever state it is in."""
         for bucket in range(BUCKETS):
-            while not await self._rebuild_bucket(bucket, force=True):
+            while not await self._rebuild(bucket, force=True):
                 await asyncio.sleep(POLL_SECONDS)
             await self._enter(bucket)
 
@@ -486,7 +484,7 @@ class RedisBalances:
 
     async def _try_rebuild(self, bucket: int) -> None:
         try:
-            if not await self._rebuild_bucket(bucket):
+            if not await self._rebuild(bucket):
                 await asyncio.sleep(POLL_SECONDS)
         except StoreUnavailable as error:
             if error.store == "redis":
@@ -494,33 +492,8 @@ class RedisBalances:
             log.warning("bucket %d cannot be rebuilt now: %s", bucket, error)
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _rebuild_bucket(self, bucket: int, *, force: bool = False) -> bool:
-        """Rewrite a bucket from SQL; False when another process is at it."""
-        prefix, nonce = self._prefix[bucket], secrets.token_hex(4)
-        if not await self._link.call("SET", f"{prefix}lock", nonce, "NX", "PX", LOCK_MS):
-            return False
-        try:
-            before = await self._link.call("GET", f"{prefix}epoch")
-            if not force and before and before.decode().removeprefix("R:").startswith(f"{self._run_id}:"):
-                return True
-            fence, token = f"F:{nonce}", f"{self._run_id}:{nonce}"
-            await self._link.call("SET", f"{prefix}epoch", fence)
-            await self._flush_survivors(prefix)
-            known = await self._rewrite_accounts(bucket, prefix, fence)
-            await self._link.call("DEL", f"{prefix}flushed")
-            if not await self._advance(prefix, fence, f"R:{token}"):
-                return False
-            if before is not None or known:
-                log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
-                await self._recover_ours(bucket, token)
-            return await self._advance(prefix, f"R:{token}", token)
-        finally:
-            with contextlib.suppress(StoreUnavailable):
-                if await self._link.call("GET", f"{prefix}lock") == nonce.encode():
-                    await self._link.call("DEL", f"{prefix}lock")
-
-    async def _advance(self, prefix: str, before: str, after: str) -> bool:
-        return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
+    async def _rebuild(self, bucket: int, *, force: bool = False) -> bool:
+        return await self._rebuilder.rebuild(bucket, self._run_id, partial(self._recover_ours, bucket), force=force)
 
     async def _recover_ours(self, bucket: int, token: str) -> None:
         """Put back what is ours while the others do the same, then give them the rest of the grace time."""
@@ -529,72 +502,6 @@ class RedisBalances:
             await self._restore(bucket, token)
         self._tokens[bucket] = token
         await asyncio.sleep(max(0.0, GRACE_SECONDS - (time.monotonic() - started)))
-
-    async def _flush_survivors(self, prefix: str) -> None:
-        while items := await self._link.call("XRANGE", f"{prefix}log", "-", "+", "COUNT", CHUNK):
-            await self._ledger.post([_entry(0, item) for item in items])
-            await self._link.call("XDEL", f"{prefix}log", *(item[0] for item in items))
-
-    async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
-        """Balances from SQL, held from the holds that survived; return how many accounts there are."""
-        holds = await self._surviving_holds(prefix)
-        charged = await self._ledger.charged_ids(hold.hold_id for hold in holds)
-        for hold in holds:
-            if hold.hold_id in charged:
-                await self._link.call("DEL", f"{prefix}h:{hold.hold_id}")
-                await self._link.call("ZREM", f"{prefix}leases", hold.hold_id)
-        holds = [hold for hold in holds if hold.hold_id not in charged]
-        held: dict[str, int] = {}
-        for hold in holds:
-            held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
-        accounts = await self._ledger.posted_in(bucket)
-        for start in range(0, len(accounts), CHUNK):
-            await asyncio.gather(
-                *(
-                    self._link.run(
-                        "rewrite",
-                        (f"{prefix}epoch", f"{prefix}a:{row.account_id}"),
-                        (fence, "balance", row.balance, "held", held.get(row.account_id, 0), "seq", row.sequence),
-                    )
-                    for row in accounts[start : start + CHUNK]
-                )
-            )
-        await self._rewrite_keys(prefix, holds, fence)
-        seconds, _ = await self._link.call("TIME")
-        for hold in holds:
-            await self._link.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
-        return len(accounts)
-
-    async def _rewrite_keys(self, prefix: str, holds: "Iterable[_Survivor]", fence: str) -> None:
-        """Limited keys: spending from SQL, what is in flight from the holds."""
-        mine = list(holds)
-        for name in await self._scan(f"{prefix}k:*"):
-            key_id = name.removeprefix(f"{prefix}k:")
-            period = ((await self._link.call("HGET", name, "period")) or b"total").decode()
-            spent = await self._ledger.key_spent(key_id, period_start_ms(period)) if period else 0
-            of_key = [hold.amount for hold in mine if hold.key_id == key_id]
-            fields = (fence, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
-            await self._link.run("rewrite", (f"{prefix}epoch", name), fields)
-
-    async def _surviving_holds(self, prefix: str) -> "list[_Survivor]":
-        found = []
-        for raw in await self._link.call("ZRANGE", f"{prefix}leases", 0, -1):
-            hold_id = raw.decode()
-            values = await self._link.call("HMGET", f"{prefix}h:{hold_id}", "a", "m", "k")
-            if values[0] is None:
-                await self._link.call("ZREM", f"{prefix}leases", hold_id)
-                continue
-            found.append(_Survivor(hold_id, values[0].decode(), int(values[1]), (values[2] or b"").decode()))
-        return found
-
-    async def _scan(self, pattern: str) -> list[str]:
-        cursor: bytes = b"0"
-        found: set[str] = set()
-        while True:
-            cursor, names = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
-            found.update(name.decode() for name in names)
-            if cursor == b"0":
-                return sorted(found)
 
     async def _restore(self, bucket: int, token: str) -> None:
         """Data may be lost: put back live holds, and settle again the charges that SQL does not have.
@@ -678,23 +585,6 @@ class RedisBalances:
 
     async def _everywhere(self, command: Any) -> list[Any]:
         return await asyncio.gather(*(self._link.call(*command(prefix)) for prefix in self._prefix))
-
-
-class _Survivor(NamedTuple):
-    hold_id: str
-    account_id: str
-    amount: int
-    key_id: str
-
-
-def _fields(item: Any) -> dict[bytes, bytes]:
-    values = item[1]
-    return dict(zip(values[::2], values[1::2], strict=True))
-
-
-def _entry(bucket: int, item: Any) -> Entry:
-    fields = _fields(item)
-    return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"])
 
 
 def _account_in(record: bytes) -> str:
