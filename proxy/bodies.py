@@ -349,7 +349,7 @@ def _message_texts(message: _Message) -> list[str]:
     if isinstance(message.content, list):
         found += [part.text or part.refusal or "" for part in message.content]
     for call in message.tool_calls or ():
-        found.append(call.function.name + " " + call.function.arguments if call.function else json.dumps(call.custom))
+        found += [call.function.name, call.function.arguments] if call.function else [json.dumps(call.custom)]
     return found
 
 

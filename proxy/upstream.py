@@ -373,7 +373,7 @@ class _Connection(asyncio.Protocol):
         if not self.started:
             self.failure = "closed"
             return
-        if self.has_head and self._until_close and not self.failure:
+        if orderly and self.has_head and self._until_close and not self.failure:
             self.complete = True
         elif not self.complete:
             if orderly and not self.has_head and not self.headers and not self.failure:

@@ -1,0 +1,208 @@
+"""A client that leaves pays for what the upstream has sent until then; the upstream's own record is the witness.
+
+The sandbox sends one event for the role, one a token, one for the finish reason, then the usage chunk. Told to fall
+silent after k events, it has sent exactly max(0, k - 1) tokens (of TOKENS) when the client leaves.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.support.servers import Tollkeeper, wait_until
+from tests.support.wire import events_of
+
+TOKENS = 4
+EVENTS = TOKENS + 2  # role and finish reason
+
+Serve = Callable[..., Tollkeeper]
+CustomerOf = Callable[[Tollkeeper], Customer]
+
+
+def silent_after(events: int) -> Any:
+    return {"after_chunks": events} if events else "after_headers"
+
+
+def assert_counted_and_cancelled(customer: Customer, request_id: str, events: int, prices: tuple[str, str]) -> None:
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    assert (served["outcome"], served["chunksSent"]) == ("client_gone", events)
+    shown = min(max(0, events - 1), TOKENS)
+    assert served["usage"]["completion_tokens"] == shown
+    assert (record["outcome"], record["usageSource"]) == ("client_gone", "counted")
+    assert (record["inputTokens"], record["outputTokens"]) == (served["usage"]["prompt_tokens"], shown)
+    expected = usd_to_charge((served["usage"]["prompt_tokens"], prices[0]), (shown, prices[1]))
+    assert int(record["chargedMillicredits"]) == expected
+
+
+@pytest.mark.parametrize("asks", [True, False], ids=["asks for usage", "does not ask"])
+@pytest.mark.parametrize("events", range(EVENTS + 1))
+def test_a_client_that_leaves_mid_stream_pays_for_what_was_sent(customer: Customer, events: int, asks: bool) -> None:
+    before = customer.balance()
+    body = customer.body({"silent": silent_after(events), "output_tokens": TOKENS}, max_tokens=50)
+    if asks:
+        body["stream_options"] = {"include_usage": True}
+    with customer.stream(body) as wire:
+        assert wire.answer.status == 200
+        assert len(events_of(wire.read_events(events))) == events
+        request_id = wire.request_id
+        assert customer.held() > 0
+    # gpt-4o-mini: 0.15 / 0.60 USD per million tokens
+    assert_counted_and_cancelled(customer, request_id, events, ("0.15", "0.6"))
+    wait_until(lambda: customer.held() == 0, 5, "no hold is left")
+    assert before - customer.balance() == customer.charged(request_id)
+
+
+@pytest.mark.parametrize("events", [0, 2, EVENTS])
+def test_a_client_that_resets_its_connection_pays_the_same(customer: Customer, events: int) -> None:
+    wire = customer.stream(customer.body({"silent": silent_after(events), "output_tokens": TOKENS}, max_tokens=50))
+    wire.read_events(events)
+    request_id = wire.request_id
+    wire.leave(rst=True)
+    assert_counted_and_cancelled(customer, request_id, events, ("0.15", "0.6"))
+
+
+def test_a_legacy_stream_is_counted_as_well(customer: Customer) -> None:
+    text = '[[sandbox {"silent": {"after_chunks": 3}, "output_tokens": 9}]]'
+    with customer.stream({"model": "gpt-3.5-turbo-instruct", "prompt": text, "max_tokens": 50}, "/v1/completions") as wire:
+        wire.read_events(3)
+        request_id = wire.request_id
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    assert (served["outcome"], served["usage"]["completion_tokens"]) == ("client_gone", 3)
+    # gpt-3.5-turbo-instruct: 1.5 / 2. A legacy prompt is its text and nothing around it; one token more is the bound's slack.
+    low = usd_to_charge((served["usage"]["prompt_tokens"], "1.5"), (3, "2"))
+    assert low <= int(record["chargedMillicredits"]) <= low + 2
+    assert (record["usageSource"], record["outputTokens"]) == ("counted", 3)
+
+
+def test_two_choices_are_both_counted(customer: Customer) -> None:
+    # events: two roles, then a token of each choice in turn
+    with customer.stream(customer.body({"silent": {"after_chunks": 7}, "output_tokens": 9}, n=2, max_tokens=50)) as wire:
+        wire.read_events(7)
+        request_id = wire.request_id
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    assert served["usage"]["completion_tokens"] == 5
+    expected = usd_to_charge((served["usage"]["prompt_tokens"], "0.15"), (5, "0.6"))
+    assert (record["outputTokens"], int(record["chargedMillicredits"])) == (5, expected)
+
+
+def test_arguments_of_a_tool_call_are_counted(customer: Customer) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}
+    fields = {"tools": [tool], "tool_choice": "required", "max_tokens": 90}
+    with customer.stream(customer.body({"silent": {"after_chunks": 4}}, **fields)) as wire:
+        wire.read_events(4)
+        request_id = wire.request_id
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    # {"a":"UTC"} as the sandbox cut it, and the name; joined pieces may merge into fewer tokens, never into more
+    assert 0 < record["outputTokens"] <= served["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("events", [0, 1, 3])
+def test_a_reasoning_model_is_drained_and_its_own_usage_charged(customer: Customer, events: int) -> None:
+    # 16 tokens of thinking stand behind the role event; nobody could count them
+    body = customer.body({"chunk_interval_ms": 60, "output_tokens": 6}, model="gpt-5-mini", max_completion_tokens=200)
+    with customer.stream(body) as wire:
+        wire.read_events(events)
+        request_id = wire.request_id
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    assert served["outcome"] == "completed"
+    assert (served["usageSent"]["completion_tokens"], served["usageSent"]["completion_tokens_details"]["reasoning_tokens"]) == (22, 16)
+    assert (record["outcome"], record["usageSource"], record["reasoningTokens"]) == ("client_gone", "upstream", 16)
+    # gpt-5-mini: 0.25 / 2
+    assert int(record["chargedMillicredits"]) == usd_to_charge((served["usageSent"]["prompt_tokens"], "0.25"), (22, "2"))
+
+
+def test_a_reasoning_model_is_drained_when_the_client_leaves_while_it_thinks(customer: Customer) -> None:
+    body = customer.body({"latency_ms": 400, "output_tokens": 3}, model="gpt-5-mini", max_completion_tokens=200)
+    with customer.stream(body):
+        request_id = str(customer.only_upstream_request()["clientRequestId"])
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    assert (served["outcome"], record["outcome"], record["usageSource"]) == ("completed", "client_gone", "upstream")
+    assert int(record["chargedMillicredits"]) == usd_to_charge((served["usageSent"]["prompt_tokens"], "0.25"), (19, "2"))
+
+
+@pytest.mark.parametrize("events", [0, 2])
+def test_a_search_that_was_done_is_paid_by_a_client_that_leaves(customer: Customer, events: int) -> None:
+    body = customer.body({"chunk_interval_ms": 60, "text": "one two three"}, model="gpt-5-search-api", max_completion_tokens=200)
+    with customer.stream(body) as wire:
+        wire.read_events(events)
+        request_id = wire.request_id
+    record, served = customer.generation(request_id), customer.finished(request_id)
+    assert (record["outcome"], record["usageSource"]) == ("client_gone", "upstream")
+    # gpt-5-search-api: 1.25 / 10, and $0.01 = 10,000 millicredits for the search; 16 tokens of thinking and 3 of text
+    expected = usd_to_charge((served["usageSent"]["prompt_tokens"], "1.25"), (19, "10")) + 10_000
+    assert int(record["chargedMillicredits"]) == expected
+
+
+def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer_of: CustomerOf) -> None:
+    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_SECONDS="2"))
+    with customer.stream(customer.body({"chunk_interval_ms": 60, "output_tokens": 6}, max_tokens=50)) as wire:
+        wire.read_events(2)
+        request_id = wire.request_id
+    record, upstream = customer.generation(request_id), customer.finished(request_id)
+    assert (upstream["outcome"], upstream["usageSent"]["completion_tokens"]) == ("completed", 6)
+    assert (record["outcome"], record["usageSource"]) == ("client_gone", "upstream")
+    assert int(record["chargedMillicredits"]) == usd_to_charge((upstream["usageSent"]["prompt_tokens"], "0.15"), (6, "0.6"))
+
+
+def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
+    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_SECONDS="2"))
+    with customer.stream(customer.body({"silent": {"after_chunks": 3}, "output_tokens": 6}, max_tokens=50)) as wire:
+        wire.read_events(3)
+        request_id = wire.request_id
+    record, upstream = customer.generation(request_id), customer.finished(request_id)
+    assert (upstream["outcome"], upstream["usage"]["completion_tokens"]) == ("client_gone", 2)
+    assert (record["outcome"], record["usageSource"], record["outputTokens"]) == ("client_gone", "counted", 2)
+
+
+def test_draining_is_bounded_in_tokens_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
+    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_OUTPUT_TOKENS="20"))
+    with customer.stream(customer.body({"chunk_interval_ms": 20, "output_tokens": 4000}, max_tokens=4000)) as wire:
+        wire.read_events(2)
+        request_id = wire.request_id
+    record, upstream = customer.generation(request_id), customer.finished(request_id)
+    assert upstream["outcome"] == "client_gone"
+    assert (record["outcome"], record["usageSource"]) == ("client_gone", "counted")
+    assert 20 < record["outputTokens"] <= upstream["usage"]["completion_tokens"] < 1000
+
+
+def test_a_client_that_leaves_before_the_headers_leaves_no_hold_behind(customer: Customer) -> None:
+    before = customer.balance()
+    with customer.stream(customer.body({"silent": "before_headers"}, max_tokens=50)):
+        request_id = str(customer.only_upstream_request()["clientRequestId"])
+        wait_until(lambda: customer.held() > 0, 5, "the hold stands")
+    assert customer.finished(request_id)["outcome"] == "client_gone"
+    wait_until(lambda: customer.held() == 0, 5, "the hold is resolved")
+    assert customer.balance() == before  # the upstream had sent nothing
+
+
+def test_an_answer_that_is_not_streamed_is_drained_and_charged(customer: Customer) -> None:
+    before = customer.balance()
+    body = customer.body({"latency_ms": 400, "output_tokens": 7}, max_tokens=50, stream=False)
+    with customer.stream(body):
+        request_id = str(customer.only_upstream_request()["clientRequestId"])
+    record, upstream = customer.generation(request_id), customer.finished(request_id)
+    assert (upstream["outcome"], upstream["usageSent"]["completion_tokens"]) == ("completed", 7)
+    assert (record["outcome"], record["usageSource"], record["stream"]) == ("client_gone", "upstream", False)
+    expected = usd_to_charge((upstream["usageSent"]["prompt_tokens"], "0.15"), (7, "0.6"))
+    assert int(record["chargedMillicredits"]) == expected == before - customer.balance()
+
+
+def test_a_client_that_leaves_after_the_end_has_paid_the_whole_answer(customer: Customer) -> None:
+    with customer.stream(customer.body({"output_tokens": TOKENS}, max_tokens=50)) as wire:
+        assert wire.read_all().clean
+        request_id = wire.request_id
+    record, upstream = customer.generation(request_id), customer.finished(request_id)
+    assert (upstream["outcome"], record["outcome"], record["usageSource"]) == ("completed", "completed", "upstream")
+    assert int(record["chargedMillicredits"]) == usd_to_charge((upstream["usage"]["prompt_tokens"], "0.15"), (TOKENS, "0.6"))
+
+
+def test_a_client_that_stops_reading_does_not_stop_others_and_pays_when_it_leaves(customer: Customer) -> None:
+    wire = customer.stream(customer.body({"output_tokens": 16000}, max_tokens=16000, logprobs=True, top_logprobs=20))
+    request_id = wire.request_id  # the head, and then nothing more is read: thirty megabytes pile up behind it
+    assert customer.post(customer.body(max_tokens=5)).status_code == 200
+    assert not customer.served(request_id)["finishedAt"]  # back-pressure reached the upstream
+    wire.leave(rst=True)
+    record, upstream = customer.generation(request_id), customer.finished(request_id)
+    assert (upstream["outcome"], record["outcome"], record["usageSource"]) == ("client_gone", "client_gone", "counted")
+    assert 0 < record["outputTokens"] <= upstream["usage"]["completion_tokens"] < 16000
