@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from fractions import Fraction
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
@@ -267,5 +267,5 @@ def _times(rate: int, factor: Fraction) -> int:
     return -(-product.numerator // product.denominator)
 
 
-def _refuse_float(text: str) -> float:
+def _refuse_float(text: str) -> NoReturn:
     raise InvariantBroken(f"a price stands as a number, not a string: {text}")

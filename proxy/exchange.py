@@ -309,7 +309,7 @@ class Exchange:
             await self._release(key)
             raise self._upstream_rejection(error) from None
         except Interrupted:
-            await self._release(key)
+            await self._end_unanswered(plan, key)
             raise
         except asyncio.CancelledError:
             self.interruption.fire("shutdown")
@@ -318,6 +318,14 @@ class Exchange:
         finally:
             if answer is not None:
                 answer.close()
+
+    async def _end_unanswered(self, plan: Plan, key: ApiKey) -> None:
+        """Nothing had come when the client left: OpenAI bills a prompt that it was sent, so its input is charged, counted."""
+        if not self.marked_at or self.interruption.reason != "client_gone":
+            await self._release(key)
+            return
+        ending = await self._end_with(plan, Report(None, "", None, ""), [], searched=False, insured=False, outcome="client_gone")
+        await self._settle(plan, key, ending, [])
 
     async def _pass_error(self, answer: Answer, key: ApiKey) -> None:
         """An upstream error costs nothing and passes through, without our account's identity."""
@@ -341,7 +349,7 @@ class Exchange:
         report, produced, texts = read_answer(body)
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
         ending = await self._end_with(plan, report, texts, searched=True, insured=not produced, outcome=outcome)
-        settled = await self._settle(plan, key, ending, answer)
+        settled = await self._settle(plan, key, ending, answer.head.headers)
         body = self._without_key(body)
         headers = self._passed_headers(answer)
         headers.append((b"x-credits-charged", _credits(self.charged)))
@@ -388,7 +396,7 @@ class Exchange:
             insured = errored and not meter.showed_anything
             searched = report.usage is not None or meter.showed_anything
         ending = await self._end_with(plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
-        await self._settle(plan, key, ending, answer)
+        await self._settle(plan, key, ending, answer.head.headers)
         if not self.interruption.reason:
             await self._finish_stream(answer, meter, cut=outcome == "upstream_cut")
 
@@ -544,13 +552,13 @@ class Exchange:
             return Usage(input_tokens=tokens_in, output_tokens=tokens_out + audio, audio_output_tokens=audio).normalised()
         return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, plan.bounds.output_tokens)).normalised()
 
-    async def _settle(self, plan: Plan, key: ApiKey, ending: Ending, answer: Answer) -> Settled | None:
+    async def _settle(self, plan: Plan, key: ApiKey, ending: Ending, head: list[tuple[bytes, bytes]]) -> Settled | None:
         """Charge, once. None when the store does not answer now: it has queued the charge and will deliver it."""
         services = self.services
         free = not services.settings.billing.charging_enabled
         due = Millicredits(0) if free else ending.charge.amount
         self.outcome = ending.outcome
-        record = encode_record(self._record(plan, key, ending, free=free, head=answer.head.headers))
+        record = encode_record(self._record(plan, key, ending, free=free, head=head))
         used = ending.usage.input_tokens + ending.usage.output_tokens
         self.charged = due
         self.holding = False

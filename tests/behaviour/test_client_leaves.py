@@ -166,14 +166,17 @@ def test_draining_is_bounded_in_tokens_and_then_counted(served: Serve, customer_
     assert 20 < record["outputTokens"] <= upstream["usage"]["completion_tokens"] < 1000
 
 
-def test_a_client_that_leaves_before_the_headers_leaves_no_hold_behind(customer: Customer) -> None:
+def test_a_client_that_leaves_before_the_headers_pays_for_its_prompt(customer: Customer) -> None:
     before = customer.balance()
     with customer.stream(customer.body({"silent": "before_headers"}, max_tokens=50)):
         request_id = str(customer.only_upstream_request()["clientRequestId"])
         wait_until(lambda: customer.held() > 0, 5, "the hold stands")
-    assert customer.finished(request_id)["outcome"] == "client_gone"
+    upstream = customer.finished(request_id)
+    assert upstream["outcome"] == "client_gone"
     wait_until(lambda: customer.held() == 0, 5, "the hold is resolved")
-    assert customer.balance() == before  # the upstream had sent nothing
+    record = customer.generation(request_id)
+    assert (record["outcome"], record["usageSource"], record["outputTokens"]) == ("client_gone", "counted", 0)
+    assert before - customer.balance() == usd_to_charge((upstream["usage"]["prompt_tokens"], "0.15"), (0, "0.6"))
 
 
 def test_an_answer_that_is_not_streamed_is_drained_and_charged(customer: Customer) -> None:
