@@ -4,6 +4,7 @@ Amounts are strings of millicredits; credits and USD are numbers for display. Ti
 """
 
 import base64
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -27,6 +28,7 @@ from proxy.rejections import Rejection, invalid, not_found, unavailable
 RECENT = 10
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+CURSOR = re.compile(rb"([0-9]{1,15}):([!-~]{1,80})")
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -83,9 +85,9 @@ class AccountApi:
         key = await self._key(request)
         limit, query = _limit(request), request.query_params
         filters = UsageFilters(
-            model=query.get("model"),
-            key_id=query.get("keyId"),
-            endpoint=query.get("endpoint"),
+            model=_text(query.get("model"), "model"),
+            key_id=_text(query.get("keyId"), "keyId"),
+            endpoint=_text(query.get("endpoint"), "endpoint"),
             since_ms=_time(query.get("since"), "since"),
             until_ms=_time(query.get("until"), "until"),
             before=_usage_cursor(query.get("cursor")),
@@ -96,7 +98,7 @@ class AccountApi:
 
     async def _generation(self, request: Request) -> Response:
         key = await self._key(request)
-        request_id = request.path_params["request_id"]
+        request_id = _text(request.path_params["request_id"], "request_id")
         rows = await self.ledger.usage_of(key.account_id, 1, UsageFilters(request_id=request_id))
         if not rows:
             raise not_found("There is no such request of yours, or it was not charged and so has no record.", "request_not_found")
@@ -222,6 +224,12 @@ def _whole_number(raw: str, name: str) -> int:
     return int(raw)
 
 
+def _text(raw: str | None, name: str) -> str | None:
+    if raw is not None and "\0" in raw:
+        raise invalid(f"`{name}` holds a NUL character.", name)  # which PostgreSQL cannot compare
+    return raw
+
+
 def _time(raw: str | None, name: str) -> int | None:
     if raw is None:
         return None
@@ -240,7 +248,9 @@ def _usage_cursor(raw: str | None) -> tuple[int, str] | None:
     if raw is None:
         return None
     try:
-        created, _, charge_id = base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)).decode("ascii").partition(":")
-        return int(created), charge_id
+        found = CURSOR.fullmatch(base64.urlsafe_b64decode(raw + "=" * (-len(raw) % 4)))
     except ValueError:
-        raise invalid("`cursor` is not one of ours: pass `nextCursor` of the page before.", "cursor") from None
+        found = None
+    if found is None:
+        raise invalid("`cursor` is not one of ours: pass `nextCursor` of the page before.", "cursor")
+    return int(found[1]), found[2].decode()

@@ -32,11 +32,12 @@ from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
-from proxy.exchange import Exchange, Services
+from proxy.exchange import Exchange
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
 from proxy.rejections import Rejection, not_found
+from proxy.services import Services
 from proxy.tokenizer import Tokenizer
 from proxy.transport import UvicornClient
 from proxy.upstream import UpstreamPool
@@ -149,7 +150,7 @@ class Application:
                 Route("/metrics", _metrics_with(registry, metrics)),
                 *api.routes(),
             ],
-            exception_handlers={404: _no_such_page, 405: _wrong_method},
+            exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
         self._side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
 
@@ -280,3 +281,7 @@ async def _no_such_page(_request: Request, _error: Exception) -> Response:
 
 async def _wrong_method(_request: Request, _error: Exception) -> Response:
     return rejected(Rejection(405, "method_not_allowed", "This path does not take that method."))
+
+
+async def _failed(_request: Request, _error: Exception) -> Response:
+    return rejected(Rejection(500, "internal_error", "Something went wrong on our side. Try again.", kind="server_error"))

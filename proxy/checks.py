@@ -30,7 +30,7 @@ async def check_redis(settings: Settings) -> None:
     )
     client = Redis(connection_pool=pool)
     try:
-        found = await client.config_get("maxmemory-policy", "appendonly")
+        found = {**await client.config_get("maxmemory-policy"), **await client.config_get("appendonly")}  # one name each: Redis 6
     except ResponseError:
         return  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
     except (RedisError, OSError) as error:

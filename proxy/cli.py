@@ -39,6 +39,8 @@ from proxy.log import configure_logging
 DEFAULT_CONFIG = "proxy.toml"
 DRAIN_WAIT_SECONDS = 60
 MAX_GRANT_CREDITS = 1_000_000_000
+MAX_WHOLE_NUMBER = 2**31 - 1
+MAX_SPAN_LENGTH = 6
 
 
 class Refusal(Exception):
@@ -231,6 +233,8 @@ async def _account_block(context: Context) -> Result:
 async def _key_create(context: Context) -> Result:
     given = context.arguments
     limit = parse_credits(given.spend_limit) if given.spend_limit is not None else None
+    if limit is not None and limit < 0:
+        raise MoneyError("a spend limit is not negative")
     rules = KeyRules(
         models=tuple(given.models) if given.models else None,
         spend_limit=limit,
@@ -448,7 +452,7 @@ def _expiry(text: str | None) -> int | None:
     if text is None:
         return None
     units = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-    if text[:-1].isdigit() and text[-1:] in units:
+    if text[:-1].isdigit() and len(text) <= MAX_SPAN_LENGTH and text[-1:] in units:
         return int(time.time() * 1000) + int(text[:-1]) * units[text[-1]] * 1_000
     try:
         moment = datetime.fromisoformat(text)
@@ -476,7 +480,7 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "check-config", _check_config, "Validate proxy.toml and the environment.")
     add(commands, "migrate", _migrate, "Bring the database to this version's schema.")
     account = commands.add_parser("account", help="Create, show, list, block accounts.").add_subparsers(dest="verb", required=True)
-    add(account, "create", _account_create, "Create an account and its first API key.").add_argument("name")
+    add(account, "create", _account_create, "Create an account and its first API key.").add_argument("name", type=_short(200))
     add(account, "show", _account_show, "Show one account.").add_argument("account")
     add(account, "list", _account_list, "List accounts.")
     block = add(account, "block", _account_block, "Block an account (or --unblock it).")
@@ -496,8 +500,8 @@ def _parser() -> argparse.ArgumentParser:
     grant = add(commands, "grant", _grant, "Move credits to an account (negative: back).")
     grant.add_argument("account")
     grant.add_argument("credits")
-    grant.add_argument("--reason", required=True)
-    grant.add_argument("--reference", help="repeat a grant safely: the same reference is booked once")
+    grant.add_argument("--reason", required=True, type=_short(2_000))
+    grant.add_argument("--reference", type=_short(80), help="repeat a grant safely: the same reference is booked once")
     for name, run, text in (("ledger", _ledger, "An account's transfers."), ("usage", _usage, "An account's charged requests.")):
         listing = add(commands, name, run, text)
         listing.add_argument("account")
@@ -509,10 +513,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _not_negative(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must not be negative")
-    return value
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_WHOLE_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_WHOLE_NUMBER}")
+    return int(text)
+
+
+def _short(longest: int) -> Callable[[str], str]:
+    """Text that fits its column in every database."""
+
+    def check(text: str) -> str:
+        if not 0 < len(text.strip()) <= longest or not text.isprintable():
+            raise argparse.ArgumentTypeError(f"must be 1 to {longest} printable characters")
+        return text
+
+    return check
 
 
 if __name__ == "__main__":

@@ -11,24 +11,17 @@ import asyncio
 import os
 import re
 import time
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
 
 from billing.accounts import ApiKey
 from billing.database import now_ms
 from billing.errors import AccountNotFound, StoreUnavailable
-from billing.holds import Balances, Checkpoint, Held, HoldRequest, Refused, Settled
+from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
-from billing.pricing import Charge, PriceBook, tier_of
-from billing.record import Outcome, UsageRecord, UsageSource, encode_record
-from billing.usage import Usage
-from config.settings import Secret, Settings
-from proxy.authenticate import Authenticator
+from billing.pricing import Charge
+from billing.record import Outcome, UsageRecord, encode_record
 from proxy.bodies import texts_to_count
 from proxy.endpoints import find_endpoint
-from proxy.log import RequestLog
 from proxy.meter import Report, StreamMeter, is_plausible, read_answer, with_cost
-from proxy.metrics import Metrics
 from proxy.plan import (
     Plan,
     body_to_send,
@@ -37,13 +30,13 @@ from proxy.plan import (
     held_amount,
     key_limits,
     make_plan,
-    price_usage,
     smallest,
     with_counted_input,
 )
-from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, invalid, too_many, unavailable
-from proxy.tokenizer import Tokenizer
-from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError, UpstreamPool
+from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, too_many, unavailable
+from proxy.services import ClientSide, Services
+from proxy.settlement import Ending, decide_ending
+from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError
 
 CHECKPOINT_SECONDS = 1.0
 SHRINK_FROM = 100_000
@@ -59,75 +52,6 @@ HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: application/json\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
-
-
-class ClientSide(Protocol):
-    """What an exchange needs of the connection it answers on; no ASGI in here."""
-
-    async def read_body(self) -> bytes:
-        """The whole request body, within its limits. Raises Rejection, Interrupted."""
-        ...
-
-    async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """Send a whole response; its length is added. Raises Interrupted when the client never reads."""
-        ...
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """Send the head of a streamed response."""
-        ...
-
-    async def write(self, data: bytes, *, last: bool = False) -> None:
-        """Send body bytes; waits while the client reads slowly. Raises Interrupted when it never reads."""
-        ...
-
-    def write_now(self, data: bytes) -> None:
-        """Send body bytes without waiting; look at `keeps_up` afterwards."""
-        ...
-
-    @property
-    def keeps_up(self) -> bool:
-        """False while the client reads more slowly than it is written to."""
-        ...
-
-    async def drained(self) -> None:
-        """Wait until it keeps up. Raises Interrupted when it never reads."""
-        ...
-
-    @property
-    def started(self) -> bool:
-        """Whether a response has begun."""
-        ...
-
-    def abort(self) -> None:
-        """Break the connection, so that the client cannot take what it has for a whole answer."""
-        ...
-
-
-@dataclass(slots=True)
-class Services:
-    """What every exchange shares; built once by the composition root."""
-
-    settings: Settings
-    prices: PriceBook
-    balances: Balances
-    authenticator: Authenticator
-    tokenizer: Tokenizer
-    upstream: UpstreamPool
-    upstream_key: Secret
-    metrics: Metrics
-    log: RequestLog
-    overloaded: str = ""
-    live: "set[Exchange]" = field(default_factory=set)
-
-
-class Ending(NamedTuple):
-    """How an exchange ended, and what it is to be charged."""
-
-    usage: Usage
-    source: UsageSource
-    outcome: Outcome
-    charge: Charge
-    report: Report
 
 
 class Exchange:
@@ -324,7 +248,9 @@ class Exchange:
         if not self.marked_at or self.interruption.reason != "client_gone":
             await self._release(key)
             return
-        ending = await self._end_with(plan, Report(None, "", None, ""), [], searched=False, insured=False, outcome="client_gone")
+        ending = await decide_ending(
+            self.services, plan, Report(None, "", None, ""), [], searched=False, insured=False, outcome="client_gone"
+        )
         await self._settle(plan, key, ending, [])
 
     async def _pass_error(self, answer: Answer, key: ApiKey) -> None:
@@ -348,7 +274,7 @@ class Exchange:
         await self._durable_or_cut()
         report, produced, texts = read_answer(body)
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
-        ending = await self._end_with(plan, report, texts, searched=True, insured=not produced, outcome=outcome)
+        ending = await decide_ending(self.services, plan, report, texts, searched=True, insured=not produced, outcome=outcome)
         settled = await self._settle(plan, key, ending, answer.head.headers)
         body = self._without_key(body)
         headers = self._passed_headers(answer)
@@ -395,7 +321,7 @@ class Exchange:
             errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
             insured = errored and not meter.showed_anything
             searched = report.usage is not None or meter.showed_anything
-        ending = await self._end_with(plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
+        ending = await decide_ending(self.services, plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
         await self._settle(plan, key, ending, answer.head.headers)
         if not self.interruption.reason:
             await self._finish_stream(answer, meter, cut=outcome == "upstream_cut")
@@ -508,49 +434,6 @@ class Exchange:
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
     # -- settle -----------------------------------------------------------------------------------
-
-    async def _end_with(
-        self,
-        plan: Plan,
-        report: Report,
-        texts: list[str],
-        *,
-        searched: bool,
-        insured: bool,
-        outcome: Outcome = "completed",
-        audio: int = 0,
-    ) -> Ending:
-        """What to charge: upstream's own usage if it can be believed, else what was shown, counted."""
-        services = self.services
-        usage, source = report.usage, "upstream"
-        if usage is not None and not is_plausible(usage, plan.model, plan.parsed):
-            services.metrics.count(services.metrics.implausible)
-            usage = None
-        if usage is None:
-            source = "counted"
-            usage = await self._count(plan, texts, audio)
-        if plan.searches and searched:
-            usage = Usage(**{**_fields(usage), "web_searches": plan.searches})
-        if usage.cache_write_30m_tokens and plan.parsed.cache_write_12h and not usage.cache_write_12h_tokens:
-            writes = usage.cache_write_30m_tokens
-            usage = Usage(**{**_fields(usage), "cache_write_30m_tokens": 0, "cache_write_12h_tokens": writes})
-        tier = tier_of(report.service_tier, plan.tier)
-        charge = price_usage(plan, services.prices, usage, report.model, tier)
-        if insured and services.settings.billing.zero_completion_insurance:
-            charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
-        return Ending(usage, source, outcome, charge, report)  # type: ignore[arg-type]
-
-    async def _count(self, plan: Plan, texts: list[str], audio: int) -> Usage:
-        """Input as it would be counted, output as far as it was shown."""
-        tokenizer, model = self.services.tokenizer, plan.parsed.model
-        inputs, framing = texts_to_count(plan.endpoint.name, plan.parsed.source)
-        counted = await tokenizer.count(model, inputs) + framing
-        media = plan.parsed.images or plan.parsed.audio_tokens or plan.parsed.unbounded
-        tokens_in = plan.bounds.input_tokens if media else min(counted, plan.bounds.input_tokens)
-        tokens_out = await tokenizer.count(model, texts) if texts else 0
-        if audio:
-            return Usage(input_tokens=tokens_in, output_tokens=tokens_out + audio, audio_output_tokens=audio).normalised()
-        return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, plan.bounds.output_tokens)).normalised()
 
     async def _settle(self, plan: Plan, key: ApiKey, ending: Ending, head: list[tuple[bytes, bytes]]) -> Settled | None:
         """Charge, once. None when the store does not answer now: it has queued the charge and will deliver it."""
@@ -744,19 +627,5 @@ class Exchange:
         )
 
 
-def too_large(limit: int) -> Rejection:
-    """413: the body is over the limit."""
-    return Rejection(413, "request_too_large", f"The request body is larger than {limit} bytes.")
-
-
-def bad_request(message: str) -> Rejection:
-    """400 for what is wrong with the HTTP itself."""
-    return invalid(message, code="bad_request")
-
-
 def _credits(amount: int) -> bytes:
     return str(display_credits(amount)).encode()
-
-
-def _fields(usage: Usage) -> dict[str, Any]:
-    return {name: getattr(usage, name) for name in usage.__struct_fields__}

@@ -55,6 +55,16 @@ def invalid(message: str, param: str | None = None, code: str = "invalid_value")
     return Rejection(400, code, message, param=param)
 
 
+def too_large(limit: int) -> Rejection:
+    """413: the body is over the limit."""
+    return Rejection(413, "request_too_large", f"The request body is larger than {limit} bytes.")
+
+
+def bad_request(message: str) -> Rejection:
+    """400 for what is wrong with the HTTP itself."""
+    return invalid(message, code="bad_request")
+
+
 def unauthorized(message: str, code: str = "invalid_api_key") -> Rejection:
     """401: no key, or one we do not accept. The same words for unknown and revoked keys."""
     return Rejection(401, code, message, kind="authentication_error")

@@ -13,8 +13,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from proxy.exchange import bad_request, too_large
-from proxy.rejections import Rejection, unavailable
+from proxy.rejections import Rejection, bad_request, too_large, unavailable
 from proxy.upstream import Interrupted, Interruption
 
 LINGER_SECONDS = 1.0
