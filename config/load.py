@@ -4,9 +4,10 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import msgspec
 
@@ -37,7 +38,13 @@ def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) ->
         settings = msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
         raise _explain(error, where, overridden) from None
-    _check_combinations(settings, where)
+    try:
+        _check_combinations(settings, where)
+        _check_secrets(settings, where, overridden)
+    except ConfigError as error:
+        if error.key in overridden:
+            raise ConfigError(f"environment ({overridden[error.key]})", error.key, error.reason, error.fix) from None
+        raise
     return settings
 
 
@@ -46,8 +53,9 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
 
     Raises ConfigError when the file cannot be read, or the key holds characters no header may carry.
     """
-    value = environ.get("OPENAI_API_KEY", "").strip()
+    value, where, name = environ.get("OPENAI_API_KEY", "").strip(), "environment", "OPENAI_API_KEY"
     if not value and settings.upstream.api_key_file:
+        where, name = settings.upstream.api_key_file, "upstream.api_key_file"
         try:
             value = Path(settings.upstream.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
@@ -58,7 +66,7 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
                 "name a readable file that holds the key alone, or set OPENAI_API_KEY",
             ) from None
     if value and not re.fullmatch(r"[\x21-\x7e]+", value):
-        raise ConfigError("environment", "OPENAI_API_KEY", "has blanks or control characters in it", "paste the key alone")
+        raise ConfigError(where, name, "has blanks or control characters in it", "paste the key alone")
     return Secret(value)
 
 
@@ -81,6 +89,8 @@ def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -
             continue
         section, separator, key = name[len(ENV_PREFIX) :].lower().partition("__")
         if not separator:
+            if section == "config":
+                continue  # names the file itself (proxy/cli.py)
             if section == "packages":
                 document["packages"] = _json_value(name, environ[name])
                 overridden["packages"] = name
@@ -128,12 +138,13 @@ def _explain(error: msgspec.ValidationError, where: str, overridden: Mapping[str
     reason, _, location = str(error).partition(" - at `$.")
     key = location.rstrip("`") or "(top level)"
     unknown = re.search(r"unknown field `([^`]+)`", reason)
-    fix = "see the comment above this key in proxy.toml"
+    fix = "see the comment at this key in proxy.toml"
     if unknown:
         key = f"{location.rstrip('`')}.{unknown[1]}".lstrip(".")
         reason, fix = "is not a known setting", "remove it, or correct its spelling (proxy.toml lists every key)"
-    if key in overridden:
-        where = f"environment ({overridden[key]})"
+    setting = key.partition("[")[0]
+    if setting in overridden:
+        where = f"environment ({overridden[setting]})"
     return ConfigError(where, key, reason.rstrip("."), fix)
 
 
@@ -146,23 +157,24 @@ def _check_combinations(settings: Settings, where: str) -> None:
             f"{settings.listen.workers} workers cannot share the embedded store, which lives in one process's memory",
             "set redis.url, or listen.workers = 1",
         )
-    base = urlsplit(settings.upstream.base_url)
-    if base.scheme not in ("http", "https") or not base.hostname or base.query or base.fragment or base.username:
+    base = _parts(settings.upstream.base_url) if re.fullmatch("[!-~]+", settings.upstream.base_url) else None
+    if base is None or base.scheme not in ("http", "https") or not base.hostname or base.query or base.fragment or base.username:
         raise ConfigError(
             where,
             "upstream.base_url",
-            f"{settings.upstream.base_url!r} is not a plain http(s) URL",
+            "is not a plain http(s) URL",
             'write it like "https://api.openai.com/v1"',
         )
     scheme = settings.database.url.partition(":")[0]
-    if scheme not in DATABASE_SCHEMES:
+    if scheme not in DATABASE_SCHEMES or _parts(settings.database.url) is None:
         raise ConfigError(
             where,
             "database.url",
-            f"{scheme!r} is not a database we speak",
+            f"{scheme[:30]!r} is not a database we speak, or the rest of the URL is broken",
             'use "sqlite+aiosqlite:///path" or "postgresql+asyncpg://..."',
         )
-    if settings.redis.url and urlsplit(settings.redis.url).scheme not in ("redis", "rediss", "unix"):
+    redis = _parts(settings.redis.url)
+    if settings.redis.url and (redis is None or redis.scheme not in ("redis", "rediss", "unix")):
         raise ConfigError(where, "redis.url", "is not a Redis URL", 'write redis://host:port/0, or "" for the embedded store')
     if settings.billing.service_tier not in settings.billing.allowed_service_tiers:
         raise ConfigError(
@@ -171,6 +183,37 @@ def _check_combinations(settings: Settings, where: str) -> None:
             f"{settings.billing.service_tier!r} is not among billing.allowed_service_tiers",
             "add it there, or choose one that is",
         )
+    if not Fraction(settings.billing.markup):
+        raise ConfigError(
+            where, "billing.markup", "would give everything away", 'use charging_enabled = false with charging_disabled_mode = "free"'
+        )
+    for package in settings.packages:
+        paid = Fraction(package.usd) * 1_000_000
+        if not paid or paid.denominator != 1 or (paid * Fraction(package.bonus_percent) / 100).denominator != 1:
+            raise ConfigError(
+                where, "packages", f"{package.code!r} is not a whole number of millicredits", "use cents, and a bonus that divides them"
+            )
     codes = [package.code for package in settings.packages]
     if len(codes) != len(set(codes)):
         raise ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
+
+
+def _check_secrets(settings: Settings, where: str, overridden: Mapping[str, str]) -> None:
+    """Refuse passwords in the file: it is read by more eyes than the environment."""
+    for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
+        parts = _parts(url)
+        if key not in overridden and parts is not None and parts.password:
+            name = ENV_PREFIX + key.replace(".", "__").upper()
+            raise ConfigError(where, key, "has a password in it, and secrets never stand in the file", f"set {name} in the environment")
+
+
+def _parts(url: str) -> SplitResult | None:
+    """The parts of a URL, or None when it is none."""
+    if re.search(r"[\x00-\x1f\x7f]", url):
+        return None
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:
+        return None
+    return parts

@@ -306,10 +306,12 @@ class RedisBalances:
 
     async def rebuild(self) -> None:
         """Rebuild every bucket from SQL under the fence, whatever state it is in."""
-        for bucket in range(BUCKETS):
-            while not await self._rebuild(bucket, force=True):
-                await asyncio.sleep(POLL_SECONDS)
-            await self._enter(bucket)
+        await asyncio.gather(*(self._rebuild_and_enter(bucket) for bucket in range(BUCKETS)))
+
+    async def _rebuild_and_enter(self, bucket: int) -> None:
+        while not await self._rebuild(bucket, force=True):
+            await asyncio.sleep(POLL_SECONDS)
+        await self._enter(bucket)
 
     # -- Calls that repair what was missing -----------------------------------------------------------
 
