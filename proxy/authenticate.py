@@ -20,7 +20,7 @@ from proxy.rejections import Rejection, forbidden, unauthorized, unavailable
 REFRESH_SECONDS = 1.0
 MAX_AGE_SECONDS = 3.0
 CACHE_SIZE = 50_000
-BEARER = re.compile(rb"^[Bb]earer +([\x21-\x7e]{1,512})$")
+BEARER = re.compile(rb"^(?i:bearer) +([\x21-\x7e]{1,512})$")
 WRONG_KEY = "Incorrect API key provided. Use the key you were given by your provider."
 
 
