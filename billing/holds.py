@@ -102,12 +102,17 @@ class Checkpoint(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """One settled charge on its way to the ledger. `position` is the journal's own mark for acknowledging."""
+    """One settled charge on its way to the ledger. `position` is the journal's own mark for acknowledging.
+
+    `bucket` and `epoch` say under which rebuilding of a Redis bucket it was read ("" = there is no such thing here).
+    """
 
     position: str
     charged: int
     loss: int
     record: bytes
+    bucket: int = 0
+    epoch: str = ""
 
 
 class Balances(Protocol):

@@ -69,12 +69,12 @@ class Drained(NamedTuple):
 
 
 async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
-    """Move one batch of charges into SQL; return how many were read. Raises StoreUnavailable."""
+    """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable."""
     entries = await journal.pending(batch)
-    if entries:
-        await ledger.post(entries)
-        await journal.acknowledge(entries)
-    return len(entries)
+    booked = await ledger.post_current(entries) if entries else []
+    if booked:
+        await journal.acknowledge(booked)
+    return len(booked)
 
 
 async def relay_once(balances: Balances, ledger: Ledger) -> int:

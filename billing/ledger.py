@@ -14,7 +14,7 @@ from billing.holds import Entry
 from billing.money import Millicredits, millicredits
 from billing.posting import Posting, charge_postings, customer, effect_on, grant_posting
 from billing.record import UsageRecord, decode_record
-from billing.tables import balances, outbox, transfers, usage
+from billing.tables import balances, buckets, outbox, transfers, usage
 
 ID_BATCH = 500
 
@@ -48,14 +48,38 @@ class Ledger:
 
         Idempotent by charge id: what SQL already has is left alone, so any prefix may be replayed.
         """
-        charges = {record.charge_id: (entry, record) for entry in entries for record in (decode_record(entry.record),)}
-        if not charges:
+        if not entries:
             return 0
-        rows = [_usage_row(entry, record) for entry, record in charges.values()]
         async with self._db.write() as connection:
-            new = await self._insert_new(connection, usage, rows, usage.c.charge_id)
-            postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
-            await _post(connection, postings)
+            return await self._book(connection, entries)
+
+    async def post_current(self, entries: Sequence[Entry]) -> list[Entry]:
+        """`post`, but only what was read under its bucket's newest epoch; return those.
+
+        The others were overtaken by a rebuilding, which has read balances from SQL without them: their owners settle them
+        again. The row lock keeps `fence` waiting until a flush that began before it has committed.
+        """
+        async with self._db.write() as connection:
+            query = select(buckets.c.bucket, buckets.c.epoch).where(buckets.c.bucket.in_({entry.bucket for entry in entries}))
+            newest = {row[0]: row[1] for row in await connection.execute(query.order_by(buckets.c.bucket).with_for_update(read=True))}
+            current = [entry for entry in entries if not entry.epoch or newest.get(entry.bucket) == entry.epoch]
+            if current:
+                await self._book(connection, current)
+        return current
+
+    async def fence(self, bucket: int, epoch: str) -> None:
+        """From now on only charges read under `epoch` are booked for this bucket."""
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        statement = dialect.insert(buckets).values(bucket=bucket, epoch=epoch)
+        async with self._db.write() as connection:
+            await connection.execute(statement.on_conflict_do_update(index_elements=["bucket"], set_={"epoch": epoch}))
+
+    async def _book(self, connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+        charges = {record.charge_id: (entry, record) for entry in entries for record in (decode_record(entry.record),)}
+        rows = [_usage_row(entry, record) for entry, record in charges.values()]
+        new = await self._insert_new(connection, usage, rows, usage.c.charge_id)
+        postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
+        await _post(connection, postings)
         return len(new)
 
     async def grant(self, account_id: str, amount: Millicredits, reference_id: str, actor: str, reason: str) -> bool:

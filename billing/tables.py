@@ -69,6 +69,14 @@ balances = Table(
 )
 """A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction."""
 
+buckets = Table(
+    "buckets",
+    metadata,
+    Column("bucket", Integer, primary_key=True, autoincrement=False),
+    Column("epoch", String(40), nullable=False),
+)
+"""The newest rebuilding of each Redis bucket. A flush of charges read before it must not be booked after it."""
+
 transfers = Table(
     "transfers",
     metadata,

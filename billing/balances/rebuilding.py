@@ -58,7 +58,8 @@ class Rebuilder:
                 return True
             fence, token = f"F:{nonce}", f"{run_id}:{nonce}"
             await self._link.call("SET", f"{prefix}epoch", fence)
-            await self._flush_survivors(prefix)
+            await self._ledger.fence(bucket, nonce)
+            await self._flush_survivors(bucket, prefix, nonce)
             known = await self._rewrite_accounts(bucket, prefix, fence)
             await self._link.call("DEL", f"{prefix}flushed")
             if not await self._advance(prefix, fence, f"R:{token}"):
@@ -75,9 +76,11 @@ class Rebuilder:
     async def _advance(self, prefix: str, before: str, after: str) -> bool:
         return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
-    async def _flush_survivors(self, prefix: str) -> None:
+    async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
         while items := await self._link.call("XRANGE", f"{prefix}log", "-", "+", "COUNT", CHUNK):
-            await self._ledger.post([entry_of(0, item) for item in items])
+            entries = [entry_of(bucket, item, epoch) for item in items]
+            if len(await self._ledger.post_current(entries)) != len(entries):
+                raise StoreUnavailable("redis", "another process rebuilds this bucket")
             await self._link.call("XDEL", f"{prefix}log", *(item[0] for item in items))
 
     async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
@@ -155,7 +158,7 @@ def fields_of(item: Any) -> dict[bytes, bytes]:
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
-def entry_of(bucket: int, item: Any) -> Entry:
+def entry_of(bucket: int, item: Any, epoch: str) -> Entry:
     """A stream entry as a journal entry; its position names the bucket."""
     fields = fields_of(item)
-    return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"])
+    return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"], bucket, epoch)

@@ -223,9 +223,16 @@ class RedisBalances:
     # -- Journal ----------------------------------------------------------------------------------
 
     async def pending(self, limit: int) -> list[Entry]:
-        """The oldest unflushed charges of every bucket, at most `limit` from each."""
-        replies = await self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
-        return [entry_of(bucket, item) for bucket, reply in enumerate(replies) for item in reply]
+        """The oldest unflushed charges of every bucket, at most `limit` from each; none of a bucket that is being rebuilt."""
+        states = self._everywhere(lambda prefix: ("GET", f"{prefix}epoch"))  # asked first, so never newer than what follows
+        replies = self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
+        found = zip(await states, await replies, strict=True)
+        return [
+            entry_of(bucket, item, state.decode().partition(":")[2])
+            for bucket, (state, reply) in enumerate(found)
+            if state and not state.startswith((b"F:", b"R:"))
+            for item in reply
+        ]
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Forget charges that SQL has committed, and tell every process up to where."""

@@ -153,6 +153,12 @@ def _create_tables() -> None:
     )
     op.create_index(op.f("ix_api_keys_account_id"), "api_keys", ["account_id"], unique=False)
     op.create_table(
+        "buckets",
+        sa.Column("bucket", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("epoch", sa.String(length=40), nullable=False),
+        sa.PrimaryKeyConstraint("bucket", name=op.f("pk_buckets")),
+    )
+    op.create_table(
         "balances",
         sa.Column("account_id", sa.String(length=40), nullable=False),
         sa.Column("bucket", sa.Integer(), nullable=False),
