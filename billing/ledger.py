@@ -76,7 +76,8 @@ class Ledger:
 
     async def _book(self, connection: AsyncConnection, entries: Sequence[Entry]) -> int:
         charges = {record.charge_id: (entry, record) for entry in entries for record in (decode_record(entry.record),)}
-        rows = [_usage_row(entry, record) for entry, record in charges.values()]
+        # in sorted order, as the accounts below: two flushers with overlapping batches wait for each other, never crosswise
+        rows = [_usage_row(*charges[charge_id]) for charge_id in sorted(charges)]
         new = await self._insert_new(connection, usage, rows, usage.c.charge_id)
         postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
         await _post(connection, postings)

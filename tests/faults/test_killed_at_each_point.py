@@ -21,7 +21,7 @@ POINTS = {
     "in the middle of a stream": "proxy.meter:StreamMeter.feed:after:8",
     "before settling": "STORE.settle:before:1",
     "after settling, before the flush": "STORE.settle:after:1",
-    "between SQL commit and acknowledgement": "billing.ledger:Ledger.post:after:1",
+    "between SQL commit and acknowledgement": "billing.ledger:Ledger.post_current:after:1",
 }
 
 
