@@ -36,6 +36,10 @@ class Journal(Protocol):
         """Forget entries that SQL has committed."""
         ...
 
+    async def refused(self, entries: list[Entry]) -> None:
+        """SQL did not take these: it knows another epoch than the one they were read under."""
+        ...
+
     async def depth(self) -> tuple[int, int]:
         """(entries waiting, age of the oldest in milliseconds)."""
         ...
@@ -74,6 +78,9 @@ async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
     booked = await ledger.post_current(entries) if entries else []
     if booked:
         await journal.acknowledge(booked)
+    if len(booked) < len(entries):
+        positions = {entry.position for entry in booked}
+        await journal.refused([entry for entry in entries if entry.position not in positions])
     return len(booked)
 
 

@@ -134,7 +134,9 @@ class EmbeddedBalances:
         """See Balances."""
         if self._book.mark(mark):
             hold = self._book.holds[mark.hold_id]
-            self._write((MARK_HOLD, (hold.checkpoint, hold.record, mark.hold_id)))
+            commit = self._write((MARK_HOLD, (hold.checkpoint, hold.record, mark.hold_id)))
+            if mark.hold_id in self._commits:  # a hold without its checkpoint would be released after a crash
+                self._commits[mark.hold_id] = commit
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """See Balances."""
@@ -168,6 +170,9 @@ class EmbeddedBalances:
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """Forget charges that SQL has committed."""
         await self._committed(self._write(*((DROP_CHARGE, (int(entry.position),)) for entry in entries)))
+
+    async def refused(self, entries: Sequence[Entry]) -> None:
+        """Does not happen: this journal has no epochs."""
 
     async def depth(self) -> tuple[int, int]:
         """(unflushed charges, age of the oldest in milliseconds)."""

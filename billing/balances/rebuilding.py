@@ -5,7 +5,7 @@
     <token>    open
 
 Only the holder of the fence writes (rewrite.lua), and only it moves on (advance.lua): a rival whose lock ran out finds
-the fence changed and stops.
+the fence changed and stops. A bucket that recovers without a lock was left by one that died: it is rebuilt again.
 """
 
 import asyncio
@@ -50,11 +50,12 @@ class Rebuilder:
         time to do the same.
         """
         prefix, nonce = prefix_of(bucket), secrets.token_hex(4)
-        if not await self._link.call("SET", f"{prefix}lock", nonce, "NX", "PX", LOCK_MS):
+        lock = f"{prefix}lock:{run_id}"  # a lock that came back with a restarted server's data binds nobody
+        if not await self._link.call("SET", lock, nonce, "NX", "PX", LOCK_MS):
             return False
         try:
             before = await self._link.call("GET", f"{prefix}epoch")
-            if not force and before and before.decode().removeprefix("R:").startswith(f"{run_id}:"):
+            if not force and before and before.decode().startswith(f"{run_id}:"):
                 return True
             fence, token = f"F:{nonce}", f"{run_id}:{nonce}"
             await self._link.call("SET", f"{prefix}epoch", fence)
@@ -70,8 +71,8 @@ class Rebuilder:
             return await self._advance(prefix, f"R:{token}", token)
         finally:
             with contextlib.suppress(StoreUnavailable):
-                if await self._link.call("GET", f"{prefix}lock") == nonce.encode():
-                    await self._link.call("DEL", f"{prefix}lock")
+                if await self._link.call("GET", lock) == nonce.encode():
+                    await self._link.call("DEL", lock)
 
     async def _advance(self, prefix: str, before: str, after: str) -> bool:
         return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")

@@ -1,7 +1,7 @@
 """The Redis store: any number of processes and machines; one script call a hold, one a settle.
 
 Keys of bucket 17 share a slot by their tag: {b17}:a:<account> {b17}:h:<hold> {b17}:k:<key> {b17}:leases
-{b17}:log {b17}:epoch {b17}:lock {b17}:flushed.
+{b17}:log {b17}:epoch {b17}:lock:<run id> {b17}:flushed.
 
 **Epoch.** Every script call carries the bucket's token, `<run id of the server>:<nonce>`. A server that
 restarted has another run id, a server that was emptied has no token: either way the token no longer fits,
@@ -15,6 +15,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -35,7 +36,8 @@ GRACE_SECONDS = 0.4
 LOCK_MS = 10_000
 POLL_SECONDS = 0.03
 DELIVER_SECONDS = 0.1
-TRIM_SECONDS = 0.5
+TRIM_SECONDS = 0.25
+RELEASED_SECONDS = 10.0
 REAP_GRACE_SECONDS = 3.0
 RETRY_SECONDS = 0.2
 ATTEMPTS = 6
@@ -76,6 +78,7 @@ class RedisBalances:
         self._undelivered: dict[str, _Due] = {}
         self._kept: list[dict[str, tuple[str, _Due]]] = [{} for _ in range(BUCKETS)]
         self._lost: list[dict[str, _Due]] = [{} for _ in range(BUCKETS)]
+        self._released: deque[tuple[float, _Due]] = deque()
         self._prefix = [prefix_of(bucket) for bucket in range(BUCKETS)]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -246,6 +249,14 @@ class RedisBalances:
             calls.append(self._link.call("SET", f"{self._prefix[bucket]}flushed", positions[-1]))
         await asyncio.gather(*calls)
 
+    async def refused(self, entries: Sequence[Entry]) -> None:
+        """SQL knows another epoch of these buckets. Where Redis does not, SQL was exchanged: rebuild, or they wait for ever."""
+        for bucket, epoch in sorted({(entry.bucket, entry.epoch) for entry in entries}):
+            state = await self._link.call("GET", f"{self._prefix[bucket]}epoch")
+            if state == f"{self._run_id}:{epoch}".encode():
+                log.error("bucket %d: the database knows another epoch (was it restored from a backup?); rebuilding", bucket)
+                await self._rebuild(bucket, force=True)
+
     async def depth(self) -> tuple[int, int]:
         """(unflushed charges, age of the oldest in milliseconds)."""
         lengths = await self._everywhere(lambda prefix: ("XLEN", f"{prefix}log"))
@@ -394,12 +405,14 @@ class RedisBalances:
         return b"%d-0" % (int(seconds) * 1_000 + int(microseconds) // 1_000 + 1)
 
     def _keep(self, bucket: int, wanted: _Due, position: bytes) -> None:
-        """The resolution is delivered: keep a charge until it is flushed, forget the rest."""
+        """The resolution is delivered: keep a charge until it is flushed, and a release for as long as Redis may lose it."""
         hold_id = wanted.request.hold_id
         self._undelivered.pop(hold_id, None)
-        self._live.pop(hold_id, None)
+        live = self._live.pop(hold_id, None)
         if wanted.record:
             self._kept[bucket][hold_id] = (position.decode(), wanted)
+        elif live is not None and live.checkpoint:
+            self._released.append((time.monotonic(), wanted))
 
     # -- Background loops --------------------------------------------------------------------------
 
@@ -433,16 +446,26 @@ class RedisBalances:
                 await self._resolve(wanted)
 
     async def _trim_loop(self) -> None:
-        """Let go of charges that are known to be in SQL."""
+        """Let go of charges that are known to be in SQL; learn of a new epoch where no request would tell us."""
         while True:
             await asyncio.sleep(TRIM_SECONDS)
+            while self._released and self._released[0][0] < time.monotonic() - RELEASED_SECONDS:
+                self._released.popleft()
+            in_use = {bucket_of(live.request.account_id) for live in self._live.values()}
             for bucket, kept in enumerate(self._kept):
-                if not kept or not self._open[bucket]:
-                    continue
-                with contextlib.suppress(StoreUnavailable):
-                    mark = await self._link.call("GET", f"{self._prefix[bucket]}flushed")
-                    if mark:
-                        self._trim(kept, _position(mark.decode()))
+                if self._open[bucket] and (kept or bucket in in_use):
+                    with contextlib.suppress(StoreUnavailable):
+                        await self._trim_bucket(bucket, kept)
+
+    async def _trim_bucket(self, bucket: int, kept: dict[str, tuple[str, _Due]]) -> None:
+        prefix, token = self._prefix[bucket], self._tokens[bucket]
+        asked = self._link.call("GET", f"{prefix}flushed")
+        state = await self._link.call("GET", f"{prefix}epoch")  # asked second: while it is ours, so was the mark
+        mark = await asked
+        if state != token.encode():
+            self._reenter(bucket)
+        elif mark:
+            self._trim(kept, _position(mark.decode()))
 
     @staticmethod
     def _trim(kept: dict[str, tuple[str, _Due]], flushed: tuple[int, int]) -> None:
@@ -460,6 +483,9 @@ class RedisBalances:
             task.cancel()
         self._entering.clear()
         await asyncio.gather(*(self._enter(bucket) for bucket in range(BUCKETS)))
+        for hold_id, live in list(self._live.items()):  # what could not be told while the link was down
+            if live.checkpoint:
+                self.checkpoint(Checkpoint(hold_id, live.request.account_id, Millicredits(live.checkpoint), live.record))
         await self._renew()
 
     def _reenter(self, bucket: int) -> None:
@@ -489,7 +515,7 @@ class RedisBalances:
             if state == token:
                 self._open[bucket] = True
                 return
-            await asyncio.sleep(POLL_SECONDS)
+            await self._try_rebuild(bucket)  # waits, unless the one that was at it has died
 
     async def _try_rebuild(self, bucket: int) -> None:
         try:
@@ -520,6 +546,7 @@ class RedisBalances:
         """
         lost = self._lost[bucket]
         lost.update({due.request.hold_id: due for due in self._undelivered.values() if bucket_of(due.request.account_id) == bucket})
+        lost.update({due.request.hold_id: due for _, due in self._released if bucket_of(due.request.account_id) == bucket})
         lost.update({hold_id: due for hold_id, (_, due) in self._kept[bucket].items()})
         self._kept[bucket].clear()
         for hold_id in await self._ledger.charged_ids(lost):
@@ -588,6 +615,8 @@ class RedisBalances:
             f"{prefix}k:",
         )
         reply = await self._link.run("reap", keys, (self._tokens[bucket], hold_id))
+        if reply[0] == b"epoch":
+            self._reenter(bucket)
         if reply[0] == b"ok":
             log.warning("orphaned hold %s of %s resolved: %s millicredits charged", hold_id, account_id, reply[1].decode())
         return int(reply[0] == b"ok")

@@ -19,13 +19,12 @@ async def test_a_late_flush_does_not_cross_the_fence_of_a_rebuilding(redis_serve
     read_before = await books.store.pending(100)
     assert len(read_before) == 1
     redis_py.Redis(port=redis_server.port).flushall()
-    # another process comes first and rebuilds: it reads 1,000 from SQL
+    # another process comes first and rebuilds: it reads 1,000 from SQL, and the owner may settle again at once
     other = RedisBalances(redis_server.url, books.ledger, 2, 60_000)
     await other.open()
-    assert (await other.read(account)).balance == 1_000
     # now the flush that was under way commits: too late
     assert await books.ledger.post_current(read_before) == []
-    # the owner of the charge learns of the new epoch at its next call, and settles it again
+    # the owner of the charge learns of the new epoch at its next call at the latest, and settles it again
     assert isinstance(await books.store.hold(request("r2", account, 700)), Held)
     await books.store.release("r2", account)
     assert (await books.store.read(account)).balance == 700

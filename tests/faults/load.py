@@ -6,16 +6,21 @@ from typing import Any, Self
 
 import httpx
 
-from tests.support.servers import Account, Sandbox
+from tests.support.servers import Account, Sandbox, sandbox_says, wait_until
+
+MAX_TOKENS = 30
 
 
 class Load:
-    """Clients that call chat completions, half of them streamed, until stopped."""
+    """Clients that call chat completions until stopped: whole answers, streams at full speed, and slow streams."""
 
     def __init__(self, account: Account, clients: int = 5, seed: int = 1) -> None:
         self.account, self.seed = account, seed
         self.statuses: dict[int | str, int] = {}
-        self.answered: set[str] = set()
+        self.shown: set[str] = set()
+        """Requests of which a client got at least one byte of a paid answer."""
+        self.streaming = 0
+        """Streams whose first bytes are here, and whose end is not."""
         self.bad: list[str] = []
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -31,50 +36,83 @@ class Load:
         for thread in self._threads:
             thread.join(60)
 
+    def more(self, number: int, seconds: float = 20) -> None:
+        """Wait until so many more requests were answered whole."""
+        wanted = self.statuses.get(200, 0) + number
+        wait_until(lambda: self.statuses.get(200, 0) >= wanted, seconds, f"{number} more requests are served ({self.statuses})")
+
+    def wait_for_streams(self, number: int = 2) -> None:
+        """Wait until so many streams are in flight."""
+        wait_until(lambda: self.streaming >= number, 20, "streams are in flight")
+
     def _client(self, number: int) -> None:
         chance = random.Random(self.seed * 1_000 + number)
         with httpx.Client(timeout=20, headers=self.account.headers) as client:
             while not self._stop.is_set():
-                self._one(client, chance)
+                outcome: int | str
+                try:
+                    outcome = self._one(client, chance)
+                except httpx.HTTPError as error:
+                    outcome = type(error).__name__
+                with self._lock:
+                    self.statuses[outcome] = self.statuses.get(outcome, 0) + 1
+                if outcome != 200:
+                    self._stop.wait(0.02)
 
-    def _one(self, client: httpx.Client, chance: random.Random) -> None:
-        content = f"question {chance.random()}"
-        body = {
-            "model": "gpt-4o-mini",
-            "max_tokens": 30,
-            "stream": chance.random() < 0.5,
-            "messages": [{"role": "user", "content": content}],
-        }
-        outcome: int | str
-        try:
-            answer = client.post(f"{self.account.server.v1}/chat/completions", json=body)
-            outcome = answer.status_code
-        except httpx.HTTPError as error:
-            answer, outcome = None, type(error).__name__
-        with self._lock:
-            self.statuses[outcome] = self.statuses.get(outcome, 0) + 1
-            if answer is not None and outcome == 200:
-                self.answered.add(answer.headers["x-request-id"])
-            if answer is not None and outcome == 503:
-                shape = answer.json()["error"]
-                if not (shape["code"] and shape["message"] and answer.headers.get("retry-after")):
+    def _one(self, client: httpx.Client, chance: random.Random) -> int:
+        kind = chance.choice(("whole", "stream", "slow"))
+        slow = sandbox_says(output_tokens=15, chunk_interval_ms=20) if kind == "slow" else ""
+        messages = [{"role": "user", "content": f"question {chance.random()} {slow}"}]
+        body = {"model": "gpt-4o-mini", "max_tokens": MAX_TOKENS, "stream": kind != "whole", "messages": messages}
+        with client.stream("POST", f"{self.account.server.v1}/chat/completions", json=body) as answer:
+            if answer.status_code == 200:
+                self._read(answer)
+            else:
+                answer.read()
+                error = answer.json()["error"]
+                wrong = not (error["code"] and error["message"]) or (answer.status_code == 503 and not answer.headers.get("retry-after"))
+                if wrong:
                     self.bad.append(answer.text)
+        return answer.status_code
+
+    def _read(self, answer: httpx.Response) -> None:
+        begun = False
+        try:
+            for part in answer.iter_raw():
+                if part and not begun:
+                    begun = True
+                    with self._lock:
+                        self.shown.add(answer.headers["x-request-id"])
+                        self.streaming += 1
+        finally:
+            if begun:
+                with self._lock:
+                    self.streaming -= 1
+
+
+def price(usage: dict[str, Any]) -> int:
+    """gpt-4o-mini: 0.15 and 0.60 USD per million tokens, up to the millicredit."""
+    return int(-(-(usage["prompt_tokens"] * 15 + usage["completion_tokens"] * 60) // 100))
 
 
 def assert_books_match_the_record(account: Account, sandbox: Sandbox, load: Load, start: int) -> list[dict[str, Any]]:
-    """Every answer a client got is charged once and right, nothing is charged that the simulator did not see."""
+    """Every answer of which a client got a byte is charged once and right; nothing is charged that was not served."""
+    wait_until(lambda: account.held() == 0, 30, "no hold is left")
     rows = account.usage()
     by_id = {row["requestId"]: row for row in rows}
     assert len(by_id) == len(rows), "a request was charged twice"
     record = {row["clientRequestId"]: row for row in sandbox.record()}
-    assert load.answered <= by_id.keys(), f"lost: {len(load.answered - by_id.keys())}"
+    assert load.shown <= by_id.keys(), f"lost: {len(load.shown - by_id.keys())} of {len(load.shown)}"
     assert by_id.keys() <= record.keys(), "charged what was never served"
     for request_id, row in by_id.items():
+        served, charged = record[request_id], int(row["chargedMillicredits"])
         if row["usageSource"] == "upstream":
-            usage = record[request_id]["usage"]
-            assert row["chargedMillicredits"] == str(-(-(usage["prompt_tokens"] * 15 + usage["completion_tokens"] * 60) // 100))
+            assert charged == price(served["usage"]), (row, served["usage"])
+        else:  # what was shown, counted, or the last checkpoint: no less than its input costs, no more than what was held:
+            # a token a byte at the price of a cache write (0.1875 USD per million), and the whole cap
+            least = price({"prompt_tokens": served["usage"]["prompt_tokens"] if served["usage"] else 0, "completion_tokens": 0})
+            assert least <= charged <= served["requestBodyBytes"] * 0.1875 + MAX_TOKENS * 0.6 + 1, (row, served["usage"])
     assert account.balance() == start - sum(int(row["chargedMillicredits"]) for row in rows)
-    assert account.held() == 0
     assert account.server.cli("reconcile") == {"ok": True, "findings": []}
     assert load.bad == []
     return rows

@@ -19,6 +19,13 @@ def children(server: Tollkeeper) -> list[psutil.Process]:
     return psutil.Process(server.process.pid).children()
 
 
+def can_bind(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+        return True
+
+
 def test_killing_the_supervisor_takes_its_children_along_and_frees_the_port(on_redis: Tollkeeper) -> None:
     family = children(on_redis)
     assert len(family) == 3, "two workers and the jobs process"
@@ -26,9 +33,7 @@ def test_killing_the_supervisor_takes_its_children_along_and_frees_the_port(on_r
     wait_until(
         lambda: not any(psutil.pid_exists(child.pid) and child.status() != psutil.STATUS_ZOMBIE for child in family), 5, "they are gone"
     )
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        probe.bind(("127.0.0.1", on_redis.port))
+    wait_until(lambda: can_bind(on_redis.port), 5, "the port is free")  # a killed process's threads end one by one
     on_redis.start()
 
 

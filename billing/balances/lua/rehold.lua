@@ -5,7 +5,10 @@
 if not epoch_is_known(KEYS[1], ARGV[1]) then return {'epoch'} end
 local balance, held = figures(KEYS[2])
 if not balance then return {'unknown'} end
-if redis.call('EXISTS', KEYS[3]) == 1 then return {'ok'} end
+if redis.call('EXISTS', KEYS[3]) == 1 then
+  redis.call('HSET', KEYS[3], 'c', ARGV[12], 'r', ARGV[5]) -- its last checkpoint may have been lost
+  return {'ok'}
+end
 local amount = tonumber(ARGV[3])
 if amount > balance - held then amount = balance - held end
 if amount < 0 then amount = 0 end

@@ -1,0 +1,230 @@
+"""The stores alone, brought into the states that a crash leaves behind: nothing stays closed, nothing is lost or charged twice."""
+
+import asyncio
+import contextlib
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis as redis_py
+
+from billing.balances.redis import RedisBalances
+from billing.buckets import bucket_of
+from billing.errors import StoreUnavailable
+from billing.holds import Checkpoint, Held, Settled
+from billing.jobs import flush_once
+from billing.money import Millicredits
+from tests.billing.stores import Books, close_books, open_books, record, request
+from tests.support.servers import RedisServer
+
+
+async def until(check: Callable[[], Any], seconds: float, what: str) -> None:
+    """Wait without blocking the loop that the stores live in."""
+    deadline = time.monotonic() + seconds
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.02)
+
+
+def another(books: Books, redis: RedisServer, lease_ms: int = 60_000) -> RedisBalances:
+    """A second process's store on the same Redis and ledger."""
+    return RedisBalances(redis.url, books.ledger, 2, lease_ms)
+
+
+async def serves(store: RedisBalances, account: str) -> bool:
+    try:
+        await store.read(account)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+def remember(redis: RedisServer, folder: Path) -> Callable[[], None]:
+    """Note what Redis has on disk now; calling the result is a crash that loses everything since."""
+    saved = folder / "saved"
+    redis.signal(signal.SIGSTOP)
+    shutil.copytree(redis.folder, saved)
+    redis.signal(signal.SIGCONT)
+
+    def crash() -> None:
+        redis.kill()
+        shutil.rmtree(redis.folder)
+        shutil.copytree(saved, redis.folder)
+        redis.start()
+
+    return crash
+
+
+async def test_a_bucket_whose_rebuilder_died_is_taken_over(redis_server: RedisServer, folder: Path) -> None:
+    """Killed between `R:<token>` and `<token>`: its lock runs out, and the next one rebuilds."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(1_000)
+    await books.store.read(account)
+    raw = redis_py.Redis(port=redis_server.port)
+    name = f"{{b{bucket_of(account)}}}:epoch"
+    token = raw.get(name)
+    assert isinstance(token, bytes)
+    raw.set(name, b"R:" + token)
+    second = another(books, redis_server)
+    await second.open()
+    assert await second.hold(request("r1", account, 400)) == Held(1_000, 400)
+    assert isinstance(await second.settle("r1", account, Millicredits(300), record("r1", account)), Settled)
+    assert (await books.store.read(account)).balance == 700
+    await second.close()
+    await close_books(books)
+
+
+async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(redis_server: RedisServer, folder: Path) -> None:
+    """The rebuilder's lock survives in the append-only file; it must not keep the bucket closed."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(1_000)
+    await books.store.read(account)
+    lock = f"{{b{bucket_of(account)}}}:lock*"
+    redis_server.kill()
+    redis_server.start()
+    raw = redis_py.Redis(port=redis_server.port)
+    await until(lambda: raw.keys(lock), 2, "the rebuilding has begun")
+    redis_server.kill()
+    redis_server.start()
+    await until(lambda: serves(books.store, account), 2, "service resumes")
+    assert await books.store.hold(request("r1", account, 400)) == Held(1_000, 400)
+    await close_books(books)
+
+
+async def test_a_charge_lost_by_redis_is_settled_again_by_a_process_that_has_no_other_traffic(
+    redis_server: RedisServer, folder: Path
+) -> None:
+    """Emptied without a restart, rebuilt by another process, whose later charges are flushed: ours is neither forgotten nor late."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(1_000)
+    await books.store.hold(request("ours", account, 300))
+    assert isinstance(await books.store.settle("ours", account, Millicredits(300), record("ours", account)), Settled)
+    redis_py.Redis(port=redis_server.port).flushall()
+    second = another(books, redis_server)
+    await second.open()
+    await second.hold(request("theirs", account, 100))
+    assert isinstance(await second.settle("theirs", account, Millicredits(100), record("theirs", account)), Settled)
+    entries = await second.pending(100)
+    assert await books.ledger.post_current(entries) == entries
+    await second.acknowledge(entries)
+
+    async def both() -> bool:
+        entries = await second.pending(100)
+        await second.acknowledge(await books.ledger.post_current(entries) if entries else [])
+        return len(await books.ledger.usage_of(account, 10)) == 2
+
+    await until(both, 3, "both charges are in the ledger")
+    assert (await books.ledger.posted(account)).balance == 1_000 - 300 - 100
+    assert (await second.read(account)).balance == 1_000 - 300 - 100
+    await second.close()
+    await close_books(books)
+
+
+async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisServer, folder: Path) -> None:
+    """The process that reaps makes no holds: it must learn of the new epoch by itself."""
+    reaping = await open_books(folder, redis_server.url)
+    account = await reaping.account(1_000)
+    await reaping.store.read(account)
+    redis_py.Redis(port=redis_server.port).flushall()
+    dying = another(reaping, redis_server, lease_ms=60_000)
+    await dying.open()
+    await dying.hold(request("orphan", account, 300)._replace(lease_ms=1))
+    dying.checkpoint(Checkpoint("orphan", account, Millicredits(120), b""))
+    assert (await dying.read(account)).held == 300
+    await dying._link.close()  # gone without a word, as a killed process is  # noqa: SLF001
+
+    async def reaped() -> bool:
+        assert isinstance(reaping.store, RedisBalances)
+        await reaping.store.reap()
+        return (await reaping.store.read(account)).held == 0
+
+    await until(reaped, 6, "the orphan is resolved")
+    assert (await reaping.store.read(account)).balance == 1_000 - 120
+    await close_books(reaping)
+
+
+async def test_a_released_hold_that_redis_brings_back_is_released_again(redis_server: RedisServer, folder: Path) -> None:
+    """Upstream refused, so nothing is owed; Redis loses the release: the old hold must not be charged as an orphan."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300))
+    books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
+    assert (await books.store.read(account)).held == 300
+    crash = remember(redis_server, folder)
+    await books.store.release("r1", account)
+    assert (await books.store.read(account)).held == 0
+    crash()
+    await until(lambda: serves(books.store, account), 2, "service resumes")
+    reading = await books.store.read(account)
+    assert (reading.balance, reading.held) == (1_000, 0)
+    await close_books(books)
+
+
+async def test_charges_are_flushed_after_sql_came_back_with_another_epoch(redis_server: RedisServer, folder: Path) -> None:
+    """As after restoring SQL from a backup: no flush may be refused for ever in silence."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300))
+    assert isinstance(await books.store.settle("r1", account, Millicredits(300), record("r1", account)), Settled)
+    await books.ledger.fence(bucket_of(account), "of_a_backup")
+
+    async def flushed() -> bool:
+        with contextlib.suppress(StoreUnavailable):
+            await flush_once(books.store, books.ledger, 100)
+        return len(await books.ledger.usage_of(account, 10)) == 1
+
+    await until(flushed, 3, "the charge is in the ledger")
+    assert (await books.ledger.posted(account)).balance == 700
+    await until(lambda: serves(books.store, account), 2, "the bucket serves")  # type: ignore[arg-type]
+    assert (await books.store.read(account)).balance == 700
+    await close_books(books)
+
+
+@pytest.mark.parametrize("restarted", [True, False])
+async def test_a_checkpoint_that_redis_missed_is_told_again(redis_server: RedisServer, folder: Path, restarted: bool) -> None:
+    """The hold is there, the checkpoint came while the link was down; then the process dies: the checkpoint is what is owed."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300))
+    raw = redis_py.Redis(port=redis_server.port)
+    if restarted:
+        redis_server.kill()
+    else:
+        raw.client_kill_filter(_type="normal", skipme=True)
+    assert isinstance(books.store, RedisBalances)
+    await until(lambda: not books.store._link.ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
+    books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
+    if restarted:
+        redis_server.start()
+    await until(lambda: serves(books.store, account), 2, "service resumes")  # type: ignore[arg-type]
+    hold = f"{{b{bucket_of(account)}}}:h:r1"
+    await until(lambda: raw.hget(hold, "c") == b"120", 1, "Redis knows the checkpoint")
+    await close_books(books)
+
+
+async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> None:
+    """A hold on disk without its checkpoint would be released after a crash, though the client had seen paid bytes."""
+    books = await open_books(folder, "")
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300))
+    await books.store.durable("r1")
+    other = sqlite3.connect(folder / "embedded.db", isolation_level=None, timeout=5)
+    other.execute("BEGIN IMMEDIATE")
+    books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
+    with pytest.raises(StoreUnavailable):
+        await books.store.durable("r1")
+    other.execute("ROLLBACK")
+    other.close()
+    await books.store.durable("r1")
+    await books.store.release("r1", account)
+    await close_books(books)
