@@ -27,7 +27,7 @@ from billing.errors import StoreUnavailable
 from billing.jobs import Jobs, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
-from billing.pricing import PriceBook, load_catalogue
+from billing.rates import RateCards
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
@@ -36,6 +36,7 @@ from proxy.exchange import Exchange
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
+from proxy.rates import Rates
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
 from proxy.tokenizer import Tokenizer
@@ -129,7 +130,8 @@ class Application:
         store = await enter(opened_store(settings, ledger))
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        prices = PriceBook(load_catalogue(), settings.billing.markup, settings.billing.rounding_mode)
+        rates = Rates(RateCards(database), settings.billing)
+        prices = await rates.current()
         upstream = UpstreamPool(settings.upstream, self._key, f"tollkeeper/{version('tollkeeper')}")
         self._stack.push_async_callback(upstream.close)
         request_log = RequestLog(access=settings.log.access)
@@ -142,7 +144,8 @@ class Application:
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
         await enter(background(_watch(services, database, store, health)))
-        api = AccountApi(settings, authenticator, store, ledger, prices)
+        await enter(background(rates.follow(services)))
+        api = AccountApi(services, ledger)
         self._side = Starlette(
             routes=[
                 Route("/healthz", _healthz),

@@ -71,6 +71,7 @@ class Exchange:
         "outcome",
         "path",
         "plan",
+        "prices",
         "request_id",
         "services",
         "started",
@@ -81,6 +82,7 @@ class Exchange:
     def __init__(self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
         """`path` is the raw path; `headers` have lower-case names."""
         self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
+        self.prices = services.prices  # the same for the whole request, also when another card becomes active meanwhile
         self.request_id = "req_" + os.urandom(16).hex()
         self.interruption = Interruption()
         self.started, self.started_ms = time.monotonic(), now_ms()
@@ -101,7 +103,7 @@ class Exchange:
             endpoint = find_endpoint(self.method, self.path)
             body = await self.client.read_body()
             self._check_flags()
-            plan = make_plan(endpoint, endpoint.parse(body), key, services.prices, services.settings.billing)
+            plan = make_plan(endpoint, endpoint.parse(body), key, self.prices, services.settings.billing)
             plan = self.plan = await self._hold(plan, key, body)
             await self._forward(plan, key, body_to_send(plan))
         except Rejection as rejection:
@@ -151,11 +153,11 @@ class Exchange:
                 counted = True
                 texts, framing = texts_to_count(plan.endpoint.name, body)
                 tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
-                plan = with_counted_input(plan, tokens, services.prices)
+                plan = with_counted_input(plan, tokens, self.prices)
             if tries == HOLD_TRIES:
                 raise self._insufficient(plan, result, budget)
             if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, billing.min_output_tokens, services.prices)
+                lower = clamped(plan, budget, billing.min_output_tokens, self.prices)
                 if lower is None:
                     raise self._insufficient(plan, result, budget)
                 plan = lower
@@ -163,7 +165,7 @@ class Exchange:
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services, billing = self.services, self.services.settings.billing
         self.amount = held_amount(plan, free=not billing.charging_enabled)
-        bounds, owed = plan.bounds, checkpoint_charge(plan, services.prices, 0)
+        bounds, owed = plan.bounds, checkpoint_charge(plan, self.prices, 0)
         self.input_owed = owed.amount
         request = HoldRequest(
             self.request_id,
@@ -196,7 +198,7 @@ class Exchange:
         return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        billing, prices = self.services.settings.billing, self.services.prices
+        billing, prices = self.services.settings.billing, self.prices
         needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
@@ -249,7 +251,7 @@ class Exchange:
             await self._release(key)
             return
         ending = await decide_ending(
-            self.services, plan, Report(None, "", None, ""), [], searched=False, insured=False, outcome="client_gone"
+            self.services, self.prices, plan, Report(None, "", None, ""), [], searched=False, insured=False, outcome="client_gone"
         )
         await self._settle(plan, key, ending, [])
 
@@ -274,7 +276,7 @@ class Exchange:
         await self._durable_or_cut()
         report, produced, texts = read_answer(body)
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
-        ending = await decide_ending(self.services, plan, report, texts, searched=True, insured=not produced, outcome=outcome)
+        ending = await decide_ending(self.services, self.prices, plan, report, texts, searched=True, insured=not produced, outcome=outcome)
         settled = await self._settle(plan, key, ending, answer.head.headers)
         body = self._without_key(body)
         headers = self._passed_headers(answer)
@@ -321,7 +323,9 @@ class Exchange:
             errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
             insured = errored and not meter.showed_anything
             searched = report.usage is not None or meter.showed_anything
-        ending = await decide_ending(self.services, plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
+        ending = await decide_ending(
+            self.services, self.prices, plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio
+        )
         await self._settle(plan, key, ending, answer.head.headers)
         if not self.interruption.reason:
             await self._finish_stream(answer, meter, cut=outcome == "upstream_cut")
@@ -361,7 +365,7 @@ class Exchange:
     async def _shrink(self, plan: Plan, key: ApiKey) -> None:
         texts, framing = texts_to_count(plan.endpoint.name, plan.parsed.source)
         tokens = framing + await self.services.tokenizer.count(plan.parsed.model, texts)
-        counted = with_counted_input(plan, tokens, self.services.prices)
+        counted = with_counted_input(plan, tokens, self.prices)
         if counted.ceiling.amount < self.amount:
             self.plan = counted
             self._mark_shown(counted, key, 0)  # an orphan owes no more than the hold: first the one, then the other
@@ -476,7 +480,7 @@ class Exchange:
         """Note what we would be owed if we died now, with the output that was shown so far."""
         self.marked_at = time.monotonic()
         if self.amount:
-            charge = checkpoint_charge(plan, self.services.prices, tokens_out)
+            charge = checkpoint_charge(plan, self.prices, tokens_out)
             record = self._orphan_record(plan, key, charge, tokens_out)
             self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, record))
 
@@ -494,8 +498,8 @@ class Exchange:
                 cost_millicredits=charge.cost,
                 usage_source="bounded",
                 outcome="orphaned",
-                rates=charge.card.snapshot,
-                service_tier=charge.card.tier,
+                rates=charge.rates,
+                service_tier=charge.tier,
                 stream=plan.parsed.stream,
                 input_tokens=plan.bounds.input_tokens,
                 output_tokens=tokens_out,
@@ -517,8 +521,8 @@ class Exchange:
             cost_millicredits=ending.charge.cost,
             usage_source=ending.source,
             outcome=ending.outcome,
-            rates=ending.charge.card.snapshot,
-            service_tier=ending.charge.card.tier,
+            rates=ending.charge.rates,
+            service_tier=ending.charge.tier,
             stream=plan.parsed.stream,
             free=free,
             input_tokens=usage.input_tokens,

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 from billing.money import Millicredits
-from billing.pricing import Charge, tier_of
+from billing.pricing import Charge, PriceBook, tier_of
 from billing.record import Outcome, UsageSource
 from billing.usage import Usage
 from proxy.bodies import texts_to_count
@@ -25,6 +25,7 @@ class Ending(NamedTuple):
 
 async def decide_ending(
     services: Services,
+    prices: PriceBook,
     plan: Plan,
     report: Report,
     texts: list[str],
@@ -48,7 +49,7 @@ async def decide_ending(
         writes = usage.cache_write_30m_tokens
         usage = Usage(**{**_fields(usage), "cache_write_30m_tokens": 0, "cache_write_12h_tokens": writes})
     tier = tier_of(report.service_tier, plan.tier)
-    charge = price_usage(plan, services.prices, usage, report.model, tier)
+    charge = price_usage(plan, prices, usage, report.model, tier)
     if insured and services.settings.billing.zero_completion_insurance:
         charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
     return Ending(usage, source, outcome, charge, report)  # type: ignore[arg-type]
