@@ -163,6 +163,10 @@ class PriceBook:
         """Whether a hosted tool's call has a price."""
         return name in self._calls
 
+    def call_price(self, name: str) -> int:
+        """What a hosted tool's call costs, for comparing. Raises UnpricedModel."""
+        return self._call(name)
+
     def price(self, model: Model, tier: str, usage: Usage, more: Sequence[Line] = ()) -> Charge:
         """Price a normalised usage by the formula of openai/README.md 2.1, rounded up once.
 

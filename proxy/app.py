@@ -27,6 +27,7 @@ from billing.errors import StoreUnavailable
 from billing.jobs import Jobs, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
+from billing.objects import Objects
 from billing.rates import RateCards
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
@@ -39,6 +40,7 @@ from proxy.models import answer_models
 from proxy.rates import Rates
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
+from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.transport import UvicornClient
 from proxy.upstream import UpstreamPool
@@ -92,7 +94,7 @@ class Application:
         protocol = scope["extensions"]["tollkeeper"]
         client = UvicornClient(receive, protocol)
         path, method = scope["raw_path"], scope["method"]
-        exchange = Exchange(services, client, method, path, scope["headers"])
+        exchange = Exchange(services, client, method, path, scope["headers"], scope["query_string"])
         client.interruption = exchange.interruption
         if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
             await answer_models(exchange)
@@ -137,7 +139,18 @@ class Application:
         request_log = RequestLog(access=settings.log.access)
         self._stack.callback(request_log.flush)
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
-        services = self._services = Services(settings, prices, store, authenticator, Tokenizer(), upstream, self._key, metrics, request_log)
+        services = self._services = Services(
+            settings,
+            prices,
+            store,
+            authenticator,
+            Tokenizer(),
+            Tenants(Objects(database), self._key),
+            upstream,
+            self._key,
+            metrics,
+            request_log,
+        )
         if self._with_jobs:
             jobs = jobs_of(settings, store, ledger)
             jobs.start()
