@@ -182,7 +182,7 @@ class Parsed(NamedTuple):
     audio_output: bool = False
     cache_write_12h: bool = False
     web_search: bool = False
-    store: bool = False
+    store: bool | None = None
     milliseconds: int = 0
     characters: int = 0
     tools: frozenset[str] = frozenset()
@@ -236,7 +236,7 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
         audio_output="audio" in (request.modalities or ()),
         cache_write_12h=ttl == "12h" or request.prompt_cache_retention not in (None, "in_memory"),
         web_search=bool(request.web_search_options) and bytes(request.web_search_options) != b"null",
-        store=bool(request.store),
+        store=request.store,
         keeps_stream_options=_other_stream_options(members),
     )
 

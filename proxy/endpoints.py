@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any, NamedTuple
 
 from proxy.bodies import Parsed, chat_texts, completion_texts, embedding_texts, parse_chat, parse_completion, parse_embedding
+from proxy.convert import AUDIO_PREFIX, AudioMeter, SpeechMeter
 from proxy.events import (
     IMAGE_EVENTS,
     RESPONSE_EVENTS,
@@ -60,6 +61,8 @@ class Endpoint(NamedTuple):
 
     def meter(self, parsed: Parsed) -> StreamMeter:
         """What reads a stream of this endpoint."""
+        if parsed.convert.startswith(AUDIO_PREFIX):
+            return AudioMeter() if parsed.characters else SpeechMeter(parsed.convert.removeprefix(AUDIO_PREFIX))
         if self.events is not None:
             return EventMeter(self.events, parsed.finals)
         return StreamMeter(hide_usage=not parsed.wants_usage)
@@ -153,10 +156,10 @@ MODELS_PATH = b"/v1/models"
 MODEL_PREFIX = b"/v1/models/"
 OBJECT_PATH = re.compile(rb"^/v1/responses/([A-Za-z0-9_-]{1,110})(/cancel|/input_items)?$")
 OBJECT_ROUTES = {
-    (b"", "GET"): "its maker only",
-    (b"", "DELETE"): "its maker only",
-    (b"/cancel", "POST"): "its maker only",
-    (b"/input_items", "GET"): "its maker only",
+    ("", "GET"): "its maker only",
+    ("", "DELETE"): "its maker only",
+    ("/cancel", "POST"): "its maker only",
+    ("/input_items", "GET"): "its maker only",
 }
 """Routes under a response's id; they cost nothing and are open to the account that made it."""
 SOCKETS = {b"/v1/responses": "tokens, hosted tool calls", b"/v1/realtime": "text, audio and image tokens"}

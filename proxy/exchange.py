@@ -21,7 +21,8 @@ from billing.money import Millicredits, display_credits
 from billing.record import Outcome
 from proxy.bodies import Parsed
 from proxy.endpoints import find_endpoint
-from proxy.meter import NO_REPORT, StreamMeter, is_plausible, with_cost
+from proxy.meter import NO_REPORT, Report, StreamMeter, is_plausible, with_cost
+from proxy.passing import Passing
 from proxy.plan import (
     Plan,
     body_to_send,
@@ -33,7 +34,7 @@ from proxy.plan import (
     smallest,
     with_counted_input,
 )
-from proxy.records import Facts, orphan_record, usage_record
+from proxy.records import Facts, orphan_record, pending_record, usage_record
 from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, invalid, too_many, unavailable
 from proxy.services import ClientSide, Services
 from proxy.settlement import Ending, Shown, decide_ending
@@ -45,11 +46,8 @@ SHRINK_FROM = 100_000
 ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
 HOLD_TRIES = 3
-PASSED_HEADERS = frozenset(
-    (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry")
-)
-IDENTITY = re.compile(rb"\b(org-|proj_|sk-)[A-Za-z0-9_*-]{4,}")
-HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
+LONGEST_BEGINNING = 65_536
+UNFINISHED = ("queued", "in_progress")
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
@@ -70,6 +68,7 @@ class Exchange:
         "marked_at",
         "method",
         "outcome",
+        "passing",
         "path",
         "plan",
         "prices",
@@ -89,6 +88,7 @@ class Exchange:
         self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
         self.prices = services.prices  # the same for the whole request, also when another card becomes active meanwhile
         self.request_id = "req_" + os.urandom(16).hex()
+        self.passing = Passing(self.request_id, services.upstream_key)
         self.interruption = Interruption()
         self.started, self.started_ms = time.monotonic(), now_ms()
         self.first_byte_ms = self.status = self.charged = 0
@@ -285,31 +285,54 @@ class Exchange:
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = self._passed_headers(answer), instead_of(status, body)
+        headers, own = self.passing.headers(answer.head), instead_of(status, body)
         if own is not None:
             body = own.body()
             headers = [(b"content-type", b"application/json"), *(pair for pair in headers if pair[0] != b"content-type")]
         self.status, self.outcome = status, own.code if own is not None else "upstream_error"
-        await self.client.respond(status, headers, self._without_identity(body))
+        await self.client.respond(status, headers, self.passing.without_identity(body))
 
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
         body = await self._collect(answer, self.services.settings.upstream.max_response_bytes)
         await self._durable_or_cut()
         report, produced, texts = plan.endpoint.read(body)
+        if plan.parsed.background and report.status in UNFINISHED:
+            await self._go_on_in_background(plan, key, report, answer, body)
+            return
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
         media = plan.bounds.output_tokens if report.usage is None and plan.endpoint.drains else 0
-        shown = Shown(texts, media, insured=not produced)
+        sessions = await self.services.tenants.sessions(key.account_id, self.request_id, report.containers)
+        shown = Shown(texts, media, insured=not produced, sessions=sessions)
         ending = await decide_ending(self.services, self.prices, plan, report, shown, outcome)
         settled = await self._settle(plan, key, ending, answer.head.headers)
-        body = self._without_key(body)
-        headers = self._passed_headers(answer)
+        if plan.keeps:
+            await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
+        headers, body = self.passing.in_clients_form(plan.parsed.convert, answer.head, body)
         headers.append((b"x-credits-charged", _credits(self.charged)))
         if settled is not None:
             headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
         self.status = 200
         self._note_first_byte()
-        await self.client.respond(200, headers, body)
+        await self.client.respond(200, headers, self.passing.without_key(body))
+
+    async def _go_on_in_background(self, plan: Plan, key: ApiKey, report: Report, answer: Answer, body: bytes) -> None:
+        """The response runs on upstream: whoever polls it settles it, so hold and facts are handed over before it is shown."""
+        services = self.services
+        try:
+            await services.tenants.note_begun(key.account_id, self.request_id, report.upstream_id)
+            await services.tenants.objects.begin_background(
+                report.upstream_id, self.request_id, key.account_id, pending_record(self._facts(plan, key))
+            )
+        except StoreUnavailable:
+            await self._release(key)
+            raise unavailable("Background responses cannot be kept track of right now. Try again shortly.", "store_unavailable") from None
+        services.balances.hand_over(self.request_id, key.account_id)
+        self.holding = False
+        self.status, self.outcome = 200, "background"
+        self._note_first_byte()
+        headers = [*self.passing.headers(answer.head), (b"x-credits-held", _credits(self.amount))]
+        await self.client.respond(200, headers, self.passing.without_key(body))
 
     async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
@@ -347,19 +370,28 @@ class Exchange:
             errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
             insured = errored and not meter.showed_anything
             searched = report.usage is not None or meter.showed_anything
-        ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured), outcome)
+        tenants = self.services.tenants
+        sessions = await tenants.sessions(key.account_id, self.request_id, report.containers)
+        ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
         await self._settle(plan, key, ending, answer.head.headers)
+        if plan.keeps:
+            await tenants.note_made(key.account_id, self.request_id, report, ending.usage)
         if not self.interruption.reason:
             await self._finish_stream(answer, meter, cut=outcome == "upstream_cut")
 
     async def _relay(self, plan: Plan, key: ApiKey, answer: Answer, meter: StreamMeter) -> None:
         """Upstream to client until [DONE], the upstream's end, or an interruption."""
         self.interruption.muted = False
+        begun = await self._owned_from_the_start(key, answer, meter) if plan.keeps else b""
         self.status = 200
-        await self.client.start(
-            200, [*self._passed_headers(answer), (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))]
-        )
+        headers = self.passing.headers(answer.head)
+        if meter.content_type:
+            headers = [(b"content-type", meter.content_type), *(pair for pair in headers if pair[0] != b"content-type")]
+        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))])
         client = self.client
+        if begun:
+            self._note_first_byte()
+            await client.write(self.passing.without_key(begun))
 
         def pass_on(data: bytes) -> bool:
             """Called from the socket's own callback: one chunk in, one chunk out, no task switch between."""
@@ -367,13 +399,28 @@ class Exchange:
             if passed:
                 if not self.first_byte_ms:
                     self._note_first_byte()
-                client.write_now(self._without_key(passed))
+                client.write_now(self.passing.without_key(passed))
             if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
                 self._mark_shown(self.plan or plan, key, meter.shown_roughly())
             return not meter.done and client.keeps_up
 
         while not meter.done and await answer.pump(pass_on):
             await client.drained()
+
+    async def _owned_from_the_start(self, key: ApiKey, answer: Answer, meter: StreamMeter) -> bytes:
+        """Read until the answer says its id, and note whose it is before anyone can see it. Raises Rejection when that cannot be."""
+        begun = b""
+        while not meter.report().upstream_id and not meter.done and len(begun) < LONGEST_BEGINNING:
+            data = await answer.read()
+            if not data:
+                return begun
+            begun += meter.feed(data)
+        try:
+            if meter.report().upstream_id:
+                await self.services.tenants.note_begun(key.account_id, self.request_id, meter.report().upstream_id)
+        except StoreUnavailable:
+            raise unavailable("What this would store cannot be kept track of right now. Try again shortly.", "store_unavailable") from None
+        return begun
 
     def _start_shrinking(self, plan: Plan, key: ApiKey) -> "asyncio.Task[None] | None":
         """A large hold that is mostly bytes of input: count the input while the answer streams, and hold only that.
@@ -402,19 +449,19 @@ class Exchange:
         rest = meter.rest()
         try:
             if cut:
-                await self._break_off(b"".join(tail), rest)
+                await self._break_off(meter, b"".join(tail), rest)
             else:
-                await self.client.write(self._without_key(b"".join((*tail, rest))), last=True)
+                await self.client.write(self.passing.without_key(b"".join((*tail, rest))), last=True)
                 if not answer.finished and meter.done:
                     await self._read_end(answer)
         except Interrupted:
             self.client.abort()
 
-    async def _break_off(self, tail: bytes, rest: bytes) -> None:
+    async def _break_off(self, meter: StreamMeter, tail: bytes, rest: bytes) -> None:
         """Inside an event: pass what came and break the connection. Between events: say so in an error event."""
         if tail or rest:
-            await self.client.write(self._without_key(tail + rest))
-        if rest:
+            await self.client.write(self.passing.without_key(tail + rest))
+        if rest or not meter.ends_in_events:
             self.client.abort()
             return
         error = bad_gateway("The upstream broke off its answer; what it sent until then was charged.", "upstream_cut")
@@ -522,18 +569,6 @@ class Exchange:
             raise unavailable(
                 "Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable"
             ) from None
-
-    def _passed_headers(self, answer: Answer) -> list[tuple[bytes, bytes]]:
-        found = [(name, value) for name, value in answer.head.headers if name in PASSED_HEADERS and HEADER_VALUE.match(value)]
-        found.append((b"x-request-id", self.request_id.encode()))
-        return found
-
-    def _without_identity(self, body: bytes) -> bytes:
-        return IDENTITY.sub(rb"\1***", self._without_key(body))
-
-    def _without_key(self, data: bytes) -> bytes:
-        key = self.services.upstream_key.reveal().encode()
-        return data.replace(key, b"***") if key and key in data else data
 
     def _upstream_rejection(self, error: UpstreamError) -> Rejection:
         if error.reason == "busy":

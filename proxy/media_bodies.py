@@ -35,14 +35,7 @@ AUDIO_TOKENS_PER_SECOND = 20
 MAX_QUESTIONS = 400
 SVG_FORMATS = frozenset(("svg",))
 TIMED_FORMATS = frozenset(("srt", "vtt"))
-AUDIO_FORMATS = {
-    "mp3": b"audio/mpeg",
-    "opus": b"audio/opus",
-    "aac": b"audio/aac",
-    "flac": b"audio/flac",
-    "wav": b"audio/wav",
-    "pcm": b"audio/pcm",
-}
+AUDIO_FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 
 
 class _Speech(msgspec.Struct):

@@ -119,6 +119,10 @@ class StreamMeter:
 
     interesting = INTERESTING
     partial_limit = PARTIAL_LIMIT
+    content_type = b""
+    """What the client is told instead of the upstream's own; set where its form is another."""
+    ends_in_events = True
+    """Whether a stream that breaks off can say so in an event of its own."""
 
     def __init__(self, *, hide_usage: bool) -> None:
         """`hide_usage`: the client did not ask for the usage chunk."""

@@ -59,6 +59,8 @@ class Plan(NamedTuple):
     tools: "Tools"
     context: int | None = 0
     input_is_counted: bool = False
+    keeps: bool = False
+    """Whether what it makes stays in the upstream account, where its owner must be known."""
 
 
 class Tools(NamedTuple):
@@ -91,7 +93,8 @@ def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook
     tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound, context, tools, cap)
     bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
     ceiling = prices.ceiling(model, tier, bounds)
-    return Plan(endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context)
+    keeps = endpoint.stores and billing.allow_store and parsed.store is not False
+    return Plan(endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context, keeps=keeps)
 
 
 def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
@@ -136,7 +139,7 @@ def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str
         changes["service_tier"] = TIER_JSON[plan.tier]
     if parsed.stream and not parsed.wants_usage:
         changes["stream_options"] = b'{"include_usage":true' + parsed.keeps_stream_options + b"}"
-    if plan.endpoint.stores and not billing.allow_store and not parsed.store:
+    if plan.endpoint.stores and not billing.allow_store and parsed.store is None:
         changes["store"] = b"false"
     if plan.tools.calls and parsed.max_calls is None:
         changes["max_tool_calls"] = str(plan.tools.calls).encode()

@@ -5,12 +5,38 @@ from typing import NamedTuple
 import msgspec
 
 from billing.accounts import ApiKey
-from billing.pricing import Charge
+from billing.errors import UnpricedModel
+from billing.pricing import Bounds, Charge, PriceBook
 from billing.record import UsageRecord, encode_record
-from proxy.plan import Plan
+from proxy.bodies import Parsed
+from proxy.endpoints import METERED
+from proxy.plan import Plan, Tools
 from proxy.settlement import Ending
 
 LONGEST_NAME = 120
+
+
+class PendingRecord(msgspec.Struct, frozen=True):
+    """What settling a background response needs, kept in SQL while it runs; no text of the request. Amounts in millicredits."""
+
+    key_id: str
+    endpoint: str
+    model: str
+    tier: str
+    held: int
+    started_ms: int
+    cap: int
+    input_tokens: int
+    output_tokens: int
+    cache_write_12h: bool
+    search: str
+    calls: int
+    image_model: str
+    context: int | None
+
+
+encode_pending = msgspec.json.Encoder().encode
+decode_pending = msgspec.json.Decoder(PendingRecord).decode
 
 
 class Facts(NamedTuple):
@@ -89,3 +115,42 @@ def usage_record(facts: Facts, ending: Ending, *, free: bool, head: list[tuple[b
             duration_ms=facts.elapsed_ms,
         )
     )
+
+
+def pending_record(facts: Facts) -> str:
+    """The facts of a request that goes on in the background, as JSON."""
+    plan = facts.plan
+    return encode_pending(
+        PendingRecord(
+            key_id=facts.key.key_id,
+            endpoint=plan.endpoint.name,
+            model=plan.parsed.model,
+            tier=plan.tier,
+            held=facts.held,
+            started_ms=facts.started_ms,
+            cap=plan.cap,
+            input_tokens=plan.bounds.input_tokens,
+            output_tokens=plan.bounds.output_tokens,
+            cache_write_12h=plan.parsed.cache_write_12h,
+            search=plan.tools.search,
+            calls=plan.tools.calls,
+            image_model=plan.tools.image.name if plan.tools.image is not None else "",
+            context=plan.context,
+        )
+    ).decode()
+
+
+def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
+    """The plan of a background response again, for settling it. Raises UnpricedModel when its model is no longer sold."""
+    model = prices.find(record.model)
+    endpoint = METERED["POST", record.endpoint.encode()]
+    if model is None:
+        raise UnpricedModel(record.model, "has no price any more.")
+    bounds = Bounds(record.input_tokens, record.output_tokens, cache_write_12h=record.cache_write_12h)
+    parsed = Parsed(
+        model=record.model, source=b"", cache_write_12h=record.cache_write_12h, background=True, unbounded=True, explicit_cap=record.cap
+    )
+    image = prices.find(record.image_model) if record.image_model else None
+    tools = Tools(calls=record.calls, search=record.search, image=image)
+    ceiling = prices.ceiling(model, record.tier, bounds)
+    return Plan(endpoint, parsed, model, record.tier, record.cap, False, 0, bounds, ceiling, tools, record.context, keeps=True)

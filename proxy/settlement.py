@@ -83,6 +83,8 @@ async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media:
         inputs, framing = plan.endpoint.texts(parsed.source)
         counted = await tokenizer.count(parsed.model, inputs) + framing + (plan.context or 0)
         tokens_in = min(counted, tokens_in)
+    if parsed.characters:
+        return Usage()  # what is billed is known from the request
     card = plan.model.tier(plan.tier).short
     if parsed.milliseconds and not (card.input or card.output):
         return Usage(milliseconds=parsed.milliseconds)

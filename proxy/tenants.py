@@ -1,14 +1,18 @@
 """Keeping tenants apart in one upstream account: who made which object, and names that cannot collide or be guessed."""
 
+import contextlib
 import hashlib
 import hmac
 from typing import NamedTuple
 
 import msgspec
 
-from billing.objects import Objects, Owned
+from billing.errors import StoreUnavailable
+from billing.objects import Made, Objects, Owned
+from billing.usage import Usage
 from config.settings import Secret
 from proxy.bodies import Reference
+from proxy.meter import Report
 from proxy.rejections import Rejection
 
 PURPOSE = b"tollkeeper tenant identifiers 1"
@@ -44,6 +48,31 @@ class Tenants:
                     return Context(None)
                 tokens += found.context_tokens
         return Context(tokens)
+
+    async def note_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
+        """A stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
+        await self.objects.note(account_id, charge_id, [Made(response_id, "response")])
+
+    async def note_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
+        """A stored response is whole: note what it made, and how much a request that builds on it re-reads.
+
+        Where that cannot be written now, its size stays unknown and the next request is held by the whole window.
+        """
+        if not report.upstream_id:
+            return
+        tokens = usage.input_tokens + usage.output_tokens
+        made = [Made(report.upstream_id, "response", tokens), *(Made(item, "item") for item in report.items)]
+        with contextlib.suppress(StoreUnavailable):
+            await self.objects.note(account_id, charge_id, made)
+
+    async def sessions(self, account_id: str, charge_id: str, containers: tuple[str, ...]) -> int:
+        """How many container sessions began with this request; every one when that cannot be looked up."""
+        if not containers:
+            return 0
+        try:
+            return await self.objects.new_sessions(account_id, charge_id, containers)
+        except StoreUnavailable:
+            return len(containers)
 
     async def owned(self, account_id: str, kind: str, object_id: str) -> Owned | None:
         """The object, if this account made it and has not deleted it."""

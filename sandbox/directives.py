@@ -3,6 +3,8 @@
 The directive travels inside the request, so a thousand concurrent requests steer themselves
 without any shared switch, and a proxy in between carries it unknowingly. It is looked up in the
 decoded strings of the body, so JSON escapes do not matter; keys of several directives are merged.
+Fields of forms (a prompt, say) and messages on WebSockets carry directives as well. On /v1/realtime
+one in an item or in response.create steers the next response, one in session.update all of them.
 """
 
 import json

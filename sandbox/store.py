@@ -10,7 +10,7 @@ from sandbox.answer import Event
 from sandbox.errors import ApiError, error_object, invalid
 from sandbox.usage import NO_TOOLS, Bill
 
-_KEEP: Final = 20_000
+_KEEP: Final = 5_000
 _POLL_S: Final = 0.01
 _STARTED: Final = 2
 """Events (created, queued) that a background response has at once."""
