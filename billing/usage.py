@@ -51,8 +51,10 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         """
         whole_in, whole_out = _clamp(self.input_tokens, MAX_TOKENS), _clamp(self.output_tokens, MAX_TOKENS)
         cached = _clamp(self.cached_tokens, whole_in)
-        write_12h = _clamp(self.cache_write_12h_tokens, whole_in - cached)
-        write_30m = _clamp(self.cache_write_30m_tokens, whole_in - cached - write_12h)
+        # cached and written are disjoint, so their sum is within the input; where an answer says otherwise each is charged as
+        # it says, and nothing is left that would be neither (openai/README.md 2.1: clamp the uncached part)
+        write_12h = _clamp(self.cache_write_12h_tokens, whole_in)
+        write_30m = _clamp(self.cache_write_30m_tokens, whole_in - write_12h)
         audio_in = _clamp(self.audio_input_tokens, whole_in)
         image_in = _clamp(self.image_input_tokens, whole_in - audio_in)
         cached_audio = _clamp(self.cached_audio_tokens, min(cached, audio_in))
