@@ -16,6 +16,7 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/build_prices.py --check
+	$(BIN)/python -m scripts.build_docs --check
 
 bench: install-dev
 	$(BIN)/python -m bench
