@@ -5,6 +5,7 @@ BillingError
 ├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
 ├── AccountNotFound      no such account
 ├── KeyNotFound          no such key
+├── StripeRefused        Stripe understood a call and will not carry it out
 └── InvariantBroken      a money rule would be broken by going on: stop
 """
 
@@ -37,6 +38,15 @@ class AccountNotFound(BillingError):
 
 class KeyNotFound(BillingError):
     """There is no API key of that id."""
+
+
+class StripeRefused(BillingError):
+    """Stripe will not do this; asking again the same way will not help."""
+
+    def __init__(self, code: str, message: str, status: int) -> None:
+        """`code` and `message` are Stripe's own; `status` is the HTTP status."""
+        super().__init__(f"Stripe refused ({code}): {message}")
+        self.code, self.status = code, status
 
 
 class InvariantBroken(BillingError):

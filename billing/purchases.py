@@ -16,6 +16,7 @@ from billing.money import Millicredits, MoneyError, package_credits
 
 State = Literal["created", "open", "processing", "credited", "expired", "failed", "review"]
 Origin = Literal["checkout", "auto"]
+PaymentStatus = Literal["open", "processing", "paid", "expired", "failed", "free", "unknown"]
 
 MILLICREDITS_PER_CENT = 10_000
 UNSETTLED: tuple[State, ...] = ("created", "open", "processing")
@@ -55,7 +56,7 @@ class Sold(NamedTuple):
 class Payment(NamedTuple):
     """What Stripe says now of the Checkout Session or PaymentIntent of a purchase. Amounts in cents of `currency`."""
 
-    status: Literal["open", "processing", "paid", "expired", "failed", "free", "unknown"]
+    status: PaymentStatus
     mode: str
     currency: str
     subtotal_cents: int
