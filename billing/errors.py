@@ -5,6 +5,7 @@ BillingError
 ├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
 ├── AccountNotFound      no such account
 ├── KeyNotFound          no such key
+├── TooManyCheckouts     an account opens payment pages faster than a person buys
 ├── StripeRefused        Stripe understood a call and will not carry it out
 └── InvariantBroken      a money rule would be broken by going on: stop
 """
@@ -38,6 +39,10 @@ class AccountNotFound(BillingError):
 
 class KeyNotFound(BillingError):
     """There is no API key of that id."""
+
+
+class TooManyCheckouts(BillingError):
+    """The account's hourly limit of new payment pages is reached (card testing looks like that)."""
 
 
 class StripeRefused(BillingError):

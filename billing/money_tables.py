@@ -33,7 +33,7 @@ purchases = Table(
     Column("receipt_url", Text, nullable=False, server_default=""),
     Column("total_cents", BigInteger, nullable=False, server_default="0"),
     Column("tax_cents", BigInteger, nullable=False, server_default="0"),
-    Column("fee_id", String(255), nullable=False, server_default=""),
+    Column("revision", Integer, nullable=False, server_default="0"),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("credited_at", BigInteger),
