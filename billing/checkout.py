@@ -3,6 +3,7 @@
 from typing import NamedTuple
 
 from billing.buyers import Buyers
+from billing.errors import StripeRefused
 from billing.purchases import Offer
 from billing.sales import Purchase, Sales
 from billing.stripe_gateway import Order, StripeGateway
@@ -61,7 +62,12 @@ class Checkout:
     async def _ask(self, purchase: Purchase, name: str) -> Purchase:
         customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
         await self._sales.addressed(purchase.id, customer_id)
-        session = await self._create(purchase, customer_id)
+        try:
+            session = await self._create(purchase, customer_id)
+        except StripeRefused as refused:
+            # the next click begins anew instead of meeting the same refusal
+            await self._sales.ended(purchase.id, "failed", str(refused))
+            raise
         return await self._sales.opened(purchase.id, session.id, session.url or "")
 
     async def _create(self, purchase: Purchase, customer_id: str) -> Session:

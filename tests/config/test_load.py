@@ -115,6 +115,8 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("billing", "allowed_service_tiers"): ["default", "priority"],
     ("billing", "on_disconnect"): "drain",
     ("log", "level"): "error",
+    ("stripe", "currency"): "eur",
+    ("notices", "low_balance_credits"): "500",
 }
 
 
