@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 from billing.buyers import Buyers
-from billing.errors import StripeRefused
+from billing.errors import NotYet, StripeRefused
 from billing.purchases import Offer
 from billing.sales import Purchase, Sales
 from billing.stripe_gateway import Order, StripeGateway
 from billing.stripe_objects import Session
-from billing.stripe_sync import NotYet, Sync
+from billing.stripe_sync import Sync
 
 ATTEMPTS = 3
 

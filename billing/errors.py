@@ -6,6 +6,7 @@ BillingError
 ├── AccountNotFound      no such account
 ├── KeyNotFound          no such key
 ├── TooManyCheckouts     an account opens payment pages faster than a person buys
+├── NotYet               what this belongs to is not known yet, or others are at it: later
 ├── StripeRefused        Stripe understood a call and will not carry it out
 └── InvariantBroken      a money rule would be broken by going on: stop
 """
@@ -43,6 +44,10 @@ class KeyNotFound(BillingError):
 
 class TooManyCheckouts(BillingError):
     """The account's hourly limit of new payment pages is reached (card testing looks like that)."""
+
+
+class NotYet(BillingError):
+    """It cannot be done now and may be later: what it belongs to is not known yet, or others are at it."""
 
 
 class StripeRefused(BillingError):

@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from billing.buyers import Buyers
 from billing.claims import dispute_standing, refund_standing
-from billing.errors import BillingError
+from billing.errors import NotYet
 from billing.purchases import Payment
 from billing.sales import Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
 from billing.stripe_gateway import StripeGateway
@@ -33,10 +33,6 @@ TRIES = 8
 NOT_OURS = "not ours"
 
 Result = TypeVar("Result")
-
-
-class NotYet(BillingError):
-    """It cannot be applied now and may be later: what it belongs to is not known yet."""
 
 
 class Outcome(NamedTuple):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from billing.buyers import Buyers
 from billing.database import now_ms
 from billing.errors import StoreUnavailable
+from billing.event_types import KINDS
 from billing.inbox import Inbox, Waiting
 from billing.stripe_sync import Outcome, Sync
 
@@ -25,29 +26,6 @@ FIRST_RETRY_MS = 1_000
 LONGEST_RETRY_MS = 300_000
 ALERT_MS = 300_000
 LONGEST_OUTCOME = 2_000
-
-KINDS = {
-    "checkout.session.completed": "session",
-    "checkout.session.async_payment_succeeded": "session",
-    "checkout.session.async_payment_failed": "session",
-    "checkout.session.expired": "session",
-    "payment_intent.succeeded": "intent",
-    "payment_intent.payment_failed": "intent",
-    "payment_intent.processing": "intent",
-    "payment_intent.canceled": "intent",
-    "refund.created": "refund",
-    "refund.updated": "refund",
-    "refund.failed": "refund",
-    "charge.refund.updated": "refund",
-    "charge.refunded": "charge",
-    "charge.dispute.created": "dispute",
-    "charge.dispute.updated": "dispute",
-    "charge.dispute.closed": "dispute",
-    "charge.dispute.funds_withdrawn": "dispute",
-    "charge.dispute.funds_reinstated": "dispute",
-    "payment_method.detached": "method",
-}
-"""The event types we handle, and what each is about. Enable exactly these on the webhook endpoint (docs/stripe.md)."""
 
 
 class Subject(NamedTuple):

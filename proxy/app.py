@@ -6,7 +6,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -24,18 +24,20 @@ from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import StoreUnavailable
-from billing.jobs import Jobs, Store
+from billing.jobs import Jobs, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.pricing import PriceBook, load_catalogue
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
+from proxy.checkout_api import CheckoutApi
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
+from proxy.money import money_in
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
 from proxy.tokenizer import Tokenizer
@@ -136,8 +138,10 @@ class Application:
         self._stack.callback(request_log.flush)
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
         services = self._services = Services(settings, prices, store, authenticator, Tokenizer(), upstream, self._key, metrics, request_log)
+        money = money_in(settings, database, metrics)
+        self._stack.push_async_callback(money.close)
         if self._with_jobs:
-            jobs = jobs_of(settings, store, ledger)
+            jobs = jobs_of(settings, store, ledger, money.steps())
             jobs.start()
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
@@ -149,6 +153,7 @@ class Application:
                 Route("/readyz", _readyz_with(health)),
                 Route("/metrics", _metrics_with(registry, metrics)),
                 *api.routes(),
+                *CheckoutApi(money, authenticator, accounts).routes(),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
@@ -173,7 +178,7 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator["Emb
         await store.close()
 
 
-def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger) -> Jobs:
+def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, more: Sequence[Step] = ()) -> Jobs:
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
@@ -190,6 +195,7 @@ def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledge
         batch=settings.journal.batch_size,
         lead=lead,
         reap=reap,
+        more=more,
     )
 
 

@@ -30,6 +30,7 @@ from billing.migrate import migrate
 from billing.money import MoneyError, display_credits, millicredits, parse_credits
 from billing.periods import PERIODS
 from billing.reconcile import StoreFigures, reconcile
+from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
 from proxy.account_api import iso_time, usage_row
@@ -108,6 +109,8 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
 
     configure_logging(settings.log.level)
     key = upstream_key(settings)
+    stripe_keys(settings)  # complain before anything is opened
+    notices_secret(settings)
     if arguments.command == "_child":
         if arguments.role == "jobs":
             return serve.serve_jobs(settings)
@@ -164,6 +167,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> Result:
 
 async def _check_config(context: Context) -> Result:
     upstream_key(context.settings)
+    stripe_keys(context.settings)
+    notices_secret(context.settings)
     if context.settings.redis.url:
         await check_redis(context.settings)
     return {"ok": True}, "The configuration is valid.", 0
