@@ -421,4 +421,4 @@ def _movements(news: ClaimNews, now: int) -> list[Posting]:
 
 
 def _purchase(row: Any) -> Purchase:
-    return msgspec.convert(dict(row), Purchase)
+    return Purchase(**row)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.billing.stores import Books, close_books, open_books
+from tests.money.shop import Shop, open_shop
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
@@ -14,3 +15,9 @@ async def sql(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Boo
     opened = await open_books(folder, "", url)
     yield opened
     await close_books(opened)
+
+
+@pytest.fixture
+def shop(sql: Books) -> Shop:
+    """Money in over each database."""
+    return open_shop(sql)
