@@ -142,6 +142,13 @@ class Balances(Protocol):
         """Lower a hold to `amount` (never below its checkpoint, never raise it); sent soon, never awaited."""
         ...
 
+    def hand_over(self, hold_id: str, account_id: str) -> None:
+        """Let go of a hold without resolving it: another process takes it on by `hold()`, with the same id, within its lease.
+
+        As an orphan it would be released: what it owes is only known to the one that takes it on.
+        """
+        ...
+
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """Apply one outbox row; True when it is applied (now or before), False when earlier rows are missing."""
         ...

@@ -38,7 +38,12 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     reasoning_tokens: int = 0
     audio_input_tokens: int = 0
     audio_output_tokens: int = 0
+    image_input_tokens: int = 0
+    image_output_tokens: int = 0
+    audio_milliseconds: int = 0
+    characters: int = 0
     web_searches: int = 0
+    tool_calls: str = ""
     upstream_request_id: str = ""
     upstream_id: str = ""
     status: int = 200

@@ -121,6 +121,11 @@ usage = Table(
     Column("audio_input_tokens", BigInteger, nullable=False),
     Column("audio_output_tokens", BigInteger, nullable=False),
     Column("web_searches", BigInteger, nullable=False),
+    Column("image_input_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("image_output_tokens", BigInteger, nullable=False, server_default="0"),
+    Column("audio_milliseconds", BigInteger, nullable=False, server_default="0"),
+    Column("characters", BigInteger, nullable=False, server_default="0"),
+    Column("tool_calls", Text, nullable=False, server_default=""),
     Column("held_millicredits", BigInteger, nullable=False),
     Column("charged_millicredits", BigInteger, nullable=False),
     Column("loss_millicredits", BigInteger, nullable=False),
@@ -151,3 +156,52 @@ outbox = Table(
     Index("ix_outbox_pending", "applied_at", "id"),
 )
 """Money that moved in SQL and has yet to reach the balance store; numbered per account, applied in order, once."""
+
+rate_cards = Table(
+    "rate_cards",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("document", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", String(80), nullable=False),
+)
+"""Dated sets of prices, as JSON. Never edited (triggers), only succeeded by another."""
+
+rate_activations = Table(
+    "rate_activations",
+    metadata,
+    Column("id", BigId, primary_key=True, autoincrement=True),
+    Column("rate_card_id", String(80), ForeignKey("rate_cards.id"), nullable=False),
+    Column("effective_at", BigInteger, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Index("ix_rate_activations_effective", "effective_at", "id"),
+)
+"""Which card applies from when: the newest activation that is in effect. Append-only (triggers)."""
+
+upstream_objects = Table(
+    "upstream_objects",
+    metadata,
+    Column("id", String(120), primary_key=True),
+    Column("kind", String(24), nullable=False),
+    Column("account_id", String(40), ForeignKey("accounts.id"), nullable=False),
+    Column("charge_id", String(80), nullable=False),
+    Column("context_tokens", BigInteger),
+    Column("created_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Index("ix_upstream_objects_account", "account_id", "created_at"),
+)
+"""Who owns what was made in the shared upstream account. `context_tokens`: what a later request that refers to it re-reads."""
+
+background_responses = Table(
+    "background_responses",
+    metadata,
+    Column("id", String(120), primary_key=True),
+    Column("charge_id", String(80), nullable=False, unique=True),
+    Column("account_id", String(40), ForeignKey("accounts.id"), nullable=False),
+    Column("record", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    Index("ix_background_responses_open", "settled_at", "created_at"),
+)
+"""Responses that run upstream after their request was answered: held for until they end, then settled once."""

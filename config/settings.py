@@ -14,6 +14,18 @@ NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
 Decimalish = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,9})?$")]
 
+HostedTool = Literal[
+    "web_search",
+    "web_search_2025_08_26",
+    "web_search_preview",
+    "web_search_preview_2025_03_11",
+    "file_search",
+    "code_interpreter",
+    "image_generation",
+    "mcp",
+    "computer",
+    "computer_use_preview",
+]
 ServiceTier = Literal["default", "flex", "priority", "ultrafast"]
 
 
@@ -100,6 +112,9 @@ class Billing(Section, frozen=True):
     drain_output_tokens: Positive = 200_000
     zero_completion_insurance: bool = True
     allow_store: bool = False
+    allow_background: bool = False
+    allowed_tools: tuple[HostedTool, ...] = ("web_search", "web_search_preview", "image_generation")
+    max_tool_calls: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
     hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
     top_up_url: str = "/credits"
     purchase_enabled: bool = True

@@ -17,13 +17,11 @@ from starlette.routing import Route
 
 from billing.accounts import ApiKey
 from billing.errors import AccountNotFound, StoreUnavailable
-from billing.holds import Balances
 from billing.ledger import Ledger, UsageFilters
 from billing.money import display_credits, display_usd, package_credits
-from billing.pricing import PriceBook
-from config.settings import Settings
-from proxy.authenticate import Authenticator, may_use_model
+from proxy.authenticate import may_use_model
 from proxy.rejections import Rejection, invalid, not_found, unavailable
+from proxy.services import Services
 
 RECENT = 10
 DEFAULT_LIMIT = 50
@@ -37,11 +35,8 @@ Handler = Callable[[Request], Awaitable[Response]]
 class AccountApi:
     """The handlers and what they need."""
 
-    settings: Settings
-    authenticator: Authenticator
-    balances: Balances
+    services: Services
     ledger: Ledger
-    prices: PriceBook
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -54,7 +49,7 @@ class AccountApi:
 
     async def _me(self, request: Request) -> Response:
         key = await self._key(request)
-        reading = await self.balances.read(key.account_id)
+        reading = await self.services.balances.read(key.account_id)
         available = reading.balance - reading.held
         return json_response(
             {
@@ -65,7 +60,9 @@ class AccountApi:
                 "heldMillicredits": str(reading.held),
                 "availableMillicredits": str(available),
                 "availableCredits": display_credits(available),
-                "packages": [self._package(package.code, package.usd, package.bonus_percent) for package in self.settings.packages],
+                "packages": [
+                    self._package(package.code, package.usd, package.bonus_percent) for package in self.services.settings.packages
+                ],
                 "activeRates": self._rates(key),
                 "recentLedger": [_ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],
                 "recentUsage": [usage_row(row) for row in await self.ledger.usage_of(key.account_id, RECENT)],
@@ -105,13 +102,13 @@ class AccountApi:
         return json_response({**usage_row(rows[0]), **_details(rows[0])})
 
     async def _key(self, request: Request) -> ApiKey:
-        return await self.authenticator.authenticate(request.scope["headers"])
+        return await self.services.authenticator.authenticate(request.scope["headers"])
 
     def _rates(self, key: ApiKey) -> list[dict[str, Any]]:
-        found = []
-        for name in self.prices.names():
-            model = self.prices.find(name)
-            if model is None or not may_use_model(name, self.settings.billing.model_allowlist, key.rules.models):
+        found, prices = [], self.services.prices
+        for name in prices.names():
+            model = prices.find(name)
+            if model is None or not may_use_model(name, self.services.settings.billing.model_allowlist, key.rules.models):
                 continue
             if "default" in model.tiers:
                 found.append({"model": name, **msgspec.json.decode(model.tiers["default"].short.snapshot)})
@@ -170,6 +167,10 @@ def usage_row(row: dict[str, Any]) -> dict[str, Any]:
         "reasoningTokens": row["reasoning_tokens"],
         "audioInputTokens": row["audio_input_tokens"],
         "audioOutputTokens": row["audio_output_tokens"],
+        "imageInputTokens": row["image_input_tokens"],
+        "imageOutputTokens": row["image_output_tokens"],
+        "audioMilliseconds": row["audio_milliseconds"],
+        "characters": row["characters"],
         "chargedMillicredits": str(row["charged_millicredits"]),
         "chargedCredits": display_credits(row["charged_millicredits"]),
         "usageSource": row["usage_source"],
@@ -184,6 +185,7 @@ def _details(row: dict[str, Any]) -> dict[str, Any]:
         "billedModel": row["billed_model"],
         "heldMillicredits": str(row["held_millicredits"]),
         "webSearches": row["web_searches"],
+        "toolCalls": msgspec.json.decode(row["tool_calls"]) if row["tool_calls"] else {},
         "rates": msgspec.json.decode(row["rates"]),
         "status": row["status"],
         "firstByteMs": row["first_byte_ms"],

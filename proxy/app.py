@@ -5,13 +5,16 @@ import contextlib
 import logging
 import os
 import secrets
+import ssl
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import certifi
+import httpx
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.applications import Starlette
@@ -27,10 +30,12 @@ from billing.errors import StoreUnavailable
 from billing.jobs import Jobs, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
-from billing.pricing import PriceBook, load_catalogue
+from billing.objects import Objects
+from billing.rates import RateCards
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
+from proxy.background import BackgroundResponses, follow_background
 from proxy.checkout_api import CheckoutApi
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
@@ -38,8 +43,11 @@ from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
 from proxy.money import money_in
+from proxy.object_routes import answer_object, is_object_path
+from proxy.rates import Rates
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
+from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.transport import UvicornClient
 from proxy.upstream import UpstreamPool
@@ -47,6 +55,7 @@ from proxy.upstream import UpstreamPool
 log = logging.getLogger("tollkeeper.app")
 
 WATCH_SECONDS = 0.25
+CONTROL_SECONDS = 20.0
 PROBE_SECONDS = 0.7
 DEPTH_EVERY = 4
 
@@ -93,14 +102,14 @@ class Application:
         protocol = scope["extensions"]["tollkeeper"]
         client = UvicornClient(receive, protocol)
         path, method = scope["raw_path"], scope["method"]
-        exchange = Exchange(services, client, method, path, scope["headers"])
+        exchange = Exchange(services, client, method, path, scope["headers"], scope["query_string"])
         client.interruption = exchange.interruption
         if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
             await answer_models(exchange)
             return
         protocol.on_disconnect = exchange.client_left
         try:
-            await exchange.run()
+            await (answer_object(exchange) if is_object_path(path, method) else exchange.run())
         except Exception:
             # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
             log.exception("request %s failed", exchange.request_id)
@@ -131,13 +140,25 @@ class Application:
         store = await enter(opened_store(settings, ledger))
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        prices = PriceBook(load_catalogue(), settings.billing.markup, settings.billing.rounding_mode)
+        rates = Rates(RateCards(database), settings.billing)
+        prices = await rates.current()
         upstream = UpstreamPool(settings.upstream, self._key, f"tollkeeper/{version('tollkeeper')}")
         self._stack.push_async_callback(upstream.close)
         request_log = RequestLog(access=settings.log.access)
         self._stack.callback(request_log.flush)
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
-        services = self._services = Services(settings, prices, store, authenticator, Tokenizer(), upstream, self._key, metrics, request_log)
+        services = self._services = Services(
+            settings,
+            prices,
+            store,
+            authenticator,
+            Tokenizer(),
+            Tenants(Objects(database), self._key),
+            upstream,
+            self._key,
+            metrics,
+            request_log,
+        )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)
         if self._with_jobs:
@@ -146,7 +167,10 @@ class Application:
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
         await enter(background(_watch(services, database, store, health)))
-        api = AccountApi(settings, authenticator, store, ledger, prices)
+        await enter(background(rates.follow(services)))
+        control = await enter(control_client(settings, self._key))
+        await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
+        api = AccountApi(services, ledger)
         self._side = Starlette(
             routes=[
                 Route("/healthz", _healthz),
@@ -182,12 +206,7 @@ def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledge
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
-        owner, shared = secrets.token_hex(8), store
-
-        async def take_lease() -> bool:
-            return await shared.lead("jobs", owner, 3_000)
-
-        lead, reap = take_lease, store.reap
+        lead, reap = leader_of(store, "jobs"), store.reap
     return Jobs(
         store,
         ledger,
@@ -197,6 +216,24 @@ def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledge
         reap=reap,
         more=more,
     )
+
+
+def control_client(settings: Settings, key: Secret) -> httpx.AsyncClient:
+    """The client for what we ask the upstream ourselves, beside the data path."""
+    verify = ssl.create_default_context(cafile=settings.upstream.ca_file or certifi.where())
+    return httpx.AsyncClient(
+        base_url=settings.upstream.base_url, headers={"Authorization": f"Bearer {key.reveal()}"}, verify=verify, timeout=CONTROL_SECONDS
+    )
+
+
+def leader_of(store: "EmbeddedBalances | RedisBalances", name: str) -> Callable[[], Awaitable[bool]]:
+    """Asks whether this process is the one to do `name`: the embedded store's is always."""
+    owner = secrets.token_hex(8)
+
+    async def leads() -> bool:
+        return await store.lead(name, owner, 3_000) if isinstance(store, RedisBalances) else True
+
+    return leads
 
 
 @contextlib.asynccontextmanager

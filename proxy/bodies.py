@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billing.pricing import Bounds
+from proxy.multipart import Form
+from proxy.pictures import image_tokens, size_of_data_url
 from proxy.rejections import Rejection, invalid
 
 CHAT_FIELDS = frozenset(
@@ -27,6 +28,7 @@ COMPLETION_FIELDS = frozenset(
 )
 EMBEDDING_FIELDS = frozenset("dimensions encoding_format input model user".split())
 SAMPLED_TOOLS = frozenset({"function", "custom"})
+TENANT_FIELDS = ("user", "safety_identifier", "prompt_cache_key")
 
 FRAMING_TOKENS = 64
 """Slack over the byte bound for what OpenAI adds around messages and tools (3 a message, 3 priming, 9 + for tools):
@@ -37,18 +39,6 @@ MAX_CHOICES = 128
 MAX_BEST_OF = 20
 EMBEDDING_MAX_TOKENS = 300_000
 LEGACY_DEFAULT_MAX_TOKENS = 16
-
-# Most tokens one image of unknown size can cost, by model family (README 3); None = no known bound: the window.
-IMAGE_TOKENS: tuple[tuple[re.Pattern[str], int | None], ...] = (
-    (re.compile(r"^gpt-4o-mini"), 2_833 + 8 * 5_667),
-    (re.compile(r"^gpt-4\.1-mini"), 9_954),
-    (re.compile(r"^(gpt-4o|gpt-4\.1(-2|$)|chatgpt-4o)"), 85 + 8 * 170),
-    (re.compile(r"^gpt-5(\.1)?(-20|-chat|-codex|-search|$)"), 70 + 8 * 140),
-    (re.compile(r"^(o1|o3)(-pro)?(-20|$)"), 75 + 8 * 150),
-    (re.compile(r"^gpt-5\.2"), 7_373),
-    (re.compile(r"^gpt-5\.[45]"), 12_000),
-    (re.compile(r"^gpt-4-turbo"), 85 + 8 * 170),
-)
 
 
 class _Url(msgspec.Struct):
@@ -143,30 +133,65 @@ class _Embedding(msgspec.Struct):
     input: str | list[str | int | list[int]]
 
 
-class Parsed(NamedTuple):
-    """What pricing and forwarding need to know of a request. Token figures are upper bounds."""
+class Reference(NamedTuple):
+    """An object of the shared upstream account that a request names; its owner must be the one who asks."""
+
+    kind: str
+    id: str
+    param: str
+
+
+class ImageTool(NamedTuple):
+    """The model behind the image generation tool, and the most that one call of it can use."""
 
     model: str
-    members: dict[str, msgspec.Raw]
+    input_tokens: int
+    output_tokens: int
+
+
+class Parsed(NamedTuple):
+    """What pricing and forwarding need to know of a request. Token figures are upper bounds.
+
+    `sets` are members that we set whatever else happens, `tenant_values` are those that we replace by the tenant's own;
+    `form` is there instead of `members` for multipart bodies. `convert` names what the upstream's answer is turned into.
+    `finals` is how many closing events its stream has.
+    """
+
+    model: str
     source: bytes
-    verbatim: bool
-    stream: bool
-    wants_usage: bool
-    asked_tier: str | None
-    input_bytes_bound: int
-    audio_tokens: int
-    images: int
-    unbounded: bool
-    inputs: int
-    choices: int
-    explicit_cap: int | None
-    cap_field: str | None
-    extra_output: int
-    audio_output: bool
-    cache_write_12h: bool
-    web_search: bool
-    store: bool
-    keeps_stream_options: bytes
+    members: dict[str, msgspec.Raw] = {}
+    verbatim: bool = True
+    form: Form | None = None
+    content_type: bytes = b"application/json"
+    sets: dict[str, bytes] = {}
+    tenant_values: dict[str, bytes] = {}
+    stream: bool = False
+    wants_usage: bool = False
+    keeps_stream_options: bytes = b""
+    asked_tier: str | None = None
+    input_bytes_bound: int = 0
+    audio_tokens: int = 0
+    image_tokens: int = 0
+    unbounded: bool = False
+    inputs: int = 1
+    choices: int = 1
+    explicit_cap: int | None = None
+    cap_field: str | None = None
+    output_bound: int | None = None
+    extra_output: int = 0
+    audio_output: bool = False
+    cache_write_12h: bool = False
+    web_search: bool = False
+    store: bool | None = None
+    milliseconds: int = 0
+    characters: int = 0
+    tools: frozenset[str] = frozenset()
+    max_calls: int | None = None
+    image_tool: ImageTool | None = None
+    references: tuple[Reference, ...] = ()
+    finals: int = 1
+    convert: str = ""
+    background: bool = False
 
 
 _chat = msgspec.json.Decoder(_Chat)
@@ -175,10 +200,10 @@ _embedding = msgspec.json.Decoder(_Embedding)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
-def parse_chat(body: bytes) -> Parsed:
+def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/chat/completions body. Raises Rejection."""
-    members, verbatim = _top_level(body, CHAT_FIELDS)
-    request = _decode(_chat, body)
+    members, verbatim = top_level(body, CHAT_FIELDS)
+    request = decode(_chat, body)
     if not request.messages:
         raise invalid("`messages` is empty: send at least one message.", "messages")
     for tool in request.tools or ():
@@ -186,7 +211,7 @@ def parse_chat(body: bytes) -> Parsed:
             raise invalid(f"Tool type {tool.type!r} is not available here: use function or custom tools.", "tools")
     if request.moderation and bytes(request.moderation) != b"null":
         raise invalid("`moderation` is not available through this proxy: leave it out.", "moderation", "unsupported_parameter")
-    media = _media(request.messages)
+    media = _media(request.messages, request.model)
     caps = [cap for cap in (request.max_completion_tokens, request.max_tokens) if cap is not None]
     ttl = request.prompt_cache_options.ttl if request.prompt_cache_options else None
     prediction = bytes(request.prediction)
@@ -200,28 +225,28 @@ def parse_chat(body: bytes) -> Parsed:
         asked_tier=request.service_tier,
         input_bytes_bound=len(body) - media.data_bytes + FRAMING_TOKENS,
         audio_tokens=media.audio_tokens,
-        images=media.images,
+        image_tokens=media.image_tokens,
         unbounded=media.unbounded,
-        inputs=1,
-        choices=_positive(request.n, "n", MAX_CHOICES),
-        explicit_cap=_cap(max(caps), "max_completion_tokens") if caps else None,
+        tenant_values=tenant_fields(members),
+        choices=positive(request.n, "n", MAX_CHOICES),
+        explicit_cap=cap_of(max(caps), "max_completion_tokens") if caps else None,
         cap_field="max_completion_tokens",
         # rejected prediction tokens are billed as output (README 2.1)
         extra_output=len(prediction) if prediction and prediction != b"null" else 0,
         audio_output="audio" in (request.modalities or ()),
         cache_write_12h=ttl == "12h" or request.prompt_cache_retention not in (None, "in_memory"),
         web_search=bool(request.web_search_options) and bytes(request.web_search_options) != b"null",
-        store=bool(request.store),
+        store=request.store,
         keeps_stream_options=_other_stream_options(members),
     )
 
 
-def parse_completion(body: bytes) -> Parsed:
+def parse_completion(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/completions body. Raises Rejection."""
-    members, verbatim = _top_level(body, COMPLETION_FIELDS)
-    request = _decode(_completion, body)
-    choices = max(_positive(request.n, "n", MAX_CHOICES), _positive(request.best_of, "best_of", MAX_BEST_OF))
-    cap = _cap(request.max_tokens, "max_tokens") if request.max_tokens is not None else LEGACY_DEFAULT_MAX_TOKENS
+    members, verbatim = top_level(body, COMPLETION_FIELDS)
+    request = decode(_completion, body)
+    choices = max(positive(request.n, "n", MAX_CHOICES), positive(request.best_of, "best_of", MAX_BEST_OF))
+    cap = cap_of(request.max_tokens, "max_tokens") if request.max_tokens is not None else LEGACY_DEFAULT_MAX_TOKENS
     return Parsed(
         model=request.model,
         members=members,
@@ -229,28 +254,19 @@ def parse_completion(body: bytes) -> Parsed:
         verbatim=verbatim,
         stream=bool(request.stream),
         wants_usage=bool(request.stream_options and request.stream_options.include_usage),
-        asked_tier=None,
         input_bytes_bound=len(body) + FRAMING_TOKENS,
-        audio_tokens=0,
-        images=0,
-        unbounded=False,
         inputs=_inputs(request.prompt),
         choices=choices * _inputs(request.prompt),
         explicit_cap=cap,
-        cap_field=None,
-        extra_output=0,
-        audio_output=False,
-        cache_write_12h=False,
-        web_search=False,
-        store=False,
+        tenant_values=tenant_fields(members),
         keeps_stream_options=_other_stream_options(members),
     )
 
 
-def parse_embedding(body: bytes) -> Parsed:
+def parse_embedding(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/embeddings body. Raises Rejection."""
-    members, verbatim = _top_level(body, EMBEDDING_FIELDS)
-    request = _decode(_embedding, body)
+    members, verbatim = top_level(body, EMBEDDING_FIELDS)
+    request = decode(_embedding, body)
     if not request.input:
         raise invalid("`input` is empty: send a text, token ids, or a list of them.", "input")
     return Parsed(
@@ -258,55 +274,22 @@ def parse_embedding(body: bytes) -> Parsed:
         members=members,
         source=body,
         verbatim=verbatim,
-        stream=False,
-        wants_usage=False,
-        asked_tier=None,
+        tenant_values=tenant_fields(members),
         input_bytes_bound=min(len(body), EMBEDDING_MAX_TOKENS),
-        audio_tokens=0,
-        images=0,
-        unbounded=False,
         inputs=_inputs(request.input),
         choices=0,
         explicit_cap=0,
-        cap_field=None,
-        extra_output=0,
-        audio_output=False,
-        cache_write_12h=False,
-        web_search=False,
-        store=False,
-        keeps_stream_options=b"",
     )
-
-
-def image_tokens(model: str) -> int | None:
-    """The most tokens one image of unknown size costs on this model; None when nothing bounds it."""
-    for pattern, tokens in IMAGE_TOKENS:
-        if pattern.match(model):
-            return tokens
-    return None
 
 
 def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
     """Input tokens at most: text, plus images and audio; what cannot be bounded is the window. Never more than it, per input."""
-    per_image = image_tokens(parsed.model) if parsed.images else 0
-    if parsed.unbounded or per_image is None:
+    if parsed.unbounded:
         if window is None:
             raise invalid(f"The model {parsed.model!r} has no known context window, so this input cannot be priced.", "messages")
         return window
-    bound = text_bound + parsed.images * per_image + parsed.audio_tokens
+    bound = text_bound + parsed.image_tokens + parsed.audio_tokens
     return bound if window is None else min(bound, window * parsed.inputs)
-
-
-def bounds_of(parsed: Parsed, tokens_in: int, output_cap: int, searches: int) -> Bounds:
-    """The bounds that the hold is priced by; `output_cap` is per choice."""
-    return Bounds(
-        input_tokens=tokens_in,
-        output_tokens=output_cap * parsed.choices + parsed.extra_output,
-        audio_input_tokens=min(parsed.audio_tokens, tokens_in),
-        audio_output=parsed.audio_output,
-        cache_write_12h=parsed.cache_write_12h,
-        web_searches=searches,
-    )
 
 
 def with_members(parsed: Parsed, changes: dict[str, bytes]) -> bytes:
@@ -321,27 +304,33 @@ def with_members(parsed: Parsed, changes: dict[str, bytes]) -> bytes:
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in merged.items()) + b"}"
 
 
-def texts_to_count(path: str, body: bytes) -> tuple[list[str], int]:
-    """Every text of a request that its model reads, and the framing tokens around them (README 3).
+def embedding_texts(body: bytes) -> tuple[list[str], int]:
+    """Every text of an embeddings request, and the number of its token ids."""
+    return _strings(decode(_embedding, body).input)
+
+
+def completion_texts(body: bytes) -> tuple[list[str], int]:
+    """Every prompt of a legacy completion, and the number of its token ids."""
+    return _strings(decode(_completion, body).prompt)
+
+
+def chat_texts(body: bytes) -> tuple[list[str], int]:
+    """Every text of a chat that its model reads, and the framing tokens around them (README 3).
 
     Tools and response schemas count as their JSON, which is longer than the form OpenAI gives them.
     """
-    if path.endswith("/embeddings"):
-        return _strings(_decode(_embedding, body).input)
-    if path.endswith("/chat/completions"):
-        request = _decode(_chat, body)
-        texts: list[str] = []
-        framing = 3
-        for message in request.messages:
-            framing += 3 + bool(message.name) + len(message.tool_calls or ()) * 3
-            texts += [message.role, message.name or "", *_message_texts(message)]
-        for name in ("tools", "functions", "response_format", "tool_choice", "prediction"):
-            raw = bytes(_members.decode(body).get(name, b""))
-            if raw:
-                texts.append(raw.decode("utf-8", "replace"))
-                framing += 16 + raw.count(b'"function"') * 8
-        return texts, framing
-    return _strings(_decode(_completion, body).prompt)
+    request = decode(_chat, body)
+    texts: list[str] = []
+    framing = 3
+    for message in request.messages:
+        framing += 3 + bool(message.name) + len(message.tool_calls or ()) * 3
+        texts += [message.role, message.name or "", *_message_texts(message)]
+    for name in ("tools", "functions", "response_format", "tool_choice", "prediction"):
+        raw = bytes(_members.decode(body).get(name, b""))
+        if raw:
+            texts.append(raw.decode("utf-8", "replace"))
+            framing += 16 + raw.count(b'"function"') * 8
+    return texts, framing
 
 
 def _message_texts(message: _Message) -> list[str]:
@@ -354,15 +343,15 @@ def _message_texts(message: _Message) -> list[str]:
 
 
 class _Media(NamedTuple):
-    images: int
+    image_tokens: int
     audio_tokens: int
     data_bytes: int
     unbounded: bool
 
 
-def _media(messages: list[_Message]) -> _Media:
+def _media(messages: list[_Message], model: str) -> _Media:
     """Images, audio and files in messages. Raises Rejection for references into the shared account."""
-    images = audio = data = 0
+    tokens = audio = data = 0
     unbounded = False
     for message in messages:
         if message.audio and message.audio.id:
@@ -371,20 +360,36 @@ def _media(messages: list[_Message]) -> _Media:
             continue
         for part in message.content:
             if part.image_url:
-                images += 1
-                if part.image_url.url.startswith("data:"):
-                    data += len(part.image_url.url)
+                known, size = image_bound(model, part.image_url.url, part.image_url.detail)
+                unbounded, tokens, data = unbounded or known is None, tokens + (known or 0), data + size
             elif part.input_audio:
                 audio += len(part.input_audio.data) * 3 // 4 // AUDIO_BYTES_PER_TOKEN + 16
                 data += len(part.input_audio.data)
             elif part.file:
                 if part.file.file_id:
-                    raise Rejection(404, "file_not_found", f"No such file: {part.file.file_id!r}. Send `file_data`.", param="messages")
+                    raise no_such_file(part.file.file_id, "messages")
                 unbounded = True
-    return _Media(images, audio, data, unbounded)
+    return _Media(tokens, audio, data, unbounded)
 
 
-def _top_level(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Raw], bool]:
+def image_bound(model: str, url: str, detail: str | None) -> tuple[int | None, int]:
+    """(tokens at most of one image, None when only its model's general bound is known; bytes that are data and no text)."""
+    if not url.startswith("data:"):
+        return image_tokens(model, None, detail), 0
+    return image_tokens(model, size_of_data_url(url), detail), len(url)
+
+
+def no_such_file(file_id: str, param: str) -> Rejection:
+    """Files cannot be made through us, so no file id is anyone's here."""
+    return Rejection(404, "file_not_found", f"No such file: {file_id[:100]!r}. Send `file_data`.", param=param)
+
+
+def tenant_fields(members: dict[str, msgspec.Raw]) -> dict[str, bytes]:
+    """The identifiers that a client gave, to be replaced by this tenant's own (see tenants.py)."""
+    return {name: bytes(members[name]) for name in TENANT_FIELDS if name in members and bytes(members[name]) != b"null"}
+
+
+def top_level(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Raw], bool]:
     """(members, whether splicing after the first brace is enough). Raises Rejection."""
     try:
         members = _members.decode(body)
@@ -414,7 +419,8 @@ def _refuse_duplicates(body: bytes) -> None:
         raise invalid(f"The member `{twice}` is given twice: send it once.", twice, "duplicate_parameter")
 
 
-def _decode(decoder: Any, body: bytes) -> Any:
+def decode(decoder: Any, body: bytes) -> Any:
+    """Decode a body; msgspec's complaint becomes OpenAI's. Raises Rejection."""
     try:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
@@ -429,7 +435,8 @@ def _decode(decoder: Any, body: bytes) -> Any:
         raise invalid(f"The request body is not valid JSON ({error}): send one JSON object.", code="invalid_json") from None
 
 
-def _positive(value: int | None, name: str, most: int) -> int:
+def positive(value: int | None, name: str, most: int) -> int:
+    """A number from 1 to `most`; 1 when absent. Raises Rejection."""
     if value is None:
         return 1
     if not 1 <= value <= most:
@@ -437,7 +444,8 @@ def _positive(value: int | None, name: str, most: int) -> int:
     return value
 
 
-def _cap(value: int, name: str) -> int:
+def cap_of(value: int, name: str) -> int:
+    """An output cap of at least 1. Raises Rejection."""
     if value < 1:
         raise invalid(f"`{name}` must be at least 1.", name)
     return value

@@ -3,15 +3,17 @@
 from billing.database import Database
 from billing.errors import StoreUnavailable
 from billing.migrate import current_revision, migrate, newest_revision
+from billing.rates import RateCards
 from config.load import ConfigError
 from config.settings import Settings
 
 
 async def prepare_database(database: Database) -> None:
-    """Create the schema in an empty database. Raises ConfigError when an old one needs `migrate`, StoreUnavailable."""
+    """Fill an empty database with the schema and a rate card. Raises ConfigError when an old one needs `migrate`, StoreUnavailable."""
     revision = await current_revision(database)
     if revision is None:
         await migrate(database)
+        await RateCards(database).begin_with_shipped()
     elif revision != newest_revision():
         raise ConfigError(
             "database", "database.url", f"its schema is at {revision}, this version needs {newest_revision()}", "run `tollkeeper migrate`"

@@ -12,7 +12,6 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -29,12 +28,15 @@ from billing.ledger import Ledger, UsageFilters
 from billing.migrate import migrate
 from billing.money import MoneyError, display_credits, millicredits, parse_credits
 from billing.periods import PERIODS
+from billing.rates import RateCards
 from billing.reconcile import StoreFigures, reconcile
 from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
+from proxy import cli_rates
 from proxy.account_api import iso_time, usage_row
 from proxy.checks import check_redis, prepare_database
+from proxy.cli_context import Command, Context, Refusal, Result, actor
 from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
@@ -42,25 +44,6 @@ DRAIN_WAIT_SECONDS = 60
 MAX_GRANT_CREDITS = 1_000_000_000
 MAX_WHOLE_NUMBER = 2**31 - 1
 MAX_SPAN_LENGTH = 6
-
-
-class Refusal(Exception):
-    """The command cannot be carried out; exit code 1."""
-
-
-@dataclass(slots=True)
-class Context:
-    """What a command works with."""
-
-    settings: Settings
-    database: Database
-    ledger: Ledger
-    accounts: Accounts
-    arguments: argparse.Namespace
-
-
-Result = tuple[dict[str, Any], str, int]
-Command = Callable[[Context], Awaitable[Result]]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -176,6 +159,7 @@ async def _check_config(context: Context) -> Result:
 
 async def _migrate(context: Context) -> Result:
     revision = await migrate(context.database)
+    await RateCards(context.database).begin_with_shipped()
     return {"revision": revision}, f"The database is at revision {revision}.", 0
 
 
@@ -289,8 +273,7 @@ async def _grant(context: Context) -> Result:
     if not amount or abs(amount) > MAX_GRANT_CREDITS * 1_000:
         raise MoneyError(f"a grant is not zero and at most {MAX_GRANT_CREDITS} credits either way")
     reference = given.reference or "grant_" + secrets.token_hex(12)
-    actor = f"cli:{os.environ.get('USER', 'unknown')}"
-    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor, given.reason)
+    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason)
     posted = await context.ledger.posted(given.account)
     result = {
         "accountId": given.account,
@@ -511,6 +494,7 @@ def _parser() -> argparse.ArgumentParser:
         listing = add(commands, name, run, text)
         listing.add_argument("account")
         listing.add_argument("--limit", type=_not_negative, default=100)
+    cli_rates.register(commands, add)
     add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")
     add(commands, "drain", _drain, "Flush all that is pending, then report.")

@@ -11,17 +11,18 @@ import asyncio
 import os
 import re
 import time
+from functools import partial
 
 from billing.accounts import ApiKey
 from billing.database import now_ms
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
-from billing.pricing import Charge
-from billing.record import Outcome, UsageRecord, encode_record
-from proxy.bodies import texts_to_count
+from billing.record import Outcome
+from proxy.bodies import Parsed
 from proxy.endpoints import find_endpoint
-from proxy.meter import Report, StreamMeter, is_plausible, read_answer, with_cost
+from proxy.meter import NO_REPORT, Report, StreamMeter, is_plausible, with_cost
+from proxy.passing import Passing
 from proxy.plan import (
     Plan,
     body_to_send,
@@ -33,9 +34,10 @@ from proxy.plan import (
     smallest,
     with_counted_input,
 )
-from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, too_many, unavailable
+from proxy.records import Facts, orphan_record, pending_record, usage_record
+from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, invalid, too_many, unavailable
 from proxy.services import ClientSide, Services
-from proxy.settlement import Ending, decide_ending
+from proxy.settlement import Ending, Shown, decide_ending
 from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError
 
 CHECKPOINT_SECONDS = 1.0
@@ -44,13 +46,10 @@ SHRINK_FROM = 100_000
 ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
 HOLD_TRIES = 3
-PASSED_HEADERS = frozenset(
-    (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry")
-)
-IDENTITY = re.compile(rb"\b(org-|proj_|sk-)[A-Za-z0-9_*-]{4,}")
-HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
+LONGEST_BEGINNING = 65_536
+UNFINISHED = ("queued", "in_progress")
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
-BODY_BY_HEADERS = b"Content-Type: application/json\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
+BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
 
 
@@ -69,8 +68,11 @@ class Exchange:
         "marked_at",
         "method",
         "outcome",
+        "passing",
         "path",
         "plan",
+        "prices",
+        "query",
         "request_id",
         "services",
         "started",
@@ -78,10 +80,15 @@ class Exchange:
         "status",
     )  # fmt: skip
 
-    def __init__(self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]], query: bytes = b""
+    ) -> None:
         """`path` is the raw path; `headers` have lower-case names."""
+        self.query = query
         self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
+        self.prices = services.prices  # the same for the whole request, also when another card becomes active meanwhile
         self.request_id = "req_" + os.urandom(16).hex()
+        self.passing = Passing(self.request_id, services.upstream_key)
         self.interruption = Interruption()
         self.started, self.started_ms = time.monotonic(), now_ms()
         self.first_byte_ms = self.status = self.charged = 0
@@ -99,11 +106,18 @@ class Exchange:
         try:
             key = self.key = await services.authenticator.authenticate(self.headers)
             endpoint = find_endpoint(self.method, self.path)
+            if b"beta=true" in self.query:
+                raise invalid("Beta variants of endpoints are not available here: leave `beta` out.", "beta", "unsupported_parameter")
             body = await self.client.read_body()
             self._check_flags()
-            plan = make_plan(endpoint, endpoint.parse(body), key, services.prices, services.settings.billing)
-            plan = self.plan = await self._hold(plan, key, body)
-            await self._forward(plan, key, body_to_send(plan))
+            parsed = endpoint.parse(body, self._header(b"content-type"))
+            context = await self._context(parsed, key) if parsed.references else 0
+            billing = services.settings.billing
+            plan = make_plan(endpoint, parsed, key, self.prices, billing, context)
+            plan = self.plan = await self._hold(plan, key)
+            await self._forward(
+                plan, key, body_to_send(plan, services.settings.billing, partial(services.tenants.identifier, key.account_id))
+            )
         except Rejection as rejection:
             await self.reject(rejection)
         except Interrupted:
@@ -127,6 +141,18 @@ class Exchange:
 
     # -- hold -------------------------------------------------------------------------------------
 
+    async def _context(self, parsed: Parsed, key: ApiKey) -> int | None:
+        """Tokens of the stored objects that the request refers to, all of them this account's own. Raises Rejection."""
+        try:
+            return (await self.services.tenants.context(key.account_id, parsed.references)).tokens
+        except StoreUnavailable:
+            raise unavailable(
+                "What this request refers to cannot be looked up right now. Try again shortly.", "store_unavailable"
+            ) from None
+
+    def _header(self, name: bytes) -> bytes:
+        return next((value for key, value in self.headers if key == name), b"")
+
     def _check_flags(self) -> None:
         billing = self.services.settings.billing
         if not billing.charging_enabled and billing.charging_disabled_mode == "block":
@@ -134,7 +160,7 @@ class Exchange:
         if self.services.overloaded:
             raise unavailable(self.services.overloaded, "journal_full", 5_000)
 
-    async def _hold(self, plan: Plan, key: ApiKey, body: bytes) -> Plan:
+    async def _hold(self, plan: Plan, key: ApiKey) -> Plan:
         """Hold the worst case by bytes; where money is short count tokens, then clamp. Raises Rejection (402, 429, 503)."""
         services, billing = self.services, self.services.settings.billing
         counted, tries = False, 0
@@ -147,15 +173,15 @@ class Exchange:
             if result.source not in ("balance", "in_flight", "key_limit"):
                 raise self._limited(result)
             budget = result.key_available if result.source == "key_limit" else result.balance - result.held
-            if not counted:
+            if not counted and plan.endpoint.texts is not None:
                 counted = True
-                texts, framing = texts_to_count(plan.endpoint.name, body)
+                texts, framing = plan.endpoint.texts(plan.parsed.source)
                 tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
-                plan = with_counted_input(plan, tokens, services.prices)
+                plan = with_counted_input(plan, tokens, self.prices)
             if tries == HOLD_TRIES:
                 raise self._insufficient(plan, result, budget)
             if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, billing.min_output_tokens, services.prices)
+                lower = clamped(plan, budget, billing.min_output_tokens, self.prices)
                 if lower is None:
                     raise self._insufficient(plan, result, budget)
                 plan = lower
@@ -163,7 +189,7 @@ class Exchange:
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services, billing = self.services, self.services.settings.billing
         self.amount = held_amount(plan, free=not billing.charging_enabled)
-        bounds, owed = plan.bounds, checkpoint_charge(plan, services.prices, 0)
+        bounds, owed = plan.bounds, checkpoint_charge(plan, self.prices, 0)
         self.input_owed = owed.amount
         request = HoldRequest(
             self.request_id,
@@ -173,7 +199,7 @@ class Exchange:
             bounds.input_tokens + bounds.output_tokens,
             billing.hold_lease_seconds * 1_000,
             key_limits(key, services.settings.limits, self.started_ms),
-            self._orphan_record(plan, key, owed, 0),
+            orphan_record(self._facts(plan, key), owed, 0),
         )
         try:
             return await services.balances.hold(request)
@@ -196,7 +222,7 @@ class Exchange:
         return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        billing, prices = self.services.settings.billing, self.services.prices
+        billing, prices = self.services.settings.billing, self.prices
         needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
@@ -218,8 +244,8 @@ class Exchange:
         try:
             self.interruption.check()
             accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
-            headers = BODY_BY_HEADERS % (accept, self.request_id.encode())
-            if not plan.parsed.stream or plan.model.reasoning:
+            headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, self.request_id.encode())
+            if not plan.parsed.stream or plan.model.reasoning or plan.endpoint.drains:
                 self.interruption.muted = True
             answer = await services.upstream.send("POST", plan.endpoint.upstream_path, headers, body, self.interruption, self._mark_sent)
             if answer.head.status != 200:
@@ -248,9 +274,7 @@ class Exchange:
         if not self.marked_at or self.interruption.reason != "client_gone":
             await self._release(key)
             return
-        ending = await decide_ending(
-            self.services, plan, Report(None, "", None, ""), [], searched=False, insured=False, outcome="client_gone"
-        )
+        ending = await decide_ending(self.services, self.prices, plan, NO_REPORT, Shown([], searched=False), "client_gone")
         await self._settle(plan, key, ending, [])
 
     async def _pass_error(self, answer: Answer, key: ApiKey) -> None:
@@ -261,33 +285,58 @@ class Exchange:
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = self._passed_headers(answer), instead_of(status, body)
+        headers, own = self.passing.headers(answer.head), instead_of(status, body)
         if own is not None:
             body = own.body()
             headers = [(b"content-type", b"application/json"), *(pair for pair in headers if pair[0] != b"content-type")]
         self.status, self.outcome = status, own.code if own is not None else "upstream_error"
-        await self.client.respond(status, headers, self._without_identity(body))
+        await self.client.respond(status, headers, self.passing.without_identity(body))
 
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
         body = await self._collect(answer, self.services.settings.upstream.max_response_bytes)
         await self._durable_or_cut()
-        report, produced, texts = read_answer(body)
+        report, produced, texts = plan.endpoint.read(body)
+        if plan.parsed.background and report.status in UNFINISHED:
+            await self._go_on_in_background(plan, key, report, answer, body)
+            return
         outcome: Outcome = "client_gone" if self.interruption.reason else "completed"
-        ending = await decide_ending(self.services, plan, report, texts, searched=True, insured=not produced, outcome=outcome)
+        media = plan.bounds.output_tokens if report.usage is None and plan.endpoint.drains else 0
+        sessions = await self.services.tenants.sessions(key.account_id, self.request_id, report.containers)
+        shown = Shown(texts, media, insured=not produced, sessions=sessions)
+        ending = await decide_ending(self.services, self.prices, plan, report, shown, outcome)
         settled = await self._settle(plan, key, ending, answer.head.headers)
-        body = self._without_key(body)
-        headers = self._passed_headers(answer)
+        if plan.keeps:
+            await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
+        headers, body = self.passing.in_clients_form(plan.parsed.convert, answer.head, body)
         headers.append((b"x-credits-charged", _credits(self.charged)))
         if settled is not None:
             headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
         self.status = 200
         self._note_first_byte()
-        await self.client.respond(200, headers, body)
+        await self.client.respond(200, headers, self.passing.without_key(body))
+
+    async def _go_on_in_background(self, plan: Plan, key: ApiKey, report: Report, answer: Answer, body: bytes) -> None:
+        """The response runs on upstream: whoever polls it settles it, so hold and facts are handed over before it is shown."""
+        services = self.services
+        try:
+            await services.tenants.note_begun(key.account_id, self.request_id, report.upstream_id)
+            await services.tenants.objects.begin_background(
+                report.upstream_id, self.request_id, key.account_id, pending_record(self._facts(plan, key))
+            )
+        except StoreUnavailable:
+            await self._release(key)
+            raise unavailable("Background responses cannot be kept track of right now. Try again shortly.", "store_unavailable") from None
+        services.balances.hand_over(self.request_id, key.account_id)
+        self.holding = False
+        self.status, self.outcome = 200, "background"
+        self._note_first_byte()
+        headers = [*self.passing.headers(answer.head), (b"x-credits-held", _credits(self.amount))]
+        await self.client.respond(200, headers, self.passing.without_key(body))
 
     async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
-        meter = StreamMeter(hide_usage=not plan.parsed.wants_usage)
+        meter = plan.endpoint.meter(plan.parsed)
         await self._durable_or_cut()
         outcome: Outcome = "completed"
         shrinking = self._start_shrinking(plan, key)
@@ -314,26 +363,35 @@ class Exchange:
         if outcome == "completed" and self.interruption.reason == "client_gone":
             outcome = "client_gone"  # the whole answer was here before anyone had to wait, but nobody reads it
         texts: list[str] = []
-        audio, insured, searched = 0, False, True
-        believed = report.usage is not None and is_plausible(report.usage, plan.model, plan.parsed)
+        media, insured, searched = 0, False, True
+        believed = report.usage is not None and is_plausible(report.usage, plan.model, plan.parsed, plan.tools.calls + 1)
         if not believed or outcome != "completed" or meter.may_end_in_error():
-            texts, audio = meter.shown()
+            texts, media = meter.shown()
             errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
             insured = errored and not meter.showed_anything
             searched = report.usage is not None or meter.showed_anything
-        ending = await decide_ending(self.services, plan, report, texts, searched=searched, insured=insured, outcome=outcome, audio=audio)
+        tenants = self.services.tenants
+        sessions = await tenants.sessions(key.account_id, self.request_id, report.containers)
+        ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
         await self._settle(plan, key, ending, answer.head.headers)
+        if plan.keeps:
+            await tenants.note_made(key.account_id, self.request_id, report, ending.usage)
         if not self.interruption.reason:
             await self._finish_stream(answer, meter, cut=outcome == "upstream_cut")
 
     async def _relay(self, plan: Plan, key: ApiKey, answer: Answer, meter: StreamMeter) -> None:
         """Upstream to client until [DONE], the upstream's end, or an interruption."""
         self.interruption.muted = False
+        begun = await self._owned_from_the_start(key, answer, meter) if plan.keeps else b""
         self.status = 200
-        await self.client.start(
-            200, [*self._passed_headers(answer), (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))]
-        )
+        headers = self.passing.headers(answer.head)
+        if meter.content_type:
+            headers = [(b"content-type", meter.content_type), *(pair for pair in headers if pair[0] != b"content-type")]
+        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))])
         client = self.client
+        if begun:
+            self._note_first_byte()
+            await client.write(self.passing.without_key(begun))
 
         def pass_on(data: bytes) -> bool:
             """Called from the socket's own callback: one chunk in, one chunk out, no task switch between."""
@@ -341,7 +399,7 @@ class Exchange:
             if passed:
                 if not self.first_byte_ms:
                     self._note_first_byte()
-                client.write_now(self._without_key(passed))
+                client.write_now(self.passing.without_key(passed))
             if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
                 self._mark_shown(self.plan or plan, key, meter.shown_roughly())
             return not meter.done and client.keeps_up
@@ -349,19 +407,34 @@ class Exchange:
         while not meter.done and await answer.pump(pass_on):
             await client.drained()
 
+    async def _owned_from_the_start(self, key: ApiKey, answer: Answer, meter: StreamMeter) -> bytes:
+        """Read until the answer says its id, and note whose it is before anyone can see it. Raises Rejection when that cannot be."""
+        begun = b""
+        while not meter.report().upstream_id and not meter.done and len(begun) < LONGEST_BEGINNING:
+            data = await answer.read()
+            if not data:
+                return begun
+            begun += meter.feed(data)
+        try:
+            if meter.report().upstream_id:
+                await self.services.tenants.note_begun(key.account_id, self.request_id, meter.report().upstream_id)
+        except StoreUnavailable:
+            raise unavailable("What this would store cannot be kept track of right now. Try again shortly.", "store_unavailable") from None
+        return begun
+
     def _start_shrinking(self, plan: Plan, key: ApiKey) -> "asyncio.Task[None] | None":
         """A large hold that is mostly bytes of input: count the input while the answer streams, and hold only that.
 
         Bytes over-hold English text about fivefold, which would refuse the account's next requests for no reason.
         """
-        if self.amount < SHRINK_FROM or self.input_owed * 2 < self.amount or plan.input_is_counted:
+        if self.amount < SHRINK_FROM or self.input_owed * 2 < self.amount or plan.input_is_counted or plan.endpoint.texts is None:
             return None
         return asyncio.create_task(self._shrink(plan, key))
 
     async def _shrink(self, plan: Plan, key: ApiKey) -> None:
-        texts, framing = texts_to_count(plan.endpoint.name, plan.parsed.source)
+        texts, framing = plan.endpoint.texts(plan.parsed.source) if plan.endpoint.texts is not None else ([], 0)
         tokens = framing + await self.services.tokenizer.count(plan.parsed.model, texts)
-        counted = with_counted_input(plan, tokens, self.services.prices)
+        counted = with_counted_input(plan, tokens, self.prices)
         if counted.ceiling.amount < self.amount:
             self.plan = counted
             self._mark_shown(counted, key, 0)  # an orphan owes no more than the hold: first the one, then the other
@@ -376,19 +449,19 @@ class Exchange:
         rest = meter.rest()
         try:
             if cut:
-                await self._break_off(b"".join(tail), rest)
+                await self._break_off(meter, b"".join(tail), rest)
             else:
-                await self.client.write(self._without_key(b"".join((*tail, rest))), last=True)
+                await self.client.write(self.passing.without_key(b"".join((*tail, rest))), last=True)
                 if not answer.finished and meter.done:
                     await self._read_end(answer)
         except Interrupted:
             self.client.abort()
 
-    async def _break_off(self, tail: bytes, rest: bytes) -> None:
+    async def _break_off(self, meter: StreamMeter, tail: bytes, rest: bytes) -> None:
         """Inside an event: pass what came and break the connection. Between events: say so in an error event."""
         if tail or rest:
-            await self.client.write(self._without_key(tail + rest))
-        if rest:
+            await self.client.write(self.passing.without_key(tail + rest))
+        if rest or not meter.ends_in_events:
             self.client.abort()
             return
         error = bad_gateway("The upstream broke off its answer; what it sent until then was charged.", "upstream_cut")
@@ -405,7 +478,9 @@ class Exchange:
 
     def _should_drain(self, plan: Plan) -> bool:
         billing = self.services.settings.billing
-        return self.interruption.reason == "client_gone" and (plan.model.reasoning or billing.on_disconnect == "drain")
+        return self.interruption.reason == "client_gone" and (
+            plan.model.reasoning or plan.endpoint.drains or billing.on_disconnect == "drain"
+        )
 
     async def _drain(self, answer: Answer, meter: StreamMeter) -> None:
         """The client left, but its model thinks unseen: read on to the usage, bounded in time and tokens."""
@@ -441,7 +516,7 @@ class Exchange:
         free = not services.settings.billing.charging_enabled
         due = Millicredits(0) if free else ending.charge.amount
         self.outcome = ending.outcome
-        record = encode_record(self._record(plan, key, ending, free=free, head=head))
+        record = usage_record(self._facts(plan, key), ending, free=free, head=head)
         used = ending.usage.input_tokens + ending.usage.output_tokens
         self.charged = due
         self.holding = False
@@ -476,64 +551,13 @@ class Exchange:
         """Note what we would be owed if we died now, with the output that was shown so far."""
         self.marked_at = time.monotonic()
         if self.amount:
-            charge = checkpoint_charge(plan, self.services.prices, tokens_out)
-            record = self._orphan_record(plan, key, charge, tokens_out)
+            charge = checkpoint_charge(plan, self.prices, tokens_out)
+            record = orphan_record(self._facts(plan, key), charge, tokens_out)
             self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, record))
 
-    def _orphan_record(self, plan: Plan, key: ApiKey, charge: Charge, tokens_out: int) -> bytes:
-        """The usage row to book if this process dies."""
-        return encode_record(
-            UsageRecord(
-                charge_id=self.request_id,
-                account_id=key.account_id,
-                key_id=key.key_id,
-                endpoint=plan.endpoint.name,
-                model=plan.parsed.model[:120],
-                created_at=self.started_ms,
-                held_millicredits=self.amount,
-                cost_millicredits=charge.cost,
-                usage_source="bounded",
-                outcome="orphaned",
-                rates=charge.card.snapshot,
-                service_tier=charge.card.tier,
-                stream=plan.parsed.stream,
-                input_tokens=plan.bounds.input_tokens,
-                output_tokens=tokens_out,
-            )
-        )
-
-    def _record(self, plan: Plan, key: ApiKey, ending: Ending, *, free: bool, head: list[tuple[bytes, bytes]]) -> UsageRecord:
-        usage = ending.usage
-        upstream_id = next((value for name, value in head if name == b"x-request-id"), b"")
-        return UsageRecord(
-            charge_id=self.request_id,
-            account_id=key.account_id,
-            key_id=key.key_id,
-            endpoint=plan.endpoint.name,
-            model=plan.parsed.model[:120],
-            billed_model=ending.report.model[:120],
-            created_at=self.started_ms,
-            held_millicredits=self.amount,
-            cost_millicredits=ending.charge.cost,
-            usage_source=ending.source,
-            outcome=ending.outcome,
-            rates=ending.charge.card.snapshot,
-            service_tier=ending.charge.card.tier,
-            stream=plan.parsed.stream,
-            free=free,
-            input_tokens=usage.input_tokens,
-            output_tokens=usage.output_tokens,
-            cached_tokens=usage.cached_tokens,
-            cache_write_tokens=usage.cache_write_30m_tokens + usage.cache_write_12h_tokens,
-            reasoning_tokens=usage.reasoning_tokens,
-            audio_input_tokens=usage.audio_input_tokens,
-            audio_output_tokens=usage.audio_output_tokens,
-            web_searches=usage.web_searches,
-            upstream_request_id=upstream_id.decode("latin-1")[:120],
-            upstream_id=ending.report.upstream_id[:120],
-            first_byte_ms=self.first_byte_ms,
-            duration_ms=round((time.monotonic() - self.started) * 1_000),
-        )
+    def _facts(self, plan: Plan, key: ApiKey) -> Facts:
+        elapsed = round((time.monotonic() - self.started) * 1_000)
+        return Facts(self.request_id, key, plan, self.amount, self.started_ms, self.first_byte_ms, elapsed)
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -545,18 +569,6 @@ class Exchange:
             raise unavailable(
                 "Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable"
             ) from None
-
-    def _passed_headers(self, answer: Answer) -> list[tuple[bytes, bytes]]:
-        found = [(name, value) for name, value in answer.head.headers if name in PASSED_HEADERS and HEADER_VALUE.match(value)]
-        found.append((b"x-request-id", self.request_id.encode()))
-        return found
-
-    def _without_identity(self, body: bytes) -> bytes:
-        return IDENTITY.sub(rb"\1***", self._without_key(body))
-
-    def _without_key(self, data: bytes) -> bytes:
-        key = self.services.upstream_key.reveal().encode()
-        return data.replace(key, b"***") if key and key in data else data
 
     def _upstream_rejection(self, error: UpstreamError) -> Rejection:
         if error.reason == "busy":

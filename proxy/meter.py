@@ -21,12 +21,23 @@ PARTIAL_LIMIT = 8_388_608
 
 
 class Report(NamedTuple):
-    """What an answer says about itself."""
+    """What an answer says about itself.
+
+    `more` is what other models did, by name ("" = the one that the request named); `containers` and `items` are what it
+    made in the upstream account; `status` is a response's own.
+    """
 
     usage: Usage | None
     model: str
     service_tier: str | None
     upstream_id: str
+    more: tuple[tuple[str, Usage], ...] = ()
+    containers: tuple[str, ...] = ()
+    items: tuple[str, ...] = ()
+    status: str = ""
+
+
+NO_REPORT = Report(None, "", None, "")
 
 
 class _Choice(msgspec.Struct):
@@ -64,8 +75,8 @@ def read_usage(raw: Any) -> Usage | None:
     """OpenAI's usage object as a Usage; None when it is missing, negative, not integers, or contradicts itself."""
     if not isinstance(raw, dict):
         return None
-    prompt, completion = _count(raw, "prompt_tokens"), _count(raw, "completion_tokens", 0)
-    total = _count(raw, "total_tokens", (prompt or 0) + (completion or 0))
+    prompt, completion = count_of(raw, "prompt_tokens"), count_of(raw, "completion_tokens", 0)
+    total = count_of(raw, "total_tokens", (prompt or 0) + (completion or 0))
     if prompt is None or completion is None or total is None or total < max(prompt, completion):
         return None
     if raw.get("completion_tokens") is None and raw.get("total_tokens") != prompt:
@@ -75,40 +86,55 @@ def read_usage(raw: Any) -> Usage | None:
     if not isinstance(inside, dict) or not isinstance(made, dict):
         return None
     writes = inside.get("cache_write_tokens_details") or {}
-    write_12h = _part(writes, "ttl_12h_tokens") if isinstance(writes, dict) else 0
+    write_12h = part_of(writes, "ttl_12h_tokens") if isinstance(writes, dict) else 0
     usage = Usage(
         input_tokens=prompt,
         output_tokens=completion,
-        cached_tokens=_part(inside, "cached_tokens"),
-        cache_write_30m_tokens=max(0, _part(inside, "cache_write_tokens") - write_12h),
+        cached_tokens=part_of(inside, "cached_tokens"),
+        cache_write_30m_tokens=max(0, part_of(inside, "cache_write_tokens") - write_12h),
         cache_write_12h_tokens=write_12h,
-        audio_input_tokens=_part(inside, "audio_tokens"),
-        image_input_tokens=_part(inside, "image_tokens"),
-        audio_output_tokens=_part(made, "audio_tokens"),
-        reasoning_tokens=_part(made, "reasoning_tokens"),
+        audio_input_tokens=part_of(inside, "audio_tokens"),
+        image_input_tokens=part_of(inside, "image_tokens"),
+        audio_output_tokens=part_of(made, "audio_tokens"),
+        reasoning_tokens=part_of(made, "reasoning_tokens"),
     )
     return usage if usage.is_consistent() else usage.normalised()
 
 
-def is_plausible(usage: Usage, model: Model, parsed: Parsed) -> bool:
-    """Whether a model can have used that much at all: each input within its window, each output within its maximum."""
+def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> bool:
+    """Whether a model can have used that much at all: each input within its window, each output within its maximum.
+
+    `loops` is how often hosted tools may have made it read its input again.
+    """
     window = model.context_window or MAX_TOKENS
     most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
-    return usage.input_tokens <= window * parsed.inputs and usage.output_tokens <= max(most_out, 1)
+    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)
 
 
 class StreamMeter:
-    """One chat or completion stream: what to pass on, what it used, what it showed so far."""
+    """One chat or completion stream: what to pass on, what it used, what it showed so far.
+
+    Streams of other kinds override what matters in them (`interesting`, `may_matter`, `look_at`, `note_payload`).
+    """
+
+    interesting = INTERESTING
+    partial_limit = PARTIAL_LIMIT
+    content_type = b""
+    """What the client is told instead of the upstream's own; set where its form is another."""
+    ends_in_events = True
+    """Whether a stream that breaks off can say so in an event of its own."""
 
     def __init__(self, *, hide_usage: bool) -> None:
         """`hide_usage`: the client did not ask for the usage chunk."""
         self._hide = hide_usage
-        self._partial = b""
+        self._partial: list[bytes] = []
+        self._partial_size = 0
+        self._partial_end = b""
         self._raw: list[bytes] = []
         self._raw_size = 0
         self._shown: dict[int, list[str]] = {}
-        self._audio_chunks = 0
-        self._report = Report(None, "", None, "")
+        self._media_tokens = 0
+        self._report = NO_REPORT
         self.tail: list[bytes] = []
         self.usage_event: bytes | None = None
         self.done = False
@@ -118,11 +144,15 @@ class StreamMeter:
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; return what may go to the client now."""
         if self._partial:
-            data = self._partial + data
+            if not last_boundary(self._partial_end + data) and self._partial_size < self.partial_limit:
+                self._keep_partial(data)
+                return b""
+            data = self.rest() + data
         end = last_boundary(data)
-        self._partial = data[end:]
-        if len(self._partial) > PARTIAL_LIMIT:
-            end, self._partial = len(data), b""  # no usage chunk is that large
+        if len(data) - end > self.partial_limit:
+            end = len(data)  # no usage chunk is that large
+        if end != len(data):
+            self._keep_partial(data[end:])
         whole = data[:end] if end != len(data) else data
         if not whole:
             return b""
@@ -130,20 +160,25 @@ class StreamMeter:
         self._raw_size += len(whole)
         if self._raw_size > COMPACT_AT:
             self._read_shown()
-        if not self.tail and not self.done and not _may_matter(whole):
+        if not self.tail and not self.done and not self.may_matter(whole):
             return whole
         return self._feed_events(whole)
+
+    def _keep_partial(self, data: bytes) -> None:
+        self._partial.append(data)
+        self._partial_size += len(data)
+        self._partial_end = (self._partial_end + data[-3:])[-3:]
 
     def _feed_events(self, whole: bytes) -> bytes:
         """Only the events that may matter are cut out and read; everything between them passes in one piece."""
         passed: list[bytes] = []
         position = 0
-        while match := INTERESTING.search(whole, position):
+        while match := self.interesting.search(whole, position):
             start = max(position, last_boundary(whole[: match.start()]))
             end = next_boundary(whole, match.start())
             (self.tail or passed).append(whole[position:start])
             event, position = whole[start:end], end
-            kept_back = self._look_at(event)
+            kept_back = self.look_at(event)
             if kept_back != "hidden":
                 (self.tail if kept_back or self.tail else passed).append(event)
         (self.tail or passed).append(whole[position:])
@@ -151,15 +186,21 @@ class StreamMeter:
 
     def end(self) -> None:
         """The upstream has ended cleanly: an event that only lacks its blank line is whole all the same."""
-        payload = event_data(self._partial).strip()
-        if payload == b"[DONE]" or (payload.startswith(b"{") and payload.endswith(b"}")):
-            event, self._partial = self._partial, b""
+        event = self.rest()
+        payload = event_data(event).strip()
+        if payload != b"[DONE]" and not (payload.startswith(b"{") and payload.endswith(b"}")):
+            self._partial = [event] if event else []  # no event: it stays an unended rest
+        else:
             self._raw.append(event)
             passed = self._feed_events(event)
             if passed:
                 self.tail.append(passed)
 
-    def _look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
+    def may_matter(self, data: bytes) -> bool:
+        """The cheap search: usage that is not null, [DONE], or an error. May be wrong one way: yes for what does not matter."""
+        return data.count(b'"usage"') != data.count(b'"usage":null') or b"[DONE]" in data or b'"error"' in data
+
+    def look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
         """Read one event that may matter; say whether it must wait for the settling, or never be shown."""
         payload = event_data(event)
         if payload.strip() == b"[DONE]":
@@ -182,7 +223,7 @@ class StreamMeter:
 
     def rest(self) -> bytes:
         """An event that never ended, when the upstream stopped inside it."""
-        partial, self._partial = self._partial, b""
+        partial, self._partial, self._partial_size, self._partial_end = b"".join(self._partial), [], 0, b""
         return partial
 
     def report(self) -> Report:
@@ -192,14 +233,14 @@ class StreamMeter:
         return self._report
 
     def shown(self) -> tuple[list[str], int]:
-        """(texts the model has shown, number of audio pieces), as far as upstream has sent them."""
+        """(texts the model has shown, tokens of sound or pictures), as far as upstream has sent them."""
         self._read_shown()
-        return ["".join(parts) for parts in self._shown.values()], self._audio_chunks
+        return ["".join(parts) for parts in self._shown.values()], self._media_tokens
 
     def shown_roughly(self) -> int:
         """Tokens shown so far without a tokenizer: OpenAI sends about one a piece. For checkpoints."""
         self._read_shown()
-        return sum(len(parts) for parts in self._shown.values()) + self._audio_chunks
+        return sum(len(parts) for parts in self._shown.values()) + self._media_tokens
 
     def may_end_in_error(self) -> bool:
         """Whether a closer look at finish reasons is worth it."""
@@ -208,24 +249,27 @@ class StreamMeter:
     @property
     def showed_anything(self) -> bool:
         """Whether any output reached us."""
-        texts, audio = self.shown()
-        return audio > 0 or any(texts)
+        texts, media = self.shown()
+        return media > 0 or any(texts)
 
     def _read_shown(self) -> None:
         """Take the text out of the raw events kept so far, and let those go."""
         raw, self._raw, self._raw_size = b"".join(self._raw), [], 0
         for event in split_events(raw):
             payload = event_data(event)
-            if not payload.startswith(b"{"):
-                continue
-            try:
-                answer = _answer.decode(payload)
-            except (msgspec.DecodeError, UnicodeDecodeError):
-                continue
-            if not self._report.model and answer.model:
-                self._report = self._report._replace(model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or "")
-            for choice in answer.choices or ():
-                self._note(choice)
+            if payload.startswith(b"{"):
+                self.note_payload(payload)
+
+    def note_payload(self, payload: bytes) -> None:
+        """Take what an event shows out of it."""
+        try:
+            answer = _answer.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if not self._report.model and answer.model:
+            self._report = self._report._replace(model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or "")
+        for choice in answer.choices or ():
+            self._note(choice)
 
     def _note(self, choice: _Choice) -> None:
         if choice.finish_reason:
@@ -233,20 +277,16 @@ class StreamMeter:
         delta = choice.delta or {}
         audio = delta.get("audio")
         if isinstance(audio, dict) and audio.get("data"):
-            self._audio_chunks += 1
+            self._media_tokens += 1
         self._shown.setdefault(choice.index, []).extend(_texts(choice, delta))
-
-
-def _may_matter(data: bytes) -> bool:
-    """The cheap search: usage that is not null, [DONE], or an error. May be wrong one way: yes for what does not matter."""
-    return data.count(b'"usage"') != data.count(b'"usage":null') or b"[DONE]" in data or b'"error"' in data
 
 
 def with_cost(event: bytes, cost_credits: int | float) -> bytes:
     """The usage chunk with `cost_credits` as the last member of its usage object."""
-    start = re.search(rb'"usage"\s*:\s*\{', event)
-    if start is None:
+    found = list(re.finditer(rb'"usage"\s*:\s*\{', event))
+    if not found:
         return event
+    start = found[-1]  # a tool's schema, echoed before it, may have a property of that name
     depth = 0
     for position in range(start.end() - 1, len(event)):
         depth += (event[position] == ord("{")) - (event[position] == ord("}"))
@@ -264,9 +304,9 @@ def _lenient_report(body: bytes) -> Report:
     try:
         raw = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return Report(None, "", None, "")
+        return NO_REPORT
     if not isinstance(raw, dict):
-        return Report(None, "", None, "")
+        return NO_REPORT
     model, tier, upstream_id = raw.get("model"), raw.get("service_tier"), raw.get("id")
     return Report(
         read_usage(raw.get("usage")),
@@ -296,13 +336,15 @@ def _is_output(choice: _Choice) -> bool:
     return bool(shown) or choice.finish_reason not in (None, "error")
 
 
-def _count(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:
+def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:
+    """A count that is a whole number within bounds; None when it is not."""
     value = raw.get(name, default)
     if value is None and default is not None:
         value = default
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
-def _part(raw: dict[str, Any], name: str) -> int:
+def part_of(raw: dict[str, Any], name: str) -> int:
+    """A part of a count; 0 when it is missing or makes no sense."""
     value = raw.get(name)
     return value if type(value) is int and value > 0 else 0

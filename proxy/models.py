@@ -21,7 +21,7 @@ async def answer_models(exchange: Exchange) -> None:
             model = prices.find(name)
             return model is not None and bool(model.endpoints & offered) and may_use_model(name, allowlist, key.rules.models)
 
-        created = int(datetime.strptime(prices.catalogue_id[-10:], "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
+        created = int(datetime.strptime(prices.effective_from, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
         if exchange.path == MODELS_PATH:
             found: object = {"object": "list", "data": [_model(name, created) for name in prices.names() if sold(name)]}
         else:

@@ -3,6 +3,7 @@
 Everything here decides about money and knows nothing of HTTP servers, sockets or stores.
 """
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from billing.accounts import ApiKey
@@ -10,13 +11,15 @@ from billing.errors import UnpricedModel
 from billing.holds import KeyLimits
 from billing.money import Millicredits
 from billing.periods import period_name
-from billing.pricing import Bounds, Charge, Model, PriceBook
+from billing.pricing import Bounds, Charge, Line, Model, PriceBook
 from billing.usage import Usage
 from config.settings import Billing, Limits
 from proxy.authenticate import may_use_model, refuse_model
-from proxy.bodies import Parsed, bounds_of, input_bound, with_members
+from proxy.bodies import Parsed, input_bound, with_members
 from proxy.endpoints import Endpoint
 from proxy.rejections import forbidden, invalid
+from proxy.responses_body import HOSTED_TOOLS
+from proxy.tenants import as_json
 
 # what a client may ask for → the tier we price ("" = the operator's own)
 ASKED_TIERS = {
@@ -28,6 +31,16 @@ ASKED_TIERS = {
     "fast": "priority",
     "ultrafast": "ultrafast",
 }
+IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
+CALL_PRICES = {
+    "web_search": "web_search",
+    "web_search_2025_08_26": "web_search",
+    "web_search_preview": "",
+    "web_search_preview_2025_03_11": "",
+    "file_search": "file_search",
+    "code_interpreter": "code_interpreter_1g",
+}
+"""Hosted tool → the name of its price per call; "" = by its model, others cost tokens only."""
 TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
 
 
@@ -43,29 +56,59 @@ class Plan(NamedTuple):
     searches: int
     bounds: Bounds
     ceiling: Charge
+    tools: "Tools"
+    context: int | None = 0
     input_is_counted: bool = False
+    keeps: bool = False
+    """Whether what it makes stays in the upstream account, where its owner must be known."""
 
 
-def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, billing: Billing) -> Plan:
-    """Check model, tier and fields; bound by bytes; price the worst case. Raises Rejection."""
-    if not may_use_model(parsed.model, billing.model_allowlist, key.rules.models):
-        raise refuse_model(parsed.model)
-    model = prices.find(parsed.model)
-    if model is None or endpoint.name not in model.endpoints:
-        raise refuse_model(parsed.model)
+class Tools(NamedTuple):
+    """Hosted tools in use: how many calls at most, what each may add to the model's input, and by what names they are priced."""
+
+    calls: int = 0
+    call_tokens: int = 0
+    search: str = "web_search"
+    dearest: str = ""
+    image: Model | None = None
+
+
+NO_TOOLS = Tools()
+
+
+def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, billing: Billing, context: int | None = 0) -> Plan:
+    """Check model, tier, tools and fields; bound by bytes; price the worst case. Raises Rejection.
+
+    `context`: tokens of stored objects that the request refers to; None = unknown.
+    """
+    model = sold_model(parsed.model, endpoint.priced_as or endpoint.name, key, prices, billing)
     if parsed.store and not billing.allow_store:
-        raise invalid("`store` must be false here: stored completions would be kept in a shared account.", "store", "unsupported_parameter")
+        raise invalid("`store` must be false here: what is stored would be kept in a shared account.", "store", "unsupported_parameter")
+    if parsed.background and not billing.allow_background:
+        raise invalid("`background` is not enabled here: leave it out, and stream the response.", "background", "unsupported_parameter")
     tier = _tier(endpoint, parsed, model, billing)
+    tools = _tools(parsed, model, key, prices, billing) if parsed.tools or parsed.image_tool else NO_TOOLS
     searches = _searches(parsed, model)
-    tokens_in = input_bound(parsed, parsed.input_bytes_bound, model.context_window)
     cap, cap_is_ours = _output_cap(parsed, model, billing)
-    bounds = bounds_of(parsed, tokens_in, cap, searches)
-    return Plan(endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, prices.ceiling(model, tier, bounds))
+    tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound, context, tools, cap)
+    bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
+    ceiling = prices.ceiling(model, tier, bounds)
+    keeps = endpoint.stores and billing.allow_store and parsed.store is not False
+    return Plan(endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context, keeps=keeps)
+
+
+def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
+    """The model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
+    model = prices.find(name) if may_use_model(name, billing.model_allowlist, key.rules.models) else None
+    if model is None or endpoint not in model.endpoints:
+        raise refuse_model(name)
+    return model
 
 
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
     """The same plan with its text counted instead of bounded by bytes."""
-    tokens_in = min(plan.bounds.input_tokens, input_bound(plan.parsed, tokens, plan.model.context_window))
+    counted = _tokens_in(plan.parsed, plan.model, tokens, plan.context, plan.tools, plan.cap)
+    tokens_in = min(plan.bounds.input_tokens, counted)
     return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
 
 
@@ -84,17 +127,28 @@ def smallest(plan: Plan, minimum: int, prices: PriceBook) -> Plan:
     return _rebound(plan, prices, plan.bounds.input_tokens, min(plan.cap, minimum)) if plan.cap_is_ours else plan
 
 
-def body_to_send(plan: Plan) -> bytes:
-    """The client's body with what we must set: usage reporting, an explicit tier, and our cap below the model's own."""
-    parsed, changes = plan.parsed, {}
+def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str]) -> bytes:
+    """The client's body with what we must set: usage reporting, an explicit tier, our cap below the model's own, no storing.
+
+    `identifier` makes this tenant's own name out of one that the client gave.
+    """
+    parsed, changes = plan.parsed, dict(plan.parsed.sets)
+    for name, value in parsed.tenant_values.items():
+        changes[name] = as_json(identifier(value)) if parsed.form is None else identifier(value).encode()
     if plan.endpoint.tiered and parsed.asked_tier not in (plan.tier, _wire_alias(plan.tier)):
         changes["service_tier"] = TIER_JSON[plan.tier]
     if parsed.stream and not parsed.wants_usage:
         changes["stream_options"] = b'{"include_usage":true' + parsed.keeps_stream_options + b"}"
+    if plan.endpoint.stores and not billing.allow_store and parsed.store is None:
+        changes["store"] = b"false"
+    if plan.tools.calls and parsed.max_calls is None:
+        changes["max_tool_calls"] = str(plan.tools.calls).encode()
     most = plan.model.max_output_tokens
     if plan.cap_is_ours and parsed.cap_field and (most is None or plan.cap < most):
         changes[parsed.cap_field] = str(plan.cap).encode()
-    return with_members(parsed, changes)
+    if not changes:
+        return parsed.source
+    return parsed.form.with_fields(changes) if parsed.form is not None else with_members(parsed, changes)
 
 
 def checkpoint_charge(plan: Plan, prices: PriceBook, output_tokens: int) -> Charge:
@@ -103,13 +157,13 @@ def checkpoint_charge(plan: Plan, prices: PriceBook, output_tokens: int) -> Char
     return prices.ceiling(plan.model, plan.tier, bounds)
 
 
-def price_usage(plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str) -> Charge:
-    """Price by the echoed model and tier; where the echo has no price, by what was asked for."""
+def price_usage(plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str, more: Sequence[Line] = ()) -> Charge:
+    """Price by the echoed model and tier; where the echo has no price, by what was asked for. `more`: other models' work."""
     model = (prices.find(billed_model) if billed_model else None) or plan.model
     try:
-        return prices.price(model, tier, usage)
+        return prices.price(model, tier, usage, more)
     except UnpricedModel:
-        return prices.price(plan.model, plan.tier, usage)
+        return prices.price(plan.model, plan.tier, usage, more)
 
 
 def key_limits(key: ApiKey, defaults: Limits, now_ms: int) -> KeyLimits:
@@ -140,7 +194,7 @@ def held_amount(plan: Plan, *, free: bool) -> Millicredits:
 
 
 def _rebound(plan: Plan, prices: PriceBook, tokens_in: int, cap: int) -> Plan:
-    bounds = bounds_of(plan.parsed, tokens_in, cap, plan.searches)
+    bounds = bounds_of(plan.parsed, tokens_in, cap, plan.searches, plan.tools)
     return plan._replace(cap=cap, bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
 
 
@@ -158,6 +212,58 @@ def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) ->
     if asked not in model.tiers:
         raise invalid(f"The model {parsed.model!r} is not offered in service tier {parsed.asked_tier!r}.", "service_tier")
     return asked
+
+
+def _tokens_in(parsed: Parsed, model: Model, text: int, context: int | None, tools: Tools, cap: int) -> int:
+    """Input tokens at most. Every call of a hosted tool makes the model read all of it again, and what came before the call."""
+    window = model.context_window
+    once = window if context is None and window is not None else input_bound(parsed, text + (context or 0), window)
+    if not tools.calls or not parsed.tools:
+        return once
+    more = tools.call_tokens + cap * parsed.choices
+    turns = (once + turn * more for turn in range(tools.calls + 1))
+    return sum(turn if window is None else min(turn, window) for turn in turns)
+
+
+def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: Tools = NO_TOOLS) -> Bounds:
+    """The bounds that the hold is priced by; `cap` is output tokens per choice."""
+    more: tuple[tuple[Model, str, Bounds], ...] = ()
+    if tools.image is not None and parsed.image_tool is not None:
+        each = parsed.image_tool
+        more = ((tools.image, "default", Bounds(each.input_tokens * tools.calls, each.output_tokens * tools.calls)),)
+    return Bounds(
+        input_tokens=tokens_in,
+        output_tokens=cap * parsed.choices + parsed.extra_output,
+        audio_input_tokens=min(parsed.audio_tokens, tokens_in),
+        audio_output=parsed.audio_output,
+        cache_write_12h=parsed.cache_write_12h,
+        web_searches=searches,
+        milliseconds=parsed.milliseconds,
+        characters=parsed.characters,
+        calls=((tools.dearest, tools.calls),) if tools.dearest else (),
+        more=more,
+    )
+
+
+def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, billing: Billing) -> Tools:
+    """Check the hosted tools against the configuration and the prices. Raises Rejection."""
+    hosted = parsed.tools & HOSTED_TOOLS.keys()
+    for tool in sorted(hosted):
+        if tool not in billing.allowed_tools:
+            raise forbidden(f"The tool {tool!r} is not enabled here.", "tool_not_allowed", "tools")
+    search = "web_search" if model.reasoning or "web_search" in hosted else "web_search_preview_non_reasoning"
+    names = {CALL_PRICES[tool] or search for tool in hosted if tool in CALL_PRICES}
+    for name in names:
+        if not prices.prices_call(name):
+            raise invalid(f"The tool has no price here ({name}).", "tools", "unsupported_tool")
+    calls = 0
+    if hosted or parsed.image_tool:
+        calls = parsed.max_calls or billing.max_tool_calls
+    image = None
+    if parsed.image_tool is not None:
+        image = sold_model(parsed.image_tool.model, IMAGES if hosted else RESPONSES, key, prices, billing)
+    added = max((HOSTED_TOOLS[tool] for tool in hosted), default=0)
+    return Tools(calls, added, search, max(names, key=prices.call_price, default=""), image)
 
 
 def _searches(parsed: Parsed, model: Model) -> int:
@@ -179,6 +285,9 @@ def _output_cap(parsed: Parsed, model: Model, billing: Billing) -> tuple[int, bo
                 parsed.cap_field or "max_tokens",
             )
         return parsed.explicit_cap, False
+    if parsed.cap_field is None:
+        bounds = [bound for bound in (most, parsed.output_bound) if bound is not None]
+        return min(bounds, default=0), False
     chosen = billing.default_max_output_tokens or most
     if chosen is None:
         raise invalid(f"The model {parsed.model!r} has no known output maximum: send `{parsed.cap_field}`.", parsed.cap_field)

@@ -9,6 +9,7 @@ from config.settings import Secret, Settings
 from proxy.authenticate import Authenticator
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
+from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.upstream import Interruption, UpstreamPool
 
@@ -70,6 +71,7 @@ class Services:
     balances: Balances
     authenticator: Authenticator
     tokenizer: Tokenizer
+    tenants: Tenants
     upstream: UpstreamPool
     upstream_key: Secret
     metrics: Metrics

@@ -10,12 +10,16 @@ from typing import Any, Final
 import msgspec
 import tiktoken
 
-from sandbox import chat, choices, embeddings, legacy, replay
+from sandbox import chat, choices, embeddings, images, judgements, legacy, replay, responses, speech, transcripts
 from sandbox.answer import NO_DIRECTIVES, Answer, Request, json_answer
+from sandbox.call import Call
 from sandbox.directives import Directives, read_directives
-from sandbox.errors import ApiError, edge_page, error_object, named_error, status_error
+from sandbox.errors import ApiError, edge_page, error_object, invalid, named_error, status_error
+from sandbox.fields import missing, wrong_type
+from sandbox.forms import is_form
 from sandbox.record import Entry
 from sandbox.settings import Live, Settings
+from sandbox.store import Job, Store
 from sandbox.tokens import (
     PromptCount,
     count_chat,
@@ -25,15 +29,17 @@ from sandbox.tokens import (
     load_encoding,
 )
 from sandbox.usage import Bill, Spent
-from sandbox.validate import check_chat, check_legacy, check_model, text_inputs
+from sandbox.validate import check_chat, check_context, check_legacy, check_model, text_inputs
 
-BILLABLE: Final = frozenset({"/v1/chat/completions", "/v1/completions", "/v1/embeddings"})
 _MODEL_NAMES: Final = (
     "gpt-6.2-astra gpt-6.2-sol gpt-6.1-sol gpt-6.1-terra gpt-6-astra gpt-6-sol gpt-6-luna "
     "gpt-5.6 gpt-5.6-sol gpt-5.6-terra gpt-5.6-luna gpt-5.5 gpt-5.5-pro gpt-5.4 gpt-5.4-mini "
     "gpt-5.4-nano gpt-5.2 gpt-5.1 gpt-5 gpt-5-mini gpt-5-nano gpt-5-search-api gpt-4.1 "
     "gpt-4.1-mini gpt-4o gpt-4o-mini o3 chat-latest gpt-audio-1.5 gpt-3.5-turbo-instruct "
-    "text-embedding-3-small text-embedding-3-large text-embedding-ada-002"
+    "text-embedding-3-small text-embedding-3-large text-embedding-ada-002 "
+    "gpt-image-2.6-sunburst gpt-image-2.6-flare gpt-image-2.5-sunburst gpt-image-2 gpt-image-1.5 "
+    "gpt-4o-mini-tts tts-1 tts-1-hd gpt-transcribe gpt-4o-transcribe gpt-4o-mini-transcribe "
+    "gpt-4o-transcribe-diarize whisper-1 gpt-realtime-2.1 gpt-realtime-2.1-mini omni-moderation-latest"
 )
 MODELS: Final = tuple(_MODEL_NAMES.split())
 _MODELS_CREATED: Final = 1_760_000_000
@@ -48,28 +54,33 @@ class Api:
         """Nothing is loaded yet: rank files come with the first request that needs them."""
         self.live: Live = settings.live
         self._bearer = f"Bearer {settings.api_key}"
+        self._subprotocol = f"openai-insecure-api-key.{settings.api_key}"
         beside = Path(__file__).resolve().parents[1] / "tests" / "samples"
         self._samples = settings.samples or beside
         self._encodings: dict[str, asyncio.Future[tiktoken.Encoding]] = {}
+        self.store = Store()
         self._dice = random.Random()  # noqa: S311 - chance failures and ids, not secrets
 
     async def answer(self, request: Request, entry: Entry | None) -> Answer:
         """The answer to one request on /v1; errors are answers too."""
         try:
-            self._authenticate(request)
-            if entry is not None:
-                return await self._billable(request, entry)
-            return self._free(request)
+            self.authenticate(request)
+            if entry is None:
+                return self._free(request)
+            if request.method == "POST" and request.path in _ROUTES:
+                return await self._create(request, entry)
+            return self._by_id(request)
         except ApiError as error:
             return json_answer({"error": error.error}, error.status)
         except (TypeError, ValueError, KeyError, AttributeError) as error:
             # A body of the right syntax and the wrong types, such as `"tools": 5`.
-            message = f"Invalid value. ({type(error).__name__}: {error})"
-            shown = error_object(message, "invalid_request_error", code="invalid_value")
-            return json_answer({"error": shown}, 400)
+            return json_answer({"error": wrong_body(error)}, 400)
 
-    def _authenticate(self, request: Request) -> None:
-        if request.headers.get("authorization") != self._bearer:
+    def authenticate(self, request: Request) -> None:
+        """Raise ApiError 401 unless the request has the key."""
+        # Browsers cannot set headers on a socket and send the key as a sub-protocol.
+        offered = [name.strip() for name in request.headers.get("sec-websocket-protocol", "").split(",")]
+        if request.headers.get("authorization") != self._bearer and self._subprotocol not in offered:
             raise ApiError(401, status_error(401))
 
     def _free(self, request: Request) -> Answer:
@@ -85,33 +96,70 @@ class Api:
         message = f"Invalid URL ({request.method} {request.path})"
         raise ApiError(404, error_object(message, "invalid_request_error"))
 
-    async def _billable(self, request: Request, entry: Entry) -> Answer:
-        body = entry.body
-        directives = read_directives(request.body, body, self.live.directive) or NO_DIRECTIVES
-        failure = self._failure(directives)
+    def _by_id(self, request: Request) -> Answer:
+        """A request on a stored response, steered by the directive of the request that made it."""
+        name = request.path.removeprefix("/v1/responses/").partition("/")[0]
+        stored = self.store.find(name)
+        given = self.live.directive | (stored.later if stored is not None else {})
+        directives = msgspec.convert(given, Directives) if given else NO_DIRECTIVES
+        failure = self.failure(directives, dice=False)
         if failure is not None:
             return failure
-        model = check_model(body)
-        encoding = await self.encoding(encoding_name(model))
-        echo = ""
-        if directives.echo:
-            received = {"headers": request.headers, "body": body}
-            echo = msgspec.json.encode(received).decode()
-        context = choices.Context(encoding, model, body, directives, self.live, echo)
-        handler: Callable[[choices.Context], Answer] = {
-            "/v1/chat/completions": self._chat,
-            "/v1/completions": self._legacy,
-            "/v1/embeddings": self._embeddings,
-        }[request.path]
+        answer = responses.by_id(self.store, request)
+        answer.directives = directives
+        return answer
+
+    async def _create(self, request: Request, entry: Entry) -> Answer:
+        route, body = _ROUTES[request.path], entry.body
+        if entry.form_error is not None:
+            raise entry.form_error
+        directives = read_directives(request.body, body, self.live.directive) or NO_DIRECTIVES
+        failure = self.failure(directives)
+        if failure is not None:
+            return failure
+        model = route.model(body)
+        call = await self.call(request, body, model, directives)
+        if entry.uploads or is_form(request.headers.get("content-type", "")):
+            call = msgspec.structs.replace(call, uploads=entry.uploads, form=True)
         if len(request.body) > _BIG_BODY_BYTES:
             # Counting a megabyte takes tens of milliseconds in which other streams would stall.
-            answer = await asyncio.get_running_loop().run_in_executor(None, handler, context)
+            answer = await asyncio.get_running_loop().run_in_executor(None, route.handler, self, call)
         else:
-            answer = handler(context)
+            answer = route.handler(self, call)
+        self.settle_later(answer, entry)
         answer.directives = directives
         if directives.replay is not None:
-            self._replay(answer, encoding, directives)
+            self.replay(answer, call.encoding, directives)
         return answer
+
+    async def call(self, request: Request, body: dict[str, Any], model: str, directives: Directives, store: Store | None = None) -> Call:
+        """All that a handler needs."""
+        echo = ""
+        if directives.echo:
+            echo = msgspec.json.encode({"headers": request.headers, "body": body}).decode()
+        return Call(
+            encoding=await self.encoding(encoding_name(model)),
+            model=model,
+            body=body,
+            directives=directives,
+            live=self.live,
+            echo=echo,
+            store=store or self.store,
+            new_id=self.new_id,
+        )
+
+    def new_id(self, prefix: str) -> str:
+        """A fresh id such as resp_0c2f9a51e7."""
+        return f"{prefix}_{self._dice.getrandbits(96):024x}"
+
+    @staticmethod
+    def settle_later(answer: Answer, entry: Entry) -> None:
+        """Note the cost of a background job in the record when it ends."""
+        job = answer.job
+        if isinstance(job, Job):
+            job.on_end = entry.settle
+            # A little later than the last event, so that the clock has passed it.
+            asyncio.get_running_loop().call_later(job.total_s + 0.005, entry.settle)
 
     async def encoding(self, name: str) -> tiktoken.Encoding:
         """The encoding of that name; the first use loads it off the loop, once for all who wait."""
@@ -123,11 +171,16 @@ class Api:
         # A client that leaves while it waits must not cancel the load for the others.
         return loaded.result() if loaded.done() else await asyncio.shield(loaded)
 
-    def _failure(self, directives: Directives) -> Answer | None:
+    def standing_failure(self) -> Answer | None:
+        """The error answer that the directive for all requests asks for."""
+        standing = self.live.directive
+        return self.failure(msgspec.convert(standing, Directives), dice=False) if standing else None
+
+    def failure(self, directives: Directives, *, dice: bool = True) -> Answer | None:
         """The error answer that a directive, or chance, asks for."""
         status = directives.status
         if status is None:
-            if self.live.fail_rate <= 0 or self._dice.random() >= self.live.fail_rate:
+            if not dice or self.live.fail_rate <= 0 or self._dice.random() >= self.live.fail_rate:
                 return None
             status = self.live.fail_status
         wanted = directives.error
@@ -154,16 +207,11 @@ class Api:
             done=not directives.no_done,
         )
 
-    def _check_context(self, tokens: int) -> None:
-        if tokens > self.live.context_tokens:
-            named = named_error("400_context")
-            raise ApiError(400, named or status_error(400))
-
     def _chat(self, context: choices.Context) -> Answer:
         body = context.body
         check_chat(context.model, body, reject_max_tokens=self.live.reject_max_tokens)
         prompt = count_chat(context.encoding, context.model, body)
-        self._check_context(prompt.total)
+        check_context(prompt.total, self.live.context_tokens)
         said = choices.chat_choices(context)
         frame = self._frame(context, "chatcmpl")
         spoken = any(choice.kind == "audio" for choice in said)
@@ -182,7 +230,7 @@ class Api:
         body = context.body
         prompts = check_legacy(body)
         counts = count_legacy(context.encoding, prompts)
-        self._check_context(max(counts))
+        check_context(max(counts), self.live.context_tokens)
         said = choices.legacy_choices(context, prompts)
         frame = self._frame(context, "cmpl")
         bill = Bill("legacy", PromptCount(sum(counts)), context.directives)
@@ -211,8 +259,8 @@ class Api:
             lambda usage: embeddings.embeddings_json(shown, inputs, length, usage, packed=packed),
         )
 
-    def _replay(self, answer: Answer, encoding: tiktoken.Encoding, directives: Directives) -> None:
-        """Swap the made-up output of an answer for a sample file."""
+    def replay(self, answer: Answer, encoding: tiktoken.Encoding, directives: Directives, *, frames: bool = False) -> None:
+        """Swap the made-up output of an answer for a sample file; `frames`: one message per line or event."""
         sample = replay.read_sample(self._samples, str(directives.replay))
         bill = answer.bill
         if bill is not None:
@@ -220,12 +268,69 @@ class Api:
             if sample.usage is not None:
                 bill.directives = msgspec.structs.replace(directives, usage=sample.usage)
         answer.events = None
-        if sample.streamed:
-            answer.events = replay.sample_events(sample, encoding)
+        if sample.streamed or frames:
+            answer.events = replay.sample_events(sample, encoding, frames=frames)
             return
         answer.body, answer.text, answer.usage = sample.body, sample.text, sample.usage
         if bill is not None:
             bill.add(Spent(count_text(encoding, sample.text)))
+
+
+def wrong_body(error: Exception) -> dict[str, Any]:
+    """The error object for a body whose values are of types that no check names."""
+    message = f"Invalid value. ({type(error).__name__}: {error})"
+    return error_object(message, "invalid_request_error", code="invalid_value")
+
+
+class _Route(msgspec.Struct, frozen=True):
+    """One endpoint that makes something."""
+
+    handler: Callable[[Api, Call], Answer]
+    default_model: str | None = None
+    """Model of a request that names none; None: it has to."""
+    checks_model: bool = True
+    """The endpoint complains about its model itself, in the newer words."""
+
+    def model(self, body: Any) -> str:
+        """The model of a request. Raises ApiError."""
+        if not self.checks_model:
+            return check_model(body)
+        if not isinstance(body, dict):
+            raise invalid("We could not parse the JSON body of your request.", None, None)
+        model = body.get("model")
+        if model is None and self.default_model is not None:
+            return self.default_model
+        if model is None or model == "":
+            raise missing("model")
+        if not isinstance(model, str):
+            raise wrong_type("model", "a string", model)
+        return model
+
+
+def _plain(handler: Callable[[Call], Answer]) -> Callable[[Api, Call], Answer]:
+    return lambda _api, call: handler(call)
+
+
+_ROUTES: Final[dict[str, _Route]] = {
+    "/v1/chat/completions": _Route(Api._chat, checks_model=False),
+    "/v1/completions": _Route(Api._legacy, checks_model=False),
+    "/v1/embeddings": _Route(Api._embeddings, checks_model=False),
+    "/v1/responses": _Route(_plain(responses.create)),
+    "/v1/responses/compact": _Route(_plain(responses.compact)),
+    "/v1/responses/input_tokens": _Route(_plain(responses.input_tokens), "gpt-6.2-sol"),
+    "/v1/moderations": _Route(_plain(judgements.moderate), judgements.DEFAULT_MODEL),
+    "/v1/decisions": _Route(_plain(judgements.decide)),
+    "/v1/images/generations": _Route(_plain(images.generate), images.DEFAULT_MODEL),
+    "/v1/images/edits": _Route(_plain(images.edit), images.DEFAULT_MODEL),
+    "/v1/audio/speech": _Route(_plain(speech.speech)),
+    "/v1/audio/transcriptions": _Route(_plain(transcripts.transcribe)),
+    "/v1/audio/translations": _Route(_plain(transcripts.translate)),
+}
+
+
+def is_recorded(method: str, path: str) -> bool:
+    """Whether a request belongs into the record: all that make something, and those on what was made."""
+    return (method == "POST" and path in _ROUTES) or path.startswith("/v1/responses/")
 
 
 def _tier(body: dict[str, Any], directives: Directives) -> str | None:

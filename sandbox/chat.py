@@ -162,17 +162,11 @@ class ChatStream:
         )
         usage, tail = msgspec.UNSET, self._tail
         if self._mode == "every" or (self._mode == "finish" and last):
-            usage = self._usage_with(spent)
+            usage = self._bill.with_spent(spent).sent()
             if usage is not None:
                 tail = b'],"usage":' + _encode(usage)
         data = self._head + body + tail + self._padding() + b"}\n\n"
         return Event(data, text, spent, usage=usage)
-
-    def _usage_with(self, spent: Spent) -> Any:
-        """The usage including the event that is about to leave."""
-        running = msgspec.structs.replace(self._bill)
-        running.add(spent)
-        return running.sent()
 
     def _padding(self) -> bytes:
         if not self._frame.obfuscate:

@@ -57,6 +57,8 @@ class Context(msgspec.Struct, frozen=True):
     live: Live
     echo: str
     """Text of the `echo` directive, made by whoever saw the headers; empty without it."""
+    schema: Any = None
+    """JSON schema that the text has to fit."""
 
 
 def chat_choices(context: Context) -> list[Choice]:
@@ -128,6 +130,8 @@ def _natural(context: Context, choice: Choice, tool: dict[str, Any] | None, seed
         given = context.echo
     if choice.kind == "tool" and tool is not None and given is None:
         given = arguments(tool)
+    if given is None and choice.kind == "text" and isinstance(context.schema, dict):
+        given = fitting_json(context.schema)
     if given is None and _searches(context):
         given = "See example.com."
     if given is not None:
@@ -163,7 +167,12 @@ def forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
 
 def arguments(function: dict[str, Any]) -> str:
     """Arguments that fit the function's schema, as compact JSON."""
-    return msgspec.json.encode(_value(function.get("parameters") or {}, "object")).decode()
+    return fitting_json(function.get("parameters") or {})
+
+
+def fitting_json(schema: dict[str, Any]) -> str:
+    """An object that fits the schema, as compact JSON."""
+    return msgspec.json.encode(_value(schema, "object")).decode()
 
 
 def _value(schema: Any, kind: str = "string") -> Any:

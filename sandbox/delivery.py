@@ -3,21 +3,25 @@
 import asyncio
 import functools
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import Final, Literal, Protocol
 
 import msgspec
+from websockets.frames import Frame, Opcode
 
 from sandbox.answer import Answer, Event, Request
 from sandbox.directives import Directives, Stop
 from sandbox.errors import status_error
 from sandbox.record import Entry
 
-Framing = Literal["length", "chunked", "eof"]
+Framing = Literal["length", "chunked", "eof", "frames"]
+"""`frames`: each event is one WebSocket text message, and there is no head."""
 _FLUSH_BYTES: Final = 16_384
 _RST_GRACE_S: Final = 0.02
+_JSON: Final = "application/json"
+_EVENTS: Final = "text/event-stream; charset=utf-8"
 _EARLY_HINTS: Final = b"HTTP/1.1 103 Early Hints\r\nlink: </style.css>; rel=preload; as=style\r\n\r\n"
 # The account and edge headers are canaries: a proxy that passes them on gives its account away.
 _UPSTREAM_HEADERS: Final = (
@@ -38,7 +42,7 @@ _UPSTREAM_HEADERS: Final = (
     ("alt-svc", 'h3=":443"; ma=86400'),
     ("server", "cloudflare"),
 )
-_STATIC_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in _UPSTREAM_HEADERS)
+UPSTREAM_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in _UPSTREAM_HEADERS)
 
 
 class Wire(Protocol):
@@ -64,14 +68,16 @@ class Stopped(Exception):
 class Delivery:
     """One answer on one connection."""
 
-    def __init__(self, wire: Wire, request: Request, answer: Answer, entry: Entry | None, request_id: str) -> None:
-        """`entry` is None for requests that are not billable."""
+    def __init__(self, wire: Wire, request: Request, answer: Answer, entry: Entry | None, request_id: str, *, frames: bool = False) -> None:
+        """`entry` is None for requests that are not billable; `frames` means a WebSocket."""
         self._wire, self._answer, self._entry = wire, answer, entry
         self._directives: Directives = answer.directives
         self._stop: Stop | None = answer.directives.stop
         self._framing: Framing = "length" if answer.events is None else "chunked"
         if answer.directives.close_delimited or (request.http10 and answer.events is not None):
             self._framing = "eof"
+        if frames:
+            self._framing = "frames"
         self._request, self._request_id = request, request_id
         self._buffer: list[bytes] = []
         self._size = 0
@@ -84,10 +90,11 @@ class Delivery:
         if latency_s > 0:
             await asyncio.sleep(latency_s)
         await self._stop_at("before_headers")
-        if self._directives.informational:
-            self._wire.write(_EARLY_HINTS)
         closing = not self._request.keep_alive or self._framing == "eof"
-        self._put(self._head(closing=closing, elapsed_s=time.perf_counter() - received))
+        if self._framing != "frames":
+            if self._directives.informational:
+                self._wire.write(_EARLY_HINTS)
+            self._put(self._head(closing=closing, elapsed_s=time.perf_counter() - received))
         if self._entry is not None:
             self._entry.sending(self._answer)
         if self._stop is not None:
@@ -101,13 +108,12 @@ class Delivery:
 
     def _head(self, *, closing: bool, elapsed_s: float) -> bytes:
         answer = self._answer
-        content_type = answer.content_type
-        if answer.events is not None:
-            content_type = "text/event-stream; charset=utf-8"
+        content_type = answer.content_type or (_JSON if answer.events is None else _EVENTS)
         framing = {
             "length": f"content-length: {len(answer.body)}\r\n",
             "chunked": "transfer-encoding: chunked\r\n",
             "eof": "",
+            "frames": "",
         }[self._framing]
         connection = "close" if closing else "keep-alive"
         extra = self._directives.headers
@@ -116,7 +122,7 @@ class Delivery:
             f"date: {_http_date(int(time.time()))}\r\n"
             f"content-type: {content_type}\r\n{framing}connection: {connection}\r\n"
             f"x-request-id: {self._request_id}\r\n"
-            f"openai-processing-ms: {int(elapsed_s * 1000)}\r\n{_STATIC_HEAD}"
+            f"openai-processing-ms: {int(elapsed_s * 1000)}\r\n{UPSTREAM_HEAD}"
         )
         if extra:
             head = _with_headers(head, extra)
@@ -141,6 +147,10 @@ class Delivery:
         fail_at, stop = self._directives.error_after_chunks, self._stop
         sent = 0
         for event in events:
+            if event.pause_s > 0:
+                self._flush()
+                await asyncio.sleep(event.pause_s)
+                continue
             if stop is not None and stop.at == sent and event.counted:
                 if stop.mid_chunk:
                     half = self._framed(event.data)
@@ -159,10 +169,20 @@ class Delivery:
             self._flush()
             await self._halt(stop)
         if fail_at is not None:
-            await self._send_event(Event(self._error_event(), counted=False))
-            self._finish(outcome="error")
+            await self._fail(sent)
         else:
             self._finish()
+
+    async def _fail(self, sent: int) -> None:
+        """End with an error event; raises Stopped where a stream has no such thing."""
+        wanted, make = self._directives.error, self._answer.error_event
+        if make is None:
+            self._flush()
+            await self._halt(Stop(cut=True, at=0), "error")
+            return
+        error = wanted if isinstance(wanted, dict) else status_error(500)
+        await self._send_event(Event(make(error, sent), counted=False))
+        self._finish(outcome="error")
 
     async def _send_event(self, event: Event) -> None:
         data = event.data
@@ -182,20 +202,21 @@ class Delivery:
             await asyncio.sleep(0)
 
     async def _dribble(self, data: bytes, piece: int) -> None:
+        if self._framing == "frames":
+            # One message in fragments; nothing of another message may come between them.
+            self._put(b"".join(text_frames(data, piece)))
+            return
         for start in range(0, len(data), piece):
             self._put(self._framed(data[start : start + piece]))
             self._flush()
             await self._wire.drain()
             await asyncio.sleep(0)
 
-    def _error_event(self) -> bytes:
-        wanted = self._directives.error
-        error = wanted if isinstance(wanted, dict) else status_error(500)
-        return b"data: " + msgspec.json.encode({"error": error}) + b"\n\n"
-
     def _framed(self, data: bytes) -> bytes:
         if self._framing == "chunked":
             return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._framing == "frames":
+            return b"".join(text_frames(data, len(data) or 1))
         return data
 
     def _put(self, data: bytes) -> None:
@@ -225,19 +246,26 @@ class Delivery:
         if self._stop is not None and self._stop.at == place:
             await self._halt(self._stop)
 
-    async def _halt(self, stop: Stop) -> None:
+    async def _halt(self, stop: Stop, outcome: Literal["cut", "error"] = "cut") -> None:
         """Stop here for good: raises Stopped after a cut, waits for the peer when silent."""
         if not stop.cut:
             await self._wire.hold()
         if self._entry is not None:
             if self._entry.answer is None:
                 self._entry.answer = self._answer
-            self._entry.finish("cut")
+            self._entry.finish(outcome)
         if stop.rst:
             # A reset overtakes unread data; let the peer read what counts as sent.
             await asyncio.sleep(_RST_GRACE_S)
         self._wire.close(rst=stop.rst)
         raise Stopped
+
+
+def text_frames(data: bytes, piece: int) -> Iterator[bytes]:
+    """A WebSocket text message in fragments of that many bytes."""
+    for start in range(0, len(data), piece):
+        kind = Opcode.CONT if start else Opcode.TEXT
+        yield Frame(kind, data[start : start + piece], start + piece >= len(data)).serialize(mask=False)
 
 
 @functools.lru_cache(maxsize=1)

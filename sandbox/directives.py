@@ -3,6 +3,8 @@
 The directive travels inside the request, so a thousand concurrent requests steer themselves
 without any shared switch, and a proxy in between carries it unknowingly. It is looked up in the
 decoded strings of the body, so JSON escapes do not matter; keys of several directives are merged.
+Fields of forms (a prompt, say) and messages on WebSockets carry directives as well. On /v1/realtime
+one in an item or in response.create steers the next response, one in session.update all of them.
 """
 
 import json
@@ -14,6 +16,16 @@ import msgspec
 from sandbox.errors import ApiError, error_object
 
 _MARK = "[[sandbox"
+_NOT_NEGATIVE = (
+    "latency_ms",
+    "chunk_interval_ms",
+    "output_tokens",
+    "reasoning_tokens",
+    "retrieved_tokens",
+    "queued_ms",
+    "background_ms",
+    "seconds",
+)
 
 
 class AfterChunks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -23,6 +35,15 @@ class AfterChunks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     mid_chunk: bool = False
     """Send half of the next event's bytes as well."""
     rst: bool = False
+
+
+class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How a response fails."""
+
+    code: str = "server_error"
+    message: str = "The model failed to generate a response."
+    usage: bool = False
+    """Send usage all the same; normally it is null."""
 
 
 Point = Literal["before_headers", "after_headers"] | AfterChunks
@@ -61,6 +82,7 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     usage: Any = msgspec.UNSET
     """Replaces the usage object as sent, whatever its type; null sends none at all."""
     usage_on: Literal["last", "finish", "every"] = "last"
+    """Which events hold usage. Typed events: `finish` is the one before the last, which has null."""
     usage_details: dict[str, Any] = msgspec.field(default_factory=dict)
     """Merged into usage; detail names such as cached_tokens find their object by themselves."""
     service_tier: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -89,6 +111,30 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Send this file of the samples directory verbatim."""
     echo: bool = False
     """Output text = JSON of the request's headers and body as received."""
+    calls: list[str | dict[str, Any]] = msgspec.field(default_factory=list)
+    """Responses: hosted tools the model calls before it speaks, in order: web_search, open_page,
+    find_in_page, file_search, code_interpreter, image_generation. An object names the tool as `type`
+    and replaces fields of the output item. A call of a tool the request does not hold is not made."""
+    retrieved_tokens: int | None = None
+    """Input tokens each search call adds."""
+    tool_usage: Any = msgspec.UNSET
+    """Replaces `tool_usage` as sent; null leaves it out."""
+    failed: bool | Failure = False
+    """Responses: end with response.failed (status failed); Realtime: response.done of status failed."""
+    queued_ms: float | None = None
+    """Background responses: how long they stay queued."""
+    background_ms: float | None = None
+    """Background responses: how long they are in progress after that."""
+    later: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Directive for later requests on the response this one creates (GET, cancel, DELETE, input_items)."""
+    seconds: float | None = None
+    """Length of the uploaded audio."""
+    svg_usage: Any = msgspec.UNSET
+    """Replaces `svg_usage` of an SVG answer; null leaves it out."""
+    transcription: dict[str, Any] = msgspec.field(default_factory=dict)
+    """Realtime: directive for the transcription of committed audio."""
+    cancel_after_chunks: int | None = None
+    """Realtime: after that many events of the response it ends as cancelled (turn_detected)."""
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning, so that a test's slip is seen at once."""
@@ -96,7 +142,7 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
             raise ValueError("status must lie between 400 and 599")
         if self.split_bytes is not None and self.split_bytes < 1:
             raise ValueError("split_bytes must be at least 1")
-        for name in ("latency_ms", "chunk_interval_ms", "output_tokens", "reasoning_tokens"):
+        for name in _NOT_NEGATIVE:
             value = getattr(self, name)
             if value is not None and value < 0:
                 raise ValueError(f"{name} must be at least 0")
@@ -147,22 +193,27 @@ def _bad(reason: str) -> ApiError:
     return ApiError(400, error)
 
 
+def found_keys(raw: bytes, body: Any) -> dict[str, Any]:
+    """The keys of all directives in one request. Raises ApiError when one cannot be understood."""
+    merged: dict[str, Any] = {}
+    # The scan of all strings costs more than the rest of a small request, so skip it when hopeless.
+    if b"sandbox" not in raw:
+        return merged
+    for text in _strings(body):
+        if _MARK in text:
+            for found in _parse(text):
+                merged.update(found)
+    try:
+        msgspec.convert(merged, Directives)
+    except msgspec.ValidationError as error:
+        raise _bad(str(error)) from None
+    return merged
+
+
 def read_directives(raw: bytes, body: Any, standing: dict[str, Any]) -> Directives | None:
     """The directives of one request laid over the `standing` ones; None when there are none.
 
     Raises ApiError when a directive cannot be understood.
     """
-    # The scan of all strings costs more than the rest of a small request, so skip it when hopeless.
-    if b"sandbox" not in raw:
-        return msgspec.convert(standing, Directives) if standing else None
-    merged = dict(standing)
-    for text in _strings(body):
-        if _MARK in text:
-            for found in _parse(text):
-                merged.update(found)
-    if not merged:
-        return None
-    try:
-        return msgspec.convert(merged, Directives)
-    except msgspec.ValidationError as error:
-        raise _bad(str(error)) from None
+    merged = standing | found_keys(raw, body)
+    return msgspec.convert(merged, Directives) if merged else None

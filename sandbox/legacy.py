@@ -53,9 +53,7 @@ def legacy_events(frame: Frame, choices: list[Choice], bill: Bill) -> Iterator[E
             usage: Any = msgspec.UNSET
             extra = tail
             if mode == "every" or (mode == "finish" and left == 0):
-                running = msgspec.structs.replace(bill)
-                running.add(Spent(tokens))
-                usage = running.sent()
+                usage = bill.with_spent(Spent(tokens)).sent()
                 extra = tail if usage is None else {"usage": usage}
             body = head | {"choices": [_choice(choice.index, text, finish)]} | extra
             yield Event(b"data: " + _encode(body) + b"\n\n", text, Spent(tokens), usage=usage)

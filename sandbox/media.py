@@ -92,9 +92,13 @@ def image_size(url: str) -> tuple[int, int] | None:
     if not head.startswith("data:") or not head.endswith("base64"):
         return None
     try:
-        raw = base64.b64decode(data)
+        return raw_image_size(base64.b64decode(data))
     except (binascii.Error, ValueError):
         return None
+
+
+def raw_image_size(raw: bytes) -> tuple[int, int] | None:
+    """Width and height in pixels of a PNG, GIF or JPEG; None when unknown."""
     size: tuple[int, int] | None = None
     if raw.startswith(b"\x89PNG") and len(raw) >= 24:
         size = struct.unpack(">II", raw[16:24])

@@ -12,10 +12,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sandbox.answer import Answer, Event, Request
+from sandbox.errors import ApiError
+from sandbox.forms import Uploads, is_form, read_form
+from sandbox.usage import NO_TOOLS
 
 Outcome = Literal["received", "headers_sent", "completed", "cut", "client_gone", "error"]
 _TEXT_BYTES: Final = 20_000
 _BODY_BYTES: Final = 64_000
+_TRUE: Final = (True, "true", "True", "1")
+"""`stream` as JSON has it and as forms have it."""
 _BRIEF_DROPS: Final = ("requestHeaders", "requestBody", "requestBodyBase64", "textSent")
 
 
@@ -27,6 +32,9 @@ class Entry:
         self._log = log
         self.seq, self.request, self.request_id = seq, request, request_id
         self.body: Any = None
+        self.uploads: Uploads = {}
+        self.form_error: ApiError | None = None
+        """Why the body is no form although it says so."""
         self.answer: Answer | None = None
         self.outcome: Outcome = "received"
         self.status: int | None = None
@@ -37,6 +45,23 @@ class Entry:
         self._usage: dict[str, Any] | None = None
         self._text: list[str] = []
         self._text_size = 0
+
+    def opened(self, status: int) -> None:
+        """A socket was opened; it stays without an answer."""
+        self.status, self.outcome = status, "headers_sent"
+        self._log.write(self)
+
+    def read_body(self) -> None:
+        """Decode the request's body; what cannot be decoded is None."""
+        request, content_type = self.request, self.request.headers.get("content-type", "")
+        if is_form(content_type):
+            try:
+                self.body, self.uploads = read_form(content_type, request.body)
+            except ApiError as error:
+                self.form_error = error
+            return
+        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            self.body = msgspec.json.decode(request.body)
 
     @property
     def finished(self) -> bool:
@@ -64,6 +89,11 @@ class Entry:
             self._text.append(text[: _TEXT_BYTES - self._text_size])
             self._text_size += len(text)
 
+    def settle(self) -> None:
+        """Work that outlived the request has ended: note what it costs."""
+        if self.finished:
+            self._log.write(self)
+
     def finish(self, outcome: Outcome) -> None:
         """Fix the bill and write the final line; later calls change nothing."""
         if self.finished:
@@ -73,7 +103,11 @@ class Entry:
         self._log.write(self)
 
     def _charge(self) -> dict[str, Any] | None:
-        if self.answer is None or self.answer.bill is None:
+        if self.answer is None:
+            return None
+        if self.answer.job is not None:
+            return self.answer.job.charge()
+        if self.answer.bill is None:
             return None
         return self.answer.bill.billed(complete=self.outcome == "completed")
 
@@ -81,27 +115,46 @@ class Entry:
         """The record as shown; times are Unix seconds."""
         request, answer = self.request, self.answer
         body = self.body if isinstance(self.body, dict) else {}
+        job = answer.job if answer else None
+        socket = request.headers.get("upgrade", "").lower() == "websocket"
+        shown = self.uploads or len(request.body) <= _BODY_BYTES
         return {
             "seq": self.seq,
             "clientRequestId": request.headers.get("x-client-request-id"),
             "requestId": self.request_id,
+            "method": request.method,
+            "transport": "websocket" if socket else "http",
             "path": request.path,
-            "model": body.get("model"),
-            "stream": bool(body.get("stream")),
+            "query": request.query,
+            "model": body.get("model") or (answer.model if answer else None) or None,
+            "servedModel": (answer.model if answer else None) or None,
+            "stream": socket or body.get("stream") in _TRUE,
             "receivedAt": self.received_at,
             "finishedAt": self.finished_at,
             "status": self.status,
             "outcome": self.outcome,
             "chunksSent": self.chunks_sent,
-            "usage": self._usage if self.finished else self._charge(),
+            "usage": self._usage if self.finished and job is None else self._charge(),
             "usageSent": self.usage_sent,
+            "toolUsage": self._tool_use(),
+            "extraUsage": answer.extra_usage if answer else None,
+            "responseId": answer.response_id if answer else None,
+            "jobStatus": job.status() if job else None,
             "textSent": "".join(self._text),
             "serviceTier": answer.service_tier if answer else None,
             "requestHeaders": request.headers,
             "requestBodyBytes": len(request.body),
-            "requestBody": self.body if len(request.body) <= _BODY_BYTES else None,
+            "requestBody": self.body if shown else None,
             "requestBodyBase64": base64.b64encode(request.body[:_BODY_BYTES]).decode("ascii"),
         }
+
+    def _tool_use(self) -> dict[str, Any] | None:
+        """What hosted tools cost on top of `usage`; None where nothing used any."""
+        answer = self.answer
+        if answer is not None and answer.job is not None:
+            return answer.job.tool_use()
+        tools = answer.bill.tools if answer is not None and answer.bill is not None else NO_TOOLS
+        return None if tools is NO_TOOLS else tools.to_record()
 
 
 class Log:

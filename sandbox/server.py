@@ -12,14 +12,14 @@ from typing import Any, Final, cast
 from urllib.parse import unquote
 
 import httptools
-import msgspec
 
 from sandbox.answer import Answer, Request
-from sandbox.api import BILLABLE, Api
+from sandbox.api import Api, is_recorded
 from sandbox.control import CONTROL_PREFIX, Control
 from sandbox.delivery import Delivery, Stopped
 from sandbox.record import Entry, Log
 from sandbox.settings import Settings
+from sandbox.sockets import Socket, is_socket
 
 _MAX_BODY_BYTES: Final = 64 * 1024 * 1024
 _MAX_PIPELINED: Final = 64
@@ -51,6 +51,15 @@ class Hub:
             "connectionsTotal": self.connections_total,
         }
 
+    def pace(self, answer: Answer) -> tuple[float, float]:
+        """Latency and interval of an answer in seconds."""
+        live, directives = self.api.live, answer.directives
+        latency, interval = directives.latency_ms, directives.chunk_interval_ms
+        return (
+            (live.latency_ms if latency is None else latency) / 1000,
+            (live.chunk_interval_ms if interval is None else interval) / 1000,
+        )
+
     def request_id(self) -> str:
         """A fresh x-request-id."""
         return f"req_{self._ids.getrandbits(128):032x}"
@@ -73,6 +82,8 @@ class Connection(asyncio.Protocol):
         self._headers: dict[str, str] = {}
         self._body: list[bytes] = []
         self._body_size = 0
+        self._upgrade: Request | None = None
+        self._socket: Socket | None = None
 
     # -- asyncio.Protocol ------------------------------------------------------------------------
 
@@ -87,16 +98,32 @@ class Connection(asyncio.Protocol):
         self._transport = None
         self._hub.connections.discard(self)
         self._writable.set()
+        if self._socket is not None:
+            self._socket.lost()
         if self._task is not None:
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
         """Bytes from the client."""
+        if self._socket is not None:
+            self._socket.receive(data)
+            return
         try:
             self._parser.feed_data(data)
-        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self.write(_BAD_REQUEST)
-            self.close()
+        except httptools.HttpParserUpgrade as upgrade:
+            if self._upgrade is None or self._task is not None:
+                self._refuse()
+                return
+            hub = self._hub
+            self._socket = Socket(self, self._upgrade, hub, hub.request_id())
+            self._socket.receive(data[upgrade.args[0] :])
+            self._task = self._loop.create_task(self._serve_socket(self._socket))
+        except httptools.HttpParserError:
+            self._refuse()
+
+    def _refuse(self) -> None:
+        self.write(_BAD_REQUEST)
+        self.close()
 
     def pause_writing(self) -> None:
         """The client reads more slowly than we write."""
@@ -148,6 +175,9 @@ class Connection(asyncio.Protocol):
             self._parser.should_keep_alive(),
             self._parser.get_http_version() == "1.0",
         )
+        if self._parser.should_upgrade():
+            self._upgrade = request if is_socket(request) else None
+            return
         self._waiting.append(request)
         if len(self._waiting) > _MAX_PIPELINED:
             self.close(rst=True)
@@ -195,6 +225,13 @@ class Connection(asyncio.Protocol):
         finally:
             self._task = None
 
+    async def _serve_socket(self, opened: Socket) -> None:
+        self._hub.requests += 1
+        with contextlib.suppress(Stopped):
+            await opened.run()
+        self._hub.served += 1
+        self.close()
+
     async def _serve_one(self, request: Request) -> bool:
         hub, received = self._hub, time.perf_counter()
         request_id = hub.request_id()
@@ -207,7 +244,7 @@ class Connection(asyncio.Protocol):
             answer = await hub.api.answer(request, entry)
             if entry is not None:
                 entry.answer = answer
-            latency, interval = self._pace(answer)
+            latency, interval = hub.pace(answer)
             delivery = Delivery(self, request, answer, entry, request_id)
             reusable = await delivery.run(latency, interval, received)
         finally:
@@ -218,24 +255,12 @@ class Connection(asyncio.Protocol):
         return reusable
 
     def _open_entry(self, request: Request, request_id: str) -> Entry | None:
-        if request.method != "POST" or request.path not in BILLABLE:
+        if not is_recorded(request.method, request.path):
             return None
         entry = self._hub.log.open_entry(request, request_id)
-        try:
-            entry.body = msgspec.json.decode(request.body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            entry.body = None
+        entry.read_body()
         self._hub.log.write(entry)
         return entry
-
-    def _pace(self, answer: Answer) -> tuple[float, float]:
-        """Latency and interval in seconds."""
-        live, directives = self._hub.api.live, answer.directives
-        latency, interval = directives.latency_ms, directives.chunk_interval_ms
-        return (
-            (live.latency_ms if latency is None else latency) / 1000,
-            (live.chunk_interval_ms if interval is None else interval) / 1000,
-        )
 
 
 class Server:

@@ -23,6 +23,12 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Share of billable requests, 0 to 1, that fail by chance."""
     fail_status: int = 503
     """Status of a request that fails by chance."""
+    retrieved_tokens: int = 500
+    """Input tokens that each web search or file search call of a response adds."""
+    queued_ms: float = 50.0
+    """How long a background response stays queued, in milliseconds."""
+    background_ms: float = 150.0
+    """How long a background response is in progress after that, in milliseconds."""
     context_tokens: int = 1_050_000
     """Prompts above this many tokens get 400 context_length_exceeded."""
     reject_max_tokens: bool = True
@@ -33,6 +39,9 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def __post_init__(self) -> None:
         """Refuse what no answer could follow."""
         checks = (
+            (self.retrieved_tokens >= 0, "retrieved_tokens must be at least 0"),
+            (self.queued_ms >= 0, "queued_ms must be at least 0"),
+            (self.background_ms >= 0, "background_ms must be at least 0"),
             (self.latency_ms >= 0, "latency_ms must be at least 0"),
             (self.chunk_interval_ms >= 0, "chunk_interval_ms must be at least 0"),
             (self.output_tokens >= 0, "output_tokens must be at least 0"),

@@ -2,7 +2,7 @@
 
 from typing import Any, Final
 
-from sandbox.errors import ApiError, error_object, invalid
+from sandbox.errors import ApiError, error_object, invalid, named_error, status_error
 
 _REASONING_PREFIXES: Final = ("o1", "o3", "o4", "gpt-5", "gpt-6")
 _MAX_CHAT_CHOICES: Final = 128
@@ -29,10 +29,10 @@ def check_model(body: Any) -> str:
 def check_chat(model: str, body: dict[str, Any], *, reject_max_tokens: bool) -> None:
     """Raise ApiError unless the body is a chat request that OpenAI would accept."""
     _check_messages(body)
-    _check_integer(body, "n", 1, _MAX_CHAT_CHOICES)
-    _check_integer(body, "max_tokens", 1)
-    _check_integer(body, "max_completion_tokens", 1)
-    _check_stream(body)
+    check_integer(body, "n", 1, _MAX_CHAT_CHOICES)
+    check_integer(body, "max_tokens", 1)
+    check_integer(body, "max_completion_tokens", 1)
+    check_stream(body)
     old, new = body.get("max_tokens"), body.get("max_completion_tokens")
     if old is not None and new is not None:
         raise invalid(
@@ -74,7 +74,8 @@ def _check_messages(body: dict[str, Any]) -> None:
             raise invalid(f"Invalid type for '{where}.content'.", f"{where}.content", "invalid_type")
 
 
-def _check_integer(body: dict[str, Any], name: str, lowest: int, highest: int | None = None) -> None:
+def check_integer(body: dict[str, Any], name: str, lowest: int, highest: int | None = None) -> None:
+    """Raise ApiError unless the field is absent or an integer within the bounds."""
     value = body.get(name)
     if value is None:
         return
@@ -94,7 +95,8 @@ def _check_integer(body: dict[str, Any], name: str, lowest: int, highest: int | 
         )
 
 
-def _check_stream(body: dict[str, Any]) -> None:
+def check_stream(body: dict[str, Any]) -> None:
+    """Raise ApiError unless `stream` and `stream_options` go together."""
     if not isinstance(body.get("stream"), bool | None):
         raise invalid("Invalid type for 'stream': expected a boolean.", "stream", "invalid_type")
     options = body.get("stream_options")
@@ -116,10 +118,10 @@ def _check_stream(body: dict[str, Any]) -> None:
 
 def check_legacy(body: dict[str, Any]) -> list[str | list[int]]:
     """The prompts of a legacy completion. Raises ApiError."""
-    _check_integer(body, "n", 1, _MAX_CHAT_CHOICES)
-    _check_integer(body, "best_of", 1, _MAX_BEST_OF)
-    _check_integer(body, "max_tokens", 0)
-    _check_stream(body)
+    check_integer(body, "n", 1, _MAX_CHAT_CHOICES)
+    check_integer(body, "best_of", 1, _MAX_BEST_OF)
+    check_integer(body, "max_tokens", 0)
+    check_stream(body)
     best_of, choices = body.get("best_of") or 1, body.get("n") or 1
     if body.get("stream") and best_of > 1:
         raise invalid("Results cannot be streamed when 'best_of' > 1.", "best_of", None)
@@ -142,3 +144,9 @@ def text_inputs(value: Any, name: str) -> list[str | list[int]]:
 
 def _is_ids(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+
+
+def check_context(tokens: int, limit: int) -> None:
+    """Raise ApiError when a prompt is longer than the context."""
+    if tokens > limit:
+        raise ApiError(400, named_error("400_context") or status_error(400))

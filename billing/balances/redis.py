@@ -200,6 +200,11 @@ class RedisBalances:
             keys = (f"{prefix}epoch", f"{prefix}a:{account_id}", f"{prefix}h:{hold_id}", f"{prefix}k:")
             self._link.run("shrink", keys, (self._tokens[bucket], amount)).add_done_callback(_swallow)
 
+    def hand_over(self, hold_id: str, account_id: str) -> None:
+        """See Balances."""
+        self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""))
+        self._live.pop(hold_id, None)
+
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """See Balances."""
         bucket = bucket_of(account_id)

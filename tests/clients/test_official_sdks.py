@@ -209,7 +209,7 @@ def test_what_is_not_offered_is_not_found(seen: Seen) -> None:
     assert {name: (one["class"], one["status"], one["code"]) for name, one in found.items()} == {
         "chat": ("NotFoundError", 404, "model_not_found"),
         "retrieve": ("NotFoundError", 404, "model_not_found"),
-        "endpoint": ("NotFoundError", 404, "endpoint_not_offered"),
+        "endpoint": ("PermissionDeniedError", 403, "endpoint_not_offered"),
     }
     assert seen.upstream(TEXTS["unknown_model"]) == []
 

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 
 from proxy.bodies import (
     CHAT_FIELDS,
-    bounds_of,
-    image_tokens,
+    chat_texts,
+    completion_texts,
+    embedding_texts,
     input_bound,
     parse_chat,
     parse_completion,
     parse_embedding,
-    texts_to_count,
     with_members,
 )
+from proxy.pictures import image_tokens
+from proxy.plan import bounds_of
 from proxy.rejections import Rejection
 from proxy.tokenizer import Tokenizer
 from sandbox.tokens import count_chat, count_legacy, load_encoding
@@ -94,7 +96,7 @@ def test_both_bounds_cover_what_the_upstream_counts(body: dict[str, Any], compac
     billed = count_chat(O200K, "gpt-4o", json.loads(raw)).total
     parsed = parse_chat(raw)
     assert parsed.input_bytes_bound >= billed
-    texts, framing = texts_to_count("/v1/chat/completions", raw)
+    texts, framing = chat_texts(raw)
     assert asyncio.run(TOKENIZER.count("gpt-4o", texts)) + framing >= billed
 
 
@@ -102,7 +104,7 @@ def test_both_bounds_cover_what_the_upstream_counts(body: dict[str, Any], compac
 @given(messages=MESSAGES)
 def test_without_tools_the_count_is_exact(messages: list[dict[str, Any]]) -> None:
     raw = json.dumps({"model": "gpt-4o", "messages": messages}).encode()
-    texts, framing = texts_to_count("/v1/chat/completions", raw)
+    texts, framing = chat_texts(raw)
     counted = asyncio.run(TOKENIZER.count("gpt-4o", texts)) + framing
     assert counted == count_chat(O200K, "gpt-4o", json.loads(raw)).total
 
@@ -113,16 +115,16 @@ def test_without_tools_the_count_is_exact(messages: list[dict[str, Any]]) -> Non
 )
 def test_prompts_and_embedding_inputs_are_covered(value: Any) -> None:
     inputs = [value] if isinstance(value, str) or isinstance(value[0], int) else value
-    for parse, path, name, model in (
-        (parse_embedding, "/v1/embeddings", "input", "text-embedding-3-small"),
-        (parse_completion, "/v1/completions", "prompt", "gpt-3.5-turbo-instruct"),
+    for parse, texts_of, name, model in (
+        (parse_embedding, embedding_texts, "input", "text-embedding-3-small"),
+        (parse_completion, completion_texts, "prompt", "gpt-3.5-turbo-instruct"),
     ):
         raw = json.dumps({"model": model, name: value}).encode()
         billed = sum(count_legacy(load_encoding("cl100k_base"), inputs))
         parsed = parse(raw)
         assert parsed.input_bytes_bound >= billed
         assert parsed.inputs == len(inputs)
-        texts, framing = texts_to_count(path, raw)
+        texts, framing = texts_of(raw)
         assert asyncio.run(TOKENIZER.count(model, texts)) + framing >= billed
 
 
@@ -240,7 +242,7 @@ def chat_with(part: dict[str, Any], model: str = "gpt-4o") -> bytes:
 def test_the_bytes_of_an_image_are_not_text_and_its_most_tokens_are_added() -> None:
     url = "data:image/png;base64," + "A" * 100_000
     parsed = parse_chat(chat_with({"type": "image_url", "image_url": {"url": url}}))
-    assert parsed.images == 1
+    assert parsed.image_tokens == 85 + 170 * 8
     assert parsed.input_bytes_bound < 300
     # the fact sheet: gpt-4o at most 85 + 170 x 8 tiles (768 x 2048)
     assert input_bound(parsed, parsed.input_bytes_bound, 128_000) == parsed.input_bytes_bound + 85 + 170 * 8
@@ -250,7 +252,7 @@ def test_the_bytes_of_an_image_are_not_text_and_its_most_tokens_are_added() -> N
     ("model", "least"), [("gpt-4o", 765), ("gpt-5", 630), ("gpt-4o-mini", 25_501), ("gpt-5.4", 1_229), ("gpt-4.1-mini", 1_659)]
 )
 def test_an_image_of_1024_pixels_fits_its_bound(model: str, least: int) -> None:
-    bound = image_tokens(model)
+    bound = image_tokens(model, None, None)
     assert bound is not None
     assert bound >= least
 

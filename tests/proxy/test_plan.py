@@ -38,6 +38,10 @@ def key(**rules: Any) -> ApiKey:
     return ApiKey("key_1", "acct_1", "active", KeyRules(**rules), None)
 
 
+def sent_by(found: Plan) -> bytes:
+    return body_to_send(found, Billing(), lambda value: "tk_" + value.decode().strip('"'))
+
+
 def plan(fields: dict[str, Any] | None = None, billing: Billing | None = None, endpoint: Endpoint = CHAT, **rules: Any) -> Plan:
     default = {
         CHAT: {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
@@ -45,7 +49,7 @@ def plan(fields: dict[str, Any] | None = None, billing: Billing | None = None, e
         EMBEDDINGS: {"model": "text-embedding-3-small", "input": "hello"},
     }[endpoint]
     body = json.dumps({**default, **(fields or {})}).encode()
-    return make_plan(endpoint, endpoint.parse(body), key(**rules), PRICES, billing or Billing())
+    return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, billing or Billing())
 
 
 def refused(*arguments: Any, **named: Any) -> Rejection:
@@ -99,28 +103,28 @@ def test_a_clamp_fits_its_budget_and_wastes_little_of_it(budget: int, choices: i
         more = lower.cap + lower.cap // 100 + 2
         rates = PRICES.ceiling(found.model, found.tier, found.bounds._replace(output_tokens=more * choices))
         assert rates.amount > budget
-    assert json.loads(body_to_send(lower)).get("max_completion_tokens", found.cap) == lower.cap
+    assert json.loads(sent_by(lower)).get("max_completion_tokens", found.cap) == lower.cap
 
 
 def test_an_explicit_maximum_is_never_clamped() -> None:
     assert clamped(plan({"max_tokens": 1000}), 5_000, 16, PRICES) is None
     assert plan({"max_tokens": 1000}).cap_is_ours is False
-    assert "max_completion_tokens" not in json.loads(body_to_send(plan({"max_tokens": 1000})))
+    assert "max_completion_tokens" not in json.loads(sent_by(plan({"max_tokens": 1000})))
 
 
 def test_a_legacy_request_keeps_its_own_default() -> None:
     found = plan(endpoint=LEGACY)
     assert (found.cap, found.cap_is_ours) == (16, False)
-    assert json.loads(body_to_send(found)) == json.loads(found.parsed.source)
+    assert json.loads(sent_by(found)) == json.loads(found.parsed.source)
 
 
 def test_the_operators_default_cap_is_sent() -> None:
     found = plan(billing=Billing(default_max_output_tokens=500))
-    assert (found.cap, json.loads(body_to_send(found))["max_completion_tokens"]) == (500, 500)
+    assert (found.cap, json.loads(sent_by(found))["max_completion_tokens"]) == (500, 500)
     assert plan({"max_tokens": 900}, Billing(default_max_output_tokens=500)).cap == 900
     # a default above the model's maximum is the model's maximum, which need not be sent
     whole = plan(billing=Billing(default_max_output_tokens=10**6))
-    assert (whole.cap, "max_completion_tokens" in json.loads(body_to_send(whole))) == (16_384, False)
+    assert (whole.cap, "max_completion_tokens" in json.loads(sent_by(whole))) == (16_384, False)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +141,7 @@ def test_the_operators_default_cap_is_sent() -> None:
 )
 def test_the_tier_that_is_priced_is_the_tier_that_is_sent(asked: str | None, billing: dict[str, Any], tier: str, sent: str) -> None:
     found = plan({} if asked is None else {"service_tier": asked}, Billing(**billing))
-    assert (found.tier, json.loads(body_to_send(found))["service_tier"]) == (tier, sent)
+    assert (found.tier, json.loads(sent_by(found))["service_tier"]) == (tier, sent)
 
 
 def test_a_stream_always_asks_for_usage() -> None:
@@ -147,14 +151,14 @@ def test_a_stream_always_asks_for_usage() -> None:
         {"stream_options": {"include_usage": False}},
         {"stream_options": {"include_usage": True}},
     ):
-        sent = json.loads(body_to_send(plan({"stream": True, **options})))
+        sent = json.loads(sent_by(plan({"stream": True, **options})))
         assert sent["stream_options"]["include_usage"] is True
-    assert "stream_options" not in json.loads(body_to_send(plan({"stream": False})))
+    assert "stream_options" not in json.loads(sent_by(plan({"stream": False})))
 
 
 def test_endpoints_without_tiers_get_none() -> None:
     for endpoint in (LEGACY, EMBEDDINGS):
-        assert "service_tier" not in json.loads(body_to_send(plan(endpoint=endpoint)))
+        assert "service_tier" not in json.loads(sent_by(plan(endpoint=endpoint)))
 
 
 @pytest.mark.parametrize(
@@ -220,7 +224,9 @@ def test_a_keys_limits_and_the_operators_defaults() -> None:
     [
         ("GET", b"/v1/chat/completions", 405),
         ("POST", b"/v1/models", 405),
-        ("POST", b"/v1/responses", 404),
+        ("POST", b"/v1/files", 403),
+        ("POST", b"/v1/conversations/conv_1/items", 403),
+        ("PUT", b"/v1/responses", 405),
         ("POST", b"/v1/chat/completions/", 404),
         ("POST", b"/v1//chat/completions", 404),
         ("POST", b"/v1/chat/../chat/completions", 404),

@@ -1,32 +1,14 @@
 """Every wire sample of the metered endpoints comes out with the same keys in the same order."""
 
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-SAMPLES = Path(__file__).resolve().parents[1] / "samples"
+from tests.sandbox.sandbox_shapes import SAMPLES, sample, shapes, skeleton
+
 MODEL = "gpt-5.4-mini-2026-03-17"
 pytestmark = pytest.mark.asyncio
-
-
-def skeleton(value: Any) -> Any:
-    """Keys, order and types without the values; runs of equal list items count once."""
-    if isinstance(value, dict):
-        return [(key, skeleton(item)) for key, item in value.items()]
-    if isinstance(value, list):
-        return shapes(value)
-    return type(value).__name__
-
-
-def shapes(values: list[Any]) -> list[Any]:
-    found: list[Any] = []
-    for value in values:
-        shape = skeleton(value)
-        if not found or found[-1] != shape:
-            found.append(shape)
-    return found
 
 
 def sample_events(name: str) -> list[str]:
@@ -42,10 +24,6 @@ def plain(value: dict[str, Any]) -> str:
     """The exact JSON text with the values blanked that differ from answer to answer."""
     blanked = {key: "*" if key in {"id", "created", "obfuscation"} else item for key, item in value.items()}
     return json.dumps(blanked, separators=(",", ":"))
-
-
-def sample(name: str) -> dict[str, Any]:
-    return json.loads((SAMPLES / name).read_text())
 
 
 TOOLS = [

@@ -118,7 +118,7 @@ const SCENARIOS = {
     return {
       chat: await failing(() => client().chat.completions.create({ model: "gpt-imaginary", messages: messages(text) })),
       retrieve: await failing(() => client().models.retrieve("gpt-imaginary")),
-      endpoint: await failing(() => client().images.generate({ model: "dall-e-3", prompt: text })),
+      endpoint: await failing(() => client().files.list()),
     };
   },
   bad_request: (text) => failing(() => client().chat.completions.create({ model: MODEL, messages: messages(text), n: 0 })),

@@ -1,0 +1,163 @@
+"""Background responses: polled and settled by us, once, also when the client never returns and across restarts.
+
+A worker that was told "queued" writes down who is owed what (Objects.begin_background) and lets go of the hold. The process that
+runs the jobs takes every open one on: it holds the same hold, asks upstream, and when the response has ended
+
+    1. notes the final charge on the hold (a crash after this is settled by the reaper, with exactly this charge)
+    2. marks the response as settled in SQL
+    3. settles.
+
+A crash before 2 is taken on again by the next process; after 2 by nobody, since the hold's own note is enough.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import Any, NamedTuple, NoReturn
+
+import httpx
+
+from billing.accounts import ApiKey, KeyRules
+from billing.database import now_ms
+from billing.errors import BillingError, StoreUnavailable
+from billing.holds import Checkpoint, Held, HoldRequest, KeyLimits
+from billing.ledger import Ledger
+from billing.money import Millicredits
+from billing.objects import Pending
+from proxy.events import response_report
+from proxy.plan import Plan, checkpoint_charge
+from proxy.records import Facts, PendingRecord, decode_pending, orphan_record, pending_plan, usage_record
+from proxy.services import Services
+from proxy.settlement import Shown, decide_ending
+
+log = logging.getLogger("tollkeeper.background")
+
+POLL_SECONDS = 1.0
+AT_ONCE = 200
+ENDED = ("completed", "incomplete", "failed", "cancelled")
+LONGEST_HOURS = 24
+TAKE_TRIES = 3
+
+
+class _Taken(NamedTuple):
+    """A background response that this process holds for."""
+
+    pending: Pending
+    record: PendingRecord
+    plan: Plan
+    held: int
+
+
+class BackgroundResponses:
+    """The one poller; run it where the jobs run."""
+
+    def __init__(self, services: Services, ledger: Ledger, client: httpx.AsyncClient) -> None:
+        """`client` talks to the upstream with its key; only control-plane traffic goes through it."""
+        self._services, self._ledger, self._client = services, ledger, client
+        self._taken: dict[str, _Taken] = {}
+
+    async def poll(self) -> int:
+        """Look at every open background response once; return how many were settled. Raises StoreUnavailable."""
+        objects = self._services.tenants.objects
+        pending = await objects.open_background(AT_ONCE)
+        for response_id in self._taken.keys() - {one.response_id for one in pending}:
+            del self._taken[response_id]
+        settled = 0
+        for one in pending:
+            taken = self._taken.get(one.response_id) or await self._take_on(one)
+            if taken is not None:
+                settled += await self._look(taken)
+        return settled
+
+    async def _take_on(self, pending: Pending) -> _Taken | None:
+        """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
+        services, record = self._services, decode_pending(pending.record)
+        try:
+            plan = pending_plan(record, services.prices)
+        except BillingError as error:
+            log.error("background response %s cannot be priced: %s", pending.response_id, error)
+            return None
+        if await self._ledger.charged_ids([pending.charge_id]):
+            await services.tenants.objects.end_background(pending.response_id)
+            return None
+        owed = checkpoint_charge(plan, services.prices, 0)
+        amount = Millicredits(record.held)
+        for _ in range(TAKE_TRIES):
+            facts = self._facts(pending, record, plan)
+            lease_ms = services.settings.billing.hold_lease_seconds * 1_000
+            request = HoldRequest(
+                pending.charge_id, pending.account_id, record.key_id, amount, 0, lease_ms, KeyLimits(), orphan_record(facts, owed, 0)
+            )
+            result = await services.balances.hold(request)
+            if isinstance(result, Held):
+                self._taken[pending.response_id] = taken = _Taken(pending, record, plan, amount)
+                return taken
+            # its hold was lost with all processes, and the money is spent meanwhile: hold what is left, the rest is our loss
+            amount = Millicredits(max(0, min(amount, result.balance - result.held)))
+        return None
+
+    async def _look(self, taken: _Taken) -> int:
+        """Ask upstream; settle when it has ended. Returns 1 then."""
+        pending = taken.pending
+        answer = await self._fetch(pending.response_id)
+        too_old = now_ms() - pending.created_at > LONGEST_HOURS * 3_600_000
+        if answer is None and not too_old:
+            return 0
+        answer = answer or {}
+        if answer.get("status") not in ENDED and not too_old:
+            return 0
+        await self._settle(taken, answer)
+        return 1
+
+    async def _fetch(self, response_id: str) -> dict[str, Any] | None:
+        """The response as upstream has it; an empty one when it is gone there; None when upstream cannot say now."""
+        try:
+            reply = await self._client.get(f"/responses/{response_id}")
+        except httpx.HTTPError:
+            return None
+        if reply.status_code == httpx.codes.NOT_FOUND:
+            log.error("background response %s is gone upstream; nothing is charged for it", response_id)
+            return {"id": response_id, "status": "failed"}
+        if reply.status_code != httpx.codes.OK:
+            return None
+        found = reply.json()
+        return found if isinstance(found, dict) else None
+
+    async def _settle(self, taken: _Taken, answer: dict[str, Any]) -> None:
+        services, pending, plan = self._services, taken.pending, taken.plan
+        report = response_report(answer)
+        produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete")
+        sessions = await services.tenants.sessions(pending.account_id, pending.charge_id, report.containers)
+        shown = Shown([], insured=not produced, sessions=sessions)
+        outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
+        ending = await decide_ending(services, services.prices, plan, report, shown, outcome)  # type: ignore[arg-type]
+        free = not services.settings.billing.charging_enabled
+        due = Millicredits(0) if free else ending.charge.amount
+        record = usage_record(self._facts(pending, taken.record, plan), ending, free=free, head=[])
+        services.balances.checkpoint(Checkpoint(pending.charge_id, pending.account_id, due, record))
+        await services.tenants.objects.end_background(pending.response_id)
+        self._taken.pop(pending.response_id, None)
+        used = ending.usage.input_tokens + ending.usage.output_tokens
+        try:
+            await services.balances.settle(pending.charge_id, pending.account_id, due, record, used)
+        except StoreUnavailable:
+            log.warning("the charge of background response %s is queued", pending.response_id)
+        services.metrics.metered(plan.model.name, taken.held, due, ending.usage, ending.source)
+        await services.tenants.note_made(pending.account_id, pending.charge_id, report, ending.usage)
+
+    @staticmethod
+    def _facts(pending: Pending, record: PendingRecord, plan: Plan) -> Facts:
+        key = ApiKey(record.key_id, pending.account_id, "active", KeyRules(), None)
+        return Facts(pending.charge_id, key, plan, record.held, record.started_ms, 0, now_ms() - record.started_ms)
+
+
+async def follow_background(poller: BackgroundResponses, leads: Callable[[], Awaitable[bool]]) -> NoReturn:
+    """Poll for ever; `leads()` says whether this process is the one to do so."""
+    while True:
+        await asyncio.sleep(POLL_SECONDS * (0.8 + secrets.randbelow(400) / 1_000))
+        try:
+            if await leads():
+                await poller.poll()
+        except StoreUnavailable as error:
+            log.warning("background responses wait: %s", error)
