@@ -18,6 +18,10 @@ UNHANDLED = ("pending", "parked")
 class EventNotFound(BillingError):
     """No event of that id is in the inbox."""
 
+    def __init__(self, event_id: str) -> None:
+        """`event_id` as asked for."""
+        super().__init__(f"there is no event {event_id!r} in the inbox; `tollkeeper stripe sweep` fetches what never arrived")
+
 
 class Waiting(NamedTuple):
     """An event that is due. Times in Unix milliseconds."""
@@ -100,6 +104,15 @@ class Inbox:
             )
             if changed.rowcount != 1:
                 raise EventNotFound(event_id)
+
+    async def get(self, event_id: str) -> dict[str, Any]:
+        """An event as stored. Raises EventNotFound."""
+        async with self._db.read() as connection:
+            query = select(stripe_inbox).where(stripe_inbox.c.event_id == event_id)
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            raise EventNotFound(event_id)
+        return dict(row)
 
     async def depth(self) -> Depth:
         """How much waits."""

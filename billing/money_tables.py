@@ -28,6 +28,7 @@ purchases = Table(
     Column("customer_id", String(255), nullable=False, server_default=""),
     Column("session_id", String(255), unique=True),
     Column("payment_intent_id", String(255), unique=True),
+    Column("payment_method_id", String(255), nullable=False, server_default=""),
     Column("url", Text, nullable=False, server_default=""),
     Column("charge_id", String(255), nullable=False, server_default=""),
     Column("receipt_url", Text, nullable=False, server_default=""),

@@ -47,6 +47,7 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
     customer_id: str
     session_id: str | None
     payment_intent_id: str | None
+    payment_method_id: str
     url: str
     charge_id: str
     receipt_url: str
@@ -64,13 +65,17 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Receipt(NamedTuple):
-    """What else Stripe says of a payment. `fee_id` is the balance transaction of its fee ("" = not known yet)."""
+    """What else Stripe says of a payment. `fee_id` is the balance transaction of its fee ("" = not known yet).
+
+    `failure` is the code of why it did not work.
+    """
 
     intent_id: str = ""
     charge_id: str = ""
     receipt_url: str = ""
     fee_id: str = ""
     fee_cents: int = 0
+    failure: str = ""
 
 
 class Movement(NamedTuple):
@@ -201,7 +206,8 @@ class Sales:
                 if facts:
                     await _change(connection, row, facts)
                 return Applied(bool(facts), row.state, 0, row.problem)
-            facts |= {"state": verdict.state, "problem": verdict.problem}
+            why = receipt.failure if verdict.state == "failed" and receipt.failure else verdict.problem
+            facts |= {"state": verdict.state, "problem": why}
             if verdict.state == "credited":
                 facts |= {"credited_at": now, "total_cents": payment.total_cents, "tax_cents": payment.tax_cents}
                 tax = payment.tax_cents * MILLICREDITS_PER_CENT
@@ -318,6 +324,7 @@ async def insert_purchase(
     save_method: bool,
     key: str = "",
     customer_id: str = "",
+    payment_method_id: str = "",
 ) -> Purchase:
     """A new row; `key` is its idempotency key, made from its id when there is none."""
     purchase_id, now = "pur_" + secrets.token_hex(12), now_ms()
@@ -337,6 +344,7 @@ async def insert_purchase(
             idempotency_key=key or f"{purchase_id}:1",
             save_method=save_method,
             customer_id=customer_id,
+            payment_method_id=payment_method_id,
             created_at=now,
             updated_at=now,
         )

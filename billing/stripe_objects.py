@@ -8,6 +8,8 @@ import msgspec
 
 from billing.purchases import Payment, PaymentStatus
 
+NEEDS_BUYER = "authentication_required"
+"""The bank wants the buyer to be there."""
 OWN_ID = "tollkeeper_purchase"
 """The metadata key by which our objects name their purchase: a hint for people and for finding rows, never proof."""
 
@@ -169,6 +171,14 @@ def payment_of_intent(intent: Intent) -> Payment:
     paid = intent.amount_received if intent.status == "succeeded" else intent.amount
     status: PaymentStatus = INTENT_STATUS.get(intent.status, "unknown")
     return Payment(status, "payment", intent.currency, paid, paid, 0, intent.livemode, intent.customer or "")
+
+
+def failure_of(intent: Intent) -> str:
+    """The code of why a payment did not work; "" when it did, or may yet."""
+    if intent.status in ("requires_action", "requires_confirmation"):
+        return NEEDS_BUYER
+    error = intent.last_payment_error
+    return (error.code or "card_declined") if error is not None and intent.status != "succeeded" else ""
 
 
 def _session_status(session: Session) -> PaymentStatus:

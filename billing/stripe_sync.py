@@ -22,6 +22,7 @@ from billing.stripe_objects import (
     Intent,
     Refund,
     Session,
+    failure_of,
     id_of,
     payment_of_intent,
     payment_of_session,
@@ -243,13 +244,13 @@ async def _until_fresh(once: Callable[[], Awaitable[Result]]) -> Result:
 def _receipt(intent: "Intent | str | None") -> Receipt:
     if not isinstance(intent, Intent):
         return Receipt(id_of(intent))
-    charge = intent.latest_charge
+    charge, failure = intent.latest_charge, failure_of(intent)
     if not isinstance(charge, Charge):
-        return Receipt(intent.id, id_of(charge))
+        return Receipt(intent.id, id_of(charge), failure=failure)
     fee = charge.balance_transaction
     known = isinstance(fee, BalanceTransaction) and fee.currency == intent.currency
     fee_id, cents = (fee.id, fee.fee) if known and isinstance(fee, BalanceTransaction) else ("", 0)
-    return Receipt(intent.id, charge.id, charge.receipt_url or "", fee_id, cents)
+    return Receipt(intent.id, charge.id, charge.receipt_url or "", fee_id, cents, failure)
 
 
 def _refund_news(refund: Refund) -> ClaimNews:

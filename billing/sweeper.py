@@ -78,7 +78,7 @@ class Sweeper:
         """One sweep: since the last one (and an hour before it), or over so many days."""
         now = now_ms() // 1_000
         oldest = now - KEPT_DAYS * DAY_SECONDS
-        mark = await self._mark()
+        mark = await self._mark(MARK)
         since = now - days * DAY_SECONDS if days is not None else max(oldest, mark - OVERLAP_SECONDS)
         notes = _Notes()
         await self._never_opened(notes)
@@ -86,12 +86,20 @@ class Sweeper:
         await self._open_claims(notes)
         await self._events(notes, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode)
         await self._objects(notes, since)
-        await self._set_mark(now)
+        await self._set_mark(MARK, now)
         for line in notes.fixed:
             log.error("had not reached us: %s", line)
         for line in notes.problems:
             log.error("cannot be settled: %s", line)
         return Swept(notes.events, notes.missed, notes.objects, tuple(notes.fixed), tuple(notes.problems))
+
+    async def due_daily(self, name: str) -> bool:
+        """Whether a daily job is due; the day counts from now on when it is."""
+        now = now_ms() // 1_000
+        if now - await self._mark(name) < DAY_SECONDS:
+            return False
+        await self._set_mark(name, now)
+        return True
 
     async def _never_opened(self, notes: _Notes) -> None:
         """Rows committed before Stripe was asked, and nothing since: did it hear of them? (The process died in between.)"""
@@ -162,14 +170,14 @@ class Sweeper:
             known = (await connection.execute(query)).first()
         return known is None or tuple(known) != (thing.status or "pending", thing.amount)
 
-    async def _mark(self) -> int:
-        query = select(sweep_marks.c.value).where(sweep_marks.c.name == MARK)
+    async def _mark(self, name: str) -> int:
+        query = select(sweep_marks.c.value).where(sweep_marks.c.name == name)
         async with self._db.read() as connection:
             return (await connection.execute(query)).scalar_one_or_none() or 0
 
-    async def _set_mark(self, value: int) -> None:
+    async def _set_mark(self, name: str, value: int) -> None:
         dialect = sqlite if self._db.is_sqlite else postgresql
-        statement = dialect.insert(sweep_marks).values(name=MARK, value=value)
+        statement = dialect.insert(sweep_marks).values(name=name, value=value)
         async with self._db.write() as connection:
             await connection.execute(statement.on_conflict_do_update(index_elements=["name"], set_={"value": value}))
 

@@ -5,27 +5,46 @@ Stripe's library is loaded at the first need and in a thread: a worker that neve
 
 import asyncio
 import importlib
-from collections.abc import Awaitable, Callable
+import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from billing.accounts import Accounts
 from billing.buyers import Buyers
 from billing.database import Database
 from billing.inbox import Inbox
-from billing.money import display_credits
+from billing.jobs import Step
+from billing.low_balance import LowBalance
+from billing.money import display_credits, parse_credits
+from billing.notices import Notices
 from billing.purchases import Offer, offer
+from billing.recharge import Recharges
+from billing.reconcile import Finding
 from billing.sales import Sales
-from config.keys import StripeKeys, stripe_keys
-from config.settings import Settings
+from config.keys import StripeKeys, notices_secret, stripe_keys
+from config.settings import Secret, Settings
 from proxy.metrics import Metrics
+from proxy.notify import Poster
 
 if TYPE_CHECKING:
     from billing.checkout import Checkout
+    from billing.recharge_worker import RechargeWorker
     from billing.stripe_gateway import StripeGateway
     from billing.stripe_sync import Sync
     from billing.stripe_worker import StripeWorker
+    from billing.sweeper import Sweeper
+
+log = logging.getLogger("tollkeeper.stripe")
 
 INBOX_SECONDS = 0.25
+GAUGE_SECONDS = 2.0
+WATCH_SECONDS = 1.0
+NOTIFY_SECONDS = 1.0
+SWEEP_LOOK_SECONDS = 5.0
+FAILED_SWEEP_SECONDS = 60.0
+CHECK_DAYS = 30
+CHECK_MARK = "three-way check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +55,8 @@ class StripeParts:
     sync: "Sync"
     worker: "StripeWorker"
     checkout: "Checkout"
+    sweeper: "Sweeper"
+    recharger: "RechargeWorker"
 
 
 class MoneyCounter:
@@ -57,11 +78,18 @@ class MoneyCounter:
 class MoneyIn:
     """Purchases of one process. `keys` None: Stripe is not configured, and only the records can be read."""
 
-    def __init__(self, settings: Settings, database: Database, keys: StripeKeys | None, metrics: Metrics) -> None:
-        """Nothing is opened yet."""
-        self.settings, self.keys, self.metrics = settings, keys, metrics
+    def __init__(
+        self, settings: Settings, database: Database, keys: StripeKeys | None, metrics: Metrics, notices_key: Secret | None = None
+    ) -> None:
+        """Nothing is opened yet. `notices_key` None: nobody is told anything."""
+        self.settings, self.keys, self.metrics, self._db = settings, keys, metrics, database
+        self._gauges_at = self._sweep_at = 0.0
         self.sales = Sales(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
         self.buyers, self.inbox = Buyers(database), Inbox(database)
+        self.notices = Notices(database, wanted=notices_key is not None)
+        self.low_balance = LowBalance(database, self.notices, parse_credits(settings.notices.low_balance_credits))
+        self.recharges = Recharges(database, self.notices)
+        self._notices_key, self._poster = notices_key, Poster(settings.notices.url, settings.notices.timeout_seconds)
         self._parts: StripeParts | None = None
         self._loading = asyncio.Lock()
 
@@ -74,7 +102,8 @@ class MoneyIn:
             return self._parts
 
     async def close(self) -> None:
-        """Close connections to Stripe."""
+        """Close connections."""
+        await self._poster.close()
         if self._parts is not None:
             await self._parts.gateway.close()
 
@@ -87,19 +116,69 @@ class MoneyIn:
 
     async def work(self) -> int:
         """One step of the inbox's worker. Raises StoreUnavailable."""
-        return await (await self.parts()).worker.step()
+        finished = await (await self.parts()).worker.step()
+        if time.monotonic() >= self._gauges_at:
+            self._gauges_at = time.monotonic() + GAUGE_SECONDS
+            depth = await self.inbox.depth()
+            self.metrics.inbox_waiting.set(depth.waiting)
+            self.metrics.inbox_lag.set(depth.oldest_ms / 1_000)
+        return finished
 
-    def steps(self) -> list[tuple[Callable[[], Awaitable[int]], float, str]]:
-        """(step, pause in seconds, name) of every job that money in needs."""
-        if self.keys is None:
-            return []
-        return [(self.work, INBOX_SECONDS, "stripe inbox")]
+    async def sweep(self) -> int:
+        """Ask Stripe for what never arrived, every `stripe.sweep_minutes`; once a day, compare all three records."""
+        if time.monotonic() < self._sweep_at:
+            return 0
+        self._sweep_at = time.monotonic() + FAILED_SWEEP_SECONDS  # unless it succeeds
+        sweeper = (await self.parts()).sweeper
+        await sweeper.sweep(livemode=self.settings.stripe.livemode)
+        self._sweep_at = time.monotonic() + self.settings.stripe.sweep_minutes * 60
+        if await sweeper.due_daily(CHECK_MARK):
+            for finding in await self.check():
+                log.error("reconciliation: %s", finding)
+        return 0
+
+    async def check(self, days: int = CHECK_DAYS) -> list[Finding]:
+        """Stripe's record against purchases against the ledger. Raises StoreUnavailable, StripeRefused."""
+        from billing.stripe_check import check_purchases, check_stripe
+
+        findings = await check_purchases(self._db)
+        if self.keys is not None:
+            findings += await check_stripe((await self.parts()).gateway, self._db, days)
+        return findings
+
+    async def recharge(self) -> int:
+        """One step of automatic recharges. Raises StoreUnavailable."""
+        billing = self.settings.billing
+        worker = (await self.parts()).recharger
+        enabled = billing.auto_recharge and billing.purchase_enabled
+        return await worker.step(self.offer, enabled=enabled, livemode=self.settings.stripe.livemode)
+
+    async def notify(self) -> int:
+        """Deliver notices that are due. Raises StoreUnavailable."""
+        if self._notices_key is None:
+            return 0
+        return await self.notices.deliver(self._poster, self._notices_key.reveal(), self.settings.notices.max_attempts)
+
+    def steps(self) -> list[Step]:
+        """Every job that money in needs."""
+        found: list[Step] = []
+        if self._notices_key is not None:
+            found += [(self.low_balance.watch, WATCH_SECONDS, "low balance"), (self.notify, NOTIFY_SECONDS, "notices")]
+        if self.keys is not None:
+            found += [
+                (self.work, INBOX_SECONDS, "stripe inbox"),
+                (self.sweep, SWEEP_LOOK_SECONDS, "stripe sweep"),
+                (self.recharge, WATCH_SECONDS, "automatic recharge"),
+            ]
+        return found
 
     def _make(self) -> StripeParts:
         from billing.checkout import Checkout, CheckoutTerms
+        from billing.recharge_worker import RechargeWorker
         from billing.stripe_gateway import StripeGateway
         from billing.stripe_sync import Sync
         from billing.stripe_worker import StripeWorker
+        from billing.sweeper import Sweeper
 
         if self.keys is None:
             raise RuntimeError("Stripe is not configured")
@@ -115,9 +194,12 @@ class MoneyIn:
             hourly_limit=conf.max_checkouts_per_hour,
         )
         worker = StripeWorker(self.inbox, sync, self.buyers)
-        return StripeParts(gateway, sync, worker, Checkout(self.sales, self.buyers, gateway, sync, terms))
+        sweeper = Sweeper(self._db, gateway, self.inbox, self.sales, sync)
+        checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
+        recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)
+        return StripeParts(gateway, sync, worker, checkout, sweeper, recharger)
 
 
 def money_in(settings: Settings, database: Database, metrics: Metrics) -> MoneyIn:
     """Money in with the keys of the environment. Raises ConfigError."""
-    return MoneyIn(settings, database, stripe_keys(settings), metrics)
+    return MoneyIn(settings, database, stripe_keys(settings), metrics, notices_secret(settings))

@@ -62,7 +62,7 @@ async def open_api(shop: Shop, conf: Settings | None = None, *, secrets: tuple[s
     registry = CollectorRegistry()
     keys = StripeKeys(Secret("sk_test_1"), tuple(Secret(secret) for secret in secrets)) if secrets else None
     money = MoneyIn(conf, shop.books.database, keys, Metrics(registry))
-    money._parts = StripeParts(cast("StripeGateway", shop.stripe), shop.sync, shop.worker, shop.checkout)
+    money._parts = StripeParts(cast("StripeGateway", shop.stripe), shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger)
     routes = CheckoutApi(money, Authenticator(shop.books.accounts, 60), shop.books.accounts).routes()
     transport = httpx.ASGITransport(Starlette(routes=routes))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:

@@ -8,7 +8,10 @@ from sqlalchemy import text
 from billing.buyers import Buyers
 from billing.checkout import Checkout, CheckoutTerms
 from billing.inbox import Inbox
+from billing.notices import Notices
 from billing.purchases import Offer, offer
+from billing.recharge import Recharges
+from billing.recharge_worker import RechargeWorker
 from billing.reconcile import reconcile
 from billing.sales import Purchase, Sales
 from billing.stripe_check import check_purchases, check_stripe
@@ -37,6 +40,9 @@ class Shop:
     worker: StripeWorker
     checkout: Checkout
     sweeper: Sweeper
+    recharges: Recharges
+    recharger: RechargeWorker
+    notices: Notices
     delivered: int = 0
 
     async def buy(self, account: str, what: Offer = PRO, **options: Any) -> Purchase:
@@ -104,4 +110,8 @@ def open_shop(books: Books, stripe: FakeStripe | None = None, *, block_after: in
     sync = Sync(gateway, sales, buyers)
     worker = StripeWorker(inbox, sync, buyers)
     checkout = Checkout(sales, buyers, gateway, sync, terms)
-    return Shop(books, fake, sales, buyers, inbox, sync, worker, checkout, Sweeper(books.database, gateway, inbox, sales, sync))
+    sweeper = Sweeper(books.database, gateway, inbox, sales, sync)
+    notices = Notices(books.database, wanted=True)
+    recharges = Recharges(books.database, notices)
+    recharger = RechargeWorker(recharges, sales, books.accounts, gateway, sync, checkout)
+    return Shop(books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices)

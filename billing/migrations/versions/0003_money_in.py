@@ -100,6 +100,7 @@ def upgrade() -> None:
         sa.Column("customer_id", sa.String(length=255), server_default="", nullable=False),
         sa.Column("session_id", sa.String(length=255), nullable=True),
         sa.Column("payment_intent_id", sa.String(length=255), nullable=True),
+        sa.Column("payment_method_id", sa.String(length=255), server_default="", nullable=False),
         sa.Column("url", sa.Text(), server_default="", nullable=False),
         sa.Column("charge_id", sa.String(length=255), server_default="", nullable=False),
         sa.Column("receipt_url", sa.Text(), server_default="", nullable=False),
