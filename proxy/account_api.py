@@ -63,6 +63,7 @@ class AccountApi:
                 "packages": [
                     self._package(package.code, package.usd, package.bonus_percent) for package in self.services.settings.packages
                 ],
+                "purchasesEnabled": self.services.settings.billing.purchase_enabled,
                 "activeRates": self._rates(key),
                 "recentLedger": [_ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],
                 "recentUsage": [usage_row(row) for row in await self.ledger.usage_of(key.account_id, RECENT)],

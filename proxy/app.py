@@ -32,6 +32,7 @@ from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
 from billing.rates import RateCards
+from billing.statements import Statements
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
@@ -47,6 +48,7 @@ from proxy.object_routes import answer_object, is_object_path
 from proxy.rates import Rates
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
+from proxy.settings_api import SettingsApi
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.transport import UvicornClient
@@ -178,6 +180,7 @@ class Application:
                 Route("/metrics", _metrics_with(registry, metrics)),
                 *api.routes(),
                 *CheckoutApi(money, authenticator, accounts).routes(),
+                *SettingsApi(money, authenticator, Statements(database)).routes(),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )

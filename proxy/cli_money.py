@@ -130,9 +130,8 @@ async def _purchases(context: Context) -> Result:
         )
     lines = []
     for row in data:
-        lines.append(
-            f"{row['createdAt']}  {row['id']}  {row['state']:<10} {row['packageCode']:<10} {row['priceCents'] / 100:>9.2f}  {row['problem']}"
-        )
+        sold = f"{row['priceCents'] / 100:>9.2f}  {row['packageCode']}  {row['problem']}"
+        lines.append(f"{row['createdAt']}  {row['id']}  {row['state']:<10} {sold}")
         lines += [f"    {claim['kind']} {claim['id']} {claim['status']} {claim['amountCents'] / 100:.2f}" for claim in row["claims"]]
     return {"data": data}, "\n".join(lines) or "This account has bought nothing.", 0
 

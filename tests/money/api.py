@@ -13,6 +13,7 @@ from starlette.applications import Starlette
 
 from billing.accounts import KeyRules
 from billing.signatures import sign
+from billing.statements import Statements
 from billing.stripe_gateway import StripeGateway
 from config.keys import StripeKeys
 from config.settings import Package, Secret, Settings
@@ -20,6 +21,7 @@ from proxy.authenticate import Authenticator
 from proxy.checkout_api import CheckoutApi
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn, StripeParts
+from proxy.settings_api import SettingsApi
 from tests.money.shop import Shop
 
 SECRET = "whsec_test"
@@ -63,7 +65,9 @@ async def open_api(shop: Shop, conf: Settings | None = None, *, secrets: tuple[s
     keys = StripeKeys(Secret("sk_test_1"), tuple(Secret(secret) for secret in secrets)) if secrets else None
     money = MoneyIn(conf, shop.books.database, keys, Metrics(registry))
     money._parts = StripeParts(cast("StripeGateway", shop.stripe), shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger)
-    routes = CheckoutApi(money, Authenticator(shop.books.accounts, 60), shop.books.accounts).routes()
+    authenticator = Authenticator(shop.books.accounts, 60)
+    routes = CheckoutApi(money, authenticator, shop.books.accounts).routes()
+    routes += SettingsApi(money, authenticator, Statements(shop.books.database)).routes()
     transport = httpx.ASGITransport(Starlette(routes=routes))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:
         yield Api(client, money, shop, registry)
