@@ -114,6 +114,7 @@ class Billing(Section, frozen=True):
     allow_store: bool = False
     allow_background: bool = False
     allowed_tools: tuple[HostedTool, ...] = ("web_search", "web_search_preview", "image_generation")
+    realtime_max_output_tokens: Positive = 4_096
     max_tool_calls: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
     hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
     top_up_url: str = "/credits"

@@ -9,6 +9,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from billing.accounts import Accounts
+from billing.accounts import Accounts, ApiKey
 from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis import RedisBalances
 from billing.database import Database
@@ -46,9 +47,12 @@ from proxy.models import answer_models
 from proxy.money import money_in
 from proxy.object_routes import answer_object, is_object_path
 from proxy.rates import Rates
+from proxy.realtime import RealtimeSession
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
 from proxy.settings_api import SettingsApi
+from proxy.socket_responses import ResponsesSession
+from proxy.sockets import Session, Socket
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.transport import UvicornClient
@@ -86,7 +90,10 @@ class Application:
             await self._lifespan(receive, send)
             return
         services, side = self._services, self._side
-        if scope["type"] != "http" or services is None or side is None:
+        if services is None or side is None:
+            return
+        if scope["type"] == "websocket":
+            await Socket(services, scope, receive, send).run(partial(_open_session, services, scope))
             return
         path: bytes = scope["raw_path"]
         if path == b"/v1" or path.startswith(b"/v1/"):
@@ -185,6 +192,13 @@ class Application:
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
         self._side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+
+
+def _open_session(services: Services, scope: Any, key: ApiKey, _request_id: str) -> Session:
+    """The session of a WebSocket. Raises Rejection."""
+    if scope["raw_path"] == b"/v1/realtime":
+        return RealtimeSession(services, key, scope["query_string"])
+    return ResponsesSession(services, key)
 
 
 def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisBalances":

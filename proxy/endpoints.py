@@ -68,6 +68,10 @@ class Endpoint(NamedTuple):
         return StreamMeter(hide_usage=not parsed.wants_usage)
 
 
+def _no_body(_body: bytes, _content_type: bytes) -> Parsed:
+    raise Rejection(426, "websocket_required", "Open this as a WebSocket.")
+
+
 METERED: dict[tuple[str, bytes], Endpoint] = {
     ("POST", f"/v1{row.upstream_path}".encode()): row
     for row in (
@@ -162,7 +166,9 @@ OBJECT_ROUTES = {
     ("/input_items", "GET"): "its maker only",
 }
 """Routes under a response's id; they cost nothing and are open to the account that made it."""
-SOCKETS = {b"/v1/responses": "tokens, hosted tool calls", b"/v1/realtime": "text, audio and image tokens"}
+REALTIME = Endpoint("/v1/realtime", "/realtime", "text, audio and image tokens", _no_body, reads(response_report), drains=True)
+SOCKETS = (b"/v1/responses", b"/v1/realtime")
+"""Paths that are also (or only) WebSockets; see sockets.py."""
 
 
 def find_endpoint(method: str, raw_path: bytes) -> Endpoint:

@@ -15,27 +15,23 @@ from functools import partial
 
 from billing.accounts import ApiKey
 from billing.database import now_ms
-from billing.errors import AccountNotFound, StoreUnavailable
-from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
-from billing.money import Millicredits, display_credits
+from billing.errors import StoreUnavailable
+from billing.holds import Settled
+from billing.money import display_credits
 from billing.record import Outcome
 from proxy.bodies import Parsed
 from proxy.endpoints import find_endpoint
+from proxy.holding import Holding
 from proxy.meter import NO_REPORT, Report, StreamMeter, is_plausible, with_cost
 from proxy.passing import Passing
 from proxy.plan import (
     Plan,
     body_to_send,
-    checkpoint_charge,
-    clamped,
-    held_amount,
-    key_limits,
     make_plan,
-    smallest,
     with_counted_input,
 )
-from proxy.records import Facts, orphan_record, pending_record, usage_record
-from proxy.rejections import Rejection, bad_gateway, instead_of, insufficient_credits, invalid, too_many, unavailable
+from proxy.records import pending_record
+from proxy.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
 from proxy.services import ClientSide, Services
 from proxy.settlement import Ending, Shown, decide_ending
 from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError
@@ -45,7 +41,6 @@ SHRINK_FROM = 100_000
 """Millicredits ($0.10): smaller holds are not worth a tokenizer's time."""
 ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
-HOLD_TRIES = 3
 LONGEST_BEGINNING = 65_536
 UNFINISHED = ("queued", "in_progress")
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
@@ -57,16 +52,13 @@ class Exchange:
     """One request on its way. `run()` is the line; everything else is a step of it."""
 
     __slots__ = (
-        "amount",
-        "charged",
         "client",
         "first_byte_ms",
         "headers",
-        "holding", "input_owed",
         "interruption",
         "key",
-        "marked_at",
         "method",
+        "money",
         "outcome",
         "passing",
         "path",
@@ -78,7 +70,7 @@ class Exchange:
         "started",
         "started_ms",
         "status",
-    )  # fmt: skip
+    )
 
     def __init__(
         self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]], query: bytes = b""
@@ -91,13 +83,11 @@ class Exchange:
         self.passing = Passing(self.request_id, services.upstream_key)
         self.interruption = Interruption()
         self.started, self.started_ms = time.monotonic(), now_ms()
-        self.first_byte_ms = self.status = self.charged = 0
+        self.first_byte_ms = self.status = 0
+        self.money = Holding(services, self.prices, self.request_id, self.started_ms)
         self.outcome = ""
-        self.marked_at = 0.0
-        self.holding = False
         self.key: ApiKey | None = None
         self.plan: Plan | None = None
-        self.amount = self.input_owed = Millicredits(0)
 
     async def run(self) -> None:
         """Answer the request. Never raises but for cancellation."""
@@ -114,7 +104,7 @@ class Exchange:
             context = await self._context(parsed, key) if parsed.references else 0
             billing = services.settings.billing
             plan = make_plan(endpoint, parsed, key, self.prices, billing, context)
-            plan = self.plan = await self._hold(plan, key)
+            plan = self.plan = await self.money.hold(plan, key)
             await self._forward(
                 plan, key, body_to_send(plan, services.settings.billing, partial(services.tenants.identifier, key.account_id))
             )
@@ -125,8 +115,7 @@ class Exchange:
             self.client.abort()
         finally:
             services.live.discard(self)
-            if self.holding and self.key is not None:
-                await self._release(self.key)
+            await self.money.release()
             self.account()
 
     def client_left(self) -> None:
@@ -160,81 +149,6 @@ class Exchange:
         if self.services.overloaded:
             raise unavailable(self.services.overloaded, "journal_full", 5_000)
 
-    async def _hold(self, plan: Plan, key: ApiKey) -> Plan:
-        """Hold the worst case by bytes; where money is short count tokens, then clamp. Raises Rejection (402, 429, 503)."""
-        services, billing = self.services, self.services.settings.billing
-        counted, tries = False, 0
-        while True:
-            result = await self._try_hold(plan, key)
-            tries += 1
-            if isinstance(result, Held):
-                self.holding = True
-                return plan
-            if result.source not in ("balance", "in_flight", "key_limit"):
-                raise self._limited(result)
-            budget = result.key_available if result.source == "key_limit" else result.balance - result.held
-            if not counted and plan.endpoint.texts is not None:
-                counted = True
-                texts, framing = plan.endpoint.texts(plan.parsed.source)
-                tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
-                plan = with_counted_input(plan, tokens, self.prices)
-            if tries == HOLD_TRIES:
-                raise self._insufficient(plan, result, budget)
-            if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, billing.min_output_tokens, self.prices)
-                if lower is None:
-                    raise self._insufficient(plan, result, budget)
-                plan = lower
-
-    async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
-        services, billing = self.services, self.services.settings.billing
-        self.amount = held_amount(plan, free=not billing.charging_enabled)
-        bounds, owed = plan.bounds, checkpoint_charge(plan, self.prices, 0)
-        self.input_owed = owed.amount
-        request = HoldRequest(
-            self.request_id,
-            key.account_id,
-            key.key_id,
-            self.amount,
-            bounds.input_tokens + bounds.output_tokens,
-            billing.hold_lease_seconds * 1_000,
-            key_limits(key, services.settings.limits, self.started_ms),
-            orphan_record(self._facts(plan, key), owed, 0),
-        )
-        try:
-            return await services.balances.hold(request)
-        except StoreUnavailable as error:
-            services.metrics.count(services.metrics.store_errors, error.store)
-            raise unavailable(
-                "Your balance cannot be read right now, so nothing was served or charged. Try again shortly.", "store_unavailable"
-            ) from None
-        except AccountNotFound:
-            raise unavailable("Your account cannot be read right now. Try again shortly.", "store_unavailable") from None
-
-    @staticmethod
-    def _limited(result: Refused) -> Rejection:
-        if result.source == "concurrency":
-            return too_many(
-                "Too many requests of this key are in flight. Wait for one to finish.", "concurrency_limit_exceeded", result.retry_after_ms
-            )
-        unit = "requests" if result.source == "requests_per_minute" else "tokens"
-        message = f"Rate limit reached for {unit} per minute of this API key. Try again in {result.retry_after_ms / 1000:.1f}s."
-        return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
-
-    def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        billing, prices = self.services.settings.billing, self.prices
-        needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
-        affordable = None
-        if plan.parsed.choices:
-            affordable = max(0, prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) - plan.parsed.extra_output)
-            affordable //= plan.parsed.choices
-        source = result.source
-        if source != "key_limit":
-            source = "in_flight" if result.balance >= needed else "balance"
-        self.services.metrics.count(self.services.metrics.insufficient, source)
-        retry = 1_000 if source == "in_flight" else None
-        return insufficient_credits(source, needed, result.balance, result.held, affordable, billing.top_up_url, retry)
-
     # -- forward ----------------------------------------------------------------------------------
 
     async def _forward(self, plan: Plan, key: ApiKey, body: bytes) -> None:
@@ -247,40 +161,41 @@ class Exchange:
             headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, self.request_id.encode())
             if not plan.parsed.stream or plan.model.reasoning or plan.endpoint.drains:
                 self.interruption.muted = True
-            answer = await services.upstream.send("POST", plan.endpoint.upstream_path, headers, body, self.interruption, self._mark_sent)
+            path, money = plan.endpoint.upstream_path, self.money
+            answer = await services.upstream.send("POST", path, headers, body, self.interruption, money.mark_sent)
             if answer.head.status != 200:
-                await self._pass_error(answer, key)
+                await self._pass_error(answer)
             elif plan.parsed.stream and not answer.head.get(b"content-type").startswith(b"application/json"):
                 await self._stream(plan, key, answer)
             else:
                 await self._whole(plan, key, answer)
         except UpstreamError as error:
             services.metrics.count(services.metrics.upstream_errors, error.reason)
-            await self._release(key)
+            await self.money.release()
             raise self._upstream_rejection(error) from None
         except Interrupted:
-            await self._end_unanswered(plan, key)
+            await self._end_unanswered(plan)
             raise
         except asyncio.CancelledError:
             self.interruption.fire("shutdown")
-            await self._release(key)
+            await self.money.release()
             raise
         finally:
             if answer is not None:
                 answer.close()
 
-    async def _end_unanswered(self, plan: Plan, key: ApiKey) -> None:
+    async def _end_unanswered(self, plan: Plan) -> None:
         """Nothing had come when the client left: OpenAI bills a prompt that it was sent, so its input is charged, counted."""
-        if not self.marked_at or self.interruption.reason != "client_gone":
-            await self._release(key)
+        if not self.money.marked_at or self.interruption.reason != "client_gone":
+            await self.money.release()
             return
         ending = await decide_ending(self.services, self.prices, plan, NO_REPORT, Shown([], searched=False), "client_gone")
-        await self._settle(plan, key, ending, [])
+        await self._settle(plan, ending, [])
 
-    async def _pass_error(self, answer: Answer, key: ApiKey) -> None:
+    async def _pass_error(self, answer: Answer) -> None:
         """An upstream error costs nothing and passes through, without our account's identity."""
         body = await self._collect(answer, ERROR_BODY_LIMIT)
-        await self._release(key)
+        await self.money.release()
         status = answer.head.status
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
         if not 400 <= status < 600:
@@ -295,7 +210,7 @@ class Exchange:
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
         body = await self._collect(answer, self.services.settings.upstream.max_response_bytes)
-        await self._durable_or_cut()
+        await self.money.durable()
         report, produced, texts = plan.endpoint.read(body)
         if plan.parsed.background and report.status in UNFINISHED:
             await self._go_on_in_background(plan, key, report, answer, body)
@@ -305,11 +220,11 @@ class Exchange:
         sessions = await self.services.tenants.sessions(key.account_id, self.request_id, report.containers)
         shown = Shown(texts, media, insured=not produced, sessions=sessions)
         ending = await decide_ending(self.services, self.prices, plan, report, shown, outcome)
-        settled = await self._settle(plan, key, ending, answer.head.headers)
+        settled = await self._settle(plan, ending, answer.head.headers)
         if plan.keeps:
             await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
         headers, body = self.passing.in_clients_form(plan.parsed.convert, answer.head, body)
-        headers.append((b"x-credits-charged", _credits(self.charged)))
+        headers.append((b"x-credits-charged", _credits(self.money.charged)))
         if settled is not None:
             headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
         self.status = 200
@@ -322,22 +237,21 @@ class Exchange:
         try:
             await services.tenants.note_begun(key.account_id, self.request_id, report.upstream_id)
             await services.tenants.objects.begin_background(
-                report.upstream_id, self.request_id, key.account_id, pending_record(self._facts(plan, key))
+                report.upstream_id, self.request_id, key.account_id, pending_record(self.money.facts(plan))
             )
         except StoreUnavailable:
-            await self._release(key)
+            await self.money.release()
             raise unavailable("Background responses cannot be kept track of right now. Try again shortly.", "store_unavailable") from None
-        services.balances.hand_over(self.request_id, key.account_id)
-        self.holding = False
+        self.money.hand_over()
         self.status, self.outcome = 200, "background"
         self._note_first_byte()
-        headers = [*self.passing.headers(answer.head), (b"x-credits-held", _credits(self.amount))]
+        headers = [*self.passing.headers(answer.head), (b"x-credits-held", _credits(self.money.amount))]
         await self.client.respond(200, headers, self.passing.without_key(body))
 
     async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
         meter = plan.endpoint.meter(plan.parsed)
-        await self._durable_or_cut()
+        await self.money.durable()
         outcome: Outcome = "completed"
         shrinking = self._start_shrinking(plan, key)
         try:
@@ -373,7 +287,7 @@ class Exchange:
         tenants = self.services.tenants
         sessions = await tenants.sessions(key.account_id, self.request_id, report.containers)
         ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
-        await self._settle(plan, key, ending, answer.head.headers)
+        await self._settle(plan, ending, answer.head.headers)
         if plan.keeps:
             await tenants.note_made(key.account_id, self.request_id, report, ending.usage)
         if not self.interruption.reason:
@@ -387,7 +301,7 @@ class Exchange:
         headers = self.passing.headers(answer.head)
         if meter.content_type:
             headers = [(b"content-type", meter.content_type), *(pair for pair in headers if pair[0] != b"content-type")]
-        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.amount))])
+        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.money.amount))])
         client = self.client
         if begun:
             self._note_first_byte()
@@ -400,8 +314,8 @@ class Exchange:
                 if not self.first_byte_ms:
                     self._note_first_byte()
                 client.write_now(self.passing.without_key(passed))
-            if time.monotonic() - self.marked_at >= CHECKPOINT_SECONDS:
-                self._mark_shown(self.plan or plan, key, meter.shown_roughly())
+            if time.monotonic() - self.money.marked_at >= CHECKPOINT_SECONDS:
+                self.money.mark_shown(self.plan or plan, meter.shown_roughly())
             return not meter.done and client.keeps_up
 
         while not meter.done and await answer.pump(pass_on):
@@ -427,7 +341,8 @@ class Exchange:
 
         Bytes over-hold English text about fivefold, which would refuse the account's next requests for no reason.
         """
-        if self.amount < SHRINK_FROM or self.input_owed * 2 < self.amount or plan.input_is_counted or plan.endpoint.texts is None:
+        amount, owed = self.money.amount, self.money.input_owed
+        if amount < SHRINK_FROM or owed * 2 < amount or plan.input_is_counted or plan.endpoint.texts is None:
             return None
         return asyncio.create_task(self._shrink(plan, key))
 
@@ -435,16 +350,16 @@ class Exchange:
         texts, framing = plan.endpoint.texts(plan.parsed.source) if plan.endpoint.texts is not None else ([], 0)
         tokens = framing + await self.services.tokenizer.count(plan.parsed.model, texts)
         counted = with_counted_input(plan, tokens, self.prices)
-        if counted.ceiling.amount < self.amount:
+        if counted.ceiling.amount < self.money.amount:
             self.plan = counted
-            self._mark_shown(counted, key, 0)  # an orphan owes no more than the hold: first the one, then the other
+            self.money.mark_shown(counted, 0)  # an orphan owes no more than the hold: first the one, then the other
             self.services.balances.shrink(self.request_id, key.account_id, counted.ceiling.amount)
 
     async def _finish_stream(self, answer: Answer, meter: StreamMeter, *, cut: bool) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""
         tail = meter.tail
         if meter.usage_event is not None and (b"x-credits-usage", b"1") in self.headers:
-            cost = display_credits(self.charged)
+            cost = display_credits(self.money.charged)
             tail = [with_cost(event, cost) if event is meter.usage_event else event for event in tail]
         rest = meter.rest()
         try:
@@ -508,67 +423,11 @@ class Exchange:
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    # -- settle -----------------------------------------------------------------------------------
-
-    async def _settle(self, plan: Plan, key: ApiKey, ending: Ending, head: list[tuple[bytes, bytes]]) -> Settled | None:
-        """Charge, once. None when the store does not answer now: it has queued the charge and will deliver it."""
-        services = self.services
-        free = not services.settings.billing.charging_enabled
-        due = Millicredits(0) if free else ending.charge.amount
+    async def _settle(self, plan: Plan, ending: Ending, head: list[tuple[bytes, bytes]]) -> Settled | None:
         self.outcome = ending.outcome
-        record = usage_record(self._facts(plan, key), ending, free=free, head=head)
-        used = ending.usage.input_tokens + ending.usage.output_tokens
-        self.charged = due
-        self.holding = False
-        try:
-            settled = await services.balances.settle(self.request_id, key.account_id, due, record, used)
-        except StoreUnavailable as error:
-            services.metrics.count(services.metrics.store_errors, error.store)
-            settled = None
-        if isinstance(settled, Settled):
-            self.charged = settled.charged
-            if settled.loss:
-                services.metrics.count(services.metrics.loss, by=display_credits(settled.loss))
-                services.log.loss(self.request_id, key.account_id, settled.loss)
-        services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
-        return settled if isinstance(settled, Settled) else None
-
-    async def _release(self, key: ApiKey) -> None:
-        self.holding = False
-        try:
-            await self.services.balances.release(self.request_id, key.account_id)
-        except StoreUnavailable as error:
-            self.services.metrics.count(self.services.metrics.store_errors, error.store)
-
-    def _mark_sent(self) -> None:
-        """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
-        self.marked_at = time.monotonic()
-        key = self.key
-        if self.amount and key is not None:
-            self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, self.input_owed, b""))
-
-    def _mark_shown(self, plan: Plan, key: ApiKey, tokens_out: int) -> None:
-        """Note what we would be owed if we died now, with the output that was shown so far."""
-        self.marked_at = time.monotonic()
-        if self.amount:
-            charge = checkpoint_charge(plan, self.prices, tokens_out)
-            record = orphan_record(self._facts(plan, key), charge, tokens_out)
-            self.services.balances.checkpoint(Checkpoint(self.request_id, key.account_id, charge.amount, record))
-
-    def _facts(self, plan: Plan, key: ApiKey) -> Facts:
-        elapsed = round((time.monotonic() - self.started) * 1_000)
-        return Facts(self.request_id, key, plan, self.amount, self.started_ms, self.first_byte_ms, elapsed)
+        return await self.money.settle(plan, ending, head, self.first_byte_ms, round((time.monotonic() - self.started) * 1_000))
 
     # -- answers ----------------------------------------------------------------------------------
-
-    async def _durable_or_cut(self) -> None:
-        """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
-        try:
-            await self.services.balances.durable(self.request_id)
-        except StoreUnavailable:
-            raise unavailable(
-                "Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable"
-            ) from None
 
     def _upstream_rejection(self, error: UpstreamError) -> Rejection:
         if error.reason == "busy":
@@ -632,8 +491,8 @@ class Exchange:
             model=plan.parsed.model[:120] if plan else "",
             status=self.status or 499,
             outcome=self.outcome,
-            charged_millicredits=self.charged,
-            held_millicredits=self.amount,
+            charged_millicredits=self.money.charged,
+            held_millicredits=self.money.amount,
             first_byte_ms=self.first_byte_ms,
             duration_ms=round((time.monotonic() - self.started) * 1_000),
         )

@@ -190,7 +190,7 @@ def defaults_of(limits: Limits) -> tuple[int, int, int]:
 
 def held_amount(plan: Plan, *, free: bool) -> Millicredits:
     """What to hold: the ceiling, or nothing while charging is off."""
-    return Millicredits(0) if free else plan.ceiling.amount
+    return Millicredits(0) if free or plan.endpoint.free else plan.ceiling.amount
 
 
 def _rebound(plan: Plan, prices: PriceBook, tokens_in: int, cap: int) -> Plan:

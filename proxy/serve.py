@@ -74,7 +74,9 @@ def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, wi
     config = uvicorn.Config(
         application,
         http=guarded(limits),
-        ws="none",
+        ws="websockets-sansio",
+        ws_max_size=listen.max_body_bytes,
+        ws_per_message_deflate=False,
         loop="uvloop",
         lifespan="on",
         log_config=None,

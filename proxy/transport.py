@@ -13,6 +13,7 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from proxy.endpoints import SOCKETS
 from proxy.rejections import Rejection, bad_request, too_large, unavailable
 from proxy.upstream import Interrupted, Interruption
 
@@ -113,11 +114,14 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request gives its length twice."
         if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
             return "The only transfer coding accepted here is chunked."
-        if b"upgrade" in names and self.parser.should_upgrade():
-            return "Upgrades (WebSocket, h2c) are not offered here."
+        if b"upgrade" in names and self.parser.should_upgrade() and not self._is_offered_socket():
+            return "Upgrades other than the WebSockets /v1/responses and /v1/realtime are not offered here."
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.header_bytes:
             return "The request head is too large."
         return ""
+
+    def _is_offered_socket(self) -> bool:
+        return self._should_upgrade() and self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
 
     def send_400_response(self, msg: str) -> None:
         """Uvicorn found the request malformed (or `_problem` did, whose words are then in the cause)."""

@@ -255,7 +255,7 @@ TARGETS = {
     "path parameter": (b"POST /v1/chat/completions;x=1 HTTP/1.1\r\n", 404),
     "encoded NUL": (b"POST /v1/chat/completions%00 HTTP/1.1\r\n", 404),
     "encoded line break": (b"POST /v1/chat/completions%0d%0aX-Evil:%201 HTTP/1.1\r\n", 404),
-    "an endpoint of OpenAI that is not offered": (b"POST /v1/files HTTP/1.1\r\n", 404),
+    "an endpoint of OpenAI that is not offered": (b"POST /v1/files HTTP/1.1\r\n", 403),
     "dot segments out of the models": (b"GET /v1/models/../files HTTP/1.1\r\n", 404),
     "encoded slash in a model": (b"GET /v1/models/..%2ffiles HTTP/1.1\r\n", 404),
     "the root": (b"POST / HTTP/1.1\r\n", 404),

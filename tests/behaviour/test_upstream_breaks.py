@@ -260,8 +260,8 @@ def test_a_stream_that_breaks_after_its_usage_is_charged_by_it(customer: Custome
 def test_parts_of_usage_larger_than_the_whole_never_make_it_cheaper_than_free(customer: Customer, always: Always) -> None:
     always(output_tokens=TOKENS, usage_details={"cached_tokens": 999, "cache_write_tokens": 999, "audio_tokens": -7})
     answer = customer.post(customer.body(model="gpt-4o", max_tokens=50))
-    # all 8 are cached at most: 8 x 1.25 + 4 x 10 = 50
-    assert answer.headers["x-credits-charged"] == "0.05"
+    # all 8 are cached at most, and written at most; nothing is plain: 8 x 1.25 + 8 x 3.125 + 4 x 10 = 75
+    assert answer.headers["x-credits-charged"] == "0.075"
 
 
 def test_an_answer_that_is_not_json_passes_and_costs_its_input(customer: Customer, always: Always) -> None:

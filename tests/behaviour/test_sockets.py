@@ -1,0 +1,246 @@
+"""WebSockets through the proxy: the official SDK's own clients, and raw frames; charges against the upstream's record."""
+
+import base64
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import httpx
+import pytest
+from openai import OpenAI
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+
+from tests.behaviour.conftest import PLAIN, Customer, usd_to_charge
+from tests.support.servers import Sandbox, sandbox_says, wait_until
+
+CHAT = "gpt-4.1"
+VOICE = "gpt-realtime-2.1"
+
+
+def opened(customer: Customer, path: str, **named: Any) -> ClientConnection:
+    url = customer.server.v1.replace("http://", "ws://") + path
+    return connect(url, additional_headers=customer.headers, open_timeout=10, **named)
+
+
+def until(socket: ClientConnection, *types: str) -> list[dict[str, Any]]:
+    """Frames up to the first of these types."""
+    found: list[dict[str, Any]] = []
+    while not found or found[-1]["type"] not in types:
+        found.append(json.loads(socket.recv(timeout=15)))
+    return found
+
+
+def create(text: str = "hello", **fields: Any) -> str:
+    return json.dumps({"type": "response.create", "model": CHAT, "input": text, "max_output_tokens": 50, **fields})
+
+
+def rows(customer: Customer, number: int) -> list[dict[str, Any]]:
+    """The newest usage rows, once there are so many."""
+
+    def look() -> list[dict[str, Any]] | None:
+        answer = httpx.get(f"{customer.server.url}/api/billing/usage?limit=20", headers=customer.headers, timeout=10, verify=PLAIN)
+        found: list[dict[str, Any]] = answer.json()["data"]
+        return found if len(found) >= number else None
+
+    listed: list[dict[str, Any]] = wait_until(look, 10, f"{number} rows are booked")
+    return listed
+
+
+@pytest.fixture
+def fresh(served: Callable[..., Any], new_customer: Callable[..., Customer], sandbox: Sandbox) -> Iterator[Customer]:
+    sandbox.clear()
+    yield new_customer(served(), "1000")
+
+
+def test_every_response_on_a_socket_is_charged_by_its_own_usage(fresh: Customer) -> None:
+    usages = []
+    with opened(fresh, "/responses") as socket:
+        for text in ("one", "two, which is longer"):
+            socket.send(create(text))
+            usages.append(until(socket, "response.completed")[-1]["response"]["usage"])
+    expected = [usd_to_charge((usage["input_tokens"], "2"), (usage["output_tokens"], "8")) for usage in usages]
+    assert [int(row["chargedMillicredits"]) for row in reversed(rows(fresh, 2))] == expected
+    wait_until(lambda: fresh.held() == 0, 5, "nothing is held")
+    assert fresh.balance() == 1_000_000 - sum(expected)
+
+
+def test_nothing_is_stored_upstream_and_names_are_the_tenants_own(fresh: Customer, sandbox: Sandbox) -> None:
+    with opened(fresh, "/responses") as socket:
+        socket.send(create(user="alice", stream_id="lane-a"))
+        frames = until(socket, "response.completed")
+    assert {frame["stream_id"] for frame in frames} == {"lane-a"}
+    (sent,) = [row["requestBody"] for row in sandbox.record() if row["method"] == "WS"]
+    assert sent["store"] is False
+    assert sent["user"].startswith("tk_")
+    assert sent["service_tier"] == "default"
+
+
+def test_lanes_run_beside_each_other_and_each_is_charged(fresh: Customer) -> None:
+    with opened(fresh, "/responses") as socket:
+        for lane in ("a", "b", "c"):
+            socket.send(create(stream_id=lane))
+        done = set()
+        while len(done) < 3:
+            frame = until(socket, "response.completed")[-1]
+            done.add(frame["stream_id"])
+    assert len(rows(fresh, 3)) == 3
+
+
+def test_a_response_may_build_on_one_of_the_same_socket_only(
+    fresh: Customer, served: Callable[..., Any], new_customer: Callable[..., Customer]
+) -> None:
+    other = new_customer(served(), "1000")
+    with opened(fresh, "/responses") as socket, opened(other, "/responses") as stranger:
+        socket.send(create())
+        first = until(socket, "response.completed")[-1]["response"]["id"]
+        stranger.send(create(previous_response_id=first))
+        refused = until(stranger, "error")[-1]
+        assert (refused["status"], refused["error"]["code"]) == (404, "previous_response_not_found")
+
+
+def test_when_the_credits_are_gone_the_socket_says_so_and_closes(
+    served: Callable[..., Any], new_customer: Callable[..., Customer], sandbox: Sandbox
+) -> None:
+    poor = new_customer(served(), "1")
+    sandbox.clear()
+    with opened(poor, "/responses") as socket:
+        socket.send(create("x" * 4_000, max_output_tokens=5_000))
+        (event,) = until(socket, "error")
+        assert (event["status"], event["error"]["code"]) == (402, "insufficient_credits")
+        assert event["requiredCredits"] > 1
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=10)
+        assert socket.close_code == 1008
+    assert [row for row in sandbox.record() if row["method"] == "WS"] == []
+    assert poor.balance() == 1_000
+
+
+@pytest.mark.parametrize("event", ["response.steer", "session.update", "whatever"])
+def test_events_that_could_spend_unasked_are_refused_and_the_socket_lives_on(fresh: Customer, event: str) -> None:
+    with opened(fresh, "/responses") as socket:
+        socket.send(json.dumps({"type": event}))
+        assert until(socket, "error")[-1]["error"]["code"] == "unsupported_event"
+        socket.send("not json")
+        assert until(socket, "error")[-1]["error"]["code"] == "invalid_event"
+        socket.send(create())
+        until(socket, "response.completed")
+
+
+def test_a_client_that_leaves_in_the_middle_pays_for_what_it_was_shown(fresh: Customer) -> None:
+    directive = sandbox_says(output_tokens=200, chunk_interval_ms=30)
+    with opened(fresh, "/responses") as socket:
+        socket.send(json.dumps({"type": "response.create", "model": "gpt-4.1", "input": directive, "max_output_tokens": 300}))
+        until(socket, "response.output_text.delta")
+    (row,) = rows(fresh, 1)
+    assert (row["usageSource"], row["outcome"]) == ("counted", "client_gone")
+    assert 0 < row["outputTokens"] < 200
+    wait_until(lambda: fresh.held() == 0, 10, "nothing is held")
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/responses", {"Authorization": "Bearer tk-wrong"}, 401),
+        ("/realtime?model=gpt-4o", None, 404),
+        ("/realtime", None, 400),
+        ("/chat/completions", None, 400),
+        ("/realtime/translations?model=gpt-realtime-translate", None, 400),
+    ],
+)
+def test_a_handshake_that_is_not_offered_is_refused(fresh: Customer, sandbox: Sandbox, path: str, headers: Any, status: int) -> None:
+    sandbox.clear()
+    with pytest.raises(InvalidStatus) as refused:
+        connect(fresh.server.v1.replace("http://", "ws://") + path, additional_headers=headers or fresh.headers, open_timeout=10)
+    assert refused.value.response.status_code == status
+    assert json.loads(refused.value.response.body or b"{}")["error"]["message"]
+    assert sandbox.record() == []
+
+
+@pytest.mark.filterwarnings("ignore:connect\\(\\) must be used as a context manager")  # the SDK's own way with websockets 17
+def test_the_sdk_speaks_to_a_realtime_session_and_every_turn_is_charged(fresh: Customer) -> None:
+    client = OpenAI(base_url=fresh.server.v1, api_key=fresh.api_key, websocket_base_url=fresh.server.v1.replace("http://", "ws://"))
+    usages = []
+    with client.realtime.connect(model=VOICE) as connection:
+        connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
+        for text in ("Hello there.", "And again."):
+            connection.conversation.item.create(item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]})
+            connection.response.create()
+            for event in connection:
+                assert event.type != "error", event
+                if event.type == "response.done":
+                    usages.append(event.response.usage)
+                    break
+    charges = [int(row["chargedMillicredits"]) for row in reversed(rows(fresh, 2))]
+    for usage, charged in zip(usages, charges, strict=True):
+        inside, out = usage.input_token_details, usage.output_token_details
+        cached = inside.cached_tokens or 0
+        # gpt-realtime-2.1: 4 / cached 0.4 / out 24 for text, 32 in and 64 out for audio
+        expected = usd_to_charge(
+            (inside.text_tokens - cached, "4"),
+            (cached, "0.4"),
+            (inside.audio_tokens, "32"),
+            (out.text_tokens, "24"),
+            (out.audio_tokens, "64"),
+        )
+        assert charged == expected
+    wait_until(lambda: fresh.held() == 0, 5, "nothing is held")
+
+
+def test_a_realtime_session_has_an_output_cap_from_the_start_and_hides_our_event(fresh: Customer) -> None:
+    with opened(fresh, f"/realtime?model={VOICE}") as socket:
+        (created,) = until(socket, "session.created")
+        assert created["session"]["model"] == VOICE
+        socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "instructions": "Be brief."}}))
+        (updated,) = until(socket, "session.updated")
+        assert (updated["session"]["max_output_tokens"], updated["session"]["instructions"]) == (4_096, "Be brief.")
+
+
+def test_transcription_inside_a_session_is_charged_at_its_own_model(fresh: Customer) -> None:
+    second = base64.b64encode(b"\0" * 48_000).decode()
+    heard = {"input": {"transcription": {"model": "gpt-4o-transcribe"}, "turn_detection": None}}
+    with opened(fresh, f"/realtime?model={VOICE}") as socket:
+        socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "output_modalities": ["text"], "audio": heard}}))
+        until(socket, "session.updated")
+        socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": second}))
+        socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        said = until(socket, "conversation.item.input_audio_transcription.completed")[-1]["usage"]
+        socket.send(json.dumps({"type": "response.create"}))
+        usage = until(socket, "response.done")[-1]["response"]["usage"]
+    (row,) = rows(fresh, 1)
+    inside, out = usage["input_token_details"], usage["output_token_details"]
+    cached = inside.get("cached_tokens", 0)
+    asr = said["input_token_details"]
+    expected = usd_to_charge(
+        (inside["text_tokens"] - cached, "4"),
+        (cached, "0.4"),
+        (inside["audio_tokens"], "32"),
+        (out["text_tokens"], "24"),
+        (out["audio_tokens"], "64"),
+        # gpt-4o-transcribe: text 2.5, audio 6, out 10
+        (asr["text_tokens"], "2.5"),
+        (asr["audio_tokens"], "6"),
+        (said["output_tokens"], "10"),
+    )
+    assert int(row["chargedMillicredits"]) == expected
+
+
+def test_a_browser_names_its_key_as_a_sub_protocol(fresh: Customer) -> None:
+    url = fresh.server.v1.replace("http://", "ws://") + f"/realtime?model={VOICE}"
+    with connect(url, subprotocols=["realtime", f"openai-insecure-api-key.{fresh.api_key}"], open_timeout=10) as socket:  # type: ignore[list-item]
+        assert socket.subprotocol == "realtime"
+        until(socket, "session.created")
+
+
+def test_a_realtime_session_without_credit_ends_before_anything_is_heard(
+    served: Callable[..., Any], new_customer: Callable[..., Customer], sandbox: Sandbox
+) -> None:
+    poor = new_customer(served(), "1")
+    with opened(poor, f"/realtime?model={VOICE}") as socket:
+        until(socket, "session.created")
+        socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": "AAAA"}))
+        event = until(socket, "error")[-1]
+        assert event["error"]["code"] == "insufficient_credits"
+        with pytest.raises(ConnectionClosed):
+            socket.recv(timeout=10)
+    assert poor.balance() == 1_000
