@@ -201,7 +201,8 @@ async def _asked(call: Awaitable[Any]) -> Any:
     except (stripe.InvalidRequestError, stripe.IdempotencyError) as error:
         if error.http_status == 409:  # the same key is being worked on at this moment
             raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
-        raise StripeRefused(error.code or "invalid_request", _words(error), error.http_status or 400) from None
+        code = "idempotency_error" if isinstance(error, stripe.IdempotencyError) else error.code or "invalid_request"
+        raise StripeRefused(code, _words(error), error.http_status or 400) from None
     except stripe.StripeError as error:
         raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
 
