@@ -62,6 +62,10 @@ class Inbox:
             "state": "pending",
             "next_at": now,
         }
+        async with self._db.read() as connection:  # most repeats cost no write lock
+            known = select(stripe_inbox.c.event_id).where(stripe_inbox.c.event_id == event.id)
+            if (await connection.execute(known)).first() is not None:
+                return False
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(stripe_inbox).values(row).on_conflict_do_nothing().returning(stripe_inbox.c.event_id)
         async with self._db.write() as connection:
