@@ -16,6 +16,7 @@ lint: install-dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/build_prices.py --check
+	$(BIN)/python -m scripts.build_docs --check
 
 bench: install-dev
 	$(BIN)/python -m bench
@@ -31,10 +32,12 @@ install-dev: .venv/installed-dev
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock tests/clients/node/package-lock.json
+.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock requirements/ecosystem.lock tests/clients/node/package-lock.json
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@test -x .venv-openai2/bin/python || $(PYTHON) -m venv .venv-openai2
 	@.venv-openai2/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/openai2.lock
+	@test -x .venv-ecosystem/bin/python || $(PYTHON) -m venv .venv-ecosystem
+	@.venv-ecosystem/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/ecosystem.lock
 	@if command -v npm >/dev/null; then cd tests/clients/node && npm ci --silent --no-audit --no-fund; fi
 	@touch $@
 

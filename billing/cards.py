@@ -64,7 +64,7 @@ class _Card(msgspec.Struct):
     catalogueId: str  # noqa: N815
     effectiveFrom: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]  # noqa: N815
     tools: dict[str, Price]
-    models: dict[Name, _Row]
+    models: dict[Name, Any]
     prices: _Sale | None = None
 
 
@@ -79,7 +79,11 @@ def read_card(text: str) -> dict[str, Any]:
         raise BadRateCard(f"the rate card cannot be read: {error}") from None
     if not CARD_ID.match(card.catalogueId):
         raise BadRateCard("catalogueId must be 1 to 80 letters, digits, dots, dashes or underscores")
-    for name, row in card.models.items():
+    for name, raw in card.models.items():
+        try:
+            row = msgspec.convert(raw, _Row)
+        except msgspec.ValidationError as error:
+            raise BadRateCard(f"models.{name}: {error}") from None
         _check_row(name, row)
     try:
         PriceBook(document, "1", "exact")

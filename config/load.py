@@ -183,6 +183,13 @@ def _check_combinations(settings: Settings, where: str) -> None:
             f"{settings.billing.service_tier!r} is not among billing.allowed_service_tiers",
             "add it there, or choose one that is",
         )
+    if settings.billing.allow_background and not settings.billing.allow_store:
+        raise ConfigError(
+            where,
+            "billing.allow_background",
+            "background responses are kept upstream, which billing.allow_store forbids",
+            "set billing.allow_store = true as well",
+        )
     if not Fraction(settings.billing.markup):
         raise ConfigError(
             where, "billing.markup", "would give everything away", 'use charging_enabled = false with charging_disabled_mode = "free"'

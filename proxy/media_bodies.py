@@ -25,8 +25,10 @@ DECISION_FIELDS = frozenset("input model prompt_cache_key prompt_cache_options q
 
 DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
 SPEECH_MAX_CHARACTERS = 4_096
-SPEECH_TOKENS_PER_CHARACTER = 4
-"""Speech is 20 tokens a second (one per 50 ms) and seldom slower than 10 characters a second: 2; doubled for safety."""
+SPEECH_TOKENS_PER_LETTER = 4
+"""Speech is 20 tokens a second (one per 50 ms) and seldom slower than 10 letters a second: 2; doubled for safety."""
+SPEECH_TOKENS_PER_OTHER_BYTE = 8
+"""Other scripts say more with a character, up to a syllable a byte of UTF-8."""
 SPEECH_EXTRA_TOKENS = 256
 MIN_SPEED_HUNDREDTHS = 25
 SLOWEST_BYTES_PER_SECOND = 500
@@ -168,8 +170,11 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
     if chosen not in AUDIO_FORMATS:
         raise invalid(f"`response_format` must be one of {', '.join(AUDIO_FORMATS)}.", "response_format")
     hundredths = 100 if request.speed is None else max(MIN_SPEED_HUNDREDTHS, min(100, int(request.speed * 100)))
-    spoken = -(-len(request.input) * SPEECH_TOKENS_PER_CHARACTER * 100 // hundredths) + SPEECH_EXTRA_TOKENS
-    text = len(request.input.encode()) + len((request.instructions or "").encode())
+    said = request.input.encode()
+    letters = len(said.decode("ascii", "ignore"))
+    spoken = letters * SPEECH_TOKENS_PER_LETTER + (len(said) - letters) * SPEECH_TOKENS_PER_OTHER_BYTE
+    spoken = -(-spoken * 100 // hundredths) + SPEECH_EXTRA_TOKENS
+    text = len(said) + len((request.instructions or "").encode())
     changes: dict[str, bytes] = {} if by_character or wants_events else {"stream_format": b'"sse"'}
     return Parsed(
         model=request.model,

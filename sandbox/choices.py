@@ -130,8 +130,9 @@ def _natural(context: Context, choice: Choice, tool: dict[str, Any] | None, seed
         given = context.echo
     if choice.kind == "tool" and tool is not None and given is None:
         given = arguments(tool)
-    if given is None and choice.kind == "text" and isinstance(context.schema, dict):
-        given = fitting_json(context.schema)
+    schema = context.schema or _chat_schema(context.body)
+    if given is None and choice.kind == "text" and isinstance(schema, dict):
+        given = fitting_json(schema)
     if given is None and _searches(context):
         given = "See example.com."
     if given is not None:
@@ -168,6 +169,15 @@ def forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
 def arguments(function: dict[str, Any]) -> str:
     """Arguments that fit the function's schema, as compact JSON."""
     return fitting_json(function.get("parameters") or {})
+
+
+def _chat_schema(body: dict[str, Any]) -> Any:
+    """The JSON schema that a chat's `response_format` asks for; None for free text."""
+    form = body.get("response_format")
+    if not isinstance(form, dict) or form.get("type") != "json_schema":
+        return None
+    inside = form.get("json_schema")
+    return inside.get("schema") if isinstance(inside, dict) else None
 
 
 def fitting_json(schema: dict[str, Any]) -> str:

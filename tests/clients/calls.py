@@ -147,7 +147,7 @@ def unknown_model(text: str) -> Any:
     return {
         "chat": failing(lambda: client().chat.completions.create(model="gpt-imaginary", messages=messages(text))),
         "retrieve": failing(lambda: client().models.retrieve("gpt-imaginary")),
-        "endpoint": failing(lambda: client().files.list()),
+        "endpoint": failing(client().files.list),
     }
 
 

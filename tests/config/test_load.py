@@ -114,6 +114,7 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("billing", "service_tier"): "flex",
     ("billing", "allowed_service_tiers"): ["default", "priority"],
     ("billing", "on_disconnect"): "drain",
+    ("billing", "allowed_tools"): ["web_search", "mcp"],
     ("log", "level"): "error",
     ("stripe", "currency"): "eur",
     ("notices", "low_balance_credits"): "500",
@@ -138,7 +139,8 @@ def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, k
     value = other_value(section, key)
     # text stands as it is, everything else as JSON
     raw = value if isinstance(value, str) else json.dumps(value)
-    extra = {"TOLLKEEPER_REDIS__URL": "redis://cache:6379/0"} if key == "workers" else {}
+    needs = {"workers": ("redis", "url", "redis://cache:6379/0"), "allow_background": ("billing", "allow_store", "true")}.get(key)
+    extra = {f"TOLLKEEPER_{needs[0]}__{needs[1]}".upper(): needs[2]} if needs else {}
     before, after = load_settings(SHIPPED, {}), load_settings(SHIPPED, {f"TOLLKEEPER_{section}__{key}".upper(): raw, **extra})
     found = plain(getattr(getattr(after, section), key))
     assert found == value
@@ -146,7 +148,7 @@ def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, k
     assert found != plain(getattr(getattr(before, section), key))
     # and nothing else has changed
     changed = [pair for pair in KEYS if getattr(getattr(before, pair[0]), pair[1]) != getattr(getattr(after, pair[0]), pair[1])]
-    assert set(changed) == {(section, key)} | ({("redis", "url")} if extra else set())
+    assert set(changed) == {(section, key)} | ({needs[:2]} if needs else set())
 
 
 def test_packages_can_be_set_from_the_environment() -> None:

@@ -1,0 +1,124 @@
+"""A rate card becomes active while the server runs; rows keep the rates that applied."""
+
+import copy
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from billing.pricing import load_catalogue
+from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.conftest import Serve
+from tests.support.customers import new_customer
+from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_new_card_applies_within_two_seconds_and_requests_keep_the_card_they_began_with(
+    workers: str, make_tollkeeper: Serve, sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    environment = {"TOLLKEEPER_LISTEN__WORKERS": workers}
+    if workers != "1":
+        redis: RedisServer = request.getfixturevalue("redis_server")
+        environment["TOLLKEEPER_REDIS__URL"] = redis.url
+    server = make_tollkeeper(**environment).start()
+    owner = new_customer(server)
+    customer = Customer(server, owner.account_id, owner.api_key, sandbox)
+    document = copy.deepcopy(load_catalogue())
+    shipped = document["catalogueId"]
+    document |= {"catalogueId": "acme-2027", "prices": {"markup": "2"}}
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps(document))
+    assert server.cli("rates", "import", str(path)) == {"rateCardId": "acme-2027", "new": True, "models": len(document["models"])}
+    changes = server.cli("rates", "diff", "acme-2027")["changes"]
+    assert changes == [{"price": "prices.markup", "before": None, "after": "2"}]
+
+    slow = customer.stream(customer.body({"output_tokens": 100, "chunk_interval_ms": 40}, max_tokens=150))
+    with slow as wire:
+        wire.read_events(1)
+        server.cli("rates", "activate", "acme-2027")
+        activated = time.monotonic()
+        wait_until(lambda: all(at_double(customer) for _ in range(6)), 10, "every worker follows")
+        assert time.monotonic() - activated < 4
+        wire.read_all()
+        begun = wire.request_id
+    record = customer.generation(begun)
+    tokens = (record["inputTokens"], "0.15"), (record["outputTokens"], "0.6")
+    assert int(record["chargedMillicredits"]) == usd_to_charge(*tokens)
+    assert (record["rates"]["rateCardId"], record["rates"]["markup"]) == (shipped, "1")
+    newest = customer.generation(customer.post(customer.body(max_tokens=5)).headers["x-request-id"])
+    assert (newest["rates"]["rateCardId"], newest["rates"]["markup"]) == ("acme-2027", "2")
+    assert server.cli("rates", "show")["active"] == "acme-2027"
+    assert server.cli("reconcile") == {"ok": True, "findings": []}
+
+
+def at_double(customer: Customer) -> bool:
+    answer = customer.post(customer.body({"output_tokens": 10}, max_tokens=20))
+    usage = answer.json()["usage"]
+    once = usd_to_charge((usage["prompt_tokens"], "0.15"), (usage["completion_tokens"], "0.6"))
+    twice = usd_to_charge((usage["prompt_tokens"], "0.3"), (usage["completion_tokens"], "1.2"))
+    charged = round(float(answer.headers["x-credits-charged"]) * 1_000)
+    assert charged in (once, twice)
+    return charged == twice
+
+
+def test_a_bad_card_is_refused_by_the_command(make_tollkeeper: Serve, tmp_path: Path) -> None:
+    server = make_tollkeeper()
+    path = tmp_path / "card.json"
+    path.write_text("{}")
+    done = server.cli("rates", "import", str(path), code=2)
+    assert "the rate card is not complete" in done["error"]
+    assert "no rate card" in server.cli("rates", "activate", "missing", code=1)["error"]
+
+
+def usage_answer(customer: Customer, body: dict[str, object]) -> tuple[dict[str, object], int]:
+    answer = customer.post(body, "/v1/responses")
+    assert answer.status_code == 200, answer.text
+    return answer.json(), round(float(answer.headers["x-credits-charged"]) * 1_000)
+
+
+SPECIAL = [
+    # gpt-6.2-sol 2 / cached 0.1 / write 2.5 / 12 h write 5 / out 10; above 272,000 of input 4 / 0.2 / 5 / 10 / 15
+    ("exactly at the limit", {}, {"input_tokens": 272_000, "output_tokens": 10}, {}, 272_000 * 2 + 100),
+    ("one above", {}, {"input_tokens": 272_001, "output_tokens": 10}, {}, 272_001 * 4 + 150),
+    ("long and cached", {}, {"input_tokens": 300_000, "output_tokens": 0}, {"cached_tokens": 200_000}, 100_000 * 4 + 200_000 // 5),
+    (
+        "written for 12 hours",
+        {"prompt_cache_options": {"ttl": "12h"}},
+        {"input_tokens": 3_000, "output_tokens": 0},
+        {"cache_write_tokens": 2_000, "cache_write_tokens_details": {"ttl_30m_tokens": 500, "ttl_12h_tokens": 1_500}},
+        1_000 * 2 + 500 * 5 // 2 + 1_500 * 5,
+    ),
+]
+
+
+@pytest.mark.parametrize(("name", "fields", "usage", "details", "charge"), SPECIAL, ids=[row[0] for row in SPECIAL])
+def test_long_context_and_cache_writes_cost_what_the_sheet_says(
+    name: str, fields: dict[str, object], usage: dict[str, int], details: dict[str, object], charge: int, customer: Customer
+) -> None:
+    del name
+    said = {**usage, "total_tokens": sum(usage.values()), "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, **details}}
+    body = {"model": "gpt-6.2-sol", "max_output_tokens": 2_000, "input": "x" * 900_000 + sandbox_says(usage=said), **fields}
+    _, charged = usage_answer(customer, body)
+    assert charged == charge
+
+
+@pytest.mark.parametrize(
+    ("asked", "echo", "price_in", "price_out"),
+    [
+        ("flex", "flex", "1", "5"),
+        ("priority", "priority", "4", "20"),
+        ("fast", "priority", "4", "20"),
+        ("priority", "default", "2", "10"),
+        ("default", "default", "2", "10"),
+        ("default", "ultrafast", "6", "30"),
+    ],
+)
+def test_the_echoed_tier_is_what_is_charged(asked: str, echo: str, price_in: str, price_out: str, customer: Customer) -> None:
+    said = "hello " + sandbox_says(service_tier=echo)
+    answer, charged = usage_answer(customer, {"model": "gpt-6.2-sol", "input": said, "service_tier": asked, "max_output_tokens": 100})
+    usage = answer["usage"]
+    assert answer["service_tier"] == echo
+    assert isinstance(usage, dict)
+    assert charged == usd_to_charge((usage["input_tokens"], price_in), (usage["output_tokens"], price_out))
