@@ -242,3 +242,25 @@ async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: S
     await shop.deliver()
     assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"ignored"}
     assert await shop.rows("SELECT * FROM transfers") == []
+
+
+async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
+    from billing.stripe_objects import BalanceTransaction, Charge, Intent
+    from tests.money.fake_stripe import replace
+
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "")
+    intent = shop.stripe.intent_of(purchase.session_id or "")
+    assert isinstance(intent.latest_charge, Charge)
+    fee = intent.latest_charge.balance_transaction
+    assert isinstance(fee, BalanceTransaction)
+    hidden: Intent = replace(intent, latest_charge=replace(intent.latest_charge, balance_transaction=None))
+    shop.stripe.intents_by_id[intent.id] = hidden
+    await shop.deliver()
+    assert await shop.balance(account) == 109_989_000
+    assert await shop.ledger_of("fees") == 0
+    shop.stripe.intents_by_id[intent.id] = intent
+    for _ in range(2):
+        await shop.sync.session(purchase.session_id or "")
+    assert await shop.ledger_of("fees") == -fee.fee * 10_000
