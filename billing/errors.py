@@ -5,6 +5,9 @@ BillingError
 ├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
 ├── AccountNotFound      no such account
 ├── KeyNotFound          no such key
+├── TooManyCheckouts     an account opens payment pages faster than a person buys
+├── NotYet               what this belongs to is not known yet, or others are at it: later
+├── StripeRefused        Stripe understood a call and will not carry it out
 └── InvariantBroken      a money rule would be broken by going on: stop
 """
 
@@ -37,6 +40,23 @@ class AccountNotFound(BillingError):
 
 class KeyNotFound(BillingError):
     """There is no API key of that id."""
+
+
+class TooManyCheckouts(BillingError):
+    """The account's hourly limit of new payment pages is reached (card testing looks like that)."""
+
+
+class NotYet(BillingError):
+    """It cannot be done now and may be later: what it belongs to is not known yet, or others are at it."""
+
+
+class StripeRefused(BillingError):
+    """Stripe will not do this; asking again the same way will not help."""
+
+    def __init__(self, code: str, message: str, status: int) -> None:
+        """`code` and `message` are Stripe's own; `status` is the HTTP status."""
+        super().__init__(f"Stripe refused ({code}): {message}")
+        self.code, self.status = code, status
 
 
 class InvariantBroken(BillingError):

@@ -9,7 +9,7 @@ Killed between any two of these arrows, the step is simply done again.
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from billing.errors import AccountNotFound, StoreUnavailable
@@ -23,6 +23,10 @@ RELAY_SECONDS = 0.2
 REAP_SECONDS = 0.5
 LEASE_MS = 3_000
 BACK_OFF_SECONDS = 0.5
+
+
+Step = tuple[Callable[[], Awaitable[int]], float, str]
+"""(what to do, the pause in seconds when there was nothing to do, its name)."""
 
 
 class Journal(Protocol):
@@ -139,21 +143,23 @@ class Jobs:
         batch: int,
         lead: Callable[[], Awaitable[bool]] | None,
         reap: Callable[[], Awaitable[int]] | None,
+        more: Sequence[Step] = (),
     ) -> None:
-        """`lead` tries to take the lease (None: there is no other process); `reap` resolves orphans."""
+        """`lead` tries to take the lease (None: there is no other process); `reap` resolves orphans; `more` run beside them."""
         self._store, self._ledger, self._batch, self._lead = store, ledger, batch, lead
-        self._flush_seconds, self._reap = flush_seconds, reap
+        self._flush_seconds, self._reap, self._more = flush_seconds, reap, more
         self._leading = lead is None
         self._tasks: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Start every job."""
-        steps: list[tuple[Callable[[], Awaitable[int]], float, str]] = [
+        steps: list[Step] = [
             (self._flush, self._flush_seconds, "flush"),
             (self._relay, RELAY_SECONDS, "outbox relay"),
         ]
         if self._reap is not None:
             steps.append((self._reap_once, REAP_SECONDS, "reaper"))
+        steps += [(self._led(run), pause, name) for run, pause, name in self._more]
         if self._lead is not None:
             steps.append((self._take_lease, LEASE_MS / 3_000, "lease"))
         self._tasks = [asyncio.create_task(repeat(*step), name=step[2]) for step in steps]
@@ -177,6 +183,12 @@ class Jobs:
 
     async def _reap_once(self) -> int:
         return await self._reap() if self._leading and self._reap is not None else 0
+
+    def _led(self, run: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
+        async def step() -> int:
+            return await run() if self._leading else 0
+
+        return step
 
     async def _take_lease(self) -> int:
         self._leading = False if self._lead is None else await self._lead()

@@ -13,6 +13,9 @@ PROMO = "promo"
 PLATFORM_LOSS = "platform_loss"
 COGS = "cogs"
 PAYABLE = "payable:openai"
+TAX = "payable:tax"
+DISPUTES = "disputes"
+FEES = "fees"
 CUSTOMER = "customer:"
 
 
@@ -53,6 +56,26 @@ def grant_posting(account_id: str, amount: int, reference_id: str, created_at: i
     if amount < 0:
         debit, credit = credit, debit
     return Posting(debit, credit, abs(amount), "adjustment", "grant", reference_id, created_at, actor, reason)
+
+
+def purchase_postings(purchase_id: str, account_id: str, paid: int, bonus: int, tax: int, created_at: int) -> list[Posting]:
+    """A paid package: its price in cash and its bonus from promo to the customer; tax is owed on, never credited."""
+    rows = [
+        Posting(CASH, customer(account_id), paid, "purchase", "purchase", purchase_id, created_at),
+        Posting(PROMO, customer(account_id), bonus, "purchase_bonus", "purchase", purchase_id, created_at),
+        Posting(CASH, TAX, tax, "purchase_tax", "purchase", purchase_id, created_at),
+    ]
+    if min(paid, bonus, tax) < 0:
+        raise InvariantBroken(f"purchase {purchase_id} has a negative part")
+    return [row for row in rows if row.amount]
+
+
+def signed(debit: str, credit: str, amount: int, kind: str, reference: tuple[str, str], created_at: int, reason: str = "") -> list[Posting]:
+    """Debit ↔ credit by the sign of `amount`; nothing for 0. `reference` is (type, id)."""
+    if amount < 0:
+        debit, credit = credit, debit
+    row = Posting(debit, credit, abs(amount), kind, *reference, created_at, "stripe", reason)
+    return [row] if amount else []
 
 
 def effect_on(account: str, posting: Posting) -> int:

@@ -120,6 +120,8 @@ class Billing(Section, frozen=True):
     max_tool_calls: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
     hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
     top_up_url: str = "/credits"
+    purchase_enabled: bool = True
+    auto_recharge: bool = False
 
 
 class Limits(Section, frozen=True):
@@ -136,6 +138,36 @@ class Package(Section, frozen=True):
     code: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}$")]
     usd: Decimalish
     bonus_percent: Decimalish = "0"
+
+
+class Stripe(Section, frozen=True):
+    """*restart* — how money comes in. The keys come from STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET, or these files."""
+
+    api_key_file: str = ""
+    webhook_secret_file: str = ""
+    livemode: bool = False
+    currency: Annotated[str, msgspec.Meta(pattern="^[a-z]{3}$")] = "usd"
+    success_url: str = ""
+    cancel_url: str = ""
+    api_base: str = ""
+    timeout_seconds: PositiveSeconds = 10.0
+    automatic_tax: bool = False
+    signature_tolerance_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 300
+    max_webhook_bytes: Positive = 262_144
+    same_checkout_seconds: NotNegative = 600
+    max_checkouts_per_hour: NotNegative = 20
+    block_after_lost_disputes: NotNegative = 0
+    sweep_minutes: Positive = 10
+
+
+class Notices(Section, frozen=True):
+    """*restart* — what the operator's own app is told. Signed with NOTICES_SECRET, or the secret in this file."""
+
+    url: str = ""
+    secret_file: str = ""
+    low_balance_credits: Decimalish = "0"
+    timeout_seconds: PositiveSeconds = 5.0
+    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 12
 
 
 class Log(Section, frozen=True):
@@ -156,6 +188,8 @@ class Settings(Section, frozen=True):
     journal: Journal = Journal()
     billing: Billing = Billing()
     limits: Limits = Limits()
+    stripe: Stripe = Stripe()
+    notices: Notices = Notices()
     log: Log = Log()
     packages: tuple[Package, ...] = ()
 

@@ -63,6 +63,7 @@ class AccountApi:
                 "packages": [
                     self._package(package.code, package.usd, package.bonus_percent) for package in self.services.settings.packages
                 ],
+                "purchasesEnabled": self.services.settings.billing.purchase_enabled,
                 "activeRates": self._rates(key),
                 "recentLedger": [_ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],
                 "recentUsage": [usage_row(row) for row in await self.ledger.usage_of(key.account_id, RECENT)],
@@ -71,7 +72,7 @@ class AccountApi:
 
     async def _ledger(self, request: Request) -> Response:
         key = await self._key(request)
-        limit = _limit(request)
+        limit = page_limit(request)
         cursor = request.query_params.get("cursor")
         before = None if cursor is None else _whole_number(cursor, "cursor")
         rows = await self.ledger.transfers_of(key.account_id, limit + 1, before)
@@ -80,17 +81,17 @@ class AccountApi:
 
     async def _usage(self, request: Request) -> Response:
         key = await self._key(request)
-        limit, query = _limit(request), request.query_params
+        limit, query = page_limit(request), request.query_params
         filters = UsageFilters(
             model=_text(query.get("model"), "model"),
             key_id=_text(query.get("keyId"), "keyId"),
             endpoint=_text(query.get("endpoint"), "endpoint"),
             since_ms=_time(query.get("since"), "since"),
             until_ms=_time(query.get("until"), "until"),
-            before=_usage_cursor(query.get("cursor")),
+            before=page_cursor(query.get("cursor")),
         )
         rows = await self.ledger.usage_of(key.account_id, limit + 1, filters)
-        following = _usage_cursor_of(rows[limit - 1]) if len(rows) > limit else None
+        following = page_cursor_of(rows[limit - 1]["created_at"], rows[limit - 1]["charge_id"]) if len(rows) > limit else None
         return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _generation(self, request: Request) -> Response:
@@ -212,7 +213,8 @@ def iso_time(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _limit(request: Request) -> int:
+def page_limit(request: Request) -> int:
+    """How many rows a page has. Raises Rejection."""
     raw = request.query_params.get("limit")
     limit = DEFAULT_LIMIT if raw is None else _whole_number(raw, "limit")
     if not 1 <= limit <= MAX_LIMIT:
@@ -242,11 +244,13 @@ def _time(raw: str | None, name: str) -> int | None:
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
-def _usage_cursor_of(row: dict[str, Any]) -> str:
-    return base64.urlsafe_b64encode(f"{row['created_at']}:{row['charge_id']}".encode()).decode().rstrip("=")
+def page_cursor_of(created_at: int, row_id: str) -> str:
+    """Where the next page begins: after this row."""
+    return base64.urlsafe_b64encode(f"{created_at}:{row_id}".encode()).decode().rstrip("=")
 
 
-def _usage_cursor(raw: str | None) -> tuple[int, str] | None:
+def page_cursor(raw: str | None) -> tuple[int, str] | None:
+    """The (created_at, id) of the last row seen. Raises Rejection."""
     if raw is None:
         return None
     try:

@@ -7,7 +7,7 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -28,25 +28,29 @@ from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import StoreUnavailable
-from billing.jobs import Jobs, Store
+from billing.jobs import Jobs, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
 from billing.rates import RateCards
+from billing.statements import Statements
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
+from proxy.checkout_api import CheckoutApi
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
+from proxy.money import money_in
 from proxy.object_routes import answer_object, is_object_path
 from proxy.rates import Rates
 from proxy.realtime import RealtimeSession
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
+from proxy.settings_api import SettingsApi
 from proxy.socket_responses import ResponsesSession
 from proxy.sockets import Session, Socket
 from proxy.tenants import Tenants
@@ -164,8 +168,10 @@ class Application:
             metrics,
             request_log,
         )
+        money = money_in(settings, database, metrics)
+        self._stack.push_async_callback(money.close)
         if self._with_jobs:
-            jobs = jobs_of(settings, store, ledger)
+            jobs = jobs_of(settings, store, ledger, money.steps())
             jobs.start()
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
@@ -180,6 +186,8 @@ class Application:
                 Route("/readyz", _readyz_with(health)),
                 Route("/metrics", _metrics_with(registry, metrics)),
                 *api.routes(),
+                *CheckoutApi(money, authenticator, accounts).routes(),
+                *SettingsApi(money, authenticator, Statements(database)).routes(),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
@@ -211,7 +219,7 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator["Emb
         await store.close()
 
 
-def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger) -> Jobs:
+def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, more: Sequence[Step] = ()) -> Jobs:
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
@@ -223,6 +231,7 @@ def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledge
         batch=settings.journal.batch_size,
         lead=lead,
         reap=reap,
+        more=more,
     )
 
 

@@ -30,9 +30,10 @@ from billing.money import MoneyError, display_credits, millicredits, parse_credi
 from billing.periods import PERIODS
 from billing.rates import RateCards
 from billing.reconcile import StoreFigures, reconcile
+from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_rates
+from proxy import cli_books, cli_money, cli_rates
 from proxy.account_api import iso_time, usage_row
 from proxy.checks import check_redis, prepare_database
 from proxy.cli_context import Command, Context, Refusal, Result, actor
@@ -91,6 +92,8 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
 
     configure_logging(settings.log.level)
     key = upstream_key(settings)
+    stripe_keys(settings)  # complain before anything is opened
+    notices_secret(settings)
     if arguments.command == "_child":
         if arguments.role == "jobs":
             return serve.serve_jobs(settings)
@@ -147,6 +150,8 @@ async def _run(arguments: argparse.Namespace, settings: Settings) -> Result:
 
 async def _check_config(context: Context) -> Result:
     upstream_key(context.settings)
+    stripe_keys(context.settings)
+    notices_secret(context.settings)
     if context.settings.redis.url:
         await check_redis(context.settings)
     return {"ok": True}, "The configuration is valid.", 0
@@ -319,6 +324,7 @@ async def _usage(context: Context) -> Result:
 async def _reconcile(context: Context) -> Result:
     async with _store_figures(context) as figures:
         findings = await reconcile(context.database, figures)
+    findings += await cli_money.check(context)
     data = [{"check": f.check, "subject": f.subject, "expected": str(f.expected), "found": str(f.found)} for f in findings]
     text = "\n".join(map(str, findings)) if findings else "Everything agrees."
     return {"ok": not findings, "findings": data}, text, 1 if findings else 0
@@ -490,7 +496,10 @@ def _parser() -> argparse.ArgumentParser:
         listing.add_argument("account")
         listing.add_argument("--limit", type=_not_negative, default=100)
     cli_rates.register(commands, add)
-    add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
+    cli_money.register(commands, add)
+    cli_books.register(commands, add)
+    check = add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
+    check.add_argument("--no-stripe", action="store_true", help="do not ask Stripe for its record")
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")
     add(commands, "drain", _drain, "Flush all that is pending, then report.")
     return parser

@@ -44,6 +44,12 @@ class Metrics:
             "tollkeeper_usage_implausible_total", "Answers whose usage could not be believed and was counted", registry=registry
         )
         self.store_errors = Counter("tollkeeper_store_errors_total", "Calls a store did not answer", ["store"], registry=registry)
+        self.purchased = Counter("billing_credits_purchased_total", "Credits bought and credited", registry=registry)
+        self.taken_back = Counter(
+            "billing_credits_taken_back_total", "Credits taken back by refunds and disputes", ["kind"], registry=registry
+        )
+        self.webhook_events = Counter("stripe_webhook_events_total", "Webhook deliveries taken", ["type"], registry=registry)
+        self.webhook_failures = Counter("stripe_webhook_failures_total", "Webhook deliveries not taken", ["reason"], registry=registry)
         self.first_byte = Histogram(
             "tollkeeper_first_byte_seconds", "Request to first byte of the answer", buckets=SECONDS, registry=registry
         )
@@ -59,6 +65,8 @@ class Metrics:
         self.journal_lag = Gauge(
             "tollkeeper_journal_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax"
         )
+        self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
+        self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
         self.upstream_connections = Gauge(
             "tollkeeper_upstream_connections", "Connections to OpenAI", ["state"], registry=registry, multiprocess_mode="livesum"
         )

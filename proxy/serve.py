@@ -22,11 +22,14 @@ from pathlib import Path
 
 import uvicorn
 import uvloop
+from prometheus_client import CollectorRegistry
 
 from billing.database import Database
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
 from proxy.app import Application, jobs_of, make_store
+from proxy.metrics import Metrics
+from proxy.money import money_in
 from proxy.transport import HttpLimits, guarded
 
 log = logging.getLogger("tollkeeper.serve")
@@ -100,10 +103,12 @@ def serve_jobs(settings: Settings) -> int:
         ledger = Ledger(database)
         store = make_store(settings, ledger)
         await store.open()
-        jobs = jobs_of(settings, store, ledger)
+        money = money_in(settings, database, Metrics(CollectorRegistry()))
+        jobs = jobs_of(settings, store, ledger, money.steps())
         jobs.start()
         await stop.wait()
         await jobs.stop()
+        await money.close()
         await store.close()
         await database.close()
 

@@ -13,7 +13,7 @@ from tests.support.servers import ROOT
 
 PACKAGES = ("proxy", "billing", "config")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-MONEY_CORE = ("money", "usage", "pricing", "posting", "holds")
+MONEY_CORE = ("money", "usage", "pricing", "posting", "holds", "purchases", "claims", "recognition", "signatures")
 FUNCTION_LINES = 70
 FILE_LINES = 650
 MUTABLE = {"list", "dict", "set", "bytearray", "deque", "defaultdict", "OrderedDict", "Counter"}

@@ -116,6 +116,8 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("billing", "on_disconnect"): "drain",
     ("billing", "allowed_tools"): ["web_search", "mcp"],
     ("log", "level"): "error",
+    ("stripe", "currency"): "eur",
+    ("notices", "low_balance_credits"): "500",
 }
 
 

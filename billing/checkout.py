@@ -1,0 +1,87 @@
+"""Opening a payment page: the purchase is in SQL before Stripe is asked, and asking twice opens one page."""
+
+from typing import NamedTuple
+
+from billing.buyers import Buyers
+from billing.errors import NotYet, StripeRefused
+from billing.purchases import Offer
+from billing.sales import Purchase, Sales
+from billing.stripe_gateway import Order, StripeGateway
+from billing.stripe_objects import Session
+from billing.stripe_sync import Sync
+
+ATTEMPTS = 3
+
+
+class CheckoutTerms(NamedTuple):
+    """What every payment page has in common. `reuse_ms`: for how long a second click gets the same page."""
+
+    livemode: bool
+    success_url: str
+    cancel_url: str
+    automatic_tax: bool
+    reuse_ms: int
+    hourly_limit: int
+
+
+class Checkout:
+    """Opens pages. Raises StoreUnavailable, StripeRefused, TooManyCheckouts, AccountNotFound, NotYet."""
+
+    def __init__(self, sales: Sales, buyers: Buyers, gateway: StripeGateway, sync: Sync, terms: CheckoutTerms) -> None:
+        """The parts, and the terms."""
+        self._sales, self._buyers, self._gateway, self._sync, self._terms = sales, buyers, gateway, sync, terms
+
+    async def open(self, account_id: str, name: str, offer: Offer, *, save_method: bool = False) -> Purchase:
+        """A purchase with the URL of a page on which it can be paid now."""
+        terms = self._terms
+        for _ in range(ATTEMPTS):
+            purchase = await self._sales.begin(
+                account_id,
+                offer,
+                livemode=terms.livemode,
+                save_method=save_method,
+                reuse_ms=terms.reuse_ms,
+                hourly_limit=terms.hourly_limit,
+            )
+            if purchase.session_id is None:
+                return await self._ask(purchase, name)
+            session = await self._gateway.session(purchase.session_id)
+            if session is not None and session.status == "open":
+                return purchase
+            # paid or expired a moment ago, and we had not heard: now we have, and the next round begins anew
+            await self._sync.session(purchase.session_id)
+        raise NotYet("the last payment page is still being settled")
+
+    async def customer(self, account_id: str, name: str) -> str:
+        """The account's Stripe customer, made at its first purchase."""
+        buyer = await self._buyers.find(account_id)
+        if buyer is not None:
+            return buyer.customer_id
+        return await self._buyers.remember(account_id, await self._gateway.create_customer(account_id, name))
+
+    async def _ask(self, purchase: Purchase, name: str) -> Purchase:
+        customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
+        await self._sales.addressed(purchase.id, customer_id)
+        try:
+            session = await self._create(purchase, customer_id)
+        except StripeRefused as refused:
+            # the next click begins anew instead of meeting the same refusal
+            await self._sales.ended(purchase.id, "failed", str(refused))
+            raise
+        return await self._sales.opened(purchase.id, session.id, session.url or "")
+
+    async def _create(self, purchase: Purchase, customer_id: str) -> Session:
+        terms = self._terms
+        return await self._gateway.create_session(
+            order_of(purchase, customer_id),
+            success_url=terms.success_url,
+            cancel_url=terms.cancel_url,
+            save_method=purchase.save_method,
+            tax=terms.automatic_tax,
+        )
+
+
+def order_of(purchase: Purchase, customer_id: str) -> Order:
+    """What Stripe is asked for; the same purchase always asks for the same."""
+    credits_text = f"{(purchase.paid_millicredits + purchase.bonus_millicredits) // 1_000:,} credits"
+    return Order(purchase.id, purchase.idempotency_key, customer_id, purchase.currency, purchase.price_cents, credits_text)

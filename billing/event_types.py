@@ -1,0 +1,23 @@
+"""Which Stripe events we handle, and what each is about. Enable exactly these on the webhook endpoint (docs/stripe.md)."""
+
+KINDS = {
+    "checkout.session.completed": "session",
+    "checkout.session.async_payment_succeeded": "session",
+    "checkout.session.async_payment_failed": "session",
+    "checkout.session.expired": "session",
+    "payment_intent.succeeded": "intent",
+    "payment_intent.payment_failed": "intent",
+    "payment_intent.processing": "intent",
+    "payment_intent.canceled": "intent",
+    "refund.created": "refund",
+    "refund.updated": "refund",
+    "refund.failed": "refund",
+    "charge.refund.updated": "refund",
+    "charge.refunded": "charge",
+    "charge.dispute.created": "dispute",
+    "charge.dispute.updated": "dispute",
+    "charge.dispute.closed": "dispute",
+    "charge.dispute.funds_withdrawn": "dispute",
+    "charge.dispute.funds_reinstated": "dispute",
+    "payment_method.detached": "method",
+}

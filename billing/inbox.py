@@ -1,0 +1,149 @@
+"""Stripe's events in SQL: stored before they are acknowledged, handled afterwards, kept for ever."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from billing.database import Database, now_ms
+from billing.errors import BillingError
+from billing.money_tables import stripe_inbox
+from billing.stripe_objects import Event
+
+UNHANDLED = ("pending", "parked")
+
+
+class EventNotFound(BillingError):
+    """No event of that id is in the inbox."""
+
+    def __init__(self, event_id: str) -> None:
+        """`event_id` as asked for."""
+        super().__init__(f"there is no event {event_id!r} in the inbox; `tollkeeper stripe sweep` fetches what never arrived")
+
+
+class Waiting(NamedTuple):
+    """An event that is due. Times in Unix milliseconds."""
+
+    event_id: str
+    type: str
+    object_id: str
+    attempts: int
+    received_at: int
+
+
+class Depth(NamedTuple):
+    """How many events wait, and for how long the oldest has, in milliseconds."""
+
+    waiting: int
+    oldest_ms: int
+
+
+class Inbox:
+    """The inbox. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def store(self, event: Event, payload: bytes, source: str) -> bool:
+        """Keep an event; False when it is there already. Committed when this returns."""
+        now = now_ms()
+        row = {
+            "event_id": event.id,
+            "type": event.type[:120],
+            "object_id": (event.data.object.id if event.data else None) or "",
+            "api_version": (event.api_version or "")[:40],
+            "created": event.created if isinstance(event.created, int) else 0,
+            "source": source,
+            "received_at": now,
+            "payload": payload.decode().replace("\0", ""),
+            "state": "pending",
+            "next_at": now,
+        }
+        async with self._db.read() as connection:  # most repeats cost no write lock
+            known = select(stripe_inbox.c.event_id).where(stripe_inbox.c.event_id == event.id)
+            if (await connection.execute(known)).first() is not None:
+                return False
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        statement = dialect.insert(stripe_inbox).values(row).on_conflict_do_nothing().returning(stripe_inbox.c.event_id)
+        async with self._db.write() as connection:
+            return (await connection.execute(statement)).first() is not None
+
+    async def due(self, limit: int) -> list[Waiting]:
+        """What is to be handled now, longest waiting first."""
+        columns = (
+            stripe_inbox.c.event_id,
+            stripe_inbox.c.type,
+            stripe_inbox.c.object_id,
+            stripe_inbox.c.attempts,
+            stripe_inbox.c.received_at,
+        )
+        query = select(*columns).where(stripe_inbox.c.state.in_(UNHANDLED), stripe_inbox.c.next_at <= now_ms())
+        async with self._db.read() as connection:
+            return [Waiting(*row) for row in await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))]
+
+    async def finish(self, event_ids: Sequence[str], outcome: str, *, ignored: bool = False) -> None:
+        """Note that these are handled."""
+        values = {"state": "ignored" if ignored else "done", "handled_at": now_ms(), "outcome": outcome}
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(stripe_inbox).where(stripe_inbox.c.event_id.in_(event_ids), stripe_inbox.c.state.in_(UNHANDLED)).values(**values)
+            )
+
+    async def park(self, event_ids: Sequence[str], reason: str, again_at: int) -> None:
+        """Try these again later."""
+        values = {"state": "parked", "next_at": again_at, "outcome": reason, "attempts": stripe_inbox.c.attempts + 1}
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(stripe_inbox).where(stripe_inbox.c.event_id.in_(event_ids), stripe_inbox.c.state.in_(UNHANDLED)).values(**values)
+            )
+
+    async def replay(self, event_id: str) -> None:
+        """Handle an event again, whatever became of it. Raises EventNotFound."""
+        async with self._db.write() as connection:
+            changed = await connection.execute(
+                update(stripe_inbox).where(stripe_inbox.c.event_id == event_id).values(state="pending", next_at=now_ms(), attempts=0)
+            )
+            if changed.rowcount != 1:
+                raise EventNotFound(event_id)
+
+    async def get(self, event_id: str) -> dict[str, Any]:
+        """An event as stored. Raises EventNotFound."""
+        async with self._db.read() as connection:
+            query = select(stripe_inbox).where(stripe_inbox.c.event_id == event_id)
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            raise EventNotFound(event_id)
+        return dict(row)
+
+    async def depth(self) -> Depth:
+        """How much waits."""
+        query = select(func.count(), func.min(stripe_inbox.c.received_at)).where(stripe_inbox.c.state.in_(UNHANDLED))
+        async with self._db.read() as connection:
+            number, oldest = (await connection.execute(query)).one()
+        return Depth(number, max(0, now_ms() - oldest) if number else 0)
+
+    async def counts(self) -> list[tuple[str, str, int]]:
+        """(type, state, how many)."""
+        query = select(stripe_inbox.c.type, stripe_inbox.c.state, func.count()).group_by(stripe_inbox.c.type, stripe_inbox.c.state)
+        async with self._db.read() as connection:
+            return [(row[0], row[1], row[2]) for row in await connection.execute(query.order_by(stripe_inbox.c.type, stripe_inbox.c.state))]
+
+    async def listing(self, state: str | None, limit: int) -> list[dict[str, Any]]:
+        """Events as stored, newest first."""
+        query = select(stripe_inbox).order_by(stripe_inbox.c.received_at.desc(), stripe_inbox.c.event_id).limit(limit)
+        if state is not None:
+            query = query.where(stripe_inbox.c.state == state)
+        async with self._db.read() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def read_event(body: bytes) -> Event:
+    """The envelope of a verified body. Raises ValueError when it is none of ours to read (not JSON, no id, no type)."""
+    body.decode()  # what is not UTF-8 can neither be stored nor be Stripe's
+    event = msgspec.json.decode(body, type=Event)
+    if not event.id or not event.type or len(event.id) > 255:
+        raise ValueError("an event without an id or a type")
+    return event

@@ -1,0 +1,96 @@
+"""Carries automatic recharges out: notes crossings, begins payments, asks Stripe, concludes. Each step may be done again."""
+
+import logging
+from collections.abc import Callable
+
+from billing.accounts import Accounts
+from billing.checkout import Checkout, order_of
+from billing.database import now_ms
+from billing.errors import BillingError, StoreUnavailable
+from billing.purchases import Offer
+from billing.recharge import Recharge, Recharges
+from billing.sales import Purchase, Sales
+from billing.stripe_gateway import Declined, StripeGateway
+from billing.stripe_objects import NEEDS_BUYER
+from billing.stripe_sync import Sync
+
+log = logging.getLogger("tollkeeper.recharge")
+
+KEY_KEPT_MS = 23 * 3_600_000
+"""Stripe may forget an idempotency key after a day; from then on the sweeper looks instead of asking again."""
+
+
+class RechargeWorker:
+    """One step does all that is due. Raises StoreUnavailable."""
+
+    def __init__(
+        self, recharges: Recharges, sales: Sales, accounts: Accounts, gateway: StripeGateway, sync: Sync, checkout: Checkout
+    ) -> None:
+        """The parts."""
+        self._recharges, self._sales, self._accounts = recharges, sales, accounts
+        self._gateway, self._sync, self._checkout = gateway, sync, checkout
+
+    async def step(self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool) -> int:
+        """`enabled` False: what is in flight is concluded, nothing new begins."""
+        done = await self._recharges.watch()
+        if enabled:
+            for account_id in await self._recharges.due():
+                row = await self._recharges.get(account_id)
+                if row is not None:
+                    done += await self._recharges.begin(account_id, offer_of(row.package_code), livemode=livemode) is not None
+        now = now_ms()
+        for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
+            if purchase.origin == "auto":
+                await self._pay(purchase)
+        for row, purchase in await self._recharges.concluded():
+            await self._conclude(row, purchase)
+            done += 1
+        return done
+
+    async def _pay(self, purchase: Purchase) -> None:
+        try:
+            answer = await self._gateway.charge_saved_method(order_of(purchase, purchase.customer_id), purchase.payment_method_id)
+        except StoreUnavailable:
+            raise
+        except BillingError as refused:
+            await self._sales.ended(purchase.id, "failed", str(refused))
+            return
+        intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
+        if intent_id:
+            await self._sales.intended(purchase.id, intent_id)
+        if isinstance(answer, Declined):
+            await self._sales.ended(purchase.id, "failed", answer.code)
+            return
+        if answer.status == "requires_action":
+            await self._sales.ended(purchase.id, "failed", NEEDS_BUYER)
+            return
+        await self._sync.intent(answer.id)
+
+    async def _conclude(self, row: Recharge, purchase: Purchase) -> None:
+        if purchase.state == "credited":
+            await self._recharges.credited(row)
+            return
+        code, link = purchase.problem or "failed", ""
+        if code == NEEDS_BUYER:
+            link = await self._link(purchase)
+        log.warning("automatic recharge of %s: %s", row.account_id, code)
+        await self._recharges.failed(row, code, link)
+
+    async def _link(self, purchase: Purchase) -> str:
+        """A page on which the buyer pays the same package themselves; "" when Stripe opens none now."""
+        account = await self._accounts.get(purchase.account_id)
+        offer = Offer(
+            purchase.package_code,
+            purchase.currency,
+            purchase.price_cents,
+            purchase.paid_millicredits,  # type: ignore[arg-type]
+            purchase.bonus_millicredits,  # type: ignore[arg-type]
+        )
+        try:
+            page = await self._checkout.open(purchase.account_id, account["name"], offer, save_method=True)
+        except StoreUnavailable:
+            raise
+        except BillingError as error:
+            log.warning("no page for %s: %s", purchase.account_id, error)
+            return ""
+        return page.url

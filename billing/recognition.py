@@ -1,0 +1,65 @@
+"""Revenue by purchase lot, first in, first out, each at its own cost basis. Pure.
+
+A lot is what one purchase (or grant) put on an account: `granted` millicredits of credits for `paid` millicredits of
+money. Consuming n of them recognises round(paid * n / granted), so bonus credits dilute the lot instead of earning
+revenue nobody paid, and an exhausted lot has recognised exactly what was paid. Everything here is a function of the
+lots and of how much was consumed in all: no state that could drift from the ledger.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from billing.errors import InvariantBroken
+
+
+class Lot(NamedTuple):
+    """Credits of one origin, in millicredits; after refunds, what is left of them."""
+
+    lot_id: str
+    granted: int
+    paid: int
+
+
+class Position(NamedTuple):
+    """An account's books: millicredits of money recognised and still owed, credits left of each kind, and overdrawn."""
+
+    recognised: int
+    deferred: int
+    outstanding: int
+    overdrawn: int
+
+
+def recognised_of(lot: Lot, consumed: int) -> int:
+    """The revenue of `consumed` credits of a lot, by cumulative rounding."""
+    if not 0 <= consumed <= lot.granted or lot.paid < 0:
+        raise InvariantBroken(f"lot {lot.lot_id}: {consumed} consumed of {lot.granted}")
+    return (2 * lot.paid * consumed + lot.granted) // (2 * lot.granted) if lot.granted else 0
+
+
+def position(lots: Iterable[Lot], consumed: int) -> Position:
+    """Where an account stands after consuming so much in all, oldest lot first. What no lot covers is overdrawn."""
+    recognised = deferred = outstanding = 0
+    for lot in lots:
+        mine = min(lot.granted, consumed)
+        consumed -= mine
+        revenue = recognised_of(lot, mine)
+        recognised += revenue
+        deferred += lot.paid - revenue
+        outstanding += lot.granted - mine
+    return Position(recognised, deferred, outstanding, consumed)
+
+
+def shrink(lots: Sequence[Lot], lot_id: str, granted: int, paid: int) -> list[Lot]:
+    """The lots after so much of one was taken back (negative: given again)."""
+    return [lot._replace(granted=lot.granted - granted, paid=lot.paid - paid) if lot.lot_id == lot_id else lot for lot in lots]
+
+
+def withdraw_free(lots: Sequence[Lot], amount: int) -> tuple[list[Lot], int]:
+    """Take an admin's correction out of unpaid lots, newest first; the rest that they do not cover is returned."""
+    found = list(lots)
+    for index in range(len(found) - 1, -1, -1):
+        if found[index].paid == 0 and amount:
+            taken = min(found[index].granted, amount)
+            found[index] = found[index]._replace(granted=found[index].granted - taken)
+            amount -= taken
+    return found, amount

@@ -1,0 +1,214 @@
+"""Buying credits: payment pages, purchases and their receipts, and Stripe's webhook.
+
+The client names a package and nothing else: price, credits and the pages to come back to are ours.
+"""
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from billing.accounts import Accounts
+from billing.errors import NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.event_types import KINDS
+from billing.inbox import read_event
+from billing.money import display_credits
+from billing.sales import Purchase
+from billing.signatures import BadSignature, verify
+from proxy.account_api import answering, iso_time, json_response, page_cursor, page_cursor_of, page_limit
+from proxy.authenticate import Authenticator
+from proxy.money import MoneyIn, StripeParts
+from proxy.rejections import invalid, not_found, too_large, too_many, unavailable
+
+log = logging.getLogger("tollkeeper.stripe")
+
+MAX_JSON_BYTES = 16_384
+OFF = "Purchases are switched off for the moment. Credits you have bought stay yours; try again later."
+
+Body = TypeVar("Body")
+
+
+class CheckoutRequest(msgspec.Struct, rename="camel", frozen=True):
+    """What may be said about a purchase; anything else in the body (an amount, say) is ignored."""
+
+    package_code: str
+    save_payment_method: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CheckoutApi:
+    """The handlers and what they need."""
+
+    money: MoneyIn
+    authenticator: Authenticator
+    accounts: Accounts
+
+    def routes(self) -> list[Route]:
+        """What to mount."""
+        return [
+            Route("/api/billing/checkout", answering(self._checkout), methods=["POST"]),
+            Route("/api/billing/purchases", answering(self._purchases)),
+            Route("/api/billing/purchases/{purchase_id}", answering(self._purchase)),
+            Route("/api/billing/purchases/{purchase_id}/receipt", answering(self._receipt)),
+            Route("/api/billing/portal", answering(self._portal), methods=["POST"]),
+            Route("/webhooks/stripe", answering(self._webhook), methods=["POST"]),
+        ]
+
+    async def _checkout(self, request: Request) -> Response:
+        key = await self.authenticator.authenticate(request.scope["headers"])
+        asked = await json_body(request, CheckoutRequest)
+        if not self.money.settings.billing.purchase_enabled:
+            raise unavailable(OFF, "purchases_disabled", 60_000)
+        offer = self.money.offer(asked.package_code)
+        if offer is None:
+            raise invalid("There is no package of that code; `packages` of GET /api/billing/me lists them.", "packageCode")
+        parts = await self._stripe()
+        account = await self.accounts.get(key.account_id)
+        try:
+            purchase = await parts.checkout.open(key.account_id, account["name"], offer, save_method=asked.save_payment_method)
+        except TooManyCheckouts:
+            raise too_many(
+                "Too many payment pages were opened for this account. Try again in an hour.", "too_many_checkouts", 3_600_000
+            ) from None
+        except StripeRefused as refused:
+            log.error("no payment page for %s: %s", key.account_id, refused)
+            raise unavailable("The payment provider does not open a payment page now. Nothing was charged.", "checkout_failed") from None
+        return json_response({**purchase_row(purchase), "url": purchase.url}, 201)
+
+    async def _purchases(self, request: Request) -> Response:
+        key = await self.authenticator.authenticate(request.scope["headers"])
+        limit = page_limit(request)
+        rows = await self.money.sales.of_account(key.account_id, limit + 1, page_cursor(request.query_params.get("cursor")))
+        following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
+        return json_response({"data": [purchase_row(row) for row in rows[:limit]], "nextCursor": following})
+
+    async def _purchase(self, request: Request) -> Response:
+        """One purchase, by its own id or its session's; where buyers land, so it looks at Stripe when nothing came yet."""
+        purchase = await self._own(request)
+        if purchase.state in ("open", "processing") and purchase.session_id is not None and self.money.keys is not None:
+            try:
+                await (await self._stripe()).sync.session(purchase.session_id)
+            except (NotYet, StoreUnavailable, StripeRefused) as error:
+                log.warning("purchase %s is shown as we knew it: %s", purchase.id, error)
+            purchase = await self._own(request)
+        return json_response(purchase_row(purchase))
+
+    async def _receipt(self, request: Request) -> Response:
+        purchase = await self._own(request)
+        url = purchase.receipt_url
+        if purchase.charge_id and self.money.keys is not None:
+            try:
+                charge = await (await self._stripe()).gateway.charge(purchase.charge_id)
+                url = (charge.receipt_url if charge is not None else None) or url
+            except (StoreUnavailable, StripeRefused) as error:
+                log.warning("the receipt of %s is the one we kept: %s", purchase.id, error)
+        if not url.startswith(("https://", "http://")):
+            raise not_found("There is no receipt for this purchase yet.", "receipt_not_found")
+        return RedirectResponse(url, 303, {"cache-control": "no-store"})
+
+    async def _portal(self, request: Request) -> Response:
+        """Always the caller's own Stripe customer, and always back to our own page: neither comes from the request."""
+        key = await self.authenticator.authenticate(request.scope["headers"])
+        parts = await self._stripe()
+        buyer = await self.money.buyers.find(key.account_id)
+        if buyer is None:
+            raise not_found("This account has not bought anything yet.", "no_customer")
+        try:
+            url = await parts.gateway.portal_url(buyer.customer_id, self.money.settings.stripe.cancel_url)
+        except StripeRefused as refused:
+            log.error("no portal for %s: %s", key.account_id, refused)
+            raise unavailable("The payment provider does not open its page now.", "portal_failed") from None
+        return json_response({"url": url}, 201)
+
+    async def _webhook(self, request: Request) -> Response:
+        """Verified, committed, then 2xx. What we cannot keep is a 5xx, so that Stripe sends it again."""
+        money, conf = self.money, self.money.settings.stripe
+        if money.keys is None:
+            raise unavailable("Stripe is not configured here.", "stripe_not_configured")
+        body = await capped_body(request, conf.max_webhook_bytes)
+        headers = request.headers.getlist("stripe-signature")
+        secrets = [secret.reveal() for secret in money.keys.webhook_secrets]
+        try:
+            verify(body, headers[0] if len(headers) == 1 else "", secrets, int(time.time()), conf.signature_tolerance_seconds)
+        except BadSignature:
+            self._failed("signature")
+            raise invalid("The signature does not verify.", code="bad_signature") from None
+        try:
+            event = read_event(body)
+        except ValueError:
+            self._failed("unreadable")
+            raise invalid("The body is not an event.", code="bad_event") from None
+        if event.livemode != conf.livemode:
+            self._failed("livemode")
+            log.error("event %s (%s) has livemode %s here, where livemode is %s", event.id, event.type, event.livemode, conf.livemode)
+            raise invalid("This endpoint takes events of the other mode.", code="wrong_livemode")
+        try:
+            await money.inbox.store(event, body, "webhook")
+        except StoreUnavailable:
+            self._failed("store")
+            raise
+        # the label comes from our own table: nobody can invent series
+        money.metrics.count(money.metrics.webhook_events, event.type if event.type in KINDS else "other")
+        return json_response({"received": True})
+
+    async def _own(self, request: Request) -> Purchase:
+        """The purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
+        key = await self.authenticator.authenticate(request.scope["headers"])
+        wanted = request.path_params["purchase_id"].replace("\0", "")
+        sales = self.money.sales
+        purchase = await (sales.of_session(wanted) if wanted.startswith("cs_") else sales.get(wanted))
+        if purchase is None or purchase.account_id != key.account_id:
+            raise not_found("There is no such purchase of yours.", "purchase_not_found")
+        return purchase
+
+    async def _stripe(self) -> StripeParts:
+        if self.money.keys is None:
+            raise unavailable("Credits cannot be bought here: no payment provider is configured.", "purchases_unavailable", 60_000)
+        return await self.money.parts()
+
+    def _failed(self, reason: str) -> None:
+        self.money.metrics.count(self.money.metrics.webhook_failures, reason)
+
+
+async def capped_body(request: Request, limit: int) -> bytes:
+    """The raw body. Raises Rejection (413) once it is larger, without reading on."""
+    received = bytearray()
+    async for part in request.stream():
+        received += part
+        if len(received) > limit:
+            raise too_large(limit)
+    return bytes(received)
+
+
+async def json_body(request: Request, kind: type[Body]) -> Body:
+    """The body as JSON of a shape. Raises Rejection (400, 413)."""
+    raw = await capped_body(request, MAX_JSON_BYTES)
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise invalid(f"The body is not the JSON this path takes: {error}", code="invalid_body") from None
+
+
+def purchase_row(purchase: Purchase) -> dict[str, Any]:
+    """A purchase as its buyer sees it."""
+    total = purchase.paid_millicredits + purchase.bonus_millicredits
+    return {
+        "id": purchase.id,
+        "sessionId": purchase.session_id,
+        "origin": purchase.origin,
+        "packageCode": purchase.package_code,
+        "state": purchase.state,
+        "currency": purchase.currency,
+        "priceCents": purchase.price_cents,
+        "taxCents": purchase.tax_cents,
+        "millicredits": str(total),
+        "credits": display_credits(total),
+        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.charge_id else None,
+        "createdAt": iso_time(purchase.created_at),
+        "creditedAt": iso_time(purchase.credited_at) if purchase.credited_at else None,
+    }

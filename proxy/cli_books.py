@@ -1,0 +1,103 @@
+"""`tollkeeper books` and `tollkeeper notices`: what an accountant and an operator ask for."""
+
+import argparse
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from billing.books import Books
+from billing.notices import Notices
+from config.load import ConfigError
+from proxy.account_api import iso_time
+from proxy.cli_context import Add, Context, Result
+from proxy.statement_files import exact_usd, rows_csv
+
+MOST_DAYS = 3_700
+
+
+def register(commands: Any, add: Add) -> None:
+    """Add the groups to the parser."""
+    books = commands.add_parser("books", help="Journal, liability and margin by day (UTC).").add_subparsers(dest="verb", required=True)
+    for name, run, text in (
+        ("journal", _journal, "Dr/Cr per day as CSV; every day sums to zero."),
+        ("days", _days, "Purchases, deductions, revenue, costs, margin and liability by day."),
+    ):
+        export = add(books, name, run, text)
+        export.add_argument("--from", dest="first", type=_date, help="YYYY-MM-DD; default: 30 days ago")
+        export.add_argument("--to", dest="last", type=_date, help="YYYY-MM-DD; default: today")
+        export.add_argument("--output", type=Path, help="write the CSV there instead of printing it")
+    told = add(commands, "notices", _notices, "What the operator's app was told; exit 1 while some are dead.")
+    told.add_argument("--state", choices=["pending", "sent", "dead"])
+    told.add_argument("--limit", type=int, default=50)
+    told.add_argument("--revive", metavar="ID", help="deliver this one again")
+
+
+async def _journal(context: Context) -> Result:
+    first, last = _span(context.arguments)
+    lines = await Books(context.database).journal(first, last)
+    rows = [(line.day, line.account, exact_usd(line.debit), exact_usd(line.credit)) for line in lines]
+    table = rows_csv(("day", "account", "debitUsd", "creditUsd"), rows)
+    data = [
+        {"day": line.day, "account": line.account, "debitMillicredits": str(line.debit), "creditMillicredits": str(line.credit)}
+        for line in lines
+    ]
+    return {"data": data}, _written(context.arguments, table), 0
+
+
+async def _days(context: Context) -> Result:
+    first, last = _span(context.arguments)
+    data = []
+    for day in await Books(context.database).days(first, last):
+        figures = {f"{name}Millicredits": str(getattr(day, name)) for name in ("purchased", "deducted", "recognised", "cogs", "fees")}
+        figures |= {"marginMillicredits": str(day.margin), "profitMillicredits": str(day.profit)}
+        figures |= {"lossMillicredits": str(day.platform_loss), "liabilityMillicredits": str(day.liability)}
+        figures |= {"overdrawnMillicredits": str(day.overdrawn), "deferredMillicredits": str(day.deferred)}
+        data.append({"day": day.day, **figures})
+    head = [name.removesuffix("Millicredits") for name in data[0]] if data else ["day"]
+    rows = [[row["day"], *(exact_usd(int(value)) for name, value in row.items() if name != "day")] for row in data]
+    return {"data": data}, _written(context.arguments, rows_csv([head[0], *(f"{name}Usd" for name in head[1:])], rows)), 0
+
+
+async def _notices(context: Context) -> Result:
+    notices, given = Notices(context.database, wanted=False), context.arguments
+    if given.revive:
+        await notices.revive(given.revive)
+    rows = await notices.listing(given.state, given.limit)
+    dead = await notices.listing("dead", 1)
+    data = [
+        {
+            "id": row["id"],
+            "accountId": row["account_id"],
+            "kind": row["kind"],
+            "state": row["state"],
+            "attempts": row["attempts"],
+            "lastError": row["last_error"],
+            "createdAt": iso_time(row["created_at"]),
+            "sentAt": iso_time(row["sent_at"]) if row["sent_at"] else None,
+        }
+        for row in rows
+    ]
+    lines = [f"{row['createdAt']}  {row['state']:<8} {row['attempts']:>3}  {row['id']}  {row['lastError']}" for row in data]
+    return {"data": data}, "\n".join(lines) or "There are no notices.", 1 if dead else 0
+
+
+def _span(given: argparse.Namespace) -> tuple[date, date]:
+    last = given.last or datetime.now(UTC).date()
+    first = given.first or last - timedelta(days=30)
+    if not 0 <= (last - first).days <= MOST_DAYS:
+        raise ConfigError("command line", "--from", f"is not 0 to {MOST_DAYS} days before --to", "name an earlier day")
+    return first, last
+
+
+def _written(given: argparse.Namespace, table: str) -> str:
+    if given.output is None:
+        return table.rstrip("\r\n")
+    given.output.write_text(table, encoding="utf-8", newline="")
+    return f"Wrote {given.output}."
+
+
+def _date(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a day such as 2026-11-23") from None

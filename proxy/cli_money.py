@@ -1,0 +1,148 @@
+"""`tollkeeper stripe`: the inbox, sweeps, replays, purchases; and what `reconcile` asks of money in."""
+
+import argparse
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from billing.event_types import KINDS
+from billing.inbox import Inbox
+from billing.reconcile import Finding
+from billing.sales import Sales
+from proxy.account_api import iso_time
+from proxy.checkout_api import purchase_row
+from proxy.cli_context import Add, Context, Refusal, Result
+from proxy.metrics import Metrics
+from proxy.money import MoneyIn, money_in
+
+MOST_DAYS = 30
+
+
+def register(commands: Any, add: Add) -> None:
+    """Add the group to the parser."""
+    stripe = commands.add_parser("stripe", help="Stripe's events, sweeps, purchases.").add_subparsers(dest="verb", required=True)
+    sweep = add(stripe, "sweep", _sweep, "Ask Stripe for what never arrived; exit 1 when something cannot be settled.")
+    sweep.add_argument("--days", type=_days, default=MOST_DAYS, help="how far back (Stripe keeps events for 30 days)")
+    inbox = add(stripe, "inbox", _inbox, "Events by type and state; exit 1 when one has waited for 5 minutes.")
+    inbox.add_argument("--state", choices=["pending", "parked", "done", "ignored"], help="list the events in this state")
+    inbox.add_argument("--limit", type=_limit, default=50)
+    replay = add(stripe, "replay", _replay, "Handle a stored event again. Safe: nothing is booked twice.")
+    replay.add_argument("event")
+    purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
+    purchases.add_argument("account")
+    purchases.add_argument("--limit", type=_limit, default=50)
+
+
+async def check(context: Context) -> list[Finding]:
+    """Purchases against the ledger and, where Stripe is configured, against Stripe's own record."""
+    async with _money(context) as money:
+        if context.arguments.no_stripe:
+            money.keys = None
+        return await money.check()
+
+
+@contextlib.asynccontextmanager
+async def _money(context: Context) -> AsyncIterator[MoneyIn]:
+    money = money_in(context.settings, context.database, Metrics(CollectorRegistry()))
+    try:
+        yield money
+    finally:
+        await money.close()
+
+
+@contextlib.asynccontextmanager
+async def _configured(context: Context) -> AsyncIterator[MoneyIn]:
+    async with _money(context) as money:
+        if money.keys is None:
+            raise Refusal("Stripe is not configured: set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET")
+        yield money
+
+
+async def _sweep(context: Context) -> Result:
+    async with _configured(context) as money:
+        parts = await money.parts()
+        swept = await parts.sweeper.sweep(context.arguments.days, livemode=context.settings.stripe.livemode)
+        handled = 0
+        while finished := await money.work():  # what was missed is handled here and now
+            handled += finished
+    result = {
+        "eventsSeen": swept.events,
+        "eventsMissed": swept.missed_events,
+        "eventsHandled": handled,
+        "objectsSynced": swept.objects,
+        "fixed": list(swept.fixed),
+        "problems": list(swept.problems),
+    }
+    lines = [f"{swept.events} events at Stripe, {swept.missed_events} had not reached us; {len(swept.fixed)} objects put right."]
+    lines += [f"fixed: {line}" for line in swept.fixed] + [f"PROBLEM: {line}" for line in swept.problems]
+    return result, "\n".join(lines), 1 if swept.problems else 0
+
+
+async def _inbox(context: Context) -> Result:
+    inbox, given = Inbox(context.database), context.arguments
+    depth = await inbox.depth()
+    counts = [{"type": kind, "state": state, "count": number, "handled": kind in KINDS} for kind, state, number in await inbox.counts()]
+    rows = await inbox.listing(given.state, given.limit) if given.state else []
+    data = [
+        {
+            "eventId": row["event_id"],
+            "type": row["type"],
+            "objectId": row["object_id"],
+            "state": row["state"],
+            "attempts": row["attempts"],
+            "apiVersion": row["api_version"],
+            "source": row["source"],
+            "receivedAt": iso_time(row["received_at"]),
+            "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
+            "outcome": row["outcome"],
+        }
+        for row in rows
+    ]
+    result = {"waiting": depth.waiting, "oldestSeconds": depth.oldest_ms // 1_000, "counts": counts, "data": data}
+    lines = [f"{depth.waiting} events wait, the oldest for {depth.oldest_ms // 1_000} s."]
+    lines += [f"{row['count']:>8}  {row['state']:<8} {row['type']}" for row in counts]
+    lines += [f"{row['receivedAt']}  {row['eventId']}  {row['type']}  {row['outcome']}" for row in data]
+    return result, "\n".join(lines), 1 if depth.oldest_ms > 300_000 else 0
+
+
+async def _replay(context: Context) -> Result:
+    async with _configured(context) as money:
+        await money.inbox.replay(context.arguments.event)
+        await money.work()
+        row = await money.inbox.get(context.arguments.event)
+    result = {"eventId": row["event_id"], "state": row["state"], "outcome": row["outcome"]}
+    return result, f"{row['event_id']}: {row['state']}: {row['outcome']}", 0 if row["state"] in ("done", "ignored") else 1
+
+
+async def _purchases(context: Context) -> Result:
+    sales, given = Sales(context.database), context.arguments
+    await context.accounts.get(given.account)
+    data: list[dict[str, Any]] = []
+    for purchase in await sales.of_account(given.account, given.limit):
+        claims = [
+            {"id": claim["id"], "kind": claim["kind"], "status": claim["status"], "amountCents": claim["amount_cents"]}
+            for claim in await sales.claims_of(purchase.id)
+        ]
+        data.append(
+            {**purchase_row(purchase), "problem": purchase.problem, "paymentIntentId": purchase.payment_intent_id, "claims": claims}
+        )
+    lines = []
+    for row in data:
+        sold = f"{row['priceCents'] / 100:>9.2f}  {row['packageCode']}  {row['problem']}"
+        lines.append(f"{row['createdAt']}  {row['id']}  {row['state']:<10} {sold}")
+        lines += [f"    {claim['kind']} {claim['id']} {claim['status']} {claim['amountCents'] / 100:.2f}" for claim in row["claims"]]
+    return {"data": data}, "\n".join(lines) or "This account has bought nothing.", 0
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of days from 1 to {MOST_DAYS}")
+    return int(text)
+
+
+def _limit(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or len(text) > 6:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
+    return int(text)

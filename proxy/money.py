@@ -1,0 +1,205 @@
+"""Money in, put together: what the side API needs at once, and what speaks to Stripe once somebody asks for it.
+
+Stripe's library is loaded at the first need and in a thread: a worker that never opens a payment page does without it.
+"""
+
+import asyncio
+import importlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from billing.accounts import Accounts
+from billing.buyers import Buyers
+from billing.database import Database
+from billing.inbox import Inbox
+from billing.jobs import Step
+from billing.low_balance import LowBalance
+from billing.money import display_credits, parse_credits
+from billing.notices import Notices
+from billing.purchases import Offer, offer
+from billing.recharge import Recharges
+from billing.reconcile import Finding
+from billing.sales import Sales
+from config.keys import StripeKeys, notices_secret, stripe_keys
+from config.settings import Secret, Settings
+from proxy.metrics import Metrics
+from proxy.notify import Poster
+
+if TYPE_CHECKING:
+    from billing.checkout import Checkout
+    from billing.recharge_worker import RechargeWorker
+    from billing.stripe_gateway import StripeGateway
+    from billing.stripe_sync import Sync
+    from billing.stripe_worker import StripeWorker
+    from billing.sweeper import Sweeper
+
+log = logging.getLogger("tollkeeper.stripe")
+
+INBOX_SECONDS = 0.25
+GAUGE_SECONDS = 2.0
+WATCH_SECONDS = 1.0
+NOTIFY_SECONDS = 1.0
+SWEEP_LOOK_SECONDS = 5.0
+FAILED_SWEEP_SECONDS = 60.0
+CHECK_DAYS = 30
+CHECK_MARK = "three-way check"
+
+
+@dataclass(frozen=True, slots=True)
+class StripeParts:
+    """What speaks to Stripe."""
+
+    gateway: "StripeGateway"
+    sync: "Sync"
+    worker: "StripeWorker"
+    checkout: "Checkout"
+    sweeper: "Sweeper"
+    recharger: "RechargeWorker"
+
+
+class MoneyCounter:
+    """Counts what money did."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        """`metrics` of this process."""
+        self._metrics = metrics
+
+    def moved(self, kind: str, millicredits: int) -> None:
+        """`kind` is purchase, refund or dispute; a refund's or dispute's amount is negative when credits came back."""
+        series = self._metrics.purchased if kind == "purchase" else self._metrics.taken_back
+        labels = () if kind == "purchase" else (kind,)
+        if millicredits > 0:
+            self._metrics.count(series, *labels, by=display_credits(millicredits))
+        self._metrics.publish()
+
+
+class MoneyIn:
+    """Purchases of one process. `keys` None: Stripe is not configured, and only the records can be read."""
+
+    def __init__(
+        self, settings: Settings, database: Database, keys: StripeKeys | None, metrics: Metrics, notices_key: Secret | None = None
+    ) -> None:
+        """Nothing is opened yet. `notices_key` None: nobody is told anything."""
+        self.settings, self.keys, self.metrics, self._db = settings, keys, metrics, database
+        self._gauges_at = self._sweep_at = 0.0
+        self.sales = Sales(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
+        self.buyers, self.inbox = Buyers(database), Inbox(database)
+        self.notices = Notices(database, wanted=notices_key is not None)
+        self.low_balance = LowBalance(database, self.notices, parse_credits(settings.notices.low_balance_credits))
+        self.recharges = Recharges(database, self.notices)
+        self._notices_key, self._poster = notices_key, Poster(settings.notices.url, settings.notices.timeout_seconds)
+        self._parts: StripeParts | None = None
+        self._loading = asyncio.Lock()
+
+    async def parts(self) -> StripeParts:
+        """What speaks to Stripe, made at the first call. Raises RuntimeError when Stripe is not configured."""
+        async with self._loading:
+            if self._parts is None:
+                await asyncio.to_thread(importlib.import_module, "billing.stripe_gateway")
+                self._parts = self._make()
+            return self._parts
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._poster.close()
+        if self._parts is not None:
+            await self._parts.gateway.close()
+
+    def offer(self, code: str) -> Offer | None:
+        """The package of that code, as it is sold now."""
+        for package in self.settings.packages:
+            if package.code == code:
+                return offer(package.code, package.usd, package.bonus_percent, self.settings.stripe.currency)
+        return None
+
+    async def work(self) -> int:
+        """One step of the inbox's worker. Raises StoreUnavailable."""
+        finished = await (await self.parts()).worker.step()
+        if time.monotonic() >= self._gauges_at:
+            self._gauges_at = time.monotonic() + GAUGE_SECONDS
+            depth = await self.inbox.depth()
+            self.metrics.inbox_waiting.set(depth.waiting)
+            self.metrics.inbox_lag.set(depth.oldest_ms / 1_000)
+        return finished
+
+    async def sweep(self) -> int:
+        """Ask Stripe for what never arrived, every `stripe.sweep_minutes`; once a day, compare all three records."""
+        if time.monotonic() < self._sweep_at:
+            return 0
+        self._sweep_at = time.monotonic() + FAILED_SWEEP_SECONDS  # unless it succeeds
+        sweeper = (await self.parts()).sweeper
+        await sweeper.sweep(livemode=self.settings.stripe.livemode)
+        self._sweep_at = time.monotonic() + self.settings.stripe.sweep_minutes * 60
+        if await sweeper.due_daily(CHECK_MARK):
+            for finding in await self.check():
+                log.error("reconciliation: %s", finding)
+        return 0
+
+    async def check(self, days: int = CHECK_DAYS) -> list[Finding]:
+        """Stripe's record against purchases against the ledger. Raises StoreUnavailable, StripeRefused."""
+        from billing.stripe_check import check_purchases, check_stripe
+
+        findings = await check_purchases(self._db)
+        if self.keys is not None:
+            findings += await check_stripe((await self.parts()).gateway, self._db, days)
+        return findings
+
+    async def recharge(self) -> int:
+        """One step of automatic recharges. Raises StoreUnavailable."""
+        billing = self.settings.billing
+        worker = (await self.parts()).recharger
+        enabled = billing.auto_recharge and billing.purchase_enabled
+        return await worker.step(self.offer, enabled=enabled, livemode=self.settings.stripe.livemode)
+
+    async def notify(self) -> int:
+        """Deliver notices that are due. Raises StoreUnavailable."""
+        if self._notices_key is None:
+            return 0
+        return await self.notices.deliver(self._poster, self._notices_key.reveal(), self.settings.notices.max_attempts)
+
+    def steps(self) -> list[Step]:
+        """Every job that money in needs."""
+        found: list[Step] = []
+        if self._notices_key is not None:
+            found += [(self.low_balance.watch, WATCH_SECONDS, "low balance"), (self.notify, NOTIFY_SECONDS, "notices")]
+        if self.keys is not None:
+            found += [
+                (self.work, INBOX_SECONDS, "stripe inbox"),
+                (self.sweep, SWEEP_LOOK_SECONDS, "stripe sweep"),
+                (self.recharge, WATCH_SECONDS, "automatic recharge"),
+            ]
+        return found
+
+    def _make(self) -> StripeParts:
+        from billing.checkout import Checkout, CheckoutTerms
+        from billing.recharge_worker import RechargeWorker
+        from billing.stripe_gateway import StripeGateway
+        from billing.stripe_sync import Sync
+        from billing.stripe_worker import StripeWorker
+        from billing.sweeper import Sweeper
+
+        if self.keys is None:
+            raise RuntimeError("Stripe is not configured")
+        conf = self.settings.stripe
+        gateway = StripeGateway(self.keys.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds)
+        sync = Sync(gateway, self.sales, self.buyers, MoneyCounter(self.metrics))
+        terms = CheckoutTerms(
+            livemode=conf.livemode,
+            success_url=conf.success_url,
+            cancel_url=conf.cancel_url,
+            automatic_tax=conf.automatic_tax,
+            reuse_ms=conf.same_checkout_seconds * 1_000,
+            hourly_limit=conf.max_checkouts_per_hour,
+        )
+        worker = StripeWorker(self.inbox, sync, self.buyers)
+        sweeper = Sweeper(self._db, gateway, self.inbox, self.sales, sync)
+        checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
+        recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)
+        return StripeParts(gateway, sync, worker, checkout, sweeper, recharger)
+
+
+def money_in(settings: Settings, database: Database, metrics: Metrics) -> MoneyIn:
+    """Money in with the keys of the environment. Raises ConfigError."""
+    return MoneyIn(settings, database, stripe_keys(settings), metrics, notices_secret(settings))

@@ -1,0 +1,266 @@
+"""Buying, refunding, disputing, in every order: SQL on both databases, FakeStripe on the other side."""
+
+import asyncio
+
+import pytest
+
+from billing.errors import NotYet, StoreUnavailable, TooManyCheckouts
+from billing.jobs import relay_once
+from billing.sales import Receipt, Stale
+from billing.stripe_objects import payment_of_session
+from tests.money.shop import STARTER, TERMS, Shop, open_shop
+
+
+async def test_a_purchase_is_credited_once_and_live_in_the_balance_store(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    assert purchase.state == "credited"
+    assert await shop.balance(account) == 109_989_000
+    await relay_once(shop.books.store, shop.books.ledger)
+    assert (await shop.books.store.read(account)).balance == 109_989_000
+    rows = await shop.rows("SELECT debit_account, credit_account, amount_millicredits, kind, reference_id FROM transfers ORDER BY id")
+    fee = 30 + 9_999 * 29 // 1_000
+    assert rows == [
+        ("cash", f"customer:{account}", 99_990_000, "purchase", purchase.id),
+        ("promo", f"customer:{account}", 9_999_000, "purchase_bonus", purchase.id),
+        ("fees", "cash", fee * 10_000, "stripe_fee", rows[2][4]),
+    ]
+    assert purchase.receipt_url.startswith("https://")
+    assert await shop.findings() == []
+
+
+async def test_the_row_is_committed_before_stripe_is_asked_and_the_key_is_ours(shop: Shop) -> None:
+    account = await shop.books.account()
+    shop.stripe.down = True
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    ((state, session, key),) = await shop.rows("SELECT state, session_id, idempotency_key FROM purchases")
+    assert (state, session) == ("created", None)
+    shop.stripe.down = False
+    purchase = await shop.buy(account)
+    assert purchase.state == "open"
+    assert [order.key for order in shop.stripe.orders] == [key]
+    assert len(shop.stripe.sessions_by_id) == 1
+
+
+async def test_a_reply_that_was_lost_is_asked_for_again_with_the_same_key(shop: Shop) -> None:
+    account = await shop.books.account()
+    first = await shop.buy(account)
+    async with shop.books.database.write() as connection:  # as if we had died before the commit
+        from sqlalchemy import text
+
+        await connection.execute(text("UPDATE purchases SET state = 'created', session_id = NULL, url = ''"))
+    again = await shop.buy(account)
+    assert again.session_id == first.session_id
+    assert len(shop.stripe.sessions_by_id) == 1
+
+
+async def test_a_double_click_opens_one_page_and_two_packages_open_two(shop: Shop) -> None:
+    account = await shop.books.account()
+    pages = await asyncio.gather(*(shop.buy(account) for _ in range(5)), shop.buy(account, STARTER), shop.buy(account, save_method=True))
+    assert len({page.session_id for page in pages[:5]}) == 1
+    assert len({page.session_id for page in pages}) == 3
+    for page in {page.session_id: page for page in pages}.values():
+        shop.stripe.pay(page.session_id or "")
+    await shop.deliver()
+    assert await shop.balance(account) == 2 * 109_989_000 + 9_990_000
+
+
+async def test_a_second_click_after_paying_begins_anew(shop: Shop) -> None:
+    account = await shop.books.account()
+    first = await shop.buy(account)
+    shop.stripe.pay(first.session_id or "")  # and its webhook has not come yet
+    second = await shop.buy(account)
+    assert second.id != first.id
+    assert (await shop.get(first)).state == "credited"
+    shop.stripe.expire(second.session_id or "")
+    third = await shop.buy(account)
+    assert third.id not in (first.id, second.id)
+
+
+async def test_an_account_cannot_open_pages_without_end(sql) -> None:
+    shop = open_shop(sql, terms=TERMS._replace(reuse_ms=0, hourly_limit=3))
+    account = await sql.account()
+    for _ in range(3):
+        await shop.buy(account)
+    with pytest.raises(TooManyCheckouts):
+        await shop.buy(account)
+    await shop.buy(await sql.account())
+
+
+async def test_a_stale_picture_is_not_applied_over_a_newer_one(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    old = shop.stripe.sessions_by_id[purchase.session_id or ""]
+    shop.stripe.pay(purchase.session_id or "")
+    await shop.deliver()
+    with pytest.raises(Stale):
+        await shop.sales.settle(purchase.id, payment_of_session(old), Receipt(), purchase.revision)
+    assert (await shop.get(purchase)).state == "credited"
+
+
+async def test_many_workers_at_once_credit_once(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "")
+    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 100)
+    shop.stripe.open_dispute(shop.stripe.intent_of(purchase.session_id or "").id, 500)
+    for event, payload in shop.stripe.events_made:
+        await shop.inbox.store(event, payload, "webhook")
+    await asyncio.gather(*(open_shop(shop.books, shop.stripe).worker.step() for _ in range(6)))
+    await shop.work()
+    cents = 9_999 - 600
+    assert await shop.balance(account) == cents * 10_000 + 9_999_000 - 9_999_000 * 600 // 9_999
+    assert await shop.findings() == []
+
+
+async def test_partial_refunds_and_one_that_fails(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    intent = purchase.payment_intent_id or ""
+    refunds = [shop.stripe.refund_payment(intent, cents) for cents in (3_333, 3_333, 3_333)]
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.ledger_of("cash") == (30 + 9_999 * 29 // 1_000) * 10_000  # all that is gone is the fee
+    shop.stripe.change_refund(refunds[1].id, "failed")
+    await shop.deliver()
+    assert await shop.balance(account) == 33_330_000 + 9_999_000 - 9_999_000 * 6_666 // 9_999
+    shop.stripe.refund_payment(intent, 3_333)
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.findings() == []
+
+
+async def test_a_refund_of_spent_credits_goes_below_zero_until_cured(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER)
+    await shop.books.correct(account, -9_000_000)
+    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    await shop.deliver()
+    assert await shop.balance(account) == -9_000_000
+    await relay_once(shop.books.store, shop.books.ledger)
+    assert (await shop.books.store.read(account)).balance == -9_000_000
+    await shop.paid(account, STARTER)
+    assert await shop.balance(account) == 990_000
+
+
+async def test_tax_is_owed_on_and_goes_back_with_the_refund(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER, tax=190)
+    assert (purchase.total_cents, purchase.tax_cents) == (1_189, 190)
+    assert await shop.ledger_of("payable:tax") == 1_900_000
+    shop.stripe.refund_payment(purchase.payment_intent_id or "", 1_189)
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.ledger_of("payable:tax") == 0
+    assert await shop.findings() == []
+
+
+@pytest.mark.parametrize("end", ["won", "lost", "warning_closed", "prevented"])
+async def test_a_dispute_holds_the_credits_and_ends(shop: Shop, end: str) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "", withdraw=end in ("won", "lost"))
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    shop.stripe.close_dispute(dispute.id, end)
+    await shop.deliver()
+    assert await shop.balance(account) == (109_989_000 if end in ("won", "warning_closed") else 0)
+    assert await shop.ledger_of("disputes") == 0
+    assert await shop.findings() == []
+
+
+async def test_an_unknown_dispute_status_keeps_the_hold_and_alerts(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
+    await shop.deliver()
+    shop.stripe.close_dispute(dispute.id, "arbitration_2031")
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert "arbitration_2031" in caplog.text
+
+
+async def test_a_refund_during_a_dispute_takes_nothing_twice(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    intent = purchase.payment_intent_id or ""
+    dispute = shop.stripe.open_dispute(intent)
+    await shop.deliver()
+    refund = shop.stripe.refund_payment(intent, 9_999)
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.ledger_of("platform_loss") == -99_990_000  # the bank took it and we sent it: that is our loss
+    shop.stripe.close_dispute(dispute.id, "won")
+    await shop.deliver()
+    assert await shop.balance(account) == 0  # now the refund holds it
+    assert await shop.ledger_of("platform_loss") == 0
+    shop.stripe.change_refund(refund.id, "failed")
+    await shop.deliver()
+    assert await shop.balance(account) == 109_989_000
+    assert await shop.ledger_of("disputes") == 0
+    assert await shop.findings() == []
+
+
+async def test_lost_disputes_block_an_account_by_configuration(sql) -> None:
+    shop = open_shop(sql, block_after=2)
+    account = await sql.account()
+    for expected in ("active", "blocked"):
+        purchase = await shop.paid(account)
+        dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
+        shop.stripe.close_dispute(dispute.id, "lost")
+        await shop.deliver()
+        assert (await sql.accounts.get(account))["status"] == expected
+
+
+async def test_a_refund_known_before_its_purchase_settles_the_purchase_first(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "")
+    shop.delivered = len(shop.stripe.events_made)  # the payment's own events are late
+    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 9_999)
+    await shop.deliver()
+    assert (await shop.get(purchase)).state == "credited"
+    assert await shop.balance(account) == 0
+    assert await shop.findings() == []
+
+
+async def test_a_refund_that_names_a_purchase_we_do_not_know_is_parked(shop: Shop) -> None:
+    intent = shop.stripe._new_intent(500, "cus_x", "pur_unknown", "succeeded")
+    refund = shop.stripe.refund_payment(intent.id, 500)
+    with pytest.raises(NotYet):
+        await shop.sync.refund(refund.id)
+    await shop.deliver()
+    assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"parked"}
+
+
+async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: Shop) -> None:
+    intent = shop.stripe._new_intent(500, "cus_x", "", "succeeded")
+    shop.stripe.emit("payment_intent.succeeded", intent.id)
+    shop.stripe.refund_payment(intent.id, 500)
+    shop.stripe.open_dispute(intent.id)
+    await shop.deliver()
+    assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"ignored"}
+    assert await shop.rows("SELECT * FROM transfers") == []
+
+
+async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
+    from billing.stripe_objects import BalanceTransaction, Charge, Intent
+    from tests.money.fake_stripe import replace
+
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "")
+    intent = shop.stripe.intent_of(purchase.session_id or "")
+    assert isinstance(intent.latest_charge, Charge)
+    fee = intent.latest_charge.balance_transaction
+    assert isinstance(fee, BalanceTransaction)
+    hidden: Intent = replace(intent, latest_charge=replace(intent.latest_charge, balance_transaction=None))
+    shop.stripe.intents_by_id[intent.id] = hidden
+    await shop.deliver()
+    assert await shop.balance(account) == 109_989_000
+    assert await shop.ledger_of("fees") == 0
+    shop.stripe.intents_by_id[intent.id] = intent
+    for _ in range(2):
+        await shop.sync.session(purchase.session_id or "")
+    assert await shop.ledger_of("fees") == -fee.fee * 10_000
