@@ -170,6 +170,13 @@ class Notices(Section, frozen=True):
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 12
 
 
+class Portal(Section, frozen=True):
+    """*restart* — the Credits page. Links to it are made with TOLLKEEPER_SERVICE_KEY, or the key in this file."""
+
+    public_url: str = ""
+    service_key_file: str = ""
+
+
 class Log(Section, frozen=True):
     """*restart* — one JSON line a request on stderr."""
 
@@ -190,6 +197,7 @@ class Settings(Section, frozen=True):
     limits: Limits = Limits()
     stripe: Stripe = Stripe()
     notices: Notices = Notices()
+    portal: Portal = Portal()
     log: Log = Log()
     packages: tuple[Package, ...] = ()
 
