@@ -80,13 +80,13 @@ def notices_secret(settings: Settings, environ: Mapping[str, str] = os.environ) 
 
 def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """What the operator's app makes sign-in links with; None when there is none. Raises ConfigError."""
-    key = _secret("TOLLKEEPER_SERVICE_KEY", settings.portal.service_key_file, "portal.service_key_file", environ)
+    key = _secret("PORTAL_SERVICE_KEY", settings.portal.service_key_file, "portal.service_key_file", environ)
     if settings.portal.public_url:
         _check_url("portal.public_url", settings.portal.public_url)
     if key and len(key) < SHORTEST_SERVICE_KEY:
         raise ConfigError(
             "environment",
-            "TOLLKEEPER_SERVICE_KEY",
+            "PORTAL_SERVICE_KEY",
             f"is shorter than {SHORTEST_SERVICE_KEY} characters",
             "use a long random one, such as `openssl rand -hex 32`",
         )

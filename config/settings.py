@@ -171,7 +171,7 @@ class Notices(Section, frozen=True):
 
 
 class Portal(Section, frozen=True):
-    """*restart* — the Credits page. Links to it are made with TOLLKEEPER_SERVICE_KEY, or the key in this file."""
+    """*restart* — the Credits page. Links to it are made with PORTAL_SERVICE_KEY, or the key in this file."""
 
     public_url: str = ""
     service_key_file: str = ""
