@@ -261,6 +261,19 @@ async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
     assert await shop.balance(account) == 109_989_000
     assert await shop.ledger_of("fees") == 0
     shop.stripe.intents_by_id[intent.id] = intent
-    for _ in range(2):
-        await shop.sync.session(purchase.session_id or "")
+    for number in range(2):
+        swept = await shop.sweeper.sweep(1, livemode=False)
+        assert len(swept.fixed) == (1 if number == 0 else 0)
     assert await shop.ledger_of("fees") == -fee.fee * 10_000
+
+
+async def test_a_payment_in_review_is_done_with_once_it_was_refunded(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "", amount_total=500)
+    await shop.deliver()
+    assert any("a person must decide" in finding for finding in await shop.findings())
+    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 500)
+    await shop.deliver()
+    assert await shop.findings() == []
+    assert await shop.balance(account) == 0
