@@ -14,6 +14,7 @@ KINDS = {
     "refund.failed": "refund",
     "charge.refund.updated": "refund",
     "charge.refunded": "charge",
+    "charge.updated": "payment",
     "charge.dispute.created": "dispute",
     "charge.dispute.updated": "dispute",
     "charge.dispute.closed": "dispute",

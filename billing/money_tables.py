@@ -3,7 +3,21 @@
 Amounts are millicredits unless a name ends in `_cents`; times are Unix milliseconds, except Stripe's own `created` (seconds).
 """
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, ForeignKey, Index, Integer, String, Table, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    false,
+    text,
+)
 
 from billing.tables import metadata
 
@@ -34,6 +48,7 @@ purchases = Table(
     Column("receipt_url", Text, nullable=False, server_default=""),
     Column("total_cents", BigInteger, nullable=False, server_default="0"),
     Column("tax_cents", BigInteger, nullable=False, server_default="0"),
+    Column("fee_booked", Boolean, nullable=False, server_default=false()),
     Column("revision", Integer, nullable=False, server_default="0"),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),

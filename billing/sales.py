@@ -53,6 +53,7 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
     receipt_url: str
     total_cents: int
     tax_cents: int
+    fee_booked: bool
     revision: int
     created_at: int
     updated_at: int
@@ -198,6 +199,8 @@ class Sales:
             facts = _facts(row, receipt)
             if row.state == "credited":
                 await note(connection, _fee(receipt, now))
+                if receipt.fee_id and not row.fee_booked:
+                    facts["fee_booked"] = True
                 if facts:
                     await _change(connection, row, facts)
                 return Applied(bool(facts), "credited")
@@ -208,8 +211,10 @@ class Sales:
                 return Applied(bool(facts), row.state, 0, row.problem)
             why = receipt.failure if verdict.state == "failed" and receipt.failure else verdict.problem
             facts |= {"state": verdict.state, "problem": why}
+            if verdict.state in ("credited", "review"):
+                facts |= {"total_cents": max(payment.total_cents, payment.tax_cents, 0), "tax_cents": max(payment.tax_cents, 0)}
             if verdict.state == "credited":
-                facts |= {"credited_at": now, "total_cents": payment.total_cents, "tax_cents": payment.tax_cents}
+                facts |= {"credited_at": now, "fee_booked": bool(receipt.fee_id)}
                 tax = payment.tax_cents * MILLICREDITS_PER_CENT
                 await move(connection, purchase_postings(row.id, row.account_id, row.paid_millicredits, row.bonus_millicredits, tax, now))
                 await note(connection, _fee(receipt, now))

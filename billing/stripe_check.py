@@ -34,7 +34,11 @@ SELECT t.reference_id, t.amount_millicredits FROM transfers t
 LEFT JOIN purchases p ON p.id = t.reference_id AND p.state = 'credited'
 WHERE t.kind = 'purchase' AND p.id IS NULL
 """
-IN_REVIEW = "SELECT id, paid_millicredits + bonus_millicredits FROM purchases WHERE state = 'review'"
+IN_REVIEW = """
+SELECT p.id, p.paid_millicredits + p.bonus_millicredits FROM purchases p
+WHERE p.state = 'review' AND (p.total_cents = 0 OR p.total_cents >
+      (SELECT coalesce(sum(c.amount_cents), 0) FROM claims c WHERE c.purchase_id = p.id AND c.counts))
+"""
 CLAIM_TRANSFERS = """
 SELECT reference_id, debit_account, amount_millicredits FROM transfers
 WHERE kind IN ('refund', 'refund_bonus', 'dispute', 'dispute_bonus')

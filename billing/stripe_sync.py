@@ -99,6 +99,11 @@ class Sync:
 
         return await _until_fresh(once)
 
+    async def payment(self, charge_id: str) -> Outcome:
+        """What became known of a charge later (its fee) belongs to its payment."""
+        intent_id = await self._intent_of_charge(charge_id)
+        return await self.intent(intent_id) if intent_id else Outcome(NOT_OURS, foreign=True)
+
     async def refund(self, refund_id: str) -> Outcome:
         """Apply a refund to its purchase."""
         found = await self._gateway.refund(refund_id)

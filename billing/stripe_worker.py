@@ -79,7 +79,14 @@ class StripeWorker:
         if subject.kind == "method":
             ours = await self._buyers.forget_method(subject.object_id)
             return Outcome("saved method removed" if ours else "not a saved method", foreign=not ours)
-        calls = {"session": sync.session, "intent": sync.intent, "refund": sync.refund, "charge": sync.refunds_of, "dispute": sync.dispute}
+        calls = {
+            "session": sync.session,
+            "intent": sync.intent,
+            "payment": sync.payment,
+            "refund": sync.refund,
+            "charge": sync.refunds_of,
+            "dispute": sync.dispute,
+        }
         return await calls[subject.kind](subject.object_id)
 
     async def _park(self, subject: Subject, events: Sequence[Waiting], error: BaseException) -> None:

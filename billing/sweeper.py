@@ -158,11 +158,13 @@ class Sweeper:
         if session.status != "complete" or not session.client_reference_id:
             return False
         purchase = await self._sales.get(session.client_reference_id)
-        return purchase is not None and purchase.state != "credited"
+        return purchase is not None and (purchase.state != "credited" or not purchase.fee_booked)
 
     async def _unsettled_intent(self, intent: Intent) -> bool:
         purchase = await self._sales.get(intent.metadata.get(OWN_ID, ""))
-        return intent.status == "succeeded" and purchase is not None and purchase.origin == "auto" and purchase.state != "credited"
+        if purchase is None or purchase.origin != "auto" or intent.status != "succeeded":
+            return False
+        return purchase.state != "credited" or not purchase.fee_booked
 
     async def _unknown_claim(self, thing: Refund | Dispute) -> bool:
         query = select(claims.c.status, claims.c.amount_cents).where(claims.c.id == thing.id)

@@ -261,6 +261,51 @@ async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
     assert await shop.balance(account) == 109_989_000
     assert await shop.ledger_of("fees") == 0
     shop.stripe.intents_by_id[intent.id] = intent
-    for _ in range(2):
-        await shop.sync.session(purchase.session_id or "")
+    for number in range(2):
+        swept = await shop.sweeper.sweep(1, livemode=False)
+        assert len(swept.fixed) == (1 if number == 0 else 0)
     assert await shop.ledger_of("fees") == -fee.fee * 10_000
+
+
+async def test_a_payment_in_review_is_done_with_once_it_was_refunded(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "", amount_total=500)
+    await shop.deliver()
+    assert any("a person must decide" in finding for finding in await shop.findings())
+    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 500)
+    await shop.deliver()
+    assert await shop.findings() == []
+    assert await shop.balance(account) == 0
+
+
+async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(shop: Shop) -> None:
+    from tests.money.fake_stripe import replace
+
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    session_id = purchase.session_id or ""
+    shop.stripe.pay(session_id, amount_subtotal=1, amount_total=1)  # review
+    intent = shop.stripe.intent_of(session_id)
+    shop.stripe.refund_payment(intent.id, 1_000)
+    shop.stripe.open_dispute(intent.id, 2_000)
+    await shop.deliver()
+    assert await shop.rows("SELECT kind FROM transfers") == []
+    shop.stripe.sessions_by_id[session_id] = replace(shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999)
+    await shop.sync.session(session_id)
+    left = 9_999 - 3_000
+    assert await shop.balance(account) == left * 10_000 + 9_999_000 - 9_999_000 * 3_000 // 9_999
+    assert await shop.ledger_of("disputes") == 0  # the credits held and the money withdrawn, both
+    assert await shop.findings() == []
+
+
+async def test_charge_updated_brings_the_fee(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    async with shop.books.database.write() as connection:
+        from sqlalchemy import text
+
+        await connection.execute(text("UPDATE purchases SET fee_booked = false"))
+    shop.stripe.emit("charge.updated", purchase.charge_id)
+    await shop.deliver()
+    assert (await shop.get(purchase)).fee_booked is True

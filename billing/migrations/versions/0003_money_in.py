@@ -106,6 +106,7 @@ def upgrade() -> None:
         sa.Column("receipt_url", sa.Text(), server_default="", nullable=False),
         sa.Column("total_cents", sa.BigInteger(), server_default="0", nullable=False),
         sa.Column("tax_cents", sa.BigInteger(), server_default="0", nullable=False),
+        sa.Column("fee_booked", sa.Boolean(), server_default=sa.false(), nullable=False),
         sa.Column("revision", sa.Integer(), server_default="0", nullable=False),
         sa.Column("created_at", sa.BigInteger(), nullable=False),
         sa.Column("updated_at", sa.BigInteger(), nullable=False),
