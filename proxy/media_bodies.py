@@ -160,7 +160,7 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
     request: _Speech = decode(_speech, body)
     if not 0 < len(request.input) <= SPEECH_MAX_CHARACTERS:
         raise invalid(f"`input` must have between 1 and {SPEECH_MAX_CHARACTERS} characters.", "input")
-    if isinstance(request.voice, dict):
+    if is_custom_voice(request.voice):
         raise invalid("Custom voices belong to the shared account and are not available here: use a built-in voice.", "voice")
     by_character = request.model.startswith("tts-1")
     wants_events = request.stream_format == "sse"
@@ -189,6 +189,11 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
         characters=len(request.input) if by_character else 0,
         convert="" if wants_events else f"audio:{chosen}",
     )
+
+
+def is_custom_voice(voice: Any) -> bool:
+    """Whether a voice is one that somebody made in the shared account."""
+    return isinstance(voice, dict) or (isinstance(voice, str) and voice.startswith("voice_"))
 
 
 def parse_transcription(body: bytes, content_type: bytes) -> Parsed:

@@ -20,6 +20,7 @@ from billing.usage import Usage
 from proxy.bodies import FRAMING_TOKENS, Parsed
 from proxy.endpoints import REALTIME
 from proxy.events import audio_report, response_report
+from proxy.media_bodies import is_custom_voice
 from proxy.meter import NO_REPORT
 from proxy.plan import Plan, make_plan, sold_model
 from proxy.rejections import Rejection, forbidden, invalid, not_found
@@ -91,6 +92,8 @@ class RealtimeSession:
         name = frame["type"]
         if name not in CLIENT_EVENTS:
             raise invalid(f"Events of type {name[:60]!r} are not available here.", "type", "unsupported_event")
+        if b'"file_id"' in raw:
+            raise not_found("No such file. Send the picture itself.", "file_not_found")
         if name == "session.update":
             raw = self._update(frame)
         if name in GROWING:
@@ -309,6 +312,10 @@ def _refuse_shared(given: dict[str, Any]) -> None:
     """Refuse what points into the shared account, or spends without a price."""
     if given.get("prompt"):
         raise not_found("No such prompt template.", "prompt_not_found")
+    audio = given.get("audio")
+    spoken = audio.get("output") if isinstance(audio, dict) else given
+    if is_custom_voice(spoken.get("voice") if isinstance(spoken, dict) else None):
+        raise not_found("No such voice. Use a built-in one.", "voice_not_found")
     for tool in given.get("tools") or ():
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise invalid("Only function tools are available in realtime sessions here.", "tools", "unsupported_tool")

@@ -225,6 +225,34 @@ def test_transcription_inside_a_session_is_charged_at_its_own_model(fresh: Custo
     assert int(row["chargedMillicredits"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("event", "code"),
+    [
+        ({"type": "session.update", "session": {"type": "realtime", "model": "gpt-realtime-mini"}}, "model_change_not_allowed"),
+        ({"type": "session.update", "session": {"type": "transcription"}}, "session_not_allowed"),
+        ({"type": "session.update", "session": {"type": "realtime", "prompt": {"id": "pmpt_1"}}}, "prompt_not_found"),
+        ({"type": "session.update", "session": {"type": "realtime", "tools": [{"type": "mcp"}]}}, "unsupported_tool"),
+        ({"type": "session.update", "session": {"type": "realtime", "audio": {"output": {"voice": {"id": "voice_1"}}}}}, "voice_not_found"),
+        ({"type": "response.create", "response": {"prompt": {"id": "pmpt_1"}}}, "prompt_not_found"),
+        (
+            {
+                "type": "conversation.item.create",
+                "item": {"type": "message", "role": "user", "content": [{"type": "input_image", "file_id": "f"}]},
+            },
+            "file_not_found",
+        ),
+        ({"type": "transcription_session.update"}, "unsupported_event"),
+    ],
+)
+def test_what_has_no_price_or_points_into_the_shared_account_is_refused(fresh: Customer, event: dict[str, Any], code: str) -> None:
+    with opened(fresh, f"/realtime?model={VOICE}") as socket:
+        until(socket, "session.created")
+        socket.send(json.dumps(event))
+        assert until(socket, "error")[-1]["error"]["code"] == code
+        socket.send(json.dumps({"type": "input_audio_buffer.clear"}))
+        until(socket, "input_audio_buffer.cleared")
+
+
 def test_a_browser_names_its_key_as_a_sub_protocol(fresh: Customer) -> None:
     url = fresh.server.v1.replace("http://", "ws://") + f"/realtime?model={VOICE}"
     with connect(url, subprotocols=["realtime", f"openai-insecure-api-key.{fresh.api_key}"], open_timeout=10) as socket:  # type: ignore[list-item]
