@@ -1,0 +1,64 @@
+"""Errors in Stripe's words: status, type, code and param are what clients branch on."""
+
+from typing import Any, Final
+
+_DOCS: Final = "https://stripe.com/docs/error-codes/"
+
+
+class StripeError(Exception):
+    """An answer other than 200."""
+
+    def __init__(self, status: int, kind: str, message: str, code: str | None = None, param: str | None = None, **extra: Any) -> None:
+        """`extra` are further fields of the error object, such as the payment_intent of a decline."""
+        super().__init__(message)
+        self.status = status
+        self.started = True
+        """Whether the endpoint had begun to work: only then is an idempotent result saved."""
+        self.error: dict[str, Any] = {"message": message, "type": kind} | extra
+        if code is not None:
+            self.error |= {"code": code, "doc_url": _DOCS + code.replace("_", "-")}
+        if param is not None:
+            self.error["param"] = param
+
+    def not_started(self) -> "StripeError":
+        """Mark the error as one from before the endpoint began."""
+        self.started = False
+        return self
+
+
+def invalid(message: str, code: str | None = None, param: str | None = None, status: int = 400) -> StripeError:
+    """An invalid_request_error."""
+    return StripeError(status, "invalid_request_error", message, code, param)
+
+
+def missing(param: str) -> StripeError:
+    """A required parameter is absent."""
+    return invalid(f"Missing required param: {param}.", "parameter_missing", param)
+
+
+def unknown_parameter(param: str) -> StripeError:
+    """The endpoint has no such parameter."""
+    return invalid(f"Received unknown parameter: {param}", "parameter_unknown", param)
+
+
+def no_such(kind: str, wanted: str, param: str | None = "id") -> StripeError:
+    """An object does not exist: 404 where the path names it, 400 where a parameter does."""
+    status = 404 if param == "id" else 400
+    return invalid(f"No such {kind}: '{wanted}'", "resource_missing", param, status)
+
+
+def unauthorized(message: str) -> StripeError:
+    """No key or a wrong one."""
+    return StripeError(401, "invalid_request_error", message).not_started()
+
+
+def idempotency(status: int, message: str, code: str | None = None) -> StripeError:
+    """The Idempotency-Key cannot be used for this request, or not now."""
+    return StripeError(status, "idempotency_error", message, code).not_started()
+
+
+def card_error(message: str, code: str, decline_code: str | None, **extra: Any) -> StripeError:
+    """A 402: the issuer refused."""
+    if decline_code is not None:
+        extra["decline_code"] = decline_code
+    return StripeError(402, "card_error", message, code, None, **extra)

@@ -1,0 +1,177 @@
+"""Sockets: uvicorn and Starlette in front of the API, the hosted pages and the control paths."""
+
+import asyncio
+import contextlib
+import itertools
+import random
+import socket
+import struct
+import time
+from typing import Final
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response
+from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sandbox.stripe import catalog, routes
+from sandbox.stripe.api import Answer, Api
+from sandbox.stripe.control import CONTROL_PREFIX, Control
+from sandbox.stripe.deliveries import Deliveries
+from sandbox.stripe.faults import Faults
+from sandbox.stripe.hosted import Hosted
+from sandbox.stripe.record import Record
+from sandbox.stripe.settings import Live, Settings
+from sandbox.stripe.state import World
+
+_LINGER_ZERO: Final = struct.pack("ii", 1, 0)
+_TICK_S: Final = 0.05
+_TRANSPORT: Final = "sandbox.transport"
+_METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_API_HEADERS: Final = {
+    "cache-control": "no-cache, no-store",
+    "access-control-allow-origin": "*",
+    "stripe-should-retry": "",
+    "strict-transport-security": "max-age=63072000; includeSubDomains; preload",
+}
+
+
+class _Protocol(HttpToolsProtocol):
+    """uvicorn's protocol, whose transport the application may get at to reset a connection."""
+
+    def on_message_begin(self) -> None:
+        """Start of a request."""
+        super().on_message_begin()
+        self.scope[_TRANSPORT] = self.transport  # type: ignore[typeddict-unknown-key]
+
+
+class Server:
+    """A running simulator."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Use `start`."""
+        self.settings = settings
+        rng = random.Random(settings.seed) if settings.seed is not None else random.Random()  # noqa: S311 - test ids are no secrets
+        self.record = Record(settings.record)
+        self.world = World(time.time, rng, self.record, settings.live, settings.account_api_version)
+        self.faults = Faults()
+        self.deliveries = Deliveries(self.world)
+        self.world.on_event = self.deliveries.submit
+        self._api = Api(self.world, self.faults, settings.api_key)
+        self._hosted = Hosted(self.world)
+        self._control = Control(self.world, self.record, self.faults, self.deliveries, self.stats)
+        self._server: uvicorn.Server
+        self._listener: socket.socket
+        self._ticking: asyncio.Task[None]
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """Base URL for clients (the `api` base address), pages and control paths."""
+        return f"http://{self.settings.host}:{self.port}"
+
+    @property
+    def live(self) -> Live:
+        """The present settings."""
+        return self.world.live
+
+    def stats(self) -> dict[str, int]:
+        """Counts since the start."""
+        counts = {kind: len(known) for kind, known in self.world.objects.items()}
+        return counts | {"api_calls": self._api.calls, "pending_deliveries": self.deliveries.pending}
+
+    async def open(self) -> None:
+        """Listen."""
+        routes.preload()
+        listener = socket.create_server((self.settings.host, self.settings.port), backlog=2048)
+        self.port = listener.getsockname()[1]
+        self.world.base_url = self.settings.public_url or self.url
+        for webhook in self.settings.webhooks:
+            catalog.create_endpoint(self.world, msgspec.to_builtins(webhook))
+        config = uvicorn.Config(
+            self._app(), http=_Protocol, lifespan="off", access_log=False, log_level="warning", timeout_graceful_shutdown=1
+        )
+        config.load()
+        server = uvicorn.Server(config)
+        # Without uvicorn's own loop: signals belong to whoever started the simulator, and closing need not wait for its next turn.
+        server.lifespan = config.lifespan_class(config)
+        await server.startup(sockets=[listener])
+        self._server, self._listener = server, listener
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def close(self) -> None:
+        """Stop listening, and give up requests and deliveries under way."""
+        self._ticking.cancel()
+        await self.deliveries.close()
+        self._server.force_exit = True
+        await self._server.shutdown(sockets=[self._listener])
+        self.record.close()
+
+    async def _tick(self) -> None:
+        """Let timers run while no request does it."""
+        for count in itertools.count():
+            # uvicorn keeps its date header by it.
+            await self._server.on_tick(count)
+            self.world.run_due()
+            await asyncio.sleep(_TICK_S)
+
+    def _app(self) -> Starlette:
+        return Starlette(
+            routes=[
+                Route(CONTROL_PREFIX + "{rest:path}", self._control_path, methods=_METHODS),
+                Route("/v1/{rest:path}", self._api_path, methods=_METHODS),
+                Route("/{rest:path}", self._page_path, methods=["GET", "POST"]),
+            ]
+        )
+
+    async def _control_path(self, request: Request) -> Response:
+        status, body = await self._control.answer(request.method, request.url.path, request.url.query, await request.body())
+        return Response(msgspec.json.encode(body), status, media_type="application/json")
+
+    async def _page_path(self, request: Request) -> Response:
+        shown = self._hosted.answer(request.method, request.url.path, await request.body())
+        if shown.location is not None:
+            return RedirectResponse(shown.location, shown.status)
+        policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
+        return HTMLResponse(shown.html, shown.status, policy | {"cache-control": "no-store"})
+
+    async def _api_path(self, request: Request) -> Response:
+        answer = await self._api.answer(request.method, request.url.path, request.url.query, request.headers, await request.body())
+        fault = answer.fault
+        if fault is not None and fault.kind != "status":
+            await self._fail(request, fault.hang_s if fault.kind == "timeout" else 0.0, reset=fault.kind == "reset")
+        return _response(answer)
+
+    async def _fail(self, request: Request, hang_s: float, *, reset: bool) -> None:
+        """End the connection without an answer, after a silence or at once."""
+        gone = asyncio.create_task(_disconnected(request))
+        await asyncio.wait([gone], timeout=hang_s)
+        transport: asyncio.Transport = request.scope[_TRANSPORT]
+        raw = transport.get_extra_info("socket")
+        if reset and raw is not None:
+            with contextlib.suppress(OSError):
+                raw.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _LINGER_ZERO)
+        transport.abort()
+        await gone
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def _response(answer: Answer) -> Response:
+    headers = {name: value for name, value in (_API_HEADERS | answer.headers).items() if value}
+    # Indented as Stripe's answers are.
+    body = msgspec.json.format(msgspec.json.encode(answer.body), indent=2)
+    return Response(body, answer.status, headers, "application/json")
+
+
+async def start(settings: Settings) -> Server:
+    """Listen and serve on the running loop until `Server.close`."""
+    server = Server(settings)
+    await server.open()
+    return server
