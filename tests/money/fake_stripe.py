@@ -48,6 +48,7 @@ class FakeStripe:
         self.down = False
         self.decline: Declined | None = None
         self.livemode = False
+        self.deleted_customers: set[str] = set()
 
     # -- what buyers, banks and dashboards do -------------------------------------------------------------
 
@@ -199,13 +200,15 @@ class FakeStripe:
     async def close(self) -> None:
         pass
 
-    async def create_customer(self, account_id: str, name: str) -> str:
+    async def create_customer(self, account_id: str, name: str, key: str) -> str:
         self._called()
-        return str(self.by_key.setdefault(f"customer:{account_id}", self.new_id("cus")))
+        return str(self.by_key.setdefault(key, self.new_id("cus")))
 
     async def create_session(self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool) -> Session:
         self._called()
         self.orders.append(order)
+        if order.customer_id in self.deleted_customers:
+            raise StripeRefused("resource_missing", "No such customer", 400)
         if order.key in self.by_key:
             if self.by_key[order.key][0] != order:
                 raise StripeRefused("idempotency_error", "other parameters", 400)
