@@ -8,6 +8,7 @@ from billing.errors import NotYet, StoreUnavailable, TooManyCheckouts
 from billing.jobs import relay_once
 from billing.sales import Receipt, Stale
 from billing.stripe_objects import payment_of_session
+from tests.money.fake_stripe import replace
 from tests.money.shop import STARTER, TERMS, Shop, open_shop
 
 
