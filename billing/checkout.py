@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from billing.buyers import Buyers
-from billing.errors import NotYet, StripeRefused
+from billing.database import now_ms
+from billing.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.purchases import Offer
 from billing.sales import Purchase, Sales
 from billing.stripe_gateway import Order, StripeGateway
@@ -11,6 +12,7 @@ from billing.stripe_objects import Session
 from billing.stripe_sync import Sync
 
 ATTEMPTS = 3
+LONGEST_WAIT_MS = 30_000
 
 
 class CheckoutTerms(NamedTuple):
@@ -74,6 +76,12 @@ class Checkout:
                 customer_id = await self._gateway.create_customer(purchase.account_id, name, f"customer:{purchase.id}")
                 await self._buyers.replace(purchase.account_id, customer_id)
                 session = await self._create(purchase, customer_id)
+        except StoreUnavailable as away:
+            # Stripe keeps the result of a key, its own failures too: after a while another key is the way on. Should a page
+            # exist for this one, nobody has its address; should it be paid all the same, it is credited.
+            if away.store == "stripe" and now_ms() - purchase.created_at > LONGEST_WAIT_MS:
+                await self._sales.ended(purchase.id, "failed", "Stripe did not answer")
+            raise
         except StripeRefused as refused:
             # the next click begins anew instead of meeting the same refusal
             await self._sales.ended(purchase.id, "failed", str(refused))

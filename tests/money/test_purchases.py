@@ -365,3 +365,19 @@ async def test_the_three_way_check_finds_each_tampering_and_nothing_else(shop: S
     assert await checks() == {"credited purchase vs paid at Stripe (cents)"}
     shop.stripe.change_refund(refund.id, "failed")
     assert "refund failed at Stripe (cents)" in await checks()
+
+
+async def test_a_key_with_a_saved_failure_does_not_keep_a_buyer_away(shop: Shop) -> None:
+    account = await shop.books.account()
+    shop.stripe.down = True
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    shop.stripe.down = False
+    ((key,),) = await shop.rows("SELECT idempotency_key FROM purchases")
+    shop.stripe.poisoned_keys.add(key)
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    await shop.age(60)
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    assert (await shop.buy(account)).state == "open"
