@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import psutil
 
+from bench import hold_ratio
 from tests.support.servers import RedisServer, Tollkeeper, free_port, wait_until
 
 PROXY_CORE = 0
@@ -126,6 +127,8 @@ def main() -> int:
             results[f"tollkeeper, Redis ({fsync})"], rss = run_tollkeeper(folder / fsync, upstream, fsync, others)
     slow = run_slow(folder / "slow", others)
     report(results, slow, rss)
+    for name, ratio in hold_ratio.measure(folder / "ratio").items():
+        print(f"{'hold / charge, plain chat with a max, ' + name:52} measured: {ratio:.2f}")
     shutil.rmtree(folder, ignore_errors=True)
     return 0
 

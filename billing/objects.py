@@ -123,6 +123,13 @@ class Objects:
         async with self._db.read() as connection:
             return [Pending(*row) for row in await connection.execute(query)]
 
+    async def is_running(self, response_id: str) -> bool:
+        """Whether it is a background response that is not settled yet."""
+        table = background_responses.c
+        query = select(table.id).where(table.id == response_id, table.settled_at.is_(None))
+        async with self._db.read() as connection:
+            return (await connection.execute(query)).first() is not None
+
     async def end_background(self, response_id: str) -> None:
         """Note that it is settled."""
         async with self._db.write() as connection:

@@ -14,6 +14,7 @@ from config.settings import Secret, Settings
 API_KEY = re.compile(r"(?:sk|rk)_(test|live)_[A-Za-z0-9_]+")
 WEBHOOK_SECRET = re.compile(r"whsec_[\x21-\x2b\x2d-\x7e]+")
 SHORTEST_NOTICES_SECRET = 16
+SHORTEST_SERVICE_KEY = 32
 MOST_SECRETS = 2
 
 
@@ -75,6 +76,21 @@ def notices_secret(settings: Settings, environ: Mapping[str, str] = os.environ) 
             "set it to a long random string that the receiving app knows too",
         )
     return Secret(secret)
+
+
+def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """What the operator's app makes sign-in links with; None when there is none. Raises ConfigError."""
+    key = _secret("PORTAL_SERVICE_KEY", settings.portal.service_key_file, "portal.service_key_file", environ)
+    if settings.portal.public_url:
+        _check_url("portal.public_url", settings.portal.public_url)
+    if key and len(key) < SHORTEST_SERVICE_KEY:
+        raise ConfigError(
+            "environment",
+            "PORTAL_SERVICE_KEY",
+            f"is shorter than {SHORTEST_SERVICE_KEY} characters",
+            "use a long random one, such as `openssl rand -hex 32`",
+        )
+    return Secret(key) if key else None
 
 
 def _secret(name: str, path: str, key: str, environ: Mapping[str, str]) -> str:

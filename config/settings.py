@@ -42,6 +42,8 @@ class Listen(Section, frozen=True):
     max_connections: Positive = 4096
     max_header_bytes: Positive = 32_768
     max_body_bytes: Positive = 20_971_520
+    max_upload_bytes: Positive = 33_554_432
+    max_buffered_bytes: Positive = 536_870_912
     header_timeout_seconds: PositiveSeconds = 10.0
     body_timeout_seconds: PositiveSeconds = 30.0
     keepalive_seconds: Positive = 75
@@ -168,6 +170,13 @@ class Notices(Section, frozen=True):
     max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 12
 
 
+class Portal(Section, frozen=True):
+    """*restart* — the Credits page. Links to it are made with PORTAL_SERVICE_KEY, or the key in this file."""
+
+    public_url: str = ""
+    service_key_file: str = ""
+
+
 class Log(Section, frozen=True):
     """*restart* — one JSON line a request on stderr."""
 
@@ -188,6 +197,7 @@ class Settings(Section, frozen=True):
     limits: Limits = Limits()
     stripe: Stripe = Stripe()
     notices: Notices = Notices()
+    portal: Portal = Portal()
     log: Log = Log()
     packages: tuple[Package, ...] = ()
 

@@ -32,13 +32,16 @@ from billing.jobs import Jobs, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
+from billing.portal import Portal
 from billing.rates import RateCards
 from billing.statements import Statements
+from config.keys import service_key
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
 from proxy.checkout_api import CheckoutApi
+from proxy.credits_page import CreditsPage
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.log import RequestLog
@@ -106,6 +109,11 @@ class Application:
         if self._services is not None:
             for exchange in list(self._services.live):
                 exchange.interruption.fire("shutdown")
+
+    def _origin(self) -> str:
+        """How browsers on this machine reach us."""
+        listen = self._settings.listen
+        return f"http://{'127.0.0.1' if listen.host in ('0.0.0.0', '::') else listen.host}:{listen.port}"
 
     async def _exchange(self, services: Services, scope: Any, receive: Any) -> None:
         protocol = scope["extensions"]["tollkeeper"]
@@ -180,6 +188,15 @@ class Application:
         control = await enter(control_client(settings, self._key))
         await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
         api = AccountApi(services, ledger)
+        page = CreditsPage(
+            money,
+            Portal(database),
+            accounts,
+            api,
+            Statements(database),
+            service_key(settings),
+            settings.portal.public_url or self._origin(),
+        )
         self._side = Starlette(
             routes=[
                 Route("/healthz", _healthz),
@@ -188,6 +205,7 @@ class Application:
                 *api.routes(),
                 *CheckoutApi(money, authenticator, accounts).routes(),
                 *SettingsApi(money, authenticator, Statements(database)).routes(),
+                *page.routes(),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )

@@ -25,7 +25,7 @@ from billing.holds import Checkpoint, Held, HoldRequest, KeyLimits
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.objects import Pending
-from proxy.events import response_report
+from proxy.events import answer_texts, response_report
 from proxy.plan import Plan, checkpoint_charge
 from proxy.records import Facts, PendingRecord, decode_pending, orphan_record, pending_plan, usage_record
 from proxy.services import Services
@@ -35,7 +35,8 @@ log = logging.getLogger("tollkeeper.background")
 
 POLL_SECONDS = 1.0
 AT_ONCE = 200
-ENDED = ("completed", "incomplete", "failed", "cancelled")
+GONE = "gone"
+ENDED = ("completed", "incomplete", "failed", "cancelled", GONE)
 LONGEST_HOURS = 24
 TAKE_TRIES = 3
 
@@ -117,8 +118,8 @@ class BackgroundResponses:
         except httpx.HTTPError:
             return None
         if reply.status_code == httpx.codes.NOT_FOUND:
-            log.error("background response %s is gone upstream; nothing is charged for it", response_id)
-            return {"id": response_id, "status": "failed"}
+            log.error("background response %s is gone upstream; its input is charged", response_id)
+            return {"id": response_id, "status": GONE}
         if reply.status_code != httpx.codes.OK:
             return None
         found = reply.json()
@@ -127,9 +128,9 @@ class BackgroundResponses:
     async def _settle(self, taken: _Taken, answer: dict[str, Any]) -> None:
         services, pending, plan = self._services, taken.pending, taken.plan
         report = response_report(answer)
-        produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete")
+        produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
         sessions = await services.tenants.sessions(pending.account_id, pending.charge_id, report.containers)
-        shown = Shown([], insured=not produced, sessions=sessions)
+        shown = Shown(answer_texts(answer), insured=not produced, sessions=sessions)
         outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
         ending = await decide_ending(services, services.prices, plan, report, shown, outcome)  # type: ignore[arg-type]
         free = not services.settings.billing.charging_enabled

@@ -33,7 +33,7 @@ from billing.reconcile import StoreFigures, reconcile
 from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_books, cli_money, cli_rates
+from proxy import cli_books, cli_money, cli_portal, cli_rates
 from proxy.account_api import iso_time, usage_row
 from proxy.checks import check_redis, prepare_database
 from proxy.cli_context import Command, Context, Refusal, Result, actor
@@ -498,6 +498,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_rates.register(commands, add)
     cli_money.register(commands, add)
     cli_books.register(commands, add)
+    cli_portal.register(commands, add)
     check = add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
     check.add_argument("--no-stripe", action="store_true", help="do not ask Stripe for its record")
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")

@@ -210,12 +210,12 @@ def reads(report: Callable[[dict[str, Any]], Report]) -> Callable[[bytes], tuple
         answer = _object(body)
         found = report(answer)
         produced = answer.get("status") != "failed" or bool(answer.get("output"))
-        return found, produced, list(_answer_texts(answer))
+        return found, produced, answer_texts(answer)
 
     return read
 
 
-def _answer_texts(answer: dict[str, Any]) -> list[str]:
+def answer_texts(answer: dict[str, Any]) -> list[str]:
     """What a whole answer says, for when its usage is missing."""
     found = [answer["text"]] if isinstance(answer.get("text"), str) else []
     for item in answer["output"] if isinstance(answer.get("output"), list) else ():

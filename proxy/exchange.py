@@ -116,6 +116,7 @@ class Exchange:
         finally:
             services.live.discard(self)
             await self.money.release()
+            self.client.let_go()
             self.account()
 
     def client_left(self) -> None:

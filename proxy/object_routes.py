@@ -40,6 +40,7 @@ async def answer_object(exchange: Exchange) -> None:
         exchange.client.abort()
     finally:
         exchange.services.live.discard(exchange)
+        exchange.client.let_go()
         exchange.account()
 
 
@@ -54,10 +55,13 @@ async def _answer(exchange: Exchange) -> None:
     await exchange.client.read_body()  # nothing of it is passed on
     try:
         owned = await services.tenants.owned(key.account_id, "response", response_id)
+        running = owned is not None and method == "DELETE" and await services.tenants.objects.is_running(response_id)
     except StoreUnavailable:
         raise unavailable("What this refers to cannot be looked up right now. Try again shortly.", "store_unavailable") from None
     if owned is None:
         raise no_such_object(Reference("response", response_id, "response_id"))
+    if running:  # deleted, it could not be asked what it cost
+        raise Rejection(409, "response_in_progress", "This response is still running: cancel it, or wait for its end, before deleting it.")
     query = _query(exchange.query)
     accept = b"text/event-stream" if "stream=true" in query else b"application/json"
     path = f"/responses/{response_id}{verb}{query}"

@@ -63,14 +63,7 @@ def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, wi
     tune_process()
     application = Application(settings, key, with_jobs=with_jobs)
     listen = settings.listen
-    limits = HttpLimits(
-        connections=listen.max_connections,
-        header_bytes=listen.max_header_bytes,
-        header_seconds=listen.header_timeout_seconds,
-        body_bytes=listen.max_body_bytes,
-        body_seconds=listen.body_timeout_seconds,
-        stall_seconds=settings.upstream.idle_timeout_seconds,
-    )
+    limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
         application,
         http=guarded(limits),

@@ -27,6 +27,10 @@ class ClientSide(Protocol):
         """The whole request body, within its limits. Raises Rejection, Interrupted."""
         ...
 
+    def let_go(self) -> None:
+        """The request body is not needed any more."""
+        ...
+
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """Send a whole response; its length is added. Raises Interrupted when the client never reads."""
         ...

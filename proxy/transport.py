@@ -13,11 +13,14 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from config.settings import Listen
 from proxy.endpoints import SOCKETS
 from proxy.rejections import Rejection, bad_request, too_large, unavailable
 from proxy.upstream import Interrupted, Interruption
 
 LINGER_SECONDS = 1.0
+LARGE_BODY = 1_048_576
+"""Bytes from which a body counts against listen.max_buffered_bytes."""
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -25,14 +28,26 @@ Receive = Callable[[], Awaitable[Any]]
 class HttpLimits:
     """What one connection may do. Sizes in bytes, times in seconds."""
 
-    __slots__ = ("body_bytes", "body_seconds", "connections", "header_bytes", "header_seconds", "stall_seconds")
+    __slots__ = (
+        "body_bytes",
+        "body_seconds",
+        "buffered",
+        "buffered_bytes",
+        "connections",
+        "header_bytes",
+        "header_seconds",
+        "stall_seconds",
+        "upload_bytes",
+    )
 
-    def __init__(
-        self, *, connections: int, header_bytes: int, header_seconds: float, body_bytes: int, body_seconds: float, stall_seconds: float
-    ) -> None:
+    def __init__(self, listen: Listen, stall_seconds: float) -> None:
         """`stall_seconds`: how long a client may read nothing of its answer."""
-        self.connections, self.header_bytes, self.header_seconds = connections, header_bytes, header_seconds
-        self.body_bytes, self.body_seconds, self.stall_seconds = body_bytes, body_seconds, stall_seconds
+        self.connections, self.header_bytes = listen.max_connections, listen.max_header_bytes
+        self.header_seconds, self.body_seconds = listen.header_timeout_seconds, listen.body_timeout_seconds
+        self.body_bytes, self.upload_bytes, self.buffered_bytes = listen.max_body_bytes, listen.max_upload_bytes, listen.max_buffered_bytes
+        self.stall_seconds = stall_seconds
+        self.buffered = 0
+        """Bytes of large bodies that this process holds now."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -172,30 +187,53 @@ class UvicornClient:
     kept in step here is the state that uvicorn's keep-alive and pipelining look at.
     """
 
-    __slots__ = ("_cycle", "_framed", "_protocol", "interruption")
+    __slots__ = ("_cycle", "_framed", "_protocol", "_reserved", "interruption")
 
     def __init__(self, receive: Receive, protocol: GuardedProtocol) -> None:
         """`receive` is the bound method of uvicorn's cycle. Set `interruption` to be told when the client stops reading."""
         self._cycle: RequestResponseCycle = receive.__self__  # type: ignore[attr-defined]
         self._protocol = protocol
         self._framed = False
+        self._reserved = 0
         self.interruption: Interruption | None = None
 
     async def read_body(self) -> bytes:
         """See ClientSide."""
         cycle, limits = self._cycle, self._protocol.limits
+        most, length = limits.body_bytes, 0
         for name, value in cycle.scope["headers"]:
-            if name == b"content-length" and int(value) > limits.body_bytes:
-                raise too_large(limits.body_bytes)
-            if name == b"content-encoding" and value.lower() != b"identity":
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"content-type" and value[:10].lower() == b"multipart/":
+                most = limits.upload_bytes
+            elif name == b"content-encoding" and value.lower() != b"identity":
                 raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
+        if length > most:
+            raise too_large(most)
+        self._reserve(length)
         if not cycle.more_body and not cycle.disconnected:
             body, cycle.body = bytes(cycle.body), bytearray()
         else:
-            body = await self._receive_all(limits)
-        if len(body) > limits.body_bytes:
-            raise too_large(limits.body_bytes)
+            body = await self._receive_all(limits, most)
+        if len(body) > most:
+            raise too_large(most)
         return body
+
+    def let_go(self) -> None:
+        """See ClientSide."""
+        self._protocol.limits.buffered -= self._reserved
+        self._reserved = 0
+
+    def _reserve(self, size: int) -> None:
+        """Count a large body against what this process may hold at once. Raises Rejection when that is used up."""
+        if size <= max(LARGE_BODY, self._reserved):
+            return
+        limits = self._protocol.limits
+        more = size - self._reserved
+        if limits.buffered + more > limits.buffered_bytes:
+            raise unavailable("Too many large requests are being read right now. Try again shortly.", "too_many_uploads")
+        limits.buffered += more
+        self._reserved = size
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
         """See ClientSide."""
@@ -289,7 +327,7 @@ class UvicornClient:
         if not self._cycle.disconnected and data:
             self._protocol.transport.write(data)
 
-    async def _receive_all(self, limits: HttpLimits) -> bytes:
+    async def _receive_all(self, limits: HttpLimits, most: int) -> bytes:
         """A body that is not here yet: within its size and its time."""
         parts: list[bytes] = []
         size, more = 0, True
@@ -301,7 +339,8 @@ class UvicornClient:
                         raise Interrupted
                     parts.append(message.get("body", b""))
                     size += len(parts[-1])
-                    more = message.get("more_body", False) and size <= limits.body_bytes
+                    self._reserve(size)
+                    more = message.get("more_body", False) and size <= most
         except TimeoutError:
             raise Rejection(408, "request_timeout", "The request body did not arrive in time.") from None
         return b"".join(parts)

@@ -21,6 +21,7 @@ import httptools
 from config.settings import Secret, Upstream
 
 HIGH_WATER = 262_144
+LARGE_BODY = 131_072
 TCP_INFO_BYTES_ACKED = 120
 MAX_RESPONSE_HEAD = 65_536
 SWEEP_SECONDS = 0.05
@@ -129,7 +130,7 @@ class UpstreamPool:
                 b"Content-Length: %d\r\n\r\n" % len(body) if body or method == "POST" else b"\r\n",
             )
         )
-        request = head + body
+        request = (head, body) if len(body) > LARGE_BODY else (head + body,)  # a large one is not copied for one write
         while True:
             connection = self._take_idle()
             reused = connection is not None
@@ -234,7 +235,7 @@ class _Connection(asyncio.Protocol):
         """Whether the connection is open and quiet."""
         return self._transport is not None and not self._transport.is_closing() and not self.failure
 
-    def begin(self, request: bytes, *, reused: bool) -> None:
+    def begin(self, request: tuple[bytes, ...], *, reused: bool) -> None:
         """Write a request. `reused`: note what the kernel has had acknowledged, to prove an untouched failure."""
         self._reset()
         self.idle_since = 0.0
@@ -244,7 +245,8 @@ class _Connection(asyncio.Protocol):
         self._acked_before = self._acked() if reused else -1
         if self._transport is None:
             raise UpstreamError("closed", sent=False)
-        self._transport.write(request)
+        for part in request:
+            self._transport.write(part)
 
     # asyncio.Protocol
 

@@ -25,7 +25,7 @@ LEDGER_KEYS = {
 }  # fmt: skip
 USAGE_KEYS = {
     "requestId", "keyId", "endpoint", "model", "serviceTier", "stream", "inputTokens", "outputTokens", "cachedTokens", "cacheWriteTokens",
-    "reasoningTokens", "audioInputTokens", "audioOutputTokens", "chargedMillicredits", "chargedCredits", "usageSource", "outcome", "free",
+    "reasoningTokens", "audioInputTokens", "audioOutputTokens", "imageInputTokens", "imageOutputTokens", "audioMilliseconds", "characters", "chargedMillicredits", "chargedCredits", "usageSource", "outcome", "free",
     "createdAt",
 }  # fmt: skip
 

@@ -248,6 +248,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("text", "key", "reason", "fix"),
     [
         ("[listen]\nworkers = 2\n", "listen.workers", "embedded store", "redis.url"),
+        ("[billing]\nallow_background = true\n", "billing.allow_background", "kept upstream", "allow_store"),
         ("[upstream]\nbase_url = 'ftp://x/v1'\n", "upstream.base_url", "not a plain http(s) URL", "https://api.openai.com/v1"),
         ("[upstream]\nbase_url = 'api.openai.com'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
         ("[upstream]\nbase_url = 'https://x/v1?a=b'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),

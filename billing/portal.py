@@ -1,0 +1,107 @@
+"""Who may see the Credits page: one-time links made by the operator's app, and the sessions they open. Only hashes are stored."""
+
+import hashlib
+import secrets
+from typing import NamedTuple
+
+from sqlalchemy import delete, func, insert, select, update
+
+from billing.database import Database, now_ms
+from billing.errors import AccountNotFound
+from billing.portal_tables import portal_tokens
+from billing.tables import accounts, usage
+
+LINK_MS = 10 * 60 * 1_000
+SESSION_MS = 12 * 3_600 * 1_000
+DAY_MS = 86_400_000
+
+
+class Session(NamedTuple):
+    """An open session; `expires_at` in Unix milliseconds."""
+
+    account_id: str
+    expires_at: int
+
+
+class DaySpend(NamedTuple):
+    """What one model cost an account on one UTC day (days since 1970), in millicredits."""
+
+    day: int
+    model: str
+    millicredits: int
+
+
+class Portal:
+    """Links, sessions, and what the page's chart shows. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def link(self, account_id: str) -> tuple[str, int]:
+        """(a token that opens one session within 10 minutes, when it expires). Raises AccountNotFound."""
+        async with self._db.read() as connection:
+            if (await connection.execute(select(accounts.c.id).where(accounts.c.id == account_id))).first() is None:
+                raise AccountNotFound(account_id)
+        return await self._make(account_id, "link", LINK_MS)
+
+    async def open(self, token: str) -> tuple[str, Session] | None:
+        """(a session's token, the session) for a link's token; None when it is unknown, used or too old."""
+        now = now_ms()
+        table = portal_tokens.c
+        use = (
+            update(portal_tokens)
+            .where(table.hash == _hash(token), table.kind == "link", table.used_at.is_(None), table.expires_at > now)
+            .values(used_at=now)
+            .returning(table.account_id)
+        )
+        async with self._db.write() as connection:
+            account_id: str | None = (await connection.execute(use)).scalar_one_or_none()
+        if account_id is None:
+            return None
+        session, expires_at = await self._make(account_id, "session", SESSION_MS)
+        return session, Session(account_id, expires_at)
+
+    async def session(self, token: str) -> Session | None:
+        """The session of that token; None when it ended or never was, or its account is blocked."""
+        table = portal_tokens.c
+        query = (
+            select(table.account_id, table.expires_at)
+            .join(accounts, accounts.c.id == table.account_id)
+            .where(table.hash == _hash(token), table.kind == "session", table.expires_at > now_ms(), accounts.c.status == "active")
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).first()
+        return None if row is None else Session(row[0], row[1])
+
+    async def close(self, token: str) -> None:
+        """End a session; and forget what ended long ago."""
+        table = portal_tokens.c
+        async with self._db.write() as connection:
+            await connection.execute(delete(portal_tokens).where((table.hash == _hash(token)) | (table.expires_at < now_ms() - DAY_MS)))
+
+    async def spend(self, account_id: str, since_day: int) -> list[DaySpend]:
+        """What was charged by day and model since a day, oldest first."""
+        day = (usage.c.created_at // DAY_MS).label("day")
+        query = (
+            select(day, usage.c.model, func.sum(usage.c.charged_millicredits))
+            .where(usage.c.account_id == account_id, usage.c.created_at >= since_day * DAY_MS)
+            .group_by(day, usage.c.model)
+            .order_by(day, usage.c.model)
+        )
+        async with self._db.read() as connection:
+            return [DaySpend(int(row[0]), row[1], int(row[2])) for row in await connection.execute(query)]
+
+    async def _make(self, account_id: str, kind: str, lifetime_ms: int) -> tuple[str, int]:
+        token, now = secrets.token_urlsafe(32), now_ms()
+        async with self._db.write() as connection:
+            await connection.execute(
+                insert(portal_tokens).values(
+                    hash=_hash(token), kind=kind, account_id=account_id, created_at=now, expires_at=now + lifetime_ms
+                )
+            )
+        return token, now + lifetime_ms
+
+
+def _hash(token: str) -> str:
+    return hashlib.sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
