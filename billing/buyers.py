@@ -46,6 +46,12 @@ class Buyers:
             query = select(stripe_customers.c.customer_id).where(stripe_customers.c.account_id == account_id)
             return str((await connection.execute(query)).scalar_one())
 
+    async def replace(self, account_id: str, customer_id: str) -> None:
+        """The account's customer is another one from now on, without a saved method."""
+        values = {"customer_id": customer_id, "payment_method_id": "", "consented_at": None}
+        async with self._db.write() as connection:
+            await connection.execute(update(stripe_customers).where(stripe_customers.c.account_id == account_id).values(**values))
+
     async def save_method(self, account_id: str, payment_method_id: str, consented_at: int) -> None:
         """Keep the method of a purchase whose buyer agreed to be charged again."""
         values = {"payment_method_id": payment_method_id, "consented_at": consented_at}

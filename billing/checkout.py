@@ -3,7 +3,8 @@
 from typing import NamedTuple
 
 from billing.buyers import Buyers
-from billing.errors import NotYet, StripeRefused
+from billing.database import now_ms
+from billing.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.purchases import Offer
 from billing.sales import Purchase, Sales
 from billing.stripe_gateway import Order, StripeGateway
@@ -11,6 +12,7 @@ from billing.stripe_objects import Session
 from billing.stripe_sync import Sync
 
 ATTEMPTS = 3
+LONGEST_WAIT_MS = 30_000
 
 
 class CheckoutTerms(NamedTuple):
@@ -46,10 +48,13 @@ class Checkout:
             if purchase.session_id is None:
                 return await self._ask(purchase, name)
             session = await self._gateway.session(purchase.session_id)
-            if session is not None and session.status == "open":
+            if session is None:
+                await self._sales.ended(purchase.id, "failed", "Stripe has no such session")
+            elif session.status == "open":
                 return purchase
-            # paid or expired a moment ago, and we had not heard: now we have, and the next round begins anew
-            await self._sync.session(purchase.session_id)
+            else:
+                # paid or expired a moment ago, and we had not heard: now we have, and the next round begins anew
+                await self._sync.session(purchase.session_id)
         raise NotYet("the last payment page is still being settled")
 
     async def customer(self, account_id: str, name: str) -> str:
@@ -57,13 +62,26 @@ class Checkout:
         buyer = await self._buyers.find(account_id)
         if buyer is not None:
             return buyer.customer_id
-        return await self._buyers.remember(account_id, await self._gateway.create_customer(account_id, name))
+        return await self._buyers.remember(account_id, await self._gateway.create_customer(account_id, name, f"customer:{account_id}"))
 
     async def _ask(self, purchase: Purchase, name: str) -> Purchase:
         customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
-        await self._sales.addressed(purchase.id, customer_id)
         try:
-            session = await self._create(purchase, customer_id)
+            try:
+                session = await self._create(purchase, customer_id)
+            except StripeRefused as refused:
+                if refused.code != "resource_missing":
+                    raise
+                # our customer was deleted at Stripe: the account gets another, and its saved card is gone
+                customer_id = await self._gateway.create_customer(purchase.account_id, name, f"customer:{purchase.id}")
+                await self._buyers.replace(purchase.account_id, customer_id)
+                session = await self._create(purchase, customer_id)
+        except StoreUnavailable as away:
+            # Stripe keeps the result of a key, its own failures too: after a while another key is the way on. Should a page
+            # exist for this one, nobody has its address; should it be paid all the same, it is credited.
+            if away.store == "stripe" and now_ms() - purchase.created_at > LONGEST_WAIT_MS:
+                await self._sales.ended(purchase.id, "failed", "Stripe did not answer")
+            raise
         except StripeRefused as refused:
             # the next click begins anew instead of meeting the same refusal
             await self._sales.ended(purchase.id, "failed", str(refused))
@@ -72,6 +90,7 @@ class Checkout:
 
     async def _create(self, purchase: Purchase, customer_id: str) -> Session:
         terms = self._terms
+        await self._sales.addressed(purchase.id, customer_id)
         return await self._gateway.create_session(
             order_of(purchase, customer_id),
             success_url=terms.success_url,

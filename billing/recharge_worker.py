@@ -38,14 +38,26 @@ class RechargeWorker:
                 row = await self._recharges.get(account_id)
                 if row is not None:
                     done += await self._recharges.begin(account_id, offer_of(row.package_code), livemode=livemode) is not None
-        now = now_ms()
+        now, away = now_ms(), None
         for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
             if purchase.origin == "auto":
-                await self._pay(purchase)
+                away = await self._try(purchase) or away
         for row, purchase in await self._recharges.concluded():
             await self._conclude(row, purchase)
             done += 1
+        if away is not None:
+            raise away
         return done
+
+    async def _try(self, purchase: Purchase) -> StoreUnavailable | None:
+        """Pay; one payment that Stripe does not answer must not hold up the others. The sweeper ends it after 15 minutes."""
+        try:
+            await self._pay(purchase)
+        except StoreUnavailable as error:
+            if error.store == "sql":
+                raise
+            return error
+        return None
 
     async def _pay(self, purchase: Purchase) -> None:
         try:

@@ -152,10 +152,9 @@ class Sales:
 
     async def addressed(self, purchase_id: str, customer_id: str) -> None:
         """Note which Stripe customer is going to be asked, before it is."""
+        unasked = (purchases.c.id == purchase_id, purchases.c.session_id.is_(None))
         async with self._db.write() as connection:
-            await connection.execute(
-                update(purchases).where(purchases.c.id == purchase_id, purchases.c.customer_id == "").values(customer_id=customer_id)
-            )
+            await connection.execute(update(purchases).where(*unasked).values(customer_id=customer_id))
 
     async def opened(self, purchase_id: str, session_id: str, url: str) -> Purchase:
         """Note the Checkout Session of a purchase. Idempotent; the first one stays."""

@@ -67,10 +67,10 @@ class StripeGateway:
 
     # -- making ---------------------------------------------------------------------------------------------
 
-    async def create_customer(self, account_id: str, name: str) -> str:
-        """A Stripe customer for an account; twice within a day is one."""
+    async def create_customer(self, account_id: str, name: str, key: str) -> str:
+        """A Stripe customer for an account; twice with the same key within a day is one."""
         params: Any = {"name": name, "metadata": {"tollkeeper_account": account_id}}
-        made = await _asked(self._v1.customers.create_async(params, {"idempotency_key": f"customer:{account_id}"}))
+        made = await _asked(self._v1.customers.create_async(params, {"idempotency_key": key}))
         return str(made["id"])
 
     async def create_session(self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool) -> Session:

@@ -77,5 +77,5 @@ def configure_logging(level: str) -> None:
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
-    for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "aiosqlite", "uvicorn.access"):
+    for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "aiosqlite", "uvicorn.access", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -7,6 +7,7 @@ the lines to paste can be printed at every start.
 import asyncio
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from billing.accounts import Accounts, KeyRules
 from billing.database import Database
 from billing.ledger import Ledger
 from billing.money import parse_credits
+from config.keys import stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
 from proxy.checks import prepare_database
@@ -25,6 +27,7 @@ from proxy.serve import die_with_parent
 DEMO_FILE = Path("var/demo.json")
 DEMO_CREDITS = "1000"
 SANDBOX_KEY = "sk-sandbox"
+STRIPE_KEY = "sk_test_sandbox"
 SANDBOX_PACE_MS = "15"
 
 
@@ -34,6 +37,7 @@ def main() -> int:
     try:
         settings = load_settings(path)
         sandbox = None if upstream_key(settings) else start_sandbox()
+        bank = None if sandbox is None or stripe_keys(settings) else start_stripe(settings)
     except ConfigError as error:
         print(f"tollkeeper: {error}", file=sys.stderr)
         return 2
@@ -43,9 +47,10 @@ def main() -> int:
         print_welcome(settings, key, sandboxed=sandbox is not None)
         return tollkeeper(["serve"])
     finally:
-        if sandbox is not None:
-            sandbox.terminate()
-            sandbox.wait()
+        for process in (sandbox, bank):
+            if process is not None:
+                process.terminate()
+                process.wait()
 
 
 def start_sandbox() -> "subprocess.Popen[bytes]":
@@ -58,6 +63,31 @@ def start_sandbox() -> "subprocess.Popen[bytes]":
     os.environ["OPENAI_API_KEY"] = SANDBOX_KEY
     os.environ["TOLLKEEPER_UPSTREAM__BASE_URL"] = line.split("listening on ")[1].strip()
     return process
+
+
+def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
+    """Stripe's simulator on a free loopback port, wired to our webhook; credits can be bought with made-up cards. Raises ConfigError."""
+    base, secret = base_url(settings), "whsec_" + secrets.token_hex(8)
+    command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY]
+    command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    line = process.stdout.readline().decode() if process.stdout else ""
+    if "listening on " not in line:
+        raise ConfigError("sandbox", "(start)", "Stripe's simulator did not start", "run `python -m sandbox.stripe` to see why")
+    os.environ |= {
+        "STRIPE_API_KEY": STRIPE_KEY,
+        "STRIPE_WEBHOOK_SECRET": secret,
+        "TOLLKEEPER_STRIPE__API_BASE": line.split("listening on ")[1].strip(),
+        "TOLLKEEPER_STRIPE__SUCCESS_URL": settings.stripe.success_url or f"{base}/credits?session={{CHECKOUT_SESSION_ID}}",
+        "TOLLKEEPER_STRIPE__CANCEL_URL": settings.stripe.cancel_url or f"{base}/credits",
+    }
+    return process
+
+
+def base_url(settings: Settings) -> str:
+    """Where we are reached from this machine."""
+    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
+    return f"http://{host}:{settings.listen.port}"
 
 
 async def demo_key(settings: Settings) -> str:
@@ -82,8 +112,12 @@ async def demo_key(settings: Settings) -> str:
 
 def print_welcome(settings: Settings, key: str, *, sandboxed: bool) -> None:
     """What to paste."""
-    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
-    base = f"http://{host}:{settings.listen.port}"
+    base = base_url(settings)
+    buying = f"""
+Buy credits at the made-up Stripe (card 4242 4242 4242 4242): open the `url` that this answers
+
+  curl {base}/api/billing/checkout -H "Authorization: Bearer {key}" -d '{{"packageCode": "starter"}}'
+"""
     if sandboxed:
         print("=" * 78)
         print("  NO OPENAI_API_KEY IS SET: serving from the built-in SANDBOX.")
@@ -108,7 +142,7 @@ print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user",
 .choices[0].message.content)'
 
 What it cost:  curl {base}/api/billing/me -H "Authorization: Bearer {key}"
-""",
+{buying if sandboxed else ""}""",
         flush=True,
     )
 

@@ -71,7 +71,9 @@ class FakeServer:
     async def post(self, path: str, form: dict[str, Any], request: Request) -> Response:
         key = request.headers.get("idempotency-key", "")
         if path == "customers":
-            return self.reply({"object": "customer", "id": await self.stripe.create_customer(form["metadata"]["tollkeeper_account"], "")})
+            return self.reply(
+                {"object": "customer", "id": await self.stripe.create_customer(form["metadata"]["tollkeeper_account"], "", key)}
+            )
         if path == "billing_portal/sessions":
             return self.reply(
                 {"object": "billing_portal.session", "url": await self.stripe.portal_url(form["customer"], form["return_url"])}

@@ -48,6 +48,8 @@ class FakeStripe:
         self.down = False
         self.decline: Declined | None = None
         self.livemode = False
+        self.deleted_customers: set[str] = set()
+        self.poisoned_keys: set[str] = set()
 
     # -- what buyers, banks and dashboards do -------------------------------------------------------------
 
@@ -199,13 +201,17 @@ class FakeStripe:
     async def close(self) -> None:
         pass
 
-    async def create_customer(self, account_id: str, name: str) -> str:
+    async def create_customer(self, account_id: str, name: str, key: str) -> str:
         self._called()
-        return str(self.by_key.setdefault(f"customer:{account_id}", self.new_id("cus")))
+        return str(self.by_key.setdefault(key, self.new_id("cus")))
 
     async def create_session(self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool) -> Session:
         self._called()
         self.orders.append(order)
+        if order.key in self.poisoned_keys:
+            raise StoreUnavailable("stripe", "APIError: the saved 500 of this key")
+        if order.customer_id in self.deleted_customers:
+            raise StripeRefused("resource_missing", "No such customer", 400)
         if order.key in self.by_key:
             if self.by_key[order.key][0] != order:
                 raise StripeRefused("idempotency_error", "other parameters", 400)
@@ -233,6 +239,8 @@ class FakeStripe:
     async def charge_saved_method(self, order: Order, payment_method_id: str) -> Intent | Declined:
         self._called()
         self.orders.append(order)
+        if order.key in self.poisoned_keys:
+            raise StoreUnavailable("stripe", "APIError: the saved 500 of this key")
         if order.key not in self.by_key:
             if self.decline is not None:
                 intent = self._new_intent(order.cents, order.customer_id, order.purchase_id, "requires_payment_method")

@@ -8,6 +8,7 @@ from billing.errors import NotYet, StoreUnavailable, TooManyCheckouts
 from billing.jobs import relay_once
 from billing.sales import Receipt, Stale
 from billing.stripe_objects import payment_of_session
+from tests.money.fake_stripe import replace
 from tests.money.shop import STARTER, TERMS, Shop, open_shop
 
 
@@ -246,7 +247,6 @@ async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: S
 
 async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
     from billing.stripe_objects import BalanceTransaction, Charge, Intent
-    from tests.money.fake_stripe import replace
 
     account = await shop.books.account()
     purchase = await shop.buy(account)
@@ -280,7 +280,6 @@ async def test_a_payment_in_review_is_done_with_once_it_was_refunded(shop: Shop)
 
 
 async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(shop: Shop) -> None:
-    from tests.money.fake_stripe import replace
 
     account = await shop.books.account()
     purchase = await shop.buy(account)
@@ -309,3 +308,76 @@ async def test_charge_updated_brings_the_fee(shop: Shop) -> None:
     shop.stripe.emit("charge.updated", purchase.charge_id)
     await shop.deliver()
     assert (await shop.get(purchase)).fee_booked is True
+
+
+async def test_a_customer_deleted_at_stripe_is_made_again(shop: Shop) -> None:
+    account = await shop.books.account()
+    first = await shop.paid(account)
+    shop.stripe.deleted_customers.add(first.customer_id)
+    second = await shop.paid(account)
+    assert second.customer_id != first.customer_id
+    assert await shop.balance(account) == 2 * 109_989_000
+    buyer = await shop.buyers.find(account)
+    assert buyer is not None
+    assert (buyer.customer_id, buyer.payment_method_id) == (second.customer_id, "")
+
+
+async def test_a_page_that_stripe_has_forgotten_is_not_offered_again(shop: Shop) -> None:
+    account = await shop.books.account()
+    first = await shop.buy(account)
+    del shop.stripe.sessions_by_id[first.session_id or ""]
+    second = await shop.buy(account)
+    assert second.session_id != first.session_id
+    assert (await shop.get(first)).state == "failed"
+
+
+async def test_the_three_way_check_finds_each_tampering_and_nothing_else(shop: Shop) -> None:
+    from sqlalchemy import text
+
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER)
+    refund = shop.stripe.refund_payment(purchase.payment_intent_id or "", 500)
+    await shop.deliver()
+    await shop.age(1_000)
+
+    async def checks(*statements: str) -> set[str]:
+        async with shop.books.database.write() as connection:
+            for statement in statements:
+                await connection.execute(text(statement))
+        return {finding.partition(":")[0] for finding in [*await shop.findings(), *await shop.check_stripe()]}
+
+    assert await checks() == set()
+    assert await checks("UPDATE claims SET amount_cents = 600") == {"claim vs what it should take", "refund succeeded at Stripe (cents)"}
+    assert await checks("UPDATE claims SET amount_cents = 500, booked_paid = booked_paid + 1") == {
+        "claim vs what it should take",
+        "claim vs its transfers",
+    }
+    assert await checks("UPDATE claims SET booked_paid = booked_paid - 1", "UPDATE purchases SET bonus_millicredits = 1") == {
+        "purchase vs its transfers"
+    }
+    lost = {"purchase transfer without a credited purchase", "paid at Stripe vs credited purchase (cents)", "claim vs what it should take"}
+    assert await checks("UPDATE purchases SET bonus_millicredits = 0, state = 'expired'") == lost
+    await checks("UPDATE purchases SET state = 'credited'")
+    del shop.stripe.sessions_by_id[purchase.session_id or ""]
+    shop.stripe.intents_by_id[purchase.payment_intent_id or ""] = replace(
+        shop.stripe.intents_by_id[purchase.payment_intent_id or ""], status="canceled"
+    )
+    assert await checks() == {"credited purchase vs paid at Stripe (cents)"}
+    shop.stripe.change_refund(refund.id, "failed")
+    assert "refund failed at Stripe (cents)" in await checks()
+
+
+async def test_a_key_with_a_saved_failure_does_not_keep_a_buyer_away(shop: Shop) -> None:
+    account = await shop.books.account()
+    shop.stripe.down = True
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    shop.stripe.down = False
+    ((key,),) = await shop.rows("SELECT idempotency_key FROM purchases")
+    shop.stripe.poisoned_keys.add(key)
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    await shop.age(60)
+    with pytest.raises(StoreUnavailable):
+        await shop.buy(account)
+    assert (await shop.buy(account)).state == "open"

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
+from billing.errors import StoreUnavailable
 from billing.low_balance import LowBalance
 from billing.purchases import Offer
 from billing.recharge import Wish, month_start_ms, next_month_ms
@@ -110,6 +111,24 @@ async def test_stripe_away_waits_and_asks_with_the_same_key(shop: Shop) -> None:
     await step(shop)
     assert await shop.balance(account) == 9_990_000
     assert len([key for key in shop.stripe.by_key if key.startswith("auto:")]) == 1
+
+
+async def test_one_payment_without_an_answer_does_not_hold_up_the_others(shop: Shop) -> None:
+    stuck, fine = await account_with_card(shop), await account_with_card(shop)
+    shop.stripe.poisoned_keys.add(f"auto:{stuck}:1:1")
+    await spend(shop, stuck, 0)
+    await spend(shop, fine, 0)
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await step(shop, 1)
+    await shop.deliver()
+    assert await shop.balance(fine) == 9_990_000
+    await shop.age(1_000)
+    await shop.sweeper.sweep(1, livemode=False)  # Stripe never heard of it
+    await step(shop)
+    row = await shop.recharges.get(stuck)
+    assert row is not None
+    assert row.state == "waiting"
 
 
 async def test_a_decline_backs_off_and_finally_stops(shop: Shop) -> None:

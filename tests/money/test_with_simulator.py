@@ -1,0 +1,231 @@
+"""The whole product against the simulator of sandbox/stripe, which keeps a record of money of its own and delivers webhooks badly.
+
+What must agree at the end: credits with what was paid, refunded and disputed there; and `cash` in our ledger with the
+Stripe balance, to the cent, fees included.
+"""
+
+import random
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.money.test_end_to_end import PACKAGES
+from tests.support.command import cli
+from tests.support.customers import Customer, database_url, new_customer
+from tests.support.servers import ROOT, Tollkeeper, wait_until
+
+SECRET = "whsec_simulated"
+CREDITS = {"starter": (9_990_000, 0), "pro": (99_990_000, 9_999_000)}
+
+
+@dataclass
+class Bank:
+    """The simulator as a process, by its control paths."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def control(self, what: str, /, **body: Any) -> Any:
+        answer = httpx.post(f"{self.url}/__stripe/{what}", json=body, timeout=40)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def settings(self, **changes: Any) -> None:
+        httpx.put(f"{self.url}/__stripe/settings", json=changes, timeout=10).raise_for_status()
+
+    def record(self) -> Any:
+        return httpx.get(f"{self.url}/__stripe/record", timeout=10).json()
+
+    def drain(self) -> None:
+        assert self.control("drain", timeout_s=30)["drained"] is True
+
+
+@pytest.fixture
+def bank() -> Iterator[Bank]:
+    process = subprocess.Popen([sys.executable, "-m", "sandbox.stripe"], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    found = re.search(rb"http://\S+", process.stdout.readline())
+    assert found is not None
+    yield Bank(found[0].decode(), process)
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture
+def shop(bank: Bank, make_tollkeeper: Callable[..., Tollkeeper]) -> Tollkeeper:
+    """A served Tollkeeper whose webhook the simulator knows."""
+    server = make_tollkeeper(
+        STRIPE_API_KEY="sk_test_sandbox",
+        STRIPE_WEBHOOK_SECRET=SECRET,
+        TOLLKEEPER_STRIPE__API_BASE=bank.url,
+        TOLLKEEPER_STRIPE__SUCCESS_URL="https://app.test/ok?s={CHECKOUT_SESSION_ID}",
+        TOLLKEEPER_STRIPE__CANCEL_URL="https://app.test/no",
+        TOLLKEEPER_STRIPE__MAX_CHECKOUTS_PER_HOUR="0",
+        TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS="0",
+        TOLLKEEPER_BILLING__AUTO_RECHARGE="true",
+        TOLLKEEPER_PACKAGES=PACKAGES,
+    ).start()
+    bank.control("endpoints", url=f"{server.url}/webhooks/stripe", secret=SECRET)
+    return server
+
+
+def checkout(customer: Customer, code: str = "starter", **more: Any) -> dict[str, Any]:
+    url = f"{customer.server.url}/api/billing/checkout"
+    answer = httpx.post(url, json={"packageCode": code, **more}, headers=customer.headers, timeout=20)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def settled(server: Tollkeeper) -> bool:
+    return bool(cli(server, "stripe", "inbox")["waiting"] == 0)
+
+
+def cash(server: Tollkeeper) -> int:
+    """Cents in the ledger's cash account."""
+    import sqlite3
+
+    path = database_url(server).partition("///")[2]
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        rows = connection.execute("SELECT debit_account, credit_account, amount_millicredits FROM transfers").fetchall()
+    total = sum(amount * ((debit == "cash") - (credit == "cash")) for debit, credit, amount in rows)
+    assert total % 10_000 == 0
+    return int(total) // 10_000
+
+
+def test_a_browser_buys_and_the_balance_rises(shop: Tollkeeper) -> None:
+    """By the hosted page alone, as a person without scripts would."""
+    customer = new_customer(shop, 0)
+    page = checkout(customer, "pro")
+    with httpx.Client(follow_redirects=False, timeout=10) as browser:
+        html = browser.get(page["url"]).text
+        fields = {name: value for name, value in re.findall(r'name="?([\w\[\]]+)"?[^>]*?value="([^"]*)"', html) if name}
+        fields |= {"email": "buyer@app.test"}
+        answer = browser.post(page["url"], data=fields)
+        assert answer.status_code in (302, 303), answer.text[:2_000]
+        assert answer.headers["location"] == f"https://app.test/ok?s={page['sessionId']}"
+    customer.wait_balance(109_989_000, 5)
+    receipt = httpx.get(f"{shop.url}/api/billing/purchases/{page['id']}/receipt", headers=customer.headers)
+    assert receipt.status_code == 303
+    assert httpx.get(receipt.headers["location"]).status_code == 200
+
+
+def test_bad_weather_ends_at_the_simulators_record(shop: Tollkeeper, bank: Bank) -> None:
+    seed = time.time_ns() % 2**32
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    chaos = {"copies_min": 1, "copies_max": 5, "shuffle_ms": 300, "drop": 0.1, "cut": 0.1, "retry_scale": 0.0005, "seed": seed}
+    bank.settings(delivery=chaos, async_delay_s=0.2, refund_delay_s=0.2)
+    customers = [new_customer(shop, 0) for _ in range(4)]
+    sold: dict[str, tuple[Customer, str]] = {}
+    for _ in range(24):
+        customer, code = dice.choice(customers), dice.choice(sorted(CREDITS))
+        page = checkout(customer, code)
+        sold[page["sessionId"]] = (customer, code)
+        live_one_life(bank, dice, page["sessionId"])
+    time.sleep(1)
+    bank.drain()
+    cli(shop, "stripe", "sweep")  # for what was dropped
+    wait_until(lambda: settled(shop), 30, "an empty inbox")
+    cli(shop, "drain")
+    assert cli(shop, "stripe", "sweep")["fixed"] == []
+    record = bank.record()
+    expected = dict.fromkeys((customer.account_id for customer in customers), 0)
+    for payment in record["payments"].values():
+        customer, code = sold[payment["session"]]
+        paid, bonus = CREDITS[code]
+        back = payment["refunded"] - payment["refund_failed"] + payment["disputed"] - payment["dispute_won"]
+        counted = min(back, payment["paid"])
+        expected[customer.account_id] += paid + bonus - counted * 10_000 - bonus * counted // payment["paid"]
+    assert {customer.account_id: customer.balance() for customer in customers} == expected
+    assert cash(shop) == record["totals"]["net"]
+    cli(shop, "reconcile")
+
+
+def live_one_life(bank: Bank, dice: random.Random, session: str) -> None:
+    fate = dice.random()
+    if fate < 0.1:
+        bank.control(f"sessions/{session}/expire")
+        return
+    bank.control(f"sessions/{session}/pay", outcome=dice.choice(["succeed"] * 5 + ["authenticate", "delay", "delay_fail"]))
+    if fate < 0.4:
+        return
+    time.sleep(0.25)
+    found = [row for row in bank.record()["records"] if row["session"] == session]
+    if not found:
+        return  # a delayed payment that failed
+    left = found[0]["amount"]
+    for _ in range(dice.choice([0, 1, 2])):
+        amount = dice.randint(1, left)
+        refund = bank.control("refunds", session=session, amount=amount)
+        if dice.random() < 0.3:
+            bank.control(f"refunds/{refund['id']}", action="fail")
+        else:
+            left -= amount
+        if not left:
+            return
+    if dice.random() < 0.4:
+        dispute = bank.control("disputes", session=session, amount=left)
+        if dice.random() < 0.7:
+            bank.control(f"disputes/{dispute['id']}", action=dice.choice(["win", "lose"]))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"livemode": True},
+        {"timestamp_offset_s": -400},
+        {"timestamp_offset_s": 4_000},
+        {"signature": "wrong_secret"},
+        {"signature": "missing"},
+    ],
+)
+def test_what_does_not_verify_is_not_believed_and_the_sweeper_finds_the_truth(shop: Tollkeeper, bank: Bank, wrong: dict[str, Any]) -> None:
+    bank.settings(delivery={**wrong, "retry_scale": 0.0, "max_attempts": 2})
+    customer = new_customer(shop, 0)
+    page = checkout(customer)
+    bank.control(f"sessions/{page['sessionId']}/pay")
+    bank.drain()
+    assert customer.balance() == 0
+    assert cli(shop, "stripe", "inbox")["counts"] == []
+    cli(shop, "stripe", "sweep")
+    customer.wait_balance(9_990_000, 5)
+
+
+def test_replies_that_are_lost_open_one_page_and_take_one_payment(shop: Tollkeeper, bank: Bank) -> None:
+    customer = new_customer(shop, 0)
+    bank.control("faults", kind="reset", after=True, path="checkout/sessions", count=2)
+    page = checkout(customer, savePaymentMethod=True)
+    bank.control(f"sessions/{page['sessionId']}/pay")
+    customer.wait_balance(9_990_000, 5)
+    assert len({row["session"] for row in bank.record()["records"]}) == 1
+    bank.control("faults", kind="reset", after=True, path="payment_intents", count=2)
+    wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
+    assert httpx.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=customer.headers).status_code == 200
+    cli(shop, "grant", customer.account_id, "-1", "--reason", "test")
+    customer.wait_balance(9_990_000 * 2 - 1_000, 15)
+    time.sleep(2.5)
+    assert [row["kind"] for row in bank.record()["records"]] == ["paid", "paid"]
+
+
+def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank) -> None:
+    customer = new_customer(shop, 0)
+    page = checkout(customer, savePaymentMethod=True)
+    bank.control(f"sessions/{page['sessionId']}/pay", outcome="authenticate_always")
+    customer.wait_balance(9_990_000, 5)
+    wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
+    url = f"{shop.url}/api/billing/auto-recharge"
+    assert httpx.put(url, json=wish, headers=customer.headers).status_code == 200
+    cli(shop, "grant", customer.account_id, "-1", "--reason", "test")
+    found = wait_until(lambda: (row := httpx.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page")
+    session = found["actionUrl"].rpartition("/")[2]
+    bank.control(f"sessions/{session}/pay")
+    customer.wait_balance(9_990_000 * 2 - 1_000, 10)
+    wait_until(lambda: httpx.get(url, headers=customer.headers).json()["state"] == "ready", 10, "ready again")
