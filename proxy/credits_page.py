@@ -213,7 +213,7 @@ class CreditsPage:
             found.append({"text": words, "bad": False})
         if balance < 0:
             found.append({"text": "Your balance is below zero after a refund or a disputed payment. Buy credits to go on.", "bad": True})
-        if "bought" in request.query_params:
+        if "session" in request.query_params:
             found.append(
                 {"text": "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds.", "bad": False}
             )

@@ -12,16 +12,19 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from billing.accounts import Accounts, KeyRules
 from billing.database import Database
 from billing.ledger import Ledger
 from billing.money import parse_credits
+from billing.portal import Portal
 from config.keys import stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
 from proxy.checks import prepare_database
 from proxy.cli import main as tollkeeper
+from proxy.credits_page import link_url
 from proxy.serve import die_with_parent
 
 DEMO_FILE = Path("var/demo.json")
@@ -43,8 +46,8 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        key = asyncio.run(demo_key(settings))
-        print_welcome(settings, key, sandboxed=sandbox is not None)
+        demo = asyncio.run(demo_account(settings))
+        print_welcome(settings, demo, sandboxed=sandbox is not None)
         return tollkeeper(["serve"])
     finally:
         for process in (sandbox, bank):
@@ -90,31 +93,43 @@ def base_url(settings: Settings) -> str:
     return f"http://{host}:{settings.listen.port}"
 
 
-async def demo_key(settings: Settings) -> str:
-    """The demo account's key; the account is created on first start. Raises StoreUnavailable."""
-    if DEMO_FILE.exists():
-        key: str = json.loads(DEMO_FILE.read_text(encoding="utf-8"))["apiKey"]
-        return key
+class Demo(NamedTuple):
+    """The account to try things with; `page` opens its Credits page once."""
+
+    account_id: str
+    key: str
+    page: str
+
+
+async def demo_account(settings: Settings) -> Demo:
+    """The demo account, created on first start. Raises StoreUnavailable, ConfigError."""
     database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
     try:
         await prepare_database(database)
-        accounts = Accounts(database)
-        account_id = await accounts.create("demo")
-        _, key = await accounts.create_key(account_id, KeyRules())
-        await Ledger(database).grant(account_id, parse_credits(DEMO_CREDITS), f"demo:{account_id}", "quickstart", "demo credits")
+        if not DEMO_FILE.exists():
+            await _create_demo(database)
+        kept = json.loads(DEMO_FILE.read_text(encoding="utf-8"))
+        token, _ = await Portal(database).link(kept["accountId"])
     finally:
         await database.close()
+    return Demo(kept["accountId"], kept["apiKey"], link_url(settings.portal.public_url or base_url(settings), token))
+
+
+async def _create_demo(database: Database) -> None:
+    accounts = Accounts(database)
+    account_id = await accounts.create("demo")
+    _, key = await accounts.create_key(account_id, KeyRules())
+    await Ledger(database).grant(account_id, parse_credits(DEMO_CREDITS), f"demo:{account_id}", "quickstart", "demo credits")
     DEMO_FILE.parent.mkdir(parents=True, exist_ok=True)
     with os.fdopen(os.open(DEMO_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump({"accountId": account_id, "apiKey": key}, file)
-    return key
 
 
-def print_welcome(settings: Settings, key: str, *, sandboxed: bool) -> None:
+def print_welcome(settings: Settings, demo: Demo, *, sandboxed: bool) -> None:
     """What to paste."""
-    base = base_url(settings)
+    base, key = base_url(settings), demo.key
     buying = f"""
-Buy credits at the made-up Stripe (card 4242 4242 4242 4242): open the `url` that this answers
+There, credits are bought at a made-up Stripe with the card 4242 4242 4242 4242. By hand: open the `url` that this answers
 
   curl {base}/api/billing/checkout -H "Authorization: Bearer {key}" -d '{{"packageCode": "starter"}}'
 """
@@ -142,6 +157,10 @@ print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user",
 .choices[0].message.content)'
 
 What it cost:  curl {base}/api/billing/me -H "Authorization: Bearer {key}"
+
+The Credits page, once within ten minutes (`.venv/bin/tollkeeper portal {demo.account_id}` makes another link):
+
+  {demo.page}
 {buying if sandboxed else ""}""",
         flush=True,
     )

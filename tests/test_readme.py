@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(fold
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOLLKEEPER_", "OPENAI_"))}
     environment["TOLLKEEPER_LISTEN__PORT"] = str(port)
     environment["PATH"] = f"{ROOT}/.venv/bin:{environment['PATH']}"
-    # what `make run` runs, in an empty folder of its own
+    # what `make run` runs, in a folder of its own
+    shutil.copy(ROOT / "proxy.toml", folder)
     recipe = re.search(r"\nrun: install\n\t@\$\(BIN\)/python (.*)\n", (ROOT / "Makefile").read_text())
     assert recipe is not None
     output = folder / "out.txt"
@@ -60,21 +62,40 @@ def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(fold
         text = output.read_text()
         assert "NO OPENAI_API_KEY IS SET" in text
         lines = [line.strip() for line in text.splitlines() if line.startswith(("  curl ", "  python3 ", "What it cost:"))]
-        assert len(lines) == 3
+        assert len(lines) == 4
         for line in lines:
             done = subprocess.run(
                 ["bash", "-c", line.removeprefix("What it cost:")], env=environment, capture_output=True, text=True, timeout=60, check=False
             )
             assert done.returncode == 0, done.stderr
-            assert len(done.stdout.split()) > 5 or "balanceMillicredits" in done.stdout
+            assert len(done.stdout.split()) > 5 or "balanceMillicredits" in done.stdout or '"url"' in done.stdout
             assert '"error"' not in done.stdout
         assert _no_key_in(folder, text)
+        _buy_credits_by_hand(text)
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 0
     time.sleep(0.1)
     with pytest.raises(httpx.HTTPError):
         httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1)
+
+
+def _buy_credits_by_hand(text: str) -> None:
+    """From the printed link through the made-up Stripe's page and back: the balance has risen."""
+    link = re.search(r"^  (http://\S+/credits/enter\?token=\S+)$", text, re.MULTILINE)
+    assert link is not None
+    with httpx.Client(follow_redirects=True, timeout=20) as browser:
+        page = browser.get(link[1])
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
+        assert token is not None
+        assert 'id="available">999.9' in page.text  # 1,000 and what the lines above cost
+        form = browser.post(str(page.url.join("/credits/buy")), data={"csrf": token[1], "package": "pro"})
+        assert form.url.path.startswith("/c/pay/")
+        fields = dict(re.findall(r'<input[^>]* name="([^"]+)" value="([^"]*)"', form.text)) | {"method": "card"}
+        back = browser.post(str(form.url), data=fields)
+        assert back.url.path == "/credits"
+        assert "Thank you" in back.text
+        wait_until(lambda: 'id="available">110,988.9' in browser.get(str(page.url)).text, 10, "the credits are there")
 
 
 def _no_key_in(folder: Path, text: str) -> bool:

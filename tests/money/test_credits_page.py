@@ -129,7 +129,7 @@ async def test_buying_leads_to_the_payment_page_and_the_balance_rises(shop: Shop
         await shop.deliver()
         for row in await shop.books.ledger.outbox_pending(10):
             await shop.books.store.credit(row.account_id, row.sequence, row.delta)
-        page = await visit.page("?bought=1")
+        page = await visit.page("?session=cs_test_1")
         assert "109,990" in page
         assert "Thank you" in page
         assert "credited" in page
