@@ -279,7 +279,8 @@ async def test_a_payment_in_review_is_done_with_once_it_was_refunded(shop: Shop)
     assert await shop.balance(account) == 0
 
 
-async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(shop: Shop) -> None:
+@pytest.mark.parametrize("disputed", [0, 2_000])
+async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(shop: Shop, disputed: int) -> None:
 
     account = await shop.books.account()
     purchase = await shop.buy(account)
@@ -287,13 +288,14 @@ async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(sho
     shop.stripe.pay(session_id, amount_subtotal=1, amount_total=1)  # review
     intent = shop.stripe.intent_of(session_id)
     shop.stripe.refund_payment(intent.id, 1_000)
-    shop.stripe.open_dispute(intent.id, 2_000)
+    if disputed:
+        shop.stripe.open_dispute(intent.id, disputed)
     await shop.deliver()
     assert await shop.rows("SELECT kind FROM transfers") == []
     shop.stripe.sessions_by_id[session_id] = replace(shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999)
     await shop.sync.session(session_id)
-    left = 9_999 - 3_000
-    assert await shop.balance(account) == left * 10_000 + 9_999_000 - 9_999_000 * 3_000 // 9_999
+    back = 1_000 + disputed
+    assert await shop.balance(account) == (9_999 - back) * 10_000 + 9_999_000 - 9_999_000 * back // 9_999
     assert await shop.ledger_of("disputes") == 0  # the credits held and the money withdrawn, both
     assert await shop.findings() == []
 
