@@ -42,7 +42,11 @@ class RawUpstream:
                 return
             request += part
         head, _, body = request.partition(b"\r\n\r\n")
-        length = next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+        length = (
+            next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            if b"content-length:" in head.lower()
+            else 0
+        )
         while len(body) < length:
             body += connection.recv(65_536)
         self.requests.append(head + b"\r\n\r\n" + body)
