@@ -8,12 +8,15 @@ from pathlib import Path
 
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from billing.errors import StoreUnavailable
+
+RAISE_EXCEPTION = "P0001"
+OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
 
 
 class Database:
@@ -54,7 +57,7 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
     """Without `transactions` every statement commits by itself: reading then takes no lock and no round trips."""
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, connect_args={"timeout": timeout_seconds})
+    engine = create_async_engine(url, connect_args={"timeout": timeout_seconds}, hide_parameters=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
@@ -82,6 +85,7 @@ def _postgresql(url: URL, pool_size: int, timeout_seconds: int | float, **option
         max_overflow=pool_size,
         pool_timeout=timeout_seconds,
         pool_pre_ping=True,
+        hide_parameters=True,
         connect_args={"timeout": timeout_seconds, "command_timeout": timeout_seconds},
         **options,
     )
@@ -90,6 +94,11 @@ def _postgresql(url: URL, pool_size: int, timeout_seconds: int | float, **option
 def now_ms() -> int:
     """The wall clock in Unix milliseconds."""
     return time.time_ns() // 1_000_000
+
+
+def _is_refused_by_trigger(error: DBAPIError) -> bool:
+    """Whether one of our own triggers said no (PostgreSQL's raise_exception)."""
+    return getattr(error.orig, "sqlstate", "") == RAISE_EXCEPTION
 
 
 class _translated:  # noqa: N801 - reads as a statement
@@ -101,8 +110,10 @@ class _translated:  # noqa: N801 - reads as a statement
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
         if error is None or isinstance(error, (StoreUnavailable, asyncio.CancelledError)):
             return
+        # a failover's read-only server or a full disk arrive as plain DBAPIErrors: only what is our own fault is not "away"
         away = isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError)) or (
-            isinstance(error, DBAPIError) and error.connection_invalidated
+            isinstance(error, DBAPIError)
+            and (error.connection_invalidated or not (isinstance(error, OUR_FAULT) or _is_refused_by_trigger(error)))
         )
         if away or type(getattr(error, "orig", error)).__module__.startswith("asyncpg"):
             root = getattr(error, "orig", None) or error

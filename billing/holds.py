@@ -211,6 +211,9 @@ class Book:
             return Held(account.balance, account.held)
         limits = request.limits
         if limits.any:
+            # a request that began before the period ended counts in the one that runs: a period never goes back
+            limits = limits._replace(period=max(limits.period, self.keys[request.key_id].period))
+            request = request._replace(limits=limits)
             refusal = self._check_key(request, account, now_ms)
             if refusal:
                 return refusal

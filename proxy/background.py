@@ -12,9 +12,8 @@ A crash before 2 is taken on again by the next process; after 2 by nobody, since
 
 import asyncio
 import logging
-import secrets
 from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -22,6 +21,7 @@ from billing.accounts import ApiKey, KeyRules
 from billing.database import now_ms
 from billing.errors import BillingError, StoreUnavailable
 from billing.holds import Checkpoint, Held, HoldRequest, KeyLimits
+from billing.jobs import repeat
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.objects import Pending
@@ -47,7 +47,7 @@ class _Taken(NamedTuple):
     pending: Pending
     record: PendingRecord
     plan: Plan
-    held: int
+    held: Millicredits
 
 
 class BackgroundResponses:
@@ -64,12 +64,9 @@ class BackgroundResponses:
         pending = await objects.open_background(AT_ONCE)
         for response_id in self._taken.keys() - {one.response_id for one in pending}:
             del self._taken[response_id]
-        settled = 0
-        for one in pending:
-            taken = self._taken.get(one.response_id) or await self._take_on(one)
-            if taken is not None:
-                settled += await self._look(taken)
-        return settled
+        # first all of them, so that no hold runs out while another response is asked about
+        taken = [self._taken.get(one.response_id) or await self._take_on(one) for one in pending]
+        return sum(await asyncio.gather(*(self._look(one) for one in taken if one is not None)))
 
     async def _take_on(self, pending: Pending) -> _Taken | None:
         """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
@@ -82,18 +79,23 @@ class BackgroundResponses:
         if await self._ledger.charged_ids([pending.charge_id]):
             await services.tenants.objects.end_background(pending.response_id)
             return None
-        owed = checkpoint_charge(plan, services.prices, 0)
-        amount = Millicredits(record.held)
+        taken = await self._hold(_Taken(pending, record, plan, Millicredits(record.held)))
+        if taken is not None:
+            self._taken[pending.response_id] = taken
+        return taken
+
+    async def _hold(self, taken: _Taken) -> _Taken | None:
+        """Hold for it; where it is held already, make that hold live on. Raises StoreUnavailable."""
+        services, pending, record = self._services, taken.pending, taken.record
+        owed = checkpoint_charge(taken.plan, services.prices, 0)
+        lease_ms = services.settings.billing.hold_lease_seconds * 1_000
+        facts, amount = self._facts(pending, record, taken.plan), taken.held
         for _ in range(TAKE_TRIES):
-            facts = self._facts(pending, record, plan)
-            lease_ms = services.settings.billing.hold_lease_seconds * 1_000
-            request = HoldRequest(
-                pending.charge_id, pending.account_id, record.key_id, amount, 0, lease_ms, KeyLimits(), orphan_record(facts, owed, 0)
-            )
+            noted = orphan_record(facts, owed, 0)
+            request = HoldRequest(pending.charge_id, pending.account_id, record.key_id, amount, 0, lease_ms, KeyLimits(), noted)
             result = await services.balances.hold(request)
             if isinstance(result, Held):
-                self._taken[pending.response_id] = taken = _Taken(pending, record, plan, amount)
-                return taken
+                return taken._replace(held=amount)
             # its hold was lost with all processes, and the money is spent meanwhile: hold what is left, the rest is our loss
             amount = Millicredits(max(0, min(amount, result.balance - result.held)))
         return None
@@ -122,7 +124,10 @@ class BackgroundResponses:
             return {"id": response_id, "status": GONE}
         if reply.status_code != httpx.codes.OK:
             return None
-        found = reply.json()
+        try:
+            found = reply.json()
+        except ValueError:
+            return None
         return found if isinstance(found, dict) else None
 
     async def _settle(self, taken: _Taken, answer: dict[str, Any]) -> None:
@@ -136,6 +141,8 @@ class BackgroundResponses:
         free = not services.settings.billing.charging_enabled
         due = Millicredits(0) if free else ending.charge.amount
         record = usage_record(self._facts(pending, taken.record, plan), ending, free=free, head=[])
+        if await self._hold(taken) is None:  # whatever became of the hold meanwhile: what is noted now needs one
+            return
         services.balances.checkpoint(Checkpoint(pending.charge_id, pending.account_id, due, record))
         await services.tenants.objects.end_background(pending.response_id)
         self._taken.pop(pending.response_id, None)
@@ -153,12 +160,12 @@ class BackgroundResponses:
         return Facts(pending.charge_id, key, plan, record.held, record.started_ms, 0, now_ms() - record.started_ms)
 
 
-async def follow_background(poller: BackgroundResponses, leads: Callable[[], Awaitable[bool]]) -> NoReturn:
-    """Poll for ever; `leads()` says whether this process is the one to do so."""
-    while True:
-        await asyncio.sleep(POLL_SECONDS * (0.8 + secrets.randbelow(400) / 1_000))
-        try:
-            if await leads():
-                await poller.poll()
-        except StoreUnavailable as error:
-            log.warning("background responses wait: %s", error)
+async def follow_background(poller: BackgroundResponses, leads: Callable[[], Awaitable[bool]]) -> None:
+    """Poll for ever, wherever `leads()` says that this process is the one to do so."""
+
+    async def step() -> int:
+        if await leads():
+            await poller.poll()
+        return 0
+
+    await repeat(step, POLL_SECONDS, "background responses")

@@ -83,6 +83,8 @@ class _Message(msgspec.Struct):
     content: str | list[_Part] | None = None
     name: str | None = None
     tool_calls: list[_ToolCall] | None = None
+    function_call: _Function | None = None
+    refusal: str | None = None
     audio: _AudioReference | None = None
 
 
@@ -339,7 +341,9 @@ def _message_texts(message: _Message) -> list[str]:
         found += [part.text or part.refusal or "" for part in message.content]
     for call in message.tool_calls or ():
         found += [call.function.name, call.function.arguments] if call.function else [json.dumps(call.custom)]
-    return found
+    if message.function_call is not None:
+        found += [message.function_call.name, message.function_call.arguments]
+    return [*found, message.refusal] if message.refusal else found
 
 
 class _Media(NamedTuple):

@@ -187,6 +187,8 @@ class Exchange:
 
     async def _end_unanswered(self, plan: Plan) -> None:
         """Nothing had come when the client left: OpenAI bills a prompt that it was sent, so its input is charged, counted."""
+        if not self.money.holding:
+            return  # settled, released or handed over already: what failed was telling the client
         if not self.money.marked_at or self.interruption.reason != "client_gone":
             await self.money.release()
             return
@@ -195,8 +197,8 @@ class Exchange:
 
     async def _pass_error(self, answer: Answer) -> None:
         """An upstream error costs nothing and passes through, without our account's identity."""
+        await self.money.release()  # first: whoever leaves while the error arrives owes nothing either
         body = await self._collect(answer, ERROR_BODY_LIMIT)
-        await self.money.release()
         status = answer.head.status
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
         if not 400 <= status < 600:
@@ -285,6 +287,7 @@ class Exchange:
             errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
             insured = errored and not meter.showed_anything
             searched = report.usage is not None or meter.showed_anything
+        plan = self.plan or plan  # shrinking may have counted its input meanwhile: it owes no more than is held
         tenants = self.services.tenants
         sessions = await tenants.sessions(key.account_id, self.request_id, report.containers)
         ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured, sessions), outcome)

@@ -23,6 +23,7 @@ TRANSLATION_FIELDS = frozenset("file model prompt response_format temperature".s
 MODERATION_FIELDS = frozenset("input model".split())
 DECISION_FIELDS = frozenset("input model prompt_cache_key prompt_cache_options questions safety_identifier".split())
 
+IMAGE_FILES, AUDIO_FILES = frozenset(("image", "mask")), frozenset(("file",))
 DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
 SPEECH_MAX_CHARACTERS = 4_096
 SPEECH_TOKENS_PER_LETTER = 4
@@ -33,6 +34,10 @@ SPEECH_EXTRA_TOKENS = 256
 MIN_SPEED_HUNDREDTHS = 25
 SLOWEST_BYTES_PER_SECOND = 500
 """No audio worth transcribing has fewer (4 kbit/s): what bounds a compressed file's length."""
+SILENCE_IS_FREE = (b"fLaC", b"OggS", b"\x1aE\xdf\xa3")
+LONGEST_SILENCE_MS = 3_600_000
+"""FLAC, Ogg and WebM store silence in next to nothing, so their size says little: an hour is held for."""
+PCM = 1
 AUDIO_TOKENS_PER_SECOND = 20
 MAX_QUESTIONS = 400
 SVG_FORMATS = frozenset(("svg",))
@@ -91,7 +96,8 @@ def parse_image(body: bytes, content_type: bytes) -> Parsed:
 
 def _image_form(form: Form, content_type: bytes) -> Parsed:
     _refuse_unknown(form.field_names(), IMAGE_FIELDS)
-    request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS if not form.files(name)}
+    _files_only_as(form, IMAGE_FILES)
+    request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS - IMAGE_FILES}
     for name in ("n", "partial_images"):
         request[name] = _whole_number(request.get(name), name)
     request["stream"] = request.get("stream") == "true"
@@ -220,7 +226,15 @@ def parse_translation(body: bytes, content_type: bytes) -> Parsed:
     return _audio(form, content_type, _form_model(form))._replace(sets=changed, convert="" if chosen == "verbose_json" else chosen)
 
 
+def _files_only_as(form: Form, names: frozenset[str]) -> None:
+    """A file under another name could hide a field that decides the price. Raises Rejection."""
+    for part in form.parts:
+        if part.filename is not None and part.name.removesuffix("[]") not in names:
+            raise invalid(f"`{part.name[:60]}` must be a plain field, not a file.", part.name[:60])
+
+
 def _form_model(form: Form) -> str:
+    _files_only_as(form, AUDIO_FILES)
     model = form.text("model")
     if not model:
         raise invalid("Missing required parameter: 'model'.", "model", "missing_required_parameter")
@@ -247,24 +261,31 @@ def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
 
 
 def audio_milliseconds(form: Form, part: Part) -> int:
-    """How long a file plays at most: by its header for WAV, else by its size. Billed durations are whole seconds, rounded up."""
+    """How long a file plays at most: by its samples for PCM WAV, else by its size. Billed durations are whole seconds, rounded up."""
     data = form.data(part)
-    length = wav_milliseconds(bytes(data[:4_096]), len(data))
+    head = bytes(data[:4_096])
+    length = wav_milliseconds(head, len(data))
     if length is None:
         length = -(-len(data) * 1_000 // SLOWEST_BYTES_PER_SECOND)
+        if head.startswith(SILENCE_IS_FREE):
+            length = max(length, LONGEST_SILENCE_MS)
     return -(-length // 1_000) * 1_000 + 1_000
 
 
 def wav_milliseconds(head: bytes, size: int) -> int | None:
-    """The length of a PCM WAV file of `size` bytes by its byte rate; None when it is something else."""
+    """The length of a PCM WAV file of `size` bytes by rate, channels and width of its samples; None when it is something else.
+
+    The header's own byte rate is nothing that decoders look at, so it may say anything.
+    """
     if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
         return None
     position = 12
-    while position + 8 <= len(head):
+    while position + 24 <= len(head):
         name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
-        if name == b"fmt " and position + 20 <= len(head):
-            rate = struct.unpack("<I", head[position + 16 : position + 20])[0]
-            return None if rate < SLOWEST_BYTES_PER_SECOND else -(-size * 1_000 // rate)
+        if name == b"fmt ":
+            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
+            second = rate * channels * (bits // 8)
+            return None if kind != PCM or second < SLOWEST_BYTES_PER_SECOND else -(-size * 1_000 // second)
         position += 8 + length + length % 2
     return None
 

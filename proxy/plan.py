@@ -3,6 +3,7 @@
 Everything here decides about money and knows nothing of HTTP servers, sockets or stores.
 """
 
+import re
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -31,7 +32,10 @@ ASKED_TIERS = {
     "fast": "priority",
     "ultrafast": "ultrafast",
 }
+MODEL_NAME = re.compile(r"[!-~]{1,120}")
+"""What may be stored and sent: any other character is in no model's name."""
 IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
+SEARCH_TOKENS = HOSTED_TOOLS["web_search"]
 CALL_PRICES = {
     "web_search": "web_search",
     "web_search_2025_08_26": "web_search",
@@ -91,6 +95,8 @@ def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook
     searches = _searches(parsed, model)
     cap, cap_is_ours = _output_cap(parsed, model, billing)
     tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound, context, tools, cap)
+    if searches and model.context_window is not None:
+        tokens_in = min(model.context_window, tokens_in + searches * SEARCH_TOKENS)
     bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
     ceiling = prices.ceiling(model, tier, bounds)
     keeps = endpoint.stores and billing.allow_store and parsed.store is not False
@@ -99,7 +105,8 @@ def make_plan(endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook
 
 def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
     """The model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
-    model = prices.find(name) if may_use_model(name, billing.model_allowlist, key.rules.models) else None
+    plain = MODEL_NAME.fullmatch(name) is not None
+    model = prices.find(name) if plain and may_use_model(name, billing.model_allowlist, key.rules.models) else None
     if model is None or endpoint not in model.endpoints:
         raise refuse_model(name)
     return model

@@ -51,6 +51,11 @@ class Facts(NamedTuple):
     elapsed_ms: int
 
 
+def _plain(text: str) -> str:
+    """Text as every database takes it: PostgreSQL refuses a NUL, and with it the whole batch."""
+    return text.replace("\0", "")[:LONGEST_NAME]
+
+
 def orphan_record(facts: Facts, charge: Charge, tokens_out: int) -> bytes:
     """The row to book if this process dies: the input bound and the output shown so far."""
     plan = facts.plan
@@ -60,7 +65,7 @@ def orphan_record(facts: Facts, charge: Charge, tokens_out: int) -> bytes:
             account_id=facts.key.account_id,
             key_id=facts.key.key_id,
             endpoint=plan.endpoint.name,
-            model=plan.parsed.model[:LONGEST_NAME],
+            model=_plain(plan.parsed.model),
             created_at=facts.started_ms,
             held_millicredits=facts.held,
             cost_millicredits=charge.cost,
@@ -85,8 +90,8 @@ def usage_record(facts: Facts, ending: Ending, *, free: bool, head: list[tuple[b
             account_id=facts.key.account_id,
             key_id=facts.key.key_id,
             endpoint=plan.endpoint.name,
-            model=plan.parsed.model[:LONGEST_NAME],
-            billed_model=ending.report.model[:LONGEST_NAME],
+            model=_plain(plan.parsed.model),
+            billed_model=_plain(ending.report.model),
             created_at=facts.started_ms,
             held_millicredits=facts.held,
             cost_millicredits=ending.charge.cost,
@@ -109,8 +114,8 @@ def usage_record(facts: Facts, ending: Ending, *, free: bool, head: list[tuple[b
             characters=usage.characters,
             web_searches=usage.web_searches,
             tool_calls=msgspec.json.encode(dict(usage.calls)).decode() if usage.calls else "",
-            upstream_request_id=upstream_id.decode("latin-1")[:LONGEST_NAME],
-            upstream_id=ending.report.upstream_id[:LONGEST_NAME],
+            upstream_request_id=_plain(upstream_id.decode("latin-1")),
+            upstream_id=_plain(ending.report.upstream_id),
             first_byte_ms=facts.first_byte_ms,
             duration_ms=facts.elapsed_ms,
         )

@@ -18,7 +18,7 @@ from proxy.bodies import (
     tenant_fields,
     top_level,
 )
-from proxy.image_bounds import DEFAULT_IMAGE_MODEL, image_output_bound
+from proxy.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
 from proxy.rejections import Rejection, invalid
 
 RESPONSE_FIELDS = frozenset(
@@ -65,6 +65,8 @@ STATEFUL_KEYS = {
 SCHEMA_KEYS = frozenset(("parameters", "schema", "arguments", "metadata"))
 """What stands in these is the client's own data, not ours to read."""
 FREE_CONTAINER_SIZES = (None, "1g")
+NOT_TEXT = frozenset(("image_url", "file_data"))
+"""What stands under these is bounded as an image or a file. Everything else is counted, whatever it looks like."""
 ITEM_CONTENT = ("content", "arguments", "input", "encrypted_content", "result", "output", "summary", "action", "code", "queries", "tools")
 
 
@@ -106,7 +108,7 @@ def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
         store=None if request.get("store") is None else _flag(request, "store"),
         tools=tools,
         max_calls=None if max_calls is None else positive(_integer(max_calls, "max_tool_calls"), "max_tool_calls", 128),
-        image_tool=_image_tool(request.get("tools"), len(body)),
+        image_tool=_image_tool(request.get("tools"), len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
         references=tuple(seen.references),
         background=background,
     )
@@ -128,7 +130,8 @@ def parse_compact(body: bytes, _content_type: bytes = b"") -> Parsed:
         image_tokens=sum(known or 0 for known, _ in seen.images),
         unbounded=bool(seen.files) or any(known is None for known, _ in seen.images),
         tenant_values=tenant_fields(members),
-        output_bound=bound + FRAMING_TOKENS,
+        # what it stands for may be larger than what it says: then only the model's own maximum bounds the summary
+        output_bound=None if seen.references or seen.files or seen.images else bound + FRAMING_TOKENS,
         cache_write_12h=_writes_12h(request),
         references=tuple(seen.references),
     )
@@ -167,7 +170,7 @@ def response_texts(body: bytes) -> tuple[list[str], int]:
         return [*texts, items], framing + 4
     for item in items or ():
         framing += 8
-        texts += [text for key, text in _strings(item) if not text.startswith("data:") and key != "id"]
+        texts += [text for key, text in _strings(item) if key not in NOT_TEXT]
     return texts, framing
 
 
@@ -224,8 +227,10 @@ def _tools(value: Any) -> frozenset[str]:
     return types
 
 
-def _image_tool(tools: Any, body_bytes: int) -> ImageTool | None:
-    """The most that one call of the image generation tool can use."""
+def _image_tool(tools: Any, input_tokens: int) -> ImageTool | None:
+    """The most that one call of the image generation tool can use. Raises Rejection for a second one."""
+    if sum(tool.get("type") == "image_generation" for tool in tools or ()) > 1:
+        raise invalid("Send the image_generation tool once.", "tools")
     for tool in tools or ():
         if tool.get("type") == "image_generation":
             model = tool.get("model") or DEFAULT_IMAGE_MODEL
@@ -234,7 +239,7 @@ def _image_tool(tools: Any, body_bytes: int) -> ImageTool | None:
             if tool.get("svg") is not None or tool.get("output_format") == "svg":
                 raise invalid("SVG output of the image tool is not available here: use /v1/images/generations.", "tools")
             output = image_output_bound(tool.get("size"), tool.get("quality"), tool.get("partial_images"))
-            return ImageTool(model, body_bytes + FRAMING_TOKENS, output)
+            return ImageTool(model, input_tokens + FRAMING_TOKENS, output)
     return None
 
 

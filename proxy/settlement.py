@@ -78,10 +78,10 @@ async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media:
     """Input as it would be counted, output as far as it was shown: texts counted, `media` tokens of sound or pictures."""
     parsed, most = plan.parsed, plan.bounds
     tokens_in = most.input_tokens
-    unseen = parsed.image_tokens or parsed.audio_tokens or parsed.unbounded or parsed.tools
+    unseen = parsed.audio_tokens or parsed.unbounded or (plan.tools.calls and parsed.tools) or plan.context is None
     if plan.endpoint.texts is not None and not unseen:
         inputs, framing = plan.endpoint.texts(parsed.source)
-        counted = await tokenizer.count(parsed.model, inputs) + framing + (plan.context or 0)
+        counted = await tokenizer.count(parsed.model, inputs) + framing + (plan.context or 0) + parsed.image_tokens
         tokens_in = min(counted, tokens_in)
     if parsed.characters:
         return Usage()  # what is billed is known from the request

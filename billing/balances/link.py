@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import hiredis
 
 from billing.balances.scripts import load_scripts
-from billing.errors import StoreUnavailable
+from billing.errors import BillingError, StoreUnavailable
 
 RECONNECT_SECONDS = 0.1
 WATCH_SECONDS = 0.1
@@ -105,7 +105,7 @@ class RedisLink:
                     await self._lost.wait()
                 finally:
                     watch.cancel()
-            except (OSError, TimeoutError, StoreUnavailable, hiredis.HiredisError) as error:
+            except (OSError, TimeoutError, BillingError, hiredis.HiredisError) as error:
                 self._drop(str(error) or type(error).__name__)
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -501,8 +501,14 @@ class RedisBalances:
             self._entering[bucket] = asyncio.create_task(self._enter_quietly(bucket))
 
     async def _enter_quietly(self, bucket: int) -> None:
-        with contextlib.suppress(StoreUnavailable):
-            await self._enter(bucket)
+        while self._link.ready:  # SQL may be away while Redis is not; when the link comes back, every bucket is entered anew
+            try:
+                await self._enter(bucket)
+            except StoreUnavailable as error:
+                log.warning("bucket %d cannot be entered now: %s", bucket, error)
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
 
     async def _enter(self, bucket: int) -> None:
         """Return once the bucket is open to us. Raises StoreUnavailable when the link is lost."""
@@ -555,7 +561,7 @@ class RedisBalances:
         lost.update({hold_id: due for hold_id, (_, due) in self._kept[bucket].items()})
         self._kept[bucket].clear()
         for hold_id in await self._ledger.charged_ids(lost):
-            del lost[hold_id]
+            lost.pop(hold_id, None)
             self._undelivered.pop(hold_id, None)
             self._live.pop(hold_id, None)
         for hold_id, due in list(lost.items()):
@@ -563,9 +569,9 @@ class RedisBalances:
             position = reply[5] if reply[0] == b"ok" else await self._position_now()
             self._keep(bucket, due, position)
             lost.pop(hold_id, None)
+        # also those whose charge was decided meanwhile: it can only be delivered to a hold that is there
         for live in [one for one in self._live.values() if bucket_of(one.request.account_id) == bucket]:
-            if live.request.hold_id not in self._undelivered:
-                await self._rehold(bucket, token, live)
+            await self._rehold(bucket, token, live)
 
     async def _resettle(self, bucket: int, token: str, due: _Due) -> Any:
         prefix, request = self._prefix[bucket], due.request

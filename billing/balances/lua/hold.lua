@@ -4,13 +4,17 @@
 if not epoch_is_open(KEYS[1], ARGV[1]) then return {'epoch'} end
 local balance, held = figures(KEYS[2])
 if not balance then return {'unknown'} end
-if redis.call('EXISTS', KEYS[3]) == 1 then return {'ok', int(balance), int(held)} end
 local amount, now = tonumber(ARGV[3]), now_us()
+if redis.call('EXISTS', KEYS[3]) == 1 then -- taken on again: it lives as long as a new one
+  redis.call('ZADD', KEYS[4], 'GT', int(math.floor(now / 1000) + tonumber(ARGV[4])), ARGV[2])
+  return {'ok', int(balance), int(held)}
+end
 local limited = ARGV[9] == '1'
 local rpm, tpm, period, rtat, ttat, tcost = 0, 0, ARGV[11], 0, 0, 0
 if limited then
   local k = redis.call('HMGET', KEYS[5], 'period', 'spent', 'held', 'inflight', 'rtat', 'ttat')
   if not k[1] then return {'unknown_key'} end
+  if period < k[1] then period = k[1] end -- began before the period ended: it counts in the one that runs, which never goes back
   rpm, tpm = tonumber(ARGV[12]), tonumber(ARGV[13])
   local concurrency, spend = tonumber(ARGV[14]), tonumber(ARGV[10])
   if concurrency > 0 and tonumber(k[4]) >= concurrency then
