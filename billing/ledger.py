@@ -259,7 +259,8 @@ async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> Non
 
 
 def _usage_row(entry: Entry, record: UsageRecord) -> dict[str, Any]:
-    row = msgspec.structs.asdict(record)
+    # PostgreSQL refuses a NUL, and with it the whole batch: no text of a record may hold one
+    row = {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in msgspec.structs.asdict(record).items()}
     row["rates"] = bytes(record.rates).decode()
     row["billed_model"] = record.billed_model or record.model
     row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss

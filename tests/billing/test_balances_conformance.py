@@ -114,6 +114,18 @@ async def test_a_spend_limit_counts_what_is_charged_and_what_is_held_and_starts_
     assert isinstance(await books.store.hold(request("r6", account, 200, december)), Held)
 
 
+async def test_a_request_of_the_period_before_neither_resets_nor_escapes_the_limit(books: Books) -> None:
+    account = await books.account(100_000)
+    today = KeyLimits(spend_limit=Millicredits(1_000), period="2026-11-24")
+    yesterday = today._replace(period="2026-11-23")
+    for number in range(6):
+        limits = yesterday if number % 2 else today
+        held = await books.store.hold(request(f"r{number}", account, 500, limits=limits))
+        if isinstance(held, Held):
+            await settle(books, f"r{number}", account, 500)
+    assert (await books.store.read(account)).balance == 99_000
+
+
 async def test_a_spend_limit_survives_a_restart_of_the_store(books: Books) -> None:
     account = await books.account(10_000)
     # the records are of November 2026

@@ -10,6 +10,8 @@ class RawUpstream:
 
     def __init__(self) -> None:
         self.reply = b""
+        self.hold_open: threading.Event | None = None
+        """Keep the connection open until this is set."""
         self.requests: list[bytes] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._thread = threading.Thread(target=self._accept, daemon=True)
@@ -51,6 +53,8 @@ class RawUpstream:
             body += connection.recv(65_536)
         self.requests.append(head + b"\r\n\r\n" + body)
         connection.sendall(self.reply)
+        if self.hold_open is not None:
+            self.hold_open.wait(20)
         # an orderly end: say that nothing more comes, and wait until the other side has seen it
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65_536):
