@@ -115,6 +115,8 @@ class Exchange:
             self.client.abort()
         finally:
             services.live.discard(self)
+            if self.first_byte_ms and self.money.holding and self.plan is not None:
+                await self.money.settle_as_noted(self.plan)
             await self.money.release()
             self.client.let_go()
             self.account()
@@ -179,7 +181,8 @@ class Exchange:
             raise
         except asyncio.CancelledError:
             self.interruption.fire("shutdown")
-            await self.money.release()
+            if not self.first_byte_ms:  # what was shown is settled at the end of run()
+                await self.money.release()
             raise
         finally:
             if answer is not None:

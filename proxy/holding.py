@@ -159,6 +159,17 @@ class Holding:
         services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
         return settled if isinstance(settled, Settled) else None
 
+    async def settle_as_noted(self, plan: Plan) -> None:
+        """Something was shown and then everything went wrong: charge what an orphan would owe, its input."""
+        charge = checkpoint_charge(plan, self._prices, 0)
+        record = orphan_record(self.facts(plan), charge, 0)
+        due = charge.amount if self.amount else Millicredits(0)
+        self.holding = False
+        try:
+            await self._services.balances.settle(self._request_id, self.key.account_id, due, record)
+        except StoreUnavailable as error:
+            self._services.metrics.count(self._services.metrics.store_errors, error.store)
+
     async def release(self) -> None:
         """Give the money back, if it is still held."""
         if not self.holding:

@@ -69,8 +69,7 @@ class RedisBalances:
         self._ledger, self._timeout, self._lease_ms = ledger, timeout_seconds, lease_ms
         self._link = RedisLink(url, timeout_seconds, self._connected)
         self._rebuilder = Rebuilder(self._link, ledger, lease_ms)
-        self._run_id = ""
-        self._connected_at = 0.0
+        self._run_id, self._connected_at = "", 0.0
         self._tokens: list[str] = [""] * BUCKETS
         self._open: list[bool] = [False] * BUCKETS
         self._entering: dict[int, asyncio.Task[None]] = {}
@@ -185,8 +184,8 @@ class RedisBalances:
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
             keys = (f"{prefix}epoch", f"{prefix}h:{mark.hold_id}")
-            future = self._link.run("mark", keys, (self._tokens[bucket], mark.amount, mark.record))
-            future.add_done_callback(_swallow)
+            with contextlib.suppress(StoreUnavailable):  # the queue is full: it is told again when the link comes back
+                self._link.run("mark", keys, (self._tokens[bucket], mark.amount, mark.record)).add_done_callback(_swallow)
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """See Balances."""
@@ -198,7 +197,8 @@ class RedisBalances:
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
             keys = (f"{prefix}epoch", f"{prefix}a:{account_id}", f"{prefix}h:{hold_id}", f"{prefix}k:")
-            self._link.run("shrink", keys, (self._tokens[bucket], amount)).add_done_callback(_swallow)
+            with contextlib.suppress(StoreUnavailable):
+                self._link.run("shrink", keys, (self._tokens[bucket], amount)).add_done_callback(_swallow)
 
     def hand_over(self, hold_id: str, account_id: str) -> None:
         """See Balances."""
