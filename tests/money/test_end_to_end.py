@@ -167,7 +167,8 @@ def test_auto_recharge_and_low_balance_follow_real_spending(town: Town) -> None:
     verify(body, signature, [NOTICES], int(time.time()), 300)
     told = json.loads(body)
     assert (told["kind"], told["accountId"]) == ("balance.low", customer.account_id)
-    assert cli(town.server, "notices")["data"][-1]["state"] == "sent"
+    # it is noted after the other side has answered
+    wait_until(lambda: cli(town.server, "notices")["data"][-1]["state"] == "sent", 10, "the notice is noted as sent")
 
 
 def test_the_commands(town: Town, folder: Path) -> None:
