@@ -22,6 +22,7 @@ from billing.money import display_credits, display_usd, package_credits
 from proxy.authenticate import may_use_model
 from proxy.rejections import Rejection, invalid, not_found, unavailable
 from proxy.services import Services
+from proxy.switches import banners
 
 RECENT = 10
 DEFAULT_LIMIT = 50
@@ -63,6 +64,7 @@ class AccountApi:
                 "packages": [
                     self._package(package.code, package.usd, package.bonus_percent) for package in self.services.settings.packages
                 ],
+                "banner": " ".join(banners(self.services.settings, key.account_id)) or None,
                 "purchasesEnabled": self.services.settings.billing.purchase_enabled,
                 "activeRates": self._rates(key),
                 "recentLedger": [_ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],

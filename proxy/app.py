@@ -32,11 +32,13 @@ from billing.jobs import Jobs, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
+from billing.overrides import Overrides
 from billing.portal import Portal
 from billing.rates import RateCards
 from billing.statements import Statements
-from config.keys import service_key
+from config.keys import notices_secret, service_key, stripe_keys
 from config.settings import Secret, Settings
+from config.watch import Watcher
 from proxy.account_api import AccountApi, json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
@@ -44,10 +46,11 @@ from proxy.checkout_api import CheckoutApi
 from proxy.credits_page import CreditsPage
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
+from proxy.live import Apply, LiveSettings
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
-from proxy.money import money_in
+from proxy.money import MoneyIn, money_in
 from proxy.object_routes import answer_object, is_object_path
 from proxy.rates import Rates
 from proxy.realtime import RealtimeSession
@@ -80,9 +83,9 @@ class Health:
 class Application:
     """The ASGI application of one worker."""
 
-    def __init__(self, settings: Settings, upstream_key: Secret, *, with_jobs: bool) -> None:
+    def __init__(self, settings: Settings, upstream_key: Secret, *, with_jobs: bool, config_path: Path | None = None) -> None:
         """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process)."""
-        self._settings, self._key, self._with_jobs = settings, upstream_key, with_jobs
+        self._settings, self._key, self._with_jobs, self._config = settings, upstream_key, with_jobs, config_path
         self._stack = contextlib.AsyncExitStack()
         self._services: Services | None = None
         self._side: Starlette | None = None
@@ -178,6 +181,9 @@ class Application:
         )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)
+        live = live_settings(settings, self._config, database, metrics, swap_in_worker(services, money, rates))
+        await live.begin()
+        await enter(background(live.follow()))
         if self._with_jobs:
             jobs = jobs_of(settings, store, ledger, money.steps())
             jobs.start()
@@ -200,7 +206,7 @@ class Application:
         self._side = Starlette(
             routes=[
                 Route("/healthz", _healthz),
-                Route("/readyz", _readyz_with(health)),
+                Route("/readyz", _readyz_with(health, live)),
                 Route("/metrics", _metrics_with(registry, metrics)),
                 *api.routes(),
                 *CheckoutApi(money, authenticator, accounts).routes(),
@@ -210,6 +216,30 @@ class Application:
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
         self._side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+
+
+def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:
+    """What follows the file and the overrides in one process."""
+    watcher = Watcher(path, settings, check_keys) if path is not None else None
+    return LiveSettings(settings, watcher, Overrides(database), metrics, apply)
+
+
+def check_keys(settings: Settings) -> None:
+    """What a file alone cannot know: the keys it needs. Raises ConfigError."""
+    stripe_keys(settings)
+    notices_secret(settings)
+    service_key(settings)
+
+
+def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
+    """Settings and prices for the requests to come, in one step."""
+
+    async def apply(settings: Settings) -> None:
+        async with rates.swapping:
+            prices = await rates.under(settings.billing, services)
+            services.settings, services.prices, money.settings = settings, prices, settings
+
+    return apply
 
 
 def _open_session(services: Services, scope: Any, key: ApiKey, _request_id: str) -> Session:
@@ -331,12 +361,13 @@ async def _healthz(_request: Request) -> Response:
     return json_response({"status": "alive"})
 
 
-def _readyz_with(health: Health) -> Any:
+def _readyz_with(health: Health, live: LiveSettings) -> Any:
     async def readyz(_request: Request) -> Response:
         problems = {name: problem for name, problem in health.problems.items() if problem}
         if time.monotonic() - health.checked_at > WATCH_SECONDS + 2 * PROBE_SECONDS:
             problems["watch"] = "the stores were not checked in time"
-        return json_response({"status": "ready" if not problems else "not ready", "problems": problems}, 503 if problems else 200)
+        state = "ready" if not problems else "not ready"
+        return json_response({"status": state, "problems": problems, "notes": live.notes()}, 503 if problems else 200)
 
     return readyz
 

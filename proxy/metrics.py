@@ -67,8 +67,37 @@ class Metrics:
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
+        self._register_operations(registry)
         self.upstream_connections = Gauge(
             "tollkeeper_upstream_connections", "Connections to OpenAI", ["state"], registry=registry, multiprocess_mode="livesum"
+        )
+
+    def _register_operations(self, registry: CollectorRegistry) -> None:
+        """Configuration. Every process sets the same, so the worst of them is what counts."""
+        self.config_reloads = Counter(
+            "tollkeeper_config_reloads_total", "Edits of the configuration by what became of them", ["result"], registry=registry
+        )
+        self.config_valid = Gauge(
+            "tollkeeper_config_valid",
+            "1 while file and overrides are in force",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.config_restart_keys = Gauge(
+            "tollkeeper_config_restart_keys", "Changed keys that wait for a restart", registry=registry, multiprocess_mode="livemax"
+        )
+        self.config_checked_at = Gauge(
+            "tollkeeper_config_checked_timestamp_seconds",
+            "When the process that looked longest ago looked at file and overrides",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.flag = Gauge("tollkeeper_flag", "1 while a switch is on", ["flag"], registry=registry, multiprocess_mode="livemin")
+        self.flag_overrides = Gauge(
+            "tollkeeper_flag_overrides", "Flags that are overridden by hand", registry=registry, multiprocess_mode="livemax"
+        )
+        self.rollout_percent = Gauge(
+            "tollkeeper_rollout_percent", "Accounts that are metered, in per cent", registry=registry, multiprocess_mode="livemin"
         )
 
     def count(self, series: Counter, *labels: str, by: int | float = 1) -> None:

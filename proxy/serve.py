@@ -27,7 +27,7 @@ from prometheus_client import CollectorRegistry
 from billing.database import Database
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
-from proxy.app import Application, jobs_of, make_store
+from proxy.app import Application, background, jobs_of, live_settings, make_store
 from proxy.metrics import Metrics
 from proxy.money import money_in
 from proxy.transport import HttpLimits, guarded
@@ -41,6 +41,7 @@ GC_ALLOCATIONS = 20_000
 RESTART_SECONDS = 0.5
 STOP_EXTRA_SECONDS = 8
 DRAIN_EXTRA_SECONDS = 3
+PUBLISH_SECONDS = 0.5
 EXIT_CONFIGURATION = 2
 
 
@@ -58,10 +59,10 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, with_jobs: bool) -> int:
+def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, with_jobs: bool, config_path: Path | None = None) -> int:
     """Serve on an open socket until told to stop; the exit code."""
     tune_process()
-    application = Application(settings, key, with_jobs=with_jobs)
+    application = Application(settings, key, with_jobs=with_jobs, config_path=config_path)
     listen = settings.listen
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
@@ -92,7 +93,7 @@ def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, wi
     return 0 if server.started else EXIT_CONFIGURATION
 
 
-def serve_jobs(settings: Settings) -> int:
+def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
     """Run the jobs of a Redis deployment until told to stop; the exit code."""
 
     async def run() -> None:
@@ -103,10 +104,18 @@ def serve_jobs(settings: Settings) -> int:
         ledger = Ledger(database)
         store = make_store(settings, ledger)
         await store.open()
-        money = money_in(settings, database, Metrics(CollectorRegistry()))
+        metrics = Metrics(CollectorRegistry())
+        money = money_in(settings, database, metrics)
+
+        async def apply(found: Settings) -> None:
+            money.settings = found
+
+        live = live_settings(settings, config_path, database, metrics, apply)
+        await live.begin()
         jobs = jobs_of(settings, store, ledger, money.steps())
         jobs.start()
-        await stop.wait()
+        async with background(live.follow()), background(_publish(metrics)):
+            await stop.wait()
         await jobs.stop()
         await money.close()
         await store.close()
@@ -115,6 +124,12 @@ def serve_jobs(settings: Settings) -> int:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(run())
     return 0
+
+
+async def _publish(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(PUBLISH_SECONDS)
+        metrics.publish()
 
 
 def bind(settings: Settings) -> socket.socket:
