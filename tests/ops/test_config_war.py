@@ -71,8 +71,8 @@ class Looker(threading.Thread):
             self.faults.append(f"{answer.status_code}: {answer.text[:200]}")
             return
         edit = int(refusal["topUpUrl"].removeprefix("/edit-"))
-        # what is required: 8 tokens of input and the least output of that edit, at its markup, rounded up
-        required = -(-(8 * 15 + (edit + 16) * 60) * (edit + 1) // 100)
+        # what is required: 10 tokens of input (counted, with framing) and the least output of that edit, at its markup, rounded up
+        required = -(-(10 * 15 + (edit + 16) * 60) * (edit + 1) // 100)
         if round(refusal["requiredCredits"] * 1_000) != required:
             self.faults.append(f"edit {edit}: {refusal['requiredCredits']} credits required, {required} by the file")
         self.seen |= {number, edit}
@@ -110,7 +110,7 @@ def test_a_thousand_edits_half_of_them_broken(pair: Tollkeeper) -> None:
     finally:
         looker.stop.set()
         looker.join(30)
-    assert looker.faults == []
+    assert looker.faults == [], looker.faults[-5:]
     assert looker.seen <= valid | {EDITS + 1}
     assert len(looker.seen) > 5, "few edits were seen: the test shows little"
     assert {reply.status for reply in load.replies} == {200}
