@@ -5,13 +5,16 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
-from billing.accounts import HINT_LENGTH, hash_key
+from billing.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
 from billing.audit import Change, Who, note_change
 from billing.database import Database, now_ms
 from billing.errors import KeyNotFound
 from billing.ops_tables import admin_keys, admin_sessions
+from billing.tables import accounts
 
 ADMIN_PREFIX = "tka-"
+SERVICE = "service"
+"""The role of the operator's own app, which may act for accounts."""
 
 
 class Admin(NamedTuple):
@@ -73,6 +76,17 @@ class Admins:
         if row is None or row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= now_ms()):
             return None
         return Admin(f"{row['name']} ({row['id']})"[:120], row["role"], row["id"], row["expires_at"])
+
+    async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
+        """An account's key as the operator's own app holds it: no limits but the defaults. None when either is unknown."""
+        query = select(admin_keys, accounts.c.status).where(
+            admin_keys.c.hash == key_hash, admin_keys.c.role == SERVICE, accounts.c.id == account_id
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            return None
+        return ApiKey(row["id"], account_id, row["status"], KeyRules(expires_at=row["expires_at"]), row["revoked_at"])
 
     async def sign_in(self, admin: Admin, who: Who, minutes: int) -> str:
         """Open a session of the ops page; its token. It never outlives the key or token that opened it."""

@@ -20,8 +20,8 @@ BATCH = 1_000
 ADVISORY_LOCK = 7_305_002
 FIELDS = ("id", "created_at", "actor", "role", "action", "subject", "before", "after", "reason", "request_id", "ip", "previous_hash")
 
-Also = Callable[[AsyncConnection], Awaitable[None]]
-"""What else is to be written in the transaction of a change."""
+Check = Callable[[AsyncConnection], Awaitable[None]]
+"""Looks at the books inside the transaction of a change, and raises to stop it. Runs after the audit row, which lets one writer in."""
 
 
 class Who(NamedTuple):
@@ -58,13 +58,10 @@ class Verdict(NamedTuple):
     problem: str
 
 
-def noting(who: Who, change: Change) -> Also:
-    """Writes the row of a change, in the change's own transaction."""
-
-    async def write(connection: AsyncConnection) -> None:
+async def note_by(connection: AsyncConnection, who: Who | None, change: Change) -> None:
+    """Append a row if an admin did it; what the product does by itself is in its own records."""
+    if who is not None:
         await note_change(connection, who, change)
-
-    return write
 
 
 async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:

@@ -7,7 +7,7 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounts import Accounts, ApiKey
+from billing.admins import Admins
 from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis import RedisBalances
 from billing.database import Database
@@ -33,17 +34,14 @@ from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
 from billing.overrides import Overrides
-from billing.portal import Portal
 from billing.rates import RateCards
-from billing.statements import Statements
 from config.keys import notices_secret, service_key, stripe_keys
 from config.settings import Secret, Settings
 from config.watch import Watcher
-from proxy.account_api import AccountApi, json_response, rejected
+from proxy.account_api import json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
-from proxy.checkout_api import CheckoutApi
-from proxy.credits_page import CreditsPage
+from proxy.edge import Edge, Group, group_of, not_on_this_port
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.live import Apply, LiveSettings
@@ -52,11 +50,12 @@ from proxy.metrics import Metrics
 from proxy.models import answer_models
 from proxy.money import MoneyIn, money_in
 from proxy.object_routes import answer_object, is_object_path
+from proxy.oidc import TokenChecker
 from proxy.rates import Rates
 from proxy.realtime import RealtimeSession
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
-from proxy.settings_api import SettingsApi
+from proxy.side import SideParts, side_routes
 from proxy.socket_responses import ResponsesSession
 from proxy.sockets import Session, Socket
 from proxy.tenants import Tenants
@@ -66,6 +65,8 @@ from proxy.upstream import UpstreamPool
 
 log = logging.getLogger("tollkeeper.app")
 
+Ports = Mapping[int, frozenset[Group]]
+NO_PORTS: Ports = {}
 WATCH_SECONDS = 0.25
 CONTROL_SECONDS = 20.0
 PROBE_SECONDS = 0.7
@@ -83,12 +84,18 @@ class Health:
 class Application:
     """The ASGI application of one worker."""
 
-    def __init__(self, settings: Settings, upstream_key: Secret, *, with_jobs: bool, config_path: Path | None = None) -> None:
-        """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process)."""
+    def __init__(
+        self, settings: Settings, upstream_key: Secret, *, with_jobs: bool, config_path: Path | None = None, ports: Ports = NO_PORTS
+    ) -> None:
+        """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process).
+
+        `config_path`: the file to follow; `ports`: what each listener serves, empty when there is one.
+        """
         self._settings, self._key, self._with_jobs, self._config = settings, upstream_key, with_jobs, config_path
+        self._ports = ports
         self._stack = contextlib.AsyncExitStack()
         self._services: Services | None = None
-        self._side: Starlette | None = None
+        self._side: Edge | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Dispatch one connection event."""
@@ -100,6 +107,9 @@ class Application:
             return
         if scope["type"] == "websocket":
             await Socket(services, scope, receive, send).run(partial(_open_session, services, scope))
+            return
+        if self._ports and group_of(scope["path"]) not in self._ports.get(scope["server"][1], ()):
+            await not_on_this_port(send)
             return
         path: bytes = scope["raw_path"]
         if path == b"/v1" or path.startswith(b"/v1/"):
@@ -166,7 +176,8 @@ class Application:
         self._stack.push_async_callback(upstream.close)
         request_log = RequestLog(access=settings.log.access)
         self._stack.callback(request_log.flush)
-        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
+        admins = Admins(database)
+        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins)
         services = self._services = Services(
             settings,
             prices,
@@ -193,29 +204,18 @@ class Application:
         await enter(background(rates.follow(services)))
         control = await enter(control_client(settings, self._key))
         await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
-        api = AccountApi(services, ledger)
-        page = CreditsPage(
-            money,
-            Portal(database),
-            accounts,
-            api,
-            Statements(database),
-            service_key(settings),
-            settings.portal.public_url or self._origin(),
-        )
-        self._side = Starlette(
+        tokens = TokenChecker(settings.admin, await enter(httpx.AsyncClient())) if settings.admin.oidc_issuer else None
+        side = Starlette(
             routes=[
                 Route("/healthz", _healthz),
                 Route("/readyz", _readyz_with(health, live)),
                 Route("/metrics", _metrics_with(registry, metrics)),
-                *api.routes(),
-                *CheckoutApi(money, authenticator, accounts).routes(),
-                *SettingsApi(money, authenticator, Statements(database)).routes(),
-                *page.routes(),
+                *side_routes(SideParts(services, database, ledger, accounts, admins, money, live, tokens, self._origin())),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
-        self._side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+        side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+        self._side = Edge(side, lambda: services.settings, metrics.side_answer)
 
 
 def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:

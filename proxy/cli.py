@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,7 +34,7 @@ from config.settings import Settings
 from proxy import cli_books, cli_money, cli_ops, cli_portal, cli_rates
 from proxy.account_api import iso_time, usage_row
 from proxy.checks import check_redis, prepare_database
-from proxy.cli_context import Command, Context, Refusal, Result, actor, expiry, not_negative, short_text
+from proxy.cli_context import Command, Context, Refusal, Result, actor, expiry, not_negative, short_text, who
 from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
@@ -94,8 +93,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     if arguments.command == "_child":
         if arguments.role == "jobs":
             return serve.serve_jobs(settings, path)
-        listener = socket.socket(fileno=arguments.fd)
-        return serve.serve_worker(settings, key, listener, with_jobs=False, config_path=path)
+        return serve.serve_worker(settings, key, serve.inherited(arguments.fds), with_jobs=False, config_path=path)
     if not key:
         raise ConfigError(
             "environment",
@@ -108,14 +106,14 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     except StoreUnavailable as error:
         raise Refusal(f"cannot start: {error}") from None
     try:
-        listener = serve.bind(settings)
+        listeners = serve.bind(settings)
     except OSError as error:
         raise ConfigError("proxy.toml", "listen.port", f"cannot listen ({error.strerror})", "free the port or choose another") from None
-    host, port = listener.getsockname()[:2]
+    host, port = listeners.main.getsockname()[:2]
     print(f"tollkeeper listening on http://{host}:{port}", flush=True)
     if not settings.redis.url:
-        return serve.serve_worker(settings, key, listener, with_jobs=True, config_path=path)
-    return serve.Supervisor(settings, path, listener).run()
+        return serve.serve_worker(settings, key, listeners, with_jobs=True, config_path=path)
+    return serve.Supervisor(settings, path, listeners).run()
 
 
 async def _check_stores(settings: Settings) -> None:
@@ -164,8 +162,8 @@ async def _migrate(context: Context) -> Result:
 
 
 async def _account_create(context: Context) -> Result:
-    account_id = await context.accounts.create(context.arguments.name)
-    key_id, secret = await context.accounts.create_key(account_id, KeyRules())
+    account_id = await context.accounts.create(context.arguments.name, who())
+    key_id, secret = await context.accounts.create_key(account_id, KeyRules(), who())
     result = {"accountId": account_id, "name": context.arguments.name, "keyId": key_id, "apiKey": secret}
     text = f"Account {account_id} ({context.arguments.name})\nAPI key (shown this once): {secret}"
     return result, text, 0
@@ -212,7 +210,7 @@ async def _account_list(context: Context) -> Result:
 
 async def _account_block(context: Context) -> Result:
     status = "active" if context.arguments.unblock else "blocked"
-    await context.accounts.set_status(context.arguments.account, status)
+    await context.accounts.set_status(context.arguments.account, status, who())
     return {"accountId": context.arguments.account, "status": status}, f"{context.arguments.account} is {status}.", 0
 
 
@@ -230,7 +228,7 @@ async def _key_create(context: Context) -> Result:
         concurrency=given.concurrency,
         expires_at=expiry(given.expires),
     )
-    key_id, secret = await context.accounts.create_key(given.account, rules)
+    key_id, secret = await context.accounts.create_key(given.account, rules, who())
     return {"accountId": given.account, "keyId": key_id, "apiKey": secret}, f"Key {key_id} (shown this once): {secret}", 0
 
 
@@ -257,7 +255,7 @@ async def _key_list(context: Context) -> Result:
 
 
 async def _key_revoke(context: Context) -> Result:
-    await context.accounts.revoke_key(context.arguments.key)
+    await context.accounts.revoke_key(context.arguments.key, who())
     return {"keyId": context.arguments.key, "revoked": True}, f"{context.arguments.key} is revoked.", 0
 
 
@@ -270,7 +268,7 @@ async def _grant(context: Context) -> Result:
     if not amount or abs(amount) > MAX_GRANT_CREDITS * 1_000:
         raise MoneyError(f"a grant is not zero and at most {MAX_GRANT_CREDITS} credits either way")
     reference = given.reference or "grant_" + secrets.token_hex(12)
-    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason)
+    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason, who())
     posted = await context.ledger.posted(given.account)
     result = {
         "accountId": given.account,
@@ -448,7 +446,7 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "serve", None, "Serve until SIGTERM.")
     child = add(commands, "_child", None, argparse.SUPPRESS)
     child.add_argument("role", choices=["worker", "jobs"])
-    child.add_argument("fd", type=int)
+    child.add_argument("fds")
     add(commands, "check-config", _check_config, "Validate proxy.toml and the environment.")
     add(commands, "migrate", _migrate, "Bring the database to this version's schema.")
     account = commands.add_parser("account", help="Create, show, list, block accounts.").add_subparsers(dest="verb", required=True)

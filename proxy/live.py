@@ -37,7 +37,7 @@ class LiveSettings:
 
     def __init__(self, settings: Settings, watcher: Watcher | None, overrides: Overrides, metrics: Metrics, apply: Apply) -> None:
         """`settings` as this process started with; `watcher` None when there is no file."""
-        self._file = self.current = settings
+        self.file = self.current = settings
         self._watcher, self._overrides, self._metrics, self._apply = watcher, overrides, metrics, apply
         self._rows: tuple[Override, ...] = ()
         self._problems: dict[str, str] = {}
@@ -97,15 +97,15 @@ class LiveSettings:
         if edit.restart and edit.restart != self._restart:
             log.warning("changed in the file, applied at the next restart: %s", ", ".join(edit.restart))
         self._restart = edit.restart
-        if edit.settings != self._file:
-            self._file = edit.settings
+        if edit.settings != self.file:
+            self.file = edit.settings
             self._metrics.count(self._metrics.config_reloads, "applied")
             log.info("the configuration file was edited; its live part applies now")
 
     async def _put_in_force(self) -> None:
         values = {flag: value for flag, value in in_force(self._rows, now_ms()).items() if flag in FLAGS}
         try:
-            wanted = with_flags(self._file, values)
+            wanted = with_flags(self.file, values)
             if wanted != self.current:
                 await self._apply(wanted)
                 self.current = wanted
