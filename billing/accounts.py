@@ -5,8 +5,9 @@ import secrets
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 
+from billing.audit import Change, Who, note_by
 from billing.buckets import bucket_of
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound, KeyNotFound
@@ -46,14 +47,15 @@ class Accounts:
         """`database` must be migrated."""
         self._db = database
 
-    async def create(self, name: str) -> str:
-        """A new account with a zero balance; its id."""
+    async def create(self, name: str, who: Who | None = None) -> str:
+        """A new account with a zero balance; its id. `who`: the admin for the audit log."""
         account_id = "acct_" + secrets.token_hex(12)
         async with self._db.write() as connection:
             await connection.execute(insert(accounts).values(id=account_id, name=name, created_at=now_ms()))
             await connection.execute(
                 insert(balances).values(account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0)
             )
+            await note_by(connection, who, Change("account.create", account_id, None, {"name": name}))
         return account_id
 
     async def everyone(self) -> list[dict[str, Any]]:
@@ -74,14 +76,16 @@ class Accounts:
             raise AccountNotFound(account_id)
         return dict(row)
 
-    async def set_status(self, account_id: str, status: str) -> None:
+    async def set_status(self, account_id: str, status: str, who: Who | None = None, reason: str = "") -> None:
         """Make an account "active" or "blocked". Raises AccountNotFound."""
         async with self._db.write() as connection:
+            before = (await connection.execute(select(accounts.c.status).where(accounts.c.id == account_id))).scalar_one_or_none()
             changed = await connection.execute(update(accounts).where(accounts.c.id == account_id).values(status=status))
             if changed.rowcount != 1:
                 raise AccountNotFound(account_id)
+            await note_by(connection, who, Change("account.status", account_id, before, status, reason))
 
-    async def create_key(self, account_id: str, rules: KeyRules) -> tuple[str, str]:
+    async def create_key(self, account_id: str, rules: KeyRules, who: Who | None = None) -> tuple[str, str]:
         """A new key: (key id, the key itself — shown this once). Raises AccountNotFound."""
         await self.get(account_id)
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
@@ -103,6 +107,7 @@ class Accounts:
                     created_at=now_ms(),
                 )
             )
+            await note_by(connection, who, Change("key.create", key_id, None, {"account": account_id, **rules._asdict()}))
         return key_id, secret
 
     async def keys_of(self, account_id: str) -> list[dict[str, Any]]:
@@ -113,7 +118,7 @@ class Accounts:
         async with self._db.read() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
 
-    async def revoke_key(self, key_id: str) -> None:
+    async def revoke_key(self, key_id: str, who: Who | None = None, reason: str = "") -> None:
         """Revoke a key; it stays listed. Raises KeyNotFound."""
         async with self._db.write() as connection:
             changed = await connection.execute(
@@ -121,6 +126,21 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
+            await note_by(connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason))
+
+    async def search(self, words: str, limit: int) -> list[dict[str, Any]]:
+        """Accounts by id, by part of their name, or by the id of one of their keys; with their posted balances."""
+        pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
+        of_key = select(api_keys.c.account_id).where(api_keys.c.id == words)
+        query = (
+            select(accounts, balances.c.posted_millicredits)
+            .join(balances, balances.c.account_id == accounts.c.id)
+            .where(or_(accounts.c.id == words, accounts.c.name.ilike(pattern, escape="\\"), accounts.c.id.in_(of_key)))
+            .order_by(accounts.c.created_at.desc(), accounts.c.id)
+            .limit(limit)
+        )
+        async with self._db.read() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
 
     async def find_key(self, key_hash: str) -> ApiKey | None:
         """The key of that hash, revoked and expired ones included."""

@@ -8,6 +8,7 @@ from sqlalchemy import ColumnElement, Table, and_, bindparam, func, insert, or_,
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from billing.audit import Change, Check, Who, note_by
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound
 from billing.holds import Entry
@@ -83,10 +84,19 @@ class Ledger:
         await _post(connection, postings)
         return len(new)
 
-    async def grant(self, account_id: str, amount: Millicredits, reference_id: str, actor: str, reason: str) -> bool:
+    async def grant(
+        self,
+        account_id: str,
+        amount: Millicredits,
+        reference_id: str,
+        actor: str,
+        reason: str,
+        who: Who | None = None,
+        check: Check | None = None,
+    ) -> bool:
         """Move an admin's money through the ledger and the outbox; False when `reference_id` was booked before.
 
-        Raises AccountNotFound.
+        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound.
         """
         created = now_ms()
         posting = grant_posting(account_id, amount, reference_id, created, actor, reason)
@@ -109,7 +119,21 @@ class Ledger:
             await connection.execute(
                 insert(outbox).values(account_id=account_id, sequence=sequence, delta_millicredits=amount, created_at=created)
             )
+            booked = {"millicredits": str(amount), "reference": reference_id}
+            await note_by(connection, who, Change("money.grant", account_id, None, booked, reason))
+            if check is not None:
+                await check(connection)
         return True
+
+    async def granted_by(self, connection: AsyncConnection, actor: str, account_id: str, since_ms: int) -> Millicredits:
+        """What somebody has granted to an account since a time, in the transaction of a grant."""
+        query = select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0)).where(
+            transfers.c.credit_account == customer(account_id),
+            transfers.c.kind == "adjustment",
+            transfers.c.actor == actor,
+            transfers.c.created_at >= since_ms,
+        )
+        return millicredits(int((await connection.execute(query)).scalar_one()))
 
     async def posted(self, account_id: str) -> Posted:
         """The account's balance as the ledger has it. Raises AccountNotFound."""

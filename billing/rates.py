@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
 
+from billing.audit import Change, Who, note_by
 from billing.cards import read_card
 from billing.database import Database, now_ms
 from billing.errors import BillingError
@@ -32,7 +33,7 @@ class RateCards:
         """`database` must be migrated."""
         self._db = database
 
-    async def add(self, document: dict[str, Any], actor: str) -> bool:
+    async def add(self, document: dict[str, Any], actor: str, who: Who | None = None) -> bool:
         """Keep a checked card; False when it is known already. Raises RateCardError when its id has other prices."""
         card_id, text = document["catalogueId"], _canonical(document)
         async with self._db.write() as connection:
@@ -42,15 +43,19 @@ class RateCards:
                     raise RateCardError(f"a rate card {card_id!r} with other prices exists: a card is never edited, give it another id")
                 return False
             await connection.execute(insert(rate_cards).values(id=card_id, document=text, created_at=now_ms(), actor=actor))
+            await note_by(connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])}))
         return True
 
-    async def activate(self, card_id: str, effective_at: int, actor: str) -> None:
+    async def activate(self, card_id: str, effective_at: int, actor: str, who: Who | None = None, reason: str = "") -> None:
         """Let a card apply from a time (Unix milliseconds) on. Raises RateCardError."""
         await self.get(card_id)
+        before = await self.active_id()
         async with self._db.write() as connection:
             await connection.execute(
                 insert(rate_activations).values(rate_card_id=card_id, effective_at=effective_at, created_at=now_ms(), actor=actor)
             )
+            after = {"rateCardId": card_id, "effectiveAt": effective_at}
+            await note_by(connection, who, Change("rates.activate", card_id, before, after, reason))
 
     async def active_id(self) -> str | None:
         """The card that applies now: of the activations in effect the latest; of equal ones the one made last."""

@@ -95,6 +95,7 @@ transfers = Table(
     CheckConstraint("debit_account <> credit_account", name="two_accounts"),
     Index("ix_transfers_debit", "debit_account", "id"),
     Index("ix_transfers_credit", "credit_account", "id"),
+    Index("ix_transfers_created", "created_at", postgresql_using="brin"),
 )
 
 usage = Table(
@@ -139,6 +140,7 @@ usage = Table(
     CheckConstraint("loss_millicredits >= 0", name="loss_not_negative"),
     Index("ix_usage_account", "account_id", "created_at", "charge_id"),
     Index("ix_usage_key", "key_id", "created_at"),
+    Index("ix_usage_created", "created_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (created_at)",
 )
 """One row a charged request. PostgreSQL partitions it by time; the time is part of the charge, so a repeat conflicts."""

@@ -31,15 +31,25 @@ def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) ->
 
     Raises ConfigError.
     """
-    document = _read_toml(path) if path is not None else {}
-    where = str(path) if path is not None else "defaults"
+    if path is None:
+        return parse_settings(b"", "defaults", environ)
+    try:
+        raw = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(str(path), "(file)", f"cannot be read ({error.strerror})", "name an existing file") from None
+    return parse_settings(raw, str(path), environ)
+
+
+def parse_settings(raw: bytes, where: str, environ: Mapping[str, str] = os.environ) -> Settings:
+    """The content of the toml file under the environment, validated whole. Raises ConfigError."""
+    document = _read_toml(raw, where)
     overridden = _overlay_environment(document, environ)
     try:
         settings = msgspec.convert(document, Settings)
     except msgspec.ValidationError as error:
         raise _explain(error, where, overridden) from None
     try:
-        _check_combinations(settings, where)
+        check_combinations(settings, where)
         _check_secrets(settings, where, overridden)
     except ConfigError as error:
         if error.key in overridden:
@@ -70,15 +80,13 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
     return Secret(value)
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(str(path), "(file)", f"cannot be read ({error.strerror})", "name an existing file") from None
+        return tomllib.loads(raw.decode("utf-8"))
     except UnicodeDecodeError:
-        raise ConfigError(str(path), "(file)", "is not UTF-8 text", "save it as UTF-8") from None
+        raise ConfigError(where, "(file)", "is not UTF-8 text", "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
-        raise ConfigError(str(path), "(file)", f"is not valid TOML: {error}", "correct that line") from None
+        raise ConfigError(where, "(file)", f"is not valid TOML: {error}", "correct that line") from None
 
 
 def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -148,7 +156,7 @@ def _explain(error: msgspec.ValidationError, where: str, overridden: Mapping[str
     return ConfigError(where, key, reason.rstrip("."), fix)
 
 
-def _check_combinations(settings: Settings, where: str) -> None:
+def check_combinations(settings: Settings, where: str) -> None:
     """Refuse settings that are each valid and cannot work together."""
     if settings.listen.workers > 1 and not settings.redis.url:
         raise ConfigError(
@@ -165,6 +173,7 @@ def _check_combinations(settings: Settings, where: str) -> None:
             "is not a plain http(s) URL",
             'write it like "https://api.openai.com/v1"',
         )
+    _check_operations(settings, where)
     scheme = settings.database.url.partition(":")[0]
     if scheme not in DATABASE_SCHEMES or _parts(settings.database.url) is None:
         raise ConfigError(
@@ -203,6 +212,24 @@ def _check_combinations(settings: Settings, where: str) -> None:
     codes = [package.code for package in settings.packages]
     if len(codes) != len(set(codes)):
         raise ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
+
+
+def _check_operations(settings: Settings, where: str) -> None:
+    listen, admin = settings.listen, settings.admin
+    ports = [port for port in (listen.port, listen.side_port, listen.admin_port) if port]
+    if len(ports) != len(set(ports)):
+        raise ConfigError(where, "listen.side_port", "two listeners share a port", "give each a port of its own, or 0 for the main one")
+    if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
+        raise ConfigError(
+            where,
+            "admin.oidc_issuer",
+            "needs admin.oidc_audience and admin.oidc_jwks_url beside it",
+            "name the audience that tokens for this service carry, and where the issuer's keys are",
+        )
+    for key, url in (("admin.oidc_jwks_url", admin.oidc_jwks_url), ("jobs.openai_costs_url", settings.jobs.openai_costs_url)):
+        parts = _parts(url) if url else None
+        if url and (parts is None or parts.scheme not in ("http", "https") or not parts.hostname):
+            raise ConfigError(where, key, "is not an http(s) URL", 'write it like "https://id.example.com/jwks.json"')
 
 
 def _check_secrets(settings: Settings, where: str, overridden: Mapping[str, str]) -> None:

@@ -38,6 +38,9 @@ class Listen(Section, frozen=True):
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
+    side_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    admin_host: str = "127.0.0.1"
+    admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     max_connections: Positive = 4096
     max_header_bytes: Positive = 32_768
@@ -177,6 +180,46 @@ class Portal(Section, frozen=True):
     service_key_file: str = ""
 
 
+class Rollout(Section, frozen=True):
+    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0031)."""
+
+    percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    outside: Literal["free", "block"] = "free"
+
+
+class Cors(Section, frozen=True):
+    """Which web origins may read the side API from a browser. None by default."""
+
+    allowed_origins: tuple[Annotated[str, msgspec.Meta(pattern=r"^https?://[a-z0-9.:\[\]-]{1,255}$")], ...] = ()
+
+
+class Admin(Section, frozen=True):
+    """*restart* — who administers. Admin keys always work; an `oidc_issuer` lets its bearer tokens in as well."""
+
+    oidc_issuer: str = ""
+    oidc_audience: str = ""
+    oidc_jwks_url: str = ""
+    oidc_role_claim: str = "tollkeeper_role"
+    oidc_algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...] = ("RS256", "ES256")
+    jwks_cache_seconds: PositiveSeconds = 300.0
+    session_minutes: Positive = 480
+    support_grant_credits: Positive = 10_000
+
+
+class Jobs(Section, frozen=True):
+    """*restart* — what runs beside serving, on one machine at a time."""
+
+    finance_seconds: PositiveSeconds = 30.0
+    reconcile_minutes: Positive = 60
+    margin_target_percent: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
+    cost_tolerance_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
+    openai_admin_key_file: str = ""
+    openai_costs_url: str = ""
+    usage_keep_days: NotNegative = 0
+
+
 class Log(Section, frozen=True):
     """*restart* — one JSON line a request on stderr."""
 
@@ -198,8 +241,17 @@ class Settings(Section, frozen=True):
     stripe: Stripe = Stripe()
     notices: Notices = Notices()
     portal: Portal = Portal()
+    rollout: Rollout = Rollout()
+    cors: Cors = Cors()
+    admin: Admin = Admin()
+    jobs: Jobs = Jobs()
     log: Log = Log()
     packages: tuple[Package, ...] = ()
+
+
+LIVE_SECTIONS = ("billing", "limits", "packages", "rollout", "cors")
+RESTART_KEYS = ("billing.hold_lease_seconds",)
+"""Of the live sections, what only a restart changes: the balance store was opened with it."""
 
 
 class Secret:

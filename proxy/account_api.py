@@ -22,6 +22,7 @@ from billing.money import display_credits, display_usd, package_credits
 from proxy.authenticate import may_use_model
 from proxy.rejections import Rejection, invalid, not_found, unavailable
 from proxy.services import Services
+from proxy.switches import banners
 
 RECENT = 10
 DEFAULT_LIMIT = 50
@@ -63,9 +64,10 @@ class AccountApi:
                 "packages": [
                     self._package(package.code, package.usd, package.bonus_percent) for package in self.services.settings.packages
                 ],
+                "banner": " ".join(banners(self.services.settings, key.account_id)) or None,
                 "purchasesEnabled": self.services.settings.billing.purchase_enabled,
                 "activeRates": self._rates(key),
-                "recentLedger": [_ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],
+                "recentLedger": [ledger_row(row) for row in await self.ledger.transfers_of(key.account_id, RECENT)],
                 "recentUsage": [usage_row(row) for row in await self.ledger.usage_of(key.account_id, RECENT)],
             }
         )
@@ -74,10 +76,10 @@ class AccountApi:
         key = await self._key(request)
         limit = page_limit(request)
         cursor = request.query_params.get("cursor")
-        before = None if cursor is None else _whole_number(cursor, "cursor")
+        before = None if cursor is None else whole_number(cursor, "cursor")
         rows = await self.ledger.transfers_of(key.account_id, limit + 1, before)
         following = str(rows[limit - 1]["id"]) if len(rows) > limit else None
-        return json_response({"data": [_ledger_row(row) for row in rows[:limit]], "nextCursor": following})
+        return json_response({"data": [ledger_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _usage(self, request: Request) -> Response:
         key = await self._key(request)
@@ -86,8 +88,8 @@ class AccountApi:
             model=_text(query.get("model"), "model"),
             key_id=_text(query.get("keyId"), "keyId"),
             endpoint=_text(query.get("endpoint"), "endpoint"),
-            since_ms=_time(query.get("since"), "since"),
-            until_ms=_time(query.get("until"), "until"),
+            since_ms=asked_time(query.get("since"), "since"),
+            until_ms=asked_time(query.get("until"), "until"),
             before=page_cursor(query.get("cursor")),
         )
         rows = await self.ledger.usage_of(key.account_id, limit + 1, filters)
@@ -195,7 +197,8 @@ def _details(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _ledger_row(row: dict[str, Any]) -> dict[str, Any]:
+def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A ledger row as customers see it."""
     return {
         "id": str(row["id"]),
         "kind": row["kind"],
@@ -216,13 +219,14 @@ def iso_time(milliseconds: int) -> str:
 def page_limit(request: Request) -> int:
     """How many rows a page has. Raises Rejection."""
     raw = request.query_params.get("limit")
-    limit = DEFAULT_LIMIT if raw is None else _whole_number(raw, "limit")
+    limit = DEFAULT_LIMIT if raw is None else whole_number(raw, "limit")
     if not 1 <= limit <= MAX_LIMIT:
         raise invalid(f"`limit` must be between 1 and {MAX_LIMIT}.", "limit")
     return limit
 
 
-def _whole_number(raw: str, name: str) -> int:
+def whole_number(raw: str, name: str) -> int:
+    """A number of a query. Raises Rejection."""
     if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
         raise invalid(f"`{name}` must be a whole number.", name)
     return int(raw)
@@ -234,7 +238,8 @@ def _text(raw: str | None, name: str) -> str | None:
     return raw
 
 
-def _time(raw: str | None, name: str) -> int | None:
+def asked_time(raw: str | None, name: str) -> int | None:
+    """A time in ISO 8601 (UTC unless it says otherwise) in Unix milliseconds. Raises Rejection."""
     if raw is None:
         return None
     try:

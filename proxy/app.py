@@ -7,7 +7,7 @@ import os
 import secrets
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounts import Accounts, ApiKey
+from billing.admins import Admins
 from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis import RedisBalances
 from billing.database import Database
@@ -32,28 +33,29 @@ from billing.jobs import Jobs, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
-from billing.portal import Portal
+from billing.overrides import Overrides
 from billing.rates import RateCards
-from billing.statements import Statements
-from config.keys import service_key
+from config.keys import notices_secret, service_key, stripe_keys
 from config.settings import Secret, Settings
-from proxy.account_api import AccountApi, json_response, rejected
+from config.watch import Watcher
+from proxy.account_api import json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
-from proxy.checkout_api import CheckoutApi
-from proxy.credits_page import CreditsPage
+from proxy.edge import Edge, Group, group_of, not_on_this_port
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
+from proxy.live import Apply, LiveSettings
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
-from proxy.money import money_in
+from proxy.money import MoneyIn, money_in
 from proxy.object_routes import answer_object, is_object_path
+from proxy.oidc import TokenChecker
 from proxy.rates import Rates
 from proxy.realtime import RealtimeSession
 from proxy.rejections import Rejection, not_found
 from proxy.services import Services
-from proxy.settings_api import SettingsApi
+from proxy.side import SideParts, side_routes
 from proxy.socket_responses import ResponsesSession
 from proxy.sockets import Session, Socket
 from proxy.tenants import Tenants
@@ -63,6 +65,8 @@ from proxy.upstream import UpstreamPool
 
 log = logging.getLogger("tollkeeper.app")
 
+Ports = Mapping[int, frozenset[Group]]
+NO_PORTS: Ports = {}
 WATCH_SECONDS = 0.25
 CONTROL_SECONDS = 20.0
 PROBE_SECONDS = 0.7
@@ -80,12 +84,18 @@ class Health:
 class Application:
     """The ASGI application of one worker."""
 
-    def __init__(self, settings: Settings, upstream_key: Secret, *, with_jobs: bool) -> None:
-        """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process)."""
-        self._settings, self._key, self._with_jobs = settings, upstream_key, with_jobs
+    def __init__(
+        self, settings: Settings, upstream_key: Secret, *, with_jobs: bool, config_path: Path | None = None, ports: Ports = NO_PORTS
+    ) -> None:
+        """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process).
+
+        `config_path`: the file to follow; `ports`: what each listener serves, empty when there is one.
+        """
+        self._settings, self._key, self._with_jobs, self._config = settings, upstream_key, with_jobs, config_path
+        self._ports = ports
         self._stack = contextlib.AsyncExitStack()
         self._services: Services | None = None
-        self._side: Starlette | None = None
+        self._side: Edge | None = None
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Dispatch one connection event."""
@@ -97,6 +107,9 @@ class Application:
             return
         if scope["type"] == "websocket":
             await Socket(services, scope, receive, send).run(partial(_open_session, services, scope))
+            return
+        if self._ports and group_of(scope["path"]) not in self._ports.get(scope["server"][1], ()):
+            await not_on_this_port(send)
             return
         path: bytes = scope["raw_path"]
         if path == b"/v1" or path.startswith(b"/v1/"):
@@ -163,7 +176,8 @@ class Application:
         self._stack.push_async_callback(upstream.close)
         request_log = RequestLog(access=settings.log.access)
         self._stack.callback(request_log.flush)
-        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds)
+        admins = Admins(database)
+        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins)
         services = self._services = Services(
             settings,
             prices,
@@ -178,6 +192,9 @@ class Application:
         )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)
+        live = live_settings(settings, self._config, database, metrics, swap_in_worker(services, money, rates))
+        await live.begin()
+        await enter(background(live.follow()))
         if self._with_jobs:
             jobs = jobs_of(settings, store, ledger, money.steps())
             jobs.start()
@@ -187,29 +204,42 @@ class Application:
         await enter(background(rates.follow(services)))
         control = await enter(control_client(settings, self._key))
         await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
-        api = AccountApi(services, ledger)
-        page = CreditsPage(
-            money,
-            Portal(database),
-            accounts,
-            api,
-            Statements(database),
-            service_key(settings),
-            settings.portal.public_url or self._origin(),
-        )
-        self._side = Starlette(
+        tokens = TokenChecker(settings.admin, await enter(httpx.AsyncClient())) if settings.admin.oidc_issuer else None
+        side = Starlette(
             routes=[
                 Route("/healthz", _healthz),
-                Route("/readyz", _readyz_with(health)),
+                Route("/readyz", _readyz_with(health, live)),
                 Route("/metrics", _metrics_with(registry, metrics)),
-                *api.routes(),
-                *CheckoutApi(money, authenticator, accounts).routes(),
-                *SettingsApi(money, authenticator, Statements(database)).routes(),
-                *page.routes(),
+                *side_routes(SideParts(services, database, ledger, accounts, admins, money, live, tokens, self._origin())),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
-        self._side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+        side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
+        self._side = Edge(side, lambda: services.settings, metrics.side_answer)
+
+
+def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:
+    """What follows the file and the overrides in one process."""
+    watcher = Watcher(path, settings, check_keys) if path is not None else None
+    return LiveSettings(settings, watcher, Overrides(database), metrics, apply)
+
+
+def check_keys(settings: Settings) -> None:
+    """What a file alone cannot know: the keys it needs. Raises ConfigError."""
+    stripe_keys(settings)
+    notices_secret(settings)
+    service_key(settings)
+
+
+def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
+    """Settings and prices for the requests to come, in one step."""
+
+    async def apply(settings: Settings) -> None:
+        async with rates.swapping:
+            prices = await rates.under(settings.billing, services)
+            services.settings, services.prices, money.settings = settings, prices, settings
+
+    return apply
 
 
 def _open_session(services: Services, scope: Any, key: ApiKey, _request_id: str) -> Session:
@@ -331,12 +361,13 @@ async def _healthz(_request: Request) -> Response:
     return json_response({"status": "alive"})
 
 
-def _readyz_with(health: Health) -> Any:
+def _readyz_with(health: Health, live: LiveSettings) -> Any:
     async def readyz(_request: Request) -> Response:
         problems = {name: problem for name, problem in health.problems.items() if problem}
         if time.monotonic() - health.checked_at > WATCH_SECONDS + 2 * PROBE_SECONDS:
             problems["watch"] = "the stores were not checked in time"
-        return json_response({"status": "ready" if not problems else "not ready", "problems": problems}, 503 if problems else 200)
+        state = "ready" if not problems else "not ready"
+        return json_response({"status": state, "problems": problems, "notes": live.notes()}, 503 if problems else 200)
 
     return readyz
 

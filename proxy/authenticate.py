@@ -3,6 +3,8 @@
 A cached key is refreshed in the background once it is a second old and used, and is not used past
 `MAX_AGE_SECONDS` without asking SQL. While SQL is away (and so nobody can revoke anything through it)
 known keys keep working, for at most `stale_seconds`.
+
+The operator's own app may act for any account: an admin key of the role `service` and the account in `Tollkeeper-Account`.
 """
 
 import asyncio
@@ -13,12 +15,14 @@ from collections import OrderedDict
 from dataclasses import dataclass
 
 from billing.accounts import Accounts, ApiKey, hash_key
+from billing.admins import ADMIN_PREFIX, Admins
 from billing.database import now_ms
 from billing.errors import StoreUnavailable
 from proxy.rejections import Rejection, forbidden, unauthorized, unavailable
 
 REFRESH_SECONDS = 1.0
 MAX_AGE_SECONDS = 3.0
+ACCOUNT_ID = re.compile(rb"^[\x21-\x7e]{1,40}$")
 CACHE_SIZE = 50_000
 BEARER = re.compile(rb"^(?i:bearer) +([\x21-\x7e]{1,512})$")
 WRONG_KEY = "Incorrect API key provided. Use the key you were given by your provider."
@@ -34,9 +38,9 @@ class _Cached:
 class Authenticator:
     """Answers who a request is from. Raises Rejection."""
 
-    def __init__(self, accounts: Accounts, stale_seconds: int | float) -> None:
-        """`stale_seconds`: how long known keys work while SQL cannot be asked."""
-        self._accounts, self._stale = accounts, stale_seconds
+    def __init__(self, accounts: Accounts, stale_seconds: int | float, admins: Admins | None = None) -> None:
+        """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others."""
+        self._accounts, self._stale, self._admins = accounts, stale_seconds, admins
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,8 +52,9 @@ class Authenticator:
         match = BEARER.match(found[0]) if len(found) == 1 else None
         if match is None:
             raise unauthorized("The Authorization header is not `Bearer YOUR_KEY`.")
-        digest = hash_key(match[1].decode("ascii"))
-        key = await self._lookup(digest)
+        token = match[1].decode("ascii")
+        digest = hash_key(token)
+        key = await self._lookup(digest if not token.startswith(ADMIN_PREFIX) else f"{digest} {_acted_for(headers)}")
         if key is None or key.revoked_at is not None:
             raise unauthorized(WRONG_KEY)
         if key.rules.expires_at is not None and key.rules.expires_at <= now_ms():
@@ -72,7 +77,7 @@ class Authenticator:
                     task.add_done_callback(self._tasks.discard)
                 return cached.key
         try:
-            key = await self._accounts.find_key(digest)
+            key = await self._find(digest)
         except StoreUnavailable:
             if cached is not None and cached.key is not None and time.monotonic() - cached.read_at < self._stale:
                 return cached.key
@@ -82,9 +87,16 @@ class Authenticator:
 
     async def _refresh(self, digest: str, cached: _Cached) -> None:
         try:
-            self._remember(digest, await self._accounts.find_key(digest))
+            self._remember(digest, await self._find(digest))
         except StoreUnavailable:
             cached.refreshing = False
+
+    async def _find(self, digest: str) -> ApiKey | None:
+        """By a key's hash, or by the hash of a service key, a blank, and an account."""
+        key_hash, _, account_id = digest.partition(" ")
+        if not account_id:
+            return await self._accounts.find_key(key_hash)
+        return await self._admins.acting_for(key_hash, account_id) if self._admins is not None else None
 
     def _remember(self, digest: str, key: ApiKey | None) -> None:
         if key is None:
@@ -94,6 +106,14 @@ class Authenticator:
         self._cache.move_to_end(digest)
         if len(self._cache) > CACHE_SIZE:
             self._cache.popitem(last=False)
+
+
+def _acted_for(headers: list[tuple[bytes, bytes]]) -> str:
+    """The account that a service key acts for. Raises Rejection."""
+    named = [value for name, value in headers if name == b"tollkeeper-account"]
+    if len(named) != 1 or not ACCOUNT_ID.match(named[0]):
+        raise unauthorized("Name the account that you act for in the header `Tollkeeper-Account`.", "missing_account")
+    return named[0].decode("ascii")
 
 
 def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:

@@ -138,7 +138,7 @@ class BackgroundResponses:
         shown = Shown(answer_texts(answer), insured=not produced, sessions=sessions)
         outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
         ending = await decide_ending(services, services.prices, plan, report, shown, outcome)  # type: ignore[arg-type]
-        free = not services.settings.billing.charging_enabled
+        free = taken.record.held == 0  # nothing was held because nothing was to be charged when it began
         due = Millicredits(0) if free else ending.charge.amount
         record = usage_record(self._facts(pending, taken.record, plan), ending, free=free, head=[])
         if await self._hold(taken) is None:  # whatever became of the hold meanwhile: what is noted now needs one

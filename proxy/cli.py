@@ -8,11 +8,9 @@ import asyncio
 import contextlib
 import os
 import secrets
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +31,15 @@ from billing.reconcile import StoreFigures, reconcile
 from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_books, cli_money, cli_portal, cli_rates
+from proxy import cli_books, cli_money, cli_ops, cli_portal, cli_rates
 from proxy.account_api import iso_time, usage_row
 from proxy.checks import check_redis, prepare_database
-from proxy.cli_context import Command, Context, Refusal, Result, actor
+from proxy.cli_context import Command, Context, Refusal, Result, actor, expiry, not_negative, short_text, who
 from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
 DRAIN_WAIT_SECONDS = 60
 MAX_GRANT_CREDITS = 1_000_000_000
-MAX_WHOLE_NUMBER = 2**31 - 1
-MAX_SPAN_LENGTH = 6
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -96,9 +92,8 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     notices_secret(settings)
     if arguments.command == "_child":
         if arguments.role == "jobs":
-            return serve.serve_jobs(settings)
-        listener = socket.socket(fileno=arguments.fd)
-        return serve.serve_worker(settings, key, listener, with_jobs=False)
+            return serve.serve_jobs(settings, path)
+        return serve.serve_worker(settings, key, serve.inherited(arguments.fds), with_jobs=False, config_path=path)
     if not key:
         raise ConfigError(
             "environment",
@@ -111,14 +106,14 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     except StoreUnavailable as error:
         raise Refusal(f"cannot start: {error}") from None
     try:
-        listener = serve.bind(settings)
+        listeners = serve.bind(settings)
     except OSError as error:
         raise ConfigError("proxy.toml", "listen.port", f"cannot listen ({error.strerror})", "free the port or choose another") from None
-    host, port = listener.getsockname()[:2]
+    host, port = listeners.main.getsockname()[:2]
     print(f"tollkeeper listening on http://{host}:{port}", flush=True)
     if not settings.redis.url:
-        return serve.serve_worker(settings, key, listener, with_jobs=True)
-    return serve.Supervisor(settings, path, listener).run()
+        return serve.serve_worker(settings, key, listeners, with_jobs=True, config_path=path)
+    return serve.Supervisor(settings, path, listeners).run()
 
 
 async def _check_stores(settings: Settings) -> None:
@@ -167,8 +162,8 @@ async def _migrate(context: Context) -> Result:
 
 
 async def _account_create(context: Context) -> Result:
-    account_id = await context.accounts.create(context.arguments.name)
-    key_id, secret = await context.accounts.create_key(account_id, KeyRules())
+    account_id = await context.accounts.create(context.arguments.name, who())
+    key_id, secret = await context.accounts.create_key(account_id, KeyRules(), who())
     result = {"accountId": account_id, "name": context.arguments.name, "keyId": key_id, "apiKey": secret}
     text = f"Account {account_id} ({context.arguments.name})\nAPI key (shown this once): {secret}"
     return result, text, 0
@@ -215,7 +210,7 @@ async def _account_list(context: Context) -> Result:
 
 async def _account_block(context: Context) -> Result:
     status = "active" if context.arguments.unblock else "blocked"
-    await context.accounts.set_status(context.arguments.account, status)
+    await context.accounts.set_status(context.arguments.account, status, who())
     return {"accountId": context.arguments.account, "status": status}, f"{context.arguments.account} is {status}.", 0
 
 
@@ -231,9 +226,9 @@ async def _key_create(context: Context) -> Result:
         requests_per_minute=given.rpm,
         tokens_per_minute=given.tpm,
         concurrency=given.concurrency,
-        expires_at=_expiry(given.expires),
+        expires_at=expiry(given.expires),
     )
-    key_id, secret = await context.accounts.create_key(given.account, rules)
+    key_id, secret = await context.accounts.create_key(given.account, rules, who())
     return {"accountId": given.account, "keyId": key_id, "apiKey": secret}, f"Key {key_id} (shown this once): {secret}", 0
 
 
@@ -260,7 +255,7 @@ async def _key_list(context: Context) -> Result:
 
 
 async def _key_revoke(context: Context) -> Result:
-    await context.accounts.revoke_key(context.arguments.key)
+    await context.accounts.revoke_key(context.arguments.key, who())
     return {"keyId": context.arguments.key, "revoked": True}, f"{context.arguments.key} is revoked.", 0
 
 
@@ -273,7 +268,7 @@ async def _grant(context: Context) -> Result:
     if not amount or abs(amount) > MAX_GRANT_CREDITS * 1_000:
         raise MoneyError(f"a grant is not zero and at most {MAX_GRANT_CREDITS} credits either way")
     reference = given.reference or "grant_" + secrets.token_hex(12)
-    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason)
+    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason, who())
     posted = await context.ledger.posted(given.account)
     result = {
         "accountId": given.account,
@@ -436,20 +431,6 @@ def _lease_ms(settings: Settings) -> int:
     return settings.billing.hold_lease_seconds * 1_000
 
 
-def _expiry(text: str | None) -> int | None:
-    """ISO 8601, or 30d / 12h / 15m from now, in Unix milliseconds. Raises ConfigError."""
-    if text is None:
-        return None
-    units = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-    if text[:-1].isdigit() and len(text) <= MAX_SPAN_LENGTH and text[-1:] in units:
-        return int(time.time() * 1000) + int(text[:-1]) * units[text[-1]] * 1_000
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError("command line", "--expires", f"{text!r} is not a time", "write 2026-12-31T00:00:00Z, or 30d, 12h, 15m") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
-
-
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", help="the configuration file (default: proxy.toml here, else built-in defaults)")
@@ -465,11 +446,11 @@ def _parser() -> argparse.ArgumentParser:
     add(commands, "serve", None, "Serve until SIGTERM.")
     child = add(commands, "_child", None, argparse.SUPPRESS)
     child.add_argument("role", choices=["worker", "jobs"])
-    child.add_argument("fd", type=int)
+    child.add_argument("fds")
     add(commands, "check-config", _check_config, "Validate proxy.toml and the environment.")
     add(commands, "migrate", _migrate, "Bring the database to this version's schema.")
     account = commands.add_parser("account", help="Create, show, list, block accounts.").add_subparsers(dest="verb", required=True)
-    add(account, "create", _account_create, "Create an account and its first API key.").add_argument("name", type=_short(200))
+    add(account, "create", _account_create, "Create an account and its first API key.").add_argument("name", type=short_text(200))
     add(account, "show", _account_show, "Show one account.").add_argument("account")
     add(account, "list", _account_list, "List accounts.")
     block = add(account, "block", _account_block, "Block an account (or --unblock it).")
@@ -482,45 +463,29 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--spend-limit", metavar="CREDITS")
     create.add_argument("--period", choices=PERIODS, default="month", help="when the spend limit starts anew (UTC)")
     for name in ("rpm", "tpm", "concurrency"):
-        create.add_argument(f"--{name}", type=_not_negative)
+        create.add_argument(f"--{name}", type=not_negative)
     create.add_argument("--expires", help="ISO 8601, or 30d, 12h, 15m")
     add(key, "list", _key_list, "List an account's keys.").add_argument("account")
     add(key, "revoke", _key_revoke, "Revoke a key, everywhere within 5 s.").add_argument("key")
     grant = add(commands, "grant", _grant, "Move credits to an account (negative: back).")
     grant.add_argument("account")
     grant.add_argument("credits")
-    grant.add_argument("--reason", required=True, type=_short(2_000))
-    grant.add_argument("--reference", type=_short(80), help="repeat a grant safely: the same reference is booked once")
+    grant.add_argument("--reason", required=True, type=short_text(2_000))
+    grant.add_argument("--reference", type=short_text(80), help="repeat a grant safely: the same reference is booked once")
     for name, run, text in (("ledger", _ledger, "An account's transfers."), ("usage", _usage, "An account's charged requests.")):
         listing = add(commands, name, run, text)
         listing.add_argument("account")
-        listing.add_argument("--limit", type=_not_negative, default=100)
+        listing.add_argument("--limit", type=not_negative, default=100)
     cli_rates.register(commands, add)
     cli_money.register(commands, add)
     cli_books.register(commands, add)
     cli_portal.register(commands, add)
+    cli_ops.register(commands, add)
     check = add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
     check.add_argument("--no-stripe", action="store_true", help="do not ask Stripe for its record")
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")
     add(commands, "drain", _drain, "Flush all that is pending, then report.")
     return parser
-
-
-def _not_negative(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) > MAX_WHOLE_NUMBER:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_WHOLE_NUMBER}")
-    return int(text)
-
-
-def _short(longest: int) -> Callable[[str], str]:
-    """Text that fits its column in every database."""
-
-    def check(text: str) -> str:
-        if not 0 < len(text.strip()) <= longest or not text.isprintable():
-            raise argparse.ArgumentTypeError(f"must be 1 to {longest} printable characters")
-        return text
-
-    return check
 
 
 if __name__ == "__main__":

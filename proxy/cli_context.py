@@ -2,14 +2,21 @@
 
 import argparse
 import os
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from billing.accounts import Accounts
+from billing.audit import Who
 from billing.database import Database
 from billing.ledger import Ledger
+from config.load import ConfigError
 from config.settings import Settings
+
+MAX_WHOLE_NUMBER = 2**31 - 1
+MAX_SPAN_LENGTH = 6
 
 
 class Refusal(Exception):
@@ -40,6 +47,43 @@ class Add(Protocol):
         ...
 
 
+def who() -> Who:
+    """Who runs the command, for the audit log: whoever may run it may do everything."""
+    return Who(actor(), "cli")
+
+
 def actor() -> str:
     """Who runs the command, for rows that say who did something."""
     return f"cli:{os.environ.get('USER', 'unknown')}"[:80]
+
+
+def expiry(text: str | None) -> int | None:
+    """ISO 8601, or 30d / 12h / 15m from now, in Unix milliseconds. Raises ConfigError."""
+    if text is None:
+        return None
+    units = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+    if text[:-1].isdigit() and len(text) <= MAX_SPAN_LENGTH and text[-1:] in units:
+        return int(time.time() * 1000) + int(text[:-1]) * units[text[-1]] * 1_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError("command line", "--expires", f"{text!r} is not a time", "write 2026-12-31T00:00:00Z, or 30d, 12h, 15m") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def not_negative(text: str) -> int:
+    """A whole number as argparse takes it."""
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_WHOLE_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_WHOLE_NUMBER}")
+    return int(text)
+
+
+def short_text(longest: int) -> Callable[[str], str]:
+    """Text that fits its column in every database."""
+
+    def check(text: str) -> str:
+        if not 0 < len(text.strip()) <= longest or not text.isprintable():
+            raise argparse.ArgumentTypeError(f"must be 1 to {longest} printable characters")
+        return text
+
+    return check

@@ -10,7 +10,7 @@ from billing.pricing import load_catalogue
 from billing.rates import RateCards
 from config.load import ConfigError
 from proxy.account_api import iso_time
-from proxy.cli_context import Add, Context, Refusal, Result, actor
+from proxy.cli_context import Add, Context, Refusal, Result, actor, who
 
 DIFF_LINES = 200
 
@@ -37,7 +37,7 @@ async def _import(context: Context) -> Result:
     if (given.file is None) == (not given.shipped):
         raise ConfigError("command line", "rates import", "takes either a file or --shipped", "name one of them")
     document = load_catalogue() if given.shipped else read_card(_read(given.file))
-    new = await RateCards(context.database).add(document, actor())
+    new = await RateCards(context.database).add(document, actor(), who())
     card_id, models = document["catalogueId"], len(document["models"])
     text = f"{'Imported' if new else 'Already here:'} {card_id} ({models} models). `tollkeeper rates activate {card_id}` makes it apply."
     return {"rateCardId": card_id, "new": new, "models": models}, text, 0
@@ -63,7 +63,7 @@ async def _diff(context: Context) -> Result:
 async def _activate(context: Context) -> Result:
     cards, given = RateCards(context.database), context.arguments
     start = now_ms() if given.start is None else _moment(given.start)
-    await cards.activate(given.card, start, actor())
+    await cards.activate(given.card, start, actor(), who())
     active = await _active(cards)
     text = f"{given.card} applies from {iso_time(start)} on. Active now: {active}. Running servers follow within 2 s."
     return {"rateCardId": given.card, "effectiveAt": iso_time(start), "active": active}, text, 0

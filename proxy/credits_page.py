@@ -79,7 +79,7 @@ Page = Callable[[Request, Visitor], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class CreditsPage:
-    """The handlers and what they need. `service_key` None: links are only made by the command line."""
+    """The handlers and what they need. `service_key` None: links are only made by the command line, and by whom `may_open` lets."""
 
     money: MoneyIn
     portal: Portal
@@ -88,6 +88,7 @@ class CreditsPage:
     statements: Statements
     service_key: Secret | None
     public_url: str
+    may_open: Callable[[Request], Awaitable[bool]] | None = None
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -115,7 +116,8 @@ class CreditsPage:
     async def _make_link(self, request: Request) -> Response:
         given = request.headers.get("authorization", "")
         wanted = f"Bearer {self.service_key.reveal()}" if self.service_key else ""
-        if not wanted or not hmac.compare_digest(given.encode(), wanted.encode()):
+        known = bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
+        if not known and not (self.may_open is not None and await self.may_open(request)):
             raise Rejection(401, "invalid_service_key", "Send the service key as a bearer token.", kind="authentication_error")
         asked = await json_body(request, PortalRequest)
         try:

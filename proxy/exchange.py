@@ -34,6 +34,7 @@ from proxy.records import pending_record
 from proxy.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
 from proxy.services import ClientSide, Services
 from proxy.settlement import Ending, Shown, decide_ending
+from proxy.switches import refused_now
 from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError
 
 CHECKPOINT_SECONDS = 1.0
@@ -67,6 +68,7 @@ class Exchange:
         "query",
         "request_id",
         "services",
+        "settings",
         "started",
         "started_ms",
         "status",
@@ -78,7 +80,8 @@ class Exchange:
         """`path` is the raw path; `headers` have lower-case names."""
         self.query = query
         self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
-        self.prices = services.prices  # the same for the whole request, also when another card becomes active meanwhile
+        # the same for the whole request, also when another card becomes active or the configuration changes meanwhile
+        self.prices, self.settings = services.prices, services.settings
         self.request_id = "req_" + os.urandom(16).hex()
         self.passing = Passing(self.request_id, services.upstream_key)
         self.interruption = Interruption()
@@ -99,15 +102,13 @@ class Exchange:
             if b"beta=true" in self.query:
                 raise invalid("Beta variants of endpoints are not available here: leave `beta` out.", "beta", "unsupported_parameter")
             body = await self.client.read_body()
-            self._check_flags()
+            self._check_flags(key)
             parsed = endpoint.parse(body, self._header(b"content-type"))
             context = await self._context(parsed, key) if parsed.references else 0
-            billing = services.settings.billing
+            billing = self.settings.billing
             plan = make_plan(endpoint, parsed, key, self.prices, billing, context)
             plan = self.plan = await self.money.hold(plan, key)
-            await self._forward(
-                plan, key, body_to_send(plan, services.settings.billing, partial(services.tenants.identifier, key.account_id))
-            )
+            await self._forward(plan, key, body_to_send(plan, billing, partial(services.tenants.identifier, key.account_id)))
         except Rejection as rejection:
             await self.reject(rejection)
         except Interrupted:
@@ -125,7 +126,7 @@ class Exchange:
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
         if self.interruption.muted:
-            asyncio.get_running_loop().call_later(self.services.settings.billing.drain_seconds, self._give_up)
+            asyncio.get_running_loop().call_later(self.settings.billing.drain_seconds, self._give_up)
 
     def _give_up(self) -> None:
         self.interruption.muted = False
@@ -145,12 +146,9 @@ class Exchange:
     def _header(self, name: bytes) -> bytes:
         return next((value for key, value in self.headers if key == name), b"")
 
-    def _check_flags(self) -> None:
-        billing = self.services.settings.billing
-        if not billing.charging_enabled and billing.charging_disabled_mode == "block":
-            raise unavailable("Charging is paused, so requests are not served right now. Try again later.", "charging_paused", 60_000)
-        if self.services.overloaded:
-            raise unavailable(self.services.overloaded, "journal_full", 5_000)
+    def _check_flags(self, key: ApiKey) -> None:
+        if (refusal := refused_now(self.settings, key.account_id, self.services.overloaded)) is not None:
+            raise refusal
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -215,7 +213,7 @@ class Exchange:
 
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
-        body = await self._collect(answer, self.services.settings.upstream.max_response_bytes)
+        body = await self._collect(answer, self.settings.upstream.max_response_bytes)
         await self.money.durable()
         report, produced, texts = plan.endpoint.read(body)
         if plan.parsed.background and report.status in UNFINISHED:
@@ -399,14 +397,14 @@ class Exchange:
             return
 
     def _should_drain(self, plan: Plan) -> bool:
-        billing = self.services.settings.billing
+        billing = self.settings.billing
         return self.interruption.reason == "client_gone" and (
             plan.model.reasoning or plan.endpoint.drains or billing.on_disconnect == "drain"
         )
 
     async def _drain(self, answer: Answer, meter: StreamMeter) -> None:
         """The client left, but its model thinks unseen: read on to the usage, bounded in time and tokens."""
-        billing = self.services.settings.billing
+        billing = self.settings.billing
         self.interruption.muted = True
         try:
             async with asyncio.timeout(billing.drain_seconds):

@@ -12,6 +12,7 @@ from proxy.records import Facts, orphan_record, usage_record
 from proxy.rejections import Rejection, insufficient_credits, too_many, unavailable
 from proxy.services import Services
 from proxy.settlement import Ending
+from proxy.switches import is_free
 
 HOLD_TRIES = 3
 
@@ -19,11 +20,26 @@ HOLD_TRIES = 3
 class Holding:
     """One hold and what becomes of it. Amounts are millicredits; `marked_at` is when it was last noted what is owed."""
 
-    __slots__ = ("_key", "_prices", "_request_id", "_services", "_started_ms", "amount", "charged", "holding", "input_owed", "marked_at")
+    __slots__ = (
+        "_key",
+        "_prices",
+        "_request_id",
+        "_services",
+        "_settings",
+        "_started_ms",
+        "amount",
+        "charged",
+        "free",
+        "holding",
+        "input_owed",
+        "marked_at",
+    )
 
     def __init__(self, services: Services, prices: PriceBook, request_id: str, started_ms: int) -> None:
         """Nothing is held yet."""
         self._services, self._prices, self._request_id, self._started_ms = services, prices, request_id, started_ms
+        self._settings = services.settings  # what a request begins under, it ends under
+        self.free = False
         self._key: ApiKey | None = None
         self.amount = self.input_owed = Millicredits(0)
         self.charged = 0
@@ -43,8 +59,8 @@ class Holding:
 
     async def hold(self, plan: Plan, key: ApiKey) -> Plan:
         """Hold the worst case by bytes; where money is short count tokens, then clamp. Raises Rejection (402, 429, 503)."""
-        self._key = key
-        services, billing = self._services, self._services.settings.billing
+        self._key, self.free = key, is_free(self._settings, key.account_id)
+        services, billing = self._services, self._settings.billing
         counted, tries = False, 0
         while True:
             result = await self._try_hold(plan, key)
@@ -69,8 +85,8 @@ class Holding:
                 plan = lower
 
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
-        services, billing = self._services, self._services.settings.billing
-        self.amount = held_amount(plan, free=not billing.charging_enabled)
+        services, billing = self._services, self._settings.billing
+        self.amount = held_amount(plan, free=self.free)
         bounds, owed = plan.bounds, checkpoint_charge(plan, self._prices, 0)
         self.input_owed = owed.amount
         request = HoldRequest(
@@ -80,7 +96,7 @@ class Holding:
             self.amount,
             bounds.input_tokens + bounds.output_tokens,
             billing.hold_lease_seconds * 1_000,
-            key_limits(key, services.settings.limits, self._started_ms),
+            key_limits(key, self._settings.limits, self._started_ms),
             orphan_record(self.facts(plan), owed, 0),
         )
         try:
@@ -104,7 +120,7 @@ class Holding:
         return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        billing, prices = self._services.settings.billing, self._prices
+        billing, prices = self._settings.billing, self._prices
         needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
@@ -136,9 +152,8 @@ class Holding:
     ) -> Settled | None:
         """Charge, once. None when the store does not answer now: it has queued the charge and will deliver it."""
         services, key = self._services, self.key
-        free = not services.settings.billing.charging_enabled
-        due = Millicredits(0) if free else ending.charge.amount
-        record = usage_record(self.facts(plan, first_byte_ms, elapsed_ms), ending, free=free, head=head)
+        due = Millicredits(0) if self.free else ending.charge.amount
+        record = usage_record(self.facts(plan, first_byte_ms, elapsed_ms), ending, free=self.free, head=head)
         used = ending.usage.input_tokens + ending.usage.output_tokens
         self.charged = due
         self.holding = False

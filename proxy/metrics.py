@@ -17,6 +17,12 @@ from billing.usage import Usage
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
+PURCHASE_PATHS = ("/api/billing/checkout", "/webhooks/stripe", "/credits/buy")
+SERVER_ERROR = 500
+NOT_CONFIGURED = 404
+"""Not our failing, and not our success either."""
+
+
 class Metrics:
     """All series of this process."""
 
@@ -67,9 +73,52 @@ class Metrics:
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
+        self._register_operations(registry)
+        self._register_objectives(registry)
         self.upstream_connections = Gauge(
             "tollkeeper_upstream_connections", "Connections to OpenAI", ["state"], registry=registry, multiprocess_mode="livesum"
         )
+
+    def _register_operations(self, registry: CollectorRegistry) -> None:
+        """Configuration. Every process sets the same, so the worst of them is what counts."""
+        self.config_reloads = Counter(
+            "tollkeeper_config_reloads_total", "Edits of the configuration by what became of them", ["result"], registry=registry
+        )
+        self.config_valid = Gauge(
+            "tollkeeper_config_valid",
+            "1 while file and overrides are in force",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.config_restart_keys = Gauge(
+            "tollkeeper_config_restart_keys", "Changed keys that wait for a restart", registry=registry, multiprocess_mode="livemax"
+        )
+        self.config_checked_at = Gauge(
+            "tollkeeper_config_checked_timestamp_seconds",
+            "When the process that looked longest ago looked at file and overrides",
+            registry=registry,
+            multiprocess_mode="livemin",
+        )
+        self.flag = Gauge("tollkeeper_flag", "1 while a switch is on", ["flag"], registry=registry, multiprocess_mode="livemin")
+        self.flag_overrides = Gauge(
+            "tollkeeper_flag_overrides", "Flags that are overridden by hand", registry=registry, multiprocess_mode="livemax"
+        )
+        self.rollout_percent = Gauge(
+            "tollkeeper_rollout_percent", "Accounts that are metered, in per cent", registry=registry, multiprocess_mode="livemin"
+        )
+
+    def _register_objectives(self, registry: CollectorRegistry) -> None:
+        self.objective = Counter(
+            "tollkeeper_slo_total", "Requests that count for an objective, by whether we did our part", ["slo", "result"], registry=registry
+        )
+        for slo in ("deduction", "purchase"):
+            for result in ("good", "bad"):
+                self.objective.labels(slo, result)  # there from the start, so that a rate over them is never empty
+
+    def side_answer(self, path: str, status: int) -> None:
+        """Note an answer of the side API: buying and crediting have an objective."""
+        if path.startswith(PURCHASE_PATHS) and status != NOT_CONFIGURED:
+            self.count(self.objective, "purchase", "bad" if status >= SERVER_ERROR else "good")
 
     def count(self, series: Counter, *labels: str, by: int | float = 1) -> None:
         """Add to a counter, visible at the next `publish()`."""

@@ -76,7 +76,7 @@ class RealtimeSession:
 
     def target(self) -> str:
         """See Session."""
-        if (refusal := overloaded(self._services)) is not None:
+        if (refusal := overloaded(self._services, self._key.account_id)) is not None:
             raise refusal
         return f"/realtime?model={self._name}"
 

@@ -18,7 +18,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import uvicorn
 import uvloop
@@ -27,7 +29,8 @@ from prometheus_client import CollectorRegistry
 from billing.database import Database
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
-from proxy.app import Application, jobs_of, make_store
+from proxy.app import Application, background, jobs_of, live_settings, make_store
+from proxy.edge import Group, groups_by_port
 from proxy.metrics import Metrics
 from proxy.money import money_in
 from proxy.transport import HttpLimits, guarded
@@ -41,6 +44,7 @@ GC_ALLOCATIONS = 20_000
 RESTART_SECONDS = 0.5
 STOP_EXTRA_SECONDS = 8
 DRAIN_EXTRA_SECONDS = 3
+PUBLISH_SECONDS = 0.5
 EXIT_CONFIGURATION = 2
 
 
@@ -58,10 +62,10 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, with_jobs: bool) -> int:
+def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", *, with_jobs: bool, config_path: Path | None = None) -> int:
     """Serve on an open socket until told to stop; the exit code."""
     tune_process()
-    application = Application(settings, key, with_jobs=with_jobs)
+    application = Application(settings, key, with_jobs=with_jobs, config_path=config_path, ports=listeners.groups())
     listen = settings.listen
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
@@ -86,13 +90,13 @@ def serve_worker(settings: Settings, key: Secret, listener: socket.socket, *, wi
         # uvicorn raises the signal once more when it has shut down; by then it has done its work
         signal.signal(number, _already_stopped)
     try:
-        server.run(sockets=[listener])
+        server.run(sockets=listeners.sockets())
     except (KeyboardInterrupt, SystemExit):
         return 0 if server.started else EXIT_CONFIGURATION
     return 0 if server.started else EXIT_CONFIGURATION
 
 
-def serve_jobs(settings: Settings) -> int:
+def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
     """Run the jobs of a Redis deployment until told to stop; the exit code."""
 
     async def run() -> None:
@@ -103,10 +107,18 @@ def serve_jobs(settings: Settings) -> int:
         ledger = Ledger(database)
         store = make_store(settings, ledger)
         await store.open()
-        money = money_in(settings, database, Metrics(CollectorRegistry()))
+        metrics = Metrics(CollectorRegistry())
+        money = money_in(settings, database, metrics)
+
+        async def apply(found: Settings) -> None:
+            money.settings = found
+
+        live = live_settings(settings, config_path, database, metrics, apply)
+        await live.begin()
         jobs = jobs_of(settings, store, ledger, money.steps())
         jobs.start()
-        await stop.wait()
+        async with background(live.follow()), background(_publish(metrics)):
+            await stop.wait()
         await jobs.stop()
         await money.close()
         await store.close()
@@ -117,12 +129,53 @@ def serve_jobs(settings: Settings) -> int:
     return 0
 
 
-def bind(settings: Settings) -> socket.socket:
-    """The listening socket. Raises OSError."""
-    family = socket.AF_INET6 if ":" in settings.listen.host else socket.AF_INET
+async def _publish(metrics: Metrics) -> None:
+    while True:
+        await asyncio.sleep(PUBLISH_SECONDS)
+        metrics.publish()
+
+
+class Listeners(NamedTuple):
+    """The open sockets; `side` and `admin` None = the main one serves that as well."""
+
+    main: socket.socket
+    side: socket.socket | None = None
+    admin: socket.socket | None = None
+
+    def sockets(self) -> list[socket.socket]:
+        """Those there are."""
+        return [one for one in self if one is not None]
+
+    def groups(self) -> Mapping[int, frozenset[Group]]:
+        """What each port serves."""
+        ports = [one.getsockname()[1] if one is not None else 0 for one in self]
+        return groups_by_port(*ports)
+
+    def numbers(self) -> str:
+        """As a child is told of them: file descriptors, `-` for none."""
+        return ",".join("-" if one is None else str(one.fileno()) for one in self)
+
+
+def inherited(numbers: str) -> Listeners:
+    """The sockets that a supervisor passed on."""
+    return Listeners(*(None if part == "-" else socket.socket(fileno=int(part)) for part in numbers.split(",")))  # type: ignore[arg-type]
+
+
+def bind(settings: Settings) -> Listeners:
+    """The listening sockets. Raises OSError."""
+    listen = settings.listen
+    return Listeners(
+        _bound(listen.host, listen.port),
+        _bound(listen.host, listen.side_port) if listen.side_port else None,
+        _bound(listen.admin_host, listen.admin_port) if listen.admin_port else None,
+    )
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    listener.bind((settings.listen.host, settings.listen.port))
+    listener.bind((host, port))
     listener.listen(BACKLOG)
     listener.setblocking(False)
     listener.set_inheritable(True)
@@ -132,9 +185,9 @@ def bind(settings: Settings) -> socket.socket:
 class Supervisor:
     """Keeps `workers` data processes and one jobs process running."""
 
-    def __init__(self, settings: Settings, config_path: Path | None, listener: socket.socket) -> None:
+    def __init__(self, settings: Settings, config_path: Path | None, listeners: Listeners) -> None:
         """Children read the same file and environment, and inherit the socket."""
-        self._settings, self._config, self._listener = settings, config_path, listener
+        self._settings, self._config, self._listeners = settings, config_path, listeners
         self._children: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[str, float] = {}
         self._stopping = False
@@ -165,19 +218,22 @@ class Supervisor:
 
     def _start(self, name: str) -> None:
         role = "jobs" if name == "jobs" else "worker"
-        command = [sys.executable, "-m", "proxy.cli", "_child", role, str(self._listener.fileno())]
+        command = [sys.executable, "-m", "proxy.cli", "_child", role, self._listeners.numbers()]
         if self._config is not None:
             command += ["--config", str(self._config)]
         environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics_dir}
         self._started[name] = time.monotonic()
-        self._children[name] = subprocess.Popen(command, pass_fds=[self._listener.fileno()], env=environment, preexec_fn=die_with_parent)
+        self._children[name] = subprocess.Popen(
+            command, pass_fds=[one.fileno() for one in self._listeners.sockets()], env=environment, preexec_fn=die_with_parent
+        )
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
 
     def _stop_all(self) -> None:
         """Workers first, so that the jobs process flushes what they settled last."""
-        self._listener.close()
+        for listener in self._listeners.sockets():
+            listener.close()
         deadline = time.monotonic() + self._settings.listen.drain_seconds + STOP_EXTRA_SECONDS
         workers = [child for name, child in self._children.items() if name != "jobs"]
         for group in (workers, [self._children["jobs"]]):

@@ -42,7 +42,7 @@ class ResponsesSession:
 
     def target(self) -> str:
         """See Session."""
-        if (refusal := overloaded(self._services)) is not None:
+        if (refusal := overloaded(self._services, self._key.account_id)) is not None:
             raise refusal
         return "/responses"
 
@@ -58,7 +58,7 @@ class ResponsesSession:
             raise invalid(
                 f"Events of type {frame['type'][:60]!r} are not available here: send response.create.", "type", "unsupported_event"
             )
-        if (refusal := overloaded(self._services)) is not None:
+        if (refusal := overloaded(self._services, self._key.account_id)) is not None:
             raise refusal
         return await self._create(frame, raw)
 

@@ -23,8 +23,9 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 from billing.accounts import ApiKey
 from billing.record import Outcome
 from proxy.passing import Passing
-from proxy.rejections import Rejection, bad_gateway, invalid, unavailable
+from proxy.rejections import Rejection, bad_gateway, invalid
 from proxy.services import Services
+from proxy.switches import refused_now
 from proxy.upstream import Interruption
 
 log = logging.getLogger("tollkeeper.sockets")
@@ -270,11 +271,6 @@ def _lenient(raw: bytes) -> Frame:
     return frame if isinstance(frame, dict) else {}
 
 
-def overloaded(services: Services) -> Rejection | None:
-    """Why nothing can be spent right now, as for a request."""
-    billing = services.settings.billing
-    if not billing.charging_enabled and billing.charging_disabled_mode == "block":
-        return unavailable("Charging is paused, so requests are not served right now. Try again later.", "charging_paused", 60_000)
-    if services.overloaded:
-        return unavailable(services.overloaded, "journal_full", 5_000)
-    return None
+def overloaded(services: Services, account_id: str) -> Rejection | None:
+    """Why this account can spend nothing right now, as for a request."""
+    return refused_now(services.settings, account_id, services.overloaded)

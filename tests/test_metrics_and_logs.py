@@ -281,7 +281,7 @@ def test_a_client_cannot_write_lines_of_its_own(value: str, customer: Customer) 
 
 
 def test_health_and_readiness_have_their_shapes(server: Tollkeeper) -> None:
-    for path, expected in (("/healthz", {"status": "alive"}), ("/readyz", {"status": "ready", "problems": {}})):
+    for path, expected in (("/healthz", {"status": "alive"}), ("/readyz", {"status": "ready", "problems": {}, "notes": {}})):
         answer = httpx.get(server.url + path)
         assert (answer.status_code, answer.json()) == (200, expected)
         assert answer.headers["content-type"] == "application/json"

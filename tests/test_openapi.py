@@ -143,7 +143,7 @@ def test_the_record_of_a_request_fits_and_is_whole(customer: Customer, http: htt
 
 def test_health_readiness_metrics_and_models_fit(customer: Customer, http: httpx.Client) -> None:
     assert fits(http.get("/healthz"), "/healthz") == {"status": "alive"}
-    assert fits(http.get("/readyz"), "/readyz") == {"status": "ready", "problems": {}}
+    assert fits(http.get("/readyz"), "/readyz") == {"status": "ready", "problems": {}, "notes": {}}
     assert "openai_calls_total" in fits(http.get("/metrics"), "/metrics")
     listed = fits(http.get("/v1/models", headers=customer.headers), "/v1/models")
     one = fits(http.get("/v1/models/gpt-4o-mini", headers=customer.headers), "/v1/models/{model}")

@@ -118,7 +118,23 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("log", "level"): "error",
     ("stripe", "currency"): "eur",
     ("notices", "low_balance_credits"): "500",
+    ("rollout", "percent"): 25,
+    ("rollout", "include"): ["acct_1"],
+    ("rollout", "exclude"): ["acct_2"],
+    ("rollout", "outside"): "block",
+    ("cors", "allowed_origins"): ["https://app.example.com"],
+    ("admin", "oidc_jwks_url"): "https://id.example.com/jwks.json",
+    ("admin", "oidc_algorithms"): ["ES256"],
+    ("jobs", "openai_costs_url"): "http://127.0.0.1:9/v1/organization/costs",
 }
+
+
+NEEDS = {
+    "workers": [("redis", "url", "redis://cache:6379/0")],
+    "allow_background": [("billing", "allow_store", "true")],
+    "oidc_issuer": [("admin", "oidc_audience", "tollkeeper"), ("admin", "oidc_jwks_url", "https://id.example.com/jwks.json")],
+}
+"""Keys that cannot be set alone."""
 
 
 def other_value(section: str, key: str) -> Any:
@@ -139,8 +155,8 @@ def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, k
     value = other_value(section, key)
     # text stands as it is, everything else as JSON
     raw = value if isinstance(value, str) else json.dumps(value)
-    needs = {"workers": ("redis", "url", "redis://cache:6379/0"), "allow_background": ("billing", "allow_store", "true")}.get(key)
-    extra = {f"TOLLKEEPER_{needs[0]}__{needs[1]}".upper(): needs[2]} if needs else {}
+    needs = NEEDS.get(key, [])
+    extra = {f"TOLLKEEPER_{other}__{name}".upper(): text for other, name, text in needs}
     before, after = load_settings(SHIPPED, {}), load_settings(SHIPPED, {f"TOLLKEEPER_{section}__{key}".upper(): raw, **extra})
     found = plain(getattr(getattr(after, section), key))
     assert found == value
@@ -148,7 +164,7 @@ def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, k
     assert found != plain(getattr(getattr(before, section), key))
     # and nothing else has changed
     changed = [pair for pair in KEYS if getattr(getattr(before, pair[0]), pair[1]) != getattr(getattr(after, pair[0]), pair[1])]
-    assert set(changed) == {(section, key)} | ({needs[:2]} if needs else set())
+    assert set(changed) == {(section, key), *((other, name) for other, name, _ in needs)}
 
 
 def test_packages_can_be_set_from_the_environment() -> None:

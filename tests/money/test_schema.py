@@ -6,6 +6,7 @@ from sqlalchemy import Connection
 
 from billing.migrate import current_revision, newest_revision
 from billing.money_tables import purchases
+from billing.ops_tables import audit_log
 from tests.billing.stores import Books
 
 
@@ -15,6 +16,7 @@ async def test_migrations_make_the_tables(sql: Books) -> None:
         # PostgreSQL's default partition of `usage` is made by hand, with indexes that its parent gives it
         return [change for change in found if "usage_default" not in str(change)]
 
+    assert audit_log.metadata is purchases.metadata
     assert await current_revision(sql.database) == newest_revision()
     async with sql.database.read() as connection:
         assert await connection.run_sync(differences) == []

@@ -1,0 +1,117 @@
+"""Admin keys and sign-ins of the ops page. A key is 256 random bits behind a prefix of its own; only hashes are stored."""
+
+import secrets
+from typing import Any, NamedTuple
+
+from sqlalchemy import delete, insert, select, update
+
+from billing.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
+from billing.audit import Change, Who, note_change
+from billing.database import Database, now_ms
+from billing.errors import KeyNotFound
+from billing.ops_tables import admin_keys, admin_sessions
+from billing.tables import accounts
+
+ADMIN_PREFIX = "tka-"
+SERVICE = "service"
+"""The role of the operator's own app, which may act for accounts."""
+
+
+class Admin(NamedTuple):
+    """Somebody who may administer: what the audit log calls them, and their role."""
+
+    actor: str
+    role: str
+    key_id: str | None
+    expires_at: int | None = None
+
+
+class Admins:
+    """Creates, lists, finds and revokes. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def create(self, name: str, role: str, who: Who, expires_at: int | None = None) -> tuple[str, str]:
+        """A new key: (its id, the key itself - shown this once)."""
+        secret, key_id = ADMIN_PREFIX + secrets.token_urlsafe(32), "adm_" + secrets.token_hex(8)
+        row = {
+            "id": key_id,
+            "hash": hash_key(secret),
+            "hint": f"{secret[:HINT_LENGTH]}…{secret[-4:]}",
+            "name": name,
+            "role": role,
+            "created_at": now_ms(),
+            "created_by": who.actor[:120],
+            "expires_at": expires_at,
+        }
+        async with self._db.write() as connection:
+            await connection.execute(insert(admin_keys).values(**row))
+            after = {"name": name, "role": role, "expiresAt": expires_at}
+            await note_change(connection, who, Change("admin.create", key_id, None, after))
+        return key_id, secret
+
+    async def everyone(self) -> list[dict[str, Any]]:
+        """Every key, without its hash."""
+        columns = [column for column in admin_keys.c if column.name != "hash"]
+        async with self._db.read() as connection:
+            rows = await connection.execute(select(*columns).order_by(admin_keys.c.created_at, admin_keys.c.id))
+            return [dict(row) for row in rows.mappings()]
+
+    async def revoke(self, key_id: str, who: Who) -> None:
+        """Revoke a key and every sign-in made with it. Raises KeyNotFound."""
+        live = (admin_keys.c.id == key_id, admin_keys.c.revoked_at.is_(None))
+        async with self._db.write() as connection:
+            changed = await connection.execute(update(admin_keys).where(*live).values(revoked_at=now_ms()))
+            if changed.rowcount != 1:
+                raise KeyNotFound(key_id)
+            await connection.execute(delete(admin_sessions).where(admin_sessions.c.key_id == key_id))
+            await note_change(connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}))
+
+    async def find(self, key_hash: str) -> Admin | None:
+        """Whose key this is; None when it is nobody's, revoked or expired."""
+        async with self._db.read() as connection:
+            row = (await connection.execute(select(admin_keys).where(admin_keys.c.hash == key_hash))).mappings().first()
+        if row is None or row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= now_ms()):
+            return None
+        return Admin(f"{row['name']} ({row['id']})"[:120], row["role"], row["id"], row["expires_at"])
+
+    async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
+        """An account's key as the operator's own app holds it: no limits but the defaults. None when either is unknown."""
+        query = select(admin_keys, accounts.c.status).where(
+            admin_keys.c.hash == key_hash, admin_keys.c.role == SERVICE, accounts.c.id == account_id
+        )
+        async with self._db.read() as connection:
+            row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            return None
+        return ApiKey(row["id"], account_id, row["status"], KeyRules(expires_at=row["expires_at"]), row["revoked_at"])
+
+    async def sign_in(self, admin: Admin, who: Who, minutes: int) -> str:
+        """Open a session of the ops page; its token. It never outlives the key or token that opened it."""
+        token, now = secrets.token_urlsafe(32), now_ms()
+        ends = min(now + minutes * 60_000, admin.expires_at or 2**53)
+        async with self._db.write() as connection:
+            await connection.execute(delete(admin_sessions).where(admin_sessions.c.expires_at <= now))
+            await connection.execute(
+                insert(admin_sessions).values(
+                    hash=hash_key(token), actor=admin.actor, role=admin.role, key_id=admin.key_id, created_at=now, expires_at=ends
+                )
+            )
+            await note_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
+        return token
+
+    async def session(self, token: str) -> Admin | None:
+        """Who is signed in by this token; None when nobody is any more."""
+        async with self._db.read() as connection:
+            query = select(admin_sessions).where(admin_sessions.c.hash == hash_key(token))
+            row = (await connection.execute(query)).mappings().first()
+        if row is None or row["expires_at"] <= now_ms():
+            return None
+        return Admin(row["actor"], row["role"], row["key_id"], row["expires_at"])
+
+    async def sign_out(self, token: str) -> None:
+        """End a session."""
+        async with self._db.write() as connection:
+            await connection.execute(delete(admin_sessions).where(admin_sessions.c.hash == hash_key(token)))

@@ -1,0 +1,86 @@
+"""Who asks an admin route, and whether their role may. Admin keys, tokens of an identity provider, sign-ins of the ops page."""
+
+import re
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from billing.accounts import hash_key
+from billing.admins import ADMIN_PREFIX, Admin, Admins
+from billing.audit import Who
+from proxy.oidc import TokenChecker
+from proxy.rejections import Rejection, forbidden, unauthorized
+from proxy.roles import may
+
+BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,8192})")
+REQUEST_ID = re.compile(r"[\x21-\x7e]{1,80}")
+
+
+class Caller(NamedTuple):
+    """Who asks, and what the audit log is to know of it."""
+
+    admin: Admin
+    who: Who
+
+    def may(self, action: str) -> bool:
+        """Whether their role may do this."""
+        return may(self.admin.role, action)
+
+    def must(self, action: str) -> None:
+        """Raises Rejection (403) unless their role may do this."""
+        if not self.may(action):
+            raise forbidden(f"The role {self.admin.role!r} may not do this ({action}).", "role_not_allowed")
+
+
+Handler = Callable[[Request, Caller], Awaitable[Response]]
+
+
+class AdminRoute(NamedTuple):
+    """A route of the admin API or the ops page: its action in proxy/roles.py decides who may use it."""
+
+    method: str
+    path: str
+    action: str
+    handler: Handler
+
+
+class AdminAuth:
+    """Recognises admins. Raises Rejection."""
+
+    def __init__(self, admins: Admins, tokens: TokenChecker | None) -> None:
+        """`tokens` None: no identity provider is configured."""
+        self.admins, self._tokens = admins, tokens
+
+    async def bearer(self, request: Request) -> Caller:
+        """By the Authorization header: an admin key, or a token."""
+        given = request.headers.getlist("authorization")
+        match = BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        if match is None:
+            raise unauthorized("Send an admin key or a token as `Authorization: Bearer ...`.", "missing_admin_key")
+        return caller_of(await self.admin(match[1]), request)
+
+    async def admin(self, token: str) -> Admin:
+        """Whose key or token this is. Keys are looked up each time: a revoked one ends at once. Raises Rejection."""
+        found = await self.admins.find(hash_key(token)) if token.startswith(ADMIN_PREFIX) else None
+        if found is None and self._tokens is not None and token.count(".") == 2:
+            found = await self._tokens.check(token)
+        if found is None:
+            raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
+        return found
+
+    async def may_open_portal(self, request: Request) -> bool:
+        """Whether this is an admin, or the operator's app, that may make a customer's sign-in link."""
+        try:
+            return (await self.bearer(request)).may("portal.open")
+        except Rejection:
+            return False
+
+
+def caller_of(admin: Admin, request: Request) -> Caller:
+    """The admin, with where and by which request they came."""
+    sent = request.headers.get("x-request-id", "")
+    request_id = sent if REQUEST_ID.fullmatch(sent) else "adm_" + secrets.token_hex(12)
+    return Caller(admin, Who(admin.actor, admin.role, request_id, request.client.host if request.client else ""))

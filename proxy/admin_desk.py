@@ -1,0 +1,324 @@
+"""What admins can do, whether by API or on the page: each action once, checked, booked and audited. No HTTP in here."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.accounts import Accounts
+from billing.admins import Admins
+from billing.audit import AuditLog, Change
+from billing.database import now_ms
+from billing.errors import AccountNotFound
+from billing.finance import DAY_MS, Finance, day_of, span
+from billing.inbox import Inbox
+from billing.ledger import Ledger
+from billing.money import MoneyError, display_credits, display_usd, millicredits, parse_credits
+from billing.overrides import Overrides, in_force
+from billing.rates import RateCards
+from billing.runs import Runs
+from config.flags import FLAGS, check_flag, flag_named, full_name, value_of, with_flags
+from config.load import ConfigError
+from config.settings import Settings
+from proxy.account_api import iso_time
+from proxy.admin_auth import Caller
+from proxy.rejections import Rejection, forbidden, invalid, not_found
+from proxy.services import Services
+
+MOST_CREDITS = 1_000_000_000
+LONGEST_REASON = 2_000
+TOP_MODELS = 10
+OVERVIEW_DAYS = 14
+
+
+@dataclass(frozen=True, slots=True)
+class AdminDesk:
+    """The parts. `file_settings`: what the file says, without overrides."""
+
+    services: Services
+    accounts: Accounts
+    ledger: Ledger
+    admins: Admins
+    overrides: Overrides
+    rates: RateCards
+    finance: Finance
+    runs: Runs
+    inbox: Inbox
+    audit: AuditLog
+    file_settings: Callable[[], Settings]
+
+    # -- money ------------------------------------------------------------------------------------
+
+    async def move(self, caller: Caller, account_id: str, amount_text: str, reason: str, reference: str, *, adjust: bool) -> dict[str, Any]:
+        """Grant credits, or adjust by credits either way. The same reference is booked once. Raises Rejection."""
+        try:
+            amount = parse_credits(amount_text)
+        except MoneyError as error:
+            raise invalid(f"`credits` is not an amount: {error}", "credits") from None
+        if not amount or abs(amount) > MOST_CREDITS * 1_000 or (amount < 0 and not adjust):
+            raise invalid(f"`credits` must be {'not 0' if adjust else 'above 0'} and at most {MOST_CREDITS}.", "credits")
+        if not caller.may("money.grant_any" if not adjust else "money.adjust"):
+            self._within_cap(caller, amount)
+        reference = checked_text(reference or "grant_" + secrets.token_hex(12), "reference", 80)
+
+        async def check(connection: AsyncConnection) -> None:
+            if not caller.may("money.grant_any"):
+                since = span(day_of(now_ms()))[0]
+                self._within_cap(caller, await self.ledger.granted_by(connection, caller.who.actor, account_id, since))
+
+        try:
+            new = await self.ledger.grant(
+                account_id, millicredits(amount), reference, caller.who.actor, checked_reason(reason), caller.who, check
+            )
+        except AccountNotFound:
+            raise no_account() from None
+        posted = await self.ledger.posted(account_id)
+        return {
+            "accountId": account_id,
+            "bookedMillicredits": str(amount if new else 0),
+            "reference": reference,
+            "postedMillicredits": str(posted.balance),
+        }
+
+    def _within_cap(self, caller: Caller, amount: int) -> None:
+        cap = self.services.settings.admin.support_grant_credits
+        if amount > cap * 1_000:
+            message = f"The role {caller.admin.role!r} may grant an account at most {cap} credits a day; ask someone in finance."
+            raise forbidden(message, "grant_over_cap")
+
+    # -- accounts ---------------------------------------------------------------------------------
+
+    async def account(self, account_id: str) -> dict[str, Any]:
+        """One account with its balance, holds and keys. Raises Rejection."""
+        try:
+            row = await self.accounts.get(account_id)
+            reading = await self.services.balances.read(account_id)
+            posted, keys = await self.ledger.posted(account_id), await self.accounts.keys_of(account_id)
+        except AccountNotFound:
+            raise no_account() from None
+        return {
+            **account_row({**row, "posted_millicredits": posted.balance}),
+            "balanceMillicredits": str(reading.balance),
+            "heldMillicredits": str(reading.held),
+            "availableMillicredits": str(reading.balance - reading.held),
+            "keys": [key_row(key) for key in keys],
+        }
+
+    async def search(self, words: str, limit: int) -> list[dict[str, Any]]:
+        """Accounts by id, name, or key id; the newest when there are no words."""
+        return [account_row(row) for row in await self.accounts.search(words, limit)]
+
+    async def block(self, caller: Caller, account_id: str, reason: str, *, blocked: bool) -> dict[str, Any]:
+        """Block or unblock. Raises Rejection."""
+        status = "blocked" if blocked else "active"
+        try:
+            await self.accounts.set_status(account_id, status, caller.who, checked_reason(reason))
+        except AccountNotFound:
+            raise no_account() from None
+        return {"accountId": account_id, "status": status}
+
+    # -- flags ------------------------------------------------------------------------------------
+
+    async def flags(self) -> list[dict[str, Any]]:
+        """Every flag: the file's value, the one in force, and its override."""
+        file, rows = self.file_settings(), {row.flag: row for row in await self.overrides.all()}
+        found = []
+        for flag in FLAGS:
+            row = rows.get(flag)
+            rules = row is not None and not row.ended(now_ms())
+            override = None
+            if row is not None:
+                override = {
+                    "value": row.value,
+                    "reason": row.reason,
+                    "actor": row.actor,
+                    "createdAt": iso_time(row.created_at),
+                    "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
+                    "ended": not rules,
+                }
+            value = value_of(file, flag)
+            found.append({"flag": full_name(flag), "file": value, "value": row.value if row and rules else value, "override": override})
+        return found
+
+    async def set_flag(self, caller: Caller, name: str, value: Any, reason: str, expires_at: int | None) -> dict[str, Any]:
+        """Override a flag. Raises Rejection."""
+        if expires_at is not None and expires_at <= now_ms():
+            raise invalid("`expiresAt` is in the past.", "expiresAt")
+        flag = self._flag(name)
+        try:
+            value = check_flag(flag, value)
+            others = {key: other for key, other in in_force(await self.overrides.all(), now_ms()).items() if key != flag and key in FLAGS}
+            with_flags(self.file_settings(), {**others, flag: value})
+        except ConfigError as error:
+            raise invalid(str(error), "value") from None
+        await self.overrides.set(flag, value, checked_reason(reason), caller.who, expires_at)
+        return {"flag": full_name(flag), "value": value, "expiresAt": iso_time(expires_at) if expires_at is not None else None}
+
+    async def clear_flag(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
+        """Let the file decide again. Raises Rejection."""
+        flag = self._flag(name)
+        if not await self.overrides.clear(flag, checked_reason(reason), caller.who):
+            raise not_found(f"Nothing overrides {full_name(flag)}.", "no_override")
+        return {"flag": full_name(flag), "value": value_of(self.file_settings(), flag), "expiresAt": None}
+
+    @staticmethod
+    def _flag(name: str) -> str:
+        try:
+            return flag_named(name)
+        except ConfigError as error:
+            raise not_found(str(error), "no_such_flag") from None
+
+    # -- what is going on -------------------------------------------------------------------------
+
+    async def overview(self) -> dict[str, Any]:
+        """Margin, liability, top models, by what was rolled up last."""
+        now = now_ms()
+        days = await self.finance.days(OVERVIEW_DAYS)
+        models = await self.finance.top_models(now - 7 * DAY_MS, TOP_MODELS)
+        liability = await self.finance.liability()
+        return {
+            "liabilityMillicredits": str(liability),
+            "liabilityUsd": display_usd(liability),
+            "days": [
+                {
+                    "day": day.day,
+                    "purchasedCredits": display_credits(day.purchased),
+                    "deductedCredits": display_credits(day.deducted),
+                    "costUsd": display_usd(day.cost),
+                    "lossCredits": display_credits(day.loss),
+                    "marginUsd": display_usd(day.margin),
+                    "liabilityUsd": display_usd(day.liability),
+                    "requests": day.requests,
+                }
+                for day in days
+            ],
+            "topModels": [
+                {
+                    "model": row.model,
+                    "requests": row.requests,
+                    "inputTokens": row.input_tokens,
+                    "outputTokens": row.output_tokens,
+                    "chargedCredits": display_credits(row.charged),
+                    "costUsd": display_usd(row.cost),
+                }
+                for row in models
+            ],
+        }
+
+    async def reconciliation(self, limit: int) -> dict[str, Any]:
+        """The last runs of every job, and what the last reconciliation found."""
+        rows = await self.runs.latest(None, limit)
+        last = await self.runs.latest("reconcile", 1)
+        found = await self.runs.findings_of(last[0]["id"]) if last else []
+        return {
+            "runs": [
+                {
+                    "id": str(row["id"]),
+                    "job": row["job"],
+                    "startedAt": iso_time(row["started_at"]),
+                    "finishedAt": iso_time(row["finished_at"]),
+                    "ok": bool(row["ok"]),
+                    "findings": row["findings"],
+                    "report": row["report"],
+                }
+                for row in rows
+            ],
+            "findings": [
+                {"check": row["check"], "subject": row["subject"], "expected": str(row["expected"]), "found": str(row["found"])}
+                for row in found
+            ],
+        }
+
+    async def webhooks(self, state: str | None, limit: int) -> dict[str, Any]:
+        """The inbox of Stripe's events."""
+        depth = await self.inbox.depth()
+        rows = await self.inbox.listing(state, limit)
+        return {
+            "waiting": depth.waiting,
+            "oldestSeconds": depth.oldest_ms // 1_000,
+            "data": [
+                {
+                    "eventId": row["event_id"],
+                    "type": row["type"],
+                    "objectId": row["object_id"],
+                    "state": row["state"],
+                    "attempts": row["attempts"],
+                    "receivedAt": iso_time(row["received_at"]),
+                    "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
+                    "outcome": row["outcome"],
+                }
+                for row in rows
+            ],
+        }
+
+    async def replay(self, caller: Caller, event_id: str) -> dict[str, Any]:
+        """Have an event handled again by the worker. Raises EventNotFound."""
+        before = await self.inbox.get(event_id)
+        await self.inbox.replay(event_id)
+        await self.audit.write(caller.who, Change("webhook.replay", event_id, {"state": before["state"]}, {"state": "pending"}))
+        return {"eventId": event_id, "state": "pending"}
+
+    async def rate_cards(self) -> dict[str, Any]:
+        """Every card, and which applies from when."""
+        active = await self.rates.active_id()
+        return {
+            "active": active,
+            "cards": [
+                {"rateCardId": row["id"], "createdAt": iso_time(row["created_at"]), "actor": row["actor"]}
+                for row in await self.rates.cards()
+            ],
+            "activations": [
+                {
+                    "rateCardId": row.card_id,
+                    "effectiveAt": iso_time(row.effective_at),
+                    "activatedAt": iso_time(row.created_at),
+                    "actor": row.actor,
+                }
+                for row in await self.rates.activations()
+            ],
+        }
+
+
+def checked_text(text: str, name: str, longest: int) -> str:
+    """Printable text of at most so many characters. Raises Rejection."""
+    text = text.strip()
+    if not 0 < len(text) <= longest or not text.isprintable():
+        raise invalid(f"`{name}` must be 1 to {longest} printable characters.", name)
+    return text
+
+
+def checked_reason(reason: str) -> str:
+    """Every change has a reason. Raises Rejection."""
+    return checked_text(reason, "reason", LONGEST_REASON)
+
+
+def no_account() -> Rejection:
+    """404."""
+    return not_found("There is no such account.", "account_not_found")
+
+
+def account_row(row: dict[str, Any]) -> dict[str, Any]:
+    """An account in a listing."""
+    return {
+        "accountId": row["id"],
+        "name": row["name"],
+        "status": row["status"],
+        "postedMillicredits": str(row["posted_millicredits"]),
+        "createdAt": iso_time(row["created_at"]),
+    }
+
+
+def key_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A customer's key as admins see it."""
+    limit = row["spend_limit_millicredits"]
+    return {
+        "keyId": row["id"],
+        "hint": row["hint"],
+        "spendLimitMillicredits": None if limit is None else str(limit),
+        "spendPeriod": row["spend_period"],
+        "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] else None,
+        "revokedAt": iso_time(row["revoked_at"]) if row["revoked_at"] else None,
+        "createdAt": iso_time(row["created_at"]),
+    }

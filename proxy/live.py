@@ -1,0 +1,130 @@
+"""The settings in force in this process: the file's, under the overrides in SQL, swapped whole and at once.
+
+A request takes the settings and the price book once, when it begins; both are replaced in one step of the event loop, so no
+request sees half a change. What cannot be used is reported and changes nothing.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NoReturn
+
+from billing.database import now_ms
+from billing.errors import BillingError, StoreUnavailable
+from billing.money import MoneyError
+from billing.overrides import Override, Overrides, in_force
+from config.flags import FLAGS, full_name, value_of, with_flags
+from config.load import ConfigError
+from config.settings import Settings
+from config.watch import LOOK_SECONDS, Watcher
+from proxy.metrics import Metrics
+
+log = logging.getLogger("tollkeeper.config")
+
+SWITCHES = ("purchase_enabled", "charging_enabled", "auto_recharge")
+FILE, APPLY = "config", "apply"
+"""What a note is about: the file itself, or file and overrides together."""
+OVERRIDE_LOOKS = 2
+"""Overrides are asked for at every second look at the file."""
+
+Apply = Callable[[Settings], Awaitable[None]]
+"""Puts settings in force. Raises StoreUnavailable or MoneyError, and then nothing may have changed."""
+
+
+class LiveSettings:
+    """Follows file and overrides, and applies what becomes of them."""
+
+    def __init__(self, settings: Settings, watcher: Watcher | None, overrides: Overrides, metrics: Metrics, apply: Apply) -> None:
+        """`settings` as this process started with; `watcher` None when there is no file."""
+        self.file = self.current = settings
+        self._watcher, self._overrides, self._metrics, self._apply = watcher, overrides, metrics, apply
+        self._rows: tuple[Override, ...] = ()
+        self._problems: dict[str, str] = {}
+        self._restart: tuple[str, ...] = ()
+        self._turn = 0
+
+    async def begin(self) -> None:
+        """Take the overrides before anything is served. Raises StoreUnavailable, and ConfigError when they do not fit the file."""
+        self._rows = await self._overrides.all()
+        await self._put_in_force()
+        if APPLY in self._problems:  # without its overrides a kill switch would be off again
+            problem = self._problems[APPLY]
+            raise ConfigError("overrides", "flags", problem, "clear the override with `tollkeeper flags clear`, or edit the file")
+        self._publish()
+
+    async def follow(self) -> NoReturn:
+        """Look for ever."""
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            await self.look()
+
+    async def look(self) -> None:
+        """One look at the file, and at every second one at the overrides."""
+        self._turn += 1
+        self._look_at_file()
+        if self._turn % OVERRIDE_LOOKS == 0:
+            try:
+                self._rows = await self._overrides.all()
+            except StoreUnavailable as error:
+                log.debug("overrides stay as they are: %s", error)  # /readyz reports the store
+        await self._put_in_force()
+        self._publish()
+
+    def notes(self) -> dict[str, str]:
+        """What /readyz says beside being ready: edits that were refused, keys that wait for a restart, overrides in force."""
+        found = dict(self._problems)
+        if self._restart:
+            found["restart"] = f"changed in the file, applied at the next restart: {', '.join(self._restart)}"
+        ruling = sorted(full_name(flag) for flag in in_force(self._rows, now_ms()) if flag in FLAGS)
+        if ruling:
+            found["overrides"] = f"set by hand, over the file: {', '.join(ruling)}"
+        return found
+
+    def overrides(self) -> Sequence[Override]:
+        """Every override, ended ones too."""
+        return self._rows
+
+    def _look_at_file(self) -> None:
+        """Take an edit that came to rest."""
+        edit = self._watcher.look() if self._watcher is not None else None
+        if edit is None:
+            return
+        if edit.settings is None:
+            self._refuse(FILE, edit.problem)
+            return
+        self._problems.pop(FILE, None)
+        if edit.restart and edit.restart != self._restart:
+            log.warning("changed in the file, applied at the next restart: %s", ", ".join(edit.restart))
+        self._restart = edit.restart
+        if edit.settings != self.file:
+            self.file = edit.settings
+            self._metrics.count(self._metrics.config_reloads, "applied")
+            log.info("the configuration file was edited; its live part applies now")
+
+    async def _put_in_force(self) -> None:
+        values = {flag: value for flag, value in in_force(self._rows, now_ms()).items() if flag in FLAGS}
+        try:
+            wanted = with_flags(self.file, values)
+            if wanted != self.current:
+                await self._apply(wanted)
+                self.current = wanted
+            self._problems.pop(APPLY, None)
+        except (ConfigError, BillingError, MoneyError) as error:
+            if self._problems.get(APPLY) != str(error):
+                self._refuse(APPLY, str(error))
+
+    def _refuse(self, cause: str, problem: str) -> None:
+        self._problems[cause] = problem
+        self._metrics.count(self._metrics.config_reloads, "refused")
+        log.error("the configuration stays as it was: %s", problem)
+
+    def _publish(self) -> None:
+        metrics = self._metrics
+        metrics.config_valid.set(0 if self._problems else 1)
+        metrics.config_restart_keys.set(len(self._restart))
+        metrics.config_checked_at.set(time.time())
+        metrics.flag_overrides.set(len(in_force(self._rows, now_ms())))
+        for flag in SWITCHES:
+            metrics.flag.labels(flag).set(1 if value_of(self.current, flag) else 0)
+        metrics.rollout_percent.set(self.current.rollout.percent)

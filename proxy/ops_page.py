@@ -1,0 +1,285 @@
+"""The ops page: /admin. Server-rendered, no script at all; signs in with an admin key or a token.
+
+The same table of roles as the API decides; what a role may not do is not shown, and refused when it is sent all the same.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from jinja2 import Environment, PackageLoader
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+from starlette.routing import Route
+
+from billing.database import now_ms
+from billing.errors import AccountNotFound, BillingError, StoreUnavailable
+from billing.inbox import EventNotFound
+from billing.rates import RateCardError
+from config.flags import FLAGS, full_name
+from proxy.account_api import asked_time, ledger_row, usage_row
+from proxy.admin_api import audit_row
+from proxy.admin_auth import AdminAuth, AdminRoute, Caller, caller_of
+from proxy.admin_desk import AdminDesk, checked_reason
+from proxy.rejections import Rejection, forbidden, invalid
+
+COOKIE = "tk_admin"
+ROWS = 50
+MAX_FORM_BYTES = 16_384
+HEADERS = {
+    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; "
+    "form-action 'self'",
+    "cache-control": "no-store",
+}
+MENU = (
+    ("/admin", "Overview", "overview.read"),
+    ("/admin/flags", "Flags", "flags.read"),
+    ("/admin/rates", "Rate cards", "rates.read"),
+    ("/admin/reconciliation", "Reconciliation", "reconciliation.read"),
+    ("/admin/webhooks", "Webhooks", "webhooks.read"),
+    ("/admin/audit", "Audit log", "audit.read"),
+)
+TEMPLATES = Environment(loader=PackageLoader("proxy", "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+Handler = Callable[[Request], Awaitable[Response]]
+
+
+@dataclass(frozen=True, slots=True)
+class OpsPage:
+    """The handlers and what they need."""
+
+    desk: AdminDesk
+    auth: AdminAuth
+
+    def table(self) -> list[AdminRoute]:
+        """Every route with the action that a role must be allowed."""
+        account = "/admin/accounts/{account_id}"
+        return [
+            AdminRoute("GET", "/admin", "overview.read", self._home),
+            AdminRoute("GET", account, "usage.read", self._account),
+            AdminRoute("POST", f"{account}/grant", "money.grant", self._grant),
+            AdminRoute("POST", f"{account}/adjust", "money.adjust", self._adjust),
+            AdminRoute("POST", f"{account}/block", "accounts.block", self._block),
+            AdminRoute("GET", "/admin/flags", "flags.read", self._flags),
+            AdminRoute("POST", "/admin/flags/set", "flags.write", self._set_flag),
+            AdminRoute("POST", "/admin/flags/clear", "flags.write", self._clear_flag),
+            AdminRoute("GET", "/admin/rates", "rates.read", self._rates),
+            AdminRoute("POST", "/admin/rates/activate", "rates.write", self._activate),
+            AdminRoute("GET", "/admin/reconciliation", "reconciliation.read", self._reconciliation),
+            AdminRoute("GET", "/admin/webhooks", "webhooks.read", self._webhooks),
+            AdminRoute("POST", "/admin/webhooks/replay", "webhooks.replay", self._replay),
+            AdminRoute("GET", "/admin/audit", "audit.read", self._audit),
+        ]
+
+    def routes(self) -> list[Route]:
+        """What to mount."""
+        return [
+            Route("/admin/sign-in", self._sign_in, methods=["POST"]),
+            Route("/admin/sign-out", self._sign_out, methods=["POST"]),
+            Route("/admin/static/ops.css", _style, methods=["GET"]),
+            *(Route(row.path, self._guarded(row), methods=[row.method]) for row in self.table()),
+        ]
+
+    # -- signing in -------------------------------------------------------------------------------
+
+    async def _sign_in(self, request: Request) -> Response:
+        try:
+            _check_origin(request)
+            key = str((await request.form(max_files=0, max_fields=5)).get("key", "")).strip()
+            caller = caller_of(await self.auth.admin(key), request)
+            caller.must("overview.read")
+            token = await self.auth.admins.sign_in(caller.admin, caller.who, self.desk.services.settings.admin.session_minutes)
+        except Rejection as rejection:
+            return self._render("ops_sign_in.html", {"problem": rejection.message}, rejection.status)
+        except StoreUnavailable:
+            return self._render("ops_sign_in.html", {"problem": "The database does not answer. Try again shortly."}, 503)
+        response = RedirectResponse("/admin", 303, HEADERS)
+        public = urlsplit(self.desk.services.settings.portal.public_url)
+        secure = "https" in (public.scheme, request.url.scheme)
+        response.set_cookie(COOKIE, token, path="/admin", secure=secure, httponly=True, samesite="strict")
+        return response
+
+    async def _sign_out(self, request: Request) -> Response:
+        token = request.cookies.get(COOKIE, "")
+        with contextlib.suppress(StoreUnavailable):
+            form = await request.form(max_files=0, max_fields=5)
+            if token and hmac.compare_digest(str(form.get("csrf", "")).encode(), csrf_of(token).encode()):
+                await self.auth.admins.sign_out(token)
+        response = RedirectResponse("/admin", 303, HEADERS)
+        response.delete_cookie(COOKIE, path="/admin")
+        return response
+
+    def _guarded(self, row: AdminRoute) -> Handler:
+        """The handler for whoever is signed in and may; refusals become pages in plain words."""
+
+        async def wrapped(request: Request) -> Response:
+            token = request.cookies.get(COOKIE, "")
+            try:
+                admin = await self.auth.admins.session(token) if token else None
+                if admin is None:
+                    return self._render("ops_sign_in.html", {"problem": ""}, 401)
+                caller = caller_of(admin, request)
+                caller.must(row.action)
+                if request.method == "POST":
+                    await _check_form(request, token)
+                return await row.handler(request, caller)
+            except Rejection as rejection:
+                return self._message("That did not work", rejection.message, rejection.status)
+            except AccountNotFound:
+                return self._message("Not found", "There is no such account.", 404)
+            except StoreUnavailable:
+                return self._message("Try again shortly", "The database does not answer right now. Nothing was changed.", 503)
+            except (EventNotFound, RateCardError, BillingError) as error:
+                return self._message("That did not work", str(error), 404)
+
+        return wrapped
+
+    # -- pages ------------------------------------------------------------------------------------
+
+    async def _home(self, request: Request, caller: Caller) -> Response:
+        words = request.query_params.get("query", "").replace("\0", "").strip()
+        found = await self.desk.search(words, ROWS) if caller.may("accounts.read") else []
+        content = {"words": words, "accounts": found, "overview": await self.desk.overview()}
+        return self._page(request, caller, "ops_home.html", content)
+
+    async def _account(self, request: Request, caller: Caller) -> Response:
+        account_id = request.path_params["account_id"].replace("\0", "")
+        content = {
+            "account": await self.desk.account(account_id),
+            "ledger": [ledger_row(row) for row in await self.desk.ledger.transfers_of(account_id, ROWS)],
+            "usage": [usage_row(row) for row in await self.desk.ledger.usage_of(account_id, ROWS)],
+            "reference": "grant_" + secrets.token_hex(12),
+        }
+        return self._page(request, caller, "ops_account.html", content)
+
+    async def _flags(self, request: Request, caller: Caller) -> Response:
+        rows = [{**row, "shown": _json(row["value"]), "file": _json(row["file"])} for row in await self.desk.flags()]
+        names = [full_name(flag) for flag in FLAGS]
+        return self._page(request, caller, "ops_flags.html", {"flags": rows, "names": names})
+
+    async def _rates(self, request: Request, caller: Caller) -> Response:
+        return self._page(request, caller, "ops_rates.html", await self.desk.rate_cards())
+
+    async def _reconciliation(self, request: Request, caller: Caller) -> Response:
+        return self._page(request, caller, "ops_reconciliation.html", await self.desk.reconciliation(ROWS))
+
+    async def _webhooks(self, request: Request, caller: Caller) -> Response:
+        return self._page(request, caller, "ops_webhooks.html", await self.desk.webhooks(None, ROWS))
+
+    async def _audit(self, request: Request, caller: Caller) -> Response:
+        rows = [audit_row(row) for row in await self.desk.audit.newest(ROWS)]
+        shown = [{**row, "before": _json(row["before"]), "after": _json(row["after"])} for row in rows]
+        return self._page(request, caller, "ops_audit.html", {"rows": shown})
+
+    # -- what the forms do ------------------------------------------------------------------------
+
+    async def _grant(self, request: Request, caller: Caller) -> Response:
+        return await self._move(request, caller, adjust=False)
+
+    async def _adjust(self, request: Request, caller: Caller) -> Response:
+        return await self._move(request, caller, adjust=True)
+
+    async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
+        form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
+        await self.desk.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
+        return _back(f"/admin/accounts/{quote(account_id)}")
+
+    async def _block(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
+        await self.desk.block(caller, account_id, form("reason"), blocked=form("blocked") == "yes")
+        return _back(f"/admin/accounts/{quote(account_id)}")
+
+    async def _set_flag(self, request: Request, caller: Caller) -> Response:
+        form = await _fields(request)
+        try:
+            value = msgspec.json.decode(form("value").encode())
+        except msgspec.DecodeError:
+            value = form("value")
+        ends = form("expires")
+        await self.desk.set_flag(caller, form("flag"), value, form("reason"), asked_time(ends or None, "expires"))
+        return _back("/admin/flags")
+
+    async def _clear_flag(self, request: Request, caller: Caller) -> Response:
+        form = await _fields(request)
+        await self.desk.clear_flag(caller, form("flag"), form("reason"))
+        return _back("/admin/flags")
+
+    async def _activate(self, request: Request, caller: Caller) -> Response:
+        form = await _fields(request)
+        reason = checked_reason(form("reason"))
+        await self.desk.rates.activate(form("card"), now_ms(), caller.who.actor[:80], caller.who, reason)
+        return _back("/admin/rates")
+
+    async def _replay(self, request: Request, caller: Caller) -> Response:
+        form = await _fields(request)
+        await self.desk.replay(caller, form("event"))
+        return _back("/admin/webhooks")
+
+    # -- rendering --------------------------------------------------------------------------------
+
+    def _page(self, request: Request, caller: Caller, name: str, content: dict[str, Any]) -> Response:
+        frame = {
+            "actor": caller.admin.actor,
+            "role": caller.admin.role,
+            "may": caller.may,
+            "menu": [(path, text) for path, text, action in MENU if caller.may(action)],
+            "here": request.url.path,
+            "token": csrf_of(request.cookies.get(COOKIE, "")),
+        }
+        return self._render(name, {**content, **frame})
+
+    def _message(self, title: str, text: str, status: int) -> Response:
+        return self._render("ops_message.html", {"title": title, "text": text}, status)
+
+    @staticmethod
+    def _render(name: str, content: dict[str, Any], status: int = 200) -> Response:
+        return Response(TEMPLATES.get_template(name).render(content), status, HEADERS, "text/html; charset=utf-8")
+
+
+def csrf_of(token: str) -> str:
+    """What every form of this sign-in carries."""
+    return hmac.new(token.encode(), b"ops page forms", hashlib.sha256).hexdigest()
+
+
+async def _check_form(request: Request, token: str) -> None:
+    """The form is one of this sign-in's. Raises Rejection."""
+    _check_origin(request)
+    given = str((await request.form(max_files=0, max_fields=20)).get("csrf", ""))
+    if not hmac.compare_digest(given.encode(), csrf_of(token).encode()):
+        raise forbidden("This form has expired. Open the page again.", "wrong_csrf_token")
+
+
+def _check_origin(request: Request) -> None:
+    length = request.headers.get("content-length", "")
+    if not length.isdigit() or int(length) > MAX_FORM_BYTES:
+        raise invalid("The form is too large.")
+    origin = request.headers.get("origin")
+    if origin not in (None, "null") and urlsplit(origin).netloc != request.headers.get("host"):
+        raise forbidden("This form was sent from another site.", "wrong_origin")
+
+
+async def _fields(request: Request) -> Callable[[str], str]:
+    form = await request.form(max_files=0, max_fields=20)
+    return lambda name: str(form.get(name, "")).replace("\0", "").strip()
+
+
+def _back(path: str) -> Response:
+    """To the page that shows what was done; reloading it does not do it again."""
+    return RedirectResponse(path, 303, HEADERS)
+
+
+def _json(value: Any) -> str:
+    return "" if value is None else msgspec.json.encode(value).decode()
+
+
+async def _style(request: Request) -> Response:
+    del request
+    body = files("proxy").joinpath("pages/credits.css").read_bytes() + files("proxy").joinpath("pages/ops.css").read_bytes()
+    return Response(body, 200, {"cache-control": "max-age=3600"}, "text/css; charset=utf-8")

@@ -1,0 +1,89 @@
+"""Everything that is served beside /v1, put together: the customers' API and pages, and those of admins."""
+
+from dataclasses import dataclass
+
+from starlette.routing import Route
+
+from billing.accounts import Accounts
+from billing.admins import Admins
+from billing.audit import AuditLog
+from billing.database import Database
+from billing.finance import Finance
+from billing.ledger import Ledger
+from billing.overrides import Overrides
+from billing.portal import Portal
+from billing.rates import RateCards
+from billing.runs import Runs
+from billing.statements import Statements
+from config.keys import service_key
+from proxy.account_api import AccountApi
+from proxy.admin_api import AdminApi
+from proxy.admin_auth import AdminAuth
+from proxy.admin_desk import AdminDesk
+from proxy.checkout_api import CheckoutApi
+from proxy.credits_page import CreditsPage
+from proxy.live import LiveSettings
+from proxy.money import MoneyIn
+from proxy.oidc import TokenChecker
+from proxy.ops_page import OpsPage
+from proxy.services import Services
+from proxy.settings_api import SettingsApi
+
+
+@dataclass(frozen=True, slots=True)
+class SideParts:
+    """What the handlers need. `origin`: how browsers reach us; `tokens` None: no identity provider is configured."""
+
+    services: Services
+    database: Database
+    ledger: Ledger
+    accounts: Accounts
+    admins: Admins
+    money: MoneyIn
+    live: LiveSettings
+    tokens: TokenChecker | None
+    origin: str
+
+
+def side_routes(parts: SideParts) -> list[Route]:
+    """What to mount."""
+    database, services, money = parts.database, parts.services, parts.money
+    api, statements = AccountApi(services, parts.ledger), Statements(database)
+    auth, desk = AdminAuth(parts.admins, parts.tokens), admin_desk(parts)
+    settings = services.settings
+    portal = CreditsPage(
+        money,
+        Portal(database),
+        parts.accounts,
+        api,
+        statements,
+        service_key(settings),
+        settings.portal.public_url or parts.origin,
+        auth.may_open_portal,
+    )
+    return [
+        *api.routes(),
+        *CheckoutApi(money, services.authenticator, parts.accounts).routes(),
+        *SettingsApi(money, services.authenticator, statements).routes(),
+        *portal.routes(),
+        *AdminApi(desk, auth).routes(),
+        *OpsPage(desk, auth).routes(),
+    ]
+
+
+def admin_desk(parts: SideParts) -> AdminDesk:
+    """What admins work with."""
+    database = parts.database
+    return AdminDesk(
+        parts.services,
+        parts.accounts,
+        parts.ledger,
+        parts.admins,
+        Overrides(database),
+        RateCards(database),
+        Finance(database),
+        Runs(database),
+        parts.money.inbox,
+        AuditLog(database),
+        lambda: parts.live.file,
+    )

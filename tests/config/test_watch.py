@@ -1,0 +1,195 @@
+"""An edit of proxy.toml: whole or not at all, the live part at once, the rest at the next restart."""
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
+from config.load import ConfigError, load_settings
+from config.settings import LIVE_SECTIONS, RESTART_KEYS, Settings
+from config.watch import Edit, Watcher, live_part
+
+NO_ENVIRONMENT: dict[str, str] = {}
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "proxy.toml"
+    path.write_text('[billing]\ntop_up_url = "/a"\n')
+    return path
+
+
+def watcher(file: Path, **more: object) -> Watcher:
+    made = Watcher(file, load_settings(file, NO_ENVIRONMENT), environ=NO_ENVIRONMENT, **more)  # type: ignore[arg-type]
+    settle(made)
+    return made
+
+
+def settle(watching: Watcher) -> Edit | None:
+    """Looks until it is at rest; the edit that was taken."""
+    found = [watching.look() for _ in range(3)]
+    (edit,) = [edit for edit in found if edit is not None] or [None]
+    return edit
+
+
+def test_an_edit_is_taken_once_it_rests(file: Path) -> None:
+    watching = watcher(file)
+    assert watching.look() is None
+    file.write_text('[billing]\ntop_up_url = "/b"\n')
+    assert watching.look() is None  # it may be half written
+    edit = watching.look()
+    assert edit is not None
+    assert edit.settings is not None
+    assert edit.settings.billing.top_up_url == "/b"
+    assert watching.look() is None
+
+
+def test_a_file_that_is_being_written_is_not_taken_half(file: Path) -> None:
+    watching = watcher(file)
+    for part in ('[billing]\ntop_up_url = "/b"\n', '[billing]\ntop_up_url = "/b"\npurchase_enabled = false\n'):
+        file.write_text(part)
+        assert watching.look() is None
+    edit = watching.look()
+    assert edit is not None
+    assert edit.settings is not None
+    assert not edit.settings.billing.purchase_enabled
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("[billing", "not valid TOML"),
+        ("[billing]\nchargin_enabled = false\n", "billing.chargin_enabled"),
+        ('[billing]\ntop_up_url = "/b"\nservice_tier = "ultrafast"\n', "allowed_service_tiers"),
+        ("[rollout]\npercent = 101\n", "rollout.percent"),
+        ("", "is missing, unreadable or empty"),
+        (" \n", "is missing, unreadable or empty"),
+        ("\xff", "UTF-8"),
+    ],
+)
+def test_a_bad_edit_says_what_is_wrong_and_brings_nothing(content: str, says: str, file: Path) -> None:
+    watching = watcher(file)
+    file.write_bytes(content.encode("latin-1"))
+    edit = settle(watching)
+    assert edit is not None
+    assert edit.settings is None
+    assert says in edit.problem
+    file.write_text('[billing]\ntop_up_url = "/c"\n')
+    good = settle(watching)
+    assert good is not None
+    assert good.settings is not None
+    assert good.problem == ""
+
+
+def test_a_file_that_is_gone_is_a_problem_and_one_that_comes_back_is_not(file: Path) -> None:
+    watching = watcher(file)
+    content = file.read_text()
+    file.unlink()
+    edit = settle(watching)
+    assert edit is not None
+    assert edit.settings is None
+    file.write_text(content)
+    back = settle(watching)
+    assert back is not None
+    assert back.settings is not None
+
+
+def test_what_needs_a_restart_is_named_and_not_applied(file: Path) -> None:
+    watching = watcher(file)
+    file.write_text("[listen]\nport = 1234\n[billing]\nhold_lease_seconds = 99\npurchase_enabled = false\n[journal]\nbatch_size = 7\n")
+    edit = settle(watching)
+    assert edit is not None
+    assert edit.settings is not None
+    assert set(edit.restart) == {"listen.port", "journal.batch_size", "billing.hold_lease_seconds"}
+    assert (edit.settings.listen.port, edit.settings.journal.batch_size, edit.settings.billing.hold_lease_seconds) == (8080, 500, 15)
+    assert not edit.settings.billing.purchase_enabled
+
+
+def test_the_environment_still_wins(file: Path) -> None:
+    environment = {"TOLLKEEPER_BILLING__TOP_UP_URL": "/env"}
+    watching = Watcher(file, load_settings(file, environment), environ=environment)
+    settle(watching)
+    file.write_text('[billing]\ntop_up_url = "/b"\npurchase_enabled = false\n')
+    edit = settle(watching)
+    assert edit is not None
+    assert edit.settings is not None
+    assert (edit.settings.billing.top_up_url, edit.settings.billing.purchase_enabled) == ("/env", False)
+
+
+def test_what_only_the_keys_know_is_checked_too(file: Path) -> None:
+    def check(settings: Settings) -> None:
+        if settings.packages:
+            raise ConfigError("proxy.toml", "packages", "cannot be sold", "sell something else")
+
+    watching = watcher(file, check=check)
+    file.write_text('[[packages]]\ncode = "a"\nusd = "1"\n')
+    edit = settle(watching)
+    assert edit is not None
+    assert edit.settings is None
+    assert "cannot be sold" in edit.problem
+
+
+def test_every_section_is_either_live_or_says_that_it_needs_a_restart() -> None:
+    for section in Settings.__struct_fields__:
+        kind = type(getattr(Settings(), section))
+        if section not in LIVE_SECTIONS:
+            assert "*restart*" in (kind.__doc__ or ""), section
+        elif section != "packages":
+            assert "*restart*" not in (kind.__doc__ or ""), section
+    assert all(key.partition(".")[0] in LIVE_SECTIONS for key in RESTART_KEYS)
+    text = (Path(__file__).parents[2] / "proxy.toml").read_text()
+    for section in Settings.__struct_fields__:
+        if section in LIVE_SECTIONS:
+            assert f"[{section}]" in text
+    assert live_part(Settings(), Settings()) == Settings()
+
+
+# -- flags ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("charging_enabled", "false", False),
+        ("billing.purchase_enabled", "true", True),
+        ("charging_disabled_mode", "free", "free"),
+        ("rounding_mode", '"ceil"', "ceil"),
+        ("model_allowlist", '["gpt-4o*"]', ["gpt-4o*"]),
+        ("auto_recharge", "true", True),
+        ("rollout.percent", "25", 25),
+        ("rollout.outside", "block", "block"),
+    ],
+)
+def test_a_flag_is_read_and_laid_over_the_settings(name: str, text: str, value: object) -> None:
+    flag = flag_named(name)
+    assert read_flag(flag, text) == value
+    found = with_flags(Settings(), {flag: value})
+    assert msgspec.to_builtins(value_of(found, flag)) == value
+    assert msgspec.structs.replace(found, billing=Settings().billing, rollout=Settings().rollout) == Settings()
+    assert flag_named(full_name(flag)) == flag
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("charging_enabled", "maybe"),
+        ("charging_enabled", "1"),
+        ("charging_disabled_mode", "half"),
+        ("model_allowlist", "gpt-4o"),
+        ("rollout.percent", "101"),
+        ("rollout.percent", "2.5"),
+        ("markup", "1"),
+        ("percent", "5"),
+        ("listen.port", "5"),
+        ("", ""),
+    ],
+)
+def test_no_other_value_and_no_other_flag(name: str, text: str) -> None:
+    with pytest.raises(ConfigError):
+        read_flag(flag_named(name), text)
+
+
+def test_every_flag_of_the_design_is_one() -> None:
+    wanted = {"purchase_enabled", "charging_enabled", "charging_disabled_mode", "rounding_mode", "model_allowlist", "auto_recharge"}
+    assert wanted <= FLAGS.keys()

@@ -1,0 +1,79 @@
+"""Customers at work in the background: every answer they get, with the time at which they asked."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import httpx
+
+from tests.support.servers import Account
+
+PER_REQUEST = 5
+"""What the request below costs, in millicredits: 8 input and 5 output tokens of gpt-4o-mini, 4.2 rounded up."""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer. Times are of time.monotonic()."""
+
+    asked: float
+    answered: float
+    status: int
+    code: str
+    charged: int | None
+
+
+class Load:
+    """Threads that ask without pause, each request on a connection of its own so that every worker gets some."""
+
+    def __init__(self, account: Account, threads: int = 4) -> None:
+        self.replies: list[Reply] = []
+        self._account, self._stop = account, threading.Event()
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+
+    def __enter__(self) -> Self:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._stop.set()
+        for thread in self._threads:
+            thread.join(60)
+
+    def _run(self) -> None:
+        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+        while not self._stop.is_set():
+            asked = time.monotonic()
+            answer = httpx.post(f"{self._account.server.v1}/chat/completions", json=body, headers=self._account.headers, timeout=30)
+            charged = answer.headers.get("x-credits-charged")
+            self.replies.append(
+                Reply(
+                    asked,
+                    time.monotonic(),
+                    answer.status_code,
+                    "" if answer.status_code == 200 else answer.json()["error"]["code"],
+                    None if charged is None else round(float(charged) * 1_000),
+                )
+            )
+
+    def since(self, moment: float) -> list[Reply]:
+        """What was asked after a moment."""
+        return [reply for reply in self.replies if reply.asked >= moment]
+
+    def settle(self, wanted: Callable[[Reply], bool], *, at_most: float = 2.0, quiet: float = 1.0) -> float:
+        """Waits until every reply is as wanted and stays so; the seconds it took, which must be at most `at_most`."""
+        began = time.monotonic()
+        time.sleep(at_most + quiet)
+        late = [reply for reply in self.since(began + at_most) if not wanted(reply)]
+        assert not late, late[:3]
+        after = self.since(began + at_most)
+        assert len(after) > 10, "no load"
+        return max((reply.asked for reply in self.since(began) if not wanted(reply)), default=began) - began
+
+    def charged(self) -> int:
+        """Millicredits, of all answers."""
+        return sum(reply.charged or 0 for reply in self.replies)

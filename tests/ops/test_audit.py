@@ -1,0 +1,136 @@
+"""The audit log only grows, and shows it when somebody made it do otherwise. Both databases."""
+
+import asyncio
+import json
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from billing.admins import Admins
+from billing.audit import AuditLog, Change, Who
+from billing.database import Database, now_ms
+from billing.errors import KeyNotFound, StoreUnavailable
+from billing.overrides import Override, Overrides, in_force
+from tests.billing.stores import Books
+from tests.support.command import cli, run
+from tests.support.servers import Tollkeeper
+
+ANN = Who("ann", "owner", "req_1", "10.0.0.1")
+
+
+async def filled(sql: Books, rows: int = 5) -> AuditLog:
+    log = AuditLog(sql.database)
+    for number in range(rows):
+        await log.write(ANN, Change("test", f"thing {number}", None, {"ü": number}, "because"))
+    return log
+
+
+async def tamper(database: Database, *statements: str) -> None:
+    """As somebody with the right to drop triggers would."""
+    async with database.write() as connection:
+        if database.is_sqlite:
+            await connection.execute(text("DROP TRIGGER IF EXISTS audit_no_update"))
+            await connection.execute(text("DROP TRIGGER IF EXISTS audit_no_delete"))
+        else:
+            await connection.execute(text("ALTER TABLE audit_log DISABLE TRIGGER ALL"))
+        for statement in statements:
+            await connection.execute(text(statement))
+
+
+async def test_the_chain_holds_over_batches(sql: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("billing.audit.BATCH", 2)
+    log = await filled(sql)
+    verdict = await log.verify()
+    assert (verdict.rows, verdict.problem, verdict.head.id) == (5, "", 5)
+    assert [row["id"] async for row in log.rows()] == [1, 2, 3, 4, 5]
+    assert [row["id"] for row in await log.newest(2)] == [5, 4]
+    assert [row["id"] for row in await log.newest(9, subject="thing 1")] == [2]
+    assert (await log.verify(known=verdict.head.hash)).problem == ""
+    assert "cut off" in (await log.verify(known="f" * 64)).problem
+
+
+@pytest.mark.parametrize("statement", ["UPDATE audit_log SET actor = 'eve'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
+async def test_the_database_refuses_changes(statement: str, sql: Books) -> None:
+    await filled(sql)
+    if sql.database.is_sqlite and statement.startswith("TRUNCATE"):
+        return
+    with pytest.raises((DBAPIError, StoreUnavailable), match="never changed"):
+        async with sql.database.write() as connection:
+            await connection.execute(text(statement))
+
+
+@pytest.mark.parametrize(
+    ("statement", "says"),
+    [
+        ("UPDATE audit_log SET reason = 'nothing' WHERE id = 3", "row 3 was changed"),
+        ("UPDATE audit_log SET created_at = created_at + 1 WHERE id = 1", "row 1 was changed"),
+        ("UPDATE audit_log SET ip = '' WHERE id = 5", "row 5 was changed"),
+        ("DELETE FROM audit_log WHERE id = 2", "row 2 is missing"),
+        ("DELETE FROM audit_log WHERE id = 1", "row 1 is missing"),
+        ("UPDATE audit_log SET hash = 'x' WHERE id = 4", "row 4 was changed"),
+    ],
+)
+async def test_whoever_drops_the_triggers_breaks_the_chain(statement: str, says: str, sql: Books) -> None:
+    log = await filled(sql)
+    await tamper(sql.database, statement)
+    assert says in (await log.verify()).problem
+
+
+async def test_a_tail_that_was_cut_off_is_found_by_the_head_that_was_kept(sql: Books) -> None:
+    log = await filled(sql)
+    head = (await log.verify()).head.hash
+    await tamper(sql.database, "DELETE FROM audit_log WHERE id = 5")
+    assert (await log.verify()).problem == ""
+    assert "cut off" in (await log.verify(known=head)).problem
+
+
+async def test_many_writers_make_one_chain(sql: Books) -> None:
+    log = AuditLog(sql.database)
+    await asyncio.gather(*(log.write(Who(f"a{number}", "ops"), Change("test", str(number), None, None)) for number in range(40)))
+    verdict = await log.verify()
+    assert (verdict.rows, verdict.problem) == (40, "")
+
+
+async def test_a_change_that_fails_leaves_no_row_and_a_row_that_fails_no_change(sql: Books) -> None:
+    log, admins = AuditLog(sql.database), Admins(sql.database)
+    with pytest.raises(KeyNotFound):
+        await admins.revoke("adm_missing", ANN)
+    assert (await log.verify()).rows == 0
+    await tamper(sql.database, "DROP TABLE audit_log")
+    with pytest.raises((DBAPIError, StoreUnavailable)):
+        await admins.create("bob", "viewer", ANN)
+    assert await admins.everyone() == []
+
+
+async def test_overrides_come_and_go_with_their_rows(sql: Books) -> None:
+    overrides = Overrides(sql.database)
+    await overrides.set("charging_enabled", False, "why", ANN, now_ms() + 60_000)
+    await overrides.set("charging_enabled", True, "better", ANN)
+    await overrides.set("model_allowlist", ["a", "b*"], "some", ANN, 5)
+    rows = await overrides.all()
+    assert [(row.flag, row.value, row.expires_at) for row in rows] == [
+        ("charging_enabled", True, None),
+        ("model_allowlist", ["a", "b*"], 5),
+    ]
+    assert in_force(rows, 4) == {"charging_enabled": True, "model_allowlist": ["a", "b*"]}
+    assert in_force(rows, 5) == {"charging_enabled": True}
+    assert await overrides.clear("charging_enabled", "done", ANN)
+    assert not await overrides.clear("charging_enabled", "done", ANN)
+    assert not Override("x", 1, "", "", 0, None).ended(2**52)
+    verdict = await AuditLog(sql.database).verify()
+    assert (verdict.rows, verdict.problem) == (4, "")
+
+
+def test_the_command_tells_good_from_broken(embedded: Tollkeeper) -> None:
+    cli(embedded, "flags", "set", "auto_recharge", "true", "--reason", "a trial")
+    good = cli(embedded, "audit", "verify")
+    assert good == {"ok": True, "rows": 1, "head": good["head"], "problem": ""}
+    assert cli(embedded, "audit", "verify", "--head", good["head"])["ok"]
+    assert not cli(embedded, "audit", "verify", "--head", "0" * 64, code=1)["ok"]
+    out = Path(embedded.folder) / "audit.jsonl"
+    cli(embedded, "audit", "export", str(out))
+    (row,) = [json.loads(line) for line in out.read_text().splitlines()]
+    assert (row["action"], row["role"], row["reason"]) == ("flag.set", "cli", "a trial")
+    assert run(embedded, "audit", "export", str(out)).returncode == 1

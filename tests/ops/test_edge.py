@@ -1,0 +1,129 @@
+"""What each listener serves, and what browsers are told."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.support.command import cli
+from tests.support.customers import Customer, new_customer
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port
+
+APP = "https://app.example.com"
+
+
+@pytest.fixture(scope="module", params=["embedded", "redis"])
+def server(request: pytest.FixtureRequest, session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = session_folder / f"edge-{request.param}"
+    home.mkdir()
+    environment = {
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_LISTEN__SIDE_PORT": str(free_port()),
+        "TOLLKEEPER_LISTEN__ADMIN_PORT": str(free_port()),
+        "TOLLKEEPER_CORS__ALLOWED_ORIGINS": f'["{APP}"]',
+    }
+    redis = RedisServer(home / "redis")
+    if request.param == "redis":
+        redis.start()
+        environment |= {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_LISTEN__WORKERS": "2"}
+    server = Tollkeeper(home, environment).start()
+    yield server
+    server.kill()
+    redis.kill()
+
+
+@pytest.fixture(scope="module")
+def owner(server: Tollkeeper) -> dict[str, str]:
+    return {"Authorization": f"Bearer {cli(server, 'admin', 'create', 'owner', '--role', 'owner')['adminKey']}"}
+
+
+def ports(server: Tollkeeper) -> dict[str, str]:
+    names = {"v1": "PORT", "side": "SIDE_PORT", "admin": "ADMIN_PORT"}
+    environment = server.all_environment()
+    return {group: f"http://127.0.0.1:{environment[f'TOLLKEEPER_LISTEN__{name}']}" for group, name in names.items()}
+
+
+def made(server: Tollkeeper) -> Customer:
+    """A customer whose balance is not waited for: /api/billing is on another port here."""
+    account = cli(server, "account", "create", "test")
+    return Customer(server, account["accountId"], account["apiKey"])
+
+
+SERVED = {
+    "/v1/models": "v1",
+    "/api/billing/me": "side",
+    "/credits": "side",
+    "/api/admin/whoami": "admin",
+    "/admin": "admin",
+    "/metrics": "admin",
+}
+
+
+@pytest.mark.parametrize(("path", "group"), SERVED.items())
+def test_each_listener_serves_its_own(path: str, group: str, server: Tollkeeper, owner: dict[str, str]) -> None:
+    headers = owner if group == "admin" else made(server).headers
+    for name, url in ports(server).items():
+        answer = httpx.get(url + path, headers=headers)
+        if name == group:
+            assert answer.status_code in (200, 401), (name, path)
+            assert answer.status_code == 200 or path in ("/credits", "/admin")
+        else:
+            assert answer.status_code == 404, (name, path)
+            assert answer.json()["error"]["code"] in ("not_found", "unknown_url")
+
+
+def test_health_is_on_every_port(server: Tollkeeper) -> None:
+    for url in ports(server).values():
+        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+
+def test_what_browsers_are_told_everywhere(server: Tollkeeper, owner: dict[str, str]) -> None:
+    urls = ports(server)
+    for url, headers in (
+        (f"{urls['side']}/api/billing/me", {}),
+        (f"{urls['side']}/credits", {}),
+        (f"{urls['admin']}/admin", {}),
+        (f"{urls['admin']}/api/admin/flags", owner),
+        (f"{urls['admin']}/metrics", {}),
+        (f"{urls['v1']}/healthz", {}),
+    ):
+        answer = httpx.get(url, headers=headers)
+        assert answer.headers["x-content-type-options"] == "nosniff", url
+        assert answer.headers["x-frame-options"] == "DENY", url
+        assert answer.headers["referrer-policy"] == "no-referrer", url
+        assert "default-src 'none'" in answer.headers["content-security-policy"], url
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"], url
+        assert len(answer.headers.get_list("content-security-policy")) == 1
+        assert "access-control-allow-origin" not in answer.headers
+
+
+def test_only_listed_origins_may_read_the_side_api(server: Tollkeeper, owner: dict[str, str]) -> None:
+    urls, customer = ports(server), made(server)
+    asking = {"Access-Control-Request-Method": "GET", "Access-Control-Request-Headers": "authorization"}
+    me = f"{urls['side']}/api/billing/me"
+    preflight = httpx.options(me, headers={"Origin": APP, **asking})
+    assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (204, APP)
+    assert "authorization" in preflight.headers["access-control-allow-headers"]
+    assert "access-control-allow-credentials" not in preflight.headers
+    read = httpx.get(me, headers={"Origin": APP, **customer.headers})
+    assert (read.status_code, read.headers["access-control-allow-origin"]) == (200, APP)
+    assert "Origin" in read.headers["vary"]
+    for origin in ("https://evil.example", f"{APP}.evil.example", "null", APP.upper(), f"{APP}:8443"):
+        for answer in (
+            httpx.options(me, headers={"Origin": origin, **asking}),
+            httpx.get(me, headers={"Origin": origin, **customer.headers}),
+        ):
+            assert "access-control-allow-origin" not in answer.headers, origin
+    for url in (f"{urls['admin']}/api/admin/whoami", f"{urls['side']}/credits", f"{urls['v1']}/v1/models"):
+        answer = httpx.get(url, headers={"Origin": APP, **owner})
+        assert "access-control-allow-origin" not in answer.headers, url
+        assert "access-control-allow-origin" not in httpx.options(url, headers={"Origin": APP, **asking}).headers, url
+
+
+def test_there_is_no_cors_unless_it_is_configured(embedded: Tollkeeper) -> None:
+    customer = new_customer(embedded)
+    answer = httpx.get(f"{embedded.url}/api/billing/me", headers={"Origin": APP, **customer.headers})
+    assert answer.status_code == 200
+    assert "access-control-allow-origin" not in answer.headers

@@ -1,0 +1,252 @@
+"""Who may do what: every route with every role, and nobody else at all."""
+
+import ast
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import httpx
+import pytest
+
+from proxy.admin_api import AdminApi
+from proxy.admin_auth import AdminRoute
+from proxy.ops_page import OpsPage
+from proxy.roles import MAY, ROLES
+from tests.support.command import cli
+from tests.support.customers import Customer, new_customer
+from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
+
+API = AdminApi(cast("Any", None), cast("Any", None)).table()
+PAGE = OpsPage(cast("Any", None), cast("Any", None)).table()
+CAP = 50
+
+BODIES: dict[str, Any] = {
+    "/api/admin/accounts": {"name": "made by a test"},
+    "/grant": {"credits": "1", "reason": "test"},
+    "/adjust": {"credits": "-1", "reason": "test"},
+    "/block": {"blocked": False, "reason": "test"},
+    "/keys": {},
+    "/flags/{flag}": {"value": True, "reason": "test"},
+    "/rates/activate": {"rateCardId": "openai-2026-11-23", "reason": "test"},
+    "/api/admin/admins": {"name": "made by a test", "role": "viewer"},
+}
+"""By the end of the path; everything else takes a reason."""
+
+
+@pytest.fixture(scope="module")
+def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = session_folder / "roles"
+    home.mkdir()
+    environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_ADMIN__SUPPORT_GRANT_CREDITS": str(CAP)}
+    server = Tollkeeper(home, environment).start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(scope="module")
+def keys(server: Tollkeeper) -> dict[str, str]:
+    return {role: cli(server, "admin", "create", f"the {role}", "--role", role)["adminKey"] for role in ROLES}
+
+
+@pytest.fixture(scope="module")
+def customer(server: Tollkeeper) -> Customer:
+    return new_customer(server)
+
+
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict[str, str]) -> httpx.Response:
+    path = route.path.format(
+        account_id=customer.account_id, key_id="key_missing", flag="auto_recharge", event_id="evt_missing", admin_key_id="adm_missing"
+    )
+    body = next((body for ending, body in BODIES.items() if route.path.endswith(ending)), {"reason": "test"})
+    return httpx.request(route.method, server.url + path, json=None if route.method == "GET" else body, headers=headers, timeout=20)
+
+
+@pytest.mark.parametrize("route", API, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_of_the_api_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+    for headers in ({}, bearer("tka-wrong"), bearer(customer.api_key), {"Authorization": "Basic x"}, bearer("a.b.c")):
+        assert ask(server, route, customer, headers).status_code == 401, headers
+    rows = cli(server, "audit", "verify")["rows"]
+    for role in ROLES:
+        if role in MAY[route.action]:
+            continue
+        answer = ask(server, route, customer, bearer(keys[role]))
+        assert (answer.status_code, answer.json()["error"]["code"]) == (403, "role_not_allowed"), role
+    assert cli(server, "audit", "verify")["rows"] == rows, "a refused request changed something"
+    for role in MAY[route.action]:
+        answer = ask(server, route, customer, bearer(keys[role]))
+        assert answer.status_code in (200, 201, 404), (role, answer.text)
+        if answer.status_code == 404:
+            assert answer.json()["error"]["code"] != "not_found", "no such route"
+
+
+@pytest.mark.parametrize("route", PAGE, ids=lambda route: f"{route.method} {route.path}")
+def test_every_route_of_the_page_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+    path = server.url + route.path.format(account_id=customer.account_id)
+    assert httpx.request(route.method, path).status_code == 401
+    for role in ROLES:
+        with httpx.Client(base_url=server.url, follow_redirects=True, timeout=20) as browser:
+            entered = browser.post("/admin/sign-in", data={"key": keys[role]})
+            if role not in MAY["overview.read"]:
+                assert entered.status_code == 403
+                continue
+            assert entered.status_code == 200, entered.text
+            token = re.search(r'name="csrf" value="([0-9a-f]+)"', entered.text)
+            assert token is not None
+            data = {
+                "csrf": token[1],
+                "reason": "test",
+                "credits": "1",
+                "reference": f"page {role} {route.path}"[-80:],
+                "blocked": "no",
+                "flag": "auto_recharge",
+                "value": "true",
+                "card": "openai-2026-11-23",
+                "event": "evt_missing",
+            }
+            answer = browser.request(route.method, path, data=None if route.method == "GET" else data)
+            if role in MAY[route.action]:
+                assert answer.status_code in (200, 404), (role, answer.text)
+            else:
+                assert answer.status_code == 403, role
+                assert "may not do this" in answer.text
+            if route.method == "POST":
+                assert browser.post(path, data={**data, "csrf": "0" * 64}).status_code == 403
+                assert browser.post(path, data=data, headers={"origin": "https://evil.example"}).status_code == 403
+
+
+def test_no_admin_route_is_mounted_past_the_table() -> None:
+    open_to_all = {"/admin/sign-in", "/admin/sign-out", "/admin/static/ops.css"}
+    for source in (ROOT / "proxy").glob("*.py"):
+        for node in ast.walk(ast.parse(source.read_text())):
+            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Route", "WebSocketRoute", "Mount")
+            if named and isinstance(node, ast.Call) and isinstance(node.args[0], ast.Constant):
+                path = node.args[0].value
+                assert not path.startswith(("/admin", "/api/admin")) or path in open_to_all, (source.name, path)
+
+
+def test_every_action_is_used_or_is_about_the_way_in() -> None:
+    used = {row.action for row in (*API, *PAGE)}
+    elsewhere = {"portal.open", "act_for", "money.grant_any", "money.refund", "books.export", "jobs.run"}
+    assert used | elsewhere == set(MAY)
+    assert all("owner" in roles or action == "act_for" for action, roles in MAY.items())
+    assert all(roles <= set(ROLES) for roles in MAY.values())
+
+
+# -- caps -----------------------------------------------------------------------------------------------------
+
+
+def grant(server: Tollkeeper, key: str, account: str, credits: str, verb: str = "grant", **more: str) -> httpx.Response:
+    body = {"credits": credits, "reason": "a test", **more}
+    return httpx.post(f"{server.url}/api/admin/accounts/{account}/{verb}", json=body, headers=bearer(key))
+
+
+def test_support_grants_up_to_its_cap_a_day_and_finance_beyond(server: Tollkeeper, keys: dict[str, str]) -> None:
+    someone, other = new_customer(server, 0), new_customer(server, 0)
+    assert grant(server, keys["support"], someone.account_id, "30").status_code == 200
+    assert grant(server, keys["support"], someone.account_id, "21").json()["error"]["code"] == "grant_over_cap"
+    assert grant(server, keys["support"], someone.account_id, "20").status_code == 200
+    assert grant(server, keys["support"], someone.account_id, "0.001").status_code == 403
+    assert grant(server, keys["support"], other.account_id, "50.001").status_code == 403
+    assert grant(server, keys["support"], other.account_id, "50").status_code == 200
+    assert grant(server, keys["finance"], someone.account_id, "1000").status_code == 200
+    someone.wait_balance(1_050_000)
+    assert grant(server, keys["finance"], someone.account_id, "-50", "adjust").json()["bookedMillicredits"] == "-50000"
+    someone.wait_balance(1_000_000)
+
+
+def test_a_refused_grant_leaves_neither_money_nor_a_row(server: Tollkeeper, keys: dict[str, str]) -> None:
+    someone = new_customer(server, 0)
+    rows = cli(server, "audit", "verify")["rows"]
+    grant(server, keys["support"], someone.account_id, "50")
+    grant(server, keys["support"], someone.account_id, "50")
+    assert cli(server, "audit", "verify")["rows"] == rows + 1
+    assert len(cli(server, "ledger", someone.account_id)["data"]) == 1
+
+
+@pytest.mark.parametrize("credits", ["0", "-1", "nan", "x", "", "0.0001", "9999999999"])
+def test_what_is_no_grant_is_refused(credits: str, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+    assert grant(server, keys["owner"], customer.account_id, credits).status_code == 400
+    assert grant(server, keys["owner"], customer.account_id, "1", reason=" ").status_code == 400
+    assert grant(server, keys["owner"], "acct_missing", "1").status_code == 404
+
+
+def test_the_same_reference_is_booked_once(server: Tollkeeper, keys: dict[str, str]) -> None:
+    someone = new_customer(server, 0)
+    first = grant(server, keys["owner"], someone.account_id, "5", reference="once").json()
+    again = grant(server, keys["owner"], someone.account_id, "5", reference="once").json()
+    assert (first["bookedMillicredits"], again["bookedMillicredits"], again["postedMillicredits"]) == ("5000", "0", "5000")
+
+
+# -- the service role -----------------------------------------------------------------------------------------
+
+
+def test_the_operators_app_makes_accounts_and_acts_for_them(server: Tollkeeper, keys: dict[str, str]) -> None:
+    service = bearer(keys["service"])
+    made = httpx.post(f"{server.url}/api/admin/accounts", json={"name": "user 7"}, headers=service).json()
+    grant(server, keys["owner"], made["accountId"], "1")
+    acting = {**service, "Tollkeeper-Account": made["accountId"]}
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+
+    def chat(headers: dict[str, str]) -> httpx.Response:
+        return httpx.post(f"{server.v1}/chat/completions", json=body, headers=headers)
+
+    wait_until(lambda: chat(acting).status_code == 200, 5, "the grant is live")
+    me = httpx.get(f"{server.url}/api/billing/me", headers=acting).json()
+    assert (me["accountId"], int(me["balanceMillicredits"]) < 1_000) == (made["accountId"], True)
+    cli(server, "drain")
+    rows = cli(server, "usage", made["accountId"])["data"]
+    assert {row["keyId"][:4] for row in rows} == {"adm_"}
+    # the account must be named, once, and exist; nobody else may act; and a customer cannot act for another
+    assert chat(service).json()["error"]["code"] == "missing_account"
+    assert chat({**service, "Tollkeeper-Account": "acct_missing"}).status_code == 401
+    assert chat({**service, "Tollkeeper-Account": "x y"}).status_code == 401
+    assert chat({**bearer(keys["owner"]), "Tollkeeper-Account": made["accountId"]}).status_code == 401
+    mine = new_customer(server)
+    theirs = httpx.get(f"{server.url}/api/billing/me", headers={**mine.headers, "Tollkeeper-Account": made["accountId"]}).json()
+    assert theirs["accountId"] == mine.account_id
+    link = httpx.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=service)
+    assert link.status_code == 201
+    assert (
+        httpx.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=bearer(keys["viewer"])).status_code
+        == 401
+    )
+    assert httpx.get(link.json()["url"]).status_code == 303
+
+
+def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) -> None:
+    made = cli(server, "admin", "create", "short-lived", "--role", "service")
+    acting = {**bearer(made["adminKey"]), "Tollkeeper-Account": customer.account_id}
+
+    def status() -> int:
+        return httpx.get(f"{server.url}/api/billing/me", headers=acting).status_code
+
+    assert status() == 200
+    cli(server, "account", "block", customer.account_id)
+    wait_until(lambda: status() == 403, 5, "the account is blocked")
+    cli(server, "account", "block", customer.account_id, "--unblock")
+    wait_until(lambda: status() == 200, 5, "and back")
+    cli(server, "admin", "revoke", made["adminKeyId"])
+    wait_until(lambda: status() == 401, 5, "the key is revoked")
+    assert httpx.get(f"{server.url}/api/admin/whoami", headers=bearer(made["adminKey"])).status_code == 401
+    listed = {row["adminKeyId"]: row for row in cli(server, "admin", "list")["data"]}
+    assert listed[made["adminKeyId"]]["state"] == "revoked"
+    assert made["adminKey"] not in json.dumps(listed)
+
+
+def test_a_sign_in_ends_with_its_key_and_with_its_time(server: Tollkeeper) -> None:
+    made = cli(server, "admin", "create", "short-lived", "--role", "ops", "--expires", "3s")
+    with httpx.Client(base_url=server.url, follow_redirects=True) as browser:
+        assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
+        wait_until(lambda: browser.get("/admin").status_code == 401, 5, "the key expired")
+    made = cli(server, "admin", "create", "revoked", "--role", "ops")
+    with httpx.Client(base_url=server.url, follow_redirects=True) as browser:
+        assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
+        cli(server, "admin", "revoke", made["adminKeyId"])
+        assert browser.get("/admin").status_code == 401
+    assert cli(server, "audit", "verify")["ok"]
