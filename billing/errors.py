@@ -3,6 +3,7 @@
 BillingError
 ├── UnpricedModel        no price for this model, endpoint or tier: refused, never $0
 ├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
+├── NotBooked            SQL answered and will not take a charge: trying again the same way will not help
 ├── AccountNotFound      no such account
 ├── KeyNotFound          no such key
 ├── TooManyCheckouts     an account opens payment pages faster than a person buys
@@ -32,6 +33,10 @@ class StoreUnavailable(BillingError):
         """`store` is redis, embedded or sql."""
         super().__init__(f"{store}: {reason}")
         self.store, self.in_doubt = store, in_doubt
+
+
+class NotBooked(BillingError):
+    """SQL will not take a batch of charges; none of it was booked."""
 
 
 class AccountNotFound(BillingError):

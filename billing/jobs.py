@@ -77,14 +77,20 @@ class Drained(NamedTuple):
 
 
 async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
-    """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable."""
+    """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
+
+    A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
+    """
     entries = await journal.pending(batch)
-    booked = await ledger.post_current(entries) if entries else []
+    booked, stuck = await ledger.post_bookable(entries)
     if booked:
         await journal.acknowledge(booked)
-    if len(booked) < len(entries):
-        positions = {entry.position for entry in booked}
-        await journal.refused([entry for entry in entries if entry.position not in positions])
+    settled = {entry.position for entry in booked} | stuck.keys()
+    refused = [entry for entry in entries if entry.position not in settled]
+    if refused:
+        await journal.refused(refused)
+    if stuck:
+        raise StoreUnavailable("sql", f"{len(stuck)} charges cannot be booked, the first because: {next(iter(stuck.values()))}")
     return len(booked)
 
 

@@ -58,6 +58,7 @@ class Exchange:
         "headers",
         "interruption",
         "key",
+        "meter",
         "method",
         "money",
         "outcome",
@@ -91,6 +92,7 @@ class Exchange:
         self.outcome = ""
         self.key: ApiKey | None = None
         self.plan: Plan | None = None
+        self.meter: StreamMeter | None = None
 
     async def run(self) -> None:
         """Answer the request. Never raises but for cancellation."""
@@ -116,11 +118,20 @@ class Exchange:
             self.client.abort()
         finally:
             services.live.discard(self)
-            if self.first_byte_ms and self.money.holding and self.plan is not None:
-                await self.money.settle_as_noted(self.plan)
-            await self.money.release()
+            await self._resolve_what_is_held()
             self.client.let_go()
             self.account()
+
+    async def _resolve_what_is_held(self) -> None:
+        """After a failure or cancellation: what was shown is owed as an orphan would owe it, the rest is given back."""
+        shown = 0
+        try:
+            if self.first_byte_ms and self.money.holding:
+                shown = self._shown_roughly()
+        finally:
+            if self.first_byte_ms and self.money.holding and self.plan is not None:
+                await self.money.settle_as_orphan(self.plan, shown)
+            await self.money.release()
 
     def client_left(self) -> None:
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
@@ -254,7 +265,7 @@ class Exchange:
 
     async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
-        meter = plan.endpoint.meter(plan.parsed)
+        meter = self.meter = plan.endpoint.meter(plan.parsed)
         await self.money.durable()
         outcome: Outcome = "completed"
         shrinking = self._start_shrinking(plan, key)
@@ -357,8 +368,12 @@ class Exchange:
         counted = with_counted_input(plan, tokens, self.prices)
         if counted.ceiling.amount < self.money.amount:
             self.plan = counted
-            self.money.mark_shown(counted, 0)  # an orphan owes no more than the hold: first the one, then the other
+            self.money.mark_shown(counted, self._shown_roughly())  # an orphan owes no more than the hold: first the one, then the other
             self.services.balances.shrink(self.request_id, key.account_id, counted.ceiling.amount)
+
+    def _shown_roughly(self) -> int:
+        """Output tokens that the client has seen of a stream, about."""
+        return self.meter.shown_roughly() if self.meter is not None else 0
 
     async def _finish_stream(self, answer: Answer, meter: StreamMeter, *, cut: bool) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""

@@ -4,7 +4,7 @@ import time
 
 from billing.accounts import ApiKey
 from billing.errors import AccountNotFound, StoreUnavailable
-from billing.holds import Checkpoint, Gone, Held, HoldRequest, Refused, Settled
+from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
 from billing.pricing import PriceBook
 from proxy.plan import Plan, checkpoint_charge, clamped, held_amount, key_limits, smallest, with_counted_input
@@ -167,17 +167,13 @@ class Holding:
             if settled.loss:
                 services.metrics.count(services.metrics.loss, by=display_credits(settled.loss))
                 services.log.loss(self._request_id, key.account_id, settled.loss)
-        if isinstance(settled, Gone) and due:
-            # reaped while we were cut off from the store: what the checkpoint did not cover is lost to us, and must be seen
-            services.metrics.count(services.metrics.store_errors, "hold_gone")
-            services.log.loss(self._request_id, key.account_id, due)
         services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
         return settled if isinstance(settled, Settled) else None
 
-    async def settle_as_noted(self, plan: Plan) -> None:
-        """Something was shown and then everything went wrong: charge what an orphan would owe, its input."""
-        charge = checkpoint_charge(plan, self._prices, 0)
-        record = orphan_record(self.facts(plan), charge, 0)
+    async def settle_as_orphan(self, plan: Plan, tokens_out: int) -> None:
+        """Something was shown and then everything went wrong: charge what an orphan would owe, its input and what was shown."""
+        charge = checkpoint_charge(plan, self._prices, tokens_out)
+        record = orphan_record(self.facts(plan), charge, tokens_out)
         due = charge.amount if self.amount else Millicredits(0)
         self.holding = False
         try:

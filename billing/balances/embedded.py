@@ -9,7 +9,9 @@ died: they are charged their checkpoint, or released when they never got one, be
 """
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import sqlite3
 import threading
 import time
@@ -34,6 +36,8 @@ from billing.holds import (
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.periods import period_start_ms
+
+log = logging.getLogger("tollkeeper.embedded")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS holds (
@@ -290,14 +294,18 @@ class _Writer(threading.Thread):
 
     def _commit(self, connection: sqlite3.Connection, batch: list[Operation]) -> None:
         """Try until it is done: what the memory decided must reach the disk, or be known not to (stuck_for)."""
+        failing = False
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 for statement, values in batch:
                     connection.execute(statement, values)
                 connection.execute("COMMIT")
-            except sqlite3.OperationalError:
-                if connection.in_transaction:
+            except sqlite3.Error as error:
+                if not failing:
+                    log.error("the journal file cannot be written, it is tried again: %s", error)
+                failing = True
+                with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 time.sleep(RETRY_SECONDS)
             else:
@@ -359,7 +367,7 @@ class _reader:  # noqa: N801 - reads as a statement
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._connection.close()
-        if isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, sqlite3.Error):
             raise StoreUnavailable("embedded", str(error)) from error
 
 

@@ -78,11 +78,20 @@ class Rebuilder:
         return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
-        while items := await self._link.call("XRANGE", f"{prefix}log", "-", "+", "COUNT", CHUNK):
+        """Into SQL with them; what cannot be booked stays where it is."""
+        start = "-"
+        while items := await self._link.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, epoch) for item in items]
-            if len(await self._ledger.post_current(entries)) != len(entries):
+            booked, stuck = await self._ledger.post_bookable(entries)
+            if len(booked) + len(stuck) != len(entries):
                 raise StoreUnavailable("redis", "another process rebuilds this bucket")
-            await self._link.call("XDEL", f"{prefix}log", *(item[0] for item in items))
+            if stuck:
+                log.error("bucket %d: %d charges cannot be booked: %s", bucket, len(stuck), next(iter(stuck.values())))
+            done = {entry.position for entry in booked}
+            if done:
+                mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
+                await self._link.call("XDEL", f"{prefix}log", *mine)
+            start = f"({items[-1][0].decode()}"
 
     async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
         """Balances from SQL, held from the holds that survived; return how many accounts there are."""
