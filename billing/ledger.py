@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.audit import Change, Check, Who, note_by
 from billing.database import Database, now_ms
-from billing.errors import AccountNotFound, InvariantBroken, NotBooked
+from billing.errors import AccountNotFound, InvariantBroken, NotBooked, ReferenceTaken
 from billing.holds import Entry
 from billing.money import Millicredits, millicredits
 from billing.posting import Posting, charge_postings, customer, effect_on, grant_posting
@@ -122,13 +122,15 @@ class Ledger:
     ) -> bool:
         """Move an admin's money through the ledger and the outbox; False when `reference_id` was booked before.
 
-        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound.
+        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound, and ReferenceTaken when what was booked
+        under it is something else.
         """
         created = now_ms()
         posting = grant_posting(account_id, amount, reference_id, created, actor, reason)
         async with self._db.write() as connection:
             row = transfers_row(posting)
             if not await self._insert_new(connection, transfers, [row], transfers.c.id):
+                await _must_be_the_same(connection, posting)
                 return False
             moved = await connection.execute(
                 update(balances)
@@ -287,6 +289,15 @@ def _posted_query() -> Any:
 
 def _postings(entry: Entry, record: UsageRecord) -> list[Posting]:
     return charge_postings(record.charge_id, record.account_id, entry.charged, entry.loss, record.cost_millicredits, now_ms())
+
+
+async def _must_be_the_same(connection: AsyncConnection, posting: Posting) -> None:
+    """Raises ReferenceTaken unless the row under this reference moves the same money."""
+    columns = (transfers.c.debit_account, transfers.c.credit_account, transfers.c.amount_millicredits)
+    query = select(*columns).where(transfers.c.kind == posting.kind, transfers.c.reference_id == posting.reference_id)
+    debit, credit, amount = (await connection.execute(query)).one()
+    if (debit, credit, amount) != (posting.debit, posting.credit, posting.amount):
+        raise ReferenceTaken(posting.reference_id)
 
 
 async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> None:

@@ -67,6 +67,7 @@ log = logging.getLogger("tollkeeper.app")
 
 Ports = Mapping[int, frozenset[Group]]
 NO_PORTS: Ports = {}
+EVERY_ADDRESS = ("0.0.0.0", "::")
 WATCH_SECONDS = 0.25
 CONTROL_SECONDS = 20.0
 PROBE_SECONDS = 0.7
@@ -126,7 +127,7 @@ class Application:
     def _origin(self) -> str:
         """How browsers on this machine reach us."""
         listen = self._settings.listen
-        return f"http://{'127.0.0.1' if listen.host in ('0.0.0.0', '::') else listen.host}:{listen.port}"
+        return f"http://{'127.0.0.1' if listen.host in EVERY_ADDRESS else listen.host}:{listen.side_port or listen.port}"
 
     async def _exchange(self, services: Services, scope: Any, receive: Any) -> None:
         protocol = scope["extensions"]["tollkeeper"]
@@ -189,6 +190,7 @@ class Application:
             self._key,
             metrics,
             request_log,
+            origin="" if settings.listen.host in EVERY_ADDRESS else self._origin(),
         )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)

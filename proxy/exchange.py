@@ -213,6 +213,8 @@ class Exchange:
         body = await self._collect(answer, ERROR_BODY_LIMIT)
         status = answer.head.status
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
+        if status == 401:
+            self.services.log.key_refused()
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
         headers, own = self.passing.headers(answer.head), instead_of(status, body)
@@ -240,6 +242,7 @@ class Exchange:
             await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
         headers, body = self.passing.in_clients_form(plan.parsed.convert, answer.head, body)
         headers.append((b"x-credits-charged", _credits(self.money.charged)))
+        headers += _output_cap(plan)
         if settled is not None:
             headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
         self.status = 200
@@ -317,7 +320,8 @@ class Exchange:
         headers = self.passing.headers(answer.head)
         if meter.content_type:
             headers = [(b"content-type", meter.content_type), *(pair for pair in headers if pair[0] != b"content-type")]
-        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.money.amount))])
+        held = (b"x-credits-held", _credits(self.money.amount))
+        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), held, *_output_cap(plan)])
         client = self.client
         if begun:
             self._note_first_byte()
@@ -520,3 +524,11 @@ class Exchange:
 
 def _credits(amount: int) -> bytes:
     return str(display_credits(amount)).encode()
+
+
+def _output_cap(plan: Plan) -> list[tuple[bytes, bytes]]:
+    """What a client that named no maximum should know: that the balance, or the operator, set one."""
+    most = plan.model.max_output_tokens
+    if not plan.cap_is_ours or not plan.parsed.cap_field or (most is not None and plan.cap >= most):
+        return []
+    return [(b"x-credits-output-cap", b"%d" % plan.cap)]

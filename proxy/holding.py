@@ -6,10 +6,12 @@ from billing.accounts import ApiKey
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
+from billing.periods import period_end_ms
 from billing.pricing import PriceBook
+from proxy.account_api import iso_time
 from proxy.plan import Plan, checkpoint_charge, clamped, held_amount, key_limits, smallest, with_counted_input
 from proxy.records import Facts, orphan_record, usage_record
-from proxy.rejections import Rejection, insufficient_credits, too_many, unavailable
+from proxy.rejections import KeyLimit, Rejection, insufficient_credits, too_many, unavailable
 from proxy.services import Services
 from proxy.settlement import Ending
 from proxy.switches import is_free
@@ -131,7 +133,13 @@ class Holding:
             source = "in_flight" if result.balance >= needed else "balance"
         self._services.metrics.count(self._services.metrics.insufficient, source)
         retry = 1_000 if source == "in_flight" else None
-        return insufficient_credits(source, needed, result.balance, result.held, affordable, billing.top_up_url, retry)
+        limit = None
+        if source == "key_limit":
+            ends = period_end_ms(self.key.rules.spend_period or "total", self._started_ms)
+            limit = KeyLimit(result.key_available, iso_time(ends) if ends is not None else None)
+        return insufficient_credits(
+            source, needed, result.balance, result.held, affordable, self._services.absolute(billing.top_up_url), retry, limit
+        )
 
     async def durable(self) -> None:
         """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
