@@ -44,6 +44,7 @@ ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
 LONGEST_BEGINNING = 65_536
 UNFINISHED = ("queued", "in_progress")
+CLIENT_CLOSED = 499
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
@@ -54,6 +55,7 @@ class Exchange:
 
     __slots__ = (
         "client",
+        "endpoint",
         "first_byte_ms",
         "headers",
         "interruption",
@@ -90,6 +92,7 @@ class Exchange:
         self.first_byte_ms = self.status = 0
         self.money = Holding(services, self.prices, self.request_id, self.started_ms)
         self.outcome = ""
+        self.endpoint = "none"
         self.key: ApiKey | None = None
         self.plan: Plan | None = None
         self.meter: StreamMeter | None = None
@@ -101,6 +104,7 @@ class Exchange:
         try:
             key = self.key = await services.authenticator.authenticate(self.headers)
             endpoint = find_endpoint(self.method, self.path)
+            self.endpoint = endpoint.name
             if b"beta=true" in self.query:
                 raise invalid("Beta variants of endpoints are not available here: leave `beta` out.", "beta", "unsupported_parameter")
             body = await self.client.read_body()
@@ -500,10 +504,10 @@ class Exchange:
 
     def account(self) -> None:
         """Metrics and the log line of this request."""
-        plan = self.plan
-        endpoint = plan.endpoint.name if plan else "none"
-        self.services.metrics.count(self.services.metrics.requests, endpoint, str(self.status or 499))
-        self.services.metrics.count(self.services.metrics.outcomes, self.outcome or "unknown")
+        plan, status, metrics = self.plan, self.status or CLIENT_CLOSED, self.services.metrics
+        metrics.answered(self.endpoint, status, self.outcome or "unknown")
+        if self.money.sent_at:
+            metrics.forwarded_after(self.money.sent_at - self.started)
         sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
         self.services.log.request(
             request_id=self.request_id,
@@ -513,7 +517,7 @@ class Exchange:
             method=self.method,
             path=self.path.decode("latin-1")[:200],
             model=plan.parsed.model[:120] if plan else "",
-            status=self.status or 499,
+            status=status,
             outcome=self.outcome,
             charged_millicredits=self.money.charged,
             held_millicredits=self.money.amount,

@@ -20,7 +20,10 @@ HOLD_TRIES = 3
 
 
 class Holding:
-    """One hold and what becomes of it. Amounts are millicredits; `marked_at` is when it was last noted what is owed."""
+    """One hold and what becomes of it. Amounts are millicredits.
+
+    `marked_at` is when it was last noted what is owed, `sent_at` when the request went upstream (both monotonic seconds).
+    """
 
     __slots__ = (
         "_key",
@@ -35,6 +38,7 @@ class Holding:
         "holding",
         "input_owed",
         "marked_at",
+        "sent_at",
     )
 
     def __init__(self, services: Services, prices: PriceBook, request_id: str, started_ms: int) -> None:
@@ -46,7 +50,7 @@ class Holding:
         self.amount = self.input_owed = Millicredits(0)
         self.charged = 0
         self.holding = False
-        self.marked_at = 0.0
+        self.marked_at = self.sent_at = 0.0
 
     @property
     def key(self) -> ApiKey:
@@ -201,7 +205,7 @@ class Holding:
 
     def mark_sent(self) -> None:
         """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
-        self.marked_at = time.monotonic()
+        self.marked_at = self.sent_at = time.monotonic()
         if self.amount:
             self._services.balances.checkpoint(Checkpoint(self._request_id, self.key.account_id, self.input_owed, b""))
 

@@ -11,11 +11,12 @@ Call = tuple[str, tuple[str, ...], tuple[Any, ...]]
 
 
 class Live(NamedTuple):
-    """A hold this process lives by, and what it would be charged if we died now."""
+    """A hold this process lives by since a time (monotonic seconds), and what it would be charged if we died now."""
 
     request: HoldRequest
     checkpoint: int
     record: bytes
+    since: float
 
 
 class Due(NamedTuple):

@@ -29,6 +29,7 @@ from billing.holds import (
     Held,
     HoldRequest,
     KeyState,
+    Outstanding,
     Reading,
     Refused,
     Settled,
@@ -195,9 +196,16 @@ class EmbeddedBalances:
         """(unflushed charges, age of the oldest in milliseconds)."""
         return await asyncio.to_thread(journal_depth, self._path)
 
-    def outstanding(self) -> tuple[int, int]:
-        """(number of live holds, millicredits in them)."""
-        return len(self._book.holds), sum(hold.amount for hold in self._book.holds.values())
+    def outstanding(self) -> Outstanding:
+        """The live holds."""
+        holds = self._book.holds
+        oldest = next(iter(holds.values()), None)  # a dict keeps its order
+        age = (_clock_ms() - oldest.since_ms) / 1_000 if oldest is not None else 0.0
+        return Outstanding(len(holds), sum(hold.amount for hold in holds.values()), age)
+
+    def rebuilt(self) -> int:
+        """Does not happen: opening it is rebuilding it."""
+        return 0
 
     def _note_charge(self, _commit: "asyncio.Future[None]") -> None:
         self._on_disk += 1

@@ -42,6 +42,12 @@ class Rebuilder:
     def __init__(self, link: RedisLink, ledger: Ledger, lease_ms: int) -> None:
         """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
         self._link, self._ledger, self._lease_ms = link, ledger, lease_ms
+        self._rebuilt = 0
+
+    def take_rebuilt(self) -> int:
+        """How many buckets were rebuilt since this was asked last."""
+        number, self._rebuilt = self._rebuilt, 0
+        return number
 
     async def rebuild(self, bucket: int, run_id: str, recover: Callable[[str], Awaitable[None]], *, force: bool = False) -> bool:
         """Rewrite a bucket from SQL; False when another process is at it.
@@ -67,6 +73,7 @@ class Rebuilder:
                 return False
             if before is not None or known:
                 log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
+                self._rebuilt += 1
                 await recover(token)
             return await self._advance(prefix, f"R:{token}", token)
         finally:

@@ -35,7 +35,7 @@ from billing.balances.link import RedisLink
 from billing.balances.rebuilding import Rebuilder, entry_of, fields_of, prefix_of
 from billing.buckets import BUCKETS, bucket_of
 from billing.errors import StoreUnavailable
-from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Reading, Refused, Settled
+from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Outstanding, Reading, Refused, Settled
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.periods import period_start_ms
@@ -120,7 +120,7 @@ class RedisBalances:
                 raise
             verdict = reply[0]
             if verdict == b"ok":
-                self._live[request.hold_id] = Live(request, 0, request.record)
+                self._live[request.hold_id] = Live(request, 0, request.record, time.monotonic())
                 return Held(int(reply[1]), int(reply[2]))
             if verdict == b"refused":
                 return Refused(reply[1].decode(), int(reply[2]), int(reply[3]), int(reply[4]), int(reply[5]))
@@ -149,7 +149,7 @@ class RedisBalances:
         live = self._live.get(mark.hold_id)
         if live is None:
             return
-        self._live[mark.hold_id] = Live(live.request, mark.amount, mark.record or live.record)
+        self._live[mark.hold_id] = Live(live.request, mark.amount, mark.record or live.record, live.since)
         bucket = bucket_of(mark.account_id)
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
@@ -162,7 +162,7 @@ class RedisBalances:
         live = self._live.get(hold_id)
         if live is None or amount >= live.request.amount:
             return
-        self._live[hold_id] = Live(live.request._replace(amount=amount), live.checkpoint, live.record)
+        self._live[hold_id] = live._replace(request=live.request._replace(amount=amount))
         bucket = bucket_of(account_id)
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
@@ -241,9 +241,15 @@ class RedisBalances:
         oldest = min(int(head[0][0].split(b"-")[0]) for head in heads if head)
         return sum(lengths), max(0, time.time_ns() // 1_000_000 - oldest)
 
-    def outstanding(self) -> tuple[int, int]:
-        """(number of this process's live holds, millicredits in them)."""
-        return len(self._live), sum(live.request.amount for live in self._live.values())
+    def outstanding(self) -> Outstanding:
+        """The live holds of this process."""
+        oldest = next(iter(self._live.values()), None)  # a dict keeps its order
+        age = time.monotonic() - oldest.since if oldest is not None else 0.0
+        return Outstanding(len(self._live), sum(live.request.amount for live in self._live.values()), age)
+
+    def rebuilt(self) -> int:
+        """Buckets that this process rebuilt since the last time this was asked."""
+        return self._rebuilder.take_rebuilt()
 
     def unflushed(self) -> int:
         """How many settled charges this process still keeps."""
