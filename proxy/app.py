@@ -333,6 +333,8 @@ async def _watch(services: Services, database: Database, store: Store, health: H
         health.problems["balances"] = await _probe(store.ping())
         health.problems["sql"] = await _probe(_check_schema(database))
         health.checked_at = time.monotonic()
+        for name in ("balances", "sql"):
+            services.metrics.store_up.labels(name).set(0 if health.problems[name] else 1)
         if turn % DEPTH_EVERY == 0 and not health.problems["balances"]:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):

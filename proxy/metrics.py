@@ -90,6 +90,9 @@ class Metrics:
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
+        for reason in ("signature", "unreadable", "livemode", "store"):
+            self.webhook_failures.labels(reason)  # there from the start: an alert on its increase must see the first one
+        self.store_up = Gauge("tollkeeper_store_up", "1 while a store answers", ["store"], registry=registry, multiprocess_mode="livemin")
         self._register_operations(registry)
         self._register_objectives(registry)
         self._register_finance(registry)
@@ -168,23 +171,24 @@ class Metrics:
         self._models_shown: set[str] = set()
 
     def _register_jobs(self, registry: CollectorRegistry) -> None:
+        """Labelled `task`: Prometheus calls what it scrapes `job`."""
         self.reconciliation_mismatch = Gauge(
             "tollkeeper_reconciliation_mismatch_credits",
             "Sum of the differences that the last reconciliation found",
             registry=registry,
             multiprocess_mode="mostrecent",
         )
-        self.job_runs = Counter("tollkeeper_job_runs_total", "Runs of scheduled jobs", ["job", "result"], registry=registry)
+        self.job_runs = Counter("tollkeeper_job_runs_total", "Runs of scheduled jobs", ["task", "result"], registry=registry)
         self.job_findings = Gauge(
-            "tollkeeper_job_findings", "Findings of a job's last run", ["job"], registry=registry, multiprocess_mode="mostrecent"
+            "tollkeeper_job_findings", "Findings of a job's last run", ["task"], registry=registry, multiprocess_mode="mostrecent"
         )
         self.job_duration = Gauge(
-            "tollkeeper_job_duration_seconds", "Length of a job's last run", ["job"], registry=registry, multiprocess_mode="mostrecent"
+            "tollkeeper_job_duration_seconds", "Length of a job's last run", ["task"], registry=registry, multiprocess_mode="mostrecent"
         )
         self.job_success = Gauge(
             "tollkeeper_job_last_success_timestamp_seconds",
             "When a job last ran to its end, whatever it found",
-            ["job"],
+            ["task"],
             registry=registry,
             multiprocess_mode="mostrecent",
         )
