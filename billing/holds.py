@@ -82,11 +82,11 @@ class Gone(NamedTuple):
 
 
 class Outstanding(NamedTuple):
-    """A process's live holds: how many, millicredits in them, and the age of the oldest in seconds."""
+    """A process's live holds: how many, millicredits in them, and the age of the oldest in ms."""
 
     holds: int
     amount: int
-    oldest_seconds: float
+    oldest_ms: int
 
 
 class Reading(NamedTuple):

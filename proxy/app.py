@@ -358,7 +358,7 @@ def publish_store(metrics: Metrics, store: Store) -> None:
     live = store.outstanding()
     metrics.open_holds.set(live.holds)
     metrics.open_hold_credits.set(display_credits(live.amount))
-    metrics.oldest_hold.set(live.oldest_seconds)
+    metrics.oldest_hold.set(live.oldest_ms / 1_000)
     metrics.rebuilds.inc(store.rebuilt())
 
 

@@ -200,7 +200,7 @@ class EmbeddedBalances:
         """The live holds."""
         holds = self._book.holds
         oldest = next(iter(holds.values()), None)  # a dict keeps its order
-        age = (_clock_ms() - oldest.since_ms) / 1_000 if oldest is not None else 0.0
+        age = _clock_ms() - oldest.since_ms if oldest is not None else 0
         return Outstanding(len(holds), sum(hold.amount for hold in holds.values()), age)
 
     def rebuilt(self) -> int:

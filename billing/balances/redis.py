@@ -244,7 +244,7 @@ class RedisBalances:
     def outstanding(self) -> Outstanding:
         """The live holds of this process."""
         oldest = next(iter(self._live.values()), None)  # a dict keeps its order
-        age = time.monotonic() - oldest.since if oldest is not None else 0.0
+        age = round((time.monotonic() - oldest.since) * 1_000) if oldest is not None else 0
         return Outstanding(len(self._live), sum(live.request.amount for live in self._live.values()), age)
 
     def rebuilt(self) -> int:

@@ -122,7 +122,7 @@ def test_buy_spend_and_give_back(town: Town) -> None:
     wait_until(lambda: customer.balance() < 0, 5, "a balance below zero")
     refused = customer.chat()
     assert refused.status_code == 402
-    assert refused.json()["topUpUrl"] == "/credits"
+    assert refused.json()["topUpUrl"] == f"{town.server.url}/credits"
     second = town.buy(customer)
     town.stripe.pay(second["sessionId"])
     town.deliver()

@@ -70,7 +70,7 @@ class Looker(threading.Thread):
         if answer.status_code != 402:
             self.faults.append(f"{answer.status_code}: {answer.text[:200]}")
             return
-        edit = int(refusal["topUpUrl"].removeprefix("/edit-"))
+        edit = int(refusal["topUpUrl"].rpartition("/edit-")[2])
         # what is required: 10 tokens of input (counted, with framing) and the least output of that edit, at its markup, rounded up
         required = -(-(10 * 15 + (edit + 16) * 60) * (edit + 1) // 100)
         if round(refusal["requiredCredits"] * 1_000) != required:
