@@ -109,7 +109,7 @@ async def _existing(database: Database) -> set[str]:
 
 async def _rows_in_default(database: Database, condition: str) -> int:
     """How many rows of the default partition fulfil it, counted as far as it matters."""
-    query = f"SELECT count(*) FROM (SELECT 1 FROM {DEFAULT} WHERE {condition} LIMIT {MOST_MOVED + 1}) AS some"  # noqa: S608 - our own names and numbers
+    query = f"SELECT count(*) FROM (SELECT 1 FROM {DEFAULT} WHERE {condition} LIMIT {MOST_MOVED + 1}) AS counted"  # noqa: S608 - our own names and numbers
     async with database.read() as connection:
         return int((await connection.execute(text(query))).scalar_one())
 

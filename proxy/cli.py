@@ -1,6 +1,6 @@
 """The `tollkeeper` command. One JSON object on stdout with --json, text for people otherwise.
 
-Exit codes: 0 ok, 1 a finding or a refusal, 2 usage or configuration, 3 a store (or Stripe, or OpenAI) does not answer.
+Exit codes: 0 ok, 1 a finding or a refusal, 2 usage or configuration, 3 a check could not be made.
 """
 
 import argparse
@@ -57,7 +57,7 @@ def main(argv: list[str] | None = None) -> int:
         kind = "account" if isinstance(error, AccountNotFound) else "API key"
         return _fail(arguments, f"There is no such {kind} (or it is revoked already): {error}", 1)
     except StoreUnavailable as error:
-        return _fail(arguments, str(error), 3)
+        return _fail(arguments, str(error), 3 if arguments.command in cli_jobs.COMMANDS else 1)
     except (BillingError, Refusal) as error:
         return _fail(arguments, str(error), 1)
     except MoneyError as error:

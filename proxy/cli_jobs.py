@@ -29,6 +29,7 @@ from proxy.jobs import JobBook, store_reader
 from proxy.metrics import Metrics
 from proxy.money import money_in
 
+COMMANDS = ("reconcile", "finance", "costs", "jobs")
 WAIT_SECONDS = 120.0
 LOOK_SECONDS = 0.2
 
@@ -138,10 +139,10 @@ async def _costs(context: Context) -> Output:
     async with _book(context) as book:
 
         async def compare(_since: int) -> Result:
-            return await book.costs([day])
+            return await book.costs(day, day)
 
         if "costs" not in book.schedule.jobs:
-            await book.costs([day])  # which says why not
+            await book.costs(day, day)  # which says why not
         result = await _run_job(book, "costs", compare, "costs by hand")
     return _output(result.findings, result.report)
 

@@ -134,18 +134,17 @@ class JobBook:
     async def _costs(self, since: int) -> Result:
         yesterday = day_of(now_ms()) - timedelta(days=1)
         first = min(day_of(since), yesterday) if since else yesterday
-        days = [yesterday - timedelta(days=back) for back in range(min((yesterday - first).days + 1, MOST_COST_DAYS))]
-        return await self.costs(sorted(days))
+        return await self.costs(max(first, yesterday - timedelta(days=MOST_COST_DAYS)), yesterday)
 
-    async def costs(self, days: Sequence[date]) -> Result:
+    async def costs(self, first: date, last: date) -> Result:
         """Compare finished days. Raises NotConfigured, StoreUnavailable."""
         if self._admin_key is None:
             raise NotConfigured("OpenAI's costs are not asked for: set OPENAI_ADMIN_KEY, or jobs.openai_admin_key_file")
         openai = OpenAICosts(self._settings.jobs.openai_costs_url, self._admin_key)
         found: list[Finding] = []
         lines = []
-        for day in days:
-            ours, billed = await own_costs(self.database, day), await openai.day(day)
+        for day, billed in (await openai.days(first, last)).items():
+            ours = await own_costs(self.database, day)
             found += compare_costs(day, ours, billed, self._settings.jobs.cost_tolerance_percent)
             own, theirs = sum(cost.amount for cost in ours.values()), sum(billed.values())
             lines.append(f"{day.isoformat()}: ours ${display_usd(own)}, OpenAI's ${theirs:f}.")

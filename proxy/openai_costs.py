@@ -1,7 +1,7 @@
 """OpenAI's organization costs (GET /v1/organization/costs), read with an admin key that is never logged."""
 
 from collections import defaultdict
-from datetime import date
+from datetime import date, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -9,12 +9,13 @@ import httpx
 import msgspec
 
 from billing.errors import StoreUnavailable
-from billing.finance import span
+from billing.finance import day_of, span
 from config.settings import Secret
 
 OPENAI = "https://api.openai.com/v1/organization/costs"
 TIMEOUT_SECONDS = 30.0
 MOST_PAGES = 1_000
+DAYS_A_PAGE = 7
 CURRENCY = "usd"
 
 
@@ -48,30 +49,35 @@ class Page(msgspec.Struct):
 
 
 class OpenAICosts:
-    """Asks for a day's costs by line item."""
+    """Asks for days' costs by line item."""
 
-    def __init__(self, url: str, key: Secret, transport: httpx.AsyncBaseTransport | None = None) -> None:
+    def __init__(self, url: str, key: Secret) -> None:
         """`url` "": OpenAI's own."""
-        self._url = url or OPENAI
-        self._key = key
-        self._transport = transport
+        self._url, self._key = url or OPENAI, key
 
-    async def day(self, day: date) -> dict[str, Decimal]:
-        """Line item → USD. Raises StoreUnavailable when OpenAI does not say."""
-        start, end = (milliseconds // 1_000 for milliseconds in span(day))
-        query: dict[str, Any] = {"start_time": start, "end_time": end, "bucket_width": "1d", "group_by": ["line_item"], "limit": 31}
-        found: defaultdict[str, Decimal] = defaultdict(Decimal)
+    async def days(self, first: date, last: date) -> dict[date, dict[str, Decimal]]:
+        """Day → line item → USD, for every day of the span. Raises StoreUnavailable when OpenAI does not say."""
+        start, end = span(first)[0] // 1_000, span(last)[1] // 1_000
+        query: dict[str, Any] = {
+            "start_time": start,
+            "end_time": end,
+            "bucket_width": "1d",
+            "group_by": ["line_item"],
+            "limit": DAYS_A_PAGE,
+        }
+        found: dict[date, defaultdict[str, Decimal]] = {
+            first + timedelta(days=number): defaultdict(Decimal) for number in range((last - first).days + 1)
+        }
         headers = {"Authorization": f"Bearer {self._key.reveal()}"}
-        async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT_SECONDS, transport=self._transport) as client:
+        async with httpx.AsyncClient(headers=headers, timeout=TIMEOUT_SECONDS) as client:
             for _ in range(MOST_PAGES):
                 page = await self._page(client, query)
                 for bucket in page.data:
-                    for line in bucket.results if bucket.start_time == start else ():
-                        if line.amount.currency.lower() != CURRENCY:
-                            raise StoreUnavailable("openai", f"costs are in {line.amount.currency[:10]!r}, not in USD")
-                        found[line.line_item or ""] += line.amount.value
+                    items = found.get(day_of(bucket.start_time * 1_000))
+                    for line in bucket.results if items is not None else ():
+                        items[line.line_item or ""] += _usd(line)  # type: ignore[index]
                 if not page.has_more or not page.next_page:
-                    return dict(found)
+                    return {day: dict(items) for day, items in found.items()}
                 query["page"] = page.next_page
         raise StoreUnavailable("openai", "the list of costs does not end")
 
@@ -87,3 +93,9 @@ class OpenAICosts:
             return msgspec.json.decode(answer.content, type=Page, strict=False)
         except msgspec.DecodeError as error:
             raise StoreUnavailable("openai", f"costs cannot be understood ({error})") from None
+
+
+def _usd(line: Line) -> Decimal:
+    if line.amount.currency.lower() != CURRENCY:
+        raise StoreUnavailable("openai", f"costs are in {line.amount.currency[:10]!r}, not in USD")
+    return line.amount.value
