@@ -74,11 +74,6 @@ class Metrics:
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
         self._register_operations(registry)
-        self.margin_daily = Gauge("finance_margin_daily_usd", "Today's margin", registry=registry, multiprocess_mode="livemax")
-        self.liability = Gauge("finance_liability_credits_usd", "What customers hold", registry=registry, multiprocess_mode="livemax")
-        self.reconciliation_mismatch = Gauge(
-            "tollkeeper_reconciliation_mismatch_credits", "Credits in dispute", registry=registry, multiprocess_mode="livemax"
-        )
         self._register_objectives(registry)
         self.upstream_connections = Gauge(
             "tollkeeper_upstream_connections", "Connections to OpenAI", ["state"], registry=registry, multiprocess_mode="livesum"
@@ -119,9 +114,6 @@ class Metrics:
         for slo in ("deduction", "purchase"):
             for result in ("good", "bad"):
                 self.objective.labels(slo, result)  # there from the start, so that a rate over them is never empty
-
-    def job_done(self, name: str, findings: int | None, seconds: float) -> None:
-        """Note a run of a job."""
 
     def side_answer(self, path: str, status: int) -> None:
         """Note an answer of the side API: buying and crediting have an objective."""
