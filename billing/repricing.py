@@ -3,6 +3,7 @@
 Some rows do not hold all that their price came from. They are passed over, and the report says how many and why:
 
     bounded        its process died: it was charged its checkpoint, whose counts are upper bounds and not usage
+    rest           what was still due after such a checkpoint: the difference of two prices, of which the row has one
     other models   a hosted tool ran another model, whose counts are in no row
     cached media   how much of the cached input was sound or pictures is in no row, and they have prices of their own
     tool price     a tool was called and its price was set apart from its rate card
@@ -18,9 +19,10 @@ import msgspec
 from billing.errors import InvariantBroken
 from billing.money import round_up
 from billing.pricing import PER_UNIT, SCALE, Card, card_of, exact_rate, scaled_cost
+from billing.record import REST_SUFFIX
 from billing.usage import Usage
 
-Excluded = Literal["bounded", "other models", "cached media", "tool price"]
+Excluded = Literal["bounded", "rest", "other models", "cached media", "tool price"]
 NO_RATES = msgspec.Raw(b"{}")
 
 
@@ -34,6 +36,8 @@ def reprice(row: Mapping[str, Any], tools: Mapping[str, str]) -> Priced | Exclud
     """Price a row of `usage` again; `tools`: its rate card's prices per call. Raises InvariantBroken when its rates cannot be read."""
     if row["usage_source"] == "bounded":
         return "bounded"
+    if row["charge_id"].endswith(REST_SUFFIX):
+        return "rest"
     rates = _rates_of(row)
     if "more" in rates:
         return "other models"

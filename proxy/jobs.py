@@ -33,6 +33,7 @@ RECENT_DAYS = 2
 """Of Stripe's record, at every reconciliation; the job `stripe` reads 30."""
 MOST_COST_DAYS = 31
 SHOWN = 20
+MOST_MODELS = 50
 
 
 class NotConfigured(BillingError):
@@ -77,7 +78,7 @@ class JobBook:
     async def _finance(self, since: int) -> Result:
         now = now_ms()
         rolled = await self.finance.roll_up(now)
-        self._publish(rolled)
+        await self._publish(rolled)
         # also what an earlier run closed that was killed before it could report
         kept = [day for day in await self.finance.days(MOST_COST_DAYS) if since < _closes_at(day) <= now]
         closed = {day.day: day for day in (*kept, *rolled.closed)}
@@ -94,10 +95,14 @@ class JobBook:
         found = below_target(finished, self._settings.jobs.margin_target_percent)
         return Result(found, "\n".join([f"{len(rolled.days)} days computed.", *_shown(found)])), rolled
 
-    def _publish(self, rolled: RolledUp) -> None:
+    async def _publish(self, rolled: RolledUp) -> None:
         today = rolled.days[0]
-        self._metrics.margin_daily.set(display_usd(today.margin))
-        self._metrics.liability.set(display_usd(today.liability))
+        self._metrics.finance_today(
+            purchased=today.purchased, deducted=today.deducted, cost=today.cost, loss=today.loss, liability=today.liability
+        )
+        models = await self.finance.top_models(span(date.fromisoformat(today.day))[0], MOST_MODELS)
+        self._metrics.models_today({model.model: model.cost for model in models})
+        self._metrics.margin_target.set(self._settings.jobs.margin_target_percent / 100)
 
     # -- reconcile --------------------------------------------------------------------------------
 

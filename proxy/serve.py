@@ -28,9 +28,10 @@ from prometheus_client import CollectorRegistry
 
 from billing.balances.redis import RedisBalances
 from billing.database import Database
+from billing.jobs import Store
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
-from proxy.app import Application, background, jobs_of, live_settings, make_store
+from proxy.app import Application, background, jobs_of, live_settings, make_store, publish_store
 from proxy.edge import Group, groups_by_port
 from proxy.jobs import JobBook, store_reader
 from proxy.metrics import Metrics
@@ -118,9 +119,9 @@ def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
         live = live_settings(settings, config_path, database, metrics, apply)
         await live.begin()
         book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
-        jobs = jobs_of(settings, store, ledger, [*money.steps(), *book.schedule.steps()])
+        jobs = jobs_of(settings, store, ledger, metrics, [*money.steps(), *book.schedule.steps()])
         jobs.start()
-        async with background(live.follow()), background(_publish(metrics)):
+        async with background(live.follow()), background(_publish(metrics, store)):
             await stop.wait()
         await jobs.stop()
         await book.close()
@@ -133,10 +134,11 @@ def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
     return 0
 
 
-async def _publish(metrics: Metrics) -> None:
+async def _publish(metrics: Metrics, store: Store) -> None:
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)
         metrics.publish()
+        publish_store(metrics, store)
 
 
 class Listeners(NamedTuple):
