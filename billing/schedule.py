@@ -138,6 +138,7 @@ class Scheduler:
             try:
                 result = await run(await self._runs.completed_at(name))
                 await self._runs.keep(kept_as or name, started, result.findings, result.report)
+                await self._fulfilled(name, started)
             except BillingError as error:
                 await self._runs.keep_failure(kept_as or name, started, str(error))
                 raise
@@ -156,6 +157,13 @@ class Scheduler:
             insert = dialect.insert(job_leases).values(job=name, owner="", until_ms=0, **wanted)
             await connection.execute(insert.on_conflict_do_update(index_elements=["job"], set_=wanted))
             await note_by(connection, who, Change("job.run", name, None, {"requested": True}, reason))
+
+    async def _fulfilled(self, name: str, started: int) -> None:
+        """Forget requests from before a run that came to its end; one that came later asks for another."""
+        asked = (job_leases.c.job == name, job_leases.c.requested_at <= started)
+        async with self._db.write() as connection:
+            await connection.execute(update(job_leases).where(*asked).values(requested_at=None))
+        self._looked_at = 0.0
 
     async def status(self) -> list[Status]:
         """Every job, by name."""
@@ -207,7 +215,7 @@ class Scheduler:
                 await self._release(name)
 
     async def _take(self, name: str, *, first: bool) -> bool:
-        """Take the lease (a request for a run is fulfilled by it), or prolong ours."""
+        """Take the lease, or prolong ours."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             clock = await self._clock(connection)
@@ -215,7 +223,6 @@ class Scheduler:
             if not first:
                 ours = update(job_leases).where(job_leases.c.job == name, job_leases.c.owner == self._owner, job_leases.c.until_ms > clock)
                 return (await connection.execute(ours.values(values))).rowcount == 1
-            values["requested_at"] = None
             insert = dialect.insert(job_leases).values(job=name, **values)
             free = insert.on_conflict_do_update(index_elements=["job"], set_=values, where=job_leases.c.until_ms <= clock)
             return (await connection.execute(free.returning(job_leases.c.job))).first() is not None
