@@ -27,8 +27,8 @@ from billing.runs import Runs
 
 log = logging.getLogger("tollkeeper.jobs")
 
-LEASE_MS = 9_000
-RENEW_SECONDS = 3.0
+LEASE_MS = 6_000
+RENEW_SECONDS = 1.5
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 60.0
 SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
