@@ -23,16 +23,20 @@ OUR_FAULT_STATES = ("22", "23", "42", "P0")
 class Database:
     """An engine and its manners: bounded waits, write transactions that take their lock at once."""
 
-    def __init__(self, url: str, pool_size: int, timeout_seconds: int | float) -> None:
-        """`timeout_seconds` bounds connecting, one statement, and waiting for a lock or a pooled connection."""
+    def __init__(self, url: str, pool_size: int, timeout_seconds: int | float, statement_seconds: int | float | None = None) -> None:
+        """`timeout_seconds` bounds connecting, one statement, and waiting for a lock or a pooled connection.
+
+        `statement_seconds` is another bound for one statement, for jobs that read whole tables.
+        """
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
             self.engine = _sqlite(self.url, timeout_seconds, transactions=True)
             self.reader = _sqlite(self.url, timeout_seconds, transactions=False)
         else:
-            self.engine = _postgresql(self.url, pool_size, timeout_seconds)
-            self.reader = _postgresql(self.url, pool_size, timeout_seconds, isolation_level="AUTOCOMMIT")
+            statement = timeout_seconds if statement_seconds is None else statement_seconds
+            self.engine = _postgresql(self.url, pool_size, timeout_seconds, statement)
+            self.reader = _postgresql(self.url, pool_size, timeout_seconds, statement, isolation_level="AUTOCOMMIT")
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
@@ -79,7 +83,7 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
     return engine
 
 
-def _postgresql(url: URL, pool_size: int, timeout_seconds: int | float, **options: str) -> AsyncEngine:
+def _postgresql(url: URL, pool_size: int, timeout_seconds: int | float, statement_seconds: int | float, **options: str) -> AsyncEngine:
     return create_async_engine(
         url,
         pool_size=pool_size,
@@ -87,7 +91,7 @@ def _postgresql(url: URL, pool_size: int, timeout_seconds: int | float, **option
         pool_timeout=timeout_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"timeout": timeout_seconds, "command_timeout": timeout_seconds},
+        connect_args={"timeout": timeout_seconds, "command_timeout": statement_seconds},
         **options,
     )
 

@@ -3,17 +3,24 @@
 The margin here is the runbook's: deductions less the cost of the usage they paid for. Revenue recognition is billing/books.py.
 """
 
+from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import case, func, select
+from sqlalchemy import case, false, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.database import Database, now_ms
+from billing.database import Database
+from billing.findings import Finding
 from billing.ops_tables import finance_daily
-from billing.tables import balances, transfers, usage
+from billing.posting import CUSTOMER
+from billing.tables import balances, transfers, usage, usage_daily
 
 DAY_MS = 86_400_000
+CLOSE_AFTER_MS = 3_600_000
+MOST_DAYS = 400
+DAYS_AT_ONCE = 10
+"""Of days that nobody computed in time; the next run takes the next ones."""
 PURCHASES = ("purchase", "purchase_bonus")
 
 
@@ -32,6 +39,13 @@ class Figures(NamedTuple):
     def margin(self) -> int:
         """Deductions less the cost of what they paid for."""
         return self.deducted - self.cost
+
+
+class RolledUp(NamedTuple):
+    """The days that a roll-up computed, newest first, and those of them that were final by then."""
+
+    days: list[Figures]
+    closed: list[Figures]
 
 
 class ModelFigures(NamedTuple):
@@ -57,31 +71,45 @@ class Finance:
         start, end = span(day)
         within = (transfers.c.created_at >= start, transfers.c.created_at < end)
         by_kind = select(transfers.c.kind, func.sum(transfers.c.amount_millicredits)).where(*within).group_by(transfers.c.kind)
-        number = select(func.count()).select_from(usage).where(usage.c.created_at >= start, usage.c.created_at < end)
+        detail = select(func.count()).select_from(usage).where(usage.c.created_at >= start, usage.c.created_at < end)
+        sums = select(func.coalesce(func.sum(usage_daily.c.requests), 0)).where(usage_daily.c.asked_day == start // DAY_MS)
         async with self._db.read() as connection:
             kinds = {row[0]: int(row[1]) for row in await connection.execute(by_kind)}
-            requests = int((await connection.execute(number)).scalar_one())
-        purchased = sum(kinds.get(kind, 0) for kind in PURCHASES)
-        liability = await self.liability()
+            requests = sum(int(number) for number in (await connection.execute(union_all(detail, sums))).scalars())
         return Figures(
             day.isoformat(),
-            purchased,
+            sum(kinds.get(kind, 0) for kind in PURCHASES),
             kinds.get("usage", 0),
             kinds.get("usage_cost", 0),
             kinds.get("platform_loss", 0),
-            liability,
+            await self.liability(end),
             requests,
         )
 
-    async def liability(self) -> int:
-        """What customers hold now: the sum of balances above zero."""
-        held = func.sum(case((balances.c.posted_millicredits > 0, balances.c.posted_millicredits), else_=0))
+    async def liability(self, at_ms: int | None = None) -> int:
+        """What customers held at a time (None: now): the sum of balances above zero, later transfers taken back."""
+        customers = transfers.c.credit_account.startswith(CUSTOMER), transfers.c.debit_account.startswith(CUSTOMER)
+        late = transfers.c.created_at >= at_ms if at_ms is not None else false()
+        amount = func.sum(transfers.c.amount_millicredits)
+        raised = select(transfers.c.credit_account.label("name"), amount.label("moved")).where(late, customers[0])
+        lowered = select(transfers.c.debit_account, -amount).where(late, customers[1])
+        sides = union_all(raised.group_by(transfers.c.credit_account), lowered.group_by(transfers.c.debit_account)).subquery()
+        later = select(sides.c.name, func.sum(sides.c.moved).label("moved")).group_by(sides.c.name).subquery()
+        then = balances.c.posted_millicredits - func.coalesce(later.c.moved, 0)
+        joined = balances.outerjoin(later, later.c.name == literal(CUSTOMER) + balances.c.account_id)
+        query = select(func.coalesce(func.sum(case((then > 0, then), else_=0)), 0)).select_from(joined)
         async with self._db.read() as connection:
-            return int((await connection.execute(select(func.coalesce(held, 0)))).scalar_one())
+            return int((await connection.execute(query)).scalar_one())
 
-    async def roll_up(self, today: date, days: int = 2) -> list[Figures]:
-        """Compute and keep the last days, today among them. A finished day keeps the liability it ended with."""
-        found = [await self.compute(today - timedelta(days=back)) for back in range(days)]
+    async def roll_up(self, now: int, days: int | None = None) -> RolledUp:
+        """Compute and keep today and every day that is not closed, or so many days. Times are Unix milliseconds.
+
+        A day is closed when it was computed an hour after its end: nothing is booked on it any more.
+        """
+        today = day_of(now)
+        wanted = await self._open_days(now) if days is None else [today - timedelta(days=back) for back in range(days)]
+        found = [await self.compute(day) for day in wanted]
+        closed = [figures for day, figures in zip(wanted, found, strict=True) if now >= span(day)[1] + CLOSE_AFTER_MS]
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             for figures in found:
@@ -90,14 +118,27 @@ class Finance:
                     "deducted_millicredits": figures.deducted,
                     "cost_millicredits": figures.cost,
                     "loss_millicredits": figures.loss,
+                    "liability_millicredits": figures.liability,
                     "requests": figures.requests,
-                    "updated_at": now_ms(),
+                    "updated_at": now,
                 }
-                statement = dialect.insert(finance_daily).values(day=figures.day, liability_millicredits=figures.liability, **values)
-                if figures.day == today.isoformat():
-                    values["liability_millicredits"] = figures.liability
+                statement = dialect.insert(finance_daily).values(day=figures.day, **values)
                 await connection.execute(statement.on_conflict_do_update(index_elements=["day"], set_=values))
-        return found
+        return RolledUp(found, closed)
+
+    async def _open_days(self, now: int) -> list[date]:
+        """Today and the days before it that were never computed after they had ended, newest first."""
+        today = day_of(now)
+        query = select(finance_daily.c.day, finance_daily.c.updated_at).order_by(finance_daily.c.day.desc()).limit(MOST_DAYS)
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).all()
+            first = (await connection.execute(select(func.min(transfers.c.created_at)))).scalar_one()
+        if first is None:
+            return [today]
+        closed = {row[0] for row in rows if row[1] >= span(date.fromisoformat(row[0]))[1] + CLOSE_AFTER_MS}
+        age = min((today - day_of(first)).days, MOST_DAYS - 1)
+        past = [today - timedelta(days=back) for back in range(1, age + 1)]
+        return [today, *(day for day in past if day.isoformat() not in closed)][:DAYS_AT_ONCE]
 
     async def days(self, limit: int) -> list[Figures]:
         """The days that were rolled up, newest first."""
@@ -129,6 +170,16 @@ class Finance:
         )
         async with self._db.read() as connection:
             return [ModelFigures(row[0], *(int(value) for value in row[1:])) for row in await connection.execute(query)]
+
+
+def below_target(days: Iterable[Figures], target_percent: int) -> list[Finding]:
+    """Days whose margin was below so many per cent of deductions. Expected is the margin that would have done."""
+    found = []
+    for figures in days:
+        wanted = -(-figures.deducted * target_percent // 100)  # rounded up; a negative target plans for a loss
+        if figures.margin < wanted:
+            found.append(Finding("margin of a day below target", figures.day, wanted, figures.margin, 0))
+    return found
 
 
 def span(day: date) -> tuple[int, int]:

@@ -1,10 +1,10 @@
 """The SQL ledger: posting batches of charges, moving admins' money, and reading all of it back."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, String, Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, String, Table, and_, bindparam, func, insert, or_, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -16,9 +16,10 @@ from billing.holds import Entry
 from billing.money import Millicredits, millicredits
 from billing.posting import Posting, charge_postings, customer, effect_on, grant_posting
 from billing.record import UsageRecord, decode_record
-from billing.tables import balances, buckets, outbox, transfers, usage
+from billing.tables import balances, buckets, outbox, transfers, usage, usage_daily
 
 ID_BATCH = 500
+DAY_MS = 86_400_000
 TEXT_LENGTHS = {column.name: column.type.length or 1 << 30 for column in usage.c if isinstance(column.type, String)}
 """Text column of a usage row → characters it takes."""
 COUNTS = tuple(column.name for column in usage.c if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits"))
@@ -104,11 +105,23 @@ class Ledger:
     async def _book(self, connection: AsyncConnection, entries: Sequence[Entry]) -> int:
         charges = {record.charge_id: (entry, record) for entry in entries for record in (decode_record(entry.record),)}
         # in sorted order, as the accounts below: two flushers with overlapping batches wait for each other, never crosswise
+        for charge_id in await self._dropped(connection, charges):
+            del charges[charge_id]
         rows = [_usage_row(*charges[charge_id]) for charge_id in sorted(charges)]
-        new = await self._insert_new(connection, usage, rows, usage.c.charge_id)
+        new = await self._insert_new(connection, usage, rows, usage.c.charge_id) if rows else []
         postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
         await _post(connection, postings)
         return len(new)
+
+    async def _dropped(self, connection: AsyncConnection, charges: Mapping[str, tuple[Entry, UsageRecord]]) -> list[str]:
+        """Of charges so old that retention may have dropped their rows: those that were booked."""
+        latest = now_ms() - DAY_MS
+        old = sorted(charge_id for charge_id, (_, record) in charges.items() if record.created_at < latest)
+        if not old:
+            return []
+        kinds = ("usage", "usage_cost", "platform_loss")
+        query = select(transfers.c.reference_id).where(transfers.c.kind.in_(kinds), transfers.c.reference_id.in_(old)).distinct()
+        return list((await connection.execute(query)).scalars())
 
     async def grant(
         self,
@@ -192,11 +205,16 @@ class Ledger:
 
     async def key_spent(self, key_id: str, since_ms: int) -> Millicredits:
         """What a key was charged since a time."""
-        query = select(func.coalesce(func.sum(usage.c.charged_millicredits), 0)).where(
+        detail = select(func.coalesce(func.sum(usage.c.charged_millicredits), 0)).where(
             usage.c.key_id == key_id, usage.c.created_at >= since_ms
         )
+        # periods begin with a day, so the sums of dropped rows are wholly inside or outside
+        sums = select(func.coalesce(func.sum(usage_daily.c.charged_millicredits), 0)).where(
+            usage_daily.c.key_id == key_id, usage_daily.c.asked_day >= -(-since_ms // DAY_MS)
+        )
         async with self._db.read() as connection:
-            return millicredits(int((await connection.execute(query)).scalar_one()))
+            parts = (await connection.execute(union_all(detail, sums))).scalars()
+            return millicredits(sum(int(part) for part in parts))
 
     async def outbox_pending(self, limit: int) -> list[OutboxRow]:
         """Rows not yet applied to the balance store, oldest first."""

@@ -76,6 +76,16 @@ job_runs = Table(
     Index("ix_job_runs_job", "job", "id"),
 )
 
+job_leases = Table(
+    "job_leases",
+    metadata,
+    Column("job", String(40), primary_key=True),
+    Column("owner", String(80), nullable=False),
+    Column("until_ms", BigInteger, nullable=False),
+    Column("requested_at", BigInteger),
+)
+"""Who runs a job now (until when, by the database's clock), and since when somebody wants it run out of turn."""
+
 findings = Table(
     "findings",
     metadata,

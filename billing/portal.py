@@ -2,14 +2,15 @@
 
 import hashlib
 import secrets
+from collections import defaultdict
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, insert, select, update
+from sqlalchemy import delete, func, insert, select, union_all, update
 
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound
 from billing.portal_tables import portal_tokens
-from billing.tables import accounts, usage
+from billing.tables import accounts, usage, usage_daily
 
 LINK_MS = 10 * 60 * 1_000
 SESSION_MS = 12 * 3_600 * 1_000
@@ -82,15 +83,22 @@ class Portal:
 
     async def spend(self, account_id: str, since_day: int) -> list[DaySpend]:
         """What was charged by day and model since a day, oldest first."""
-        day = (usage.c.created_at // DAY_MS).label("day")
-        query = (
+        day, kept = (usage.c.created_at // DAY_MS).label("day"), usage_daily.c
+        detail = (
             select(day, usage.c.model, func.sum(usage.c.charged_millicredits))
             .where(usage.c.account_id == account_id, usage.c.created_at >= since_day * DAY_MS)
             .group_by(day, usage.c.model)
-            .order_by(day, usage.c.model)
         )
+        sums = (
+            select(kept.asked_day, kept.model, func.sum(kept.charged_millicredits))
+            .where(kept.account_id == account_id, kept.asked_day >= since_day)
+            .group_by(kept.asked_day, kept.model)
+        )
+        found: defaultdict[tuple[int, str], int] = defaultdict(int)
         async with self._db.read() as connection:
-            return [DaySpend(int(row[0]), row[1], int(row[2])) for row in await connection.execute(query)]
+            for number, model, amount in await connection.execute(union_all(detail, sums)):
+                found[int(number), model] += int(amount)
+        return [DaySpend(number, model, found[number, model]) for number, model in sorted(found)]
 
     async def _make(self, account_id: str, kind: str, lifetime_ms: int) -> tuple[str, int]:
         token, now = secrets.token_urlsafe(32), now_ms()

@@ -226,7 +226,7 @@ class PriceBook:
         return Charge(due, cost, card.tier, rates)
 
     def _cost(self, card: Card, usage: Usage) -> int:
-        scaled = _scaled_cost(card, usage)
+        scaled = scaled_cost(card, usage)
         for name, number in usage.calls:
             scaled += self._call(name) * number
         return scaled
@@ -236,7 +236,7 @@ class PriceBook:
         if explicit is None:
             return cost * model.markup
         calls = sum(self._call(name) * number for name, number in usage.calls)
-        return _scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
+        return scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
 
     def _most(self, card: Card, bounds: Bounds) -> int:
         return _scaled_ceiling(card, bounds) + sum(self._call(name) * number for name, number in bounds.calls)
@@ -285,13 +285,6 @@ class PriceBook:
         return tiers
 
     def _card(self, tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], sold: Mapping[str, Any]) -> Card:
-        exact = {part: exact_rate(price, SCALE) for part, price in rates.items()}
-        base = exact.get("input", 0)
-        image_output = exact.get("image_output", exact.get("output", 0))
-        output = exact.get("output", image_output)
-        audio = exact.get("audio_input", base)
-        image = exact.get("image_input", base)
-        cached = exact.get("cached_input", base)
         snapshot = {
             "rateCardId": self.catalogue_id,
             "tier": tier,
@@ -300,28 +293,40 @@ class PriceBook:
             "usdPerUnit": dict(units),
             **sold,
         }
-        second = exact_rate(units.get("per_second", "0"), PER_UNIT)
-        if second % 1_000:
-            raise InvariantBroken(f"the price of a second {units['per_second']!r} has more than 15 decimals")
-        return Card(
-            tier=tier,
-            context=context,
-            input=base,
-            cached_input=cached,
-            cache_write_30m=exact.get("cache_write_30m", _times(base, CACHE_WRITE_30M_FACTOR)),
-            cache_write_12h=exact.get("cache_write_12h", _times(base, CACHE_WRITE_12H_FACTOR)),
-            output=output,
-            audio_input=audio,
-            cached_audio_input=exact.get("cached_audio_input", audio),
-            audio_output=exact.get("audio_output", output),
-            image_input=image,
-            cached_image_input=exact.get("cached_image_input", image),
-            image_output=image_output,
-            web_search=exact_rate(units.get("web_search", "0"), PER_UNIT),
-            millisecond=second // 1_000,
-            character=exact_rate(units.get("per_character", "0"), PER_UNIT),
-            snapshot=msgspec.Raw(msgspec.json.encode(snapshot)),
-        )
+        return card_of(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
+
+
+def card_of(tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], snapshot: msgspec.Raw) -> Card:
+    """The card of decimal prices: USD per million tokens by part, and per unit. Raises InvariantBroken when one cannot be exact."""
+    exact = {part: exact_rate(price, SCALE) for part, price in rates.items()}
+    base = exact.get("input", 0)
+    image_output = exact.get("image_output", exact.get("output", 0))
+    output = exact.get("output", image_output)
+    audio = exact.get("audio_input", base)
+    image = exact.get("image_input", base)
+    cached = exact.get("cached_input", base)
+    second = exact_rate(units.get("per_second", "0"), PER_UNIT)
+    if second % 1_000:
+        raise InvariantBroken(f"the price of a second {units['per_second']!r} has more than 15 decimals")
+    return Card(
+        tier=tier,
+        context=context,
+        input=base,
+        cached_input=cached,
+        cache_write_30m=exact.get("cache_write_30m", _times(base, CACHE_WRITE_30M_FACTOR)),
+        cache_write_12h=exact.get("cache_write_12h", _times(base, CACHE_WRITE_12H_FACTOR)),
+        output=output,
+        audio_input=audio,
+        cached_audio_input=exact.get("cached_audio_input", audio),
+        audio_output=exact.get("audio_output", output),
+        image_input=image,
+        cached_image_input=exact.get("cached_image_input", image),
+        image_output=image_output,
+        web_search=exact_rate(units.get("web_search", "0"), PER_UNIT),
+        millisecond=second // 1_000,
+        character=exact_rate(units.get("per_character", "0"), PER_UNIT),
+        snapshot=snapshot,
+    )
 
 
 def is_priced(row: Mapping[str, Any]) -> bool:
@@ -364,8 +369,8 @@ def _scaled_ceiling(card: Card, bounds: Bounds) -> int:
     )
 
 
-def _scaled_cost(card: Card, usage: Usage) -> int:
-    """Σ tokens × rate; audio and image are taken out of the text only where they are priced apart."""
+def scaled_cost(card: Card, usage: Usage) -> int:
+    """Σ tokens × rate in 10**-15 millicredits; audio and image are taken out of the text only where they are priced apart."""
     audio = usage.audio_input_tokens if card.audio_input != card.input else 0
     cached_audio = usage.cached_audio_tokens if audio else 0
     image = usage.image_input_tokens if card.image_input != card.input else 0

@@ -4,18 +4,20 @@ Everything counts on the day on which the ledger booked it, so that opening + mo
 """
 
 import re
+from collections import defaultdict
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, or_, select
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.books import DAY_MS
 from billing.database import Database
 from billing.money_tables import purchases
 from billing.posting import customer
-from billing.tables import accounts, transfers, usage
+from billing.tables import accounts, transfers, usage, usage_daily
 
+UNKNOWN = "unknown"
 MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 
 
@@ -92,7 +94,7 @@ class Statements:
                 (row["kind"], row["created_at"], row["reference_id"], row["reason"], _effect(row["credit_account"] == who, row))
                 for row in rows
             ]
-            used = await self._usage(connection, within)
+            used = await self._usage(connection, account_id, within, (start, end))
             bought = await self._purchases(connection, account_id, [row[2] for row in moved if row[0] == "purchase"])
         entries = [
             StatementEntry(at, kind, reference, reason, amount)
@@ -104,27 +106,42 @@ class Statements:
         return Statement(account_id, name, month, opening, closing, bought, entries, used, total)
 
     @staticmethod
-    async def _usage(connection: AsyncConnection, within: ColumnElement[bool]) -> list[StatementUsage]:
+    async def _usage(
+        connection: AsyncConnection, account_id: str, within: ColumnElement[bool], bounds: tuple[int, int]
+    ) -> list[StatementUsage]:
+        """By day of booking and model: from usage rows, and from the sums of those that retention has dropped."""
         day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
-        query = (
+        detail = (
             select(
-                day,
-                usage.c.model,
-                func.count(),
-                func.sum(usage.c.input_tokens),
-                func.sum(usage.c.output_tokens),
-                func.sum(transfers.c.amount_millicredits),
+                day.label("day"),
+                usage.c.model.label("model"),
+                func.count().label("requests"),
+                func.sum(usage.c.input_tokens).label("tokens_in"),
+                func.sum(usage.c.output_tokens).label("tokens_out"),
+                func.sum(transfers.c.amount_millicredits).label("amount"),
             )
             .select_from(transfers.outerjoin(usage, usage.c.charge_id == transfers.c.reference_id))
             .where(within, transfers.c.kind == "usage")
             .group_by(day, usage.c.model)
-            .order_by(day, usage.c.model)
         )
-        rows = await connection.execute(query)
-        return [
-            StatementUsage(_day(int(row[0])), row[1] or "unknown", int(row[2]), int(row[3] or 0), int(row[4] or 0), int(row[5]))
-            for row in rows
-        ]
+        kept = usage_daily.c
+        sums = (
+            select(
+                kept.booked_day,
+                kept.model,
+                func.sum(kept.requests),
+                func.sum(kept.input_tokens),
+                func.sum(kept.output_tokens),
+                func.sum(kept.charged_millicredits),
+            )
+            .where(
+                kept.account_id == account_id, kept.charged, kept.booked_day >= bounds[0] // DAY_MS, kept.booked_day < bounds[1] // DAY_MS
+            )
+            .group_by(kept.booked_day, kept.model)
+        )
+        # one statement is one snapshot: a charge is in its row or in a sum, never in both
+        columns = [detail.add_columns(literal(0)), sums.add_columns(literal(1))]
+        return _by_day_and_model([tuple(row) for row in await connection.execute(union_all(*columns))])
 
     @staticmethod
     async def _purchases(connection: AsyncConnection, account_id: str, wanted: list[str]) -> list[StatementPurchase]:
@@ -156,6 +173,20 @@ def month_bounds(month: str) -> tuple[int, int]:
     year, number = int(found[1]), int(found[2])
     following = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
     return int(datetime(year, number, 1, tzinfo=UTC).timestamp()) * 1_000, int(following.timestamp()) * 1_000
+
+
+def _by_day_and_model(rows: list[tuple[Any, ...]]) -> list[StatementUsage]:
+    """(day, model or None, requests, tokens in, tokens out, millicredits, whether it is a sum) → the statement's lines, in order.
+
+    Charges without a usage row are those that were summed up, and what is left of them then is nobody's.
+    """
+    lines: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for day, model, *numbers, summed in rows:
+        for place, number in enumerate(numbers):
+            lines[int(day), model or UNKNOWN][place] += int(number or 0)
+            if summed:  # its transfer was counted among those without a row
+                lines[int(day), UNKNOWN][place] -= int(number) if place in (0, 3) else 0
+    return [StatementUsage(_day(day), model, *lines[day, model]) for day, model in sorted(lines) if any(lines[day, model])]
 
 
 def _effect(credited: bool, row: RowMapping) -> int:

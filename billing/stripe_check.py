@@ -12,13 +12,14 @@ from sqlalchemy import select, text
 
 from billing.claims import Claim, Parts, Whole, allocate
 from billing.database import Database, now_ms
+from billing.findings import Finding
 from billing.money_tables import claims, purchases
 from billing.posting import CUSTOMER
 from billing.purchases import MILLICREDITS_PER_CENT
-from billing.reconcile import Finding
 from billing.stripe_gateway import StripeGateway
 from billing.stripe_objects import OWN_ID, Dispute, Refund
 
+CENTS = MILLICREDITS_PER_CENT
 SETTLING_SECONDS = 300
 """Younger differences are on their way (webhook, worker)."""
 
@@ -103,10 +104,10 @@ async def check_stripe(gateway: StripeGateway, database: Database, days: int) ->
         row = ours.get(purchase_id)
         credited = row["total_cents"] if row is not None and row["state"] == "credited" else 0
         if credited != cents:
-            findings.append(Finding("paid at Stripe vs credited purchase (cents)", purchase_id, cents, credited))
+            findings.append(Finding("paid at Stripe vs credited purchase (cents)", purchase_id, cents, credited, CENTS))
     for purchase_id, row in sorted(ours.items()):
         if row["state"] == "credited" and purchase_id not in paid and row["credited_at"] < settled * 1_000:
-            findings.append(Finding("credited purchase vs paid at Stripe (cents)", purchase_id, 0, row["total_cents"]))
+            findings.append(Finding("credited purchase vs paid at Stripe (cents)", purchase_id, 0, row["total_cents"], CENTS))
     known = {row["payment_intent_id"] for row in ours.values()}
     return findings + await _check_claims_at_stripe(gateway, since, settled, known, claimed)
 
@@ -142,4 +143,6 @@ async def _check_claims_at_stripe(
 
 
 def _missing(kind: str, thing: Refund | Dispute, row: Any) -> Finding:
-    return Finding(f"{kind} {thing.status} at Stripe (cents)", thing.id, thing.amount, row["amount_cents"] if row else 0)
+    return Finding(
+        f"{kind} {thing.status} at Stripe (cents)", thing.id, thing.amount, row["amount_cents"] if row else 0, MILLICREDITS_PER_CENT
+    )

@@ -93,14 +93,6 @@ class Sweeper:
             log.error("cannot be settled: %s", line)
         return Swept(notes.events, notes.missed, notes.objects, tuple(notes.fixed), tuple(notes.problems))
 
-    async def due_daily(self, name: str) -> bool:
-        """Whether a daily job is due; the day counts from now on when it is."""
-        now = now_ms() // 1_000
-        if now - await self._mark(name) < DAY_SECONDS:
-            return False
-        await self._set_mark(name, now)
-        return True
-
     async def _never_opened(self, notes: _Notes) -> None:
         """Rows committed before Stripe was asked, and nothing since: did it hear of them? (The process died in between.)"""
         now = now_ms()

@@ -145,6 +145,28 @@ usage = Table(
 )
 """One row a charged request. PostgreSQL partitions it by time; the time is part of the charge, so a repeat conflicts."""
 
+usage_daily = Table(
+    "usage_daily",
+    metadata,
+    Column("account_id", String(40), primary_key=True),
+    Column("booked_day", Integer, primary_key=True),
+    Column("asked_day", Integer, primary_key=True),
+    Column("key_id", String(40), primary_key=True),
+    Column("model", String(120), primary_key=True),
+    Column("billed_model", String(120), primary_key=True),
+    Column("charged", Boolean, primary_key=True),
+    Column("requests", BigInteger, nullable=False),
+    Column("input_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("charged_millicredits", BigInteger, nullable=False),
+    Column("loss_millicredits", BigInteger, nullable=False),
+    Column("cost_millicredits", BigInteger, nullable=False),
+    Index("ix_usage_daily_asked", "asked_day"),
+    Index("ix_usage_daily_key", "key_id", "asked_day"),
+)
+"""What is left of `usage` rows that retention has dropped: sums. Days are whole UTC days since 1970: the one on which the ledger
+booked the charge (of a row that was not charged: on which it was asked for), and the one on which it was asked for."""
+
 outbox = Table(
     "outbox",
     metadata,

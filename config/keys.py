@@ -1,4 +1,4 @@
-"""Stripe's keys and the notices' secret: from the environment or from files, never from proxy.toml."""
+"""Stripe's keys, OpenAI's admin key and the notices' secret: from the environment or from files, never from proxy.toml."""
 
 import os
 import re
@@ -90,6 +90,14 @@ def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
             f"is shorter than {SHORTEST_SERVICE_KEY} characters",
             "use a long random one, such as `openssl rand -hex 32`",
         )
+    return Secret(key) if key else None
+
+
+def openai_admin_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """What OpenAI's costs are asked for with; None when there is none, and then they are not. Raises ConfigError."""
+    key = _secret("OPENAI_ADMIN_KEY", settings.jobs.openai_admin_key_file, "jobs.openai_admin_key_file", environ)
+    if key and not re.fullmatch(r"[\x21-\x7e]+", key):
+        raise ConfigError("environment", "OPENAI_ADMIN_KEY", "has blanks or control characters in it", "paste the key alone")
     return Secret(key) if key else None
 
 

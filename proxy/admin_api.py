@@ -135,6 +135,8 @@ class AdminApi:
             AdminRoute("POST", f"{base}/rates/activate", "rates.write", self._activate),
             AdminRoute("GET", f"{base}/overview", "overview.read", self._overview),
             AdminRoute("GET", f"{base}/reconciliation", "reconciliation.read", self._reconciliation),
+            AdminRoute("GET", f"{base}/jobs", "reconciliation.read", self._jobs),
+            AdminRoute("POST", f"{base}/jobs/{{job}}/run", "jobs.run", self._run_job),
             AdminRoute("GET", f"{base}/webhooks", "webhooks.read", self._webhooks),
             AdminRoute("POST", f"{base}/webhooks/{{event_id}}/replay", "webhooks.replay", self._replay),
             AdminRoute("GET", f"{base}/audit", "audit.read", self._audit),
@@ -266,6 +268,14 @@ class AdminApi:
     async def _reconciliation(self, request: Request, caller: Caller) -> Response:
         del caller
         return json_response(await self.desk.reconciliation(page_limit(request)))
+
+    async def _jobs(self, request: Request, caller: Caller) -> Response:
+        del request, caller
+        return json_response({"data": await self.desk.job_list()})
+
+    async def _run_job(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, Because)
+        return json_response(await self.desk.run_job(caller, request.path_params["job"], asked.reason), 202)
 
     async def _webhooks(self, request: Request, caller: Caller) -> Response:
         del caller

@@ -19,6 +19,7 @@ from billing.money import MoneyError, display_credits, display_usd, millicredits
 from billing.overrides import Overrides, in_force
 from billing.rates import RateCards
 from billing.runs import Runs
+from billing.schedule import Scheduler, Status
 from config.flags import FLAGS, check_flag, flag_named, full_name, value_of, with_flags
 from config.load import ConfigError
 from config.settings import Settings
@@ -45,6 +46,7 @@ class AdminDesk:
     rates: RateCards
     finance: Finance
     runs: Runs
+    jobs: Scheduler
     inbox: Inbox
     audit: AuditLog
     file_settings: Callable[[], Settings]
@@ -210,28 +212,29 @@ class AdminDesk:
         }
 
     async def reconciliation(self, limit: int) -> dict[str, Any]:
-        """The last runs of every job, and what the last reconciliation found."""
-        rows = await self.runs.latest(None, limit)
+        """The last runs of the jobs (clean ones of `finance` left out), and what the last reconciliation found."""
+        rows = await self.runs.notable("finance", limit)
         last = await self.runs.latest("reconcile", 1)
         found = await self.runs.findings_of(last[0]["id"]) if last else []
         return {
-            "runs": [
-                {
-                    "id": str(row["id"]),
-                    "job": row["job"],
-                    "startedAt": iso_time(row["started_at"]),
-                    "finishedAt": iso_time(row["finished_at"]),
-                    "ok": bool(row["ok"]),
-                    "findings": row["findings"],
-                    "report": row["report"],
-                }
-                for row in rows
-            ],
+            "runs": [run_row(row) for row in rows],
             "findings": [
                 {"check": row["check"], "subject": row["subject"], "expected": str(row["expected"]), "found": str(row["found"])}
                 for row in found
             ],
         }
+
+    async def job_list(self) -> list[dict[str, Any]]:
+        """Every job: its schedule, its last run, whether it runs now."""
+        return [job_row(status) for status in await self.jobs.status()]
+
+    async def run_job(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
+        """Have a job run now by the process that runs the jobs. Raises Rejection."""
+        if name not in self.jobs.jobs:
+            names = ", ".join(sorted(self.jobs.jobs))
+            raise not_found(f"There is no such job with this configuration. There are: {names}.", "job_not_found")
+        await self.jobs.request(name, caller.who, checked_reason(reason))
+        return {"job": name, "requested": True}
 
     async def webhooks(self, state: str | None, limit: int) -> dict[str, Any]:
         """The inbox of Stripe's events."""
@@ -299,6 +302,32 @@ def checked_reason(reason: str) -> str:
 def no_account() -> Rejection:
     """404."""
     return not_found("There is no such account.", "account_not_found")
+
+
+def run_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A run of a job."""
+    return {
+        "id": str(row["id"]),
+        "job": row["job"],
+        "startedAt": iso_time(row["started_at"]),
+        "finishedAt": iso_time(row["finished_at"]),
+        "ok": bool(row["ok"]),
+        "findings": row["findings"],
+        "report": row["report"],
+    }
+
+
+def job_row(status: Status) -> dict[str, Any]:
+    """Where a job stands."""
+    return {
+        "job": status.job,
+        "about": status.about,
+        "everySeconds": round(status.every_seconds),
+        "running": status.running,
+        "requested": status.requested,
+        "nextDueAt": iso_time(status.next_due) if status.next_due else None,
+        "lastRun": run_row(status.last) if status.last is not None else None,
+    }
 
 
 def account_row(row: dict[str, Any]) -> dict[str, Any]:

@@ -38,7 +38,7 @@ from billing.objects import Objects
 from billing.overrides import Overrides
 from billing.rates import RateCards
 from billing.record import decode_record
-from config.keys import notices_secret, service_key, stripe_keys
+from config.keys import notices_secret, openai_admin_key, service_key, stripe_keys
 from config.settings import Secret, Settings
 from config.watch import Watcher
 from proxy.account_api import json_response, rejected
@@ -47,6 +47,7 @@ from proxy.background import BackgroundResponses, follow_background
 from proxy.edge import Edge, Group, group_of, not_on_this_port
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
+from proxy.jobs import JobBook, store_reader
 from proxy.live import Apply, LiveSettings
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
@@ -201,8 +202,10 @@ class Application:
         live = live_settings(settings, self._config, database, metrics, swap_in_worker(services, money, rates))
         await live.begin()
         await enter(background(live.follow()))
+        book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
+        self._stack.push_async_callback(book.close)
         if self._with_jobs:
-            jobs = jobs_of(settings, store, ledger, metrics, money.steps())
+            jobs = jobs_of(settings, store, ledger, metrics, [*money.steps(), *book.schedule.steps()])
             jobs.start()
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
@@ -216,7 +219,7 @@ class Application:
                 Route("/healthz", _healthz),
                 Route("/readyz", _readyz_with(health, live)),
                 Route("/metrics", _metrics_with(registry, metrics)),
-                *side_routes(SideParts(services, database, ledger, accounts, admins, money, live, tokens, self._origin())),
+                *side_routes(SideParts(services, database, ledger, accounts, admins, money, live, tokens, self._origin(), book.schedule)),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
@@ -239,6 +242,7 @@ def check_keys(settings: Settings) -> None:
     stripe_keys(settings)
     notices_secret(settings)
     service_key(settings)
+    openai_admin_key(settings)
 
 
 def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:

@@ -1,6 +1,6 @@
 """The `tollkeeper` command. One JSON object on stdout with --json, text for people otherwise.
 
-Exit codes: 0 ok, 1 a finding or a refusal, 2 usage or configuration.
+Exit codes: 0 ok, 1 a finding or a refusal, 2 usage or configuration, 3 a check could not be made.
 """
 
 import argparse
@@ -9,7 +9,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,13 @@ from billing.ledger import Ledger
 from billing.migrate import migrate
 from billing.money import MoneyError, display_credits
 from billing.rates import RateCards
-from billing.reconcile import StoreFigures, reconcile
-from config.keys import notices_secret, stripe_keys
+from config.keys import notices_secret, openai_admin_key, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_accounts, cli_books, cli_money, cli_ops, cli_portal, cli_rates
+from proxy import cli_accounts, cli_books, cli_jobs, cli_money, cli_ops, cli_portal, cli_rates
 from proxy.checks import check_redis, prepare_database
 from proxy.cli_context import Command, Context, Refusal, Result
+from proxy.cli_jobs import store_figures
 from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> int:
     except (AccountNotFound, KeyNotFound) as error:
         kind = "account" if isinstance(error, AccountNotFound) else "API key"
         return _fail(arguments, f"There is no such {kind} (or it is revoked already): {error}", 1)
+    except StoreUnavailable as error:
+        return _fail(arguments, str(error), 3 if arguments.command in cli_jobs.COMMANDS else 1)
     except (BillingError, Refusal) as error:
         return _fail(arguments, str(error), 1)
     except MoneyError as error:
@@ -91,6 +93,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     key = upstream_key(settings)
     stripe_keys(settings)  # complain before anything is opened
     notices_secret(settings)
+    openai_admin_key(settings)
     if arguments.command == CHILD:
         if arguments.role == "jobs":
             return serve.serve_jobs(settings, path)
@@ -159,6 +162,7 @@ async def _check_config(context: Context) -> Result:
     upstream_key(context.settings)
     stripe_keys(context.settings)
     notices_secret(context.settings)
+    openai_admin_key(context.settings)
     if context.settings.redis.url:
         await check_redis(context.settings)
     return {"ok": True}, "The configuration is valid.", 0
@@ -171,15 +175,6 @@ async def _migrate(context: Context) -> Result:
 
 
 # -- the two stores --------------------------------------------------------------------------------------
-
-
-async def _reconcile(context: Context) -> Result:
-    async with _store_figures(context) as figures:
-        findings = await reconcile(context.database, figures)
-    findings += await cli_money.check(context)
-    data = [{"check": f.check, "subject": f.subject, "expected": str(f.expected), "found": str(f.found)} for f in findings]
-    text = "\n".join(map(str, findings)) if findings else "Everything agrees."
-    return {"ok": not findings, "findings": data}, text, 1 if findings else 0
 
 
 async def _rebuild(context: Context) -> Result:
@@ -245,32 +240,12 @@ def _server_runs(path: Path) -> bool:
     return False
 
 
-@contextlib.asynccontextmanager
-async def _store_figures(context: Context) -> AsyncIterator[Callable[[], Awaitable[StoreFigures]] | None]:
-    """How to read the balance store beside a running server."""
-    settings = context.settings
-    if settings.redis.url:
-        store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, _lease_ms(settings))
-        async with _opened(store):
-            yield store.all_figures
-        return
-    path = Path(settings.embedded.path)
-    if not path.exists():
-        yield None
-        return
-
-    async def read() -> StoreFigures:
-        return await asyncio.to_thread(read_figures, path)
-
-    yield read
-
-
 async def _figures_of(context: Context, account_id: str) -> tuple[int | None, int, int]:
     """(cached balance or None when the store has not seen the account, held, unflushed) in millicredits."""
-    async with _store_figures(context) as read:
+    async with store_figures(context) as read:
         if read is None:
             return None, 0, 0
-        figures, held, unflushed = await read()
+        figures, held, unflushed = await read([account_id])
     reading = figures.get(account_id)
     return (reading.balance if reading else None), held.get(account_id, 0), unflushed.get(account_id, 0)
 
@@ -320,8 +295,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_books.register(commands, add)
     cli_portal.register(commands, add)
     cli_ops.register(commands, add)
-    check = add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
-    check.add_argument("--no-stripe", action="store_true", help="do not ask Stripe for its record")
+    cli_jobs.register(commands, add)
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")
     add(commands, "drain", _drain, "Flush all that is pending, then report.")
     return parser

@@ -1,4 +1,4 @@
-"""`tollkeeper stripe`: the inbox, sweeps, replays, purchases; and what `reconcile` asks of money in."""
+"""`tollkeeper stripe`: the inbox, sweeps, replays, purchases."""
 
 import argparse
 import contextlib
@@ -9,7 +9,6 @@ from prometheus_client import CollectorRegistry
 
 from billing.event_types import KINDS
 from billing.inbox import Inbox
-from billing.reconcile import Finding
 from billing.sales import Sales
 from proxy.account_api import iso_time
 from proxy.checkout_api import purchase_row
@@ -33,14 +32,6 @@ def register(commands: Any, add: Add) -> None:
     purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
     purchases.add_argument("account")
     purchases.add_argument("--limit", type=_limit, default=50)
-
-
-async def check(context: Context) -> list[Finding]:
-    """Purchases against the ledger and, where Stripe is configured, against Stripe's own record."""
-    async with _money(context) as money:
-        if context.arguments.no_stripe:
-            money.keys = None
-        return await money.check()
 
 
 @contextlib.asynccontextmanager

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from billing.accounts import Accounts
 from billing.buyers import Buyers
 from billing.database import Database
+from billing.findings import Finding
 from billing.inbox import Inbox
 from billing.jobs import Step
 from billing.low_balance import LowBalance
@@ -20,7 +21,6 @@ from billing.money import display_credits, parse_credits
 from billing.notices import Notices
 from billing.purchases import Offer, offer
 from billing.recharge import Recharges
-from billing.reconcile import Finding
 from billing.sales import Sales
 from config.keys import StripeKeys, notices_secret, stripe_keys
 from config.settings import Secret, Settings
@@ -44,7 +44,6 @@ NOTIFY_SECONDS = 1.0
 SWEEP_LOOK_SECONDS = 5.0
 FAILED_SWEEP_SECONDS = 60.0
 CHECK_DAYS = 30
-CHECK_MARK = "three-way check"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,26 +128,31 @@ class MoneyIn:
         return finished
 
     async def sweep(self) -> int:
-        """Ask Stripe for what never arrived, every `stripe.sweep_minutes`; once a day, compare all three records."""
+        """Ask Stripe for what never arrived, every `stripe.sweep_minutes`."""
         if time.monotonic() < self._sweep_at:
             return 0
         self._sweep_at = time.monotonic() + FAILED_SWEEP_SECONDS  # unless it succeeds
         sweeper = (await self.parts()).sweeper
         await sweeper.sweep(livemode=self.settings.stripe.livemode)
         self._sweep_at = time.monotonic() + self.settings.stripe.sweep_minutes * 60
-        if await sweeper.due_daily(CHECK_MARK):
-            for finding in await self.check():
-                log.error("reconciliation: %s", finding)
         return 0
 
-    async def check(self, days: int = CHECK_DAYS) -> list[Finding]:
+    async def check(self, database: Database, days: int = CHECK_DAYS) -> list[Finding]:
         """Stripe's record against purchases against the ledger. Raises StoreUnavailable, StripeRefused."""
-        from billing.stripe_check import check_purchases, check_stripe
+        found = await self.check_ledger(database)
+        return found + await self.check_stripe(database, days)
 
-        findings = await check_purchases(self._db)
-        if self.keys is not None:
-            findings += await check_stripe((await self.parts()).gateway, self._db, days)
-        return findings
+    async def check_ledger(self, database: Database) -> list[Finding]:
+        """Purchases and claims against the ledger. Raises StoreUnavailable."""
+        from billing.stripe_check import check_purchases
+
+        return await check_purchases(database)
+
+    async def check_stripe(self, database: Database, days: int) -> list[Finding]:
+        """Stripe's record of so many days against ours. Raises StoreUnavailable, StripeRefused."""
+        from billing.stripe_check import check_stripe
+
+        return await check_stripe((await self.parts()).gateway, database, days)
 
     async def recharge(self) -> int:
         """One step of automatic recharges. Raises StoreUnavailable."""

@@ -73,6 +73,7 @@ class OpsPage:
             AdminRoute("GET", "/admin/rates", "rates.read", self._rates),
             AdminRoute("POST", "/admin/rates/activate", "rates.write", self._activate),
             AdminRoute("GET", "/admin/reconciliation", "reconciliation.read", self._reconciliation),
+            AdminRoute("POST", "/admin/jobs/run", "jobs.run", self._run_job),
             AdminRoute("GET", "/admin/webhooks", "webhooks.read", self._webhooks),
             AdminRoute("POST", "/admin/webhooks/replay", "webhooks.replay", self._replay),
             AdminRoute("GET", "/admin/audit", "audit.read", self._audit),
@@ -168,7 +169,8 @@ class OpsPage:
         return self._page(request, caller, "ops_rates.html", await self.desk.rate_cards())
 
     async def _reconciliation(self, request: Request, caller: Caller) -> Response:
-        return self._page(request, caller, "ops_reconciliation.html", await self.desk.reconciliation(ROWS))
+        content = {**await self.desk.reconciliation(ROWS), "jobs": await self.desk.job_list()}
+        return self._page(request, caller, "ops_reconciliation.html", content)
 
     async def _webhooks(self, request: Request, caller: Caller) -> Response:
         return self._page(request, caller, "ops_webhooks.html", await self.desk.webhooks(None, ROWS))
@@ -221,6 +223,11 @@ class OpsPage:
         form = await _fields(request)
         await self.desk.replay(caller, form("event"))
         return _back("/admin/webhooks")
+
+    async def _run_job(self, request: Request, caller: Caller) -> Response:
+        form = await _fields(request)
+        await self.desk.run_job(caller, form("job"), form("reason"))
+        return _back("/admin/reconciliation")
 
     # -- rendering --------------------------------------------------------------------------------
 

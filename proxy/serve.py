@@ -26,12 +26,14 @@ import uvicorn
 import uvloop
 from prometheus_client import CollectorRegistry
 
+from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.jobs import Store
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
 from proxy.app import Application, background, jobs_of, live_settings, make_store, publish_store
 from proxy.edge import Group, groups_by_port
+from proxy.jobs import JobBook, store_reader
 from proxy.metrics import Metrics
 from proxy.money import money_in
 from proxy.transport import HttpLimits, guarded
@@ -116,11 +118,13 @@ def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
 
         live = live_settings(settings, config_path, database, metrics, apply)
         await live.begin()
-        jobs = jobs_of(settings, store, ledger, metrics, money.steps())
+        book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
+        jobs = jobs_of(settings, store, ledger, metrics, [*money.steps(), *book.schedule.steps()])
         jobs.start()
         async with background(live.follow()), background(_publish(metrics, store)):
             await stop.wait()
         await jobs.stop()
+        await book.close()
         await money.close()
         await store.close()
         await database.close()

@@ -14,6 +14,7 @@ from billing.overrides import Overrides
 from billing.portal import Portal
 from billing.rates import RateCards
 from billing.runs import Runs
+from billing.schedule import Scheduler
 from billing.statements import Statements
 from config.keys import service_key
 from proxy.account_api import AccountApi
@@ -43,6 +44,7 @@ class SideParts:
     live: LiveSettings
     tokens: TokenChecker | None
     origin: str
+    jobs: Scheduler
 
 
 def side_routes(parts: SideParts) -> list[Route]:
@@ -83,6 +85,7 @@ def admin_desk(parts: SideParts) -> AdminDesk:
         RateCards(database),
         Finance(database),
         Runs(database),
+        parts.jobs,
         parts.money.inbox,
         AuditLog(database),
         lambda: parts.live.file,

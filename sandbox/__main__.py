@@ -31,6 +31,7 @@ def _arguments(argv: list[str]) -> Settings:
     add("--host", default=defaults.host, help="address to listen on (%(default)s)")
     add("--port", type=int, default=0, help="port to listen on; 0 takes a free one (%(default)s)")
     add("--api-key", default=defaults.api_key, help="the only accepted key (%(default)s)")
+    add("--admin-key", default=defaults.admin_key, help="the key of /v1/organization/costs (%(default)s)")
     add("--record", type=Path, metavar="FILE", help="append the record to FILE as JSON lines")
     add(
         "--record-keep",

@@ -16,6 +16,7 @@ import httptools
 from sandbox.answer import Answer, Request
 from sandbox.api import Api, is_recorded
 from sandbox.control import CONTROL_PREFIX, Control
+from sandbox.costs import COSTS_PATH, Costs
 from sandbox.delivery import Delivery, Stopped
 from sandbox.record import Entry, Log
 from sandbox.settings import Settings
@@ -39,6 +40,7 @@ class Hub:
         self.connections_total = 0
         self.requests = 0
         self.served = 0
+        self.costs = Costs(self.log, settings.admin_key)
         self.control = Control(self.api, self.log, self.stats)
         self._ids = random.Random()  # noqa: S311 - request ids are no secrets
 
@@ -238,6 +240,9 @@ class Connection(asyncio.Protocol):
         if request.path.startswith(CONTROL_PREFIX):
             answer = hub.control.answer(request)
             return await Delivery(self, request, answer, None, request_id).run(0, 0, received)
+        if request.method == "GET" and request.path == COSTS_PATH:
+            answer = hub.costs.answer(request, hub.api.live)
+            return await Delivery(self, request, answer, None, request_id).run(hub.api.live.latency_ms / 1000, 0, received)
         hub.requests += 1
         entry = self._open_entry(request, request_id)
         try:

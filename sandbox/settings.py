@@ -33,6 +33,10 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Prompts above this many tokens get 400 context_length_exceeded."""
     reject_max_tokens: bool = True
     """Refuse max_tokens on reasoning models as OpenAI does."""
+    costs_shift_days: int = 0
+    """So many days earlier than it was, everything is said to have been served by /v1/organization/costs."""
+    costs_skew_percent: dict[str, float] = msgspec.field(default_factory=dict)
+    """Model → how many per cent more than the truth /v1/organization/costs says it cost."""
     directive: dict[str, Any] = msgspec.field(default_factory=dict)
     """Directive keys that hold for every request; a request's own directive wins key by key."""
 
@@ -63,6 +67,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """TCP port; 0 takes a free one."""
     api_key: str = "sk-sandbox"
     """The only bearer key that is accepted."""
+    admin_key: str = "sk-admin-sandbox"
+    """The bearer key of /v1/organization/costs."""
     record: Path | None = None
     """File that receives the record as JSON lines; None keeps it in memory only."""
     record_keep: int = 100_000

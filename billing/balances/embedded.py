@@ -15,7 +15,7 @@ import logging
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -344,14 +344,17 @@ def read_charges(path: Path, limit: int) -> list[Entry]:
         return [Entry(str(position), charged, loss, record) for position, charged, loss, record in rows]
 
 
-def read_figures(path: Path) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
-    """One consistent snapshot of a journal file: figures, held and unflushed millicredits, each by account."""
+def read_figures(path: Path, only: Collection[str] | None = None) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
+    """One consistent snapshot of a journal file: figures, held and unflushed millicredits, each by account (of `only` these)."""
     with _reader(path) as connection:
         connection.execute("BEGIN")
-        figures = {row[0]: Reading(*row[1:]) for row in connection.execute("SELECT * FROM figures")}
+        if only is None:
+            rows = connection.execute("SELECT * FROM figures").fetchall()
+        else:
+            rows = [row for name in only for row in connection.execute("SELECT * FROM figures WHERE account_id = ?", (name,))]
         held = dict(connection.execute("SELECT account_id, sum(amount) FROM holds GROUP BY account_id").fetchall())
         charged = dict(connection.execute("SELECT account_id, sum(charged) FROM charges GROUP BY account_id").fetchall())
-    return figures, held, charged
+    return {row[0]: Reading(*row[1:]) for row in rows}, held, charged
 
 
 def journal_depth(path: Path) -> tuple[int, int]:

@@ -16,10 +16,11 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from functools import partial
 from typing import Any
 
+from billing.balances import figures
 from billing.balances.calls import (
     Due,
     Live,
@@ -32,14 +33,13 @@ from billing.balances.calls import (
     settle_call,
 )
 from billing.balances.link import RedisLink
-from billing.balances.rebuilding import Rebuilder, entry_of, fields_of, prefix_of
+from billing.balances.rebuilding import Rebuilder, entry_of, prefix_of
 from billing.buckets import BUCKETS, bucket_of
 from billing.errors import StoreUnavailable
 from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Outstanding, Reading, Refused, Settled
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.periods import period_start_ms
-from billing.record import decode_record
 
 log = logging.getLogger("tollkeeper.redis")
 
@@ -255,26 +255,12 @@ class RedisBalances:
         """How many settled charges this process still keeps."""
         return sum(map(len, self._kept)) + sum(map(len, self._lost)) + len(self._undelivered)
 
-    async def all_figures(self) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
+    async def all_figures(self, only: Collection[str] | None = None) -> figures.Figures:
         """What Redis has: figures, the sum of live holds and of unflushed charges, each by account.
 
-        Not one snapshot: compare it with SQL only where two readings in a row agree.
+        Of `only` these accounts as one snapshot a bucket; of all no snapshot (billing/reconcile.py knows how to compare it).
         """
-        figures: dict[str, Reading] = {}
-        held: dict[str, int] = {}
-        charged: dict[str, int] = {}
-        for prefix in self._prefix:
-            for key in await self._rebuilder.scan(f"{prefix}a:*"):
-                values = await self._link.call("HMGET", key, "balance", "held", "seq")
-                if values[0] is not None:
-                    figures[key.removeprefix(f"{prefix}a:")] = Reading(*(int(value) for value in values))
-            for hold in await self._rebuilder.surviving_holds(prefix):
-                held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
-            for item in await self._link.call("XRANGE", f"{prefix}log", "-", "+"):
-                fields = fields_of(item)
-                account_id = _account_in(fields[b"r"])
-                charged[account_id] = charged.get(account_id, 0) + int(fields[b"c"])
-        return figures, held, charged
+        return await (figures.everyone(self._link, self._rebuilder) if only is None else figures.some(self._link, only))
 
     # -- Jobs ---------------------------------------------------------------------------------------
 
@@ -582,10 +568,6 @@ class RedisBalances:
 
     async def _everywhere(self, command: Any) -> list[Any]:
         return await asyncio.gather(*(self._link.call(*command(prefix)) for prefix in self._prefix))
-
-
-def _account_in(record: bytes) -> str:
-    return decode_record(record).account_id
 
 
 def _position(text: str) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from importlib.resources import files
 
-NAMES = ("hold", "settle", "rehold", "resettle", "renew", "mark", "shrink", "reap", "credit", "load", "rewrite", "advance")
+NAMES = ("hold", "settle", "rehold", "resettle", "renew", "mark", "shrink", "reap", "credit", "load", "rewrite", "advance", "figures")
 
 
 def load_scripts() -> dict[str, bytes]:

@@ -1,7 +1,7 @@
 """The ledger on SQLite and PostgreSQL: final, unique, balanced, safe under replays and races; reconcile sees every tampering."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from pathlib import Path
 
 import pytest
@@ -114,7 +114,7 @@ async def test_reconcile_finds_each_tampering_and_nothing_else(sql: Books) -> No
     await sql.ledger.post([charge(1, account), charge(2, account)])
     figures = {account: Reading(980, 7, 1)}
 
-    async def store() -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
+    async def store(_only: Collection[str] | None) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
         return figures, {account: 7}, {}
 
     assert await reconcile(sql.database, store) == []

@@ -1,0 +1,193 @@
+"""`tollkeeper reconcile`, `finance`, `costs`, `jobs`: what the scheduled jobs do, by hand and at once.
+
+Exit codes: 0 nothing found, 1 findings, 3 a store (or Stripe, or OpenAI) does not answer. Each run is a row, as the scheduled ones are.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry
+
+from billing.balances.redis import RedisBalances
+from billing.database import now_ms
+from billing.finance import MOST_DAYS, RolledUp, day_of
+from billing.findings import Finding
+from billing.money import display_credits, display_usd
+from billing.reconcile import ReadStore
+from billing.schedule import JobIsRunning, Result, Run
+from proxy.account_api import iso_time
+from proxy.admin_desk import job_row
+from proxy.cli_context import Add, Context, Refusal
+from proxy.cli_context import Result as Output
+from proxy.jobs import JobBook, store_reader
+from proxy.metrics import Metrics
+from proxy.money import money_in
+
+COMMANDS = ("reconcile", "finance", "costs", "jobs")
+WAIT_SECONDS = 120.0
+LOOK_SECONDS = 0.2
+
+
+def register(commands: Any, add: Add) -> None:
+    """Add the commands to the parser."""
+    check = add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
+    check.add_argument("--no-stripe", action="store_true", help="do not ask Stripe for its record")
+    figures = add(commands, "finance", _finance, "Compute daily figures; exit 1 when a finished day's margin was below target.")
+    figures.add_argument("--days", type=_days, default=7, help="how many days, today among them (default: 7)")
+    costs = add(commands, "costs", _costs, "Compare our cost of a day with OpenAI's; exit 1 when they differ.")
+    costs.add_argument("--day", type=_day, help="YYYY-MM-DD, a finished UTC day; default: yesterday")
+    jobs = commands.add_parser("jobs", help="The scheduled jobs.").add_subparsers(dest="verb", required=True)
+    add(jobs, "list", _list, "Every job with its last run and when it is due; exit 1 when the last run of one found something.")
+    add(jobs, "run", _run, "Run a job now, in this command.").add_argument("job")
+
+
+@contextlib.asynccontextmanager
+async def store_figures(context: Context) -> AsyncIterator[ReadStore | None]:
+    """How to read the balance store beside a running server; None while the embedded one has never been opened."""
+    settings = context.settings
+    if not settings.redis.url:
+        yield store_reader(settings, None) if Path(settings.embedded.path).exists() else None
+        return
+    store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000)
+    await store.open()
+    try:
+        yield store_reader(settings, store)
+    finally:
+        await store.close()
+
+
+@contextlib.asynccontextmanager
+async def _book(context: Context, *, store: bool = False) -> AsyncIterator[JobBook]:
+    """The jobs; `store`: with the balance store opened for them."""
+    metrics = Metrics(CollectorRegistry())
+    money = money_in(context.settings, context.database, metrics)
+    async with contextlib.AsyncExitStack() as stack:
+        stack.push_async_callback(money.close)
+        read = await stack.enter_async_context(store_figures(context)) if store else None
+        book = JobBook(context.settings, read, money, metrics)
+        stack.push_async_callback(book.close)
+        yield book
+
+
+async def _run_job(book: JobBook, name: str, instead: Run | None = None, kept_as: str = "") -> Result:
+    """Run a job; while another process runs it, wait for that. Raises Refusal."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            return await book.schedule.run(name, instead, kept_as)
+        except JobIsRunning as error:
+            if time.monotonic() > deadline:
+                raise Refusal(str(error)) from None
+            await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _reconcile(context: Context) -> Output:
+    async with _book(context, store=True) as book:
+
+        async def without_stripe(_since: int) -> Result:
+            return await book.reconcile(stripe=False)
+
+        result = await _run_job(book, "reconcile", without_stripe if context.arguments.no_stripe else None)
+    lines = [str(finding) for finding in result.findings] or result.report.splitlines()
+    return _output(result.findings, "\n".join(lines))
+
+
+async def _finance(context: Context) -> Output:
+    async with _book(context) as book:
+        rolled = RolledUp([], [])
+
+        async def compute(_since: int) -> Result:
+            nonlocal rolled
+            found, rolled = await book.finance_days(context.arguments.days)
+            return found
+
+        result = await _run_job(book, "finance", compute, "finance by hand")
+    data = [
+        {
+            "day": day.day,
+            "purchasedMillicredits": str(day.purchased),
+            "deductedMillicredits": str(day.deducted),
+            "costMillicredits": str(day.cost),
+            "marginMillicredits": str(day.margin),
+            "lossMillicredits": str(day.loss),
+            "liabilityMillicredits": str(day.liability),
+            "requests": day.requests,
+        }
+        for day in rolled.days
+    ]
+    head = f"{'day':10} {'purchased':>12} {'deducted':>12} {'cost $':>12} {'margin $':>12} {'liability':>14} {'requests':>9}"
+    lines = [head] + [
+        f"{day.day:10} {display_credits(day.purchased):>12} {display_credits(day.deducted):>12} {display_usd(day.cost):>12} "
+        f"{display_usd(day.margin):>12} {display_credits(day.liability):>14} {day.requests:>9}"
+        for day in rolled.days
+    ]
+    output, text, code = _output(result.findings, "\n".join([*lines, *map(str, result.findings)]))
+    return {**output, "days": data}, text, code
+
+
+async def _costs(context: Context) -> Output:
+    today = day_of(now_ms())
+    day: date = context.arguments.day or today - timedelta(days=1)
+    if day >= today:
+        raise Refusal(f"{day.isoformat()} is not over yet (UTC): costs are compared by finished days")
+    async with _book(context) as book:
+
+        async def compare(_since: int) -> Result:
+            return await book.costs(day, day)
+
+        if "costs" not in book.schedule.jobs:
+            await book.costs(day, day)  # which says why not
+        result = await _run_job(book, "costs", compare, "costs by hand")
+    return _output(result.findings, result.report)
+
+
+async def _list(context: Context) -> Output:
+    async with _book(context) as book:
+        rows = [job_row(status) for status in await book.schedule.status()]
+    lines = []
+    for row in rows:
+        last = row["lastRun"]
+        state = "never ran" if last is None else f"{last['finishedAt']}  {_result_of(last)}"
+        due = "running" if row["running"] else "asked for" if row["requested"] else row["nextDueAt"] or "now"
+        lines.append(f"{row['job']:11} {state:44} due {due}   {row['about']}")
+    bad = [row for row in rows if row["lastRun"] is not None and not row["lastRun"]["ok"]]
+    return {"data": rows, "now": iso_time(now_ms())}, "\n".join(lines), 1 if bad else 0
+
+
+def _result_of(run: dict[str, Any]) -> str:
+    if run["ok"]:
+        return "ok"
+    return f"{run['findings']} findings" if run["findings"] else str(run["report"])
+
+
+async def _run(context: Context) -> Output:
+    name: str = context.arguments.job
+    async with _book(context, store=name == "reconcile") as book:
+        if name not in book.schedule.jobs:
+            raise Refusal(f"there is no job {name!r} with this configuration; there are {', '.join(sorted(book.schedule.jobs))}")
+        result = await _run_job(book, name)
+    return _output(result.findings, result.report)
+
+
+def _output(findings: list[Finding], text: str) -> Output:
+    data = [{"check": f.check, "subject": f.subject, "expected": str(f.expected), "found": str(f.found)} for f in findings]
+    return {"ok": not findings, "findings": data}, text, 1 if findings else 0
+
+
+def _days(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_DAYS:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of days from 1 to {MOST_DAYS}")
+    return int(text)
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a day such as 2026-11-23") from None

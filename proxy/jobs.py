@@ -1,0 +1,200 @@
+"""The scheduled jobs of this product, put together from what billing checks and keeps; the schedule is billing/schedule.py's."""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Collection, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+
+from billing.balances.embedded import read_figures
+from billing.balances.redis import RedisBalances
+from billing.costs import compare_costs, own_costs
+from billing.database import Database, now_ms
+from billing.errors import BillingError
+from billing.finance import CLOSE_AFTER_MS, DAY_MS, Figures, Finance, RolledUp, below_target, day_of, span
+from billing.findings import Finding, mismatch
+from billing.money import display_credits, display_usd
+from billing.partitions import keep_partitions
+from billing.reconcile import ReadStore, StoreFigures, check_audit, check_ledger, check_store
+from billing.retention import drop_detail
+from billing.samples import check_sample
+from billing.schedule import Job, Result, Scheduler
+from config.keys import openai_admin_key
+from config.settings import Settings
+from proxy.metrics import Metrics
+from proxy.money import MoneyIn
+from proxy.openai_costs import OpenAICosts
+
+DAY_SECONDS = 86_400.0
+STATEMENT_SECONDS = 900.0
+JOB_CONNECTIONS = 2
+RECENT_DAYS = 2
+"""Of Stripe's record, at every reconciliation; the job `stripe` reads 30."""
+MOST_COST_DAYS = 31
+SHOWN = 20
+MOST_MODELS = 50
+
+
+class NotConfigured(BillingError):
+    """The job does not exist with these settings."""
+
+
+class JobBook:
+    """What every job does. Close it at the end."""
+
+    def __init__(self, settings: Settings, read_store: ReadStore | None, money: MoneyIn, metrics: Metrics) -> None:
+        """`read_store` None: there is no balance store to compare with. `money` is whoever's it is. Raises ConfigError."""
+        database = settings.database
+        # connections of its own: whole tables are read, and nobody who serves may wait for that
+        self.database = Database(database.url, JOB_CONNECTIONS, database.timeout_seconds, STATEMENT_SECONDS)
+        self.finance = Finance(self.database)
+        self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
+        self._admin_key = openai_admin_key(settings)
+        self.schedule = Scheduler(self.database, self._jobs(), self._noted)
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self.database.close()
+
+    def _jobs(self) -> list[Job]:
+        conf = self._settings.jobs
+        found = [
+            Job("finance", conf.finance_seconds, self._finance, "daily figures, margin against its target, liability"),
+            Job("reconcile", conf.reconcile_minutes * 60.0, self._reconcile, "everything against everything"),
+        ]
+        if self._money.keys is not None:
+            found.append(Job("stripe", DAY_SECONDS, self._stripe, "30 days of Stripe's record against purchases and the ledger"))
+        if self._admin_key is not None:
+            found.append(Job("costs", DAY_SECONDS, self._costs, "our cost against OpenAI's, by day and model"))
+        if conf.usage_keep_days:
+            found.append(Job("retention", DAY_SECONDS, self._retention, f"drop usage detail older than {conf.usage_keep_days} days"))
+        if not self.database.is_sqlite:
+            found.append(Job("partitions", DAY_SECONDS, self._partitions, "make the coming months' partitions of usage"))
+        return found
+
+    # -- finance ----------------------------------------------------------------------------------
+
+    async def _finance(self, since: int) -> Result:
+        now = now_ms()
+        rolled = await self.finance.roll_up(now)
+        await self._publish(rolled)
+        # also what an earlier run closed that was killed before it could report
+        kept = [day for day in await self.finance.days(MOST_COST_DAYS) if since < _closes_at(day) <= now]
+        closed = {day.day: day for day in (*kept, *rolled.closed)}
+        found = below_target([closed[day] for day in sorted(closed)], self._settings.jobs.margin_target_percent)
+        today = rolled.days[0]
+        report = [f"{today.day}: margin ${display_usd(today.margin)}, liability {display_credits(today.liability)} credits."]
+        return Result(found, "\n".join(report + _shown(found)))
+
+    async def finance_days(self, days: int) -> tuple[Result, RolledUp]:
+        """So many days computed anew, with the finished ones whose margin was below target."""
+        rolled = await self.finance.roll_up(now_ms(), days)
+        today = day_of(now_ms()).isoformat()
+        finished = [day for day in rolled.days if day.day < today]
+        found = below_target(finished, self._settings.jobs.margin_target_percent)
+        return Result(found, "\n".join([f"{len(rolled.days)} days computed.", *_shown(found)])), rolled
+
+    async def _publish(self, rolled: RolledUp) -> None:
+        today = rolled.days[0]
+        self._metrics.finance_today(
+            purchased=today.purchased, deducted=today.deducted, cost=today.cost, loss=today.loss, liability=today.liability
+        )
+        models = await self.finance.top_models(span(date.fromisoformat(today.day))[0], MOST_MODELS)
+        self._metrics.models_today({model.model: model.cost for model in models})
+        self._metrics.margin_target.set(self._settings.jobs.margin_target_percent / 100)
+
+    # -- reconcile --------------------------------------------------------------------------------
+
+    async def _reconcile(self, _since: int) -> Result:
+        return await self.reconcile(stripe=self._money.keys is not None)
+
+    async def reconcile(self, *, stripe: bool) -> Result:
+        """Every check. Raises StoreUnavailable, StripeRefused."""
+        began, database = time.monotonic(), self.database
+        found, notes = await check_ledger(database), []
+        if self._read_store is not None:
+            compared = await check_store(database, self._read_store)
+            found += compared.findings
+            if compared.busy:
+                notes.append(f"{len(compared.busy)} accounts were too busy to be compared with the balance store.")
+        found += await self._money.check_ledger(database)
+        if stripe:
+            found += await self._money.check_stripe(database, RECENT_DAYS)
+        sampled = await check_sample(database)
+        found += sampled.findings
+        found += await check_audit(database)
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(sampled.excluded.items()))
+        notes.append(f"{sampled.priced} requests priced again{f', passed over: {reasons}' if reasons else ''}.")
+        notes.append(f"{time.monotonic() - began:.1f} s.")
+        self._metrics.reconciliation_mismatch.set(display_credits(mismatch(found)))
+        return Result(found, "\n".join([*_summary(found), *notes]))
+
+    async def _stripe(self, _since: int) -> Result:
+        found = await self._money.check(self.database)
+        return Result(found, "\n".join(_summary(found)))
+
+    # -- costs ------------------------------------------------------------------------------------
+
+    async def _costs(self, since: int) -> Result:
+        yesterday = day_of(now_ms()) - timedelta(days=1)
+        first = min(day_of(since), yesterday) if since else yesterday
+        return await self.costs(max(first, yesterday - timedelta(days=MOST_COST_DAYS)), yesterday)
+
+    async def costs(self, first: date, last: date) -> Result:
+        """Compare finished days. Raises NotConfigured, StoreUnavailable."""
+        if self._admin_key is None:
+            raise NotConfigured("OpenAI's costs are not asked for: set OPENAI_ADMIN_KEY, or jobs.openai_admin_key_file")
+        openai = OpenAICosts(self._settings.jobs.openai_costs_url, self._admin_key)
+        found: list[Finding] = []
+        lines = []
+        for day, billed in (await openai.days(first, last)).items():
+            ours = await own_costs(self.database, day)
+            found += compare_costs(day, ours, billed, self._settings.jobs.cost_tolerance_percent)
+            own, theirs = sum(cost.amount for cost in ours.values()), sum(billed.values())
+            lines.append(f"{day.isoformat()}: ours ${display_usd(own)}, OpenAI's ${theirs:f}.")
+        return Result(found, "\n".join(lines + _shown(found)))
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    async def _retention(self, _since: int) -> Result:
+        dropped = await drop_detail(self.database, self._settings.jobs.usage_keep_days, now_ms())
+        return Result([], f"Dropped {dropped.rows} usage rows from before {day_of(dropped.before_ms).isoformat()}.")
+
+    async def _partitions(self, _since: int) -> Result:
+        keep = self._settings.jobs.usage_keep_days
+        before = (now_ms() // DAY_MS - keep) * DAY_MS if keep else None
+        kept = await keep_partitions(self.database, day_of(now_ms()), before)
+        lines = [f"Made: {', '.join(kept.made) or 'nothing'}. Dropped: {', '.join(kept.dropped) or 'nothing'}."]
+        return Result(kept.findings, "\n".join(lines + _shown(kept.findings)))
+
+    def _noted(self, name: str, result: Result | None, seconds: float) -> None:
+        self._metrics.job_done(name, None if result is None else len(result.findings), seconds)
+
+
+def store_reader(settings: Settings, store: RedisBalances | None) -> ReadStore:
+    """How to read the balance store: Redis, else the file of the embedded one."""
+    if store is not None:
+        return store.all_figures
+    path = Path(settings.embedded.path)
+
+    async def read(only: Collection[str] | None) -> StoreFigures:
+        return await asyncio.to_thread(read_figures, path, only)
+
+    return read
+
+
+def _closes_at(figures: Figures) -> int:
+    return span(date.fromisoformat(figures.day))[1] + CLOSE_AFTER_MS
+
+
+def _summary(found: Sequence[Finding]) -> list[str]:
+    if not found:
+        return ["Everything agrees."]
+    checks = Counter(finding.check for finding in found)
+    return [f"{number} × {check}" for check, number in sorted(checks.items())] + _shown(found)
+
+
+def _shown(found: Sequence[Finding]) -> list[str]:
+    more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+    return [str(finding) for finding in found[:SHOWN]] + more

@@ -1,0 +1,224 @@
+"""The jobs of a whole product under load: silent while nothing is wrong, run once of all processes, done again after a kill -9."""
+
+import asyncio
+import os
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import redis
+
+from config.settings import Secret
+from proxy.openai_costs import OpenAICosts
+from tests.ops.load import Load
+from tests.support.command import cli, run
+from tests.support.customers import Customer, new_customer
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper, start_sandbox, wait_until
+
+ADMIN_KEY = "sk-admin-canary-51d7a0"
+YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
+
+
+@pytest.fixture(scope="module")
+def openai() -> Iterator[Sandbox]:
+    """An upstream of this module's own: its record is what its costs are."""
+    sandbox = start_sandbox("--admin-key", ADMIN_KEY)
+    yield sandbox
+    sandbox.stop()
+
+
+def environment_of(openai: Sandbox) -> dict[str, str]:
+    return {
+        "TOLLKEEPER_UPSTREAM__BASE_URL": openai.url,
+        "TOLLKEEPER_JOBS__OPENAI_COSTS_URL": f"{openai.url}/organization/costs",
+        "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
+        "OPENAI_ADMIN_KEY": ADMIN_KEY,
+    }
+
+
+@pytest.fixture(scope="module")
+def single(session_folder: Path, openai: Sandbox) -> Iterator[Tollkeeper]:
+    """The embedded store and SQLite, in one process."""
+    home = session_folder / "jobs"
+    home.mkdir()
+    server = Tollkeeper(home, environment_of(openai)).start()
+    yield server
+    server.kill()
+
+
+def metric(server: Tollkeeper, name: str) -> float:
+    lines = httpx.get(f"{server.url}/metrics", timeout=10).text.splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), -1.0)
+
+
+def owner_of(server: Tollkeeper) -> dict[str, str]:
+    return {"Authorization": f"Bearer {cli(server, 'admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
+
+
+def job(server: Tollkeeper, owner: dict[str, str], name: str) -> dict[str, Any]:
+    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/admin/jobs", headers=owner, timeout=10).json()["data"]
+    return next(row for row in rows if row["job"] == name)
+
+
+def run_by_api(server: Tollkeeper, owner: dict[str, str], name: str) -> dict[str, Any]:
+    """Ask for a run, and wait for it."""
+    before = (job(server, owner, name)["lastRun"] or {"id": ""})["id"]
+    asked = httpx.post(f"{server.url}/api/admin/jobs/{name}/run", json={"reason": "a test"}, headers=owner, timeout=10)
+    assert asked.status_code == 202, asked.text
+    finished = wait_until(lambda: (row := job(server, owner, name)["lastRun"]) and row["id"] != before and row, 20, f"{name} ran")
+    found: dict[str, Any] = finished
+    return found
+
+
+def test_everything_agrees_under_load_and_a_fault_in_the_store_is_found(single: Tollkeeper) -> None:
+    customer, still, owner = new_customer(single), new_customer(single, 5_000_000), owner_of(single)
+    with Load(customer, threads=3) as load:
+        for _ in range(3):
+            assert cli(single, "reconcile") == {"ok": True, "findings": []}
+        assert run_by_api(single, owner, "reconcile")["ok"]
+    assert {reply.status for reply in load.replies} == {200}
+    assert metric(single, "tollkeeper_reconciliation_mismatch_credits") == 0
+    change_figures(single, still, 7)
+    (finding,) = cli(single, "reconcile", code=1)["findings"]
+    assert finding == {"check": "cached balance vs ledger", "subject": still.account_id, "expected": "5000000", "found": "5000007"}
+    done = run_by_api(single, owner, "reconcile")
+    assert (done["ok"], done["findings"]) == (False, 1)
+    shown = httpx.get(f"{single.url}/api/admin/reconciliation", headers=owner, timeout=10).json()
+    assert shown["findings"] == [finding]
+    wait_until(lambda: metric(single, "tollkeeper_reconciliation_mismatch_credits") == 0.007, 5, "the metric")
+    assert cli(single, "jobs", "list", code=1)["data"][2]["lastRun"]["findings"] == 1
+    change_figures(single, still, -7)
+    assert cli(single, "jobs", "run", "reconcile") == {"ok": True, "findings": []}
+    assert still.balance() == 5_000_000, "nothing was repaired, for nothing was broken but the copy"
+    rows = httpx.get(f"{single.url}/api/admin/audit", headers=owner, timeout=10).json()["data"]
+    assert {(row["action"], row["subject"], row["reason"]) for row in rows} >= {("job.run", "reconcile", "a test")}
+
+
+def change_figures(server: Tollkeeper, customer: Customer, by: int) -> None:
+    with closing(sqlite3.connect(server.folder / "var" / "embedded.db", timeout=10)) as store, store:
+        store.execute("UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id))
+
+
+def test_the_day_is_rolled_up_while_it_runs_and_by_hand(single: Tollkeeper) -> None:
+    customer = new_customer(single, 3_000_000)
+    for _ in range(3):
+        assert customer.chat(max_tokens=5).status_code == 200
+    cli(single, "drain")
+    (today, *_), ok = (done := cli(single, "finance", "--days", "3"))["days"], done["ok"]
+    assert (ok, today["marginMillicredits"], int(today["deductedMillicredits"]) > 0) == (True, "0", True)
+    wait_until(lambda: metric(single, "finance_liability_credits_usd") == int(today["liabilityMillicredits"]) / 1e6, 10, "the gauge")
+    assert metric(single, "finance_margin_daily_usd") == 0
+    bought = run(single, "finance", "--days", "0")
+    assert bought.returncode == 2
+
+
+def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, openai: Sandbox) -> None:
+    customer = new_customer(single)
+    for model, tokens in (("gpt-4o", 400), ("gpt-4o-mini", 300), ("gpt-4.1", 200)):
+        assert customer.chat("count to a thousand " * 30, model=model, max_tokens=tokens).status_code == 200
+    embedded = {"model": "text-embedding-3-small", "input": "words " * 400}
+    assert httpx.post(f"{single.v1}/embeddings", json=embedded, headers=customer.headers, timeout=20).status_code == 200
+    cli(single, "drain")
+    # the day of all that was yesterday, here and there
+    openai.settings(costs_shift_days=1)
+    with closing(sqlite3.connect(single.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
+        ledger.execute("UPDATE usage SET created_at = created_at - 86400000")
+    try:
+        assert cli(single, "costs") == {"ok": True, "findings": []}
+        assert "$0.00" in run(single, "jobs", "run", "costs").stdout
+        openai.settings(costs_skew_percent={"gpt-4o": 1.5})
+        assert cli(single, "costs", "--day", YESTERDAY)["ok"], "within the tolerance"
+        openai.settings(costs_skew_percent={"gpt-4o": 4})
+        (finding,) = cli(single, "costs", code=1)["findings"]
+        assert (finding["check"], finding["subject"]) == ("our cost vs OpenAI's", f"{YESTERDAY} gpt-4o")
+        assert int(finding["expected"]) / int(finding["found"]) == pytest.approx(1.04, abs=0.001)
+        owner = owner_of(single)
+        assert run_by_api(single, owner, "costs")["findings"] == 1
+    finally:
+        openai.settings(costs_shift_days=0, costs_skew_percent={})
+        with closing(sqlite3.connect(single.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
+            ledger.execute("UPDATE usage SET created_at = created_at + 86400000")
+    refused = run(single, "costs", "--day", datetime.now(UTC).date().isoformat())
+    assert (refused.returncode, "not over yet" in refused.stderr) == (1, True)
+    wrong = run(single, "costs", OPENAI_ADMIN_KEY="sk-admin-wrong")
+    assert (wrong.returncode, "answered with 403" in wrong.stderr, "sk-admin" in wrong.stderr) == (3, True, False)
+    assert run(single, "costs", OPENAI_ADMIN_KEY="").returncode == 1
+    assert run(single, "costs", TOLLKEEPER_JOBS__OPENAI_COSTS_URL="http://127.0.0.1:9/").returncode == 3
+    assert ADMIN_KEY not in single.log()
+
+
+def test_pages_of_costs_are_read_to_the_end(single: Tollkeeper, openai: Sandbox) -> None:
+    assert new_customer(single).chat(max_tokens=5).status_code == 200
+    today = datetime.now(UTC).date()
+    costs = asyncio.run(OpenAICosts(f"{openai.url}/organization/costs", Secret(ADMIN_KEY)).days(today - timedelta(days=19), today))
+    assert list(costs) == [today - timedelta(days=back) for back in range(19, -1, -1)]
+    assert [day for day, items in costs.items() if items] == [today]
+
+
+def jobs_processes(server: Tollkeeper) -> list[int]:
+    """The pids of a supervisor's jobs process."""
+    assert server.process is not None
+    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=False)
+    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "_child jobs" in line]
+
+
+def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, openai: Sandbox, fresh_postgres: str) -> None:
+    """Two supervisors, each with its jobs process, over one PostgreSQL and one Redis."""
+    store = RedisServer(folder / "redis")
+    store.start()
+    shared = {**environment_of(openai), "TOLLKEEPER_DATABASE__URL": fresh_postgres, "TOLLKEEPER_REDIS__URL": store.url}
+    machines = [Tollkeeper(folder, dict(shared)), Tollkeeper(folder, dict(shared))]
+    try:
+        for machine in machines:
+            machine.start()
+        first, second = machines
+        owner, customer = owner_of(first), new_customer(first)
+        with Load(customer, threads=2):
+            for _ in range(2):
+                assert cli(second, "reconcile") == {"ok": True, "findings": []}
+        _change_in_redis(store, customer, 7)
+        (finding,) = cli(second, "reconcile", code=1)["findings"]
+        assert int(finding["found"]) - int(finding["expected"]) == 7
+        _change_in_redis(store, customer, -7)
+        assert cli(second, "jobs", "list", code=1)["data"]
+        before = _runs(first, owner, "costs")
+        assert len(before) == 1, "due on both machines from the start, and run once"
+        openai.settings(latency_ms=4_000)
+        asked = httpx.post(f"{second.url}/api/admin/jobs/costs/run", json={"reason": "a test"}, headers=owner, timeout=10)
+        assert asked.status_code == 202
+        wait_until(lambda: job(first, owner, "costs")["running"], 10, "the job runs")
+        busy = cli(first, "jobs", "list", code=1)["data"]
+        assert next(row for row in busy if row["job"] == "costs")["running"]
+        for machine in machines:
+            for pid in jobs_processes(machine):
+                os.kill(pid, signal.SIGKILL)
+        openai.settings(latency_ms=0)
+        wait_until(lambda: len(_runs(first, owner, "costs")) == 2, 30, "it was done again")
+        wait_until(lambda: not job(first, owner, "costs")["requested"], 5, "the request is fulfilled")
+        assert [row["ok"] for row in _runs(first, owner, "costs")] == [True, True]
+        made = [row for row in _runs(first, owner, "partitions") if "Made: usage_" in row["report"]]
+        assert len(made) == 1
+        assert cli(second, "reconcile") == {"ok": True, "findings": []}
+    finally:
+        openai.settings(latency_ms=0)
+        for machine in machines:
+            machine.kill()
+        store.kill()
+
+
+def _change_in_redis(store: RedisServer, customer: Customer, by: int) -> None:
+    with redis.Redis(port=store.port) as client:
+        (key,) = [key for key in client.scan_iter(f"*:a:{customer.account_id}")]
+        client.hincrby(key, "balance", by)
+
+
+def _runs(server: Tollkeeper, owner: dict[str, str], name: str) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/admin/reconciliation?limit=100", headers=owner, timeout=10).json()["runs"]
+    return [row for row in rows if row["job"] == name]
