@@ -12,13 +12,26 @@ import msgspec
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from billing.audit import Change, Who, note_change
 from billing.claims import Claim, Kind, Parts, Whole, allocate, claim_postings, clearing
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound, BillingError, TooManyCheckouts
 from billing.money_tables import claims, purchases
 from billing.moves import move, note
 from billing.posting import CASH, DISPUTES, FEES, Posting, purchase_postings, signed
-from billing.purchases import MILLICREDITS_PER_CENT, UNSETTLED, Offer, Origin, Payment, Sold, State, judge, may_become
+from billing.purchases import (
+    MILLICREDITS_PER_CENT,
+    UNSETTLED,
+    NotAcceptable,
+    Offer,
+    Origin,
+    Payment,
+    Sold,
+    State,
+    accepted,
+    judge,
+    may_become,
+)
 from billing.tables import accounts
 
 HOUR_MS = 3_600_000
@@ -222,6 +235,32 @@ class Sales:
                 return Applied(True, verdict.state, 0, verdict.problem)
             taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
             return Applied(True, "credited", row.paid_millicredits + row.bonus_millicredits + taken)
+
+    async def accept(self, purchase_id: str, payment: Payment, receipt: Receipt, revision: int, who: Who, reason: str) -> Applied:
+        """Credit a payment in review because a person says so: transfers, state, outbox and audit row in one transaction.
+
+        Refunds and disputes noted meanwhile take their share at once. Raises NotAcceptable, Stale.
+        """
+        now = now_ms()
+        async with self._db.write() as connection:
+            row = await _locked(connection, purchases.c.id == purchase_id)
+            if row.state != "review":
+                raise NotAcceptable(f"purchase {purchase_id} is {row.state}, not in review")
+            if row.revision != revision:
+                raise Stale(purchase_id)
+            paid, bonus = accepted(row.sold, payment, row.paid_millicredits + row.bonus_millicredits)
+            facts = _facts(row, receipt) | {"state": "credited", "credited_at": now, "fee_booked": bool(receipt.fee_id)}
+            facts |= {"paid_millicredits": paid, "bonus_millicredits": bonus}
+            facts |= {"total_cents": payment.total_cents, "tax_cents": payment.tax_cents}
+            tax = payment.tax_cents * MILLICREDITS_PER_CENT
+            await move(connection, purchase_postings(row.id, row.account_id, paid, bonus, tax, now))
+            await note(connection, _fee(receipt, now))
+            await _change(connection, row, facts)
+            taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
+            before = {"state": row.state, "problem": row.problem}
+            after = {"state": "credited", "millicredits": str(paid + bonus), "accountId": row.account_id}
+            await note_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
+            return Applied(True, "credited", paid + bonus + taken)
 
     async def claim(self, purchase_id: str, news: ClaimNews, revision: int) -> Applied:
         """Apply a refund or dispute to its purchase; before the purchase is credited it is only noted. Raises Stale."""

@@ -31,7 +31,7 @@ from billing.reconcile import StoreFigures, reconcile
 from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_books, cli_money, cli_ops, cli_portal, cli_rates
+from proxy import cli_books, cli_launch, cli_money, cli_ops, cli_portal, cli_rates
 from proxy.account_api import iso_time, usage_row
 from proxy.checks import check_redis, prepare_database
 from proxy.cli_context import Command, Context, Refusal, Result, actor, expiry, not_negative, short_text, who
@@ -52,7 +52,9 @@ def main(argv: list[str] | None = None) -> int:
             return _serve(arguments, settings, path)
         result, text, code = asyncio.run(_run(arguments, settings))
     except ConfigError as error:
-        return _fail(arguments, str(error), 2)
+        if arguments.command != "preflight":
+            return _fail(arguments, str(error), 2)
+        result, text, code = cli_launch.broken_config(error)
     except (AccountNotFound, KeyNotFound) as error:
         kind = "account" if isinstance(error, AccountNotFound) else "API key"
         return _fail(arguments, f"There is no such {kind} (or it is revoked already): {error}", 1)
@@ -135,7 +137,7 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
 async def _run(arguments: argparse.Namespace, settings: Settings) -> Result:
     command: Command = arguments.run
     async with _database(settings) as database:
-        if arguments.command not in ("migrate", "check-config"):
+        if arguments.command not in ("migrate", "check-config", *cli_launch.WITHOUT_DATABASE):
             await prepare_database(database)
         return await command(Context(settings, database, Ledger(database), Accounts(database), arguments))
 
@@ -481,6 +483,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_books.register(commands, add)
     cli_portal.register(commands, add)
     cli_ops.register(commands, add)
+    cli_launch.register(commands, add)
     check = add(commands, "reconcile", _reconcile, "Check that everything agrees; exit 1 with a list when it does not.")
     check.add_argument("--no-stripe", action="store_true", help="do not ask Stripe for its record")
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")

@@ -83,6 +83,7 @@ def admin_desk(parts: SideParts) -> AdminDesk:
         RateCards(database),
         Finance(database),
         Runs(database),
+        parts.money,
         parts.money.inbox,
         AuditLog(database),
         lambda: parts.live.file,

@@ -1,0 +1,20 @@
+"""`tollkeeper smoke` against the served product: whole, and broken on purpose."""
+
+import os
+import signal
+
+import pytest
+
+from tests.launch.conftest import Live
+from tests.support.command import cli, run
+from tests.support.servers import Sandbox, wait_until
+
+
+def steps(found: dict) -> dict[str, tuple[str, str]]:
+    return {row["name"]: (row["state"], row["fix"]) for row in found["checks"]}
+
+
+def test_whole(live: Live) -> None:
+    found = cli(live.server, "smoke")
+    print(found)
+    print(run(live.server, "preflight").stdout)
