@@ -17,6 +17,7 @@ lint: install-dev
 	$(BIN)/lint-imports
 	$(BIN)/python scripts/build_prices.py --check
 	$(BIN)/python -m scripts.build_docs --check
+	$(BIN)/python -m scripts.build_dashboards --check
 
 bench: install-dev
 	$(BIN)/python -m bench

@@ -15,8 +15,9 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from billing.errors import StoreUnavailable
 
-RAISE_EXCEPTION = "P0001"
 OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
+OUR_FAULT_STATES = ("22", "23", "42", "P0")
+"""Classes of SQLSTATE: data that does not fit, broken constraints, wrong SQL, a trigger of ours that said no."""
 
 
 class Database:
@@ -96,9 +97,11 @@ def now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _is_refused_by_trigger(error: DBAPIError) -> bool:
-    """Whether one of our own triggers said no (PostgreSQL's raise_exception)."""
-    return getattr(error.orig, "sqlstate", "") == RAISE_EXCEPTION
+def is_our_fault(error: DBAPIError) -> bool:
+    """Whether the database answered and refused what we sent, so that trying again cannot help."""
+    root = error.orig
+    refused_by_driver = isinstance(getattr(root, "__cause__", None), ValueError)  # asyncpg, before it sends a number too large
+    return isinstance(error, OUR_FAULT) or str(getattr(root, "sqlstate", "") or "")[:2] in OUR_FAULT_STATES or refused_by_driver
 
 
 class _translated:  # noqa: N801 - reads as a statement
@@ -111,10 +114,9 @@ class _translated:  # noqa: N801 - reads as a statement
         if error is None or isinstance(error, (StoreUnavailable, asyncio.CancelledError)):
             return
         # a failover's read-only server or a full disk arrive as plain DBAPIErrors: only what is our own fault is not "away"
-        away = isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError)) or (
-            isinstance(error, DBAPIError)
-            and (error.connection_invalidated or not (isinstance(error, OUR_FAULT) or _is_refused_by_trigger(error)))
-        )
-        if away or type(getattr(error, "orig", error)).__module__.startswith("asyncpg"):
+        away = isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError))
+        if isinstance(error, DBAPIError):
+            away = error.connection_invalidated or not is_our_fault(error)
+        if away or type(error).__module__.startswith("asyncpg"):
             root = getattr(error, "orig", None) or error
             raise StoreUnavailable("sql", f"{type(root).__name__}: {root}", in_doubt=True) from error

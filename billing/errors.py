@@ -3,6 +3,8 @@
 BillingError
 ├── UnpricedModel        no price for this model, endpoint or tier: refused, never $0
 ├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
+├── NotBooked            SQL answered and will not take a charge: trying again the same way will not help
+├── ReferenceTaken       another amount, or another account's, was booked under this reference
 ├── AccountNotFound      no such account
 ├── KeyNotFound          no such key
 ├── TooManyCheckouts     an account opens payment pages faster than a person buys
@@ -32,6 +34,18 @@ class StoreUnavailable(BillingError):
         """`store` is redis, embedded or sql."""
         super().__init__(f"{store}: {reason}")
         self.store, self.in_doubt = store, in_doubt
+
+
+class NotBooked(BillingError):
+    """SQL will not take a batch of charges; none of it was booked."""
+
+
+class ReferenceTaken(BillingError):
+    """A repeat that is none: something else was booked under the reference."""
+
+    def __init__(self, reference_id: str) -> None:
+        """`reference_id` as it was given."""
+        super().__init__(f"the reference {reference_id!r} was booked before for another account or amount; nothing was booked now")
 
 
 class AccountNotFound(BillingError):

@@ -81,6 +81,14 @@ class Gone(NamedTuple):
     held: int
 
 
+class Outstanding(NamedTuple):
+    """A process's live holds: how many, millicredits in them, and the age of the oldest in seconds."""
+
+    holds: int
+    amount: int
+    oldest_seconds: float
+
+
 class Reading(NamedTuple):
     """An account's figures in millicredits; `sequence` is the last outbox row applied."""
 
@@ -170,6 +178,7 @@ class Hold:
     tokens_per_minute: int
     limited: bool
     period: str
+    since_ms: int
     expires_ms: int
     checkpoint: Millicredits
     record: bytes
@@ -232,6 +241,7 @@ class Book:
             limits.tokens_per_minute,
             limits.any,
             limits.period if limits.any else "",
+            now_ms,
             now_ms + request.lease_ms,
             Millicredits(0),
             request.record,

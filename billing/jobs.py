@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from billing.errors import AccountNotFound, StoreUnavailable
-from billing.holds import Balances, Entry
+from billing.holds import Balances, Entry, Outstanding
 from billing.ledger import Ledger
 
 log = logging.getLogger("tollkeeper.jobs")
@@ -27,6 +27,10 @@ BACK_OFF_SECONDS = 0.5
 
 Step = tuple[Callable[[], Awaitable[int]], float, str]
 """(what to do, the pause in seconds when there was nothing to do, its name)."""
+
+
+Noted = Callable[[Sequence[Entry]], None]
+"""Told of what was booked."""
 
 
 class Journal(Protocol):
@@ -64,8 +68,12 @@ class Store(Balances, Journal, Protocol):
         """Raise StoreUnavailable unless it serves now."""
         ...
 
-    def outstanding(self) -> tuple[int, int]:
-        """(live holds of this process, millicredits in them)."""
+    def outstanding(self) -> Outstanding:
+        """The live holds of this process."""
+        ...
+
+    def rebuilt(self) -> int:
+        """How many times this process rebuilt a part of it from SQL, since the last time this was asked."""
         ...
 
 
@@ -76,15 +84,23 @@ class Drained(NamedTuple):
     credits: int
 
 
-async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
-    """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable."""
+async def flush_once(journal: Journal, ledger: Ledger, batch: int, noted: Noted | None = None) -> int:
+    """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
+
+    A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
+    """
     entries = await journal.pending(batch)
-    booked = await ledger.post_current(entries) if entries else []
+    booked, stuck = await ledger.post_bookable(entries)
     if booked:
         await journal.acknowledge(booked)
-    if len(booked) < len(entries):
-        positions = {entry.position for entry in booked}
-        await journal.refused([entry for entry in entries if entry.position not in positions])
+        if noted is not None:
+            noted(booked)
+    settled = {entry.position for entry in booked} | stuck.keys()
+    refused = [entry for entry in entries if entry.position not in settled]
+    if refused:
+        await journal.refused(refused)
+    if stuck:
+        raise StoreUnavailable("sql", f"{len(stuck)} charges cannot be booked, the first because: {next(iter(stuck.values()))}")
     return len(booked)
 
 
@@ -144,8 +160,10 @@ class Jobs:
         lead: Callable[[], Awaitable[bool]] | None,
         reap: Callable[[], Awaitable[int]] | None,
         more: Sequence[Step] = (),
+        noted: Noted | None = None,
     ) -> None:
         """`lead` tries to take the lease (None: there is no other process); `reap` resolves orphans; `more` run beside them."""
+        self._noted = noted
         self._store, self._ledger, self._batch, self._lead = store, ledger, batch, lead
         self._flush_seconds, self._reap, self._more = flush_seconds, reap, more
         self._leading = lead is None
@@ -175,7 +193,7 @@ class Jobs:
 
     async def _flush(self) -> int:
         """One batch; only a full one is followed by the next at once, so that small ones gather meanwhile."""
-        moved = await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
+        moved = await flush_once(self._store, self._ledger, self._batch, self._noted) if self._leading else 0
         return moved if moved >= self._batch else 0
 
     async def _relay(self) -> int:

@@ -4,13 +4,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import ColumnElement, Table, and_, bindparam, func, insert, or_, select, update
+from sqlalchemy import BigInteger, ColumnElement, String, Table, and_, bindparam, func, insert, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.audit import Change, Check, Who, note_by
 from billing.database import Database, now_ms
-from billing.errors import AccountNotFound
+from billing.errors import AccountNotFound, InvariantBroken, NotBooked, ReferenceTaken
 from billing.holds import Entry
 from billing.money import Millicredits, millicredits
 from billing.posting import Posting, charge_postings, customer, effect_on, grant_posting
@@ -18,6 +19,10 @@ from billing.record import UsageRecord, decode_record
 from billing.tables import balances, buckets, outbox, transfers, usage
 
 ID_BATCH = 500
+TEXT_LENGTHS = {column.name: column.type.length or 1 << 30 for column in usage.c if isinstance(column.type, String)}
+"""Text column of a usage row → characters it takes."""
+COUNTS = tuple(column.name for column in usage.c if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits"))
+MOST = 2**62
 
 
 class Posted(NamedTuple):
@@ -58,8 +63,29 @@ class Ledger:
         """`post`, but only what was read under its bucket's newest epoch; return those.
 
         The others were overtaken by a rebuilding, which has read balances from SQL without them: their owners settle them
-        again. The row lock keeps `fence` waiting until a flush that began before it has committed.
+        again. The row lock keeps `fence` waiting until a flush that began before it has committed. Raises NotBooked, and then
+        none is booked, when a charge among them cannot be.
         """
+        try:
+            return await self._post_current(entries)
+        except (DBAPIError, msgspec.MsgspecError, InvariantBroken, OverflowError) as error:
+            raise NotBooked(str(getattr(error, "orig", error))) from error
+
+    async def post_bookable(self, entries: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
+        """`post_current`, with what cannot be booked left out: (what was booked, position → why not).
+
+        Halves the batch until a charge that cannot be booked stands alone, so that it keeps no other out of the ledger.
+        """
+        try:
+            return (await self.post_current(entries) if entries else []), {}
+        except NotBooked as error:
+            if len(entries) == 1:
+                return [], {entries[0].position: str(error)}
+        half = len(entries) // 2
+        left, right = await self.post_bookable(entries[:half]), await self.post_bookable(entries[half:])
+        return left[0] + right[0], left[1] | right[1]
+
+    async def _post_current(self, entries: Sequence[Entry]) -> list[Entry]:
         async with self._db.write() as connection:
             query = select(buckets.c.bucket, buckets.c.epoch).where(buckets.c.bucket.in_({entry.bucket for entry in entries}))
             newest = {row[0]: row[1] for row in await connection.execute(query.order_by(buckets.c.bucket).with_for_update(read=True))}
@@ -96,13 +122,15 @@ class Ledger:
     ) -> bool:
         """Move an admin's money through the ledger and the outbox; False when `reference_id` was booked before.
 
-        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound.
+        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound, and ReferenceTaken when what was booked
+        under it is something else.
         """
         created = now_ms()
         posting = grant_posting(account_id, amount, reference_id, created, actor, reason)
         async with self._db.write() as connection:
             row = transfers_row(posting)
             if not await self._insert_new(connection, transfers, [row], transfers.c.id):
+                await _must_be_the_same(connection, posting)
                 return False
             moved = await connection.execute(
                 update(balances)
@@ -263,6 +291,15 @@ def _postings(entry: Entry, record: UsageRecord) -> list[Posting]:
     return charge_postings(record.charge_id, record.account_id, entry.charged, entry.loss, record.cost_millicredits, now_ms())
 
 
+async def _must_be_the_same(connection: AsyncConnection, posting: Posting) -> None:
+    """Raises ReferenceTaken unless the row under this reference moves the same money."""
+    columns = (transfers.c.debit_account, transfers.c.credit_account, transfers.c.amount_millicredits)
+    query = select(*columns).where(transfers.c.kind == posting.kind, transfers.c.reference_id == posting.reference_id)
+    debit, credit, amount = (await connection.execute(query)).one()
+    if (debit, credit, amount) != (posting.debit, posting.credit, posting.amount):
+        raise ReferenceTaken(posting.reference_id)
+
+
 async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
     """Insert transfers and move the customers' posted balances, accounts in sorted order so that no two deadlock."""
     if not postings:
@@ -283,9 +320,15 @@ async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> Non
 
 
 def _usage_row(entry: Entry, record: UsageRecord) -> dict[str, Any]:
-    # PostgreSQL refuses a NUL, and with it the whole batch: no text of a record may hold one
-    row = {name: value.replace("\0", "") if isinstance(value, str) else value for name, value in msgspec.structs.asdict(record).items()}
+    """The row, made to fit: whatever a request or an upstream said, it must not keep a batch out of the ledger."""
+    row: dict[str, Any] = msgspec.structs.asdict(record)
     row["rates"] = bytes(record.rates).decode()
     row["billed_model"] = record.billed_model or record.model
     row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss
+    for name, length in TEXT_LENGTHS.items():
+        if len(row[name]) > length or not row[name].isascii() or "\0" in row[name]:
+            # PostgreSQL refuses a NUL, and what is no Unicode
+            row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
+    for name in COUNTS:
+        row[name] = min(row[name], MOST)
     return row

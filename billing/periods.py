@@ -32,3 +32,15 @@ def period_start_ms(name: str) -> int:
         first = date.fromisoformat(name)
     epoch = datetime(first.year, first.month, first.day, tzinfo=UTC) - datetime(1970, 1, 1, tzinfo=UTC)
     return epoch // timedelta(milliseconds=1)
+
+
+def period_end_ms(period: str, now_ms: int) -> int | None:
+    """When the running period ends, in Unix milliseconds ("total": never, None)."""
+    if period == "total":
+        return None
+    start = datetime.fromtimestamp(period_start_ms(period_name(period, now_ms)) // 1000, UTC)
+    days = {"day": 1, "week": 7, "month": 32}[period]
+    following = start + timedelta(days=days)
+    if period == "month":
+        following = following.replace(day=1)
+    return int(following.timestamp()) * 1_000

@@ -53,3 +53,23 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
 
 encode_record = msgspec.json.Encoder().encode
 decode_record = msgspec.json.Decoder(UsageRecord).decode
+
+REST_SUFFIX = "-rest"
+_COUNTS = (
+    *(name for name in UsageRecord.__struct_fields__ if name.endswith("_tokens")),
+    "cost_millicredits",
+    "audio_milliseconds",
+    "characters",
+    "web_searches",
+)
+
+
+def rest_of(record: bytes, booked: bytes) -> tuple[str, bytes]:
+    """A row of its own for what `record` says beyond the row `booked`, of the same request; its charge id, and the row.
+
+    The two rows together say what the request used, but where the row that was booked said more.
+    """
+    whole, part = decode_record(record), decode_record(booked)
+    counts = {name: max(0, getattr(whole, name) - getattr(part, name)) for name in _COUNTS}
+    charge_id = whole.charge_id + REST_SUFFIX
+    return charge_id, encode_record(msgspec.structs.replace(whole, charge_id=charge_id, **counts))

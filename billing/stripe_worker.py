@@ -8,7 +8,7 @@ stored (2xx to Stripe) ──▶ synced ──▶ done            killed in betw
 import asyncio
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from billing.buyers import Buyers
@@ -38,9 +38,9 @@ class Subject(NamedTuple):
 class StripeWorker:
     """One step handles what is due. Safe to run twice at once: everything under it is idempotent."""
 
-    def __init__(self, inbox: Inbox, sync: Sync, buyers: Buyers) -> None:
-        """Needs nothing but its parts."""
-        self._inbox, self._sync, self._buyers = inbox, sync, buyers
+    def __init__(self, inbox: Inbox, sync: Sync, buyers: Buyers, handled: Callable[[int], None] = lambda _: None) -> None:
+        """`handled` is told, for each event, how many milliseconds passed since it was received."""
+        self._inbox, self._sync, self._buyers, self._handled = inbox, sync, buyers, handled
 
     async def step(self) -> int:
         """Handle a batch; how many events were finished. Raises StoreUnavailable when SQL is away."""
@@ -68,9 +68,12 @@ class StripeWorker:
         ids = [event.event_id for event in events]
         if not subject.kind:
             await self._inbox.finish(ids, "a type we do not handle", ignored=True)
-            return len(ids)
-        outcome = await self.apply(subject)
-        await self._inbox.finish(ids, outcome.text[:LONGEST_OUTCOME], ignored=outcome.foreign)
+        else:
+            outcome = await self.apply(subject)
+            await self._inbox.finish(ids, outcome.text[:LONGEST_OUTCOME], ignored=outcome.foreign)
+        now = now_ms()
+        for event in events:
+            self._handled(now - event.received_at)
         return len(ids)
 
     async def apply(self, subject: Subject) -> Outcome:

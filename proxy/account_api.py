@@ -20,6 +20,7 @@ from billing.errors import AccountNotFound, StoreUnavailable
 from billing.ledger import Ledger, UsageFilters
 from billing.money import display_credits, display_usd, package_credits
 from proxy.authenticate import may_use_model
+from proxy.endpoints import METERED, REALTIME
 from proxy.rejections import Rejection, invalid, not_found, unavailable
 from proxy.services import Services
 from proxy.switches import banners
@@ -27,6 +28,7 @@ from proxy.switches import banners
 RECENT = 10
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
+SERVED = frozenset([*(path.decode() for _, path in METERED), REALTIME.name])
 CURSOR = re.compile(rb"([0-9]{1,15}):([!-~]{1,80})")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -113,7 +115,7 @@ class AccountApi:
             model = prices.find(name)
             if model is None or not may_use_model(name, self.services.settings.billing.model_allowlist, key.rules.models):
                 continue
-            if "default" in model.tiers:
+            if "default" in model.tiers and not SERVED.isdisjoint(model.endpoints):
                 found.append({"model": name, **msgspec.json.decode(model.tiers["default"].short.snapshot)})
         return found
 

@@ -11,7 +11,7 @@ from billing.accounts import Accounts
 from billing.admins import Admins
 from billing.audit import AuditLog, Change
 from billing.database import now_ms
-from billing.errors import AccountNotFound, NotYet, StripeRefused
+from billing.errors import AccountNotFound, NotYet, ReferenceTaken, StripeRefused
 from billing.finance import DAY_MS, Finance, day_of, span
 from billing.inbox import Inbox
 from billing.ledger import Ledger
@@ -78,6 +78,8 @@ class AdminDesk:
             )
         except AccountNotFound:
             raise no_account() from None
+        except ReferenceTaken as error:
+            raise Rejection(409, "reference_taken", f"Not booked: {error}.", param="reference") from None
         posted = await self.ledger.posted(account_id)
         return {
             "accountId": account_id,

@@ -29,12 +29,15 @@ from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import StoreUnavailable
-from billing.jobs import Jobs, Step, Store
+from billing.holds import Entry
+from billing.jobs import Jobs, Noted, Step, Store
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
+from billing.money import display_credits
 from billing.objects import Objects
 from billing.overrides import Overrides
 from billing.rates import RateCards
+from billing.record import decode_record
 from config.keys import notices_secret, service_key, stripe_keys
 from config.settings import Secret, Settings
 from config.watch import Watcher
@@ -67,10 +70,12 @@ log = logging.getLogger("tollkeeper.app")
 
 Ports = Mapping[int, frozenset[Group]]
 NO_PORTS: Ports = {}
+EVERY_ADDRESS = ("0.0.0.0", "::")
 WATCH_SECONDS = 0.25
 CONTROL_SECONDS = 20.0
 PROBE_SECONDS = 0.7
 DEPTH_EVERY = 4
+ORPHANED = b'"outcome":"orphaned"'
 
 
 @dataclass(slots=True)
@@ -126,7 +131,7 @@ class Application:
     def _origin(self) -> str:
         """How browsers on this machine reach us."""
         listen = self._settings.listen
-        return f"http://{'127.0.0.1' if listen.host in ('0.0.0.0', '::') else listen.host}:{listen.port}"
+        return f"http://{'127.0.0.1' if listen.host in EVERY_ADDRESS else listen.host}:{listen.side_port or listen.port}"
 
     async def _exchange(self, services: Services, scope: Any, receive: Any) -> None:
         protocol = scope["extensions"]["tollkeeper"]
@@ -189,6 +194,7 @@ class Application:
             self._key,
             metrics,
             request_log,
+            origin="" if settings.listen.host in EVERY_ADDRESS else self._origin(),
         )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)
@@ -196,7 +202,7 @@ class Application:
         await live.begin()
         await enter(background(live.follow()))
         if self._with_jobs:
-            jobs = jobs_of(settings, store, ledger, money.steps())
+            jobs = jobs_of(settings, store, ledger, metrics, money.steps())
             jobs.start()
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
@@ -215,7 +221,11 @@ class Application:
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
         side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
-        self._side = Edge(side, lambda: services.settings, metrics.side_answer)
+
+        def side_answer(path: str, status: int) -> None:
+            metrics.side_answer(path, status, selling=services.settings.billing.purchase_enabled and money.keys is not None)
+
+        self._side = Edge(side, lambda: services.settings, side_answer)
 
 
 def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:
@@ -267,7 +277,9 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator["Emb
         await store.close()
 
 
-def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, more: Sequence[Step] = ()) -> Jobs:
+def jobs_of(
+    settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, metrics: Metrics, more: Sequence[Step] = ()
+) -> Jobs:
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
@@ -280,6 +292,7 @@ def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledge
         lead=lead,
         reap=reap,
         more=more,
+        noted=noted_by(metrics),
     )
 
 
@@ -320,6 +333,8 @@ async def _watch(services: Services, database: Database, store: Store, health: H
         health.problems["balances"] = await _probe(store.ping())
         health.problems["sql"] = await _probe(_check_schema(database))
         health.checked_at = time.monotonic()
+        for name in ("balances", "sql"):
+            services.metrics.store_up.labels(name).set(0 if health.problems[name] else 1)
         if turn % DEPTH_EVERY == 0 and not health.problems["balances"]:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
@@ -331,13 +346,31 @@ async def _watch(services: Services, database: Database, store: Store, health: H
                 services.metrics.journal_entries.set(entries)
                 services.metrics.journal_lag.set(lag_ms / 1_000)
         services.metrics.publish()
-        holds, amount = store.outstanding()
-        services.metrics.open_holds.set(holds)
-        services.metrics.open_hold_credits.set(amount / 1_000)
+        publish_store(services.metrics, store)
         for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
             services.metrics.upstream_connections.labels(state).set(number)
         turn += 1
         await asyncio.sleep(WATCH_SECONDS)
+
+
+def publish_store(metrics: Metrics, store: Store) -> None:
+    """What a process lives by, and what it had to rebuild."""
+    live = store.outstanding()
+    metrics.open_holds.set(live.holds)
+    metrics.open_hold_credits.set(display_credits(live.amount))
+    metrics.oldest_hold.set(live.oldest_seconds)
+    metrics.rebuilds.inc(store.rebuilt())
+
+
+def noted_by(metrics: Metrics) -> Noted:
+    """Counts what only the flush sees: charges of requests whose process died."""
+
+    def noted(entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if ORPHANED in entry.record:
+                metrics.orphan(decode_record(entry.record), entry.charged)
+
+    return noted
 
 
 async def _probe(check: Any) -> str:

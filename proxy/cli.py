@@ -7,48 +7,49 @@ import argparse
 import asyncio
 import contextlib
 import os
-import secrets
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from billing.accounts import Accounts, KeyRules
+from billing.accounts import Accounts
 from billing.balances.embedded import EmbeddedBalances, journal_depth, lock_file, read_figures
 from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import AccountNotFound, BillingError, KeyNotFound, StoreUnavailable
 from billing.jobs import drain
-from billing.ledger import Ledger, UsageFilters
+from billing.ledger import Ledger
 from billing.migrate import migrate
-from billing.money import MoneyError, display_credits, millicredits, parse_credits
-from billing.periods import PERIODS
+from billing.money import MoneyError, display_credits
 from billing.rates import RateCards
 from billing.reconcile import StoreFigures, reconcile
 from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_books, cli_launch, cli_money, cli_ops, cli_portal, cli_rates
-from proxy.account_api import iso_time, usage_row
+from proxy import cli_accounts, cli_books, cli_launch, cli_money, cli_ops, cli_portal, cli_rates
 from proxy.checks import check_redis, prepare_database
-from proxy.cli_context import Command, Context, Refusal, Result, actor, expiry, not_negative, short_text, who
+from proxy.cli_context import Command, Context, Refusal, Result
 from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
 DRAIN_WAIT_SECONDS = 60
-MAX_GRANT_CREDITS = 1_000_000_000
+CHILD = "_child"
+BEGINNINGS = {("account", "create"), ("admin", "create"), ("rates", "import"), ("flags", "set")}
+"""Commands that begin an empty database; all others work on one that is there, and in a wrong folder there is none."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
-    arguments = _parser().parse_args(argv)
+    given = sys.argv[1:] if argv is None else argv
+    arguments = _child_parser().parse_args(given) if given[:1] == [CHILD] else _parser().parse_args(given)
     try:
         path = _config_path(arguments)
         settings = load_settings(path)
-        if arguments.command in ("serve", "_child"):
+        if arguments.command in ("serve", CHILD):
             return _serve(arguments, settings, path)
         result, text, code = asyncio.run(_run(arguments, settings))
     except ConfigError as error:
@@ -92,7 +93,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     key = upstream_key(settings)
     stripe_keys(settings)  # complain before anything is opened
     notices_secret(settings)
-    if arguments.command == "_child":
+    if arguments.command == CHILD:
         if arguments.role == "jobs":
             return serve.serve_jobs(settings, path)
         return serve.serve_worker(settings, key, serve.inherited(arguments.fds), with_jobs=False, config_path=path)
@@ -134,10 +135,21 @@ async def _database(settings: Settings) -> AsyncIterator[Database]:
         await database.close()
 
 
+def _must_be_there(arguments: argparse.Namespace, database: Database) -> None:
+    """Raises Refusal rather than showing an empty ledger, made just now, to someone in a wrong folder."""
+    path = Path(database.url.database or "")
+    if database.is_sqlite and not path.exists() and (arguments.command, getattr(arguments, "verb", "")) not in BEGINNINGS:
+        raise Refusal(
+            f"there is no ledger at {path.absolute()}: run this where the server's proxy.toml is (or name it with --config); "
+            "`tollkeeper account create` or `tollkeeper migrate` begin a new one"
+        )
+
+
 async def _run(arguments: argparse.Namespace, settings: Settings) -> Result:
     command: Command = arguments.run
     async with _database(settings) as database:
         if arguments.command not in ("migrate", "check-config", *cli_launch.WITHOUT_DATABASE):
+            _must_be_there(arguments, database)
             await prepare_database(database)
         return await command(Context(settings, database, Ledger(database), Accounts(database), arguments))
 
@@ -160,162 +172,7 @@ async def _migrate(context: Context) -> Result:
     return {"revision": revision}, f"The database is at revision {revision}.", 0
 
 
-# -- accounts and keys --------------------------------------------------------------------------------
-
-
-async def _account_create(context: Context) -> Result:
-    account_id = await context.accounts.create(context.arguments.name, who())
-    key_id, secret = await context.accounts.create_key(account_id, KeyRules(), who())
-    result = {"accountId": account_id, "name": context.arguments.name, "keyId": key_id, "apiKey": secret}
-    text = f"Account {account_id} ({context.arguments.name})\nAPI key (shown this once): {secret}"
-    return result, text, 0
-
-
-async def _account_show(context: Context) -> Result:
-    account_id = context.arguments.account
-    account = await context.accounts.get(account_id)
-    posted = await context.ledger.posted(account_id)
-    figures, held, unflushed = await _figures_of(context, account_id)
-    balance = figures if figures is not None else posted.balance
-    result = {
-        "accountId": account_id,
-        "name": account["name"],
-        "status": account["status"],
-        "balanceMillicredits": str(balance),
-        "heldMillicredits": str(held),
-        "postedMillicredits": str(posted.balance),
-        "unflushedMillicredits": str(unflushed),
-        "createdAt": iso_time(account["created_at"]),
-    }
-    text = (
-        f"{account_id}  {account['name']}  {account['status']}\n"
-        f"balance {display_credits(balance)} credits, held {display_credits(held)}, in the ledger {display_credits(posted.balance)}"
-    )
-    return result, text, 0
-
-
-async def _account_list(context: Context) -> Result:
-    rows = await context.accounts.everyone()
-    data = [
-        {
-            "accountId": row["id"],
-            "name": row["name"],
-            "status": row["status"],
-            "postedMillicredits": str(row["posted_millicredits"]),
-            "createdAt": iso_time(row["created_at"]),
-        }
-        for row in rows
-    ]
-    lines = [f"{row['id']}  {row['status']:8} {display_credits(row['posted_millicredits']):>14}  {row['name']}" for row in rows]
-    return {"data": data}, "\n".join(lines) or "There are no accounts yet.", 0
-
-
-async def _account_block(context: Context) -> Result:
-    status = "active" if context.arguments.unblock else "blocked"
-    await context.accounts.set_status(context.arguments.account, status, who())
-    return {"accountId": context.arguments.account, "status": status}, f"{context.arguments.account} is {status}.", 0
-
-
-async def _key_create(context: Context) -> Result:
-    given = context.arguments
-    limit = parse_credits(given.spend_limit) if given.spend_limit is not None else None
-    if limit is not None and limit < 0:
-        raise MoneyError("a spend limit is not negative")
-    rules = KeyRules(
-        models=tuple(given.models) if given.models else None,
-        spend_limit=limit,
-        spend_period=given.period if limit is not None else None,
-        requests_per_minute=given.rpm,
-        tokens_per_minute=given.tpm,
-        concurrency=given.concurrency,
-        expires_at=expiry(given.expires),
-    )
-    key_id, secret = await context.accounts.create_key(given.account, rules, who())
-    return {"accountId": given.account, "keyId": key_id, "apiKey": secret}, f"Key {key_id} (shown this once): {secret}", 0
-
-
-async def _key_list(context: Context) -> Result:
-    rows = await context.accounts.keys_of(context.arguments.account)
-    data = [
-        {
-            "keyId": row["id"],
-            "hint": row["hint"],
-            "models": msgspec.json.decode(row["models"]) if row["models"] else None,
-            "spendLimitMillicredits": None if row["spend_limit_millicredits"] is None else str(row["spend_limit_millicredits"]),
-            "spendPeriod": row["spend_period"],
-            "requestsPerMinute": row["requests_per_minute"],
-            "tokensPerMinute": row["tokens_per_minute"],
-            "concurrency": row["concurrency"],
-            "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] else None,
-            "revokedAt": iso_time(row["revoked_at"]) if row["revoked_at"] else None,
-            "createdAt": iso_time(row["created_at"]),
-        }
-        for row in rows
-    ]
-    lines = [f"{row['keyId']}  {row['hint']}  {'revoked' if row['revokedAt'] else 'active'}" for row in data]
-    return {"data": data}, "\n".join(lines) or "This account has no keys.", 0
-
-
-async def _key_revoke(context: Context) -> Result:
-    await context.accounts.revoke_key(context.arguments.key, who())
-    return {"keyId": context.arguments.key, "revoked": True}, f"{context.arguments.key} is revoked.", 0
-
-
-# -- money ------------------------------------------------------------------------------------------------
-
-
-async def _grant(context: Context) -> Result:
-    given = context.arguments
-    amount = parse_credits(given.credits)
-    if not amount or abs(amount) > MAX_GRANT_CREDITS * 1_000:
-        raise MoneyError(f"a grant is not zero and at most {MAX_GRANT_CREDITS} credits either way")
-    reference = given.reference or "grant_" + secrets.token_hex(12)
-    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason, who())
-    posted = await context.ledger.posted(given.account)
-    result = {
-        "accountId": given.account,
-        "grantedMillicredits": str(amount if new else 0),
-        "reference": reference,
-        "postedMillicredits": str(posted.balance),
-    }
-    what = f"Granted {display_credits(amount)} credits" if new else "This reference was booked before; nothing granted"
-    return result, f"{what} ({reference}). The ledger says {display_credits(posted.balance)} credits.", 0
-
-
-async def _ledger(context: Context) -> Result:
-    await context.accounts.get(context.arguments.account)
-    rows = await context.ledger.transfers_of(context.arguments.account, context.arguments.limit)
-    data = [
-        {
-            "id": str(row["id"]),
-            "kind": row["kind"],
-            "amountMillicredits": str(row["effect"]),
-            "debitAccount": row["debit_account"],
-            "creditAccount": row["credit_account"],
-            "referenceType": row["reference_type"],
-            "referenceId": row["reference_id"],
-            "actor": row["actor"],
-            "reason": row["reason"],
-            "createdAt": iso_time(row["created_at"]),
-        }
-        for row in rows
-    ]
-    lines = [
-        f"{row['createdAt']}  {row['amountMillicredits']:>16}  {row['kind']:<14} {row['referenceId']}  {row['reason']}" for row in data
-    ]
-    return {"data": data}, "\n".join(lines) or "The ledger has no rows for this account.", 0
-
-
-async def _usage(context: Context) -> Result:
-    await context.accounts.get(context.arguments.account)
-    rows = await context.ledger.usage_of(context.arguments.account, context.arguments.limit, UsageFilters())
-    data = [usage_row(row) for row in rows]
-    lines = [
-        f"{row['createdAt']}  {row['chargedMillicredits']:>12}  {row['model']:<28} {row['inputTokens']:>8} in "
-        f"{row['outputTokens']:>7} out  {row['usageSource']:<8} {row['outcome']:<12} {row['requestId']}"
-        for row in data
-    ]
-    return {"data": data}, "\n".join(lines) or "There is no usage for this account.", 0
+# -- the two stores --------------------------------------------------------------------------------------
 
 
 async def _reconcile(context: Context) -> Result:
@@ -433,11 +290,22 @@ def _lease_ms(settings: Settings) -> int:
     return settings.billing.hold_lease_seconds * 1_000
 
 
+def _child_parser() -> argparse.ArgumentParser:
+    """How the supervisor starts its processes; not for people."""
+    parser = argparse.ArgumentParser(prog="tollkeeper")
+    parser.add_argument("command")
+    parser.add_argument("role", choices=["worker", "jobs"])
+    parser.add_argument("fds")
+    parser.add_argument("--config")
+    return parser
+
+
 def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--config", help="the configuration file (default: proxy.toml here, else built-in defaults)")
     common.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser = argparse.ArgumentParser(prog="tollkeeper", description="A prepaid meter in front of the OpenAI API.")
+    parser.add_argument("--version", action="version", version=f"tollkeeper {version('tollkeeper')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     def add(group: Any, name: str, run: Command | None, text: str) -> argparse.ArgumentParser:
@@ -446,38 +314,9 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     add(commands, "serve", None, "Serve until SIGTERM.")
-    child = add(commands, "_child", None, argparse.SUPPRESS)
-    child.add_argument("role", choices=["worker", "jobs"])
-    child.add_argument("fds")
     add(commands, "check-config", _check_config, "Validate proxy.toml and the environment.")
     add(commands, "migrate", _migrate, "Bring the database to this version's schema.")
-    account = commands.add_parser("account", help="Create, show, list, block accounts.").add_subparsers(dest="verb", required=True)
-    add(account, "create", _account_create, "Create an account and its first API key.").add_argument("name", type=short_text(200))
-    add(account, "show", _account_show, "Show one account.").add_argument("account")
-    add(account, "list", _account_list, "List accounts.")
-    block = add(account, "block", _account_block, "Block an account (or --unblock it).")
-    block.add_argument("account")
-    block.add_argument("--unblock", action="store_true")
-    key = commands.add_parser("key", help="Create, list, revoke API keys.").add_subparsers(dest="verb", required=True)
-    create = add(key, "create", _key_create, "Create an API key.")
-    create.add_argument("account")
-    create.add_argument("--models", nargs="+", help="model names or globs")
-    create.add_argument("--spend-limit", metavar="CREDITS")
-    create.add_argument("--period", choices=PERIODS, default="month", help="when the spend limit starts anew (UTC)")
-    for name in ("rpm", "tpm", "concurrency"):
-        create.add_argument(f"--{name}", type=not_negative)
-    create.add_argument("--expires", help="ISO 8601, or 30d, 12h, 15m")
-    add(key, "list", _key_list, "List an account's keys.").add_argument("account")
-    add(key, "revoke", _key_revoke, "Revoke a key, everywhere within 5 s.").add_argument("key")
-    grant = add(commands, "grant", _grant, "Move credits to an account (negative: back).")
-    grant.add_argument("account")
-    grant.add_argument("credits")
-    grant.add_argument("--reason", required=True, type=short_text(2_000))
-    grant.add_argument("--reference", type=short_text(80), help="repeat a grant safely: the same reference is booked once")
-    for name, run, text in (("ledger", _ledger, "An account's transfers."), ("usage", _usage, "An account's charged requests.")):
-        listing = add(commands, name, run, text)
-        listing.add_argument("account")
-        listing.add_argument("--limit", type=not_negative, default=100)
+    cli_accounts.register(commands, add, _figures_of)
     cli_rates.register(commands, add)
     cli_money.register(commands, add)
     cli_books.register(commands, add)

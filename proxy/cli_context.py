@@ -3,7 +3,7 @@
 import argparse
 import os
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -68,7 +68,32 @@ def expiry(text: str | None) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise ConfigError("command line", "--expires", f"{text!r} is not a time", "write 2026-12-31T00:00:00Z, or 30d, 12h, 15m") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    if moment <= datetime.now(UTC):
+        raise ConfigError("command line", "--expires", f"{text!r} is in the past", "write a later time, or 30d, 12h, 15m")
+    return int(moment.timestamp() * 1000)
+
+
+def in_credits(millicredits: int) -> str:
+    """An amount for people: 12,345.678 credits, always to the millicredit, so that columns line up."""
+    sign, amount = ("-" if millicredits < 0 else ""), abs(millicredits)
+    return f"{sign}{amount // 1_000:,}.{amount % 1_000:03}"
+
+
+def table(columns: str, rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a line of column names; `>` before a name aligns its column to the right. Empty without rows."""
+    if not rows:
+        return ""
+    names = columns.split()
+    lines = [[name.lstrip(">").replace("-", " ").upper() for name in names], *rows]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(names))]
+    aligned = [
+        "  ".join(
+            cell.rjust(width) if name.startswith(">") else cell.ljust(width) for cell, width, name in zip(line, widths, names, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join(aligned)
 
 
 def not_negative(text: str) -> int:

@@ -10,7 +10,6 @@ from billing.audit import AuditLog
 from billing.database import now_ms
 from billing.overrides import Overrides, in_force
 from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
-from config.load import ConfigError
 from proxy.account_api import iso_time
 from proxy.cli_context import Add, Context, Refusal, Result, expiry, short_text, who
 from proxy.roles import ROLES
@@ -51,8 +50,6 @@ async def _flag_set(context: Context) -> Result:
     flag = flag_named(given.flag)
     value = read_flag(flag, given.value)
     ends = expiry(given.expires)
-    if ends is not None and ends <= now_ms():
-        raise ConfigError("command line", "--expires", "is in the past", "write a later time")
     overrides = Overrides(context.database)
     others = {name: other for name, other in in_force(await overrides.all(), now_ms()).items() if name != flag}
     with_flags(context.settings, {**others, flag: value})

@@ -44,6 +44,7 @@ ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
 LONGEST_BEGINNING = 65_536
 UNFINISHED = ("queued", "in_progress")
+CLIENT_CLOSED = 499
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
@@ -54,10 +55,12 @@ class Exchange:
 
     __slots__ = (
         "client",
+        "endpoint",
         "first_byte_ms",
         "headers",
         "interruption",
         "key",
+        "meter",
         "method",
         "money",
         "outcome",
@@ -89,8 +92,10 @@ class Exchange:
         self.first_byte_ms = self.status = 0
         self.money = Holding(services, self.prices, self.request_id, self.started_ms)
         self.outcome = ""
+        self.endpoint = "none"
         self.key: ApiKey | None = None
         self.plan: Plan | None = None
+        self.meter: StreamMeter | None = None
 
     async def run(self) -> None:
         """Answer the request. Never raises but for cancellation."""
@@ -99,6 +104,7 @@ class Exchange:
         try:
             key = self.key = await services.authenticator.authenticate(self.headers)
             endpoint = find_endpoint(self.method, self.path)
+            self.endpoint = endpoint.name
             if b"beta=true" in self.query:
                 raise invalid("Beta variants of endpoints are not available here: leave `beta` out.", "beta", "unsupported_parameter")
             body = await self.client.read_body()
@@ -116,11 +122,20 @@ class Exchange:
             self.client.abort()
         finally:
             services.live.discard(self)
-            if self.first_byte_ms and self.money.holding and self.plan is not None:
-                await self.money.settle_as_noted(self.plan)
-            await self.money.release()
+            await self._resolve_what_is_held()
             self.client.let_go()
             self.account()
+
+    async def _resolve_what_is_held(self) -> None:
+        """After a failure or cancellation: what was shown is owed as an orphan would owe it, the rest is given back."""
+        shown = 0
+        try:
+            if self.first_byte_ms and self.money.holding:
+                shown = self._shown_roughly()
+        finally:
+            if self.first_byte_ms and self.money.holding and self.plan is not None:
+                await self.money.settle_as_orphan(self.plan, shown)
+            await self.money.release()
 
     def client_left(self) -> None:
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
@@ -202,6 +217,8 @@ class Exchange:
         body = await self._collect(answer, ERROR_BODY_LIMIT)
         status = answer.head.status
         self.services.metrics.count(self.services.metrics.upstream_errors, f"status_{status // 100}xx")
+        if status == 401:
+            self.services.log.key_refused()
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
         headers, own = self.passing.headers(answer.head), instead_of(status, body)
@@ -229,6 +246,7 @@ class Exchange:
             await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
         headers, body = self.passing.in_clients_form(plan.parsed.convert, answer.head, body)
         headers.append((b"x-credits-charged", _credits(self.money.charged)))
+        headers += _output_cap(plan)
         if settled is not None:
             headers.append((b"x-credits-remaining", _credits(settled.balance - settled.held)))
         self.status = 200
@@ -254,7 +272,7 @@ class Exchange:
 
     async def _stream(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
-        meter = plan.endpoint.meter(plan.parsed)
+        meter = self.meter = plan.endpoint.meter(plan.parsed)
         await self.money.durable()
         outcome: Outcome = "completed"
         shrinking = self._start_shrinking(plan, key)
@@ -306,7 +324,8 @@ class Exchange:
         headers = self.passing.headers(answer.head)
         if meter.content_type:
             headers = [(b"content-type", meter.content_type), *(pair for pair in headers if pair[0] != b"content-type")]
-        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), (b"x-credits-held", _credits(self.money.amount))])
+        held = (b"x-credits-held", _credits(self.money.amount))
+        await self.client.start(200, [*headers, (b"cache-control", b"no-cache"), held, *_output_cap(plan)])
         client = self.client
         if begun:
             self._note_first_byte()
@@ -357,8 +376,12 @@ class Exchange:
         counted = with_counted_input(plan, tokens, self.prices)
         if counted.ceiling.amount < self.money.amount:
             self.plan = counted
-            self.money.mark_shown(counted, 0)  # an orphan owes no more than the hold: first the one, then the other
+            self.money.mark_shown(counted, self._shown_roughly())  # an orphan owes no more than the hold: first the one, then the other
             self.services.balances.shrink(self.request_id, key.account_id, counted.ceiling.amount)
+
+    def _shown_roughly(self) -> int:
+        """Output tokens that the client has seen of a stream, about."""
+        return self.meter.shown_roughly() if self.meter is not None else 0
 
     async def _finish_stream(self, answer: Answer, meter: StreamMeter, *, cut: bool) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""
@@ -481,10 +504,10 @@ class Exchange:
 
     def account(self) -> None:
         """Metrics and the log line of this request."""
-        plan = self.plan
-        endpoint = plan.endpoint.name if plan else "none"
-        self.services.metrics.count(self.services.metrics.requests, endpoint, str(self.status or 499))
-        self.services.metrics.count(self.services.metrics.outcomes, self.outcome or "unknown")
+        plan, status, metrics = self.plan, self.status or CLIENT_CLOSED, self.services.metrics
+        metrics.answered(self.endpoint, status, self.outcome or "unknown")
+        if self.money.sent_at:
+            metrics.forwarded_after(self.money.sent_at - self.started)
         sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
         self.services.log.request(
             request_id=self.request_id,
@@ -494,7 +517,7 @@ class Exchange:
             method=self.method,
             path=self.path.decode("latin-1")[:200],
             model=plan.parsed.model[:120] if plan else "",
-            status=self.status or 499,
+            status=status,
             outcome=self.outcome,
             charged_millicredits=self.money.charged,
             held_millicredits=self.money.amount,
@@ -505,3 +528,11 @@ class Exchange:
 
 def _credits(amount: int) -> bytes:
     return str(display_credits(amount)).encode()
+
+
+def _output_cap(plan: Plan) -> list[tuple[bytes, bytes]]:
+    """What a client that named no maximum should know: that the balance, or the operator, set one."""
+    most = plan.model.max_output_tokens
+    if not plan.cap_is_ours or not plan.parsed.cap_field or (most is not None and plan.cap >= most):
+        return []
+    return [(b"x-credits-output-cap", b"%d" % plan.cap)]

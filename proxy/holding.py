@@ -4,12 +4,14 @@ import time
 
 from billing.accounts import ApiKey
 from billing.errors import AccountNotFound, StoreUnavailable
-from billing.holds import Checkpoint, Gone, Held, HoldRequest, Refused, Settled
+from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
+from billing.periods import period_end_ms
 from billing.pricing import PriceBook
+from proxy.account_api import iso_time
 from proxy.plan import Plan, checkpoint_charge, clamped, held_amount, key_limits, smallest, with_counted_input
 from proxy.records import Facts, orphan_record, usage_record
-from proxy.rejections import Rejection, insufficient_credits, too_many, unavailable
+from proxy.rejections import KeyLimit, Rejection, insufficient_credits, too_many, unavailable
 from proxy.services import Services
 from proxy.settlement import Ending
 from proxy.switches import is_free
@@ -18,7 +20,10 @@ HOLD_TRIES = 3
 
 
 class Holding:
-    """One hold and what becomes of it. Amounts are millicredits; `marked_at` is when it was last noted what is owed."""
+    """One hold and what becomes of it. Amounts are millicredits.
+
+    `marked_at` is when it was last noted what is owed, `sent_at` when the request went upstream (both monotonic seconds).
+    """
 
     __slots__ = (
         "_key",
@@ -33,6 +38,7 @@ class Holding:
         "holding",
         "input_owed",
         "marked_at",
+        "sent_at",
     )
 
     def __init__(self, services: Services, prices: PriceBook, request_id: str, started_ms: int) -> None:
@@ -44,7 +50,7 @@ class Holding:
         self.amount = self.input_owed = Millicredits(0)
         self.charged = 0
         self.holding = False
-        self.marked_at = 0.0
+        self.marked_at = self.sent_at = 0.0
 
     @property
     def key(self) -> ApiKey:
@@ -131,7 +137,13 @@ class Holding:
             source = "in_flight" if result.balance >= needed else "balance"
         self._services.metrics.count(self._services.metrics.insufficient, source)
         retry = 1_000 if source == "in_flight" else None
-        return insufficient_credits(source, needed, result.balance, result.held, affordable, billing.top_up_url, retry)
+        limit = None
+        if source == "key_limit":
+            ends = period_end_ms(self.key.rules.spend_period or "total", self._started_ms)
+            limit = KeyLimit(result.key_available, iso_time(ends) if ends is not None else None)
+        return insufficient_credits(
+            source, needed, result.balance, result.held, affordable, self._services.absolute(billing.top_up_url), retry, limit
+        )
 
     async def durable(self) -> None:
         """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
@@ -167,17 +179,13 @@ class Holding:
             if settled.loss:
                 services.metrics.count(services.metrics.loss, by=display_credits(settled.loss))
                 services.log.loss(self._request_id, key.account_id, settled.loss)
-        if isinstance(settled, Gone) and due:
-            # reaped while we were cut off from the store: what the checkpoint did not cover is lost to us, and must be seen
-            services.metrics.count(services.metrics.store_errors, "hold_gone")
-            services.log.loss(self._request_id, key.account_id, due)
         services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
         return settled if isinstance(settled, Settled) else None
 
-    async def settle_as_noted(self, plan: Plan) -> None:
-        """Something was shown and then everything went wrong: charge what an orphan would owe, its input."""
-        charge = checkpoint_charge(plan, self._prices, 0)
-        record = orphan_record(self.facts(plan), charge, 0)
+    async def settle_as_orphan(self, plan: Plan, tokens_out: int) -> None:
+        """Something was shown and then everything went wrong: charge what an orphan would owe, its input and what was shown."""
+        charge = checkpoint_charge(plan, self._prices, tokens_out)
+        record = orphan_record(self.facts(plan), charge, tokens_out)
         due = charge.amount if self.amount else Millicredits(0)
         self.holding = False
         try:
@@ -197,7 +205,7 @@ class Holding:
 
     def mark_sent(self) -> None:
         """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
-        self.marked_at = time.monotonic()
+        self.marked_at = self.sent_at = time.monotonic()
         if self.amount:
             self._services.balances.checkpoint(Checkpoint(self._request_id, self.key.account_id, self.input_owed, b""))
 

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 import traceback
 from typing import Any
 
@@ -16,6 +17,7 @@ from billing.database import now_ms
 
 FLUSH_SECONDS = 0.1
 BUFFER_LINES = 1_000
+KEY_REFUSED_SECONDS = 60
 
 
 class RequestLog:
@@ -27,6 +29,7 @@ class RequestLog:
         self._lines: list[bytes] = []
         self._encode = msgspec.json.Encoder().encode
         self._due: asyncio.TimerHandle | None = None
+        self._key_refused_until = 0.0
 
     def request(self, **fields: Any) -> None:
         """One finished request."""
@@ -38,6 +41,13 @@ class RequestLog:
         self._write(
             {"event": "platform_loss", "at": now_ms(), "request_id": request_id, "account": account_id, "millicredits": millicredits}
         )
+
+    def key_refused(self) -> None:
+        """OpenAI does not take our key, so nothing can be served: said at most once a minute."""
+        if time.monotonic() >= self._key_refused_until:
+            self._key_refused_until = time.monotonic() + KEY_REFUSED_SECONDS
+            message = "OpenAI refuses this service's own key (401): check OPENAI_API_KEY with `tollkeeper preflight`"
+            self._write({"event": "upstream_key_refused", "at": now_ms(), "level": "error", "message": message})
 
     def flush(self) -> None:
         """Write what has gathered."""

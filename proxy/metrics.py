@@ -6,18 +6,26 @@ Requests only add to a plain dict; `publish()` moves it into prometheus-client a
 labelled increment there costs 2-4 µs (memory-mapped with several processes) and a request makes ten.
 """
 
+import time
 from bisect import bisect_left
 from collections import defaultdict
+from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from billing.money import display_credits
+from billing.money import display_credits, display_usd
+from billing.record import UsageRecord
 from billing.usage import Usage
 
+ADDED_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
-PURCHASE_PATHS = ("/api/billing/checkout", "/webhooks/stripe", "/credits/buy")
+OUR_FAILINGS = frozenset(("internal_error", "store_unavailable", "journal_full", "upstream_busy", "too_many_uploads"))
+"""Codes of answers that are ours to blame for; what upstream did is not, and a switch that somebody flipped is not."""
+WEBHOOK_SECONDS = 300
+WEBHOOK_PATH = "/webhooks/stripe"
+PURCHASE_PATHS = ("/api/billing/checkout", WEBHOOK_PATH, "/credits/buy")
 SERVER_ERROR = 500
 NOT_CONFIGURED = 404
 """Not our failing, and not our success either."""
@@ -29,8 +37,6 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every series."""
         self._pending: defaultdict[tuple[Counter, tuple[str, ...]], int | float] = defaultdict(int)
-        self._first_bytes = [0] * (len(SECONDS) + 1)
-        self._first_byte_sum: int | float = 0
         self.requests = Counter("tollkeeper_requests_total", "Answered /v1 requests", ["endpoint", "status"], registry=registry)
         self.calls = Counter("openai_calls_total", "Requests that OpenAI answered and we metered", ["model"], registry=registry)
         self.tokens_in = Counter("openai_tokens_in_total", "Input tokens metered", ["model"], registry=registry)
@@ -62,12 +68,23 @@ class Metrics:
         self.first_byte = Histogram(
             "tollkeeper_first_byte_seconds", "Request to first byte of the answer", buckets=SECONDS, registry=registry
         )
+        self.added = Histogram(
+            "tollkeeper_added_latency_seconds",
+            "Request to its being sent upstream: body, checks, hold",
+            buckets=ADDED_SECONDS,
+            registry=registry,
+        )
+        self._times = {self.first_byte: _Times(SECONDS), self.added: _Times(ADDED_SECONDS)}
         self.open_holds = Gauge(
             "tollkeeper_holds_outstanding", "Holds this process lives by", registry=registry, multiprocess_mode="livesum"
         )
         self.open_hold_credits = Gauge(
             "tollkeeper_holds_outstanding_credits", "Credits in those holds", registry=registry, multiprocess_mode="livesum"
         )
+        self.oldest_hold = Gauge(
+            "tollkeeper_holds_oldest_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax"
+        )
+        self.rebuilds = Counter("tollkeeper_rebuilds_total", "Buckets of Redis that were rebuilt from the ledger", registry=registry)
         self.journal_entries = Gauge(
             "tollkeeper_journal_entries", "Settled charges not yet in the ledger", registry=registry, multiprocess_mode="livemax"
         )
@@ -76,8 +93,13 @@ class Metrics:
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
+        for reason in ("signature", "unreadable", "livemode", "store"):
+            self.webhook_failures.labels(reason)  # there from the start: an alert on its increase must see the first one
+        self.store_up = Gauge("tollkeeper_store_up", "1 while a store answers", ["store"], registry=registry, multiprocess_mode="livemin")
         self._register_operations(registry)
         self._register_objectives(registry)
+        self._register_finance(registry)
+        self._register_jobs(registry)
         self.upstream_connections = Gauge(
             "tollkeeper_upstream_connections", "Connections to OpenAI", ["state"], registry=registry, multiprocess_mode="livesum"
         )
@@ -114,13 +136,107 @@ class Metrics:
         self.objective = Counter(
             "tollkeeper_slo_total", "Requests that count for an objective, by whether we did our part", ["slo", "result"], registry=registry
         )
-        for slo in ("deduction", "purchase"):
+        for slo in ("deduction", "purchase", "webhook"):
             for result in ("good", "bad"):
                 self.objective.labels(slo, result)  # there from the start, so that a rate over them is never empty
 
-    def side_answer(self, path: str, status: int) -> None:
-        """Note an answer of the side API: buying and crediting have an objective."""
-        if path.startswith(PURCHASE_PATHS) and status != NOT_CONFIGURED:
+    def _register_finance(self, registry: CollectorRegistry) -> None:
+        """The running UTC day's money in USD, as the job `finance` computed it last. Floats, for display only.
+
+        `mostrecent`: whichever process ran the job last is right, also when the figure fell.
+        """
+
+        def today(name: str, text: str) -> Gauge:
+            return Gauge(f"finance_{name}_daily_usd", f"{text}, today (UTC)", registry=registry, multiprocess_mode="mostrecent")
+
+        self.purchased_daily = today("purchased", "Credits bought, with their bonus")
+        self.deducted_daily = today("deducted", "Credits deducted for usage")
+        self.cost_daily = today("cost", "What that usage cost us")
+        self.loss_daily = today("loss", "Usage that nobody could be charged for")
+        self.margin_daily = today("margin", "Deducted less cost")
+        self.liability = Gauge(
+            "finance_liability_credits_usd", "What customers hold in credits", registry=registry, multiprocess_mode="mostrecent"
+        )
+        self.margin_target = Gauge(
+            "finance_margin_target_ratio",
+            "The margin wanted, as a part of what is deducted",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.model_cost = Gauge(
+            "finance_model_cost_daily_usd",
+            "What a model's usage cost us, today (UTC)",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+
+        self._models_shown: set[str] = set()
+
+    def _register_jobs(self, registry: CollectorRegistry) -> None:
+        """Labelled `task`: Prometheus calls what it scrapes `job`."""
+        self.reconciliation_mismatch = Gauge(
+            "tollkeeper_reconciliation_mismatch_credits",
+            "Sum of the differences that the last reconciliation found",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.job_runs = Counter("tollkeeper_job_runs_total", "Runs of scheduled jobs", ["task", "result"], registry=registry)
+        self.job_findings = Gauge(
+            "tollkeeper_job_findings", "Findings of a job's last run", ["task"], registry=registry, multiprocess_mode="mostrecent"
+        )
+        self.job_duration = Gauge(
+            "tollkeeper_job_duration_seconds", "Length of a job's last run", ["task"], registry=registry, multiprocess_mode="mostrecent"
+        )
+        self.job_success = Gauge(
+            "tollkeeper_job_last_success_timestamp_seconds",
+            "When a job last ran to its end, whatever it found",
+            ["task"],
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+
+    def finance_today(self, *, purchased: int, deducted: int, cost: int, loss: int, liability: int) -> None:
+        """Show a day's figures, in millicredits (= micro-dollars)."""
+        self.purchased_daily.set(display_usd(purchased))
+        self.deducted_daily.set(display_usd(deducted))
+        self.cost_daily.set(display_usd(cost))
+        self.loss_daily.set(display_usd(loss))
+        self.margin_daily.set(display_usd(deducted - cost))
+        self.liability.set(display_usd(liability))
+
+    def models_today(self, costs: Mapping[str, int]) -> None:
+        """Show what each model cost today, in millicredits. Only models of our own usage rows get here."""
+        self._models_shown |= costs.keys()
+        for model in self._models_shown:  # a series cannot be taken back where several processes write them
+            self.model_cost.labels(model).set(display_usd(costs.get(model, 0)))
+
+    def job_done(self, job: str, findings: int | None, seconds: float) -> None:
+        """Note a job's run; `findings` None: it failed."""
+        self.job_runs.labels(job, "failed" if findings is None else "found" if findings else "clean").inc()
+        self.job_duration.labels(job).set(seconds)
+        if findings is not None:
+            self.job_findings.labels(job).set(findings)
+            self.job_success.labels(job).set(time.time())
+
+    def answered(self, endpoint: str, status: int, outcome: str) -> None:
+        """Note an answer under /v1; status 499: the client left."""
+        self.count(self.requests, endpoint, str(status))
+        self.count(self.outcomes, outcome)
+        self.count(self.objective, "deduction", "bad" if outcome in OUR_FAILINGS else "good")
+
+    def webhook_handled(self, seconds: int | float) -> None:
+        """Note that an event of Stripe's was handled, so long after it was received."""
+        self.count(self.objective, "webhook", "good" if seconds <= WEBHOOK_SECONDS else "bad")
+
+    def orphan(self, record: UsageRecord, charged: int) -> None:
+        """Count a charge whose request never ended: its process died, or broke off, and the ledger has what it owed."""
+        usage = Usage(input_tokens=record.input_tokens, output_tokens=record.output_tokens)
+        self.metered(record.model, record.held_millicredits, charged, usage, record.usage_source)
+
+    def side_answer(self, path: str, status: int, *, selling: bool) -> None:
+        """Note an answer of the side API: buying and crediting have an objective. Not `selling`: somebody switched buying off."""
+        if path.startswith(PURCHASE_PATHS) and status != NOT_CONFIGURED and (selling or path == WEBHOOK_PATH):
             self.count(self.objective, "purchase", "bad" if status >= SERVER_ERROR else "good")
 
     def count(self, series: Counter, *labels: str, by: int | float = 1) -> None:
@@ -139,16 +255,36 @@ class Metrics:
 
     def first_byte_after(self, seconds: float) -> None:
         """Note one request's time to first byte."""
-        self._first_bytes[bisect_left(SECONDS, seconds)] += 1
-        self._first_byte_sum += seconds
+        self._times[self.first_byte].note(seconds)
+
+    def forwarded_after(self, seconds: float) -> None:
+        """Note one request's time until it was sent upstream."""
+        self._times[self.added].note(seconds)
 
     def publish(self) -> None:
         """Move everything counted since the last time into the registry."""
         pending, self._pending = self._pending, defaultdict(int)
         for (series, labels), amount in pending.items():
             (series.labels(*labels) if labels else series).inc(amount)
-        for bucket, number in zip(self.first_byte._buckets, self._first_bytes, strict=True):
+        for histogram, times in self._times.items():
+            times.move_to(histogram)
+
+
+class _Times:
+    """Observations of one histogram since they were last published."""
+
+    def __init__(self, bounds: tuple[int | float, ...]) -> None:
+        self._bounds = bounds
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum: int | float = 0
+
+    def note(self, seconds: float) -> None:
+        self._counts[bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def move_to(self, histogram: Histogram) -> None:
+        for bucket, number in zip(histogram._buckets, self._counts, strict=True):
             if number:
                 bucket.inc(number)  # observe() takes one at a time; this is what it does
-        self.first_byte._sum.inc(self._first_byte_sum)
-        self._first_bytes, self._first_byte_sum = [0] * (len(SECONDS) + 1), 0
+        histogram._sum.inc(self._sum)
+        self._counts, self._sum = [0] * (len(self._bounds) + 1), 0

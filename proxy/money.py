@@ -74,6 +74,10 @@ class MoneyCounter:
             self._metrics.count(series, *labels, by=display_credits(millicredits))
         self._metrics.publish()
 
+    def handled(self, waited_ms: int) -> None:
+        """An event of Stripe's was handled, so long after it was received."""
+        self._metrics.webhook_handled(waited_ms / 1_000)
+
 
 class MoneyIn:
     """Purchases of one process. `keys` None: Stripe is not configured, and only the records can be read."""
@@ -184,7 +188,8 @@ class MoneyIn:
             raise RuntimeError("Stripe is not configured")
         conf = self.settings.stripe
         gateway = StripeGateway(self.keys.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds)
-        sync = Sync(gateway, self.sales, self.buyers, MoneyCounter(self.metrics))
+        counter = MoneyCounter(self.metrics)
+        sync = Sync(gateway, self.sales, self.buyers, counter)
         terms = CheckoutTerms(
             livemode=conf.livemode,
             success_url=conf.success_url,
@@ -193,7 +198,7 @@ class MoneyIn:
             reuse_ms=conf.same_checkout_seconds * 1_000,
             hourly_limit=conf.max_checkouts_per_hour,
         )
-        worker = StripeWorker(self.inbox, sync, self.buyers)
+        worker = StripeWorker(self.inbox, sync, self.buyers, counter.handled)
         sweeper = Sweeper(self._db, gateway, self.inbox, self.sales, sync)
         checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
         recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)

@@ -4,7 +4,7 @@ Everything here decides about money and knows nothing of HTTP servers, sockets o
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from billing.accounts import ApiKey
@@ -17,8 +17,8 @@ from billing.usage import Usage
 from config.settings import Billing, Limits
 from proxy.authenticate import may_use_model, refuse_model
 from proxy.bodies import Parsed, input_bound, with_members
-from proxy.endpoints import Endpoint
-from proxy.rejections import forbidden, invalid
+from proxy.endpoints import METERED, Endpoint
+from proxy.rejections import Rejection, forbidden, invalid
 from proxy.responses_body import HOSTED_TOOLS
 from proxy.tenants import as_json
 
@@ -107,9 +107,18 @@ def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing
     """The model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
     plain = MODEL_NAME.fullmatch(name) is not None
     model = prices.find(name) if plain and may_use_model(name, billing.model_allowlist, key.rules.models) else None
-    if model is None or endpoint not in model.endpoints:
+    if model is None:
         raise refuse_model(name)
+    if endpoint not in model.endpoints:
+        raise _wrong_endpoint(name, endpoint, model.endpoints)
     return model
+
+
+def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejection:
+    """A model that may be used, but not here."""
+    served = sorted(other for other in others if ("POST", other.encode()) in METERED)
+    instead = f" Use {' or '.join(served)}." if served else ""
+    return Rejection(404, "model_not_found", f"The model {model!r} does not work at {endpoint}.{instead}", param="model")
 
 
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:

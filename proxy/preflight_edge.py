@@ -1,6 +1,5 @@
 """Preflight's checks of what we serve and with what: pages and headers, prices, switches, files and limits of this machine."""
 
-import ipaddress
 import os
 import resource
 import shutil
@@ -19,7 +18,7 @@ from config.flags import FLAGS, full_name, value_of
 from config.rollout import is_in
 from config.settings import Settings
 from proxy.account_api import iso_time
-from proxy.preflight_site import Check, Site, words
+from proxy.preflight_site import Check, Site, is_private, words
 
 RUNBOOK_PACKAGES = {"starter": ("9.99", "0"), "plus": ("49.99", "5"), "pro": ("99.99", "10")}
 WANTED_HEADERS = ("content-security-policy", "x-content-type-options", "x-frame-options", "referrer-policy")
@@ -44,8 +43,8 @@ def package_checks(settings: Settings) -> list[Check]:
     for package in settings.packages:
         if (Fraction(package.usd) * 100).denominator != 1:
             return [Check("prices", "packages", "FAIL", f"{package.code} costs ${package.usd}", "Stripe sells in whole cents")]
-        credits = display_credits(sum(package_credits(package.usd, package.bonus_percent)))
-        shown.append(f"{package.code} ${package.usd} → {credits:,} credits")
+        sold_credits = display_credits(sum(package_credits(package.usd, package.bonus_percent)))
+        shown.append(f"{package.code} ${package.usd} → {sold_credits:,} credits")
     sold = {package.code: (Fraction(package.usd), Fraction(package.bonus_percent)) for package in settings.packages}
     planned = {code: (Fraction(usd), Fraction(bonus)) for code, (usd, bonus) in RUNBOOK_PACKAGES.items()}
     if sold != planned:
@@ -151,13 +150,13 @@ def _admin_check(site: Site, admin: int, metrics: int) -> Check:
     if not open_to_all:
         return Check("edge", "admin listener", "PASS", "admin paths and /metrics are not served where customers are")
     fix = "set listen.admin_port, reachable by operators and Prometheus only"
-    local = _is_private(urlsplit(site.base_url).hostname or "")
+    local = is_private(urlsplit(site.base_url).hostname or "")
     return Check("edge", "admin listener", "WARN" if local else "FAIL", f"{', '.join(open_to_all)} are served at {site.base_url}", fix)
 
 
 def _static_checks(site: Site) -> list[Check]:
     settings, parts = site.settings, urlsplit(site.base_url)
-    live, private = settings.stripe.livemode, _is_private(parts.hostname or "")
+    live, private = settings.stripe.livemode, is_private(parts.hostname or "")
     checks = []
     if parts.scheme == "https" and not private:
         checks.append(Check("edge", "tls", "PASS", site.base_url))
@@ -169,24 +168,15 @@ def _static_checks(site: Site) -> list[Check]:
     plain = [origin for origin in settings.cors.allowed_origins if not origin.startswith("https://")]
     told = ", ".join(settings.cors.allowed_origins) or "none"
     if plain:
-        state = "FAIL" if live or not all(_is_private(urlsplit(origin).hostname or "") for origin in plain) else "WARN"
+        state = "FAIL" if live or not all(is_private(urlsplit(origin).hostname or "") for origin in plain) else "WARN"
         fix = "list https origins only"
         checks.append(Check("edge", "origins", "FAIL" if state == "FAIL" else "WARN", f"not https: {', '.join(plain)}", fix))
     else:
         checks.append(Check("edge", "origins", "PASS", f"cors.allowed_origins: {told}"))
-    if settings.listen.admin_port and not _is_private(settings.listen.admin_host):
+    if settings.listen.admin_port and not is_private(settings.listen.admin_host):
         fix = "set listen.admin_host to an address that only operators reach"
         checks.append(Check("admin", "listener", "FAIL", f"admin listens on {settings.listen.admin_host}", fix))
     return checks
-
-
-def _is_private(host: str) -> bool:
-    """An address of this machine or a private network; 0.0.0.0 and :: are every address."""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return host == "localhost"
-    return address.is_private and not address.is_unspecified
 
 
 # -- this machine ---------------------------------------------------------------------------------------------

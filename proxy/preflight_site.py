@@ -1,5 +1,6 @@
 """What `tollkeeper preflight` looks at, and what it says of it."""
 
+import ipaddress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -61,6 +62,15 @@ def base_url_of(settings: Settings) -> str:
     listen = settings.listen
     host = "127.0.0.1" if listen.host in ("0.0.0.0", "::") else listen.host
     return f"http://{host}:{listen.side_port or listen.port}"
+
+
+def is_private(host: str) -> bool:
+    """An address of this machine or a private network; 0.0.0.0 and :: are every address."""
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host == "localhost"
+    return address.is_private and not address.is_unspecified
 
 
 def words(error: BaseException) -> str:

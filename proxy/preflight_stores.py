@@ -194,14 +194,14 @@ async def redis_checks(site: Site) -> list[Check]:
         site.clocks.append(Offset("Redis", seconds + micros / 1e6 - (sent + time.time()) / 2))
         checks = [_redis_version(str(info["redis_version"]))]
         try:
-            found: dict[str, Any] = {}
+            found: dict[Any, Any] = {}
             for name in ("maxmemory-policy", "appendonly", "appendfsync"):  # one name each: Redis 6
-                found |= await client.config_get(name)
+                found.update(await client.config_get(name))
             checks += _redis_settings(found, require_aof=conf.require_aof)
         except ResponseError:
             fix = "look there for `maxmemory-policy noeviction`, `appendonly yes`, `appendfsync always`"
             checks.append(Check("redis", "settings", "WARN", "CONFIG is forbidden here, as managed services do", fix))
-        tokens = await client.mget([f"{prefix_of(bucket)}epoch" for bucket in range(BUCKETS)])
+        tokens: Any = await client.mget([f"{prefix_of(bucket)}epoch" for bucket in range(BUCKETS)])
     except (RedisError, OSError) as error:
         return [Check("redis", "reachable", "FAIL", words(error), "start Redis, and check redis.url")]
     finally:
@@ -243,7 +243,7 @@ def _redis_settings(found: dict[str, Any], *, require_aof: bool) -> list[Check]:
 async def _epoch_check(site: Site, run_id: str, tokens: list[bytes | None]) -> Check:
     """SQL knows each bucket's epoch; Redis must name the same, under its present run. A bucket nobody opened yet is in neither."""
     async with site.database.read() as connection:
-        known = dict((await connection.execute(select(buckets.c.bucket, buckets.c.epoch))).tuples().all())
+        known = {row[0]: row[1] for row in await connection.execute(select(buckets.c.bucket, buckets.c.epoch))}
     behind = [
         bucket
         for bucket, token in enumerate(tokens)

@@ -4,7 +4,7 @@ The body is OpenAI's `{"error": {message, type, param, code}}`; a 402 repeats it
 because the mission promised them there while SDKs show only the inner object (design.md 4).
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -111,10 +111,25 @@ def instead_of(status: int, body: bytes) -> Rejection | None:
     return None
 
 
+class KeyLimit(NamedTuple):
+    """A key's own spend limit: what it leaves, in millicredits, and when it starts anew (ISO 8601; None = never)."""
+
+    left: int
+    resets_at: str | None
+
+
 def insufficient_credits(
-    source: str, required: int, balance: int, held: int, affordable: int | None, top_up_url: str, retry_after_ms: int | None
+    source: str,
+    required: int,
+    balance: int,
+    held: int,
+    affordable: int | None,
+    top_up_url: str,
+    retry_after_ms: int | None,
+    key_limit: KeyLimit | None = None,
 ) -> Rejection:
-    """402. All amounts in millicredits; shown as credits."""
+    """402. All amounts in millicredits; shown as credits. `key_limit` when that is what is in the way."""
+    more: dict[str, Any] = {}
     available = balance - held
     need, have = display_credits(required), display_credits(available)
     if source == "in_flight":
@@ -122,10 +137,12 @@ def insufficient_credits(
             f"This request needs up to {need} credits. You have {display_credits(balance)}, but "
             f"{display_credits(held)} are held by requests in flight: retry when they finish, or top up."
         )
-    elif source == "key_limit":
-        message = (
-            f"This request needs up to {need} credits, more than this API key's spend limit leaves. Use another key or raise the limit."
-        )
+    elif key_limit is not None:
+        left = display_credits(max(0, key_limit.left))
+        message = f"This request needs up to {need} credits; this API key's spend limit leaves {left}. Use another key or raise the limit."
+        if key_limit.resets_at is not None:
+            message += f" It starts anew at {key_limit.resets_at}."
+        more = {"keyLimitRemainingCredits": left, "keyLimitResetsAt": key_limit.resets_at}
     else:
         message = f"This request needs up to {need} credits and {have} are available. Top up to continue."
     if affordable:
@@ -144,5 +161,6 @@ def insufficient_credits(
             "limitSource": source,
             "affordableOutputTokens": affordable or 0,
             "topUpUrl": top_up_url,
+            **more,
         },
     )

@@ -27,9 +27,10 @@ import uvloop
 from prometheus_client import CollectorRegistry
 
 from billing.database import Database
+from billing.jobs import Store
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
-from proxy.app import Application, background, jobs_of, live_settings, make_store
+from proxy.app import Application, background, jobs_of, live_settings, make_store, publish_store
 from proxy.edge import Group, groups_by_port
 from proxy.metrics import Metrics
 from proxy.money import money_in
@@ -115,9 +116,9 @@ def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
 
         live = live_settings(settings, config_path, database, metrics, apply)
         await live.begin()
-        jobs = jobs_of(settings, store, ledger, money.steps())
+        jobs = jobs_of(settings, store, ledger, metrics, money.steps())
         jobs.start()
-        async with background(live.follow()), background(_publish(metrics)):
+        async with background(live.follow()), background(_publish(metrics, store)):
             await stop.wait()
         await jobs.stop()
         await money.close()
@@ -129,10 +130,11 @@ def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
     return 0
 
 
-async def _publish(metrics: Metrics) -> None:
+async def _publish(metrics: Metrics, store: Store) -> None:
     while True:
         await asyncio.sleep(PUBLISH_SECONDS)
         metrics.publish()
+        publish_store(metrics, store)
 
 
 class Listeners(NamedTuple):

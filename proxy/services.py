@@ -80,5 +80,11 @@ class Services:
     upstream_key: Secret
     metrics: Metrics
     log: RequestLog
+    origin: str = ""
+    """How this server is reached where portal.public_url does not say it; "" = unknown."""
     overloaded: str = ""
     live: "set[Live]" = field(default_factory=set)
+
+    def absolute(self, url: str) -> str:
+        """A link that works outside a page of ours: a path of this server gets its origin."""
+        return (self.settings.portal.public_url or self.origin).rstrip("/") + url if url.startswith("/") else url

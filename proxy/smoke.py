@@ -20,13 +20,13 @@ from billing.inbox import Inbox
 from billing.money import MoneyError, display_credits, millicredits, package_credits, parse_credits
 from proxy.cli_context import Context, Result, actor, who
 from proxy.preflight import as_result
-from proxy.preflight_site import Check, base_url_of, words
+from proxy.preflight_site import Check, base_url_of, is_private, words
 
 STEP_SECONDS = 20.0
 PAUSE_SECONDS = 0.1
 MOST_ROWS = 1_000
 ME_FIELDS = ("balanceMillicredits", "balanceCredits", "balanceUsd", "packages", "activeRates", "recentLedger", "recentUsage")
-STRIPE_HOSTS = ("stripe.com",)
+STRIPE_HOST, TEST_SESSION = ".stripe.com", "cs_test_"
 LOOK = "`tollkeeper preflight` names the cause"
 NOT_PAID = (
     "paid and no credits: the webhook did not arrive or was refused. STRIPE_WEBHOOK_SECRET must be this endpoint's own; "
@@ -166,8 +166,9 @@ class Run:
     def simulator(self) -> str:
         """The simulator that made the payment page; "" when it is Stripe's own."""
         parts = urlsplit(self.purchase.get("url", ""))
-        real = any(parts.hostname == host or (parts.hostname or "").endswith(f".{host}") for host in STRIPE_HOSTS)
-        return "" if real else f"{parts.scheme}://{parts.netloc}"
+        host, ours = parts.hostname or "", self.context.settings.stripe.api_base
+        made_up = self.purchase.get("sessionId", "").startswith(TEST_SESSION) and not f".{host}".endswith(STRIPE_HOST)
+        return f"{parts.scheme}://{parts.netloc}" if made_up and (ours or is_private(host)) else ""
 
     async def pay(self) -> float:
         """Pay the page, or let a person do it; how many seconds the credits may take."""
@@ -233,7 +234,7 @@ class Run:
         lines = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: ")]
         if not lines or lines[-1] != "[DONE]":
             raise StepFailed("the stream did not end with [DONE]", "a proxy between buffers or cuts streams: switch its buffering off")
-        usage = next((found for line in reversed(lines[:-1]) if (found := json.loads(line).get("usage"))), {})
+        usage: dict[str, Any] = next((found for line in reversed(lines[:-1]) if (found := json.loads(line).get("usage"))), {})
         return await self.charged(before, answer.headers.get("x-request-id", ""), str(usage.get("cost_credits", "")))
 
     def body(self) -> dict[str, Any]:
@@ -266,7 +267,7 @@ class Run:
         return f"{request_id}: {said} credits in the answer, the usage row, the ledger and the balance"
 
     async def reconciles(self) -> str:
-        """This account's books: ledger, usage, balance."""
+        """Ledger, usage and balance of the account agree."""
         rows, posted = await self.rows(), await self.context.ledger.posted(self.account_id)
         usage = sum(row["charged_millicredits"] for row in await self.context.ledger.usage_of(self.account_id, MOST_ROWS))
         me = await self.me()

@@ -51,7 +51,9 @@ def alone(session_folder: Path) -> Tollkeeper:
     """A folder without a server; its environment is what the CLI runs in."""
     home = session_folder / "cli-alone"
     home.mkdir()
-    return Tollkeeper(home, {})
+    server = Tollkeeper(home, {})
+    cli(server, "migrate")
+    return server
 
 
 def chat(server: Tollkeeper, key: str, text: str = "hello", **body: Any) -> httpx.Response:
@@ -261,9 +263,63 @@ def test_a_keys_concurrency_is_bounded(running: Tollkeeper, sandbox: Sandbox) ->
 def test_a_key_expires(running: Tollkeeper) -> None:
     key = limited_key(running, "--expires", "2s")
     wait_until(lambda: code_of(chat(running, key)) == (401, "key_expired"), 8, "the key expires")
-    past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-    assert code_of(chat(running, limited_key(running, "--expires", past))) == (401, "key_expired")
     assert chat(running, limited_key(running, "--expires", "30d")).status_code == 200
+
+
+def test_listings_for_people_say_units_and_states(running: Tollkeeper) -> None:
+    account = new_customer(running, 1_234_567_890)
+    key = json.loads(run(running, "key", "create", account.account_id, "--models", "gpt-4o*", "--spend-limit", "12.5", "--json").stdout)[
+        "keyId"
+    ]
+    cli(running, "key", "create", account.account_id, "--expires", "1s")
+    cli(running, "key", "revoke", key)
+    header, *rows = run(running, "account", "list").stdout.splitlines()
+    assert header.split() == ["ACCOUNT", "STATUS", "CREDITS", "NAME"]
+    (mine,) = [row for row in rows if account.account_id in row]
+    assert mine[: header.index("CREDITS") + len("CREDITS")].endswith(" 1,234,567.890")
+
+    def listed() -> str:
+        return run(running, "key", "list", account.account_id).stdout
+
+    wait_until(lambda: "expired 20" in listed(), 5, "an expired key is called that")
+    assert any("revoked" in row and "gpt-4o*" in row and "12.500 credits a month" in row for row in listed().splitlines())
+    ledger = run(running, "ledger", account.account_id).stdout.splitlines()
+    assert ledger[0].split() == ["TIME", "CREDITS", "KIND", "REFERENCE", "ACTOR", "REASON"]
+    assert "1,234,567.890  adjustment" in ledger[1]
+
+
+def test_a_time_in_the_past_is_no_expiry(running: Tollkeeper) -> None:
+    account = new_customer(running, 0)
+    past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    for command in (("key", "create", account.account_id), ("admin", "create", "x", "--role", "viewer")):
+        assert "is in the past" in cli(running, *command, "--expires", past, code=2)["error"]
+
+
+def test_a_reference_stands_for_one_grant(running: Tollkeeper) -> None:
+    account, other, reference = new_customer(running, 0), new_customer(running, 0), f"order {time.time_ns()}"
+    cli(running, "grant", account.account_id, "10", "--reason", "x", "--reference", reference)
+    for whose, credits in ((account, "11"), (account, "-10"), (other, "10")):
+        assert (
+            "booked before" in cli(running, "grant", whose.account_id, credits, "--reason", "x", "--reference", reference, code=1)["error"]
+        )
+    assert cli(running, "account", "show", account.account_id)["postedMillicredits"] == "10000"
+    assert "below zero" in run(running, "grant", account.account_id, "-11", "--reason", "taken back").stdout
+
+
+def test_a_wrong_folder_is_said_and_left_as_it_is(folder: Path) -> None:
+    lost = Tollkeeper(folder, {})
+    assert "there is no ledger at" in cli(lost, "account", "list", code=1)["error"]
+    assert list(folder.rglob("*.db")) == []
+    cli(lost, "account", "create", "first")
+    assert len(cli(lost, "account", "list")["data"]) == 1
+
+
+def test_the_command_says_its_version_and_hides_what_is_not_for_people(alone: Tollkeeper) -> None:
+    assert run(alone, "--version").stdout.startswith("tollkeeper ")
+    shown = run(alone, "--help").stdout
+    assert "reconcile" in shown
+    assert "_child" not in shown
+    assert "SUPPRESS" not in shown
 
 
 # -- the operator's commands --------------------------------------------------------------------------------------

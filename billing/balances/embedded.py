@@ -9,7 +9,9 @@ died: they are charged their checkpoint, or released when they never got one, be
 """
 
 import asyncio
+import contextlib
 import fcntl
+import logging
 import sqlite3
 import threading
 import time
@@ -27,6 +29,7 @@ from billing.holds import (
     Held,
     HoldRequest,
     KeyState,
+    Outstanding,
     Reading,
     Refused,
     Settled,
@@ -34,6 +37,8 @@ from billing.holds import (
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.periods import period_start_ms
+
+log = logging.getLogger("tollkeeper.embedded")
 
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS holds (
@@ -191,9 +196,16 @@ class EmbeddedBalances:
         """(unflushed charges, age of the oldest in milliseconds)."""
         return await asyncio.to_thread(journal_depth, self._path)
 
-    def outstanding(self) -> tuple[int, int]:
-        """(number of live holds, millicredits in them)."""
-        return len(self._book.holds), sum(hold.amount for hold in self._book.holds.values())
+    def outstanding(self) -> Outstanding:
+        """The live holds."""
+        holds = self._book.holds
+        oldest = next(iter(holds.values()), None)  # a dict keeps its order
+        age = (_clock_ms() - oldest.since_ms) / 1_000 if oldest is not None else 0.0
+        return Outstanding(len(holds), sum(hold.amount for hold in holds.values()), age)
+
+    def rebuilt(self) -> int:
+        """Does not happen: opening it is rebuilding it."""
+        return 0
 
     def _note_charge(self, _commit: "asyncio.Future[None]") -> None:
         self._on_disk += 1
@@ -290,14 +302,18 @@ class _Writer(threading.Thread):
 
     def _commit(self, connection: sqlite3.Connection, batch: list[Operation]) -> None:
         """Try until it is done: what the memory decided must reach the disk, or be known not to (stuck_for)."""
+        failing = False
         while True:
             try:
                 connection.execute("BEGIN IMMEDIATE")
                 for statement, values in batch:
                     connection.execute(statement, values)
                 connection.execute("COMMIT")
-            except sqlite3.OperationalError:
-                if connection.in_transaction:
+            except sqlite3.Error as error:
+                if not failing:
+                    log.error("the journal file cannot be written, it is tried again: %s", error)
+                failing = True
+                with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
                 time.sleep(RETRY_SECONDS)
             else:
@@ -359,7 +375,7 @@ class _reader:  # noqa: N801 - reads as a statement
 
     def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         self._connection.close()
-        if isinstance(error, sqlite3.OperationalError):
+        if isinstance(error, sqlite3.Error):
             raise StoreUnavailable("embedded", str(error)) from error
 
 

@@ -42,6 +42,12 @@ class Rebuilder:
     def __init__(self, link: RedisLink, ledger: Ledger, lease_ms: int) -> None:
         """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
         self._link, self._ledger, self._lease_ms = link, ledger, lease_ms
+        self._rebuilt = 0
+
+    def take_rebuilt(self) -> int:
+        """How many buckets were rebuilt since this was asked last."""
+        number, self._rebuilt = self._rebuilt, 0
+        return number
 
     async def rebuild(self, bucket: int, run_id: str, recover: Callable[[str], Awaitable[None]], *, force: bool = False) -> bool:
         """Rewrite a bucket from SQL; False when another process is at it.
@@ -67,6 +73,7 @@ class Rebuilder:
                 return False
             if before is not None or known:
                 log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
+                self._rebuilt += 1
                 await recover(token)
             return await self._advance(prefix, f"R:{token}", token)
         finally:
@@ -78,11 +85,20 @@ class Rebuilder:
         return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
-        while items := await self._link.call("XRANGE", f"{prefix}log", "-", "+", "COUNT", CHUNK):
+        """Into SQL with them; what cannot be booked stays where it is."""
+        start = "-"
+        while items := await self._link.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, epoch) for item in items]
-            if len(await self._ledger.post_current(entries)) != len(entries):
+            booked, stuck = await self._ledger.post_bookable(entries)
+            if len(booked) + len(stuck) != len(entries):
                 raise StoreUnavailable("redis", "another process rebuilds this bucket")
-            await self._link.call("XDEL", f"{prefix}log", *(item[0] for item in items))
+            if stuck:
+                log.error("bucket %d: %d charges cannot be booked: %s", bucket, len(stuck), next(iter(stuck.values())))
+            done = {entry.position for entry in booked}
+            if done:
+                mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
+                await self._link.call("XDEL", f"{prefix}log", *mine)
+            start = f"({items[-1][0].decode()}"
 
     async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
         """Balances from SQL, held from the holds that survived; return how many accounts there are."""

@@ -1,7 +1,7 @@
 """The Redis store: any number of processes and machines; one script call a hold, one a settle.
 
 Keys of bucket 17 share a slot by their tag: {b17}:a:<account> {b17}:h:<hold> {b17}:k:<key> {b17}:leases
-{b17}:log {b17}:epoch {b17}:lock:<run id> {b17}:flushed.
+{b17}:log {b17}:t:<hold> (tombstones) {b17}:epoch {b17}:lock:<run id> {b17}:flushed.
 
 **Epoch.** Every script call carries the bucket's token, `<run id of the server>:<nonce>`. A server that
 restarted has another run id, a server that was emptied has no token: either way the token no longer fits,
@@ -16,15 +16,26 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
+from billing.balances.calls import (
+    Due,
+    Live,
+    hold_call,
+    reap_call,
+    rehold_call,
+    release_of,
+    resettle_call,
+    rest_after_reaping,
+    settle_call,
+)
 from billing.balances.link import RedisLink
 from billing.balances.rebuilding import Rebuilder, entry_of, fields_of, prefix_of
 from billing.buckets import BUCKETS, bucket_of
 from billing.errors import StoreUnavailable
-from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Reading, Refused, Settled
+from billing.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Outstanding, Reading, Refused, Settled
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.periods import period_start_ms
@@ -44,23 +55,6 @@ ATTEMPTS = 6
 CHUNK = 500
 
 
-class _Live(NamedTuple):
-    """A hold this process lives by, and what it would be charged if we died now."""
-
-    request: HoldRequest
-    checkpoint: int
-    record: bytes
-
-
-class _Due(NamedTuple):
-    """A resolution this process has decided: kept until SQL is known to have it, or until it is delivered."""
-
-    request: HoldRequest
-    due: Millicredits
-    record: bytes
-    tokens: int
-
-
 class RedisBalances:
     """Implements Balances and Journal on Redis. Call `open()` first; every await is bounded."""
 
@@ -73,11 +67,11 @@ class RedisBalances:
         self._tokens: list[str] = [""] * BUCKETS
         self._open: list[bool] = [False] * BUCKETS
         self._entering: dict[int, asyncio.Task[None]] = {}
-        self._live: dict[str, _Live] = {}
-        self._undelivered: dict[str, _Due] = {}
-        self._kept: list[dict[str, tuple[str, _Due]]] = [{} for _ in range(BUCKETS)]
-        self._lost: list[dict[str, _Due]] = [{} for _ in range(BUCKETS)]
-        self._released: deque[tuple[float, _Due]] = deque()
+        self._live: dict[str, Live] = {}
+        self._undelivered: dict[str, Due] = {}
+        self._kept: list[dict[str, tuple[str, Due]]] = [{} for _ in range(BUCKETS)]
+        self._lost: list[dict[str, Due]] = [{} for _ in range(BUCKETS)]
+        self._released: deque[tuple[float, Due]] = deque()
         self._prefix = [prefix_of(bucket) for bucket in range(BUCKETS)]
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -113,44 +107,20 @@ class RedisBalances:
     async def hold(self, request: HoldRequest) -> Held | Refused:
         """See Balances."""
         bucket = bucket_of(request.account_id)
-        limits = request.limits
         for _ in range(ATTEMPTS):
-            token, prefix = await self._serving(bucket), self._prefix[bucket]
-            keys = (
-                f"{prefix}epoch",
-                f"{prefix}a:{request.account_id}",
-                f"{prefix}h:{request.hold_id}",
-                f"{prefix}leases",
-                f"{prefix}k:{request.key_id}",
-            )
-            arguments = (
-                token,
-                request.hold_id,
-                request.amount,
-                request.lease_ms,
-                request.record,
-                request.account_id,
-                request.key_id,
-                request.tokens,
-                1 if limits.any else 0,
-                -1 if limits.spend_limit is None else limits.spend_limit,
-                limits.period,
-                limits.requests_per_minute,
-                limits.tokens_per_minute,
-                limits.concurrency,
-            )
+            token = await self._serving(bucket)
             try:
-                reply = await self._link.run("hold", keys, arguments)
+                reply = await self._link.run(*hold_call(self._prefix[bucket], token, request))
             except StoreUnavailable as error:
                 if error.in_doubt:
-                    self._undelivered[request.hold_id] = _Due(request, Millicredits(0), b"", 0)
+                    self._undelivered[request.hold_id] = release_of(request)
                 raise
             except asyncio.CancelledError:
-                self._undelivered[request.hold_id] = _Due(request, Millicredits(0), b"", 0)
+                self._undelivered[request.hold_id] = release_of(request)
                 raise
             verdict = reply[0]
             if verdict == b"ok":
-                self._live[request.hold_id] = _Live(request, 0, request.record)
+                self._live[request.hold_id] = Live(request, 0, request.record, time.monotonic())
                 return Held(int(reply[1]), int(reply[2]))
             if verdict == b"refused":
                 return Refused(reply[1].decode(), int(reply[2]), int(reply[3]), int(reply[4]), int(reply[5]))
@@ -166,7 +136,7 @@ class RedisBalances:
         if live is None:
             reading = await self.read(account_id)
             return Gone(reading.balance, reading.held)
-        wanted = _Due(live.request, due, record, tokens)
+        wanted = Due(live.request, due, record, tokens)
         self._undelivered[hold_id] = wanted
         return await self._resolve(wanted)
 
@@ -179,7 +149,7 @@ class RedisBalances:
         live = self._live.get(mark.hold_id)
         if live is None:
             return
-        self._live[mark.hold_id] = _Live(live.request, mark.amount, mark.record or live.record)
+        self._live[mark.hold_id] = Live(live.request, mark.amount, mark.record or live.record, live.since)
         bucket = bucket_of(mark.account_id)
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
@@ -192,7 +162,7 @@ class RedisBalances:
         live = self._live.get(hold_id)
         if live is None or amount >= live.request.amount:
             return
-        self._live[hold_id] = _Live(live.request._replace(amount=amount), live.checkpoint, live.record)
+        self._live[hold_id] = live._replace(request=live.request._replace(amount=amount))
         bucket = bucket_of(account_id)
         if self._open[bucket] and self._link.ready:
             prefix = self._prefix[bucket]
@@ -271,9 +241,15 @@ class RedisBalances:
         oldest = min(int(head[0][0].split(b"-")[0]) for head in heads if head)
         return sum(lengths), max(0, time.time_ns() // 1_000_000 - oldest)
 
-    def outstanding(self) -> tuple[int, int]:
-        """(number of this process's live holds, millicredits in them)."""
-        return len(self._live), sum(live.request.amount for live in self._live.values())
+    def outstanding(self) -> Outstanding:
+        """The live holds of this process."""
+        oldest = next(iter(self._live.values()), None)  # a dict keeps its order
+        age = time.monotonic() - oldest.since if oldest is not None else 0.0
+        return Outstanding(len(self._live), sum(live.request.amount for live in self._live.values()), age)
+
+    def rebuilt(self) -> int:
+        """Buckets that this process rebuilt since the last time this was asked."""
+        return self._rebuilder.take_rebuilt()
 
     def unflushed(self) -> int:
         """How many settled charges this process still keeps."""
@@ -374,42 +350,53 @@ class RedisBalances:
             await asyncio.sleep(POLL_SECONDS)
         return self._tokens[bucket]
 
-    async def _resolve(self, wanted: _Due) -> Settled | Gone:
+    async def _resolve(self, wanted: Due) -> Settled | Gone:
         """Send one settle; on success it is off the queue and kept until flushed."""
         request = wanted.request
         bucket = bucket_of(request.account_id)
         for _ in range(ATTEMPTS):
             token = await self._serving(bucket)
-            reply = await self._send_settle(bucket, token, wanted)
+            reply = await self._link.run(*settle_call(self._prefix[bucket], token, wanted))
             verdict = reply[0]
-            if verdict in (b"ok", b"gone"):
-                if verdict == b"gone":
-                    # settled by a try whose reply was lost, or by the reaper: kept like any other, in case Redis forgets it
-                    self._keep(bucket, wanted, await self._position_now() if wanted.record else b"")
-                    return Gone(int(reply[1]), int(reply[2]))
+            if verdict == b"ok":
                 self._keep(bucket, wanted, reply[5])
                 return Settled(int(reply[1]), int(reply[2]), int(reply[3]), int(reply[4]))
+            if verdict == b"gone":
+                # settled by a try whose reply was lost: kept like any other, in case Redis forgets it
+                self._keep(bucket, wanted, await self._position_now() if wanted.record else b"")
+                return Gone(int(reply[1]), int(reply[2]))
+            if verdict == b"reaped":
+                return await self._settle_rest(wanted, reply)
             await self._make_up_for(verdict, bucket, request)
         raise StoreUnavailable("redis", "balances keep being rebuilt")
 
-    def _send_settle(self, bucket: int, token: str, wanted: _Due) -> Awaitable[Any]:
-        prefix, request = self._prefix[bucket], wanted.request
-        keys = (
-            f"{prefix}epoch",
-            f"{prefix}a:{request.account_id}",
-            f"{prefix}h:{request.hold_id}",
-            f"{prefix}leases",
-            f"{prefix}log",
-            f"{prefix}k:",
+    async def _settle_rest(self, wanted: Due, reply: Any) -> Settled | Gone:
+        """We were cut off for longer than our lease, and taken for dead: charge what the reaper could not know of."""
+        hold_id, charged = wanted.request.hold_id, int(reply[3])
+        rest = self._instead(wanted, charged, reply[4])
+        log.warning(
+            "hold %s was resolved as an orphan's: %d millicredits of %d are still due", hold_id, max(0, wanted.due - charged), wanted.due
         )
-        return self._link.run("settle", keys, (token, request.hold_id, wanted.due, wanted.record, wanted.tokens))
+        if rest is None:
+            return Gone(int(reply[1]), int(reply[2]))
+        settled = await self._resolve(rest)
+        return settled._replace(charged=charged + settled.charged) if isinstance(settled, Settled) else settled
+
+    def _instead(self, wanted: Due, charged: int, booked: bytes) -> Due | None:
+        """Put what is still due in the place of what was."""
+        rest = rest_after_reaping(wanted, charged, booked)
+        self._undelivered.pop(wanted.request.hold_id, None)
+        self._live.pop(wanted.request.hold_id, None)
+        if rest is not None:
+            self._undelivered[rest.request.hold_id] = rest
+        return rest
 
     async def _position_now(self) -> bytes:
         """A journal position that nothing written until now lies beyond."""
         seconds, microseconds = await self._link.call("TIME")
         return b"%d-0" % (int(seconds) * 1_000 + int(microseconds) // 1_000 + 1)
 
-    def _keep(self, bucket: int, wanted: _Due, position: bytes) -> None:
+    def _keep(self, bucket: int, wanted: Due, position: bytes) -> None:
         """The resolution is delivered: keep a charge until it is flushed, and a release for as long as Redis may lose it."""
         hold_id = wanted.request.hold_id
         self._undelivered.pop(hold_id, None)
@@ -462,7 +449,7 @@ class RedisBalances:
                     with contextlib.suppress(StoreUnavailable):
                         await self._trim_bucket(bucket, kept)
 
-    async def _trim_bucket(self, bucket: int, kept: dict[str, tuple[str, _Due]]) -> None:
+    async def _trim_bucket(self, bucket: int, kept: dict[str, tuple[str, Due]]) -> None:
         prefix, token = self._prefix[bucket], self._tokens[bucket]
         asked = self._link.call("GET", f"{prefix}flushed")
         state = await self._link.call("GET", f"{prefix}epoch")  # asked second: while it is ours, so was the mark
@@ -473,7 +460,7 @@ class RedisBalances:
             self._trim(kept, _position(mark.decode()))
 
     @staticmethod
-    def _trim(kept: dict[str, tuple[str, _Due]], flushed: tuple[int, int]) -> None:
+    def _trim(kept: dict[str, tuple[str, Due]], flushed: tuple[int, int]) -> None:
         done = [hold_id for hold_id, (position, _) in kept.items() if _position(position) <= flushed]
         for hold_id in done:
             del kept[hold_id]
@@ -566,66 +553,27 @@ class RedisBalances:
             self._live.pop(hold_id, None)
         for hold_id, due in list(lost.items()):
             reply = await self._resettle(bucket, token, due)
+            if reply[0] == b"reaped":
+                self._instead(due, int(reply[3]), reply[4])
+                lost.pop(hold_id, None)
+                continue
             position = reply[5] if reply[0] == b"ok" else await self._position_now()
             self._keep(bucket, due, position)
             lost.pop(hold_id, None)
         # also those whose charge was decided meanwhile: it can only be delivered to a hold that is there
         for live in [one for one in self._live.values() if bucket_of(one.request.account_id) == bucket]:
-            await self._rehold(bucket, token, live)
+            await self._link.run(*rehold_call(self._prefix[bucket], token, live))
 
-    async def _resettle(self, bucket: int, token: str, due: _Due) -> Any:
-        prefix, request = self._prefix[bucket], due.request
-        keys = (
-            f"{prefix}epoch",
-            f"{prefix}a:{request.account_id}",
-            f"{prefix}h:{request.hold_id}",
-            f"{prefix}leases",
-            f"{prefix}log",
-            f"{prefix}k:",
-            f"{prefix}t:{request.hold_id}",
-        )
-        reply = await self._link.run("resettle", keys, (token, request.hold_id, due.due, due.record, request.amount))
-        if reply[0] not in (b"ok", b"gone"):
+    async def _resettle(self, bucket: int, token: str, due: Due) -> Any:
+        reply = await self._link.run(*resettle_call(self._prefix[bucket], token, due))
+        if reply[0] not in (b"ok", b"gone", b"reaped"):
             raise StoreUnavailable("redis", "was rebuilt again meanwhile")
         return reply
-
-    async def _rehold(self, bucket: int, token: str, live: _Live) -> None:
-        prefix, request, limits = self._prefix[bucket], live.request, live.request.limits
-        keys = (
-            f"{prefix}epoch",
-            f"{prefix}a:{request.account_id}",
-            f"{prefix}h:{request.hold_id}",
-            f"{prefix}leases",
-            f"{prefix}k:{request.key_id}",
-        )
-        arguments = (
-            token,
-            request.hold_id,
-            request.amount,
-            request.lease_ms,
-            live.record,
-            request.account_id,
-            request.key_id,
-            request.tokens,
-            1 if limits.any else 0,
-            limits.tokens_per_minute,
-            limits.period,
-            live.checkpoint,
-        )
-        await self._link.run("rehold", keys, arguments)
 
     async def _reap_one(self, bucket: int, hold_id: str) -> int:
         prefix = self._prefix[bucket]
         account_id = ((await self._link.call("HGET", f"{prefix}h:{hold_id}", "a")) or b"-").decode()
-        keys = (
-            f"{prefix}epoch",
-            f"{prefix}a:{account_id}",
-            f"{prefix}h:{hold_id}",
-            f"{prefix}leases",
-            f"{prefix}log",
-            f"{prefix}k:",
-        )
-        reply = await self._link.run("reap", keys, (self._tokens[bucket], hold_id))
+        reply = await self._link.run(*reap_call(prefix, self._tokens[bucket], account_id, hold_id))
         if reply[0] == b"epoch":
             self._reenter(bucket)
         if reply[0] == b"ok":

@@ -9,6 +9,7 @@ x 3.125 + 10 x N while it is bounded by its bytes, and charged 20 + 10 x N.
 import base64
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import httpx
@@ -38,7 +39,8 @@ def refused(answer: httpx.Response) -> dict[str, Any]:
     assert answer.status_code == 402, answer.text
     body = answer.json()
     assert set(body) - {"error"} == {
-        *("requiredCredits", "currentCredits", "heldCredits", "availableCredits", "limitSource", "affordableOutputTokens", "topUpUrl")
+        *("requiredCredits", "currentCredits", "heldCredits", "availableCredits", "limitSource", "affordableOutputTokens", "topUpUrl"),
+        *(("keyLimitRemainingCredits", "keyLimitResetsAt") if body["limitSource"] == "key_limit" else ()),
     }
     error = body["error"]
     assert set(error) == {"message", "type", "param", "code"} | (set(body) - {"error"})
@@ -65,7 +67,7 @@ def test_a_402_says_what_is_needed_there_and_affordable(served: Serve, new_custo
         "availableCredits": 1,
         "limitSource": "balance",
         "affordableOutputTokens": 97,  # (1000 - 25) / 10
-        "topUpUrl": "/credits",
+        "topUpUrl": f"{customer.server.url}/credits",  # a link that works where it is shown
     }
     assert "50.025 credits" in error["message"]
     assert "97 output tokens" in error["message"]
@@ -119,6 +121,10 @@ def test_a_402_blames_the_keys_own_limit(served: Serve, new_customer: NewCustome
     error = refused(answer)
     assert (error["limitSource"], error["requiredCredits"], error["currentCredits"]) == ("key_limit", 2.025, 100)
     assert error["affordableOutputTokens"] == 47  # (500 - 25) / 10
+    assert error["keyLimitRemainingCredits"] == 0.5
+    resets = datetime.fromisoformat(error["keyLimitResetsAt"])
+    assert (resets.day, resets.hour, resets.minute, resets.second) == (1, 0, 0, 0)
+    assert timedelta(0) < resets - datetime.now(UTC) <= timedelta(days=31)
     assert "retry-after" not in answer.headers
     assert customer.post(hello(max_tokens=47)).status_code == 200
 
@@ -143,6 +149,7 @@ def test_without_a_maximum_the_answer_is_clamped_to_what_is_affordable(served: S
     assert sent["max_completion_tokens"] == 97  # (1000 - 25) / 10
     assert answer.json()["choices"][0]["finish_reason"] == "length"
     assert (answer.headers["x-credits-charged"], answer.headers["x-credits-remaining"]) == ("0.99", "0.01")
+    assert answer.headers["x-credits-output-cap"] == "97"  # nobody has to guess why it is short
     assert customer.balance() == 10  # 20 + 97 x 10 were charged
 
 
@@ -171,6 +178,7 @@ def test_the_clamp_keeps_to_the_keys_limit_as_well(served: Serve, new_customer: 
 def test_where_there_is_money_nothing_is_clamped(customer: Customer) -> None:
     answer = customer.post(hello())
     assert not {"max_completion_tokens", "max_tokens"} & set(json.loads(sent_upstream(customer, answer)))
+    assert "x-credits-output-cap" not in answer.headers
     # the whole maximum of gpt-4o was held for it: 16,384 tokens
     held = int(customer.generation(answer.headers["x-request-id"])["heldMillicredits"])
     assert held == usd_to_charge((len(answer.request.content) + 64, "3.125"), (16_384, "10"))

@@ -30,8 +30,8 @@ def charge(number: int, account: str, charged: int = 10, loss: int = 0) -> Entry
 
 
 async def test_the_schema_is_current_and_migrating_again_does_nothing(sql: Books) -> None:
-    assert await current_revision(sql.database) == newest_revision() == "0004"
-    assert await migrate(sql.database) == "0004"
+    assert await current_revision(sql.database) == newest_revision()
+    assert await migrate(sql.database) == newest_revision()
 
 
 @pytest.mark.parametrize("statement", ["UPDATE transfers SET amount_millicredits = 1", "DELETE FROM transfers", "TRUNCATE transfers"])

@@ -111,3 +111,24 @@ def test_killed(server: tuple[Tollkeeper, str], sandbox: Sandbox, point: str) ->
     assert answer.status_code == 200
     wait_until(lambda: len(account.usage()) == len(rows) + 1, 5, "the next request is booked")
     assert crashing.server.cli("reconcile")["ok"]
+
+
+@pytest.mark.parametrize("point", ["proxy.meter:StreamMeter.feed:before:9", "proxy.settlement:decide_ending:before:1"])
+def test_a_fault_of_ours_in_a_stream_charges_what_was_shown(make_tollkeeper: Serve, sandbox: Sandbox, point: str) -> None:
+    """Not a crash: the process lives on, the client's stream breaks off, the hold does not stay, and no output was free."""
+    server = make_tollkeeper()
+    mark = server.folder / "raised"
+    server.start(PYTHONPATH=INJECT, TK_CRASH_AT=point, TK_CRASH_MARK=str(mark), TK_CRASH_HOW="raise")
+    account = server.account(str(START // 1_000))
+    account.wait_balance(START)
+    _, got = read_until_it_breaks(account, stream=True)
+    wait_until(mark.exists, 10, "the fault")
+    wait_until(lambda: account.held() == 0 and account.usage(), 10, "the hold is resolved")
+    row, pieces = account.usage()[0], got.count(b'"content":"') - 1
+    assert pieces >= 5
+    assert (row["usageSource"], row["outcome"]) == ("bounded", "orphaned")
+    assert row["outputTokens"] >= pieces
+    charged = int(row["chargedMillicredits"])
+    assert charged >= price({**sandbox.record()[0]["usage"], "completion_tokens": pieces})
+    assert account.balance() == START - charged
+    assert server.cli("reconcile")["ok"]

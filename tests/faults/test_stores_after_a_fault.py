@@ -16,7 +16,7 @@ import redis as redis_py
 from billing.balances.redis import RedisBalances
 from billing.buckets import bucket_of
 from billing.errors import StoreUnavailable
-from billing.holds import Checkpoint, Held, Settled
+from billing.holds import Checkpoint, Gone, Held, Settled
 from billing.jobs import flush_once
 from billing.money import Millicredits
 from tests.billing.stores import Books, close_books, open_books, record, request
@@ -228,3 +228,118 @@ async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> 
     await books.store.durable("r1")
     await books.store.release("r1", account)
     await close_books(books)
+
+
+async def reap_now(store: RedisBalances, account: str) -> None:
+    """As another machine's reaper does when nobody renewed the lease, and it has been connected for long."""
+    store._connected_at = 0.0  # noqa: SLF001
+
+    async def reaped() -> bool:
+        await store.reap()
+        return (await store.read(account)).held == 0
+
+    await until(reaped, 6, "the hold is taken for an orphan's")
+
+
+@pytest.mark.parametrize(
+    ("checkpoint", "due", "charged", "rows"),
+    [
+        pytest.param(120, 300, 300, {"r1": 120, "r1-rest": 180}, id="more was due than the checkpoint said"),
+        pytest.param(120, 120, 120, {"r1": 120}, id="the checkpoint was right"),
+        pytest.param(0, 300, 300, {"r1": 300}, id="there was no checkpoint"),
+        pytest.param(120, 1_500, 1_000, {"r1": 120, "r1-rest": 880}, id="more than there is: a loss, never a negative balance"),
+    ],
+)
+async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_once(
+    redis_server: RedisServer, folder: Path, checkpoint: int, due: int, charged: int, rows: dict[str, int]
+) -> None:
+    """Its hold was resolved as an orphan's; then it comes back with what it really showed its client."""
+    ours = await open_books(folder, redis_server.url)
+    account = await ours.account(1_000)
+    other = another(ours, redis_server)
+    await other.open()
+    await ours.store.hold(request("r1", account, 400)._replace(lease_ms=1))
+    if checkpoint:
+        ours.store.checkpoint(Checkpoint("r1", account, Millicredits(checkpoint), record("r1", account, cost=100)))
+    assert (await ours.store.read(account)).held == 400
+    await reap_now(other, account)
+    assert (await other.read(account)).balance == 1_000 - checkpoint
+
+    settled = await ours.store.settle("r1", account, Millicredits(due), record("r1", account, cost=250))
+    if due > checkpoint:
+        assert settled == Settled(charged, due - charged, 1_000 - charged, 0)
+    assert isinstance(await ours.store.settle("r1", account, Millicredits(due), record("r1", account, cost=250)), Gone)
+
+    reading = await other.read(account)
+    assert (reading.balance, reading.held) == (1_000 - charged, 0)
+    await ours.flush()
+    found = {row["charge_id"]: row for row in await ours.ledger.usage_of(account, 10)}
+    assert {name: row["charged_millicredits"] for name, row in found.items()} == rows
+    assert sum(row["loss_millicredits"] for row in found.values()) == due - charged
+    assert sum(row["cost_millicredits"] for row in found.values()) == (250 if due > checkpoint else 100)
+    assert (await ours.ledger.posted(account)).balance == 1_000 - charged
+    await other.close()
+    await close_books(ours)
+
+
+@pytest.mark.parametrize("settled_before", [True, False])
+async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
+    redis_server: RedisServer, folder: Path, settled_before: bool
+) -> None:
+    """Restarted, and so rebuilt: whoever lives by the hold puts nothing back that the reaper resolved."""
+    ours = await open_books(folder, redis_server.url)
+    account = await ours.account(1_000)
+    other = another(ours, redis_server)
+    await other.open()
+    await ours.store.hold(request("r1", account, 400)._replace(lease_ms=1))
+    ours.store.checkpoint(Checkpoint("r1", account, Millicredits(120), record("r1", account, cost=100)))
+    assert (await ours.store.read(account)).held == 400
+    await reap_now(other, account)
+    if settled_before:
+        await ours.store.settle("r1", account, Millicredits(300), record("r1", account, cost=250))
+    redis_server.kill()
+    redis_server.start()
+    await until(lambda: serves(ours.store, account), 4, "service resumes")
+    if not settled_before:
+        await ours.store.settle("r1", account, Millicredits(300), record("r1", account, cost=250))
+    await ours.flush()
+    reading = await ours.store.read(account)
+    assert (reading.balance, reading.held) == (700, 0)
+    assert (await ours.ledger.posted(account)).balance == 700
+    await other.close()
+    await close_books(ours)
+
+
+async def test_a_journal_file_that_is_no_database_any_more_is_said_to_be_unavailable(folder: Path) -> None:
+    """Any error of SQLite's, not only a locked file: fail closed, and go on when the file is whole again."""
+    books = await open_books(folder, "")
+    account = await books.account(1_000)
+    await books.store.read(account)
+    journal = folder / "embedded.db"
+    with sqlite3.connect(journal) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute("ALTER TABLE holds RENAME TO elsewhere")
+        connection.execute(
+            "CREATE TABLE holds (hold_id TEXT, account_id TEXT, amount INTEGER, checkpoint INTEGER CHECK (checkpoint > 0), record BLOB)"
+        )
+    connection.close()
+    await books.store.hold(request("r1", account, 400))
+    with pytest.raises(StoreUnavailable):
+        await books.store.durable("r1")
+    with pytest.raises(StoreUnavailable):
+        await books.store.ping()
+    with sqlite3.connect(journal) as connection:
+        connection.execute("DROP TABLE holds")
+        connection.execute("ALTER TABLE elsewhere RENAME TO holds")
+    connection.close()
+    await until(lambda: serves_disk(books), 3, "the journal is written again")
+    await books.store.durable("r1")
+    await close_books(books)
+
+
+async def serves_disk(books: Books) -> bool:
+    try:
+        await books.store.ping()
+    except StoreUnavailable:
+        return False
+    return True

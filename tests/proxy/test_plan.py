@@ -181,6 +181,12 @@ def test_what_is_refused(fields: dict[str, Any], billing: dict[str, Any], rules:
     assert (found.status, found.code) == (status, code)
 
 
+def test_a_model_of_another_endpoint_is_sent_there_and_a_hidden_one_is_not_told_of() -> None:
+    assert refused({"model": "text-embedding-3-small"}).message.endswith("Use /v1/embeddings.")
+    hidden = refused({"model": "text-embedding-3-small"}, Billing(model_allowlist=("gpt-*",)))
+    assert hidden.message == refused({"model": "gpt-99"}).message.replace("gpt-99", "text-embedding-3-small")
+
+
 def test_store_can_be_allowed() -> None:
     assert plan({"store": True}, Billing(allow_store=True)).parsed.store
 

@@ -57,3 +57,10 @@ local function resolve(account, hold, leases, log, id, keyprefix, due, record, t
   end
   return {'ok', int(charged), int(due - charged), int(balance - charged), int(held - amount), position}
 end
+
+-- The tombstone of a hold is a string when its owner settled it, and a hash when the reaper did: what it charged, and with
+-- which record ('' = nothing was booked).
+local function as_orphan(tombstone)
+  if redis.call('TYPE', tombstone)['ok'] ~= 'hash' then return nil end
+  return redis.call('HMGET', tombstone, 'c', 'r')
+end

@@ -2,6 +2,7 @@
 
 TK_CRASH_AT = "module:Class.method:before|after[:n]" — at the nth call (default the first), once: TK_CRASH_MARK names a
 file that is made right before the kill, and that keeps later processes of the same environment alive.
+TK_CRASH_HOW = "raise" raises a RuntimeError there instead.
 """
 
 import functools
@@ -21,6 +22,8 @@ def die():
         os.close(os.open(MARK, os.O_CREAT | os.O_EXCL))
     except FileExistsError:
         return
+    if os.environ.get("TK_CRASH_HOW") == "raise":
+        raise RuntimeError("injected")
     os.kill(os.getpid(), signal.SIGKILL)
 
 

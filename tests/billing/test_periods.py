@@ -1,0 +1,33 @@
+"""Spend periods: names, starts and ends, in UTC."""
+
+from datetime import UTC, datetime
+
+import pytest
+
+from billing.periods import period_end_ms, period_name, period_start_ms
+
+
+def ms(text: str) -> int:
+    return int(datetime.fromisoformat(text).replace(tzinfo=UTC).timestamp()) * 1_000
+
+
+@pytest.mark.parametrize(
+    ("period", "now", "name", "start", "end"),
+    [
+        ("day", "2026-12-31T23:59:59", "2026-12-31", "2026-12-31", "2027-01-01"),
+        ("day", "2028-02-29T00:00:00", "2028-02-29", "2028-02-29", "2028-03-01"),
+        ("week", "2027-01-03T12:00:00", "2026-W53", "2026-12-28", "2027-01-04"),
+        ("week", "2026-11-23T00:00:00", "2026-W48", "2026-11-23", "2026-11-30"),
+        ("month", "2026-12-01T00:00:00", "2026-12", "2026-12-01", "2027-01-01"),
+        ("month", "2028-02-29T23:00:00", "2028-02", "2028-02-01", "2028-03-01"),
+        ("month", "2026-01-31T00:00:00", "2026-01", "2026-01-01", "2026-02-01"),
+    ],
+)
+def test_a_period_has_a_name_a_start_and_an_end(period: str, now: str, name: str, start: str, end: str) -> None:
+    assert period_name(period, ms(now)) == name
+    assert period_start_ms(name) == ms(start)
+    assert period_end_ms(period, ms(now)) == ms(end)
+
+
+def test_a_total_never_ends() -> None:
+    assert (period_name("total", ms("2026-11-23")), period_start_ms("total"), period_end_ms("total", 0)) == ("total", 0, None)

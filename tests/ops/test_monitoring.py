@@ -1,0 +1,269 @@
+"""Alerts, dashboards, compose file: judged by Prometheus itself, and fired in it."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from config.load import load_settings
+from proxy.metrics import Metrics
+from tests.support.customers import new_customer
+from tests.support.prometheus import RULES, Exporter, Prometheus, promtool
+from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, wait_until
+
+CASES = ROOT / "config" / "alerts" / "tests" / "tollkeeper_test.yml"
+DASHBOARDS = sorted((ROOT / "config" / "dashboards").glob("*.json"))
+GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
+ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
+RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+OURS = re.compile(r"\b(?:tollkeeper|billing|openai|stripe|finance)[a-z0-9_]*(?::[a-z0-9_:]+)?")
+
+
+def series() -> set[str]:
+    """Every series name that the product exports."""
+    found = set()
+    registry = CollectorRegistry()
+    Metrics(registry)
+    for family in registry.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+        found |= {family.name + suffix for suffix in suffixes}
+    return found
+
+
+def queries() -> list[tuple[str, str]]:
+    """(panel title, query) of every panel, with Grafana's interval filled in."""
+    found = []
+    for path in DASHBOARDS:
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel.get("targets", []):
+                found.append((f"{path.stem}: {panel['title']}", target["expr"].replace("$__rate_interval", "1m")))
+    return found
+
+
+# -- what the files say ----------------------------------------------------------------------------
+
+
+def test_promtool_accepts_the_rules_and_their_cases() -> None:
+    for arguments in (("check", "rules", str(RULES)), ("test", "rules", str(CASES))):
+        done = promtool(*arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+    done = promtool("check", "config", "--syntax-only", str(ROOT / "config" / "prometheus" / "prometheus.yml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("alert", ALERTS)
+def test_an_alert_is_explained_proved_to_fire_and_proved_to_be_silent(alert: str) -> None:
+    rule, cases = ALERTS[alert], CASES.read_text()
+    assert {"summary", "description", "runbook_url"} <= rule["annotations"].keys()
+    assert rule["labels"]["severity"] in ("page", "ticket")
+    page, _, anchor = rule["annotations"]["runbook_url"].partition("#")
+    assert f"## {alert}\n" in (ROOT / page).read_text()
+    assert anchor == alert.lower()
+    assert f"alertname: {alert}}}" in cases, "no case in which it is silent"
+    assert re.search(rf'alertname="{alert}"[^\n]*firing[^\n]*value: [1-9]', cases), "no case in which it fires"
+
+
+def test_alerts_and_dashboards_name_only_series_that_exist() -> None:
+    known = series() | RECORDED
+    used = {name for rule in (rule for group in GROUPS for rule in group["rules"]) for name in OURS.findall(rule["expr"])}
+    used |= {name for _, query in queries() for name in OURS.findall(query)}
+    assert used - known - {"tollkeeper", "finance", "stripe"} == set()  # which are names of jobs
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.stem)
+def test_a_dashboard_is_complete(path: Path) -> None:
+    board = json.loads(path.read_text())
+    assert [variable["type"] for variable in board["templating"]["list"]] == ["datasource"]
+    panels = [panel for panel in board["panels"] if panel["type"] != "row"]
+    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    for panel in panels:
+        assert panel["title"]
+        assert panel["description"].endswith(".")
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert panel["targets"]
+        assert all(target["datasource"]["uid"] == "${datasource}" and target["legendFormat"] for target in panel["targets"])
+        assert all("rate(" not in target["expr"] or "$__rate_interval" in target["expr"] for target in panel["targets"]), panel["title"]
+        place = panel["gridPos"]
+        assert 0 <= place["x"] < place["x"] + place["w"] <= 24
+    taken = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in panels]
+    assert len(set(taken)) == len(taken)
+
+
+def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    services = compose["services"]
+    assert set(services) == {"tollkeeper", "postgres", "redis", "prometheus", "grafana"}
+    example = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text())) == example
+    for name, service in services.items():
+        assert name == "tollkeeper" or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"]), "an image is pinned"
+        for volume in service.get("volumes", []):
+            source = volume.partition(":")[0]
+            assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "nothing is open to the world by itself"
+    for name, value in services["tollkeeper"]["environment"].items():
+        if name.startswith("TOLLKEEPER_"):
+            monkeypatch.setenv(
+                name,
+                re.sub(r"\$\{[^}]*\}", "secret", value) if "POSTGRES" in value else "2" if value == "2" else "" if "$" in value else value,
+            )
+    settings = load_settings(ROOT / "proxy.toml")
+    assert settings.listen.workers == 2
+    assert settings.redis.url == "redis://redis:6379/0"
+    flags = services["redis"]["command"]
+    assert flags[flags.index("--appendfsync") + 1] == "always"
+    assert flags[flags.index("--maxmemory-policy") + 1] == "noeviction"
+    assert flags[flags.index("--appendonly") + 1] == "yes"
+
+
+# -- fired in Prometheus ---------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def watched(session_folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper, RedisServer]]:
+    """Two workers, Stripe configured, following a file of their own."""
+    home = session_folder / "monitored"
+    home.mkdir()
+    redis = RedisServer(home / "redis")
+    redis.start()
+    (home / "proxy.toml").write_text("# nothing is changed yet\n")
+    environment = {
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_REDIS__URL": redis.url,
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "STRIPE_API_KEY": "sk_test_monitored",
+        "STRIPE_WEBHOOK_SECRET": "whsec_monitored",
+        "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9",
+        "TOLLKEEPER_STRIPE__SUCCESS_URL": "http://127.0.0.1:9/ok",
+        "TOLLKEEPER_STRIPE__CANCEL_URL": "http://127.0.0.1:9/back",
+    }
+    server = Tollkeeper(home, environment).start()
+    yield server, redis
+    server.kill()
+    redis.kill()
+
+
+def test_promtool_finds_nothing_wrong_with_the_metrics(watched: tuple[Tollkeeper, RedisServer]) -> None:
+    done = promtool("check", "metrics", text=httpx.get(f"{watched[0].url}/metrics").text)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer], session_folder: Path) -> None:
+    """A real service misbehaves for real; each alert fires, and none that has no cause."""
+    server, redis = watched
+    prometheus = Prometheus(session_folder / "prometheus-real", [f"127.0.0.1:{server.port}"]).start()
+    try:
+        account = new_customer(server, 0)
+        wait_until(lambda: prometheus.query("tollkeeper:insufficient:rate10m"), 10, "the service is scraped and judged")
+        time.sleep(3)  # a quiet past, against which the refusals stand out
+        assert prometheus.firing() == set()
+
+        def fires(alert: str, cause: Any, seconds: float = 20) -> None:
+            def caused() -> bool:
+                cause()
+                return alert in prometheus.firing()
+
+            wait_until(caused, seconds, f"{alert} fires; {prometheus.firing()} do")
+
+        fires(
+            "WebhookFailures", lambda: httpx.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"})
+        )
+        fires("InsufficientCreditsSpike", lambda: account.chat(max_tokens=5))
+        (server.folder / "proxy.toml").write_text("[billing]\nmarkup = 'much'\n")
+        fires("ConfigRefused", lambda: time.sleep(0.2))
+        (server.folder / "proxy.toml").write_text("# whole again\n")
+        redis.kill()
+        fires("StoreDown", lambda: account.chat(max_tokens=5))
+        fires("ObjectiveBurnsFast", lambda: account.chat(max_tokens=5))
+        redis.start()
+        wait_until(lambda: "StoreDown" not in prometheus.firing(), 20, "it is over when Redis is back")
+        assert prometheus.firing() <= {
+            "WebhookFailures",
+            "InsufficientCreditsSpike",
+            "ConfigRefused",
+            "ObjectiveBurnsFast",
+            "ObjectiveBurnsSlowly",
+        }
+        server.kill()
+        fires("TollkeeperDown", lambda: time.sleep(0.2))
+    finally:
+        prometheus.kill()
+
+
+def test_the_other_states_fire_too_and_every_panel_shows_something(session_folder: Path) -> None:
+    """What takes days, or a fault of ours, to come about: the product's own metrics are put into that state."""
+    exporter = Exporter()
+    metrics = exporter.metrics
+    finance = {"purchased": 9_000_000, "deducted": 100_000_000, "cost": 80_000_000, "loss": 0, "liability": 5_000_000}
+
+    def busy(*, bad: bool) -> None:
+        for _ in range(20):
+            metrics.answered("/v1/responses", 200, "completed")
+            metrics.webhook_handled(900 if bad else 1)
+        metrics.count(metrics.calls, "gpt-4o")
+        metrics.count(metrics.tokens_in, "gpt-4o", by=100)
+        metrics.count(metrics.tokens_out, "gpt-4o", by=100)
+        metrics.count(metrics.deducted, by=2)
+        metrics.count(metrics.held, by=3)
+        metrics.count(metrics.usage_source, "upstream")
+        metrics.count(metrics.purchased, by=9_990)
+        metrics.count(metrics.taken_back, "refund", by=1)
+        metrics.count(metrics.webhook_events, "charge.refunded")
+        metrics.count(metrics.insufficient, "balance")
+        metrics.count(metrics.upstream_errors, "status_5xx", by=20 if bad else 0)
+        metrics.count(metrics.loss, by=1 if bad else 0)
+        metrics.first_byte_after(0.3)
+        metrics.forwarded_after(0.001)
+        metrics.side_answer("/api/billing/checkout", 200, selling=True)
+
+    def set_gauges(*, bad: bool) -> None:
+        metrics.finance_today(**{**finance, "cost": 101_000_000 if bad else 80_000_000})
+        metrics.models_today({"gpt-4o": 80_000_000})
+        metrics.margin_target.set(0.1)
+        metrics.liability.set(5)
+        metrics.reconciliation_mismatch.set(150 if bad else 0)
+        for task in ("finance", "reconcile", "stripe", "costs", "retention", "partitions"):
+            metrics.job_done(task, 1 if bad else 0, 0.1)
+        metrics.job_success.labels("finance").set(time.time() - (1_000 if bad else 1))
+        metrics.journal_lag.set(61 if bad else 0)
+        metrics.oldest_hold.set(4_001 if bad else 1)
+        metrics.inbox_lag.set(301 if bad else 0)
+        metrics.config_valid.set(1)
+        metrics.config_checked_at.set(time.time() - (31 if bad else 0))
+        for store in ("sql", "balances"):
+            metrics.store_up.labels(store).set(1)
+        for switch in ("purchase_enabled", "charging_enabled", "auto_recharge"):
+            metrics.flag.labels(switch).set(1)
+        for state in ("open", "idle"):
+            metrics.upstream_connections.labels(state).set(1)
+
+    prometheus = Prometheus(session_folder / "prometheus-states", [exporter.target]).start()
+    try:
+        until = time.monotonic() + 5
+        while time.monotonic() < until:
+            set_gauges(bad=False)
+            busy(bad=False)
+            time.sleep(0.25)
+        assert prometheus.firing() == set()
+        wanted = set(ALERTS) - {"WebhookFailures", "InsufficientCreditsSpike", "ConfigRefused", "StoreDown", "TollkeeperDown"}
+
+        def fire() -> bool:
+            set_gauges(bad=True)
+            busy(bad=True)
+            time.sleep(0.25)
+            return wanted <= prometheus.firing()
+
+        wait_until(fire, 60, "every other alert fires")
+        # there is no quarter of an hour of past here
+        empty = [title for title, query in queries() if not prometheus.query(query.replace(" offset 15m", ""))]
+        assert empty == []
+    finally:
+        prometheus.kill()
+        exporter.close()
