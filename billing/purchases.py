@@ -87,11 +87,11 @@ class NotAcceptable(BillingError):
     """A payment in review that cannot be credited by hand: why, and what to do instead."""
 
 
-def accepted(sold: Sold, payment: Payment, promised: int) -> tuple[int, int]:
+def accepted(sold: Sold, payment: Payment, returned_cents: int, bonus: int) -> tuple[int, int]:
     """The paid and the bonus part, in millicredits, of a payment in review that a person accepts.
 
-    What came in (without tax) is the paid part; what the package promised beyond it (`promised` millicredits) is bonus, so that
-    nobody gets less than they paid or less than they were sold, and `cash` is what Stripe has. Raises NotAcceptable.
+    What came in (without tax) is the paid part, whatever was sold; with it goes its share of the package's `bonus` (millicredits),
+    never more than all of that. `returned_cents` is what refunds and disputes took of it already. Raises NotAcceptable.
     """
     cents = payment.total_cents - payment.tax_cents
     if payment.status != "paid":
@@ -102,8 +102,9 @@ def accepted(sold: Sold, payment: Payment, promised: int) -> tuple[int, int]:
         raise NotAcceptable(f"it was paid in {payment.currency!r} and sold in {sold.currency!r}: refund it at Stripe")
     if cents < 1 or payment.tax_cents < 0:
         raise NotAcceptable("no money came in: refund it at Stripe, or move credits with `tollkeeper grant`")
-    paid = cents * MILLICREDITS_PER_CENT
-    return paid, max(promised - paid, 0)
+    if returned_cents >= payment.total_cents:
+        raise NotAcceptable("all of it was refunded or disputed: there is nothing left to accept")
+    return cents * MILLICREDITS_PER_CENT, min(bonus * cents // sold.price_cents, bonus)
 
 
 def may_become(now: State, then: State) -> bool:

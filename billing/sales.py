@@ -239,16 +239,20 @@ class Sales:
     async def accept(self, purchase_id: str, payment: Payment, receipt: Receipt, revision: int, who: Who, reason: str) -> Applied:
         """Credit a payment in review because a person says so: transfers, state, outbox and audit row in one transaction.
 
-        Refunds and disputes noted meanwhile take their share at once. Raises NotAcceptable, Stale.
+        Refunds and disputes noted meanwhile take their share at once; what is credited already stays as it is. Raises
+        NotAcceptable, Stale.
         """
         now = now_ms()
         async with self._db.write() as connection:
             row = await _locked(connection, purchases.c.id == purchase_id)
+            if row.state == "credited":
+                return Applied(False, "credited")
             if row.state != "review":
                 raise NotAcceptable(f"purchase {purchase_id} is {row.state}, not in review")
             if row.revision != revision:
                 raise Stale(purchase_id)
-            paid, bonus = accepted(row.sold, payment, row.paid_millicredits + row.bonus_millicredits)
+            returned = sum(found["amount_cents"] for found in await _claims_of(connection, row.id) if found["counts"])
+            paid, bonus = accepted(row.sold, payment, returned, row.bonus_millicredits)
             facts = _facts(row, receipt) | {"state": "credited", "credited_at": now, "fee_booked": bool(receipt.fee_id)}
             facts |= {"paid_millicredits": paid, "bonus_millicredits": bonus}
             facts |= {"total_cents": payment.total_cents, "tax_cents": payment.tax_cents}
@@ -345,6 +349,15 @@ class Sales:
         )
         async with self._db.read() as connection:
             return [_purchase(row) for row in (await connection.execute(query)).mappings()]
+
+    async def in_review(self, limit: int = 500) -> list[Purchase]:
+        """Payments that wait for a person, oldest first; what was given back in whole waits for nobody."""
+        returned = select(func.coalesce(func.sum(claims.c.amount_cents), 0)).where(claims.c.purchase_id == purchases.c.id, claims.c.counts)
+        undecided = (purchases.c.total_cents == 0) | (purchases.c.total_cents > returned.scalar_subquery())
+        query = select(purchases).where(purchases.c.state == "review", undecided)
+        async with self._db.read() as connection:
+            rows = await connection.execute(query.order_by(purchases.c.created_at, purchases.c.id).limit(limit))
+            return [_purchase(row) for row in rows.mappings()]
 
     async def claims_of(self, purchase_id: str) -> list[dict[str, Any]]:
         """The refunds and disputes of a purchase, in the order we heard of them."""

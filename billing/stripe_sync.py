@@ -101,7 +101,7 @@ class Sync:
         return await _until_fresh(once)
 
     async def accept(self, purchase_id: str, who: Who, reason: str) -> Applied:
-        """Credit a payment in review because a person says so, by what Stripe has of it now. Raises NotAcceptable."""
+        """Credit a payment in review because a person says so, by what Stripe has of it now; once. Raises NotAcceptable."""
 
         async def once() -> Applied:
             purchase = await self._sales.get(purchase_id)
@@ -111,6 +111,8 @@ class Sync:
             return await self._sales.accept(purchase_id, payment, _receipt(intent), purchase.revision, who, reason)
 
         applied = await _until_fresh(once)
+        if not applied.changed:
+            return applied
         log.warning("purchase %s was accepted by %s: %s", purchase_id, who.actor, reason)
         self._tell("purchase", applied.credited)
         await self._claims_noted_before(purchase_id)

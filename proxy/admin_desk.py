@@ -98,7 +98,7 @@ class AdminDesk:
 
     async def in_review(self) -> list[dict[str, Any]]:
         """Paid and not credited: a person must decide. Oldest first."""
-        rows = await self.money.sales.waiting(("review",), before_ms=now_ms())
+        rows = await self.money.sales.in_review()
         return [{**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents} for row in rows]
 
     async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:

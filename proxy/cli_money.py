@@ -7,7 +7,6 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from billing.database import now_ms
 from billing.event_types import KINDS
 from billing.inbox import Inbox
 from billing.money import display_credits
@@ -34,7 +33,7 @@ def register(commands: Any, add: Add) -> None:
     replay.add_argument("event")
     decide = commands.add_parser("purchases", help="Payments that wait for a person.").add_subparsers(dest="verb", required=True)
     add(decide, "review", _review, "Paid and not credited; exit 1 when there are any.")
-    accept = add(decide, "accept", _accept, "Credit a payment in review: what came in, and what was promised. Audited, booked once.")
+    accept = add(decide, "accept", _accept, "Credit a payment in review: what came in, with its share of the bonus. Audited, booked once.")
     accept.add_argument("purchase")
     accept.add_argument("--reason", required=True, type=short_text(2_000))
     purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
@@ -144,7 +143,7 @@ async def _purchases(context: Context) -> Result:
 
 
 async def _review(context: Context) -> Result:
-    rows = await Sales(context.database).waiting(("review",), before_ms=now_ms())
+    rows = await Sales(context.database).in_review()
     data = [{**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents} for row in rows]
     lines = [f"{row['createdAt']}  {row['id']}  {row['accountId']}  {row['totalCents'] / 100:.2f} paid: {row['problem']}" for row in data]
     return {"data": data}, "\n".join(lines) or "No payment waits for a person.", 1 if data else 0
@@ -155,6 +154,8 @@ async def _accept(context: Context) -> Result:
     async with _configured(context) as money:
         applied = await (await money.parts()).sync.accept(given.purchase, who(), given.reason)
     result = {"id": given.purchase, "state": applied.state, "creditedMillicredits": str(applied.credited)}
+    if not applied.changed:
+        return result, f"{given.purchase} was credited already; nothing changed.", 0
     return result, f"{given.purchase} is credited: {display_credits(applied.credited)} credits.", 0
 
 

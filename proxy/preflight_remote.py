@@ -181,9 +181,9 @@ async def inbox_checks(site: Site) -> list[Check]:
     fix = "`tollkeeper stripe inbox --state parked` says why; then `tollkeeper stripe replay EVENT`"
     waiting = f"{depth.waiting} events wait, the oldest for {depth.oldest_ms // 1_000} s"
     checks = [Check("webhook", "inbox", "FAIL" if late else "PASS", waiting, fix if late else "")]
-    others = [version for version in await inbox.versions(now_ms() - 7 * DAY_MS) if version != API_VERSION]
+    others = [version for version in await inbox.versions(now_ms() - 7 * DAY_MS) if version not in (API_VERSION, "")]
     if others:
-        found = f"events of the last 7 days also had {', '.join(version or 'none' for version in others)}"
+        found = f"events of the last 7 days also had {', '.join(others)}"
         return [*checks, Check("webhook", "event version", "WARN", found, TOO_OLD_STRIPE.format(version=API_VERSION))]
     return [*checks, Check("webhook", "event version", "PASS", f"no event of another version than {API_VERSION} in 7 days")]
 

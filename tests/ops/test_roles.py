@@ -60,9 +60,8 @@ def bearer(key: str) -> dict[str, str]:
 
 
 def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict[str, str]) -> httpx.Response:
-    path = route.path.format(
-        account_id=customer.account_id, key_id="key_missing", flag="auto_recharge", event_id="evt_missing", admin_key_id="adm_missing"
-    )
+    missing = {"key_id": "key_missing", "event_id": "evt_missing", "admin_key_id": "adm_missing", "purchase_id": "pur_missing"}
+    path = route.path.format(account_id=customer.account_id, flag="auto_recharge", **missing)
     body = next((body for ending, body in BODIES.items() if route.path.endswith(ending)), {"reason": "test"})
     return httpx.request(route.method, server.url + path, json=None if route.method == "GET" else body, headers=headers, timeout=20)
 
