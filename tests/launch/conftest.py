@@ -42,6 +42,11 @@ class Live:
         assert answer.status_code == 200, answer.text
         return answer.json()
 
+    def endpoint(self) -> str:
+        """Make the webhook endpoint as docs/stripe.md says: its id."""
+        about = {"secret": SECRET, "enabled_events": list(KINDS), "api_version": API_VERSION}
+        return str(self.control("endpoints", url=f"{self.server.url}/webhooks/stripe", **about)["id"])
+
     def sql(self, *statements: str) -> None:
         run_sql(self.postgres, *statements)
 
@@ -101,8 +106,7 @@ def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str, requ
     }
     server = Tollkeeper(home, environment).start()
     world = Live(server, redis, bank, database)
-    endpoint = {"secret": SECRET, "enabled_events": list(KINDS), "api_version": API_VERSION}
-    world.control("endpoints", url=f"{server.url}/webhooks/stripe", **endpoint)
+    world.endpoint()
     cli(server, "admin", "create", "the owner", "--role", "owner")
     yield world
     server.kill()
