@@ -5,6 +5,7 @@ key; what the books say is read from SQL beside the server. The first step that 
 """
 
 import asyncio
+import contextlib
 import json
 import sys
 import time
@@ -86,8 +87,7 @@ class Run:
 
     async def me(self) -> dict[str, Any]:
         """GET /api/billing/me."""
-        found: dict[str, Any] = (await self.ask("GET", "/api/billing/me", 200)).json()
-        return found
+        return told(await self.ask("GET", "/api/billing/me", 200))
 
     async def balance_is(self, wanted: int, seconds: float, fix: str) -> int:
         """Wait for a balance in millicredits. Raises StepFailed."""
@@ -152,7 +152,7 @@ class Run:
             await self.balance_is(wanted, STEP_SECONDS, "the grant is in SQL and not live: is a jobs process running? Does Redis answer?")
             return f"skipped; {display_credits(wanted)} credits were granted instead"
         answer = await self.ask("POST", "/api/billing/checkout", 201, json={"packageCode": given.package})
-        self.purchase = answer.json()
+        self.purchase = told(answer)
         seconds = await self.pay()
         await self.balance_is(wanted, seconds, NOT_PAID)
         paid, bonus = package_credits(package["usd"], package["bonusPercent"])
@@ -208,8 +208,8 @@ class Run:
             )
         if sorted(await inbox.of_object(session)) != sorted(known):
             raise StepFailed("a repeated event was stored twice", "`tollkeeper stripe inbox` and report it")
-        told = f"{resent} delivered again, " if self.simulator else ""
-        return f"{told}{len(known)} handled again: one entry, the same balance"
+        repeats = f"{resent} delivered again, " if self.simulator else ""
+        return f"{repeats}{len(known)} handled again: one entry, the same balance"
 
     async def handled(self, inbox: Inbox, events: list[str]) -> None:
         """Wait until none of these waits. Raises StepFailed."""
@@ -286,7 +286,7 @@ class Run:
         """An account without credits gets a 402 that says what to do."""
         _, key = await self.account("smoke test, without credits")
         answer = await self.ask("POST", "/v1/chat/completions", 402, key=key, json=self.body())
-        error = answer.json().get("error", {})
+        error = told(answer).get("error", {})
         lacks = [name for name in ("requiredCredits", "currentCredits", "topUpUrl") if name not in error]
         if lacks or not error["topUpUrl"]:
             raise StepFailed(
@@ -294,13 +294,18 @@ class Run:
             )
         return f"402: {error['requiredCredits']} needed, {error['currentCredits']} there, top up at {error['topUpUrl']}"
 
-    async def clean_up(self) -> str:
+    async def cleaned(self) -> Check:
         """Block what was made, unless it is to be kept."""
         if self.context.arguments.keep:
-            return f"kept: {self.account_id}, key {self.key}"
-        for account_id in self.made:
-            await self.context.accounts.set_status(account_id, "blocked", who(), "smoke test is over")
-        return f"{len(self.made)} accounts blocked" + ("; refund the payment at Stripe if it was real" if self.purchase else "")
+            return Check("smoke", "clean-up", "PASS", f"kept: {self.account_id}, key {self.key}")
+        try:
+            for account_id in self.made:
+                await self.context.accounts.set_status(account_id, "blocked", who(), "smoke test is over")
+        except BillingError as error:
+            fix = f"`tollkeeper account block` for {', '.join(self.made)}, once the database answers"
+            return Check("smoke", "clean-up", "FAIL", str(error), fix)
+        real = "; refund the payment at Stripe if it was real" if self.purchase else ""
+        return Check("smoke", "clean-up", "PASS", f"{len(self.made)} accounts blocked{real}")
 
 
 async def smoke(context: Context) -> Result:
@@ -323,9 +328,18 @@ async def smoke(context: Context) -> Result:
                 checks.append(Check("smoke", name, "FAIL", str(error), f"the database beside this command does not do it: {LOOK}"))
                 break
         if run.made:
-            checks.append(Check("smoke", "clean-up", "PASS", await run.clean_up()))
+            checks.append(await run.cleaned())
     result, text, code = as_result(checks)
     return {**result, "accountId": run.account_id, "purchaseId": run.purchase.get("id")}, text, code
+
+
+def told(answer: httpx.Response) -> dict[str, Any]:
+    """The object that an answer is. Raises StepFailed."""
+    with contextlib.suppress(ValueError):
+        found = answer.json()
+        if isinstance(found, dict):
+            return found
+    raise StepFailed(f"{answer.url.path} is answered with {answer.text[:80]!r}", "something else answers there: correct --url")
 
 
 def refusal(answer: httpx.Response, what: str) -> StepFailed:

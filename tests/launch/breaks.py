@@ -5,6 +5,7 @@ A break is a context manager: it breaks, yields what the command is given beside
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -196,8 +197,8 @@ def two_endpoints(live: Live) -> Iterator[Given]:
 
 
 INBOX = (
-    "INSERT INTO stripe_inbox (event_id, type, object_id, created, livemode, api_version, source, received_at, payload, state, next_at) "
-    "VALUES ('evt_broken', 'refund.created', 're_1', 1, false, '{version}', 'webhook', "
+    "INSERT INTO stripe_inbox (event_id, type, object_id, created, api_version, source, received_at, payload, state, next_at) "
+    "VALUES ('evt_broken', 'refund.created', 're_1', 1, '{version}', 'webhook', "
     "(extract(epoch FROM now()) * 1000)::bigint - {age}, '', '{state}', 9999999999999)"
 )
 NO_EVENT = "DELETE FROM stripe_inbox WHERE event_id = 'evt_broken'"
@@ -319,23 +320,27 @@ def no_rate_card(live: Live) -> Iterator[Given]:
 # -- switches ------------------------------------------------------------------------------------------------
 
 
-def override(flag: str, value: str, state: str) -> None:
-    def work(live: Live) -> Iterator[Given]:
+OVERRIDES = {
+    "purchase_enabled": ("false", "FAIL"),
+    "charging_enabled": ("false", "FAIL"),
+    "charging_disabled_mode": ("free", "WARN"),
+    "rounding_mode": ("ceil", "WARN"),
+    "model_allowlist": ('["gpt-4o-mini", "gpt-4o"]', "WARN"),
+    "auto_recharge": ("true", "WARN"),
+    "rollout.percent": ("25", "WARN"),
+    "rollout.outside": ("block", "WARN"),
+}
+
+
+@case({f"flags {flag}": state for flag, (_, state) in OVERRIDES.items()})
+def every_switch_is_overridden(live: Live) -> Iterator[Given]:
+    for flag, (value, _) in OVERRIDES.items():
         cli(live.server, "flags", "set", flag, value, "--reason", "a test")
-        yield Given()
+    yield Given()
+    for flag in OVERRIDES:
         cli(live.server, "flags", "clear", flag, "--reason", "a test")
 
-    CASES[f"override {flag}"] = (contextmanager(work), {f"flags {flag}": state})
 
-
-override("purchase_enabled", "false", "FAIL")
-override("charging_enabled", "false", "FAIL")
-override("charging_disabled_mode", "free", "WARN")
-override("rounding_mode", "ceil", "WARN")
-override("model_allowlist", '["gpt-4o-mini", "gpt-4o"]', "WARN")
-override("auto_recharge", "true", "WARN")
-override("rollout.percent", "25", "WARN")
-override("rollout.outside", "block", "WARN")
 setting(
     "somebody is both in and out",
     {"flags rollout.include": "WARN"},
@@ -363,17 +368,14 @@ def no_ledger_where_the_settings_say(live: Live) -> Iterator[Given]:
     assert not path.exists(), "looking made an empty ledger"
 
 
-def durability(name: str) -> None:
-    def work(live: Live) -> Iterator[Given]:
-        live.sql(f"ALTER SYSTEM SET {name} = off", "SELECT pg_reload_conf()", "SELECT pg_sleep(0.2)")
-        yield Given()
-        live.sql(f"ALTER SYSTEM RESET {name}", "SELECT pg_reload_conf()")
-
-    CASES[f"{name} is off"] = (contextmanager(work), {f"database {name}": "FAIL"})
+DURABLE = ("fsync", "full_page_writes", "synchronous_commit")
 
 
-for one in ("fsync", "full_page_writes", "synchronous_commit"):
-    durability(one)
+@case({f"database {name}": "FAIL" for name in DURABLE})
+def sql_forgets_in_a_crash(live: Live) -> Iterator[Given]:
+    live.sql(*(f"ALTER SYSTEM SET {name} = off" for name in DURABLE), "SELECT pg_reload_conf()", "SELECT pg_sleep(0.2)")
+    yield Given()
+    live.sql(*(f"ALTER SYSTEM RESET {name}" for name in DURABLE), "SELECT pg_reload_conf()", "SELECT pg_sleep(0.2)")
 
 
 @case({"database role": "PASS"})
@@ -401,8 +403,6 @@ def backup(name: str, state: str, make: Callable[[Path], object]) -> None:
 
 
 def old_file(folder: Path) -> None:
-    import os
-
     (folder / "monday.dump").write_bytes(b"PGDMP...")
     os.utime(folder / "monday.dump", (1_000_000_000, 1_000_000_000))
 
@@ -434,7 +434,8 @@ def nobody_is_owner(live: Live) -> Iterator[Given]:
 @case({"admin owner": "WARN"})
 def owners_by_the_issuer_only(live: Live) -> Iterator[Given]:
     live.sql(REVOKED)
-    yield Given({"TOLLKEEPER_ADMIN__OIDC_ISSUER": "https://login.example", "TOLLKEEPER_ADMIN__OIDC_AUDIENCE": "tollkeeper"})
+    issuer = {"ISSUER": "https://login.example", "AUDIENCE": "tollkeeper", "JWKS_URL": "https://login.example/jwks.json"}
+    yield Given({f"TOLLKEEPER_ADMIN__OIDC_{name}": value for name, value in issuer.items()})
     live.sql(BACK)
 
 

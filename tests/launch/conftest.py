@@ -33,6 +33,7 @@ class Live:
     """The product and the worlds around it."""
 
     server: Tollkeeper
+    sandbox: Sandbox
     redis: RedisServer
     bank: str
     postgres: str
@@ -82,9 +83,9 @@ def stripe_environment(bank: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="module")
-def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str, request: pytest.FixtureRequest) -> Iterator[Live]:
-    home = session_folder / request.module.__name__.rpartition(".")[2]
+@pytest.fixture(scope="package")
+def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str) -> Iterator[Live]:
+    home = session_folder / "launch"
     home.mkdir()
     redis = RedisServer(home / "redis")
     redis.start()
@@ -105,7 +106,7 @@ def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str, requ
         "TOLLKEEPER_BILLING__MODEL_ALLOWLIST": '["gpt-4o-mini"]',
     }
     server = Tollkeeper(home, environment).start()
-    world = Live(server, redis, bank, database)
+    world = Live(server, session_sandbox, redis, bank, database)
     world.endpoint()
     cli(server, "admin", "create", "the owner", "--role", "owner")
     yield world

@@ -50,7 +50,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def stranger(answers: dict[str, tuple[int, Any]] | None = None, *, seconds_ahead: float = 0, **headers: str) -> Iterator[str]:
     """Its URL."""
     server = Stranger(answers or {}, {name.replace("_", "-"): value for name, value in headers.items()}, seconds_ahead)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield server.url
     server.shutdown()
     server.server_close()

@@ -1,6 +1,7 @@
 """`tollkeeper preflight`: everything is right on a good server, and each row of its table is seen to go wrong when its thing is broken."""
 
 import json
+import signal
 from typing import Any
 
 import pytest
@@ -17,8 +18,10 @@ NOT_BROKEN_HERE = {
     "clocks PostgreSQL": "another machine's clock",
     "clocks Redis": "another machine's clock",
     "edge tls": "its FAIL asks for a public address",
+    "database role": "WARN on the good server already, PASS with a role of its own",
 }
 """Rows that a break here cannot reach; their rules have tests of their own in test_preflight_rules.py."""
+LOOKS = 4
 LOOSE = {"edge tls": "WARN", "stripe mode": "WARN", "database role": "WARN", "database backup": "WARN"}
 """What is not as it should be on a test's own server, and why that is no failure: loopback, test mode, one role, no backup."""
 
@@ -46,34 +49,38 @@ def test_a_good_server_passes(live: Live, good: dict[str, str]) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_each_break_is_seen_with_what_to_do_and_nothing_else_changes(name: str, live: Live, good: dict[str, str]) -> None:
     work, rows = CASES[name]
+    expected = {row: state for row, state in rows.items() if good.get(row) != state}
     with work(live) as given:
-        done = run(live.server, "preflight", "--json", *given.arguments, **given.environment)
-    found = json.loads(done.stdout)
-    now = states(found)
-    changed = {row: now.get(row) for row in {*good, *now} if good.get(row) != now.get(row)}
-    assert changed == {row: state for row, state in rows.items() if good.get(row) != state}
+        for _ in range(LOOKS):  # a server on a busy machine may be late with its own health
+            done = run(live.server, "preflight", "--json", *given.arguments, **given.environment)
+            found = json.loads(done.stdout)
+            now = states(found)
+            changed = {row: now.get(row) for row in {*good, *now} if good.get(row) != now.get(row)}
+            if changed == expected:
+                break
+    assert changed == expected
     assert [row for row in found["checks"] if row["state"] != "PASS" and not row["fix"]] == []
     bad = "FAIL" in now.values()
     assert (done.returncode, found["ok"], found["counts"]["FAIL"] > 0) == (int(bad), not bad, bad)
-    assert "sk_test" not in done.stdout
-    assert "whsec_" not in done.stdout
+    for secret in (*live.server.all_environment().values(), *given.environment.values()):
+        assert not secret.startswith(("sk_", "sk-", "whsec_")) or secret not in done.stdout
 
 
 def test_every_row_is_broken_by_some_break(good: dict[str, str]) -> None:
     broken = {row for _, rows in CASES.values() for row, state in rows.items() if state in ("WARN", "FAIL")}
-    assert {row for row in good if row not in broken} == NOT_BROKEN_HERE.keys() | {"flags", "database backup"} - {"flags"} - broken
+    assert {row for row in good if row not in broken} == NOT_BROKEN_HERE.keys()
 
 
 def test_a_server_whose_redis_hangs_is_not_ready(live: Live, good: dict[str, str]) -> None:
-    import signal
+    def seen() -> dict[str, str]:
+        return states(json.loads(run(live.server, "preflight", "--json").stdout))
 
     live.redis.signal(signal.SIGSTOP)
     try:
-        found = states(cli(live.server, "preflight", code=1))
+        wait_until(lambda: {"redis reachable": "FAIL", "edge ready": "FAIL"}.items() <= seen().items(), 20, "both rows fail")
     finally:
         live.redis.signal(signal.SIGCONT)
-    assert (found["redis reachable"], found["edge ready"]) == ("FAIL", "FAIL")
-    wait_until(lambda: states(cli(live.server, "preflight", code=None)) == good, 20, "all is well again")
+    wait_until(lambda: seen() == good, 20, "all is well again")
 
 
 def test_a_file_that_cannot_be_read_is_a_row_too(live: Live) -> None:
