@@ -16,6 +16,7 @@ import httpx
 from redis import Redis
 
 from billing.event_types import API_VERSION, KINDS
+from billing.migrate import newest_revision
 from tests.launch.conftest import SECRET, Live
 from tests.launch.stranger import stranger
 from tests.support.command import cli
@@ -355,7 +356,7 @@ setting(
 def migrations_are_behind(live: Live) -> Iterator[Given]:
     live.sql("UPDATE alembic_version SET version_num = '0001'")
     yield Given()
-    live.sql("UPDATE alembic_version SET version_num = '0005'")
+    live.sql(f"UPDATE alembic_version SET version_num = '{newest_revision()}'")
 
 
 setting("sql is away", NO_SCHEMA, TOLLKEEPER_DATABASE__URL="postgresql+asyncpg://postgres@127.0.0.1:9/none")
