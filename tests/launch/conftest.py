@@ -83,7 +83,7 @@ def stripe_environment(bank: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str) -> Iterator[Live]:
     home = session_folder / "launch"
     home.mkdir()
