@@ -20,7 +20,7 @@ from billing.migrate import newest_revision
 from tests.launch.conftest import SECRET, Live
 from tests.launch.stranger import stranger
 from tests.support.command import cli
-from tests.support.servers import ROOT, free_port
+from tests.support.servers import ROOT, free_port, wait_until
 
 Rows = dict[str, str | None]
 """`area name` → state; None: the row is not there."""
@@ -357,6 +357,7 @@ def migrations_are_behind(live: Live) -> Iterator[Given]:
     live.sql("UPDATE alembic_version SET version_num = '0001'")
     yield Given()
     live.sql(f"UPDATE alembic_version SET version_num = '{newest_revision()}'")
+    wait_until(lambda: all(httpx.get(f"{live.server.url}/readyz").is_success for _ in range(6)), 10, "both workers are ready again")
 
 
 setting("sql is away", NO_SCHEMA, TOLLKEEPER_DATABASE__URL="postgresql+asyncpg://postgres@127.0.0.1:9/none")

@@ -4,7 +4,6 @@ import json
 import signal
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.launch.breaks import CASES
@@ -25,11 +24,6 @@ NOT_BROKEN_HERE = {
 LOOKS = 20
 LOOSE = {"edge tls": "WARN", "stripe mode": "WARN", "database role": "WARN", "database backup": "WARN"}
 """What is not as it should be on a test's own server, and why that is no failure: loopback, test mode, one role, no backup."""
-
-
-def ready(live: Live) -> bool:
-    """Both workers, most likely: four answers in a row."""
-    return all(httpx.get(f"{live.server.url}/readyz").status_code == httpx.codes.OK for _ in range(4))
 
 
 def states(found: dict[str, Any]) -> dict[str, str]:
@@ -56,7 +50,6 @@ def test_a_good_server_passes(live: Live, good: dict[str, str]) -> None:
 def test_each_break_is_seen_with_what_to_do_and_nothing_else_changes(name: str, live: Live, good: dict[str, str]) -> None:
     work, rows = CASES[name]
     expected = {row: state for row, state in rows.items() if good.get(row) != state}
-    wait_until(lambda: ready(live), 10, "the server is well after the break before")
     with work(live) as given:
         for _ in range(LOOKS):  # a server on a busy machine may be late with its own health
             done = run(live.server, "preflight", "--json", *given.arguments, **given.environment)
