@@ -4,12 +4,16 @@ import json
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import psutil
 import pytest
 
+from config.settings import Settings, Stripe
+from proxy.cli_context import Context
+from proxy.smoke import Run
 from tests.launch.breaks import NOWHERE
 from tests.launch.conftest import Live
 from tests.launch.stranger import stranger
@@ -212,3 +216,28 @@ def test_something_else_answers(live: Live) -> None:
     assert "--url" in found["checks"][-2]["fix"]
     with stranger() as url:
         assert "lacks balanceMillicredits" in smoke(live, "--url", url)[1]["checks"][-2]["found"]
+
+
+def test_beside_make_run(live: Live) -> None:
+    """There the command's settings know of no simulator, only the payment page tells of it."""
+    code, found = smoke(live, TOLLKEEPER_STRIPE__API_BASE="")
+    assert (code, [row["state"] for row in found["checks"]]) == (0, ["PASS"] * len(STEPS))
+
+
+@pytest.mark.parametrize(
+    ("url", "session", "api_base", "simulator"),
+    [
+        ("https://checkout.stripe.com/c/pay/cs_test_1", "cs_test_1", "", ""),
+        ("https://checkout.stripe.com/c/pay/cs_test_1", "cs_test_1", "http://127.0.0.1:9", ""),
+        ("https://pay.shop.example/c/pay/cs_live_1", "cs_live_1", "", ""),
+        ("https://pay.shop.example/c/pay/cs_test_1", "cs_test_1", "", ""),
+        ("http://127.0.0.1:12111/c/pay/cs_live_1", "cs_live_1", "", ""),
+        ("http://127.0.0.1:12111/c/pay/cs_test_1", "cs_test_1", "", "http://127.0.0.1:12111"),
+        ("http://bank.test:12111/c/pay/cs_test_1", "cs_test_1", "http://bank.test:12111", "http://bank.test:12111"),
+    ],
+)
+def test_only_a_simulators_page_is_paid_by_the_command(url: str, session: str, api_base: str, simulator: str) -> None:
+    """A shop's own domain at Stripe, and whatever is live, is paid by a person."""
+    context = SimpleNamespace(settings=Settings(stripe=Stripe(api_base=api_base)))
+    going = Run(cast("Context", context), cast("httpx.AsyncClient", None), "", purchase={"url": url, "sessionId": session})
+    assert going.simulator == simulator
