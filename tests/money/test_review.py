@@ -7,7 +7,8 @@ import pytest
 
 from billing.audit import AuditLog, Who
 from billing.purchases import NotAcceptable
-from billing.sales import Purchase
+from billing.sales import Purchase, Receipt, Stale
+from billing.stripe_objects import payment_of_session
 from tests.money.fake_stripe import replace
 from tests.money.shop import Shop
 
@@ -128,3 +129,13 @@ async def test_only_a_payment_in_review_can_be_accepted(shop: Shop) -> None:
     shop.stripe.sessions_by_id[session] = replace(shop.stripe.sessions_by_id[session], payment_status="unpaid")
     with pytest.raises(NotAcceptable, match="not paid"):  # by Stripe's word now, not by what it said then
         await accept(shop, gone[1])
+
+
+async def test_an_older_picture_of_the_purchase_is_not_accepted(shop: Shop) -> None:
+    """Somebody changed it between our question to Stripe and our commit: asked anew instead."""
+    account, purchase = await in_review(shop, amount_total=1)
+    seen = payment_of_session(shop.stripe.sessions_by_id[purchase.session_id or ""])
+    with pytest.raises(Stale):
+        await shop.sales.accept(purchase.id, seen, Receipt(), purchase.revision - 1, FINANCE, "test")
+    assert await shop.balance(account) == 0
+    assert await shop.rows("SELECT count(*) FROM audit_log") == [(0,)]
