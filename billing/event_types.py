@@ -1,4 +1,7 @@
-"""Which Stripe events we handle, and what each is about. Enable exactly these on the webhook endpoint (docs/stripe.md)."""
+"""Stripe's API version, which of its events we handle, and what each is about. The webhook endpoint gets these (docs/stripe.md)."""
+
+API_VERSION = "2026-10-28.endive"
+"""What stripe 16.1 was made for; also to be set on the webhook endpoint (docs/stripe.md)."""
 
 KINDS = {
     "checkout.session.completed": "session",

@@ -131,6 +131,18 @@ class Inbox:
         async with self._db.read() as connection:
             return [(row[0], row[1], row[2]) for row in await connection.execute(query.order_by(stripe_inbox.c.type, stripe_inbox.c.state))]
 
+    async def of_object(self, object_id: str) -> list[str]:
+        """The ids of the events about an object, in the order they came."""
+        query = select(stripe_inbox.c.event_id).where(stripe_inbox.c.object_id == object_id)
+        async with self._db.read() as connection:
+            return list((await connection.execute(query.order_by(stripe_inbox.c.received_at, stripe_inbox.c.event_id))).scalars())
+
+    async def versions(self, since_ms: int) -> list[str]:
+        """The API versions of events received since a time (Unix milliseconds)."""
+        query = select(stripe_inbox.c.api_version).where(stripe_inbox.c.received_at >= since_ms).distinct()
+        async with self._db.read() as connection:
+            return sorted((await connection.execute(query)).scalars())
+
     async def listing(self, state: str | None, limit: int) -> list[dict[str, Any]]:
         """Events as stored, newest first."""
         query = select(stripe_inbox).order_by(stripe_inbox.c.received_at.desc(), stripe_inbox.c.event_id).limit(limit)

@@ -12,6 +12,7 @@ event that told of it, and the credits come from the row, never from what Stripe
 from fractions import Fraction
 from typing import Literal, NamedTuple
 
+from billing.errors import BillingError
 from billing.money import Millicredits, MoneyError, package_credits
 
 State = Literal["created", "open", "processing", "credited", "expired", "failed", "review"]
@@ -80,6 +81,30 @@ def offer(code: str, usd: str, bonus_percent: str, currency: str) -> Offer:
     if cents.denominator != 1 or cents < 1:
         raise MoneyError(f"the price ${usd} of {code!r} is not a whole number of cents")
     return Offer(code, currency, cents.numerator, paid, bonus)
+
+
+class NotAcceptable(BillingError):
+    """A payment in review that cannot be credited by hand: why, and what to do instead."""
+
+
+def accepted(sold: Sold, payment: Payment, returned_cents: int, bonus: int) -> tuple[int, int]:
+    """The paid and the bonus part, in millicredits, of a payment in review that a person accepts.
+
+    What came in (without tax) is the paid part, whatever was sold; with it goes its share of the package's `bonus` (millicredits),
+    never more than all of that. `returned_cents` is what refunds and disputes took of it already. Raises NotAcceptable.
+    """
+    cents = payment.total_cents - payment.tax_cents
+    if payment.status != "paid":
+        raise NotAcceptable(f"Stripe says that this payment is {payment.status!r}, not paid: there is nothing to accept")
+    if payment.livemode != sold.livemode:
+        raise NotAcceptable("the payment is of the other mode (test or live): it is not money of ours")
+    if payment.currency != sold.currency:
+        raise NotAcceptable(f"it was paid in {payment.currency!r} and sold in {sold.currency!r}: refund it at Stripe")
+    if cents < 1 or payment.tax_cents < 0:
+        raise NotAcceptable("no money came in: refund it at Stripe, or move credits with `tollkeeper grant`")
+    if returned_cents >= payment.total_cents:
+        raise NotAcceptable("all of it was refunded or disputed: there is nothing left to accept")
+    return cents * MILLICREDITS_PER_CENT, min(bonus * cents // sold.price_cents, bonus)
 
 
 def may_become(now: State, then: State) -> bool:

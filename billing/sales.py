@@ -12,13 +12,26 @@ import msgspec
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from billing.audit import Change, Who, note_change
 from billing.claims import Claim, Kind, Parts, Whole, allocate, claim_postings, clearing
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound, BillingError, TooManyCheckouts
 from billing.money_tables import claims, purchases
 from billing.moves import move, note
 from billing.posting import CASH, DISPUTES, FEES, Posting, purchase_postings, signed
-from billing.purchases import MILLICREDITS_PER_CENT, UNSETTLED, Offer, Origin, Payment, Sold, State, judge, may_become
+from billing.purchases import (
+    MILLICREDITS_PER_CENT,
+    UNSETTLED,
+    NotAcceptable,
+    Offer,
+    Origin,
+    Payment,
+    Sold,
+    State,
+    accepted,
+    judge,
+    may_become,
+)
 from billing.tables import accounts
 
 HOUR_MS = 3_600_000
@@ -223,6 +236,36 @@ class Sales:
             taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
             return Applied(True, "credited", row.paid_millicredits + row.bonus_millicredits + taken)
 
+    async def accept(self, purchase_id: str, payment: Payment, receipt: Receipt, revision: int, who: Who, reason: str) -> Applied:
+        """Credit a payment in review because a person says so: transfers, state, outbox and audit row in one transaction.
+
+        Refunds and disputes noted meanwhile take their share at once; what is credited already stays as it is. Raises
+        NotAcceptable, Stale.
+        """
+        now = now_ms()
+        async with self._db.write() as connection:
+            row = await _locked(connection, purchases.c.id == purchase_id)
+            if row.state == "credited":
+                return Applied(False, "credited")
+            if row.state != "review":
+                raise NotAcceptable(f"purchase {purchase_id} is {row.state}, not in review")
+            if row.revision != revision:
+                raise Stale(purchase_id)
+            returned = sum(found["amount_cents"] for found in await _claims_of(connection, row.id) if found["counts"])
+            paid, bonus = accepted(row.sold, payment, returned, row.bonus_millicredits)
+            facts = _facts(row, receipt) | {"state": "credited", "credited_at": now, "fee_booked": bool(receipt.fee_id)}
+            facts |= {"paid_millicredits": paid, "bonus_millicredits": bonus}
+            facts |= {"total_cents": payment.total_cents, "tax_cents": payment.tax_cents}
+            tax = payment.tax_cents * MILLICREDITS_PER_CENT
+            await move(connection, purchase_postings(row.id, row.account_id, paid, bonus, tax, now))
+            await note(connection, _fee(receipt, now))
+            await _change(connection, row, facts)
+            taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
+            before = {"state": row.state, "problem": row.problem}
+            after = {"state": "credited", "millicredits": str(paid + bonus), "accountId": row.account_id}
+            await note_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
+            return Applied(True, "credited", paid + bonus + taken)
+
     async def claim(self, purchase_id: str, news: ClaimNews, revision: int) -> Applied:
         """Apply a refund or dispute to its purchase; before the purchase is credited it is only noted. Raises Stale."""
         now = now_ms()
@@ -306,6 +349,15 @@ class Sales:
         )
         async with self._db.read() as connection:
             return [_purchase(row) for row in (await connection.execute(query)).mappings()]
+
+    async def in_review(self, limit: int = 500) -> list[Purchase]:
+        """Payments that wait for a person, oldest first; what was given back in whole waits for nobody."""
+        returned = select(func.coalesce(func.sum(claims.c.amount_cents), 0)).where(claims.c.purchase_id == purchases.c.id, claims.c.counts)
+        undecided = (purchases.c.total_cents == 0) | (purchases.c.total_cents > returned.scalar_subquery())
+        query = select(purchases).where(purchases.c.state == "review", undecided)
+        async with self._db.read() as connection:
+            rows = await connection.execute(query.order_by(purchases.c.created_at, purchases.c.id).limit(limit))
+            return [_purchase(row) for row in rows.mappings()]
 
     async def claims_of(self, purchase_id: str) -> list[dict[str, Any]]:
         """The refunds and disputes of a purchase, in the order we heard of them."""

@@ -12,10 +12,8 @@ import msgspec
 import stripe
 
 from billing.errors import StoreUnavailable, StripeRefused
-from billing.stripe_objects import OWN_ID, Charge, Dispute, Event, Intent, PaymentError, Refund, Session
-
-API_VERSION = "2026-10-28.endive"
-"""What stripe 16.1 was made for; also to be set on the webhook endpoint (docs/stripe.md)."""
+from billing.event_types import API_VERSION
+from billing.stripe_objects import OWN_ID, Account, Charge, Dispute, Endpoint, Event, Intent, PaymentError, Refund, Session
 
 PAGE = 100
 RETRIES = 2
@@ -121,6 +119,19 @@ class StripeGateway:
         """A one-time link for a customer to manage saved cards and see receipts."""
         made = await _asked(self._v1.billing_portal.sessions.create_async({"customer": customer_id, "return_url": return_url}))
         return str(made["url"])
+
+    # -- the account itself, for preflight ---------------------------------------------------------------------
+
+    async def account(self) -> tuple[Account, str]:
+        """Our Stripe account, and the Date of Stripe's answer ("" when it has none)."""
+        found = await _asked(self._v1.accounts.retrieve_current_async())
+        last = found.last_response
+        return _view(found, Account), str(last.headers.get("date", "")) if last is not None else ""
+
+    async def endpoints(self) -> list[Endpoint]:
+        """Every webhook endpoint of the account."""
+        listed = await _asked(self._v1.webhook_endpoints.list_async({"limit": PAGE}))
+        return [_view(row, Endpoint) for row in listed.data]
 
     # -- one object, as it is now ---------------------------------------------------------------------------
 

@@ -140,6 +140,26 @@ class EventObject(StripeObject, frozen=True):
     object: str | None = None
 
 
+class Account(StripeObject, frozen=True):
+    """Our own Stripe account."""
+
+    id: str
+    charges_enabled: bool = False
+    payouts_enabled: bool = False
+    country: str | None = None
+
+
+class Endpoint(StripeObject, frozen=True):
+    """A webhook endpoint; `api_version` None: the account's default."""
+
+    id: str
+    url: str
+    status: str
+    livemode: bool = False
+    enabled_events: tuple[str, ...] = ()
+    api_version: str | None = None
+
+
 INTENT_STATUS: dict[str, PaymentStatus] = {
     "succeeded": "paid",
     "processing": "processing",

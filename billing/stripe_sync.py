@@ -8,10 +8,11 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple, Protocol, TypeVar
 
+from billing.audit import Who
 from billing.buyers import Buyers
 from billing.claims import dispute_standing, refund_standing
 from billing.errors import NotYet
-from billing.purchases import Payment
+from billing.purchases import NotAcceptable, Payment
 from billing.sales import Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
 from billing.stripe_gateway import StripeGateway
 from billing.stripe_objects import (
@@ -98,6 +99,34 @@ class Sync:
             return await self._settle(purchase, payment_of_intent(intent), _receipt(intent), intent)
 
         return await _until_fresh(once)
+
+    async def accept(self, purchase_id: str, who: Who, reason: str) -> Applied:
+        """Credit a payment in review because a person says so, by what Stripe has of it now; once. Raises NotAcceptable."""
+
+        async def once() -> Applied:
+            purchase = await self._sales.get(purchase_id)
+            if purchase is None:
+                raise NotAcceptable(f"there is no purchase {purchase_id!r}: `tollkeeper purchases review` lists those in review")
+            payment, intent = await self._paid_for(purchase)
+            return await self._sales.accept(purchase_id, payment, _receipt(intent), purchase.revision, who, reason)
+
+        applied = await _until_fresh(once)
+        if not applied.changed:
+            return applied
+        log.warning("purchase %s was accepted by %s: %s", purchase_id, who.actor, reason)
+        self._tell("purchase", applied.credited)
+        await self._claims_noted_before(purchase_id)
+        return applied
+
+    async def _paid_for(self, purchase: Purchase) -> "tuple[Payment, Intent | str | None]":
+        if purchase.session_id is not None:
+            session = await self._gateway.session(purchase.session_id)
+            if session is not None:
+                return payment_of_session(session), session.payment_intent
+        intent = await self._gateway.intent(purchase.payment_intent_id) if purchase.payment_intent_id else None
+        if intent is None:
+            raise NotAcceptable(f"Stripe knows no payment of purchase {purchase.id}")
+        return payment_of_intent(intent), intent
 
     async def payment(self, charge_id: str) -> Outcome:
         """What became known of a charge later (its fee) belongs to its payment."""

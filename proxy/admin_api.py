@@ -139,6 +139,8 @@ class AdminApi:
             AdminRoute("POST", f"{base}/jobs/{{job}}/run", "jobs.run", self._run_job),
             AdminRoute("GET", f"{base}/webhooks", "webhooks.read", self._webhooks),
             AdminRoute("POST", f"{base}/webhooks/{{event_id}}/replay", "webhooks.replay", self._replay),
+            AdminRoute("GET", f"{base}/purchases/review", "money.refund", self._review),
+            AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/accept", "money.refund", self._accept),
             AdminRoute("GET", f"{base}/audit", "audit.read", self._audit),
             AdminRoute("GET", f"{base}/admins", "admins.read", self._admins),
             AdminRoute("POST", f"{base}/admins", "admins.write", self._create_admin),
@@ -286,6 +288,14 @@ class AdminApi:
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
         return json_response(await self.desk.replay(caller, request.path_params["event_id"].replace("\0", "")))
+
+    async def _review(self, request: Request, caller: Caller) -> Response:
+        del request, caller
+        return json_response({"data": await self.desk.in_review()})
+
+    async def _accept(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, Because)
+        return json_response(await self.desk.accept(caller, request.path_params["purchase_id"].replace("\0", ""), asked.reason))
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         del caller

@@ -11,12 +11,13 @@ from billing.accounts import Accounts
 from billing.admins import Admins
 from billing.audit import AuditLog, Change
 from billing.database import now_ms
-from billing.errors import AccountNotFound, ReferenceTaken
+from billing.errors import AccountNotFound, NotYet, ReferenceTaken, StripeRefused
 from billing.finance import DAY_MS, Finance, day_of, span
 from billing.inbox import Inbox
 from billing.ledger import Ledger
 from billing.money import MoneyError, display_credits, display_usd, millicredits, parse_credits
 from billing.overrides import Overrides, in_force
+from billing.purchases import NotAcceptable
 from billing.rates import RateCards
 from billing.runs import Runs
 from billing.schedule import Scheduler, Status
@@ -25,7 +26,9 @@ from config.load import ConfigError
 from config.settings import Settings
 from proxy.account_api import iso_time
 from proxy.admin_auth import Caller
-from proxy.rejections import Rejection, forbidden, invalid, not_found
+from proxy.checkout_api import purchase_row
+from proxy.money import MoneyIn
+from proxy.rejections import Rejection, forbidden, invalid, not_found, unavailable
 from proxy.services import Services
 
 MOST_CREDITS = 1_000_000_000
@@ -47,6 +50,7 @@ class AdminDesk:
     finance: Finance
     runs: Runs
     jobs: Scheduler
+    money: MoneyIn
     inbox: Inbox
     audit: AuditLog
     file_settings: Callable[[], Settings]
@@ -91,6 +95,26 @@ class AdminDesk:
         if amount > cap * 1_000:
             message = f"The role {caller.admin.role!r} may grant an account at most {cap} credits a day; ask someone in finance."
             raise forbidden(message, "grant_over_cap")
+
+    # -- payments in review -----------------------------------------------------------------------
+
+    async def in_review(self) -> list[dict[str, Any]]:
+        """Paid and not credited: a person must decide. Oldest first."""
+        rows = await self.money.sales.in_review()
+        return [{**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents} for row in rows]
+
+    async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
+        """Credit a payment in review, once. Raises Rejection, StoreUnavailable."""
+        reason = checked_reason(reason)
+        if await self.money.sales.get(purchase_id) is None:
+            raise not_found("There is no such purchase.", "purchase_not_found")
+        if self.money.keys is None:
+            raise unavailable("Stripe is not configured here, so its record of the payment cannot be read.", "stripe_not_configured")
+        try:
+            applied = await (await self.money.parts()).sync.accept(purchase_id, caller.who, reason)
+        except (NotAcceptable, StripeRefused, NotYet) as refused:
+            raise Rejection(409, "not_acceptable", f"{refused}.") from None
+        return {"id": purchase_id, "state": applied.state, "creditedMillicredits": str(applied.credited)}
 
     # -- accounts ---------------------------------------------------------------------------------
 

@@ -15,7 +15,7 @@ from starlette.routing import Route
 
 from billing.accounts import Accounts
 from billing.errors import NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
-from billing.event_types import KINDS
+from billing.event_types import API_VERSION, KINDS
 from billing.inbox import read_event
 from billing.money import display_credits
 from billing.sales import Purchase
@@ -27,6 +27,10 @@ from proxy.rejections import invalid, not_found, too_large, too_many, unavailabl
 
 log = logging.getLogger("tollkeeper.stripe")
 
+PROBE_TYPE = "tollkeeper.preflight"
+"""Of the event by which `tollkeeper preflight` learns that this endpoint is reached and verifies. Stripe has no such type."""
+UNSIGNED_PROBE = b'{"tollkeeper":"preflight"}'
+"""Its unsigned counterpart is refused like any other, but is nobody's attack: it is not counted as a failure."""
 MAX_JSON_BYTES = 16_384
 OFF = "Purchases are switched off for the moment. Credits you have bought stay yours; try again later."
 
@@ -136,7 +140,8 @@ class CheckoutApi:
         try:
             verify(body, headers[0] if len(headers) == 1 else "", secrets, int(time.time()), conf.signature_tolerance_seconds)
         except BadSignature:
-            self._failed("signature")
+            if body != UNSIGNED_PROBE:
+                self._failed("signature")
             raise invalid("The signature does not verify.", code="bad_signature") from None
         try:
             event = read_event(body)
@@ -147,6 +152,11 @@ class CheckoutApi:
             self._failed("livemode")
             log.error("event %s (%s) has livemode %s here, where livemode is %s", event.id, event.type, event.livemode, conf.livemode)
             raise invalid("This endpoint takes events of the other mode.", code="wrong_livemode")
+        if event.type == PROBE_TYPE:
+            return json_response({"received": True, "probe": True})  # verified, which is all it asks; nothing is kept
+        if event.api_version not in (API_VERSION, None, ""):  # thin events have none
+            money.metrics.count(money.metrics.event_versions)
+            log.warning("event %s (%s) has API version %s, not %s", event.id, event.type, event.api_version, API_VERSION)
         try:
             await money.inbox.store(event, body, "webhook")
         except StoreUnavailable:

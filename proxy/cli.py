@@ -29,7 +29,7 @@ from billing.rates import RateCards
 from config.keys import notices_secret, openai_admin_key, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
-from proxy import cli_accounts, cli_books, cli_jobs, cli_money, cli_ops, cli_portal, cli_rates
+from proxy import cli_accounts, cli_books, cli_jobs, cli_launch, cli_money, cli_ops, cli_portal, cli_rates
 from proxy.checks import check_redis, prepare_database
 from proxy.cli_context import Command, Context, Refusal, Result
 from proxy.cli_jobs import store_figures
@@ -53,7 +53,9 @@ def main(argv: list[str] | None = None) -> int:
             return _serve(arguments, settings, path)
         result, text, code = asyncio.run(_run(arguments, settings))
     except ConfigError as error:
-        return _fail(arguments, str(error), 2)
+        if arguments.command != "preflight":
+            return _fail(arguments, str(error), 2)
+        result, text, code = cli_launch.broken_config(error)
     except (AccountNotFound, KeyNotFound) as error:
         kind = "account" if isinstance(error, AccountNotFound) else "API key"
         return _fail(arguments, f"There is no such {kind} (or it is revoked already): {error}", 1)
@@ -149,7 +151,7 @@ def _must_be_there(arguments: argparse.Namespace, database: Database) -> None:
 async def _run(arguments: argparse.Namespace, settings: Settings) -> Result:
     command: Command = arguments.run
     async with _database(settings) as database:
-        if arguments.command not in ("migrate", "check-config"):
+        if arguments.command not in ("migrate", "check-config", *cli_launch.WITHOUT_DATABASE):
             _must_be_there(arguments, database)
             await prepare_database(database)
         return await command(Context(settings, database, Ledger(database), Accounts(database), arguments))
@@ -296,6 +298,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_portal.register(commands, add)
     cli_ops.register(commands, add)
     cli_jobs.register(commands, add)
+    cli_launch.register(commands, add)
     add(commands, "rebuild", _rebuild, "Rebuild the balance store from the ledger.")
     add(commands, "drain", _drain, "Flush all that is pending, then report.")
     return parser

@@ -9,10 +9,11 @@ from prometheus_client import CollectorRegistry
 
 from billing.event_types import KINDS
 from billing.inbox import Inbox
+from billing.money import display_credits
 from billing.sales import Sales
 from proxy.account_api import iso_time
 from proxy.checkout_api import purchase_row
-from proxy.cli_context import Add, Context, Refusal, Result
+from proxy.cli_context import Add, Context, Refusal, Result, short_text, who
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn, money_in
 
@@ -29,6 +30,11 @@ def register(commands: Any, add: Add) -> None:
     inbox.add_argument("--limit", type=_limit, default=50)
     replay = add(stripe, "replay", _replay, "Handle a stored event again. Safe: nothing is booked twice.")
     replay.add_argument("event")
+    decide = commands.add_parser("purchases", help="Payments that wait for a person.").add_subparsers(dest="verb", required=True)
+    add(decide, "review", _review, "Paid and not credited; exit 1 when there are any.")
+    accept = add(decide, "accept", _accept, "Credit a payment in review: what came in, with its share of the bonus. Audited, booked once.")
+    accept.add_argument("purchase")
+    accept.add_argument("--reason", required=True, type=short_text(2_000))
     purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
     purchases.add_argument("account")
     purchases.add_argument("--limit", type=_limit, default=50)
@@ -125,6 +131,23 @@ async def _purchases(context: Context) -> Result:
         lines.append(f"{row['createdAt']}  {row['id']}  {row['state']:<10} {sold}")
         lines += [f"    {claim['kind']} {claim['id']} {claim['status']} {claim['amountCents'] / 100:.2f}" for claim in row["claims"]]
     return {"data": data}, "\n".join(lines) or "This account has bought nothing.", 0
+
+
+async def _review(context: Context) -> Result:
+    rows = await Sales(context.database).in_review()
+    data = [{**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents} for row in rows]
+    lines = [f"{row['createdAt']}  {row['id']}  {row['accountId']}  {row['totalCents'] / 100:.2f} paid: {row['problem']}" for row in data]
+    return {"data": data}, "\n".join(lines) or "No payment waits for a person.", 1 if data else 0
+
+
+async def _accept(context: Context) -> Result:
+    given = context.arguments
+    async with _configured(context) as money:
+        applied = await (await money.parts()).sync.accept(given.purchase, who(), given.reason)
+    result = {"id": given.purchase, "state": applied.state, "creditedMillicredits": str(applied.credited)}
+    if not applied.changed:
+        return result, f"{given.purchase} was credited already; nothing changed.", 0
+    return result, f"{given.purchase} is credited: {display_credits(applied.credited)} credits.", 0
 
 
 def _days(text: str) -> int:

@@ -62,6 +62,9 @@ class Metrics:
         )
         self.webhook_events = Counter("stripe_webhook_events_total", "Webhook deliveries taken", ["type"], registry=registry)
         self.webhook_failures = Counter("stripe_webhook_failures_total", "Webhook deliveries not taken", ["reason"], registry=registry)
+        self.event_versions = Counter(
+            "stripe_event_version_mismatches_total", "Stripe events of another API version than ours", registry=registry
+        )
         self.first_byte = Histogram(
             "tollkeeper_first_byte_seconds", "Request to first byte of the answer", buckets=SECONDS, registry=registry
         )

@@ -86,6 +86,7 @@ def admin_desk(parts: SideParts) -> AdminDesk:
         Finance(database),
         Runs(database),
         parts.jobs,
+        parts.money,
         parts.money.inbox,
         AuditLog(database),
         lambda: parts.live.file,

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from billing.errors import StoreUnavailable, StripeRefused
-from billing.stripe_gateway import API_VERSION, Declined, Order, StripeGateway
+from billing.event_types import API_VERSION
+from billing.stripe_gateway import Declined, Order, StripeGateway
 from billing.stripe_objects import OWN_ID, BalanceTransaction, Charge, Intent
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe

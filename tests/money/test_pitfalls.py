@@ -259,14 +259,19 @@ async def test_pitfall_15_a_dispute_on_top_of_a_refund_takes_no_more_than_was_so
     assert await shop.findings() == []
 
 
-async def test_pitfall_16_another_api_version_is_stored_and_processed_all_the_same(shop: Shop) -> None:
+async def test_pitfall_16_another_api_version_is_stored_and_processed_all_the_same(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     account, purchase = await paid_page(shop)
     body = event_body(object_id=purchase.session_id or "", api_version="2019-02-19")
     async with open_api(shop) as api:
-        assert (await api.hook(body)).status_code == 200
+        for counted in (1, 2):  # a repeated delivery is one more
+            assert (await api.hook(body)).status_code == 200
+            assert await api.count("stripe_event_version_mismatches_total") == counted
+        assert "evt_1 (checkout.session.completed) has API version 2019-02-19, not 2026-10-28.endive" in caplog.text
+        assert (await api.hook(event_body(id="evt_ours"))).status_code == 200
+        assert await api.count("stripe_event_version_mismatches_total") == 2
     await shop.work()
     assert await shop.balance(account) == 109_989_000
-    assert await shop.rows("SELECT api_version FROM stripe_inbox") == [("2019-02-19",)]
+    assert await shop.rows("SELECT api_version FROM stripe_inbox ORDER BY api_version") == [("2019-02-19",), ("2026-10-28.endive",)]
 
 
 async def test_pitfall_17_an_event_of_the_other_mode_is_refused(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -332,6 +337,7 @@ async def test_pitfall_21_thin_events_are_stored_counted_and_left_alone(shop: Sh
     async with open_api(shop) as api:
         assert (await api.hook(json.dumps(thin).encode())).status_code == 200
         assert await api.count("stripe_webhook_events_total", type="other") == 1
+        assert await api.count("stripe_event_version_mismatches_total") == 0  # these have none
     await shop.work()
     assert await shop.rows("SELECT state FROM stripe_inbox") == [("ignored",)]
 

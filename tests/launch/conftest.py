@@ -1,0 +1,119 @@
+"""`live`: two workers on Redis and PostgreSQL, OpenAI's and Stripe's simulators: what preflight and smoke are run against."""
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx
+import pytest
+
+from billing.event_types import API_VERSION, KINDS
+from tests.support.command import cli
+from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port
+
+SECRET = "whsec_launch"
+PACKAGES = json.dumps(
+    [
+        {"code": "starter", "usd": "9.99"},
+        {"code": "plus", "usd": "49.99", "bonus_percent": "5"},
+        {"code": "pro", "usd": "99.99", "bonus_percent": "10"},
+    ]
+)
+
+
+@dataclass
+class Live:
+    """The product and the worlds around it."""
+
+    server: Tollkeeper
+    sandbox: Sandbox
+    redis: RedisServer
+    bank: str
+    postgres: str
+
+    def control(self, what: str, method: str = "POST", **body: Any) -> Any:
+        answer = httpx.request(method, f"{self.bank}/__stripe/{what}", json=body, timeout=40)
+        assert answer.status_code == 200, answer.text
+        return answer.json()
+
+    def endpoint(self) -> str:
+        """Make the webhook endpoint as docs/stripe.md says: its id."""
+        about = {"secret": SECRET, "enabled_events": list(KINDS), "api_version": API_VERSION}
+        return str(self.control("endpoints", url=f"{self.server.url}/webhooks/stripe", **about)["id"])
+
+    def sql(self, *statements: str) -> None:
+        run_sql(self.postgres, *statements)
+
+
+def run_sql(url: str, *statements: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
+
+    asyncio.run(run())
+
+
+def start_bank(*flags: str) -> tuple[str, "subprocess.Popen[bytes]"]:
+    """Stripe's simulator as a process: its URL."""
+    process = subprocess.Popen([sys.executable, "-m", "sandbox.stripe", *flags], cwd=ROOT, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    found = re.search(rb"http://\S+", process.stdout.readline())
+    assert found is not None
+    return found[0].decode(), process
+
+
+def stripe_environment(bank: str) -> dict[str, str]:
+    return {
+        "STRIPE_API_KEY": "sk_test_sandbox",
+        "STRIPE_WEBHOOK_SECRET": SECRET,
+        "TOLLKEEPER_STRIPE__API_BASE": bank,
+        "TOLLKEEPER_STRIPE__SUCCESS_URL": "https://app.test/ok?s={CHECKOUT_SESSION_ID}",
+        "TOLLKEEPER_STRIPE__CANCEL_URL": "https://app.test/no",
+        "TOLLKEEPER_STRIPE__MAX_CHECKOUTS_PER_HOUR": "0",
+        "TOLLKEEPER_PACKAGES": PACKAGES,
+    }
+
+
+@pytest.fixture(scope="session")
+def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str) -> Iterator[Live]:
+    home = session_folder / "launch"
+    home.mkdir()
+    redis = RedisServer(home / "redis")
+    redis.start()
+    name = f"launch_{free_port()}"
+    run_sql(postgres_url, f"CREATE DATABASE {name}")
+    database = postgres_url.replace("/postgres?", f"/{name}?")
+    bank, process = start_bank()
+    admin_port = str(free_port())
+    environment = {
+        **stripe_environment(bank),
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_REDIS__URL": redis.url,
+        "TOLLKEEPER_DATABASE__URL": database,
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "TOLLKEEPER_LISTEN__ADMIN_PORT": admin_port,
+        "TOLLKEEPER_LISTEN__MAX_CONNECTIONS": "64",
+        "TOLLKEEPER_UPSTREAM__MAX_CONNECTIONS": "64",
+        "TOLLKEEPER_BILLING__MODEL_ALLOWLIST": '["gpt-4o-mini"]',
+    }
+    server = Tollkeeper(home, environment).start()
+    world = Live(server, session_sandbox, redis, bank, database)
+    world.endpoint()
+    cli(server, "admin", "create", "the owner", "--role", "owner")
+    yield world
+    server.kill()
+    process.kill()
+    process.communicate()
+    redis.kill()
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")

@@ -1,0 +1,85 @@
+"""A payment in review, by command and by the admin API: who may accept it, and what is noted of it."""
+
+import json
+from typing import Any
+
+import httpx
+
+from tests.launch.conftest import Live
+from tests.support.command import cli, run
+from tests.support.servers import wait_until
+
+
+def paid_by_somebody_else(live: Live) -> tuple[str, str]:
+    """A starter that another customer of Stripe's paid for: the account's key, and the purchase."""
+    key = cli(live.server, "account", "create", "a buyer")["apiKey"]
+    headers = {"Authorization": f"Bearer {key}"}
+    page = httpx.post(f"{live.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20).json()
+    live.control("settings", "PUT", delivery={"paused": True})
+    live.control(f"sessions/{page['sessionId']}/pay")
+    live.control(f"sessions/{page['sessionId']}/fields", customer="cus_of_a_friend")
+    live.control("settings", "PUT", delivery={"paused": False})
+    wait_until(lambda: page["id"] in waiting(live), 10, "it waits for a person")
+    return key, page["id"]
+
+
+def waiting(live: Live) -> list[str]:
+    done = run(live.server, "purchases", "review", "--json")
+    found = json.loads(done.stdout)["data"]
+    assert done.returncode == int(bool(found))
+    return [row["id"] for row in found]
+
+
+def balance(live: Live, key: str) -> int:
+    answer = httpx.get(f"{live.server.url}/api/billing/me", headers={"Authorization": f"Bearer {key}"})
+    return int(answer.json()["balanceMillicredits"])
+
+
+def test_accepted_by_command(live: Live) -> None:
+    key, purchase = paid_by_somebody_else(live)
+    assert run(live.server, "purchases", "accept", purchase).returncode == 2, "without a reason"
+    done = run(live.server, "purchases", "accept", purchase, "--reason", "they are married")
+    assert (done.returncode, done.stdout) == (0, f"{purchase} is credited: 9990 credits.\n"), done.stderr
+    wait_until(lambda: balance(live, key) == 9_990_000, 5, "the credits are there")
+    again = cli(live.server, "purchases", "accept", purchase, "--reason", "twice")
+    assert again == {"id": purchase, "state": "credited", "creditedMillicredits": "0"}
+    assert balance(live, key) == 9_990_000
+    assert waiting(live) == []
+    missing = run(live.server, "purchases", "accept", "pur_missing", "--reason", "test")
+    assert (missing.returncode, "no purchase" in missing.stderr) == (1, True)
+
+
+def test_accepted_through_the_admin_api(live: Live) -> None:
+    key, purchase = paid_by_somebody_else(live)
+    admin = f"http://127.0.0.1:{live.server.environment['TOLLKEEPER_LISTEN__ADMIN_PORT']}/api/admin"
+
+    def post(role: str, purchase: str = purchase, **body: Any) -> httpx.Response:
+        made = cli(live.server, "admin", "create", f"a {role}", "--role", role)["adminKey"]
+        return httpx.post(
+            f"{admin}/purchases/{purchase}/accept", json=body or {"reason": "test"}, headers={"Authorization": f"Bearer {made}"}, timeout=20
+        )
+
+    for role in ("viewer", "support", "ops"):
+        assert post(role).status_code == 403, role
+    assert post("finance", reason=" ").status_code == 400
+    assert post("finance", purchase="pur_missing").status_code == 404
+    assert balance(live, key) == 0
+    done = post("finance")
+    assert (done.status_code, done.json()) == (200, {"id": purchase, "state": "credited", "creditedMillicredits": "9990000"})
+    assert post("owner").json()["creditedMillicredits"] == "0"
+    wait_until(lambda: balance(live, key) == 9_990_000, 5, "the credits are there")
+    path = live.server.folder / "audit.jsonl"
+    cli(live.server, "audit", "export", str(path))
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    notes = [row for row in rows if (row["action"], row["subject"]) == ("purchase.accept", purchase)]
+    assert [(row["role"], row["reason"]) for row in notes] == [("finance", "test")]
+
+
+def test_what_was_refunded_is_refused_and_waits_no_more(live: Live) -> None:
+    key, purchase = paid_by_somebody_else(live)
+    session = next(row["sessionId"] for row in cli(live.server, "purchases", "review", code=1)["data"] if row["id"] == purchase)
+    live.control("refunds", session=session)
+    wait_until(lambda: purchase not in waiting(live), 10, "its refund is known")
+    done = run(live.server, "purchases", "accept", purchase, "--reason", "too late")
+    assert (done.returncode, "refunded" in done.stderr) == (1, True), done
+    assert balance(live, key) == 0
