@@ -1,12 +1,14 @@
 """The money of one request: hold, note, settle or release. Every hold made here is resolved here, once."""
 
 import time
+from urllib.parse import urljoin
 
 from billing.accounts import ApiKey
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.holds import Checkpoint, Gone, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
 from billing.pricing import PriceBook
+from config.settings import Settings
 from proxy.plan import Plan, checkpoint_charge, clamped, held_amount, key_limits, smallest, with_counted_input
 from proxy.records import Facts, orphan_record, usage_record
 from proxy.rejections import Rejection, insufficient_credits, too_many, unavailable
@@ -131,7 +133,7 @@ class Holding:
             source = "in_flight" if result.balance >= needed else "balance"
         self._services.metrics.count(self._services.metrics.insufficient, source)
         retry = 1_000 if source == "in_flight" else None
-        return insufficient_credits(source, needed, result.balance, result.held, affordable, billing.top_up_url, retry)
+        return insufficient_credits(source, needed, result.balance, result.held, affordable, top_up_link(self._settings), retry)
 
     async def durable(self) -> None:
         """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
@@ -208,3 +210,9 @@ class Holding:
             charge = checkpoint_charge(plan, self._prices, tokens_out)
             record = orphan_record(self.facts(plan), charge, tokens_out)
             self._services.balances.checkpoint(Checkpoint(self._request_id, self.key.account_id, charge.amount, record))
+
+
+def top_up_link(settings: Settings) -> str:
+    """Where a customer buys credits: billing.top_up_url, whole when portal.public_url says how browsers reach us."""
+    base = settings.portal.public_url
+    return urljoin(f"{base.rstrip('/')}/", settings.billing.top_up_url) if base else settings.billing.top_up_url
