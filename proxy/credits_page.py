@@ -267,7 +267,7 @@ class CreditsPage:
             if made is not None:
                 bonus = package.bonus_percent if made.bonus else ""
                 every = {"code": package.code, "usd": package.usd, "bonus": bonus}
-                found.append({**every, "credits": figure(made.paid + made.bonus), "extra": figure(made.bonus)})
+                found.append({**every, "credits": figure(made.paid + made.bonus)})
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ MOST_SERIES = 5
 MOST_STEPS = 4
 OTHERS = "other models"
 MARKS = ("", "M0 6L6 0", "M0 0L6 6", "M3 0V6", "M0 3H6", "M0 0L6 6M0 6L6 0")
-BOTTOM, TOP = 26, 12
+BOTTOM, TOP = 26, 26
 
 
 class Frame(NamedTuple):
@@ -127,14 +127,17 @@ def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
 def _drawing(frame: Frame, days: dict[int, dict[str, int]], names: list[str], today: int) -> Drawing:
     first = today - frame.days + 1
     shown = [day for day in sorted(days) if first <= day <= today]
-    step = grid_step(max((sum(days[day].values()) for day in shown), default=0))
-    highest = step * MOST_STEPS
+    most = max((sum(days[day].values()) for day in shown), default=0)
+    step = grid_step(most)
+    parts = max(1, -(-most // step))
+    highest = step * parts
     bars = [bar for day in shown for bar in _stack(frame, day - first, days[day], names, highest, _date(day))]
     room = frame.height - BOTTOM - TOP
-    lines = [Line(frame.height - BOTTOM - room * part // MOST_STEPS, figure(step * part)) for part in range(MOST_STEPS + 1)]
+    lines = [Line(frame.height - BOTTOM - room * part // parts, figure(step * part)) for part in range(parts + 1)]
     wide = (frame.width - frame.left) // frame.days
     places = range((frame.days - 1) % frame.dates, frame.days, frame.dates)  # today is always named
     labels = [Label(frame.left + place * wide + wide // 2, _short(first + place)) for place in places]
+    labels[-1] = labels[-1]._replace(x=frame.left + frame.days * wide - 2)
     return Drawing(frame, bars, lines, labels)
 
 
