@@ -77,7 +77,7 @@ class Visits:
         assert self.errors == []
 
 
-def look(page: Page, **options: Any) -> None:
+def look(page: Page) -> None:
     """What every page in every state must stand up to: axe, the policy, the width of the window."""
     assert page.evaluate("window.refused") == []
     if not page.evaluate("typeof window.axe === 'object'"):
@@ -85,7 +85,7 @@ def look(page: Page, **options: Any) -> None:
     found = page.evaluate(
         "async (rules) => (await axe.run(document, {runOnly: rules, resultTypes: ['violations']})).violations"
         ".map((one) => `${one.id}: ${one.nodes.map((node) => node.target.join(' ') + ' ' + node.failureSummary).join('; ')}`)",
-        options.get("rules", RULES),
+        RULES,
     )
     assert found == [], f"{page.url}: {found}"
     fits(page)
