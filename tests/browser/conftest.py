@@ -84,6 +84,7 @@ def town(session_folder: Path, session_sandbox: Sandbox, request: pytest.Fixture
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "TOLLKEEPER_STRIPE__API_BASE": found[0].decode(),
             "TOLLKEEPER_PACKAGES": PACKAGES,
+            "TOLLKEEPER_EMBEDDED__TIMEOUT_SECONDS": "10",  # a disk that all tests share may take its time
         },
     )
     server.environment |= {
