@@ -33,13 +33,14 @@ install-dev: .venv/installed-dev
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock requirements/ecosystem.lock tests/clients/node/package-lock.json
+.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock requirements/ecosystem.lock tests/clients/node/package-lock.json tests/browser/node/package-lock.json tests/browser/node/unpack.mjs
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/dev.lock
 	@test -x .venv-openai2/bin/python || $(PYTHON) -m venv .venv-openai2
 	@.venv-openai2/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/openai2.lock
 	@test -x .venv-ecosystem/bin/python || $(PYTHON) -m venv .venv-ecosystem
 	@.venv-ecosystem/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements/ecosystem.lock
 	@if command -v npm >/dev/null; then cd tests/clients/node && npm ci --silent --no-audit --no-fund; fi
+	@if command -v npm >/dev/null; then cd tests/browser/node && npm ci --silent --no-audit --no-fund && node unpack.mjs; fi
 	@touch $@
 
 lock:

@@ -7,9 +7,9 @@ lives in an HttpOnly cookie. Every form carries a token derived from the session
 import contextlib
 import hashlib
 import hmac
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from importlib.resources import files
 from typing import Any, NamedTuple
@@ -22,9 +22,11 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from billing.accounts import Accounts, KeyRules
+from billing.database import now_ms
 from billing.errors import AccountNotFound, KeyNotFound, StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.holds import Reading
 from billing.ledger import UsageFilters
-from billing.money import MoneyError, display_usd, millicredits, parse_credits
+from billing.money import MoneyError, millicredits, parse_credits
 from billing.periods import PERIODS
 from billing.portal import DAY_MS, Portal
 from billing.recharge import Wish
@@ -34,8 +36,9 @@ from proxy.account_api import AccountApi, answering, iso_time, json_response, pa
 from proxy.checkout_api import OFF, json_body
 from proxy.money import MoneyIn
 from proxy.rejections import Rejection, forbidden, invalid, not_found
-from proxy.spend_chart import DAYS, figure, spend_chart
+from proxy.spend_chart import DAYS, exact, figure, spend_chart
 from proxy.statement_files import statement_csv, statement_pdf
+from proxy.switches import banners
 
 COOKIE = "tk_session"
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
@@ -52,7 +55,27 @@ KINDS = {
     "dispute": "Dispute",
     "dispute_bonus": "Dispute of a bonus",
 }
+STATES = {
+    "created": ("not paid", "off"),
+    "open": ("not paid", "off"),
+    "processing": ("payment on its way", "warn"),
+    "credited": ("credited", "good"),
+    "expired": ("not paid in time", "off"),
+    "failed": ("payment failed", "bad"),
+    "review": ("being looked at", "warn"),
+}
+"""A purchase's state in words, and how it looks."""
 THANKS = "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds."
+NOT_PAID = "The payment did not go through, and nothing was charged. You can try again below."
+REVIEWED = "Thank you. Your payment arrived and needs a look by a person before your credits appear."
+NOTHING_LEFT = "You have no credits left, so requests are refused. Buy some below to go on."
+DONE = {
+    "recharge-on": "Automatic recharge is on.",
+    "recharge-off": "Automatic recharge is off. Your card is not charged by itself any more.",
+    "revoked": "The key is revoked. Programs that use it stop working within seconds.",
+}
+"""What the page says after a form, by the word in its address."""
+MOST_MONTHS = 36
 SIGN_IN = "This page opens from inside your app: go back there and choose credits. Links work once and for ten minutes."
 
 
@@ -180,18 +203,18 @@ class CreditsPage:
     # -- the page ---------------------------------------------------------------------------------
 
     async def _credits(self, request: Request, visitor: Visitor) -> Response:
-        services, account = self.account_api.services, visitor.account_id
+        services, account, now = self.account_api.services, visitor.account_id, now_ms()
         reading = await services.balances.read(account)
-        today = time.time_ns() // 1_000_000 // DAY_MS
-        available = reading.balance - reading.held
+        row, today = await self.accounts.get(account), now // DAY_MS
         content = {
             "token": visitor.csrf,
+            "here": f"{request.url.path}?{request.url.query}",
             "account": account,
-            "available": figure(available),
+            "available": figure(reading.balance - reading.held),
             "balance": figure(reading.balance),
             "held": figure(reading.held),
-            "usd": f"{display_usd(reading.balance):,.2f}",
-            "banners": self._banners(request, reading.balance),
+            "usd": dollars(reading.balance),
+            "banners": await self._banners(request, account, reading),
             "packages": self._packages(),
             "may_buy": self.money.settings.billing.purchase_enabled and self.money.keys is not None,
             "recharge": await self._recharge_view(account),
@@ -200,34 +223,51 @@ class CreditsPage:
             "ledger": await self._ledger_view(account, request.query_params.get("ledger")),
             "purchases": await self._purchases_view(account),
             "keys": await self._keys_view(account),
-            "month": iso_time(time.time_ns() // 1_000_000)[:7],
+            "months": months(row["created_at"], now),
         }
         return self._render("credits.html", content)
 
-    def _banners(self, request: Request, balance: int) -> list[dict[str, Any]]:
-        billing, found = self.money.settings.billing, []
-        if not billing.purchase_enabled:
-            found.append({"text": OFF, "bad": False})
-        elif self.money.keys is None:
-            found.append({"text": "Credits cannot be bought here yet: no payment provider is set up.", "bad": False})
-        if not billing.charging_enabled:
-            words = "Requests are free right now." if billing.charging_disabled_mode == "free" else "Requests are paused right now."
-            found.append({"text": words, "bad": False})
-        if balance < 0:
-            found.append({"text": "Your balance is below zero after a refund or a disputed payment. Buy credits to go on.", "bad": True})
-        if "session" in request.query_params:
-            found.append(
-                {"text": "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds.", "bad": False}
-            )
+    async def _banners(self, request: Request, account: str, reading: Reading) -> list[dict[str, Any]]:
+        """What the customer should know first: how it went, what is switched off, what is wrong."""
+        settings, found = self.money.settings, []
+        done = DONE.get(request.query_params.get("done", ""))
+        if done is not None:
+            found.append({"text": done, "look": "good"})
+        found += await self._payment_news(request.query_params.get("session", ""), account)
+        found += [{"text": text, "look": "warn"} for text in banners(settings, account)]
+        if settings.billing.purchase_enabled and self.money.keys is None:
+            found.append({"text": "Credits cannot be bought here yet: no payment provider is set up.", "look": "warn"})
+        if reading.balance < 0:
+            below = "Your balance is below zero after a refund or a disputed payment. Buy credits to go on."
+            found.append({"text": below, "look": "bad"})
+        elif reading.balance == 0:
+            found.append({"text": NOTHING_LEFT, "look": "warn"})
         return found
+
+    async def _payment_news(self, session_id: str, account: str) -> list[dict[str, Any]]:
+        """How the payment went that the customer comes back from."""
+        if not session_id:
+            return []
+        purchase = await self.money.sales.of_session(session_id[:255])
+        if purchase is None or purchase.account_id != account:
+            return [{"text": THANKS, "look": "good"}]
+        if purchase.state == "credited":
+            bought = figure(purchase.paid_millicredits + purchase.bonus_millicredits)
+            return [{"text": f"Thank you. {bought} credits were added to your balance.", "look": "good"}]
+        if purchase.state in ("expired", "failed"):
+            return [{"text": NOT_PAID, "look": "bad"}]
+        if purchase.state == "review":
+            return [{"text": REVIEWED, "look": "warn"}]
+        return [{"text": THANKS, "look": "good", "waiting": True}]
 
     def _packages(self) -> list[dict[str, str]]:
         found = []
         for package in self.money.settings.packages:
             made = self.money.offer(package.code)
             if made is not None:
-                bonus = "" if package.bonus_percent == "0" else package.bonus_percent
-                found.append({"code": package.code, "usd": package.usd, "bonus": bonus, "credits": figure(made.paid + made.bonus)})
+                bonus = package.bonus_percent if made.bonus else ""
+                every = {"code": package.code, "usd": package.usd, "bonus": bonus}
+                found.append({**every, "credits": figure(made.paid + made.bonus)})
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:
@@ -252,12 +292,13 @@ class CreditsPage:
                 "model": row["model"],
                 "input": f"{row['input_tokens']:,}",
                 "output": f"{row['output_tokens']:,}",
-                "credits": figure(row["charged_millicredits"]),
+                "credits": exact(row["charged_millicredits"]),
+                "free": bool(row["free"]),
                 "id": row["charge_id"],
             }
             for row in rows[:ROWS]
         ]
-        return {"rows": shown, "next": following}
+        return {"rows": shown, "next": following, "paged": cursor is not None}
 
     async def _ledger_view(self, account: str, cursor: str | None) -> dict[str, Any]:
         before = int(cursor) if cursor and cursor.isascii() and cursor.isdigit() and len(cursor) < 19 else None
@@ -266,42 +307,48 @@ class CreditsPage:
             {
                 "at": moment(row["created_at"]),
                 "kind": KINDS.get(row["kind"], row["kind"].replace("_", " ").capitalize()),
-                "reference": row["reason"] or row["reference_id"],
-                "credits": figure(row["effect"]),
+                "reason": row["reason"],
+                "reference": row["reference_id"],
+                "credits": ("+" if row["effect"] > 0 else "") + exact(row["effect"]),
             }
             for row in rows[:ROWS]
         ]
-        return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None}
+        return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str) -> list[dict[str, Any]]:
-        return [
-            {
-                "at": moment(row.created_at),
-                "package": row.package_code,
-                "credits": figure(row.paid_millicredits + row.bonus_millicredits),
-                "usd": f"{(row.total_cents or row.price_cents) // 100}.{(row.total_cents or row.price_cents) % 100:02}",
-                "state": row.state,
-                "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",
-            }
-            for row in await self.money.sales.of_account(account, ROWS)
-        ]
+        found = []
+        for row in await self.money.sales.of_account(account, ROWS):
+            state, look = STATES[row.state]
+            cents = row.total_cents or row.price_cents
+            found.append(
+                {
+                    "at": moment(row.created_at),
+                    "package": row.package_code,
+                    "credits": exact(row.paid_millicredits + row.bonus_millicredits),
+                    "usd": f"{cents // 100:,}.{cents % 100:02}",
+                    "state": state,
+                    "look": look,
+                    "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",
+                }
+            )
+        return found
 
     async def _keys_view(self, account: str) -> list[dict[str, Any]]:
+        """Keys that work first, then those that do not, each newest first."""
         found = []
-        for row in await self.accounts.keys_of(account):
-            limit = row["spend_limit_millicredits"]
-            ended = row["revoked_at"] is not None or (row["expires_at"] or 2**62) < time.time_ns() // 1_000_000
+        for row in reversed(await self.accounts.keys_of(account)):
+            limit, ended = row["spend_limit_millicredits"], row["revoked_at"] is not None or (row["expires_at"] or 2**62) < now_ms()
             found.append(
                 {
                     "id": row["id"],
                     "hint": row["hint"],
-                    "limit": "none" if limit is None else f"{figure(limit)} a {row['spend_period'] or 'total'}",
+                    "limit": "none" if limit is None else f"{figure(limit)} a {row['spend_period'] or 'lifetime'}",
                     "at": moment(row["created_at"]),
                     "state": "revoked" if row["revoked_at"] else "expired" if ended else "active",
                     "active": not ended,
                 }
             )
-        return found
+        return sorted(found, key=lambda key: not key["active"])
 
     # -- what the forms do ------------------------------------------------------------------------
 
@@ -340,7 +387,7 @@ class CreditsPage:
         if enabled and not (view["available"] and view["saved"]):
             raise invalid("Automatic recharge needs a saved card, and to be offered here.")
         await self.money.recharges.put(visitor.account_id, Wish(enabled, threshold, offer.code, ceiling))
-        return RedirectResponse("/credits#recharge", 303, self._headers())
+        return RedirectResponse(f"/credits?done=recharge-{'on' if enabled else 'off'}", 303, self._headers())
 
     async def _create_key(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
@@ -351,7 +398,8 @@ class CreditsPage:
         rules = KeyRules(spend_limit=None if limit is None else millicredits(limit), spend_period=period if limit is not None else None)
         _, secret = await self.accounts.create_key(visitor.account_id, rules)
         text = "This is your new key. It is shown this once: copy it now."
-        return self._render("message.html", {"title": "New API key", "text": text, "secret": secret, "back": True}, 201)
+        content = {"title": "New API key", "text": text, "secret": secret, "back": True, "base_url": f"{self.public_url.rstrip('/')}/v1"}
+        return self._render("message.html", content, 201)
 
     async def _revoke_key(self, request: Request, visitor: Visitor) -> Response:
         key_id = str((await request.form()).get("key", ""))
@@ -359,7 +407,7 @@ class CreditsPage:
             raise not_found("There is no such key of yours.", "key_not_found")
         with contextlib.suppress(KeyNotFound):  # revoked already
             await self.accounts.revoke_key(key_id)
-        return RedirectResponse("/credits#keys", 303, self._headers())
+        return RedirectResponse("/credits?done=revoked", 303, self._headers())
 
     async def _statement(self, request: Request, visitor: Visitor) -> Response:
         month, form = request.query_params.get("month", ""), request.query_params.get("format", "pdf")
@@ -422,6 +470,23 @@ def moment(at: int) -> dict[str, str]:
     """A time for a <time> element: ISO 8601, and UTC in words for browsers without the script."""
     iso = iso_time(at)
     return {"iso": iso, "text": f"{iso[:10]} {iso[11:16]} UTC"}
+
+
+def dollars(amount: int) -> str:
+    """Millicredits (micro-dollars) as dollars and cents, cut off: $12.97."""
+    cents = abs(amount) // 10_000
+    return f"{'−' if amount < 0 else ''}${cents // 100:,}.{cents % 100:02}"
+
+
+def months(since: int, now: int) -> list[dict[str, str]]:
+    """The months that have a statement, this one first (Unix milliseconds, UTC)."""
+    first, date = iso_time(since)[:7], datetime.fromtimestamp(now / 1_000, UTC)
+    found: list[dict[str, str]] = []
+    year, month = date.year, date.month
+    while len(found) < MOST_MONTHS and (code := f"{year:04}-{month:02}") >= first:
+        found.append({"code": code, "text": f"{date.replace(year=year, month=month, day=1):%B %Y}"})
+        year, month = (year, month - 1) if month > 1 else (year - 1, 12)
+    return found
 
 
 def _cents(text: str) -> int:

@@ -22,17 +22,19 @@ from starlette.routing import Route
 from billing.database import now_ms
 from billing.errors import AccountNotFound, BillingError, StoreUnavailable
 from billing.inbox import EventNotFound
+from billing.ledger import UsageFilters
 from billing.rates import RateCardError
-from config.flags import FLAGS, full_name
-from proxy.account_api import asked_time, ledger_row, usage_row
+from proxy.account_api import ledger_row, page_cursor, page_cursor_of, usage_row
 from proxy.admin_api import audit_row
 from proxy.admin_auth import AdminAuth, AdminRoute, Caller, caller_of
 from proxy.admin_desk import AdminDesk, checked_reason
+from proxy.ops_views import DONE, FILTERS, alarms, as_json, flag_ends, flag_views
 from proxy.rejections import Rejection, forbidden, invalid
 
 COOKIE = "tk_admin"
 ROWS = 50
 MAX_FORM_BYTES = 16_384
+INBOX_STATES = ("pending", "parked", "done", "ignored")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; "
     "form-action 'self'",
@@ -47,6 +49,7 @@ MENU = (
     ("/admin/audit", "Audit log", "audit.read"),
 )
 TEMPLATES = Environment(loader=PackageLoader("proxy", "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+TEMPLATES.filters.update(FILTERS)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -147,23 +150,35 @@ class OpsPage:
     async def _home(self, request: Request, caller: Caller) -> Response:
         words = request.query_params.get("query", "").replace("\0", "").strip()
         found = await self.desk.search(words, ROWS) if caller.may("accounts.read") else []
-        content = {"words": words, "accounts": found, "overview": await self.desk.overview()}
+        content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.desk.overview()}
+        if caller.may("flags.read"):
+            content["alarms"] = alarms(flag_views(await self.desk.flags()))
+        if caller.may("reconciliation.read"):
+            content["checked"] = next(iter(await self.desk.runs.latest("reconcile", 1)), None)
+        if caller.may("webhooks.read"):
+            content["waiting"] = (await self.desk.inbox.depth()).waiting
         return self._page(request, caller, "ops_home.html", content)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
-        account_id = request.path_params["account_id"].replace("\0", "")
+        account_id, asked = request.path_params["account_id"].replace("\0", ""), request.query_params
+        after = asked.get("ledger", "")
+        before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
+        ledger = await self.desk.ledger.transfers_of(account_id, ROWS + 1, before)
+        usage = await self.desk.ledger.usage_of(account_id, ROWS + 1, UsageFilters(before=page_cursor(asked.get("usage"))))
         content = {
             "account": await self.desk.account(account_id),
-            "ledger": [ledger_row(row) for row in await self.desk.ledger.transfers_of(account_id, ROWS)],
-            "usage": [usage_row(row) for row in await self.desk.ledger.usage_of(account_id, ROWS)],
+            "ledger": [ledger_row(row) for row in ledger[:ROWS]],
+            "ledger_next": ledger[ROWS - 1]["id"] if len(ledger) > ROWS else None,
+            "usage": [usage_row(row) for row in usage[:ROWS]],
+            "usage_next": page_cursor_of(usage[ROWS - 1]["created_at"], usage[ROWS - 1]["charge_id"]) if len(usage) > ROWS else None,
+            "paged": "ledger" in asked or "usage" in asked,
+            "cap": None if caller.may("money.grant_any") else self.desk.services.settings.admin.support_grant_credits,
             "reference": "grant_" + secrets.token_hex(12),
         }
         return self._page(request, caller, "ops_account.html", content)
 
     async def _flags(self, request: Request, caller: Caller) -> Response:
-        rows = [{**row, "shown": _json(row["value"]), "file": _json(row["file"])} for row in await self.desk.flags()]
-        names = [full_name(flag) for flag in FLAGS]
-        return self._page(request, caller, "ops_flags.html", {"flags": rows, "names": names})
+        return self._page(request, caller, "ops_flags.html", {"flags": flag_views(await self.desk.flags())})
 
     async def _rates(self, request: Request, caller: Caller) -> Response:
         return self._page(request, caller, "ops_rates.html", await self.desk.rate_cards())
@@ -173,12 +188,19 @@ class OpsPage:
         return self._page(request, caller, "ops_reconciliation.html", content)
 
     async def _webhooks(self, request: Request, caller: Caller) -> Response:
-        return self._page(request, caller, "ops_webhooks.html", await self.desk.webhooks(None, ROWS))
+        state = request.query_params.get("state") or None
+        if state not in (None, *INBOX_STATES):
+            raise invalid("There is no such state.", "state")
+        content = {**await self.desk.webhooks(state, ROWS), "states": INBOX_STATES, "state": state}
+        return self._page(request, caller, "ops_webhooks.html", content)
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
-        rows = [audit_row(row) for row in await self.desk.audit.newest(ROWS)]
-        shown = [{**row, "before": _json(row["before"]), "after": _json(row["after"])} for row in rows]
-        return self._page(request, caller, "ops_audit.html", {"rows": shown})
+        after = request.query_params.get("before", "")
+        before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
+        rows = [audit_row(row) for row in await self.desk.audit.newest(ROWS + 1, before_id=before)]
+        shown = [{**row, "before": as_json(row["before"]), "after": as_json(row["after"])} for row in rows[:ROWS]]
+        older = shown[-1]["id"] if len(rows) > ROWS else None
+        return self._page(request, caller, "ops_audit.html", {"rows": shown, "older": older, "paged": before is not None})
 
     # -- what the forms do ------------------------------------------------------------------------
 
@@ -191,12 +213,13 @@ class OpsPage:
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
         form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
         await self.desk.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
-        return _back(f"/admin/accounts/{quote(account_id)}")
+        return _back(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:
         form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
-        await self.desk.block(caller, account_id, form("reason"), blocked=form("blocked") == "yes")
-        return _back(f"/admin/accounts/{quote(account_id)}")
+        blocked = form("blocked") == "yes"
+        await self.desk.block(caller, account_id, form("reason"), blocked=blocked)
+        return _back(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
@@ -204,30 +227,29 @@ class OpsPage:
             value = msgspec.json.decode(form("value").encode())
         except msgspec.DecodeError:
             value = form("value")
-        ends = form("expires")
-        await self.desk.set_flag(caller, form("flag"), value, form("reason"), asked_time(ends or None, "expires"))
-        return _back("/admin/flags")
+        await self.desk.set_flag(caller, form("flag"), value, form("reason"), flag_ends(form("expires"), now_ms()))
+        return _back("/admin/flags", "set")
 
     async def _clear_flag(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
         await self.desk.clear_flag(caller, form("flag"), form("reason"))
-        return _back("/admin/flags")
+        return _back("/admin/flags", "clear")
 
     async def _activate(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
         reason = checked_reason(form("reason"))
         await self.desk.rates.activate(form("card"), now_ms(), caller.who.actor[:80], caller.who, reason)
-        return _back("/admin/rates")
+        return _back("/admin/rates", "activate")
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
         await self.desk.replay(caller, form("event"))
-        return _back("/admin/webhooks")
+        return _back("/admin/webhooks", "replay")
 
     async def _run_job(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
         await self.desk.run_job(caller, form("job"), form("reason"))
-        return _back("/admin/reconciliation")
+        return _back("/admin/reconciliation", "run-job")
 
     # -- rendering --------------------------------------------------------------------------------
 
@@ -238,6 +260,7 @@ class OpsPage:
             "may": caller.may,
             "menu": [(path, text) for path, text, action in MENU if caller.may(action)],
             "here": request.url.path,
+            "done": DONE.get(request.query_params.get("done", "")),
             "token": csrf_of(request.cookies.get(COOKIE, "")),
         }
         return self._render(name, {**content, **frame})
@@ -277,13 +300,9 @@ async def _fields(request: Request) -> Callable[[str], str]:
     return lambda name: str(form.get(name, "")).replace("\0", "").strip()
 
 
-def _back(path: str) -> Response:
+def _back(path: str, done: str) -> Response:
     """To the page that shows what was done; reloading it does not do it again."""
-    return RedirectResponse(path, 303, HEADERS)
-
-
-def _json(value: Any) -> str:
-    return "" if value is None else msgspec.json.encode(value).decode()
+    return RedirectResponse(f"{path}?done={done}", 303, HEADERS)
 
 
 async def _style(request: Request) -> Response:

@@ -82,6 +82,7 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
         "STRIPE_WEBHOOK_SECRET": secret,
         "TOLLKEEPER_STRIPE__API_BASE": line.split("listening on ")[1].strip(),
         "TOLLKEEPER_STRIPE__SUCCESS_URL": settings.stripe.success_url or f"{base}/credits?session={{CHECKOUT_SESSION_ID}}",
+        "TOLLKEEPER_PORTAL__PUBLIC_URL": settings.portal.public_url or base,
         "TOLLKEEPER_STRIPE__CANCEL_URL": settings.stripe.cancel_url or f"{base}/credits",
     }
     return process

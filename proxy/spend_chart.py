@@ -1,4 +1,8 @@
-"""The chart of what was spent by day and model, as numbers that a template draws. Pure."""
+"""The chart of what was spent by day and model, as numbers that a template draws. Pure.
+
+It is drawn twice, for wide and for narrow windows: text that is scaled down with its picture cannot be read on a phone.
+Colours are the style sheet's (series-0 to series-5); here are the hatchings that tell the models apart without colour.
+"""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -8,32 +12,39 @@ from typing import NamedTuple
 from billing.money import display_credits
 from billing.portal import DAY_MS, DaySpend
 
-WIDTH, HEIGHT, LEFT, BOTTOM, TOP = 760, 240, 60, 22, 8
 DAYS = 30
 MOST_SERIES = 5
+MOST_STEPS = 4
 OTHERS = "other models"
-# told apart by hatching as well as by colour
-LOOKS = (
-    ("#0b5cad", ""),
-    ("#b35c00", "M0 6L6 0"),
-    ("#2a7d4f", "M0 0L6 6"),
-    ("#7a3fa0", "M3 0V6"),
-    ("#a1152c", "M0 3H6"),
-    ("#5b6573", "M0 0L6 6M0 6L6 0"),
-)
+MARKS = ("", "M0 6L6 0", "M0 0L6 6", "M3 0V6", "M0 3H6", "M0 0L6 6M0 6L6 0")
+BOTTOM, TOP = 26, 26
+
+
+class Frame(NamedTuple):
+    """A drawing's size in its own units, how many days it shows, and at which of them a date stands."""
+
+    name: str
+    days: int
+    width: int
+    height: int
+    left: int
+    dates: int
+
+
+WIDE = Frame("wide", DAYS, 760, 250, 64, 7)
+NARROW = Frame("narrow", 14, 320, 220, 52, 4)
 
 
 class Series(NamedTuple):
-    """One model's share of the chart."""
+    """One model's share of the spend."""
 
     name: str
-    colour: str
     mark: str
     total: str
 
 
 class Bar(NamedTuple):
-    """A rectangle in the chart's own units."""
+    """A rectangle in the drawing's own units."""
 
     x: int
     y: int
@@ -65,22 +76,34 @@ class Row(NamedTuple):
     credits: str
 
 
-class Chart(NamedTuple):
-    """Everything to draw."""
+class Drawing(NamedTuple):
+    """One picture of the spend."""
 
-    days: int
-    width: int
-    height: int
-    series: list[Series]
+    frame: Frame
     bars: list[Bar]
     lines: list[Line]
     labels: list[Label]
+
+
+class Chart(NamedTuple):
+    """Everything to show."""
+
+    days: int
+    total: str
+    series: list[Series]
+    drawings: list[Drawing]
     rows: list[Row]
 
 
 def figure(amount: int) -> str:
     """Millicredits as credits for people: 1,234.5."""
     return f"{display_credits(amount):,}"
+
+
+def exact(amount: int) -> str:
+    """Millicredits as credits with all three places, so that a column of them lines up: 1,234.500."""
+    whole, rest = divmod(abs(amount), 1_000)
+    return f"{'−' if amount < 0 else ''}{whole:,}.{rest:03}"
 
 
 def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
@@ -93,37 +116,61 @@ def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
     days: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
     for one in spend:
         days[one.day][one.model if one.model in named else OTHERS] += one.millicredits
-    highest = max((sum(models.values()) for models in days.values()), default=0)
-    rows = [Row(_date(one.day), one.model, figure(one.millicredits)) for one in reversed(spend) if one.millicredits]
     other = sum(amount for name, amount in totals.items() if name not in named)
     sums = {name: other if name == OTHERS and name not in totals else totals[name] for name in names}
-    series = [Series(name, *LOOKS[place], figure(sums[name])) for place, name in enumerate(names)]
-    first = today - DAYS + 1
-    bars = [bar for day in sorted(days) for bar in _stack(day - first, days[day], names, highest, _date(day))]
-    step = (WIDTH - LEFT) // DAYS
-    labels = [Label(LEFT + place * step + step // 2, _date(first + place)[5:]) for place in range(0, DAYS, 7)]
-    return Chart(DAYS, WIDTH, HEIGHT, series, bars, _grid(highest), labels, rows)
+    series = [Series(name, MARKS[place], exact(sums[name])) for place, name in enumerate(names)]
+    drawings = [_drawing(frame, days, names, today) for frame in (WIDE, NARROW)] if any(totals.values()) else []
+    rows = [Row(_date(one.day), one.model, exact(one.millicredits)) for one in reversed(spend) if one.millicredits]
+    return Chart(DAYS, exact(sum(totals.values())), series, drawings, rows)
 
 
-def _stack(place: int, models: dict[str, int], names: list[str], highest: int, date: str) -> list[Bar]:
+def _drawing(frame: Frame, days: dict[int, dict[str, int]], names: list[str], today: int) -> Drawing:
+    first = today - frame.days + 1
+    shown = [day for day in sorted(days) if first <= day <= today]
+    most = max((sum(days[day].values()) for day in shown), default=0)
+    step = grid_step(most)
+    parts = max(1, -(-most // step))
+    highest = step * parts
+    bars = [bar for day in shown for bar in _stack(frame, day - first, days[day], names, highest, _date(day))]
+    room = frame.height - BOTTOM - TOP
+    lines = [Line(frame.height - BOTTOM - room * part // parts, figure(step * part)) for part in range(parts + 1)]
+    wide = (frame.width - frame.left) // frame.days
+    places = range((frame.days - 1) % frame.dates, frame.days, frame.dates)  # today is always named
+    labels = [Label(frame.left + place * wide + wide // 2, _short(first + place)) for place in places]
+    labels[-1] = labels[-1]._replace(x=frame.left + frame.days * wide - 2)
+    return Drawing(frame, bars, lines, labels)
+
+
+def grid_step(highest: int) -> int:
+    """The smallest of 1, 2, 2.5, 5 and their tenfolds of which four steps reach `highest` (millicredits)."""
+    power = 1
+    while True:
+        for step in (power, 2 * power, 5 * power // 2, 5 * power):
+            if step and step * MOST_STEPS >= highest:
+                return step
+        power *= 10
+
+
+def _stack(frame: Frame, place: int, models: dict[str, int], names: list[str], highest: int, date: str) -> list[Bar]:
     """One day's bars, from the axis up."""
-    step, room = (WIDTH - LEFT) // DAYS, HEIGHT - BOTTOM - TOP
+    step, room = (frame.width - frame.left) // frame.days, frame.height - BOTTOM - TOP
     found, below = [], 0
     for number, name in enumerate(names):
         amount = models.get(name, 0)
         if amount:
             low, high = room * below // highest, room * (below + amount) // highest
             height = max(1, high - low)
-            title = f"{date}, {name}: {figure(amount)} credits"
-            found.append(Bar(LEFT + place * step + 2, HEIGHT - BOTTOM - low - height, step - 4, height, number, title))
+            title = f"{date}, {name}: {exact(amount)} credits"
+            found.append(Bar(frame.left + place * step + 2, frame.height - BOTTOM - low - height, step - 4, height, number, title))
         below += amount
     return found
 
 
-def _grid(highest: int) -> list[Line]:
-    room = HEIGHT - BOTTOM - TOP
-    return [Line(HEIGHT - BOTTOM - room * part // 2, figure(highest * part // 2)) for part in range(3)] if highest else []
-
-
 def _date(day: int) -> str:
     return datetime.fromtimestamp(day * DAY_MS / 1_000, UTC).date().isoformat()
+
+
+def _short(day: int) -> str:
+    """23 Nov."""
+    date = datetime.fromtimestamp(day * DAY_MS / 1_000, UTC)
+    return f"{date.day} {date:%b}"

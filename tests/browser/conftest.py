@@ -1,0 +1,110 @@
+"""One Chromium and one served product per module; each test has windows of its own."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ParamSpec, TypeVar
+
+import httpx
+import pytest
+from playwright.sync_api import Browser
+
+from tests.browser.visits import Visits, opened_browser
+from tests.money.test_end_to_end import PACKAGES
+from tests.support.command import cli
+from tests.support.customers import Customer, new_customer
+from tests.support.servers import ROOT, Sandbox, Tollkeeper
+
+Given, Found = ParamSpec("Given"), TypeVar("Found")
+SECRET = "whsec_browser"
+FLAG_FILE = "# what the tests change is appended\n"
+
+
+def apart(act: Callable[Given, Found], *given: Given.args, **named: Given.kwargs) -> Found:
+    """Run it in a thread: Playwright keeps an event loop running in this one, so asyncio.run() refuses here."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(act, *given, **named).result()
+
+
+@dataclass
+class Town:
+    """A served Tollkeeper, made-up OpenAI and Stripe behind it."""
+
+    server: Tollkeeper
+    stripe: str
+
+    def cli(self, *arguments: str) -> Any:
+        """The command's JSON."""
+        return apart(cli, self.server, *arguments)
+
+    def customer(self, balance: int = 0) -> Customer:
+        """An account with so many millicredits."""
+        return apart(new_customer, self.server, balance)
+
+    def link(self, customer: Customer) -> str:
+        """A one-time link to the Credits page."""
+        return str(self.cli("portal", customer.account_id)["url"])
+
+    def admin(self, role: str) -> str:
+        """A new admin key."""
+        return str(self.cli("admin", "create", f"the {role}", "--role", role)["adminKey"])
+
+    def configure(self, text: str) -> None:
+        """Edit proxy.toml while it is served."""
+        (self.server.folder / "proxy.toml").write_text(FLAG_FILE + text)
+
+    def paid(self) -> Any:
+        """What the made-up Stripe says moved."""
+        return httpx.get(f"{self.stripe}/__stripe/record", timeout=10).json()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with opened_browser() as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def town(session_folder: Path, session_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Town]:
+    home = session_folder / request.module.__name__.rpartition(".")[2]
+    home.mkdir()
+    bank = subprocess.Popen([sys.executable, "-m", "sandbox.stripe"], cwd=ROOT, stdout=subprocess.PIPE)
+    assert bank.stdout is not None
+    found = re.search(rb"http://\S+", bank.stdout.readline())
+    assert found is not None
+    server = Tollkeeper(
+        home,
+        {
+            "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+            "STRIPE_API_KEY": "sk_test_sandbox",
+            "STRIPE_WEBHOOK_SECRET": SECRET,
+            "TOLLKEEPER_STRIPE__API_BASE": found[0].decode(),
+            "TOLLKEEPER_PACKAGES": PACKAGES,
+            "TOLLKEEPER_EMBEDDED__TIMEOUT_SECONDS": "10",  # a disk that all tests share may take its time
+        },
+    )
+    server.environment |= {
+        "TOLLKEEPER_PORTAL__PUBLIC_URL": server.url,
+        "TOLLKEEPER_STRIPE__SUCCESS_URL": f"{server.url}/credits?session={{CHECKOUT_SESSION_ID}}",
+        "TOLLKEEPER_STRIPE__CANCEL_URL": f"{server.url}/credits",
+    }
+    town = Town(server, found[0].decode())
+    town.configure("[billing]\nauto_recharge = true\n")
+    server.start()
+    endpoint = {"url": f"{server.url}/webhooks/stripe", "secret": SECRET}
+    httpx.post(f"{town.stripe}/__stripe/endpoints", json=endpoint, timeout=10).raise_for_status()
+    yield town
+    server.kill()
+    bank.kill()
+    bank.communicate()
+
+
+@pytest.fixture
+def visits(browser: Browser, town: Town) -> Iterator[Visits]:
+    made = Visits(browser, town.server.url)
+    yield made
+    made.close()

@@ -1,0 +1,16 @@
+// Unpacks the Chromium of the package @sparticuz/chromium into ./chromium, for machines that have none on PATH.
+import { execFileSync } from "node:child_process";
+import { chmodSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { brotliDecompressSync } from "node:zlib";
+
+const packed = new URL("node_modules/@sparticuz/chromium/bin/", import.meta.url);
+const target = new URL("chromium/", import.meta.url);
+rmSync(target, { recursive: true, force: true });
+mkdirSync(target);
+for (const name of ["al2023", "fonts", "swiftshader"]) {
+  const tar = brotliDecompressSync(readFileSync(new URL(`${name}.tar.br`, packed)));
+  execFileSync("tar", ["-x", "-C", target.pathname], { input: tar });
+}
+const binary = new URL("chromium", target);
+writeFileSync(binary, brotliDecompressSync(readFileSync(new URL("chromium.br", packed))));
+chmodSync(binary, 0o755);

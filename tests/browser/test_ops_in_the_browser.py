@@ -1,0 +1,390 @@
+"""The operators' page in Chromium, against the served product: what is done here is seen by customers, and by the audit log."""
+
+import copy
+import json
+import re
+import sqlite3
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from playwright.sync_api import Locator, Page, expect
+
+from billing.pricing import load_catalogue
+from tests.browser.conftest import Town
+from tests.browser.visits import PHONE, Visits, look, tab_stops, tab_to
+from tests.support.customers import Customer
+from tests.support.servers import sandbox_says, wait_until
+
+PAGES = ["/admin", "/admin/flags", "/admin/rates", "/admin/reconciliation", "/admin/webhooks", "/admin/audit"]
+LOSS_DAY = "2026-01-05"
+
+
+@pytest.fixture(scope="module")
+def keys(town: Town) -> dict[str, str]:
+    return {role: town.admin(role) for role in ("owner", "viewer", "support")}
+
+
+@pytest.fixture(scope="module")
+def buyer(town: Town) -> Customer:
+    """A customer who bought at the made-up Stripe and then sent requests."""
+    customer = town.customer(1_000_000)
+    answer = httpx.post(f"{town.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    url = answer.json()["url"]
+    fields = dict(re.findall(r'name="?([\w\[\]]+)"?[^>]*?value="([^"]*)"', httpx.get(url, timeout=10).text))
+    httpx.post(url, data={**fields, "email": "buyer@app.test", "name": "A. Buyer"}, timeout=10)
+    customer.wait_balance(10_990_000, 10)
+    for number in range(51):
+        answer = customer.chat("words " * number, model=("gpt-4o-mini", "gpt-4.1")[number % 2], max_tokens=20)
+        assert answer.status_code == 200, (answer.text, town.server.log()[-2_000:])
+    town.cli("drain")
+    return customer
+
+
+@pytest.fixture(scope="module")
+def history(town: Town) -> None:
+    """What jobs leave behind: a day on which we lost money, and a reconciliation that found something."""
+    now = int(time.time() * 1_000)
+    with closing(sqlite3.connect(town.server.folder / "var" / "tollkeeper.db", timeout=10)) as connection, connection:
+        connection.execute(
+            "INSERT INTO finance_daily (day, purchased_millicredits, deducted_millicredits, cost_millicredits, loss_millicredits,"
+            " liability_millicredits, requests, updated_at) VALUES (?, 5000000, 2000000, 3500000, 1234, 9000000, 4321, ?)",
+            (LOSS_DAY, now),
+        )
+        cursor = connection.execute(
+            "INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES ('reconcile', ?, ?, 0, 1, 'one account')",
+            (now, now),
+        )
+        connection.execute(
+            'INSERT INTO findings (run_id, "check", subject, expected, found) VALUES (?, ?, ?, 1000000, 999000)',
+            (cursor.lastrowid, "balance vs ledger", "acct_off_by_one"),
+        )
+
+
+def enter(page: Page, town: Town, key: str) -> Page:
+    page.goto(f"{town.server.url}/admin")
+    page.get_by_label("Admin key or token").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("heading", name="Accounts")).to_be_visible()
+    return page
+
+
+def open_account(page: Page, town: Town, customer: Customer) -> None:
+    page.goto(f"{town.server.url}/admin/accounts/{customer.account_id}")
+
+
+def card(page: Page, name: str) -> Locator:
+    return page.locator(f"section[aria-labelledby={name}]")
+
+
+def last_audit(town: Town, folder: Path) -> dict[str, Any]:
+    """The newest row of the log as the command exports it."""
+    path = folder / f"audit-{time.monotonic_ns()}.jsonl"
+    town.cli("audit", "export", str(path))
+    found: dict[str, Any] = json.loads(path.read_text().splitlines()[-1])
+    return found
+
+
+# -- the way in -----------------------------------------------------------------------------------------------
+
+
+def test_signing_in_and_out(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    page = visits.window()
+    page.goto(f"{town.server.url}/admin/flags")
+    expect(page.get_by_role("heading", name="Tollkeeper operations")).to_be_visible()
+    look(page)
+    page.get_by_label("Admin key or token").fill("tka-nobody")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_have_text("This is not an admin key of ours.")
+    look(page)
+    enter(page, town, keys["owner"])
+    (kept,) = page.context.cookies()
+    assert (kept["name"], kept["httpOnly"], kept["sameSite"], kept["path"]) == ("tk_admin", True, "Strict", "/admin")
+    assert keys["owner"] not in str(kept)
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_label("Admin key or token")).to_be_visible()
+    page.context.add_cookies([kept])
+    page.goto(f"{town.server.url}/admin")
+    expect(page.get_by_label("Admin key or token")).to_be_visible()
+
+
+def test_a_viewer_sees_everything_it_may_and_no_form(town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+    page = enter(visits.window(), town, keys["viewer"])
+    expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_text(
+        ["Overview", "Flags", "Rate cards", "Reconciliation", "Webhooks"]
+    )
+    for path in (*PAGES[:-1], f"/admin/accounts/{buyer.account_id}"):
+        page.goto(town.server.url + path)
+        forms = page.locator("form").evaluate_all("(all) => all.map((one) => `${one.method} ${new URL(one.action).pathname}`)")
+        assert set(forms) <= {"post /admin/sign-out", "get /admin"}, path
+        look(page)
+    page.goto(f"{town.server.url}/admin/audit")
+    expect(page.get_by_text("may not do this")).to_be_visible()
+    look(page)
+
+
+def test_support_is_told_its_cap_and_held_to_it(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    customer = town.customer()
+    page = enter(visits.window(), town, keys["support"])
+    open_account(page, town, customer)
+    cap = re.search(r"at most ([\d,]+) an account", card(page, "grant").inner_text())
+    assert cap is not None
+    expect(card(page, "adjust")).to_have_count(0)
+    page.get_by_label("Credits to give").fill(str(int(cap[1].replace(",", "")) + 1))
+    card(page, "grant").get_by_label("Reason").fill("too kind")
+    page.get_by_role("button", name="Grant").click()
+    expect(page.get_by_role("alert")).to_contain_text("ask someone in finance")
+    assert customer.balance() == 0
+
+
+# -- accounts -------------------------------------------------------------------------------------------------
+
+
+def test_an_account_is_found_and_read(town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+    made = town.cli("account", "create", "Ada Lovelace & Co")
+    page = enter(visits.window(), town, keys["owner"])
+    for words in ("lovelace", made["accountId"], made["keyId"]):
+        page.get_by_role("searchbox").or_(page.get_by_label("Account id, name, or key id")).fill(words)
+        page.get_by_role("button", name="Find").click()
+        expect(card(page, "find").locator("tbody tr")).to_have_count(1)
+        expect(card(page, "find").locator("tbody")).to_contain_text("Ada Lovelace & Co")
+    page.get_by_label("Account id, name, or key id").fill("nobody at all")
+    page.get_by_role("button", name="Find").click()
+    expect(page.get_by_text("No account fits “nobody at all”.")).to_be_visible()
+    look(page)
+    page.get_by_label("Account id, name, or key id").fill(buyer.account_id)
+    page.keyboard.press("Enter")
+    page.get_by_role("link", name=buyer.account_id).click()
+    balance = buyer.balance()
+    expect(page.locator("#balance")).to_have_text(f"{balance // 1_000:,}.{balance % 1_000:03}")
+    expect(page.locator("#held")).to_have_text("0.000")
+    wanted = [row["requestId"] for row in town.cli("usage", buyer.account_id, "--limit", "100")["data"]]
+    rows = card(page, "usage").locator("tbody code")
+    seen = rows.all_inner_texts()
+    page.get_by_role("link", name="Older requests").click()
+    expect(page.get_by_role("link", name="Older requests")).to_have_count(0)
+    assert seen + rows.all_inner_texts() == wanted
+    page.get_by_role("link", name="Newest requests").click()
+    page.get_by_role("link", name="Older entries").click()
+    expect(card(page, "ledger")).to_contain_text("+9,990.000")
+    expect(card(page, "ledger")).to_contain_text("+1,000.000")
+    page.goto(f"{town.server.url}/admin/accounts/acct_missing")
+    expect(page.get_by_role("alert")).to_have_text("There is no such account.")
+
+
+def test_a_running_requests_hold_is_seen(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    customer = town.customer(1_000_000)
+    page = enter(visits.window(), town, keys["owner"])
+    done = threading.Event()
+
+    def stream() -> None:
+        content = "slowly " + sandbox_says(output_tokens=2_000, chunk_interval_ms=50)
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": content}], "max_tokens": 3_000, "stream": True}
+        with httpx.stream("POST", f"{town.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=60) as answer:
+            for _ in answer.iter_raw():
+                if done.is_set():
+                    break
+
+    running = threading.Thread(target=stream)
+    running.start()
+    try:
+        wait_until(lambda: customer.held() > 0, 10, "held")
+        open_account(page, town, customer)
+        held = customer.held()
+        expect(page.locator("#held")).to_have_text(f"{held // 1_000:,}.{held % 1_000:03}")
+        assert page.locator("#available").inner_text() != page.locator("#balance").inner_text()
+    finally:
+        done.set()
+        running.join()
+    wait_until(lambda: page.reload() and page.locator("#held").inner_text() == "0.000", 10, "let go")
+
+
+def test_granting_adjusting_and_blocking_reach_the_customer(town: Town, visits: Visits, keys: dict[str, str], folder: Path) -> None:
+    customer = town.customer()
+    page = enter(visits.window(), town, keys["owner"])
+    open_account(page, town, customer)
+    page.get_by_label("Credits to give").fill("1234.5")
+    card(page, "grant").get_by_label("Reason").fill("an apology <b>&</b>")
+    page.get_by_role("button", name="Grant").click()
+    expect(page.get_by_role("status")).to_have_text("The credits are granted.")
+    expect(card(page, "ledger")).to_contain_text("+1,234.500")
+    expect(card(page, "ledger")).to_contain_text("an apology <b>&</b>")
+    customer.wait_balance(1_234_500)
+    assert last_audit(town, folder)["reason"] == "an apology <b>&</b>"
+    page.reload()
+    customer.wait_balance(1_234_500)
+    page.get_by_label("Credits to add, or with a minus to take back").fill("-34.5")
+    card(page, "adjust").get_by_label("Reason").fill("too much")
+    page.get_by_role("button", name="Adjust").click()
+    expect(page.get_by_role("status")).to_have_text("The adjustment is booked.")
+    customer.wait_balance(1_200_000)
+    page.get_by_label("Credits to give").fill("many")
+    card(page, "grant").get_by_label("Reason").fill("a slip")
+    page.get_by_role("button", name="Grant").click()
+    expect(page.get_by_role("alert")).to_contain_text("is not an amount")
+    open_account(page, town, customer)
+    assert customer.chat(max_tokens=5).status_code == 200
+    card(page, "block").get_by_label("Reason").fill("a stolen card")
+    page.get_by_role("button", name="Block").click()
+    expect(page.locator("#status")).to_have_text("blocked")
+    look(page)
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 403, 8, "refused")
+    assert (last_audit(town, folder)["action"], last_audit(town, folder)["reason"]) == ("account.status", "a stolen card")
+    card(page, "block").get_by_label("Reason").fill("it was not")
+    page.get_by_role("button", name="Unblock").click()
+    expect(page.locator("#status")).to_have_text("active")
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 200, 8, "served again")
+
+
+# -- switches -------------------------------------------------------------------------------------------------
+
+
+def test_a_flag_is_flipped_seen_to_work_and_cleared(town: Town, visits: Visits, keys: dict[str, str], folder: Path) -> None:
+    customer = town.customer(1_000_000)
+    page = enter(visits.window(), town, keys["owner"])
+    page.goto(f"{town.server.url}/admin/flags")
+    flag = page.locator("#flag-charging_enabled")
+    flag.get_by_text("Set charging_enabled by hand").click()
+    flag.get_by_label("For how long").select_option("1 hour")
+    flag.get_by_label("Reason").fill("the prices are wrong")
+    look(page)
+    flag.get_by_role("button", name="Set charging_enabled").click()
+    expect(page.get_by_role("status")).to_contain_text("within 2 seconds")
+    expect(flag.locator(".value")).to_have_text("false")
+    expect(flag).to_contain_text("the prices are wrong")
+    expect(flag).to_contain_text("until 20")
+    look(page)
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 503, 4, "it applies")
+    row = last_audit(town, folder)
+    assert (row["reason"], row["role"]) == ("the prices are wrong", "owner")
+    page.goto(f"{town.server.url}/admin")
+    expect(page.get_by_text("Charging is switched off.")).to_contain_text("the prices are wrong")
+    look(page)
+    guest = visits.window()
+    guest.goto(town.link(customer))
+    expect(guest.get_by_role("status").first).to_contain_text("Charging is paused")
+    page.goto(f"{town.server.url}/admin/flags")
+    flag.get_by_label("Reason to let the file decide charging_enabled again").fill("they are right now")
+    flag.get_by_role("button", name="Clear charging_enabled").click()
+    expect(flag.locator(".value")).to_have_text("true")
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 200, 4, "charged again")
+    page.locator("#flag-model_allowlist").get_by_text("Set model_allowlist by hand").click()
+    page.get_by_label("Value").locator("visible=true").fill("[7]")
+    page.locator("#flag-model_allowlist").get_by_label("Reason").fill("a slip")
+    page.get_by_role("button", name="Set model_allowlist").click()
+    expect(page.get_by_role("alert")).to_contain_text("model_allowlist")
+
+
+def test_a_rate_card_is_activated(town: Town, visits: Visits, keys: dict[str, str], folder: Path) -> None:
+    document, copied = copy.deepcopy(load_catalogue()), folder / "card.json"
+    before = document["catalogueId"]
+    copied.write_text(json.dumps({**document, "catalogueId": "card-of-a-test"}))
+    town.cli("rates", "import", str(copied))
+    page = enter(visits.window(), town, keys["owner"])
+    page.get_by_role("link", name="Rate cards").click()
+    expect(page.locator("#active")).to_have_text(before)
+    page.get_by_text("Activate card-of-a-test").first.click()
+    page.get_by_label("Reason").fill("new prices")
+    look(page)
+    page.get_by_role("button", name="Activate card-of-a-test now").click()
+    expect(page.locator("#active")).to_have_text("card-of-a-test")
+    assert town.cli("rates", "show")["active"] == "card-of-a-test"
+    look(page)
+
+
+# -- what is going on -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("history")
+def test_the_overview_and_reconciliation_tell_what_is_wrong(town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+    page = enter(visits.window(), town, keys["owner"])
+    day = card(page, "money").get_by_role("row").filter(has_text=LOSS_DAY)
+    expect(day).to_contain_text("−$1.50")
+    expect(day).to_contain_text("$3.50")
+    expect(day).to_contain_text("4,321")
+    owed = page.locator("#liability").inner_text()
+    customer = town.customer(5_000_000)
+    page.reload()
+    assert round((_dollars(page.locator("#liability").inner_text()) - _dollars(owed)) * 100) == 500
+    spent: dict[str, int] = {}
+    for row in town.cli("usage", buyer.account_id, "--limit", "100")["data"]:
+        spent[row["model"]] = spent.get(row["model"], 0) + 1
+    for model, number in spent.items():
+        row = card(page, "models").get_by_role("row").filter(has=page.get_by_role("rowheader", name=model, exact=True))
+        assert int(row.locator("td").first.inner_text().replace(",", "")) >= number
+    page.get_by_role("link", name="1 finding").click()
+    expect(card(page, "findings")).to_contain_text("acct_off_by_one")
+    expect(card(page, "findings")).to_contain_text("999,000")
+    look(page)
+    assert customer.balance() == 5_000_000
+
+
+def _dollars(text: str) -> float:
+    return float(text.replace("$", "").replace(",", ""))
+
+
+def test_a_webhook_is_replayed_and_books_nothing_twice(town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+    balance = buyer.balance()
+    page = enter(visits.window(), town, keys["owner"])
+    page.get_by_role("link", name="Webhooks").click()
+    row = card(page, "inbox").get_by_role("row").filter(has_text="checkout.session.completed").first
+    expect(row).to_contain_text("done")
+    event = row.locator("code").inner_text()
+    row.get_by_role("button", name=f"Replay {event}").click()
+    expect(page.get_by_role("status")).to_have_text("The event is handled again now.")
+    page.get_by_role("link", name="Done").click()
+    again = card(page, "inbox").get_by_role("row").filter(has_text=event)
+    wait_until(lambda: page.reload() and again.count() == 1, 10, "handled again")
+    assert buyer.balance() == balance
+    page.get_by_role("link", name="Parked").click()
+    expect(page.get_by_text("No event is parked.")).to_be_visible()
+    look(page)
+    page.get_by_role("link", name="Audit log").click()
+    expect(card(page, "audit").locator("tbody tr").first).to_contain_text("webhook.replay")
+    expect(card(page, "audit").locator("tbody tr").first).to_contain_text(event)
+
+
+# -- for everybody --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("history")
+@pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["desktop", "dark phone"])
+def test_axe_finds_nothing_on_any_page(options: dict[str, Any], town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+    page = enter(visits.window(**options), town, keys["owner"])
+    for path in (*PAGES, f"/admin/accounts/{buyer.account_id}"):
+        page.goto(town.server.url + path)
+        for summary in page.locator("summary").all():
+            summary.click()
+        look(page)
+
+
+def test_an_operator_needs_no_mouse(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    customer = town.customer()
+    page = visits.window()
+    page.goto(f"{town.server.url}/admin")
+    tab_to(page, "Admin key or token")
+    page.keyboard.type(keys["owner"])
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Accounts")).to_be_visible()
+    tab_to(page, "Account id, name, or key id")
+    page.keyboard.type(customer.account_id)
+    page.keyboard.press("Enter")
+    expect(card(page, "find").locator("tbody tr")).to_have_count(1)
+    tab_to(page, customer.account_id)
+    page.keyboard.press("Enter")
+    expect(page.get_by_label("Credits to give")).to_be_visible()
+    stops = tab_stops(page)
+    assert len(stops) == page.locator("a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible").count()
+    page.evaluate("document.activeElement.blur()")
+    tab_to(page, "Credits to give")
+    page.keyboard.type("7")
+    page.keyboard.press("Tab")
+    page.keyboard.type("by keyboard")
+    page.keyboard.press("Enter")
+    customer.wait_balance(7_000)
+    page.goto(f"{town.server.url}/admin/flags")
+    assert all(any(stop.startswith("summary Set " + flag) for stop in tab_stops(page)) for flag in ("purchase_enabled", "rollout.percent"))
