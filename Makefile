@@ -1,5 +1,7 @@
 # Two commands: `make run` and `make test`. Both install what they need first; installing again does nothing.
 PYTHON ?= python3
+# test processes side by side: most tests wait for servers, so more than there are cores
+JOBS ?= 4
 BIN := .venv/bin
 
 .PHONY: run test lint bench install install-dev lock
@@ -8,7 +10,7 @@ run: install
 	@$(BIN)/python -m proxy.quickstart
 
 test: install-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ import re
 import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -174,6 +175,8 @@ def check_combinations(settings: Settings, where: str) -> None:
             'write it like "https://api.openai.com/v1"',
         )
     _check_operations(settings, where)
+    if settings.log.opentelemetry and find_spec("opentelemetry") is None:
+        raise ConfigError(where, "log.opentelemetry", "OpenTelemetry is not installed", "pip install 'tollkeeper[otel]', or say false")
     scheme = settings.database.url.partition(":")[0]
     if scheme not in DATABASE_SCHEMES or _parts(settings.database.url) is None:
         raise ConfigError(

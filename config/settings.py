@@ -225,6 +225,7 @@ class Log(Section, frozen=True):
 
     level: Literal["debug", "info", "warning", "error"] = "info"
     access: bool = True
+    opentelemetry: bool = False
 
 
 class Settings(Section, frozen=True):

@@ -64,6 +64,7 @@ from proxy.socket_responses import ResponsesSession
 from proxy.sockets import Session, Socket
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
+from proxy.tracing import make_tracing
 from proxy.transport import UvicornClient
 from proxy.upstream import UpstreamPool
 
@@ -182,6 +183,8 @@ class Application:
         self._stack.push_async_callback(upstream.close)
         request_log = RequestLog(access=settings.log.access)
         self._stack.callback(request_log.flush)
+        tracing = make_tracing(settings.log)
+        self._stack.callback(tracing.close)
         admins = Admins(database)
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins)
         services = self._services = Services(
@@ -195,6 +198,7 @@ class Application:
             self._key,
             metrics,
             request_log,
+            tracing,
             origin="" if settings.listen.host in EVERY_ADDRESS else self._origin(),
         )
         money = money_in(settings, database, metrics)

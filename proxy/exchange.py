@@ -75,6 +75,7 @@ class Exchange:
         "started",
         "started_ms",
         "status",
+        "trace",
     )
 
     def __init__(
@@ -87,6 +88,7 @@ class Exchange:
         self.prices, self.settings = services.prices, services.settings
         self.request_id = "req_" + os.urandom(16).hex()
         self.passing = Passing(self.request_id, services.upstream_key)
+        self.trace = services.tracing.begin(headers)
         self.interruption = Interruption()
         self.started, self.started_ms = time.monotonic(), now_ms()
         self.first_byte_ms = self.status = 0
@@ -174,7 +176,7 @@ class Exchange:
         try:
             self.interruption.check()
             accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
-            headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, self.request_id.encode())
+            headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, self.request_id.encode()) + self.trace.lines
             if not plan.parsed.stream or plan.model.reasoning or plan.endpoint.drains:
                 self.interruption.muted = True
             path, money = plan.endpoint.upstream_path, self.money
@@ -509,21 +511,27 @@ class Exchange:
         if self.money.sent_at:
             metrics.forwarded_after(self.money.sent_at - self.started)
         sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
-        self.services.log.request(
-            request_id=self.request_id,
-            client_request_id=sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
-            account=self.key.account_id if self.key else "",
-            key=self.key.key_id if self.key else "",
-            method=self.method,
-            path=self.path.decode("latin-1")[:200],
-            model=plan.parsed.model[:120] if plan else "",
-            status=status,
-            outcome=self.outcome,
-            charged_millicredits=self.money.charged,
-            held_millicredits=self.money.amount,
-            first_byte_ms=self.first_byte_ms,
-            duration_ms=round((time.monotonic() - self.started) * 1_000),
-        )
+        facts: dict[str, str | int] = {
+            "request_id": self.request_id,
+            "client_request_id": sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
+            "trace_id": self.trace.trace_id,
+            "account": self.key.account_id if self.key else "",
+            "key": self.key.key_id if self.key else "",
+            "method": self.method,
+            "path": self.path.decode("latin-1")[:200],
+            "endpoint": self.endpoint,
+            "model": plan.parsed.model[:120] if plan else "",
+            "status": status,
+            "outcome": self.outcome,
+            "input_tokens": self.money.usage.input_tokens,
+            "output_tokens": self.money.usage.output_tokens,
+            "charged_millicredits": self.money.charged,
+            "held_millicredits": self.money.amount,
+            "first_byte_ms": self.first_byte_ms,
+            "duration_ms": round((time.monotonic() - self.started) * 1_000),
+        }
+        self.services.log.request(facts)
+        self.trace.end(facts)
 
 
 def _credits(amount: int) -> bytes:

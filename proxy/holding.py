@@ -8,6 +8,7 @@ from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
 from billing.money import Millicredits, display_credits
 from billing.periods import period_end_ms
 from billing.pricing import PriceBook
+from billing.usage import Usage
 from proxy.account_api import iso_time
 from proxy.plan import Plan, checkpoint_charge, clamped, held_amount, key_limits, smallest, with_counted_input
 from proxy.records import Facts, orphan_record, usage_record
@@ -17,6 +18,7 @@ from proxy.settlement import Ending
 from proxy.switches import is_free
 
 HOLD_TRIES = 3
+NO_USAGE = Usage()
 
 
 class Holding:
@@ -39,6 +41,7 @@ class Holding:
         "input_owed",
         "marked_at",
         "sent_at",
+        "usage",
     )
 
     def __init__(self, services: Services, prices: PriceBook, request_id: str, started_ms: int) -> None:
@@ -49,6 +52,7 @@ class Holding:
         self._key: ApiKey | None = None
         self.amount = self.input_owed = Millicredits(0)
         self.charged = 0
+        self.usage = NO_USAGE
         self.holding = False
         self.marked_at = self.sent_at = 0.0
 
@@ -167,7 +171,7 @@ class Holding:
         due = Millicredits(0) if self.free else ending.charge.amount
         record = usage_record(self.facts(plan, first_byte_ms, elapsed_ms), ending, free=self.free, head=head)
         used = ending.usage.input_tokens + ending.usage.output_tokens
-        self.charged = due
+        self.charged, self.usage = due, ending.usage
         self.holding = False
         try:
             settled = await services.balances.settle(self._request_id, key.account_id, due, record, used)

@@ -31,10 +31,10 @@ class RequestLog:
         self._due: asyncio.TimerHandle | None = None
         self._key_refused_until = 0.0
 
-    def request(self, **fields: Any) -> None:
+    def request(self, facts: dict[str, str | int]) -> None:
         """One finished request."""
         if self._access:
-            self._write({"event": "request", "at": now_ms(), **fields})
+            self._write({"event": "request", "at": now_ms(), **facts})
 
     def loss(self, request_id: str, account_id: str, millicredits: int) -> None:
         """The upstream billed more than could be charged: always worth a person's look."""

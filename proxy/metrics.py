@@ -93,8 +93,6 @@ class Metrics:
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
-        for reason in ("signature", "unreadable", "livemode", "store"):
-            self.webhook_failures.labels(reason)  # there from the start: an alert on its increase must see the first one
         self.store_up = Gauge("tollkeeper_store_up", "1 while a store answers", ["store"], registry=registry, multiprocess_mode="livemin")
         self._register_operations(registry)
         self._register_objectives(registry)
@@ -103,6 +101,23 @@ class Metrics:
         self.upstream_connections = Gauge(
             "tollkeeper_upstream_connections", "Connections to OpenAI", ["state"], registry=registry, multiprocess_mode="livesum"
         )
+        self._start_at_zero()
+
+    def _start_at_zero(self) -> None:
+        """Show every counter whose labels are known: `rate()` does not see the increase that makes a series appear."""
+        for counter, words in (
+            (self.webhook_failures, ("signature", "unreadable", "livemode", "store")),
+            (self.insufficient, ("balance", "in_flight", "key_limit")),
+            (self.usage_source, ("upstream", "counted", "bounded")),
+            (self.store_errors, ("sql", "redis", "embedded")),
+            (self.config_reloads, ("applied", "refused")),
+            (self.taken_back, ("refund", "dispute")),
+        ):
+            for word in words:
+                counter.labels(word)
+        for slo in ("deduction", "purchase", "webhook"):
+            for result in ("good", "bad"):
+                self.objective.labels(slo, result)
 
     def _register_operations(self, registry: CollectorRegistry) -> None:
         """Configuration. Every process sets the same, so the worst of them is what counts."""
@@ -136,9 +151,6 @@ class Metrics:
         self.objective = Counter(
             "tollkeeper_slo_total", "Requests that count for an objective, by whether we did our part", ["slo", "result"], registry=registry
         )
-        for slo in ("deduction", "purchase", "webhook"):
-            for result in ("good", "bad"):
-                self.objective.labels(slo, result)  # there from the start, so that a rate over them is never empty
 
     def _register_finance(self, registry: CollectorRegistry) -> None:
         """The running UTC day's money in USD, as the job `finance` computed it last. Floats, for display only.

@@ -65,7 +65,7 @@ async def _answer(exchange: Exchange) -> None:
     query = _query(exchange.query)
     accept = b"text/event-stream" if "stream=true" in query else b"application/json"
     path = f"/responses/{response_id}{verb}{query}"
-    headers = HEADERS % (accept, exchange.request_id.encode())
+    headers = HEADERS % (accept, exchange.request_id.encode()) + exchange.trace.lines
     answer = await services.upstream.send(method, path, headers, b"", exchange.interruption, lambda: None)
     try:
         await _pass_on(exchange, answer)

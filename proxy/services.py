@@ -11,6 +11,7 @@ from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
+from proxy.tracing import Tracing
 from proxy.upstream import Interruption, UpstreamPool
 
 
@@ -80,6 +81,7 @@ class Services:
     upstream_key: Secret
     metrics: Metrics
     log: RequestLog
+    tracing: Tracing
     origin: str = ""
     """How this server is reached where portal.public_url does not say it; "" = unknown."""
     overloaded: str = ""

@@ -1,6 +1,7 @@
 """Real servers for tests: Redis, PostgreSQL, the sandbox upstream, Tollkeeper itself. Missing parts fail."""
 
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -23,10 +24,22 @@ SAMPLES = ROOT / "tests" / "samples"
 UPSTREAM_KEY = "sk-canary-7f3a91c2e5d8b604"
 
 
+def _own_ports() -> Iterator[int]:
+    """This test process's ports in random order, below those that outgoing connections take (they would take one before its server does)."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    first = 10_000 + 2_200 * (worker % 10)
+    ports = list(range(first, first + 2_200))
+    random.SystemRandom().shuffle(ports)
+    return itertools.cycle(ports)
+
+
+_PORTS = _own_ports()
+
+
 def free_port() -> int:
-    """A port nobody listens on now, below those that outgoing connections take (they would take it before its server does)."""
+    """A port nobody listens on now, and that no other call was given lately."""
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
+        port = next(_PORTS)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
             return port
