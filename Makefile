@@ -1,7 +1,7 @@
 # Two commands: `make run` and `make test`. Both install what they need first; installing again does nothing.
 PYTHON ?= python3
-# test processes side by side: most tests wait for servers, so more than there are cores
-JOBS ?= 4
+# test processes side by side: most tests wait for servers, so one more than the two cores of a small machine
+JOBS ?= 3
 BIN := .venv/bin
 
 .PHONY: run test lint bench install install-dev lock

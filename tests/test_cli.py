@@ -15,7 +15,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.command import cli, run
 from tests.support.customers import new_customer
 from tests.support.servers import TOLLKEEPER, RedisServer, Sandbox, Tollkeeper, free_port, sandbox_says, wait_until
 
@@ -52,7 +51,7 @@ def alone(session_folder: Path) -> Tollkeeper:
     home = session_folder / "cli-alone"
     home.mkdir()
     server = Tollkeeper(home, {})
-    cli(server, "migrate")
+    server.cli("migrate")
     return server
 
 
@@ -83,8 +82,8 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
     wait_until(lambda: chat(running, key).status_code == 200, 1, "the grant is live within a second")
 
     # 8 input and 5 output tokens of gpt-4o-mini: 1.2 + 3 millicredits, rounded up
-    cli(running, "drain")
-    shown = cli(running, "account", "show", account)
+    running.cli("drain")
+    shown = running.cli("account", "show", account)
     assert shown.pop("createdAt").endswith("Z")
     assert shown == {
         "accountId": account,
@@ -95,11 +94,11 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
         "postedMillicredits": "12495",
         "unflushedMillicredits": "0",
     }
-    (listed,) = [row for row in cli(running, "account", "list")["data"] if row["accountId"] == account]
+    (listed,) = [row for row in running.cli("account", "list")["data"] if row["accountId"] == account]
     assert listed.keys() == {"accountId", "name", "status", "postedMillicredits", "createdAt"}
     assert (listed["status"], listed["postedMillicredits"]) == ("active", "12495")
 
-    charge, grant = cli(running, "ledger", account)["data"]
+    charge, grant = running.cli("ledger", account)["data"]
     assert charge.keys() == grant.keys() == LEDGER_KEYS
     served = sandbox.record()[-1]["clientRequestId"]
     assert (charge["kind"], charge["amountMillicredits"], charge["referenceId"]) == ("usage", "-5", served)
@@ -108,18 +107,18 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
     assert (grant["debitAccount"], grant["creditAccount"]) == ("promo", f"customer:{account}")
     assert grant["actor"].startswith("cli:")
 
-    (usage,) = cli(running, "usage", account)["data"]
+    (usage,) = running.cli("usage", account)["data"]
     assert usage.keys() == USAGE_KEYS
     assert (usage["requestId"], usage["chargedMillicredits"], usage["keyId"]) == (served, "5", made["keyId"])
-    assert cli(running, "reconcile") == {"ok": True, "findings": []}
+    assert running.cli("reconcile") == {"ok": True, "findings": []}
 
 
 def test_a_grant_with_a_reference_is_booked_once_and_a_negative_one_takes_back(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
-    first = cli(running, "grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}")
-    again = cli(running, "grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}")
+    first = running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}")
+    again = running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}")
     assert (first["grantedMillicredits"], again["grantedMillicredits"], again["postedMillicredits"]) == ("10000", "0", "10000")
-    back = cli(running, "grant", account.account_id, "-4.001", "--reason", "correction")
+    back = running.cli("grant", account.account_id, "-4.001", "--reason", "correction")
     assert (back["grantedMillicredits"], back["postedMillicredits"]) == ("-4001", "5999")
     account.wait_balance(5_999)
 
@@ -127,19 +126,19 @@ def test_a_grant_with_a_reference_is_booked_once_and_a_negative_one_takes_back(r
 def test_a_listing_is_as_long_as_its_limit_and_newest_first(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
     for credits in ("1", "2", "3"):
-        cli(running, "grant", account.account_id, credits, "--reason", "x")
-    rows = cli(running, "ledger", account.account_id, "--limit", "2")["data"]
+        running.cli("grant", account.account_id, credits, "--reason", "x")
+    rows = running.cli("ledger", account.account_id, "--limit", "2")["data"]
     assert [row["amountMillicredits"] for row in rows] == ["3000", "2000"]
-    assert cli(running, "usage", account.account_id, "--limit", "2") == {"data": []}
+    assert running.cli("usage", account.account_id, "--limit", "2") == {"data": []}
 
 
 def test_a_blocked_account_is_refused_everywhere_within_five_seconds_and_back_again(running: Tollkeeper) -> None:
     account = new_customer(running, 100_000)
     assert account.chat(max_tokens=1).status_code == 200
-    assert cli(running, "account", "block", account.account_id) == {"accountId": account.account_id, "status": "blocked"}
+    assert running.cli("account", "block", account.account_id) == {"accountId": account.account_id, "status": "blocked"}
     everywhere(lambda: code_of(account.chat(max_tokens=1)) == (403, "account_blocked"), "the account is blocked")
-    assert cli(running, "account", "show", account.account_id)["status"] == "blocked"
-    assert cli(running, "account", "block", account.account_id, "--unblock")["status"] == "active"
+    assert running.cli("account", "show", account.account_id)["status"] == "blocked"
+    assert running.cli("account", "block", account.account_id, "--unblock")["status"] == "active"
     everywhere(lambda: account.chat(max_tokens=1).status_code == 200, "the account is active")
 
 
@@ -153,26 +152,26 @@ def everywhere(check: Callable[[], bool], what: str, seconds: float = 5) -> None
 
 def test_a_revoked_key_is_refused_everywhere_within_five_seconds_and_its_sister_works_on(running: Tollkeeper) -> None:
     account = new_customer(running, 100_000)
-    made = cli(running, "key", "create", account.account_id)
+    made = running.cli("key", "create", account.account_id)
     assert made.keys() == {"accountId", "keyId", "apiKey"}
     assert all(chat(running, made["apiKey"]).status_code == 200 for _ in range(12))  # every worker knows it now
     began = time.monotonic()
-    assert cli(running, "key", "revoke", made["keyId"]) == {"keyId": made["keyId"], "revoked": True}
+    assert running.cli("key", "revoke", made["keyId"]) == {"keyId": made["keyId"], "revoked": True}
     everywhere(lambda: code_of(chat(running, made["apiKey"])) == (401, "invalid_api_key"), "the key is refused everywhere")
     assert time.monotonic() - began < 7  # five seconds, and the time it took to ask
     assert account.chat(max_tokens=1).status_code == 200
-    listed = {row["keyId"]: row for row in cli(running, "key", "list", account.account_id)["data"]}
+    listed = {row["keyId"]: row for row in running.cli("key", "list", account.account_id)["data"]}
     assert len(listed) == 2
     assert listed[made["keyId"]]["revokedAt"].endswith("Z")
-    again = cli(running, "key", "revoke", made["keyId"], code=1)
+    again = running.cli("key", "revoke", made["keyId"], code=1)
     assert made["keyId"] in again["error"]
 
 
 def test_keys_are_listed_with_their_rules_and_without_their_secrets(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
     flags = ["--models", "gpt-4o*", "o3", "--spend-limit", "12.5", "--period", "week", "--rpm", "60", "--tpm", "9000", "--concurrency", "3"]
-    made = cli(running, "key", "create", account.account_id, *flags, "--expires", "2030-01-02T03:04:05Z")
-    done = run(running, "key", "list", account.account_id, "--json")
+    made = running.cli("key", "create", account.account_id, *flags, "--expires", "2030-01-02T03:04:05Z")
+    done = running.run("key", "list", account.account_id, "--json")
     assert made["apiKey"] not in done.stdout
     (row,) = [row for row in json.loads(done.stdout)["data"] if row["keyId"] == made["keyId"]]
     assert row.pop("createdAt").endswith("Z")
@@ -188,15 +187,15 @@ def test_keys_are_listed_with_their_rules_and_without_their_secrets(running: Tol
         "expiresAt": "2030-01-02T03:04:05.000Z",
         "revokedAt": None,
     }
-    plain = cli(running, "key", "create", account.account_id)["keyId"]
-    (row,) = [row for row in cli(running, "key", "list", account.account_id)["data"] if row["keyId"] == plain]
+    plain = running.cli("key", "create", account.account_id)["keyId"]
+    (row,) = [row for row in running.cli("key", "list", account.account_id)["data"] if row["keyId"] == plain]
     unset = ("models", "spendLimitMillicredits", "spendPeriod", "requestsPerMinute", "tokensPerMinute", "concurrency", "expiresAt")
     assert [row[name] for name in unset] == [None] * 7
 
 
 def limited_key(server: Tollkeeper, *flags: str) -> str:
     account = new_customer(server, 1000_000)
-    return str(cli(server, "key", "create", account.account_id, *flags)["apiKey"])
+    return str(server.cli("key", "create", account.account_id, *flags)["apiKey"])
 
 
 def test_a_keys_models_are_all_it_may_use(running: Tollkeeper, sandbox: Sandbox) -> None:
@@ -268,22 +267,22 @@ def test_a_key_expires(running: Tollkeeper) -> None:
 
 def test_listings_for_people_say_units_and_states(running: Tollkeeper) -> None:
     account = new_customer(running, 1_234_567_890)
-    key = json.loads(run(running, "key", "create", account.account_id, "--models", "gpt-4o*", "--spend-limit", "12.5", "--json").stdout)[
+    key = json.loads(running.run("key", "create", account.account_id, "--models", "gpt-4o*", "--spend-limit", "12.5", "--json").stdout)[
         "keyId"
     ]
-    cli(running, "key", "create", account.account_id, "--expires", "1s")
-    cli(running, "key", "revoke", key)
-    header, *rows = run(running, "account", "list").stdout.splitlines()
+    running.cli("key", "create", account.account_id, "--expires", "1s")
+    running.cli("key", "revoke", key)
+    header, *rows = running.run("account", "list").stdout.splitlines()
     assert header.split() == ["ACCOUNT", "STATUS", "CREDITS", "NAME"]
     (mine,) = [row for row in rows if account.account_id in row]
     assert mine[: header.index("CREDITS") + len("CREDITS")].endswith(" 1,234,567.890")
 
     def listed() -> str:
-        return run(running, "key", "list", account.account_id).stdout
+        return running.run("key", "list", account.account_id).stdout
 
     wait_until(lambda: "expired 20" in listed(), 5, "an expired key is called that")
     assert any("revoked" in row and "gpt-4o*" in row and "12.500 credits a month" in row for row in listed().splitlines())
-    ledger = run(running, "ledger", account.account_id).stdout.splitlines()
+    ledger = running.run("ledger", account.account_id).stdout.splitlines()
     assert ledger[0].split() == ["TIME", "CREDITS", "KIND", "REFERENCE", "ACTOR", "REASON"]
     assert "1,234,567.890  adjustment" in ledger[1]
 
@@ -292,31 +291,31 @@ def test_a_time_in_the_past_is_no_expiry(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
     past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
     for command in (("key", "create", account.account_id), ("admin", "create", "x", "--role", "viewer")):
-        assert "is in the past" in cli(running, *command, "--expires", past, code=2)["error"]
+        assert "is in the past" in running.cli(*command, "--expires", past, code=2)["error"]
 
 
 def test_a_reference_stands_for_one_grant(running: Tollkeeper) -> None:
     account, other, reference = new_customer(running, 0), new_customer(running, 0), f"order {time.time_ns()}"
-    cli(running, "grant", account.account_id, "10", "--reason", "x", "--reference", reference)
+    running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", reference)
     for whose, credits in ((account, "11"), (account, "-10"), (other, "10")):
         assert (
-            "booked before" in cli(running, "grant", whose.account_id, credits, "--reason", "x", "--reference", reference, code=1)["error"]
+            "booked before" in running.cli("grant", whose.account_id, credits, "--reason", "x", "--reference", reference, code=1)["error"]
         )
-    assert cli(running, "account", "show", account.account_id)["postedMillicredits"] == "10000"
-    assert "below zero" in run(running, "grant", account.account_id, "-11", "--reason", "taken back").stdout
+    assert running.cli("account", "show", account.account_id)["postedMillicredits"] == "10000"
+    assert "below zero" in running.run("grant", account.account_id, "-11", "--reason", "taken back").stdout
 
 
 def test_a_wrong_folder_is_said_and_left_as_it_is(folder: Path) -> None:
     lost = Tollkeeper(folder, {})
-    assert "there is no ledger at" in cli(lost, "account", "list", code=1)["error"]
+    assert "there is no ledger at" in lost.cli("account", "list", code=1)["error"]
     assert list(folder.rglob("*.db")) == []
-    cli(lost, "account", "create", "first")
-    assert len(cli(lost, "account", "list")["data"]) == 1
+    lost.cli("account", "create", "first")
+    assert len(lost.cli("account", "list")["data"]) == 1
 
 
 def test_the_command_says_its_version_and_hides_what_is_not_for_people(alone: Tollkeeper) -> None:
-    assert run(alone, "--version").stdout.startswith("tollkeeper ")
-    shown = run(alone, "--help").stdout
+    assert alone.run("--version").stdout.startswith("tollkeeper ")
+    shown = alone.run("--help").stdout
     assert "reconcile" in shown
     assert "_child" not in shown
     assert "SUPPRESS" not in shown
@@ -328,33 +327,33 @@ def test_the_command_says_its_version_and_hides_what_is_not_for_people(alone: To
 def test_drain_reports_what_it_moved(running: Tollkeeper) -> None:
     account = new_customer(running, 100_000)
     assert account.chat(max_tokens=1).status_code == 200
-    done = cli(running, "drain")
+    done = running.cli("drain")
     assert done.keys() == {"chargesFlushed", "creditsApplied", "pendingCharges", "heldMillicredits", "accountsWithHolds"}
     assert (done["pendingCharges"], done["heldMillicredits"], done["accountsWithHolds"]) == (0, "0", 0)
-    assert len(cli(running, "usage", account.account_id)["data"]) == 1
+    assert len(running.cli("usage", account.account_id)["data"]) == 1
 
 
 def test_rebuild_makes_the_balances_from_the_ledger(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox) -> None:
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url).start()
     account = new_customer(server, 100_000)
     assert account.chat(max_tokens=5).status_code == 200
-    cli(server, "drain")
-    assert cli(server, "rebuild") == {"ok": True, "accounts": 1}
+    server.cli("drain")
+    assert server.cli("rebuild") == {"ok": True, "accounts": 1}
     account.wait_balance(99_995)
     assert account.chat(max_tokens=5).status_code == 200
-    assert cli(server, "reconcile") == {"ok": True, "findings": []}
+    assert server.cli("reconcile") == {"ok": True, "findings": []}
 
 
 def test_rebuild_of_the_embedded_store_needs_its_server_stopped(make_tollkeeper: Serve) -> None:
     server = make_tollkeeper().start()
     account = new_customer(server, 100_000)
     assert account.chat(max_tokens=5).status_code == 200
-    refused = cli(server, "rebuild", code=1)
+    refused = server.cli("rebuild", code=1)
     assert "error" in refused
     assert server.stop() == 0
-    assert cli(server, "rebuild") == {"ok": True, "accounts": 1}
-    assert cli(server, "drain")["pendingCharges"] == 0
-    assert cli(server, "account", "show", account.account_id)["postedMillicredits"] == "99995"
+    assert server.cli("rebuild") == {"ok": True, "accounts": 1}
+    assert server.cli("drain")["pendingCharges"] == 0
+    assert server.cli("account", "show", account.account_id)["postedMillicredits"] == "99995"
 
 
 TAMPERINGS = {
@@ -377,10 +376,10 @@ def quiet(session_folder: Path, session_sandbox: Sandbox) -> tuple[Tollkeeper, s
     try:
         account = new_customer(server, 100_000)
         assert account.chat(max_tokens=5).status_code == 200
-        cli(server, "drain")
+        server.cli("drain")
     finally:
         assert server.stop() == 0
-    assert cli(server, "reconcile") == {"ok": True, "findings": []}
+    assert server.cli("reconcile") == {"ok": True, "findings": []}
     return server, account.account_id
 
 
@@ -403,7 +402,7 @@ def test_reconcile_finds_what_was_changed_by_hand(case: str, quiet: tuple[Tollke
         for part in statement.format(update=update, delete=delete).split(";"):
             database.execute(part, {"account": account} if ":account" in part else {})
     tampered = Tollkeeper(server.folder, {**server.environment, "TOLLKEEPER_DATABASE__URL": f"sqlite+aiosqlite:///{path}"})
-    found = cli(tampered, "reconcile", code=1)
+    found = tampered.cli("reconcile", code=1)
     assert found["ok"] is False
     assert found["findings"]
     assert all(finding.keys() == {"check", "subject", "expected", "found"} for finding in found["findings"])
@@ -421,11 +420,11 @@ def test_reconcile_finds_a_cached_balance_that_was_changed_by_hand(
     with redis.Redis(port=redis_server.port) as client:
         (key,) = [key for key in client.scan_iter() if account.account_id.encode() in key and client.type(key) == b"hash"]
         client.hincrby(key, "balance" if client.hexists(key, "balance") else "b", 7)
-    found = cli(server, "reconcile", code=1)
+    found = server.cli("reconcile", code=1)
     (finding,) = found["findings"]
     assert (finding["check"], finding["subject"]) == ("cached balance vs ledger", account.account_id)
     assert int(finding["found"]) - int(finding["expected"]) == 7
-    assert "difference 7" in run(server, "reconcile").stdout
+    assert "difference 7" in server.run("reconcile").stdout
 
 
 # -- starting, configuration, usage ------------------------------------------------------------------------------------
@@ -433,24 +432,24 @@ def test_reconcile_finds_a_cached_balance_that_was_changed_by_hand(
 
 def test_check_config_and_migrate(folder: Path) -> None:
     alone = Tollkeeper(folder, {})
-    assert cli(alone, "check-config") == {"ok": True}
-    assert cli(alone, "migrate")["revision"]
-    assert cli(alone, "migrate") == cli(alone, "migrate")
-    assert cli(alone, "account", "list") == {"data": []}
+    assert alone.cli("check-config") == {"ok": True}
+    assert alone.cli("migrate")["revision"]
+    assert alone.cli("migrate") == alone.cli("migrate")
+    assert alone.cli("account", "list") == {"data": []}
 
 
 def test_a_file_can_be_named_by_flag_and_by_variable(alone: Tollkeeper, tmp_path: Path) -> None:
     good, bad = tmp_path / "good.toml", tmp_path / "bad.toml"
     good.write_text("[listen]\nport = 1234\n")
     bad.write_text("[listen]\nprot = 1\n")
-    assert run(alone, "check-config", "--config", str(good)).returncode == 0
-    for done in (run(alone, "check-config", "--config", str(bad)), run(alone, "check-config", TOLLKEEPER_CONFIG=str(bad))):
+    assert alone.run("check-config", "--config", str(good)).returncode == 0
+    for done in (alone.run("check-config", "--config", str(bad)), alone.run("check-config", TOLLKEEPER_CONFIG=str(bad))):
         assert done.returncode == 2
         assert done.stderr == (
             f"tollkeeper: {bad}: listen.prot: is not a known setting. "
             "Fix: remove it, or correct its spelling (proxy.toml lists every key)\n"
         )
-    assert run(alone, "check-config", TOLLKEEPER_CONFIG=str(good)).returncode == 0
+    assert alone.run("check-config", TOLLKEEPER_CONFIG=str(good)).returncode == 0
 
 
 USAGE_ERRORS = [
@@ -490,7 +489,7 @@ USAGE_ERRORS = [
 
 @pytest.mark.parametrize("arguments", USAGE_ERRORS, ids=lambda words: " ".join(words)[:60])
 def test_bad_usage_is_exit_code_2_with_one_clear_line(arguments: list[str], alone: Tollkeeper) -> None:
-    done = run(alone, *arguments)
+    done = alone.run(*arguments)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
     assert done.stderr.strip()
@@ -511,7 +510,7 @@ REFUSALS = [
 
 @pytest.mark.parametrize("arguments", REFUSALS, ids=" ".join)
 def test_what_does_not_exist_is_exit_code_1_and_named(arguments: list[str], alone: Tollkeeper) -> None:
-    done = run(alone, *arguments, "--json")
+    done = alone.run(*arguments, "--json")
     assert done.returncode == 1
     name = next(word for word in arguments if word.startswith(("acct_", "key_")))
     assert name in json.loads(done.stdout)["error"]
@@ -520,7 +519,7 @@ def test_what_does_not_exist_is_exit_code_1_and_named(arguments: list[str], alon
 
 
 def test_people_get_text_and_help(alone: Tollkeeper) -> None:
-    made = run(alone, "account", "create", "Text")
+    made = alone.run("account", "create", "Text")
     assert made.returncode == 0
     account = made.stdout.split()[1]
     assert "API key (shown this once): tk-" in made.stdout
@@ -541,7 +540,7 @@ def test_people_get_text_and_help(alone: Tollkeeper) -> None:
         ["key", "create", "--help"],
         ["serve", "--help"],
     ):
-        done = run(alone, *arguments)
+        done = alone.run(*arguments)
         assert done.returncode == 0, (arguments, done.stderr)
         assert done.stdout.strip(), arguments
         assert not done.stdout.startswith("{"), arguments
@@ -604,10 +603,10 @@ def test_a_redis_that_forgets_is_refused(option: tuple[str, str], key: str, fix:
         assert code == 2
         assert key in said
         assert fix in said.partition("Fix:")[2]
-        done = run(alone, "check-config", TOLLKEEPER_REDIS__URL=redis.url)
+        done = alone.run("check-config", TOLLKEEPER_REDIS__URL=redis.url)
         assert (done.returncode, key in done.stderr) == (2, True)
         if key.startswith("redis.require_aof"):
-            allowed = run(alone, "check-config", TOLLKEEPER_REDIS__URL=redis.url, TOLLKEEPER_REDIS__REQUIRE_AOF="false")
+            allowed = alone.run("check-config", TOLLKEEPER_REDIS__URL=redis.url, TOLLKEEPER_REDIS__REQUIRE_AOF="false")
             assert allowed.returncode == 0
     finally:
         redis.kill()
@@ -623,7 +622,7 @@ def test_a_store_that_is_away_is_a_refusal(alone: Tollkeeper) -> None:
         assert code == 1
         assert "cannot start" in said
         assert "hunter2" not in said
-    done = run(alone, "account", "list", TOLLKEEPER_DATABASE__URL=f"postgresql+asyncpg://me@127.0.0.1:{nowhere}/none")
+    done = alone.run("account", "list", TOLLKEEPER_DATABASE__URL=f"postgresql+asyncpg://me@127.0.0.1:{nowhere}/none")
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
 
@@ -631,7 +630,7 @@ def test_a_store_that_is_away_is_a_refusal(alone: Tollkeeper) -> None:
 def test_an_old_schema_stops_the_start_until_migrate(alone: Tollkeeper, tmp_path: Path) -> None:
     path = tmp_path / "old.db"
     url = f"sqlite+aiosqlite:///{path}"
-    assert run(alone, "migrate", TOLLKEEPER_DATABASE__URL=url).returncode == 0
+    assert alone.run("migrate", TOLLKEEPER_DATABASE__URL=url).returncode == 0
     with sqlite3.connect(path) as database:
         database.execute("UPDATE alembic_version SET version_num = '0000_before'")
     code, said = refused_start(alone, TOLLKEEPER_DATABASE__URL=url)
@@ -646,9 +645,9 @@ def test_the_cli_works_on_postgresql_beside_a_server(make_tollkeeper: Serve, fre
     assert account.chat(max_tokens=5).status_code == 200
     (row,) = account.usage()
     assert row["chargedMillicredits"] == "5"
-    assert cli(server, "account", "show", account.account_id)["postedMillicredits"] == "99995"
-    assert cli(server, "reconcile") == {"ok": True, "findings": []}
-    widest = cli(server, "account", "create", "ü" * 200)["accountId"]
-    cli(server, "key", "create", widest, "--rpm", "2147483647", "--tpm", "2147483647", "--concurrency", "2147483647")
-    cli(server, "grant", widest, "1000000000", "--reason", "x", "--reference", "r" * 80)
-    assert cli(server, "account", "show", widest)["postedMillicredits"] == "1000000000000"
+    assert server.cli("account", "show", account.account_id)["postedMillicredits"] == "99995"
+    assert server.cli("reconcile") == {"ok": True, "findings": []}
+    widest = server.cli("account", "create", "ü" * 200)["accountId"]
+    server.cli("key", "create", widest, "--rpm", "2147483647", "--tpm", "2147483647", "--concurrency", "2147483647")
+    server.cli("grant", widest, "1000000000", "--reason", "x", "--reference", "r" * 80)
+    assert server.cli("account", "show", widest)["postedMillicredits"] == "1000000000000"

@@ -3,11 +3,11 @@
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
 import httpx
 import pytest
@@ -15,19 +15,11 @@ from playwright.sync_api import Browser
 
 from tests.browser.visits import Visits, opened_browser
 from tests.money.test_end_to_end import PACKAGES
-from tests.support.command import cli
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
 
-Given, Found = ParamSpec("Given"), TypeVar("Found")
 SECRET = "whsec_browser"
 FLAG_FILE = "# what the tests change is appended\n"
-
-
-def apart(act: Callable[Given, Found], *given: Given.args, **named: Given.kwargs) -> Found:
-    """Run it in a thread: Playwright keeps an event loop running in this one, so asyncio.run() refuses here."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(act, *given, **named).result()
 
 
 @dataclass
@@ -39,11 +31,12 @@ class Town:
 
     def cli(self, *arguments: str) -> Any:
         """The command's JSON."""
-        return apart(cli, self.server, *arguments)
+        return self.server.cli(*arguments)
 
     def customer(self, balance: int = 0) -> Customer:
-        """An account with so many millicredits."""
-        return apart(new_customer, self.server, balance)
+        """An account with so many millicredits. On a thread: Playwright keeps an event loop running in this one."""
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(new_customer, self.server, balance).result()
 
     def link(self, customer: Customer) -> str:
         """A one-time link to the Credits page."""

@@ -17,7 +17,6 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.command import cli
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, sandbox_says, wait_until
 
@@ -262,9 +261,9 @@ def test_the_customer_paid_for_all_of_it_and_the_books_agree(seen: Seen) -> None
     rich = seen.accounts["rich"]
     wait_until(lambda: rich.held() == 0, 10, "nothing stays held")
     server, limited = rich.server, seen.accounts["limited"]
-    assert cli(server, "drain")["pendingCharges"] == 0
-    rows = cli(server, "usage", rich.account_id, "--limit", "1000")["data"]
+    assert server.cli("drain")["pendingCharges"] == 0
+    rows = server.cli("usage", rich.account_id, "--limit", "1000")["data"]
     assert rich.balance() == 1_000_000_000 - sum(int(row["chargedMillicredits"]) for row in rows)
-    rows += cli(server, "usage", limited.account_id)["data"]
+    rows += server.cli("usage", limited.account_id)["data"]
     assert {row["requestId"] for row in rows} == {row["clientRequestId"] for row in seen.records if row["status"] == 200}
-    assert cli(server, "reconcile") == {"ok": True, "findings": []}
+    assert server.cli("reconcile") == {"ok": True, "findings": []}

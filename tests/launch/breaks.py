@@ -19,7 +19,6 @@ from billing.event_types import API_VERSION, KINDS
 from billing.migrate import newest_revision
 from tests.launch.conftest import SECRET, Live
 from tests.launch.stranger import stranger
-from tests.support.command import cli
 from tests.support.servers import ROOT, free_port, wait_until
 
 Rows = dict[str, str | None]
@@ -291,10 +290,10 @@ def card_of(live: Live, day: str) -> Iterator[Given]:
     shipped = json.loads((ROOT / "config" / "prices" / "catalogue.json").read_text())
     path = live.server.folder / f"card-{day}.json"
     path.write_text(json.dumps({**shipped, "catalogueId": f"dated-{day}", "effectiveFrom": day}))
-    cli(live.server, "rates", "import", str(path))
-    cli(live.server, "rates", "activate", f"dated-{day}")
+    live.server.cli("rates", "import", str(path))
+    live.server.cli("rates", "activate", f"dated-{day}")
     yield Given()
-    cli(live.server, "rates", "activate", shipped["catalogueId"])
+    live.server.cli("rates", "activate", shipped["catalogueId"])
 
 
 @case({"prices rate card": "FAIL"})
@@ -336,10 +335,10 @@ OVERRIDES = {
 @case({f"flags {flag}": state for flag, (_, state) in OVERRIDES.items()})
 def every_switch_is_overridden(live: Live) -> Iterator[Given]:
     for flag, (value, _) in OVERRIDES.items():
-        cli(live.server, "flags", "set", flag, value, "--reason", "a test")
+        live.server.cli("flags", "set", flag, value, "--reason", "a test")
     yield Given()
     for flag in OVERRIDES:
-        cli(live.server, "flags", "clear", flag, "--reason", "a test")
+        live.server.cli("flags", "clear", flag, "--reason", "a test")
 
 
 setting(

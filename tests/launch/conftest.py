@@ -15,7 +15,6 @@ import httpx
 import pytest
 
 from billing.event_types import API_VERSION, KINDS
-from tests.support.command import cli
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port
 
 SECRET = "whsec_launch"
@@ -110,7 +109,7 @@ def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str) -> I
     server = Tollkeeper(home, environment).start()
     world = Live(server, session_sandbox, redis, bank, database)
     world.endpoint()
-    cli(server, "admin", "create", "the owner", "--role", "owner")
+    server.cli("admin", "create", "the owner", "--role", "owner")
     yield world
     server.kill()
     process.kill()

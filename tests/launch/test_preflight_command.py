@@ -8,7 +8,6 @@ import pytest
 
 from tests.launch.breaks import CASES
 from tests.launch.conftest import Live
-from tests.support.command import cli, run
 from tests.support.servers import wait_until
 
 NOT_BROKEN_HERE = {
@@ -33,13 +32,13 @@ def states(found: dict[str, Any]) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def good(live: Live) -> dict[str, str]:
     """The table of the server as it should be."""
-    found = cli(live.server, "preflight")
+    found = live.server.cli("preflight")
     return states(found)
 
 
 def test_a_good_server_passes(live: Live, good: dict[str, str]) -> None:
     assert {name: state for name, state in good.items() if state != "PASS"} == LOOSE
-    done = run(live.server, "preflight")
+    done = live.server.run("preflight")
     assert done.returncode == 0
     assert f"{len(good) - 4} pass, 4 to look at, 0 fail. Nothing stands in the way." in done.stdout
     for name in good:
@@ -52,7 +51,7 @@ def test_each_break_is_seen_with_what_to_do_and_nothing_else_changes(name: str, 
     expected = {row: state for row, state in rows.items() if good.get(row) != state}
     with work(live) as given:
         for _ in range(LOOKS):  # a server on a busy machine may be late with its own health
-            done = run(live.server, "preflight", "--json", *given.arguments, **given.environment)
+            done = live.server.run("preflight", "--json", *given.arguments, **given.environment)
             found = json.loads(done.stdout)
             now = states(found)
             changed = {row: now.get(row) for row in {*good, *now} if good.get(row) != now.get(row)}
@@ -73,7 +72,7 @@ def test_every_row_is_broken_by_some_break(good: dict[str, str]) -> None:
 
 def test_a_server_whose_redis_hangs_is_not_ready(live: Live, good: dict[str, str]) -> None:
     def seen() -> dict[str, str]:
-        return states(json.loads(run(live.server, "preflight", "--json").stdout))
+        return states(json.loads(live.server.run("preflight", "--json").stdout))
 
     live.redis.signal(signal.SIGSTOP)
     try:
@@ -85,7 +84,7 @@ def test_a_server_whose_redis_hangs_is_not_ready(live: Live, good: dict[str, str
 
 def test_a_file_that_cannot_be_read_is_a_row_too(live: Live) -> None:
     (live.server.folder / "broken.toml").write_text("[listen]\nprot = 1\n")
-    found = cli(live.server, "preflight", "--config", "broken.toml", code=1)
+    found = live.server.cli("preflight", "--config", "broken.toml", code=1)
     (row,) = found["checks"]
     assert (row["area"], row["name"], row["state"]) == ("config", "valid", "FAIL")
     assert "prot" in row["found"]
@@ -93,6 +92,6 @@ def test_a_file_that_cannot_be_read_is_a_row_too(live: Live) -> None:
 
 
 def test_it_changed_nothing(live: Live) -> None:
-    before = cli(live.server, "audit", "verify"), cli(live.server, "stripe", "inbox")["counts"]
-    run(live.server, "preflight")
-    assert (cli(live.server, "audit", "verify"), cli(live.server, "stripe", "inbox")["counts"]) == before
+    before = live.server.cli("audit", "verify"), live.server.cli("stripe", "inbox")["counts"]
+    live.server.run("preflight")
+    assert (live.server.cli("audit", "verify"), live.server.cli("stripe", "inbox")["counts"]) == before

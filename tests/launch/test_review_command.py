@@ -6,13 +6,12 @@ from typing import Any
 import httpx
 
 from tests.launch.conftest import Live
-from tests.support.command import cli, run
 from tests.support.servers import wait_until
 
 
 def paid_by_somebody_else(live: Live) -> tuple[str, str]:
     """A starter that another customer of Stripe's paid for: the account's key, and the purchase."""
-    key = cli(live.server, "account", "create", "a buyer")["apiKey"]
+    key = live.server.cli("account", "create", "a buyer")["apiKey"]
     headers = {"Authorization": f"Bearer {key}"}
     page = httpx.post(f"{live.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20).json()
     live.control("settings", "PUT", delivery={"paused": True})
@@ -24,7 +23,7 @@ def paid_by_somebody_else(live: Live) -> tuple[str, str]:
 
 
 def waiting(live: Live) -> list[str]:
-    done = run(live.server, "purchases", "review", "--json")
+    done = live.server.run("purchases", "review", "--json")
     found = json.loads(done.stdout)["data"]
     assert done.returncode == int(bool(found))
     return [row["id"] for row in found]
@@ -37,15 +36,15 @@ def balance(live: Live, key: str) -> int:
 
 def test_accepted_by_command(live: Live) -> None:
     key, purchase = paid_by_somebody_else(live)
-    assert run(live.server, "purchases", "accept", purchase).returncode == 2, "without a reason"
-    done = run(live.server, "purchases", "accept", purchase, "--reason", "they are married")
+    assert live.server.run("purchases", "accept", purchase).returncode == 2, "without a reason"
+    done = live.server.run("purchases", "accept", purchase, "--reason", "they are married")
     assert (done.returncode, done.stdout) == (0, f"{purchase} is credited: 9990 credits.\n"), done.stderr
     wait_until(lambda: balance(live, key) == 9_990_000, 5, "the credits are there")
-    again = cli(live.server, "purchases", "accept", purchase, "--reason", "twice")
+    again = live.server.cli("purchases", "accept", purchase, "--reason", "twice")
     assert again == {"id": purchase, "state": "credited", "creditedMillicredits": "0"}
     assert balance(live, key) == 9_990_000
     assert waiting(live) == []
-    missing = run(live.server, "purchases", "accept", "pur_missing", "--reason", "test")
+    missing = live.server.run("purchases", "accept", "pur_missing", "--reason", "test")
     assert (missing.returncode, "no purchase" in missing.stderr) == (1, True)
 
 
@@ -54,7 +53,7 @@ def test_accepted_through_the_admin_api(live: Live) -> None:
     admin = f"http://127.0.0.1:{live.server.environment['TOLLKEEPER_LISTEN__ADMIN_PORT']}/api/admin"
 
     def post(role: str, purchase: str = purchase, **body: Any) -> httpx.Response:
-        made = cli(live.server, "admin", "create", f"a {role}", "--role", role)["adminKey"]
+        made = live.server.cli("admin", "create", f"a {role}", "--role", role)["adminKey"]
         return httpx.post(
             f"{admin}/purchases/{purchase}/accept", json=body or {"reason": "test"}, headers={"Authorization": f"Bearer {made}"}, timeout=20
         )
@@ -69,7 +68,7 @@ def test_accepted_through_the_admin_api(live: Live) -> None:
     assert post("owner").json()["creditedMillicredits"] == "0"
     wait_until(lambda: balance(live, key) == 9_990_000, 5, "the credits are there")
     path = live.server.folder / "audit.jsonl"
-    cli(live.server, "audit", "export", str(path))
+    live.server.cli("audit", "export", str(path))
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     notes = [row for row in rows if (row["action"], row["subject"]) == ("purchase.accept", purchase)]
     assert [(row["role"], row["reason"]) for row in notes] == [("finance", "test")]
@@ -77,9 +76,9 @@ def test_accepted_through_the_admin_api(live: Live) -> None:
 
 def test_what_was_refunded_is_refused_and_waits_no_more(live: Live) -> None:
     key, purchase = paid_by_somebody_else(live)
-    session = next(row["sessionId"] for row in cli(live.server, "purchases", "review", code=1)["data"] if row["id"] == purchase)
+    session = next(row["sessionId"] for row in live.server.cli("purchases", "review", code=1)["data"] if row["id"] == purchase)
     live.control("refunds", session=session)
     wait_until(lambda: purchase not in waiting(live), 10, "its refund is known")
-    done = run(live.server, "purchases", "accept", purchase, "--reason", "too late")
+    done = live.server.run("purchases", "accept", purchase, "--reason", "too late")
     assert (done.returncode, "refunded" in done.stderr) == (1, True), done
     assert balance(live, key) == 0

@@ -15,7 +15,6 @@ from billing.event_types import API_VERSION, KINDS
 from proxy.cli import _parser
 from tests.launch.conftest import SECRET, start_bank, stripe_environment
 from tests.launch.test_restore import control
-from tests.support.command import run
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
 
 DOCS = ROOT / "docs"
@@ -55,10 +54,10 @@ def test_its_commands_run_one_after_the_other(served: Tollkeeper) -> None:
     assert len(COMMANDS) > 20
     for line in COMMANDS:
         words = shlex.split(line.replace("$BACKUP", str(backup)))
-        done = run(served, *words[1:])
+        done = served.run(*words[1:])
         assert done.returncode == 0, (line, done.stdout[-2_000:], done.stderr)
         assert done.stdout.strip(), line
-    flags = json.loads(run(served, "flags", "list", "--json").stdout)["data"]
+    flags = json.loads(served.run("flags", "list", "--json").stdout)["data"]
     assert flags
     assert [flag for flag in flags if flag["override"] is not None] == []
 

@@ -17,7 +17,6 @@ from proxy.smoke import Run
 from tests.launch.breaks import NOWHERE
 from tests.launch.conftest import Live
 from tests.launch.stranger import stranger
-from tests.support.command import cli, run
 from tests.support.servers import wait_until
 
 STEPS = ["ready", "account", "me", "purchase", "webhook again", "call", "stream", "reconcile", "402", "clean-up"]
@@ -31,12 +30,12 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def smoke(live: Live, *arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
-    done = run(live.server, "smoke", "--json", *arguments, **environment)
+    done = live.server.run("smoke", "--json", *arguments, **environment)
     return done.returncode, json.loads(done.stdout)
 
 
 def status_of(live: Live, account: str) -> str:
-    return str(cli(live.server, "account", "show", account)["status"])
+    return str(live.server.cli("account", "show", account)["status"])
 
 
 def test_whole(live: Live) -> None:
@@ -50,16 +49,16 @@ def test_whole(live: Live) -> None:
     calls = [row for row in live.sandbox.record() if row["path"].endswith("/chat/completions")]
     assert [row["stream"] for row in calls] == [False, True]
     assert live.control("record", "GET")["totals"]["paid"] - paid == 999
-    rows = cli(live.server, "ledger", account)["data"]
+    rows = live.server.cli("ledger", account)["data"]
     assert sorted(row["kind"] for row in rows) == ["purchase", "usage", "usage"]
     left = sum(int(row["amountMillicredits"]) for row in rows)
     assert STARTER - 1_000 < left < STARTER
-    assert int(cli(live.server, "account", "show", account)["balanceMillicredits"]) == left
+    assert int(live.server.cli("account", "show", account)["balanceMillicredits"]) == left
     assert status_of(live, account) == "blocked"
 
 
 def test_text_for_people(live: Live) -> None:
-    done = run(live.server, "smoke", "--skip-purchase", "--keep")
+    done = live.server.run("smoke", "--skip-purchase", "--keep")
     assert done.returncode == 0
     assert done.stdout.splitlines()[0].startswith("PASS  smoke ready")
     assert "9,990" in done.stdout or "9990" in done.stdout
@@ -68,7 +67,7 @@ def test_text_for_people(live: Live) -> None:
     assert status_of(live, account) == "active"
     me = httpx.get(f"{live.server.url}/api/billing/me", headers={"Authorization": f"Bearer {key}"}).json()
     assert me["accountId"] == account
-    assert cli(live.server, "ledger", account)["data"][-1]["referenceId"] == f"smoke:{account}"
+    assert live.server.cli("ledger", account)["data"][-1]["referenceId"] == f"smoke:{account}"
 
 
 # -- broken on purpose: the step that fails, and a word of what to do about it ------------------------------------
@@ -89,11 +88,11 @@ def switch(flag: str, value: str, *more: str) -> Break:
     def work(live: Live) -> Iterator[dict[str, str]]:
         pairs = [(flag, value), *([(more[0], more[1])] if more else [])]
         for name, wanted in pairs:
-            cli(live.server, "flags", "set", name, wanted, "--reason", "a test")
+            live.server.cli("flags", "set", name, wanted, "--reason", "a test")
         wait_until(lambda: in_force(live, pairs), 10, "every worker follows")
         yield {}
         for name, _ in pairs:
-            cli(live.server, "flags", "clear", name, "--reason", "a test")
+            live.server.cli("flags", "clear", name, "--reason", "a test")
         wait_until(lambda: not in_force(live, pairs), 10, "every worker follows")
 
     return work
@@ -138,7 +137,7 @@ def upstream(**settings: Any) -> Break:
 
 def another_ledger(live: Live) -> Iterator[dict[str, str]]:
     environment = {"TOLLKEEPER_DATABASE__URL": f"sqlite+aiosqlite:///{live.server.folder}/other.db"}
-    assert run(live.server, "migrate", **environment).returncode == 0
+    assert live.server.run("migrate", **environment).returncode == 0
     yield environment
 
 
@@ -194,7 +193,7 @@ def test_broken_on_purpose(name: str, live: Live, request: pytest.FixtureRequest
     assert (code, found["ok"], failed) == (1, False, [step]), found["checks"]
     assert hint in rows[step]["fix"]
     if name == "the call is booked with another price":
-        found_later = cli(live.server, "reconcile", "--no-stripe", code=1)["findings"]
+        found_later = live.server.cli("reconcile", "--no-stripe", code=1)["findings"]
         assert any(row["check"] == "usage row vs its transfer" for row in found_later)
     wanted = STEPS[: STEPS.index(step) + 1]
     assert [row for row in rows if row not in ("clean-up", "webhook again")] == [row for row in wanted if row != "webhook again"]

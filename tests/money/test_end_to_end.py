@@ -15,7 +15,6 @@ import pytest
 from billing.signatures import sign, verify
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
-from tests.support.command import cli, run
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import RedisServer, Tollkeeper, wait_until
 
@@ -131,8 +130,8 @@ def test_buy_spend_and_give_back(town: Town) -> None:
     metrics = httpx.get(f"{town.server.url}/metrics").text
     assert 'stripe_webhook_events_total{type="checkout.session.completed"} 2.0' in metrics
     assert "billing_credits_purchased_total 19980.0" in metrics
-    cli(town.server, "drain")
-    cli(town.server, "reconcile")
+    town.server.cli("drain")
+    town.server.cli("reconcile")
 
 
 def test_a_landing_buyer_is_credited_though_no_webhook_ever_comes(town: Town) -> None:
@@ -161,50 +160,50 @@ def test_auto_recharge_and_low_balance_follow_real_spending(town: Town) -> None:
     town.deliver()
     time.sleep(1.2)
     assert len([intent for intent in town.stripe.intents_by_id.values() if intent.status == "succeeded"]) == 2
-    cli(town.server, "grant", customer.account_id, "-19900", "--reason", "test")
+    town.server.cli("grant", customer.account_id, "-19900", "--reason", "test")
     wait_until(lambda: town.notices, 10, "the notice")
     body, signature = town.notices[0]
     verify(body, signature, [NOTICES], int(time.time()), 300)
     told = json.loads(body)
     assert (told["kind"], told["accountId"]) == ("balance.low", customer.account_id)
     # it is noted after the other side has answered
-    wait_until(lambda: cli(town.server, "notices")["data"][-1]["state"] == "sent", 10, "the notice is noted as sent")
+    wait_until(lambda: town.server.cli("notices")["data"][-1]["state"] == "sent", 10, "the notice is noted as sent")
 
 
 def test_the_commands(town: Town, folder: Path) -> None:
     customer = new_customer(town.server, 0)
     page = town.buy(customer, "pro")
     town.stripe.pay(page["sessionId"])  # and no webhook is delivered
-    swept = cli(town.server, "stripe", "sweep", "--days", "2")
+    swept = town.server.cli("stripe", "sweep", "--days", "2")
     assert swept["eventsMissed"] + len(swept["fixed"]) >= 1
     customer.wait_balance(109_989_000, 5)
-    assert cli(town.server, "stripe", "sweep")["fixed"] == []
-    inbox = cli(town.server, "stripe", "inbox", "--state", "done")
+    assert town.server.cli("stripe", "sweep")["fixed"] == []
+    inbox = town.server.cli("stripe", "inbox", "--state", "done")
     assert inbox["waiting"] == 0
     assert {row["source"] for row in inbox["data"]} == {"sweep"}
-    replayed = cli(town.server, "stripe", "replay", inbox["data"][0]["eventId"])
+    replayed = town.server.cli("stripe", "replay", inbox["data"][0]["eventId"])
     assert replayed["state"] == "done"
     assert customer.balance() == 109_989_000
-    missing = cli(town.server, "stripe", "replay", "evt_none", code=1)
+    missing = town.server.cli("stripe", "replay", "evt_none", code=1)
     assert "evt_none" in missing["error"]
-    (row,) = cli(town.server, "stripe", "purchases", customer.account_id)["data"]
+    (row,) = town.server.cli("stripe", "purchases", customer.account_id)["data"]
     assert (row["state"], row["packageCode"]) == ("credited", "pro")
-    journal = cli(town.server, "books", "journal")["data"]
+    journal = town.server.cli("books", "journal")["data"]
     assert sum(int(line["debitMillicredits"]) - int(line["creditMillicredits"]) for line in journal) == 0
     assert {"cash", "deferred revenue"} <= {line["account"] for line in journal}
-    assert cli(town.server, "books", "days")["data"][-1]["liabilityMillicredits"] == "109989000"
-    done = run(town.server, "books", "journal", "--output", str(folder / "journal.csv"))
+    assert town.server.cli("books", "days")["data"][-1]["liabilityMillicredits"] == "109989000"
+    done = town.server.run("books", "journal", "--output", str(folder / "journal.csv"))
     assert done.returncode == 0
     assert (folder / "journal.csv").read_text().startswith("day,account,debitUsd,creditUsd")
-    assert run(town.server, "stripe", "sweep", "--days", "31").returncode == 2
-    assert run(town.server, "stripe", "sweep", STRIPE_API_KEY="", STRIPE_WEBHOOK_SECRET="").returncode == 1
-    assert run(town.server, "check-config", STRIPE_WEBHOOK_SECRET="").returncode == 2
-    assert cli(town.server, "notices")["data"] == []
-    assert cli(town.server, "reconcile", "--no-stripe")["ok"] is True
+    assert town.server.run("stripe", "sweep", "--days", "31").returncode == 2
+    assert town.server.run("stripe", "sweep", STRIPE_API_KEY="", STRIPE_WEBHOOK_SECRET="").returncode == 1
+    assert town.server.run("check-config", STRIPE_WEBHOOK_SECRET="").returncode == 2
+    assert town.server.cli("notices")["data"] == []
+    assert town.server.cli("reconcile", "--no-stripe")["ok"] is True
 
 
 def test_it_does_not_start_without_a_webhook_secret(make_tollkeeper: Callable[..., Tollkeeper]) -> None:
-    done = run(make_tollkeeper(STRIPE_API_KEY="sk_test_1"), "serve")
+    done = make_tollkeeper(STRIPE_API_KEY="sk_test_1").run("serve")
     assert done.returncode == 2
     assert "anybody could say that they paid" in done.stderr
 
@@ -214,8 +213,8 @@ def test_reconcile_asks_stripe_and_names_what_differs(town: Town) -> None:
     page = town.buy(customer)
     town.stripe.pay(page["sessionId"])
     town.stripe.age(1_000)  # paid long ago, and never credited
-    found = cli(town.server, "reconcile", code=1)
+    found = town.server.cli("reconcile", code=1)
     assert [row["check"] for row in found["findings"]] == ["paid at Stripe vs credited purchase (cents)"]
-    cli(town.server, "stripe", "sweep")
-    cli(town.server, "drain")
-    assert cli(town.server, "reconcile")["ok"] is True
+    town.server.cli("stripe", "sweep")
+    town.server.cli("drain")
+    assert town.server.cli("reconcile")["ok"] is True

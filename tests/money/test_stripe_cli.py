@@ -19,7 +19,6 @@ import pytest
 
 from billing.event_types import KINDS
 from tests.money.test_end_to_end import PACKAGES
-from tests.support.command import cli
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
@@ -63,14 +62,14 @@ class Town:
         """Every delivery there was, once none is under way and all that was delivered is handled."""
         self.control("clock", "PUT", advance_s=5)  # banks and refunds that take their time are done
         assert self.control("drain", timeout_s=30)["drained"] is True
-        wait_until(lambda: cli(self.server, "stripe", "inbox")["waiting"] == 0, 20, "an empty inbox")
+        wait_until(lambda: self.server.cli("stripe", "inbox")["waiting"] == 0, 20, "an empty inbox")
         found: list[dict[str, Any]] = self.control("deliveries", "GET")["deliveries"]
         return found
 
     def inbox(self) -> list[dict[str, Any]]:
         """Every stored event."""
         states = ("pending", "parked", "done", "ignored")
-        return [row for state in states for row in cli(self.server, "stripe", "inbox", "--state", state, "--limit", "500")["data"]]
+        return [row for state in states for row in self.server.cli("stripe", "inbox", "--state", state, "--limit", "500")["data"]]
 
     def mismatches(self) -> int:
         found = re.search(r"^stripe_event_version_mismatches_total ([\d.]+)", httpx.get(f"{self.server.url}/metrics").text, re.MULTILINE)
@@ -123,7 +122,7 @@ def test_every_event_that_stripe_can_trigger_is_taken_and_moves_no_credits(town:
     types = sorted(town.supported() & KINDS.keys() - LACKING)
     assert len(types) == 13
     town.buy()
-    ledger, balance = cli(town.server, "ledger", town.customer.account_id)["data"], town.customer.balance()
+    ledger, balance = town.server.cli("ledger", town.customer.account_id)["data"], town.customer.balance()
     for event_type in (*types, *FOREIGN):
         assert "Trigger succeeded" in town.stripe("trigger", event_type), event_type
     deliveries = town.drain()
@@ -136,9 +135,9 @@ def test_every_event_that_stripe_can_trigger_is_taken_and_moves_no_credits(town:
     assert {row["state"] for row in rows} <= {"done", "ignored"}, "none waits, none is parked"
     assert {row["state"] for row in rows if row["type"] not in KINDS} == {"ignored"}
     assert town.customer.balance() == balance
-    assert cli(town.server, "ledger", town.customer.account_id)["data"] == ledger
+    assert town.server.cli("ledger", town.customer.account_id)["data"] == ledger
     assert town.mismatches() == len(deliveries)
-    cli(town.server, "reconcile")
+    town.server.cli("reconcile")
 
 
 def test_a_refund_made_with_the_cli_takes_its_credits_back_once(town: Town) -> None:

@@ -17,7 +17,6 @@ import httpx
 import pytest
 
 from tests.money.test_end_to_end import PACKAGES
-from tests.support.command import cli
 from tests.support.customers import Customer, database_url, new_customer
 from tests.support.servers import ROOT, Tollkeeper, wait_until
 
@@ -85,7 +84,7 @@ def checkout(customer: Customer, code: str = "starter", **more: Any) -> dict[str
 
 
 def settled(server: Tollkeeper) -> bool:
-    return bool(cli(server, "stripe", "inbox")["waiting"] == 0)
+    return bool(server.cli("stripe", "inbox")["waiting"] == 0)
 
 
 def cash(server: Tollkeeper) -> int:
@@ -132,10 +131,10 @@ def test_bad_weather_ends_at_the_simulators_record(shop: Tollkeeper, bank: Bank)
         live_one_life(bank, dice, page["sessionId"])
     time.sleep(1)
     bank.drain()
-    cli(shop, "stripe", "sweep")  # for what was dropped
+    shop.cli("stripe", "sweep")  # for what was dropped
     wait_until(lambda: settled(shop), 30, "an empty inbox")
-    cli(shop, "drain")
-    assert cli(shop, "stripe", "sweep")["fixed"] == []
+    shop.cli("drain")
+    assert shop.cli("stripe", "sweep")["fixed"] == []
     record = bank.record()
     expected = dict.fromkeys((customer.account_id for customer in customers), 0)
     for payment in record["payments"].values():
@@ -146,7 +145,7 @@ def test_bad_weather_ends_at_the_simulators_record(shop: Tollkeeper, bank: Bank)
         expected[customer.account_id] += paid + bonus - counted * 10_000 - bonus * counted // payment["paid"]
     assert {customer.account_id: customer.balance() for customer in customers} == expected
     assert cash(shop) == record["totals"]["net"]
-    cli(shop, "reconcile")
+    shop.cli("reconcile")
 
 
 def live_one_life(bank: Bank, dice: random.Random, session: str) -> None:
@@ -194,8 +193,8 @@ def test_what_does_not_verify_is_not_believed_and_the_sweeper_finds_the_truth(sh
     bank.control(f"sessions/{page['sessionId']}/pay")
     bank.drain()
     assert customer.balance() == 0
-    assert cli(shop, "stripe", "inbox")["counts"] == []
-    cli(shop, "stripe", "sweep")
+    assert shop.cli("stripe", "inbox")["counts"] == []
+    shop.cli("stripe", "sweep")
     customer.wait_balance(9_990_000, 5)
 
 
@@ -209,7 +208,7 @@ def test_replies_that_are_lost_open_one_page_and_take_one_payment(shop: Tollkeep
     bank.control("faults", kind="reset", after=True, path="payment_intents", count=2)
     wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
     assert httpx.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=customer.headers).status_code == 200
-    cli(shop, "grant", customer.account_id, "-1", "--reason", "test")
+    shop.cli("grant", customer.account_id, "-1", "--reason", "test")
     customer.wait_balance(9_990_000 * 2 - 1_000, 15)
     time.sleep(2.5)
     assert [row["kind"] for row in bank.record()["records"]] == ["paid", "paid"]
@@ -223,7 +222,7 @@ def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank)
     wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
     url = f"{shop.url}/api/billing/auto-recharge"
     assert httpx.put(url, json=wish, headers=customer.headers).status_code == 200
-    cli(shop, "grant", customer.account_id, "-1", "--reason", "test")
+    shop.cli("grant", customer.account_id, "-1", "--reason", "test")
     found = wait_until(lambda: (row := httpx.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page")
     session = found["actionUrl"].rpartition("/")[2]
     bank.control(f"sessions/{session}/pay")

@@ -14,7 +14,6 @@ from billing.database import Database, now_ms
 from billing.errors import KeyNotFound, StoreUnavailable
 from billing.overrides import Override, Overrides, in_force
 from tests.billing.stores import Books
-from tests.support.command import cli, run
 from tests.support.servers import Tollkeeper
 
 ANN = Who("ann", "owner", "req_1", "10.0.0.1")
@@ -124,13 +123,13 @@ async def test_overrides_come_and_go_with_their_rows(sql: Books) -> None:
 
 
 def test_the_command_tells_good_from_broken(embedded: Tollkeeper) -> None:
-    cli(embedded, "flags", "set", "auto_recharge", "true", "--reason", "a trial")
-    good = cli(embedded, "audit", "verify")
+    embedded.cli("flags", "set", "auto_recharge", "true", "--reason", "a trial")
+    good = embedded.cli("audit", "verify")
     assert good == {"ok": True, "rows": 1, "head": good["head"], "problem": ""}
-    assert cli(embedded, "audit", "verify", "--head", good["head"])["ok"]
-    assert not cli(embedded, "audit", "verify", "--head", "0" * 64, code=1)["ok"]
+    assert embedded.cli("audit", "verify", "--head", good["head"])["ok"]
+    assert not embedded.cli("audit", "verify", "--head", "0" * 64, code=1)["ok"]
     out = Path(embedded.folder) / "audit.jsonl"
-    cli(embedded, "audit", "export", str(out))
+    embedded.cli("audit", "export", str(out))
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]
     assert (row["action"], row["role"], row["reason"]) == ("flag.set", "cli", "a trial")
-    assert run(embedded, "audit", "export", str(out)).returncode == 1
+    assert embedded.run("audit", "export", str(out)).returncode == 1

@@ -6,7 +6,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.support.command import cli
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port
 
@@ -35,7 +34,7 @@ def server(request: pytest.FixtureRequest, session_folder: Path, session_sandbox
 
 @pytest.fixture(scope="module")
 def owner(server: Tollkeeper) -> dict[str, str]:
-    return {"Authorization": f"Bearer {cli(server, 'admin', 'create', 'owner', '--role', 'owner')['adminKey']}"}
+    return {"Authorization": f"Bearer {server.cli('admin', 'create', 'owner', '--role', 'owner')['adminKey']}"}
 
 
 def ports(server: Tollkeeper) -> dict[str, str]:
@@ -46,7 +45,7 @@ def ports(server: Tollkeeper) -> dict[str, str]:
 
 def made(server: Tollkeeper) -> Customer:
     """A customer whose balance is not waited for: /api/billing is on another port here."""
-    account = cli(server, "account", "create", "test")
+    account = server.cli("account", "create", "test")
     return Customer(server, account["accountId"], account["apiKey"])
 
 

@@ -18,7 +18,6 @@ import redis
 from config.settings import Secret
 from proxy.openai_costs import OpenAICosts
 from tests.ops.load import Load
-from tests.support.command import cli, run
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, start_sandbox, wait_until
 
@@ -59,7 +58,7 @@ def metric(server: Tollkeeper, name: str) -> float:
 
 
 def owner_of(server: Tollkeeper) -> dict[str, str]:
-    return {"Authorization": f"Bearer {cli(server, 'admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
+    return {"Authorization": f"Bearer {server.cli('admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
 
 
 def job(server: Tollkeeper, owner: dict[str, str], name: str) -> dict[str, Any]:
@@ -81,21 +80,21 @@ def test_everything_agrees_under_load_and_a_fault_in_the_store_is_found(single: 
     customer, still, owner = new_customer(single), new_customer(single, 5_000_000), owner_of(single)
     with Load(customer, threads=3) as load:
         for _ in range(3):
-            assert cli(single, "reconcile") == {"ok": True, "findings": []}
+            assert single.cli("reconcile") == {"ok": True, "findings": []}
         assert run_by_api(single, owner, "reconcile")["ok"]
     assert {reply.status for reply in load.replies} == {200}
     assert metric(single, "tollkeeper_reconciliation_mismatch_credits") == 0
     change_figures(single, still, 7)
-    (finding,) = cli(single, "reconcile", code=1)["findings"]
+    (finding,) = single.cli("reconcile", code=1)["findings"]
     assert finding == {"check": "cached balance vs ledger", "subject": still.account_id, "expected": "5000000", "found": "5000007"}
     done = run_by_api(single, owner, "reconcile")
     assert (done["ok"], done["findings"]) == (False, 1)
     shown = httpx.get(f"{single.url}/api/admin/reconciliation", headers=owner, timeout=10).json()
     assert shown["findings"] == [finding]
     wait_until(lambda: metric(single, "tollkeeper_reconciliation_mismatch_credits") == 0.007, 5, "the metric")
-    assert cli(single, "jobs", "list", code=1)["data"][2]["lastRun"]["findings"] == 1
+    assert single.cli("jobs", "list", code=1)["data"][2]["lastRun"]["findings"] == 1
     change_figures(single, still, -7)
-    assert cli(single, "jobs", "run", "reconcile") == {"ok": True, "findings": []}
+    assert single.cli("jobs", "run", "reconcile") == {"ok": True, "findings": []}
     assert still.balance() == 5_000_000, "nothing was repaired, for nothing was broken but the copy"
     rows = httpx.get(f"{single.url}/api/admin/audit", headers=owner, timeout=10).json()["data"]
     assert {(row["action"], row["subject"], row["reason"]) for row in rows} >= {("job.run", "reconcile", "a test")}
@@ -110,12 +109,12 @@ def test_the_day_is_rolled_up_while_it_runs_and_by_hand(single: Tollkeeper) -> N
     customer = new_customer(single, 3_000_000)
     for _ in range(3):
         assert customer.chat(max_tokens=5).status_code == 200
-    cli(single, "drain")
-    (today, *_), ok = (done := cli(single, "finance", "--days", "3"))["days"], done["ok"]
+    single.cli("drain")
+    (today, *_), ok = (done := single.cli("finance", "--days", "3"))["days"], done["ok"]
     assert (ok, today["marginMillicredits"], int(today["deductedMillicredits"]) > 0) == (True, "0", True)
     wait_until(lambda: metric(single, "finance_liability_credits_usd") == int(today["liabilityMillicredits"]) / 1e6, 10, "the gauge")
     assert metric(single, "finance_margin_daily_usd") == 0
-    bought = run(single, "finance", "--days", "0")
+    bought = single.run("finance", "--days", "0")
     assert bought.returncode == 2
 
 
@@ -125,18 +124,18 @@ def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, ope
         assert customer.chat("count to a thousand " * 30, model=model, max_tokens=tokens).status_code == 200
     embedded = {"model": "text-embedding-3-small", "input": "words " * 400}
     assert httpx.post(f"{single.v1}/embeddings", json=embedded, headers=customer.headers, timeout=20).status_code == 200
-    cli(single, "drain")
+    single.cli("drain")
     # the day of all that was yesterday, here and there
     openai.settings(costs_shift_days=1)
     with closing(sqlite3.connect(single.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
         ledger.execute("UPDATE usage SET created_at = created_at - 86400000")
     try:
-        assert cli(single, "costs") == {"ok": True, "findings": []}
-        assert "$0.00" in run(single, "jobs", "run", "costs").stdout
+        assert single.cli("costs") == {"ok": True, "findings": []}
+        assert "$0.00" in single.run("jobs", "run", "costs").stdout
         openai.settings(costs_skew_percent={"gpt-4o": 1.5})
-        assert cli(single, "costs", "--day", YESTERDAY)["ok"], "within the tolerance"
+        assert single.cli("costs", "--day", YESTERDAY)["ok"], "within the tolerance"
         openai.settings(costs_skew_percent={"gpt-4o": 4})
-        (finding,) = cli(single, "costs", code=1)["findings"]
+        (finding,) = single.cli("costs", code=1)["findings"]
         assert (finding["check"], finding["subject"]) == ("our cost vs OpenAI's", f"{YESTERDAY} gpt-4o")
         assert int(finding["expected"]) / int(finding["found"]) == pytest.approx(1.04, abs=0.001)
         owner = owner_of(single)
@@ -145,12 +144,12 @@ def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, ope
         openai.settings(costs_shift_days=0, costs_skew_percent={})
         with closing(sqlite3.connect(single.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
             ledger.execute("UPDATE usage SET created_at = created_at + 86400000")
-    refused = run(single, "costs", "--day", datetime.now(UTC).date().isoformat())
+    refused = single.run("costs", "--day", datetime.now(UTC).date().isoformat())
     assert (refused.returncode, "not over yet" in refused.stderr) == (1, True)
-    wrong = run(single, "costs", OPENAI_ADMIN_KEY="sk-admin-wrong")
+    wrong = single.run("costs", OPENAI_ADMIN_KEY="sk-admin-wrong")
     assert (wrong.returncode, "answered with 403" in wrong.stderr, "sk-admin" in wrong.stderr) == (3, True, False)
-    assert run(single, "costs", OPENAI_ADMIN_KEY="").returncode == 1
-    assert run(single, "costs", TOLLKEEPER_JOBS__OPENAI_COSTS_URL="http://127.0.0.1:9/").returncode == 3
+    assert single.run("costs", OPENAI_ADMIN_KEY="").returncode == 1
+    assert single.run("costs", TOLLKEEPER_JOBS__OPENAI_COSTS_URL="http://127.0.0.1:9/").returncode == 3
     assert ADMIN_KEY not in single.log()
 
 
@@ -182,19 +181,19 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, openai
         owner, customer = owner_of(first), new_customer(first)
         with Load(customer, threads=2):
             for _ in range(2):
-                assert cli(second, "reconcile") == {"ok": True, "findings": []}
+                assert second.cli("reconcile") == {"ok": True, "findings": []}
         _change_in_redis(store, customer, 7)
-        (finding,) = cli(second, "reconcile", code=1)["findings"]
+        (finding,) = second.cli("reconcile", code=1)["findings"]
         assert int(finding["found"]) - int(finding["expected"]) == 7
         _change_in_redis(store, customer, -7)
-        assert cli(second, "jobs", "list", code=1)["data"]
+        assert second.cli("jobs", "list", code=1)["data"]
         before = _runs(first, owner, "costs")
         assert len(before) == 1, "due on both machines from the start, and run once"
         openai.settings(latency_ms=4_000)
         asked = httpx.post(f"{second.url}/api/admin/jobs/costs/run", json={"reason": "a test"}, headers=owner, timeout=10)
         assert asked.status_code == 202
         wait_until(lambda: job(first, owner, "costs")["running"], 10, "the job runs")
-        busy = cli(first, "jobs", "list", code=1)["data"]
+        busy = first.cli("jobs", "list", code=1)["data"]
         assert next(row for row in busy if row["job"] == "costs")["running"]
         for machine in machines:
             for pid in jobs_processes(machine):
@@ -205,7 +204,7 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, openai
         assert [row["ok"] for row in _runs(first, owner, "costs")] == [True, True]
         made = [row for row in _runs(first, owner, "partitions") if "Made: usage_" in row["report"]]
         assert len(made) == 1
-        assert cli(second, "reconcile") == {"ok": True, "findings": []}
+        assert second.cli("reconcile") == {"ok": True, "findings": []}
     finally:
         openai.settings(latency_ms=0)
         for machine in machines:

@@ -14,7 +14,6 @@ from proxy.admin_api import AdminApi
 from proxy.admin_auth import AdminRoute
 from proxy.ops_page import OpsPage
 from proxy.roles import MAY, ROLES
-from tests.support.command import cli
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
@@ -47,7 +46,7 @@ def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeepe
 
 @pytest.fixture(scope="module")
 def keys(server: Tollkeeper) -> dict[str, str]:
-    return {role: cli(server, "admin", "create", f"the {role}", "--role", role)["adminKey"] for role in ROLES}
+    return {role: server.cli("admin", "create", f"the {role}", "--role", role)["adminKey"] for role in ROLES}
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +61,7 @@ def bearer(key: str) -> dict[str, str]:
 def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict[str, str]) -> httpx.Response:
     path = route.path.format(
         account_id=customer.account_id,
+        purchase_id="pur_missing",
         key_id="key_missing",
         flag="auto_recharge",
         event_id="evt_missing",
@@ -76,13 +76,13 @@ def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict
 def test_every_route_of_the_api_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
     for headers in ({}, bearer("tka-wrong"), bearer(customer.api_key), {"Authorization": "Basic x"}, bearer("a.b.c")):
         assert ask(server, route, customer, headers).status_code == 401, headers
-    rows = cli(server, "audit", "verify")["rows"]
+    rows = server.cli("audit", "verify")["rows"]
     for role in ROLES:
         if role in MAY[route.action]:
             continue
         answer = ask(server, route, customer, bearer(keys[role]))
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "role_not_allowed"), role
-    assert cli(server, "audit", "verify")["rows"] == rows, "a refused request changed something"
+    assert server.cli("audit", "verify")["rows"] == rows, "a refused request changed something"
     for role in MAY[route.action]:
         answer = ask(server, route, customer, bearer(keys[role]))
         assert answer.status_code in (200, 201, 202, 404), (role, answer.text)
@@ -168,11 +168,11 @@ def test_support_grants_up_to_its_cap_a_day_and_finance_beyond(server: Tollkeepe
 
 def test_a_refused_grant_leaves_neither_money_nor_a_row(server: Tollkeeper, keys: dict[str, str]) -> None:
     someone = new_customer(server, 0)
-    rows = cli(server, "audit", "verify")["rows"]
+    rows = server.cli("audit", "verify")["rows"]
     grant(server, keys["support"], someone.account_id, "50")
     grant(server, keys["support"], someone.account_id, "50")
-    assert cli(server, "audit", "verify")["rows"] == rows + 1
-    assert len(cli(server, "ledger", someone.account_id)["data"]) == 1
+    assert server.cli("audit", "verify")["rows"] == rows + 1
+    assert len(server.cli("ledger", someone.account_id)["data"]) == 1
 
 
 @pytest.mark.parametrize("credits", ["0", "-1", "nan", "x", "", "0.0001", "9999999999"])
@@ -205,8 +205,8 @@ def test_the_operators_app_makes_accounts_and_acts_for_them(server: Tollkeeper, 
     wait_until(lambda: chat(acting).status_code == 200, 5, "the grant is live")
     me = httpx.get(f"{server.url}/api/billing/me", headers=acting).json()
     assert (me["accountId"], int(me["balanceMillicredits"]) < 1_000) == (made["accountId"], True)
-    cli(server, "drain")
-    rows = cli(server, "usage", made["accountId"])["data"]
+    server.cli("drain")
+    rows = server.cli("usage", made["accountId"])["data"]
     assert {row["keyId"][:4] for row in rows} == {"adm_"}
     # the account must be named, once, and exist; nobody else may act; and a customer cannot act for another
     assert chat(service).json()["error"]["code"] == "missing_account"
@@ -226,33 +226,33 @@ def test_the_operators_app_makes_accounts_and_acts_for_them(server: Tollkeeper, 
 
 
 def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) -> None:
-    made = cli(server, "admin", "create", "short-lived", "--role", "service")
+    made = server.cli("admin", "create", "short-lived", "--role", "service")
     acting = {**bearer(made["adminKey"]), "Tollkeeper-Account": customer.account_id}
 
     def status() -> int:
         return httpx.get(f"{server.url}/api/billing/me", headers=acting).status_code
 
     assert status() == 200
-    cli(server, "account", "block", customer.account_id)
+    server.cli("account", "block", customer.account_id)
     wait_until(lambda: status() == 403, 5, "the account is blocked")
-    cli(server, "account", "block", customer.account_id, "--unblock")
+    server.cli("account", "block", customer.account_id, "--unblock")
     wait_until(lambda: status() == 200, 5, "and back")
-    cli(server, "admin", "revoke", made["adminKeyId"])
+    server.cli("admin", "revoke", made["adminKeyId"])
     wait_until(lambda: status() == 401, 5, "the key is revoked")
     assert httpx.get(f"{server.url}/api/admin/whoami", headers=bearer(made["adminKey"])).status_code == 401
-    listed = {row["adminKeyId"]: row for row in cli(server, "admin", "list")["data"]}
+    listed = {row["adminKeyId"]: row for row in server.cli("admin", "list")["data"]}
     assert listed[made["adminKeyId"]]["state"] == "revoked"
     assert made["adminKey"] not in json.dumps(listed)
 
 
 def test_a_sign_in_ends_with_its_key_and_with_its_time(server: Tollkeeper) -> None:
-    made = cli(server, "admin", "create", "short-lived", "--role", "ops", "--expires", "3s")
+    made = server.cli("admin", "create", "short-lived", "--role", "ops", "--expires", "3s")
     with httpx.Client(base_url=server.url, follow_redirects=True) as browser:
         assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
         wait_until(lambda: browser.get("/admin").status_code == 401, 5, "the key expired")
-    made = cli(server, "admin", "create", "revoked", "--role", "ops")
+    made = server.cli("admin", "create", "revoked", "--role", "ops")
     with httpx.Client(base_url=server.url, follow_redirects=True) as browser:
         assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
-        cli(server, "admin", "revoke", made["adminKeyId"])
+        server.cli("admin", "revoke", made["adminKeyId"])
         assert browser.get("/admin").status_code == 401
-    assert cli(server, "audit", "verify")["ok"]
+    assert server.cli("audit", "verify")["ok"]

@@ -8,7 +8,6 @@ import httpx
 import pytest
 
 from tests.ops.load import PER_REQUEST, Load, Reply
-from tests.support.command import cli
 from tests.support.customers import new_customer
 from tests.support.servers import Tollkeeper, wait_until
 
@@ -40,9 +39,9 @@ SWITCHES = [
 @pytest.fixture(autouse=True)
 def cleared(pair: Tollkeeper) -> Iterator[None]:
     yield
-    for row in cli(pair, "flags", "list")["data"]:
+    for row in pair.cli("flags", "list")["data"]:
         if row["override"] is not None:
-            cli(pair, "flags", "clear", row["flag"], "--reason", "end of a test")
+            pair.cli("flags", "clear", row["flag"], "--reason", "end of a test")
 
 
 @pytest.mark.parametrize(("flips", "does"), SWITCHES, ids=[",".join(f"{n}={v}" for n, v in flips) for flips, _ in SWITCHES])
@@ -52,27 +51,27 @@ def test_a_switch_under_load(flips: list[tuple[str, str]], does: Callable[[Reply
         time.sleep(0.5)
         assert load.replies
         for name, value in flips:
-            cli(pair, "flags", "set", name, value, "--reason", "a test")
+            pair.cli("flags", "set", name, value, "--reason", "a test")
         load.settle(does)
         for name, _ in reversed(flips):
-            cli(pair, "flags", "clear", name, "--reason", "over")
+            pair.cli("flags", "clear", name, "--reason", "over")
         load.settle(paid)
     assert {reply.status for reply in load.replies} <= {200, 403, 404, 503}
     assert all(paid(reply) or does(reply) for reply in load.replies), "nothing in between"
-    cli(pair, "drain", code=0)
+    pair.cli("drain", code=0)
     # nothing is lost: what answers said was charged is what the balance and the ledger say, and every answer has a row
     customer.wait_balance(START - load.charged())
     rows = customer.usage()
     assert len(rows) == len([reply for reply in load.replies if reply.status == 200])
     assert sum(int(row["chargedMillicredits"]) for row in rows) == load.charged()
     assert len([row for row in rows if row["free"]]) == len([reply for reply in load.replies if reply.status == 200 and reply.charged == 0])
-    assert cli(pair, "reconcile") == {"ok": True, "findings": []}
+    assert pair.cli("reconcile") == {"ok": True, "findings": []}
 
 
 def test_buying_stops_and_the_banner_says_so(pair: Tollkeeper) -> None:
     customer = new_customer(pair, 5_000)
     assert customer.me()["banner"] is None
-    cli(pair, "flags", "set", "purchase_enabled", "false", "--reason", "Stripe is down")
+    pair.cli("flags", "set", "purchase_enabled", "false", "--reason", "Stripe is down")
     time.sleep(2)
     for _ in range(10):
         me = customer.me()
@@ -81,14 +80,14 @@ def test_buying_stops_and_the_banner_says_so(pair: Tollkeeper) -> None:
         answer = httpx.post(f"{pair.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "purchases_disabled"
-    page = httpx.get(cli(pair, "portal", customer.account_id)["url"])
+    page = httpx.get(pair.cli("portal", customer.account_id)["url"])
     assert page.status_code == 303
 
 
 def test_an_override_ends_by_itself_and_survives_a_restart(pair: Tollkeeper) -> None:
     customer = new_customer(pair, 100_000)
     set_at = time.monotonic()
-    cli(pair, "flags", "set", "charging_enabled", "false", "--reason", "a look at the figures", "--expires", "12s")
+    pair.cli("flags", "set", "charging_enabled", "false", "--reason", "a look at the figures", "--expires", "12s")
     wait_until(lambda: customer.chat(max_tokens=5).status_code == 503, 2.5, "it applies")
     pair.stop()
     pair.start()
@@ -97,7 +96,7 @@ def test_an_override_ends_by_itself_and_survives_a_restart(pair: Tollkeeper) -> 
     assert "charging_enabled" in httpx.get(f"{pair.url}/readyz").json()["notes"]["overrides"]
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(6)] == [200] * 6, 20, "it ends")
     assert time.monotonic() - set_at > 11
-    (row,) = [row for row in cli(pair, "flags", "list")["data"] if row["flag"] == "charging_enabled"]
+    (row,) = [row for row in pair.cli("flags", "list")["data"] if row["flag"] == "charging_enabled"]
     assert (row["value"], row["override"]["ended"], row["override"]["reason"]) == (True, True, "a look at the figures")
 
 
@@ -106,9 +105,9 @@ def test_the_override_wins_over_the_file_and_the_file_comes_back(pair: Tollkeepe
     file = pair.folder / "proxy.toml"
     file.write_text("[billing]\ncharging_enabled = false\n")
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [503] * 4, 2.5, "the file applies")
-    cli(pair, "flags", "set", "charging_enabled", "true", "--reason", "the file is wrong")
+    pair.cli("flags", "set", "charging_enabled", "true", "--reason", "the file is wrong")
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [200] * 4, 2.5, "the override wins")
-    cli(pair, "flags", "clear", "charging_enabled", "--reason", "the file is right after all")
+    pair.cli("flags", "clear", "charging_enabled", "--reason", "the file is right after all")
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [503] * 4, 2.5, "the file again")
     file.write_text("# nothing\n")
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [200] * 4, 2.5, "the defaults again")
@@ -126,19 +125,18 @@ def test_the_override_wins_over_the_file_and_the_file_comes_back(pair: Tollkeepe
     ],
 )
 def test_what_cannot_be_is_refused_and_changes_nothing(arguments: tuple[str, ...], code: int, pair: Tollkeeper) -> None:
-    from tests.support.command import run
 
-    before = cli(pair, "flags", "list")
-    assert run(pair, "flags", *arguments, "--json").returncode == code
-    assert cli(pair, "flags", "list") == before
+    before = pair.cli("flags", "list")
+    assert pair.run("flags", *arguments, "--json").returncode == code
+    assert pair.cli("flags", "list") == before
 
 
 def test_every_change_is_in_the_audit_log(pair: Tollkeeper) -> None:
-    cli(pair, "flags", "set", "rollout.percent", "25", "--reason", "second step")
-    cli(pair, "flags", "set", "rollout.percent", "100", "--reason", "all")
-    cli(pair, "flags", "clear", "rollout.percent", "--reason", "by the file")
+    pair.cli("flags", "set", "rollout.percent", "25", "--reason", "second step")
+    pair.cli("flags", "set", "rollout.percent", "100", "--reason", "all")
+    pair.cli("flags", "clear", "rollout.percent", "--reason", "by the file")
     file = pair.folder / f"audit-{time.time_ns()}.jsonl"
-    assert cli(pair, "audit", "export", str(file))["rows"] == cli(pair, "audit", "verify")["rows"]
+    assert pair.cli("audit", "export", str(file))["rows"] == pair.cli("audit", "verify")["rows"]
     rows = [json.loads(line) for line in file.read_text().splitlines()][-3:]
     assert [(row["action"], row["subject"], row["reason"]) for row in rows] == [
         ("flag.set", "percent", "second step"),

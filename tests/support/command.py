@@ -2,14 +2,14 @@
 
 import contextlib
 import io
-import json
 import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 from unittest.mock import patch
 
 from proxy.cli import main
-from tests.support.servers import Tollkeeper
 
 
 @dataclass
@@ -21,26 +21,22 @@ class Done:
     stderr: str
 
 
-def run(server: Tollkeeper, *arguments: str, **environment: str) -> Done:
-    """The command as typed, run in this process because starting Python takes longer than most commands."""
+def run_command(folder: Path, environment: Mapping[str, str], arguments: Sequence[str]) -> Done:
+    """The command as typed in that folder with only that environment, on a thread of its own (the test may have a running loop)."""
     out, err = io.StringIO(), io.StringIO()
+
+    def run() -> int:
+        try:
+            return main(list(arguments))
+        except SystemExit as end:  # argparse
+            return int(str(end.code or 0))
+
     with (
-        contextlib.chdir(server.folder),
-        patch.dict(os.environ, {**server.all_environment(), **environment}, clear=True),
+        contextlib.chdir(folder),
+        patch.dict(os.environ, environment, clear=True),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        ThreadPoolExecutor(1) as thread,
     ):
-        try:
-            code = main(list(arguments))
-        except SystemExit as end:  # argparse
-            code = int(str(end.code or 0))
+        code = thread.submit(run).result()
     return Done(code, out.getvalue(), err.getvalue())
-
-
-def cli(server: Tollkeeper, *arguments: str, code: int = 0) -> Any:
-    """The command with --json: its object, after checking its exit code."""
-    done = run(server, *arguments, "--json")
-    assert done.returncode == code, done
-    lines = done.stdout.splitlines()
-    assert len(lines) == 1
-    return json.loads(lines[0])

@@ -18,6 +18,8 @@ from typing import Any
 
 import httpx
 
+from tests.support.command import Done, run_command
+
 ROOT = Path(__file__).parents[2]
 TOLLKEEPER = ROOT / ".venv" / "bin" / "tollkeeper"
 SAMPLES = ROOT / "tests" / "samples"
@@ -202,18 +204,17 @@ class Tollkeeper:
         self.process = None
         return code
 
+    def run(self, *arguments: str, **environment: str) -> Done:
+        """Run the CLI beside the server, with more `environment` than the server's."""
+        return run_command(self.folder, {**self.all_environment(), **environment}, arguments)
+
     def cli(self, *arguments: str, code: int | None = 0) -> Any:
-        """Run the CLI with --json beside the server; its JSON. `code`: the exit code it must have (None: any)."""
-        done = subprocess.run(
-            [str(TOLLKEEPER), *arguments, "--json"],
-            cwd=self.folder,
-            env=self.all_environment(),
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        assert code is None or done.returncode == code, (arguments, done.returncode, done.stdout[-2000:], done.stderr[-2000:])
-        return json.loads(done.stdout) if done.stdout.strip() else {}
+        """Run the CLI with --json beside the server; its object. `code`: the exit code it must have (None: any)."""
+        done = self.run(*arguments, "--json")
+        assert code is None or done.returncode == code, (arguments, done)
+        lines = done.stdout.splitlines()
+        assert len(lines) <= 1, done
+        return json.loads(lines[0]) if lines else {}
 
     def account(self, credits: str | None = None, name: str = "test") -> "Account":
         made = self.cli("account", "create", name)
