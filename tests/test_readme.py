@@ -16,11 +16,11 @@ from tests.support.servers import ROOT, Tollkeeper, free_port, wait_until
 
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
-NAMED = re.findall(r"```sh (\w+)\n(.*?)```", README, re.DOTALL)
+NAMED = re.findall(r"```sh ([\w-]+)\n(.*?)```", README, re.DOTALL)
 
 
 def test_the_readme_names_the_two_commands_that_the_makefile_and_ci_have() -> None:
-    assert dict(NAMED) == {"run": "make run\n", "test": "make test\n"}
+    assert dict(NAMED) == {"run": "make run\n", "test": "make test\n", "beside-run": "tollkeeper smoke\n"}
     makefile = (ROOT / "Makefile").read_text()
     assert "\nrun: install" in makefile
     assert "\ntest: install-dev" in makefile
@@ -72,6 +72,11 @@ def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(fold
             assert '"error"' not in done.stdout
         assert _no_key_in(folder, text)
         _buy_credits_by_hand(text)
+        beside = subprocess.run(
+            ["bash", "-c", dict(NAMED)["beside-run"]], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+        assert beside.returncode == 0, beside.stdout
+        assert "10 pass, 0 to look at, 0 fail" in beside.stdout
     finally:
         process.send_signal(signal.SIGTERM)
         assert process.wait(40) == 0
