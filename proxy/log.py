@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import sys
+import threading
 import time
 import traceback
 from typing import Any
@@ -81,7 +82,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure_logging(level: str) -> None:
-    """Send everything that libraries log through the JSON formatter."""
+    """Send everything that libraries log, and what Python itself would print, through the JSON formatter."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     root = logging.getLogger()
@@ -89,3 +90,7 @@ def configure_logging(level: str) -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "aiosqlite", "uvicorn.access", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = lambda kind, error, trace: root.critical("this process ends", exc_info=(kind, error, trace))
+    sys.unraisablehook = lambda what: root.error("raised where nothing could catch it", exc_info=what.exc_value)
+    threading.excepthook = lambda what: root.error("a thread ended", exc_info=what.exc_value)

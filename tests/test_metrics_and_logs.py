@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -313,3 +315,30 @@ def test_the_access_log_can_be_switched_off(make_tollkeeper: Callable[..., Tollk
     assert post(customer).status_code == 200
     assert server.stop() == 0  # everything gathered is written at the end
     assert not [line for line in lines_of(server) if line["event"] == "request"]
+
+
+def test_what_python_itself_would_print_is_a_line_too() -> None:
+    """A warning, a thread that dies, a destructor that raises, and the end of the process: each one JSON object, and no value in it."""
+    code = f"""
+import threading, warnings
+from proxy.log import configure_logging
+configure_logging("info")
+class Falls:
+    def __del__(self): raise ValueError({SECRET!r})
+warnings.warn("something is old")
+Falls()
+def run(): raise KeyError({SECRET!r})
+thread = threading.Thread(target=run); thread.start(); thread.join()
+raise RuntimeError({SECRET!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 1
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [(line["logger"], line.get("error")) for line in lines] == [
+        ("py.warnings", None),
+        ("root", "ValueError"),
+        ("root", "KeyError"),
+        ("root", "RuntimeError"),
+    ]
+    assert "something is old" in lines[0]["message"]
+    assert SECRET not in done.stderr
