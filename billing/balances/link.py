@@ -37,7 +37,7 @@ class RedisLink:
         self._hashes: dict[str, bytes] = {}
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
-        self._waiting: deque[tuple[asyncio.Future[Any], float]] = deque()
+        self._waiting: deque[asyncio.Future[Any]] = deque()
         self._out: list[bytes] = []
         self._flush_due = False
         self._loop = asyncio.get_running_loop()
@@ -78,7 +78,7 @@ class RedisLink:
         if self._transport is None or len(self._waiting) >= MAX_QUEUED:
             raise StoreUnavailable("redis", "is not reachable")
         future = self._loop.create_future()
-        self._waiting.append((future, self._loop.time()))
+        self._waiting.append(future)
         self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
         if not self._flush_due:
             self._flush_due = True
@@ -132,13 +132,21 @@ class RedisLink:
         return next(line[7:] for line in info.decode().splitlines() if line.startswith("run_id:"))
 
     async def _watch(self) -> None:
-        """Drop a connection whose oldest command has waited too long; probe an idle one."""
+        """Drop a connection whose oldest command has waited too long; probe an idle one.
+
+        Time is counted in looks, at each of which replies could have been read: a process that was itself not running for a
+        second (a busy machine, a suspended one) does not take Redis for dead.
+        """
+        oldest, looks = None, 0
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self._waiting and self._loop.time() - self._waiting[0][1] > self._timeout:
+            first = self._waiting[0] if self._waiting else None
+            looks = looks + 1 if first is oldest and first is not None else 0
+            oldest = first
+            if looks * WATCH_SECONDS >= self._timeout:
                 self._drop("does not answer in time")
                 return
-            if not self._waiting and self._ready:
+            if first is None and self._ready:
                 with contextlib.suppress(StoreUnavailable):
                     self._send((b"PING",)).add_done_callback(_ignore)
 
@@ -149,7 +157,7 @@ class RedisLink:
             if not self._waiting:
                 self._drop("sent a reply nobody asked for")
                 return
-            future, _ = self._waiting.popleft()
+            future = self._waiting.popleft()
             if future.done():
                 continue
             if isinstance(reply, hiredis.ReplyError):
@@ -170,7 +178,7 @@ class RedisLink:
             transport.abort()
         self._out.clear()
         waiting, self._waiting = self._waiting, deque()
-        for future, _ in waiting:
+        for future in waiting:
             if not future.done():
                 future.set_exception(StoreUnavailable("redis", reason, in_doubt=True))
                 future.add_done_callback(_ignore)

@@ -202,12 +202,11 @@ class RedisBalances:
 
     async def pending(self, limit: int) -> list[Entry]:
         """The oldest unflushed charges of every bucket, at most `limit` from each; none of a bucket that is being rebuilt."""
-        states = self._everywhere(lambda prefix: ("GET", f"{prefix}epoch"))  # asked first, so never newer than what follows
-        replies = self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
-        found = zip(await states, await replies, strict=True)
+        states = await self._everywhere(lambda prefix: ("GET", f"{prefix}epoch"))  # asked first, so never newer than what follows
+        replies = await self._everywhere(lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
         return [
             entry_of(bucket, item, state.decode().partition(":")[2])
-            for bucket, (state, reply) in enumerate(found)
+            for bucket, (state, reply) in enumerate(zip(states, replies, strict=True))
             if state and not state.startswith((b"F:", b"R:"))
             for item in reply
         ]
