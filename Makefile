@@ -33,6 +33,7 @@ install-dev: .venv/installed-dev
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/run.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --require-hashes -r requirements/build.lock
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@$(BIN)/python -m compileall -q proxy billing config sandbox
 	@touch $@
 
 .venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock requirements/ecosystem.lock tests/clients/node/package-lock.json tests/browser/node/package-lock.json tests/browser/node/unpack.mjs

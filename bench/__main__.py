@@ -185,7 +185,7 @@ def served(folder: Path, upstream: int, fsync: str, others: list[int]) -> Iterat
         account = server.account("900000000")
         parent = psutil.Process(server.process.pid)  # type: ignore[union-attr]
         pin(parent, others)
-        worker = next(child for child in parent.children() if "worker" in child.cmdline())
+        worker = next(child for child in parent.children() if child.name().startswith("tk-worker"))
         worker.cpu_affinity([PROXY_CORE])
         psutil.Process(redis.process.pid).cpu_affinity(others)  # type: ignore[union-attr]
         yield server, account.api_key, worker

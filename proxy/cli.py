@@ -37,20 +37,18 @@ from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
 DRAIN_WAIT_SECONDS = 60
-CHILD = "_child"
 BEGINNINGS = {("account", "create"), ("admin", "create"), ("rates", "import"), ("flags", "set")}
 """Commands that begin an empty database; all others work on one that is there, and in a wrong folder there is none."""
 
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
-    given = sys.argv[1:] if argv is None else argv
-    arguments = _child_parser().parse_args(given) if given[:1] == [CHILD] else _parser().parse_args(given)
+    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
     try:
         path = _config_path(arguments)
         settings = load_settings(path)
-        if arguments.command in ("serve", CHILD):
-            return _serve(arguments, settings, path)
+        if arguments.command == "serve":
+            return _serve(settings, path)
         result, text, code = asyncio.run(_run(arguments, settings))
     except ConfigError as error:
         if arguments.command != "preflight":
@@ -88,7 +86,7 @@ def _config_path(arguments: argparse.Namespace) -> Path | None:
 # -- serving ----------------------------------------------------------------------------------------
 
 
-def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None) -> int:
+def _serve(settings: Settings, path: Path | None) -> int:
     from proxy import serve
 
     configure_logging(settings.log.level)
@@ -96,10 +94,6 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
     stripe_keys(settings)  # complain before anything is opened
     notices_secret(settings)
     openai_admin_key(settings)
-    if arguments.command == CHILD:
-        if arguments.role == "jobs":
-            return serve.serve_jobs(settings, path)
-        return serve.serve_worker(settings, key, serve.inherited(arguments.fds), with_jobs=False, config_path=path)
     if not key:
         raise ConfigError(
             "environment",
@@ -117,9 +111,7 @@ def _serve(arguments: argparse.Namespace, settings: Settings, path: Path | None)
         raise ConfigError("proxy.toml", "listen.port", f"cannot listen ({error.strerror})", "free the port or choose another") from None
     host, port = listeners.main.getsockname()[:2]
     print(f"tollkeeper listening on http://{host}:{port}", flush=True)
-    if not settings.redis.url:
-        return serve.serve_worker(settings, key, listeners, with_jobs=True, config_path=path)
-    return serve.Supervisor(settings, path, listeners).run()
+    return serve.serve(settings, key, listeners, path)
 
 
 async def _check_stores(settings: Settings) -> None:
@@ -263,16 +255,6 @@ async def _opened(store: Any) -> AsyncIterator[Any]:
 
 def _lease_ms(settings: Settings) -> int:
     return settings.billing.hold_lease_seconds * 1_000
-
-
-def _child_parser() -> argparse.ArgumentParser:
-    """How the supervisor starts its processes; not for people."""
-    parser = argparse.ArgumentParser(prog="tollkeeper")
-    parser.add_argument("command")
-    parser.add_argument("role", choices=["worker", "jobs"])
-    parser.add_argument("fds")
-    parser.add_argument("--config")
-    return parser
 
 
 def _parser() -> argparse.ArgumentParser:

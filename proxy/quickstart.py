@@ -11,6 +11,7 @@ import secrets
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -59,7 +60,7 @@ def main() -> int:
 def start_sandbox() -> "subprocess.Popen[bytes]":
     """The simulator on a free loopback port; points this process's settings at it. Raises ConfigError."""
     command = [sys.executable, "-m", "sandbox", "--api-key", SANDBOX_KEY, "--chunk-interval-ms", SANDBOX_PACE_MS]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()))
     line = process.stdout.readline().decode() if process.stdout else ""
     if "listening on " not in line:
         raise ConfigError("sandbox", "(start)", "the sandbox did not start", "run `python -m sandbox` to see why")
@@ -73,7 +74,7 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
     base, secret = base_url(settings), "whsec_" + secrets.token_hex(8)
     command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY]
     command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=die_with_parent)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()))
     line = process.stdout.readline().decode() if process.stdout else ""
     if "listening on " not in line:
         raise ConfigError("sandbox", "(start)", "Stripe's simulator did not start", "run `python -m sandbox.stripe` to see why")

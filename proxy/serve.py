@@ -14,24 +14,25 @@ import os
 import resource
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import NamedTuple
 
 import uvicorn
 import uvloop
-from prometheus_client import CollectorRegistry
+from prometheus_client import CollectorRegistry, values
 
 from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.jobs import Store
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
-from proxy.app import Application, background, jobs_of, live_settings, make_store, publish_store
+from config.watch import LOOK_SECONDS, Watcher
+from proxy.app import Application, background, check_keys, jobs_of, live_settings, make_store, publish_store
 from proxy.edge import Group, groups_by_port
 from proxy.jobs import JobBook, store_reader
 from proxy.metrics import Metrics
@@ -40,11 +41,15 @@ from proxy.transport import HttpLimits, guarded
 
 log = logging.getLogger("tollkeeper.serve")
 
-PR_SET_PDEATHSIG = 1
+JOBS = "jobs"
+PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 1_048_576
 BACKLOG = 4_096
 GC_ALLOCATIONS = 20_000
-RESTART_SECONDS = 0.5
+TICK_SECONDS = 0.05
+LOOK_TICKS = round(LOOK_SECONDS / TICK_SECONDS)
+RESTART_SECONDS = 0.1
+LONGEST_RESTART_SECONDS = 5.0
 STOP_EXTRA_SECONDS = 8
 DRAIN_EXTRA_SECONDS = 3
 PUBLISH_SECONDS = 0.5
@@ -65,9 +70,16 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", *, with_jobs: bool, config_path: Path | None = None) -> int:
-    """Serve on an open socket until told to stop; the exit code."""
+def serve(settings: Settings, key: Secret, listeners: "Listeners", config_path: Path | None) -> int:
+    """Serve on open sockets until told to stop; the exit code."""
     tune_process()
+    if settings.redis.url:
+        return Supervisor(settings, key, config_path, listeners).run()
+    return serve_worker(settings, key, listeners, with_jobs=True, config_path=config_path)
+
+
+def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", *, with_jobs: bool, config_path: Path | None = None) -> int:
+    """One process that answers requests, until told to stop; the exit code."""
     application = Application(settings, key, with_jobs=with_jobs, config_path=config_path, ports=listeners.groups())
     listen = settings.listen
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
@@ -157,15 +169,6 @@ class Listeners(NamedTuple):
         ports = [one.getsockname()[1] if one is not None else 0 for one in self]
         return groups_by_port(*ports)
 
-    def numbers(self) -> str:
-        """As a child is told of them: file descriptors, `-` for none."""
-        return ",".join("-" if one is None else str(one.fileno()) for one in self)
-
-
-def inherited(numbers: str) -> Listeners:
-    """The sockets that a supervisor passed on."""
-    return Listeners(*(None if part == "-" else socket.socket(fileno=int(part)) for part in numbers.split(",")))  # type: ignore[arg-type]
-
 
 def bind(settings: Settings) -> Listeners:
     """The listening sockets. Raises OSError."""
@@ -189,49 +192,83 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """Keeps `workers` data processes and one jobs process running."""
+    """Keeps `workers` data processes and one jobs process running.
 
-    def __init__(self, settings: Settings, config_path: Path | None, listeners: Listeners) -> None:
-        """Children read the same file and environment, and inherit the socket."""
-        self._settings, self._config, self._listeners = settings, config_path, listeners
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._started: dict[str, float] = {}
+    Children are forked, so they start in a fraction of the time that Python takes to import us, share its memory, and run this very
+    code until the service is restarted. A child that is started again begins with the last good edit of the file, not with what the
+    service started with, and not with an edit that its siblings refused.
+    """
+
+    def __init__(self, settings: Settings, key: Secret, config_path: Path | None, listeners: Listeners) -> None:
+        """Children inherit the settings and the sockets."""
+        self._settings, self._key, self._config, self._listeners = settings, key, config_path, listeners
+        self._watcher = Watcher(config_path, settings, check_keys) if config_path is not None else None
+        self._children: dict[str, ForkProcess] = {}
+        self._restart_at: dict[str, float] = {}
+        self._failures: dict[str, int] = {}
         self._stopping = False
+        self._pid = os.getpid()
         self._metrics_dir = tempfile.mkdtemp(prefix="tollkeeper-metrics-")
 
     def run(self) -> int:
         """Start everything and keep it running until SIGTERM or SIGINT; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        names = ["jobs", *(f"worker-{number}" for number in range(self._settings.listen.workers))]
-        for name in names:
+        for name in (JOBS, *(f"worker-{number}" for number in range(self._settings.listen.workers))):
             self._start(name)
+        turn = 0
         while not self._stopping:
-            time.sleep(0.05)
-            for name in names:
-                code = self._children[name].poll()
-                if code is None or self._stopping:
-                    continue
-                if code == EXIT_CONFIGURATION:
+            time.sleep(TICK_SECONDS)
+            turn += 1
+            if turn % LOOK_TICKS == 0:
+                self._look_at_file()
+            for name in list(self._children):
+                if not self._tend(name):
                     self._stop_all()
                     return EXIT_CONFIGURATION
-                log.error("%s ended with %s; starting it again", name, code)
-                self._forget_metrics(self._children[name].pid)
-                time.sleep(max(0.0, RESTART_SECONDS - (time.monotonic() - self._started[name])))
-                self._start(name)
         self._stop_all()
         return 0
 
+    def _tend(self, name: str) -> bool:
+        """Start a child again that has ended; False when it could not even start with the service."""
+        child, now = self._children[name], time.monotonic()
+        if child.exitcode is None or self._stopping:
+            return True
+        if name in self._restart_at:
+            if now >= self._restart_at[name]:
+                del self._restart_at[name]
+                self._start(name)
+            return True
+        failed = child.exitcode == EXIT_CONFIGURATION
+        if failed and name not in self._failures:
+            return False
+        self._failures[name] = self._failures.get(name, 0) + 1 if failed else 0
+        log.error("%s ended with %s; starting it again", name, child.exitcode)
+        self._forget_metrics(child.pid)
+        # a store may be away for long: who cannot start because of it tries again, less and less often
+        self._restart_at[name] = now + min(RESTART_SECONDS * 2 ** self._failures[name], LONGEST_RESTART_SECONDS)
+        return True
+
     def _start(self, name: str) -> None:
-        role = "jobs" if name == "jobs" else "worker"
-        command = [sys.executable, "-m", "proxy.cli", "_child", role, self._listeners.numbers()]
-        if self._config is not None:
-            command += ["--config", str(self._config)]
-        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": self._metrics_dir}
-        self._started[name] = time.monotonic()
-        self._children[name] = subprocess.Popen(
-            command, pass_fds=[one.fileno() for one in self._listeners.sockets()], env=environment, preexec_fn=die_with_parent
-        )
+        child = self._children[name] = ForkProcess(target=self._run_child, args=(name,), name=name)
+        child.start()
+
+    def _run_child(self, name: str) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+        die_with_parent(self._pid)
+        name_process(f"tk-{name}")
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._metrics_dir
+        values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen when the library was imported, before there were children
+        if name == JOBS:
+            sys.exit(serve_jobs(self._settings, self._config))
+        sys.exit(serve_worker(self._settings, self._key, self._listeners, with_jobs=False, config_path=self._config))
+
+    def _look_at_file(self) -> None:
+        """What a new child starts with follows the file; its siblings report what is wrong with an edit."""
+        edit = self._watcher.look() if self._watcher is not None else None
+        if edit is not None and edit.settings is not None:
+            self._settings = edit.settings
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -241,21 +278,21 @@ class Supervisor:
         for listener in self._listeners.sockets():
             listener.close()
         deadline = time.monotonic() + self._settings.listen.drain_seconds + STOP_EXTRA_SECONDS
-        workers = [child for name, child in self._children.items() if name != "jobs"]
-        for group in (workers, [self._children["jobs"]]):
+        workers = [child for name, child in self._children.items() if name != JOBS]
+        for group in (workers, [self._children[JOBS]]):
             for child in group:
                 child.terminate()
             for child in group:
-                try:
-                    child.wait(max(0.1, deadline - time.monotonic()))
-                except subprocess.TimeoutExpired:
+                child.join(max(0.1, deadline - time.monotonic()))
+                if child.exitcode is None:
                     child.kill()
+                    child.join()
         for leftover in Path(self._metrics_dir).glob("*.db"):
             leftover.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             Path(self._metrics_dir).rmdir()
 
-    def _forget_metrics(self, pid: int) -> None:
+    def _forget_metrics(self, pid: int | None) -> None:
         """Gauges of a dead process must not count any more (counters stay)."""
         for leftover in Path(self._metrics_dir).glob(f"gauge_live*_{pid}.db"):
             leftover.unlink(missing_ok=True)
@@ -265,14 +302,23 @@ def _already_stopped(_number: int, _frame: object) -> None:
     """Nothing is left to do."""
 
 
-def die_with_parent() -> None:
-    """In a child: be killed when the supervisor is (Linux)."""
+def die_with_parent(parent: int) -> None:
+    """In a child: be killed when its parent is (Linux)."""
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:  # it died before we asked
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def name_process(name: str) -> None:
+    """What `ps -o comm` and `top` call this process (Linux; at most 15 bytes)."""
+    ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode()[:15])
 
 
 def tune_process() -> None:
-    """Room for many sockets; fewer garbage collections (requests make hardly any cycles); and large blocks from the heap:
-    uvloop's 256 KB read buffers going through mmap cost 15 µs each (design.md 9).
+    """Once, before children are forked.
+
+    Room for many sockets; fewer garbage collections (requests make hardly any cycles); and large blocks from the heap: uvloop's 256 KB
+    read buffers going through mmap cost 15 µs each (design.md 9).
     """
     gc.collect()
     gc.freeze()

@@ -1,14 +1,16 @@
 """Fixtures: every server is real. `stack` is the whole product over each store; see support/servers.py."""
 
+import contextlib
 import itertools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import asyncpg
 import pytest
 
+from tests.support.schema import in_thread, migrated
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port, postgres, start_sandbox
 
 _numbers = itertools.count()
@@ -38,28 +40,44 @@ def postgres_url(session_folder: Path) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="session")
+def postgres_template(postgres_url: str) -> str:
+    """The name of a migrated database on that server, to make others from."""
+    name = f"template_{free_port()}"
+    _on_postgres(postgres_url, f"CREATE DATABASE {name}")
+    in_thread(migrated(postgres_url.replace("/postgres?", f"/{name}?"), served=False))
+    return name
+
+
 @pytest.fixture
-def fresh_postgres(postgres_url: str) -> Iterator[str]:
-    """An empty database of the test's own on the session's PostgreSQL server."""
-    import asyncio
+def empty_postgres(postgres_url: str) -> Iterator[str]:
+    """A database of the test's own without a schema."""
+    with _database_on(postgres_url, "template1") as url:
+        yield url
 
-    import asyncpg
 
+@pytest.fixture
+def fresh_postgres(postgres_url: str, postgres_template: str) -> Iterator[str]:
+    """A migrated database of the test's own."""
+    with _database_on(postgres_url, postgres_template) as url:
+        yield url
+
+
+@contextlib.contextmanager
+def _database_on(postgres_url: str, template: str) -> Iterator[str]:
     name = f"t{next(_numbers)}_{free_port()}"
-    plain = postgres_url.replace("postgresql+asyncpg://", "postgresql://")
+    _on_postgres(postgres_url, f"CREATE DATABASE {name} TEMPLATE {template}")
+    yield postgres_url.replace("/postgres?", f"/{name}?")
+    _on_postgres(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
 
-    async def run(statement: str) -> None:
-        connection = await asyncpg.connect(plain)
+
+def _on_postgres(postgres_url: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(postgres_url.replace("postgresql+asyncpg://", "postgresql://"))
         await connection.execute(statement)
         await connection.close()
 
-    def in_thread(statement: str) -> None:
-        with ThreadPoolExecutor(1) as pool:  # the test may have a loop of its own running
-            pool.submit(lambda: asyncio.run(run(statement))).result()
-
-    in_thread(f"CREATE DATABASE {name}")
-    yield postgres_url.replace("/postgres?", f"/{name}?")
-    in_thread(f"DROP DATABASE {name} WITH (FORCE)")
+    in_thread(run())
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import httpx
 import pytest
 
+from tests.support import web
 from tests.support.servers import ROOT, UPSTREAM_KEY, free_port, wait_until
 
 
@@ -178,7 +178,7 @@ def test_it_serves_is_healthy_and_stops_on_sigterm(container: tuple[dict[str, st
         process = subprocess.Popen([sys.executable, "-m", "proxy.cli", "serve"], cwd=data, env=found, stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{found['TOLLKEEPER_LISTEN__PORT']}"
-        wait_until(lambda: httpx.get(f"{url}/readyz").status_code == 200, 20, "it serves")
+        wait_until(lambda: web.get(f"{url}/readyz").status_code == 200, 20, "it serves")
         assert subprocess.run(health_check(), env=found, timeout=10, check=False).returncode == 0
         maps = Path(f"/proc/{process.pid}/environ").read_bytes().decode()
         assert found["PYTHONPATH"] in maps

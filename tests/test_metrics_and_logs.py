@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from proxy.metrics import Metrics
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, UPSTREAM_KEY, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
@@ -45,7 +46,7 @@ def customer(server: Tollkeeper) -> Customer:
 
 def read(server: Tollkeeper) -> Series:
     """Every series, parsed by Prometheus' own parser."""
-    answer = httpx.get(f"{server.url}/metrics", timeout=10)
+    answer = web.get(f"{server.url}/metrics", timeout=10)
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=")
     return {
@@ -94,7 +95,7 @@ def moved(server: Tollkeeper, work: Callable[[], None], **expected: float) -> Se
 def post(customer: Customer, **body: Any) -> httpx.Response:
     full = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5, **body}
     # every request on a connection of its own, so that both workers get some
-    return httpx.post(f"{customer.server.v1}/chat/completions", json=full, headers=customer.headers, timeout=30)
+    return web.post(f"{customer.server.v1}/chat/completions", json=full, headers=customer.headers, timeout=30)
 
 
 def test_counters_move_by_exactly_what_was_done(customer: Customer) -> None:
@@ -145,7 +146,7 @@ def test_open_holds_are_shown_and_go_back_to_zero(customer: Customer) -> None:
         "stream": True,
         "messages": [{"role": "user", "content": sandbox_says(output_tokens=400, chunk_interval_ms=50)}],
     }
-    with httpx.stream("POST", f"{customer.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=30) as answer:
+    with web.stream("POST", f"{customer.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=30) as answer:
         assert answer.status_code == 200
         held = float(answer.headers["x-credits-held"])
 
@@ -160,7 +161,7 @@ def test_open_holds_are_shown_and_go_back_to_zero(customer: Customer) -> None:
 
 def test_a_client_cannot_invent_a_series(customer: Customer) -> None:
     before = settled(customer.server)
-    with httpx.Client(base_url=customer.server.url, headers=customer.headers) as http:
+    with web.client(base_url=customer.server.url, headers=customer.headers) as http:
         for number in range(30):
             http.post("/v1/chat/completions", json={"model": f"model-{number}", "messages": [{"role": "user", "content": "x"}]})
             http.post("/v1/chat/completions", json={f"field-{number}": 1})
@@ -185,7 +186,7 @@ def test_a_client_cannot_invent_a_series(customer: Customer) -> None:
 
 
 def test_a_dated_name_that_falls_back_to_its_alias_counts_under_a_name_of_the_price_book(customer: Customer) -> None:
-    listed = httpx.get(f"{customer.server.v1}/models", headers=customer.headers).json()["data"]
+    listed = web.get(f"{customer.server.v1}/models", headers=customer.headers).json()["data"]
     known = {model["id"] for model in listed}
     for name in ("gpt-4o-mini-2024-07-18", "gpt-4o-mini-2031-01-01", "ft:gpt-4o-mini:acme::abc", "ft:gpt-4o-mini-2024-07-18:acme:x:def"):
         post(customer, model=name)
@@ -225,7 +226,7 @@ def lines_of(server: Tollkeeper) -> list[dict[str, Any]]:
 
 def test_every_request_is_one_json_line_with_its_id_and_its_money(customer: Customer) -> None:
     served = post(customer)
-    refused = httpx.post(
+    refused = web.post(
         f"{customer.server.v1}/chat/completions",
         json=customer.body,
         headers={"Authorization": "Bearer nobody", "x-client-request-id": "mine-1"},
@@ -256,13 +257,13 @@ def test_no_content_and_no_key_stands_in_a_log_or_a_metric(customer: Customer) -
     post(customer, model=SECRET)
     post(customer, messages=[{"role": "user", "content": SECRET + sandbox_says(status=500, body_raw=SECRET)}])
     post(customer, messages=[{"role": "user", "content": SECRET + sandbox_says(cut="after_headers")}])
-    with httpx.Client(base_url=customer.server.url) as http:
+    with web.client(base_url=customer.server.url) as http:
         http.get(f"/v1/models?key={canary}", headers={"Authorization": f"Bearer {canary}"})
         http.get("/api/billing/me", headers={"Authorization": f"Bearer {canary}"})
         last = http.get("/v1/models/gpt-4o-mini", headers=customer.headers).headers["x-request-id"]
     wait_until(lambda: last in customer.server.log(), 5, "the last line is written")
     lines_of(customer.server)
-    metrics = httpx.get(f"{customer.server.url}/metrics").text
+    metrics = web.get(f"{customer.server.url}/metrics").text
     for written in (customer.server.log(), metrics):
         assert SECRET not in written
         assert customer.api_key not in written
@@ -274,7 +275,7 @@ def test_no_content_and_no_key_stands_in_a_log_or_a_metric(customer: Customer) -
 @pytest.mark.parametrize("value", ["a b", "x" * 200, 'quo"te', "new\\nline", "é"])
 def test_a_client_cannot_write_lines_of_its_own(value: str, customer: Customer) -> None:
     headers = {"Authorization": f"Bearer {customer.api_key}".encode(), "x-client-request-id": value.encode()}
-    answer = httpx.post(f"{customer.server.v1}/chat%0a%7b%22event%22/x", content=b"{}", headers=headers)
+    answer = web.post(f"{customer.server.v1}/chat%0a%7b%22event%22/x", content=b"{}", headers=headers)
     assert answer.status_code == 404
     (line,) = wait_until(
         lambda: [line for line in lines_of(customer.server) if line.get("request_id") == answer.headers["x-request-id"]], 5, "its line"
@@ -284,7 +285,7 @@ def test_a_client_cannot_write_lines_of_its_own(value: str, customer: Customer) 
 
 def test_health_and_readiness_have_their_shapes(server: Tollkeeper) -> None:
     for path, expected in (("/healthz", {"status": "alive"}), ("/readyz", {"status": "ready", "problems": {}, "notes": {}})):
-        answer = httpx.get(server.url + path)
+        answer = web.get(server.url + path)
         assert (answer.status_code, answer.json()) == (200, expected)
         assert answer.headers["content-type"] == "application/json"
         assert answer.headers["cache-control"] == "no-store"
@@ -297,16 +298,16 @@ def test_readiness_names_the_store_that_is_away_and_health_stays(
     redis_server.kill()
 
     def red() -> dict[str, Any] | None:
-        answer = httpx.get(f"{server.url}/readyz", timeout=2)
+        answer = web.get(f"{server.url}/readyz", timeout=2)
         return answer.json() if answer.status_code == 503 else None
 
     found = wait_until(red, 5, "readiness is red")
     assert found["status"] == "not ready"
     assert "balances" in found["problems"]
     assert isinstance(found["problems"]["balances"], str)
-    assert httpx.get(f"{server.url}/healthz").status_code == 200
+    assert web.get(f"{server.url}/healthz").status_code == 200
     redis_server.start()
-    wait_until(lambda: httpx.get(f"{server.url}/readyz", timeout=2).status_code == 200, 5, "readiness is green again")
+    wait_until(lambda: web.get(f"{server.url}/readyz", timeout=2).status_code == 200, 5, "readiness is green again")
 
 
 def test_the_access_log_can_be_switched_off(make_tollkeeper: Callable[..., Tollkeeper], sandbox: Sandbox) -> None:

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
@@ -45,7 +46,7 @@ def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeepe
 
 @pytest.fixture(scope="module")
 def http(server: Tollkeeper) -> Iterator[httpx.Client]:
-    with httpx.Client(base_url=server.url, timeout=20) as client:
+    with web.client(base_url=server.url, timeout=20) as client:
         yield client
 
 
@@ -288,11 +289,11 @@ def reader(server: Tollkeeper) -> Customer:
 
 
 def test_on_postgresql_bad_parameters_are_400_and_odd_ones_find_nothing(
-    make_tollkeeper: Any, fresh_postgres: str, sandbox: Sandbox
+    make_tollkeeper: Any, empty_postgres: str, sandbox: Sandbox
 ) -> None:
-    server = make_tollkeeper(TOLLKEEPER_DATABASE__URL=fresh_postgres).start()
+    server = make_tollkeeper(TOLLKEEPER_DATABASE__URL=empty_postgres).start()
     customer = new_customer(server, 1_000_000)
-    with httpx.Client(base_url=server.url, timeout=20) as http:
+    with web.client(base_url=server.url, timeout=20) as http:
         (request_id,) = use(customer, http)
         for path, name, value in BAD:
             answer = http.get(path, params={name: value}, headers=customer.headers)

@@ -12,6 +12,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import web
 from tests.support.servers import ROOT, Tollkeeper, free_port, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -58,7 +59,7 @@ def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(fold
     with output.open("wb") as out:
         process = subprocess.Popen([sys.executable, *recipe[1].split()], cwd=folder, env=environment, stdout=out, stderr=out)
     try:
-        wait_until(lambda: httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, 30, "make run serves")
+        wait_until(lambda: web.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, 30, "make run serves")
         text = output.read_text()
         assert "NO OPENAI_API_KEY IS SET" in text
         lines = [line.strip() for line in text.splitlines() if line.startswith(("  curl ", "  python3 ", "What it cost:"))]
@@ -82,14 +83,14 @@ def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(fold
         assert process.wait(40) == 0
     time.sleep(0.1)
     with pytest.raises(httpx.HTTPError):
-        httpx.get(f"http://127.0.0.1:{port}/healthz", timeout=1)
+        web.get(f"http://127.0.0.1:{port}/healthz", timeout=1)
 
 
 def _buy_credits_by_hand(text: str) -> None:
     """From the printed link through the made-up Stripe's page and back: the balance has risen."""
     link = re.search(r"^  (http://\S+/credits/enter\?token=\S+)$", text, re.MULTILINE)
     assert link is not None
-    with httpx.Client(follow_redirects=True, timeout=20) as browser:
+    with web.client(follow_redirects=True, timeout=20) as browser:
         page = browser.get(link[1])
         token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
         assert token is not None

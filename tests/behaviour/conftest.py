@@ -3,7 +3,6 @@
 import asyncio
 import itertools
 import sqlite3
-import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,12 +16,11 @@ from billing.accounts import Accounts, KeyRules
 from billing.database import Database
 from billing.ledger import Ledger
 from billing.money import parse_credits
+from tests.support import web
 from tests.support.servers import Account, Sandbox, Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import Wire
 
 RICH = "1000000"
-PLAIN = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-"""Made once: httpx would read the CA bundle anew for every request, which takes longer than the request."""
 
 _numbers = itertools.count()
 
@@ -42,7 +40,7 @@ class Customer(Account):
         """One request, answered whole."""
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
-        return httpx.post(self.server.url + path, **content, headers={**self.headers, **named}, timeout=60, verify=PLAIN)  # type: ignore[arg-type]
+        return web.post(self.server.url + path, **content, headers={**self.headers, **named}, timeout=60)  # type: ignore[arg-type]
 
     def stream(self, body: Mapping[str, Any], path: str = "/v1/chat/completions", **headers: str) -> Wire:
         """One streamed request on a socket of its own."""
@@ -53,7 +51,7 @@ class Customer(Account):
         """The record of a charged request, once it is in the ledger."""
 
         def look() -> dict[str, Any] | None:
-            answer = httpx.get(f"{self.server.url}/api/billing/generations/{request_id}", headers=self.headers, timeout=10, verify=PLAIN)
+            answer = web.get(f"{self.server.url}/api/billing/generations/{request_id}", headers=self.headers, timeout=10)
             return answer.json() if answer.status_code == 200 else None
 
         found: dict[str, Any] = wait_until(look, seconds, f"{request_id} is in the ledger")
@@ -68,21 +66,19 @@ class Customer(Account):
         wait_until(lambda: self.held() == 0, 10, "no hold is left")
         marker = self.post(self.body(max_tokens=1)).headers["x-request-id"]
         self.generation(marker)  # charges are booked in order: what came before it is there too
-        answer = httpx.get(f"{self.server.url}/api/billing/generations/{request_id}", headers=self.headers, timeout=10, verify=PLAIN)
+        answer = web.get(f"{self.server.url}/api/billing/generations/{request_id}", headers=self.headers, timeout=10)
         return answer.status_code == 404
 
     def me(self) -> dict[str, Any]:
         """The side API's figures."""
-        answer = httpx.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10, verify=PLAIN)
+        answer = web.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
     def served(self, request_id: str) -> dict[str, Any]:
         """What the upstream itself recorded of a request."""
-        answer = httpx.get(
-            f"http://127.0.0.1:{self.sandbox.port}/__sandbox/record", params={"clientRequestId": request_id}, timeout=10, verify=PLAIN
-        )
+        answer = web.get(f"http://127.0.0.1:{self.sandbox.port}/__sandbox/record", params={"clientRequestId": request_id}, timeout=10)
         (row,) = answer.json()["records"]
         found: dict[str, Any] = row
         return found
@@ -117,7 +113,7 @@ def usd_to_charge(*parts: tuple[int, str]) -> int:
 def metric(server: Tollkeeper, name: str, **labels: str) -> float:
     """One series of /metrics; 0 when it is not there yet."""
     wanted = {f'{key}="{value}"' for key, value in labels.items()}
-    for line in httpx.get(f"{server.url}/metrics", timeout=10, verify=PLAIN).text.splitlines():
+    for line in web.get(f"{server.url}/metrics", timeout=10).text.splitlines():
         series, _, value = line.rpartition(" ")
         found, _, inside = series.partition("{")
         if found == name and wanted <= set(inside.rstrip("}").split(",") if inside else ()):

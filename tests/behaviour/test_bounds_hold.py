@@ -6,10 +6,10 @@ import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
 
-from tests.behaviour.conftest import PLAIN, Customer
+from tests.behaviour.conftest import Customer
+from tests.support import web
 from tests.support.media import png, wav
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
@@ -117,7 +117,7 @@ def test_no_request_is_billed_more_than_was_held_for_it(
     customer = new_customer(served(TOLLKEEPER_BILLING__ALLOWED_TOOLS=ALL_TOOLS), "100000000")
     asker = Asker(random.Random(f"{seed} {kind}"))
     answered: dict[str, Sent] = {}
-    with httpx.Client(base_url=customer.server.url, headers=customer.headers, timeout=30, verify=PLAIN) as client:
+    with web.client(base_url=customer.server.url, headers=customer.headers, timeout=30) as client:
         for _ in range(REQUESTS):
             sent = getattr(asker, kind)()
             given: dict[str, Any] = {"data": sent.body, "files": sent.files} if sent.files else {"json": sent.body}

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.behaviour.conftest import PLAIN, Customer
+from tests.behaviour.conftest import Customer
+from tests.support import web
 from tests.support.media import png, wav
 from tests.support.servers import SAMPLES, UPSTREAM_KEY, Sandbox, Tollkeeper, sandbox_says
 from tests.support.wire import Ended
@@ -111,13 +112,12 @@ def upload(customer: Customer, path: str, form: dict[str, str], directive: dict[
     """A multipart request with one file."""
     file = ("picture.png", png(64, 64), "image/png") if "/images/" in path else ("speech.wav", wav(2), "audio/wav")
     name = "image" if "/images/" in path else "file"
-    return httpx.post(
+    return web.post(
         customer.server.url + path,
         data={"prompt": "hello " + sandbox_says(**directive), **form},
         files={name: file},
         headers=customer.headers,
         timeout=60,
-        verify=PLAIN,
     )
 
 
@@ -186,8 +186,8 @@ def test_subtitles_are_what_the_upstream_would_have_sent(rich: Customer, sandbox
     files = {"file": ("speech.wav", wav(3), "audio/wav")}
     fields = {"model": "whisper-1", "response_format": form}
     url, headers = "/audio/transcriptions", {"Authorization": f"Bearer {UPSTREAM_KEY}"}
-    direct = httpx.post(sandbox.url + url, data=fields, files=files, headers=headers, timeout=20, verify=PLAIN)
-    answer = httpx.post(rich.server.v1 + url, data=fields, files=files, headers=rich.headers, timeout=20, verify=PLAIN)
+    direct = web.post(sandbox.url + url, data=fields, files=files, headers=headers, timeout=20)
+    answer = web.post(rich.server.v1 + url, data=fields, files=files, headers=rich.headers, timeout=20)
     assert (answer.status_code, answer.text) == (200, direct.text)
     assert answer.headers["content-type"].startswith("text/plain")
     assert rich.charged(answer.headers["x-request-id"]) == 300  # 3 s of $0.0001

@@ -7,9 +7,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.support import web
 from tests.support.servers import Account, Sandbox, Tollkeeper, sandbox_says
 
 REQUESTS = 1_000
@@ -48,7 +48,7 @@ def fire(server: Tollkeeper, account: Account, body: str) -> list[tuple[int, str
 
 def hold_of(account: Account, body: str) -> int:
     """What one such request holds, in millicredits, as a stream says up front."""
-    answer = httpx.post(f"{account.server.v1}/chat/completions", content=body, headers=account.headers, timeout=30)
+    answer = web.post(f"{account.server.v1}/chat/completions", content=body, headers=account.headers, timeout=30)
     assert answer.status_code == 200
     return round(float(answer.headers["x-credits-held"]) * 1_000)
 

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.behaviour.conftest import Customer, metric, usd_to_charge
+from tests.support import web
 from tests.support.servers import Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import events_of
 
@@ -471,7 +472,7 @@ def test_a_key_with_a_model_list_gets_those_and_no_others(served: Serve, new_cus
     customer = new_customer(served(), "100", models=("gpt-4o-*", "gpt-5-mini"))
     assert_no_such_model(customer, "gpt-4o")
     assert customer.post(hello(model="gpt-4o-mini", max_tokens=9)).status_code == 200
-    listed = httpx.get(f"{customer.server.v1}/models", headers=customer.headers, timeout=10).json()["data"]
+    listed = web.get(f"{customer.server.v1}/models", headers=customer.headers, timeout=10).json()["data"]
     assert {"gpt-4o-mini", "gpt-5-mini"} <= {row["id"] for row in listed}
     assert all(row["id"].startswith("gpt-4o-") or row["id"] == "gpt-5-mini" for row in listed)
 
@@ -485,7 +486,7 @@ def picky(served: Serve, customer_of: CustomerOf) -> Customer:
 def test_a_model_outside_the_allowlist_is_refused(picky: Customer) -> None:
     assert_no_such_model(picky, "gpt-4o-mini")
     assert picky.post(hello(model="gpt-4.1-mini", max_tokens=9)).status_code == 200
-    listed = httpx.get(f"{picky.server.v1}/models", headers=picky.headers, timeout=10).json()["data"]
+    listed = web.get(f"{picky.server.v1}/models", headers=picky.headers, timeout=10).json()["data"]
     assert {row["id"] for row in listed} >= {"gpt-4o", "gpt-4.1", "gpt-4.1-mini"}
     assert "gpt-4o-mini" not in {row["id"] for row in listed}
 
@@ -600,5 +601,5 @@ def test_the_record_of_a_request_is_its_owners_alone(served: Serve, new_customer
     request_id = customer.post(hello(max_tokens=9)).headers["x-request-id"]
     customer.generation(request_id)
     other = new_customer(served(), "1")
-    answer = httpx.get(f"{other.server.url}/api/billing/generations/{request_id}", headers=other.headers, timeout=10)
+    answer = web.get(f"{other.server.url}/api/billing/generations/{request_id}", headers=other.headers, timeout=10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found")

@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.behaviour.conftest import Customer, MakeCustomer
+from tests.support import web
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 SMALL = {
@@ -149,7 +150,7 @@ def customer(edge: Tollkeeper, customer_of: Callable[[Tollkeeper], Customer]) ->
 @pytest.fixture(scope="module")
 def http() -> Iterator[httpx.Client]:
     """One client for all the looks at the service: making one costs more than a test."""
-    with httpx.Client(timeout=10) as client:
+    with web.client(timeout=10) as client:
         yield client
 
 

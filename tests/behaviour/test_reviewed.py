@@ -13,8 +13,9 @@ from proxy.bodies import chat_texts
 from proxy.media_bodies import parse_image, parse_transcription, wav_milliseconds
 from proxy.rejections import Rejection
 from proxy.responses_body import parse_compact, parse_response, response_texts
-from tests.behaviour.conftest import PLAIN, Customer
+from tests.behaviour.conftest import Customer
 from tests.conftest import Serve
+from tests.support import web
 from tests.support.customers import new_customer as new_account
 from tests.support.media import wav
 from tests.support.raw_upstream import RawUpstream
@@ -76,7 +77,7 @@ def test_who_leaves_while_an_upstream_error_arrives_owes_nothing(make_tollkeeper
     try:
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello " * 500}], "stream": True}
         with pytest.raises(httpx.TimeoutException):
-            httpx.post(f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=0.7, verify=PLAIN)
+            web.post(f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=0.7)
         wait_until(lambda: account.held() == 0, 10, "nothing is held")
         assert account.usage() == []
     finally:

@@ -4,14 +4,14 @@ import asyncio
 import json
 from collections.abc import Callable
 
-import httpx
 import pytest
 
 from billing.database import Database
 from billing.objects import Made, Objects
-from tests.behaviour.conftest import PLAIN, Customer
+from tests.behaviour.conftest import Customer
 from tests.behaviour.test_sockets import opened, rows, until
 from tests.conftest import Serve
+from tests.support import web
 from tests.support.customers import new_customer as new_account
 from tests.support.raw_upstream import RawUpstream
 from tests.support.servers import SAMPLES, Tollkeeper, sandbox_says, wait_until
@@ -63,7 +63,7 @@ def test_a_stored_response_is_read_byte_for_byte_and_free(name: str, query: str,
         account = new_account(server, 1_000_000)
         asyncio.run(own(server, account.account_id, "resp_0c2f9a51e7"))
         url = f"{server.v1}/responses/resp_0c2f9a51e7{query}"
-        answer = httpx.get(url, headers=account.headers, timeout=10, verify=PLAIN)
+        answer = web.get(url, headers=account.headers, timeout=10)
         assert answer.content == body
         assert upstream.requests[0].startswith(b"GET /v1/responses/resp_0c2f9a51e7" + query.encode() + b" HTTP/1.1\r\n")
         assert account.usage() == []

@@ -5,13 +5,13 @@ import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import httpx
 import pytest
 from openai import OpenAI
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
-from tests.behaviour.conftest import PLAIN, Customer, usd_to_charge
+from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.support import web
 from tests.support.servers import Sandbox, sandbox_says, wait_until
 
 CHAT = "gpt-4.1"
@@ -39,7 +39,7 @@ def rows(customer: Customer, number: int) -> list[dict[str, Any]]:
     """The newest usage rows, once there are so many."""
 
     def look() -> list[dict[str, Any]] | None:
-        answer = httpx.get(f"{customer.server.url}/api/billing/usage?limit=20", headers=customer.headers, timeout=10, verify=PLAIN)
+        answer = web.get(f"{customer.server.url}/api/billing/usage?limit=20", headers=customer.headers, timeout=10)
         found: list[dict[str, Any]] = answer.json()["data"]
         return found if len(found) >= number else None
 

@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import httpx
 import pytest
 from openai import NotFoundError, OpenAI
 
-from tests.behaviour.conftest import PLAIN, Customer, usd_to_charge
+from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.support import web
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 MODEL = "gpt-4.1"  # 2 / cached 0.5 / out 8
@@ -87,7 +87,7 @@ def test_a_response_is_its_makers_only(pair: Pair, sandbox: Sandbox, method: str
     sandbox.clear()
     for response_id in (made, "resp_never"):
         url = f"{pair.stranger.server.v1}/responses/{response_id}{path}"
-        answer = httpx.request(method, url, headers=pair.stranger.headers, timeout=10, verify=PLAIN)
+        answer = web.request(method, url, headers=pair.stranger.headers, timeout=10)
         assert answer.status_code == 404, answer.text
         assert answer.json()["error"]["message"].startswith(f"Response with id '{response_id}' not found")
     assert sandbox.record() == []
@@ -126,7 +126,7 @@ def test_a_streamed_response_is_owned_from_its_first_byte(pair: Pair, sandbox: S
         made = json.loads(first.split(b"data: ")[1].split(b"\n")[0])["response"]["id"]
         url = f"{pair.owner.server.v1}/responses/{made}"
         for customer, calls in ((pair.stranger, 0), (pair.owner, 1)):  # only its maker's question reaches the upstream
-            httpx.get(url, headers=customer.headers, timeout=10, verify=PLAIN)
+            web.get(url, headers=customer.headers, timeout=10)
             assert len([row for row in sandbox.record() if row["method"] == "GET"]) == calls
         wire.read_all()
 

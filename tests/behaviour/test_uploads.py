@@ -7,7 +7,8 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.behaviour.conftest import PLAIN, Customer
+from tests.behaviour.conftest import Customer
+from tests.support import web
 from tests.support.media import wav
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
 
@@ -22,7 +23,7 @@ def narrow(served: Callable[..., Tollkeeper], customer_of: Callable[[Tollkeeper]
 def send(customer: Customer, sound: bytes) -> httpx.Response:
     files = {"file": ("a.wav", sound, "audio/wav")}
     url = customer.server.v1 + "/audio/transcriptions"
-    return httpx.post(url, data=FORM, files=files, headers=customer.headers, timeout=30, verify=PLAIN)
+    return web.post(url, data=FORM, files=files, headers=customer.headers, timeout=30)
 
 
 def test_a_file_arrives_byte_for_byte(narrow: Customer) -> None:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.behaviour.conftest import Customer, wait_log
+from tests.support import web
 from tests.support.raw_upstream import RawUpstream
 from tests.support.servers import UPSTREAM_KEY, Tollkeeper, wait_until
 from tests.support.wire import events_of, text_of
@@ -160,7 +161,7 @@ def test_the_upstream_key_is_seen_nowhere_even_when_the_upstream_echoes_it(custo
     everything = [answer.text, str(answer.headers.raw)]
     wait_log(customer.server, request_id)
     for page in ("/metrics", "/readyz", "/api/billing/me", "/api/billing/usage", f"/api/billing/generations/{request_id}"):
-        everything.append(httpx.get(customer.server.url + page, headers=customer.headers, timeout=10).text)
+        everything.append(web.get(customer.server.url + page, headers=customer.headers, timeout=10).text)
     everything.append(customer.server.log())
     for file in sorted((customer.server.folder / "var").glob("*")):
         everything.append(file.read_bytes().decode("latin-1"))

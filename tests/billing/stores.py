@@ -12,9 +12,10 @@ from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.holds import HoldRequest, KeyLimits
 from billing.ledger import Ledger
-from billing.migrate import migrate
+from billing.migrate import current_revision, newest_revision
 from billing.money import Millicredits
 from billing.record import UsageRecord, encode_record
+from tests.support.schema import lay_sqlite
 
 _references = itertools.count()
 NO_LIMITS = KeyLimits()
@@ -68,8 +69,11 @@ def make_store(folder: Path, redis_url: str, ledger: Ledger) -> EmbeddedBalances
 
 
 async def open_books(folder: Path, redis_url: str, database_url: str = "") -> Books:
+    """`database_url`: a migrated database, such as the fixture `fresh_postgres` lays; else SQLite in the folder."""
+    if not database_url:
+        lay_sqlite(folder / "ledger.db")
     database = Database(database_url or f"sqlite+aiosqlite:///{folder}/ledger.db", 3, 10)
-    await migrate(database)
+    assert await current_revision(database) == newest_revision()
     ledger = Ledger(database)
     store = make_store(folder, redis_url, ledger)
     await store.open()

@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.visits import Visits, opened_browser
 from tests.money.test_end_to_end import PACKAGES
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
 
@@ -52,7 +52,7 @@ class Town:
 
     def paid(self) -> Any:
         """What the made-up Stripe says moved."""
-        return httpx.get(f"{self.stripe}/__stripe/record", timeout=10).json()
+        return web.get(f"{self.stripe}/__stripe/record", timeout=10).json()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +89,7 @@ def town(session_folder: Path, session_sandbox: Sandbox, request: pytest.Fixture
     town.configure("[billing]\nauto_recharge = true\n")
     server.start()
     endpoint = {"url": f"{server.url}/webhooks/stripe", "secret": SECRET}
-    httpx.post(f"{town.stripe}/__stripe/endpoints", json=endpoint, timeout=10).raise_for_status()
+    web.post(f"{town.stripe}/__stripe/endpoints", json=endpoint, timeout=10).raise_for_status()
     yield town
     server.kill()
     bank.kill()

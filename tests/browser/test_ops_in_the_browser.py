@@ -10,13 +10,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
 from billing.pricing import load_catalogue
 from tests.browser.conftest import Town
 from tests.browser.visits import PHONE, Visits, look, tab_stops, tab_to
+from tests.support import web
 from tests.support.customers import Customer
 from tests.support.servers import sandbox_says, wait_until
 
@@ -33,10 +33,10 @@ def keys(town: Town) -> dict[str, str]:
 def buyer(town: Town) -> Customer:
     """A customer who bought at the made-up Stripe and then sent requests."""
     customer = town.customer(1_000_000)
-    answer = httpx.post(f"{town.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    answer = web.post(f"{town.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
     url = answer.json()["url"]
-    fields = dict(re.findall(r'name="?([\w\[\]]+)"?[^>]*?value="([^"]*)"', httpx.get(url, timeout=10).text))
-    httpx.post(url, data={**fields, "email": "buyer@app.test", "name": "A. Buyer"}, timeout=10)
+    fields = dict(re.findall(r'name="?([\w\[\]]+)"?[^>]*?value="([^"]*)"', web.get(url, timeout=10).text))
+    web.post(url, data={**fields, "email": "buyer@app.test", "name": "A. Buyer"}, timeout=10)
     customer.wait_balance(10_990_000, 10)
     for number in range(51):
         answer = customer.chat("words " * number, model=("gpt-4o-mini", "gpt-4.1")[number % 2], max_tokens=20)
@@ -184,7 +184,7 @@ def test_a_running_requests_hold_is_seen(town: Town, visits: Visits, keys: dict[
     def stream() -> None:
         content = "slowly " + sandbox_says(output_tokens=2_000, chunk_interval_ms=50)
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": content}], "max_tokens": 3_000, "stream": True}
-        with httpx.stream("POST", f"{town.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=60) as answer:
+        with web.stream("POST", f"{town.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=60) as answer:
             for _ in answer.iter_raw():
                 if done.is_set():
                     break

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, sandbox_says, wait_until
 
@@ -245,8 +245,8 @@ def test_leaving_a_stream_cancels_the_upstream_and_pays_for_what_was_sent(seen: 
     assert row["textSent"].startswith(found["content"])
     rich = seen.accounts["rich"]
     url = f"{rich.server.url}/api/billing/generations/{request_id}"
-    wait_until(lambda: httpx.get(url, headers=rich.headers).status_code == 200, 10, "it is charged")
-    record = httpx.get(url, headers=rich.headers).json()
+    wait_until(lambda: web.get(url, headers=rich.headers).status_code == 200, 10, "it is charged")
+    record = web.get(url, headers=rich.headers).json()
     assert (record["usageSource"], record["outcome"]) == ("counted", "client_gone")
     assert 0 < record["outputTokens"] <= row["usage"]["completion_tokens"] < 500
     wait_until(lambda: rich.held() == 0, 10, "nothing stays held")

@@ -6,6 +6,7 @@ from typing import Any, Self
 
 import httpx
 
+from tests.support import web
 from tests.support.servers import Account, Sandbox, sandbox_says, wait_until
 
 MAX_TOKENS = 30
@@ -47,7 +48,7 @@ class Load:
 
     def _client(self, number: int) -> None:
         chance = random.Random(self.seed * 1_000 + number)
-        with httpx.Client(timeout=20, headers=self.account.headers) as client:
+        with web.client(timeout=20, headers=self.account.headers) as client:
             while not self._stop.is_set():
                 outcome: int | str
                 try:

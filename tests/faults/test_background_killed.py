@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.conftest import Serve
+from tests.support import web
 from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
@@ -37,7 +37,7 @@ def test_killed(kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox,
     account = server.account(str(START // 1_000))
     account.wait_balance(START)
     body = {"model": "gpt-4.1", "input": "hello " + sandbox_says(background_ms=100), "max_output_tokens": 50, "background": True}
-    answer = httpx.post(f"{server.v1}/responses", json=body, headers=account.headers, timeout=20)
+    answer = web.post(f"{server.v1}/responses", json=body, headers=account.headers, timeout=20)
     assert answer.json()["status"] == "queued"
     request_id, response_id = answer.headers["x-request-id"], answer.json()["id"]
     wait_until(mark.exists, 20, f"the crash {point}")

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.conftest import Serve
+from tests.support import web
 from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
@@ -64,7 +65,7 @@ def read_until_it_breaks(account: Account, *, stream: bool) -> tuple[str | None,
     body = {"model": "gpt-4o-mini", "max_tokens": 50, "stream": stream, "messages": [{"role": "user", "content": text}]}
     got, request_id = b"", None
     try:
-        with httpx.stream("POST", f"{account.server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer:
+        with web.stream("POST", f"{account.server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer:
             request_id = answer.headers.get("x-request-id")
             for part in answer.iter_raw():
                 got += part

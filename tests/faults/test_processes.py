@@ -3,11 +3,13 @@
 import os
 import random
 import socket
+from typing import Any
 
 import psutil
 
 from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
+from tests.support import web
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
 
 START = 1_000_000_000
@@ -35,6 +37,36 @@ def test_killing_the_supervisor_takes_its_children_along_and_frees_the_port(on_r
     )
     wait_until(lambda: can_bind(on_redis.port), 5, "the port is free")  # a killed process's threads end one by one
     on_redis.start()
+
+
+def test_a_worker_that_is_started_again_follows_the_last_good_edit_and_waits_for_a_store_that_is_away(
+    make_tollkeeper: Serve, redis_server: RedisServer
+) -> None:
+    """Neither a broken edit nor an absent Redis, met by a worker alone, may end the service or undo what its siblings follow."""
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url)
+    config = server.folder / "proxy.toml"
+    config.write_text("[billing]\npurchase_enabled = true\n")
+    server.start()
+    account = server.account("100")
+    account.wait_balance(100_000)
+    config.write_text("[billing]\nmodel_allowlist = ['gpt-4o']\n")
+    wait_until(lambda: account.chat(max_tokens=1).status_code == 404, 5, "the edit is in force")
+    config.write_text("[billing]\nmodel_allowlist = 7\n")
+    wait_until(lambda: "config" in readyz(server)["notes"], 5, "the broken edit is reported")
+    redis_server.kill()
+    (worker,) = [child for child in children(server) if child.name() == "tk-worker-0"]
+    worker.kill()
+    wait_until(lambda: server.log().count("starting it again") >= 2, 30, "it could not start without its store, and was tried again")
+    redis_server.start()
+    wait_until(lambda: readyz(server)["status"] == "ready", 20, "it serves")
+    assert account.chat(max_tokens=1).json()["error"]["code"] == "model_not_found"
+    wait_until(lambda: "config" in readyz(server)["notes"], 5, "it reports the broken edit too")
+    assert server.stop() == 0
+
+
+def readyz(server: Tollkeeper) -> dict[str, Any]:
+    found: dict[str, Any] = web.get(f"{server.url}/readyz", timeout=2).json()
+    return found
 
 
 def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox) -> None:

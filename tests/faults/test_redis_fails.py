@@ -5,11 +5,11 @@ import signal
 import time
 from pathlib import Path
 
-import httpx
 import pytest
 
 from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
+from tests.support import web
 from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, wait_until
 
 START = 1_000_000_000
@@ -37,7 +37,7 @@ def serves(account: Account) -> bool:
 
 
 def ready(server: Tollkeeper) -> int:
-    return httpx.get(f"{server.url}/readyz", timeout=5).status_code
+    return web.get(f"{server.url}/readyz", timeout=5).status_code
 
 
 def test_killed_under_load(account: Account, redis: RedisServer, sandbox: Sandbox) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
+from tests.support import web
 from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, postgres, wait_until
 
 START = 1_000_000_000
@@ -25,7 +26,7 @@ def funded(server: Tollkeeper) -> Account:
 
 
 def ready(server: Tollkeeper) -> int:
-    return httpx.get(f"{server.url}/readyz", timeout=5).status_code
+    return web.get(f"{server.url}/readyz", timeout=5).status_code
 
 
 def more(load: Load, number: int) -> None:
@@ -123,7 +124,7 @@ def test_sigterm_lets_streams_finish_or_settles_them(make_tollkeeper: Serve, san
         body = {"model": "gpt-4o-mini", "max_tokens": 100, "stream": True, "messages": [{"role": "user", "content": text}]}
         with (
             contextlib.suppress(httpx.HTTPError),
-            httpx.stream("POST", f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer,
+            web.stream("POST", f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer,
         ):
             seen.extend(answer.iter_raw())
 

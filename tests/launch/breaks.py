@@ -12,13 +12,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 from redis import Redis
 
 from billing.event_types import API_VERSION, KINDS
 from billing.migrate import newest_revision
 from tests.launch.conftest import SECRET, Live
 from tests.launch.stranger import stranger
+from tests.support import web
 from tests.support.servers import ROOT, free_port, wait_until
 
 Rows = dict[str, str | None]
@@ -144,7 +144,7 @@ def the_key_may_not_read_the_account(live: Live) -> Iterator[Given]:
 
 def at_stripe(live: Live, method: str, path: str, **form: Any) -> Any:
     """A call of the API's, as the dashboard would make it."""
-    answer = httpx.request(method, f"{live.bank}/v1/{path}", data=form, headers={"Authorization": "Bearer sk_test_sandbox"}, timeout=20)
+    answer = web.request(method, f"{live.bank}/v1/{path}", data=form, headers={"Authorization": "Bearer sk_test_sandbox"}, timeout=20)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -356,7 +356,7 @@ def migrations_are_behind(live: Live) -> Iterator[Given]:
     live.sql("UPDATE alembic_version SET version_num = '0001'")
     yield Given()
     live.sql(f"UPDATE alembic_version SET version_num = '{newest_revision()}'")
-    wait_until(lambda: all(httpx.get(f"{live.server.url}/readyz").is_success for _ in range(6)), 10, "both workers are ready again")
+    wait_until(lambda: all(web.get(f"{live.server.url}/readyz").is_success for _ in range(6)), 10, "both workers are ready again")
 
 
 setting("sql is away", NO_SCHEMA, TOLLKEEPER_DATABASE__URL="postgresql+asyncpg://postgres@127.0.0.1:9/none")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pytest
 
 from billing.event_types import API_VERSION, KINDS
+from tests.support import web
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port
 
 SECRET = "whsec_launch"
@@ -38,7 +38,7 @@ class Live:
     postgres: str
 
     def control(self, what: str, method: str = "POST", **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.bank}/__stripe/{what}", json=body, timeout=40)
+        answer = web.request(method, f"{self.bank}/__stripe/{what}", json=body, timeout=40)
         assert answer.status_code == 200, answer.text
         return answer.json()
 

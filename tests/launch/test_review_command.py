@@ -6,6 +6,7 @@ from typing import Any
 import httpx
 
 from tests.launch.conftest import Live
+from tests.support import web
 from tests.support.servers import wait_until
 
 
@@ -13,7 +14,7 @@ def paid_by_somebody_else(live: Live) -> tuple[str, str]:
     """A starter that another customer of Stripe's paid for: the account's key, and the purchase."""
     key = live.server.cli("account", "create", "a buyer")["apiKey"]
     headers = {"Authorization": f"Bearer {key}"}
-    page = httpx.post(f"{live.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20).json()
+    page = web.post(f"{live.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20).json()
     live.control("settings", "PUT", delivery={"paused": True})
     live.control(f"sessions/{page['sessionId']}/pay")
     live.control(f"sessions/{page['sessionId']}/fields", customer="cus_of_a_friend")
@@ -30,7 +31,7 @@ def waiting(live: Live) -> list[str]:
 
 
 def balance(live: Live, key: str) -> int:
-    answer = httpx.get(f"{live.server.url}/api/billing/me", headers={"Authorization": f"Bearer {key}"})
+    answer = web.get(f"{live.server.url}/api/billing/me", headers={"Authorization": f"Bearer {key}"})
     return int(answer.json()["balanceMillicredits"])
 
 
@@ -54,7 +55,7 @@ def test_accepted_through_the_admin_api(live: Live) -> None:
 
     def post(role: str, purchase: str = purchase, **body: Any) -> httpx.Response:
         made = live.server.cli("admin", "create", f"a {role}", "--role", role)["adminKey"]
-        return httpx.post(
+        return web.post(
             f"{admin}/purchases/{purchase}/accept", json=body or {"reason": "test"}, headers={"Authorization": f"Bearer {made}"}, timeout=20
         )
 

@@ -17,6 +17,7 @@ from proxy.smoke import Run
 from tests.launch.breaks import NOWHERE
 from tests.launch.conftest import Live
 from tests.launch.stranger import stranger
+from tests.support import web
 from tests.support.servers import wait_until
 
 STEPS = ["ready", "account", "me", "purchase", "webhook again", "call", "stream", "reconcile", "402", "clean-up"]
@@ -65,7 +66,7 @@ def test_text_for_people(live: Live) -> None:
     kept = done.stdout.partition("kept: ")[2].split()
     account, key = kept[0].rstrip(","), kept[2]
     assert status_of(live, account) == "active"
-    me = httpx.get(f"{live.server.url}/api/billing/me", headers={"Authorization": f"Bearer {key}"}).json()
+    me = web.get(f"{live.server.url}/api/billing/me", headers={"Authorization": f"Bearer {key}"}).json()
     assert me["accountId"] == account
     assert live.server.cli("ledger", account)["data"][-1]["referenceId"] == f"smoke:{account}"
 
@@ -100,14 +101,14 @@ def switch(flag: str, value: str, *more: str) -> Break:
 
 def in_force(live: Live, pairs: list[tuple[str, str]]) -> bool:
     """Eight answers in a row, so that both workers have said so."""
-    answers = [httpx.get(f"{live.server.url}/readyz").json()["notes"] for _ in range(8)]
+    answers = [web.get(f"{live.server.url}/readyz").json()["notes"] for _ in range(8)]
     return all(json.dumps(answer).count(pairs[0][0]) for answer in answers)
 
 
 def jobs_process_hangs(live: Live) -> Iterator[dict[str, str]]:
     """The process that handles webhooks and makes grants live."""
     assert live.server.process is not None
-    jobs = [child for child in psutil.Process(live.server.process.pid).children() if "jobs" in child.cmdline()]
+    jobs = [child for child in psutil.Process(live.server.process.pid).children() if child.name() == "tk-jobs"]
     assert len(jobs) == 1
     jobs[0].send_signal(signal.SIGSTOP)
     yield {}

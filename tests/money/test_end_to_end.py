@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from billing.signatures import sign, verify
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import RedisServer, Tollkeeper, wait_until
 
@@ -35,14 +35,14 @@ class Town:
 
     def deliver(self) -> None:
         for _, payload in self.stripe.events_made[self.delivered :]:
-            answer = httpx.post(
+            answer = web.post(
                 f"{self.server.url}/webhooks/stripe", content=payload, headers={"stripe-signature": sign(payload, SECRET, int(time.time()))}
             )
             assert answer.status_code == 200, answer.text
         self.delivered = len(self.stripe.events_made)
 
     def buy(self, customer: Customer, code: str = "starter", **more: Any) -> dict[str, Any]:
-        answer = httpx.post(
+        answer = web.post(
             f"{self.server.url}/api/billing/checkout", json={"packageCode": code, **more}, headers=customer.headers, timeout=20
         )
         assert answer.status_code == 201, answer.text
@@ -114,7 +114,7 @@ def test_buy_spend_and_give_back(town: Town) -> None:
     customer.wait_balance(9_990_000, 3)
     assert time.monotonic() - began < 3
     assert customer.chat(max_tokens=5).status_code == 200
-    purchase = httpx.get(f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers).json()
+    purchase = web.get(f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers).json()
     assert purchase["state"] == "credited"
     town.stripe.refund_payment(town.stripe.intent_of(page["sessionId"]).id, 999)
     town.deliver()
@@ -127,7 +127,7 @@ def test_buy_spend_and_give_back(town: Town) -> None:
     town.deliver()
     wait_until(lambda: customer.balance() > 0, 5, "cured")
     assert customer.chat(max_tokens=5).status_code == 200
-    metrics = httpx.get(f"{town.server.url}/metrics").text
+    metrics = web.get(f"{town.server.url}/metrics").text
     assert 'stripe_webhook_events_total{type="checkout.session.completed"} 2.0' in metrics
     assert "billing_credits_purchased_total 19980.0" in metrics
     town.server.cli("drain")
@@ -138,7 +138,7 @@ def test_a_landing_buyer_is_credited_though_no_webhook_ever_comes(town: Town) ->
     customer = new_customer(town.server, 0)
     page = town.buy(customer)
     town.stripe.pay(page["sessionId"])
-    landed = httpx.get(f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers, timeout=20).json()
+    landed = web.get(f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers, timeout=20).json()
     assert landed["state"] == "credited"
     customer.wait_balance(9_990_000, 3)
 
@@ -151,7 +151,7 @@ def test_auto_recharge_and_low_balance_follow_real_spending(town: Town) -> None:
     customer.wait_balance(9_990_000, 3)
     time.sleep(1.2)  # armed: the watch has seen it above
     wish = {"enabled": True, "thresholdMillicredits": "9989999", "packageCode": "starter", "monthlyCeilingCents": 2_000, "consent": True}
-    put = httpx.put(f"{town.server.url}/api/billing/auto-recharge", json=wish, headers=customer.headers)
+    put = web.put(f"{town.server.url}/api/billing/auto-recharge", json=wish, headers=customer.headers)
     assert put.status_code == 200, put.text
     time.sleep(1.2)
     assert len(town.stripe.orders) == 1

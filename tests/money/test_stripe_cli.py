@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
 from billing.event_types import KINDS
 from tests.money.test_end_to_end import PACKAGES
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
@@ -54,7 +54,7 @@ class Town:
         return done.stdout
 
     def control(self, what: str, method: str = "POST", **body: Any) -> Any:
-        answer = httpx.request(method, f"{self.bank}/__stripe/{what}", json=body, timeout=40)
+        answer = web.request(method, f"{self.bank}/__stripe/{what}", json=body, timeout=40)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -72,7 +72,7 @@ class Town:
         return [row for state in states for row in self.server.cli("stripe", "inbox", "--state", state, "--limit", "500")["data"]]
 
     def mismatches(self) -> int:
-        found = re.search(r"^stripe_event_version_mismatches_total ([\d.]+)", httpx.get(f"{self.server.url}/metrics").text, re.MULTILINE)
+        found = re.search(r"^stripe_event_version_mismatches_total ([\d.]+)", web.get(f"{self.server.url}/metrics").text, re.MULTILINE)
         return int(float(found[1])) if found else 0
 
     def supported(self) -> set[str]:
@@ -82,7 +82,7 @@ class Town:
     def buy(self) -> str:
         """A paid and credited starter: its payment intent."""
         url, before = f"{self.server.url}/api/billing/checkout", self.customer.balance()
-        page = httpx.post(url, json={"packageCode": "starter"}, headers=self.customer.headers, timeout=20).json()
+        page = web.post(url, json={"packageCode": "starter"}, headers=self.customer.headers, timeout=20).json()
         self.control(f"sessions/{page['sessionId']}/pay")
         self.customer.wait_balance(before + STARTER, 10)
         return str(json.loads(self.stripe("get", f"/v1/checkout/sessions/{page['sessionId']}"))["payment_intent"])
@@ -154,7 +154,7 @@ def test_a_refund_made_with_the_cli_takes_its_credits_back_once(town: Town) -> N
 
 def test_a_page_expired_with_the_cli_is_expired_here(town: Town) -> None:
     url = f"{town.server.url}/api/billing/checkout"
-    page = httpx.post(url, json={"packageCode": "pro"}, headers=town.customer.headers, timeout=20).json()
+    page = web.post(url, json={"packageCode": "pro"}, headers=town.customer.headers, timeout=20).json()
     town.stripe("checkout", "sessions", "expire", page["sessionId"])
     where = f"{town.server.url}/api/billing/purchases/{page['id']}"
-    wait_until(lambda: httpx.get(where, headers=town.customer.headers).json()["state"] == "expired", 10, "expired")
+    wait_until(lambda: web.get(where, headers=town.customer.headers).json()["state"] == "expired", 10, "expired")

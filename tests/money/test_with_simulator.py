@@ -13,10 +13,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.money.test_end_to_end import PACKAGES
+from tests.support import web
 from tests.support.customers import Customer, database_url, new_customer
 from tests.support.servers import ROOT, Tollkeeper, wait_until
 
@@ -32,15 +32,15 @@ class Bank:
     process: subprocess.Popen[bytes]
 
     def control(self, what: str, /, **body: Any) -> Any:
-        answer = httpx.post(f"{self.url}/__stripe/{what}", json=body, timeout=40)
+        answer = web.post(f"{self.url}/__stripe/{what}", json=body, timeout=40)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
     def settings(self, **changes: Any) -> None:
-        httpx.put(f"{self.url}/__stripe/settings", json=changes, timeout=10).raise_for_status()
+        web.put(f"{self.url}/__stripe/settings", json=changes, timeout=10).raise_for_status()
 
     def record(self) -> Any:
-        return httpx.get(f"{self.url}/__stripe/record", timeout=10).json()
+        return web.get(f"{self.url}/__stripe/record", timeout=10).json()
 
     def drain(self) -> None:
         assert self.control("drain", timeout_s=30)["drained"] is True
@@ -77,7 +77,7 @@ def shop(bank: Bank, make_tollkeeper: Callable[..., Tollkeeper]) -> Tollkeeper:
 
 def checkout(customer: Customer, code: str = "starter", **more: Any) -> dict[str, Any]:
     url = f"{customer.server.url}/api/billing/checkout"
-    answer = httpx.post(url, json={"packageCode": code, **more}, headers=customer.headers, timeout=20)
+    answer = web.post(url, json={"packageCode": code, **more}, headers=customer.headers, timeout=20)
     assert answer.status_code == 201, answer.text
     found: dict[str, Any] = answer.json()
     return found
@@ -103,7 +103,7 @@ def test_a_browser_buys_and_the_balance_rises(shop: Tollkeeper) -> None:
     """By the hosted page alone, as a person without scripts would."""
     customer = new_customer(shop, 0)
     page = checkout(customer, "pro")
-    with httpx.Client(follow_redirects=False, timeout=10) as browser:
+    with web.client(follow_redirects=False, timeout=10) as browser:
         html = browser.get(page["url"]).text
         fields = {name: value for name, value in re.findall(r'name="?([\w\[\]]+)"?[^>]*?value="([^"]*)"', html) if name}
         fields |= {"email": "buyer@app.test"}
@@ -111,9 +111,9 @@ def test_a_browser_buys_and_the_balance_rises(shop: Tollkeeper) -> None:
         assert answer.status_code in (302, 303), answer.text[:2_000]
         assert answer.headers["location"] == f"https://app.test/ok?s={page['sessionId']}"
     customer.wait_balance(109_989_000, 5)
-    receipt = httpx.get(f"{shop.url}/api/billing/purchases/{page['id']}/receipt", headers=customer.headers)
+    receipt = web.get(f"{shop.url}/api/billing/purchases/{page['id']}/receipt", headers=customer.headers)
     assert receipt.status_code == 303
-    assert httpx.get(receipt.headers["location"]).status_code == 200
+    assert web.get(receipt.headers["location"]).status_code == 200
 
 
 def test_bad_weather_ends_at_the_simulators_record(shop: Tollkeeper, bank: Bank) -> None:
@@ -207,7 +207,7 @@ def test_replies_that_are_lost_open_one_page_and_take_one_payment(shop: Tollkeep
     assert len({row["session"] for row in bank.record()["records"]}) == 1
     bank.control("faults", kind="reset", after=True, path="payment_intents", count=2)
     wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
-    assert httpx.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=customer.headers).status_code == 200
+    assert web.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=customer.headers).status_code == 200
     shop.cli("grant", customer.account_id, "-1", "--reason", "test")
     customer.wait_balance(9_990_000 * 2 - 1_000, 15)
     time.sleep(2.5)
@@ -221,10 +221,10 @@ def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank)
     customer.wait_balance(9_990_000, 5)
     wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
     url = f"{shop.url}/api/billing/auto-recharge"
-    assert httpx.put(url, json=wish, headers=customer.headers).status_code == 200
+    assert web.put(url, json=wish, headers=customer.headers).status_code == 200
     shop.cli("grant", customer.account_id, "-1", "--reason", "test")
-    found = wait_until(lambda: (row := httpx.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page")
+    found = wait_until(lambda: (row := web.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page")
     session = found["actionUrl"].rpartition("/")[2]
     bank.control(f"sessions/{session}/pay")
     customer.wait_balance(9_990_000 * 2 - 1_000, 10)
-    wait_until(lambda: httpx.get(url, headers=customer.headers).json()["state"] == "ready", 10, "ready again")
+    wait_until(lambda: web.get(url, headers=customer.headers).json()["state"] == "ready", 10, "ready again")

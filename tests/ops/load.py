@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-import httpx
-
+from tests.support import web
 from tests.support.servers import Account
 
 PER_REQUEST = 5
@@ -48,7 +47,7 @@ class Load:
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
         while not self._stop.is_set():
             asked = time.monotonic()
-            answer = httpx.post(f"{self._account.server.v1}/chat/completions", json=body, headers=self._account.headers, timeout=30)
+            answer = web.post(f"{self._account.server.v1}/chat/completions", json=body, headers=self._account.headers, timeout=30)
             charged = answer.headers.get("x-credits-charged")
             self.replies.append(
                 Reply(

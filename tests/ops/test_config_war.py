@@ -7,9 +7,8 @@ import threading
 import time
 from pathlib import Path
 
-import httpx
-
 from tests.ops.load import Load
+from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import Tollkeeper, wait_until
 
@@ -61,11 +60,11 @@ class Looker(threading.Thread):
                 self.faults.append(repr(error))
 
     def _look(self) -> None:
-        me = httpx.get(f"{self.server.url}/api/billing/me", headers={"Authorization": f"Bearer {self.key}"}).json()
+        me = web.get(f"{self.server.url}/api/billing/me", headers={"Authorization": f"Bearer {self.key}"}).json()
         (package,) = me["packages"]
         number = int(package["code"].removeprefix("edit-"))
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-        answer = httpx.post(f"{self.server.v1}/chat/completions", json=body, headers={"Authorization": f"Bearer {self.poor}"})
+        answer = web.post(f"{self.server.v1}/chat/completions", json=body, headers={"Authorization": f"Bearer {self.poor}"})
         refusal = answer.json()
         if answer.status_code != 402:
             self.faults.append(f"{answer.status_code}: {answer.text[:200]}")
@@ -100,7 +99,7 @@ def test_a_thousand_edits_half_of_them_broken(pair: Tollkeeper) -> None:
             path.write_text(BROKEN[1])
             time.sleep(2)
             before = [customer.me()["packages"][0]["code"] for _ in range(8)]
-            notes = httpx.get(f"{pair.url}/readyz").json()
+            notes = web.get(f"{pair.url}/readyz").json()
             path.write_text(good(EDITS + 1))
             ended = time.monotonic()
             asked = [(time.monotonic() - ended, customer.me()["packages"][0]["code"]) for _ in range(40)]
@@ -117,9 +116,9 @@ def test_a_thousand_edits_half_of_them_broken(pair: Tollkeeper) -> None:
     assert len(set(before)) == 1, "a broken edit left the workers apart"
     assert notes["status"] == "ready"
     assert "charging_enabld" in notes["notes"]["config"]
-    metrics = httpx.get(f"{pair.url}/metrics").text
+    metrics = web.get(f"{pair.url}/metrics").text
     refused = re.search(r'^tollkeeper_config_reloads_total\{result="refused"\} (\S+)', metrics, re.MULTILINE)
     assert refused is not None
     assert float(refused[1]) >= 3
-    wait_until(lambda: "tollkeeper_config_valid 1.0" in httpx.get(f"{pair.url}/metrics").text, 3, "valid again, in every process")
+    wait_until(lambda: "tollkeeper_config_valid 1.0" in web.get(f"{pair.url}/metrics").text, 3, "valid again, in every process")
     assert '"the configuration stays as it was' in pair.log()

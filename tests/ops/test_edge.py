@@ -6,6 +6,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port
 
@@ -63,7 +64,7 @@ SERVED = {
 def test_each_listener_serves_its_own(path: str, group: str, server: Tollkeeper, owner: dict[str, str]) -> None:
     headers = owner if group == "admin" else made(server).headers
     for name, url in ports(server).items():
-        answer = httpx.get(url + path, headers=headers)
+        answer = web.get(url + path, headers=headers)
         if name == group:
             assert answer.status_code in (200, 401), (name, path)
             assert answer.status_code == 200 or path in ("/credits", "/admin")
@@ -74,8 +75,8 @@ def test_each_listener_serves_its_own(path: str, group: str, server: Tollkeeper,
 
 def test_health_is_on_every_port(server: Tollkeeper) -> None:
     for url in ports(server).values():
-        assert httpx.get(f"{url}/healthz").status_code == 200
-        assert httpx.get(f"{url}/readyz").status_code == 200
+        assert web.get(f"{url}/healthz").status_code == 200
+        assert web.get(f"{url}/readyz").status_code == 200
 
 
 def test_what_browsers_are_told_everywhere(server: Tollkeeper, owner: dict[str, str]) -> None:
@@ -88,7 +89,7 @@ def test_what_browsers_are_told_everywhere(server: Tollkeeper, owner: dict[str, 
         (f"{urls['admin']}/metrics", {}),
         (f"{urls['v1']}/healthz", {}),
     ):
-        answer = httpx.get(url, headers=headers)
+        answer = web.get(url, headers=headers)
         assert answer.headers["x-content-type-options"] == "nosniff", url
         assert answer.headers["x-frame-options"] == "DENY", url
         assert answer.headers["referrer-policy"] == "no-referrer", url
@@ -106,23 +107,23 @@ def test_only_listed_origins_may_read_the_side_api(server: Tollkeeper, owner: di
     assert (preflight.status_code, preflight.headers["access-control-allow-origin"]) == (204, APP)
     assert "authorization" in preflight.headers["access-control-allow-headers"]
     assert "access-control-allow-credentials" not in preflight.headers
-    read = httpx.get(me, headers={"Origin": APP, **customer.headers})
+    read = web.get(me, headers={"Origin": APP, **customer.headers})
     assert (read.status_code, read.headers["access-control-allow-origin"]) == (200, APP)
     assert "Origin" in read.headers["vary"]
     for origin in ("https://evil.example", f"{APP}.evil.example", "null", APP.upper(), f"{APP}:8443"):
         for answer in (
             httpx.options(me, headers={"Origin": origin, **asking}),
-            httpx.get(me, headers={"Origin": origin, **customer.headers}),
+            web.get(me, headers={"Origin": origin, **customer.headers}),
         ):
             assert "access-control-allow-origin" not in answer.headers, origin
     for url in (f"{urls['admin']}/api/admin/whoami", f"{urls['side']}/credits", f"{urls['v1']}/v1/models"):
-        answer = httpx.get(url, headers={"Origin": APP, **owner})
+        answer = web.get(url, headers={"Origin": APP, **owner})
         assert "access-control-allow-origin" not in answer.headers, url
         assert "access-control-allow-origin" not in httpx.options(url, headers={"Origin": APP, **asking}).headers, url
 
 
 def test_there_is_no_cors_unless_it_is_configured(embedded: Tollkeeper) -> None:
     customer = new_customer(embedded)
-    answer = httpx.get(f"{embedded.url}/api/billing/me", headers={"Origin": APP, **customer.headers})
+    answer = web.get(f"{embedded.url}/api/billing/me", headers={"Origin": APP, **customer.headers})
     assert answer.status_code == 200
     assert "access-control-allow-origin" not in answer.headers

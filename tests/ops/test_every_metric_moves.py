@@ -20,6 +20,7 @@ from billing.signatures import sign
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
 from tests.money.test_end_to_end import SECRET, environment
+from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
@@ -42,7 +43,7 @@ class Watch:
 
     def read(self) -> None:
         try:
-            text = httpx.get(f"{self.server.url}/metrics", timeout=10).text
+            text = web.get(f"{self.server.url}/metrics", timeout=10).text
         except httpx.HTTPError:
             return
         for family in text_string_to_metric_families(text):
@@ -88,7 +89,7 @@ def busy(folder: Path, redis_server: RedisServer, sandbox: Sandbox, fake: tuple[
 
 def deliver(server: Tollkeeper, payload: bytes, secret: str = SECRET) -> int:
     headers = {"stripe-signature": sign(payload, secret, int(time.time()))}
-    return httpx.post(f"{server.url}/webhooks/stripe", content=payload, headers=headers, timeout=20).status_code
+    return web.post(f"{server.url}/webhooks/stripe", content=payload, headers=headers, timeout=20).status_code
 
 
 def test_every_metric_moves(busy: Tollkeeper, stripe: FakeStripe, fake: tuple[FakeServer, str], redis_server: RedisServer) -> None:
@@ -128,14 +129,14 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
         "stream": True,
         "messages": [{"role": "user", "content": sandbox_says(output_tokens=40, chunk_interval_ms=50)}],
     }
-    with httpx.stream("POST", f"{server.v1}/chat/completions", json=slow, headers=customer.headers, timeout=30) as answer:
+    with web.stream("POST", f"{server.v1}/chat/completions", json=slow, headers=customer.headers, timeout=30) as answer:
         assert b"[DONE]" in answer.read()
 
 
 def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     """Bought, half of it given back, an event that nobody signed, one of another version, and one that waits for Stripe."""
     customer = new_customer(server, 0)
-    made = httpx.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
     session = made.json()["sessionId"]
     stripe.pay(session)
     (_, paid) = stripe.events_made[-1]
@@ -155,10 +156,10 @@ def edits(server: Tollkeeper) -> None:
     """A good edit with a key that waits for a restart, a bad one, and an override."""
     file = server.folder / "proxy.toml"
     file.write_text("[rollout]\npercent = 25\n[log]\naccess = false\n")
-    wait_until(lambda: httpx.get(f"{server.url}/readyz").json()["notes"], 5, "the restart key is noted")
+    wait_until(lambda: web.get(f"{server.url}/readyz").json()["notes"], 5, "the restart key is noted")
     time.sleep(0.6)
     file.write_text("[billing]\nmarkup = 'much'\n")
-    wait_until(lambda: "config" in httpx.get(f"{server.url}/readyz").text, 5, "the bad edit is reported")
+    wait_until(lambda: "config" in web.get(f"{server.url}/readyz").text, 5, "the bad edit is reported")
     time.sleep(0.6)
     file.write_text("# whole again\n")
     for switch in ("purchase_enabled", "charging_enabled", "auto_recharge"):
@@ -175,8 +176,8 @@ def faults(server: Tollkeeper, store: RedisServer) -> None:
     change_balance(store, key, 5_000)
     owner = {"Authorization": f"Bearer {server.cli('admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
     ask: dict[str, Any] = {"json": {"reason": "a test"}, "headers": owner, "timeout": 10}
-    assert httpx.post(f"{server.url}/api/admin/jobs/reconcile/run", **ask).status_code == 202
-    wait_until(lambda: "tollkeeper_reconciliation_mismatch_credits 5.0" in httpx.get(f"{server.url}/metrics").text, 20, "found")
+    assert web.post(f"{server.url}/api/admin/jobs/reconcile/run", **ask).status_code == 202
+    wait_until(lambda: "tollkeeper_reconciliation_mismatch_credits 5.0" in web.get(f"{server.url}/metrics").text, 20, "found")
     with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10, isolation_level=None)) as ledger:
         ledger.execute("BEGIN EXCLUSIVE")
         for _ in range(3):
@@ -185,7 +186,7 @@ def faults(server: Tollkeeper, store: RedisServer) -> None:
         ledger.execute("ROLLBACK")
     store.kill()
     assert customer.chat(max_tokens=5).status_code == 503
-    wait_until(lambda: httpx.get(f"{server.url}/readyz").status_code == 503, 10, "readiness is red")
+    wait_until(lambda: web.get(f"{server.url}/readyz").status_code == 503, 10, "readiness is red")
     time.sleep(1)
     store.start()
     wait_until(lambda: customer.chat(max_tokens=5).status_code == 200, 20, "the balance is back")

@@ -4,20 +4,20 @@ import asyncio
 import os
 import signal
 import sqlite3
-import subprocess
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
+import psutil
 import pytest
 import redis
 
 from config.settings import Secret
 from proxy.openai_costs import OpenAICosts
 from tests.ops.load import Load
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, start_sandbox, wait_until
 
@@ -53,7 +53,7 @@ def single(session_folder: Path, openai: Sandbox) -> Iterator[Tollkeeper]:
 
 
 def metric(server: Tollkeeper, name: str) -> float:
-    lines = httpx.get(f"{server.url}/metrics", timeout=10).text.splitlines()
+    lines = web.get(f"{server.url}/metrics", timeout=10).text.splitlines()
     return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), -1.0)
 
 
@@ -62,14 +62,14 @@ def owner_of(server: Tollkeeper) -> dict[str, str]:
 
 
 def job(server: Tollkeeper, owner: dict[str, str], name: str) -> dict[str, Any]:
-    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/admin/jobs", headers=owner, timeout=10).json()["data"]
+    rows: list[dict[str, Any]] = web.get(f"{server.url}/api/admin/jobs", headers=owner, timeout=10).json()["data"]
     return next(row for row in rows if row["job"] == name)
 
 
 def run_by_api(server: Tollkeeper, owner: dict[str, str], name: str) -> dict[str, Any]:
     """Ask for a run, and wait for it."""
     before = (job(server, owner, name)["lastRun"] or {"id": ""})["id"]
-    asked = httpx.post(f"{server.url}/api/admin/jobs/{name}/run", json={"reason": "a test"}, headers=owner, timeout=10)
+    asked = web.post(f"{server.url}/api/admin/jobs/{name}/run", json={"reason": "a test"}, headers=owner, timeout=10)
     assert asked.status_code == 202, asked.text
     finished = wait_until(lambda: (row := job(server, owner, name)["lastRun"]) and row["id"] != before and row, 20, f"{name} ran")
     found: dict[str, Any] = finished
@@ -89,14 +89,14 @@ def test_everything_agrees_under_load_and_a_fault_in_the_store_is_found(single: 
     assert finding == {"check": "cached balance vs ledger", "subject": still.account_id, "expected": "5000000", "found": "5000007"}
     done = run_by_api(single, owner, "reconcile")
     assert (done["ok"], done["findings"]) == (False, 1)
-    shown = httpx.get(f"{single.url}/api/admin/reconciliation", headers=owner, timeout=10).json()
+    shown = web.get(f"{single.url}/api/admin/reconciliation", headers=owner, timeout=10).json()
     assert shown["findings"] == [finding]
     wait_until(lambda: metric(single, "tollkeeper_reconciliation_mismatch_credits") == 0.007, 5, "the metric")
     assert single.cli("jobs", "list", code=1)["data"][2]["lastRun"]["findings"] == 1
     change_figures(single, still, -7)
     assert single.cli("jobs", "run", "reconcile") == {"ok": True, "findings": []}
     assert still.balance() == 5_000_000, "nothing was repaired, for nothing was broken but the copy"
-    rows = httpx.get(f"{single.url}/api/admin/audit", headers=owner, timeout=10).json()["data"]
+    rows = web.get(f"{single.url}/api/admin/audit", headers=owner, timeout=10).json()["data"]
     assert {(row["action"], row["subject"], row["reason"]) for row in rows} >= {("job.run", "reconcile", "a test")}
 
 
@@ -123,7 +123,7 @@ def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, ope
     for model, tokens in (("gpt-4o", 400), ("gpt-4o-mini", 300), ("gpt-4.1", 200)):
         assert customer.chat("count to a thousand " * 30, model=model, max_tokens=tokens).status_code == 200
     embedded = {"model": "text-embedding-3-small", "input": "words " * 400}
-    assert httpx.post(f"{single.v1}/embeddings", json=embedded, headers=customer.headers, timeout=20).status_code == 200
+    assert web.post(f"{single.v1}/embeddings", json=embedded, headers=customer.headers, timeout=20).status_code == 200
     single.cli("drain")
     # the day of all that was yesterday, here and there
     openai.settings(costs_shift_days=1)
@@ -164,15 +164,15 @@ def test_pages_of_costs_are_read_to_the_end(single: Tollkeeper, openai: Sandbox)
 def jobs_processes(server: Tollkeeper) -> list[int]:
     """The pids of a supervisor's jobs process."""
     assert server.process is not None
-    listed = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(server.process.pid)], capture_output=True, text=True, check=False)
-    return [int(line.split()[0]) for line in listed.stdout.splitlines() if "_child jobs" in line]
+    return [child.pid for child in psutil.Process(server.process.pid).children() if child.name() == "tk-jobs"]
 
 
-def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, openai: Sandbox, fresh_postgres: str) -> None:
+def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, empty_postgres: str) -> None:
     """Two supervisors, each with its jobs process, over one PostgreSQL and one Redis."""
+    openai = start_sandbox("--admin-key", ADMIN_KEY)  # another ledger's usage must not stand in the record that others compare with
     store = RedisServer(folder / "redis")
     store.start()
-    shared = {**environment_of(openai), "TOLLKEEPER_DATABASE__URL": fresh_postgres, "TOLLKEEPER_REDIS__URL": store.url}
+    shared = {**environment_of(openai), "TOLLKEEPER_DATABASE__URL": empty_postgres, "TOLLKEEPER_REDIS__URL": store.url}
     machines = [Tollkeeper(folder, dict(shared)), Tollkeeper(folder, dict(shared))]
     try:
         for machine in machines:
@@ -190,7 +190,7 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, openai
         before = _runs(first, owner, "costs")
         assert len(before) == 1, "due on both machines from the start, and run once"
         openai.settings(latency_ms=4_000)
-        asked = httpx.post(f"{second.url}/api/admin/jobs/costs/run", json={"reason": "a test"}, headers=owner, timeout=10)
+        asked = web.post(f"{second.url}/api/admin/jobs/costs/run", json={"reason": "a test"}, headers=owner, timeout=10)
         assert asked.status_code == 202
         wait_until(lambda: job(first, owner, "costs")["running"], 10, "the job runs")
         busy = first.cli("jobs", "list", code=1)["data"]
@@ -206,10 +206,10 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, openai
         assert len(made) == 1
         assert second.cli("reconcile") == {"ok": True, "findings": []}
     finally:
-        openai.settings(latency_ms=0)
         for machine in machines:
             machine.kill()
         store.kill()
+        openai.stop()
 
 
 def _change_in_redis(store: RedisServer, customer: Customer, by: int) -> None:
@@ -219,5 +219,5 @@ def _change_in_redis(store: RedisServer, customer: Customer, by: int) -> None:
 
 
 def _runs(server: Tollkeeper, owner: dict[str, str], name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = httpx.get(f"{server.url}/api/admin/reconciliation?limit=100", headers=owner, timeout=10).json()["runs"]
+    rows: list[dict[str, Any]] = web.get(f"{server.url}/api/admin/reconciliation?limit=100", headers=owner, timeout=10).json()["runs"]
     return [row for row in rows if row["job"] == name]

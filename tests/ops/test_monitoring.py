@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
 from config.load import load_settings
 from proxy.metrics import Metrics
+from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.prometheus import RULES, Exporter, Prometheus, promtool
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, wait_until
@@ -151,7 +151,7 @@ def watched(session_folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[To
 
 
 def test_promtool_finds_nothing_wrong_with_the_metrics(watched: tuple[Tollkeeper, RedisServer]) -> None:
-    done = promtool("check", "metrics", text=httpx.get(f"{watched[0].url}/metrics").text)
+    done = promtool("check", "metrics", text=web.get(f"{watched[0].url}/metrics").text)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
@@ -172,9 +172,7 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
 
             wait_until(caused, seconds, f"{alert} fires; {prometheus.firing()} do")
 
-        fires(
-            "WebhookFailures", lambda: httpx.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"})
-        )
+        fires("WebhookFailures", lambda: web.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"}))
         fires("InsufficientCreditsSpike", lambda: account.chat(max_tokens=5))
         (server.folder / "proxy.toml").write_text("[billing]\nmarkup = 'much'\n")
         fires("ConfigRefused", lambda: time.sleep(0.2))

@@ -14,6 +14,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
+from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
 
@@ -98,7 +99,7 @@ def token(key: Any = RSA_KEY, kid: str | None = "first", algorithm: str = "RS256
 
 
 def whoami(server: Tollkeeper, bearer: str) -> httpx.Response:
-    return httpx.get(f"{server.url}/api/admin/whoami", headers={"Authorization": f"Bearer {bearer}"}, timeout=20)
+    return web.get(f"{server.url}/api/admin/whoami", headers={"Authorization": f"Bearer {bearer}"}, timeout=20)
 
 
 def test_a_good_token_acts_as_its_role(server: Tollkeeper) -> None:
@@ -168,10 +169,10 @@ def test_a_role_of_a_token_is_held_to_the_table_and_its_name_is_in_the_audit_log
     url = f"{server.url}/api/admin/accounts/{customer.account_id}/grant"
     body = {"credits": "3", "reason": "sorry"}
     viewer = {"Authorization": f"Bearer {token(realm_access={'roles': ['viewer']})}"}
-    assert httpx.post(url, json=body, headers=viewer).status_code == 403
+    assert web.post(url, json=body, headers=viewer).status_code == 403
     finance = {"Authorization": f"Bearer {token()}", "x-request-id": "ticket-7"}
-    assert httpx.post(url, json=body, headers=finance).status_code == 200
-    (row,) = httpx.get(f"{server.url}/api/admin/audit", params={"subject": customer.account_id}, headers=finance).json()["data"]
+    assert web.post(url, json=body, headers=finance).status_code == 200
+    (row,) = web.get(f"{server.url}/api/admin/audit", params={"subject": customer.account_id}, headers=finance).json()["data"]
     assert (row["actor"], row["role"], row["action"], row["reason"]) == ("oidc:ann@example.com", "finance", "money.grant", "sorry")
     assert (row["requestId"], row["ip"]) == ("ticket-7", "127.0.0.1")
 

@@ -14,6 +14,7 @@ from proxy.admin_api import AdminApi
 from proxy.admin_auth import AdminRoute
 from proxy.ops_page import OpsPage
 from proxy.roles import MAY, ROLES
+from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
@@ -69,7 +70,7 @@ def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict
         job="finance",
     )
     body = next((body for ending, body in BODIES.items() if route.path.endswith(ending)), {"reason": "test"})
-    return httpx.request(route.method, server.url + path, json=None if route.method == "GET" else body, headers=headers, timeout=20)
+    return web.request(route.method, server.url + path, json=None if route.method == "GET" else body, headers=headers, timeout=20)
 
 
 @pytest.mark.parametrize("route", API, ids=lambda route: f"{route.method} {route.path}")
@@ -93,9 +94,9 @@ def test_every_route_of_the_api_with_every_role(route: AdminRoute, server: Tollk
 @pytest.mark.parametrize("route", PAGE, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_of_the_page_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
     path = server.url + route.path.format(account_id=customer.account_id)
-    assert httpx.request(route.method, path).status_code == 401
+    assert web.request(route.method, path).status_code == 401
     for role in ROLES:
-        with httpx.Client(base_url=server.url, follow_redirects=True, timeout=20) as browser:
+        with web.client(base_url=server.url, follow_redirects=True, timeout=20) as browser:
             entered = browser.post("/admin/sign-in", data={"key": keys[role]})
             if role not in MAY["overview.read"]:
                 assert entered.status_code == 403
@@ -149,7 +150,7 @@ def test_every_action_is_used_or_is_about_the_way_in() -> None:
 
 def grant(server: Tollkeeper, key: str, account: str, credits: str, verb: str = "grant", **more: str) -> httpx.Response:
     body = {"credits": credits, "reason": "a test", **more}
-    return httpx.post(f"{server.url}/api/admin/accounts/{account}/{verb}", json=body, headers=bearer(key))
+    return web.post(f"{server.url}/api/admin/accounts/{account}/{verb}", json=body, headers=bearer(key))
 
 
 def test_support_grants_up_to_its_cap_a_day_and_finance_beyond(server: Tollkeeper, keys: dict[str, str]) -> None:
@@ -194,16 +195,16 @@ def test_the_same_reference_is_booked_once(server: Tollkeeper, keys: dict[str, s
 
 def test_the_operators_app_makes_accounts_and_acts_for_them(server: Tollkeeper, keys: dict[str, str]) -> None:
     service = bearer(keys["service"])
-    made = httpx.post(f"{server.url}/api/admin/accounts", json={"name": "user 7"}, headers=service).json()
+    made = web.post(f"{server.url}/api/admin/accounts", json={"name": "user 7"}, headers=service).json()
     grant(server, keys["owner"], made["accountId"], "1")
     acting = {**service, "Tollkeeper-Account": made["accountId"]}
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 
     def chat(headers: dict[str, str]) -> httpx.Response:
-        return httpx.post(f"{server.v1}/chat/completions", json=body, headers=headers)
+        return web.post(f"{server.v1}/chat/completions", json=body, headers=headers)
 
     wait_until(lambda: chat(acting).status_code == 200, 5, "the grant is live")
-    me = httpx.get(f"{server.url}/api/billing/me", headers=acting).json()
+    me = web.get(f"{server.url}/api/billing/me", headers=acting).json()
     assert (me["accountId"], int(me["balanceMillicredits"]) < 1_000) == (made["accountId"], True)
     server.cli("drain")
     rows = server.cli("usage", made["accountId"])["data"]
@@ -214,15 +215,15 @@ def test_the_operators_app_makes_accounts_and_acts_for_them(server: Tollkeeper, 
     assert chat({**service, "Tollkeeper-Account": "x y"}).status_code == 401
     assert chat({**bearer(keys["owner"]), "Tollkeeper-Account": made["accountId"]}).status_code == 401
     mine = new_customer(server)
-    theirs = httpx.get(f"{server.url}/api/billing/me", headers={**mine.headers, "Tollkeeper-Account": made["accountId"]}).json()
+    theirs = web.get(f"{server.url}/api/billing/me", headers={**mine.headers, "Tollkeeper-Account": made["accountId"]}).json()
     assert theirs["accountId"] == mine.account_id
-    link = httpx.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=service)
+    link = web.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=service)
     assert link.status_code == 201
     assert (
-        httpx.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=bearer(keys["viewer"])).status_code
+        web.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=bearer(keys["viewer"])).status_code
         == 401
     )
-    assert httpx.get(link.json()["url"]).status_code == 303
+    assert web.get(link.json()["url"]).status_code == 303
 
 
 def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) -> None:
@@ -230,7 +231,7 @@ def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) ->
     acting = {**bearer(made["adminKey"]), "Tollkeeper-Account": customer.account_id}
 
     def status() -> int:
-        return httpx.get(f"{server.url}/api/billing/me", headers=acting).status_code
+        return web.get(f"{server.url}/api/billing/me", headers=acting).status_code
 
     assert status() == 200
     server.cli("account", "block", customer.account_id)
@@ -239,7 +240,7 @@ def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) ->
     wait_until(lambda: status() == 200, 5, "and back")
     server.cli("admin", "revoke", made["adminKeyId"])
     wait_until(lambda: status() == 401, 5, "the key is revoked")
-    assert httpx.get(f"{server.url}/api/admin/whoami", headers=bearer(made["adminKey"])).status_code == 401
+    assert web.get(f"{server.url}/api/admin/whoami", headers=bearer(made["adminKey"])).status_code == 401
     listed = {row["adminKeyId"]: row for row in server.cli("admin", "list")["data"]}
     assert listed[made["adminKeyId"]]["state"] == "revoked"
     assert made["adminKey"] not in json.dumps(listed)
@@ -247,11 +248,11 @@ def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) ->
 
 def test_a_sign_in_ends_with_its_key_and_with_its_time(server: Tollkeeper) -> None:
     made = server.cli("admin", "create", "short-lived", "--role", "ops", "--expires", "3s")
-    with httpx.Client(base_url=server.url, follow_redirects=True) as browser:
+    with web.client(base_url=server.url, follow_redirects=True) as browser:
         assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
         wait_until(lambda: browser.get("/admin").status_code == 401, 5, "the key expired")
     made = server.cli("admin", "create", "revoked", "--role", "ops")
-    with httpx.Client(base_url=server.url, follow_redirects=True) as browser:
+    with web.client(base_url=server.url, follow_redirects=True) as browser:
         assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
         server.cli("admin", "revoke", made["adminKeyId"])
         assert browser.get("/admin").status_code == 401

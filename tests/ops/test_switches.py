@@ -4,10 +4,10 @@ import json
 import time
 from collections.abc import Callable, Iterator
 
-import httpx
 import pytest
 
 from tests.ops.load import PER_REQUEST, Load, Reply
+from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import Tollkeeper, wait_until
 
@@ -77,10 +77,10 @@ def test_buying_stops_and_the_banner_says_so(pair: Tollkeeper) -> None:
         me = customer.me()
         assert "paused" in me["banner"]
         assert not me["purchasesEnabled"]
-        answer = httpx.post(f"{pair.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers)
+        answer = web.post(f"{pair.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers)
         assert answer.status_code == 503
         assert answer.json()["error"]["code"] == "purchases_disabled"
-    page = httpx.get(pair.cli("portal", customer.account_id)["url"])
+    page = web.get(pair.cli("portal", customer.account_id)["url"])
     assert page.status_code == 303
 
 
@@ -93,7 +93,7 @@ def test_an_override_ends_by_itself_and_survives_a_restart(pair: Tollkeeper) -> 
     pair.start()
     assert time.monotonic() - set_at < 10, "too slow a restart to tell"
     assert [customer.chat(max_tokens=5).status_code for _ in range(6)] == [503] * 6
-    assert "charging_enabled" in httpx.get(f"{pair.url}/readyz").json()["notes"]["overrides"]
+    assert "charging_enabled" in web.get(f"{pair.url}/readyz").json()["notes"]["overrides"]
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(6)] == [200] * 6, 20, "it ends")
     assert time.monotonic() - set_at > 11
     (row,) = [row for row in pair.cli("flags", "list")["data"] if row["flag"] == "charging_enabled"]

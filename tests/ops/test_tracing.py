@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-import httpx
 import pytest
 from openai import OpenAI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from tests.conftest import Serve
+from tests.support import web
 from tests.support.servers import UPSTREAM_KEY, Account, Tollkeeper, free_port, sandbox_says, wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
@@ -23,7 +23,7 @@ def ask(account: Account, *headers: tuple[str, str]) -> dict[str, Any]:
     """One request with these headers; the headers that OpenAI got."""
     body = {"model": "gpt-4o-mini", "max_tokens": 900, "messages": [{"role": "user", "content": sandbox_says(echo=True)}]}
     sent = [("Authorization", f"Bearer {account.api_key}"), *headers]
-    answer = httpx.post(f"{account.server.v1}/chat/completions", json=body, headers=sent, timeout=30)
+    answer = web.post(f"{account.server.v1}/chat/completions", json=body, headers=sent, timeout=30)
     assert answer.status_code == 200, answer.text
     received: dict[str, Any] = json.loads(answer.json()["choices"][0]["message"]["content"])["headers"]
     return received
@@ -77,7 +77,7 @@ def traced(session_folder: Any, session_sandbox: Any) -> Iterator[Account]:
 def test_a_stored_responses_routes_pass_it_too(traced: Account) -> None:
     client = OpenAI(base_url=traced.server.v1, api_key=traced.api_key, max_retries=0)
     made = client.responses.create(model="gpt-4o-mini", input="hello", max_output_tokens=50, store=True)
-    found = httpx.get(f"{traced.server.v1}/responses/{made.id}", headers={**traced.headers, "traceparent": CONTEXT})
+    found = web.get(f"{traced.server.v1}/responses/{made.id}", headers={**traced.headers, "traceparent": CONTEXT})
     assert found.status_code == 200, found.text
     assert wait_until(lambda: lines(traced.server)[-1]["method"] == "GET" and lines(traced.server)[-1], 5, "logged")["trace_id"] == TRACE
 

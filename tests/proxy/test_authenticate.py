@@ -14,9 +14,10 @@ import pytest_asyncio
 from billing.accounts import Accounts, ApiKey, KeyRules
 from billing.database import Database, now_ms
 from billing.errors import StoreUnavailable
-from billing.migrate import migrate
+from billing.migrate import current_revision, newest_revision
 from proxy.authenticate import Authenticator, may_use_model
 from proxy.rejections import Rejection
+from tests.support.schema import lay_sqlite
 
 
 class Office:
@@ -56,8 +57,9 @@ class Office:
 @pytest_asyncio.fixture
 async def office(tmp_path: Path) -> AsyncIterator[Office]:
     path = tmp_path / "keys.db"
+    lay_sqlite(path)
     database = Database(f"sqlite+aiosqlite:///{path}", 1, 1.0)
-    await migrate(database)
+    assert await current_revision(database) == newest_revision()
     yield Office(path, database)
     await database.close()
 

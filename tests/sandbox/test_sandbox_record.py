@@ -13,6 +13,7 @@ import openai
 import pytest
 
 from sandbox import Settings, start
+from tests.support import web
 
 ROOT = Path(__file__).resolve().parents[2]
 asyncio_test = pytest.mark.asyncio
@@ -209,7 +210,7 @@ async def test_seq_goes_on_after_a_restart(tmp_path):
     path.write_text('{"seq": 41}\n{"seq": 42, "tor')
     server = await start(Settings(record=path))
     try:
-        async with httpx.AsyncClient(base_url=server.url, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=server.url) as http:
             await http.post("/chat/completions", json={})
         assert server.records[0]["seq"] == 42
         assert [json.loads(line)["seq"] for line in path.read_text().splitlines()[2:]] == [42, 42]
@@ -258,7 +259,7 @@ def test_record_survives_a_kill(tmp_path):
     try:
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "Hi"}]}
         headers = {"authorization": "Bearer sk-sandbox"}
-        httpx.post(f"{url}/chat/completions", json=body, headers=headers, trust_env=False)
+        web.post(f"{url}/chat/completions", json=body, headers=headers)
     finally:
         process.kill()
         process.wait()
@@ -325,7 +326,7 @@ async def test_tls(certificate):
         assert server.url.startswith("https://")
         trust = ssl.create_default_context(cafile=certificate[0])
         headers = {"authorization": "Bearer sk-sandbox"}
-        async with httpx.AsyncClient(base_url=server.url, verify=trust, trust_env=False) as http:
+        async with httpx.AsyncClient(base_url=server.url, verify=trust) as http:
             assert (await http.get("/models", headers=headers)).status_code == 200
     finally:
         await server.close()

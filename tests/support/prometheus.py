@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import httpx
 from prometheus_client import CollectorRegistry, generate_latest
 
 from proxy.metrics import Metrics
+from tests.support import web
 from tests.support.servers import ROOT, free_port, wait_until
 
 RULES = ROOT / "config" / "alerts" / "tollkeeper.yml"
@@ -70,7 +70,7 @@ class Prometheus:
             f"--web.listen-address=127.0.0.1:{self.port}",
         ]
         self.process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=(self.folder / "log").open("wb"))
-        wait_until(lambda: httpx.get(f"{self.url}/-/ready").status_code == 200, 20, "Prometheus is ready")
+        wait_until(lambda: web.get(f"{self.url}/-/ready").status_code == 200, 20, "Prometheus is ready")
         return self
 
     @property
@@ -79,14 +79,14 @@ class Prometheus:
 
     def query(self, expression: str) -> list[dict[str, Any]]:
         """What an expression is now. Fails when it is none."""
-        answer = httpx.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
+        answer = web.get(f"{self.url}/api/v1/query", params={"query": expression}).json()
         assert answer["status"] == "success", (expression, answer)
         found: list[dict[str, Any]] = answer["data"]["result"]
         return found
 
     def firing(self) -> set[str]:
         """Names of the alerts that fire now."""
-        alerts = httpx.get(f"{self.url}/api/v1/alerts").json()["data"]["alerts"]
+        alerts = web.get(f"{self.url}/api/v1/alerts").json()["data"]["alerts"]
         return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
 
     def kill(self) -> None:

@@ -18,7 +18,9 @@ from typing import Any
 
 import httpx
 
+from tests.support import web
 from tests.support.command import Done, run_command
+from tests.support.schema import lay_sqlite
 
 ROOT = Path(__file__).parents[2]
 TOLLKEEPER = ROOT / ".venv" / "bin" / "tollkeeper"
@@ -116,19 +118,19 @@ class Sandbox:
         return f"http://127.0.0.1:{self.port}/v1"
 
     def record(self, **query: Any) -> list[dict[str, Any]]:
-        answer = httpx.get(f"http://127.0.0.1:{self.port}/__sandbox/record", params=query, timeout=10)
+        answer = web.get(f"http://127.0.0.1:{self.port}/__sandbox/record", params=query, timeout=10)
         body = answer.json()
         rows: list[dict[str, Any]] = body if isinstance(body, list) else body.get("records", body.get("data"))
         return rows
 
     def clear(self) -> None:
-        httpx.delete(f"http://127.0.0.1:{self.port}/__sandbox/record", timeout=10)
+        web.delete(f"http://127.0.0.1:{self.port}/__sandbox/record", timeout=10)
 
     def settings(self, **changes: Any) -> None:
-        httpx.put(f"http://127.0.0.1:{self.port}/__sandbox/settings", json=changes, timeout=10).raise_for_status()
+        web.put(f"http://127.0.0.1:{self.port}/__sandbox/settings", json=changes, timeout=10).raise_for_status()
 
     def stats(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"http://127.0.0.1:{self.port}/__sandbox/stats", timeout=10).json()
+        found: dict[str, Any] = web.get(f"http://127.0.0.1:{self.port}/__sandbox/stats", timeout=10).json()
         return found
 
     def stop(self) -> None:
@@ -171,6 +173,8 @@ class Tollkeeper:
     def start(self, *, ready: bool = True, **more: str) -> "Tollkeeper":
         """`tollkeeper serve`; `more` are extra environment variables for this start only."""
         self.log_path = self.folder / "serve.log"
+        if "TOLLKEEPER_DATABASE__URL" not in self.environment:
+            lay_sqlite(self.folder / "var" / "tollkeeper.db", served=True)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 [str(TOLLKEEPER), "serve"], cwd=self.folder, env={**self.all_environment(), **more}, stdout=log, stderr=log
@@ -183,7 +187,7 @@ class Tollkeeper:
         assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"serve ended with {self.process.returncode}:\n{self.log()[-3000:]}")
-        return httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200
+        return web.get(f"{self.url}/readyz", timeout=2).status_code == 200
 
     def log(self) -> str:
         return self.log_path.read_text(errors="replace") if self.log_path.is_file() else ""
@@ -240,7 +244,7 @@ class Account:
         self.server.cli("grant", self.account_id, credits, "--reason", "test")
 
     def me(self) -> dict[str, Any]:
-        answer = httpx.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10)
+        answer = web.get(f"{self.server.url}/api/billing/me", headers=self.headers, timeout=10)
         assert answer.status_code == 200, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -264,7 +268,7 @@ class Account:
     def chat(self, content: str = "hello", **body: Any) -> httpx.Response:
         """One chat request through the proxy."""
         full = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": content}], **body}
-        return httpx.post(f"{self.server.v1}/chat/completions", json=full, headers=self.headers, timeout=60)
+        return web.post(f"{self.server.v1}/chat/completions", json=full, headers=self.headers, timeout=60)
 
 
 @contextlib.contextmanager

@@ -82,6 +82,6 @@ class Patching(importlib.abc.MetaPathFinder):
         return spec
 
 
-if POINT and "serve" in " ".join(sys.orig_argv) or POINT and "_child" in " ".join(sys.orig_argv):
+if POINT and "serve" in " ".join(sys.orig_argv):
     module, path, when, *rest = POINT.split(":")
     sys.meta_path.insert(0, Patching(module, path, when, int(rest[0]) if rest else 1))
