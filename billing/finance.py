@@ -48,6 +48,14 @@ class RolledUp(NamedTuple):
     closed: list[Figures]
 
 
+class Kept(NamedTuple):
+    """What SQL has of now: the newest day that was rolled up, when that was (Unix milliseconds), and the newest closed one."""
+
+    newest: Figures | None
+    updated_at: int
+    closed: Figures | None
+
+
 class ModelFigures(NamedTuple):
     """A model's usage since some time."""
 
@@ -142,6 +150,16 @@ class Finance:
 
     async def days(self, limit: int) -> list[Figures]:
         """The days that were rolled up, newest first."""
+        return [figures for figures, _ in await self._days(limit)]
+
+    async def kept(self) -> Kept:
+        """What there is to show, whichever process computed it."""
+        rows = await self._days(DAYS_AT_ONCE)
+        closed = [figures for figures, updated in rows if updated >= span(date.fromisoformat(figures.day))[1] + CLOSE_AFTER_MS]
+        newest, updated_at = rows[0] if rows else (None, 0)
+        return Kept(newest, updated_at, closed[0] if closed else None)
+
+    async def _days(self, limit: int) -> list[tuple[Figures, int]]:
         columns = (
             finance_daily.c.day,
             finance_daily.c.purchased_millicredits,
@@ -150,9 +168,11 @@ class Finance:
             finance_daily.c.loss_millicredits,
             finance_daily.c.liability_millicredits,
             finance_daily.c.requests,
+            finance_daily.c.updated_at,
         )
+        query = select(*columns).order_by(finance_daily.c.day.desc()).limit(limit)
         async with self._db.read() as connection:
-            return [Figures(*row) for row in await connection.execute(select(*columns).order_by(finance_daily.c.day.desc()).limit(limit))]
+            return [(Figures(*row[:-1]), int(row[-1])) for row in await connection.execute(query)]
 
     async def top_models(self, since_ms: int, limit: int) -> list[ModelFigures]:
         """The models that cost us most since a time."""

@@ -82,7 +82,7 @@ class Gone(NamedTuple):
 
 
 class Outstanding(NamedTuple):
-    """A process's live holds: how many, millicredits in them, and the age of the oldest in ms."""
+    """All holds of a store: how many, millicredits in them, and the age of the oldest in ms."""
 
     holds: int
     amount: int

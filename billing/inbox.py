@@ -13,6 +13,7 @@ from billing.money_tables import stripe_inbox
 from billing.stripe_objects import Event
 
 UNHANDLED = ("pending", "parked")
+SWEEP = "sweep"
 
 
 class EventNotFound(BillingError):
@@ -24,7 +25,7 @@ class EventNotFound(BillingError):
 
 
 class Waiting(NamedTuple):
-    """An event that is due. Times in Unix milliseconds."""
+    """An event that is due. `received_at` (Unix milliseconds): of one that never arrived and was fetched, when Stripe made it."""
 
     event_id: str
     type: str
@@ -79,10 +80,17 @@ class Inbox:
             stripe_inbox.c.object_id,
             stripe_inbox.c.attempts,
             stripe_inbox.c.received_at,
+            stripe_inbox.c.source,
+            stripe_inbox.c.created,
         )
         query = select(*columns).where(stripe_inbox.c.state.in_(UNHANDLED), stripe_inbox.c.next_at <= now_ms())
+        first = select(func.min(stripe_inbox.c.received_at)).where(stripe_inbox.c.source == "webhook")
         async with self._db.read() as connection:
-            return [Waiting(*row) for row in await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))]
+            rows = (await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))).all()
+            fetched = any(row.source == SWEEP for row in rows)
+            # what Stripe made before it ever delivered anything to us was not late: there was no endpoint
+            delivers_since = (await connection.execute(first)).scalar_one() if fetched else None
+        return [Waiting(*row[:4], _waits_since(row, delivers_since)) for row in rows]
 
     async def finish(self, event_ids: Sequence[str], outcome: str, *, ignored: bool = False) -> None:
         """Note that these are handled."""
@@ -150,6 +158,12 @@ class Inbox:
             query = query.where(stripe_inbox.c.state == state)
         async with self._db.read() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _waits_since(row: Any, delivers_since: int | None) -> int:
+    made = row.created * 1_000
+    missed = row.source == SWEEP and delivers_since is not None and made >= delivers_since
+    return int(min(made, row.received_at) if missed else row.received_at)
 
 
 def read_event(body: bytes) -> Event:

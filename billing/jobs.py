@@ -29,10 +29,6 @@ Step = tuple[Callable[[], Awaitable[int]], float, str]
 """(what to do, the pause in seconds when there was nothing to do, its name)."""
 
 
-Noted = Callable[[Sequence[Entry]], None]
-"""Told of what was booked."""
-
-
 class Journal(Protocol):
     """Where settled charges wait for SQL."""
 
@@ -68,8 +64,8 @@ class Store(Balances, Journal, Protocol):
         """Raise StoreUnavailable unless it serves now."""
         ...
 
-    def outstanding(self) -> Outstanding:
-        """The live holds of this process."""
+    async def outstanding(self) -> Outstanding:
+        """Every hold it has, whichever process made it, and whether that lives or not."""
         ...
 
     def rebuilt(self) -> int:
@@ -84,7 +80,7 @@ class Drained(NamedTuple):
     credits: int
 
 
-async def flush_once(journal: Journal, ledger: Ledger, batch: int, noted: Noted | None = None) -> int:
+async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
     """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
 
     A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
@@ -93,8 +89,6 @@ async def flush_once(journal: Journal, ledger: Ledger, batch: int, noted: Noted 
     booked, stuck = await ledger.post_bookable(entries)
     if booked:
         await journal.acknowledge(booked)
-        if noted is not None:
-            noted(booked)
     settled = {entry.position for entry in booked} | stuck.keys()
     refused = [entry for entry in entries if entry.position not in settled]
     if refused:
@@ -160,10 +154,8 @@ class Jobs:
         lead: Callable[[], Awaitable[bool]] | None,
         reap: Callable[[], Awaitable[int]] | None,
         more: Sequence[Step] = (),
-        noted: Noted | None = None,
     ) -> None:
         """`lead` tries to take the lease (None: there is no other process); `reap` resolves orphans; `more` run beside them."""
-        self._noted = noted
         self._store, self._ledger, self._batch, self._lead = store, ledger, batch, lead
         self._flush_seconds, self._reap, self._more = flush_seconds, reap, more
         self._leading = lead is None
@@ -193,7 +185,7 @@ class Jobs:
 
     async def _flush(self) -> int:
         """One batch; only a full one is followed by the next at once, so that small ones gather meanwhile."""
-        moved = await flush_once(self._store, self._ledger, self._batch, self._noted) if self._leading else 0
+        moved = await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
         return moved if moved >= self._batch else 0
 
     async def _relay(self) -> int:

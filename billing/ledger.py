@@ -1,6 +1,6 @@
 """The SQL ledger: posting batches of charges, moving admins' money, and reading all of it back."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -26,6 +26,10 @@ COUNTS = tuple(column.name for column in usage.c if isinstance(column.type, BigI
 MOST = 2**62
 
 
+Noted = Callable[[Sequence[Entry]], None]
+"""Told of what was booked."""
+
+
 class Posted(NamedTuple):
     """What SQL says of an account: its balance in millicredits, and the last outbox row included in it."""
 
@@ -46,9 +50,9 @@ class OutboxRow(NamedTuple):
 class Ledger:
     """Reads and writes transfers, usage, balances and the outbox. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database) -> None:
-        """`database` must be migrated."""
-        self._db = database
+    def __init__(self, database: Database, noted: Noted | None = None) -> None:
+        """`database` must be migrated. `noted` is told of every charge that this object books, once, after its commit."""
+        self._db, self._noted = database, noted
 
     async def post(self, entries: Sequence[Entry]) -> int:
         """Book settled charges: usage rows, transfers and balances in one transaction; return how many were new.
@@ -58,7 +62,9 @@ class Ledger:
         if not entries:
             return 0
         async with self._db.write() as connection:
-            return await self._book(connection, entries)
+            new = await self._book(connection, entries)
+        self._note(new)
+        return len(new)
 
     async def post_current(self, entries: Sequence[Entry]) -> list[Entry]:
         """`post`, but only what was read under its bucket's newest epoch; return those.
@@ -91,8 +97,8 @@ class Ledger:
             query = select(buckets.c.bucket, buckets.c.epoch).where(buckets.c.bucket.in_({entry.bucket for entry in entries}))
             newest = {row[0]: row[1] for row in await connection.execute(query.order_by(buckets.c.bucket).with_for_update(read=True))}
             current = [entry for entry in entries if not entry.epoch or newest.get(entry.bucket) == entry.epoch]
-            if current:
-                await self._book(connection, current)
+            new = await self._book(connection, current) if current else []
+        self._note(new)
         return current
 
     async def fence(self, bucket: int, epoch: str) -> None:
@@ -102,7 +108,12 @@ class Ledger:
         async with self._db.write() as connection:
             await connection.execute(statement.on_conflict_do_update(index_elements=["bucket"], set_={"epoch": epoch}))
 
-    async def _book(self, connection: AsyncConnection, entries: Sequence[Entry]) -> int:
+    def _note(self, new: Sequence[Entry]) -> None:
+        if new and self._noted is not None:
+            self._noted(new)
+
+    async def _book(self, connection: AsyncConnection, entries: Sequence[Entry]) -> list[Entry]:
+        """Book what is new of these, and return that."""
         charges = {record.charge_id: (entry, record) for entry in entries for record in (decode_record(entry.record),)}
         # in sorted order, as the accounts below: two flushers with overlapping batches wait for each other, never crosswise
         for charge_id in await self._dropped(connection, charges):
@@ -111,7 +122,7 @@ class Ledger:
         new = await self._insert_new(connection, usage, rows, usage.c.charge_id) if rows else []
         postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
         await _post(connection, postings)
-        return len(new)
+        return [charges[charge_id][0] for charge_id in new]
 
     async def _dropped(self, connection: AsyncConnection, charges: Mapping[str, tuple[Entry, UsageRecord]]) -> list[str]:
         """Of charges so old that retention may have dropped their rows: those that were booked."""

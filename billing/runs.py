@@ -1,13 +1,13 @@
 """What jobs did and what they found, in SQL: one row a run, one row a finding."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.database import Database, now_ms
-from billing.findings import Finding
+from billing.findings import Finding, mismatch
 from billing.ops_tables import findings, job_runs
 
 MOST_FINDINGS = 1_000
@@ -16,6 +16,26 @@ CLEAN_RUNS_KEPT = 200
 """Of one job; runs that found something or could not be done stay for ever."""
 FAILED = "could not be done: "
 """How the report of a run begins that did not come to its end: it counts neither as clean nor as having found something."""
+PARTLY = "could not be done in whole: "
+"""How the report of a run begins that could not look at everything: what it found is kept, and it is due as if it had not run."""
+DISPUTED = "In dispute, in millicredits: "
+"""The last line of a run's report. The rows of its findings have no units, and of many only the first are kept."""
+COMPLETED = or_(job_runs.c.ok, and_(job_runs.c.findings > 0, ~job_runs.c.report.startswith(PARTLY)))
+PARTS_LOOKED_AT = 100
+
+
+class Standing(NamedTuple):
+    """What the runs of a job say of now.
+
+    `succeeded_at`: when the last one ended that came to its end, in Unix milliseconds; 0: none has. `findings` and `mismatch`
+    (millicredits) are its, or those of a later run that could only look at a part, where these are more. `seconds`: how long
+    the newest of these took.
+    """
+
+    succeeded_at: int
+    findings: int
+    mismatch: int
+    seconds: float
 
 
 class Runs:
@@ -28,38 +48,57 @@ class Runs:
     async def keep(self, job: str, started_at: int, found: Sequence[Finding], report: str) -> int:
         """Keep a finished run; its id."""
         async with self._db.write() as connection:
-            run_id = await _insert(connection, job, started_at, report, findings=len(found), ok=not found)
-            rows = [
-                {"run_id": run_id, "check": f.check[:80], "subject": f.subject[:200], "expected": f.expected, "found": f.found}
-                for f in found[:MOST_FINDINGS]
-            ]
-            if rows:
-                await connection.execute(insert(findings), rows)
-            else:
+            run_id = await _insert(connection, job, started_at, _with_mismatch(report, found), findings=len(found), ok=not found)
+            await _insert_findings(connection, run_id, found)
+            if not found:
                 await _forget_clean(connection, job)
         return run_id
+
+    async def keep_partly(self, job: str, started_at: int, found: Sequence[Finding], report: str, problem: str) -> None:
+        """Keep what a run found that could not look at everything; the same again and again is one row."""
+        begins = f"{PARTLY}{problem}\n"
+        report = begins + _with_mismatch(report, found)
+        async with self._db.write() as connection:
+            row = (await connection.execute(_newest(job))).mappings().first()
+            if row is not None and row["report"].startswith(begins) and await _found_by(connection, row["id"]) == _kept(found):
+                values = {"finished_at": now_ms(), "report": report}
+                await connection.execute(update(job_runs).where(job_runs.c.id == row["id"]).values(values))
+                return
+            run_id = await _insert(connection, job, started_at, report, findings=len(found), ok=False)
+            await _insert_findings(connection, run_id, found)
 
     async def keep_failure(self, job: str, started_at: int, problem: str) -> None:
         """Note that a run could not be done; the same problem again and again is one row."""
         report = FAILED + problem
-        last = select(job_runs.c.id, job_runs.c.report).where(job_runs.c.job == job).order_by(job_runs.c.id.desc()).limit(1)
         async with self._db.write() as connection:
-            row = (await connection.execute(last)).first()
-            if row is not None and row[1] == report:
-                await connection.execute(update(job_runs).where(job_runs.c.id == row[0]).values(finished_at=now_ms()))
+            row = (await connection.execute(_newest(job))).mappings().first()
+            if row is not None and row["report"] == report:
+                await connection.execute(update(job_runs).where(job_runs.c.id == row["id"]).values(finished_at=now_ms()))
             else:
                 await _insert(connection, job, started_at, report, findings=0, ok=False)
 
     async def completed_at(self, job: str) -> int:
         """When the last run began that came to its end, in Unix milliseconds; 0 when there is none."""
-        query = (
-            select(job_runs.c.started_at)
-            .where(job_runs.c.job == job, or_(job_runs.c.ok, job_runs.c.findings > 0))
-            .order_by(job_runs.c.id.desc())
-            .limit(1)
-        )
         async with self._db.read() as connection:
-            return int((await connection.execute(query)).scalar_one_or_none() or 0)
+            row = (await connection.execute(_newest(job).where(COMPLETED))).mappings().first()
+        return int(row["started_at"]) if row is not None else 0
+
+    async def standing(self, job: str) -> Standing | None:
+        """What its runs say of now; None when none says anything."""
+        async with self._db.read() as connection:
+            last = (await connection.execute(_newest(job).where(COMPLETED))).mappings().first()
+            since = last["id"] if last is not None else 0
+            query = _newest(job).where(job_runs.c.id > since, job_runs.c.report.startswith(PARTLY)).limit(PARTS_LOOKED_AT)
+            parts = (await connection.execute(query)).mappings().all()
+        rows = [*parts, last] if last is not None else parts
+        if not rows:
+            return None
+        return Standing(
+            int(last["finished_at"]) if last is not None else 0,
+            max(row["findings"] for row in rows),
+            max(_mismatch_of(row["report"]) for row in rows),
+            (rows[0]["finished_at"] - rows[0]["started_at"]) / 1_000,
+        )
 
     async def latest(self, job: str | None, limit: int) -> list[dict[str, Any]]:
         """The last runs, newest first."""
@@ -80,6 +119,36 @@ class Runs:
         query = select(findings).where(findings.c.run_id == run_id).order_by(findings.c.id)
         async with self._db.read() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def _newest(job: str) -> Any:
+    return select(job_runs).where(job_runs.c.job == job).order_by(job_runs.c.id.desc()).limit(1)
+
+
+def _with_mismatch(report: str, found: Sequence[Finding]) -> str:
+    return f"{report}\n{DISPUTED}{mismatch(found)}" if found else report
+
+
+def _mismatch_of(report: str) -> int:
+    _, _, number = report.rpartition(f"\n{DISPUTED}")
+    return int(number) if number.isdecimal() else 0
+
+
+def _kept(found: Sequence[Finding]) -> list[tuple[str, str, int, int]]:
+    return [(f.check[:80], f.subject[:200], f.expected, f.found) for f in found[:MOST_FINDINGS]]
+
+
+async def _found_by(connection: AsyncConnection, run_id: int) -> list[tuple[str, str, int, int]]:
+    columns = (findings.c.check, findings.c.subject, findings.c.expected, findings.c.found)
+    query = select(*columns).where(findings.c.run_id == run_id).order_by(findings.c.id)
+    return [(row[0], row[1], row[2], row[3]) for row in await connection.execute(query)]
+
+
+async def _insert_findings(connection: AsyncConnection, run_id: int, found: Sequence[Finding]) -> None:
+    names = ("run_id", "check", "subject", "expected", "found")
+    rows = [dict(zip(names, (run_id, *values), strict=True)) for values in _kept(found)]
+    if rows:
+        await connection.execute(insert(findings), rows)
 
 
 async def _insert(connection: AsyncConnection, job: str, started_at: int, report: str, *, findings: int, ok: bool) -> int:

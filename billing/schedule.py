@@ -1,8 +1,8 @@
 """Which job is due, and that one process of all machines runs it. The schedule is SQL's: it survives every restart.
 
 A job is due when its last completed run began longer ago than its interval, or when somebody asked for it. Whoever runs it holds its
-lease in SQL, renewed while it runs, by the database's clock. The row of a run is written at its end: killed before that, the job is
-due again as soon as the lease is over.
+lease in SQL, renewed while it runs, by the database's clock. The row of a run is written at its end, whatever that was: killed before
+it, the job is due again as soon as the lease is over.
 """
 
 import asyncio
@@ -31,15 +31,19 @@ LEASE_MS = 6_000
 RENEW_SECONDS = 1.5
 LOOK_SECONDS = 1.0
 RETRY_SECONDS = 60.0
+PARTLY_RETRY_SECONDS = 600.0
+"""Of a run that could only look at a part: what it could look at, the whole ledger perhaps, is not read again every minute."""
+LONGEST_PROBLEM = 2_000
 SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
 class Result(NamedTuple):
-    """What a run found, and its report for people."""
+    """What a run found, and its report for people. `problem`: why it could not look at everything ("": it did)."""
 
     findings: list[Finding]
     report: str
+    problem: str = ""
 
 
 Run = Callable[[int], Awaitable[Result]]
@@ -109,7 +113,7 @@ class Scheduler:
                 return
         self._not_before[job.name] = time.monotonic() + RETRY_SECONDS  # unless it comes to its end
         try:
-            await self.run(job.name)
+            result = await self.run(job.name)
         except JobIsRunning:
             self._not_before[job.name] = time.monotonic() + RENEW_SECONDS
             return
@@ -117,6 +121,9 @@ class Scheduler:
             log.warning("job %s could not be done: %s", job.name, error)
             return
         del self._not_before[job.name]
+        if result.problem:
+            log.warning("job %s could not be done in whole: %s", job.name, result.problem)
+            self._due[job.name] = now_ms() + round(PARTLY_RETRY_SECONDS * 1_000)
 
     async def _asked_for(self) -> frozenset[str]:
         """The jobs that somebody wants run; looked up once a second for all."""
@@ -128,7 +135,7 @@ class Scheduler:
         return self._asked
 
     async def run(self, name: str, instead: Run | None = None, kept_as: str = "") -> Result:
-        """Run a job now and keep what came of it. Raises JobIsRunning, and BillingError when it cannot be done.
+        """Run a job now and keep what came of it. Raises JobIsRunning, and what the job raises: BillingError when it cannot be done.
 
         By hand: `instead` of what the job does by itself, `kept_as` another name, so that the schedule does not count it.
         """
@@ -137,10 +144,17 @@ class Scheduler:
         async with self._leased(name):
             try:
                 result = await run(await self._runs.completed_at(name))
-                await self._runs.keep(kept_as or name, started, result.findings, result.report)
-                await self._fulfilled(name, started)
-            except BillingError as error:
-                await self._runs.keep_failure(kept_as or name, started, str(error))
+                if result.problem:
+                    await self._runs.keep_partly(kept_as or name, started, result.findings, result.report, result.problem)
+                else:
+                    await self._runs.keep(kept_as or name, started, result.findings, result.report)
+                if not kept_as:
+                    await self._fulfilled(name, started)
+            except Exception as error:
+                # also a fault of ours: what is in no row is seen by nobody. The step logs it, with its trace
+                problem = str(error) if isinstance(error, BillingError) else f"{type(error).__name__}: {error}"
+                with contextlib.suppress(StoreUnavailable):
+                    await self._runs.keep_failure(kept_as or name, started, problem[:LONGEST_PROBLEM])
                 raise
             finally:
                 if self._noted is not None:

@@ -30,10 +30,9 @@ from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import StoreUnavailable
 from billing.holds import Entry
-from billing.jobs import Jobs, Noted, Step, Store
-from billing.ledger import Ledger
+from billing.jobs import Jobs, Step, Store
+from billing.ledger import Ledger, Noted
 from billing.migrate import current_revision, newest_revision
-from billing.money import display_credits
 from billing.objects import Objects
 from billing.overrides import Overrides
 from billing.rates import RateCards
@@ -55,6 +54,7 @@ from proxy.models import answer_models
 from proxy.money import MoneyIn, money_in
 from proxy.object_routes import answer_object, is_object_path
 from proxy.oidc import TokenChecker
+from proxy.publishing import Publisher
 from proxy.rates import Rates
 from proxy.realtime import RealtimeSession
 from proxy.rejections import Rejection, not_found
@@ -173,10 +173,10 @@ class Application:
         settings, enter = self._settings, self._stack.enter_async_context
         database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
         self._stack.push_async_callback(database.close)
-        ledger, accounts = Ledger(database), Accounts(database)
-        store = await enter(opened_store(settings, ledger))
         registry = CollectorRegistry()
         metrics = Metrics(registry)
+        ledger, accounts = Ledger(database, noted_by(metrics)), Accounts(database)
+        store = await enter(opened_store(settings, ledger))
         rates = Rates(RateCards(database), settings.billing)
         prices = await rates.current()
         upstream = UpstreamPool(settings.upstream, self._key, f"tollkeeper/{version('tollkeeper')}")
@@ -209,9 +209,10 @@ class Application:
         book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
         self._stack.push_async_callback(book.close)
         if self._with_jobs:
-            jobs = jobs_of(settings, store, ledger, metrics, [*money.steps(), *book.schedule.steps()])
+            jobs = jobs_of(settings, store, ledger, [*money.steps(), *book.schedule.steps()])
             jobs.start()
             self._stack.push_async_callback(jobs.stop)
+            await enter(background(Publisher(settings, database, store, book, metrics, time.time()).follow()))
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
         await enter(background(_watch(services, database, store, health)))
         await enter(background(rates.follow(services)))
@@ -285,9 +286,7 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator["Emb
         await store.close()
 
 
-def jobs_of(
-    settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, metrics: Metrics, more: Sequence[Step] = ()
-) -> Jobs:
+def jobs_of(settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, more: Sequence[Step] = ()) -> Jobs:
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
@@ -300,7 +299,6 @@ def jobs_of(
         lead=lead,
         reap=reap,
         more=more,
-        noted=noted_by(metrics),
     )
 
 
@@ -362,19 +360,17 @@ async def _watch(services: Services, database: Database, store: Store, health: H
 
 
 def publish_store(metrics: Metrics, store: Store) -> None:
-    """What a process lives by, and what it had to rebuild."""
-    live = store.outstanding()
-    metrics.open_holds.set(live.holds)
-    metrics.open_hold_credits.set(display_credits(live.amount))
-    metrics.oldest_hold.set(live.oldest_ms / 1_000)
+    """What this process had to rebuild."""
     metrics.rebuilds.inc(store.rebuilt())
 
 
 def noted_by(metrics: Metrics) -> Noted:
-    """Counts what only the flush sees: charges of requests whose process died."""
+    """Counts what only who books it sees: charges of requests whose process died, and whatever nobody could be charged for."""
 
     def noted(entries: Sequence[Entry]) -> None:
         for entry in entries:
+            if entry.loss:
+                metrics.lost(entry.loss)
             if ORPHANED in entry.record:
                 metrics.orphan(decode_record(entry.record), entry.charged)
 

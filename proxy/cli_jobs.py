@@ -1,6 +1,7 @@
 """`tollkeeper reconcile`, `finance`, `costs`, `jobs`: what the scheduled jobs do, by hand and at once.
 
-Exit codes: 0 nothing found, 1 findings, 3 a store (or Stripe, or OpenAI) does not answer. Each run is a row, as the scheduled ones are.
+Exit codes: 0 nothing found, 1 findings, 3 a store (or Stripe, or OpenAI) does not answer; then what the other checks found is printed
+and kept all the same. Each run is a row, as the scheduled ones are.
 """
 
 import argparse
@@ -17,9 +18,9 @@ from prometheus_client import CollectorRegistry
 from billing.balances.redis import RedisBalances
 from billing.database import now_ms
 from billing.finance import MOST_DAYS, RolledUp, day_of
-from billing.findings import Finding
 from billing.money import display_credits, display_usd
 from billing.reconcile import ReadStore
+from billing.runs import PARTLY
 from billing.schedule import JobIsRunning, Result, Run
 from proxy.account_api import iso_time
 from proxy.admin_desk import job_row
@@ -32,6 +33,7 @@ from proxy.money import money_in
 COMMANDS = ("reconcile", "finance", "costs", "jobs")
 WAIT_SECONDS = 120.0
 LOOK_SECONDS = 0.2
+EXIT_UNAVAILABLE = 3
 
 
 def register(commands: Any, add: Add) -> None:
@@ -93,9 +95,12 @@ async def _reconcile(context: Context) -> Output:
         async def without_stripe(_since: int) -> Result:
             return await book.reconcile(stripe=False)
 
-        result = await _run_job(book, "reconcile", without_stripe if context.arguments.no_stripe else None)
+        if context.arguments.no_stripe and book.asks_stripe:
+            result = await _run_job(book, "reconcile", without_stripe, "reconcile without Stripe")
+        else:
+            result = await _run_job(book, "reconcile")
     lines = [str(finding) for finding in result.findings] or result.report.splitlines()
-    return _output(result.findings, "\n".join(lines))
+    return _output(result, "\n".join(lines))
 
 
 async def _finance(context: Context) -> Output:
@@ -127,7 +132,7 @@ async def _finance(context: Context) -> Output:
         f"{display_usd(day.margin):>12} {display_credits(day.liability):>14} {day.requests:>9}"
         for day in rolled.days
     ]
-    output, text, code = _output(result.findings, "\n".join([*lines, *map(str, result.findings)]))
+    output, text, code = _output(result, "\n".join([*lines, *map(str, result.findings)]))
     return {**output, "days": data}, text, code
 
 
@@ -144,7 +149,7 @@ async def _costs(context: Context) -> Output:
         if "costs" not in book.schedule.jobs:
             await book.costs(day, day)  # which says why not
         result = await _run_job(book, "costs", compare, "costs by hand")
-    return _output(result.findings, result.report)
+    return _output(result, result.report)
 
 
 async def _list(context: Context) -> Output:
@@ -163,7 +168,10 @@ async def _list(context: Context) -> Output:
 def _result_of(run: dict[str, Any]) -> str:
     if run["ok"]:
         return "ok"
-    return f"{run['findings']} findings" if run["findings"] else str(run["report"])
+    report = str(run["report"])
+    if report.startswith(PARTLY):
+        return f"{run['findings']} findings, {report.partition(chr(10))[0]}"
+    return f"{run['findings']} findings" if run["findings"] else report
 
 
 async def _run(context: Context) -> Output:
@@ -172,11 +180,14 @@ async def _run(context: Context) -> Output:
         if name not in book.schedule.jobs:
             raise Refusal(f"there is no job {name!r} with this configuration; there are {', '.join(sorted(book.schedule.jobs))}")
         result = await _run_job(book, name)
-    return _output(result.findings, result.report)
+    return _output(result, result.report)
 
 
-def _output(findings: list[Finding], text: str) -> Output:
+def _output(result: Result, text: str) -> Output:
+    findings, problem = result.findings, result.problem
     data = [{"check": f.check, "subject": f.subject, "expected": str(f.expected), "found": str(f.found)} for f in findings]
+    if problem:
+        return {"ok": False, "findings": data, "incomplete": problem}, f"{text}\n{PARTLY}{problem}", EXIT_UNAVAILABLE
     return {"ok": not findings, "findings": data}, text, 1 if findings else 0
 
 

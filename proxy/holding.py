@@ -5,7 +5,7 @@ import time
 from billing.accounts import ApiKey
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.holds import Checkpoint, Held, HoldRequest, Refused, Settled
-from billing.money import Millicredits, display_credits
+from billing.money import Millicredits
 from billing.periods import period_end_ms
 from billing.pricing import PriceBook
 from billing.usage import Usage
@@ -181,7 +181,6 @@ class Holding:
         if isinstance(settled, Settled):
             self.charged = settled.charged
             if settled.loss:
-                services.metrics.count(services.metrics.loss, by=display_credits(settled.loss))
                 services.log.loss(self._request_id, key.account_id, settled.loss)
         services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
         return settled if isinstance(settled, Settled) else None

@@ -1,9 +1,10 @@
 """The scheduled jobs of this product, put together from what billing checks and keeps; the schedule is billing/schedule.py's."""
 
 import asyncio
+import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from billing.costs import compare_costs, own_costs
 from billing.database import Database, now_ms
 from billing.errors import BillingError
 from billing.finance import CLOSE_AFTER_MS, DAY_MS, Figures, Finance, RolledUp, below_target, day_of, span
-from billing.findings import Finding, mismatch
+from billing.findings import Finding
 from billing.money import display_credits, display_usd
 from billing.partitions import keep_partitions
 from billing.reconcile import ReadStore, StoreFigures, check_audit, check_ledger, check_store
@@ -26,6 +27,8 @@ from proxy.metrics import Metrics
 from proxy.money import MoneyIn
 from proxy.openai_costs import OpenAICosts
 
+log = logging.getLogger("tollkeeper.jobs")
+
 DAY_SECONDS = 86_400.0
 STATEMENT_SECONDS = 900.0
 JOB_CONNECTIONS = 2
@@ -33,7 +36,9 @@ RECENT_DAYS = 2
 """Of Stripe's record, at every reconciliation; the job `stripe` reads 30."""
 MOST_COST_DAYS = 31
 SHOWN = 20
-MOST_MODELS = 50
+
+Part = tuple[list[Finding], list[str]]
+"""What a part of the reconciliation found, and what it has to say beside that."""
 
 
 class NotConfigured(BillingError):
@@ -78,7 +83,6 @@ class JobBook:
     async def _finance(self, since: int) -> Result:
         now = now_ms()
         rolled = await self.finance.roll_up(now)
-        await self._publish(rolled)
         # also what an earlier run closed that was killed before it could report
         kept = [day for day in await self.finance.days(MOST_COST_DAYS) if since < _closes_at(day) <= now]
         closed = {day.day: day for day in (*kept, *rolled.closed)}
@@ -95,40 +99,63 @@ class JobBook:
         found = below_target(finished, self._settings.jobs.margin_target_percent)
         return Result(found, "\n".join([f"{len(rolled.days)} days computed.", *_shown(found)])), rolled
 
-    async def _publish(self, rolled: RolledUp) -> None:
-        today = rolled.days[0]
-        self._metrics.finance_today(
-            purchased=today.purchased, deducted=today.deducted, cost=today.cost, loss=today.loss, liability=today.liability
-        )
-        models = await self.finance.top_models(span(date.fromisoformat(today.day))[0], MOST_MODELS)
-        self._metrics.models_today({model.model: model.cost for model in models})
-        self._metrics.margin_target.set(self._settings.jobs.margin_target_percent / 100)
-
     # -- reconcile --------------------------------------------------------------------------------
 
     async def _reconcile(self, _since: int) -> Result:
-        return await self.reconcile(stripe=self._money.keys is not None)
+        return await self.reconcile(stripe=self.asks_stripe)
+
+    @property
+    def asks_stripe(self) -> bool:
+        """Whether a whole reconciliation asks Stripe for its record."""
+        return self._money.keys is not None
 
     async def reconcile(self, *, stripe: bool) -> Result:
-        """Every check. Raises StoreUnavailable, StripeRefused."""
-        began, database = time.monotonic(), self.database
-        found, notes = await check_ledger(database), []
+        """Every check, each by itself: one that cannot be made takes nothing away from the others. Raises when none could be."""
+        began = time.monotonic()
+        parts: list[tuple[str, Callable[[], Awaitable[Part]]]] = [("the ledger", self._of(check_ledger))]
         if self._read_store is not None:
-            compared = await check_store(database, self._read_store)
-            found += compared.findings
-            if compared.busy:
-                notes.append(f"{len(compared.busy)} accounts were too busy to be compared with the balance store.")
-        found += await self._money.check_ledger(database)
+            parts.append(("the balance store", self._of_store))
+        parts.append(("purchases", self._of(self._money.check_ledger)))
         if stripe:
-            found += await self._money.check_stripe(database, RECENT_DAYS)
-        sampled = await check_sample(database)
-        found += sampled.findings
-        found += await check_audit(database)
-        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(sampled.excluded.items()))
-        notes.append(f"{sampled.priced} requests priced again{f', passed over: {reasons}' if reasons else ''}.")
+            parts.append(("Stripe's record", self._of(lambda database: self._money.check_stripe(database, RECENT_DAYS))))
+        parts += [("the sample of charges", self._of_sample), ("the audit log", self._of(check_audit))]
+        found: list[Finding] = []
+        notes: list[str] = []
+        failed: dict[str, Exception] = {}
+        for name, check in parts:
+            try:
+                findings, more = await check()
+            except Exception as error:
+                # also a fault of ours in one check: the others have looked at money, and what they saw must be kept
+                if not isinstance(error, BillingError):
+                    log.exception("%s could not be checked", name)
+                failed[name] = error
+                continue
+            found += findings
+            notes += more
+        if len(failed) == len(parts):
+            raise next(iter(failed.values()))
         notes.append(f"{time.monotonic() - began:.1f} s.")
-        self._metrics.reconciliation_mismatch.set(display_credits(mismatch(found)))
-        return Result(found, "\n".join([*_summary(found), *notes]))
+        summary = _summary(found, whole=not failed)
+        return Result(found, "\n".join([*summary, *notes]), "; ".join(f"{name}: {_words(error)}" for name, error in failed.items()))
+
+    def _of(self, check: Callable[[Database], Awaitable[list[Finding]]]) -> Callable[[], Awaitable[Part]]:
+        async def part() -> Part:
+            return await check(self.database), []
+
+        return part
+
+    async def _of_store(self) -> Part:
+        if self._read_store is None:
+            return [], []
+        compared = await check_store(self.database, self._read_store)
+        busy = f"{len(compared.busy)} accounts were too busy to be compared with the balance store."
+        return compared.findings, [busy] if compared.busy else []
+
+    async def _of_sample(self) -> Part:
+        sampled = await check_sample(self.database)
+        reasons = ", ".join(f"{number} {reason}" for reason, number in sorted(sampled.excluded.items()))
+        return sampled.findings, [f"{sampled.priced} requests priced again{f', passed over: {reasons}' if reasons else ''}."]
 
     async def _stripe(self, _since: int) -> Result:
         found = await self._money.check(self.database)
@@ -168,8 +195,9 @@ class JobBook:
         lines = [f"Made: {', '.join(kept.made) or 'nothing'}. Dropped: {', '.join(kept.dropped) or 'nothing'}."]
         return Result(kept.findings, "\n".join(lines + _shown(kept.findings)))
 
-    def _noted(self, name: str, result: Result | None, seconds: float) -> None:
-        self._metrics.job_done(name, None if result is None else len(result.findings), seconds)
+    def _noted(self, name: str, result: Result | None, _seconds: float) -> None:
+        failed = result is None or bool(result.problem)
+        self._metrics.job_ran(name, "failed" if failed else "found" if result is not None and result.findings else "clean")
 
 
 def store_reader(settings: Settings, store: RedisBalances | None) -> ReadStore:
@@ -188,11 +216,15 @@ def _closes_at(figures: Figures) -> int:
     return span(date.fromisoformat(figures.day))[1] + CLOSE_AFTER_MS
 
 
-def _summary(found: Sequence[Finding]) -> list[str]:
+def _summary(found: Sequence[Finding], *, whole: bool = True) -> list[str]:
     if not found:
-        return ["Everything agrees."]
+        return ["Everything agrees." if whole else "Everything else agrees."]
     checks = Counter(finding.check for finding in found)
     return [f"{number} × {check}" for check, number in sorted(checks.items())] + _shown(found)
+
+
+def _words(error: Exception) -> str:
+    return str(error) if isinstance(error, BillingError) else f"{type(error).__name__}: {error}"
 
 
 def _shown(found: Sequence[Finding]) -> list[str]:

@@ -6,15 +6,17 @@ Requests only add to a plain dict; `publish()` moves it into prometheus-client a
 labelled increment there costs 2-4 µs (memory-mapped with several processes) and a request makes ten.
 """
 
-import time
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from billing.finance import Figures
+from billing.holds import Outstanding
 from billing.money import display_credits, display_usd
 from billing.record import UsageRecord
+from billing.runs import Standing
 from billing.usage import Usage
 
 ADDED_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -26,7 +28,7 @@ OUR_FAILINGS = frozenset(("internal_error", "store_unavailable", "journal_full",
 WEBHOOK_SECONDS = 300
 WEBHOOK_PATH = "/webhooks/stripe"
 PURCHASE_PATHS = ("/api/billing/checkout", WEBHOOK_PATH, "/credits/buy")
-SERVER_ERROR = 500
+USER_ERROR, SERVER_ERROR = 400, 500
 NOT_CONFIGURED = 404
 """Not our failing, and not our success either."""
 
@@ -62,6 +64,9 @@ class Metrics:
         )
         self.webhook_events = Counter("stripe_webhook_events_total", "Webhook deliveries taken", ["type"], registry=registry)
         self.webhook_failures = Counter("stripe_webhook_failures_total", "Webhook deliveries not taken", ["reason"], registry=registry)
+        self.missed_events = Counter(
+            "stripe_events_missed_total", "Events that Stripe made and that only our asking for them brought here", registry=registry
+        )
         self.event_versions = Counter(
             "stripe_event_version_mismatches_total", "Stripe events of another API version than ours", registry=registry
         )
@@ -76,10 +81,13 @@ class Metrics:
         )
         self._times = {self.first_byte: _Times(SECONDS), self.added: _Times(ADDED_SECONDS)}
         self.open_holds = Gauge(
-            "tollkeeper_holds_outstanding", "Holds this process lives by", registry=registry, multiprocess_mode="livesum"
+            "tollkeeper_holds_outstanding",
+            "Holds in the balance store, whoever made them",
+            registry=registry,
+            multiprocess_mode="livemax",
         )
         self.open_hold_credits = Gauge(
-            "tollkeeper_holds_outstanding_credits", "Credits in those holds", registry=registry, multiprocess_mode="livesum"
+            "tollkeeper_holds_outstanding_credits", "Credits in those holds", registry=registry, multiprocess_mode="livemax"
         )
         self.oldest_hold = Gauge(
             "tollkeeper_holds_oldest_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax"
@@ -155,7 +163,8 @@ class Metrics:
     def _register_finance(self, registry: CollectorRegistry) -> None:
         """The running UTC day's money in USD, as the job `finance` computed it last. Floats, for display only.
 
-        `mostrecent`: whichever process ran the job last is right, also when the figure fell.
+        Every machine shows them as they are in SQL, whichever ran the job. `mostrecent`: a process that is started again shows
+        what the one before it last showed, until it has read them itself.
         """
 
         def today(name: str, text: str) -> Gauge:
@@ -175,18 +184,31 @@ class Metrics:
             registry=registry,
             multiprocess_mode="mostrecent",
         )
+        self.closed_margin = Gauge(
+            "finance_closed_margin_daily_usd",
+            "Deducted less cost, of the last day that is closed",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.closed_deducted = Gauge(
+            "finance_closed_deducted_daily_usd",
+            "Credits deducted for usage, of the last day that is closed",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        # live: of a process that was started again, the models of its yesterday are forgotten
         self.model_cost = Gauge(
             "finance_model_cost_daily_usd",
             "What a model's usage cost us, today (UTC)",
             ["model"],
             registry=registry,
-            multiprocess_mode="mostrecent",
+            multiprocess_mode="livemostrecent",
         )
 
         self._models_shown: set[str] = set()
 
     def _register_jobs(self, registry: CollectorRegistry) -> None:
-        """Labelled `task`: Prometheus calls what it scrapes `job`."""
+        """Labelled `task`: Prometheus calls what it scrapes `job`. All but the counter are shown as SQL has them."""
         self.reconciliation_mismatch = Gauge(
             "tollkeeper_reconciliation_mismatch_credits",
             "Sum of the differences that the last reconciliation found",
@@ -194,6 +216,15 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
         self.job_runs = Counter("tollkeeper_job_runs_total", "Runs of scheduled jobs", ["task", "result"], registry=registry)
+        self.jobs_since = Gauge(
+            "tollkeeper_jobs_started_timestamp_seconds",
+            "When this machine's service was started, as its jobs process says",
+            registry=registry,
+            multiprocess_mode="mostrecent",
+        )
+        self.job_interval = Gauge(
+            "tollkeeper_job_interval_seconds", "How often a job runs", ["task"], registry=registry, multiprocess_mode="mostrecent"
+        )
         self.job_findings = Gauge(
             "tollkeeper_job_findings", "Findings of a job's last run", ["task"], registry=registry, multiprocess_mode="mostrecent"
         )
@@ -208,14 +239,19 @@ class Metrics:
             multiprocess_mode="mostrecent",
         )
 
-    def finance_today(self, *, purchased: int, deducted: int, cost: int, loss: int, liability: int) -> None:
-        """Show a day's figures, in millicredits (= micro-dollars)."""
-        self.purchased_daily.set(display_usd(purchased))
-        self.deducted_daily.set(display_usd(deducted))
-        self.cost_daily.set(display_usd(cost))
-        self.loss_daily.set(display_usd(loss))
-        self.margin_daily.set(display_usd(deducted - cost))
-        self.liability.set(display_usd(liability))
+    def finance_today(self, figures: Figures) -> None:
+        """Show the running day's figures."""
+        self.purchased_daily.set(display_usd(figures.purchased))
+        self.deducted_daily.set(display_usd(figures.deducted))
+        self.cost_daily.set(display_usd(figures.cost))
+        self.loss_daily.set(display_usd(figures.loss))
+        self.margin_daily.set(display_usd(figures.margin))
+        self.liability.set(display_usd(figures.liability))
+
+    def finance_closed(self, figures: Figures) -> None:
+        """Show what the last closed day came to."""
+        self.closed_margin.set(display_usd(figures.margin))
+        self.closed_deducted.set(display_usd(figures.deducted))
 
     def models_today(self, costs: Mapping[str, int]) -> None:
         """Show what each model cost today, in millicredits. Only models of our own usage rows get here."""
@@ -223,13 +259,22 @@ class Metrics:
         for model in self._models_shown:  # a series cannot be taken back where several processes write them
             self.model_cost.labels(model).set(display_usd(costs.get(model, 0)))
 
-    def job_done(self, job: str, findings: int | None, seconds: float) -> None:
-        """Note a job's run; `findings` None: it failed."""
-        self.job_runs.labels(job, "failed" if findings is None else "found" if findings else "clean").inc()
-        self.job_duration.labels(job).set(seconds)
-        if findings is not None:
-            self.job_findings.labels(job).set(findings)
-            self.job_success.labels(job).set(time.time())
+    def job_ran(self, job: str, result: str) -> None:
+        """Note a run of this process: `clean`, `found` or `failed`."""
+        self.job_runs.labels(job, result).inc()
+
+    def job_stands(self, job: str, standing: Standing) -> None:
+        """Show what a job's runs, of whichever process, came to."""
+        self.job_findings.labels(job).set(standing.findings)
+        self.job_duration.labels(job).set(standing.seconds)
+        if standing.succeeded_at:
+            self.job_success.labels(job).set(standing.succeeded_at / 1_000)
+
+    def holds(self, outstanding: Outstanding) -> None:
+        """Show what is held."""
+        self.open_holds.set(outstanding.holds)
+        self.open_hold_credits.set(display_credits(outstanding.amount))
+        self.oldest_hold.set(outstanding.oldest_ms / 1_000)
 
     def answered(self, endpoint: str, status: int, outcome: str) -> None:
         """Note an answer under /v1; status 499: the client left."""
@@ -241,13 +286,23 @@ class Metrics:
         """Note that an event of Stripe's was handled, so long after it was received."""
         self.count(self.objective, "webhook", "good" if seconds <= WEBHOOK_SECONDS else "bad")
 
+    def lost(self, loss: int) -> None:
+        """Count millicredits that the ledger has booked as ours to pay. Called once a charge, by whoever books it."""
+        self.count(self.loss, by=display_credits(loss))
+
     def orphan(self, record: UsageRecord, charged: int) -> None:
         """Count a charge whose request never ended: its process died, or broke off, and the ledger has what it owed."""
         usage = Usage(input_tokens=record.input_tokens, output_tokens=record.output_tokens)
         self.metered(record.model, record.held_millicredits, charged, usage, record.usage_source)
 
     def side_answer(self, path: str, status: int, *, selling: bool) -> None:
-        """Note an answer of the side API: buying and crediting have an objective. Not `selling`: somebody switched buying off."""
+        """Note an answer of the side API: buying and crediting have an objective. Not `selling`: somebody switched buying off.
+
+        A delivery that was refused counts neither way: Stripe's, under another secret, was not served well; and what anybody may
+        post must not look like a failing of ours. WebhookFailures and the `webhook` objective are there for it.
+        """
+        if path == WEBHOOK_PATH and USER_ERROR <= status < SERVER_ERROR:
+            return
         if path.startswith(PURCHASE_PATHS) and status != NOT_CONFIGURED and (selling or path == WEBHOOK_PATH):
             self.count(self.objective, "purchase", "bad" if status >= SERVER_ERROR else "good")
 

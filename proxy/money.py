@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("tollkeeper.stripe")
 
 INBOX_SECONDS = 0.25
-GAUGE_SECONDS = 2.0
 WATCH_SECONDS = 1.0
 NOTIFY_SECONDS = 1.0
 SWEEP_LOOK_SECONDS = 5.0
@@ -86,7 +85,7 @@ class MoneyIn:
     ) -> None:
         """Nothing is opened yet. `notices_key` None: nobody is told anything."""
         self.settings, self.keys, self.metrics, self._db = settings, keys, metrics, database
-        self._gauges_at = self._sweep_at = 0.0
+        self._sweep_at = 0.0
         self.sales = Sales(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
         self.buyers, self.inbox = Buyers(database), Inbox(database)
         self.notices = Notices(database, wanted=notices_key is not None)
@@ -119,13 +118,7 @@ class MoneyIn:
 
     async def work(self) -> int:
         """One step of the inbox's worker. Raises StoreUnavailable."""
-        finished = await (await self.parts()).worker.step()
-        if time.monotonic() >= self._gauges_at:
-            self._gauges_at = time.monotonic() + GAUGE_SECONDS
-            depth = await self.inbox.depth()
-            self.metrics.inbox_waiting.set(depth.waiting)
-            self.metrics.inbox_lag.set(depth.oldest_ms / 1_000)
-        return finished
+        return await (await self.parts()).worker.step()
 
     async def sweep(self) -> int:
         """Ask Stripe for what never arrived, every `stripe.sweep_minutes`."""
@@ -133,7 +126,8 @@ class MoneyIn:
             return 0
         self._sweep_at = time.monotonic() + FAILED_SWEEP_SECONDS  # unless it succeeds
         sweeper = (await self.parts()).sweeper
-        await sweeper.sweep(livemode=self.settings.stripe.livemode)
+        swept = await sweeper.sweep(livemode=self.settings.stripe.livemode)
+        self.metrics.count(self.metrics.missed_events, by=swept.missed_events)
         self._sweep_at = time.monotonic() + self.settings.stripe.sweep_minutes * 60
         return 0
 

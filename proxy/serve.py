@@ -32,11 +32,12 @@ from billing.jobs import Store
 from billing.ledger import Ledger
 from config.settings import Secret, Settings
 from config.watch import LOOK_SECONDS, Watcher
-from proxy.app import Application, background, check_keys, jobs_of, live_settings, make_store, publish_store
+from proxy.app import Application, background, check_keys, jobs_of, live_settings, make_store, noted_by, publish_store
 from proxy.edge import Group, groups_by_port
 from proxy.jobs import JobBook, store_reader
 from proxy.metrics import Metrics
 from proxy.money import money_in
+from proxy.publishing import Publisher
 from proxy.transport import HttpLimits, guarded
 
 log = logging.getLogger("tollkeeper.serve")
@@ -111,18 +112,18 @@ def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", *, wit
     return 0 if server.started else EXIT_CONFIGURATION
 
 
-def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
-    """Run the jobs of a Redis deployment until told to stop; the exit code."""
+def serve_jobs(settings: Settings, config_path: Path | None, started_at: float) -> int:
+    """Run the jobs of a Redis deployment until told to stop; the exit code. `started_at`: the service was (Unix seconds)."""
 
     async def run() -> None:
         stop = asyncio.Event()
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
-        ledger = Ledger(database)
+        metrics = Metrics(CollectorRegistry())
+        ledger = Ledger(database, noted_by(metrics))
         store = make_store(settings, ledger)
         await store.open()
-        metrics = Metrics(CollectorRegistry())
         money = money_in(settings, database, metrics)
 
         async def apply(found: Settings) -> None:
@@ -131,9 +132,10 @@ def serve_jobs(settings: Settings, config_path: Path | None = None) -> int:
         live = live_settings(settings, config_path, database, metrics, apply)
         await live.begin()
         book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
-        jobs = jobs_of(settings, store, ledger, metrics, [*money.steps(), *book.schedule.steps()])
+        jobs = jobs_of(settings, store, ledger, [*money.steps(), *book.schedule.steps()])
         jobs.start()
-        async with background(live.follow()), background(_publish(metrics, store)):
+        publisher = Publisher(settings, database, store, book, metrics, started_at)
+        async with background(live.follow()), background(_publish(metrics, store)), background(publisher.follow()):
             await stop.wait()
         await jobs.stop()
         await book.close()
@@ -207,7 +209,7 @@ class Supervisor:
         self._restart_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
         self._stopping = False
-        self._pid = os.getpid()
+        self._pid, self._started_at = os.getpid(), time.time()
         self._metrics_dir = tempfile.mkdtemp(prefix="tollkeeper-metrics-")
 
     def run(self) -> int:
@@ -261,7 +263,7 @@ class Supervisor:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._metrics_dir
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen when the library was imported, before there were children
         if name == JOBS:
-            sys.exit(serve_jobs(self._settings, self._config))
+            sys.exit(serve_jobs(self._settings, self._config, self._started_at))
         sys.exit(serve_worker(self._settings, self._key, self._listeners, with_jobs=False, config_path=self._config))
 
     def _look_at_file(self) -> None:

@@ -196,8 +196,8 @@ class EmbeddedBalances:
         """(unflushed charges, age of the oldest in milliseconds)."""
         return await asyncio.to_thread(journal_depth, self._path)
 
-    def outstanding(self) -> Outstanding:
-        """The live holds."""
+    async def outstanding(self) -> Outstanding:
+        """The live holds; those of a process that died were resolved at opening."""
         holds = self._book.holds
         oldest = next(iter(holds.values()), None)  # a dict keeps its order
         age = _clock_ms() - oldest.since_ms if oldest is not None else 0

@@ -240,11 +240,12 @@ class RedisBalances:
         oldest = min(int(head[0][0].split(b"-")[0]) for head in heads if head)
         return sum(lengths), max(0, time.time_ns() // 1_000_000 - oldest)
 
-    def outstanding(self) -> Outstanding:
-        """The live holds of this process."""
-        oldest = next(iter(self._live.values()), None)  # a dict keeps its order
-        age = round((time.monotonic() - oldest.since) * 1_000) if oldest is not None else 0
-        return Outstanding(len(self._live), sum(live.request.amount for live in self._live.values()), age)
+    async def outstanding(self) -> Outstanding:
+        """The holds of all processes, and of those that died."""
+        parts = await asyncio.gather(*(self._link.run("holds", (f"{prefix}leases", prefix), ()) for prefix in self._prefix))
+        oldest = min((int(part[2]) for part in parts if int(part[2])), default=0)
+        age = max(0, time.time_ns() // 1_000_000 - oldest) if oldest else 0
+        return Outstanding(sum(int(part[0]) for part in parts), sum(int(part[1]) for part in parts), age)
 
     def rebuilt(self) -> int:
         """Buckets that this process rebuilt since the last time this was asked."""

@@ -2,7 +2,22 @@
 
 from importlib.resources import files
 
-NAMES = ("hold", "settle", "rehold", "resettle", "renew", "mark", "shrink", "reap", "credit", "load", "rewrite", "advance", "figures")
+NAMES = (
+    "hold",
+    "settle",
+    "rehold",
+    "resettle",
+    "renew",
+    "mark",
+    "shrink",
+    "reap",
+    "credit",
+    "load",
+    "rewrite",
+    "advance",
+    "figures",
+    "holds",
+)
 
 
 def load_scripts() -> dict[str, bytes]:

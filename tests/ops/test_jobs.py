@@ -24,7 +24,7 @@ from billing.rates import RateCards
 from billing.reconcile import check_audit, check_ledger, check_store
 from billing.record import UsageRecord, encode_record
 from billing.retention import drop_detail
-from billing.runs import FAILED, Runs
+from billing.runs import DISPUTED, FAILED, PARTLY, Runs
 from billing.samples import check_sample
 from billing.schedule import Job, JobIsRunning, Result, Scheduler
 from billing.statements import Statements
@@ -118,6 +118,31 @@ FAULTS = {
     "a rate": ("""UPDATE usage SET rates = replace(rates, '"0.15"', '"0.16"') WHERE charge_id = 'c0'""", "cost vs its own rates", "c0"),
     "a markup": ("""UPDATE usage SET rates = replace(rates, '"1.3"', '"1.2"') WHERE charge_id = 'c0'""", "charge vs its own rates", "c0"),
     "rates that are gone": ("UPDATE usage SET rates = '{{}}' WHERE charge_id = 'c4'", "usage row without readable rates", "c4"),
+    "the cost of a charge": (
+        "UPDATE transfers SET amount_millicredits = amount_millicredits + 700 WHERE kind = 'usage_cost' AND reference_id = 'c1'",
+        "cost of a usage row vs its transfer",
+        "c1",
+    ),
+    "the cost of a charge that is gone": (
+        "DELETE FROM transfers WHERE kind = 'usage_cost' AND reference_id = 'c2'",
+        "cost of a usage row vs its transfer",
+        "c2",
+    ),
+    "a usage row that is gone, and its cost": (
+        "DELETE FROM usage WHERE charge_id = 'c2'",
+        "cost of charges without a usage row vs the sums of dropped rows",
+        "in all",
+    ),
+    "the loss of a charge": (
+        "UPDATE usage SET loss_millicredits = loss_millicredits + 900 WHERE charge_id = 'c4'",
+        "platform loss of a usage row vs its transfer",
+        "c4",
+    ),
+    "a charge shown to another account": (
+        "UPDATE usage SET account_id = 'acct_other' WHERE charge_id = 'c3'",
+        "usage row of another account than its charge",
+        "c3 of acct_other, charged to customer:{account}",
+    ),
     "an audit row": (
         "UPDATE audit_log SET reason = 'another' WHERE id = 1",
         "audit log (good rows, then a broken one)",
@@ -412,7 +437,7 @@ async def test_a_job_that_cannot_be_done_stays_due_and_is_one_row(sql: Books) ->
     scheduler._not_before.clear()
     await scheduler.steps()[0][0]()
     newest = (await runs.latest("j", 1))[0]
-    assert (newest["findings"], newest["report"]) == (1, "since 0")
+    assert (newest["findings"], newest["report"]) == (1, f"since 0\n{DISPUTED}1")
     assert [row["subject"] for row in await runs.findings_of(newest["id"])] == ["s"]
 
 
@@ -425,7 +450,91 @@ async def test_clean_runs_are_forgotten_and_the_others_are_not(sql: Books) -> No
             await connection.execute(text(row))
     await runs.keep("j", 2, [], "last")
     kept = await runs.latest("j", 1_000)
-    assert (len(kept), kept[0]["report"], kept[-1]["report"]) == (201, "last", "first")
+    assert (len(kept), kept[0]["report"], kept[-1]["report"]) == (201, "last", f"first\n{DISPUTED}1")
+    assert await runs.standing("j") == (kept[0]["finished_at"], 0, 0, (kept[0]["finished_at"] - 2) / 1_000)
+
+
+async def test_a_fault_of_ours_in_a_job_is_a_row_too(sql: Books) -> None:
+    async def work(_since: int) -> Result:
+        raise KeyError("a field that was always there")
+
+    scheduler = Scheduler(sql.database, [Job("j", 3_600, work, "")])
+    with pytest.raises(KeyError):
+        await scheduler.steps()[0][0]()
+    (row,) = await Runs(sql.database).latest("j", 10)
+    assert (row["ok"], row["findings"], row["report"]) == (False, 0, f"{FAILED}KeyError: 'a field that was always there'")
+    assert await Runs(sql.database).completed_at("j") == 0
+    await scheduler.steps()[0][0]()  # not at once again
+
+
+async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_stays_due(sql: Books) -> None:
+    """What it found counts together with what the last whole run found, until the next whole one."""
+    results = [Result([Finding("dear", "s", 0, 50, 10)], "whole")]
+
+    async def work(_since: int) -> Result:
+        return results[-1]
+
+    runs, scheduler = Runs(sql.database), Scheduler(sql.database, [Job("j", 3_600, work, "")])
+
+    async def again() -> None:
+        scheduler._due.clear()
+        await scheduler.steps()[0][0]()
+
+    await again()
+    whole = await runs.standing("j")
+    assert whole is not None
+    assert whole[1:3] == (1, 500)
+    async with sql.database.write() as connection:
+        await connection.execute(text("UPDATE job_runs SET started_at = 1"))  # long ago: it is due again
+    results.append(Result([Finding("c", "s", 1, 2), Finding("c", "t", 1, 4)], "12.1 s", "Stripe's record: stripe: is away"))
+    await again()
+    results.append(results[-1]._replace(report="13.7 s"))
+    await again()
+    rows = await runs.latest("j", 10)
+    assert [(row["ok"], row["findings"]) for row in rows] == [(False, 2), (False, 1)], "the same again is the same row"
+    assert rows[0]["report"] == f"{PARTLY}Stripe's record: stripe: is away\n13.7 s\n{DISPUTED}4"
+    assert [row["subject"] for row in await runs.findings_of(rows[0]["id"])] == ["s", "t"]
+    assert await runs.completed_at("j") == 1, "it counts as not run"
+    standing = await runs.standing("j")
+    assert standing is not None
+    assert standing[:3] == (whole.succeeded_at, 2, 500), "the worse of both"
+    await scheduler.steps()[0][0]()
+    assert len(await runs.latest("j", 10)) == 2, "not at once again"
+    results.append(Result([], "all is well"))
+    await again()
+    after = await runs.standing("j")
+    assert after is not None
+    assert after[1:3] == (0, 0)
+
+
+async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(sql: Books, clock: Callable[[int], None]) -> None:
+    finance = Finance(sql.database)
+    assert await finance.kept() == (None, 0, None)
+    clock(NOW - 2 * DAY_MS)
+    account = await sql.account(50_000)
+    await sql.ledger.post([settled("k1", account, NOW - 2 * DAY_MS)])
+    await finance.roll_up(NOW)
+    kept = await finance.kept()
+    assert (kept.newest and kept.newest.day, kept.updated_at) == (day_of(NOW).isoformat(), NOW)
+    assert kept.closed is not None
+    assert (kept.closed.day, kept.closed.deducted) == (day_of(NOW - DAY_MS).isoformat(), 0)
+    # half an hour into the next day today is not closed yet, an hour later it is
+    for hours, closed in ((12.5, day_of(NOW - DAY_MS)), (13.5, day_of(NOW))):
+        await finance.roll_up(NOW + round(hours * 3_600_000))
+        kept = await finance.kept()
+        assert (kept.closed and kept.closed.day) == closed.isoformat(), hours
+
+
+async def test_every_charge_that_is_booked_is_told_of_once(sql: Books) -> None:
+    """By the flush, by a repeat of it, after a rebuilding."""
+    told: list[str] = []
+    ledger = billing.ledger.Ledger(sql.database, lambda entries: told.extend(entry.position for entry in entries))
+    account = await sql.account(900_000_000)
+    first, second = settled("n1", account, NOW)._replace(loss=7), settled("n2", account, NOW)
+    await ledger.post_current([first])
+    await ledger.post_bookable([first, second])
+    await ledger.post([second, first])
+    assert told == ["n1", "n2"]
 
 
 async def test_a_sample_says_what_it_passes_over(sql: Books, clock: Callable[[int], None]) -> None:

@@ -2,9 +2,10 @@
 
 import asyncio
 import os
+import re
 import signal
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -100,6 +101,48 @@ def test_everything_agrees_under_load_and_a_fault_in_the_store_is_found(single: 
     assert {(row["action"], row["subject"], row["reason"]) for row in rows} >= {("job.run", "reconcile", "a test")}
 
 
+def test_stripe_being_away_hides_nothing_that_others_found(make_tollkeeper: Callable[..., Tollkeeper]) -> None:
+    """Rows, metrics and the list of jobs have the findings; the run counts as not done."""
+    stripe = {
+        "STRIPE_API_KEY": "sk_test_away",
+        "STRIPE_WEBHOOK_SECRET": "whsec_away",
+        "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9",
+        "TOLLKEEPER_STRIPE__SUCCESS_URL": "http://127.0.0.1:9/ok",
+        "TOLLKEEPER_STRIPE__CANCEL_URL": "http://127.0.0.1:9/back",
+    }
+    server = make_tollkeeper(**stripe).start()
+    still = new_customer(server, 5_000_000)
+    change_figures(server, still, 5_000)
+    done = server.cli("reconcile", code=3)
+    assert [(row["check"], row["subject"]) for row in done["findings"]] == [("cached balance vs ledger", still.account_id)]
+    assert (done["ok"], "Stripe's record: " in done["incomplete"]) == (False, True)
+    wait_until(lambda: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 5, 10, "the metric")
+    assert metric(server, 'tollkeeper_job_findings{task="reconcile"}') == 1
+    assert metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') == -1
+    (row,) = [row for row in server.cli("jobs", "list", code=1)["data"] if row["job"] == "reconcile"]
+    assert (row["lastRun"]["ok"], row["lastRun"]["findings"], row["nextDueAt"]) == (False, 1, None)
+    assert re.search(r"reconcile +\S+ +1 findings, could not be done in whole: Stripe's record: ", server.run("jobs", "list").stdout)
+    # what leaves Stripe out is not the whole, and does not pass for it
+    assert server.cli("reconcile", "--no-stripe", code=1)["findings"] == done["findings"]
+    (row,) = [row for row in server.cli("jobs", "list", code=1)["data"] if row["job"] == "reconcile"]
+    assert row["nextDueAt"] is None
+
+
+def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(make_tollkeeper: Callable[..., Tollkeeper]) -> None:
+    server = make_tollkeeper().start()
+    still = new_customer(server, 5_000_000)
+    wait_until(lambda: metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') > 0, 20, "the first run")
+    assert metric(server, 'tollkeeper_job_interval_seconds{task="reconcile"}') == 3_600
+    change_figures(server, still, 5_000)
+    server.cli("reconcile", code=1)
+    wait_until(lambda: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 5, 5, "a run by hand shows")
+    server.stop()
+    server.start()
+    wait_until(lambda: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 5, 5, "the last run still shows")
+    assert metric(server, 'tollkeeper_job_findings{task="reconcile"}') == 1
+    assert metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') > 0
+
+
 def change_figures(server: Tollkeeper, customer: Customer, by: int) -> None:
     with closing(sqlite3.connect(server.folder / "var" / "embedded.db", timeout=10)) as store, store:
         store.execute("UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id))
@@ -187,6 +230,16 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, empty_
         assert int(finding["found"]) - int(finding["expected"]) == 7
         _change_in_redis(store, customer, -7)
         assert second.cli("jobs", "list", code=1)["data"]
+        # both machines say what the one of them found that ran the job, also when it is no longer the one
+        for machine in machines:
+            wait_until(lambda server=machine: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 0.007, 5, "on both")
+        assert second.cli("reconcile") == {"ok": True, "findings": []}
+        for machine in machines:
+            wait_until(lambda server=machine: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 0, 5, "on both")
+            liability = wait_until(lambda server=machine: metric(server, "finance_liability_credits_usd"), 10, "finance on both")
+            assert liability > 0
+            for task in ("reconcile", "finance", "costs"):
+                assert metric(machine, f'tollkeeper_job_last_success_timestamp_seconds{{task="{task}"}}') > 0, task
         before = _runs(first, owner, "costs")
         assert len(before) == 1, "due on both machines from the start, and run once"
         openai.settings(latency_ms=4_000)
