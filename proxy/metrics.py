@@ -58,18 +58,6 @@ class Metrics:
             "tollkeeper_usage_implausible_total", "Answers whose usage could not be believed and was counted", registry=registry
         )
         self.store_errors = Counter("tollkeeper_store_errors_total", "Calls a store did not answer", ["store"], registry=registry)
-        self.purchased = Counter("billing_credits_purchased_total", "Credits bought and credited", registry=registry)
-        self.taken_back = Counter(
-            "billing_credits_taken_back_total", "Credits taken back by refunds and disputes", ["kind"], registry=registry
-        )
-        self.webhook_events = Counter("stripe_webhook_events_total", "Webhook deliveries taken", ["type"], registry=registry)
-        self.webhook_failures = Counter("stripe_webhook_failures_total", "Webhook deliveries not taken", ["reason"], registry=registry)
-        self.missed_events = Counter(
-            "stripe_events_missed_total", "Events that Stripe made and that only our asking for them brought here", registry=registry
-        )
-        self.event_versions = Counter(
-            "stripe_event_version_mismatches_total", "Stripe events of another API version than ours", registry=registry
-        )
         self.first_byte = Histogram(
             "tollkeeper_first_byte_seconds", "Request to first byte of the answer", buckets=SECONDS, registry=registry
         )
@@ -99,9 +87,8 @@ class Metrics:
         self.journal_lag = Gauge(
             "tollkeeper_journal_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax"
         )
-        self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
-        self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
         self.store_up = Gauge("tollkeeper_store_up", "1 while a store answers", ["store"], registry=registry, multiprocess_mode="livemin")
+        self._register_money_in(registry)
         self._register_operations(registry)
         self._register_objectives(registry)
         self._register_finance(registry)
@@ -126,6 +113,22 @@ class Metrics:
         for slo in ("deduction", "purchase", "webhook"):
             for result in ("good", "bad"):
                 self.objective.labels(slo, result)
+
+    def _register_money_in(self, registry: CollectorRegistry) -> None:
+        self.purchased = Counter("billing_credits_purchased_total", "Credits bought and credited", registry=registry)
+        self.taken_back = Counter(
+            "billing_credits_taken_back_total", "Credits taken back by refunds and disputes", ["kind"], registry=registry
+        )
+        self.webhook_events = Counter("stripe_webhook_events_total", "Webhook deliveries taken", ["type"], registry=registry)
+        self.webhook_failures = Counter("stripe_webhook_failures_total", "Webhook deliveries not taken", ["reason"], registry=registry)
+        self.missed_events = Counter(
+            "stripe_events_missed_total", "Events that Stripe made and that only our asking for them brought here", registry=registry
+        )
+        self.event_versions = Counter(
+            "stripe_event_version_mismatches_total", "Stripe events of another API version than ours", registry=registry
+        )
+        self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
+        self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
 
     def _register_operations(self, registry: CollectorRegistry) -> None:
         """Configuration. Every process sets the same, so the worst of them is what counts."""

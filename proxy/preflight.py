@@ -24,7 +24,7 @@ from config.keys import StripeKeys, notices_secret, openai_admin_key, service_ke
 from config.load import ConfigError, upstream_key
 from config.settings import Secret, Settings
 from proxy.preflight_edge import edge_checks, flag_checks, host_checks, package_checks, rate_checks
-from proxy.preflight_remote import clock_checks, inbox_checks, stripe_checks, upstream_checks, webhook_checks
+from proxy.preflight_remote import clock_checks, cost_checks, inbox_checks, stripe_checks, upstream_checks, webhook_checks
 from proxy.preflight_site import Check, Site, base_url_of
 from proxy.preflight_stores import admin_checks, backup_checks, redis_checks, schema_checks, sql_checks
 
@@ -63,7 +63,8 @@ async def _in_sql(site: Site) -> tuple[list[Check], PriceBook | None]:
 
 
 async def _outside(site: Site, prices: PriceBook | None) -> list[Check]:
-    return [*await upstream_checks(site, prices), *await stripe_checks(site), *await webhook_checks(site), *await edge_checks(site)]
+    asked = [await upstream_checks(site, prices), await cost_checks(site), await stripe_checks(site), await webhook_checks(site)]
+    return [*(check for checks in asked for check in checks), *await edge_checks(site)]
 
 
 async def _tried(area: str, name: str, work: Awaitable[list[Check]]) -> list[Check]:

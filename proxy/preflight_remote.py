@@ -2,6 +2,7 @@
 
 import json
 import time
+from datetime import timedelta
 from email.utils import parsedate_to_datetime
 from fnmatch import fnmatchcase
 
@@ -10,12 +11,16 @@ import httpx
 from billing.database import now_ms
 from billing.errors import StoreUnavailable, StripeRefused
 from billing.event_types import API_VERSION, KINDS
+from billing.finance import day_of
 from billing.inbox import Inbox
 from billing.pricing import PriceBook
 from billing.signatures import sign
 from billing.stripe_objects import Account, Endpoint
+from config.keys import openai_admin_key
+from config.load import ConfigError
 from proxy.checkout_api import PROBE_TYPE, UNSIGNED_PROBE
 from proxy.endpoints import METERED
+from proxy.openai_costs import OpenAICosts
 from proxy.preflight_site import Check, Offset, Site, words
 
 MOST_CLOCK_SECONDS = 2.0
@@ -44,6 +49,23 @@ async def upstream_checks(site: Site, prices: PriceBook | None) -> list[Check]:
         return [Check("openai", "key", "FAIL", f"GET {base}/models answers {answer.status_code} without a list", "check upstream.base_url")]
     checks = [Check("openai", "key", "PASS", f"accepted by {base}; {len(visible)} models are visible to it")]
     return checks + (_visible_models(site, visible, prices) if prices is not None else [])
+
+
+async def cost_checks(site: Site) -> list[Check]:
+    """The admin key of OpenAI's, where there is one, reads costs: asked once, for yesterday."""
+    try:
+        key = openai_admin_key(site.settings)
+    except ConfigError:
+        return []  # the row of the configuration says it
+    if key is None:
+        return []
+    yesterday = day_of(now_ms()) - timedelta(days=1)
+    try:
+        await OpenAICosts(site.settings.jobs.openai_costs_url, key).days(yesterday, yesterday)
+    except StoreUnavailable as error:
+        fix = "use an admin key of the organization that may read usage, not a project's key; unset it to do without the job `costs`"
+        return [Check("openai", "admin key", "FAIL", str(error), fix)]
+    return [Check("openai", "admin key", "PASS", "reads the organization's costs")]
 
 
 def _visible_models(site: Site, visible: set[str], prices: PriceBook) -> list[Check]:

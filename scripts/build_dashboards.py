@@ -63,7 +63,7 @@ MONEY = Dashboard(
                     "Margin today",
                     "Deducted less what the usage cost us.",
                     "currencyUSD",
-                    (("margin", "max(finance_margin_daily_usd)"),),
+                    (("margin", "min(finance_margin_daily_usd)"),),
                     "stat",
                 ),
                 Panel(
@@ -114,7 +114,7 @@ MONEY = Dashboard(
                     (
                         ("revenue", "max(finance_deducted_daily_usd)"),
                         ("cost", "max(finance_cost_daily_usd)"),
-                        ("margin", "max(finance_margin_daily_usd)"),
+                        ("margin", "min(finance_margin_daily_usd)"),
                         ("target", "max(finance_margin_target_ratio) * max(finance_deducted_daily_usd)"),
                     ),
                 ),
@@ -302,13 +302,13 @@ OPERATIONS = Dashboard(
                     "Held now",
                     "Credits held for running requests.",
                     "none",
-                    (("credits", "sum(tollkeeper_holds_outstanding_credits)"),),
+                    (("credits", "max(tollkeeper_holds_outstanding_credits)"),),
                 ),
                 Panel(
                     "Holds and the oldest of them",
                     "Running requests, and the age of the oldest hold.",
                     "none",
-                    (("holds", "sum(tollkeeper_holds_outstanding)"), ("oldest, seconds", "max(tollkeeper_holds_oldest_seconds)")),
+                    (("holds", "max(tollkeeper_holds_outstanding)"), ("oldest, seconds", "max(tollkeeper_holds_oldest_seconds)")),
                 ),
                 Panel(
                     "Held for each credit charged",

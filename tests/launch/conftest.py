@@ -98,6 +98,8 @@ def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str) -> I
     environment = {
         **stripe_environment(bank),
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_JOBS__OPENAI_COSTS_URL": f"{session_sandbox.url}/organization/costs",
+        "OPENAI_ADMIN_KEY": "sk-admin-sandbox",
         "TOLLKEEPER_REDIS__URL": redis.url,
         "TOLLKEEPER_DATABASE__URL": database,
         "TOLLKEEPER_LISTEN__WORKERS": "2",

@@ -144,8 +144,11 @@ def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(make_t
 
 
 def change_figures(server: Tollkeeper, customer: Customer, by: int) -> None:
-    with closing(sqlite3.connect(server.folder / "var" / "embedded.db", timeout=10)) as store, store:
-        store.execute("UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id))
+    def changed() -> bool:
+        with closing(sqlite3.connect(server.folder / "var" / "embedded.db", timeout=10)) as store, store:
+            return store.execute("UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id)).rowcount == 1
+
+    wait_until(changed, 5, "there is a row to change")
 
 
 def test_the_day_is_rolled_up_while_it_runs_and_by_hand(single: Tollkeeper) -> None:
@@ -246,7 +249,7 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, empty_
         asked = web.post(f"{second.url}/api/admin/jobs/costs/run", json={"reason": "a test"}, headers=owner, timeout=10)
         assert asked.status_code == 202
         wait_until(lambda: job(first, owner, "costs")["running"], 10, "the job runs")
-        busy = first.cli("jobs", "list", code=1)["data"]
+        busy = first.cli("jobs", "list")["data"]
         assert next(row for row in busy if row["job"] == "costs")["running"]
         for machine in machines:
             for pid in jobs_processes(machine):

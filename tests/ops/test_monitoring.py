@@ -1,7 +1,9 @@
 """Alerts, dashboards, compose file: judged by Prometheus itself, and fired in it."""
 
 import json
+import os
 import re
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,19 +12,27 @@ from typing import Any
 import pytest
 import yaml
 from prometheus_client import CollectorRegistry
+from redis import Redis
 
+from billing.finance import Figures
+from billing.holds import Outstanding
+from billing.runs import Standing
+from billing.signatures import sign
 from config.load import load_settings
 from proxy.metrics import Metrics
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.prometheus import RULES, Exporter, Prometheus, promtool
-from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, wait_until
+from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
+SECRET = "whsec_monitored"
 CASES = ROOT / "config" / "alerts" / "tests" / "tollkeeper_test.yml"
 DASHBOARDS = sorted((ROOT / "config" / "dashboards").glob("*.json"))
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
 RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+STATES = {"WebhooksLate", "JournalLag", "HoldsStuck", "JobNotRun", "ConfigNotFollowed"}
+"""Alerts whose cause takes minutes to hours to come about, or a fault of ours that a test cannot bring about from outside."""
 OURS = re.compile(r"\b(?:tollkeeper|billing|openai|stripe|finance)[a-z0-9_]*(?::[a-z0-9_:]+)?")
 
 
@@ -99,11 +109,11 @@ def test_a_dashboard_is_complete(path: Path) -> None:
 def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
     services = compose["services"]
-    assert set(services) == {"tollkeeper", "postgres", "redis", "prometheus", "grafana"}
+    assert set(services) == {"migrate", "roles", "tollkeeper", "postgres", "redis", "prometheus", "grafana"}
     example = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
     assert set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text())) == example
     for name, service in services.items():
-        assert name == "tollkeeper" or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"]), "an image is pinned"
+        assert service["image"] == "tollkeeper" or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"]), "an image is pinned"
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
@@ -112,15 +122,47 @@ def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pyte
         if name.startswith("TOLLKEEPER_"):
             monkeypatch.setenv(
                 name,
-                re.sub(r"\$\{[^}]*\}", "secret", value) if "POSTGRES" in value else "2" if value == "2" else "" if "$" in value else value,
+                "" if "$" in value else value,
             )
     settings = load_settings(ROOT / "proxy.toml")
     assert settings.listen.workers == 2
+    assert not re.search(r"//[^ ]*\$\{", (ROOT / "docker-compose.yml").read_text()), "a secret in a URL would have to be escaped"
+    # what operators use is on a port of its own, which Prometheus reaches inside and nobody from outside
+    assert settings.listen.admin_port not in (0, settings.listen.port)
+    assert f"127.0.0.1:{settings.listen.admin_port}:{settings.listen.admin_port}" in services["tollkeeper"]["ports"]
+    scraped = yaml.safe_load((ROOT / "config" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"]
+    assert scraped == [{"targets": [f"tollkeeper:{settings.listen.admin_port}"]}]
+    # tables are made by their owner, and served by a role that is not
+    owner = services["migrate"]["environment"]["TOLLKEEPER_DATABASE__URL"]
+    assert ("//tollkeeper@" in owner, "//tollkeeper_serves@" in settings.database.url) == (True, True)
+    assert services["tollkeeper"]["depends_on"]["roles"]["condition"] == "service_completed_successfully"
     assert settings.redis.url == "redis://redis:6379/0"
     flags = services["redis"]["command"]
     assert flags[flags.index("--appendfsync") + 1] == "always"
     assert flags[flags.index("--maxmemory-policy") + 1] == "noeviction"
     assert flags[flags.index("--appendonly") + 1] == "yes"
+
+
+def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_postgres: str) -> None:
+    """What compose runs with psql: twice, with a password that no URL could carry as it is."""
+    script = ROOT / "config" / "postgres" / "serving-role.sql"
+    says = re.search(r"```sql\n(CREATE ROLE.*?)```", (ROOT / "docs" / "runbook.md").read_text(), re.DOTALL)
+    assert says is not None
+    assert says[1].splitlines()[1:] == script.read_text().splitlines()[6:]
+    url = fresh_postgres.replace("postgresql+asyncpg://", "postgresql://")
+    command = ["psql", url, "--set=ON_ERROR_STOP=1"]
+    try:
+        for password in ("first", "p@ss/w:rd%20?#'\" "):
+            environment = {**os.environ, "SERVING_PASSWORD": password}
+            done = subprocess.run([*command, f"--file={script}"], env=environment, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr
+        tables = "SELECT count(*) FROM usage; INSERT INTO sweep_marks VALUES ('a test', 1); DELETE FROM sweep_marks WHERE name = 'a test'"
+        for wanted, statement in ((0, tables), (3, "ALTER TABLE transfers DISABLE TRIGGER ALL"), (3, "DROP TABLE audit_log")):
+            done = subprocess.run(command, input=f"SET ROLE tollkeeper_serves; {statement};", capture_output=True, text=True, check=False)
+            assert done.returncode == wanted, (statement, done.stderr)
+    finally:  # a role is the whole server's, and other tests make it themselves
+        dropped = "DROP OWNED BY tollkeeper_serves CASCADE; DROP ROLE tollkeeper_serves;"
+        subprocess.run(command, input=dropped, capture_output=True, text=True, check=True)
 
 
 # -- fired in Prometheus ---------------------------------------------------------------------------
@@ -138,8 +180,9 @@ def watched(session_folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[To
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis.url,
         "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
         "STRIPE_API_KEY": "sk_test_monitored",
-        "STRIPE_WEBHOOK_SECRET": "whsec_monitored",
+        "STRIPE_WEBHOOK_SECRET": SECRET,
         "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9",
         "TOLLKEEPER_STRIPE__SUCCESS_URL": "http://127.0.0.1:9/ok",
         "TOLLKEEPER_STRIPE__CANCEL_URL": "http://127.0.0.1:9/back",
@@ -159,8 +202,9 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
     """A real service misbehaves for real; each alert fires, and none that has no cause."""
     server, redis = watched
     prometheus = Prometheus(session_folder / "prometheus-real", [f"127.0.0.1:{server.port}"]).start()
+    fired = set()
     try:
-        account = new_customer(server, 0)
+        account, rich, pays_it_all = new_customer(server, 0), new_customer(server), new_customer(server, 800)
         wait_until(lambda: prometheus.query("tollkeeper:insufficient:rate10m"), 10, "the service is scraped and judged")
         time.sleep(3)  # a quiet past, against which the refusals stand out
         assert prometheus.firing() == set()
@@ -171,35 +215,59 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
                 return alert in prometheus.firing()
 
             wait_until(caused, seconds, f"{alert} fires; {prometheus.firing()} do")
+            fired.add(alert)
 
-        fires("WebhookFailures", lambda: web.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"}))
+        fires(
+            "WebhookSignatures", lambda: web.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"})
+        )
+        assert prometheus.firing() == {"WebhookSignatures"}, "what anybody can post wakes nobody"
+        fires("WebhookFailures", lambda: deliver_in_live_mode(server))
         fires("InsufficientCreditsSpike", lambda: account.chat(max_tokens=5))
+        fires("UpstreamErrors", lambda: rich.chat(sandbox_says(status=500), max_tokens=5))
+        assert not {"PlatformLoss", "NegativeMargin"} & prometheus.firing()
+        more_than_held = sandbox_says(output_tokens=100, ignore_cap=True)
+        assert pays_it_all.chat(more_than_held, model="gpt-4o", max_tokens=10).status_code == 200
+        fires("PlatformLoss", lambda: time.sleep(0.2))
+        fires("NegativeMargin", lambda: time.sleep(0.2))
+        fires("MarginBelowTarget", lambda: time.sleep(0.2), 30)
+        with Redis(port=redis.port) as store:
+            (key,) = store.scan_iter(f"*:a:{account.account_id}")
+            store.hincrby(key, "balance", 5_000)
+            assert server.run("reconcile").returncode == 3, "Stripe is not there, and that hides nothing"
+            store.hincrby(key, "balance", -5_000)
+        fires("ReconciliationFindings", lambda: time.sleep(0.2))
+        fires("ReconciliationMismatch", lambda: time.sleep(0.2))
         (server.folder / "proxy.toml").write_text("[billing]\nmarkup = 'much'\n")
         fires("ConfigRefused", lambda: time.sleep(0.2))
         (server.folder / "proxy.toml").write_text("# whole again\n")
         redis.kill()
         fires("StoreDown", lambda: account.chat(max_tokens=5))
         fires("ObjectiveBurnsFast", lambda: account.chat(max_tokens=5))
+        fires("ObjectiveBurnsSlowly", lambda: account.chat(max_tokens=5))
         redis.start()
         wait_until(lambda: "StoreDown" not in prometheus.firing(), 20, "it is over when Redis is back")
-        assert prometheus.firing() <= {
-            "WebhookFailures",
-            "InsufficientCreditsSpike",
-            "ConfigRefused",
-            "ObjectiveBurnsFast",
-            "ObjectiveBurnsSlowly",
-        }
+        assert prometheus.firing() <= fired
         server.kill()
         fires("TollkeeperDown", lambda: time.sleep(0.2))
+        assert fired == set(ALERTS) - STATES
     finally:
         prometheus.kill()
+
+
+def deliver_in_live_mode(server: Tollkeeper) -> None:
+    """An event of Stripe's, signed, of the mode that this server is not in."""
+    event = {"id": "evt_live", "object": "event", "type": "charge.refunded", "created": int(time.time()), "livemode": True}
+    body = json.dumps(event).encode()
+    answer = web.post(f"{server.url}/webhooks/stripe", content=body, headers={"stripe-signature": sign(body, SECRET, int(time.time()))})
+    assert answer.json()["error"]["code"] == "wrong_livemode"
 
 
 def test_the_other_states_fire_too_and_every_panel_shows_something(session_folder: Path) -> None:
     """What takes days, or a fault of ours, to come about: the product's own metrics are put into that state."""
     exporter = Exporter()
     metrics = exporter.metrics
-    finance = {"purchased": 9_000_000, "deducted": 100_000_000, "cost": 80_000_000, "loss": 0, "liability": 5_000_000}
+    today = Figures("2026-11-23", 9_000_000, 100_000_000, 80_000_000, 0, 5_000_000, 7)
+    intervals = {"finance": 30, "reconcile": 3_600, "stripe": 86_400, "costs": 86_400, "retention": 86_400, "partitions": 86_400}
 
     def busy(*, bad: bool) -> None:
         for _ in range(20):
@@ -215,23 +283,26 @@ def test_the_other_states_fire_too_and_every_panel_shows_something(session_folde
         metrics.count(metrics.taken_back, "refund", by=1)
         metrics.count(metrics.webhook_events, "charge.refunded")
         metrics.count(metrics.insufficient, "balance")
-        metrics.count(metrics.upstream_errors, "status_5xx", by=20 if bad else 0)
-        metrics.count(metrics.loss, by=1 if bad else 0)
+        metrics.count(metrics.upstream_errors, "status_5xx", by=0)
+        metrics.lost(0)
         metrics.first_byte_after(0.3)
         metrics.forwarded_after(0.001)
         metrics.side_answer("/api/billing/checkout", 200, selling=True)
 
     def set_gauges(*, bad: bool) -> None:
-        metrics.finance_today(**{**finance, "cost": 101_000_000 if bad else 80_000_000})
+        metrics.finance_today(today)
+        metrics.finance_closed(today)
         metrics.models_today({"gpt-4o": 80_000_000})
         metrics.margin_target.set(0.1)
-        metrics.liability.set(5)
-        metrics.reconciliation_mismatch.set(150 if bad else 0)
-        for task in ("finance", "reconcile", "stripe", "costs", "retention", "partitions"):
-            metrics.job_done(task, 1 if bad else 0, 0.1)
-        metrics.job_success.labels("finance").set(time.time() - (1_000 if bad else 1))
+        metrics.reconciliation_mismatch.set(0)
+        metrics.jobs_since.set(time.time() - (1_000 if bad else 1))
+        for task, seconds in intervals.items():
+            metrics.job_interval.labels(task).set(seconds)
+            metrics.job_ran(task, "clean")
+            ended = time.time() - (1_000 if bad and task == "finance" else 1)
+            metrics.job_stands(task, Standing(round(ended * 1_000), 0, 0, 0.1))
         metrics.journal_lag.set(61 if bad else 0)
-        metrics.oldest_hold.set(4_001 if bad else 1)
+        metrics.holds(Outstanding(1, 5_000, 4_001_000 if bad else 1_000))
         metrics.inbox_lag.set(301 if bad else 0)
         metrics.config_valid.set(1)
         metrics.config_checked_at.set(time.time() - (31 if bad else 0))
@@ -250,13 +321,12 @@ def test_the_other_states_fire_too_and_every_panel_shows_something(session_folde
             busy(bad=False)
             time.sleep(0.25)
         assert prometheus.firing() == set()
-        wanted = set(ALERTS) - {"WebhookFailures", "InsufficientCreditsSpike", "ConfigRefused", "StoreDown", "TollkeeperDown"}
 
         def fire() -> bool:
             set_gauges(bad=True)
             busy(bad=True)
             time.sleep(0.25)
-            return wanted <= prometheus.firing()
+            return prometheus.firing() >= STATES
 
         wait_until(fire, 60, "every other alert fires")
         # there is no quarter of an hour of past here
