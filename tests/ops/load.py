@@ -1,5 +1,6 @@
 """Customers at work in the background: every answer they get, with the time at which they asked."""
 
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +14,8 @@ from tests.support.servers import Account
 PER_REQUEST = 5
 """What the request below costs, in millicredits: 8 input and 5 output tokens of gpt-4o-mini, 4.2 rounded up."""
 
+BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+
 
 @dataclass(frozen=True)
 class Reply:
@@ -23,15 +26,20 @@ class Reply:
     status: int
     code: str
     charged: int | None
+    stream: bool = False
 
 
 class Load:
-    """Threads that ask without pause, each request on a connection of its own so that every worker gets some."""
+    """Threads that ask without pause, each request on a connection of its own so that every worker gets some.
 
-    def __init__(self, account: Account, threads: int = 4) -> None:
+    `streams` of them have their answers streamed, and learn from the last chunk what each was charged.
+    """
+
+    def __init__(self, account: Account, threads: int = 4, streams: int = 0) -> None:
         self.replies: list[Reply] = []
         self._account, self._stop = account, threading.Event()
-        self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
+        self._threads = [threading.Thread(target=self._run) for _ in range(threads - streams)]
+        self._threads += [threading.Thread(target=self._run_streams) for _ in range(streams)]
 
     def __enter__(self) -> Self:
         for thread in self._threads:
@@ -43,8 +51,24 @@ class Load:
         for thread in self._threads:
             thread.join(60)
 
+    def _run_streams(self) -> None:
+        body = {**BODY, "stream": True, "stream_options": {"include_usage": True}}
+        headers = {**self._account.headers, "x-credits-usage": "1"}
+        while not self._stop.is_set():
+            asked = time.monotonic()
+            with web.stream("POST", f"{self._account.server.v1}/chat/completions", json=body, headers=headers, timeout=30) as answer:
+                data, status = answer.read().decode(), answer.status_code
+            code, charged = "", None
+            if status == 200:
+                *_, usage, end = [line.removeprefix("data: ") for line in data.splitlines() if line]
+                assert end == "[DONE]", "an answer was not whole"
+                charged = round(json.loads(usage)["usage"]["cost_credits"] * 1_000)
+            else:
+                code = json.loads(data)["error"]["code"]
+            self.replies.append(Reply(asked, time.monotonic(), status, code, charged, stream=True))
+
     def _run(self) -> None:
-        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+        body = BODY
         while not self._stop.is_set():
             asked = time.monotonic()
             answer = web.post(f"{self._account.server.v1}/chat/completions", json=body, headers=self._account.headers, timeout=30)

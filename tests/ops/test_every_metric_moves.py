@@ -8,10 +8,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import httpx
+import msgspec
+import psutil
 import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
@@ -97,6 +100,8 @@ def test_every_metric_moves(busy: Tollkeeper, stripe: FakeStripe, fake: tuple[Fa
     try:
         requests_of_every_kind(busy)
         purchases(busy, stripe, fake[0])
+        closed_day(busy)
+        missed_event(busy, stripe)
         edits(busy)
         faults(busy, redis_server)
     finally:
@@ -150,6 +155,28 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     (_, refund) = stripe.events_made[-1]
     assert deliver(server, json.dumps({**json.loads(refund), "api_version": "2019-01-01"}).encode()) == 200
     wait_until(lambda: customer.balance() < 9_990_000, 20, "the refund is taken back")
+
+
+def closed_day(server: Tollkeeper) -> None:
+    """As the job `finance` of the day before has left it; transfers of yesterday cannot be made today."""
+    day = (datetime.now(UTC) - timedelta(days=2)).date().isoformat()
+    row = (day, 0, 7_000, 5_000, 0, 0, 1, int(time.time() * 1_000))
+    with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
+        ledger.execute(f"INSERT INTO finance_daily VALUES ({', '.join('?' * len(row))})", row)
+    wait_until(lambda: "finance_closed_margin_daily_usd 0.002" in web.get(f"{server.url}/metrics").text, 10, "it is shown")
+
+
+def missed_event(server: Tollkeeper, stripe: FakeStripe) -> None:
+    """Stripe made it and never delivered it: the sweep finds it, which the next jobs process begins with."""
+    assert server.process is not None
+    stripe.refund_payment(next(iter(stripe.intents_by_id)), 100)
+    event, _ = stripe.events_made.pop()
+    event = msgspec.structs.replace(event, created=int(time.time()) - 600)  # what is younger may be on its way
+    stripe.events_made.append((event, msgspec.json.encode(event)))
+    for child in psutil.Process(server.process.pid).children():
+        if child.name() == "tk-jobs":
+            child.kill()
+    wait_until(lambda: re.search("stripe_events_missed_total [1-9]", web.get(f"{server.url}/metrics").text), 20, "it was found")
 
 
 def edits(server: Tollkeeper) -> None:

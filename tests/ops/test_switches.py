@@ -3,13 +3,17 @@
 import json
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.money.fake_server import serve_fake
+from tests.money.fake_stripe import FakeStripe
+from tests.money.test_end_to_end import Town, environment
 from tests.ops.load import PER_REQUEST, Load, Reply
 from tests.support import web
-from tests.support.customers import new_customer
-from tests.support.servers import Tollkeeper, wait_until
+from tests.support.customers import Customer, new_customer
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
 
 START = 1_000_000_000
 
@@ -45,11 +49,10 @@ def cleared(pair: Tollkeeper) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("flips", "does"), SWITCHES, ids=[",".join(f"{n}={v}" for n, v in flips) for flips, _ in SWITCHES])
-def test_a_switch_under_load(flips: list[tuple[str, str]], does: Callable[[Reply], bool], pair: Tollkeeper) -> None:
+def test_a_switch_under_load(flips: list[tuple[str, str]], does: Callable[[Reply], bool], pair: Tollkeeper, sandbox: Sandbox) -> None:
     customer = new_customer(pair, START)
-    with Load(customer) as load:
-        time.sleep(0.5)
-        assert load.replies
+    with Load(customer, 4, streams=2) as load:
+        wait_until(lambda: {reply.stream for reply in load.replies} == {True, False}, 10, "there is load of both kinds")
         for name, value in flips:
             pair.cli("flags", "set", name, value, "--reason", "a test")
         load.settle(does)
@@ -58,14 +61,30 @@ def test_a_switch_under_load(flips: list[tuple[str, str]], does: Callable[[Reply
         load.settle(paid)
     assert {reply.status for reply in load.replies} <= {200, 403, 404, 503}
     assert all(paid(reply) or does(reply) for reply in load.replies), "nothing in between"
-    pair.cli("drain", code=0)
-    # nothing is lost: what answers said was charged is what the balance and the ledger say, and every answer has a row
+    assert len([reply for reply in load.replies if reply.stream and does(reply)]) > 5, "streams met the switch too"
+    assert_the_books_agree(pair, customer, load, sandbox)
+
+
+def assert_the_books_agree(server: Tollkeeper, customer: Customer, load: Load, sandbox: Sandbox) -> None:
+    """Nothing is lost: answers, balance, ledger and what the upstream says that it served are one and the same."""
+    server.cli("drain", code=0)
     customer.wait_balance(START - load.charged())
+    assert customer.held() == 0
     rows = customer.usage()
-    assert len(rows) == len([reply for reply in load.replies if reply.status == 200])
+    served = [reply for reply in load.replies if reply.status == 200]
+    assert len(rows) == len(served)
+    assert len([row for row in rows if row["stream"]]) == len([reply for reply in served if reply.stream])
     assert sum(int(row["chargedMillicredits"]) for row in rows) == load.charged()
-    assert len([row for row in rows if row["free"]]) == len([reply for reply in load.replies if reply.status == 200 and reply.charged == 0])
-    assert pair.cli("reconcile") == {"ok": True, "findings": []}
+    assert len([row for row in rows if row["free"]]) == len([reply for reply in served if reply.charged == 0])
+    record = [row for row in sandbox.record(brief=1) if row["clientRequestId"] in {row["requestId"] for row in rows}]
+    assert sorted(tokens_of(row["clientRequestId"], row["usage"]) for row in record) == sorted(
+        (row["requestId"], row["inputTokens"], row["outputTokens"]) for row in rows
+    )
+    assert server.cli("reconcile") == {"ok": True, "findings": []}
+
+
+def tokens_of(request_id: str, usage: dict[str, int]) -> tuple[str, int, int]:
+    return request_id, usage["prompt_tokens"], usage["completion_tokens"]
 
 
 def test_buying_stops_and_the_banner_says_so(pair: Tollkeeper) -> None:
@@ -82,6 +101,77 @@ def test_buying_stops_and_the_banner_says_so(pair: Tollkeeper) -> None:
         assert answer.json()["error"]["code"] == "purchases_disabled"
     page = web.get(pair.cli("portal", customer.account_id)["url"])
     assert page.status_code == 303
+
+
+@pytest.fixture
+def shop(folder: Path, redis_server: RedisServer, sandbox: Sandbox) -> Iterator[Town]:
+    """Two workers that sell, with Stripe on the other side."""
+    stripe = FakeStripe()
+    with serve_fake(stripe) as (fake, api_base):
+        more = {
+            "TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url,
+            "TOLLKEEPER_REDIS__URL": redis_server.url,
+            "TOLLKEEPER_LISTEN__WORKERS": "2",
+        }
+        server = Tollkeeper(folder, {**environment(api_base, "http://127.0.0.1:9/notices"), **more}).start()
+        yield Town(server, stripe, fake, [])
+        server.kill()
+
+
+def test_purchase_enabled_under_load_stops_new_sales_and_credits_what_was_paid(shop: Town, sandbox: Sandbox) -> None:
+    """Spending goes on untouched; a page that was opened before and paid after the switch is credited."""
+    server, spender, buyer = shop.server, new_customer(shop.server, START), new_customer(shop.server, 0)
+
+    def checkout(number: int) -> tuple[int, str]:
+        headers = {**buyer.headers, "idempotency-key": f"buy {number}"}
+        answer = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20)
+        return answer.status_code, answer.json().get("sessionId") or answer.json()["error"]["code"]
+
+    with Load(spender, 3, streams=1) as load:
+        wait_until(lambda: {reply.stream for reply in load.replies} == {True, False}, 10, "there is load of both kinds")
+        status, session = checkout(0)
+        assert status == 201
+        server.cli("flags", "set", "purchase_enabled", "false", "--reason", "a test")
+        time.sleep(2)
+        answers = {checkout(number) for number in range(1, 9)}
+        assert answers == {(503, "purchases_disabled")}, "both workers, within two seconds"
+        made = len(shop.stripe.sessions_by_id)
+        shop.stripe.pay(session)
+        shop.deliver()
+        buyer.wait_balance(9_990_000, 10)
+        server.cli("flags", "clear", "purchase_enabled", "--reason", "over")
+        time.sleep(2)
+        assert {checkout(number)[0] for number in range(20, 24)} == {201}
+        assert made == 1, "Stripe heard of none that was refused"
+    assert all(paid(reply) for reply in load.replies)
+    assert_the_books_agree(server, spender, load, sandbox)
+    assert buyer.balance() == 9_990_000
+
+
+def test_auto_recharge_under_load_stops_charging_cards_and_goes_on_after(shop: Town, sandbox: Sandbox) -> None:
+    server, buyer = shop.server, new_customer(shop.server, 0)
+    page = shop.buy(buyer, savePaymentMethod=True)
+    shop.stripe.pay(page["sessionId"])
+    shop.deliver()
+    buyer.wait_balance(9_990_000, 10)
+    time.sleep(1.2)  # armed: the watch has seen it above
+    wish = {"enabled": True, "thresholdMillicredits": "9989999", "packageCode": "starter", "monthlyCeilingCents": 2_000, "consent": True}
+    assert web.put(f"{server.url}/api/billing/auto-recharge", json=wish, headers=buyer.headers, timeout=10).status_code == 200
+    server.cli("flags", "set", "auto_recharge", "false", "--reason", "a test")
+    time.sleep(2)
+    spender = new_customer(server, START)
+    with Load(spender, 3, streams=1) as load, Load(buyer, 1) as spending:
+        wait_until(lambda: len(spending.replies) > 5, 10, "it falls below its threshold")
+        time.sleep(3)
+        assert len(shop.stripe.orders) == 1, "no card is charged while it is switched off"
+        server.cli("flags", "clear", "auto_recharge", "--reason", "over")
+        wait_until(lambda: buyer.balance() > 10_000_000, 15, "recharged")
+    shop.deliver()
+    server.cli("drain", code=0)
+    buyer.wait_balance(2 * 9_990_000 - spending.charged(), 10)
+    assert len([intent for intent in shop.stripe.intents_by_id.values() if intent.status == "succeeded"]) == 2
+    assert_the_books_agree(server, spender, load, sandbox)
+    assert buyer.held() == 0
 
 
 def test_an_override_ends_by_itself_and_survives_a_restart(pair: Tollkeeper) -> None:
