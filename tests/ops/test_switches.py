@@ -12,7 +12,7 @@ from tests.money.fake_stripe import FakeStripe
 from tests.money.test_end_to_end import Town, environment
 from tests.ops.load import PER_REQUEST, Load, Reply
 from tests.support import web
-from tests.support.customers import Customer, new_customer
+from tests.support.customers import Customer, acting_for, new_customer
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
 
 START = 1_000_000_000
@@ -156,7 +156,7 @@ def test_auto_recharge_under_load_stops_charging_cards_and_goes_on_after(shop: T
     buyer.wait_balance(9_990_000, 10)
     time.sleep(1.2)  # armed: the watch has seen it above
     wish = {"enabled": True, "thresholdMillicredits": "9989999", "packageCode": "starter", "monthlyCeilingCents": 2_000, "consent": True}
-    assert web.put(f"{server.url}/api/billing/auto-recharge", json=wish, headers=buyer.headers, timeout=10).status_code == 200
+    assert web.put(f"{server.url}/api/billing/auto-recharge", json=wish, headers=acting_for(buyer), timeout=10).status_code == 200
     server.cli("flags", "set", "auto_recharge", "false", "--reason", "a test")
     time.sleep(2)
     spender = new_customer(server, START)
