@@ -10,12 +10,19 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
+from prometheus_client import CollectorRegistry
 
+import proxy.jobs
 from billing.balances.redis import RedisBalances
 from billing.findings import Finding
 from billing.inbox import Inbox
 from billing.runs import Runs
 from billing.stripe_objects import Event
+from config.settings import Database as DatabaseSettings
+from config.settings import Settings
+from proxy.jobs import JobBook
+from proxy.metrics import Metrics
+from proxy.money import money_in
 from tests.billing.stores import Books, close_books, open_books, request
 from tests.ops.test_jobs_served import metric
 from tests.support import web
@@ -119,3 +126,45 @@ async def test_what_is_in_dispute_counts_money_and_each_amount_once(sql: Books) 
     standing = await Runs(sql.database).standing("reconcile")
     assert standing is not None
     assert standing[1:3] == (1_201, 24_000)
+
+
+def test_a_refused_delivery_counts_neither_way() -> None:
+    """Stripe's own under another secret was not served well, and what anybody posts is no failing of ours."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    for path, status in (
+        ("/webhooks/stripe", 400),
+        ("/webhooks/stripe", 413),
+        ("/webhooks/stripe", 200),
+        ("/webhooks/stripe", 503),
+        ("/api/billing/checkout", 400),
+    ):
+        metrics.side_answer(path, status, selling=True)
+    metrics.publish()
+    counted = [registry.get_sample_value("tollkeeper_slo_total", {"slo": "purchase", "result": result}) for result in ("good", "bad")]
+    assert counted == [2, 1]
+
+
+async def test_a_fault_of_ours_in_one_check_hides_nothing_that_others_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    books = await open_books(folder, "")
+    account = await books.account(5_000)
+    async with books.database.write() as connection:
+        await connection.exec_driver_sql("UPDATE balances SET posted_millicredits = 7")
+    settings = Settings(database=DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/ledger.db"))
+    metrics = Metrics(CollectorRegistry())
+
+    async def broken(_database: object) -> list[Finding]:
+        raise KeyError("hash")
+
+    monkeypatch.setattr(proxy.jobs, "check_audit", broken)
+    book = JobBook(settings, None, money_in(settings, books.database, metrics), metrics)
+    try:
+        result = await book.schedule.run("reconcile")
+        assert [(one.check, one.subject) for one in result.findings] == [("posted balance vs sum(transfers)", account)]
+        assert result.problem == "the audit log: KeyError: 'hash'"
+        standing = await Runs(books.database).standing("reconcile")
+        assert standing is not None
+        assert standing[:3] == (0, 1, 4_993)
+    finally:
+        await book.close()
+        await close_books(books)
