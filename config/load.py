@@ -88,6 +88,9 @@ def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(where, "(file)", "is not UTF-8 text", "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(where, "(file)", f"is not valid TOML: {error}", "correct that line") from None
+    except (RecursionError, ValueError) as error:
+        # tables nested too deep, a number of thousands of digits: the reader gives up without a TOMLDecodeError
+        raise ConfigError(where, "(file)", f"cannot be read as TOML ({type(error).__name__})", "undo the last edit") from None
 
 
 def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:

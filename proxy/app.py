@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import certifi
 import httpx
@@ -30,7 +30,7 @@ from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import StoreUnavailable
 from billing.holds import Entry
-from billing.jobs import Jobs, Noted, Step, Store
+from billing.jobs import Jobs, Noted, Step, Store, repeat
 from billing.ledger import Ledger
 from billing.migrate import current_revision, newest_revision
 from billing.money import display_credits
@@ -48,7 +48,7 @@ from proxy.edge import Edge, Group, group_of, not_on_this_port
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.jobs import JobBook, store_reader
-from proxy.live import Apply, LiveSettings
+from proxy.live import RATES, Apply, LiveSettings
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
@@ -214,7 +214,7 @@ class Application:
             self._stack.push_async_callback(jobs.stop)
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
         await enter(background(_watch(services, database, store, health)))
-        await enter(background(rates.follow(services)))
+        await enter(background(rates.follow(services, partial(live.note, RATES))))
         control = await enter(control_client(settings, self._key))
         await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
         tokens = TokenChecker(settings.admin, await enter(httpx.AsyncClient())) if settings.admin.oidc_issuer else None
@@ -334,10 +334,12 @@ async def background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-async def _watch(services: Services, database: Database, store: Store, health: Health) -> None:
-    """Probe the stores, publish gauges, and stop admitting when the journal is over its bounds."""
+async def _watch(services: Services, database: Database, store: Store, health: Health) -> NoReturn:
+    """Probe the stores, publish gauges, and stop admitting when the journal is over its bounds. For ever, whatever a look ends in."""
     journal, turn = services.settings.journal, 0
-    while True:
+
+    async def look() -> int:
+        nonlocal turn
         health.problems["balances"] = await _probe(store.ping())
         health.problems["sql"] = await _probe(_check_schema(database))
         health.checked_at = time.monotonic()
@@ -358,7 +360,9 @@ async def _watch(services: Services, database: Database, store: Store, health: H
         for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
             services.metrics.upstream_connections.labels(state).set(number)
         turn += 1
-        await asyncio.sleep(WATCH_SECONDS)
+        return 0
+
+    await repeat(look, WATCH_SECONDS, "watching the stores", partial(health.problems.__setitem__, "watch"))
 
 
 def publish_store(metrics: Metrics, store: Store) -> None:

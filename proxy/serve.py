@@ -266,7 +266,13 @@ class Supervisor:
 
     def _look_at_file(self) -> None:
         """What a new child starts with follows the file; its siblings report what is wrong with an edit."""
-        edit = self._watcher.look() if self._watcher is not None else None
+        try:
+            edit = self._watcher.look() if self._watcher is not None else None
+        except Exception:
+            # no edit may end the service: what runs goes on, and a look that fails takes nothing, so it is said once
+            log.exception("proxy.toml cannot be followed; new children begin with the last good edit")
+            self._watcher = None
+            return
         if edit is not None and edit.settings is not None:
             self._settings = edit.settings
 

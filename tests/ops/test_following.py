@@ -1,0 +1,127 @@
+"""What follows the file, the overrides and the rate card goes on, whatever an edit or the database answers; and never waits for SQL."""
+
+import time
+from pathlib import Path
+
+import asyncpg
+import httpx
+import psutil
+
+from tests.conftest import Serve
+from tests.faults.test_sql_fails import frozen
+from tests.support import web
+from tests.support.customers import new_customer
+from tests.support.schema import in_thread
+from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, postgres, wait_until
+
+DEEP = "x = " + "[" * 5_000 + "]" * 5_000 + "\n"
+CLOSED = "[billing]\ncharging_enabled = false\n"
+
+
+def notes(server: Tollkeeper) -> dict[str, str]:
+    found: dict[str, str] = web.get(f"{server.url}/readyz", timeout=5).json()["notes"]
+    return found
+
+
+def answers(customer: Account, wanted: int, times: int = 6) -> bool:
+    """Whether every worker answers so: each connection may reach another one."""
+    return all(customer.chat(max_tokens=5).status_code == wanted for _ in range(times))
+
+
+def children(server: Tollkeeper) -> list[psutil.Process]:
+    found: list[psutil.Process] = psutil.Process(server.process.pid).children() if server.process else []
+    return found
+
+
+def test_an_edit_that_breaks_the_reader_is_one_bad_edit(make_tollkeeper: Serve, redis_server: RedisServer) -> None:
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2")
+    file = server.folder / "proxy.toml"
+    file.write_text("# fine\n")
+    server.start()
+    customer = new_customer(server)
+    file.write_text(DEEP)
+    wait_until(lambda: "RecursionError" in notes(server).get("config", ""), 5, "the edit is refused by name")
+    before = children(server)
+    before[-1].kill()
+    wait_until(lambda: len(children(server)) == len(before) and not before[-1].is_running(), 5, "the supervisor still tends")
+    wait_until(lambda: answers(customer, 200), 5, "all serve")
+    file.write_text(CLOSED)
+    wait_until(lambda: answers(customer, 503), 5, "the next edit is taken")
+    assert "config" not in notes(server)
+
+
+def on_postgres(url: str, statement: str) -> None:
+    async def run() -> None:
+        connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
+        await connection.execute(statement)
+        await connection.close()
+
+    in_thread(run())
+
+
+def metric(server: Tollkeeper, line: str) -> bool:
+    return line in web.get(f"{server.url}/metrics").text
+
+
+def test_a_database_that_refuses_our_questions_ends_no_loop(make_tollkeeper: Serve, fresh_postgres: str) -> None:
+    server = make_tollkeeper(TOLLKEEPER_DATABASE__URL=fresh_postgres)
+    file = server.folder / "proxy.toml"
+    file.write_text("# fine\n")
+    server.start()
+    customer = new_customer(server)
+    tables = ("flag_overrides", "rate_activations", "alembic_version")
+    for table in tables:
+        on_postgres(fresh_postgres, f"ALTER TABLE {table} RENAME TO {table}_away")
+    wait_until(lambda: {"overrides_unread", "rates"} <= notes(server).keys(), 5, "both are noted")
+    assert metric(server, "tollkeeper_config_valid 0.0")
+    wait_until(lambda: web.get(f"{server.url}/readyz").status_code == 503, 5, "not ready: the schema cannot be told")
+    time.sleep(2)
+    file.write_text(CLOSED)
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 503, 3, "the file is followed all the same")
+    said = [line for line in server.log().splitlines() if "asking for overrides failed" in line]
+    assert len(said) == 1, "said once, not at every look"
+    for table in tables:
+        on_postgres(fresh_postgres, f"ALTER TABLE {table}_away RENAME TO {table}")
+    server.cli("flags", "set", "charging_enabled", "true", "--reason", "a test")
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 200, 3, "overrides are followed again")
+    wait_until(lambda: notes(server).keys() == {"overrides"}, 5, "nothing is wrong any more")
+    wait_until(lambda: web.get(f"{server.url}/readyz").status_code == 200, 5, "ready again")
+    assert metric(server, "tollkeeper_config_valid 1.0")
+
+
+def test_switches_work_while_postgresql_hangs(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path) -> None:
+    with postgres(folder / "pg") as url:
+        server = make_tollkeeper(
+            TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TOLLKEEPER_DATABASE__URL=url
+        )
+        file = server.folder / "proxy.toml"
+        file.write_text("# fine\n")
+        server.start()
+        account = server.account("100")
+        account.wait_balance(100_000)
+        assert answers(account, 200)
+        ends = time.monotonic() + 7
+        server.cli("flags", "set", "rounding_mode", "ceil", "--reason", "ends while SQL hangs", "--expires", "7s")
+        wait_until(lambda: charged(account) == {1_000}, 3, "the override applies")
+        postmaster = psutil.Process(int((folder / "pg" / "postmaster.pid").read_text().split()[0]))
+        took = []
+        with frozen([postmaster, *postmaster.children(recursive=True)]):
+            wait_until(lambda: time.monotonic() > ends, 10, "the override's time is over")
+            took.append(seconds_until(lambda: 1_000 not in charged(account)))
+            for value, status in (("false", 503), ("true", 200), ("false", 503)):
+                # the second edit also needs another price book, for which the database is not asked either
+                file.write_text(f'[billing]\ncharging_enabled = {value}\nmarkup = "{2 if value == "true" else 1}"\n')
+                took.append(seconds_until(lambda status=status: answers(account, status)))  # type: ignore[misc]
+        assert max(took) <= 2, took
+
+
+def charged(account: Account) -> set[int]:
+    """What small requests cost just now, in millicredits."""
+    replies: list[httpx.Response] = [account.chat(max_tokens=5) for _ in range(6)]
+    return {round(float(reply.headers["x-credits-charged"]) * 1_000) for reply in replies}
+
+
+def seconds_until(check: object) -> float:
+    started = time.monotonic()
+    wait_until(check, 15, "the change is in force")
+    return time.monotonic() - started
