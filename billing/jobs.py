@@ -132,9 +132,7 @@ def not_told(_problem: str) -> None:
     """For work whose trouble is only logged."""
 
 
-async def repeat(
-    step: Callable[[], Awaitable[int]], idle_seconds: float, name: str, tell: Callable[[str], None] = not_told
-) -> NoReturn:
+async def repeat(step: Callable[[], Awaitable[int]], idle_seconds: float, name: str, tell: Callable[[str], None] = not_told) -> NoReturn:
     """Run a step for ever: at once again while it finds work, after a pause when it does not or cannot.
 
     `tell` is told what is wrong when the step fails, and "" when it has worked.

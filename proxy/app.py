@@ -177,7 +177,8 @@ class Application:
         store = await enter(opened_store(settings, ledger))
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        rates = Rates(RateCards(database), settings.billing)
+        cards = RateCards(database)
+        rates = Rates(cards, settings.billing)
         prices = await rates.current()
         upstream = UpstreamPool(settings.upstream, self._key, f"tollkeeper/{version('tollkeeper')}")
         self._stack.push_async_callback(upstream.close)
@@ -216,7 +217,7 @@ class Application:
         await enter(background(_watch(services, database, store, health)))
         await enter(background(rates.follow(services, partial(live.note, RATES))))
         control = await enter(control_client(settings, self._key))
-        await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
+        await enter(background(follow_background(BackgroundResponses(services, ledger, cards, control), leader_of(store, "background"))))
         tokens = TokenChecker(settings.admin, await enter(httpx.AsyncClient())) if settings.admin.oidc_issuer else None
         side = Starlette(
             routes=[

@@ -33,7 +33,7 @@ from proxy.plan import (
 from proxy.records import pending_record
 from proxy.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
 from proxy.services import ClientSide, Services
-from proxy.settlement import Ending, Shown, decide_ending
+from proxy.settlement import Ending, Shown, Terms, decide_ending
 from proxy.switches import refused_now
 from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError
 
@@ -139,6 +139,11 @@ class Exchange:
                 await self.money.settle_as_orphan(self.plan, shown)
             await self.money.release()
 
+    @property
+    def terms(self) -> Terms:
+        """What this request is charged by."""
+        return Terms(self.prices, self.settings.billing.zero_completion_insurance)
+
     def client_left(self) -> None:
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
@@ -210,7 +215,7 @@ class Exchange:
         if not self.money.marked_at or self.interruption.reason != "client_gone":
             await self.money.release()
             return
-        ending = await decide_ending(self.services, self.prices, plan, NO_REPORT, Shown([], searched=False), "client_gone")
+        ending = await decide_ending(self.services, self.terms, plan, NO_REPORT, Shown([], searched=False), "client_gone")
         await self._settle(plan, ending, [])
 
     async def _pass_error(self, answer: Answer) -> None:
@@ -242,7 +247,7 @@ class Exchange:
         media = plan.bounds.output_tokens if report.usage is None and plan.endpoint.drains else 0
         sessions = await self.services.tenants.sessions(key.account_id, self.request_id, report.containers)
         shown = Shown(texts, media, insured=not produced, sessions=sessions)
-        ending = await decide_ending(self.services, self.prices, plan, report, shown, outcome)
+        ending = await decide_ending(self.services, self.terms, plan, report, shown, outcome)
         settled = await self._settle(plan, ending, answer.head.headers)
         if plan.keeps:
             await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
@@ -261,7 +266,7 @@ class Exchange:
         try:
             await services.tenants.note_begun(key.account_id, self.request_id, report.upstream_id)
             await services.tenants.objects.begin_background(
-                report.upstream_id, self.request_id, key.account_id, pending_record(self.money.facts(plan))
+                report.upstream_id, self.request_id, key.account_id, pending_record(self.money.facts(plan), self.terms)
             )
         except StoreUnavailable:
             await self.money.release()
@@ -311,7 +316,7 @@ class Exchange:
         plan = self.plan or plan  # shrinking may have counted its input meanwhile: it owes no more than is held
         tenants = self.services.tenants
         sessions = await tenants.sessions(key.account_id, self.request_id, report.containers)
-        ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
+        ending = await decide_ending(self.services, self.terms, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
         await self._settle(plan, ending, answer.head.headers)
         if plan.keeps:
             await tenants.note_made(key.account_id, self.request_id, report, ending.usage)

@@ -91,9 +91,7 @@ def test_a_database_that_refuses_our_questions_ends_no_loop(make_tollkeeper: Ser
 
 def test_switches_work_while_postgresql_hangs(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path) -> None:
     with postgres(folder / "pg") as url:
-        server = make_tollkeeper(
-            TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TOLLKEEPER_DATABASE__URL=url
-        )
+        server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TOLLKEEPER_DATABASE__URL=url)
         file = server.folder / "proxy.toml"
         file.write_text("# fine\n")
         server.start()
