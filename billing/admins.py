@@ -36,6 +36,11 @@ class Admin(NamedTuple):
     key_id: str | None
     expires_at: int | None = None
 
+    @property
+    def identity(self) -> str:
+        """What stays the same of `actor`: an identity provider's subject without the e-mail address beside it."""
+        return self.actor.partition(" (")[0] if self.actor.startswith("oidc:") else self.actor
+
 
 class Admins:
     """Creates, lists, finds and revokes. Raises StoreUnavailable when SQL is away."""

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -225,6 +226,11 @@ def _check_operations(settings: Settings, where: str) -> None:
     ports = [port for port in (listen.port, listen.side_port, listen.admin_port) if port]
     if len(ports) != len(set(ports)):
         raise ConfigError(where, "listen.side_port", "two listeners share a port", "give each a port of its own, or 0 for the main one")
+    for network in listen.trusted_proxies:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            raise ConfigError(where, "listen.trusted_proxies", f"{error}", 'write networks such as "10.0.0.0/8" or "10.0.0.7"') from None
     if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
         raise ConfigError(
             where,

@@ -44,7 +44,7 @@ from config.watch import Watcher
 from proxy.account_api import json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
-from proxy.edge import Edge, Group, group_of, not_on_this_port
+from proxy.edge import Edge, Group, group_of, not_on_this_port, refuse_socket
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.jobs import JobBook, store_reader
@@ -61,7 +61,8 @@ from proxy.rejections import Rejection, not_found
 from proxy.services import Services
 from proxy.side import SideParts, side_routes
 from proxy.socket_responses import ResponsesSession
-from proxy.sockets import Session, Socket
+from proxy.sockets import REALTIME_PATH, RESPONSES_PATH, Session, Socket
+from proxy.spending import Begin
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.tracing import make_tracing
@@ -112,10 +113,11 @@ class Application:
         services, side = self._services, self._side
         if services is None or side is None:
             return
+        served = not self._ports or group_of(scope["path"]) in self._ports.get(scope["server"][1], ())
         if scope["type"] == "websocket":
-            await Socket(services, scope, receive, send).run(partial(_open_session, services, scope))
+            await (Socket(services, scope, receive, send).run(_open_session) if served else refuse_socket(receive, send))
             return
-        if self._ports and group_of(scope["path"]) not in self._ports.get(scope["server"][1], ()):
+        if not served:
             await not_on_this_port(send)
             return
         path: bytes = scope["raw_path"]
@@ -233,7 +235,7 @@ class Application:
         def side_answer(path: str, status: int) -> None:
             metrics.side_answer(path, status, selling=services.settings.billing.purchase_enabled and money.keys is not None)
 
-        self._side = Edge(side, lambda: services.settings, side_answer)
+        self._side = Edge(side, lambda: services.settings, side_answer, request_log)
 
 
 def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:
@@ -261,11 +263,13 @@ def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
     return apply
 
 
-def _open_session(services: Services, scope: Any, key: ApiKey, _request_id: str) -> Session:
+def _open_session(services: Services, scope: Any, key: ApiKey, begin: Begin) -> Session:
     """The session of a WebSocket. Raises Rejection."""
-    if scope["raw_path"] == b"/v1/realtime":
-        return RealtimeSession(services, key, scope["query_string"])
-    return ResponsesSession(services, key)
+    if scope["raw_path"] == REALTIME_PATH:
+        return RealtimeSession(services, key, scope["query_string"], begin)
+    if scope["raw_path"] == RESPONSES_PATH:
+        return ResponsesSession(services, key, begin)
+    raise not_found("There is no WebSocket at this path.", "unknown_url")
 
 
 def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisBalances":

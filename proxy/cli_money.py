@@ -13,7 +13,7 @@ from billing.money import display_credits
 from billing.sales import Sales
 from proxy.account_api import iso_time
 from proxy.checkout_api import purchase_row
-from proxy.cli_context import Add, Context, Refusal, Result, short_text, who
+from proxy.cli_context import Add, Context, Refusal, Result, because, short_text, who
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn, money_in
 
@@ -30,6 +30,7 @@ def register(commands: Any, add: Add) -> None:
     inbox.add_argument("--limit", type=_limit, default=50)
     replay = add(stripe, "replay", _replay, "Handle a stored event again. Safe: nothing is booked twice.")
     replay.add_argument("event")
+    because(replay)
     decide = commands.add_parser("purchases", help="Payments that wait for a person.").add_subparsers(dest="verb", required=True)
     add(decide, "review", _review, "Paid and not credited; exit 1 when there are any.")
     accept = add(decide, "accept", _accept, "Credit a payment in review: what came in, with its share of the bonus. Audited, booked once.")
@@ -106,7 +107,7 @@ async def _inbox(context: Context) -> Result:
 
 async def _replay(context: Context) -> Result:
     async with _configured(context) as money:
-        await money.inbox.replay(context.arguments.event)
+        await money.inbox.replay(context.arguments.event, who(), context.arguments.reason)
         await money.work()
         row = await money.inbox.get(context.arguments.event)
     result = {"eventId": row["event_id"], "state": row["state"], "outcome": row["outcome"]}

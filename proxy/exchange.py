@@ -9,7 +9,6 @@ leaves, a shutdown — ends in exactly one settle or release, decided by the tab
 
 import asyncio
 import os
-import re
 import time
 from functools import partial
 
@@ -19,6 +18,7 @@ from billing.errors import StoreUnavailable
 from billing.holds import Settled
 from billing.money import display_credits
 from billing.record import Outcome
+from proxy.account_of import account_of
 from proxy.bodies import Parsed
 from proxy.endpoints import find_endpoint
 from proxy.holding import Holding
@@ -44,8 +44,6 @@ ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
 LONGEST_BEGINNING = 65_536
 UNFINISHED = ("queued", "in_progress")
-CLIENT_CLOSED = 499
-CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
 
@@ -511,32 +509,7 @@ class Exchange:
 
     def account(self) -> None:
         """Metrics and the log line of this request."""
-        plan, status, metrics = self.plan, self.status or CLIENT_CLOSED, self.services.metrics
-        metrics.answered(self.endpoint, status, self.outcome or "unknown")
-        if self.money.sent_at:
-            metrics.forwarded_after(self.money.sent_at - self.started)
-        sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
-        facts: dict[str, str | int] = {
-            "request_id": self.request_id,
-            "client_request_id": sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
-            "trace_id": self.trace.trace_id,
-            "account": self.key.account_id if self.key else "",
-            "key": self.key.key_id if self.key else "",
-            "method": self.method,
-            "path": self.path.decode("latin-1")[:200],
-            "endpoint": self.endpoint,
-            "model": plan.parsed.model[:120] if plan else "",
-            "status": status,
-            "outcome": self.outcome,
-            "input_tokens": self.money.usage.input_tokens,
-            "output_tokens": self.money.usage.output_tokens,
-            "charged_millicredits": self.money.charged,
-            "held_millicredits": self.money.amount,
-            "first_byte_ms": self.first_byte_ms,
-            "duration_ms": round((time.monotonic() - self.started) * 1_000),
-        }
-        self.services.log.request(facts)
-        self.trace.end(facts)
+        account_of(self, self.services)
 
 
 def _credits(amount: int) -> bytes:

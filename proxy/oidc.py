@@ -106,7 +106,7 @@ class TokenChecker:
             found = _keys_of(answer.content)
         except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
             # the issuer's trouble must not lock out whom it vouched for
-            log.warning("the identity provider's keys cannot be had (%s); those known stay good", error or type(error).__name__)
+            log.warning("the identity provider's keys cannot be had (%s); those known stay good", str(error) or type(error).__name__)
             self._troubled = True
         else:
             self._keys, self._fetched_at, self._troubled = found, time.monotonic(), False
