@@ -106,7 +106,8 @@ def not_negative(text: str) -> int:
 
 def because(command: argparse.ArgumentParser) -> None:
     """Let a command be told why, for the audit log; it need not be."""
-    command.add_argument("--reason", default="", type=short_text(LONGEST_REASON), help="for the audit log")
+    check = short_text(LONGEST_REASON)
+    command.add_argument("--reason", default="", type=lambda text: check(text) if text else "", help="for the audit log")
 
 
 def short_text(longest: int) -> Callable[[str], str]:
