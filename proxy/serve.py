@@ -269,9 +269,8 @@ class Supervisor:
         try:
             edit = self._watcher.look() if self._watcher is not None else None
         except Exception:
-            # no edit may end the service: what runs goes on, and a look that fails takes nothing, so it is said once
-            log.exception("proxy.toml cannot be followed; new children begin with the last good edit")
-            self._watcher = None
+            # no edit may end the service; the same content is not looked at again, so this is said once
+            log.exception("an edit of proxy.toml cannot be judged; new children begin with the one before")
             return
         if edit is not None and edit.settings is not None:
             self._settings = edit.settings

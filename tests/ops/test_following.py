@@ -1,12 +1,24 @@
 """What follows the file, the overrides and the rate card goes on, whatever an edit or the database answers; and never waits for SQL."""
 
+import asyncio
+import socket
 import time
 from pathlib import Path
 
 import asyncpg
 import httpx
 import psutil
+import pytest
+from prometheus_client import CollectorRegistry
 
+from billing.overrides import Overrides
+from config.settings import Secret, Settings
+from config.watch import Watcher
+from proxy.app import background
+from proxy.live import LiveSettings
+from proxy.metrics import Metrics
+from proxy.serve import Listeners, Supervisor
+from tests.billing.stores import Books
 from tests.conftest import Serve
 from tests.faults.test_sql_fails import frozen
 from tests.support import web
@@ -123,3 +135,54 @@ def seconds_until(check: object) -> float:
     started = time.monotonic()
     wait_until(check, 15, "the change is in force")
     return time.monotonic() - started
+
+
+class FailsOnce:
+    """Puts settings in force, but for the first time."""
+
+    def __init__(self) -> None:
+        self.tries, self.done, self.go_on = 0, list[Settings](), False
+
+    async def __call__(self, settings: Settings) -> None:
+        self.tries += 1
+        if not self.go_on:
+            raise TypeError("nobody foresaw this")
+        self.done.append(settings)
+
+
+async def test_a_look_that_fails_is_noted_and_tried_again(sql: Books, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file, settings, metrics, apply = tmp_path / "proxy.toml", Settings(), Metrics(CollectorRegistry()), FailsOnce()
+    file.write_text("# fine\n")
+    live = LiveSettings(settings, Watcher(file, settings, environ={}), Overrides(sql.database), metrics, apply)
+    async with background(live.follow()):
+        await asyncio.sleep(0.6)
+        file.write_text(CLOSED)
+        async with asyncio.timeout(10):
+            while apply.tries < 3:
+                await asyncio.sleep(0.05)
+        assert "TypeError" in live.notes()["following"]
+        assert len([record for record in caplog.records if record.exc_info]) == 1, "said once"
+        apply.go_on = True
+        async with asyncio.timeout(10):
+            while not apply.done or live.notes():
+                await asyncio.sleep(0.05)
+    assert not live.current.billing.charging_enabled
+
+
+def test_the_supervisor_outlives_a_look_that_fails(tmp_path: Path) -> None:
+    file = tmp_path / "proxy.toml"
+    file.write_text("# fine\n")
+    listeners = Listeners(socket.socket())
+    supervisor = Supervisor(Settings(), Secret("x"), file, listeners)
+
+    def check(settings: Settings) -> None:
+        if not settings.billing.charging_enabled:
+            raise TypeError("nobody foresaw this")
+
+    supervisor._watcher = Watcher(file, Settings(), check, {})
+    for content, purchases in (("# fine\n", True), (CLOSED, True), ("[billing]\npurchase_enabled = false\n", False)):
+        file.write_text(content)
+        for _ in range(3):
+            supervisor._look_at_file()
+        assert supervisor._settings.billing.purchase_enabled is purchases
+    listeners.main.close()
