@@ -61,7 +61,7 @@ from proxy.rejections import Rejection, not_found
 from proxy.services import Services
 from proxy.side import SideParts, side_routes
 from proxy.socket_responses import ResponsesSession
-from proxy.sockets import REALTIME_PATH, RESPONSES_PATH, Session, Socket
+from proxy.sockets import REALTIME_PATH, Session, Socket
 from proxy.spending import Begin
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
@@ -267,9 +267,7 @@ def _open_session(services: Services, scope: Any, key: ApiKey, begin: Begin) -> 
     """The session of a WebSocket. Raises Rejection."""
     if scope["raw_path"] == REALTIME_PATH:
         return RealtimeSession(services, key, scope["query_string"], begin)
-    if scope["raw_path"] == RESPONSES_PATH:
-        return ResponsesSession(services, key, begin)
-    raise not_found("There is no WebSocket at this path.", "unknown_url")
+    return ResponsesSession(services, key, begin)  # the transport lets no other path through
 
 
 def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisBalances":
