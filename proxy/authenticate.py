@@ -46,7 +46,7 @@ class Authenticator:
         """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others."""
         self._accounts, self._stale, self._admins = accounts, stale_seconds, admins
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
 
     async def authenticate(self, headers: list[tuple[bytes, bytes]]) -> ApiKey:
         """The key of the one Authorization header: known, not revoked, not expired, its account not blocked."""
