@@ -163,7 +163,7 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     """An address as proxies write it: alone, with a port, in brackets; IPv4 also where it is mapped into IPv6."""
     bare = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0] if text.count(":") == 1 else text
     try:
-        found = ip_address(bare)
+        found = ip_address(bare.partition("%")[0])  # a zone may be any text
     except ValueError:
         return None
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
