@@ -38,6 +38,8 @@ class ApiKey(NamedTuple):
     account_status: str
     rules: KeyRules
     revoked_at: int | None
+    acted_for: bool = False
+    """Whether the operator's own app acts for the account, and no key of the account's."""
 
 
 class Accounts:

@@ -95,14 +95,13 @@ class Admins:
 
     async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
         """An account's key as the operator's own app holds it: no limits but the defaults. None when either is unknown."""
-        query = select(admin_keys, accounts.c.status).where(
-            admin_keys.c.hash == key_hash, admin_keys.c.role == SERVICE, accounts.c.id == account_id
-        )
+        both = admin_keys.join(accounts, accounts.c.id == account_id)
+        query = select(admin_keys, accounts.c.status).select_from(both).where(admin_keys.c.hash == key_hash, admin_keys.c.role == SERVICE)
         async with self._db.read() as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             return None
-        return ApiKey(row["id"], account_id, row["status"], KeyRules(expires_at=row["expires_at"]), row["revoked_at"])
+        return ApiKey(row["id"], account_id, row["status"], KeyRules(expires_at=row["expires_at"]), row["revoked_at"], acted_for=True)
 
     async def sign_in(self, admin: Admin, who: Who, minutes: int) -> str:
         """Open a session of the ops page; its token. It never outlives the key or token that opened it."""

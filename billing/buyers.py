@@ -52,12 +52,13 @@ class Buyers:
         async with self._db.write() as connection:
             await connection.execute(update(stripe_customers).where(stripe_customers.c.account_id == account_id).values(**values))
 
-    async def save_method(self, account_id: str, payment_method_id: str, consented_at: int) -> None:
-        """Keep the method of a purchase whose buyer agreed to be charged again."""
+    async def save_method(self, account_id: str, customer_id: str, payment_method_id: str, consented_at: int) -> None:
+        """Keep the method of a purchase whose buyer agreed to be charged again, unless that was another customer of Stripe's."""
         values = {"payment_method_id": payment_method_id, "consented_at": consented_at}
         newer = stripe_customers.c.consented_at.is_(None) | (stripe_customers.c.consented_at < consented_at)
         async with self._db.write() as connection:
-            await connection.execute(update(stripe_customers).where(stripe_customers.c.account_id == account_id, newer).values(**values))
+            same = (stripe_customers.c.account_id == account_id, stripe_customers.c.customer_id == customer_id)
+            await connection.execute(update(stripe_customers).where(*same, newer).values(**values))
 
     async def forget_method(self, payment_method_id: str) -> bool:
         """A method was removed; whether it was one of ours."""

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.audit import Change, Who, note_by
+from billing.audit import Change, Who, note_by, note_change
 from billing.database import Database, now_ms
 from billing.errors import BillingError
 from billing.money_tables import stripe_inbox
@@ -111,6 +111,19 @@ class Inbox:
             if changed.rowcount != 1:
                 raise EventNotFound(event_id)
             await note_by(connection, who, Change("webhook.replay", event_id, {"state": state}, {"state": "pending"}, reason))
+
+    async def ignore(self, event_id: str, reason: str, who: Who) -> None:
+        """A person says that an event which waits is nothing to us: it waits no more. Raises EventNotFound."""
+        waits = (stripe_inbox.c.event_id == event_id, stripe_inbox.c.state.in_(UNHANDLED))
+        outcome = f"ignored by {who.actor}: {reason}"
+        async with self._db.write() as connection:
+            before = (await connection.execute(select(stripe_inbox.c.state, stripe_inbox.c.outcome).where(*waits))).first()
+            if before is None:
+                raise EventNotFound(event_id)
+            values = {"state": "ignored", "handled_at": now_ms(), "outcome": outcome}
+            await connection.execute(update(stripe_inbox).where(*waits).values(**values))
+            was = {"state": before[0], "outcome": before[1]}
+            await note_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
 
     async def get(self, event_id: str) -> dict[str, Any]:
         """An event as stored. Raises EventNotFound."""

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.audit import Change, Check, Who, note_by
+from billing.crossings import use_up_crossing
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound, InvariantBroken, NotBooked, ReferenceTaken
 from billing.holds import Entry
@@ -160,6 +161,8 @@ class Ledger:
             await connection.execute(
                 insert(outbox).values(account_id=account_id, sequence=sequence, delta_millicredits=amount, created_at=created)
             )
+            if amount < 0:
+                await use_up_crossing(connection, account_id)
             booked = {"millicredits": str(amount), "reference": reference_id}
             await note_by(connection, who, Change("money.grant", account_id, None, booked, reason))
             if check is not None:

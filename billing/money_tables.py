@@ -86,13 +86,17 @@ claims = Table(
     Column("booked_loss", BigInteger, nullable=False, server_default="0"),
     Column("withdrawn", BigInteger, nullable=False, server_default="0"),
     Column("cleared", BigInteger, nullable=False, server_default="0"),
+    Column("movements", Text, nullable=False, server_default="[]"),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     UniqueConstraint("purchase_id", "ordinal"),
     CheckConstraint("kind IN ('refund', 'dispute')", name="kind_known"),
     CheckConstraint("amount_cents >= 0", name="amount_not_negative"),
 )
-"""Refunds and disputes of purchases, in the order in which we heard of them, and what of each is booked."""
+"""Refunds and disputes of purchases, in the order in which we heard of them, and what of each is booked.
+
+`movements`: JSON of what Stripe moved for a dispute (sales.Movement), booked as soon as its purchase is credited.
+"""
 
 stripe_inbox = Table(
     "stripe_inbox",
@@ -141,10 +145,11 @@ auto_recharges = Table(
     Column("state", String(16), nullable=False),
     Column("message", Text, nullable=False, server_default=""),
     Column("action_url", Text, nullable=False, server_default=""),
+    Column("purchase_id", String(40)),
     Column("updated_at", BigInteger, nullable=False),
     CheckConstraint("threshold_millicredits > 0 AND monthly_ceiling_cents > 0", name="amounts_positive"),
 )
-"""`below` and `crossing`: a balance that falls under the threshold is one crossing until it was above again."""
+"""`below` and `crossing`: a balance that falls under the threshold is one crossing until it was above again. `purchase_id`: in flight."""
 
 balance_marks = Table(
     "balance_marks",

@@ -80,10 +80,9 @@ class Portal:
         return None if row is None else Session(row[0], row[1])
 
     async def close(self, token: str) -> None:
-        """End a session; and forget what ended long ago."""
-        table = portal_tokens.c
+        """End a session."""
         async with self._db.write() as connection:
-            await connection.execute(delete(portal_tokens).where((table.hash == _hash(token)) | (table.expires_at < now_ms() - DAY_MS)))
+            await connection.execute(delete(portal_tokens).where(portal_tokens.c.hash == _hash(token)))
 
     async def spend(self, account_id: str, since_day: int) -> list[DaySpend]:
         """What was charged by day and model since a day, oldest first."""
@@ -107,6 +106,7 @@ class Portal:
     async def _make(self, account_id: str, kind: str, lifetime_ms: int, who: Who | None = None) -> tuple[str, int]:
         token, now = secrets.token_urlsafe(32), now_ms()
         async with self._db.write() as connection:
+            await connection.execute(delete(portal_tokens).where(portal_tokens.c.expires_at < now - DAY_MS))
             await connection.execute(
                 insert(portal_tokens).values(
                     hash=_hash(token), kind=kind, account_id=account_id, created_at=now, expires_at=now + lifetime_ms

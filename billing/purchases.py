@@ -4,6 +4,7 @@
        │         │          │           ▲
        ├─────────┴──────────┴▶ expired, failed ┄┄┄┄┄┘  a payment that arrives late still wins
        └─────────────────────▶ review ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┘  paid, but not what was sold: a person decides
+                                  └┄▶ dismissed         that nothing is to be credited for it
 
 `credited` is final; what is paid back afterwards is a claim (claims.py). Money is keyed by the purchase, never by the
 event that told of it, and the credits come from the row, never from what Stripe says was paid.
@@ -15,10 +16,12 @@ from typing import Literal, NamedTuple
 from billing.errors import BillingError
 from billing.money import Millicredits, MoneyError, package_credits
 
-State = Literal["created", "open", "processing", "credited", "expired", "failed", "review"]
+State = Literal["created", "open", "processing", "credited", "expired", "failed", "review", "dismissed"]
 Origin = Literal["checkout", "auto"]
 PaymentStatus = Literal["open", "processing", "paid", "expired", "failed", "free", "unknown"]
 
+CURRENCY = "usd"
+"""A credit is a thousandth of a dollar, so nothing is sold in anything else."""
 MILLICREDITS_PER_CENT = 10_000
 UNSETTLED: tuple[State, ...] = ("created", "open", "processing")
 """States in which money may still be on its way."""
@@ -31,6 +34,7 @@ NEXT: dict[State, frozenset[State]] = {
     "failed": frozenset({"credited", "review"}),
     "review": frozenset({"credited"}),
     "credited": frozenset(),
+    "dismissed": frozenset(),
 }
 
 
@@ -74,17 +78,17 @@ class Verdict(NamedTuple):
     problem: str = ""
 
 
-def offer(code: str, usd: str, bonus_percent: str, currency: str) -> Offer:
+def offer(code: str, usd: str, bonus_percent: str) -> Offer:
     """The package of those settings. Raises MoneyError when its price is not whole cents."""
     paid, bonus = package_credits(usd, bonus_percent)
     cents = Fraction(paid, MILLICREDITS_PER_CENT)
     if cents.denominator != 1 or cents < 1:
         raise MoneyError(f"the price ${usd} of {code!r} is not a whole number of cents")
-    return Offer(code, currency, cents.numerator, paid, bonus)
+    return Offer(code, CURRENCY, cents.numerator, paid, bonus)
 
 
 class NotAcceptable(BillingError):
-    """A payment in review that cannot be credited by hand: why, and what to do instead."""
+    """A payment in review that cannot be credited, or dismissed, by hand: why, and what to do instead."""
 
 
 def accepted(sold: Sold, payment: Payment, returned_cents: int, bonus: int) -> tuple[int, int]:
@@ -99,9 +103,9 @@ def accepted(sold: Sold, payment: Payment, returned_cents: int, bonus: int) -> t
     if payment.livemode != sold.livemode:
         raise NotAcceptable("the payment is of the other mode (test or live): it is not money of ours")
     if payment.currency != sold.currency:
-        raise NotAcceptable(f"it was paid in {payment.currency!r} and sold in {sold.currency!r}: refund it at Stripe")
+        raise NotAcceptable(f"it was paid in {payment.currency!r} and sold in {sold.currency!r}: refund it at Stripe, then dismiss it")
     if cents < 1 or payment.tax_cents < 0:
-        raise NotAcceptable("no money came in: refund it at Stripe, or move credits with `tollkeeper grant`")
+        raise NotAcceptable("no money came in: dismiss it, and move credits with `tollkeeper grant` if some are owed")
     if returned_cents >= payment.total_cents:
         raise NotAcceptable("all of it was refunded or disputed: there is nothing left to accept")
     return cents * MILLICREDITS_PER_CENT, min(bonus * cents // sold.price_cents, bonus)

@@ -3,8 +3,12 @@
     ready ──crossing──▶ paying ──credited──▶ ready        one payment in flight per account (a unique index says so),
       ▲                   ├──declined──▶ waiting           one per crossing (its number is in the idempotency key)
       │                   │                 └─ 1 h, 6 h, 24 h later ──▶ paying; then ▶ stopped
-      │                   └──needs the buyer──▶ action_needed (a link to pay on)
+      │                   ├──needs the buyer──▶ action_needed (a link to pay on)
+      │                   └──needs a person──▶ stopped     disputed: a purchase is disputed ──▶ stopped
       └──above again──────────────────────────┘            ceiling: next month
+
+While a payment is in flight crossings are not looked at: it is concluded first. Credits that are taken back (a refund, an
+adjustment) use a crossing up instead of making one (crossings.py); accounts that are blocked are never charged.
 
 Driven from the ledger's balances, after charges are booked: requests neither wait for it nor know of it. Written to SQL
 before Stripe is asked, so that dying anywhere asks Stripe for the same payment again, never for another.
@@ -19,18 +23,35 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from billing.audit import Change, Who, note_change
 from billing.database import Database, now_ms
 from billing.money_tables import auto_recharges, purchases, stripe_customers
 from billing.notices import Notice, Notices
 from billing.purchases import UNSETTLED, Offer
 from billing.sales import Purchase, insert_purchase
 from billing.stripe_objects import NEEDS_BUYER
-from billing.tables import balances
+from billing.tables import accounts, balances
 
 HOUR_MS = 3_600_000
 BACK_OFF_MS = (HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS)
+NO_MOST = 2**53
+AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
 
-RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling"]
+NOT_ASKED = "not_asked"
+"""Why a payment ended that Stripe never heard of: nobody declined anything."""
+DISPUTED = "A payment was disputed, so automatic recharge is off."
+IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
+
+RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling", "disputed"]
+
+
+class Wish(NamedTuple):
+    """What an account asks for."""
+
+    enabled: bool
+    threshold: int
+    package_code: str
+    monthly_ceiling_cents: int
 
 
 class Recharge(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,16 +70,13 @@ class Recharge(msgspec.Struct, frozen=True, kw_only=True):
     state: RechargeState
     message: str
     action_url: str
+    purchase_id: str | None
     updated_at: int
 
-
-class Wish(NamedTuple):
-    """What an account asks for."""
-
-    enabled: bool
-    threshold: int
-    package_code: str
-    monthly_ceiling_cents: int
+    @property
+    def wish(self) -> Wish:
+        """What the account asked for."""
+        return Wish(self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents)
 
 
 class Recharges:
@@ -75,8 +93,12 @@ class Recharges:
             row = (await connection.execute(query)).mappings().first()
         return Recharge(**row) if row is not None else None
 
-    async def put(self, account_id: str, wish: Wish) -> None:
-        """Change them; also how a stopped one starts again. A balance already below counts as a crossing, once."""
+    async def put(self, account_id: str, wish: Wish, who: Who) -> None:
+        """Change them, which is what `who` consents to (an audit row says so); also how a stopped one starts again.
+
+        Switched on, a balance already below counts as a crossing, once. Saving again what is on already, or is waiting after a
+        decline, changes only the figures: it must not become a way to try a declined card again and again.
+        """
         now = now_ms()
         asked = {
             "enabled": wish.enabled,
@@ -85,7 +107,7 @@ class Recharges:
             "monthly_ceiling_cents": wish.monthly_ceiling_cents,
             "updated_at": now,
         }
-        fresh = {**asked, "below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
+        fresh = {**asked, **AS_NEW}
         async with self._db.write() as connection:
             row = await _locked(connection, account_id)
             if row is None:
@@ -93,48 +115,87 @@ class Recharges:
                 statement = dialect.insert(auto_recharges).values(account_id=account_id, **fresh)
                 await connection.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=asked))
             else:
-                # what is in flight stays in flight: changing the settings must not start a second payment
-                keep = row.state == "paying" or (row.below and row.state == "ready" and wish.enabled and row.enabled)
-                await _set(connection, account_id, asked if keep else fresh)
+                await _set(connection, account_id, await self._changed(connection, row, wish, now) | asked)
+            before = None if row is None else row.wish._asdict()
+            await note_change(connection, who, Change("auto_recharge.set", account_id, before, wish._asdict()))
+
+    async def switch_off(self, account_id: str, who: Who) -> None:
+        """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
+        async with self._db.write() as connection:
+            row = await _locked(connection, account_id)
+            if row is not None and row.enabled:
+                await _set(connection, account_id, {"enabled": False, "updated_at": now_ms()})
+                await note_change(connection, who, Change("auto_recharge.set", account_id, {"enabled": True}, {"enabled": False}))
+
+    async def _changed(self, connection: AsyncConnection, row: Recharge, wish: Wish, now: int) -> dict[str, Any]:
+        """What new settings do to where it stands."""
+        if row.state == "paying" or not wish.enabled:
+            return {}
+        buyer = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
+        last = select(purchases.c.payment_method_id).where(purchases.c.id == row.purchase_id)
+        another_card = (await connection.execute(buyer)).scalar() != (await connection.execute(last)).scalar()
+        if row.state == "ceiling" and wish.monthly_ceiling_cents > row.monthly_ceiling_cents:
+            return {"next_try_at": now} if row.enabled else AS_NEW
+        if row.state in ("waiting", "action_needed") and not another_card and (row.enabled or row.state == "waiting"):
+            return {}
+        if row.enabled and row.state in ("ready", "ceiling"):
+            return {}
+        return AS_NEW
 
     async def watch(self) -> int:
         """Note crossings both ways; how many accounts fell below."""
         posted = select(balances.c.posted_millicredits).where(balances.c.account_id == auto_recharges.c.account_id).scalar_subquery()
         above, under = posted >= auto_recharges.c.threshold_millicredits, posted < auto_recharges.c.threshold_millicredits
-        rises, falls = and_(auto_recharges.c.below, above), and_(auto_recharges.c.enabled, ~auto_recharges.c.below, under)
+        settled = auto_recharges.c.state != "paying"
+        rises, falls = and_(auto_recharges.c.below, above, settled), and_(auto_recharges.c.enabled, ~auto_recharges.c.below, under, settled)
         async with self._db.read() as connection:
             if (await connection.execute(select(auto_recharges.c.account_id).where(or_(rises, falls)).limit(1))).first() is None:
                 return 0
         cured = {"below": False, "next_try_at": None, "updated_at": now_ms()}
-        quiet = auto_recharges.c.state.in_(("paying", "stopped"))
+        ended = auto_recharges.c.state.in_(("stopped", "disputed"))
         async with self._db.write() as connection:
-            await connection.execute(update(auto_recharges).where(rises, quiet).values(**cured))
-            ready = {**cured, "state": "ready", "failures": 0, "message": "", "action_url": ""}
-            await connection.execute(update(auto_recharges).where(rises, ~quiet).values(**ready))
+            await connection.execute(update(auto_recharges).where(rises, ended).values(**cured))
+            await connection.execute(update(auto_recharges).where(rises, ~ended).values(**{**cured, **AS_NEW}))
             crossing = {"below": True, "crossing": auto_recharges.c.crossing + 1, "attempt": 0, "next_try_at": now_ms()}
             return (await connection.execute(update(auto_recharges).where(falls).values(**crossing))).rowcount
 
     async def due(self, limit: int = 100) -> list[str]:
-        """Accounts that may start a payment now."""
+        """Accounts that may start a payment now; a blocked one never."""
         table = auto_recharges.c
-        query = select(table.account_id).where(
-            table.enabled, table.below, table.state.in_(("ready", "waiting", "ceiling")), table.next_try_at <= now_ms()
+        query = (
+            select(table.account_id)
+            .join(accounts, accounts.c.id == table.account_id)
+            .where(
+                accounts.c.status == "active",
+                table.enabled,
+                table.below,
+                table.state.in_(("ready", "waiting", "ceiling")),
+                table.next_try_at <= now_ms(),
+            )
         )
         async with self._db.read() as connection:
             return list((await connection.execute(query.order_by(table.next_try_at).limit(limit))).scalars())
 
-    async def begin(self, account_id: str, offer: Offer | None, *, livemode: bool) -> Purchase | None:
-        """Commit the purchase of this crossing's next attempt; None when there is none to make. Stripe is asked afterwards."""
+    async def begin(self, account_id: str, offer: Offer | None, *, livemode: bool, most_cents: int = NO_MOST) -> Purchase | None:
+        """Commit the purchase of this crossing's next attempt; None when there is none to make. Stripe is asked afterwards.
+
+        `most_cents`: the operator's own ceiling of a UTC month, whatever the account's is.
+        """
         now = now_ms()
         try:
             async with self._db.write() as connection:
                 row = await _locked(connection, account_id)
                 if row is None or not _may_begin(row, now):
                     return None
-                balance = select(balances.c.posted_millicredits).where(balances.c.account_id == account_id)
-                if (await connection.execute(balance)).scalar_one() >= row.threshold_millicredits:
-                    return None  # cured meanwhile; watch() arms it again
-                refusal = await self._refusal(connection, row, offer, now)
+                balance = (
+                    select(balances.c.posted_millicredits)
+                    .join(accounts, accounts.c.id == balances.c.account_id)
+                    .where(balances.c.account_id == account_id, accounts.c.status == "active")
+                )
+                posted = (await connection.execute(balance)).scalar_one_or_none()
+                if posted is None or posted >= row.threshold_millicredits:
+                    return None  # blocked, or cured meanwhile; watch() arms it again
+                refusal = await self._refusal(connection, row, offer, min(row.monthly_ceiling_cents, most_cents), now)
                 if refusal is not None:
                     await self._end(connection, row, **refusal)
                     return None
@@ -144,19 +205,29 @@ class Recharges:
 
     async def concluded(self) -> list[tuple[Recharge, Purchase]]:
         """Accounts whose payment has ended, each with it."""
-        flying = select(purchases.c.id).where(
-            purchases.c.account_id == auto_recharges.c.account_id, purchases.c.origin == "auto", purchases.c.state.in_(UNSETTLED)
+        ended = purchases.c.id.in_(
+            select(auto_recharges.c.purchase_id).where(auto_recharges.c.state == "paying", auto_recharges.c.purchase_id.is_not(None))
         )
-        query = select(auto_recharges).where(auto_recharges.c.state == "paying", ~flying.exists())
+        query = select(purchases).where(ended, purchases.c.state.not_in(UNSETTLED))
         found = []
         async with self._db.read() as connection:
-            for row in (await connection.execute(query)).mappings().all():
-                key = key_of(row["account_id"], row["crossing"], row["attempt"])
-                last = select(purchases).where(purchases.c.idempotency_key == key)
-                purchase = (await connection.execute(last)).mappings().first()
-                if purchase is not None:
+            for purchase in (await connection.execute(query)).mappings().all():
+                query_row = select(auto_recharges).where(auto_recharges.c.purchase_id == purchase["id"], auto_recharges.c.state == "paying")
+                row = (await connection.execute(query_row)).mappings().first()
+                if row is not None:
                     found.append((Recharge(**row), Purchase(**purchase)))
         return found
+
+    async def tell_of_disputes(self) -> None:
+        """Those that a dispute has ended: stopped, and told once."""
+        query = select(auto_recharges.c.account_id).where(auto_recharges.c.state == "disputed")
+        async with self._db.read() as connection:
+            ended = list((await connection.execute(query)).scalars())
+        for account_id in ended:
+            async with self._db.write() as connection:
+                row = await _locked(connection, account_id)
+                if row is not None and row.state == "disputed":
+                    await self._end(connection, row, state="stopped", message=DISPUTED)
 
     async def credited(self, row: Recharge) -> None:
         """The payment arrived."""
@@ -165,13 +236,22 @@ class Recharges:
                 values = {"state": "ready", "failures": 0, "message": "", "action_url": "", "next_try_at": None}
                 await _set(connection, row.account_id, {**values, "updated_at": now_ms()})
 
+    async def reviewed(self, row: Recharge) -> None:
+        """The payment came, and is not what was asked for: no other is tried before a person has looked."""
+        async with self._db.write() as connection:
+            if await self._still(connection, row):
+                await self._end(connection, row, state="stopped", message=IN_REVIEW, enabled=False)
+
     async def failed(self, row: Recharge, code: str, action_url: str = "") -> None:
-        """The payment was declined, or wants the buyer (`action_url`: where they can pay)."""
+        """The payment was declined, or wants the buyer (`action_url`: where they can pay), or Stripe was never asked (NOT_ASKED)."""
         async with self._db.write() as connection:
             if not await self._still(connection, row):
                 return
+            if code == NOT_ASKED:
+                await _set(connection, row.account_id, {"state": "ready", "next_try_at": now_ms(), "updated_at": now_ms()})
+                return
             if code == NEEDS_BUYER:
-                text = "Your bank wants you to confirm the payment: open the link and pay there."
+                text = "Your bank wants you to confirm the payment."
                 await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
                 return
             failures = row.failures + 1
@@ -198,11 +278,13 @@ class Recharges:
             customer_id=buyer["customer_id"],
             payment_method_id=buyer["payment_method_id"],
         )
-        values = {"state": "paying", "attempt": row.attempt + 1, "next_try_at": None, "updated_at": now_ms()}
+        values = {"state": "paying", "attempt": row.attempt + 1, "next_try_at": None, "purchase_id": purchase.id, "updated_at": now_ms()}
         await _set(connection, row.account_id, values)
         return purchase
 
-    async def _refusal(self, connection: AsyncConnection, row: Recharge, offer: Offer | None, now: int) -> dict[str, Any] | None:
+    async def _refusal(
+        self, connection: AsyncConnection, row: Recharge, offer: Offer | None, ceiling_cents: int, now: int
+    ) -> dict[str, Any] | None:
         """Why this attempt is not made, as the state it leads to."""
         if offer is None:
             return {"state": "stopped", "enabled": False, "message": f"The package {row.package_code!r} is not on sale any more."}
@@ -213,10 +295,10 @@ class Recharges:
         spent = select(func.coalesce(func.sum(purchases.c.price_cents), 0)).where(
             purchases.c.account_id == row.account_id,
             purchases.c.origin == "auto",
-            purchases.c.state.in_((*UNSETTLED, "credited")),
+            purchases.c.state.in_((*UNSETTLED, "credited", "review")),
             purchases.c.created_at >= month,
         )
-        if (await connection.execute(spent)).scalar_one() + offer.price_cents > row.monthly_ceiling_cents:
+        if (await connection.execute(spent)).scalar_one() + offer.price_cents > ceiling_cents:
             text = "The monthly ceiling of automatic recharges is reached."
             return {"state": "ceiling", "message": text, "next_try_at": next_month_ms(now)}
         return None
@@ -224,7 +306,7 @@ class Recharges:
     async def _still(self, connection: AsyncConnection, row: Recharge) -> bool:
         """Whether the row still waits for this very attempt."""
         now = await _locked(connection, row.account_id)
-        return now is not None and (now.state, now.crossing, now.attempt) == ("paying", row.crossing, row.attempt)
+        return now is not None and (now.state, now.purchase_id) == ("paying", row.purchase_id)
 
     async def _end(self, connection: AsyncConnection, row: Recharge, **values: Any) -> None:
         fixed = {"next_try_at": None, "action_url": "", **values, "updated_at": now_ms()}

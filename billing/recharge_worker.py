@@ -6,10 +6,10 @@ from collections.abc import Callable
 from billing.accounts import Accounts
 from billing.checkout import Checkout, order_of
 from billing.database import now_ms
-from billing.errors import BillingError, StoreUnavailable
+from billing.errors import BillingError, NotYet, StoreUnavailable, StripeRefused
 from billing.purchases import Offer
-from billing.recharge import Recharge, Recharges
-from billing.sales import Purchase, Sales
+from billing.recharge import NO_MOST, NOT_ASKED, Recharge, Recharges
+from billing.sales import NEVER_HEARD, Purchase, Sales
 from billing.stripe_gateway import Declined, StripeGateway
 from billing.stripe_objects import NEEDS_BUYER
 from billing.stripe_sync import Sync
@@ -30,24 +30,34 @@ class RechargeWorker:
         self._recharges, self._sales, self._accounts = recharges, sales, accounts
         self._gateway, self._sync, self._checkout = gateway, sync, checkout
 
-    async def step(self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool) -> int:
-        """`enabled` False: what is in flight is concluded, nothing new begins."""
+    async def step(self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool, most_cents: int = NO_MOST) -> int:
+        """`enabled` False: what Stripe has been asked for is concluded; nothing new is asked, and no page is opened.
+
+        `most_cents`: what one account may be charged in a UTC month at most.
+        """
+        await self._recharges.tell_of_disputes()
         done = await self._recharges.watch()
         if enabled:
             for account_id in await self._recharges.due():
                 row = await self._recharges.get(account_id)
                 if row is not None:
-                    done += await self._recharges.begin(account_id, offer_of(row.package_code), livemode=livemode) is not None
-        now, away = now_ms(), None
-        for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
-            if purchase.origin == "auto":
-                away = await self._try(purchase) or away
+                    offer = offer_of(row.package_code)
+                    done += await self._recharges.begin(account_id, offer, livemode=livemode, most_cents=most_cents) is not None
+        away = await self._ask_stripe() if enabled else None
         for row, purchase in await self._recharges.concluded():
-            await self._conclude(row, purchase)
+            await self._conclude(row, purchase, may_open_page=enabled)
             done += 1
         if away is not None:
             raise away
         return done
+
+    async def _ask_stripe(self) -> StoreUnavailable | None:
+        """Pay what was begun; why Stripe could not be asked for some of it."""
+        now, away = now_ms(), None
+        for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
+            if purchase.origin == "auto":
+                away = await self._try(purchase) or away
+        return away
 
     async def _try(self, purchase: Purchase) -> StoreUnavailable | None:
         """Pay; one payment that Stripe does not answer must not hold up the others. The sweeper ends it after 15 minutes."""
@@ -64,8 +74,9 @@ class RechargeWorker:
             answer = await self._gateway.charge_saved_method(order_of(purchase, purchase.customer_id), purchase.payment_method_id)
         except StoreUnavailable:
             raise
-        except BillingError as refused:
-            await self._sales.ended(purchase.id, "failed", str(refused))
+        except StripeRefused as refused:
+            log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)  # its words are not for customers
+            await self._sales.ended(purchase.id, "failed", refused.code)
             return
         intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
         if intent_id:
@@ -76,14 +87,23 @@ class RechargeWorker:
         if answer.status == "requires_action":
             await self._sales.ended(purchase.id, "failed", NEEDS_BUYER)
             return
-        await self._sync.intent(answer.id)
+        try:
+            await self._sync.intent(answer.id)
+        except NotYet as error:
+            log.warning("automatic recharge of %s is settled by its events: %s", purchase.account_id, error)
 
-    async def _conclude(self, row: Recharge, purchase: Purchase) -> None:
+    async def _conclude(self, row: Recharge, purchase: Purchase, *, may_open_page: bool) -> None:
         if purchase.state == "credited":
             await self._recharges.credited(row)
             return
+        if purchase.state in ("review", "dismissed"):
+            log.error("automatic recharge of %s: %s waits for a person: %s", row.account_id, purchase.id, purchase.problem)
+            await self._recharges.reviewed(row)
+            return
         code, link = purchase.problem or "failed", ""
-        if code == NEEDS_BUYER:
+        if code == NEVER_HEARD:
+            code = NOT_ASKED
+        if code == NEEDS_BUYER and may_open_page:
             link = await self._link(purchase)
         log.warning("automatic recharge of %s: %s", row.account_id, code)
         await self._recharges.failed(row, code, link)

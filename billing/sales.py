@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.audit import Change, Who, note_change
 from billing.claims import Claim, Kind, Parts, Whole, allocate, claim_postings, clearing
+from billing.crossings import stop_for_dispute, use_up_crossing
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound, BillingError, TooManyCheckouts
 from billing.money_tables import claims, purchases
@@ -35,6 +36,12 @@ from billing.purchases import (
 from billing.tables import accounts
 
 HOUR_MS = 3_600_000
+NEVER_HEARD = "Stripe never heard of it"
+"""The problem of a purchase that died before Stripe was asked."""
+NOT_CREDITED: tuple[State, ...] = ("review", "dismissed")
+"""States of a payment that came in and is no credits."""
+SYSTEM = Who("stripe", "system")
+"""Who the audit log names for what a lost dispute does by itself."""
 
 
 class Stale(BillingError):
@@ -98,6 +105,14 @@ class Movement(NamedTuple):
     balance_transaction_id: str
     taken_cents: int
     fee_cents: int
+
+
+class Standing(NamedTuple):
+    """What became of a credited purchase: its total, and what refunds and disputes of it count now, in cents."""
+
+    total_cents: int
+    refunded_cents: int
+    disputed_cents: int
 
 
 class ClaimNews(NamedTuple):
@@ -217,6 +232,9 @@ class Sales:
                     await _change(connection, row, facts)
                 return Applied(bool(facts), "credited")
             verdict = judge(row.sold, payment)
+            if row.state in NOT_CREDITED or verdict.state in NOT_CREDITED:
+                # what Stripe keeps of a payment is gone, whatever becomes of the purchase
+                await note(connection, _fee(receipt, now))
             if not may_become(row.state, verdict.state):
                 if facts:
                     await _change(connection, row, facts)
@@ -230,6 +248,7 @@ class Sales:
                 tax = payment.tax_cents * MILLICREDITS_PER_CENT
                 await move(connection, purchase_postings(row.id, row.account_id, row.paid_millicredits, row.bonus_millicredits, tax, now))
                 await note(connection, _fee(receipt, now))
+                await _note_movements(connection, row.id, now)
             await _change(connection, row, facts)
             if verdict.state != "credited":
                 return Applied(True, verdict.state, 0, verdict.problem)
@@ -259,12 +278,32 @@ class Sales:
             tax = payment.tax_cents * MILLICREDITS_PER_CENT
             await move(connection, purchase_postings(row.id, row.account_id, paid, bonus, tax, now))
             await note(connection, _fee(receipt, now))
+            await _note_movements(connection, row.id, now)
             await _change(connection, row, facts)
             taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
             before = {"state": row.state, "problem": row.problem}
             after = {"state": "credited", "millicredits": str(paid + bonus), "accountId": row.account_id}
             await note_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
             return Applied(True, "credited", paid + bonus + taken)
+
+    async def dismiss(self, purchase_id: str, who: Who, reason: str) -> bool:
+        """A person has seen to a payment in review, and nothing is credited for it; False when that is so already. Raises NotAcceptable."""
+        async with self._db.write() as connection:
+            row = await _locked_or_none(connection, purchase_id)
+            if row is not None and row.state == "dismissed":
+                return False
+            if row is None or row.state != "review":
+                raise NotAcceptable(f"purchase {purchase_id} is {row.state if row else 'unknown'}, not in review")
+            await _change(connection, row, {"state": "dismissed"})
+            before = {"state": row.state, "problem": row.problem, "accountId": row.account_id}
+            await note_change(connection, who, Change("purchase.dismiss", purchase_id, before, {"state": "dismissed"}, reason))
+            return True
+
+    async def looked_at(self, purchase_id: str) -> None:
+        """Note that Stripe was asked about an unsettled purchase just now: those that were not come first the next time."""
+        unsettled = (purchases.c.id == purchase_id, purchases.c.state.in_(UNSETTLED))
+        async with self._db.write() as connection:
+            await connection.execute(update(purchases).where(*unsettled).values(updated_at=now_ms()))
 
     async def claim(self, purchase_id: str, news: ClaimNews, revision: int) -> Applied:
         """Apply a refund or dispute to its purchase; before the purchase is credited it is only noted. Raises Stale."""
@@ -275,9 +314,14 @@ class Sales:
                 raise Stale(purchase_id)
             changed, newly_lost = await _remember(connection, row, news, now)
             taken = 0
+            await note(connection, _fees(news.movements, now))
             if row.state == "credited":
-                await note(connection, _movements(news, now))
+                await note(connection, _cash(news.movements, now))
                 taken = await self._rebook(connection, row, now)
+                if news.kind == "dispute" and changed and news.counts is not False:
+                    await stop_for_dispute(connection, row.account_id)
+                if taken < 0:
+                    await use_up_crossing(connection, row.account_id)
             if changed or taken:
                 await _change(connection, row, {})
             blocked = newly_lost and await self._block(connection, row.account_id)
@@ -310,9 +354,14 @@ class Sales:
             .select_from(claims.join(purchases, purchases.c.id == claims.c.purchase_id))
             .where(purchases.c.account_id == account_id, claims.c.lost)
         )
-        if (await connection.execute(query)).scalar_one() < self._block_after:
+        lost = (await connection.execute(query)).scalar_one()
+        if lost < self._block_after:
             return False
-        await connection.execute(update(accounts).where(accounts.c.id == account_id).values(status="blocked"))
+        blocked = update(accounts).where(accounts.c.id == account_id, accounts.c.status != "blocked").values(status="blocked")
+        if (await connection.execute(blocked)).rowcount == 0:
+            return False
+        change = Change("account.block", account_id, {"status": "active"}, {"status": "blocked"}, f"{lost} disputes were lost")
+        await note_change(connection, SYSTEM, change)
         return True
 
     # -- reading ---------------------------------------------------------------------------------------------
@@ -338,6 +387,21 @@ class Sales:
         query = select(purchases).where(*conditions).order_by(purchases.c.created_at.desc(), purchases.c.id.desc()).limit(limit)
         async with self._db.read() as connection:
             return [_purchase(row) for row in (await connection.execute(query)).mappings()]
+
+    async def standing(self, purchase_ids: Sequence[str]) -> dict[str, Standing]:
+        """What refunds and disputes have left of these purchases."""
+        query = (
+            select(purchases.c.id, purchases.c.total_cents, claims.c.kind, func.sum(claims.c.amount_cents))
+            .join(claims, claims.c.purchase_id == purchases.c.id)
+            .where(purchases.c.id.in_(purchase_ids), claims.c.counts)
+            .group_by(purchases.c.id, purchases.c.total_cents, claims.c.kind)
+        )
+        found: dict[str, Standing] = {}
+        async with self._db.read() as connection:
+            for purchase_id, total, kind, cents in await connection.execute(query):
+                known = found.get(purchase_id, Standing(total, 0, 0))
+                found[purchase_id] = known._replace(**{"refunded_cents" if kind == "refund" else "disputed_cents": int(cents)})
+        return found
 
     async def waiting(self, states: Sequence[State] = UNSETTLED, *, before_ms: int, after_ms: int = 0, limit: int = 500) -> list[Purchase]:
         """Purchases in these states that nothing has touched since `before_ms`, oldest first."""
@@ -420,6 +484,11 @@ async def _locked(connection: AsyncConnection, condition: ColumnElement[bool]) -
     return _purchase((await connection.execute(select(purchases).where(condition).with_for_update())).mappings().one())
 
 
+async def _locked_or_none(connection: AsyncConnection, purchase_id: str) -> Purchase | None:
+    row = (await connection.execute(select(purchases).where(purchases.c.id == purchase_id).with_for_update())).mappings().first()
+    return _purchase(row) if row is not None else None
+
+
 async def _change(connection: AsyncConnection, row: Purchase, values: dict[str, Any]) -> None:
     fresh = {**values, "revision": row.revision + 1, "updated_at": now_ms()}
     await connection.execute(update(purchases).where(purchases.c.id == row.id).values(**fresh))
@@ -442,6 +511,7 @@ async def _remember(connection: AsyncConnection, row: Purchase, news: ClaimNews,
         "lost": news.lost if news.counts is not None or old is None else old["lost"],
         "reason": news.reason[:80],
         "withdrawn": sum(movement.taken_cents for movement in news.movements) * MILLICREDITS_PER_CENT,
+        "movements": msgspec.json.encode(news.movements).decode(),
     }
     if old is None:
         fixed = {"id": news.claim_id, "purchase_id": row.id, "kind": news.kind, "ordinal": len(known) + 1, "created_at": now}
@@ -475,11 +545,26 @@ def _fee(receipt: Receipt, now: int) -> list[Posting]:
     return signed(FEES, CASH, receipt.fee_cents * MILLICREDITS_PER_CENT, "stripe_fee", ("balance_transaction", receipt.fee_id), now)
 
 
-def _movements(news: ClaimNews, now: int) -> list[Posting]:
+async def _note_movements(connection: AsyncConnection, purchase_id: str, now: int) -> None:
+    """Book what Stripe moved for disputes that came before the purchase was credited."""
+    for found in await _claims_of(connection, purchase_id):
+        await note(connection, _cash(msgspec.json.decode(found["movements"], type=tuple[Movement, ...]), now))
+
+
+def _cash(movements: Sequence[Movement], now: int) -> list[Posting]:
+    """Only of credited purchases: the cash of others was never booked, so what of it goes back is not either."""
     found: list[Posting] = []
-    for movement in news.movements:
+    for movement in movements:
         reference = ("balance_transaction", movement.balance_transaction_id)
         found += signed(DISPUTES, CASH, movement.taken_cents * MILLICREDITS_PER_CENT, "dispute_cash", reference, now)
+    return found
+
+
+def _fees(movements: Sequence[Movement], now: int) -> list[Posting]:
+    """What disputes cost, whatever becomes of the purchase."""
+    found: list[Posting] = []
+    for movement in movements:
+        reference = ("balance_transaction", movement.balance_transaction_id)
         found += signed(FEES, CASH, movement.fee_cents * MILLICREDITS_PER_CENT, "stripe_fee", reference, now)
     return found
 

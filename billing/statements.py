@@ -22,13 +22,15 @@ MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 
 
 class StatementPurchase(NamedTuple):
-    """A credited purchase; `at` in Unix milliseconds, money in cents, credits in millicredits."""
+    """A credited purchase; `at` in Unix milliseconds, money in cents, credits in millicredits.
+
+    `paid_cents` is what was paid, tax and all: of a payment that a person accepted it need not be the package's price.
+    """
 
     at: int
     purchase_id: str
     package_code: str
-    currency: str
-    price_cents: int
+    paid_cents: int
     tax_cents: int
     millicredits: int
     receipt_url: str
@@ -155,8 +157,7 @@ class Statements:
                 row["credited_at"],
                 row["id"],
                 row["package_code"],
-                row["currency"],
-                row["price_cents"],
+                row["total_cents"],
                 row["tax_cents"],
                 row["paid_millicredits"] + row["bonus_millicredits"],
                 row["receipt_url"],

@@ -6,7 +6,8 @@ Stripe ↔ purchases    what Stripe took, refunded and disputed against what we 
 """
 
 from collections import defaultdict
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from sqlalchemy import select, text
 
@@ -14,12 +15,15 @@ from billing.claims import Claim, Parts, Whole, allocate
 from billing.database import Database, now_ms
 from billing.findings import Finding
 from billing.money_tables import claims, purchases
-from billing.posting import CUSTOMER
+from billing.posting import CASH, CUSTOMER
 from billing.purchases import MILLICREDITS_PER_CENT
+from billing.sales import NOT_CREDITED
 from billing.stripe_gateway import StripeGateway
-from billing.stripe_objects import OWN_ID, Dispute, Refund
+from billing.stripe_objects import OWN_ID, BalanceTransaction, Charge, Dispute, Intent, Refund, id_of
+from billing.tables import transfers
 
 CENTS = MILLICREDITS_PER_CENT
+ID_BATCH = 500
 SETTLING_SECONDS = 300
 """Younger differences are on their way (webhook, worker)."""
 
@@ -91,58 +95,152 @@ def _shares(group: list[dict[str, Any]]) -> list[Parts]:
 
 
 async def check_stripe(gateway: StripeGateway, database: Database, days: int) -> list[Finding]:
-    """Stripe's record of so many days against ours, in cents. Raises StoreUnavailable, StripeRefused."""
+    """Stripe's record of so many days against ours, in cents. Raises StoreUnavailable, StripeRefused.
+
+    What is met at Stripe is looked up here whatever its age: a page may be opened before these days and paid in them, and most
+    disputes are of payments long before. What was paid in the last five minutes is on its way.
+    """
     now = now_ms() // 1_000
     since, settled = now - days * 86_400, now - SETTLING_SECONDS
-    paid = await _paid_at_stripe(gateway, since, settled)
-    async with database.read() as connection:
-        query = select(purchases).where(purchases.c.created_at >= since * 1_000)
-        ours = {row["id"]: row for row in (await connection.execute(query)).mappings()}
-        claimed = {row["id"]: row for row in (await connection.execute(select(claims))).mappings()}
-    findings = []
-    for purchase_id, cents in sorted(paid.items()):
-        row = ours.get(purchase_id)
-        credited = row["total_cents"] if row is not None and row["state"] == "credited" else 0
-        if credited != cents:
-            findings.append(Finding("paid at Stripe vs credited purchase (cents)", purchase_id, cents, credited, CENTS))
-    for purchase_id, row in sorted(ours.items()):
-        if row["state"] == "credited" and purchase_id not in paid and row["credited_at"] < settled * 1_000:
-            findings.append(Finding("credited purchase vs paid at Stripe (cents)", purchase_id, 0, row["total_cents"], CENTS))
-    known = {row["payment_intent_id"] for row in ours.values()}
-    return findings + await _check_claims_at_stripe(gateway, since, settled, known, claimed)
+    created = {"gte": since, "lte": now}
+    intents = [one async for one in gateway.intents(created=created, expand=["data.latest_charge.balance_transaction"])]
+    paid = await _paid_at_stripe(gateway, created, intents)
+    refunds = [one async for one in gateway.refunds(created=created)]
+    disputes = [one async for one in gateway.disputes(created=created)]
+    ours = await _purchases(database, purchases.c.id, list(paid))
+    recent = await _credited_since(database, since, settled)
+    findings = [await _paid_finding(gateway, one, ours.get(one.purchase_id), settled) for _, one in sorted(paid.items())]
+    findings += [await _credited_finding(gateway, row) for row in recent if row["id"] not in paid]
+    known = await _purchases(database, purchases.c.payment_intent_id, _intents_of([*refunds, *disputes]))
+    by_intent = {row["payment_intent_id"]: row for row in known.values()}
+    findings += await _claim_findings(database, [one for one in refunds if one.created <= settled], by_intent)
+    findings += await _claim_findings(database, [one for one in disputes if one.created <= settled], by_intent)
+    findings += await _money_findings(database, intents, disputes, by_intent, settled)
+    return [finding for finding in findings if finding is not None]
 
 
-async def _paid_at_stripe(gateway: StripeGateway, since: int, settled: int) -> dict[str, int]:
-    """Purchase id → total cents that Stripe has taken for it."""
-    paid: dict[str, int] = {}
-    created = {"gte": since, "lte": settled}
+class _Paid(NamedTuple):
+    """What Stripe has taken for a purchase."""
+
+    purchase_id: str
+    cents: int
+    intent_id: str
+
+
+async def _paid_at_stripe(gateway: StripeGateway, created: dict[str, int], intents: Sequence[Intent]) -> dict[str, _Paid]:
+    paid: dict[str, _Paid] = {}
     async for session in gateway.sessions(created=created):
         if session.payment_status == "paid" and (session.client_reference_id or "").startswith("pur_"):
-            paid[session.client_reference_id or ""] = session.amount_total or 0
-    async for intent in gateway.intents(created=created):
-        purchase_id = intent.metadata.get(OWN_ID, "")
-        if intent.status == "succeeded" and purchase_id and purchase_id not in paid:
-            paid[purchase_id] = intent.amount_received
+            own = session.client_reference_id or ""
+            paid[own] = _Paid(own, session.amount_total or 0, id_of(session.payment_intent))
+    for intent in intents:
+        own = intent.metadata.get(OWN_ID, "")
+        if intent.status == "succeeded" and own and own not in paid:
+            paid[own] = _Paid(own, intent.amount_received, intent.id)
     return paid
 
 
-async def _check_claims_at_stripe(
-    gateway: StripeGateway, since: int, settled: int, known: set[str | None], claimed: dict[str, Any]
-) -> list[Finding]:
+async def _purchases(database: Database, column: Any, wanted: Sequence[str]) -> dict[str, Any]:
+    """Purchase id → row, of those whose `column` is among these."""
+    found: dict[str, Any] = {}
+    async with database.read() as connection:
+        for start in range(0, len(wanted), ID_BATCH):
+            query = select(purchases).where(column.in_(wanted[start : start + ID_BATCH]))
+            found |= {row["id"]: row for row in (await connection.execute(query)).mappings()}
+    return found
+
+
+async def _credited_since(database: Database, since: int, settled: int) -> list[Any]:
+    within = (purchases.c.created_at >= since * 1_000, purchases.c.credited_at < settled * 1_000, purchases.c.state == "credited")
+    async with database.read() as connection:
+        return list((await connection.execute(select(purchases).where(*within).order_by(purchases.c.id))).mappings())
+
+
+async def _paid_finding(gateway: StripeGateway, paid: _Paid, row: Any, settled: int) -> Finding | None:
+    """Payments in review are findings of `check_purchases`; a dismissed one was seen to by a person."""
+    if row is not None and row["state"] in NOT_CREDITED:
+        return None
+    credited = row["total_cents"] if row is not None and row["state"] == "credited" else 0
+    if credited == paid.cents:
+        return None
+    intent = await gateway.intent(paid.intent_id) if paid.intent_id else None
+    charge = intent.latest_charge if intent is not None else None
+    if isinstance(charge, Charge) and charge.created > settled:
+        return None
+    return Finding("paid at Stripe vs credited purchase (cents)", paid.purchase_id, paid.cents, credited, CENTS)
+
+
+async def _credited_finding(gateway: StripeGateway, row: Any) -> Finding | None:
+    """A credited purchase that was not among what Stripe listed: asked for by its id before it is called unpaid."""
+    if row["session_id"] is not None:
+        session = await gateway.session(row["session_id"])
+        cents = session.amount_total or 0 if session is not None and session.payment_status == "paid" else 0
+    else:
+        intent = await gateway.intent(row["payment_intent_id"] or "")
+        cents = intent.amount_received if intent is not None and intent.status == "succeeded" else 0
+    if cents == row["total_cents"]:
+        return None
+    return Finding("credited purchase vs paid at Stripe (cents)", row["id"], cents, row["total_cents"], CENTS)
+
+
+def _intents_of(things: Sequence[Refund | Dispute]) -> list[str]:
+    return [one.payment_intent for one in things if one.payment_intent]
+
+
+async def _claim_findings(database: Database, things: Sequence[Refund | Dispute], by_intent: Mapping[str, Any]) -> list[Finding]:
+    """Refunds and disputes of our purchases that we do not have as Stripe has them."""
+    ours = [one for one in things if one.payment_intent in by_intent]
+    known: dict[str, Any] = {}
+    async with database.read() as connection:
+        for start in range(0, len(ours), ID_BATCH):
+            query = select(claims).where(claims.c.id.in_([one.id for one in ours[start : start + ID_BATCH]]))
+            known |= {row["id"]: row for row in (await connection.execute(query)).mappings()}
     findings = []
-    created = {"gte": since, "lte": settled}
-    async for refund in gateway.refunds(created=created):
-        row = claimed.get(refund.id)
-        if refund.payment_intent in known and (row is None or (row["status"], row["amount_cents"]) != (refund.status, refund.amount)):
-            findings.append(_missing("refund", refund, row))
-    async for dispute in gateway.disputes(created=created):
-        row = claimed.get(dispute.id)
-        if dispute.payment_intent in known and (row is None or row["status"] != dispute.status):
-            findings.append(_missing("dispute", dispute, row))
+    for one in ours:
+        row = known.get(one.id)
+        if row is None or (row["status"], row["amount_cents"]) != (one.status or "pending", one.amount):
+            kind = "refund" if isinstance(one, Refund) else "dispute"
+            findings.append(
+                Finding(f"{kind} {one.status} at Stripe (cents)", one.id, one.amount, row["amount_cents"] if row is not None else 0, CENTS)
+            )
     return findings
 
 
-def _missing(kind: str, thing: Refund | Dispute, row: Any) -> Finding:
-    return Finding(
-        f"{kind} {thing.status} at Stripe (cents)", thing.id, thing.amount, row["amount_cents"] if row else 0, MILLICREDITS_PER_CENT
-    )
+async def _money_findings(
+    database: Database, intents: Sequence[Intent], disputes: Sequence[Dispute], by_intent: Mapping[str, Any], settled: int
+) -> list[Finding]:
+    """Fees, and what Stripe took or gave back for disputes, against `cash`, by the ids of Stripe's balance transactions."""
+    paid = await _purchases(database, purchases.c.payment_intent_id, [one.id for one in intents])
+    ours = {row["payment_intent_id"] for row in paid.values() if row["fee_booked"]}
+    wanted: dict[tuple[str, str], int] = {}
+    for intent in intents:
+        charge = intent.latest_charge
+        if intent.id in ours and isinstance(charge, Charge) and isinstance(charge.balance_transaction, BalanceTransaction):
+            wanted["stripe_fee", charge.balance_transaction.id] = charge.balance_transaction.fee
+    for dispute in disputes:
+        row = by_intent.get(str(dispute.payment_intent))
+        if row is None or dispute.created > settled:
+            continue
+        for moved in dispute.balance_transactions:
+            wanted["stripe_fee", moved.id] = moved.fee
+            if row["state"] == "credited":
+                wanted["dispute_cash", moved.id] = -moved.amount
+    booked = await _booked(database, sorted({reference for _, reference in wanted}))
+    return [
+        Finding(f"{kind} of a balance transaction (cents)", reference, cents, booked.get((kind, reference), 0), CENTS)
+        for (kind, reference), cents in sorted(wanted.items())
+        if cents != booked.get((kind, reference), 0)
+    ]
+
+
+async def _booked(database: Database, references: Sequence[str]) -> dict[tuple[str, str], int]:
+    """(kind, balance transaction) → cents that left `cash` for it."""
+    found: dict[tuple[str, str], int] = {}
+    async with database.read() as connection:
+        for start in range(0, len(references), ID_BATCH):
+            query = select(transfers.c.kind, transfers.c.reference_id, transfers.c.credit_account, transfers.c.amount_millicredits).where(
+                transfers.c.kind.in_(("stripe_fee", "dispute_cash")), transfers.c.reference_id.in_(references[start : start + ID_BATCH])
+            )
+            for kind, reference, credited, amount in await connection.execute(query):
+                found[kind, reference] = (amount if credited == CASH else -amount) // MILLICREDITS_PER_CENT
+    return found

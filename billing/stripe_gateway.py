@@ -162,7 +162,7 @@ class StripeGateway:
         return self._list(self._v1.checkout.sessions, Session, filters)
 
     def intents(self, **filters: Any) -> AsyncIterator[Intent]:
-        """PaymentIntents: `customer=`, `created=`."""
+        """PaymentIntents: `customer=`, `created=`, `expand=["data...."]`."""
         return self._list(self._v1.payment_intents, Intent, filters)
 
     def refunds(self, **filters: Any) -> AsyncIterator[Refund]:

@@ -31,6 +31,7 @@ class Charge(StripeObject, frozen=True):
     """One payment taken."""
 
     id: str
+    created: int = 0
     receipt_url: str | None = None
     payment_intent: str | None = None
     balance_transaction: BalanceTransaction | str | None = None

@@ -13,7 +13,7 @@ from billing.buyers import Buyers
 from billing.claims import dispute_standing, refund_standing
 from billing.errors import NotYet
 from billing.purchases import NotAcceptable, Payment
-from billing.sales import Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
+from billing.sales import NOT_CREDITED, Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
 from billing.stripe_gateway import StripeGateway
 from billing.stripe_objects import (
     OWN_ID,
@@ -115,7 +115,6 @@ class Sync:
             return applied
         log.warning("purchase %s was accepted by %s: %s", purchase_id, who.actor, reason)
         self._tell("purchase", applied.credited)
-        await self._claims_noted_before(purchase_id)
         return applied
 
     async def _paid_for(self, purchase: Purchase) -> "tuple[Payment, Intent | str | None]":
@@ -186,18 +185,9 @@ class Sync:
                 log.warning("purchase %s was paid after it had %s", purchase.id, purchase.state)
         elif applied.state == "review" and purchase.state != "review":
             log.error("purchase %s is paid and not credited: %s", purchase.id, applied.problem)
-        if applied.state == "credited" and isinstance(intent, Intent):
-            if purchase.save_method and intent.payment_method:
-                await self._buyers.save_method(purchase.account_id, intent.payment_method, purchase.created_at)
-            if newly:
-                await self._claims_noted_before(purchase.id)
+        if applied.state == "credited" and isinstance(intent, Intent) and purchase.save_method and intent.payment_method:
+            await self._buyers.save_method(purchase.account_id, purchase.customer_id, intent.payment_method, purchase.created_at)
         return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed)
-
-    async def _claims_noted_before(self, purchase_id: str) -> None:
-        """Disputes that came before the purchase was credited: book what Stripe took for them."""
-        for claim in await self._sales.claims_of(purchase_id):
-            if claim["kind"] == "dispute":
-                await self.dispute(claim["id"])
 
     async def _adopt(self, session: Session) -> Purchase | None:
         """The purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
@@ -241,7 +231,7 @@ class Sync:
     async def _claim(self, purchase_id: str, fetch: Callable[[], Awaitable[ClaimNews | None]], currency: str) -> Outcome:
         async def once() -> Outcome:
             purchase = await self._sales.get(purchase_id)
-            if purchase is None or purchase.currency != currency:
+            if purchase is None or (purchase.currency != currency and purchase.state not in NOT_CREDITED):
                 raise NotYet(f"{purchase_id} cannot take back {currency!r}")
             news = await fetch()
             if news is None:

@@ -12,11 +12,11 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.database import Database, now_ms
-from billing.errors import BillingError, StoreUnavailable
+from billing.errors import StoreUnavailable
 from billing.event_types import KINDS
 from billing.inbox import Inbox
 from billing.money_tables import claims, sweep_marks
-from billing.sales import Purchase, Sales
+from billing.sales import NEVER_HEARD, Purchase, Sales
 from billing.stripe_gateway import StripeGateway
 from billing.stripe_objects import OWN_ID, Dispute, Intent, Refund, Session
 from billing.stripe_sync import Outcome, Sync
@@ -54,14 +54,17 @@ class _Notes:
         self.problems: list[str] = []
 
     async def sync(self, what: str, call: Awaitable[Outcome]) -> None:
-        """Apply one object; a change is something that should have reached us before. Raises StoreUnavailable."""
+        """Apply one object; a change is something that should have reached us before. Raises StoreUnavailable.
+
+        One that cannot be read or applied must not keep the others waiting, whatever is wrong with it.
+        """
         self.objects += 1
         try:
             outcome = await call
         except StoreUnavailable:
             raise
-        except BillingError as error:
-            self.problems.append(f"{what}: {error}")
+        except Exception as error:
+            self.problems.append(f"{what}: {type(error).__name__}: {error}")
             return
         if outcome.changed:
             self.fixed.append(f"{what}: {outcome.text}")
@@ -81,11 +84,11 @@ class Sweeper:
         mark = await self._mark(MARK)
         since = now - days * DAY_SECONDS if days is not None else max(oldest, mark - OVERLAP_SECONDS)
         notes = _Notes()
+        await self._events(notes, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode)
+        await self._objects(notes, since)
         await self._never_opened(notes)
         await self._standing_still(notes)
         await self._open_claims(notes)
-        await self._events(notes, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode)
-        await self._objects(notes, since)
         await self._set_mark(MARK, now)
         for line in notes.fixed:
             log.error("had not reached us: %s", line)
@@ -101,7 +104,7 @@ class Sweeper:
             if call is not None:
                 await notes.sync(purchase.id, call)
             elif purchase.created_at < now - NEVER_ASKED_MS:
-                await self._sales.ended(purchase.id, "failed", "Stripe never heard of it")
+                await self._sales.ended(purchase.id, "failed", NEVER_HEARD)
 
     async def _look_for(self, purchase: Purchase) -> Awaitable[Outcome] | None:
         if not purchase.customer_id:
@@ -122,6 +125,7 @@ class Sweeper:
                 await notes.sync(purchase.session_id, self._sync.session(purchase.session_id))
             elif purchase.payment_intent_id is not None:
                 await notes.sync(purchase.payment_intent_id, self._sync.intent(purchase.payment_intent_id))
+            await self._sales.looked_at(purchase.id)  # the next sweep looks at those that were not looked at
 
     async def _open_claims(self, notes: _Notes) -> None:
         """Refunds on their way and disputes without an end: what has become of them?"""

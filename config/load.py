@@ -206,6 +206,13 @@ def check_combinations(settings: Settings, where: str) -> None:
             "background responses are kept upstream, which billing.allow_store forbids",
             "set billing.allow_store = true as well",
         )
+    if settings.billing.auto_recharge and settings.stripe.automatic_tax:
+        raise ConfigError(
+            where,
+            "billing.auto_recharge",
+            "nobody computes the tax of a payment that is made by itself, and stripe.automatic_tax says that tax is due",
+            "leave one of them off",
+        )
     if not Fraction(settings.billing.markup):
         raise ConfigError(
             where, "billing.markup", "would give everything away", 'use charging_enabled = false with charging_disabled_mode = "free"'

@@ -126,6 +126,7 @@ class Billing(Section, frozen=True):
     top_up_url: str = "/credits"
     purchase_enabled: bool = True
     auto_recharge: bool = False
+    auto_recharge_monthly_usd: Decimalish = "1000"
 
 
 class Limits(Section, frozen=True):
@@ -150,10 +151,10 @@ class Stripe(Section, frozen=True):
     api_key_file: str = ""
     webhook_secret_file: str = ""
     livemode: bool = False
-    currency: Annotated[str, msgspec.Meta(pattern="^[a-z]{3}$")] = "usd"
     success_url: str = ""
     cancel_url: str = ""
     api_base: str = ""
+    checkout_domain: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)+)?$")] = ""
     timeout_seconds: PositiveSeconds = 10.0
     automatic_tax: bool = False
     signature_tolerance_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 300

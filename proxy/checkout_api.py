@@ -23,7 +23,7 @@ from billing.signatures import BadSignature, verify
 from proxy.account_api import answering, iso_time, json_response, page_cursor, page_cursor_of, page_limit
 from proxy.authenticate import Authenticator
 from proxy.money import MoneyIn, StripeParts
-from proxy.rejections import invalid, not_found, too_large, too_many, unavailable
+from proxy.rejections import forbidden, invalid, not_found, too_large, too_many, unavailable
 
 log = logging.getLogger("tollkeeper.stripe")
 
@@ -79,6 +79,8 @@ class CheckoutApi:
             raise too_many(
                 "Too many payment pages were opened for this account. Try again in an hour.", "too_many_checkouts", 3_600_000
             ) from None
+        except NotYet:
+            raise unavailable("The last payment page is still being settled. Try again in a moment.", "checkout_settling", 5_000) from None
         except StripeRefused as refused:
             log.error("no payment page for %s: %s", key.account_id, refused)
             raise unavailable("The payment provider does not open a payment page now. Nothing was charged.", "checkout_failed") from None
@@ -103,21 +105,13 @@ class CheckoutApi:
         return json_response(purchase_row(purchase))
 
     async def _receipt(self, request: Request) -> Response:
-        purchase = await self._own(request)
-        url = purchase.receipt_url
-        if purchase.charge_id and self.money.keys is not None:
-            try:
-                charge = await (await self._stripe()).gateway.charge(purchase.charge_id)
-                url = (charge.receipt_url if charge is not None else None) or url
-            except (StoreUnavailable, StripeRefused) as error:
-                log.warning("the receipt of %s is the one we kept: %s", purchase.id, error)
-        if not url.startswith(("https://", "http://")):
-            raise not_found("There is no receipt for this purchase yet.", "receipt_not_found")
-        return RedirectResponse(url, 303, {"cache-control": "no-store"})
+        return RedirectResponse(await receipt_url(self.money, await self._own(request)), 303, {"cache-control": "no-store"})
 
     async def _portal(self, request: Request) -> Response:
         """Always the caller's own Stripe customer, and always back to our own page: neither comes from the request."""
         key = await self.authenticator.authenticate(request.scope["headers"])
+        if not key.acted_for:
+            raise forbidden("An API key cannot reach the saved cards: manage them on the Credits page (/credits).", "credits_page_only")
         parts = await self._stripe()
         buyer = await self.money.buyers.find(key.account_id)
         if buyer is None:
@@ -183,6 +177,20 @@ class CheckoutApi:
 
     def _failed(self, reason: str) -> None:
         self.money.metrics.count(self.money.metrics.webhook_failures, reason)
+
+
+async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:
+    """Where Stripe shows the receipt: asked for anew, because links age and show what was refunded since. Raises Rejection."""
+    url = purchase.receipt_url
+    if purchase.charge_id and money.keys is not None:
+        try:
+            charge = await (await money.parts()).gateway.charge(purchase.charge_id)
+            url = (charge.receipt_url if charge is not None else None) or url
+        except (StoreUnavailable, StripeRefused) as error:
+            log.warning("the receipt of %s is the one we kept: %s", purchase.id, error)
+    if not url.startswith(("https://", "http://")):
+        raise not_found("There is no receipt for this purchase yet.", "receipt_not_found")
+    return url
 
 
 async def capped_body(request: Request, limit: int) -> bytes:

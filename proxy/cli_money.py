@@ -31,11 +31,17 @@ def register(commands: Any, add: Add) -> None:
     replay = add(stripe, "replay", _replay, "Handle a stored event again. Safe: nothing is booked twice.")
     replay.add_argument("event")
     because(replay)
+    ignore = add(stripe, "ignore", _ignore, "An event that waits is nothing to us (another installation's, say): stop trying. Audited.")
+    ignore.add_argument("event")
+    ignore.add_argument("--reason", required=True, type=short_text(2_000))
     decide = commands.add_parser("purchases", help="Payments that wait for a person.").add_subparsers(dest="verb", required=True)
     add(decide, "review", _review, "Paid and not credited; exit 1 when there are any.")
     accept = add(decide, "accept", _accept, "Credit a payment in review: what came in, with its share of the bonus. Audited, booked once.")
     accept.add_argument("purchase")
     accept.add_argument("--reason", required=True, type=short_text(2_000))
+    dismiss = add(decide, "dismiss", _dismiss, "Nothing is to be credited for a payment in review: it was refunded, say. Audited.")
+    dismiss.add_argument("purchase")
+    dismiss.add_argument("--reason", required=True, type=short_text(2_000))
     purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
     purchases.add_argument("account")
     purchases.add_argument("--limit", type=_limit, default=50)
@@ -114,6 +120,12 @@ async def _replay(context: Context) -> Result:
     return result, f"{row['event_id']}: {row['state']}: {row['outcome']}", 0 if row["state"] in ("done", "ignored") else 1
 
 
+async def _ignore(context: Context) -> Result:
+    given = context.arguments
+    await Inbox(context.database).ignore(given.event, given.reason, who())
+    return {"eventId": given.event, "state": "ignored"}, f"{given.event} waits no more.", 0
+
+
 async def _purchases(context: Context) -> Result:
     sales, given = Sales(context.database), context.arguments
     await context.accounts.get(given.account)
@@ -149,6 +161,13 @@ async def _accept(context: Context) -> Result:
     if not applied.changed:
         return result, f"{given.purchase} was credited already; nothing changed.", 0
     return result, f"{given.purchase} is credited: {display_credits(applied.credited)} credits.", 0
+
+
+async def _dismiss(context: Context) -> Result:
+    given = context.arguments
+    changed = await Sales(context.database).dismiss(given.purchase, who(), given.reason)
+    result = {"id": given.purchase, "state": "dismissed", "changed": changed}
+    return result, f"{given.purchase} is dismissed{'' if changed else ' already'}; nothing was credited.", 0
 
 
 def _days(text: str) -> int:

@@ -7,6 +7,8 @@ lives in an HttpOnly cookie. Every form carries a token derived from the session
 import contextlib
 import hashlib
 import hmac
+import logging
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -25,28 +27,34 @@ from billing.accounts import Accounts, KeyRules
 from billing.admins import SERVICE
 from billing.audit import Who
 from billing.database import now_ms
-from billing.errors import AccountNotFound, KeyNotFound, StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.errors import AccountNotFound, KeyNotFound, NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
 from billing.holds import Reading
 from billing.ledger import UsageFilters
 from billing.money import MoneyError, millicredits, parse_credits
 from billing.periods import PERIODS
 from billing.portal import DAY_MS, Portal
-from billing.recharge import Wish
+from billing.recharge import Recharge, Wish
+from billing.sales import Purchase, Standing
 from billing.statements import Statements
 from config.settings import Secret
 from proxy.account_api import AccountApi, answering, iso_time, json_response, page_cursor, page_cursor_of
-from proxy.checkout_api import OFF, json_body
+from proxy.checkout_api import OFF, json_body, receipt_url
 from proxy.money import MoneyIn
+from proxy.recharging import is_offered, save_recharge
 from proxy.rejections import Rejection, forbidden, invalid, not_found
 from proxy.spend_chart import DAYS, exact, figure, spend_chart
 from proxy.statement_files import statement_csv, statement_pdf
 from proxy.switches import banners
+
+log = logging.getLogger("tollkeeper.stripe")
 
 COOKIE = "tk_session"
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
 MAX_FORM_BYTES = 16_384
 STRIPE_PAGES = "https://checkout.stripe.com https://billing.stripe.com"
+LINK_MS = 23 * 3_600_000
+"""Payment pages close after a day: an older link to one is not shown."""
 KINDS = {
     "purchase": "Purchase",
     "purchase_bonus": "Bonus",
@@ -65,6 +73,7 @@ STATES = {
     "expired": ("not paid in time", "off"),
     "failed": ("payment failed", "bad"),
     "review": ("being looked at", "warn"),
+    "dismissed": ("closed", "off"),
 }
 """A purchase's state in words, and how it looks."""
 THANKS = "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds."
@@ -78,6 +87,7 @@ DONE = {
 }
 """What the page says after a form, by the word in its address."""
 MOST_MONTHS = 36
+GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 SIGN_IN = "This page opens from inside your app: go back there and choose credits. Links work once and for ten minutes."
 
 
@@ -130,6 +140,7 @@ class CreditsPage:
                     ("sign-out", self._sign_out),
                     ("buy", self._buy),
                     ("recharge", self._recharge),
+                    ("cards", self._cards),
                     ("keys", self._create_key),
                     ("keys/revoke", self._revoke_key),
                 )
@@ -181,6 +192,9 @@ class CreditsPage:
                 return await handler(request, visitor)
             except Rejection as rejection:
                 return self._message("That did not work", rejection.message, rejection.status, back=True)
+            except NotYet:
+                text = "Your last payment page is still being settled. Try again in a moment."
+                return self._message("One moment", text, 503, back=True)
             except (StoreUnavailable, AccountNotFound):
                 return self._message("Try again shortly", "Your credits cannot be read right now. Nothing was changed.", 503, back=True)
 
@@ -225,7 +239,7 @@ class CreditsPage:
             "chart": spend_chart(await self.portal.spend(account, today - DAYS + 1), today),
             "usage": await self._usage_view(account, request.query_params.get("usage")),
             "ledger": await self._ledger_view(account, request.query_params.get("ledger")),
-            "purchases": await self._purchases_view(account),
+            "purchases": await self._purchases_view(account, request.query_params.get("purchases")),
             "keys": await self._keys_view(account),
             "months": months(row["created_at"], now),
         }
@@ -252,7 +266,7 @@ class CreditsPage:
         """How the payment went that the customer comes back from."""
         if not session_id:
             return []
-        purchase = await self.money.sales.of_session(session_id[:255])
+        purchase = await self.money.sales.of_session(session_id[:255].replace("\0", ""))
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
@@ -277,14 +291,15 @@ class CreditsPage:
     async def _recharge_view(self, account: str) -> dict[str, Any]:
         row, buyer = await self.money.recharges.get(account), await self.money.buyers.find(account)
         return {
-            "available": self.money.keys is not None and self.money.settings.billing.auto_recharge,
+            "available": is_offered(self.money),
             "saved": buyer is not None and bool(buyer.payment_method_id),
             "enabled": row is not None and row.enabled,
             "threshold": row.threshold_millicredits // 1_000 if row else 1_000,
             "package": row.package_code if row else "",
             "ceiling": f"{row.monthly_ceiling_cents // 100}.{row.monthly_ceiling_cents % 100:02}" if row else "100.00",
             "message": row.message if row else "",
-            "action_url": row.action_url if row and row.action_url.startswith(("https://", "http://")) else "",
+            "needs_buyer": row is not None and row.state == "action_needed",
+            "action_url": row.action_url if row and _opens(row) else "",
         }
 
     async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
@@ -319,10 +334,13 @@ class CreditsPage:
         ]
         return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
 
-    async def _purchases_view(self, account: str) -> list[dict[str, Any]]:
+    async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
+        rows = await self.money.sales.of_account(account, ROWS + 1, page_cursor(cursor))
+        following = page_cursor_of(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
+        standing = await self.money.sales.standing([row.id for row in rows[:ROWS]])
         found = []
-        for row in await self.money.sales.of_account(account, ROWS):
-            state, look = STATES[row.state]
+        for row in rows[:ROWS]:
+            state, look = _state_of(row, standing.get(row.id))
             cents = row.total_cents or row.price_cents
             found.append(
                 {
@@ -335,7 +353,7 @@ class CreditsPage:
                     "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",
                 }
             )
-        return found
+        return {"rows": found, "next": following, "paged": cursor is not None}
 
     async def _keys_view(self, account: str) -> list[dict[str, Any]]:
         """Keys that work first, then those that do not, each newest first."""
@@ -375,23 +393,28 @@ class CreditsPage:
 
     async def _recharge(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
-        offer = self.money.offer(str(form.get("package", "")))
-        enabled = form.get("enabled") == "yes"
-        if offer is None:
-            raise invalid("There is no such package.")
-        threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold")
-        ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit")
-        if enabled and form.get("consent") != "yes":
+        enabled, consent = form.get("enabled") == "yes", form.get("consent") == "yes"
+        if enabled and not consent:
             raise invalid("Tick the box that allows us to charge your saved card.")
-        if not 0 < threshold <= offer.paid + offer.bonus:
-            raise invalid("The threshold must be above 0 and at most what the package brings.")
-        if ceiling < offer.price_cents:
-            raise invalid("The monthly limit is below the price of one package.")
-        view = await self._recharge_view(visitor.account_id)
-        if enabled and not (view["available"] and view["saved"]):
-            raise invalid("Automatic recharge needs a saved card, and to be offered here.")
-        await self.money.recharges.put(visitor.account_id, Wish(enabled, threshold, offer.code, ceiling))
+        threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
+        ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit") if enabled else 0
+        wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
+        who = Who(f"customer:{visitor.account_id}", "customer", ip=request.client.host if request.client else "")
+        await save_recharge(self.money, visitor.account_id, wish, who, consent=consent)
         return RedirectResponse(f"/credits?done=recharge-{'on' if enabled else 'off'}", 303, self._headers())
+
+    async def _cards(self, request: Request, visitor: Visitor) -> Response:
+        """To Stripe's own page, where saved cards are looked at, replaced and removed."""
+        del request
+        buyer = await self.money.buyers.find(visitor.account_id)
+        if buyer is None or self.money.keys is None:
+            raise not_found("No card is saved yet.", "no_customer")
+        try:
+            url = await (await self.money.parts()).gateway.portal_url(buyer.customer_id, f"{self.public_url.rstrip('/')}/credits")
+        except StripeRefused as refused:
+            log.error("no page of saved cards for %s: %s", visitor.account_id, refused)
+            return self._message("Try again shortly", "The payment provider does not open its page now.", 503, back=True)
+        return RedirectResponse(url, 303, self._headers())
 
     async def _create_key(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
@@ -424,10 +447,10 @@ class CreditsPage:
         return Response(body, 200, {**self._headers(), "content-disposition": f'attachment; filename="{name}"'}, media)
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
-        purchase = await self.money.sales.get(request.path_params["purchase_id"])
-        if purchase is None or purchase.account_id != visitor.account_id or not purchase.receipt_url.startswith(("https://", "http://")):
+        purchase = await self.money.sales.get(request.path_params["purchase_id"].replace("\0", ""))
+        if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
-        return RedirectResponse(purchase.receipt_url, 303, self._headers())
+        return RedirectResponse(await receipt_url(self.money, purchase), 303, self._headers())
 
     # -- answers ----------------------------------------------------------------------------------
 
@@ -447,11 +470,13 @@ class CreditsPage:
 
     def _headers(self) -> dict[str, str]:
         """Nothing is cached, framed, sniffed, or loaded from elsewhere; forms go to us and on to the payment provider."""
-        base = urlsplit(self.money.settings.stripe.api_base)
+        stripe = self.money.settings.stripe
+        base = urlsplit(stripe.api_base)
+        pages = STRIPE_PAGES + (f" https://{stripe.checkout_domain}" if stripe.checkout_domain else "")
         simulator = f" {base.scheme}://{base.netloc}" if base.netloc else ""
         policy = (
             "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; "
-            f"form-action 'self' {STRIPE_PAGES}{simulator}"
+            f"form-action 'self' {pages}{simulator}"
         )
         return {
             "content-security-policy": policy,
@@ -463,6 +488,20 @@ class CreditsPage:
 
 
 TEMPLATES = Environment(loader=PackageLoader("proxy", "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def _opens(row: Recharge) -> bool:
+    """Whether the page on which the buyer can pay is still there."""
+    return row.action_url.startswith(("https://", "http://")) and row.updated_at > now_ms() - LINK_MS
+
+
+def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
+    """A purchase in words, with what became of it since."""
+    if row.state == "credited" and standing is not None:
+        if standing.disputed_cents:
+            return "disputed", "bad"
+        return ("refunded", "off") if standing.refunded_cents >= standing.total_cents else ("partly refunded", "warn")
+    return STATES[row.state]
 
 
 def link_url(public_url: str, token: str) -> str:
@@ -504,8 +543,9 @@ def _cents(text: str) -> int:
 
 
 def _amount(text: str, read: Callable[[str], int], name: str) -> int:
-    """A number from a form. Raises Rejection."""
+    """A number from a form; a comma only groups thousands: 1,000 is a thousand, 20,00 is refused. Raises Rejection."""
+    plain = text.strip()
     try:
-        return read(text.strip().replace(",", ""))
+        return read(plain.replace(",", "") if GROUPED.fullmatch(plain) else plain)
     except MoneyError:
         raise invalid(f"The {name} is not a number we understand.") from None

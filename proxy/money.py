@@ -8,6 +8,7 @@ import importlib
 import logging
 import time
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from billing.accounts import Accounts
@@ -23,7 +24,7 @@ from billing.purchases import Offer, offer
 from billing.recharge import Recharges
 from billing.sales import Sales
 from config.keys import StripeKeys, notices_secret, stripe_keys
-from config.settings import Secret, Settings
+from config.settings import Billing, Secret, Settings
 from proxy.metrics import Metrics
 from proxy.notify import Poster
 
@@ -114,7 +115,7 @@ class MoneyIn:
         """The package of that code, as it is sold now."""
         for package in self.settings.packages:
             if package.code == code:
-                return offer(package.code, package.usd, package.bonus_percent, self.settings.stripe.currency)
+                return offer(package.code, package.usd, package.bonus_percent)
         return None
 
     async def work(self) -> int:
@@ -159,7 +160,8 @@ class MoneyIn:
         billing = self.settings.billing
         worker = (await self.parts()).recharger
         enabled = billing.auto_recharge and billing.purchase_enabled
-        return await worker.step(self.offer, enabled=enabled, livemode=self.settings.stripe.livemode)
+        most = most_cents(billing)
+        return await worker.step(self.offer, enabled=enabled, livemode=self.settings.stripe.livemode, most_cents=most)
 
     async def notify(self) -> int:
         """Deliver notices that are due. Raises StoreUnavailable."""
@@ -207,6 +209,11 @@ class MoneyIn:
         checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
         recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)
         return StripeParts(gateway, sync, worker, checkout, sweeper, recharger)
+
+
+def most_cents(billing: Billing) -> int:
+    """What one account may be charged by itself in a UTC month at most, in cents."""
+    return int(Fraction(billing.auto_recharge_monthly_usd) * 100)
 
 
 def money_in(settings: Settings, database: Database, metrics: Metrics) -> MoneyIn:

@@ -8,13 +8,16 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from billing.accounts import ApiKey
+from billing.audit import Who
 from billing.recharge import Recharge, Wish
 from billing.statements import Statements
 from proxy.account_api import answering, json_response
 from proxy.authenticate import Authenticator
 from proxy.checkout_api import json_body
 from proxy.money import MoneyIn
-from proxy.rejections import Rejection, invalid, unavailable
+from proxy.recharging import is_offered, save_recharge
+from proxy.rejections import forbidden, invalid
 from proxy.statement_files import statement_csv, statement_pdf
 
 Amount = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,15}$")]
@@ -56,30 +59,20 @@ class SettingsApi:
     async def _recharge(self, request: Request) -> Response:
         key = await self.authenticator.authenticate(request.scope["headers"])
         if request.method == "PUT":
-            await self._set_recharge(key.account_id, await json_body(request, RechargeRequest))
+            await self._set_recharge(key, request)
         row, buyer = await self.money.recharges.get(key.account_id), await self.money.buyers.find(key.account_id)
         saved = buyer is not None and bool(buyer.payment_method_id)
-        return json_response({"available": self._available(), "hasSavedPaymentMethod": saved, **_recharge_row(row)})
+        return json_response({"available": is_offered(self.money), "hasSavedPaymentMethod": saved, **_recharge_row(row)})
 
-    async def _set_recharge(self, account_id: str, asked: RechargeRequest) -> None:
-        offer = self.money.offer(asked.package_code)
-        if offer is None:
-            raise invalid("There is no package of that code.", "packageCode")
-        threshold = int(asked.threshold_millicredits)
-        if not 0 < threshold <= offer.paid + offer.bonus:
-            raise invalid("The threshold must be above 0 and at most what the package brings.", "thresholdMillicredits")
-        if asked.monthly_ceiling_cents < offer.price_cents:
-            raise invalid("The monthly ceiling is below the price of one package.", "monthlyCeilingCents")
-        if asked.enabled:
-            if not self._available():
-                raise unavailable("Automatic recharge is switched off here.", "auto_recharge_disabled", 60_000)
-            if not asked.consent:
-                raise invalid("Charging a saved card while you are away needs your consent: send `consent: true`.", "consent")
-            buyer = await self.money.buyers.find(account_id)
-            if buyer is None or not buyer.payment_method_id:
-                message = "There is no saved card. Buy a package once with `savePaymentMethod: true`."
-                raise Rejection(409, "no_saved_payment_method", message)
-        await self.money.recharges.put(account_id, Wish(asked.enabled, threshold, offer.code, asked.monthly_ceiling_cents))
+    async def _set_recharge(self, key: ApiKey, request: Request) -> None:
+        """Only on behalf of the account's owner: a key that leaks may cost what is prepaid, and must not reach the card behind it."""
+        asked = await json_body(request, RechargeRequest)
+        if asked.enabled and not key.acted_for:
+            message = "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
+            raise forbidden(message, "credits_page_only")
+        wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
+        who = Who(f"customer:{key.account_id} by {key.key_id}", "customer", ip=request.client.host if request.client else "")
+        await save_recharge(self.money, key.account_id, wish, who, consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:
         key = await self.authenticator.authenticate(request.scope["headers"])
@@ -102,9 +95,6 @@ class SettingsApi:
         body, media = (statement_csv(statement), "text/csv") if kind == "csv" else (statement_pdf(statement), "application/pdf")
         headers = {"content-disposition": f'attachment; filename="statement-{month}.{kind}"', "cache-control": "no-store"}
         return Response(body, 200, headers, media)
-
-    def _available(self) -> bool:
-        return self.money.keys is not None and self.money.settings.billing.auto_recharge
 
 
 def _recharge_row(row: Recharge | None) -> dict[str, object]:

@@ -12,7 +12,8 @@ from billing.statements import Statement
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
 """A spreadsheet takes a cell that begins like this for a formula (also behind its own quoting)."""
 
-HEAD = ("section", "date", "item", "reference", "requests", "inputTokens", "outputTokens", "credits", "usd", "receipt")
+HEAD = ("section", "date", "item", "reference", "requests", "inputTokens", "outputTokens", "credits", "usd", "receipt", "usdTax")
+"""`usd` of a purchase is what was paid, `usdTax` the tax in it."""
 KINDS = {
     "refund": "Refund",
     "refund_bonus": "Refund, bonus credits",
@@ -87,7 +88,8 @@ def statement_pdf(statement: Statement) -> bytes:
     )
 
     def table(head: list[str], rows: list[list[Any]], widths: list[int]) -> Table:
-        return Table([head, *rows], colWidths=[width * mm for width in widths], repeatRows=1, style=plain)
+        # a row may be longer than a page: a reason of 2,000 characters in a narrow column
+        return Table([head, *rows], colWidths=[width * mm for width in widths], repeatRows=1, style=plain, splitInRow=1)
 
     small = styles["BodyText"].clone("small", fontSize=8, leading=9)
 
@@ -122,7 +124,8 @@ def _sections(
             row.package_code,
             text(row.purchase_id),
             receipt(row.receipt_url),
-            _cents(row.price_cents),
+            _cents(row.paid_cents),
+            _cents(row.tax_cents) if row.tax_cents else "",
             _credits(row.millicredits),
         ]
         for row in statement.purchases
@@ -136,7 +139,7 @@ def _sections(
         for row in statement.usage
     ]
     return [
-        ("Purchases", ["Date", "Package", "Purchase", "Receipt", "USD", "Credits"], bought, [22, 25, 60, 20, 23, 30]),
+        ("Purchases", ["Date", "Package", "Purchase", "Receipt", "Paid", "of it tax", "Credits"], bought, [22, 22, 54, 18, 20, 18, 26]),
         ("Refunds and adjustments", ["Date", "Kind", "Reference", "Reason", "Credits"], other, [22, 35, 48, 45, 30]),
         ("Usage", ["Date", "Model", "Requests", "Input tokens", "Output tokens", "Credits"], used, [22, 50, 22, 28, 28, 30]),
     ]
@@ -144,22 +147,20 @@ def _sections(
 
 def _rows(statement: Statement) -> list[tuple[str, ...]]:
     opening = (_credits(statement.opening), exact_usd(statement.opening))
-    rows: list[tuple[str, ...]] = [("balance", f"{statement.month}-01", "opening", statement.account_id, "", "", "", *opening, "")]
+    rows: list[tuple[str, ...]] = [("balance", f"{statement.month}-01", "opening", statement.account_id, "", "", "", *opening, "", "")]
     for bought in statement.purchases:
-        money = f"{bought.price_cents // 100}.{bought.price_cents % 100:02d}"
-        credits_text = _credits(bought.millicredits)
-        rows.append(
-            ("purchase", _date(bought.at), bought.package_code, bought.purchase_id, "", "", "", credits_text, money, bought.receipt_url)
-        )
+        money, tax = _cents(bought.paid_cents).removeprefix("$"), _cents(bought.tax_cents).removeprefix("$")
+        what = (bought.package_code, bought.purchase_id, "", "", "", _credits(bought.millicredits))
+        rows.append(("purchase", _date(bought.at), *what, money, bought.receipt_url, tax))
     for entry in statement.entries:
         label = f"{KINDS.get(entry.kind, entry.kind)}: {entry.reason}" if entry.reason else KINDS.get(entry.kind, entry.kind)
         amounts = (_credits(entry.millicredits), exact_usd(entry.millicredits))
-        rows.append(("adjustment", _date(entry.at), label, entry.reference, "", "", "", *amounts, ""))
+        rows.append(("adjustment", _date(entry.at), label, entry.reference, "", "", "", *amounts, "", ""))
     for used in statement.usage:
         counts = (str(used.requests), str(used.input_tokens), str(used.output_tokens))
-        rows.append(("usage", used.day, used.model, "", *counts, _credits(-used.millicredits), exact_usd(-used.millicredits), ""))
+        rows.append(("usage", used.day, used.model, "", *counts, _credits(-used.millicredits), exact_usd(-used.millicredits), "", ""))
     last = (_credits(statement.closing), exact_usd(statement.closing))
-    rows.append(("balance", "", "closing", statement.account_id, "", "", "", *last, ""))
+    rows.append(("balance", "", "closing", statement.account_id, "", "", "", *last, "", ""))
     return rows
 
 

@@ -12,6 +12,8 @@ from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
 from billing.accounts import KeyRules
+from billing.admins import Admins
+from billing.audit import Who
 from billing.signatures import sign
 from billing.statements import Statements
 from billing.stripe_gateway import StripeGateway
@@ -40,6 +42,11 @@ class Api:
         _, secret = await self.shop.books.accounts.create_key(account, KeyRules())
         return {"authorization": f"Bearer {secret}"}
 
+    async def acting(self, account: str) -> dict[str, str]:
+        """The operator's own app, acting for an account."""
+        _, secret = await Admins(self.shop.books.database).create("the app", "service", Who("test", "owner"))
+        return {"authorization": f"Bearer {secret}", "tollkeeper-account": account}
+
     async def hook(self, body: bytes, *, secret: str = SECRET, at: int | None = None, header: str | None = None) -> httpx.Response:
         """One webhook delivery, signed now unless told otherwise."""
         signature = sign(body, secret, int(time.time()) if at is None else at) if header is None else header
@@ -65,7 +72,7 @@ async def open_api(shop: Shop, conf: Settings | None = None, *, secrets: tuple[s
     keys = StripeKeys(Secret("sk_test_1"), tuple(Secret(secret) for secret in secrets)) if secrets else None
     money = MoneyIn(conf, shop.books.database, keys, Metrics(registry))
     money._parts = StripeParts(cast("StripeGateway", shop.stripe), shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger)
-    authenticator = Authenticator(shop.books.accounts, 60)
+    authenticator = Authenticator(shop.books.accounts, 60, Admins(shop.books.database))
     routes = CheckoutApi(money, authenticator, shop.books.accounts).routes()
     routes += SettingsApi(money, authenticator, Statements(shop.books.database)).routes()
     transport = httpx.ASGITransport(Starlette(routes=routes))

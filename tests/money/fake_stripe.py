@@ -50,6 +50,8 @@ class FakeStripe:
         self.livemode = False
         self.deleted_customers: set[str] = set()
         self.poisoned_keys: set[str] = set()
+        self.slow = False
+        """Payments with a saved method are `processing` until `arrive()`."""
 
     # -- what buyers, banks and dashboards do -------------------------------------------------------------
 
@@ -98,6 +100,13 @@ class FakeStripe:
         if paid:
             self.sessions_by_id[session_id] = replace(session, payment_status="paid")
         self.emit(f"checkout.session.async_payment_{'succeeded' if paid else 'failed'}", session_id)
+
+    def arrive(self) -> None:
+        """Every slow payment arrives."""
+        for key, intent in self.intents_by_id.items():
+            if intent.status == "processing":
+                self.intents_by_id[key] = replace(intent, status="succeeded", amount_received=intent.amount)
+                self.emit("payment_intent.succeeded", key)
 
     def expire(self, session_id: str) -> None:
         self.sessions_by_id[session_id] = replace(self.sessions_by_id[session_id], status="expired")
@@ -166,6 +175,9 @@ class FakeStripe:
         for things in (self.sessions_by_id, self.intents_by_id, self.refunds_by_id, self.disputes_by_id):
             for key, thing in things.items():
                 things[key] = replace(thing, created=thing.created - seconds)
+                if isinstance(thing, Intent) and isinstance(thing.latest_charge, Charge):
+                    charge = replace(thing.latest_charge, created=thing.latest_charge.created - seconds)
+                    things[key] = replace(things[key], latest_charge=charge)
         self.events_made = [(replace(event, created=event.created - seconds), payload) for event, payload in self.events_made]
 
     def _new_intent(self, cents: int, customer: str | None, purchase_id: str, status: str) -> Intent:
@@ -173,7 +185,11 @@ class FakeStripe:
         fee = BalanceTransaction(id=f"txn_{number:06d}", amount=cents, currency="usd", fee=30 + cents * 29 // 1_000)
         intent_id = f"pi_{number:06d}"
         charge = Charge(
-            id=f"ch_{number:06d}", receipt_url=f"https://pay.stripe.test/r/{number}", payment_intent=intent_id, balance_transaction=fee
+            id=f"ch_{number:06d}",
+            created=int(time.time()),
+            receipt_url=f"https://pay.stripe.test/r/{number}",
+            payment_intent=intent_id,
+            balance_transaction=fee,
         )
         intent = Intent(
             id=intent_id,
@@ -248,9 +264,9 @@ class FakeStripe:
                 self.by_key[order.key] = self.decline._replace(intent_id=intent.id)
                 self.emit("payment_intent.payment_failed", intent.id)
             else:
-                intent = self._new_intent(order.cents, order.customer_id, order.purchase_id, "succeeded")
+                intent = self._new_intent(order.cents, order.customer_id, order.purchase_id, "processing" if self.slow else "succeeded")
                 self.by_key[order.key] = intent
-                self.emit("payment_intent.succeeded", intent.id)
+                self.emit("payment_intent.processing" if self.slow else "payment_intent.succeeded", intent.id)
         found: Intent | Declined = self.by_key[order.key]
         return found
 
@@ -305,6 +321,7 @@ class FakeStripe:
     async def _list(self, things: dict[str, Any], filters: dict[str, Any]) -> AsyncIterator[Any]:
         self._called()
         created = filters.pop("created", {})
+        filters.pop("expand", None)  # whole here already
         for thing in list(things.values()):
             in_time = created.get("gte", 0) <= thing.created <= created.get("lte", 2**53)
             if in_time and all(getattr(thing, name) == value for name, value in filters.items()):

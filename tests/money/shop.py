@@ -22,8 +22,8 @@ from billing.sweeper import Sweeper
 from tests.billing.stores import Books
 from tests.money.fake_stripe import FakeStripe
 
-STARTER = offer("starter", "9.99", "0", "usd")
-PRO = offer("pro", "99.99", "10", "usd")
+STARTER = offer("starter", "9.99", "0")
+PRO = offer("pro", "99.99", "10")
 TERMS = CheckoutTerms(False, "https://app.test/ok?s={CHECKOUT_SESSION_ID}", "https://app.test/no", False, 600_000, 0)
 
 

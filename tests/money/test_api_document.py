@@ -31,11 +31,14 @@ async def test_every_answer_fits_the_document(shop: Shop) -> None:
         assert fits(await client.get(f"/api/billing/purchases/{bought.id}", headers=key), one)["creditedAt"]
         fits(await client.get(f"/api/billing/purchases/{bought.id}", headers=theirs), one)
         fits(await client.get(f"/api/billing/purchases/{page['id']}/receipt", headers=key), f"{one}/receipt")
+        acting, for_others = await api.acting(account), await api.acting(other)
+        fits(await client.post("/api/billing/portal", headers=acting), "/api/billing/portal")
+        fits(await client.post("/api/billing/portal", headers=for_others), "/api/billing/portal")
         fits(await client.post("/api/billing/portal", headers=key), "/api/billing/portal")
-        fits(await client.post("/api/billing/portal", headers=theirs), "/api/billing/portal")
         wish = {"enabled": True, "thresholdMillicredits": "5", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
         fits(await client.get("/api/billing/auto-recharge", headers=theirs), "/api/billing/auto-recharge")
-        fits(await client.put("/api/billing/auto-recharge", json=wish, headers=theirs), "/api/billing/auto-recharge")
+        fits(await client.put("/api/billing/auto-recharge", json=wish, headers=for_others), "/api/billing/auto-recharge")
+        fits(await client.put("/api/billing/auto-recharge", json=wish, headers=acting), "/api/billing/auto-recharge")
         fits(await client.put("/api/billing/auto-recharge", json=wish, headers=key), "/api/billing/auto-recharge")
         fits(await client.put("/api/billing/low-balance", json={"thresholdMillicredits": "9"}, headers=key), "/api/billing/low-balance")
         fits(await client.get("/api/billing/low-balance", headers=key), "/api/billing/low-balance")

@@ -219,7 +219,7 @@ async def test_what_customers_set(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         "consent": True,
     }
     async with open_api(shop, conf) as api:
-        key = await api.key(account)
+        key = await api.acting(account)
 
         async def put(**changes: Any) -> tuple[int, Any]:
             answer = await api.client.put("/api/billing/auto-recharge", json={**wish, **changes}, headers=key)
@@ -241,7 +241,19 @@ async def test_what_customers_set(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         status, body = await put()
         assert status == 200
         assert (body["enabled"], body["state"], body["hasSavedPaymentMethod"]) == (True, "ready", True)
+        own = await api.key(account)  # what a leaked key could do: nothing that reaches the card, but switch it off
+        refused = await api.client.put("/api/billing/auto-recharge", json=wish, headers=own)
+        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "credits_page_only")
+        assert (await api.client.post("/api/billing/portal", headers=own)).status_code == 403
+        off = {**wish, "enabled": False, "consent": False, "packageCode": "gone", "monthlyCeilingCents": 1}
+        assert (await api.client.put("/api/billing/auto-recharge", json=off, headers=own)).json()["enabled"] is False
+        assert (await put())[1]["enabled"] is True
         assert (await put(enabled=False, consent=False))[1]["enabled"] is False
+        assert (await put(monthlyCeilingCents=100_001))[0] == 400  # billing.auto_recharge_monthly_usd is 1000
+        rows = await shop.rows("SELECT actor, action, subject FROM audit_log WHERE action = 'auto_recharge.set'")
+        assert len(rows) == 4
+        assert {row[2] for row in rows} == {account}
+        assert all(row[0].startswith(f"customer:{account} by ") for row in rows)
         assert (await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": "7"}, headers=key)).json() == {
             "thresholdMillicredits": "7"
         }

@@ -25,7 +25,7 @@ PAID = Payment("paid", "payment", "usd", 999, 999, 0, False, "cus_1")
     [("starter", "9.99", "0", 999, 9_990_000), ("plus", "49.99", "5", 4_999, 52_489_500), ("pro", "99.99", "10", 9_999, 109_989_000)],
 )
 def test_packages_are_exact_millicredits(code, usd, bonus, cents, millicredits) -> None:
-    found = offer(code, usd, bonus, "usd")
+    found = offer(code, usd, bonus)
     assert (found.price_cents, found.paid + found.bonus) == (cents, millicredits)
     assert found.paid == cents * 10_000
 
@@ -33,12 +33,13 @@ def test_packages_are_exact_millicredits(code, usd, bonus, cents, millicredits) 
 @pytest.mark.parametrize("usd", ["9.999", "0", "0.001"])
 def test_a_price_is_whole_cents(usd) -> None:
     with pytest.raises(MoneyError):
-        offer("odd", usd, "0", "usd")
+        offer("odd", usd, "0")
 
 
 def test_credited_is_final_and_a_late_payment_wins() -> None:
     assert NEXT["credited"] == frozenset()
-    assert all(may_become(state, "credited") for state in NEXT if state != "credited")
+    assert all(may_become(state, "credited") for state in NEXT if state not in ("credited", "dismissed"))
+    assert NEXT["dismissed"] == frozenset()  # a person has seen to it
     assert not may_become("expired", "open")
     assert not may_become("processing", "open")
     assert not any(may_become(state, state) for state in NEXT)

@@ -191,7 +191,7 @@ async def test_automatic_recharge_needs_a_saved_card_and_consent(shop: Shop) -> 
     async with visiting(shop) as visit:
         await visit.sign_in(account)
         assert "Save the card” to switch this on" in await visit.page()
-        assert (await visit.send("recharge", **wish, consent="yes")).status_code == 400
+        assert (await visit.send("recharge", **wish, consent="yes")).status_code == 409
         await shop.paid(account, PRO)
         async with shop.books.database.write() as connection:
             await connection.execute(text("UPDATE stripe_customers SET payment_method_id = 'pm_1'"))

@@ -15,7 +15,7 @@ from billing.signatures import sign, verify
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
 from tests.support import web
-from tests.support.customers import Customer, new_customer
+from tests.support.customers import Customer, acting_for, new_customer
 from tests.support.servers import RedisServer, Tollkeeper, wait_until
 
 SECRET = "whsec_e2e"
@@ -151,7 +151,7 @@ def test_auto_recharge_and_low_balance_follow_real_spending(town: Town) -> None:
     customer.wait_balance(9_990_000, 3)
     time.sleep(1.2)  # armed: the watch has seen it above
     wish = {"enabled": True, "thresholdMillicredits": "9989999", "packageCode": "starter", "monthlyCeilingCents": 2_000, "consent": True}
-    put = web.put(f"{town.server.url}/api/billing/auto-recharge", json=wish, headers=customer.headers)
+    put = web.put(f"{town.server.url}/api/billing/auto-recharge", json=wish, headers=acting_for(customer))
     assert put.status_code == 200, put.text
     time.sleep(1.2)
     assert len(town.stripe.orders) == 1

@@ -450,7 +450,7 @@ async def test_pitfall_30_portal_and_pages_are_the_callers_own_and_lead_back_to_
     account, other = await shop.books.account(), await shop.books.account()
     purchase = await shop.paid(account)
     async with open_api(shop) as api:
-        mine, theirs = await api.key(account), await api.key(other)
+        mine, theirs = await api.acting(account), await api.acting(other)
         evil = {"returnUrl": "https://evil.com", "customer": "cus_000001", "return_url": "//evil.com"}
         answer = await api.client.post("/api/billing/portal", json=evil, headers=mine)
         assert answer.json()["url"] == f"https://billing.stripe.test/{purchase.customer_id}?back=https://app.test/credits"

@@ -291,7 +291,7 @@ async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(sho
     if disputed:
         shop.stripe.open_dispute(intent.id, disputed)
     await shop.deliver()
-    assert await shop.rows("SELECT kind FROM transfers") == []
+    assert {row[0] for row in await shop.rows("SELECT kind FROM transfers")} == {"stripe_fee"}  # which Stripe keeps in any case
     shop.stripe.sessions_by_id[session_id] = replace(shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999)
     await shop.sync.session(session_id)
     back = 1_000 + disputed

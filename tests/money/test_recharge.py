@@ -1,21 +1,28 @@
 """Automatic recharges and low-balance notices: once per crossing, within the ceiling, stopped by declines."""
 
 import asyncio
+import itertools
 import json
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
+from billing.audit import Who
 from billing.errors import StoreUnavailable
+from billing.holds import Entry
 from billing.low_balance import LowBalance
 from billing.purchases import Offer
 from billing.recharge import Wish, month_start_ms, next_month_ms
 from billing.signatures import verify
 from billing.stripe_gateway import Declined
+from tests.billing.stores import record
 from tests.money.shop import STARTER, Shop, open_shop
 
 WISH = Wish(True, 5_000_000, "starter", 2_500)
+BUYER = Who("customer:test", "customer")
+
+_charges = itertools.count()
 
 
 def offer_of(code: str) -> Offer | None:
@@ -33,13 +40,18 @@ async def account_with_card(shop: Shop, wish: Wish = WISH) -> str:
     purchase = await shop.checkout.open(account, "test", STARTER, save_method=True)
     shop.stripe.pay(purchase.session_id or "")
     await shop.deliver()
-    await shop.recharges.put(account, wish)
+    await shop.recharges.put(account, wish, BUYER)
     return account
 
 
 async def spend(shop: Shop, account: str, leave: int) -> None:
-    if await shop.balance(account) != leave:
-        await shop.books.correct(account, leave - await shop.balance(account))
+    """Bring the balance there: down by usage, up by a grant."""
+    more = leave - await shop.balance(account)
+    if more > 0:
+        await shop.books.correct(account, more)
+    elif more < 0:
+        number = next(_charges)
+        await shop.books.ledger.post([Entry(str(number), -more, 0, record(f"spent {number} of {account}", account, cost=1))])
 
 
 async def told(shop: Shop) -> list[str]:
@@ -128,7 +140,9 @@ async def test_one_payment_without_an_answer_does_not_hold_up_the_others(shop: S
     await step(shop)
     row = await shop.recharges.get(stuck)
     assert row is not None
-    assert row.state == "waiting"
+    assert row.failures == 0  # nobody declined anything
+    await step(shop)  # under another key
+    assert await shop.balance(stuck) == 9_990_000
 
 
 async def test_a_decline_backs_off_and_finally_stops(shop: Shop) -> None:
@@ -150,7 +164,7 @@ async def test_a_decline_backs_off_and_finally_stops(shop: Shop) -> None:
     assert (await told(shop)).count("auto_recharge.stopped") == 1
     assert await shop.balance(account) == 0
     shop.stripe.decline = None
-    await shop.recharges.put(account, WISH)  # the card was changed: on again
+    await shop.recharges.put(account, WISH, BUYER)  # the card was changed: on again
     await step(shop)
     assert await shop.balance(account) == 9_990_000
 
@@ -194,8 +208,26 @@ async def test_switched_off_begins_nothing_and_concludes_what_is_in_flight(shop:
     await step(shop, enabled=False)
     assert len(shop.stripe.orders) == 1
     await shop.recharges.begin(account, STARTER, livemode=False)
+    await step(shop, enabled=False)  # begun, and Stripe was not asked yet: it is not asked now
+    assert len(shop.stripe.orders) == 1
+    await step(shop)
+    assert await shop.balance(account) == 9_990_000
+
+
+async def test_switched_off_what_stripe_was_asked_for_is_concluded(shop: Shop) -> None:
+    account = await account_with_card(shop)
+    await spend(shop, account, 0)
+    shop.stripe.slow = True
+    await step(shop)
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert row.state == "paying"
+    shop.stripe.arrive()
     await step(shop, enabled=False)
     assert await shop.balance(account) == 9_990_000
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert row.state == "ready"
 
 
 async def test_a_removed_card_is_not_charged(shop: Shop) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from tests.money.test_end_to_end import PACKAGES
 from tests.support import web
-from tests.support.customers import Customer, database_url, new_customer
+from tests.support.customers import Customer, acting_for, database_url, new_customer
 from tests.support.servers import ROOT, Tollkeeper, wait_until
 
 SECRET = "whsec_simulated"
@@ -207,9 +207,9 @@ def test_replies_that_are_lost_open_one_page_and_take_one_payment(shop: Tollkeep
     assert len({row["session"] for row in bank.record()["records"]}) == 1
     bank.control("faults", kind="reset", after=True, path="payment_intents", count=2)
     wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
-    assert web.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=customer.headers).status_code == 200
-    shop.cli("grant", customer.account_id, "-1", "--reason", "test")
-    customer.wait_balance(9_990_000 * 2 - 1_000, 15)
+    assert web.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=acting_for(customer)).status_code == 200
+    used = int(float(customer.chat(max_tokens=5).headers["x-credits-charged"]) * 1_000)
+    customer.wait_balance(9_990_000 * 2 - used, 15)
     time.sleep(2.5)
     assert [row["kind"] for row in bank.record()["records"]] == ["paid", "paid"]
 
@@ -221,10 +221,10 @@ def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank)
     customer.wait_balance(9_990_000, 5)
     wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
     url = f"{shop.url}/api/billing/auto-recharge"
-    assert web.put(url, json=wish, headers=customer.headers).status_code == 200
-    shop.cli("grant", customer.account_id, "-1", "--reason", "test")
+    assert web.put(url, json=wish, headers=acting_for(customer)).status_code == 200
+    used = int(float(customer.chat(max_tokens=5).headers["x-credits-charged"]) * 1_000)
     found = wait_until(lambda: (row := web.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page")
     session = found["actionUrl"].rpartition("/")[2]
     bank.control(f"sessions/{session}/pay")
-    customer.wait_balance(9_990_000 * 2 - 1_000, 10)
+    customer.wait_balance(9_990_000 * 2 - used, 10)
     wait_until(lambda: web.get(url, headers=customer.headers).json()["state"] == "ready", 10, "ready again")

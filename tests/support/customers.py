@@ -33,6 +33,12 @@ def new_customer(server: Tollkeeper, balance: int = 1_000_000_000, **rules: Any)
     return customer
 
 
+def acting_for(customer: Account) -> dict[str, str]:
+    """The headers of the operator's own app when it acts for a customer."""
+    key = customer.server.cli("admin", "create", "the app", "--role", "service")["adminKey"]
+    return {"Authorization": f"Bearer {key}", "Tollkeeper-Account": customer.account_id}
+
+
 async def _make(server: Tollkeeper, balance: int, rules: KeyRules) -> Customer:
     database = Database(database_url(server), 1, 5.0)
     try:

@@ -1,0 +1,30 @@
+"""What taking credits back does to automatic recharge: a card is charged for what was used, never for what was given back.
+
+Called in the transaction that takes the credits, so that the watcher never sees the lower balance without it.
+"""
+
+from sqlalchemy import case, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.database import now_ms
+from billing.money_tables import auto_recharges
+from billing.tables import balances
+
+TAKEN_BACK = "Credits were taken back, so nothing is charged until your balance was above the threshold again."
+
+
+async def use_up_crossing(connection: AsyncConnection, account_id: str) -> None:
+    """After credits were taken: a balance that is below the threshold now has been there without a crossing to charge for."""
+    table = auto_recharges.c
+    posted = select(balances.c.posted_millicredits).where(balances.c.account_id == account_id).scalar_subquery()
+    fallen = (table.account_id == account_id) & ~table.below & (posted < table.threshold_millicredits)
+    used_up = {"below": True, "crossing": table.crossing + 1, "attempt": 0, "next_try_at": None}
+    await connection.execute(update(auto_recharges).where(fallen).values(**used_up, message=TAKEN_BACK, updated_at=now_ms()))
+
+
+async def stop_for_dispute(connection: AsyncConnection, account_id: str) -> None:
+    """A cardholder who disputes is not charged again. What is in flight is concluded; the recharge worker tells the operator's app."""
+    table = auto_recharges.c
+    state = case((table.state == "paying", "paying"), else_="disputed")
+    armed = (table.account_id == account_id) & table.enabled
+    await connection.execute(update(auto_recharges).where(armed).values(enabled=False, state=state, updated_at=now_ms()))
