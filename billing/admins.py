@@ -16,6 +16,17 @@ ADMIN_PREFIX = "tka-"
 SERVICE = "service"
 """The role of the operator's own app, which may act for accounts."""
 
+LONGEST_ACTOR = 80
+"""Characters of `transfers.actor`, the narrowest column that says who did something."""
+LONGEST_NAME = 57
+"""So that a name and the id of its key, in brackets behind it, fit there."""
+
+
+def actor_of(name: str, key_id: str) -> str:
+    """What rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
+    behind = f" ({key_id})"
+    return name[: LONGEST_ACTOR - len(behind)] + behind
+
 
 class Admin(NamedTuple):
     """Somebody who may administer: what the audit log calls them, and their role."""
@@ -25,6 +36,11 @@ class Admin(NamedTuple):
     key_id: str | None
     expires_at: int | None = None
 
+    @property
+    def identity(self) -> str:
+        """What stays the same of `actor`: an identity provider's subject without the e-mail address beside it."""
+        return self.actor.partition(" (")[0] if self.actor.startswith("oidc:") else self.actor
+
 
 class Admins:
     """Creates, lists, finds and revokes. Raises StoreUnavailable when SQL is away."""
@@ -33,8 +49,8 @@ class Admins:
         """`database` must be migrated."""
         self._db = database
 
-    async def create(self, name: str, role: str, who: Who, expires_at: int | None = None) -> tuple[str, str]:
-        """A new key: (its id, the key itself - shown this once)."""
+    async def create(self, name: str, role: str, who: Who, expires_at: int | None = None, reason: str = "") -> tuple[str, str]:
+        """A new key: (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
         secret, key_id = ADMIN_PREFIX + secrets.token_urlsafe(32), "adm_" + secrets.token_hex(8)
         row = {
             "id": key_id,
@@ -49,7 +65,7 @@ class Admins:
         async with self._db.write() as connection:
             await connection.execute(insert(admin_keys).values(**row))
             after = {"name": name, "role": role, "expiresAt": expires_at}
-            await note_change(connection, who, Change("admin.create", key_id, None, after))
+            await note_change(connection, who, Change("admin.create", key_id, None, after, reason))
         return key_id, secret
 
     async def everyone(self) -> list[dict[str, Any]]:
@@ -59,7 +75,7 @@ class Admins:
             rows = await connection.execute(select(*columns).order_by(admin_keys.c.created_at, admin_keys.c.id))
             return [dict(row) for row in rows.mappings()]
 
-    async def revoke(self, key_id: str, who: Who) -> None:
+    async def revoke(self, key_id: str, who: Who, reason: str = "") -> None:
         """Revoke a key and every sign-in made with it. Raises KeyNotFound."""
         live = (admin_keys.c.id == key_id, admin_keys.c.revoked_at.is_(None))
         async with self._db.write() as connection:
@@ -67,7 +83,7 @@ class Admins:
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
             await connection.execute(delete(admin_sessions).where(admin_sessions.c.key_id == key_id))
-            await note_change(connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}))
+            await note_change(connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}, reason))
 
     async def find(self, key_hash: str) -> Admin | None:
         """Whose key this is; None when it is nobody's, revoked or expired."""
@@ -75,7 +91,7 @@ class Admins:
             row = (await connection.execute(select(admin_keys).where(admin_keys.c.hash == key_hash))).mappings().first()
         if row is None or row["revoked_at"] is not None or (row["expires_at"] is not None and row["expires_at"] <= now_ms()):
             return None
-        return Admin(f"{row['name']} ({row['id']})"[:120], row["role"], row["id"], row["expires_at"])
+        return Admin(actor_of(row["name"], row["id"]), row["role"], row["id"], row["expires_at"])
 
     async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
         """An account's key as the operator's own app holds it: no limits but the defaults. None when either is unknown."""
@@ -104,9 +120,14 @@ class Admins:
     async def session(self, token: str) -> Admin | None:
         """Who is signed in by this token; None when nobody is any more."""
         async with self._db.read() as connection:
-            query = select(admin_sessions).where(admin_sessions.c.hash == hash_key(token))
+            # the key is asked, not only the session: a sign-in that was on its way when the key was revoked left one behind
+            query = (
+                select(admin_sessions, admin_keys.c.revoked_at)
+                .outerjoin(admin_keys, admin_keys.c.id == admin_sessions.c.key_id)
+                .where(admin_sessions.c.hash == hash_key(token))
+            )
             row = (await connection.execute(query)).mappings().first()
-        if row is None or row["expires_at"] <= now_ms():
+        if row is None or row["expires_at"] <= now_ms() or row["revoked_at"] is not None:
             return None
         return Admin(row["actor"], row["role"], row["key_id"], row["expires_at"])
 

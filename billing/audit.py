@@ -64,10 +64,15 @@ async def note_by(connection: AsyncConnection, who: Who | None, change: Change) 
         await note_change(connection, who, change)
 
 
-async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:
-    """Append a row. Writers come one after the other: the chain has one end."""
+async def take_turn(connection: AsyncConnection) -> None:
+    """Wait until no other change is on its way; the turn ends with the transaction. SQLite's write transactions take turns anyhow."""
     if connection.dialect.name == "postgresql":
         await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+
+
+async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:
+    """Append a row. Writers come one after the other: the chain has one end."""
+    await take_turn(connection)
     query = select(audit_log.c.id, audit_log.c.hash).order_by(audit_log.c.id.desc()).limit(1)
     last = (await connection.execute(query)).first()
     row = {
@@ -100,7 +105,7 @@ class AuditLog:
         self._db = database
 
     async def write(self, who: Who, change: Change) -> None:
-        """Append a row by itself, for what has no transaction of ours (a sign-in, a replay)."""
+        """Append a row by itself, for what has no transaction of ours."""
         async with self._db.write() as connection:
             await note_change(connection, who, change)
 

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.audit import Change, Who, note_change
+from billing.audit import Change, Who, note_by, note_change
 from billing.database import Database, now_ms
 from billing.errors import BillingError
 from billing.money_tables import stripe_inbox
@@ -109,14 +109,16 @@ class Inbox:
                 update(stripe_inbox).where(stripe_inbox.c.event_id.in_(event_ids), stripe_inbox.c.state.in_(UNHANDLED)).values(**values)
             )
 
-    async def replay(self, event_id: str) -> None:
-        """Handle an event again, whatever became of it. Raises EventNotFound."""
+    async def replay(self, event_id: str, who: Who | None = None, reason: str = "") -> None:
+        """Handle an event again, whatever became of it. `who`: the admin for the audit log. Raises EventNotFound."""
         async with self._db.write() as connection:
+            state = (await connection.execute(select(stripe_inbox.c.state).where(stripe_inbox.c.event_id == event_id))).scalar_one_or_none()
             changed = await connection.execute(
                 update(stripe_inbox).where(stripe_inbox.c.event_id == event_id).values(state="pending", next_at=now_ms(), attempts=0)
             )
             if changed.rowcount != 1:
                 raise EventNotFound(event_id)
+            await note_by(connection, who, Change("webhook.replay", event_id, {"state": state}, {"state": "pending"}, reason))
 
     async def ignore(self, event_id: str, reason: str, who: Who) -> None:
         """A person says that an event which waits is nothing to us: it waits no more. Raises EventNotFound."""

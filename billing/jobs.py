@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, NoReturn, Protocol
 
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.holds import Balances, Entry, Outstanding
@@ -122,21 +122,32 @@ async def drain(balances: Balances, journal: Journal, ledger: Ledger, batch: int
     return Drained(charges, credited)
 
 
-async def repeat(step: Callable[[], Awaitable[int]], idle_seconds: float, name: str) -> None:
-    """Run a step for ever: at once again while it finds work, after a pause when it does not or cannot."""
-    failing = False
+def not_told(_problem: str) -> None:
+    """For work whose trouble is only logged."""
+
+
+async def repeat(step: Callable[[], Awaitable[int]], idle_seconds: float, name: str, tell: Callable[[str], None] = not_told) -> NoReturn:
+    """Run a step for ever: at once again while it finds work, after a pause when it does not or cannot.
+
+    `tell` is told what is wrong when the step fails, and "" when it has worked.
+    """
+    failing = ""
     while True:
         try:
             found = await step()
-            failing = False
+            problem = ""
         except StoreUnavailable as error:
+            problem, found = str(error), 0
             if not failing:
                 log.warning("%s waits: %s", name, error)
-            failing, found = True, 0
-        except Exception:
+        except Exception as error:
             # the one place where a job may not die: the error is logged and the work stays where it was
-            log.exception("%s failed; it will be tried again", name)
-            failing, found = True, 0
+            problem, found = f"{name} failed ({type(error).__name__}); it is tried again", 0
+            if problem != failing:  # said once, however often it is tried
+                log.exception("%s failed; it will be tried again", name)
+        if problem != failing:
+            tell(problem)
+        failing = problem
         if not found:
             await asyncio.sleep(BACK_OFF_SECONDS if failing else idle_seconds)
 

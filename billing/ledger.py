@@ -180,12 +180,13 @@ class Ledger:
                 await check(connection)
         return True
 
-    async def granted_by(self, connection: AsyncConnection, actor: str, account_id: str, since_ms: int) -> Millicredits:
-        """What somebody has granted to an account since a time, in the transaction of a grant."""
+    async def granted_by(self, connection: AsyncConnection, identity: str, since_ms: int) -> Millicredits:
+        """What somebody has granted since a time, to whatever accounts, in the transaction of a grant. `identity` as in Admin."""
+        actor = transfers.c.actor
         query = select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0)).where(
-            transfers.c.credit_account == customer(account_id),
             transfers.c.kind == "adjustment",
-            transfers.c.actor == actor,
+            transfers.c.credit_account.startswith(customer("")),
+            or_(actor == identity, actor.startswith(f"{identity} (", autoescape=True)),
             transfers.c.created_at >= since_ms,
         )
         return millicredits(int((await connection.execute(query)).scalar_one()))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import delete, insert, select
 
-from billing.audit import Change, Who, note_change
+from billing.audit import Change, Who, note_change, take_turn
 from billing.database import Database, now_ms
 from billing.ops_tables import flag_overrides
 
@@ -43,6 +43,7 @@ class Overrides:
         """Override a flag with a checked value, in place of what overrode it before."""
         now = now_ms()
         async with self._db.write() as connection:
+            await take_turn(connection)  # before the first look: of two who set one flag, the second finds the first's row
             before = await _taken_out(connection, flag)
             await connection.execute(
                 insert(flag_overrides).values(
@@ -60,6 +61,7 @@ class Overrides:
     async def clear(self, flag: str, reason: str, who: Who) -> bool:
         """Let the file decide again; False when nothing overrode it."""
         async with self._db.write() as connection:
+            await take_turn(connection)
             before = await _taken_out(connection, flag)
             if before is None:
                 return False

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import delete, func, insert, select, union_all, update
 
+from billing.audit import Change, Who, note_by
 from billing.database import Database, now_ms
 from billing.errors import AccountNotFound
 from billing.portal_tables import portal_tokens
@@ -39,12 +40,15 @@ class Portal:
         """`database` must be migrated."""
         self._db = database
 
-    async def link(self, account_id: str) -> tuple[str, int]:
-        """(a token that opens one session within 10 minutes, when it expires). Raises AccountNotFound."""
+    async def link(self, account_id: str, who: Who | None = None) -> tuple[str, int]:
+        """(a token that opens one session within 10 minutes, when it expires). Raises AccountNotFound.
+
+        `who`: the admin for the audit log; None for the operator's app, which makes one whenever a customer goes to their page.
+        """
         async with self._db.read() as connection:
             if (await connection.execute(select(accounts.c.id).where(accounts.c.id == account_id))).first() is None:
                 raise AccountNotFound(account_id)
-        return await self._make(account_id, "link", LINK_MS)
+        return await self._make(account_id, "link", LINK_MS, who)
 
     async def open(self, token: str) -> tuple[str, Session] | None:
         """(a session's token, the session) for a link's token; None when it is unknown, used or too old."""
@@ -99,7 +103,7 @@ class Portal:
                 found[int(number), model] += int(amount)
         return [DaySpend(number, model, found[number, model]) for number, model in sorted(found)]
 
-    async def _make(self, account_id: str, kind: str, lifetime_ms: int) -> tuple[str, int]:
+    async def _make(self, account_id: str, kind: str, lifetime_ms: int, who: Who | None = None) -> tuple[str, int]:
         token, now = secrets.token_urlsafe(32), now_ms()
         async with self._db.write() as connection:
             await connection.execute(delete(portal_tokens).where(portal_tokens.c.expires_at < now - DAY_MS))
@@ -108,6 +112,7 @@ class Portal:
                     hash=_hash(token), kind=kind, account_id=account_id, created_at=now, expires_at=now + lifetime_ms
                 )
             )
+            await note_by(connection, who, Change("portal.link", account_id, None, {"expiresAt": now + lifetime_ms}))
         return token, now + lifetime_ms
 
 

@@ -126,6 +126,14 @@ class Bounds(NamedTuple):
     more: tuple[tuple[Model, str, "Bounds"], ...] = ()
 
 
+class BookOrigin(NamedTuple):
+    """A rate card's id, and the markup and rounding that a book was made with."""
+
+    card_id: str
+    markup: str
+    rounding: RoundingMode
+
+
 class PriceBook:
     """All prices that apply now: a rate card's costs, and what customers pay for them."""
 
@@ -143,6 +151,11 @@ class PriceBook:
         self._rounding: RoundingMode = rounding
         self._calls = {name: exact_rate(price, PER_UNIT) for name, price in catalogue["tools"].items()}
         self._models = {name: self._model(name, row) for name, row in catalogue["models"].items() if is_priced(row)}
+
+    @property
+    def origin(self) -> "BookOrigin":
+        """What this very book can be made of again."""
+        return BookOrigin(self.catalogue_id, self._markup_text, self._rounding)
 
     def names(self) -> list[str]:
         """Every priced model's name, sorted."""

@@ -6,6 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from fractions import Fraction
 from importlib.util import find_spec
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
@@ -88,6 +89,9 @@ def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(where, "(file)", "is not UTF-8 text", "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(where, "(file)", f"is not valid TOML: {error}", "correct that line") from None
+    except (RecursionError, ValueError) as error:
+        # tables nested too deep, a number of thousands of digits: the reader gives up without a TOMLDecodeError
+        raise ConfigError(where, "(file)", f"cannot be read as TOML ({type(error).__name__})", "undo the last edit") from None
 
 
 def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -229,6 +233,11 @@ def _check_operations(settings: Settings, where: str) -> None:
     ports = [port for port in (listen.port, listen.side_port, listen.admin_port) if port]
     if len(ports) != len(set(ports)):
         raise ConfigError(where, "listen.side_port", "two listeners share a port", "give each a port of its own, or 0 for the main one")
+    for network in listen.trusted_proxies:
+        try:
+            ip_network(network)
+        except ValueError as error:
+            raise ConfigError(where, "listen.trusted_proxies", f"{error}", 'write networks such as "10.0.0.0/8" or "10.0.0.7"') from None
     if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
         raise ConfigError(
             where,

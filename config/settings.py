@@ -41,6 +41,7 @@ class Listen(Section, frozen=True):
     side_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     admin_host: str = "127.0.0.1"
     admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
+    trusted_proxies: tuple[str, ...] = ()
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     max_connections: Positive = 4096
     max_header_bytes: Positive = 32_768

@@ -69,6 +69,9 @@ class Watcher:
             self._check(found)
         except ConfigError as error:
             return Edit(None, str(error))
+        except (RecursionError, ValueError) as error:
+            # what no reader of the file foresaw is still one bad edit, not the end of following the file
+            return Edit(None, f"{where}: cannot be taken ({type(error).__name__}). Fix: undo the last edit")
         return Edit(live_part(self._running, found), "", changed_at_restart(self._running, found))
 
 

@@ -1,14 +1,18 @@
 """The admin API: /api/admin, JSON, an admin key or a token as bearer. Who may do what: proxy/roles.py; shapes: openapi.json."""
 
+import re
+from calendar import monthrange
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Annotated, Any
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from billing.accounts import KeyRules
+from billing.admins import LONGEST_NAME
 from billing.database import now_ms
 from billing.errors import AccountNotFound, KeyNotFound
 from billing.inbox import EventNotFound
@@ -34,7 +38,9 @@ from proxy.checkout_api import json_body
 from proxy.cli_ops import admin_row
 from proxy.rejections import invalid, not_found
 from proxy.roles import ROLES
+from proxy.statement_files import journal_csv
 
+MONTH = re.compile(r"(2[0-9]{3})-(0[1-9]|1[0-2])")
 STATES = ("pending", "parked", "done", "ignored")
 Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
@@ -104,6 +110,7 @@ class NewAdmin(Asked, frozen=True):
     name: str
     role: str
     expires_at: str | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,9 +146,11 @@ class AdminApi:
             AdminRoute("POST", f"{base}/jobs/{{job}}/run", "jobs.run", self._run_job),
             AdminRoute("GET", f"{base}/webhooks", "webhooks.read", self._webhooks),
             AdminRoute("POST", f"{base}/webhooks/{{event_id}}/replay", "webhooks.replay", self._replay),
-            AdminRoute("GET", f"{base}/purchases/review", "money.refund", self._review),
-            AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/accept", "money.refund", self._accept),
+            AdminRoute("GET", f"{base}/purchases/review", "purchases.decide", self._review),
+            AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/accept", "purchases.decide", self._accept),
+            AdminRoute("GET", f"{base}/books/journal", "books.export", self._journal),
             AdminRoute("GET", f"{base}/audit", "audit.read", self._audit),
+            AdminRoute("GET", f"{base}/audit/export", "audit.read", self._audit_export),
             AdminRoute("GET", f"{base}/admins", "admins.read", self._admins),
             AdminRoute("POST", f"{base}/admins", "admins.write", self._create_admin),
             AdminRoute("POST", f"{base}/admins/{{admin_key_id}}/revoke", "admins.write", self._revoke_admin),
@@ -177,9 +186,7 @@ class AdminApi:
     async def _create_account(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, NewAccount)
         name = checked_text(asked.name, "name", 200)
-        account_id = await self.desk.accounts.create(name, caller.who)
-        key_id, secret = await self.desk.accounts.create_key(account_id, KeyRules(), caller.who)
-        return json_response({"accountId": account_id, "name": name, "keyId": key_id, "apiKey": secret}, 201)
+        return json_response(await self.desk.create_account(caller, name), 201)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
         del caller
@@ -287,7 +294,8 @@ class AdminApi:
         return json_response(await self.desk.webhooks(state, page_limit(request)))
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
-        return json_response(await self.desk.replay(caller, request.path_params["event_id"].replace("\0", "")))
+        reason = await _reason_if_any(request)
+        return json_response(await self.desk.replay(caller, request.path_params["event_id"].replace("\0", ""), reason))
 
     async def _review(self, request: Request, caller: Caller) -> Response:
         del request, caller
@@ -305,6 +313,22 @@ class AdminApi:
         following = str(rows[limit - 1]["id"]) if len(rows) > limit else None
         return json_response({"data": [audit_row(row) for row in rows[:limit]], "nextCursor": following})
 
+    async def _audit_export(self, request: Request, caller: Caller) -> Response:
+        """Every row as JSON lines, as `tollkeeper audit export` writes them; read while it is sent, so of any length."""
+        del request, caller
+        lines = (msgspec.json.encode(row) + b"\n" async for row in self.desk.audit.rows())
+        headers = {"content-disposition": 'attachment; filename="audit.jsonl"', "cache-control": "no-store"}
+        return StreamingResponse(lines, 200, headers, "application/jsonl")
+
+    async def _journal(self, request: Request, caller: Caller) -> Response:
+        """A month's journal as CSV, as `tollkeeper books journal` writes it; the present month where none is named."""
+        del caller
+        month = request.query_params.get("month", f"{datetime.now(UTC):%Y-%m}")
+        first, last = _days_of(month)
+        table = journal_csv(await self.desk.journal(first, last))
+        headers = {"content-disposition": f'attachment; filename="journal-{month}.csv"', "cache-control": "no-store"}
+        return Response(table.encode(), 200, headers, "text/csv; charset=utf-8")
+
     async def _admins(self, request: Request, caller: Caller) -> Response:
         del request, caller
         return json_response({"data": [admin_row(row) for row in await self.desk.admins.everyone()]})
@@ -313,13 +337,14 @@ class AdminApi:
         asked = await json_body(request, NewAdmin)
         if asked.role not in ROLES:
             raise invalid(f"`role` is one of {', '.join(ROLES)}.", "role")
-        name = checked_text(asked.name, "name", 200)
-        key_id, secret = await self.desk.admins.create(name, asked.role, caller.who, asked_time(asked.expires_at, "expiresAt"))
+        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_time(asked.expires_at, "expiresAt")
+        reason = checked_reason(asked.reason) if asked.reason else ""
+        key_id, secret = await self.desk.admins.create(name, asked.role, caller.who, ends, reason)
         return json_response({"adminKeyId": key_id, "name": name, "role": asked.role, "adminKey": secret}, 201)
 
     async def _revoke_admin(self, request: Request, caller: Caller) -> Response:
         key_id = request.path_params["admin_key_id"].replace("\0", "")
-        await self.desk.admins.revoke(key_id, caller.who)
+        await self.desk.admins.revoke(key_id, caller.who, await _reason_if_any(request))
         return json_response({"adminKeyId": key_id, "revoked": True})
 
 
@@ -337,9 +362,23 @@ async def _tried(handler: Handler, request: Request, caller: Caller) -> Response
         raise not_found(str(error), "rate_card_not_found") from None
 
 
+async def _reason_if_any(request: Request) -> str:
+    """The reason in the body, where there is a body. Raises Rejection."""
+    return checked_reason((await json_body(request, Because)).reason) if await request.body() else ""
+
+
 def _account_id(request: Request) -> str:
     found: str = request.path_params["account_id"].replace("\0", "")
     return found
+
+
+def _days_of(month: str) -> tuple[date, date]:
+    """A month's first and last day. Raises Rejection."""
+    found = MONTH.fullmatch(month)
+    if found is None:
+        raise invalid("`month` is a month such as 2026-11.", "month")
+    year, number = int(found[1]), int(found[2])
+    return date(year, number, 1), date(year, number, monthrange(year, number)[1])
 
 
 def _rules(asked: NewKey) -> KeyRules:

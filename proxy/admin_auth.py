@@ -1,7 +1,6 @@
 """Who asks an admin route, and whether their role may. Admin keys, tokens of an identity provider, sign-ins of the ops page."""
 
 import re
-import secrets
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
@@ -11,12 +10,12 @@ from starlette.responses import Response
 from billing.accounts import hash_key
 from billing.admins import ADMIN_PREFIX, Admin, Admins
 from billing.audit import Who
+from proxy.edge import asked_by
 from proxy.oidc import TokenChecker
 from proxy.rejections import Rejection, forbidden, unauthorized
 from proxy.roles import may
 
 BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,8192})")
-REQUEST_ID = re.compile(r"[\x21-\x7e]{1,80}")
 
 
 class Caller(NamedTuple):
@@ -71,16 +70,16 @@ class AdminAuth:
             raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
         return found
 
-    async def may_open_portal(self, request: Request) -> bool:
-        """Whether this is an admin, or the operator's app, that may make a customer's sign-in link."""
+    async def opens_portal(self, request: Request) -> Who | None:
+        """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else."""
         try:
-            return (await self.bearer(request)).may("portal.open")
+            caller = await self.bearer(request)
         except Rejection:
-            return False
+            return None
+        return caller.who if caller.may("portal.open") else None
 
 
 def caller_of(admin: Admin, request: Request) -> Caller:
     """The admin, with where and by which request they came."""
-    sent = request.headers.get("x-request-id", "")
-    request_id = sent if REQUEST_ID.fullmatch(sent) else "adm_" + secrets.token_hex(12)
-    return Caller(admin, Who(admin.actor, admin.role, request_id, request.client.host if request.client else ""))
+    asked = asked_by(request.scope)
+    return Caller(admin, Who(admin.actor, admin.role, asked.request_id, asked.address))

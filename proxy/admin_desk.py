@@ -1,15 +1,17 @@
 """What admins can do, whether by API or on the page: each action once, checked, booked and audited. No HTTP in here."""
 
 import secrets
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from datetime import date
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.accounts import Accounts
+from billing.accounts import Accounts, KeyRules
 from billing.admins import Admins
-from billing.audit import AuditLog, Change
+from billing.audit import AuditLog
+from billing.books import Line
 from billing.database import now_ms
 from billing.errors import AccountNotFound, NotYet, ReferenceTaken, StripeRefused
 from billing.finance import DAY_MS, Finance, day_of, span
@@ -36,6 +38,9 @@ LONGEST_REASON = 2_000
 TOP_MODELS = 10
 OVERVIEW_DAYS = 14
 
+Journal = Callable[[date, date], Awaitable[list[Line]]]
+"""The books' journal of these days. Raises StoreUnavailable."""
+
 
 @dataclass(frozen=True, slots=True)
 class AdminDesk:
@@ -53,6 +58,7 @@ class AdminDesk:
     money: MoneyIn
     inbox: Inbox
     audit: AuditLog
+    journal: Journal
     file_settings: Callable[[], Settings]
 
     # -- money ------------------------------------------------------------------------------------
@@ -72,7 +78,7 @@ class AdminDesk:
         async def check(connection: AsyncConnection) -> None:
             if not caller.may("money.grant_any"):
                 since = span(day_of(now_ms()))[0]
-                self._within_cap(caller, await self.ledger.granted_by(connection, caller.who.actor, account_id, since))
+                self._within_cap(caller, await self.ledger.granted_by(connection, caller.admin.identity, since))
 
         try:
             new = await self.ledger.grant(
@@ -93,7 +99,7 @@ class AdminDesk:
     def _within_cap(self, caller: Caller, amount: int) -> None:
         cap = self.services.settings.admin.support_grant_credits
         if amount > cap * 1_000:
-            message = f"The role {caller.admin.role!r} may grant an account at most {cap} credits a day; ask someone in finance."
+            message = f"The role {caller.admin.role!r} may grant at most {cap} credits a day, over all accounts; ask someone in finance."
             raise forbidden(message, "grant_over_cap")
 
     # -- payments in review -----------------------------------------------------------------------
@@ -137,6 +143,14 @@ class AdminDesk:
     async def search(self, words: str, limit: int) -> list[dict[str, Any]]:
         """Accounts by id, name, or key id; the newest when there are no words."""
         return [account_row(row) for row in await self.accounts.search(words, limit)]
+
+    async def create_account(self, caller: Caller, name: str) -> dict[str, Any]:
+        """An account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
+        account_id = await self.accounts.create(name, caller.who)
+        key_id = secret = None
+        if caller.may("keys.create"):
+            key_id, secret = await self.accounts.create_key(account_id, KeyRules(), caller.who)
+        return {"accountId": account_id, "name": name, "keyId": key_id, "apiKey": secret}
 
     async def block(self, caller: Caller, account_id: str, reason: str, *, blocked: bool) -> dict[str, Any]:
         """Block or unblock. Raises Rejection."""
@@ -282,11 +296,9 @@ class AdminDesk:
             ],
         }
 
-    async def replay(self, caller: Caller, event_id: str) -> dict[str, Any]:
+    async def replay(self, caller: Caller, event_id: str, reason: str = "") -> dict[str, Any]:
         """Have an event handled again by the worker. Raises EventNotFound."""
-        before = await self.inbox.get(event_id)
-        await self.inbox.replay(event_id)
-        await self.audit.write(caller.who, Change("webhook.replay", event_id, {"state": before["state"]}, {"state": "pending"}))
+        await self.inbox.replay(event_id, caller.who, reason)
         return {"eventId": event_id, "state": "pending"}
 
     async def rate_cards(self) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import certifi
 import httpx
@@ -30,7 +30,7 @@ from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.errors import StoreUnavailable
 from billing.holds import Entry
-from billing.jobs import Jobs, Step, Store
+from billing.jobs import Jobs, Step, Store, repeat
 from billing.ledger import Ledger, Noted
 from billing.migrate import current_revision, newest_revision
 from billing.objects import Objects
@@ -43,11 +43,11 @@ from config.watch import Watcher
 from proxy.account_api import json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
-from proxy.edge import Edge, Group, group_of, not_on_this_port
+from proxy.edge import Edge, Group, group_of, not_on_this_port, refuse_socket
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
 from proxy.jobs import JobBook, store_reader
-from proxy.live import Apply, LiveSettings
+from proxy.live import RATES, Apply, LiveSettings
 from proxy.log import RequestLog
 from proxy.metrics import Metrics
 from proxy.models import answer_models
@@ -61,7 +61,8 @@ from proxy.rejections import Rejection, not_found
 from proxy.services import Services
 from proxy.side import SideParts, side_routes
 from proxy.socket_responses import ResponsesSession
-from proxy.sockets import Session, Socket
+from proxy.sockets import REALTIME_PATH, Session, Socket
+from proxy.spending import Begin
 from proxy.tenants import Tenants
 from proxy.tokenizer import Tokenizer
 from proxy.tracing import make_tracing
@@ -112,10 +113,11 @@ class Application:
         services, side = self._services, self._side
         if services is None or side is None:
             return
+        served = not self._ports or group_of(scope["path"]) in self._ports.get(scope["server"][1], ())
         if scope["type"] == "websocket":
-            await Socket(services, scope, receive, send).run(partial(_open_session, services, scope))
+            await (Socket(services, scope, receive, send).run(_open_session) if served else refuse_socket(receive, send))
             return
-        if self._ports and group_of(scope["path"]) not in self._ports.get(scope["server"][1], ()):
+        if not served:
             await not_on_this_port(send)
             return
         path: bytes = scope["raw_path"]
@@ -175,9 +177,9 @@ class Application:
         self._stack.push_async_callback(database.close)
         registry = CollectorRegistry()
         metrics = Metrics(registry)
-        ledger, accounts = Ledger(database, noted_by(metrics)), Accounts(database)
+        ledger, accounts, cards = Ledger(database, noted_by(metrics)), Accounts(database), RateCards(database)
         store = await enter(opened_store(settings, ledger))
-        rates = Rates(RateCards(database), settings.billing)
+        rates = Rates(cards, settings.billing)
         prices = await rates.current()
         upstream = UpstreamPool(settings.upstream, self._key, f"tollkeeper/{version('tollkeeper')}")
         self._stack.push_async_callback(upstream.close)
@@ -215,9 +217,9 @@ class Application:
             await enter(background(Publisher(settings, database, store, book, metrics, time.time()).follow()))
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
         await enter(background(_watch(services, database, store, health)))
-        await enter(background(rates.follow(services)))
+        await enter(background(rates.follow(services, partial(live.note, RATES))))
         control = await enter(control_client(settings, self._key))
-        await enter(background(follow_background(BackgroundResponses(services, ledger, control), leader_of(store, "background"))))
+        await enter(background(follow_background(BackgroundResponses(services, ledger, cards, control), leader_of(store, "background"))))
         tokens = TokenChecker(settings.admin, await enter(httpx.AsyncClient())) if settings.admin.oidc_issuer else None
         side = Starlette(
             routes=[
@@ -233,7 +235,7 @@ class Application:
         def side_answer(path: str, status: int) -> None:
             metrics.side_answer(path, status, selling=services.settings.billing.purchase_enabled and money.keys is not None)
 
-        self._side = Edge(side, lambda: services.settings, side_answer)
+        self._side = Edge(side, lambda: services.settings, side_answer, request_log)
 
 
 def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:
@@ -261,11 +263,11 @@ def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
     return apply
 
 
-def _open_session(services: Services, scope: Any, key: ApiKey, _request_id: str) -> Session:
+def _open_session(services: Services, scope: Any, key: ApiKey, begin: Begin) -> Session:
     """The session of a WebSocket. Raises Rejection."""
-    if scope["raw_path"] == b"/v1/realtime":
-        return RealtimeSession(services, key, scope["query_string"])
-    return ResponsesSession(services, key)
+    if scope["raw_path"] == REALTIME_PATH:
+        return RealtimeSession(services, key, scope["query_string"], begin)
+    return ResponsesSession(services, key, begin)  # the transport lets no other path through
 
 
 def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisBalances":
@@ -332,10 +334,12 @@ async def background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-async def _watch(services: Services, database: Database, store: Store, health: Health) -> None:
-    """Probe the stores, publish gauges, and stop admitting when the journal is over its bounds."""
+async def _watch(services: Services, database: Database, store: Store, health: Health) -> NoReturn:
+    """Probe the stores, publish gauges, and stop admitting when the journal is over its bounds. For ever, whatever a look ends in."""
     journal, turn = services.settings.journal, 0
-    while True:
+
+    async def look() -> int:
+        nonlocal turn
         health.problems["balances"] = await _probe(store.ping())
         health.problems["sql"] = await _probe(_check_schema(database))
         health.checked_at = time.monotonic()
@@ -356,7 +360,9 @@ async def _watch(services: Services, database: Database, store: Store, health: H
         for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
             services.metrics.upstream_connections.labels(state).set(number)
         turn += 1
-        await asyncio.sleep(WATCH_SECONDS)
+        return 0
+
+    await repeat(look, WATCH_SECONDS, "watching the stores", partial(health.problems.__setitem__, "watch"))
 
 
 def publish_store(metrics: Metrics, store: Store) -> None:

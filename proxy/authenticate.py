@@ -1,8 +1,8 @@
 """Bearer key → account. Looked up by hash, cached a few seconds, revoked everywhere within 5 s.
 
 A cached key is refreshed in the background once it is a second old and used, and is not used past
-`MAX_AGE_SECONDS` without asking SQL. While SQL is away (and so nobody can revoke anything through it)
-known keys keep working, for at most `stale_seconds`.
+`MAX_AGE_SECONDS` without asking SQL. While SQL is away or hangs (and so nobody can revoke anything through it)
+known keys keep working, for at most `stale_seconds`, and their requests hardly wait.
 
 The operator's own app may act for any account: an admin key of the role `service` and the account in `Tollkeeper-Account`.
 """
@@ -24,15 +24,19 @@ REFRESH_SECONDS = 1.0
 MAX_AGE_SECONDS = 3.0
 ACCOUNT_ID = re.compile(rb"^[\x21-\x7e]{1,40}$")
 CACHE_SIZE = 50_000
+KNOWN_KEY_SECONDS = 0.5
+"""How long a request with a known key waits for SQL; all of them together, not each."""
+CANNOT_CHECK = "API keys cannot be checked right now. Try again shortly."
 BEARER = re.compile(rb"^(?i:bearer) +([\x21-\x7e]{1,512})$")
 WRONG_KEY = "Incorrect API key provided. Use the key you were given by your provider."
 
 
 @dataclass(slots=True)
 class _Cached:
-    key: ApiKey | None
+    key: ApiKey
     read_at: float
-    refreshing: bool = False
+    asking: "asyncio.Task[bool] | None" = None
+    asked_at: float = 0.0
 
 
 class Authenticator:
@@ -42,7 +46,7 @@ class Authenticator:
         """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others."""
         self._accounts, self._stale, self._admins = accounts, stale_seconds, admins
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[bool]] = set()
 
     async def authenticate(self, headers: list[tuple[bytes, bytes]]) -> ApiKey:
         """The key of the one Authorization header: known, not revoked, not expired, its account not blocked."""
@@ -66,30 +70,46 @@ class Authenticator:
     async def _lookup(self, digest: str) -> ApiKey | None:
         cached = self._cache.get(digest)
         if cached is not None:
-            age = time.monotonic() - cached.read_at
-            if age < REFRESH_SECONDS:
-                return cached.key
-            if age < MAX_AGE_SECONDS:
-                if not cached.refreshing:
-                    cached.refreshing = True
-                    task = asyncio.create_task(self._refresh(digest, cached))
-                    self._tasks.add(task)
-                    task.add_done_callback(self._tasks.discard)
-                return cached.key
+            return await self._known(digest, cached)
         try:
             key = await self._find(digest)
         except StoreUnavailable:
-            if cached is not None and cached.key is not None and time.monotonic() - cached.read_at < self._stale:
-                return cached.key
-            raise unavailable("API keys cannot be checked right now. Try again shortly.", "store_unavailable") from None
+            raise unavailable(CANNOT_CHECK, "store_unavailable") from None
         self._remember(digest, key)
         return key
 
-    async def _refresh(self, digest: str, cached: _Cached) -> None:
+    async def _known(self, digest: str, cached: _Cached) -> ApiKey | None:
+        """A key that was found before: as SQL has it now, or as it was while SQL says nothing. Raises Rejection."""
+        now = time.monotonic()
+        age = now - cached.read_at
+        if age < REFRESH_SECONDS:
+            return cached.key
+        asking = cached.asking
+        if asking is None:
+            asking = cached.asking = asyncio.create_task(self._refresh(digest, cached))
+            cached.asked_at = now
+            self._tasks.add(asking)
+            asking.add_done_callback(self._tasks.discard)
+        if age < MAX_AGE_SECONDS:
+            return cached.key
+        if (patience := cached.asked_at + KNOWN_KEY_SECONDS - now) > 0:
+            await asyncio.wait((asking,), timeout=patience)
+        if asking.done() and asking.result():
+            newest = self._cache.get(digest)
+            return newest.key if newest is not None else None
+        if time.monotonic() - cached.read_at < self._stale:
+            return cached.key
+        raise unavailable(CANNOT_CHECK, "store_unavailable")
+
+    async def _refresh(self, digest: str, cached: _Cached) -> bool:
+        """Ask SQL for a key again; whether it said something."""
         try:
             self._remember(digest, await self._find(digest))
         except StoreUnavailable:
-            cached.refreshing = False
+            return False
+        finally:
+            cached.asking = None
+        return True
 
     async def _find(self, digest: str) -> ApiKey | None:
         """By a key's hash, or by the hash of a service key, a blank, and an account."""

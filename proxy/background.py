@@ -25,11 +25,13 @@ from billing.jobs import repeat
 from billing.ledger import Ledger
 from billing.money import Millicredits
 from billing.objects import Pending
+from billing.pricing import PriceBook
+from billing.rates import RateCards
 from proxy.events import answer_texts, response_report
 from proxy.plan import Plan, checkpoint_charge
 from proxy.records import Facts, PendingRecord, decode_pending, orphan_record, pending_plan, usage_record
 from proxy.services import Services
-from proxy.settlement import Shown, decide_ending
+from proxy.settlement import Shown, Terms, decide_ending
 
 log = logging.getLogger("tollkeeper.background")
 
@@ -48,14 +50,15 @@ class _Taken(NamedTuple):
     record: PendingRecord
     plan: Plan
     held: Millicredits
+    terms: Terms
 
 
 class BackgroundResponses:
     """The one poller; run it where the jobs run."""
 
-    def __init__(self, services: Services, ledger: Ledger, client: httpx.AsyncClient) -> None:
+    def __init__(self, services: Services, ledger: Ledger, cards: RateCards, client: httpx.AsyncClient) -> None:
         """`client` talks to the upstream with its key; only control-plane traffic goes through it."""
-        self._services, self._ledger, self._client = services, ledger, client
+        self._services, self._ledger, self._cards, self._client = services, ledger, cards, client
         self._taken: dict[str, _Taken] = {}
 
     async def poll(self) -> int:
@@ -72,22 +75,35 @@ class BackgroundResponses:
         """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
         services, record = self._services, decode_pending(pending.record)
         try:
-            plan = pending_plan(record, services.prices)
+            terms = await self._terms(record)
+            plan = pending_plan(record, terms.prices)
+        except StoreUnavailable:
+            raise
         except BillingError as error:
             log.error("background response %s cannot be priced: %s", pending.response_id, error)
             return None
         if await self._ledger.charged_ids([pending.charge_id]):
             await services.tenants.objects.end_background(pending.response_id)
             return None
-        taken = await self._hold(_Taken(pending, record, plan, Millicredits(record.held)))
+        taken = await self._hold(_Taken(pending, record, plan, Millicredits(record.held), terms))
         if taken is not None:
             self._taken[pending.response_id] = taken
         return taken
 
+    async def _terms(self, record: PendingRecord) -> Terms:
+        """What it was begun under, though another card may be active by now. Raises StoreUnavailable, RateCardError."""
+        services, origin = self._services, record.book
+        insurance = services.settings.billing.zero_completion_insurance if record.insurance is None else record.insurance
+        books = (services.prices, *(one.terms.prices for one in self._taken.values()))
+        book = books[0] if origin is None else next((book for book in books if book.origin == origin), None)
+        if book is None and origin is not None:
+            book = await asyncio.to_thread(PriceBook, await self._cards.get(origin.card_id), origin.markup, origin.rounding)
+        return Terms(book or services.prices, insurance)
+
     async def _hold(self, taken: _Taken) -> _Taken | None:
         """Hold for it; where it is held already, make that hold live on. Raises StoreUnavailable."""
         services, pending, record = self._services, taken.pending, taken.record
-        owed = checkpoint_charge(taken.plan, services.prices, 0)
+        owed = checkpoint_charge(taken.plan, taken.terms.prices, 0)
         lease_ms = services.settings.billing.hold_lease_seconds * 1_000
         facts, amount = self._facts(pending, record, taken.plan), taken.held
         for _ in range(TAKE_TRIES):
@@ -137,7 +153,7 @@ class BackgroundResponses:
         sessions = await services.tenants.sessions(pending.account_id, pending.charge_id, report.containers)
         shown = Shown(answer_texts(answer), insured=not produced, sessions=sessions)
         outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
-        ending = await decide_ending(services, services.prices, plan, report, shown, outcome)  # type: ignore[arg-type]
+        ending = await decide_ending(services, taken.terms, plan, report, shown, outcome)  # type: ignore[arg-type]
         free = taken.record.held == 0  # nothing was held because nothing was to be charged when it began
         due = Millicredits(0) if free else ending.charge.amount
         record = usage_record(self._facts(pending, taken.record, plan), ending, free=free, head=[])

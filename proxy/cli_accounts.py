@@ -13,7 +13,7 @@ from billing.ledger import UsageFilters
 from billing.money import MoneyError, millicredits, parse_credits
 from billing.periods import PERIODS
 from proxy.account_api import iso_time, usage_row
-from proxy.cli_context import Add, Context, Result, actor, expiry, in_credits, not_negative, short_text, table, who
+from proxy.cli_context import Add, Context, Result, actor, because, expiry, in_credits, not_negative, short_text, table, who
 
 MAX_GRANT_CREDITS = 1_000_000_000
 
@@ -30,6 +30,7 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
     block = add(account, "block", _account_block, "Block an account (or --unblock it).")
     block.add_argument("account")
     block.add_argument("--unblock", action="store_true")
+    because(block)
     key = commands.add_parser("key", help="Create, list, revoke API keys.").add_subparsers(dest="verb", required=True)
     create = add(key, "create", _key_create, "Create an API key.")
     create.add_argument("account")
@@ -40,7 +41,9 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
         create.add_argument(f"--{name}", type=not_negative)
     create.add_argument("--expires", help="ISO 8601, or 30d, 12h, 15m")
     add(key, "list", _key_list, "List an account's keys.").add_argument("account")
-    add(key, "revoke", _key_revoke, "Revoke a key, everywhere within 5 s.").add_argument("key")
+    revoke = add(key, "revoke", _key_revoke, "Revoke a key, everywhere within 5 s.")
+    revoke.add_argument("key")
+    because(revoke)
     grant = add(commands, "grant", _grant, "Move credits to an account (negative: back).")
     grant.add_argument("account")
     grant.add_argument("credits")
@@ -101,7 +104,7 @@ async def _account_list(context: Context) -> Result:
 
 async def _account_block(context: Context) -> Result:
     status = "active" if context.arguments.unblock else "blocked"
-    await context.accounts.set_status(context.arguments.account, status, who())
+    await context.accounts.set_status(context.arguments.account, status, who(), context.arguments.reason)
     return {"accountId": context.arguments.account, "status": status}, f"{context.arguments.account} is {status}.", 0
 
 
@@ -168,7 +171,7 @@ def _limits(row: dict[str, Any]) -> str:
 
 
 async def _key_revoke(context: Context) -> Result:
-    await context.accounts.revoke_key(context.arguments.key, who())
+    await context.accounts.revoke_key(context.arguments.key, who(), context.arguments.reason)
     return {"keyId": context.arguments.key, "revoked": True}, f"{context.arguments.key} is revoked.", 0
 
 

@@ -10,7 +10,7 @@ from billing.notices import Notices
 from config.load import ConfigError
 from proxy.account_api import iso_time
 from proxy.cli_context import Add, Context, Result
-from proxy.statement_files import exact_usd, rows_csv
+from proxy.statement_files import exact_usd, journal_csv, rows_csv
 
 MOST_DAYS = 3_700
 
@@ -35,13 +35,11 @@ def register(commands: Any, add: Add) -> None:
 async def _journal(context: Context) -> Result:
     first, last = _span(context.arguments)
     lines = await Books(context.database).journal(first, last)
-    rows = [(line.day, line.account, exact_usd(line.debit), exact_usd(line.credit)) for line in lines]
-    table = rows_csv(("day", "account", "debitUsd", "creditUsd"), rows)
     data = [
         {"day": line.day, "account": line.account, "debitMillicredits": str(line.debit), "creditMillicredits": str(line.credit)}
         for line in lines
     ]
-    return {"data": data}, _written(context.arguments, table), 0
+    return {"data": data}, _written(context.arguments, journal_csv(lines)), 0
 
 
 async def _days(context: Context) -> Result:

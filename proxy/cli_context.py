@@ -17,6 +17,7 @@ from config.settings import Settings
 
 MAX_WHOLE_NUMBER = 2**31 - 1
 MAX_SPAN_LENGTH = 6
+LONGEST_REASON = 2_000
 
 
 class Refusal(Exception):
@@ -101,6 +102,12 @@ def not_negative(text: str) -> int:
     if not text.isascii() or not text.isdigit() or int(text) > MAX_WHOLE_NUMBER:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_WHOLE_NUMBER}")
     return int(text)
+
+
+def because(command: argparse.ArgumentParser) -> None:
+    """Let a command be told why, for the audit log; it need not be."""
+    check = short_text(LONGEST_REASON)
+    command.add_argument("--reason", default="", type=lambda text: check(text) if text else "", help="for the audit log")
 
 
 def short_text(longest: int) -> Callable[[str], str]:

@@ -13,7 +13,7 @@ from billing.money import display_credits
 from billing.sales import Sales
 from proxy.account_api import iso_time
 from proxy.checkout_api import purchase_row
-from proxy.cli_context import Add, Context, Refusal, Result, short_text, who
+from proxy.cli_context import Add, Context, Refusal, Result, because, short_text, who
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn, money_in
 
@@ -30,6 +30,7 @@ def register(commands: Any, add: Add) -> None:
     inbox.add_argument("--limit", type=_limit, default=50)
     replay = add(stripe, "replay", _replay, "Handle a stored event again. Safe: nothing is booked twice.")
     replay.add_argument("event")
+    because(replay)
     ignore = add(stripe, "ignore", _ignore, "An event that waits is nothing to us (another installation's, say): stop trying. Audited.")
     ignore.add_argument("event")
     ignore.add_argument("--reason", required=True, type=short_text(2_000))
@@ -112,7 +113,7 @@ async def _inbox(context: Context) -> Result:
 
 async def _replay(context: Context) -> Result:
     async with _configured(context) as money:
-        await money.inbox.replay(context.arguments.event)
+        await money.inbox.replay(context.arguments.event, who(), context.arguments.reason)
         await money.work()
         row = await money.inbox.get(context.arguments.event)
     result = {"eventId": row["event_id"], "state": row["state"], "outcome": row["outcome"]}

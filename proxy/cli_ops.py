@@ -5,13 +5,13 @@ from typing import Any
 
 import msgspec
 
-from billing.admins import Admins
+from billing.admins import LONGEST_NAME, Admins
 from billing.audit import AuditLog
 from billing.database import now_ms
 from billing.overrides import Overrides, in_force
 from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
 from proxy.account_api import iso_time
-from proxy.cli_context import Add, Context, Refusal, Result, expiry, short_text, who
+from proxy.cli_context import Add, Context, Refusal, Result, because, expiry, short_text, who
 from proxy.roles import ROLES
 
 
@@ -20,11 +20,14 @@ def register(commands: Any, add: Add) -> None:
     _register_flags(commands, add)
     admin = commands.add_parser("admin", help="Create, list, revoke admin keys.").add_subparsers(dest="verb", required=True)
     create = add(admin, "create", _admin_create, "Create an admin key. It is shown this once.")
-    create.add_argument("name", type=short_text(200))
+    create.add_argument("name", type=short_text(LONGEST_NAME))
     create.add_argument("--role", required=True, choices=ROLES)
     create.add_argument("--expires", help="ISO 8601, or 30d, 12h, 15m")
     add(admin, "list", _admin_list, "List admin keys.")
-    add(admin, "revoke", _admin_revoke, "Revoke an admin key, everywhere within 5 s.").add_argument("key")
+    revoke = add(admin, "revoke", _admin_revoke, "Revoke an admin key, everywhere within 5 s.")
+    revoke.add_argument("key")
+    for command in (create, revoke):
+        because(command)
     audit = commands.add_parser("audit", help="Verify and export the audit log.").add_subparsers(dest="verb", required=True)
     verify = add(audit, "verify", _audit_verify, "Walk the hash chain; exit 1 when it is broken.")
     verify.add_argument("--head", default="", help="a hash that was the head once and must still be in the chain")
@@ -104,7 +107,7 @@ def _shown(value: Any) -> str:
 
 async def _admin_create(context: Context) -> Result:
     given = context.arguments
-    key_id, secret = await Admins(context.database).create(given.name, given.role, who(), expiry(given.expires))
+    key_id, secret = await Admins(context.database).create(given.name, given.role, who(), expiry(given.expires), given.reason)
     result = {"adminKeyId": key_id, "name": given.name, "role": given.role, "adminKey": secret}
     return result, f"Admin key {key_id} ({given.role}; shown this once): {secret}", 0
 
@@ -116,7 +119,7 @@ async def _admin_list(context: Context) -> Result:
 
 
 async def _admin_revoke(context: Context) -> Result:
-    await Admins(context.database).revoke(context.arguments.key, who())
+    await Admins(context.database).revoke(context.arguments.key, who(), context.arguments.reason)
     return {"adminKeyId": context.arguments.key, "revoked": True}, f"{context.arguments.key} is revoked.", 0
 
 

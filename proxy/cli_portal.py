@@ -4,7 +4,7 @@ from typing import Any
 
 from billing.portal import Portal
 from proxy.account_api import iso_time
-from proxy.cli_context import Add, Context, Result
+from proxy.cli_context import Add, Context, Result, who
 from proxy.credits_page import link_url
 
 
@@ -16,7 +16,7 @@ def register(commands: Any, add: Add) -> None:
 
 async def _portal(context: Context) -> Result:
     settings = context.settings
-    token, expires_at = await Portal(context.database).link(context.arguments.account)
+    token, expires_at = await Portal(context.database).link(context.arguments.account, who())
     host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
     url = link_url(settings.portal.public_url or f"http://{host}:{settings.listen.port}", token)
     return {"url": url, "expiresAt": iso_time(expires_at)}, url, 0

@@ -10,7 +10,7 @@ from billing.pricing import load_catalogue
 from billing.rates import RateCards
 from config.load import ConfigError
 from proxy.account_api import iso_time
-from proxy.cli_context import Add, Context, Refusal, Result, actor, who
+from proxy.cli_context import Add, Context, Refusal, Result, actor, because, who
 
 DIFF_LINES = 200
 
@@ -26,6 +26,7 @@ def register(commands: Any, add: Add) -> None:
     diff.add_argument("after", help="a card's id")
     activate = add(rates, "activate", _activate, "Let a card apply, now or from a time on.")
     activate.add_argument("card")
+    because(activate)
     activate.add_argument("--from", dest="start", metavar="TIME", help="ISO 8601, such as 2026-12-01T00:00:00Z")
     show = add(rates, "show", _show, "All cards and the active one; or a model's prices.")
     show.add_argument("card", nargs="?", help="default: the active card")
@@ -63,7 +64,7 @@ async def _diff(context: Context) -> Result:
 async def _activate(context: Context) -> Result:
     cards, given = RateCards(context.database), context.arguments
     start = now_ms() if given.start is None else _moment(given.start)
-    await cards.activate(given.card, start, actor(), who())
+    await cards.activate(given.card, start, actor(), who(), given.reason)
     active = await _active(cards)
     text = f"{given.card} applies from {iso_time(start)} on. Active now: {active}. Running servers follow within 2 s."
     return {"rateCardId": given.card, "effectiveAt": iso_time(start), "active": active}, text, 0

@@ -24,6 +24,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
 from billing.accounts import Accounts, KeyRules
+from billing.admins import SERVICE
 from billing.audit import Who
 from billing.database import now_ms
 from billing.errors import AccountNotFound, KeyNotFound, NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
@@ -122,7 +123,7 @@ class CreditsPage:
     statements: Statements
     service_key: Secret | None
     public_url: str
-    may_open: Callable[[Request], Awaitable[bool]] | None = None
+    may_open: Callable[[Request], Awaitable[Who | None]] | None = None
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -152,11 +153,13 @@ class CreditsPage:
         given = request.headers.get("authorization", "")
         wanted = f"Bearer {self.service_key.reveal()}" if self.service_key else ""
         known = bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
-        if not known and not (self.may_open is not None and await self.may_open(request)):
+        who = await self.may_open(request) if not known and self.may_open is not None else None
+        if not known and who is None:
             raise Rejection(401, "invalid_service_key", "Send the service key as a bearer token.", kind="authentication_error")
         asked = await json_body(request, PortalRequest)
         try:
-            token, expires_at = await self.portal.link(asked.account_id)
+            # a row for people: the operator's app makes a link whenever a customer goes to their page
+            token, expires_at = await self.portal.link(asked.account_id, who if who is not None and who.role != SERVICE else None)
         except AccountNotFound:
             raise not_found("There is no such account.", "account_not_found") from None
         return json_response({"url": link_url(self.public_url, token), "expiresAt": iso_time(expires_at)}, 201)

@@ -6,12 +6,19 @@ admin   /api/admin, /admin, /metrics
 health  /healthz, /readyz: everywhere
 """
 
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+import re
+import secrets
+import time
+from collections.abc import Callable, Mapping, Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any, Literal, NamedTuple
 
 from config.settings import Settings
+from proxy.account_of import CLIENT_CLOSED
+from proxy.log import RequestLog
 
 Group = Literal["v1", "side", "admin", "health"]
+Networks = Sequence[IPv4Network | IPv6Network]
 ADMIN_PATHS = ("/api/admin", "/admin", "/metrics")
 HEALTH_PATHS = ("/healthz", "/readyz")
 CORS_PATHS = ("/api/billing",)
@@ -31,6 +38,12 @@ PREFLIGHT = (
     (b"access-control-max-age", b"600"),
 )
 EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
+ASKED = "tollkeeper.asked"
+"""Where in a scope the edge leaves what it knows of a request."""
+REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,80}")
+MOST_HOPS = 32
+UNLOGGED_PATHS = (*HEALTH_PATHS, "/metrics")
+"""Asked every few seconds by machines, for ever."""
 NOT_HERE = b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error","param":null,"code":"not_found"}}'
 
 
@@ -53,15 +66,50 @@ def groups_by_port(main: int, side: int, admin: int) -> Mapping[int, frozenset[G
     return {port: frozenset(groups) for port, groups in served.items()}
 
 
+class Asked(NamedTuple):
+    """One request's id, which its answer, its log line and the audit log carry, and the address of who sent it."""
+
+    request_id: str
+    address: str
+
+
 class Edge:
     """Wraps the Starlette application of everything but /v1."""
 
-    def __init__(self, app: Any, settings: Callable[[], Settings], count: Callable[[str, int], None]) -> None:
-        """`settings`: those in force; `count` is told path and status of every answer."""
-        self._app, self._settings, self._count = app, settings, count
+    def __init__(self, app: Any, settings: Callable[[], Settings], count: Callable[[str, int], None], log: RequestLog) -> None:
+        """`settings`: those in force; `count` is told path and status of every answer; `log` takes a line for each."""
+        self._app, self._settings, self._count, self._log = app, settings, count, log
+        self._trusted = [ip_network(network) for network in settings().listen.trusted_proxies]
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
+        started, path = time.monotonic(), scope["path"]
+        asked = scope[ASKED] = Asked(_request_id(scope), client_address(scope, self._trusted))
+        status = 0
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", asked.request_id.encode())]}
+            await send(message)
+
+        try:
+            await self._answered(scope, receive, noting)
+        finally:
+            if path not in UNLOGGED_PATHS:
+                self._log.side_request(
+                    {
+                        "request_id": asked.request_id,
+                        "method": scope["method"][:20],
+                        # as it is written in our table: what stands in a path may be anything
+                        "path": getattr(scope.get("route"), "path", ""),
+                        "status": status or CLIENT_CLOSED,
+                        "duration_ms": round((time.monotonic() - started) * 1_000),
+                    }
+                )
+
+    async def _answered(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
         origin = _header(scope, b"origin")
         allowed = origin and _is_under(path, CORS_PATHS) and origin.decode("latin-1") in self._settings().cors.allowed_origins
@@ -84,9 +132,62 @@ class Edge:
         await self._app(scope, receive, sending)
 
 
+def asked_by(scope: Any) -> Asked:
+    """What the edge knows of a request."""
+    found: Asked | None = scope.get(ASKED)
+    return found or Asked(_request_id(scope), client_address(scope, ()))
+
+
+def client_address(scope: Any, trusted: Networks) -> str:
+    """Who sent a request: the peer, or whom a proxy that we trust names. "" where there is no peer.
+
+    Each proxy appends to X-Forwarded-For who connected to it, so only the entries from the right are worth anything: the first
+    that is no proxy of ours is the client, and whatever stands to its left the client may have made up.
+    """
+    peer = scope.get("client")
+    address = _address(peer[0]) if peer else None
+    if address is None:
+        return str(peer[0]) if peer else ""
+    named = b",".join(value for key, value in scope["headers"] if key == b"x-forwarded-for").decode("latin-1").split(",")
+    for entry in reversed(named[-MOST_HOPS:]):
+        if not any(address in network for network in trusted):
+            break
+        before = _address(entry.strip())
+        if before is None:
+            break
+        address = before
+    return str(address)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address as proxies write it: alone, with a port, in brackets; IPv4 also where it is mapped into IPv6."""
+    bare = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0] if text.count(":") == 1 else text
+    try:
+        found = ip_address(bare.partition("%")[0])  # a zone may be any text
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+
+
+def _request_id(scope: Any) -> str:
+    """An admin's own id, so that a ticket's number finds its rows; else one of ours."""
+    if group_of(scope["path"]) != "admin":
+        return "side_" + secrets.token_hex(12)
+    sent = _header(scope, b"x-request-id")
+    return sent.decode() if REQUEST_ID.fullmatch(sent) else "adm_" + secrets.token_hex(12)
+
+
 async def not_on_this_port(send: Any) -> None:
     """404."""
     await _answer(send, 404, [(b"content-type", b"application/json"), *HEADERS], NOT_HERE)
+
+
+async def refuse_socket(receive: Any, send: Any) -> None:
+    """404 instead of a handshake."""
+    await receive()
+    headers = [(b"content-type", b"application/json"), *HEADERS]
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": NOT_HERE})
 
 
 async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:

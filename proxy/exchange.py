@@ -9,7 +9,6 @@ leaves, a shutdown — ends in exactly one settle or release, decided by the tab
 
 import asyncio
 import os
-import re
 import time
 from functools import partial
 
@@ -19,6 +18,7 @@ from billing.errors import StoreUnavailable
 from billing.holds import Settled
 from billing.money import display_credits
 from billing.record import Outcome
+from proxy.account_of import account_of
 from proxy.bodies import Parsed
 from proxy.endpoints import find_endpoint
 from proxy.holding import Holding
@@ -33,7 +33,7 @@ from proxy.plan import (
 from proxy.records import pending_record
 from proxy.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
 from proxy.services import ClientSide, Services
-from proxy.settlement import Ending, Shown, decide_ending
+from proxy.settlement import Ending, Shown, Terms, decide_ending
 from proxy.switches import refused_now
 from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError
 
@@ -44,8 +44,6 @@ ERROR_BODY_LIMIT = 65_536
 TAIL_SECONDS = 0.25
 LONGEST_BEGINNING = 65_536
 UNFINISHED = ("queued", "in_progress")
-CLIENT_CLOSED = 499
-CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
 
@@ -139,6 +137,11 @@ class Exchange:
                 await self.money.settle_as_orphan(self.plan, shown)
             await self.money.release()
 
+    @property
+    def terms(self) -> Terms:
+        """What this request is charged by."""
+        return Terms(self.prices, self.settings.billing.zero_completion_insurance)
+
     def client_left(self) -> None:
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
@@ -210,7 +213,7 @@ class Exchange:
         if not self.money.marked_at or self.interruption.reason != "client_gone":
             await self.money.release()
             return
-        ending = await decide_ending(self.services, self.prices, plan, NO_REPORT, Shown([], searched=False), "client_gone")
+        ending = await decide_ending(self.services, self.terms, plan, NO_REPORT, Shown([], searched=False), "client_gone")
         await self._settle(plan, ending, [])
 
     async def _pass_error(self, answer: Answer) -> None:
@@ -242,7 +245,7 @@ class Exchange:
         media = plan.bounds.output_tokens if report.usage is None and plan.endpoint.drains else 0
         sessions = await self.services.tenants.sessions(key.account_id, self.request_id, report.containers)
         shown = Shown(texts, media, insured=not produced, sessions=sessions)
-        ending = await decide_ending(self.services, self.prices, plan, report, shown, outcome)
+        ending = await decide_ending(self.services, self.terms, plan, report, shown, outcome)
         settled = await self._settle(plan, ending, answer.head.headers)
         if plan.keeps:
             await self.services.tenants.note_made(key.account_id, self.request_id, report, ending.usage)
@@ -261,7 +264,7 @@ class Exchange:
         try:
             await services.tenants.note_begun(key.account_id, self.request_id, report.upstream_id)
             await services.tenants.objects.begin_background(
-                report.upstream_id, self.request_id, key.account_id, pending_record(self.money.facts(plan))
+                report.upstream_id, self.request_id, key.account_id, pending_record(self.money.facts(plan), self.terms)
             )
         except StoreUnavailable:
             await self.money.release()
@@ -311,7 +314,7 @@ class Exchange:
         plan = self.plan or plan  # shrinking may have counted its input meanwhile: it owes no more than is held
         tenants = self.services.tenants
         sessions = await tenants.sessions(key.account_id, self.request_id, report.containers)
-        ending = await decide_ending(self.services, self.prices, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
+        ending = await decide_ending(self.services, self.terms, plan, report, Shown(texts, media, searched, insured, sessions), outcome)
         await self._settle(plan, ending, answer.head.headers)
         if plan.keeps:
             await tenants.note_made(key.account_id, self.request_id, report, ending.usage)
@@ -506,32 +509,7 @@ class Exchange:
 
     def account(self) -> None:
         """Metrics and the log line of this request."""
-        plan, status, metrics = self.plan, self.status or CLIENT_CLOSED, self.services.metrics
-        metrics.answered(self.endpoint, status, self.outcome or "unknown")
-        if self.money.sent_at:
-            metrics.forwarded_after(self.money.sent_at - self.started)
-        sent_id = next((value for name, value in self.headers if name == b"x-client-request-id"), b"")
-        facts: dict[str, str | int] = {
-            "request_id": self.request_id,
-            "client_request_id": sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
-            "trace_id": self.trace.trace_id,
-            "account": self.key.account_id if self.key else "",
-            "key": self.key.key_id if self.key else "",
-            "method": self.method,
-            "path": self.path.decode("latin-1")[:200],
-            "endpoint": self.endpoint,
-            "model": plan.parsed.model[:120] if plan else "",
-            "status": status,
-            "outcome": self.outcome,
-            "input_tokens": self.money.usage.input_tokens,
-            "output_tokens": self.money.usage.output_tokens,
-            "charged_millicredits": self.money.charged,
-            "held_millicredits": self.money.amount,
-            "first_byte_ms": self.first_byte_ms,
-            "duration_ms": round((time.monotonic() - self.started) * 1_000),
-        }
-        self.services.log.request(facts)
-        self.trace.end(facts)
+        account_of(self, self.services)
 
 
 def _credits(amount: int) -> bytes:

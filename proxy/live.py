@@ -8,10 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import NoReturn
+from functools import partial
 
 from billing.database import now_ms
 from billing.errors import BillingError, StoreUnavailable
+from billing.jobs import repeat
 from billing.money import MoneyError
 from billing.overrides import Override, Overrides, in_force
 from config.flags import FLAGS, full_name, value_of, with_flags
@@ -23,10 +24,9 @@ from proxy.metrics import Metrics
 log = logging.getLogger("tollkeeper.config")
 
 SWITCHES = ("purchase_enabled", "charging_enabled", "auto_recharge")
-FILE, APPLY = "config", "apply"
-"""What a note is about: the file itself, or file and overrides together."""
-OVERRIDE_LOOKS = 2
-"""Overrides are asked for at every second look at the file."""
+FILE, APPLY, FOLLOWING, OVERRIDES, RATES = "config", "apply", "following", "overrides_unread", "rates"
+"""What a note is about: the file itself, file and overrides together, our own looking at either, the active rate card."""
+OVERRIDES_SECONDS = 2 * LOOK_SECONDS
 
 Apply = Callable[[Settings], Awaitable[None]]
 """Puts settings in force. Raises StoreUnavailable or MoneyError, and then nothing may have changed."""
@@ -42,7 +42,6 @@ class LiveSettings:
         self._rows: tuple[Override, ...] = ()
         self._problems: dict[str, str] = {}
         self._restart: tuple[str, ...] = ()
-        self._turn = 0
 
     async def begin(self) -> None:
         """Take the overrides before anything is served. Raises StoreUnavailable, and ConfigError when they do not fit the file."""
@@ -53,23 +52,35 @@ class LiveSettings:
             raise ConfigError("overrides", "flags", problem, "clear the override with `tollkeeper flags clear`, or edit the file")
         self._publish()
 
-    async def follow(self) -> NoReturn:
-        """Look for ever."""
-        while True:
-            await asyncio.sleep(LOOK_SECONDS)
-            await self.look()
+    async def follow(self) -> None:
+        """Look for ever. File and overrides each in a task of its own: a database that hangs must not keep the file waiting."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(repeat(self.look, LOOK_SECONDS, "following the configuration", partial(self.note, FOLLOWING)))
+            tasks.create_task(repeat(self.ask_overrides, OVERRIDES_SECONDS, "asking for overrides", partial(self.note, OVERRIDES)))
 
-    async def look(self) -> None:
-        """One look at the file, and at every second one at the overrides."""
-        self._turn += 1
-        self._look_at_file()
-        if self._turn % OVERRIDE_LOOKS == 0:
-            try:
-                self._rows = await self._overrides.all()
-            except StoreUnavailable as error:
-                log.debug("overrides stay as they are: %s", error)  # /readyz reports the store
-        await self._put_in_force()
-        self._publish()
+    async def look(self) -> int:
+        """Take an edit of the file, let overrides end that are over, and put what becomes of both in force. Asks no database."""
+        try:
+            self._look_at_file()
+            await self._put_in_force()
+        finally:
+            self._publish()
+        return 0
+
+    async def ask_overrides(self) -> int:
+        """Read the overrides; the next look puts them in force."""
+        try:
+            self._rows = await self._overrides.all()
+        except StoreUnavailable as error:
+            log.debug("overrides stay as they are: %s", error)  # /readyz reports the store
+        return 0
+
+    def note(self, cause: str, problem: str) -> None:
+        """What is wrong with a part of the configuration; "" = nothing any more. Shown by /readyz and tollkeeper_config_valid."""
+        if problem:
+            self._problems[cause] = problem
+        else:
+            self._problems.pop(cause, None)
 
     def notes(self) -> dict[str, str]:
         """What /readyz says beside being ready: edits that were refused, keys that wait for a restart, overrides in force."""

@@ -37,6 +37,11 @@ class RequestLog:
         if self._access:
             self._write({"event": "request", "at": now_ms(), **facts})
 
+    def side_request(self, facts: dict[str, str | int]) -> None:
+        """One finished request beside /v1: the side API, the pages, the admin API, webhooks."""
+        if self._access:
+            self._write({"event": "side_request", "at": now_ms(), **facts})
+
     def loss(self, request_id: str, account_id: str, millicredits: int) -> None:
         """The upstream billed more than could be charged: always worth a person's look."""
         self._write(

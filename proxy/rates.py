@@ -2,9 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import NoReturn
 
+import msgspec
+
 from billing.errors import BillingError, StoreUnavailable
+from billing.jobs import repeat
 from billing.money import MoneyError
 from billing.pricing import PriceBook, load_catalogue
 from billing.rates import RateCards
@@ -22,8 +26,10 @@ class Rates:
     def __init__(self, cards: RateCards, billing: Billing) -> None:
         """`billing` names the markup for cards without prices of their own, and the rounding."""
         self._cards, self._billing = cards, billing
+        self._kept = b""
+        """The card of the book in use, as JSON: another markup or rounding is put in force without asking the database."""
         self.swapping = asyncio.Lock()
-        """Held while a book is made and put in place, by whoever does either: the card and the markup change independently."""
+        """Held while a book is made and put in place, by whoever does either, and never while a database is asked."""
 
     async def current(self) -> PriceBook:
         """The book of the active card. Raises StoreUnavailable, RateCardError."""
@@ -34,34 +40,49 @@ class Rates:
             card_id = shipped
         elif card_id != shipped:
             log.info("rate card %s is active; this version ships %s (`tollkeeper rates diff %s`)", card_id, shipped, shipped)
-        return await self._book(card_id)
+        self._kept = msgspec.json.encode(await self._cards.get(card_id))
+        return await self._book(self._kept, self._billing)
 
-    async def follow(self, services: Services) -> NoReturn:
-        """Swap `services.prices` whenever another card becomes active."""
-        while True:
-            await asyncio.sleep(FOLLOW_SECONDS)
+    async def follow(self, services: Services, tell: Callable[[str], None]) -> NoReturn:
+        """Swap `services.prices` whenever another card becomes active; `tell` is told why it cannot be, "" when it can."""
+        told = ""
+
+        async def look() -> int:
+            nonlocal told
+            problem = ""
             try:
-                async with self.swapping:
-                    card_id = await self._cards.active_id()
-                    if card_id is not None and card_id != services.prices.catalogue_id:
-                        services.prices = await self._book(card_id)
-                        log.info("rate card %s applies now", card_id)
-            except StoreUnavailable:
-                continue  # the prices we have stay; /readyz reports the store
+                await self._take_active(services)
+            except StoreUnavailable as error:
+                log.debug("the rate card stays as it is: %s", error)  # /readyz reports the store
+                return 0
             except (BillingError, MoneyError) as error:
-                log.error("the active rate card cannot be used, the one before stays: %s", error)
+                problem = f"the active rate card cannot be used, the one before stays: {error}"
+                if problem != told:
+                    log.error("%s", problem)
+            told = problem
+            tell(problem)
+            return 0
+
+        await repeat(look, FOLLOW_SECONDS, "following the rate card", tell)
+
+    async def _take_active(self, services: Services) -> None:
+        """Raises StoreUnavailable, BillingError, MoneyError: then the prices we have stay."""
+        card_id = await self._cards.active_id()
+        if card_id is None or card_id == services.prices.catalogue_id:
+            return
+        card = msgspec.json.encode(await self._cards.get(card_id))
+        async with self.swapping:
+            services.prices, self._kept = await self._book(card, self._billing), card
+        log.info("rate card %s applies now", card_id)
 
     async def under(self, billing: Billing, services: Services) -> PriceBook:
-        """The book in use, as `billing` would have it; hold `swapping`. Raises StoreUnavailable, RateCardError, MoneyError."""
-        before, self._billing = self._billing, billing
-        if (before.markup, before.rounding_mode) == (billing.markup, billing.rounding_mode):
-            return services.prices
-        try:
-            return await self._book(services.prices.catalogue_id)
-        except BaseException:
-            self._billing = before
-            raise
+        """The book in use, as `billing` would have it; hold `swapping`. Raises MoneyError, and then nothing has changed."""
+        before = self._billing
+        same = (before.markup, before.rounding_mode) == (billing.markup, billing.rounding_mode)
+        book = services.prices if same else await self._book(self._kept, billing)
+        self._billing = billing
+        return book
 
-    async def _book(self, card_id: str) -> PriceBook:
-        document = await self._cards.get(card_id)
-        return await asyncio.to_thread(PriceBook, document, self._billing.markup, self._billing.rounding_mode)
+    @staticmethod
+    async def _book(card: bytes, billing: Billing) -> PriceBook:
+        return await asyncio.to_thread(PriceBook, msgspec.json.decode(card), billing.markup, billing.rounding_mode)

@@ -26,7 +26,7 @@ from proxy.plan import Plan, make_plan, sold_model
 from proxy.rejections import Rejection, forbidden, invalid, not_found
 from proxy.services import Services
 from proxy.sockets import POLICY_VIOLATION, Finished, Frame, overloaded
-from proxy.spending import Spending
+from proxy.spending import Begin, Spending
 
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
 CLIENT_EVENTS = frozenset(
@@ -49,9 +49,9 @@ IMAGE_TOKENS = 2_000
 class RealtimeSession:
     """See sockets.Session."""
 
-    def __init__(self, services: Services, key: ApiKey, query: bytes) -> None:
+    def __init__(self, services: Services, key: ApiKey, query: bytes, begin: Begin) -> None:
         """Raises Rejection when the model is not sold, or the query holds what is not known here."""
-        self._services, self._key = services, key
+        self._services, self._key, self._begin = services, key, begin
         given = dict(parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=8))
         if given.keys() - {"model"}:
             raise invalid("Only `model` is taken from the query here.", min(given.keys() - {"model"})[:40], "unknown_parameter")
@@ -173,8 +173,8 @@ class RealtimeSession:
             response["max_output_tokens"] = self._cap
         own = self._cap if cap in (None, "inf") else self._checked_cap(cap)
         if response.get("input") or response.get("instructions") or own != self._cap:
-            spending = Spending(self._services)
-            await spending.hold(self._plan(self._text + len(raw), self._audio, own), self._key)
+            spending = self._begin()
+            await self._hold(spending, self._text + len(raw), self._audio, own)
         else:
             await self._ensure()
             spending = self._take_standing()
@@ -214,15 +214,26 @@ class RealtimeSession:
         needed = self._text + self._audio
         if self._standing is not None and needed <= self._covers:
             return
-        spending = Spending(self._services)
-        await spending.hold(self._plan(self._text + HEADROOM_TOKENS, self._audio + HEADROOM_TOKENS // 4, self._cap), self._key)
+        spending = self._begin()
+        await self._hold(spending, self._text + HEADROOM_TOKENS, self._audio + HEADROOM_TOKENS // 4, self._cap)
         before, self._standing, self._covers = self._standing, spending, needed + HEADROOM_TOKENS // 4
         if before is not None:
             await before.money.release()
 
     def _take_standing(self) -> Spending:
         standing, self._standing = self._standing, None
-        return standing or Spending(self._services)
+        if standing is not None:
+            standing.begin()
+        return standing or self._begin()
+
+    async def _hold(self, spending: Spending, text: int, audio: int, cap: int) -> None:
+        """Hold for one response to so much text and audio. Raises Rejection, after an account of it."""
+        spending.key = self._key
+        try:
+            await spending.hold(self._plan(text, audio, cap), self._key)
+        except Rejection as rejection:
+            await spending.refuse(rejection)
+            raise
 
     # -- from upstream ----------------------------------------------------------------------------
 
@@ -246,7 +257,7 @@ class RealtimeSession:
             else:
                 spending.texts.append(frame["delta"])
         elif name == "error" and self._asked and not self._running:
-            await self._asked.popleft().money.release()
+            await self._asked.popleft().abandon("upstream_error")
         return raw
 
     async def _begun(self, frame: Frame) -> None:
@@ -255,7 +266,7 @@ class RealtimeSession:
         spending = self._asked.popleft() if self._asked else self._take_standing()
         if spending.plan is None:  # nothing stood ready: hold now, or end the session
             try:
-                await spending.hold(self._plan(self._text, self._audio, self._cap), self._key)
+                await self._hold(spending, self._text, self._audio, self._cap)
             except Rejection as rejection:
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, {})) from None
         spending.response_id = response_id
@@ -298,7 +309,7 @@ class RealtimeSession:
         for spending in self._running.values():
             await spending.abandon(outcome)
         for spending in self._asked:
-            await spending.money.release()
+            await spending.abandon(outcome)
         if self._standing is not None and self._heard:
             await self._standing.settle(NO_REPORT._replace(usage=Usage(), more=tuple(self._heard)), outcome)
         elif self._standing is not None:

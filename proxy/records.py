@@ -6,12 +6,12 @@ import msgspec
 
 from billing.accounts import ApiKey
 from billing.errors import UnpricedModel
-from billing.pricing import Bounds, Charge, PriceBook
+from billing.pricing import BookOrigin, Bounds, Charge, PriceBook
 from billing.record import UsageRecord, encode_record
 from proxy.bodies import Parsed
 from proxy.endpoints import METERED
 from proxy.plan import Plan, Tools
-from proxy.settlement import Ending
+from proxy.settlement import Ending, Terms
 
 LONGEST_NAME = 120
 
@@ -33,6 +33,9 @@ class PendingRecord(msgspec.Struct, frozen=True):
     calls: int
     image_model: str
     context: int | None
+    book: BookOrigin | None = None
+    insurance: bool | None = None
+    """What it is charged by; None in records of versions that did not keep it, which end by what is in force then."""
 
 
 encode_pending = msgspec.json.Encoder().encode
@@ -122,8 +125,8 @@ def usage_record(facts: Facts, ending: Ending, *, free: bool, head: list[tuple[b
     )
 
 
-def pending_record(facts: Facts) -> str:
-    """The facts of a request that goes on in the background, as JSON."""
+def pending_record(facts: Facts, terms: Terms) -> str:
+    """The facts of a request that goes on in the background, as JSON; `terms` are what it is charged by when it ends."""
     plan = facts.plan
     return encode_pending(
         PendingRecord(
@@ -141,6 +144,8 @@ def pending_record(facts: Facts) -> str:
             calls=plan.tools.calls,
             image_model=plan.tools.image.name if plan.tools.image is not None else "",
             context=plan.context,
+            book=terms.prices.origin,
+            insurance=terms.insurance,
         )
     ).decode()
 

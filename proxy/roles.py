@@ -33,7 +33,7 @@ MAY: Mapping[str, frozenset[Role]] = {
     "money.grant": frozenset({"support", "finance", "owner"}),
     "money.grant_any": frozenset({"finance", "owner"}),
     "money.adjust": frozenset({"finance", "owner"}),
-    "money.refund": frozenset({"finance", "owner"}),
+    "purchases.decide": frozenset({"finance", "owner"}),
     "books.export": frozenset({"finance", "owner"}),
     # operating
     "flags.write": frozenset({"ops", "owner"}),
@@ -44,7 +44,8 @@ MAY: Mapping[str, frozenset[Role]] = {
     "admins.read": frozenset({"ops", "owner"}),
     "admins.write": frozenset({"owner"}),
 }
-"""Action → roles. `money.grant` is capped by admin.support_grant_credits for whoever may not do `money.grant_any`."""
+"""Action → roles. `money.grant` is capped by admin.support_grant_credits for whoever may not do `money.grant_any`.
+`purchases.decide`: what becomes of a payment in review. Refunds have no action: they are made at Stripe, whose events book them."""
 
 
 def may(role: str, action: str) -> bool:

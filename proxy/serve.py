@@ -268,7 +268,12 @@ class Supervisor:
 
     def _look_at_file(self) -> None:
         """What a new child starts with follows the file; its siblings report what is wrong with an edit."""
-        edit = self._watcher.look() if self._watcher is not None else None
+        try:
+            edit = self._watcher.look() if self._watcher is not None else None
+        except Exception:
+            # no edit may end the service; the same content is not looked at again, so this is said once
+            log.exception("an edit of proxy.toml cannot be judged; new children begin with the one before")
+            return
         if edit is not None and edit.settings is not None:
             self._settings = edit.settings
 

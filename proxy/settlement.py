@@ -38,10 +38,18 @@ class Shown(NamedTuple):
     sessions: int = 0
 
 
+class Terms(NamedTuple):
+    """What a request began under and ends under, whatever changes meanwhile. `insurance`: billing.zero_completion_insurance."""
+
+    prices: PriceBook
+    insurance: bool
+
+
 async def decide_ending(
-    services: Services, prices: PriceBook, plan: Plan, report: Report, shown: Shown, outcome: Outcome = "completed"
+    services: Services, terms: Terms, plan: Plan, report: Report, shown: Shown, outcome: Outcome = "completed"
 ) -> Ending:
-    """What to charge: upstream's own usage if it can be believed, else what was shown, counted."""
+    """What to charge: upstream's own usage if it can be believed, else what was shown, counted. By the terms it began under."""
+    prices = terms.prices
     usage, source = report.usage, "upstream"
     if usage is not None and not is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1):
         services.metrics.count(services.metrics.implausible)
@@ -54,7 +62,7 @@ async def decide_ending(
     usage = _with_calls(plan, usage, searched=shown.searched, sessions=shown.sessions)
     tier = tier_of(report.service_tier, plan.tier)
     charge = price_usage(plan, prices, usage, report.model, tier, _lines(plan, prices, report))
-    if shown.insured and services.settings.billing.zero_completion_insurance:
+    if shown.insured and terms.insurance:
         charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
     return Ending(usage, source, outcome, charge, report)  # type: ignore[arg-type]
 

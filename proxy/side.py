@@ -1,12 +1,15 @@
 """Everything that is served beside /v1, put together: the customers' API and pages, and those of admins."""
 
+import asyncio
 from dataclasses import dataclass
+from datetime import date
 
 from starlette.routing import Route
 
 from billing.accounts import Accounts
 from billing.admins import Admins
 from billing.audit import AuditLog
+from billing.books import Books, Line
 from billing.database import Database
 from billing.finance import Finance
 from billing.ledger import Ledger
@@ -17,18 +20,36 @@ from billing.runs import Runs
 from billing.schedule import Scheduler
 from billing.statements import Statements
 from config.keys import service_key
+from config.settings import Database as DatabaseSettings
 from proxy.account_api import AccountApi
 from proxy.admin_api import AdminApi
 from proxy.admin_auth import AdminAuth
-from proxy.admin_desk import AdminDesk
+from proxy.admin_desk import AdminDesk, Journal
 from proxy.checkout_api import CheckoutApi
 from proxy.credits_page import CreditsPage
+from proxy.jobs import STATEMENT_SECONDS
 from proxy.live import LiveSettings
 from proxy.money import MoneyIn
 from proxy.oidc import TokenChecker
 from proxy.ops_page import OpsPage
 from proxy.services import Services
 from proxy.settings_api import SettingsApi
+
+
+def journal_apart(conf: DatabaseSettings) -> Journal:
+    """The journal, read in a thread of its own over a connection of its own: it goes through every transfer there is."""
+
+    async def read(first: date, last: date) -> list[Line]:
+        database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
+        try:
+            return await Books(database).journal(first, last)
+        finally:
+            await database.close()
+
+    async def journal(first: date, last: date) -> list[Line]:
+        return await asyncio.to_thread(lambda: asyncio.run(read(first, last)))
+
+    return journal
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +82,7 @@ def side_routes(parts: SideParts) -> list[Route]:
         statements,
         service_key(settings),
         settings.portal.public_url or parts.origin,
-        auth.may_open_portal,
+        auth.opens_portal,
     )
     return [
         *api.routes(),
@@ -89,5 +110,6 @@ def admin_desk(parts: SideParts) -> AdminDesk:
         parts.money,
         parts.money.inbox,
         AuditLog(database),
+        journal_apart(parts.services.settings.database),
         lambda: parts.live.file,
     )

@@ -19,12 +19,13 @@ from proxy.plan import body_to_send, make_plan
 from proxy.rejections import Rejection, invalid, unavailable
 from proxy.services import Services
 from proxy.sockets import POLICY_VIOLATION, Finished, Frame, overloaded
-from proxy.spending import Spending
+from proxy.spending import Begin, Spending
 
 ENDPOINT = METERED["POST", b"/v1/responses"]
 OURS = ("type", "stream_id", "generate")
 PASSED = frozenset(("response.cancel",))
 MAX_LANES = 64
+PAYMENT_REQUIRED = 402
 KNOWN_RESPONSES = 10_000
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
@@ -32,9 +33,9 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 class ResponsesSession:
     """See sockets.Session."""
 
-    def __init__(self, services: Services, key: ApiKey) -> None:
+    def __init__(self, services: Services, key: ApiKey, begin: Begin) -> None:
         """Nothing runs yet."""
-        self._services, self._key = services, key
+        self._services, self._key, self._begin = services, key, begin
         self._waiting: dict[str, deque[Spending]] = {}
         self._running: dict[str, Spending] = {}
         self._made: dict[str, int] = {}
@@ -58,12 +59,21 @@ class ResponsesSession:
             raise invalid(
                 f"Events of type {frame['type'][:60]!r} are not available here: send response.create.", "type", "unsupported_event"
             )
+        spending = self._begin()
+        spending.key = self._key
+        try:
+            return await self._create(spending, frame, raw)
+        except Rejection as rejection:
+            await spending.refuse(rejection)
+            self._broke = self._broke or rejection.status == PAYMENT_REQUIRED
+            if self._broke and not self.waits(gone=False):
+                raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, frame)) from None
+            raise
+
+    async def _create(self, spending: Spending, frame: Frame, raw: bytes) -> bytes:
+        """Hold for it; what goes upstream. Raises Rejection."""
         if (refusal := overloaded(self._services, self._key.account_id)) is not None:
             raise refusal
-        return await self._create(frame, raw)
-
-    async def _create(self, frame: Frame, raw: bytes) -> bytes:
-        """Hold for it; what goes upstream. Raises Rejection, or Finished when the credits are gone."""
         members = _members.decode(raw)
         kept = {name: members.pop(name) for name in OURS if name in members}
         lane = self._lane(frame)
@@ -71,17 +81,9 @@ class ResponsesSession:
         parsed = ENDPOINT.parse(body, b"")
         if parsed.background:
             raise invalid("`background` is not available on a WebSocket.", "background", "unsupported_parameter")
-        spending = Spending(self._services)
         billing = self._services.settings.billing
         plan = make_plan(ENDPOINT, parsed, self._key, spending.prices, billing, await self._context(parsed.references))
-        try:
-            plan = await spending.hold(plan, self._key)
-        except Rejection as rejection:
-            await spending.money.release()
-            self._broke = self._broke or rejection.status == 402
-            if self._broke and not self.waits(gone=False):
-                raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, frame)) from None
-            raise
+        plan = await spending.hold(plan, self._key)
         self._waiting.setdefault(lane, deque()).append(spending)
         spending.money.mark_sent()
         sent = body_to_send(plan, billing, partial(self._services.tenants.identifier, self._key.account_id))
@@ -145,7 +147,7 @@ class ResponsesSession:
         if spending is not None:
             await spending.abandon("upstream_error")
         elif waiting := self._waiting.get(lane):
-            await waiting.popleft().money.release()
+            await waiting.popleft().abandon("upstream_error")
 
     async def _closed(self, frame: Frame, lane: str) -> None:
         spending = self._running.pop(lane, None)

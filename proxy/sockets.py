@@ -22,9 +22,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from billing.accounts import ApiKey
 from billing.record import Outcome
+from proxy.endpoints import REALTIME
 from proxy.passing import Passing
 from proxy.rejections import Rejection, bad_gateway, invalid
 from proxy.services import Services
+from proxy.spending import Begin, Handshake, Spending
 from proxy.switches import refused_now
 from proxy.upstream import Interruption
 
@@ -38,6 +40,10 @@ GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 NORMAL = 1000
 CLOSE_SECONDS = 5.0
+
+REALTIME_PATH, RESPONSES_PATH = b"/v1/realtime", b"/v1/responses"
+ENDPOINTS = {REALTIME_PATH: REALTIME.name, RESPONSES_PATH: "/v1/responses"}
+"""Raw path → the name of its endpoint."""
 
 Frame = dict[str, Any]
 Receive = Callable[[], Awaitable[Any]]
@@ -85,6 +91,10 @@ class Session(Protocol):
         ...
 
 
+OpenSession = Callable[[Services, Any, ApiKey, Begin], Session]
+"""Makes the session of a socket's scope for a key. Raises Rejection."""
+
+
 class Socket:
     """One client's WebSocket and the one behind it."""
 
@@ -97,16 +107,21 @@ class Socket:
         self.request_id = "req_" + os.urandom(16).hex()
         self._passing = Passing(self.request_id, services.upstream_key)
 
-    async def run(self, open_session: Callable[[ApiKey, str], Session]) -> None:
+    async def run(self, open_session: "OpenSession") -> None:
         """The whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
-        services = self._services
+        services, path = self._services, self._scope["raw_path"]
+        begin = partial(Spending, services, Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none")))
+        key: ApiKey | None = None
         await self._receive()
         services.live.add(self)
         try:
             key = await services.authenticator.authenticate(self._credentials())
-            session = open_session(key, self.request_id)
+            session = open_session(services, self._scope, key, begin)
             upstream = await self._connect(session)
         except Rejection as rejection:
+            refused = begin()
+            refused.key, refused.request_id = key, self.request_id
+            await refused.refuse(rejection)
             await self._refuse(rejection)
             return
         finally:

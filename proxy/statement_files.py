@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from billing.books import Line
 from billing.statements import Statement
 
 FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
@@ -47,6 +48,12 @@ def rows_csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     writer.writerow(head)
     writer.writerows([safe_cell(cell) for cell in row] for row in rows)
     return out.getvalue()
+
+
+def journal_csv(lines: Iterable[Line]) -> str:
+    """The journal, debit and credit in exact USD."""
+    rows = [(line.day, line.account, exact_usd(line.debit), exact_usd(line.credit)) for line in lines]
+    return rows_csv(("day", "account", "debitUsd", "creditUsd"), rows)
 
 
 def statement_pdf(statement: Statement) -> bytes:

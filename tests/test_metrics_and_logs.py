@@ -218,7 +218,7 @@ def lines_of(server: Tollkeeper) -> list[dict[str, Any]]:
             continue
         value = json.loads(line)
         assert isinstance(value, dict)
-        assert value["event"] in {"request", "log", "platform_loss"}
+        assert value["event"] in {"request", "side_request", "log", "platform_loss"}
         assert isinstance(value["at"], int)
         found.append(value)
     return found

@@ -53,6 +53,40 @@ def test_a_new_card_applies_within_two_seconds_and_requests_keep_the_card_they_b
     assert server.cli("reconcile") == {"ok": True, "findings": []}
 
 
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_background_response_ends_by_the_card_it_began_with(
+    restarted: bool, make_tollkeeper: Serve, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    flags = {"TOLLKEEPER_BILLING__ALLOW_STORE": "true", "TOLLKEEPER_BILLING__ALLOW_BACKGROUND": "true"}
+    server = make_tollkeeper(TOLLKEEPER_BILLING__MARKUP="3", **flags).start()
+    owner = new_customer(server)
+    customer = Customer(server, owner.account_id, owner.api_key, sandbox)
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps({**load_catalogue(), "catalogueId": "acme-2027", "prices": {"markup": "7"}}))
+    server.cli("rates", "import", str(path))
+    body = {"model": "gpt-4.1", "max_output_tokens": 50, "background": True, "input": "hello " + sandbox_says(background_ms=8_000)}
+    answer = customer.post(body, "/v1/responses")
+    assert answer.json()["status"] == "queued"
+    if restarted:
+        assert server.stop() == 0
+    server.cli("rates", "activate", "acme-2027")
+    if restarted:
+        server.start(TOLLKEEPER_BILLING__MARKUP="5")
+    else:
+        wait_until(lambda: at_seven(customer), 5, "the new card applies to what begins now")
+    record = wait_until(lambda: customer.generation(answer.headers["x-request-id"]), 30, "it is settled")
+    (job,) = [
+        row["usage"] for row in sandbox.record() if row.get("responseId") == answer.json()["id"] and row.get("jobStatus") == "completed"
+    ]
+    assert record["rates"]["rateCardId"] == load_catalogue()["catalogueId"]
+    assert int(record["chargedMillicredits"]) == usd_to_charge((job["input_tokens"], "6"), (job["output_tokens"], "24"))
+
+
+def at_seven(customer: Customer) -> bool:
+    found = customer.generation(customer.post(customer.body(max_tokens=5)).headers["x-request-id"])
+    return bool(found["rates"]["rateCardId"] == "acme-2027")
+
+
 def at_double(customer: Customer) -> bool:
     answer = customer.post(customer.body({"output_tokens": 10}, max_tokens=20))
     usage = answer.json()["usage"]

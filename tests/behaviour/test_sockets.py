@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -63,6 +64,72 @@ def test_every_response_on_a_socket_is_charged_by_its_own_usage(fresh: Customer)
     assert [int(row["chargedMillicredits"]) for row in reversed(rows(fresh, 2))] == expected
     wait_until(lambda: fresh.held() == 0, 5, "nothing is held")
     assert fresh.balance() == 1_000_000 - sum(expected)
+
+
+def log_lines(customer: Customer) -> list[dict[str, Any]]:
+    """The log's lines of the customer's metered requests."""
+    lines = [json.loads(line) for line in customer.server.log().splitlines() if line.startswith("{")]
+    return [line for line in lines if line["event"] == "request" and line["account"] == customer.account_id]
+
+
+def counted(customer: Customer, line: str) -> float:
+    found = [row for row in web.get(f"{customer.server.url}/metrics").text.splitlines() if row.startswith(line + " ")]
+    return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+
+def test_every_response_on_a_socket_is_counted_and_has_a_line_like_a_request(fresh: Customer) -> None:
+    requests, outcomes = 'tollkeeper_requests_total{endpoint="/v1/responses",status="%s"}', 'tollkeeper_outcomes_total{outcome="%s"}'
+    watched = [requests % "200", requests % "400", requests % "499", outcomes % "completed", outcomes % "client_gone"]
+    time.sleep(0.6)  # what earlier tests did is published
+    before = [counted(fresh, name) for name in watched]
+    with opened(fresh, "/responses") as socket:
+        for text in ("one", "two"):
+            socket.send(create(text))
+            until(socket, "response.completed")
+        socket.send(create(max_output_tokens=-1))
+        until(socket, "error")
+        socket.send(create(sandbox_says(latency_ms=3_000)))
+        time.sleep(0.5)
+    booked = rows(fresh, 2)
+    found = wait_until(lambda: log_lines(fresh) if len(log_lines(fresh)) == 4 else None, 15, "four lines")
+    for line, row in zip(found[:2], reversed(booked[-2:]), strict=True):
+        assert (line["request_id"], line["charged_millicredits"]) == (row["requestId"], int(row["chargedMillicredits"]))
+        assert (line["method"], line["path"], line["endpoint"], line["model"]) == ("GET", "/v1/responses", "/v1/responses", CHAT)
+        assert (line["status"], line["outcome"], line["output_tokens"] > 0) == (200, "completed", True)
+        assert line["held_millicredits"] >= line["charged_millicredits"]
+    assert (found[2]["status"], found[2]["charged_millicredits"]) == (400, 0)
+    assert found[3]["outcome"] == "client_gone"
+
+    def moved() -> bool:
+        now = [after - earlier for after, earlier in zip((counted(fresh, name) for name in watched), before, strict=True)]
+        return now[:2] == [2 + (found[3]["status"] == 200), 1] and now[3:] == [2, 1]
+
+    wait_until(moved, 5, "all are counted")
+
+
+def test_a_refused_handshake_is_counted_and_has_a_line(fresh: Customer) -> None:
+    name = 'tollkeeper_requests_total{endpoint="/v1/realtime",status="404"}'
+    time.sleep(0.6)
+    before = counted(fresh, name)
+    with pytest.raises(InvalidStatus) as refused, opened(fresh, "/realtime?model=gpt-of-nobody"):
+        pass
+    request_id = refused.value.response.headers["x-request-id"]
+    (line,) = wait_until(lambda: log_lines(fresh), 5, "the line")
+    assert (line["request_id"], line["status"], line["outcome"]) == (request_id, 404, "model_not_found")
+    wait_until(lambda: counted(fresh, name) == before + 1, 5, "it is counted")
+
+
+def test_a_spoken_response_has_its_line_and_a_standing_hold_has_none(fresh: Customer) -> None:
+    with opened(fresh, f"/realtime?model={VOICE}") as socket:
+        socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "output_modalities": ["text"]}}))
+        socket.send(json.dumps({"type": "response.create"}))
+        until(socket, "response.done")
+    (row,) = rows(fresh, 1)
+    (line,) = wait_until(lambda: log_lines(fresh), 5, "the line")
+    assert (line["request_id"], line["charged_millicredits"]) == (row["requestId"], int(row["chargedMillicredits"]))
+    assert (line["path"], line["model"], line["status"], line["outcome"]) == ("/v1/realtime", VOICE, 200, "completed")
+    time.sleep(0.5)
+    assert len(log_lines(fresh)) == 1
 
 
 def test_nothing_is_stored_upstream_and_names_are_the_tenants_own(fresh: Customer, sandbox: Sandbox) -> None:

@@ -104,6 +104,7 @@ def test_settings_cannot_be_changed_after_loading() -> None:
 
 OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("listen", "workers"): 3,
+    ("listen", "trusted_proxies"): ["10.0.0.0/8", "fd00::/8"],
     ("upstream", "base_url"): "http://127.0.0.1:9/v1",
     ("database", "url"): "postgresql+asyncpg://user:secret@db/tollkeeper",
     ("redis", "url"): "redis://:secret@cache:6380/2",
@@ -192,6 +193,8 @@ def test_the_variable_that_names_the_file_is_no_setting() -> None:
         ("LISTEN__PORT", "true", "listen.port", "Expected `int`, got `bool`"),
         ("LISTEN__HEADER_TIMEOUT_SECONDS", "0", "listen.header_timeout_seconds", "> 0.0"),
         ("LISTEN__HEADER_TIMEOUT_SECONDS", "1e300", "listen.header_timeout_seconds", "<="),
+        ("LISTEN__TRUSTED_PROXIES", '["10.0.0.1/8"]', "listen.trusted_proxies", "has host bits set"),
+        ("LISTEN__TRUSTED_PROXIES", '["load-balancer"]', "listen.trusted_proxies", "does not appear to be"),
         ("REDIS__REQUIRE_AOF", "yes", "TOLLKEEPER_REDIS__REQUIRE_AOF", "is not JSON"),
         ("REDIS__REQUIRE_AOF", "1", "redis.require_aof", "Expected `bool`"),
         ("BILLING__MODEL_ALLOWLIST", "gpt-4o", "TOLLKEEPER_BILLING__MODEL_ALLOWLIST", "is not JSON"),

@@ -66,6 +66,8 @@ def test_a_file_that_is_being_written_is_not_taken_half(file: Path) -> None:
         ("", "is missing, unreadable or empty"),
         (" \n", "is missing, unreadable or empty"),
         ("\xff", "UTF-8"),
+        ("x = " + "[" * 5_000 + "]" * 5_000, "RecursionError"),
+        ("x = " + "9" * 5_000, "ValueError"),
     ],
 )
 def test_a_bad_edit_says_what_is_wrong_and_brings_nothing(content: str, says: str, file: Path) -> None:
@@ -115,6 +117,19 @@ def test_the_environment_still_wins(file: Path) -> None:
     assert edit is not None
     assert edit.settings is not None
     assert (edit.settings.billing.top_up_url, edit.settings.billing.purchase_enabled) == ("/env", False)
+
+
+def test_a_check_that_fails_in_a_way_nobody_foresaw_is_a_bad_edit(file: Path) -> None:
+    def check(settings: Settings) -> None:
+        if settings.packages:
+            raise ValueError("nobody foresaw this")
+
+    watching = watcher(file, check=check)
+    file.write_text('[[packages]]\ncode = "a"\nusd = "1"\n')
+    edit = settle(watching)
+    assert edit is not None
+    assert edit.settings is None
+    assert "ValueError" in edit.problem
 
 
 def test_what_only_the_keys_know_is_checked_too(file: Path) -> None:

@@ -1,6 +1,7 @@
 """The audit log only grows, and shows it when somebody made it do otherwise. Both databases."""
 
 import asyncio
+import itertools
 import json
 from pathlib import Path
 
@@ -8,10 +9,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing.admins import Admins
+from billing.accounts import hash_key
+from billing.admins import LONGEST_NAME, Admin, Admins
 from billing.audit import AuditLog, Change, Who
 from billing.database import Database, now_ms
 from billing.errors import KeyNotFound, StoreUnavailable
+from billing.money import Millicredits
 from billing.overrides import Override, Overrides, in_force
 from tests.billing.stores import Books
 from tests.support.servers import Tollkeeper
@@ -101,6 +104,59 @@ async def test_a_change_that_fails_leaves_no_row_and_a_row_that_fails_no_change(
     with pytest.raises((DBAPIError, StoreUnavailable)):
         await admins.create("bob", "viewer", ANN)
     assert await admins.everyone() == []
+
+
+async def test_two_who_set_one_flag_at_once_both_have_their_row(sql: Books) -> None:
+    overrides = Overrides(sql.database)
+    for _ in range(5):
+        await overrides.clear("charging_enabled", "again", ANN)
+        await asyncio.gather(*(overrides.set("charging_enabled", number % 2 == 0, "why", ANN) for number in range(4)))
+    rows = [row async for row in AuditLog(sql.database).rows()]
+    assert [row["action"] for row in rows].count("flag.set") == 20
+    # each one's `before` is the `after` of the one it came behind
+    for earlier, row in itertools.pairwise(rows):
+        if row["action"] == "flag.set":
+            assert row["before"] == earlier["after"] or earlier["action"] == "flag.clear"
+
+
+async def test_a_sign_in_on_its_way_does_not_outlive_its_key(sql: Books) -> None:
+    admins = Admins(sql.database)
+    key_id, secret = await admins.create("bob", "ops", ANN)
+    bob = await admins.find(hash_key(secret))
+    assert bob is not None
+    open_before = await admins.sign_in(bob, ANN, 60)
+    assert await admins.session(open_before) == bob._replace(expires_at=(await admins.session(open_before)).expires_at)  # type: ignore[union-attr]
+    await admins.revoke(key_id, ANN)
+    late = await admins.sign_in(bob, ANN, 60)  # the key was looked up before it was revoked
+    assert await admins.session(late) is None
+    assert await admins.session(open_before) is None
+    by_token = await admins.sign_in(Admin("oidc:u1", "ops", None), ANN, 60)
+    assert (await admins.session(by_token)) is not None, "a token's sign-in has no key to end with"
+
+
+async def test_the_longest_names_fit_the_ledger(sql: Books) -> None:
+    """`transfers.actor` is the narrowest column, and PostgreSQL refuses what does not fit."""
+    admins, account = Admins(sql.database), await sql.account()
+    for name in ("x" * LONGEST_NAME, "x" * 200):  # the second as older versions let it be made
+        key_id, secret = await admins.create(name, "finance", ANN)
+        found = await admins.find(hash_key(secret))
+        assert found is not None
+        assert found.actor.endswith(f" ({key_id})")
+        who = Who(found.actor, found.role)
+        assert await sql.ledger.grant(account, Millicredits(5), f"by {key_id}", who.actor, "why", who)
+    assert (await sql.ledger.posted(account)).balance == 10
+    assert found.actor.startswith("x" * LONGEST_NAME + " (")
+
+
+async def test_what_somebody_granted_counts_over_accounts_and_addresses(sql: Books) -> None:
+    one, other = await sql.account(), await sql.account()
+    actors = ("oidc:u1 (ann@a.example)", "oidc:u1 (ann@b.example)", "oidc:u1", "oidc:u10 (eve@a.example)", "oidc:u_ (x)")
+    for number, actor in enumerate(actors):
+        await sql.ledger.grant(one if number % 2 else other, Millicredits(10**number), f"grant {number}", actor, "why")
+    async with sql.database.read() as connection:
+        for actor, wanted in (("oidc:u1 (ann@c.example)", 111), ("oidc:u10", 1_000), ("oidc:u_", 10_000), ("ann (adm_1)", 0)):
+            assert await sql.ledger.granted_by(connection, Admin(actor, "support", None).identity, 0) == wanted
+        assert await sql.ledger.granted_by(connection, "oidc:u1", now_ms() + 60_000) == 0
 
 
 async def test_overrides_come_and_go_with_their_rows(sql: Books) -> None:

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.support import web
 from tests.support.customers import Customer, new_customer
@@ -71,6 +73,20 @@ def test_each_listener_serves_its_own(path: str, group: str, server: Tollkeeper,
         else:
             assert answer.status_code == 404, (name, path)
             assert answer.json()["error"]["code"] in ("not_found", "unknown_url")
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime?model=gpt-realtime-2.1"])
+def test_sockets_open_only_where_v1_is_served(path: str, server: Tollkeeper) -> None:
+    headers = made(server).headers
+
+    def opened_at(url: str) -> int:
+        try:
+            with connect(url.replace("http://", "ws://") + path, additional_headers=headers, open_timeout=10):
+                return 101
+        except InvalidStatus as refused:
+            return refused.response.status_code
+
+    assert {name: opened_at(url) for name, url in ports(server).items()} == {"v1": 101, "side": 404, "admin": 404}
 
 
 def test_health_is_on_every_port(server: Tollkeeper) -> None:

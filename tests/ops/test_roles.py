@@ -3,7 +3,10 @@
 import ast
 import json
 import re
+from calendar import monthrange
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, cast
 
@@ -139,7 +142,7 @@ def test_no_admin_route_is_mounted_past_the_table() -> None:
 
 def test_every_action_is_used_or_is_about_the_way_in() -> None:
     used = {row.action for row in (*API, *PAGE)}
-    elsewhere = {"portal.open", "act_for", "money.grant_any", "money.refund", "books.export"}
+    elsewhere = {"portal.open", "act_for", "money.grant_any"}
     assert used | elsewhere == set(MAY)
     assert all("owner" in roles or action == "act_for" for action, roles in MAY.items())
     assert all(roles <= set(ROLES) for roles in MAY.values())
@@ -153,14 +156,22 @@ def grant(server: Tollkeeper, key: str, account: str, credits: str, verb: str = 
     return web.post(f"{server.url}/api/admin/accounts/{account}/{verb}", json=body, headers=bearer(key))
 
 
+def another(server: Tollkeeper) -> str:
+    """The key of another person of the role support: the cap is each one's own."""
+    key: str = server.cli("admin", "create", "another", "--role", "support")["adminKey"]
+    return key
+
+
 def test_support_grants_up_to_its_cap_a_day_and_finance_beyond(server: Tollkeeper, keys: dict[str, str]) -> None:
-    someone, other = new_customer(server, 0), new_customer(server, 0)
-    assert grant(server, keys["support"], someone.account_id, "30").status_code == 200
-    assert grant(server, keys["support"], someone.account_id, "21").json()["error"]["code"] == "grant_over_cap"
-    assert grant(server, keys["support"], someone.account_id, "20").status_code == 200
-    assert grant(server, keys["support"], someone.account_id, "0.001").status_code == 403
-    assert grant(server, keys["support"], other.account_id, "50.001").status_code == 403
-    assert grant(server, keys["support"], other.account_id, "50").status_code == 200
+    someone, other, sue = new_customer(server, 0), new_customer(server, 0), another(server)
+    assert grant(server, sue, someone.account_id, "30").status_code == 200
+    assert grant(server, sue, someone.account_id, "21").json()["error"]["code"] == "grant_over_cap"
+    assert grant(server, sue, other.account_id, "15").status_code == 200
+    assert grant(server, sue, other.account_id, "6").json()["error"]["code"] == "grant_over_cap"
+    assert grant(server, sue, someone.account_id, "5").status_code == 200
+    assert grant(server, sue, other.account_id, "0.001").status_code == 403
+    assert grant(server, another(server), other.account_id, "50.001").status_code == 403
+    assert grant(server, another(server), someone.account_id, "15").status_code == 200
     assert grant(server, keys["finance"], someone.account_id, "1000").status_code == 200
     someone.wait_balance(1_050_000)
     assert grant(server, keys["finance"], someone.account_id, "-50", "adjust").json()["bookedMillicredits"] == "-50000"
@@ -168,10 +179,11 @@ def test_support_grants_up_to_its_cap_a_day_and_finance_beyond(server: Tollkeepe
 
 
 def test_a_refused_grant_leaves_neither_money_nor_a_row(server: Tollkeeper, keys: dict[str, str]) -> None:
-    someone = new_customer(server, 0)
+    del keys
+    someone, sue = new_customer(server, 0), another(server)
     rows = server.cli("audit", "verify")["rows"]
-    grant(server, keys["support"], someone.account_id, "50")
-    grant(server, keys["support"], someone.account_id, "50")
+    grant(server, sue, someone.account_id, "50")
+    grant(server, sue, someone.account_id, "50")
     assert server.cli("audit", "verify")["rows"] == rows + 1
     assert len(server.cli("ledger", someone.account_id)["data"]) == 1
 
@@ -188,6 +200,57 @@ def test_the_same_reference_is_booked_once(server: Tollkeeper, keys: dict[str, s
     first = grant(server, keys["owner"], someone.account_id, "5", reference="once").json()
     again = grant(server, keys["owner"], someone.account_id, "5", reference="once").json()
     assert (first["bookedMillicredits"], again["bookedMillicredits"], again["postedMillicredits"]) == ("5000", "0", "5000")
+
+
+def test_who_makes_accounts_makes_no_credits_with_them(server: Tollkeeper, keys: dict[str, str]) -> None:
+    """Nor gets at keys that their role may not make."""
+    sue, granted = another(server), 0
+    for number in range(3):
+        made = web.post(f"{server.url}/api/admin/accounts", json={"name": f"mine {number}"}, headers=bearer(sue))
+        assert made.status_code == 201
+        assert (made.json()["keyId"], made.json()["apiKey"]) == (None, None)
+        assert server.cli("key", "list", made.json()["accountId"])["data"] == []
+        granted += 50 * (grant(server, sue, made.json()["accountId"], "50").status_code == 200)
+    assert granted == CAP
+    for role in ("ops", "owner", "service"):
+        made = web.post(f"{server.url}/api/admin/accounts", json={"name": "theirs"}, headers=bearer(keys[role]))
+        assert made.json()["apiKey"].startswith("tk-")
+
+
+def test_two_grants_at_once_stay_within_the_cap(server: Tollkeeper) -> None:
+    accounts, sue = [new_customer(server, 0).account_id for _ in range(3)], another(server)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda account: grant(server, sue, account, "30"), accounts))
+    assert sorted(answer.status_code for answer in answers) == [200, 403, 403]
+
+
+# -- what finance takes away ----------------------------------------------------------------------------------
+
+
+def test_a_months_journal_is_the_one_of_the_command(server: Tollkeeper, keys: dict[str, str]) -> None:
+    someone = new_customer(server, 0)
+    assert grant(server, keys["finance"], someone.account_id, "7").status_code == 200
+    today = datetime.now(UTC).date()
+    first, last = today.replace(day=1), today.replace(day=monthrange(today.year, today.month)[1])
+    finance = bearer(keys["finance"])
+    answer = web.get(f"{server.url}/api/admin/books/journal", params={"month": f"{today:%Y-%m}"}, headers=finance)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "text/csv; charset=utf-8")
+    assert f"journal-{today:%Y-%m}.csv" in answer.headers["content-disposition"]
+    file = server.folder / "journal.csv"
+    server.cli("books", "journal", "--from", str(first), "--to", str(last), "--output", str(file))
+    assert answer.content == file.read_bytes()
+    assert answer.text.splitlines()[0] == "day,account,debitUsd,creditUsd"
+    assert len(answer.text.splitlines()) > 2
+    for month in ("2026-13", "2026", "x", "", "2026-1", "1999-01"):
+        assert web.get(f"{server.url}/api/admin/books/journal", params={"month": month}, headers=finance).status_code == 400, month
+
+
+def test_the_exported_audit_log_is_the_one_of_the_command(server: Tollkeeper, keys: dict[str, str]) -> None:
+    answer = web.get(f"{server.url}/api/admin/audit/export", headers=bearer(keys["finance"]))
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/jsonl")
+    file = server.folder / "exported.jsonl"
+    server.cli("audit", "export", str(file))
+    assert answer.content == file.read_bytes()
 
 
 # -- the service role -----------------------------------------------------------------------------------------

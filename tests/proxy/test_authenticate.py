@@ -15,7 +15,7 @@ from billing.accounts import Accounts, ApiKey, KeyRules
 from billing.database import Database, now_ms
 from billing.errors import StoreUnavailable
 from billing.migrate import current_revision, newest_revision
-from proxy.authenticate import Authenticator, may_use_model
+from proxy.authenticate import MAX_AGE_SECONDS, Authenticator, may_use_model
 from proxy.rejections import Rejection
 from tests.support.schema import lay_sqlite
 
@@ -214,3 +214,27 @@ async def test_a_known_key_does_not_work_for_ever_while_sql_is_away(office: Offi
 )
 def test_which_models_a_key_may_use(model: str, allowlist: tuple[str, ...], own: tuple[str, ...] | None, may: bool) -> None:
     assert may_use_model(model, allowlist, own) is may
+
+
+async def test_requests_with_a_known_key_hardly_wait_for_a_database_that_hangs(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    await office.open()
+    authenticator, answers = Authenticator(office.accounts, 60), asyncio.Event()
+    assert (await authenticator.authenticate(bearer(office.secret))).key_id == office.key_id
+    original = office.accounts.find_key
+
+    async def hanging(digest: str) -> ApiKey | None:
+        await answers.wait()
+        return await original(digest)
+
+    monkeypatch.setattr(office.accounts, "find_key", hanging)
+    await asyncio.sleep(MAX_AGE_SECONDS + 0.1)
+    started = time.monotonic()
+    for _ in range(50):
+        assert (await authenticator.authenticate(bearer(office.secret))).key_id == office.key_id
+    together = await asyncio.gather(*(authenticator.authenticate(bearer(office.secret)) for _ in range(50)))
+    assert {key.key_id for key in together} == {office.key_id}
+    assert time.monotonic() - started < 1.5, "they wait together, once"
+    await office.accounts.revoke_key(office.key_id)
+    answers.set()
+    rejection, seconds = await until_refused(authenticator, bearer(office.secret))
+    assert (rejection.code, seconds < 2) == ("invalid_api_key", True), "what was asked meanwhile is answered"
