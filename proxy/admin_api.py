@@ -146,8 +146,10 @@ class AdminApi:
             AdminRoute("POST", f"{base}/jobs/{{job}}/run", "jobs.run", self._run_job),
             AdminRoute("GET", f"{base}/webhooks", "webhooks.read", self._webhooks),
             AdminRoute("POST", f"{base}/webhooks/{{event_id}}/replay", "webhooks.replay", self._replay),
+            AdminRoute("POST", f"{base}/webhooks/{{event_id}}/ignore", "webhooks.replay", self._ignore),
             AdminRoute("GET", f"{base}/purchases/review", "purchases.decide", self._review),
             AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/accept", "purchases.decide", self._accept),
+            AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/dismiss", "purchases.decide", self._dismiss),
             AdminRoute("GET", f"{base}/books/journal", "books.export", self._journal),
             AdminRoute("GET", f"{base}/audit", "audit.read", self._audit),
             AdminRoute("GET", f"{base}/audit/export", "audit.read", self._audit_export),
@@ -297,6 +299,10 @@ class AdminApi:
         reason = await _reason_if_any(request)
         return json_response(await self.desk.replay(caller, request.path_params["event_id"].replace("\0", ""), reason))
 
+    async def _ignore(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, Because)
+        return json_response(await self.desk.ignore(caller, request.path_params["event_id"].replace("\0", ""), asked.reason))
+
     async def _review(self, request: Request, caller: Caller) -> Response:
         del request, caller
         return json_response({"data": await self.desk.in_review()})
@@ -304,6 +310,10 @@ class AdminApi:
     async def _accept(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Because)
         return json_response(await self.desk.accept(caller, request.path_params["purchase_id"].replace("\0", ""), asked.reason))
+
+    async def _dismiss(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, Because)
+        return json_response(await self.desk.dismiss(caller, request.path_params["purchase_id"].replace("\0", ""), asked.reason))
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         del caller

@@ -122,6 +122,17 @@ class AdminDesk:
             raise Rejection(409, "not_acceptable", f"{refused}.") from None
         return {"id": purchase_id, "state": applied.state, "creditedMillicredits": str(applied.credited)}
 
+    async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
+        """Close a payment in review for which nothing is to be credited. Raises Rejection, StoreUnavailable."""
+        reason = checked_reason(reason)
+        if await self.money.sales.get(purchase_id) is None:
+            raise not_found("There is no such purchase.", "purchase_not_found")
+        try:
+            await self.money.sales.dismiss(purchase_id, caller.who, reason)
+        except NotAcceptable as refused:
+            raise Rejection(409, "not_in_review", f"{refused}.") from None
+        return {"id": purchase_id, "state": "dismissed"}
+
     # -- accounts ---------------------------------------------------------------------------------
 
     async def account(self, account_id: str) -> dict[str, Any]:
@@ -300,6 +311,11 @@ class AdminDesk:
         """Have an event handled again by the worker. Raises EventNotFound."""
         await self.inbox.replay(event_id, caller.who, reason)
         return {"eventId": event_id, "state": "pending"}
+
+    async def ignore(self, caller: Caller, event_id: str, reason: str) -> dict[str, Any]:
+        """Stop trying an event that waits. Raises Rejection, EventNotFound when none of that id waits."""
+        await self.inbox.ignore(event_id, checked_reason(reason), caller.who)
+        return {"eventId": event_id, "state": "ignored"}
 
     async def rate_cards(self) -> dict[str, Any]:
         """Every card, and which applies from when."""

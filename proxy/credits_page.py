@@ -39,6 +39,7 @@ from billing.statements import Statements
 from config.settings import Secret
 from proxy.account_api import AccountApi, answering, iso_time, json_response, page_cursor, page_cursor_of
 from proxy.checkout_api import OFF, json_body, receipt_url
+from proxy.edge import asked_by
 from proxy.money import MoneyIn
 from proxy.recharging import is_offered, save_recharge
 from proxy.rejections import Rejection, forbidden, invalid, not_found
@@ -399,7 +400,7 @@ class CreditsPage:
         threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
         ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit") if enabled else 0
         wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
-        who = Who(f"customer:{visitor.account_id}", "customer", ip=request.client.host if request.client else "")
+        who = Who(f"customer:{visitor.account_id}", "customer", *asked_by(request.scope))
         await save_recharge(self.money, visitor.account_id, wish, who, consent=consent)
         return RedirectResponse(f"/credits?done=recharge-{'on' if enabled else 'off'}", 303, self._headers())
 

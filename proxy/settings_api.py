@@ -15,6 +15,7 @@ from billing.statements import Statements
 from proxy.account_api import answering, json_response
 from proxy.authenticate import Authenticator
 from proxy.checkout_api import json_body
+from proxy.edge import asked_by
 from proxy.money import MoneyIn
 from proxy.recharging import is_offered, save_recharge
 from proxy.rejections import forbidden, invalid
@@ -71,7 +72,7 @@ class SettingsApi:
             message = "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
             raise forbidden(message, "credits_page_only")
         wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
-        who = Who(f"customer:{key.account_id} by {key.key_id}", "customer", ip=request.client.host if request.client else "")
+        who = Who(f"customer:{key.account_id} by {key.key_id}", "customer", *asked_by(request.scope))
         await save_recharge(self.money, key.account_id, wish, who, consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:

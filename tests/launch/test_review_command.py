@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from tests.launch.conftest import Live
+from tests.launch.conftest import Live, run_sql
 from tests.support import web
 from tests.support.servers import wait_until
 
@@ -83,3 +83,44 @@ def test_what_was_refunded_is_refused_and_waits_no_more(live: Live) -> None:
     done = live.server.run("purchases", "accept", purchase, "--reason", "too late")
     assert (done.returncode, "refunded" in done.stderr) == (1, True), done
     assert balance(live, key) == 0
+
+
+def test_dismissed_by_command_and_through_the_admin_api(live: Live) -> None:
+    admin = f"http://127.0.0.1:{live.server.environment['TOLLKEEPER_LISTEN__ADMIN_PORT']}/api/admin"
+    finance, ops = (bearer(live, role) for role in ("finance", "ops"))
+    for number in range(2):
+        key, purchase = paid_by_somebody_else(live)
+        url = f"{admin}/purchases/{purchase}/dismiss"
+        if number:
+            assert live.server.run("purchases", "dismiss", purchase).returncode == 2, "without a reason"
+            done = live.server.run("purchases", "dismiss", purchase, "--reason", "a friend's money: refunded")
+            assert (done.returncode, done.stdout) == (0, f"{purchase} is dismissed; nothing was credited.\n"), done.stderr
+        else:
+            assert web.post(url, json={"reason": "x"}, headers=ops).status_code == 403
+            assert web.post(url, json={"reason": ""}, headers=finance).status_code == 400
+            assert web.post(url, json={"reason": "x"}, headers=finance).json() == {"id": purchase, "state": "dismissed"}
+            assert web.post(f"{admin}/purchases/pur_missing/dismiss", json={"reason": "x"}, headers=finance).status_code == 404
+        assert waiting(live) == []
+        assert live.server.run("purchases", "accept", purchase, "--reason", "after all").returncode == 1
+        assert web.post(url, json={"reason": "x"}, headers=finance).status_code == 200  # it is so already
+        assert balance(live, key) == 0
+    assert live.server.run("purchases", "dismiss", "pur_missing", "--reason", "x").returncode == 1
+
+
+def test_an_event_that_waits_is_ignored_by_command_and_through_the_admin_api(live: Live) -> None:
+    admin = f"http://127.0.0.1:{live.server.environment['TOLLKEEPER_LISTEN__ADMIN_PORT']}/api/admin"
+    far, row = 2**60, "'refund.updated', 're_x', '', 1, 'webhook', {}, '{{}}', 'parked', 9, {}, NULL, 'names a purchase we do not have'"
+    for name in ("evt_one", "evt_two"):
+        run_sql(live.server.environment["TOLLKEEPER_DATABASE__URL"], f"INSERT INTO stripe_inbox VALUES ('{name}', {row.format(far, far)})")
+    done = live.server.run("stripe", "ignore", "evt_one", "--reason", "the other shop's")
+    assert (done.returncode, done.stdout) == (0, "evt_one waits no more.\n"), done.stderr
+    assert live.server.run("stripe", "ignore", "evt_one", "--reason", "again").returncode == 1
+    url = f"{admin}/webhooks/evt_two/ignore"
+    assert web.post(url, json={"reason": "x"}, headers=bearer(live, "support")).status_code == 403
+    assert web.post(url, json={"reason": "x"}, headers=bearer(live, "ops")).json() == {"eventId": "evt_two", "state": "ignored"}
+    assert web.post(url, json={"reason": "x"}, headers=bearer(live, "ops")).status_code == 404
+    assert live.server.cli("stripe", "inbox", "--state", "parked")["data"] == []
+
+
+def bearer(live: Live, role: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {live.server.cli('admin', 'create', f'a {role}', '--role', role)['adminKey']}"}
