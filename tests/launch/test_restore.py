@@ -107,8 +107,8 @@ def test_sql_from_a_dump_and_an_empty_redis(
         later = customer.call()
         control(bank, "clock", "PUT", offset_s=-600)
         lost = customer.page()
-        control(bank, "clock", "PUT", offset_s=0)
         control(bank, f"sessions/{lost['sessionId']}/pay")
+        control(bank, "clock", "PUT", offset_s=0)
         wait_until(lambda: customer.balance() == kept - later + STARTER, 10, "bought again")
         # the fire
         server.kill()
