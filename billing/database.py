@@ -62,7 +62,9 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
     """Without `transactions` every statement commits by itself: reading then takes no lock and no round trips."""
     if url.database and url.database != ":memory:":
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_async_engine(url, connect_args={"timeout": timeout_seconds}, hide_parameters=True)
+    # a reader has nothing to roll back, and asking for it costs a third of a small read
+    reset = "rollback" if transactions else None
+    engine = create_async_engine(url, connect_args={"timeout": timeout_seconds}, hide_parameters=True, pool_reset_on_return=reset)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -143,14 +143,16 @@ class Recharges:
         return AS_NEW
 
     async def watch(self) -> int:
-        """Note crossings both ways; how many accounts fell below."""
+        """Note crossings both ways, and disputes; how many accounts fell below."""
         posted = select(balances.c.posted_millicredits).where(balances.c.account_id == auto_recharges.c.account_id).scalar_subquery()
         above, under = posted >= auto_recharges.c.threshold_millicredits, posted < auto_recharges.c.threshold_millicredits
         settled = auto_recharges.c.state != "paying"
         rises, falls = and_(auto_recharges.c.below, above, settled), and_(auto_recharges.c.enabled, ~auto_recharges.c.below, under, settled)
+        disputed = auto_recharges.c.state == "disputed"
         async with self._db.read() as connection:
-            if (await connection.execute(select(auto_recharges.c.account_id).where(or_(rises, falls)).limit(1))).first() is None:
+            if (await connection.execute(select(auto_recharges.c.account_id).where(or_(rises, falls, disputed)).limit(1))).first() is None:
                 return 0
+        await self._tell_of_disputes()
         cured = {"below": False, "next_try_at": None, "updated_at": now_ms()}
         ended = auto_recharges.c.state.in_(("stopped", "disputed"))
         async with self._db.write() as connection:
@@ -218,7 +220,7 @@ class Recharges:
                     found.append((Recharge(**row), Purchase(**purchase)))
         return found
 
-    async def tell_of_disputes(self) -> None:
+    async def _tell_of_disputes(self) -> None:
         """Those that a dispute has ended: stopped, and told once."""
         query = select(auto_recharges.c.account_id).where(auto_recharges.c.state == "disputed")
         async with self._db.read() as connection:

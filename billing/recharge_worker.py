@@ -35,7 +35,6 @@ class RechargeWorker:
 
         `most_cents`: what one account may be charged in a UTC month at most.
         """
-        await self._recharges.tell_of_disputes()
         done = await self._recharges.watch()
         if enabled:
             for account_id in await self._recharges.due():
