@@ -131,7 +131,7 @@ def test_support_is_told_its_cap_and_held_to_it(town: Town, visits: Visits, keys
     customer = town.customer()
     page = enter(visits.window(), town, keys["support"])
     open_account(page, town, customer)
-    cap = re.search(r"at most ([\d,]+) an account", card(page, "grant").inner_text())
+    cap = re.search(r"at most ([\d,]+) a day, over all accounts", card(page, "grant").inner_text())
     assert cap is not None
     expect(card(page, "adjust")).to_have_count(0)
     page.get_by_label("Credits to give").fill(str(int(cap[1].replace(",", "")) + 1))
