@@ -164,7 +164,7 @@ def container(image: Path, folder: Path) -> Iterator[tuple[dict[str, str], Path]
 
 
 def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
-    others = {"__pycache__", "alerts", "dashboards", "grafana", "prometheus"}  # for other programs: mounted from the checkout
+    others = {"__pycache__", "alerts", "dashboards", "grafana", "postgres", "prometheus"}  # for other programs: mounted from the checkout
     for package in ("proxy", "billing", "config", "sandbox"):
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and not others & set(path.parts) and path.name != "source.json":
