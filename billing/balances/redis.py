@@ -16,7 +16,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -74,6 +74,7 @@ class RedisBalances:
         self._released: deque[tuple[float, Due]] = deque()
         self._prefix = [prefix_of(bucket) for bucket in range(BUCKETS)]
         self._tasks: list[asyncio.Task[None]] = []
+        self._ending: set[asyncio.Task[None]] = set()
 
     async def open(self, wait_seconds: int | float = 10) -> None:
         """Connect, and wait until every bucket serves. Raises StoreUnavailable when that takes too long."""
@@ -92,10 +93,10 @@ class RedisBalances:
         if self._link.ready and self._undelivered:
             with contextlib.suppress(StoreUnavailable):
                 await self._deliver()
-        for task in [*self._tasks, *self._entering.values()]:
-            task.cancel()
-        await asyncio.gather(*self._tasks, *self._entering.values(), return_exceptions=True)
+        self._end([*self._tasks, *self._entering.values()])
+        await asyncio.gather(*self._ending, return_exceptions=True)
         await self._link.close()
+        await asyncio.gather(*self._ending, return_exceptions=True)
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless every bucket serves now."""
@@ -457,14 +458,27 @@ class RedisBalances:
         """The link reached a server: find every bucket's state, rebuild what does not fit this server."""
         self._run_id, self._connected_at = run_id, time.monotonic()
         self._open = [False] * BUCKETS
-        for task in self._entering.values():
-            task.cancel()
+        self._end(self._entering.values())
         self._entering.clear()
-        await asyncio.gather(*(self._enter(bucket) for bucket in range(BUCKETS)))
+        entering = [asyncio.create_task(self._enter(bucket)) for bucket in range(BUCKETS)]
+        try:
+            await asyncio.gather(*entering)
+        finally:
+            self._end(entering)  # when the link was lost one has said so, and the others must not go on over the next one
         for hold_id, live in list(self._live.items()):  # what could not be told while the link was down
             if live.checkpoint:
                 self.checkpoint(Checkpoint(hold_id, live.request.account_id, Millicredits(live.checkpoint), live.record))
         await self._renew()
+
+    def _end(self, tasks: Iterable[asyncio.Task[None]]) -> None:
+        """Cancel each once, and wait for them at `close()`: aiosqlite never ends a close that is cancelled a second time."""
+        for task in tasks:
+            if task.done():
+                continue
+            if not task.cancelling():
+                task.cancel()
+            self._ending.add(task)
+            task.add_done_callback(self._ending.discard)
 
     def _reenter(self, bucket: int) -> None:
         """A script said that our token is stale: close the bucket here until we know the new one."""

@@ -343,3 +343,18 @@ async def serves_disk(books: Books) -> bool:
     except StoreUnavailable:
         return False
     return True
+
+
+@pytest.mark.parametrize("seconds", [0.02, 0.1, 0.25, 0.5])
+async def test_closing_while_buckets_are_rebuilt_leaves_nothing_running(redis_server: RedisServer, folder: Path, seconds: float) -> None:
+    """What was left ran on beside the next connection, and kept the process from ending."""
+    books = await open_books(folder, redis_server.url)
+    other = another(books, redis_server)
+    await other.open()
+    redis_server.kill()
+    redis_server.start()
+    await asyncio.sleep(seconds)
+    await other.close()
+    await close_books(books)
+    await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
