@@ -40,7 +40,7 @@ async def work(url: str, api_base: str) -> None:
 def fork(url: str, api_base: str) -> int:
     pid = os.fork()
     if pid == 0:
-        die_with_parent()
+        die_with_parent(os.getppid())
         try:
             uvloop.run(work(url, api_base))
         finally:
