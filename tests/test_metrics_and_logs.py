@@ -177,7 +177,8 @@ def test_a_client_cannot_invent_a_series(customer: Customer) -> None:
     # 120 of these are refused under /v1, and the last one was served
     wait_until(lambda: read(customer.server)["openai_calls_total", (("model", "gpt-4o-mini"),)] >= 30, 5, "everything is published")
     after = read(customer.server)
-    assert len(after.keys() - before.keys()) < 15
+    by_itself = ("finance_", "tollkeeper_job")  # a job ran meanwhile
+    assert len([name for name, _ in after.keys() - before.keys() if not name.startswith(by_itself)]) < 15
     text = json.dumps([list(key) for key in after])
     assert not re.search(r"(model|field|path|page|key|user|mine|VERB)-?\d", text)
     models = {dict(labels)["model"] for _, labels in after.keys() - before.keys() if "model" in dict(labels)}
