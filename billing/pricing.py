@@ -134,6 +134,17 @@ class BookOrigin(NamedTuple):
     rounding: RoundingMode
 
 
+def family(name: str) -> str:
+    """The name under which a model's figures are shown: without its date, and of a fine-tuned one only the base.
+
+    A name that is served is priced by itself or by such a name (PriceBook.find), so there are no more of them than priced models,
+    whatever dates and owners clients think of.
+    """
+    base = f"ft:{name.split(':')[1]}" if name.startswith("ft:") else name
+    dated = DATED.match(base)
+    return dated[1] if dated else base
+
+
 class PriceBook:
     """All prices that apply now: a rate card's costs, and what customers pay for them."""
 

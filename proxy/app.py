@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import certifi
 import httpx
@@ -216,7 +216,10 @@ class Application:
             self._stack.push_async_callback(jobs.stop)
             await enter(background(Publisher(settings, database, store, book, metrics, time.time()).follow()))
         health = Health({"sql": "not checked yet", "balances": "not checked yet"})
-        await enter(background(_watch(services, database, store, health)))
+        look = _look_at(services, database, store, health)
+        await look()  # so that nobody is told that nothing was checked yet
+        watching = repeat(look, WATCH_SECONDS, "watching the stores", partial(health.problems.__setitem__, "watch"))
+        await enter(background(watching))
         await enter(background(rates.follow(services, partial(live.note, RATES))))
         control = await enter(control_client(settings, self._key))
         await enter(background(follow_background(BackgroundResponses(services, ledger, cards, control), leader_of(store, "background"))))
@@ -334,8 +337,8 @@ async def background(work: Any) -> AsyncIterator[None]:
             await task
 
 
-async def _watch(services: Services, database: Database, store: Store, health: Health) -> NoReturn:
-    """Probe the stores, publish gauges, and stop admitting when the journal is over its bounds. For ever, whatever a look ends in."""
+def _look_at(services: Services, database: Database, store: Store, health: Health) -> Callable[[], Awaitable[int]]:
+    """One look: probe the stores, publish gauges, and stop admitting when the journal is over its bounds."""
     journal, turn = services.settings.journal, 0
 
     async def look() -> int:
@@ -362,7 +365,7 @@ async def _watch(services: Services, database: Database, store: Store, health: H
         turn += 1
         return 0
 
-    await repeat(look, WATCH_SECONDS, "watching the stores", partial(health.problems.__setitem__, "watch"))
+    return look
 
 
 def publish_store(metrics: Metrics, store: Store) -> None:

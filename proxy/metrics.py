@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from billing.finance import Figures
 from billing.holds import Outstanding
 from billing.money import display_credits, display_usd
+from billing.pricing import family
 from billing.record import UsageRecord
 from billing.runs import Standing
 from billing.usage import Usage
@@ -296,7 +297,7 @@ class Metrics:
     def orphan(self, record: UsageRecord, charged: int) -> None:
         """Count a charge whose request never ended: its process died, or broke off, and the ledger has what it owed."""
         usage = Usage(input_tokens=record.input_tokens, output_tokens=record.output_tokens)
-        self.metered(record.model, record.held_millicredits, charged, usage, record.usage_source)
+        self.metered(family(record.model), record.held_millicredits, charged, usage, record.usage_source)
 
     def side_answer(self, path: str, status: int, *, selling: bool) -> None:
         """Note an answer of the side API: buying and crediting have an objective. Not `selling`: somebody switched buying off.

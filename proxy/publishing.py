@@ -5,6 +5,7 @@ the process that ran a job, and what was run by hand shows as well.
 """
 
 import asyncio
+from collections import defaultdict
 from datetime import date
 
 from billing.database import Database, now_ms
@@ -12,6 +13,7 @@ from billing.finance import Figures, Finance, day_of, span
 from billing.inbox import Inbox
 from billing.jobs import Store, repeat
 from billing.money import display_credits
+from billing.pricing import family
 from billing.runs import Runs
 from config.settings import Settings
 from proxy.jobs import JobBook
@@ -83,5 +85,8 @@ class Publisher:
         if updated_at == self._shown_at:
             return
         models = await self._finance.top_models(span(today)[0], MOST_MODELS)
-        self._metrics.models_today({model.model: model.cost for model in models})
+        costs: defaultdict[str, int] = defaultdict(int)
+        for model in models:
+            costs[family(model.model)] += model.cost
+        self._metrics.models_today(costs)
         self._shown_at = updated_at
