@@ -20,12 +20,12 @@ from billing.holds import Checkpoint, Gone, Held, Settled
 from billing.jobs import flush_once
 from billing.money import Millicredits
 from tests.billing.stores import Books, close_books, open_books, record, request
-from tests.support.servers import RedisServer
+from tests.support.servers import RedisServer, within
 
 
 async def until(check: Callable[[], Any], seconds: float, what: str) -> None:
     """Wait without blocking the loop that the stores live in."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + within(seconds)
     while True:
         found = check()
         if asyncio.iscoroutine(found):

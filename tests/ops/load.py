@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Self
 
 from tests.support import web
-from tests.support.servers import Account
+from tests.support.servers import Account, within
 
 PER_REQUEST = 5
 """What the request below costs, in millicredits: 8 input and 5 output tokens of gpt-4o-mini, 4.2 rounded up."""
@@ -87,8 +87,9 @@ class Load:
         """What was asked after a moment."""
         return [reply for reply in self.replies if reply.asked >= moment]
 
-    def settle(self, wanted: Callable[[Reply], bool], *, at_most: float = 2.0, quiet: float = 1.0) -> float:
-        """Waits until every reply is as wanted and stays so; the seconds it took, which must be at most `at_most`."""
+    def settle(self, wanted: Callable[[Reply], bool], *, quiet: float = 1.0) -> float:
+        """Waits until every reply is as wanted and stays so; the seconds it took, which must be at most two."""
+        at_most = within(2.0)
         began = time.monotonic()
         time.sleep(at_most + quiet)
         late = [reply for reply in self.since(began + at_most) if not wanted(reply)]
