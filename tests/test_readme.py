@@ -40,7 +40,7 @@ def test_every_snippet_of_the_readme_runs(language: str, code: str, embedded: To
         "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     }
     command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
-    done = subprocess.run(command, cwd=embedded.folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=embedded.folder, env=environment, capture_output=True, text=True, timeout=170, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
     assert not re.search(r'"error":\s*\{', done.stdout)

@@ -1,4 +1,4 @@
-"""Served proxies that tests of one session share, one a configuration; customers are made beside the running server."""
+"""Served proxies that tests of one module share, one a configuration; customers are made beside the running server."""
 
 import asyncio
 import itertools
@@ -124,9 +124,12 @@ def metric(server: Tollkeeper, name: str, **labels: str) -> float:
 MakeCustomer = Callable[..., Customer]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def served(session_sandbox: Sandbox, session_folder: Path) -> Iterator[Callable[..., Tollkeeper]]:
-    """A running Tollkeeper (embedded store, SQLite) with these settings; the same one for the same settings."""
+    """A running Tollkeeper (embedded store, SQLite) with these settings; a module's same one for the same settings.
+
+    Not the session's: by its end thirty servers would look at their stores for nobody, and take half of the machine.
+    """
     running: dict[tuple[tuple[str, str], ...], Tollkeeper] = {}
 
     def get(**environment: str) -> Tollkeeper:
@@ -167,7 +170,7 @@ def new_customer(session_sandbox: Sandbox) -> MakeCustomer:
     return new
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _rich(new_customer: MakeCustomer) -> Callable[[Tollkeeper], Customer]:
     known: dict[str, Customer] = {}
 

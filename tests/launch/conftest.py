@@ -84,9 +84,9 @@ def stripe_environment(bank: str) -> dict[str, str]:
     }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def live(session_folder: Path, session_sandbox: Sandbox, postgres_url: str) -> Iterator[Live]:
-    home = session_folder / "launch"
+    home = session_folder / f"launch_{free_port()}"
     home.mkdir()
     redis = RedisServer(home / "redis")
     redis.start()
