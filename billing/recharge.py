@@ -39,6 +39,7 @@ AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state
 
 NOT_ASKED = "not_asked"
 """Why a payment ended that Stripe never heard of: nobody declined anything."""
+NOT_ASKED_PAUSE_MS = 300_000
 DISPUTED = "A payment was disputed, so automatic recharge is off."
 IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
 
@@ -250,7 +251,10 @@ class Recharges:
             if not await self._still(connection, row):
                 return
             if code == NOT_ASKED:
-                await _set(connection, row.account_id, {"state": "ready", "next_try_at": now_ms(), "updated_at": now_ms()})
+                # not at once: whoever asked Stripe in the very moment that the sweeper gave up is heard of first, and begin() looks
+                # at the balance again, so that one crossing is not paid twice
+                again = now_ms() + NOT_ASKED_PAUSE_MS
+                await _set(connection, row.account_id, {"state": "ready", "next_try_at": again, "updated_at": now_ms()})
                 return
             if code == NEEDS_BUYER:
                 text = "Your bank wants you to confirm the payment."

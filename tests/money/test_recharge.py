@@ -141,6 +141,10 @@ async def test_one_payment_without_an_answer_does_not_hold_up_the_others(shop: S
     row = await shop.recharges.get(stuck)
     assert row is not None
     assert row.failures == 0  # nobody declined anything
+    await step(shop)
+    assert await shop.balance(stuck) == 0  # not at once: Stripe may have been asked in the moment in which it was given up
+    async with shop.books.database.write() as connection:
+        await connection.execute(text("UPDATE auto_recharges SET next_try_at = 0 WHERE next_try_at IS NOT NULL"))
     await step(shop)  # under another key
     assert await shop.balance(stuck) == 9_990_000
 
