@@ -34,6 +34,21 @@ def session_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def new_folder(session_folder: Path) -> Callable[[str], Path]:
+    """An empty folder of about this name, for a fixture that outlives a test.
+
+    Never the same one twice: xdist may run a module's tests apart, and set its fixtures up once more for the rest.
+    """
+
+    def new(name: str) -> Path:
+        path = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=session_folder))
+        path.chmod(0o755)
+        return path
+
+    return new
+
+
+@pytest.fixture(scope="session")
 def postgres_url(session_folder: Path) -> Iterator[str]:
     """One PostgreSQL server for the session, with its default database."""
     with postgres(session_folder / "pg") as url:

@@ -31,10 +31,9 @@ USAGE_KEYS = {
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def running(request: pytest.FixtureRequest, session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+def running(request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
     """One served product per store; the tests use accounts of their own."""
-    home = session_folder / f"cli-{request.param}"
-    home.mkdir()
+    home = new_folder(f"cli-{request.param}")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
     redis = RedisServer(home / "redis")
     if request.param == "redis":
@@ -47,10 +46,9 @@ def running(request: pytest.FixtureRequest, session_folder: Path, session_sandbo
 
 
 @pytest.fixture(scope="module")
-def alone(session_folder: Path) -> Tollkeeper:
+def alone(new_folder: Callable[[str], Path]) -> Tollkeeper:
     """A folder without a server; its environment is what the CLI runs in."""
-    home = session_folder / "cli-alone"
-    home.mkdir()
+    home = new_folder("cli-alone")
     server = Tollkeeper(home, {})
     server.cli("migrate")
     return server
@@ -368,10 +366,9 @@ TAMPERINGS = {
 
 
 @pytest.fixture(scope="module")
-def quiet(session_folder: Path, session_sandbox: Sandbox) -> tuple[Tollkeeper, str]:
+def quiet(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> tuple[Tollkeeper, str]:
     """A stopped product with one booked request, to be copied and tampered with; its account."""
-    home = session_folder / "cli-quiet"
-    home.mkdir()
+    home = new_folder("cli-quiet")
     server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}).start()
     try:
         account = new_customer(server, 100_000)

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -131,9 +131,10 @@ def test_what_is_copied_exists_and_passes_the_ignore_file() -> None:
 
 
 @pytest.fixture(scope="module")
-def image(session_folder: Path) -> Path:
+def image(new_folder: Callable[[str], Path]) -> Path:
     """What the build stage would install, installed here: a wheel of nothing but what is copied."""
-    context, site, wheels = session_folder / "context", session_folder / "site", session_folder / "wheels"
+    home = new_folder("image")
+    context, site, wheels = home / "context", home / "site", home / "wheels"
     context.mkdir()
     for source in copied():
         target = context / source
@@ -144,10 +145,10 @@ def image(session_folder: Path) -> Path:
             shutil.copy(ROOT / source, target)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
     build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "--wheel-dir", str(wheels), str(context)]
-    subprocess.run([*pip, *build], cwd=session_folder, capture_output=True, check=True)
+    subprocess.run([*pip, *build], cwd=home, capture_output=True, check=True)
     (wheel,) = wheels.glob("*.whl")
     install = ["install", "--no-deps", "--no-index", "--target", str(site), str(wheel)]
-    subprocess.run([*pip, *install], cwd=session_folder, capture_output=True, check=True)
+    subprocess.run([*pip, *install], cwd=home, capture_output=True, check=True)
     return site
 
 

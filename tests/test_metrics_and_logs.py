@@ -24,10 +24,9 @@ SECRET = "a sentence that must not be found anywhere"
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def server(request: pytest.FixtureRequest, session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+def server(request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
     """Alone, and with two workers whose metrics must come as one."""
-    home = session_folder / f"metrics-{request.param}"
-    home.mkdir()
+    home = new_folder(f"metrics-{request.param}")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
     redis = RedisServer(home / "redis")
     if request.param == "redis":

@@ -3,7 +3,7 @@
 import ast
 import base64
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,8 @@ def fits(answer: httpx.Response, path: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
-    home = session_folder / "openapi"
-    home.mkdir()
+def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = new_folder("openapi")
     packages = json.dumps([{"code": "plus", "usd": "49.99", "bonus_percent": "5"}])
     server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_PACKAGES": packages}).start()
     yield server

@@ -125,7 +125,7 @@ MakeCustomer = Callable[..., Customer]
 
 
 @pytest.fixture(scope="module")
-def served(session_sandbox: Sandbox, session_folder: Path) -> Iterator[Callable[..., Tollkeeper]]:
+def served(session_sandbox: Sandbox, new_folder: Callable[[str], Path]) -> Iterator[Callable[..., Tollkeeper]]:
     """A running Tollkeeper (embedded store, SQLite) with these settings; a module's same one for the same settings.
 
     Not the session's: by its end thirty servers would look at their stores for nobody, and take half of the machine.
@@ -135,8 +135,7 @@ def served(session_sandbox: Sandbox, session_folder: Path) -> Iterator[Callable[
     def get(**environment: str) -> Tollkeeper:
         key = tuple(sorted(environment.items()))
         if key not in running:
-            home = session_folder / f"served{next(_numbers)}"
-            home.mkdir()
+            home = new_folder("served")
             running[key] = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, **environment}).start()
         return running[key]
 

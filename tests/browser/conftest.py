@@ -3,7 +3,7 @@
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,9 +62,8 @@ def browser() -> Iterator[Browser]:
 
 
 @pytest.fixture(scope="module")
-def town(session_folder: Path, session_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Town]:
-    home = session_folder / request.module.__name__.rpartition(".")[2]
-    home.mkdir()
+def town(new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Town]:
+    home = new_folder(request.module.__name__.rpartition(".")[2])
     bank = subprocess.Popen([sys.executable, "-m", "sandbox.stripe"], cwd=ROOT, stdout=subprocess.PIPE)
     assert bank.stdout is not None
     found = re.search(rb"http://\S+", bank.stdout.readline())

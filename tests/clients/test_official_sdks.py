@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,9 +68,8 @@ class Seen:
 
 
 @pytest.fixture(scope="module")
-def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
-    home = session_folder / "sdks"
-    home.mkdir()
+def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = new_folder("sdks")
     server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}).start()
     yield server
     server.kill()

@@ -32,10 +32,9 @@ NUMBERS = {"LIST": '["gpt-4o-mini"]', "CREDITS": "10"}
 
 
 @pytest.fixture(scope="module")
-def served(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+def served(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
     """The smallest installation: SQLite, the embedded store, Stripe's simulator."""
-    home = session_folder / "runbook"
-    home.mkdir()
+    home = new_folder("runbook")
     bank, process = start_bank()
     server = Tollkeeper(home, {**stripe_environment(bank), "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}).start()
     about = {"secret": SECRET, "enabled_events": list(KINDS), "api_version": API_VERSION}

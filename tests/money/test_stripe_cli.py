@@ -9,7 +9,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,9 +89,8 @@ class Town:
 
 
 @pytest.fixture(scope="module")
-def town(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Town]:
-    home = session_folder / "stripe-cli"
-    home.mkdir()
+def town(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Town]:
+    home = new_folder("stripe-cli")
     command = [sys.executable, "-m", "sandbox.stripe", "--api-version", OLD_VERSION]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -1,6 +1,6 @@
 """`sql`: a migrated database on SQLite and on PostgreSQL; `pair`: two workers on Redis that follow a proxy.toml of their own."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,10 +18,9 @@ async def sql(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Boo
 
 
 @pytest.fixture(scope="module")
-def pair(session_folder: Path, session_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Tollkeeper]:
+def pair(new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Tollkeeper]:
     """Two workers and a jobs process on Redis."""
-    home = session_folder / f"pair-{request.module.__name__.rpartition('.')[2]}"
-    home.mkdir()
+    home = new_folder(f"pair-{request.module.__name__.rpartition('.')[2]}")
     redis = RedisServer(home / "redis")
     redis.start()
     (home / "proxy.toml").write_text("# nothing is changed yet\n")

@@ -1,6 +1,6 @@
 """What each listener serves, and what browsers are told."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
@@ -16,9 +16,8 @@ APP = "https://app.example.com"
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def server(request: pytest.FixtureRequest, session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
-    home = session_folder / f"edge-{request.param}"
-    home.mkdir()
+def server(request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = new_folder(f"edge-{request.param}")
     environment = {
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_LISTEN__SIDE_PORT": str(free_port()),

@@ -44,10 +44,9 @@ def environment_of(openai: Sandbox) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def single(session_folder: Path, openai: Sandbox) -> Iterator[Tollkeeper]:
+def single(new_folder: Callable[[str], Path], openai: Sandbox) -> Iterator[Tollkeeper]:
     """The embedded store and SQLite, in one process."""
-    home = session_folder / "jobs"
-    home.mkdir()
+    home = new_folder("jobs")
     server = Tollkeeper(home, environment_of(openai)).start()
     yield server
     server.kill()

@@ -5,7 +5,7 @@ import os
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -169,10 +169,9 @@ def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_
 
 
 @pytest.fixture(scope="module")
-def watched(session_folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper, RedisServer]]:
+def watched(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper, RedisServer]]:
     """Two workers, Stripe configured, following a file of their own."""
-    home = session_folder / "monitored"
-    home.mkdir()
+    home = new_folder("monitored")
     redis = RedisServer(home / "redis")
     redis.start()
     (home / "proxy.toml").write_text("# nothing is changed yet\n")
@@ -201,10 +200,10 @@ def test_promtool_finds_nothing_wrong_with_the_metrics(watched: tuple[Tollkeeper
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer], session_folder: Path) -> None:
+def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer], folder: Path) -> None:
     """A real service misbehaves for real; each alert fires, and none that has no cause."""
     server, redis = watched
-    prometheus = Prometheus(session_folder / "prometheus-real", [f"127.0.0.1:{server.port}"]).start()
+    prometheus = Prometheus(folder / "prometheus", [f"127.0.0.1:{server.port}"]).start()
     fired = set()
     try:
         account, rich, pays_it_all = new_customer(server, 0), new_customer(server), new_customer(server, 800)
@@ -265,7 +264,7 @@ def deliver_in_live_mode(server: Tollkeeper) -> None:
     assert answer.json()["error"]["code"] == "wrong_livemode"
 
 
-def test_the_other_states_fire_too_and_every_panel_shows_something(session_folder: Path) -> None:
+def test_the_other_states_fire_too_and_every_panel_shows_something(folder: Path) -> None:
     """What takes days, or a fault of ours, to come about: the product's own metrics are put into that state."""
     exporter = Exporter()
     metrics = exporter.metrics
@@ -316,7 +315,7 @@ def test_the_other_states_fire_too_and_every_panel_shows_something(session_folde
         for state in ("open", "idle"):
             metrics.upstream_connections.labels(state).set(1)
 
-    prometheus = Prometheus(session_folder / "prometheus-states", [exporter.target]).start()
+    prometheus = Prometheus(folder / "prometheus", [exporter.target]).start()
     try:
         until = time.monotonic() + 5
         while time.monotonic() < until:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -71,9 +71,8 @@ def issuer() -> Iterator[Issuer]:
 
 
 @pytest.fixture(scope="module")
-def server(session_folder: Path, session_sandbox: Sandbox, issuer: Issuer) -> Iterator[Tollkeeper]:
-    home = session_folder / "oidc"
-    home.mkdir()
+def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox, issuer: Issuer) -> Iterator[Tollkeeper]:
+    home = new_folder("oidc")
     environment = {
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_ADMIN__OIDC_ISSUER": ISSUER,

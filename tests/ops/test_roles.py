@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from calendar import monthrange
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -39,9 +39,8 @@ BODIES: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
-    home = session_folder / "roles"
-    home.mkdir()
+def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = new_folder("roles")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_ADMIN__SUPPORT_GRANT_CREDITS": str(CAP)}
     server = Tollkeeper(home, environment).start()
     yield server

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,8 @@ PAGES = {"TOLLKEEPER_STRIPE__SUCCESS_URL": "http://127.0.0.1:9/ok", "TOLLKEEPER_
 
 
 @pytest.fixture(scope="module")
-def server(session_folder: Path, session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
-    home = session_folder / "side-requests"
-    home.mkdir()
+def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+    home = new_folder("side-requests")
     environment = {
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_LISTEN__TRUSTED_PROXIES": '["127.0.0.1", "10.0.0.0/8"]',

@@ -3,8 +3,9 @@
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -66,9 +67,8 @@ def test_a_well_formed_context_goes_on_and_into_the_log(
 
 
 @pytest.fixture(scope="module")
-def traced(session_folder: Any, session_sandbox: Any) -> Iterator[Account]:
-    home = session_folder / "traced"
-    home.mkdir()
+def traced(new_folder: Callable[[str], Path], session_sandbox: Any) -> Iterator[Account]:
+    home = new_folder("traced")
     server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_BILLING__ALLOW_STORE": "true"}).start()
     yield server.account("100")
     server.kill()
