@@ -60,11 +60,14 @@ class Database:
 
 def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> AsyncEngine:
     """Without `transactions` every statement commits by itself: reading then takes no lock and no round trips."""
-    if url.database and url.database != ":memory:":
-        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     # a reader has nothing to roll back, and asking for it costs a third of a small read
     reset = "rollback" if transactions else None
     engine = create_async_engine(url, connect_args={"timeout": timeout_seconds}, hide_parameters=True, pool_reset_on_return=reset)
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def make_folder(*_connecting: object) -> None:  # not before: who only asks whether there is a ledger leaves no trace
+        if url.database and url.database != ":memory:":
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:

@@ -7,8 +7,10 @@ from functools import cache
 from pathlib import Path
 
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import ProgrammingError
 
 from billing.database import Database
+from billing.errors import StoreUnavailable
 
 SCRIPTS = Path(__file__).parent / "migrations"
 SQLITE_HAS_VERSION = "select 1 from sqlite_master where type = 'table' and name = 'alembic_version'"
@@ -28,12 +30,20 @@ async def migrate(database: Database) -> str:
 
 async def current_revision(database: Database) -> str | None:
     """The revision the database is at; None when it was never migrated. Raises StoreUnavailable."""
+    try:
+        async with database.read() as connection:
+            found: str | None = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
+            return found
+    except (ProgrammingError, StoreUnavailable):  # SQLite says of a missing table what it says of a broken file
+        if await _has_versions(database):
+            raise
+        return None
+
+
+async def _has_versions(database: Database) -> bool:
     exists = SQLITE_HAS_VERSION if database.is_sqlite else POSTGRESQL_HAS_VERSION
     async with database.read() as connection:
-        if (await connection.execute(text(exists))).scalar_one_or_none() is None:
-            return None
-        found: str | None = (await connection.execute(text("select version_num from alembic_version"))).scalar_one_or_none()
-        return found
+        return (await connection.execute(text(exists))).scalar_one_or_none() is not None
 
 
 @cache

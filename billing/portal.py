@@ -5,7 +5,7 @@ import secrets
 from collections import defaultdict
 from typing import NamedTuple
 
-from sqlalchemy import delete, func, insert, select, union_all, update
+from sqlalchemy import ColumnElement, delete, func, insert, select, union_all, update
 
 from billing.audit import Change, Who, note_by
 from billing.database import Database, now_ms
@@ -50,16 +50,16 @@ class Portal:
                 raise AccountNotFound(account_id)
         return await self._make(account_id, "link", LINK_MS, who)
 
+    async def opens(self, token: str) -> str | None:
+        """The account whose page a link's token would open now. Spends nothing."""
+        query = select(portal_tokens.c.account_id).where(*_is_good_link(token))
+        async with self._db.read() as connection:
+            found: str | None = (await connection.execute(query)).scalar_one_or_none()
+        return found
+
     async def open(self, token: str) -> tuple[str, Session] | None:
         """(a session's token, the session) for a link's token; None when it is unknown, used or too old."""
-        now = now_ms()
-        table = portal_tokens.c
-        use = (
-            update(portal_tokens)
-            .where(table.hash == _hash(token), table.kind == "link", table.used_at.is_(None), table.expires_at > now)
-            .values(used_at=now)
-            .returning(table.account_id)
-        )
+        use = update(portal_tokens).where(*_is_good_link(token)).values(used_at=now_ms()).returning(portal_tokens.c.account_id)
         async with self._db.write() as connection:
             account_id: str | None = (await connection.execute(use)).scalar_one_or_none()
         if account_id is None:
@@ -114,6 +114,12 @@ class Portal:
             )
             await note_by(connection, who, Change("portal.link", account_id, None, {"expiresAt": now + lifetime_ms}))
         return token, now + lifetime_ms
+
+
+def _is_good_link(token: str) -> tuple[ColumnElement[bool], ...]:
+    """That a row is this link's, not used, and not too old."""
+    table = portal_tokens.c
+    return table.hash == _hash(token), table.kind == "link", table.used_at.is_(None), table.expires_at > now_ms()
 
 
 def _hash(token: str) -> str:

@@ -32,7 +32,7 @@ from billing.holds import Reading
 from billing.ledger import UsageFilters
 from billing.money import MoneyError, millicredits, parse_credits
 from billing.periods import PERIODS
-from billing.portal import DAY_MS, Portal
+from billing.portal import DAY_MS, Portal, Session
 from billing.recharge import Recharge, Wish
 from billing.sales import Purchase, Standing
 from billing.statements import Statements
@@ -40,9 +40,10 @@ from config.settings import Secret
 from proxy.account_api import AccountApi, answering, iso_time, json_response, page_cursor, page_cursor_of
 from proxy.checkout_api import OFF, json_body, receipt_url
 from proxy.edge import asked_by
+from proxy.forms import own_form, session_form
 from proxy.money import MoneyIn
 from proxy.recharging import is_offered, save_recharge
-from proxy.rejections import Rejection, forbidden, invalid, not_found
+from proxy.rejections import Rejection, invalid, not_found
 from proxy.spend_chart import DAYS, exact, figure, spend_chart
 from proxy.statement_files import statement_csv, statement_pdf
 from proxy.switches import banners
@@ -52,7 +53,6 @@ log = logging.getLogger("tollkeeper.stripe")
 COOKIE = "tk_session"
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
-MAX_FORM_BYTES = 16_384
 STRIPE_PAGES = "https://checkout.stripe.com https://billing.stripe.com"
 LINK_MS = 23 * 3_600_000
 """Payment pages close after a day: an older link to one is not shown."""
@@ -131,7 +131,8 @@ class CreditsPage:
         return [
             Route("/api/portal/sessions", answering(self._make_link), methods=["POST"]),
             Route("/credits", self._page(self._credits), methods=["GET"]),
-            Route("/credits/enter", self._enter, methods=["GET"]),
+            Route("/credits/enter", self._ask_to_enter, methods=["GET"]),
+            Route("/credits/enter", self._enter, methods=["POST"]),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
             Route("/credits/statement", self._page(self._statement), methods=["GET"]),
             Route("/credits/receipts/{purchase_id}", self._page(self._receipt), methods=["GET"]),
@@ -165,10 +166,32 @@ class CreditsPage:
             raise not_found("There is no such account.", "account_not_found") from None
         return json_response({"url": link_url(self.public_url, token), "expiresAt": iso_time(expires_at)}, 201)
 
-    async def _enter(self, request: Request) -> Response:
-        """A link's token becomes a session, once, and never stands in the address bar or a referrer."""
+    async def _ask_to_enter(self, request: Request) -> Response:
+        """A form that spends the link's token. Looking spends nothing: mail scanners and previews follow links too.
+
+        A script sends the form at once, unless it would put another account in the place of the one this browser shows: with a link
+        of their own, somebody could have the visitor buy credits for them.
+        """
+        token = request.query_params.get("token", "")
         try:
-            opened = await self.portal.open(request.query_params.get("token", ""))
+            account = await self.portal.opens(token)
+            session = await self._session(request)
+        except StoreUnavailable:
+            return self._message("Try again shortly", "Your credits cannot be read right now.", 503)
+        if account is None:
+            return self._message("This link has been used or is too old", SIGN_IN, 403)
+        instead_of = session.account_id if session is not None and session.account_id != account else ""
+        answer = self._render("enter.html", {"token": token, "account": account, "instead_of": instead_of})
+        answer.headers["referrer-policy"] = "same-origin"  # so that the browser says whose form it sends
+        return answer
+
+    async def _enter(self, request: Request) -> Response:
+        """The token becomes a session, once, and never stands in the address bar of a page that stays."""
+        try:
+            form = await own_form(request, unnamed=False)
+            opened = await self.portal.open(str(form.get("token", "")))
+        except Rejection as rejection:
+            return self._message("That did not work", rejection.message, rejection.status)
         except StoreUnavailable:
             return self._message("Try again shortly", "Your credits cannot be read right now.", 503)
         if opened is None:
@@ -178,18 +201,22 @@ class CreditsPage:
         response.set_cookie(COOKIE, opened[0], max_age=12 * 3_600, path="/credits", secure=secure, httponly=True, samesite="lax")
         return response
 
+    async def _session(self, request: Request) -> Session | None:
+        """The session this browser has open. Raises StoreUnavailable."""
+        token = request.cookies.get(COOKIE, "")
+        return await self.portal.session(token) if token else None
+
     def _page(self, handler: Page) -> Callable[[Request], Awaitable[Response]]:
         """A handler for whoever is signed in; its refusals become pages in plain words."""
 
         async def wrapped(request: Request) -> Response:
-            token = request.cookies.get(COOKIE, "")
             try:
-                session = await self.portal.session(token) if token else None
+                session = await self._session(request)
                 if session is None:
                     return self._message("Please sign in", SIGN_IN, 401)
-                visitor = Visitor(token, session.account_id)
+                visitor = Visitor(request.cookies[COOKIE], session.account_id)
                 if request.method == "POST":
-                    await self._check_form(request, visitor)
+                    await session_form(request, visitor.csrf)
                 return await handler(request, visitor)
             except Rejection as rejection:
                 return self._message("That did not work", rejection.message, rejection.status, back=True)
@@ -200,17 +227,6 @@ class CreditsPage:
                 return self._message("Try again shortly", "Your credits cannot be read right now. Nothing was changed.", 503, back=True)
 
         return wrapped
-
-    async def _check_form(self, request: Request, visitor: Visitor) -> None:
-        """The form is one of this session's. Raises Rejection."""
-        if int(request.headers.get("content-length") or 0) > MAX_FORM_BYTES:
-            raise invalid("The form is too large.")
-        origin = request.headers.get("origin")
-        if origin not in (None, "null") and urlsplit(origin).netloc != request.headers.get("host"):
-            raise forbidden("This form was sent from another site.", "wrong_origin")
-        given = str((await request.form(max_files=0, max_fields=20)).get("csrf", ""))
-        if not hmac.compare_digest(given.encode(), visitor.csrf.encode()):
-            raise forbidden("This form has expired. Open the page again.", "wrong_csrf_token")
 
     async def _sign_out(self, request: Request, visitor: Visitor) -> Response:
         del request

@@ -28,12 +28,12 @@ from proxy.account_api import ledger_row, page_cursor, page_cursor_of, usage_row
 from proxy.admin_api import audit_row
 from proxy.admin_auth import AdminAuth, AdminRoute, Caller, caller_of
 from proxy.admin_desk import AdminDesk, checked_reason
+from proxy.forms import own_form, session_form
 from proxy.ops_views import DONE, FILTERS, alarms, as_json, flag_ends, flag_views
-from proxy.rejections import Rejection, forbidden, invalid
+from proxy.rejections import Rejection, invalid
 
 COOKIE = "tk_admin"
 ROWS = 50
-MAX_FORM_BYTES = 16_384
 INBOX_STATES = ("pending", "parked", "done", "ignored")
 HEADERS = {
     "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; "
@@ -95,8 +95,8 @@ class OpsPage:
 
     async def _sign_in(self, request: Request) -> Response:
         try:
-            _check_origin(request)
-            key = str((await request.form(max_files=0, max_fields=5)).get("key", "")).strip()
+            form = await own_form(request, unnamed=True)
+            key = str(form.get("key", "")).strip()
             caller = caller_of(await self.auth.admin(key), request)
             caller.must("overview.read")
             token = await self.auth.admins.sign_in(caller.admin, caller.who, self.desk.services.settings.admin.session_minutes)
@@ -112,10 +112,9 @@ class OpsPage:
 
     async def _sign_out(self, request: Request) -> Response:
         token = request.cookies.get(COOKIE, "")
-        with contextlib.suppress(StoreUnavailable):
-            form = await request.form(max_files=0, max_fields=5)
-            if token and hmac.compare_digest(str(form.get("csrf", "")).encode(), csrf_of(token).encode()):
-                await self.auth.admins.sign_out(token)
+        with contextlib.suppress(StoreUnavailable, Rejection):
+            await session_form(request, csrf_of(token))
+            await self.auth.admins.sign_out(token)
         response = RedirectResponse("/admin", 303, HEADERS)
         response.delete_cookie(COOKIE, path="/admin")
         return response
@@ -132,7 +131,7 @@ class OpsPage:
                 caller = caller_of(admin, request)
                 caller.must(row.action)
                 if request.method == "POST":
-                    await _check_form(request, token)
+                    await session_form(request, csrf_of(token))
                 return await row.handler(request, caller)
             except Rejection as rejection:
                 return self._message("That did not work", rejection.message, rejection.status)
@@ -278,25 +277,8 @@ def csrf_of(token: str) -> str:
     return hmac.new(token.encode(), b"ops page forms", hashlib.sha256).hexdigest()
 
 
-async def _check_form(request: Request, token: str) -> None:
-    """The form is one of this sign-in's. Raises Rejection."""
-    _check_origin(request)
-    given = str((await request.form(max_files=0, max_fields=20)).get("csrf", ""))
-    if not hmac.compare_digest(given.encode(), csrf_of(token).encode()):
-        raise forbidden("This form has expired. Open the page again.", "wrong_csrf_token")
-
-
-def _check_origin(request: Request) -> None:
-    length = request.headers.get("content-length", "")
-    if not length.isdigit() or int(length) > MAX_FORM_BYTES:
-        raise invalid("The form is too large.")
-    origin = request.headers.get("origin")
-    if origin not in (None, "null") and urlsplit(origin).netloc != request.headers.get("host"):
-        raise forbidden("This form was sent from another site.", "wrong_origin")
-
-
 async def _fields(request: Request) -> Callable[[str], str]:
-    form = await request.form(max_files=0, max_fields=20)
+    form = await request.form()
     return lambda name: str(form.get(name, "")).replace("\0", "").strip()
 
 

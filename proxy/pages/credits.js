@@ -14,6 +14,8 @@ for (const form of document.querySelectorAll("form[data-once]")) {
     for (const button of form.querySelectorAll("button")) setTimeout(() => { button.disabled = true; });
   });
 }
+// A sign-in link that puts nobody else's credits on this screen needs no click.
+document.querySelector("form[data-at-once]")?.requestSubmit();
 // Back from the payment page by the Back key: the buttons work again.
 window.addEventListener("pageshow", (event) => { if (event.persisted) location.reload(); });
 // A payment that is not confirmed yet: look again for about a minute.

@@ -20,8 +20,12 @@ ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "tell me
 GONE = "This link has been used or is too old"
 
 
-def enter(page: Page, town: Town, customer: Customer) -> Page:
+def enter(page: Page, town: Town, customer: Customer, *, by_hand: bool = False) -> Page:
+    """Follow a link; `by_hand`: without a script the button is pressed."""
     page.goto(town.link(customer))
+    if by_hand:
+        page.get_by_role("button", name="Open my credits").click()
+    page.wait_for_url("**/credits")
     expect(page.get_by_role("heading", name="Credits", exact=True)).to_be_visible()
     return page
 
@@ -264,7 +268,7 @@ def test_times_are_the_viewers(town: Town, visits: Visits, busy: Customer) -> No
     assert f"{moment:%H:%M}" in shown.inner_text()
     assert moment.utcoffset() != datetime.now(UTC).utcoffset()
     expect(page.get_by_role("contentinfo")).to_contain_text("Times are shown in Asia/K")
-    plain = enter(visits.window(java_script_enabled=False), town, busy)
+    plain = enter(visits.window(java_script_enabled=False), town, busy, by_hand=True)
     text = plain.locator("section[aria-labelledby=usage] time").first.inner_text()
     assert text.endswith("UTC")
 
@@ -296,8 +300,11 @@ def test_one_customer_sees_nothing_of_another(town: Town, visits: Visits, busy: 
     expect(theirs.get_by_text("No requests yet.")).to_be_visible()
     for trace in (busy.account_id, *mine.locator("section[aria-labelledby=usage] code").all_inner_texts()[:3]):
         assert trace not in theirs.content()
-    # their browser, another's link: the session is then the other's, and the used link opens nothing
+    # their browser, another's link: asked for, the session is then the other's; and the used link opens nothing
     mine.goto(town.link(other))
+    expect(mine.get_by_text("what you buy would be theirs")).to_be_visible()
+    look(mine)
+    mine.get_by_role("button", name="Open them instead").click()
     assert available(mine) == "7"
     late = visits.window()
     late.goto(link)
@@ -420,6 +427,9 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(options: dict[str, Any],
         summary.click()
     look(page)
     page.goto(town.link(town.customer()))
+    look(page)
+    page.get_by_role("button").click()
+    page.wait_for_url("**/credits")
     look(page)
 
 

@@ -37,7 +37,14 @@ class Visit:
 
     async def sign_in(self, account: str) -> httpx.Response:
         url = (await self.link(account)).json()["url"]
-        return await self.client.get(url, follow_redirects=True)
+        return await self.enter(await self.client.get(url), follow_redirects=True)
+
+    async def enter(self, asking: httpx.Response, *, origin: str | None = HOST, **options: Any) -> httpx.Response:
+        """Press the button of the page that a link opens."""
+        token = re.search(r'name="token" value="([^"]+)"', asking.text)
+        assert token is not None, asking.text
+        headers = {"origin": origin} if origin is not None else {}
+        return await self.client.post("/credits/enter", data={"token": token[1]}, headers=headers, **options)
 
     async def page(self, query: str = "") -> str:
         answer = await self.client.get(f"/credits{query}")
@@ -76,16 +83,49 @@ async def test_a_link_opens_one_session_once(shop: Shop) -> None:
         assert made.status_code == 201
         url = made.json()["url"]
         assert url.startswith(f"{HOST}/credits/enter?token=")
-        entered = await visit.client.get(url)
+        for _ in range(2):  # a scanner's look spends nothing
+            asking = await visit.client.get(url)
+            assert (asking.status_code, "set-cookie" in asking.headers, asking.headers["cache-control"]) == (200, False, "no-store")
+            assert account in asking.text
+        entered = await visit.enter(asking)
         assert (entered.status_code, entered.headers["location"]) == (303, "/credits")
         cookie = entered.headers["set-cookie"]
         assert "HttpOnly" in cookie
         assert "samesite=lax" in cookie.lower()
         assert "credits available" in await visit.page()
         visit.client.cookies.clear()
-        again = await visit.client.get(url)
-        assert (again.status_code, "set-cookie" in again.headers) == (403, False)
+        for again in (await visit.client.get(url), await visit.enter(asking)):
+            assert (again.status_code, "set-cookie" in again.headers) == (403, False)
         assert (await visit.client.get("/credits")).status_code == 401
+
+
+@pytest.mark.parametrize("origin", ["https://evil.test", "null", None])
+async def test_no_other_site_sends_the_form_that_signs_in(shop: Shop, origin: str | None) -> None:
+    """With a link of its own it would have the visitor buy credits for somebody else."""
+    account = await shop.books.account(5_000)
+    async with visiting(shop) as visit:
+        asking = await visit.client.get((await visit.link(account)).json()["url"])
+        assert asking.headers["referrer-policy"] == "same-origin"  # with none the browser's own form would come from "null"
+        refused = await visit.enter(asking, origin=origin)
+        assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
+        assert (await visit.enter(asking)).status_code == 303
+
+
+async def test_another_accounts_link_asks_before_it_takes_the_place_of_a_session(shop: Shop) -> None:
+    mine, theirs = await shop.books.account(5_000), await shop.books.account(7_000)
+    async with visiting(shop) as visit:
+        first = await visit.client.get((await visit.link(mine)).json()["url"])
+        assert "data-at-once" in first.text
+        await visit.enter(first)
+        again = await visit.client.get((await visit.link(mine)).json()["url"])
+        assert "data-at-once" in again.text
+        foreign = await visit.client.get((await visit.link(theirs)).json()["url"])
+        assert "data-at-once" not in foreign.text
+        assert mine in foreign.text
+        assert theirs in foreign.text
+        assert mine in await visit.page()
+        await visit.enter(foreign)
+        assert theirs in await visit.page()
 
 
 @pytest.mark.parametrize("key", ["", "wrong", KEY[:-1], KEY + "x", "ключ"])
