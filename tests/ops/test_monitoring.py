@@ -8,7 +8,7 @@ import sqlite3
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -174,10 +174,11 @@ def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_
 # -- fired in Prometheus ---------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def watched(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper, RedisServer]]:
+@pytest.fixture
+def watched(folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper, RedisServer]]:
     """Two workers, Stripe configured, following a file of their own."""
-    home = new_folder("monitored")
+    home = folder / "served"
+    home.mkdir()
     redis = RedisServer(home / "redis")
     redis.start()
     (home / "proxy.toml").write_text("# nothing is changed yet\n")
@@ -198,23 +199,15 @@ def watched(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iter
     redis.kill()
 
 
-@pytest.fixture
-def started(watched: tuple[Tollkeeper, RedisServer]) -> tuple[Tollkeeper, RedisServer]:
-    """Running, also after a test that ends with killing it."""
-    if watched[0].process is None:
-        watched[0].start()
-    return watched
-
-
-def test_promtool_finds_nothing_wrong_with_the_metrics(started: tuple[Tollkeeper, RedisServer]) -> None:
-    server, _ = started
+def test_promtool_finds_nothing_wrong_with_the_metrics(watched: tuple[Tollkeeper, RedisServer]) -> None:
+    server, _ = watched
     done = promtool("check", "metrics", text=web.get(f"{server.url}/metrics").text)
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
 
 
-def test_what_goes_wrong_here_fires_there(started: tuple[Tollkeeper, RedisServer], folder: Path) -> None:
+def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer], folder: Path) -> None:
     """A real service misbehaves for real; each alert fires, and none that has no cause."""
-    server, redis = started
+    server, redis = watched
     prometheus = Prometheus(folder / "prometheus", [f"127.0.0.1:{server.port}"]).start()
     fired = set()
     try:
@@ -276,9 +269,9 @@ def deliver_in_live_mode(server: Tollkeeper) -> None:
     assert answer.json()["error"]["code"] == "wrong_livemode"
 
 
-def test_what_goes_wrong_for_long_fires_there_as_well(started: tuple[Tollkeeper, RedisServer], folder: Path) -> None:
+def test_what_goes_wrong_for_long_fires_there_as_well(watched: tuple[Tollkeeper, RedisServer], folder: Path) -> None:
     """Causes that need a minute are waited for; of those that need hours, what is stored is made older."""
-    server, redis = started
+    server, redis = watched
     account = new_customer(server)
     sql = sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=20, isolation_level=None)
     prometheus = Prometheus(folder / "prometheus", [f"127.0.0.1:{server.port}"]).start()
@@ -314,7 +307,7 @@ def test_what_goes_wrong_for_long_fires_there_as_well(started: tuple[Tollkeeper,
         frozen.resume()
         sql.close()
         prometheus.kill()
-        server.kill()
+        server.kill()  # ends what is slow
         slow.join()
 
 
