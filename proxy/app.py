@@ -39,7 +39,7 @@ from billing.rates import RateCards
 from billing.record import decode_record
 from config.keys import notices_secret, openai_admin_key, service_key, stripe_keys
 from config.settings import Secret, Settings
-from config.watch import Watcher
+from config.watch import Edits
 from proxy.account_api import json_response, rejected
 from proxy.authenticate import Authenticator
 from proxy.background import BackgroundResponses, follow_background
@@ -93,13 +93,13 @@ class Application:
     """The ASGI application of one worker."""
 
     def __init__(
-        self, settings: Settings, upstream_key: Secret, *, with_jobs: bool, config_path: Path | None = None, ports: Ports = NO_PORTS
+        self, settings: Settings, upstream_key: Secret, *, with_jobs: bool, edits: Edits | None = None, ports: Ports = NO_PORTS
     ) -> None:
         """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process).
 
-        `config_path`: the file to follow; `ports`: what each listener serves, empty when there is one.
+        `edits`: of the file, to follow; `ports`: what each listener serves, empty when there is one.
         """
-        self._settings, self._key, self._with_jobs, self._config = settings, upstream_key, with_jobs, config_path
+        self._settings, self._key, self._with_jobs, self._edits = settings, upstream_key, with_jobs, edits
         self._ports = ports
         self._stack = contextlib.AsyncExitStack()
         self._services: Services | None = None
@@ -205,7 +205,7 @@ class Application:
         )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)
-        live = live_settings(settings, self._config, database, metrics, swap_in_worker(services, money, rates))
+        live = LiveSettings(settings, self._edits, Overrides(database), metrics, swap_in_worker(services, money, rates))
         await live.begin()
         await enter(background(live.follow()))
         book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
@@ -239,12 +239,6 @@ class Application:
             metrics.side_answer(path, status, selling=services.settings.billing.purchase_enabled and money.keys is not None)
 
         self._side = Edge(side, lambda: services.settings, side_answer, request_log)
-
-
-def live_settings(settings: Settings, path: Path | None, database: Database, metrics: Metrics, apply: Apply) -> LiveSettings:
-    """What follows the file and the overrides in one process."""
-    watcher = Watcher(path, settings, check_keys) if path is not None else None
-    return LiveSettings(settings, watcher, Overrides(database), metrics, apply)
 
 
 def check_keys(settings: Settings) -> None:

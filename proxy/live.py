@@ -18,7 +18,7 @@ from billing.overrides import Override, Overrides, in_force
 from config.flags import FLAGS, full_name, value_of, with_flags
 from config.load import ConfigError
 from config.settings import Settings
-from config.watch import LOOK_SECONDS, Watcher
+from config.watch import LOOK_SECONDS, Edits
 from proxy.metrics import Metrics
 
 log = logging.getLogger("tollkeeper.config")
@@ -35,10 +35,10 @@ Apply = Callable[[Settings], Awaitable[None]]
 class LiveSettings:
     """Follows file and overrides, and applies what becomes of them."""
 
-    def __init__(self, settings: Settings, watcher: Watcher | None, overrides: Overrides, metrics: Metrics, apply: Apply) -> None:
-        """`settings` as this process started with; `watcher` None when there is no file."""
+    def __init__(self, settings: Settings, edits: Edits | None, overrides: Overrides, metrics: Metrics, apply: Apply) -> None:
+        """`settings` as this process started with; `edits` None when there is no file."""
         self.file = self.current = settings
-        self._watcher, self._overrides, self._metrics, self._apply = watcher, overrides, metrics, apply
+        self._edits, self._overrides, self._metrics, self._apply = edits, overrides, metrics, apply
         self._rows: tuple[Override, ...] = ()
         self._problems: dict[str, str] = {}
         self._restart: tuple[str, ...] = ()
@@ -98,7 +98,7 @@ class LiveSettings:
 
     def _look_at_file(self) -> None:
         """Take an edit that came to rest."""
-        edit = self._watcher.look() if self._watcher is not None else None
+        edit = self._edits.look() if self._edits is not None else None
         if edit is None:
             return
         if edit.settings is None:
@@ -134,7 +134,7 @@ class LiveSettings:
         metrics = self._metrics
         metrics.config_valid.set(0 if self._problems else 1)
         metrics.config_restart_keys.set(len(self._restart))
-        metrics.config_checked_at.set(time.time())
+        metrics.config_checked_at.set(self._edits.looked_at if self._edits is not None else time.time())
         metrics.flag_overrides.set(len(in_force(self._rows, now_ms())))
         for flag in SWITCHES:
             metrics.flag.labels(flag).set(1 if value_of(self.current, flag) else 0)

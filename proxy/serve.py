@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -30,11 +31,13 @@ from billing.balances.redis import RedisBalances
 from billing.database import Database
 from billing.jobs import Store
 from billing.ledger import Ledger
+from billing.overrides import Overrides
 from config.settings import Secret, Settings
-from config.watch import LOOK_SECONDS, Watcher
-from proxy.app import Application, background, check_keys, jobs_of, live_settings, make_store, noted_by, publish_store
+from config.watch import LOOK_SECONDS, Edit, Edits, Follower, Herald, Judge, Watcher
+from proxy.app import Application, background, check_keys, jobs_of, make_store, noted_by, publish_store
 from proxy.edge import Group, groups_by_port
 from proxy.jobs import JobBook, store_reader
+from proxy.live import LiveSettings
 from proxy.metrics import Metrics
 from proxy.money import money_in
 from proxy.publishing import Publisher
@@ -76,12 +79,13 @@ def serve(settings: Settings, key: Secret, listeners: "Listeners", config_path: 
     tune_process()
     if settings.redis.url:
         return Supervisor(settings, key, config_path, listeners).run()
-    return serve_worker(settings, key, listeners, with_jobs=True, config_path=config_path)
+    edits = Watcher(Judge(config_path, settings, check_keys)) if config_path is not None else None
+    return serve_worker(settings, key, listeners, edits, with_jobs=True)
 
 
-def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", *, with_jobs: bool, config_path: Path | None = None) -> int:
+def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", edits: Edits | None, *, with_jobs: bool) -> int:
     """One process that answers requests, until told to stop; the exit code."""
-    application = Application(settings, key, with_jobs=with_jobs, config_path=config_path, ports=listeners.groups())
+    application = Application(settings, key, with_jobs=with_jobs, edits=edits, ports=listeners.groups())
     listen = settings.listen
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
@@ -112,7 +116,7 @@ def serve_worker(settings: Settings, key: Secret, listeners: "Listeners", *, wit
     return 0 if server.started else EXIT_CONFIGURATION
 
 
-def serve_jobs(settings: Settings, config_path: Path | None, started_at: float) -> int:
+def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> int:
     """Run the jobs of a Redis deployment until told to stop; the exit code. `started_at`: the service was (Unix seconds)."""
 
     async def run() -> None:
@@ -129,7 +133,7 @@ def serve_jobs(settings: Settings, config_path: Path | None, started_at: float) 
         async def apply(found: Settings) -> None:
             money.settings = found
 
-        live = live_settings(settings, config_path, database, metrics, apply)
+        live = LiveSettings(settings, edits, Overrides(database), metrics, apply)
         await live.begin()
         book = JobBook(settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics)
         jobs = jobs_of(settings, store, ledger, [*money.steps(), *book.schedule.steps()])
@@ -197,25 +201,27 @@ class Supervisor:
     """Keeps `workers` data processes and one jobs process running.
 
     Children are forked, so they start in a fraction of the time that Python takes to import us, share its memory, and run this very
-    code until the service is restarted. A child that is started again begins with the last good edit of the file, not with what the
-    service started with, and not with an edit that its siblings refused.
+    code until the service is restarted. The file is watched here, and the children follow what was taken: so they follow the same edits,
+    and a child that is started again begins with the last good one.
     """
 
     def __init__(self, settings: Settings, key: Secret, config_path: Path | None, listeners: Listeners) -> None:
         """Children inherit the settings and the sockets."""
         self._settings, self._key, self._config, self._listeners = settings, key, config_path, listeners
-        self._watcher = Watcher(config_path, settings, check_keys) if config_path is not None else None
         self._children: dict[str, ForkProcess] = {}
         self._restart_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
-        self._stopping = False
+        self._stopping = self._mute = False
         self._pid, self._started_at = os.getpid(), time.time()
-        self._metrics_dir = tempfile.mkdtemp(prefix="tollkeeper-metrics-")
+        self._folder = Path(tempfile.mkdtemp(prefix="tollkeeper-"))  # which nobody else can read
+        self._herald = Herald(self._folder / "edits.json")
+        self._watcher = Watcher(Judge(config_path, settings, check_keys)) if config_path is not None else None
 
     def run(self) -> int:
         """Start everything and keep it running until SIGTERM or SIGINT; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._tell()  # so that there is something to follow
         for name in (JOBS, *(f"worker-{number}" for number in range(self._settings.listen.workers))):
             self._start(name)
         turn = 0
@@ -260,22 +266,38 @@ class Supervisor:
             signal.signal(number, signal.SIG_DFL)
         die_with_parent(self._pid)
         name_process(f"tk-{name}")
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = self._metrics_dir
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder)
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen when the library was imported, before there were children
+        edits = Follower(self._herald.path, Judge(self._config, self._settings, check_keys)) if self._config is not None else None
         if name == JOBS:
-            sys.exit(serve_jobs(self._settings, self._config, self._started_at))
-        sys.exit(serve_worker(self._settings, self._key, self._listeners, with_jobs=False, config_path=self._config))
+            sys.exit(serve_jobs(self._settings, edits, self._started_at))
+        sys.exit(serve_worker(self._settings, self._key, self._listeners, edits, with_jobs=False))
 
     def _look_at_file(self) -> None:
-        """What a new child starts with follows the file; its siblings report what is wrong with an edit."""
+        """The children follow what this look takes: those that run, and those that will be started."""
+        if self._watcher is None:
+            return
         try:
-            edit = self._watcher.look() if self._watcher is not None else None
+            edit = self._watcher.look()
         except Exception:
             # no edit may end the service; the same content is not looked at again, so this is said once
-            log.exception("an edit of proxy.toml cannot be judged; new children begin with the one before")
-            return
-        if edit is not None and edit.settings is not None:
+            log.exception("an edit of proxy.toml cannot be judged")
+            edit = Edit(None, "the last edit cannot be judged, which is a fault of ours. Fix: undo it")
+        if edit is not None and edit.settings is None:
+            self._herald.refused(edit.problem)
+        elif edit is not None and edit.settings is not None and self._watcher.taken is not None:
             self._settings = edit.settings
+            self._herald.took(self._watcher.taken)
+        self._tell()
+
+    def _tell(self) -> None:
+        try:
+            self._herald.tell()
+            self._mute = False
+        except OSError as error:
+            if not self._mute:  # said once; tollkeeper_config_checked_timestamp_seconds stands still meanwhile
+                log.error("the children cannot be told of edits: %s", error)
+            self._mute = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True
@@ -294,14 +316,11 @@ class Supervisor:
                 if child.exitcode is None:
                     child.kill()
                     child.join()
-        for leftover in Path(self._metrics_dir).glob("*.db"):
-            leftover.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):
-            Path(self._metrics_dir).rmdir()
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _forget_metrics(self, pid: int | None) -> None:
         """Gauges of a dead process must not count any more (counters stay)."""
-        for leftover in Path(self._metrics_dir).glob(f"gauge_live*_{pid}.db"):
+        for leftover in self._folder.glob(f"gauge_live*_{pid}.db"):
             leftover.unlink(missing_ok=True)
 
 

@@ -91,9 +91,7 @@ def _buy_credits_by_hand(text: str) -> None:
     link = re.search(r"^  (http://\S+/credits/enter\?token=\S+)$", text, re.MULTILINE)
     assert link is not None
     with web.client(follow_redirects=True, timeout=20) as browser:
-        asking = browser.get(link[1])
-        fields = dict(re.findall(r'<input[^>]* name="([^"]+)" value="([^"]*)"', asking.text))
-        page = browser.post(str(asking.url.copy_with(query=None)), data=fields, headers={"origin": f"http://{asking.url.netloc.decode()}"})
+        page = web.sign_in(browser, link[1])
         token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
         assert token is not None
         assert 'id="available">999.9' in page.text  # 1,000 and what the lines above cost

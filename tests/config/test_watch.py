@@ -1,5 +1,7 @@
 """An edit of proxy.toml: whole or not at all, the live part at once, the rest at the next restart."""
 
+import os
+import time
 from pathlib import Path
 
 import msgspec
@@ -8,7 +10,7 @@ import pytest
 from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
 from config.load import ConfigError, load_settings
 from config.settings import LIVE_SECTIONS, RESTART_KEYS, Settings
-from config.watch import Edit, Watcher, live_part
+from config.watch import Edit, Follower, Herald, Judge, Watcher, live_part
 
 NO_ENVIRONMENT: dict[str, str] = {}
 
@@ -21,7 +23,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def watcher(file: Path, **more: object) -> Watcher:
-    made = Watcher(file, load_settings(file, NO_ENVIRONMENT), environ=NO_ENVIRONMENT, **more)  # type: ignore[arg-type]
+    made = Watcher(Judge(file, load_settings(file, NO_ENVIRONMENT), environ=NO_ENVIRONMENT, **more))  # type: ignore[arg-type]
     settle(made)
     return made
 
@@ -110,7 +112,7 @@ def test_what_needs_a_restart_is_named_and_not_applied(file: Path) -> None:
 
 def test_the_environment_still_wins(file: Path) -> None:
     environment = {"TOLLKEEPER_BILLING__TOP_UP_URL": "/env"}
-    watching = Watcher(file, load_settings(file, environment), environ=environment)
+    watching = Watcher(Judge(file, load_settings(file, environment), environ=environment))
     settle(watching)
     file.write_text('[billing]\ntop_up_url = "/b"\npurchase_enabled = false\n')
     edit = settle(watching)
@@ -208,3 +210,85 @@ def test_no_other_value_and_no_other_flag(name: str, text: str) -> None:
 def test_every_flag_of_the_design_is_one() -> None:
     wanted = {"purchase_enabled", "charging_enabled", "charging_disabled_mode", "rounding_mode", "model_allowlist", "auto_recharge"}
     assert wanted <= FLAGS.keys()
+
+
+# -- several processes ---------------------------------------------------------------------------------
+
+
+def top_up_url(edit: Edit | None) -> str:
+    assert edit is not None
+    assert edit.settings is not None, edit.problem
+    return edit.settings.billing.top_up_url
+
+
+@pytest.fixture
+def herald(tmp_path: Path) -> Herald:
+    made = Herald(tmp_path / "edits.json")
+    made.tell()
+    return made
+
+
+def follower(herald: Herald, file: Path) -> Follower:
+    return Follower(herald.path, Judge(file, load_settings(file, NO_ENVIRONMENT), environ=NO_ENVIRONMENT))
+
+
+def edit(name: str) -> bytes:
+    return f'[billing]\ntop_up_url = "/{name}"\n'.encode()
+
+
+def test_a_follower_is_told_what_was_taken_and_what_was_refused(file: Path, herald: Herald) -> None:
+    following = follower(herald, file)
+    assert following.look() is None
+    herald.took(edit("b"))
+    assert following.look() is None, "nothing was told"
+    herald.tell()
+    assert top_up_url(following.look()) == "/b"
+    assert following.look() is None
+    herald.refused("line 3 is wrong")
+    herald.tell()
+    assert following.look() == Edit(None, "line 3 is wrong")
+    assert following.look() is None
+    herald.took(edit("b"))
+    herald.tell()
+    assert top_up_url(following.look()) == "/b", "the problem is over"
+
+
+def test_a_follower_misses_no_edit_that_was_taken_before_a_broken_one(file: Path, herald: Herald) -> None:
+    quick, slow = follower(herald, file), follower(herald, file)
+    herald.took(edit("b"))
+    herald.tell()
+    assert top_up_url(quick.look()) == "/b"
+    herald.refused("line 3 is wrong")
+    herald.tell()
+    assert quick.look() == Edit(None, "line 3 is wrong")
+    assert top_up_url(slow.look()) == "/b"
+    assert slow.look() == Edit(None, "line 3 is wrong")
+    assert slow.look() is None
+    late = follower(herald, file)
+    assert top_up_url(late.look()) == "/b"
+    assert late.look() == Edit(None, "line 3 is wrong")
+
+
+def test_a_follower_knows_when_somebody_last_looked_at_the_file(file: Path, herald: Herald) -> None:
+    following = follower(herald, file)
+    os.utime(herald.path, (1_000, 1_000))
+    assert following.looked_at == 1_000
+    herald.tell()
+    assert time.time() - following.looked_at < 60
+    herald.path.unlink()
+    with pytest.raises(OSError, match="edits.json"):
+        following.look()
+    assert time.time() - following.looked_at < 60, "as far as is known"
+
+
+def test_what_could_not_be_told_is_told_later(file: Path, herald: Herald) -> None:
+    following = follower(herald, file)
+    beside = herald.path.with_suffix(".new")
+    beside.mkdir()
+    herald.took(edit("b"))
+    with pytest.raises(OSError, match="edits.new"):
+        herald.tell()
+    assert following.look() is None
+    beside.rmdir()
+    herald.tell()
+    assert top_up_url(following.look()) == "/b"

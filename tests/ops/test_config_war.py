@@ -7,6 +7,8 @@ import threading
 import time
 from pathlib import Path
 
+import psutil
+
 from tests.ops.load import Load
 from tests.support import web
 from tests.support.customers import new_customer
@@ -122,3 +124,28 @@ def test_a_thousand_edits_half_of_them_broken(pair: Tollkeeper) -> None:
     assert float(refused[1]) >= 3
     wait_until(lambda: "tollkeeper_config_valid 1.0" in web.get(f"{pair.url}/metrics").text, 3, "valid again, in every process")
     assert '"the configuration stays as it was' in pair.log()
+
+
+def test_a_broken_edit_right_after_a_good_one_leaves_no_process_behind(pair: Tollkeeper) -> None:
+    """A good edit that stands for a few looks is in force everywhere or nowhere, however soon it is broken and stays so."""
+    rng = random.Random(20261127)
+    customer, path = new_customer(pair, 1_000), pair.folder / "proxy.toml"
+    number = 20_000
+
+    def in_force() -> set[str]:
+        return {package["code"] for _ in range(8) for package in customer.me()["packages"]}
+
+    path.write_text(good(number))
+    wait_until(lambda: in_force() == {f"edit-{number}"}, 3, "the first edit applies")
+    assert pair.process is not None
+    (second,) = [child for child in psutil.Process(pair.process.pid).children() if child.name() == "tk-worker-1"]
+    time.sleep(rng.uniform(0.05, 0.15))
+    second.kill()  # so that the two do not look at the same moments
+    for number in range(20_001, 20_016):
+        path.write_text(good(number))
+        time.sleep(rng.uniform(0.2, 0.45))
+        path.write_text(BROKEN[1])
+        time.sleep(1)
+        assert len(in_force()) == 1, "a broken edit left the workers apart"
+    path.write_text(good(number))
+    wait_until(lambda: in_force() == {f"edit-{number}"}, 3, "whole again")

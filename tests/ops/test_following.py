@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from billing.overrides import Overrides
 from config.settings import Secret, Settings
-from config.watch import Watcher
+from config.watch import Judge, Watcher
 from proxy.app import background
 from proxy.live import LiveSettings
 from proxy.metrics import Metrics
@@ -154,7 +154,7 @@ class FailsOnce:
 async def test_a_look_that_fails_is_noted_and_tried_again(sql: Books, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, settings, metrics, apply = tmp_path / "proxy.toml", Settings(), Metrics(CollectorRegistry()), FailsOnce()
     file.write_text("# fine\n")
-    live = LiveSettings(settings, Watcher(file, settings, environ={}), Overrides(sql.database), metrics, apply)
+    live = LiveSettings(settings, Watcher(Judge(file, settings, environ={})), Overrides(sql.database), metrics, apply)
     async with background(live.follow()):
         await asyncio.sleep(0.6)
         file.write_text(CLOSED)
@@ -180,7 +180,7 @@ def test_the_supervisor_outlives_a_look_that_fails(tmp_path: Path) -> None:
         if not settings.billing.charging_enabled:
             raise TypeError("nobody foresaw this")
 
-    supervisor._watcher = Watcher(file, Settings(), check, {})
+    supervisor._watcher = Watcher(Judge(file, Settings(), check, {}))
     for content, purchases in (("# fine\n", True), (CLOSED, True), ("[billing]\npurchase_enabled = false\n", False)):
         file.write_text(content)
         for _ in range(3):

@@ -3,6 +3,7 @@
 Each call still has a connection of its own, so that a server which a test kills leaves no half-dead one behind.
 """
 
+import re
 import ssl
 from contextlib import AbstractContextManager
 from typing import Any
@@ -39,3 +40,11 @@ def stream(method: str, url: str, **named: Any) -> AbstractContextManager[httpx.
 
 def client(**named: Any) -> httpx.Client:
     return httpx.Client(verify=PLAIN, trust_env=False, **named)
+
+
+def sign_in(browser: httpx.Client, link: str) -> httpx.Response:
+    """Follow a link to the Credits page and press the button of the form it shows, as a browser without a script; where that leads."""
+    asking = browser.get(link)
+    fields = dict(re.findall(r'<input[^>]* name="([^"]+)" value="([^"]*)"', asking.text))
+    here = asking.url.copy_with(query=None)
+    return browser.post(here, data=fields, headers={"origin": str(here.copy_with(path="")).rstrip("/")}, follow_redirects=True)
