@@ -10,6 +10,7 @@ from billing.database import now_ms
 from billing.money_tables import auto_recharges
 from billing.tables import balances
 
+DISPUTED = "A payment was disputed, so automatic recharge is off."
 TAKEN_BACK = "Credits were taken back, so nothing is charged until your balance was above the threshold again."
 
 
@@ -23,8 +24,12 @@ async def use_up_crossing(connection: AsyncConnection, account_id: str) -> None:
 
 
 async def stop_for_dispute(connection: AsyncConnection, account_id: str) -> None:
-    """A cardholder who disputes is not charged again. What is in flight is concluded; the recharge worker tells the operator's app."""
+    """A cardholder who disputes is not charged again, whatever has become of the purchase.
+
+    What is in flight is concluded, and its row keeps the words until then; the recharge worker tells the operator's app.
+    """
     table = auto_recharges.c
     state = case((table.state == "paying", "paying"), else_="disputed")
     armed = (table.account_id == account_id) & table.enabled
-    await connection.execute(update(auto_recharges).where(armed).values(enabled=False, state=state, updated_at=now_ms()))
+    stopped = {"enabled": False, "state": state, "message": DISPUTED, "updated_at": now_ms()}
+    await connection.execute(update(auto_recharges).where(armed).values(**stopped))

@@ -24,6 +24,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.audit import Change, Who, note_change
+from billing.crossings import DISPUTED
 from billing.database import Database, now_ms
 from billing.money_tables import auto_recharges, purchases, stripe_customers
 from billing.notices import Notice, Notices
@@ -37,10 +38,11 @@ BACK_OFF_MS = (HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS)
 NO_MOST = 2**53
 AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
 
+REFUSED = "refused: "
+"""How the problem of a payment begins that Stripe would not even try: that is no decline of the card."""
 NOT_ASKED = "not_asked"
 """Why a payment ended that Stripe never heard of: nobody declined anything."""
 NOT_ASKED_PAUSE_MS = 300_000
-DISPUTED = "A payment was disputed, so automatic recharge is off."
 IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
 
 RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling", "disputed"]
@@ -246,7 +248,7 @@ class Recharges:
                 await self._end(connection, row, state="stopped", message=IN_REVIEW, enabled=False)
 
     async def failed(self, row: Recharge, code: str, action_url: str = "") -> None:
-        """The payment was declined, or wants the buyer (`action_url`: where they can pay), or Stripe was never asked (NOT_ASKED)."""
+        """The payment was declined, or Stripe was never asked (NOT_ASKED), or it needs the buyer (`action_url`: where they can pay)."""
         async with self._db.write() as connection:
             if not await self._still(connection, row):
                 return
@@ -258,6 +260,10 @@ class Recharges:
                 return
             if code == NEEDS_BUYER:
                 text = "Your bank wants you to confirm the payment."
+                await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
+                return
+            if code.startswith(REFUSED):
+                text = "The saved card cannot be charged any more. Buy once and save it again."
                 await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
                 return
             failures = row.failures + 1
@@ -310,16 +316,23 @@ class Recharges:
         return None
 
     async def _still(self, connection: AsyncConnection, row: Recharge) -> bool:
-        """Whether the row still waits for this very attempt."""
+        """Whether the row still waits for this very attempt. One that was disputed meanwhile is stopped, however the attempt ended."""
         now = await _locked(connection, row.account_id)
-        return now is not None and (now.state, now.purchase_id) == ("paying", row.purchase_id)
+        if now is None or (now.state, now.purchase_id) != ("paying", row.purchase_id):
+            return False
+        if now.message == DISPUTED and not now.enabled:
+            await self._end(connection, now, state="stopped", message=DISPUTED)
+            return False
+        return True
 
     async def _end(self, connection: AsyncConnection, row: Recharge, **values: Any) -> None:
-        fixed = {"next_try_at": None, "action_url": "", **values, "updated_at": now_ms()}
+        now = now_ms()
+        fixed = {"next_try_at": None, "action_url": "", **values, "updated_at": now}
         await _set(connection, row.account_id, fixed)
         state = values["state"]
         data = {"state": state, "message": values["message"], "actionUrl": fixed["action_url"] or None, "packageCode": row.package_code}
-        notice_id = f"auto_recharge:{row.account_id}:{row.crossing}:{row.attempt}:{state}"
+        # once each time that it ends: switched on again, it may end in the same way without another attempt
+        notice_id = f"auto_recharge:{row.account_id}:{row.crossing}:{row.attempt}:{state}:{now}"
         await self._notices.write(connection, [Notice(notice_id, row.account_id, f"auto_recharge.{state}", data)])
 
 

@@ -8,7 +8,7 @@ from billing.checkout import Checkout, order_of
 from billing.database import now_ms
 from billing.errors import BillingError, NotYet, StoreUnavailable, StripeRefused
 from billing.purchases import Offer
-from billing.recharge import NO_MOST, NOT_ASKED, Recharge, Recharges
+from billing.recharge import NO_MOST, NOT_ASKED, REFUSED, Recharge, Recharges
 from billing.sales import NEVER_HEARD, Purchase, Sales
 from billing.stripe_gateway import Declined, StripeGateway
 from billing.stripe_objects import NEEDS_BUYER
@@ -75,7 +75,7 @@ class RechargeWorker:
             raise
         except StripeRefused as refused:
             log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)  # its words are not for customers
-            await self._sales.ended(purchase.id, "failed", refused.code)
+            await self._sales.ended(purchase.id, "failed", REFUSED + refused.code)
             return
         intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
         if intent_id:
@@ -102,7 +102,7 @@ class RechargeWorker:
         code, link = purchase.problem or "failed", ""
         if code == NEVER_HEARD:
             code = NOT_ASKED
-        if code == NEEDS_BUYER and may_open_page:
+        if (code == NEEDS_BUYER or code.startswith(REFUSED)) and may_open_page:
             link = await self._link(purchase)
         log.warning("automatic recharge of %s: %s", row.account_id, code)
         await self._recharges.failed(row, code, link)

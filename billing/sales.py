@@ -5,7 +5,9 @@ picture over a newer one: it is read before the fetch, and the transaction refus
 """
 
 import secrets
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import msgspec
@@ -129,13 +131,17 @@ class ClaimNews(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """What a transaction did. `credited` millicredits were added (negative: taken back); `blocked`: the account was."""
+    """What a transaction did. `credited` millicredits were added (negative: taken back); `blocked`: the account was.
+
+    `taken`: the part of it that refunds and disputes changed, by their kind (negative: taken back).
+    """
 
     changed: bool
     state: State
     credited: int = 0
     problem: str = ""
     blocked: bool = False
+    taken: Mapping[str, int] = MappingProxyType({})
 
 
 class Sales:
@@ -253,7 +259,7 @@ class Sales:
             if verdict.state != "credited":
                 return Applied(True, verdict.state, 0, verdict.problem)
             taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
-            return Applied(True, "credited", row.paid_millicredits + row.bonus_millicredits + taken)
+            return Applied(True, "credited", row.paid_millicredits + row.bonus_millicredits + sum(taken.values()), taken=taken)
 
     async def accept(self, purchase_id: str, payment: Payment, receipt: Receipt, revision: int, who: Who, reason: str) -> Applied:
         """Credit a payment in review because a person says so: transfers, state, outbox and audit row in one transaction.
@@ -284,7 +290,7 @@ class Sales:
             before = {"state": row.state, "problem": row.problem}
             after = {"state": "credited", "millicredits": str(paid + bonus), "accountId": row.account_id}
             await note_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
-            return Applied(True, "credited", paid + bonus + taken)
+            return Applied(True, "credited", paid + bonus + sum(taken.values()), taken=taken)
 
     async def dismiss(self, purchase_id: str, who: Who, reason: str) -> bool:
         """A person has seen to a payment in review, and nothing is credited for it; False when that is so already. Raises NotAcceptable."""
@@ -313,34 +319,34 @@ class Sales:
             if row.revision != revision:
                 raise Stale(purchase_id)
             changed, newly_lost = await _remember(connection, row, news, now)
-            taken = 0
+            taken: Mapping[str, int] = {}
             await note(connection, _fees(news.movements, now))
+            if news.kind == "dispute" and changed and news.counts is not False:
+                await stop_for_dispute(connection, row.account_id)
             if row.state == "credited":
                 await note(connection, _cash(news.movements, now))
                 taken = await self._rebook(connection, row, now)
-                if news.kind == "dispute" and changed and news.counts is not False:
-                    await stop_for_dispute(connection, row.account_id)
-                if taken < 0:
+                if sum(taken.values()) < 0:
                     await use_up_crossing(connection, row.account_id)
             if changed or taken:
                 await _change(connection, row, {})
             blocked = newly_lost and await self._block(connection, row.account_id)
-            return Applied(changed or bool(taken), row.state, taken, blocked=blocked)
+            return Applied(changed or bool(taken), row.state, sum(taken.values()), blocked=blocked, taken=taken)
 
-    async def _rebook(self, connection: AsyncConnection, row: Purchase, now: int) -> int:
-        """Bring every claim's bookings to what it should take; how the customer's balance changed."""
+    async def _rebook(self, connection: AsyncConnection, row: Purchase, now: int) -> Mapping[str, int]:
+        """Bring every claim's bookings to what it should take; how the customer's balance changed, by the kind of claim."""
         tax = row.tax_cents * MILLICREDITS_PER_CENT
         whole = Whole(row.total_cents, row.paid_millicredits, row.bonus_millicredits, tax)
         rows = await _claims_of(connection, row.id)
         standing = [_claim(found) for found in rows]
-        taken = 0
+        taken: defaultdict[str, int] = defaultdict(int)
         for found, claim, parts in zip(rows, standing, allocate(whole, standing), strict=True):
             version = found["version"] + 1
             postings = claim_postings(claim, parts, row.account_id, version, now)
             if not postings:
                 continue
             await move(connection, postings)
-            taken -= parts.paid + parts.bonus - claim.booked.paid - claim.booked.bonus
+            taken[claim.kind] -= parts.paid + parts.bonus - claim.booked.paid - claim.booked.bonus
             booked = {f"booked_{name}": getattr(parts, name) for name in Parts._fields}
             values = {**booked, "cleared": clearing(claim, parts), "version": version, "updated_at": now}
             await connection.execute(update(claims).where(claims.c.id == claim.claim_id).values(**values))

@@ -209,13 +209,21 @@ async def _asked(call: Awaitable[Any]) -> Any:
         return await call
     except stripe.CardError as error:
         raise _CardRefused(_declined(error)) from None
-    except (stripe.InvalidRequestError, stripe.IdempotencyError) as error:
+    except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.PermissionError) as error:
         if error.http_status == 409:  # the same key is being worked on at this moment
             raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
-        code = "idempotency_error" if isinstance(error, stripe.IdempotencyError) else error.code or "invalid_request"
-        raise StripeRefused(code, _words(error), error.http_status or 400) from None
+        raise StripeRefused(_code_of(error), _words(error), error.http_status or 400) from None
     except stripe.StripeError as error:
         raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
+
+
+def _code_of(refusal: stripe.StripeError) -> str:
+    """Stripe's own code; a word of ours where it gives none."""
+    if isinstance(refusal, stripe.IdempotencyError):
+        return "idempotency_error"
+    if isinstance(refusal, stripe.PermissionError):
+        return "permission_denied"  # of a restricted key
+    return refusal.code or "invalid_request"
 
 
 async def _found(call: Awaitable[Any], kind: type[View]) -> View | None:
@@ -240,7 +248,9 @@ def _declined(error: stripe.CardError) -> Declined:
 
 
 def _words(error: stripe.StripeError) -> str:
-    """What went wrong, without anything that could hold a key (authentication errors quote theirs)."""
+    """What went wrong, without anything that could hold a key (Stripe quotes the key it does not accept, or that may not do something)."""
     if isinstance(error, stripe.AuthenticationError):
         return "AuthenticationError: Stripe does not accept STRIPE_API_KEY"
+    if isinstance(error, stripe.PermissionError):
+        return "PermissionError: STRIPE_API_KEY is a restricted key that may not do this"
     return f"{type(error).__name__}: {error.user_message or error.code or 'no answer'}"

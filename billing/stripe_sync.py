@@ -114,7 +114,8 @@ class Sync:
         if not applied.changed:
             return applied
         log.warning("purchase %s was accepted by %s: %s", purchase_id, who.actor, reason)
-        self._tell("purchase", applied.credited)
+        self._tell("purchase", applied.credited - sum(applied.taken.values()))
+        self._tell_taken(applied)
         return applied
 
     async def _paid_for(self, purchase: Purchase) -> "tuple[Payment, Intent | str | None]":
@@ -181,6 +182,7 @@ class Sync:
         newly = applied.changed and applied.state == "credited" and purchase.state != "credited"
         if newly:
             self._tell("purchase", purchase.paid_millicredits + purchase.bonus_millicredits)
+            self._tell_taken(applied)
             if purchase.state in ("expired", "failed"):
                 log.warning("purchase %s was paid after it had %s", purchase.id, purchase.state)
         elif applied.state == "review" and purchase.state != "review":
@@ -245,10 +247,14 @@ class Sync:
     def _report(self, purchase: Purchase, news: ClaimNews, applied: Applied) -> None:
         if news.counts is None:
             log.error("%s %s has the status %r, which we do not know: what stood stands", news.kind, news.claim_id, news.status)
-        if applied.credited:
-            self._tell(news.kind, -applied.credited)
+        self._tell_taken(applied)
         if applied.blocked:
             log.error("account %s is blocked after a lost dispute (%s)", purchase.account_id, news.claim_id)
+
+    def _tell_taken(self, applied: Applied) -> None:
+        for kind, millicredits in applied.taken.items():
+            if millicredits:
+                self._tell(kind, -millicredits)
 
     def _tell(self, kind: str, millicredits: int) -> None:
         if self._observer is not None:

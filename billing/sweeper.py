@@ -4,15 +4,16 @@ Stripe keeps events for 30 days, gives up delivering after three, and may fail t
 events *and* objects. Everything found goes through the same syncs as a webhook; a sweep that finds nothing changes nothing.
 """
 
+import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import NamedTuple, TypeVar
 
 from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.database import Database, now_ms
-from billing.errors import StoreUnavailable
+from billing.errors import StoreUnavailable, StripeRefused
 from billing.event_types import KINDS
 from billing.inbox import Inbox
 from billing.money_tables import claims, sweep_marks
@@ -31,6 +32,8 @@ STUCK_MS = 120_000
 NEVER_ASKED_MS = 900_000
 QUIET_MS = 300_000
 MARK = "events"
+NO_SUCH = "resource_missing"
+"""Stripe's code for an id it does not know."""
 
 Thing = TypeVar("Thing", Session, Intent, Refund, Dispute)
 
@@ -49,25 +52,35 @@ class _Notes:
     """What one sweep gathers."""
 
     def __init__(self) -> None:
-        self.events = self.missed = self.objects = 0
+        self.events = self.missed = self.objects = self.unread = 0
         self.fixed: list[str] = []
         self.problems: list[str] = []
 
     async def sync(self, what: str, call: Awaitable[Outcome]) -> None:
-        """Apply one object; a change is something that should have reached us before. Raises StoreUnavailable.
-
-        One that cannot be read or applied must not keep the others waiting, whatever is wrong with it.
-        """
+        """Apply one object; a change is something that should have reached us before. Raises StoreUnavailable."""
         self.objects += 1
-        try:
+        with self._going_on(what):
             outcome = await call
+            if outcome.changed:
+                self.fixed.append(f"{what}: {outcome.text}")
+
+    @contextlib.contextmanager
+    def listing(self, what: str) -> Iterator[None]:
+        """Read a list to its end. Raises StoreUnavailable."""
+        self.unread += 1
+        with self._going_on(f"the list of {what}"):
+            yield
+            self.unread -= 1
+
+    @contextlib.contextmanager
+    def _going_on(self, what: str) -> Iterator[None]:
+        """What cannot be read or applied must not keep the rest waiting, whatever is wrong with it."""
+        try:
+            yield
         except StoreUnavailable:
             raise
         except Exception as error:
             self.problems.append(f"{what}: {type(error).__name__}: {error}")
-            return
-        if outcome.changed:
-            self.fixed.append(f"{what}: {outcome.text}")
 
 
 class Sweeper:
@@ -84,12 +97,14 @@ class Sweeper:
         mark = await self._mark(MARK)
         since = now - days * DAY_SECONDS if days is not None else max(oldest, mark - OVERLAP_SECONDS)
         notes = _Notes()
-        await self._events(notes, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode)
+        with notes.listing("events"):
+            await self._events(notes, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode)
         await self._objects(notes, since)
+        if not notes.unread:  # or else the next sweep reads from the same time on
+            await self._set_mark(MARK, now)
         await self._never_opened(notes)
         await self._standing_still(notes)
         await self._open_claims(notes)
-        await self._set_mark(MARK, now)
         for line in notes.fixed:
             log.error("had not reached us: %s", line)
         for line in notes.problems:
@@ -98,26 +113,36 @@ class Sweeper:
 
     async def _never_opened(self, notes: _Notes) -> None:
         """Rows committed before Stripe was asked, and nothing since: did it hear of them? (The process died in between.)"""
-        now = now_ms()
-        for purchase in await self._sales.waiting(("created",), before_ms=now - STUCK_MS):
-            call = await self._look_for(purchase)
-            if call is not None:
-                await notes.sync(purchase.id, call)
-            elif purchase.created_at < now - NEVER_ASKED_MS:
-                await self._sales.ended(purchase.id, "failed", NEVER_HEARD)
+        for purchase in await self._sales.waiting(("created",), before_ms=now_ms() - STUCK_MS):
+            await notes.sync(purchase.id, self._heard_of(purchase))
+            await self._sales.looked_at(purchase.id)
+
+    async def _heard_of(self, purchase: Purchase) -> Outcome:
+        """Settle what Stripe has of a purchase; when it has nothing for long enough, give the purchase up."""
+        call = await self._look_for(purchase)
+        if call is not None:
+            return await call
+        if purchase.created_at < now_ms() - NEVER_ASKED_MS:
+            await self._sales.ended(purchase.id, "failed", NEVER_HEARD)
+        return Outcome(NEVER_HEARD)
 
     async def _look_for(self, purchase: Purchase) -> Awaitable[Outcome] | None:
+        """What is to be applied, if Stripe has anything. Raises StoreUnavailable, StripeRefused."""
         if not purchase.customer_id:
             return None
-        if purchase.origin == "checkout":
-            async for session in self._gateway.sessions(customer=purchase.customer_id):
-                if session.client_reference_id == purchase.id:
-                    return self._sync.session(session.id)
-            return None
-        async for intent in self._gateway.intents(customer=purchase.customer_id):
-            if intent.metadata.get(OWN_ID) == purchase.id:
-                return self._sync.intent(intent.id)
-        return None
+        try:
+            if purchase.origin == "checkout":
+                async for session in self._gateway.sessions(customer=purchase.customer_id):
+                    if session.client_reference_id == purchase.id:
+                        return self._sync.session(session.id)
+                return None
+            async for intent in self._gateway.intents(customer=purchase.customer_id):
+                if intent.metadata.get(OWN_ID) == purchase.id:
+                    return self._sync.intent(intent.id)
+        except StripeRefused as refused:
+            if refused.code != NO_SUCH:
+                raise
+        return None  # also of a customer that is not there
 
     async def _standing_still(self, notes: _Notes) -> None:
         for purchase in await self._sales.waiting(("open", "processing"), before_ms=now_ms() - QUIET_MS):
@@ -145,10 +170,10 @@ class Sweeper:
 
     async def _objects(self, notes: _Notes, since: int) -> None:
         created = {"gte": since}
-        await _each(notes, self._gateway.sessions(created=created), self._unsettled_session, self._sync.session)
-        await _each(notes, self._gateway.intents(created=created), self._unsettled_intent, self._sync.intent)
-        await _each(notes, self._gateway.refunds(created=created), self._unknown_claim, self._sync.refund)
-        await _each(notes, self._gateway.disputes(created=created), self._unknown_claim, self._sync.dispute)
+        await _each(notes, "sessions", self._gateway.sessions(created=created), self._unsettled_session, self._sync.session)
+        await _each(notes, "payments", self._gateway.intents(created=created), self._unsettled_intent, self._sync.intent)
+        await _each(notes, "refunds", self._gateway.refunds(created=created), self._unknown_claim, self._sync.refund)
+        await _each(notes, "disputes", self._gateway.disputes(created=created), self._unknown_claim, self._sync.dispute)
 
     async def _unsettled_session(self, session: Session) -> bool:
         if session.status != "complete" or not session.client_reference_id:
@@ -181,8 +206,14 @@ class Sweeper:
 
 
 async def _each(
-    notes: _Notes, things: AsyncIterator[Thing], wanted: Callable[[Thing], Awaitable[bool]], sync: Callable[[str], Awaitable[Outcome]]
+    notes: _Notes,
+    what: str,
+    things: AsyncIterator[Thing],
+    wanted: Callable[[Thing], Awaitable[bool]],
+    sync: Callable[[str], Awaitable[Outcome]],
 ) -> None:
-    async for thing in things:
-        if await wanted(thing):
-            await notes.sync(thing.id, sync(thing.id))
+    """Apply those of a list that are wanted; one that cannot be read ends its list, and no other."""
+    with notes.listing(what):
+        async for thing in things:
+            if await wanted(thing):
+                await notes.sync(thing.id, sync(thing.id))
