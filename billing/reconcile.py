@@ -26,6 +26,10 @@ MOST_DETAILS = 100
 DAY_MS = 86_400_000
 IN_BATCH = 500
 
+SOLD_SINCE = "SELECT id FROM purchases WHERE created_at >= :since AND customer_id <> '' LIMIT 1"
+ANY_BUCKET = "SELECT bucket FROM buckets LIMIT 1"
+"""Only Redis is rebuilt bucket by bucket."""
+
 StoreFigures = tuple[dict[str, Reading], dict[str, int], dict[str, int]]
 ReadStore = Callable[[Collection[str] | None], Awaitable[StoreFigures]]
 """Reads (figures, held, unflushed) of these accounts (None: of all); what is not held or unflushed may be left out."""
@@ -105,6 +109,21 @@ class Compared(NamedTuple):
 
     findings: list[Finding]
     busy: tuple[str, ...]
+
+
+class Traces(NamedTuple):
+    """What the ledger says of the service that writes it: whether it sells through Stripe, and keeps balances in Redis."""
+
+    stripe: bool
+    redis: bool
+
+
+async def traces(database: Database, since_ms: int) -> Traces:
+    """For whoever compares from another shell, which may know less than the service. Purchases count from a time on (Unix ms)."""
+    async with database.read() as connection:
+        sold = (await connection.execute(text(SOLD_SINCE), {"since": since_ms})).first()
+        bucket = (await connection.execute(text(ANY_BUCKET))).first()
+    return Traces(stripe=sold is not None, redis=bucket is not None)
 
 
 async def reconcile(database: Database, read_store: ReadStore | None) -> list[Finding]:

@@ -21,6 +21,9 @@ TYPES_IN_ONE_LIST = 20
 SESSION_DETAILS = ["payment_intent.latest_charge.balance_transaction"]
 INTENT_DETAILS = ["latest_charge.balance_transaction"]
 
+NOT_PERMITTED = "permission_denied"
+"""Our code for what a restricted key may not do."""
+
 View = TypeVar("View")
 
 
@@ -133,6 +136,26 @@ class StripeGateway:
         listed = await _asked(self._v1.webhook_endpoints.list_async({"limit": PAGE}))
         return [_view(row, Endpoint) for row in listed.data]
 
+    async def unreadable(self) -> list[str]:
+        """What we must read and the key may not (a restricted key has rights of its own for each kind), in Stripe's names."""
+        services: dict[str, Any] = {
+            "Checkout Sessions": self._v1.checkout.sessions,
+            "PaymentIntents": self._v1.payment_intents,
+            "Charges": self._v1.charges,
+            "Refunds": self._v1.refunds,
+            "Disputes": self._v1.disputes,
+            "Events": self._v1.events,
+        }
+        found = []
+        for name, service in services.items():
+            try:
+                await _asked(service.list_async({"limit": 1}))
+            except StripeRefused as refused:
+                if refused.code != NOT_PERMITTED:
+                    raise
+                found.append(name)
+        return found
+
     # -- one object, as it is now ---------------------------------------------------------------------------
 
     async def session(self, session_id: str) -> Session | None:
@@ -222,7 +245,7 @@ def _code_of(refusal: stripe.StripeError) -> str:
     if isinstance(refusal, stripe.IdempotencyError):
         return "idempotency_error"
     if isinstance(refusal, stripe.PermissionError):
-        return "permission_denied"  # of a restricted key
+        return NOT_PERMITTED
     return refusal.code or "invalid_request"
 
 

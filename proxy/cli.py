@@ -26,6 +26,7 @@ from billing.ledger import Ledger
 from billing.migrate import migrate
 from billing.money import MoneyError, display_credits
 from billing.rates import RateCards
+from billing.reconcile import traces
 from config.keys import notices_secret, openai_admin_key, stripe_keys
 from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
@@ -37,6 +38,7 @@ from proxy.log import configure_logging
 
 DEFAULT_CONFIG = "proxy.toml"
 DRAIN_WAIT_SECONDS = 60
+SWITCHES_ELSEWHERE = "The service goes on with the last good edit of the file: meanwhile switches are set at /admin."
 BEGINNINGS = {("account", "create"), ("admin", "create"), ("rates", "import"), ("flags", "set")}
 """Commands that begin an empty database; all others work on one that is there, and in a wrong folder there is none."""
 
@@ -51,6 +53,8 @@ def main(argv: list[str] | None = None) -> int:
             return _serve(settings, path)
         result, text, code = asyncio.run(_run(arguments, settings))
     except ConfigError as error:
+        if arguments.command == "flags":
+            return _fail(arguments, f"{error}. {SWITCHES_ELSEWHERE}", 2)
         if arguments.command != "preflight":
             return _fail(arguments, str(error), 2)
         result, text, code = cli_launch.broken_config(error)
@@ -176,6 +180,8 @@ async def _rebuild(context: Context) -> Result:
     if settings.redis.url:
         async with _opened(RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, _lease_ms(settings))) as store:
             await store.rebuild()
+    elif (await traces(context.database, 0)).redis:
+        raise Refusal("the service of this ledger keeps balances in Redis, and redis.url is not set here: set TOLLKEEPER_REDIS__URL")
     else:
         async with _opened(EmbeddedBalances(Path(settings.embedded.path), context.ledger, settings.embedded.timeout_seconds)):
             pass  # opening it is rebuilding it: orphans settled, journal flushed, balances read from SQL

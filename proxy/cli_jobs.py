@@ -17,9 +17,9 @@ from prometheus_client import CollectorRegistry
 
 from billing.balances.redis import RedisBalances
 from billing.database import now_ms
-from billing.finance import MOST_DAYS, RolledUp, day_of
+from billing.finance import DAY_MS, MOST_DAYS, RolledUp, day_of
 from billing.money import display_credits, display_usd
-from billing.reconcile import ReadStore
+from billing.reconcile import ReadStore, traces
 from billing.runs import PARTLY
 from billing.schedule import JobIsRunning, Result, Run
 from proxy.account_api import iso_time
@@ -28,12 +28,14 @@ from proxy.cli_context import Add, Context, Refusal
 from proxy.cli_context import Result as Output
 from proxy.jobs import JobBook, store_reader
 from proxy.metrics import Metrics
-from proxy.money import money_in
+from proxy.money import CHECK_DAYS, money_in
 
 COMMANDS = ("reconcile", "finance", "costs", "jobs")
 WAIT_SECONDS = 120.0
 LOOK_SECONDS = 0.2
 EXIT_UNAVAILABLE = 3
+IN_PART = "reconcile in part"
+"""What a run is kept as that compared less than the service does."""
 
 
 def register(commands: Any, add: Add) -> None:
@@ -54,7 +56,8 @@ async def store_figures(context: Context) -> AsyncIterator[ReadStore | None]:
     """How to read the balance store beside a running server; None while the embedded one has never been opened."""
     settings = context.settings
     if not settings.redis.url:
-        yield store_reader(settings, None) if Path(settings.embedded.path).exists() else None
+        theirs = Path(settings.embedded.path).exists() and not (await traces(context.database, 0)).redis
+        yield store_reader(settings, None) if theirs else None
         return
     store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000)
     await store.open()
@@ -91,16 +94,26 @@ async def _run_job(book: JobBook, name: str, instead: Run | None = None, kept_as
 
 async def _reconcile(context: Context) -> Output:
     async with _book(context, store=True) as book:
-
-        async def without_stripe(_since: int) -> Result:
-            return await book.reconcile(stripe=False)
-
-        if context.arguments.no_stripe and book.asks_stripe:
-            result = await _run_job(book, "reconcile", without_stripe, "reconcile without Stripe")
-        else:
-            result = await _run_job(book, "reconcile")
+        result = await _compare(context, book, stripe=not context.arguments.no_stripe)
     lines = [str(finding) for finding in result.findings] or result.report.splitlines()
     return _output(result, "\n".join(lines))
+
+
+async def _compare(context: Context, book: JobBook, *, stripe: bool) -> Result:
+    """Reconcile with what this shell knows. Where the service knows more, that is said, and the run does not count as the scheduled one."""
+    known = await traces(context.database, now_ms() - CHECK_DAYS * DAY_MS)
+    missing = []
+    if stripe and known.stripe and not book.asks_stripe:
+        missing.append("Stripe's record: purchases were made, and STRIPE_API_KEY is not set in this shell")
+    if known.redis and not context.settings.redis.url:
+        missing.append("the balance store: the service keeps balances in Redis, and redis.url is not set in this shell")
+    asked = stripe and book.asks_stripe
+
+    async def compare(_since: int) -> Result:
+        return await book.reconcile(CHECK_DAYS if asked else 0, missing)
+
+    whole = not missing and asked == (book.asks_stripe or known.stripe)
+    return await _run_job(book, "reconcile", compare, "" if whole else IN_PART)
 
 
 async def _finance(context: Context) -> Output:
@@ -179,7 +192,7 @@ async def _run(context: Context) -> Output:
     async with _book(context, store=name == "reconcile") as book:
         if name not in book.schedule.jobs:
             raise Refusal(f"there is no job {name!r} with this configuration; there are {', '.join(sorted(book.schedule.jobs))}")
-        result = await _run_job(book, name)
+        result = await (_compare(context, book, stripe=True) if name == "reconcile" else _run_job(book, name))
     return _output(result, result.report)
 
 

@@ -66,8 +66,7 @@ async def _configured(context: Context) -> AsyncIterator[MoneyIn]:
 
 async def _sweep(context: Context) -> Result:
     async with _configured(context) as money:
-        parts = await money.parts()
-        swept = await parts.sweeper.sweep(context.arguments.days, livemode=context.settings.stripe.livemode)
+        swept = await money.sweep(context.arguments.days)
         handled = 0
         while finished := await money.work():  # what was missed is handled here and now
             handled += finished

@@ -33,7 +33,7 @@ DAY_SECONDS = 86_400.0
 STATEMENT_SECONDS = 900.0
 JOB_CONNECTIONS = 2
 RECENT_DAYS = 2
-"""Of Stripe's record, at every reconciliation; the job `stripe` reads 30."""
+"""Of Stripe's record, at every scheduled reconciliation; the job `stripe`, and one by hand, read 30."""
 MOST_COST_DAYS = 31
 SHOWN = 20
 
@@ -69,6 +69,8 @@ class JobBook:
             Job("reconcile", conf.reconcile_minutes * 60.0, self._reconcile, "everything against everything"),
         ]
         if self._money.keys is not None:
+            every = self._settings.stripe.sweep_minutes * 60.0
+            found.append(Job("sweep", every, self._sweep, "ask Stripe for what never reached us"))
             found.append(Job("stripe", DAY_SECONDS, self._stripe, "30 days of Stripe's record against purchases and the ledger"))
         if self._admin_key is not None:
             found.append(Job("costs", DAY_SECONDS, self._costs, "our cost against OpenAI's, by day and model"))
@@ -102,22 +104,25 @@ class JobBook:
     # -- reconcile --------------------------------------------------------------------------------
 
     async def _reconcile(self, _since: int) -> Result:
-        return await self.reconcile(stripe=self.asks_stripe)
+        return await self.reconcile(RECENT_DAYS if self.asks_stripe else 0)
 
     @property
     def asks_stripe(self) -> bool:
         """Whether a whole reconciliation asks Stripe for its record."""
         return self._money.keys is not None
 
-    async def reconcile(self, *, stripe: bool) -> Result:
-        """Every check, each by itself: one that cannot be made takes nothing away from the others. Raises when none could be."""
+    async def reconcile(self, stripe_days: int, missing: Sequence[str] = ()) -> Result:
+        """Every check, each by itself: one that cannot be made takes nothing away from the others. Raises when none could be.
+
+        `stripe_days` of Stripe's record are compared; 0: Stripe is not asked. `missing`: what should be compared and cannot be.
+        """
         began = time.monotonic()
         parts: list[tuple[str, Callable[[], Awaitable[Part]]]] = [("the ledger", self._of(check_ledger))]
         if self._read_store is not None:
             parts.append(("the balance store", self._of_store))
         parts.append(("purchases", self._of(self._money.check_ledger)))
-        if stripe:
-            parts.append(("Stripe's record", self._of(lambda database: self._money.check_stripe(database, RECENT_DAYS))))
+        if stripe_days:
+            parts.append(("Stripe's record", self._of(lambda database: self._money.check_stripe(database, stripe_days))))
         parts += [("the sample of charges", self._of_sample), ("the audit log", self._of(check_audit))]
         found: list[Finding] = []
         notes: list[str] = []
@@ -136,8 +141,9 @@ class JobBook:
         if len(failed) == len(parts):
             raise next(iter(failed.values()))
         notes.append(f"{time.monotonic() - began:.1f} s.")
-        summary = _summary(found, whole=not failed)
-        return Result(found, "\n".join([*summary, *notes]), "; ".join(f"{name}: {_words(error)}" for name, error in failed.items()))
+        problems = [*missing, *(f"{name}: {_words(error)}" for name, error in failed.items())]
+        summary = _summary(found, whole=not problems)
+        return Result(found, "\n".join([*summary, *notes]), "; ".join(problems))
 
     def _of(self, check: Callable[[Database], Awaitable[list[Finding]]]) -> Callable[[], Awaitable[Part]]:
         async def part() -> Part:
@@ -160,6 +166,13 @@ class JobBook:
     async def _stripe(self, _since: int) -> Result:
         found = await self._money.check(self.database)
         return Result(found, "\n".join(_summary(found)))
+
+    async def _sweep(self, _since: int) -> Result:
+        """What it put right is found: somebody was told later than they should have been."""
+        swept = await self._money.sweep()
+        found = [Finding("had not reached us", line, 0, 1, 0) for line in swept.fixed]
+        report = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us; {len(swept.fixed)} objects put right."
+        return Result(found, "\n".join([report, *_shown(found)]), "; ".join(swept.problems[:SHOWN]))
 
     # -- costs ------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ Stripe's library is loaded at the first need and in a thread: a worker that neve
 import asyncio
 import importlib
 import logging
-import time
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING
@@ -34,15 +33,13 @@ if TYPE_CHECKING:
     from billing.stripe_gateway import StripeGateway
     from billing.stripe_sync import Sync
     from billing.stripe_worker import StripeWorker
-    from billing.sweeper import Sweeper
+    from billing.sweeper import Sweeper, Swept
 
 log = logging.getLogger("tollkeeper.stripe")
 
 INBOX_SECONDS = 0.25
 WATCH_SECONDS = 1.0
 NOTIFY_SECONDS = 1.0
-SWEEP_LOOK_SECONDS = 5.0
-FAILED_SWEEP_SECONDS = 60.0
 CHECK_DAYS = 30
 
 
@@ -86,7 +83,6 @@ class MoneyIn:
     ) -> None:
         """Nothing is opened yet. `notices_key` None: nobody is told anything."""
         self.settings, self.keys, self.metrics, self._db = settings, keys, metrics, database
-        self._sweep_at = 0.0
         self.sales = Sales(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
         self.buyers, self.inbox = Buyers(database), Inbox(database)
         self.notices = Notices(database, wanted=notices_key is not None)
@@ -121,16 +117,12 @@ class MoneyIn:
         """One step of the inbox's worker. Raises StoreUnavailable."""
         return await (await self.parts()).worker.step()
 
-    async def sweep(self) -> int:
-        """Ask Stripe for what never arrived, every `stripe.sweep_minutes`."""
-        if time.monotonic() < self._sweep_at:
-            return 0
-        self._sweep_at = time.monotonic() + FAILED_SWEEP_SECONDS  # unless it succeeds
+    async def sweep(self, days: int | None = None) -> "Swept":
+        """Ask Stripe for what never arrived: since the last sweep, or over so many days. Raises StoreUnavailable, StripeRefused."""
         sweeper = (await self.parts()).sweeper
-        swept = await sweeper.sweep(livemode=self.settings.stripe.livemode)
+        swept = await sweeper.sweep(days, livemode=self.settings.stripe.livemode)
         self.metrics.count(self.metrics.missed_events, by=swept.missed_events)
-        self._sweep_at = time.monotonic() + self.settings.stripe.sweep_minutes * 60
-        return 0
+        return swept
 
     async def check(self, database: Database, days: int = CHECK_DAYS) -> list[Finding]:
         """Stripe's record against purchases against the ledger. Raises StoreUnavailable, StripeRefused."""
@@ -171,7 +163,6 @@ class MoneyIn:
         if self.keys is not None:
             found += [
                 (self.work, INBOX_SECONDS, "stripe inbox"),
-                (self.sweep, SWEEP_LOOK_SECONDS, "stripe sweep"),
                 (self.recharge, WATCH_SECONDS, "automatic recharge"),
             ]
         return found

@@ -118,7 +118,7 @@ async def stripe_checks(site: Site) -> list[Check]:
         sent = time.time()
         account, date = await gateway.account()
         note_clock(site, "Stripe", date, sent)
-        checks += [_account_check(account), *_endpoint_checks(site, await gateway.endpoints())]
+        checks += [_account_check(account), *_endpoint_checks(site, await gateway.endpoints()), _rights_check(await gateway.unreadable())]
     except StripeRefused as refused:
         fix = "give the restricted key read access to the account and to webhook endpoints, or use another key"
         checks.append(Check("stripe", "account", "FAIL", str(refused), fix))
@@ -129,6 +129,13 @@ async def stripe_checks(site: Site) -> list[Check]:
     finally:
         await gateway.close()
     return checks
+
+
+def _rights_check(unreadable: list[str]) -> Check:
+    if unreadable:
+        fix = "give the restricted key at least read access to them (docs/stripe.md lists every right it needs)"
+        return Check("stripe", "rights", "FAIL", f"the key may not read {', '.join(unreadable)}", fix)
+    return Check("stripe", "rights", "PASS", "the key reads payments, refunds, disputes and events")
 
 
 def _account_check(account: Account) -> Check:

@@ -61,6 +61,7 @@ NO_STRIPE: Rows = {
     "stripe keys": "FAIL",
     "stripe mode": None,
     "stripe account": None,
+    "stripe rights": None,
     "webhook endpoint": None,
     "webhook events": None,
     "webhook api version": None,
@@ -70,7 +71,7 @@ NO_STRIPE: Rows = {
 }
 NO_ANSWER: Rows = {f"edge {name}": None for name in ("ready", "headers", "cors", "admin listener")}
 NO_ENDPOINT: Rows = {"webhook endpoint": "FAIL", "webhook events": None, "webhook api version": None}
-NO_STRIPE_ANSWER: Rows = {**NO_ENDPOINT, "webhook endpoint": None, "stripe account": "FAIL", "clocks Stripe": None}
+NO_STRIPE_ANSWER: Rows = {**NO_ENDPOINT, "webhook endpoint": None, "stripe account": "FAIL", "stripe rights": None, "clocks Stripe": None}
 NO_OPENAI: Rows = {"openai key": "FAIL", "openai models": None, "prices allowlist": None}
 IN_SQL = (
     "database version",
@@ -118,9 +119,14 @@ def openai_answers_no_list_from_another_time(live: Live) -> Iterator[Given]:
         yield Given({"TOLLKEEPER_UPSTREAM__BASE_URL": f"{url}/v1"})
 
 
+LISTS = tuple(f"/v1/{name}" for name in ("checkout/sessions", "payment_intents", "charges", "refunds", "disputes", "events"))
+NOT_PERMITTED = (403, {"error": {"type": "invalid_request_error", "message": "The provided key 'rk_test_***' may not do this"}})
+
+
 def account(**fields: Any) -> dict[str, tuple[int, Any]]:
     whole = {"id": "acct_1", "object": "account", "charges_enabled": True, "payouts_enabled": True, **fields}
-    return {"/v1/account": (200, whole), "/v1/webhook_endpoints": (200, {"object": "list", "data": [], "has_more": False})}
+    empty = (200, {"object": "list", "data": [], "has_more": False})
+    return {"/v1/account": (200, whole), **dict.fromkeys(("/v1/webhook_endpoints", *LISTS), empty)}
 
 
 @case({"stripe account": "FAIL", **NO_ENDPOINT, "clocks Stripe": "FAIL"})
@@ -135,10 +141,15 @@ def stripe_account_pays_nothing_out(live: Live) -> Iterator[Given]:
         yield Given({"TOLLKEEPER_STRIPE__API_BASE": url})
 
 
-@case({"stripe account": "FAIL", **NO_ENDPOINT, "webhook endpoint": None, "clocks Stripe": None})
+@case({"stripe account": "FAIL", "stripe rights": None, **NO_ENDPOINT, "webhook endpoint": None, "clocks Stripe": None})
 def the_key_may_not_read_the_account(live: Live) -> Iterator[Given]:
-    refusal = {"error": {"type": "invalid_request_error", "message": "The provided key does not have the required permissions"}}
-    with stranger({"/v1/account": (403, refusal)}) as url:
+    with stranger({"/v1/account": NOT_PERMITTED}) as url:
+        yield Given({"TOLLKEEPER_STRIPE__API_BASE": url})
+
+
+@case({"stripe rights": "FAIL", **NO_ENDPOINT})
+def the_key_may_not_read_events_and_disputes(live: Live) -> Iterator[Given]:
+    with stranger({**account(), "/v1/events": NOT_PERMITTED, "/v1/disputes": NOT_PERMITTED}) as url:
         yield Given({"TOLLKEEPER_STRIPE__API_BASE": url})
 
 

@@ -10,9 +10,11 @@ from billing.errors import StoreUnavailable, StripeRefused
 from billing.event_types import API_VERSION
 from billing.stripe_gateway import Declined, Order, StripeGateway
 from billing.stripe_objects import OWN_ID, BalanceTransaction, Charge, Intent
+from tests.launch.stranger import stranger
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
 
+LISTS = [f"/v1/{name}" for name in ("checkout/sessions", "payment_intents", "charges", "disputes")]
 ORDER = Order("pur_1", "pur_1:1", "cus_1", "usd", 999, "9,990 credits")
 PAGES = {"success_url": "https://a.test/ok", "cancel_url": "https://a.test/no"}
 
@@ -116,6 +118,19 @@ async def test_stripe_away_broken_or_not_ours_is_unavailable(fake: tuple[FakeSer
     with pytest.raises(StoreUnavailable):
         await nobody.session("cs_1")
     await nobody.close()
+
+
+async def test_what_a_restricted_key_may_not_do_is_a_refusal_and_quotes_no_key() -> None:
+    """It answers, and will never do it: whoever waits for it to be back would wait for ever."""
+    refusal = {"error": {"type": "invalid_request_error", "message": "The provided key 'rk_live_secret' does not have access"}}
+    empty = {"object": "list", "data": [], "has_more": False}
+    with stranger({"/v1/refunds": (403, refusal), "/v1/events": (403, refusal), **dict.fromkeys(LISTS, (200, empty))}) as url:
+        gateway = StripeGateway("rk_test_1", api_base=url, timeout_seconds=2)
+        with pytest.raises(StripeRefused, match="permission_denied") as refused:
+            [row async for row in gateway.refunds(charge="ch_1")]
+        assert (refused.value.status, "rk_live" in str(refused.value)) == (403, False)
+        assert await gateway.unreadable() == ["Refunds", "Events"]
+        await gateway.close()
 
 
 async def test_the_loop_turns_while_stripe_thinks(fake: tuple[FakeServer, str], gateway: StripeGateway) -> None:

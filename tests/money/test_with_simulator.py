@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from tests.money.test_end_to_end import PACKAGES
+from tests.ops.test_jobs_served import change_figures
 from tests.support import web
 from tests.support.customers import Customer, acting_for, database_url, new_customer
 from tests.support.servers import ROOT, Tollkeeper, wait_until
@@ -228,3 +229,52 @@ def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank)
     bank.control(f"sessions/{session}/pay")
     customer.wait_balance(9_990_000 * 2 - used, 10)
     wait_until(lambda: web.get(url, headers=customer.headers).json()["state"] == "ready", 10, "ready again")
+
+
+def test_what_a_sweep_put_right_is_found_by_its_job(shop: Tollkeeper, bank: Bank) -> None:
+    """A row, a report and a metric: a webhook that never comes is not repaired in silence."""
+
+    def sweep() -> dict[str, Any]:
+        (row,) = [row for row in shop.cli("jobs", "list", code=None)["data"] if row["job"] == "sweep"]
+        found: dict[str, Any] = row
+        return found
+
+    wait_until(lambda: sweep()["lastRun"], 10, "the first sweep, at the start, is over")
+    bank.settings(delivery={"drop": 1.0, "max_attempts": 1})
+    customer = new_customer(shop, 0)
+    page = checkout(customer)
+    bank.control(f"sessions/{page['sessionId']}/pay")
+    (finding,) = shop.cli("jobs", "run", "sweep", code=1)["findings"]
+    assert (finding["check"], page["sessionId"] in finding["subject"]) == ("had not reached us", True)
+    customer.wait_balance(9_990_000, 5)
+    assert (sweep()["everySeconds"], sweep()["lastRun"]["findings"]) == (600, 1)
+    shown = 'tollkeeper_job_findings{task="sweep"} 1'
+    wait_until(lambda: shown in web.get(f"{shop.url}/metrics").text, 10, "the metric")
+    assert shop.cli("jobs", "run", "sweep") == {"ok": True, "findings": []}
+
+
+def test_a_sweep_that_cannot_read_everything_is_not_done(shop: Tollkeeper, bank: Bank) -> None:
+    bank.control("faults", kind="status", path="disputes", status=403, count=9)
+    done = shop.cli("jobs", "run", "sweep", code=3)
+    assert "the list of disputes" in done["incomplete"]
+
+
+def test_a_shell_that_knows_less_than_the_service_does_not_speak_for_it(shop: Tollkeeper) -> None:
+    """What the service found stays found, and nobody is told that everything agrees."""
+    customer = new_customer(shop, 5_000_000)
+    checkout(customer)
+    change_figures(shop, customer, 5_000)
+    shop.cli("reconcile", code=1)
+    shown = "tollkeeper_reconciliation_mismatch_credits 5.0"
+    wait_until(lambda: shown in web.get(f"{shop.url}/metrics").text, 10, "the metric")
+    change_figures(shop, customer, -5_000)
+    poor = {"STRIPE_API_KEY": "", "STRIPE_WEBHOOK_SECRET": ""}
+    for command in (("reconcile",), ("jobs", "run", "reconcile")):
+        done = shop.run(*command, **poor)
+        assert (done.returncode, "everything agrees" in done.stdout.lower()) == (3, False)
+        assert "Stripe's record: purchases were made, and STRIPE_API_KEY is not set" in done.stdout
+    left_out = shop.run("reconcile", "--no-stripe", **poor)
+    assert left_out.returncode == 0, "who asks for less is told of that"
+    time.sleep(3)
+    assert shown in web.get(f"{shop.url}/metrics").text
+    assert shop.cli("reconcile") == {"ok": True, "findings": []}

@@ -1,6 +1,7 @@
 """The jobs of a whole product under load: silent while nothing is wrong, run once of all processes, done again after a kill -9."""
 
 import asyncio
+import json
 import os
 import re
 import signal
@@ -125,6 +126,27 @@ def test_stripe_being_away_hides_nothing_that_others_found(make_tollkeeper: Call
     assert server.cli("reconcile", "--no-stripe", code=1)["findings"] == done["findings"]
     (row,) = [row for row in server.cli("jobs", "list", code=1)["data"] if row["job"] == "reconcile"]
     assert row["nextDueAt"] is None
+
+
+def test_a_shell_without_redis_does_not_take_another_store_for_the_services(
+    make_tollkeeper: Callable[..., Tollkeeper], redis_server: RedisServer
+) -> None:
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url).start()
+    new_customer(server, 100_000)
+    refused = server.run("rebuild", TOLLKEEPER_REDIS__URL="")
+    assert (refused.returncode, "TOLLKEEPER_REDIS__URL" in refused.stderr) == (1, True)
+    done = server.run("reconcile", "--json", TOLLKEEPER_REDIS__URL="")
+    found = json.loads(done.stdout)
+    assert (done.returncode, found["findings"]) == (3, [])
+    assert "the service keeps balances in Redis" in found["incomplete"]
+    assert server.cli("reconcile") == {"ok": True, "findings": []}
+
+
+def test_while_the_file_is_broken_switches_are_set_elsewhere(single: Tollkeeper) -> None:
+    broken = single.folder / "broken.toml"
+    broken.write_text("[[[")
+    done = single.run("flags", "set", "purchase_enabled", "false", "--reason", "x", "--config", str(broken))
+    assert (done.returncode, "/admin" in done.stderr) == (2, True)
 
 
 def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(make_tollkeeper: Callable[..., Tollkeeper]) -> None:

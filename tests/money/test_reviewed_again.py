@@ -1,0 +1,195 @@
+"""What a second reviewer found in money in; each of these failed once."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+
+from billing.audit import Who
+from billing.errors import StripeRefused
+from tests.money.fake_stripe import replace
+from tests.money.shop import Shop
+from tests.money.test_recharge import BUYER, WISH, account_with_card, spend, told
+from tests.money.test_reviewed import autos, run, state_of
+
+ADA = Who("ada", "finance")
+
+
+class Seen:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.moves: list[tuple[str, int]] = []
+
+    def moved(self, kind: str, millicredits: int) -> None:
+        self.moves.append((kind, millicredits))
+
+
+# -- who disputes is not charged again ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("when", ["in review", "before it is settled"])
+async def test_a_dispute_stops_it_whatever_the_purchase_is(shop: Shop, when: str) -> None:
+    account = await account_with_card(shop)
+    purchase = await shop.buy(account)
+    odd = {"currency": "eur"} if when == "in review" else {}
+    shop.stripe.pay(purchase.session_id or "", **odd)
+    if when == "in review":
+        await shop.deliver()
+        assert (await shop.get(purchase)).state == "review"
+    intent = shop.stripe.intent_of(purchase.session_id or "")
+    shop.stripe.open_dispute(intent.id)
+    await shop.deliver()
+    await run(shop)
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert (row.enabled, row.state) == (False, "stopped")
+    await spend(shop, account, 0)
+    await run(shop)
+    assert autos(shop) == []
+
+
+async def test_every_dispute_is_told(shop: Shop) -> None:
+    account = await account_with_card(shop)
+    first, second = await shop.paid(account), await shop.paid(account)
+    for purchase in (first, second):
+        shop.stripe.open_dispute(purchase.payment_intent_id or "")
+        await shop.deliver()
+        await run(shop)
+        await shop.recharges.put(account, WISH, BUYER)  # on again
+    assert (await told(shop)).count("auto_recharge.stopped") == 2
+
+
+@pytest.mark.parametrize("ends", ["credited", "declined"])
+async def test_a_dispute_while_a_payment_is_in_flight_stops_it_when_that_has_ended(shop: Shop, ends: str) -> None:
+    account = await account_with_card(shop)
+    shop.stripe.slow = True
+    await spend(shop, account, 0)
+    await run(shop)
+    assert await state_of(shop, account) == "paying"
+    (bought,) = [row for row in await shop.sales.of_account(account, 9) if row.origin == "checkout"]
+    shop.stripe.open_dispute(bought.payment_intent_id or "")
+    await shop.deliver()
+    await run(shop)
+    if ends == "credited":
+        shop.stripe.arrive()
+    else:
+        (intent,) = [one for one in shop.stripe.intents_by_id.values() if one.status == "processing"]
+        shop.stripe.intents_by_id[intent.id] = replace(intent, status="requires_payment_method")
+        shop.stripe.emit("payment_intent.payment_failed", intent.id)
+    await shop.deliver()
+    await run(shop)
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert (row.enabled, row.state, "disputed" in row.message) == (False, "stopped", True)
+    assert (await told(shop))[0] == "auto_recharge.stopped"
+    assert len(autos(shop)) == 1
+
+
+async def test_who_switches_it_on_after_a_dispute_while_a_payment_is_in_flight_means_it(shop: Shop) -> None:
+    account = await account_with_card(shop)
+    shop.stripe.slow = True
+    await spend(shop, account, 0)
+    await run(shop)
+    (bought,) = [row for row in await shop.sales.of_account(account, 9) if row.origin == "checkout"]
+    shop.stripe.open_dispute(bought.payment_intent_id or "")
+    await shop.deliver()
+    await shop.recharges.put(account, WISH, BUYER)
+    shop.stripe.arrive()
+    await run(shop)
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert (row.enabled, row.state) == (True, "ready")
+
+
+async def test_a_refusal_is_no_decline(shop: Shop) -> None:
+    """The customer is not told that a card was declined which nobody tried, and nothing is asked for again and again."""
+    account = await account_with_card(shop)
+
+    async def refuse(_order: Any, _method: str) -> Any:
+        raise StripeRefused("resource_missing", "No such PaymentMethod", 400)
+
+    shop.stripe.charge_saved_method = refuse  # type: ignore[method-assign]
+    await spend(shop, account, 0)
+    await run(shop)
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert (row.state, row.failures, row.next_try_at) == ("action_needed", 0, None)
+    assert "declined" not in row.message
+    assert row.action_url
+
+
+# -- sweeps ------------------------------------------------------------------------------------------------------------
+
+
+async def stuck(shop: Shop) -> str:
+    """A purchase that died before Stripe answered, of a customer that Stripe may not know."""
+    purchase = await shop.buy(await shop.books.account())
+    del shop.stripe.sessions_by_id[purchase.session_id or ""]
+    async with shop.books.database.write() as connection:
+        await connection.execute(text("UPDATE purchases SET state = 'created', session_id = NULL WHERE id = :id"), {"id": purchase.id})
+    return purchase.id
+
+
+@pytest.mark.parametrize(("code", "becomes"), [("resource_missing", "failed"), ("permission_denied", "created")])
+async def test_a_refusal_ends_no_sweep(shop: Shop, code: str, becomes: str) -> None:
+    """Where Stripe knows no such customer it was never asked; where it does not say, nothing is given up."""
+    lost = await shop.buy(await shop.books.account())
+    purchase_id = await stuck(shop)
+    await shop.age(1_000)
+    shop.stripe.pay(lost.session_id or "")
+    shop.delivered = len(shop.stripe.events_made)  # nobody told us
+    shop.stripe.events_made.clear()  # and Stripe made no event
+    real = shop.stripe.sessions
+
+    def sessions(**filters: Any) -> Any:
+        if "customer" in filters:
+            raise StripeRefused(code, "No", 400)
+        return real(**filters)
+
+    shop.stripe.sessions = sessions  # type: ignore[method-assign]
+    swept = await shop.sweeper.sweep(30, livemode=False)
+    assert (await shop.get(lost)).state == "credited"
+    assert [row[0] for row in await shop.rows(f"SELECT state FROM purchases WHERE id = '{purchase_id}'")] == [becomes]
+    assert len(swept.problems) == (code != "resource_missing")
+    assert await shop.rows("SELECT name FROM sweep_marks") == [("events",)]
+
+
+async def test_a_list_that_cannot_be_read_keeps_no_other_waiting_and_is_read_again(shop: Shop) -> None:
+    paid = await shop.paid(await shop.books.account())
+    shop.stripe.refund_payment(paid.payment_intent_id or "", 500)
+    shop.delivered = len(shop.stripe.events_made)
+    shop.stripe.events_made.clear()
+
+    async def broken(**_filters: Any) -> Any:
+        raise StripeRefused("permission_denied", "No", 403)
+        yield
+
+    shop.stripe.sessions = broken  # type: ignore[method-assign]
+    swept = await shop.sweeper.sweep(30, livemode=False)
+    assert [line.partition(":")[0] for line in swept.problems] == ["the list of sessions"]
+    assert len(swept.fixed) == 1
+    assert await shop.rows("SELECT name FROM sweep_marks") == [], "the next one reads from the same time on"
+
+
+# -- figures -----------------------------------------------------------------------------------------------------------
+
+
+async def test_what_goes_back_in_the_moment_of_crediting_is_counted_as_going_back(shop: Shop) -> None:
+    seen = Seen()
+    shop.sync._observer = seen
+    purchase = await shop.buy(await shop.books.account())
+    shop.stripe.pay(purchase.session_id or "", livemode=True)  # which needs a look by a person
+    await shop.deliver()
+    intent = shop.stripe.intent_of(purchase.session_id or "")
+    shop.stripe.refund_payment(intent.id, 5_000)
+    shop.stripe.open_dispute(intent.id, 1_000)
+    await shop.deliver()
+    assert seen.moves == []
+    shop.stripe.sessions_by_id[purchase.session_id or ""] = replace(shop.stripe.sessions_by_id[purchase.session_id or ""], livemode=False)
+    applied = await shop.sync.accept(purchase.id, ADA, "it was paid")
+    bought = [amount for kind, amount in seen.moves if kind == "purchase"]
+    back = {kind: amount for kind, amount in seen.moves if kind != "purchase"}
+    assert sum(bought) - sum(back.values()) == applied.credited == await shop.balance(purchase.account_id)
+    assert (len(bought), set(back)) == (1, {"refund", "dispute"})
+    assert back["refund"] == 5 * back["dispute"] > 0
