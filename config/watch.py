@@ -8,8 +8,12 @@ an edit that stood for less than two looks before a broken one would be in force
 """
 
 import contextlib
+import mmap
 import os
+import stat
+import struct
 import time
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -20,6 +24,14 @@ from config.load import ConfigError, parse_settings
 from config.settings import LIVE_SECTIONS, RESTART_KEYS, Settings
 
 LOOK_SECONDS = 0.2
+MOST_BYTES = 1_048_576
+"""Of the file; ours has 10,000."""
+MOST_WORDS = 16_384
+"""Characters of a problem."""
+HEADER = struct.Struct("<QdII")
+"""What stands before a verdict: its number, when somebody last looked (Unix seconds), its length and its checksum."""
+LOOKED_AT = struct.Struct("<d")
+LOOKED_AT_OFFSET = 8
 
 
 class Edit(NamedTuple):
@@ -42,7 +54,7 @@ class Edits(Protocol):
         ...
 
     def look(self) -> Edit | None:
-        """The edit since the last one that was taken; None when there is none. Raises OSError when that cannot be told."""
+        """The edit since the last one that was taken; None when there is none."""
         ...
 
 
@@ -65,6 +77,8 @@ class Judge:
         if not raw.strip():
             # an empty file would be valid, and mean all the defaults: nobody wants that by accident
             return Edit(None, f"{where}: is missing, unreadable or empty. Fix: put it back")
+        if len(raw) > MOST_BYTES:
+            return Edit(None, f"{where}: is larger than {MOST_BYTES} bytes. Fix: undo the last edit")
         try:
             found = parse_settings(raw, where, self._environ)
             self._check(found)
@@ -96,77 +110,86 @@ class Watcher:
         return self._judge(raw)
 
     def _read(self) -> bytes:
-        """The content; empty when it cannot be read."""
+        """The content, or enough of it to see that it is too large; empty when it cannot be read."""
         try:
-            return self._judge.path.read_bytes()
+            # a pipe of that name would keep us waiting for somebody to write
+            descriptor = os.open(self._judge.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except OSError:
             return b""
+        with os.fdopen(descriptor, "rb") as file, contextlib.suppress(OSError):
+            return file.read(MOST_BYTES + 1) if stat.S_ISREG(os.fstat(descriptor).st_mode) else b""
+        return b""
 
 
 class Verdict(msgspec.Struct, frozen=True):
     """What the watching process tells the others: the last content it took (None: none yet), and what is wrong with the one there is."""
 
-    good: str | None = None
+    good: bytes | None = None
     problem: str = ""
 
 
 class Herald:
-    """The watching process's side of a file of its own, which is only ever replaced whole. Its time is that of the last look."""
+    """The watching process's side. Tells its children, through memory that it shares with them, so that no disk can be in the way."""
 
-    def __init__(self, path: Path) -> None:
-        """`path` in a folder that nobody else can read: it will hold what the configuration holds."""
-        self.path, self._verdict, self._told = path, Verdict(), False
+    def __init__(self) -> None:
+        """To be made before the children are forked."""
+        self.memory = mmap.mmap(-1, HEADER.size + MOST_BYTES + MOST_WORDS * 4 + 64)
+        self._sequence, self._verdict = 0, Verdict()
+        self._tell()
 
     def took(self, raw: bytes) -> None:
         """The content there is now is in force."""
-        self._verdict, self._told = Verdict(raw.decode()), False
+        self._verdict = Verdict(raw)
+        self._tell()
 
     def refused(self, problem: str) -> None:
         """The content there is now changes nothing."""
-        self._verdict, self._told = Verdict(self._verdict.good, problem), False
+        self._verdict = Verdict(self._verdict.good, problem[:MOST_WORDS])
+        self._tell()
 
-    def tell(self) -> None:
-        """After every look. Raises OSError; then the next call tries again."""
-        if self._told:
-            os.utime(self.path)
-            return
-        beside = self.path.with_suffix(".new")
-        beside.write_bytes(msgspec.json.encode(self._verdict))
-        beside.replace(self.path)
-        self._told = True
+    def looked(self) -> None:
+        """There is nothing new; but somebody looks."""
+        LOOKED_AT.pack_into(self.memory, LOOKED_AT_OFFSET, time.time())
+
+    def _tell(self) -> None:
+        raw = msgspec.msgpack.encode(self._verdict)
+        self._sequence += 1
+        self.memory[HEADER.size : HEADER.size + len(raw)] = raw
+        HEADER.pack_into(self.memory, 0, self._sequence, time.time(), len(raw), zlib.crc32(raw))
 
 
 class Follower:
     """Hears of edits from the process that watches the file."""
 
-    def __init__(self, path: Path, judge: Judge) -> None:
-        """`path` is the herald's."""
-        self._path, self._judge = path, judge
-        self._told: bytes | None = None
-        self._good: str | None = None
-        self._looked_at = time.time()
+    def __init__(self, memory: mmap.mmap, judge: Judge) -> None:
+        """`memory` is the herald's."""
+        self._memory, self._judge = memory, judge
+        self._told = 0
+        self._good: bytes | None = None
 
     @property
     def looked_at(self) -> float:
         """When the other process last looked, in Unix seconds; it may have stopped doing so."""
-        with contextlib.suppress(OSError):
-            self._looked_at = self._path.stat().st_mtime
-        return self._looked_at
+        (moment,) = LOOKED_AT.unpack_from(self._memory, LOOKED_AT_OFFSET)
+        return float(moment)
 
     def look(self) -> Edit | None:
         """What there is that we were not told yet: first what is in force, then what is wrong with the content there is."""
-        raw = self._path.read_bytes()
-        if raw == self._told:
+        sequence, _, length, checksum = HEADER.unpack_from(self._memory)
+        if sequence == self._told:
             return None
-        verdict = msgspec.json.decode(raw, type=Verdict)
-        missed = verdict.good != self._good
-        if verdict.problem and not missed:
-            self._told = raw
+        raw = self._memory[HEADER.size : HEADER.size + length]
+        if zlib.crc32(raw) != checksum:
+            return None  # it is being told at this moment
+        verdict = msgspec.msgpack.decode(raw, type=Verdict)
+        if verdict.problem and verdict.good == self._good:
+            self._told = sequence
             return Edit(None, verdict.problem)
-        if not verdict.problem:
-            self._told = raw
+        edit = self._judge(verdict.good) if verdict.good is not None else None
         self._good = verdict.good
-        return self._judge(verdict.good.encode()) if verdict.good is not None else None
+        if not verdict.problem:
+            self._told = sequence
+        return edit
 
 
 def live_part(running: Settings, found: Settings) -> Settings:

@@ -24,8 +24,10 @@ from proxy.metrics import Metrics
 log = logging.getLogger("tollkeeper.config")
 
 SWITCHES = ("purchase_enabled", "charging_enabled", "auto_recharge")
-FILE, APPLY, FOLLOWING, OVERRIDES, RATES = "config", "apply", "following", "overrides_unread", "rates"
-"""What a note is about: the file itself, file and overrides together, our own looking at either, the active rate card."""
+FILE, APPLY, FOLLOWING, SILENCE, OVERRIDES, RATES = "config", "apply", "following", "unwatched", "overrides_unread", "rates"
+"""What a note is about: the file itself, file and overrides together, our own looking at either, the process that watches the file
+for us, the active rate card."""
+SILENT_SECONDS = 5.0
 OVERRIDES_SECONDS = 2 * LOOK_SECONDS
 
 Apply = Callable[[Settings], Awaitable[None]]
@@ -62,6 +64,7 @@ class LiveSettings:
         """Take an edit of the file, let overrides end that are over, and put what becomes of both in force. Asks no database."""
         try:
             self._look_at_file()
+            self._note_silence()
             await self._put_in_force()
         finally:
             self._publish()
@@ -112,6 +115,10 @@ class LiveSettings:
             self.file = edit.settings
             self._metrics.count(self._metrics.config_reloads, "applied")
             log.info("the configuration file was edited; its live part applies now")
+
+    def _note_silence(self) -> None:
+        silent = self._edits is not None and time.time() - self._edits.looked_at > SILENT_SECONDS
+        self.note(SILENCE, f"{SILENT_SECONDS:.0f} s long nobody looked at the file: edits do not reach this process" if silent else "")
 
     async def _put_in_force(self) -> None:
         values = {flag: value for flag, value in in_force(self._rows, now_ms()).items() if flag in FLAGS}

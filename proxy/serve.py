@@ -54,6 +54,9 @@ TICK_SECONDS = 0.05
 LOOK_TICKS = round(LOOK_SECONDS / TICK_SECONDS)
 RESTART_SECONDS = 0.1
 LONGEST_RESTART_SECONDS = 5.0
+SHORT_LIFE_SECONDS = 10.0
+CRASHES = (1, -signal.SIGABRT, -signal.SIGBUS, -signal.SIGSEGV)
+"""Exit codes of a child that ended by itself. Whoever kills one from outside wants it back at once."""
 STOP_EXTRA_SECONDS = 8
 DRAIN_EXTRA_SECONDS = 3
 PUBLISH_SECONDS = 0.5
@@ -211,17 +214,17 @@ class Supervisor:
         self._children: dict[str, ForkProcess] = {}
         self._restart_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
-        self._stopping = self._mute = False
+        self._started: dict[str, float] = {}
+        self._stopping = False
         self._pid, self._started_at = os.getpid(), time.time()
         self._folder = Path(tempfile.mkdtemp(prefix="tollkeeper-"))  # which nobody else can read
-        self._herald = Herald(self._folder / "edits.json")
+        self._herald = Herald()
         self._watcher = Watcher(Judge(config_path, settings, check_keys)) if config_path is not None else None
 
     def run(self) -> int:
         """Start everything and keep it running until SIGTERM or SIGINT; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._tell()  # so that there is something to follow
         for name in (JOBS, *(f"worker-{number}" for number in range(self._settings.listen.workers))):
             self._start(name)
         turn = 0
@@ -229,6 +232,7 @@ class Supervisor:
             time.sleep(TICK_SECONDS)
             turn += 1
             if turn % LOOK_TICKS == 0:
+                self._folder.mkdir(mode=0o700, exist_ok=True)  # whatever cleans /tmp may have taken it: children need it to start
                 self._look_at_file()
             for name in list(self._children):
                 if not self._tend(name):
@@ -247,18 +251,20 @@ class Supervisor:
                 del self._restart_at[name]
                 self._start(name)
             return True
-        failed = child.exitcode == EXIT_CONFIGURATION
-        if failed and name not in self._failures:
+        unable = child.exitcode == EXIT_CONFIGURATION
+        if unable and name not in self._failures:
             return False
+        failed = unable or (child.exitcode in CRASHES and now < self._started[name] + SHORT_LIFE_SECONDS)
         self._failures[name] = self._failures.get(name, 0) + 1 if failed else 0
         log.error("%s ended with %s; starting it again", name, child.exitcode)
         self._forget_metrics(child.pid)
-        # a store may be away for long: who cannot start because of it tries again, less and less often
+        # a store may be away for long, a disk full: who cannot live because of it tries again, less and less often
         self._restart_at[name] = now + min(RESTART_SECONDS * 2 ** self._failures[name], LONGEST_RESTART_SECONDS)
         return True
 
     def _start(self, name: str) -> None:
         child = self._children[name] = ForkProcess(target=self._run_child, args=(name,), name=name)
+        self._started[name] = time.monotonic()
         child.start()
 
     def _run_child(self, name: str) -> None:
@@ -268,7 +274,7 @@ class Supervisor:
         name_process(f"tk-{name}")
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder)
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen when the library was imported, before there were children
-        edits = Follower(self._herald.path, Judge(self._config, self._settings, check_keys)) if self._config is not None else None
+        edits = Follower(self._herald.memory, Judge(self._config, self._settings, check_keys)) if self._config is not None else None
         if name == JOBS:
             sys.exit(serve_jobs(self._settings, edits, self._started_at))
         sys.exit(serve_worker(self._settings, self._key, self._listeners, edits, with_jobs=False))
@@ -283,21 +289,13 @@ class Supervisor:
             # no edit may end the service; the same content is not looked at again, so this is said once
             log.exception("an edit of proxy.toml cannot be judged")
             edit = Edit(None, "the last edit cannot be judged, which is a fault of ours. Fix: undo it")
-        if edit is not None and edit.settings is None:
+        if edit is None:
+            self._herald.looked()
+        elif edit.settings is None:
             self._herald.refused(edit.problem)
-        elif edit is not None and edit.settings is not None and self._watcher.taken is not None:
+        elif self._watcher.taken is not None:
             self._settings = edit.settings
             self._herald.took(self._watcher.taken)
-        self._tell()
-
-    def _tell(self) -> None:
-        try:
-            self._herald.tell()
-            self._mute = False
-        except OSError as error:
-            if not self._mute:  # said once; tollkeeper_config_checked_timestamp_seconds stands still meanwhile
-                log.error("the children cannot be told of edits: %s", error)
-            self._mute = True
 
     def _on_signal(self, _number: int, _frame: object) -> None:
         self._stopping = True

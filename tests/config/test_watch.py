@@ -10,7 +10,7 @@ import pytest
 from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
 from config.load import ConfigError, load_settings
 from config.settings import LIVE_SECTIONS, RESTART_KEYS, Settings
-from config.watch import Edit, Follower, Herald, Judge, Watcher, live_part
+from config.watch import HEADER, MOST_BYTES, Edit, Follower, Herald, Judge, Watcher, live_part
 
 NO_ENVIRONMENT: dict[str, str] = {}
 
@@ -222,14 +222,12 @@ def top_up_url(edit: Edit | None) -> str:
 
 
 @pytest.fixture
-def herald(tmp_path: Path) -> Herald:
-    made = Herald(tmp_path / "edits.json")
-    made.tell()
-    return made
+def herald() -> Herald:
+    return Herald()
 
 
 def follower(herald: Herald, file: Path) -> Follower:
-    return Follower(herald.path, Judge(file, load_settings(file, NO_ENVIRONMENT), environ=NO_ENVIRONMENT))
+    return Follower(herald.memory, Judge(file, load_settings(file, NO_ENVIRONMENT), environ=NO_ENVIRONMENT))
 
 
 def edit(name: str) -> bytes:
@@ -240,26 +238,20 @@ def test_a_follower_is_told_what_was_taken_and_what_was_refused(file: Path, hera
     following = follower(herald, file)
     assert following.look() is None
     herald.took(edit("b"))
-    assert following.look() is None, "nothing was told"
-    herald.tell()
     assert top_up_url(following.look()) == "/b"
     assert following.look() is None
     herald.refused("line 3 is wrong")
-    herald.tell()
     assert following.look() == Edit(None, "line 3 is wrong")
     assert following.look() is None
     herald.took(edit("b"))
-    herald.tell()
     assert top_up_url(following.look()) == "/b", "the problem is over"
 
 
 def test_a_follower_misses_no_edit_that_was_taken_before_a_broken_one(file: Path, herald: Herald) -> None:
     quick, slow = follower(herald, file), follower(herald, file)
     herald.took(edit("b"))
-    herald.tell()
     assert top_up_url(quick.look()) == "/b"
     herald.refused("line 3 is wrong")
-    herald.tell()
     assert quick.look() == Edit(None, "line 3 is wrong")
     assert top_up_url(slow.look()) == "/b"
     assert slow.look() == Edit(None, "line 3 is wrong")
@@ -269,26 +261,68 @@ def test_a_follower_misses_no_edit_that_was_taken_before_a_broken_one(file: Path
     assert late.look() == Edit(None, "line 3 is wrong")
 
 
-def test_a_follower_knows_when_somebody_last_looked_at_the_file(file: Path, herald: Herald) -> None:
+def test_a_follower_knows_when_somebody_last_looked_at_the_file(file: Path, herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
     following = follower(herald, file)
-    os.utime(herald.path, (1_000, 1_000))
-    assert following.looked_at == 1_000
-    herald.tell()
     assert time.time() - following.looked_at < 60
-    herald.path.unlink()
-    with pytest.raises(OSError, match="edits.json"):
-        following.look()
-    assert time.time() - following.looked_at < 60, "as far as is known"
-
-
-def test_what_could_not_be_told_is_told_later(file: Path, herald: Herald) -> None:
-    following = follower(herald, file)
-    beside = herald.path.with_suffix(".new")
-    beside.mkdir()
-    herald.took(edit("b"))
-    with pytest.raises(OSError, match="edits.new"):
-        herald.tell()
+    with monkeypatch.context() as clock:
+        clock.setattr("config.watch.time.time", lambda: 1_000.5)
+        herald.looked()
+    assert following.looked_at == 1_000.5
     assert following.look() is None
-    beside.rmdir()
-    herald.tell()
+
+
+def test_what_is_being_told_at_this_moment_is_heard_at_the_next_look(file: Path, herald: Herald) -> None:
+    following = follower(herald, file)
+    herald.took(edit("b"))
+    last = HEADER.size + len(edit("b"))
+    herald.memory[last] ^= 1
+    assert following.look() is None
+    herald.memory[last] ^= 1
     assert top_up_url(following.look()) == "/b"
+
+
+def test_one_whom_judging_fails_is_told_again(file: Path, herald: Herald) -> None:
+    failures = [TypeError("nobody foresaw this")]
+
+    def check(_settings: object) -> None:
+        if failures:
+            raise failures.pop()
+
+    following = Follower(herald.memory, Judge(file, load_settings(file, NO_ENVIRONMENT), check, NO_ENVIRONMENT))
+    herald.took(edit("b"))
+    with pytest.raises(TypeError):
+        following.look()
+    assert top_up_url(following.look()) == "/b"
+
+
+def test_the_largest_file_and_the_longest_problem_fit(file: Path, herald: Herald) -> None:
+    following = follower(herald, file)
+    herald.took(edit("b") + b"#" * (MOST_BYTES - len(edit("b"))))
+    assert top_up_url(following.look()) == "/b"
+    herald.refused("\N{FACE WITH TEARS OF JOY}" * 1_000_000)
+    told = following.look()
+    assert told is not None
+    assert len(told.problem) == 16_384
+
+
+# -- files that are none --------------------------------------------------------------------------------
+
+
+def test_a_file_that_is_too_large_is_refused(file: Path) -> None:
+    watching = watcher(file)
+    file.write_bytes(edit("b") + b"#" * MOST_BYTES)
+    found = settle(watching)
+    assert found is not None
+    assert "is larger than" in found.problem
+
+
+def test_a_pipe_of_that_name_keeps_nobody_waiting(file: Path) -> None:
+    watching = watcher(file)
+    file.unlink()
+    os.mkfifo(file)
+    found = settle(watching)
+    assert found is not None
+    assert "missing, unreadable or empty" in found.problem
+    file.unlink()
+    file.write_bytes(edit("b"))
+    assert top_up_url(settle(watching)) == "/b"

@@ -1,6 +1,9 @@
 """What follows the file, the overrides and the rate card goes on, whatever an edit or the database answers; and never waits for SQL."""
 
 import asyncio
+import os
+import shutil
+import signal
 import socket
 import time
 from datetime import datetime
@@ -187,3 +190,42 @@ def test_the_supervisor_outlives_a_look_that_fails(tmp_path: Path) -> None:
             supervisor._look_at_file()
         assert supervisor._settings.billing.purchase_enabled is purchases
     listeners.main.close()
+
+
+def test_a_frozen_supervisor_is_said_and_over_when_it_goes_on(make_tollkeeper: Serve, redis_server: RedisServer) -> None:
+    """It watches the file for all: a kill switch would reach nobody."""
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2")
+    (server.folder / "proxy.toml").write_text("# fine\n")
+    server.start()
+    assert notes(server) == {}
+    assert server.process is not None
+    os.kill(server.process.pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: "nobody looked at the file" in notes(server).get("unwatched", ""), 10, "it is said")
+        wait_until(lambda: metric(server, "tollkeeper_config_valid 0.0"), 5, "the metric")
+    finally:
+        os.kill(server.process.pid, signal.SIGCONT)
+    wait_until(lambda: notes(server) == {} and metric(server, "tollkeeper_config_valid 1.0"), 5, "it is over")
+
+
+def test_a_cleaned_temporary_folder_costs_neither_edits_nor_workers(
+    make_tollkeeper: Serve, redis_server: RedisServer, folder: Path
+) -> None:
+    temporary = folder / "tmp"
+    temporary.mkdir()
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TMPDIR=str(temporary))
+    file = server.folder / "proxy.toml"
+    file.write_text("# fine\n")
+    server.start()
+    customer = new_customer(server)
+    for found in temporary.iterdir():
+        shutil.rmtree(found)
+    file.write_text(CLOSED)
+    wait_until(lambda: answers(customer, 503), 5, "an edit is in force")
+    before = children(server)
+    for child in before:
+        child.kill()
+    wait_until(lambda: len(children(server)) == len(before) and not any(child.is_running() for child in before), 10, "all are back")
+    file.write_text("# fine again\n")
+    wait_until(lambda: answers(customer, 200), 10, "and serve")
+    assert web.get(f"{server.url}/metrics").status_code == 200
