@@ -15,6 +15,7 @@ from billing.database import Database, now_ms
 from billing.errors import AccountNotFound, InvariantBroken, NotBooked, ReferenceTaken
 from billing.holds import Entry
 from billing.money import Millicredits, millicredits
+from billing.money_tables import claims
 from billing.posting import Posting, charge_postings, customer, effect_on, grant_posting
 from billing.record import UsageRecord, decode_record
 from billing.tables import balances, buckets, outbox, transfers, usage, usage_daily
@@ -24,6 +25,8 @@ DAY_MS = 86_400_000
 TEXT_LENGTHS = {column.name: column.type.length or 1 << 30 for column in usage.c if isinstance(column.type, String)}
 """Text column of a usage row → characters it takes."""
 COUNTS = tuple(column.name for column in usage.c if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits"))
+CLAIMS = ("refund", "dispute")
+"""Types of references that name what takes a purchase back."""
 MOST = 2**62
 
 
@@ -247,14 +250,24 @@ class Ledger:
             )
 
     async def transfers_of(self, account_id: str, limit: int, before_id: int | None = None) -> list[dict[str, Any]]:
-        """A customer's ledger rows, newest first, each with its signed effect on the balance."""
+        """A customer's ledger rows, newest first, each with its signed effect on the balance and the purchase it belongs to, if any."""
         name = customer(account_id)
         query = select(transfers).where(or_(transfers.c.debit_account == name, transfers.c.credit_account == name))
         if before_id is not None:
             query = query.where(transfers.c.id < before_id)
         async with self._db.read() as connection:
             rows = (await connection.execute(query.order_by(transfers.c.id.desc()).limit(limit))).mappings().all()
-        return [{**row, "effect": row["amount_millicredits"] * (1 if row["credit_account"] == name else -1)} for row in rows]
+            claimed = {_claim_id(row["reference_id"]): None for row in rows if row["reference_type"] in CLAIMS}
+            of_claims = select(claims.c.id, claims.c.purchase_id).where(claims.c.id.in_(claimed))
+            bought = {row[0]: row[1] for row in await connection.execute(of_claims)} if claimed else {}
+        return [
+            {
+                **row,
+                "effect": row["amount_millicredits"] * (1 if row["credit_account"] == name else -1),
+                "purchase_id": row["reference_id"] if row["reference_type"] == "purchase" else bought.get(_claim_id(row["reference_id"])),
+            }
+            for row in rows
+        ]
 
     async def usage_of(self, account_id: str, limit: int, filters: "UsageFilters | None" = None) -> list[dict[str, Any]]:
         """A customer's usage rows, newest first."""
@@ -270,6 +283,11 @@ class Ledger:
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(table).on_conflict_do_nothing().returning(key)
         return sorted((await connection.execute(statement, rows)).scalars())
+
+
+def _claim_id(reference: str) -> str:
+    """A refund's or dispute's own id; a reference has the number of its booking behind it."""
+    return reference.rpartition(":")[0]
 
 
 class UsageFilters(NamedTuple):

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from billing.errors import BillingError
-from billing.money import Millicredits, MoneyError, package_credits
+from billing.money import Millicredits, MoneyError, package_credits, parse_usd
 
 State = Literal["created", "open", "processing", "credited", "expired", "failed", "review", "dismissed"]
 Origin = Literal["checkout", "auto"]
@@ -109,6 +109,26 @@ def accepted(sold: Sold, payment: Payment, returned_cents: int, bonus: int) -> t
     if returned_cents >= payment.total_cents:
         raise NotAcceptable("all of it was refunded or disputed: there is nothing left to accept")
     return cents * MILLICREDITS_PER_CENT, min(bonus * cents // sold.price_cents, bonus)
+
+
+class NotRefundable(BillingError):
+    """There is nothing to give back, or not so much: why."""
+
+
+class Refunded(NamedTuple):
+    """What Stripe made of it: its id, `cents`, and its status (`pending`, `succeeded`, ...)."""
+
+    refund_id: str
+    cents: int
+    status: str
+
+
+def refund_cents(usd: str) -> int:
+    """Dollars as cents. Raises MoneyError for what is no whole number of cents above 0."""
+    cents, rest = divmod(parse_usd(usd), MILLICREDITS_PER_CENT)
+    if rest or cents < 1:
+        raise MoneyError(f"${usd[:40]} is not a whole number of cents above 0")
+    return cents
 
 
 def may_become(now: State, then: State) -> bool:

@@ -208,6 +208,7 @@ def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
         "amountCredits": display_credits(row["effect"]),
         "referenceType": row["reference_type"],
         "referenceId": row["reference_id"],
+        "purchaseId": row["purchase_id"],
         "reason": row["reason"],
         "createdAt": iso_time(row["created_at"]),
     }

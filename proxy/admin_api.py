@@ -88,6 +88,13 @@ class Because(Asked, frozen=True):
     reason: str
 
 
+class RefundRequest(Asked, frozen=True):
+    """How much of a payment goes back, in dollars with its tax (None: all that is left), and why."""
+
+    reason: str
+    usd: str | None = None
+
+
 class FlagValue(Asked, frozen=True):
     """A flag's value, for how long, and why."""
 
@@ -150,6 +157,7 @@ class AdminApi:
             AdminRoute("GET", f"{base}/purchases/review", "purchases.decide", self._review),
             AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/accept", "purchases.decide", self._accept),
             AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/dismiss", "purchases.decide", self._dismiss),
+            AdminRoute("POST", f"{base}/purchases/{{purchase_id}}/refund", "purchases.refund", self._refund),
             AdminRoute("GET", f"{base}/books/journal", "books.export", self._journal),
             AdminRoute("GET", f"{base}/audit", "audit.read", self._audit),
             AdminRoute("GET", f"{base}/audit/export", "audit.read", self._audit_export),
@@ -314,6 +322,11 @@ class AdminApi:
     async def _dismiss(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Because)
         return json_response(await self.desk.dismiss(caller, request.path_params["purchase_id"].replace("\0", ""), asked.reason))
+
+    async def _refund(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, RefundRequest)
+        purchase_id = request.path_params["purchase_id"].replace("\0", "")
+        return json_response(await self.desk.refund(caller, purchase_id, asked.usd, asked.reason))
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         del caller

@@ -19,7 +19,7 @@ from billing.inbox import Inbox
 from billing.ledger import Ledger
 from billing.money import MoneyError, display_credits, display_usd, millicredits, parse_credits
 from billing.overrides import Overrides, in_force
-from billing.purchases import NotAcceptable
+from billing.purchases import NotAcceptable, NotRefundable, refund_cents
 from billing.rates import RateCards
 from billing.runs import Runs
 from billing.schedule import Scheduler, Status
@@ -28,7 +28,7 @@ from config.load import ConfigError
 from config.settings import Settings
 from proxy.account_api import iso_time
 from proxy.admin_auth import Caller
-from proxy.checkout_api import purchase_row
+from proxy.checkout_api import purchase_row, refund_row
 from proxy.money import MoneyIn
 from proxy.rejections import Rejection, forbidden, invalid, not_found, unavailable
 from proxy.services import Services
@@ -121,6 +121,23 @@ class AdminDesk:
         except (NotAcceptable, StripeRefused, NotYet) as refused:
             raise Rejection(409, "not_acceptable", f"{refused}.") from None
         return {"id": purchase_id, "state": applied.state, "creditedMillicredits": str(applied.credited)}
+
+    async def refund(self, caller: Caller, purchase_id: str, usd: str | None, reason: str) -> dict[str, Any]:
+        """Ask Stripe to give a payment back, in dollars or (None) all that is left. Raises Rejection, StoreUnavailable."""
+        reason = checked_reason(reason)
+        try:
+            cents = None if usd is None else refund_cents(usd)
+        except MoneyError as error:
+            raise invalid(f"`usd` is not an amount: {error}", "usd") from None
+        if await self.money.sales.get(purchase_id) is None:
+            raise not_found("There is no such purchase.", "purchase_not_found")
+        if self.money.keys is None:
+            raise unavailable("Stripe is not configured here.", "stripe_not_configured")
+        try:
+            made = await (await self.money.parts()).refunding.refund(purchase_id, cents, caller.who, reason)
+        except (NotRefundable, StripeRefused) as refused:
+            raise Rejection(409, "not_refundable", f"{refused}.") from None
+        return refund_row(purchase_id, made)
 
     async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Close a payment in review for which nothing is to be credited. Raises Rejection, StoreUnavailable."""

@@ -18,6 +18,7 @@ from billing.errors import NotYet, StoreUnavailable, StripeRefused, TooManyCheck
 from billing.event_types import API_VERSION, KINDS
 from billing.inbox import read_event
 from billing.money import display_credits
+from billing.purchases import Refunded
 from billing.sales import Purchase
 from billing.signatures import BadSignature, verify
 from proxy.account_api import answering, iso_time, json_response, page_cursor, page_cursor_of, page_limit
@@ -210,6 +211,11 @@ async def json_body(request: Request, kind: type[Body]) -> Body:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise invalid(f"The body is not the JSON this path takes: {error}", code="invalid_body") from None
+
+
+def refund_row(purchase_id: str, made: Refunded) -> dict[str, Any]:
+    """A refund that was asked for here."""
+    return {"id": purchase_id, "refundId": made.refund_id, "refundedCents": made.cents, "status": made.status}
 
 
 def purchase_row(purchase: Purchase) -> dict[str, Any]:

@@ -208,6 +208,7 @@ async def _ledger(context: Context) -> Result:
             "creditAccount": row["credit_account"],
             "referenceType": row["reference_type"],
             "referenceId": row["reference_id"],
+            "purchaseId": row["purchase_id"],
             "actor": row["actor"],
             "reason": row["reason"],
             "createdAt": iso_time(row["created_at"]),

@@ -10,9 +10,10 @@ from prometheus_client import CollectorRegistry
 from billing.event_types import KINDS
 from billing.inbox import Inbox
 from billing.money import display_credits
+from billing.purchases import refund_cents
 from billing.sales import Sales
 from proxy.account_api import iso_time
-from proxy.checkout_api import purchase_row
+from proxy.checkout_api import purchase_row, refund_row
 from proxy.cli_context import Add, Context, Refusal, Result, because, short_text, who
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn, money_in
@@ -34,7 +35,7 @@ def register(commands: Any, add: Add) -> None:
     ignore = add(stripe, "ignore", _ignore, "An event that waits is nothing to us (another installation's, say): stop trying. Audited.")
     ignore.add_argument("event")
     ignore.add_argument("--reason", required=True, type=short_text(2_000))
-    decide = commands.add_parser("purchases", help="Payments that wait for a person.").add_subparsers(dest="verb", required=True)
+    decide = commands.add_parser("purchases", help="Payments that a person decides about.").add_subparsers(dest="verb", required=True)
     add(decide, "review", _review, "Paid and not credited; exit 1 when there are any.")
     accept = add(decide, "accept", _accept, "Credit a payment in review: what came in, with its share of the bonus. Audited, booked once.")
     accept.add_argument("purchase")
@@ -42,6 +43,10 @@ def register(commands: Any, add: Add) -> None:
     dismiss = add(decide, "dismiss", _dismiss, "Nothing is to be credited for a payment in review: it was refunded, say. Audited.")
     dismiss.add_argument("purchase")
     dismiss.add_argument("--reason", required=True, type=short_text(2_000))
+    refund = add(decide, "refund", _refund, "Give a payment back at Stripe, in whole or in part; the credits go with it. Audited.")
+    refund.add_argument("purchase")
+    refund.add_argument("--usd", help="how much, tax included (default: all that is left)")
+    refund.add_argument("--reason", required=True, type=short_text(2_000))
     purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
     purchases.add_argument("account")
     purchases.add_argument("--limit", type=_limit, default=50)
@@ -167,6 +172,14 @@ async def _dismiss(context: Context) -> Result:
     changed = await Sales(context.database).dismiss(given.purchase, who(), given.reason)
     result = {"id": given.purchase, "state": "dismissed", "changed": changed}
     return result, f"{given.purchase} is dismissed{'' if changed else ' already'}; nothing was credited.", 0
+
+
+async def _refund(context: Context) -> Result:
+    given = context.arguments
+    cents = None if given.usd is None else refund_cents(given.usd)
+    async with _configured(context) as money:
+        made = await (await money.parts()).refunding.refund(given.purchase, cents, who(), given.reason)
+    return refund_row(given.purchase, made), f"{made.cents / 100:.2f} of {given.purchase} go back ({made.refund_id}, {made.status}).", 0
 
 
 def _days(text: str) -> int:

@@ -345,6 +345,7 @@ class CreditsPage:
                 "kind": KINDS.get(row["kind"], row["kind"].replace("_", " ").capitalize()),
                 "reason": row["reason"],
                 "reference": row["reference_id"],
+                "purchase": row["purchase_id"] if row["purchase_id"] != row["reference_id"] else None,
                 "credits": ("+" if row["effect"] > 0 else "") + exact(row["effect"]),
             }
             for row in rows[:ROWS]

@@ -30,6 +30,7 @@ from proxy.notify import Poster
 if TYPE_CHECKING:
     from billing.checkout import Checkout
     from billing.recharge_worker import RechargeWorker
+    from billing.refunding import Refunding
     from billing.stripe_gateway import StripeGateway
     from billing.stripe_sync import Sync
     from billing.stripe_worker import StripeWorker
@@ -53,6 +54,7 @@ class StripeParts:
     checkout: "Checkout"
     sweeper: "Sweeper"
     recharger: "RechargeWorker"
+    refunding: "Refunding"
 
 
 class MoneyCounter:
@@ -170,6 +172,7 @@ class MoneyIn:
     def _make(self) -> StripeParts:
         from billing.checkout import Checkout, CheckoutTerms
         from billing.recharge_worker import RechargeWorker
+        from billing.refunding import Refunding
         from billing.stripe_gateway import StripeGateway
         from billing.stripe_sync import Sync
         from billing.stripe_worker import StripeWorker
@@ -193,7 +196,7 @@ class MoneyIn:
         sweeper = Sweeper(self._db, gateway, self.inbox, self.sales, sync)
         checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
         recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)
-        return StripeParts(gateway, sync, worker, checkout, sweeper, recharger)
+        return StripeParts(gateway, sync, worker, checkout, sweeper, recharger, Refunding(self._db, gateway, self.sales, sync))
 
 
 def most_cents(billing: Billing) -> int:

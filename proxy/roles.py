@@ -34,6 +34,7 @@ MAY: Mapping[str, frozenset[Role]] = {
     "money.grant_any": frozenset({"finance", "owner"}),
     "money.adjust": frozenset({"finance", "owner"}),
     "purchases.decide": frozenset({"finance", "owner"}),
+    "purchases.refund": frozenset({"finance", "owner"}),
     "books.export": frozenset({"finance", "owner"}),
     # operating
     "flags.write": frozenset({"ops", "owner"}),
@@ -45,7 +46,7 @@ MAY: Mapping[str, frozenset[Role]] = {
     "admins.write": frozenset({"owner"}),
 }
 """Action → roles. `money.grant` is capped by admin.support_grant_credits for whoever may not do `money.grant_any`.
-`purchases.decide`: what becomes of a payment in review. Refunds have no action: they are made at Stripe, whose events book them."""
+`purchases.decide`: what becomes of a payment in review. `purchases.refund`: also who has no key here may refund, at Stripe itself."""
 
 
 def may(role: str, action: str) -> bool:

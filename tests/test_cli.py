@@ -21,7 +21,7 @@ from tests.support.servers import TOLLKEEPER, RedisServer, Sandbox, Tollkeeper, 
 
 Serve = Callable[..., Tollkeeper]
 LEDGER_KEYS = {
-    "id", "kind", "amountMillicredits", "debitAccount", "creditAccount", "referenceType", "referenceId", "actor", "reason", "createdAt"
+    "id", "kind", "amountMillicredits", "debitAccount", "creditAccount", "referenceType", "referenceId", "purchaseId", "actor", "reason", "createdAt"
 }  # fmt: skip
 USAGE_KEYS = {
     "requestId", "keyId", "endpoint", "model", "serviceTier", "stream", "inputTokens", "outputTokens", "cachedTokens", "cacheWriteTokens",

@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 
 from billing.event_types import API_VERSION, KINDS
 from tests.support import web
-from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
+from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port
 
 SECRET = "whsec_launch"
 PACKAGES = json.dumps(
@@ -50,25 +50,17 @@ class Live:
     def sql(self, *statements: str) -> None:
         run_sql(self.postgres, *statements)
 
-    def swept(self) -> bool:
-        """Whether Stripe was asked once for what never arrived."""
-        return bool(asyncio.run(_on(self.postgres, lambda connection: connection.fetchval("SELECT count(*) FROM sweep_marks"))))
-
 
 def run_sql(url: str, *statements: str) -> None:
-    async def run(connection: Any) -> None:
-        for statement in statements:
-            await connection.execute(statement)
+    async def run() -> None:
+        connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
+        try:
+            for statement in statements:
+                await connection.execute(statement)
+        finally:
+            await connection.close()
 
-    asyncio.run(_on(url, run))
-
-
-async def _on(url: str, work: Callable[[Any], Awaitable[Any]]) -> Any:
-    connection = await asyncpg.connect(url.replace("postgresql+asyncpg://", "postgresql://"))
-    try:
-        return await work(connection)
-    finally:
-        await connection.close()
+    asyncio.run(run())
 
 
 def start_bank(*flags: str) -> tuple[str, "subprocess.Popen[bytes]"]:
@@ -118,8 +110,7 @@ def live(new_folder: Callable[[str], Path], session_sandbox: Sandbox, postgres_u
     server = Tollkeeper(home, environment).start()
     world = Live(server, session_sandbox, redis, bank, database)
     world.endpoint()
-    # the first sweep, at the start, would find what a test's broken webhooks are not to bring
-    wait_until(world.swept, 10, "the first sweep is done")
+    server.wait_first_sweep()
     server.cli("admin", "create", "the owner", "--role", "owner")
     yield world
     server.kill()

@@ -115,7 +115,7 @@ class FakeStripe:
     def intent_of(self, session_id: str) -> Intent:
         return self.intents_by_id[str(self.sessions_by_id[session_id].payment_intent)]
 
-    def refund_payment(self, intent_id: str, cents: int, status: str = "succeeded") -> Refund:
+    def give_back(self, intent_id: str, cents: int, status: str = "succeeded") -> Refund:
         intent = self.intents_by_id[intent_id]
         charge = intent.latest_charge
         assert isinstance(charge, Charge)
@@ -269,6 +269,15 @@ class FakeStripe:
                 self.emit("payment_intent.processing" if self.slow else "payment_intent.succeeded", intent.id)
         found: Intent | Declined = self.by_key[order.key]
         return found
+
+    async def refund_payment(self, intent_id: str, cents: int, purchase_id: str, key: str) -> Refund:
+        self._called()
+        if key not in self.by_key:
+            self.by_key[key] = self.give_back(intent_id, cents)
+        if key in self.poisoned_keys:
+            raise StoreUnavailable("stripe", "APIConnectionError: the answer was lost", in_doubt=True)
+        made: Refund = self.by_key[key]
+        return made
 
     async def portal_url(self, customer_id: str, return_url: str) -> str:
         self._called()

@@ -13,6 +13,7 @@ from billing.purchases import Offer, offer
 from billing.recharge import Recharges
 from billing.recharge_worker import RechargeWorker
 from billing.reconcile import reconcile
+from billing.refunding import Refunding
 from billing.sales import Purchase, Sales
 from billing.stripe_check import check_purchases, check_stripe
 from billing.stripe_gateway import StripeGateway
@@ -43,6 +44,7 @@ class Shop:
     recharges: Recharges
     recharger: RechargeWorker
     notices: Notices
+    refunding: Refunding
     delivered: int = 0
 
     async def buy(self, account: str, what: Offer = PRO, **options: Any) -> Purchase:
@@ -114,4 +116,5 @@ def open_shop(books: Books, stripe: FakeStripe | None = None, *, block_after: in
     notices = Notices(books.database, wanted=True)
     recharges = Recharges(books.database, notices)
     recharger = RechargeWorker(recharges, sales, books.accounts, gateway, sync, checkout)
-    return Shop(books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices)
+    refunding = Refunding(books.database, gateway, sales, sync)
+    return Shop(books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices, refunding)

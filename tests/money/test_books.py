@@ -62,7 +62,7 @@ async def test_a_refund_takes_what_is_owed_and_what_was_recognised(shop: Shop) -
     account = await shop.books.account()
     purchase = await shop.paid(account, STARTER)
     await use(shop, account, 4_000_000, 1)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     found = await journal(shop)
     assert found[REFUNDS] == 4_000_000  # consumed and paid back: contra revenue
@@ -159,7 +159,7 @@ async def test_a_statement_adds_up_and_is_the_same_bytes_twice(shop: Shop) -> No
     await use(shop, account, 1_234, 1)
     await use(shop, account, 766, 2)
     await use(shop, other, 50, 3)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     month = today().isoformat()[:7]
     statement = await Statements(shop.books.database).read(account, month)

@@ -116,7 +116,7 @@ def test_buy_spend_and_give_back(town: Town) -> None:
     assert customer.chat(max_tokens=5).status_code == 200
     purchase = web.get(f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers).json()
     assert purchase["state"] == "credited"
-    town.stripe.refund_payment(town.stripe.intent_of(page["sessionId"]).id, 999)
+    town.stripe.give_back(town.stripe.intent_of(page["sessionId"]).id, 999)
     town.deliver()
     wait_until(lambda: customer.balance() < 0, 5, "a balance below zero")
     refused = customer.chat()
@@ -209,6 +209,7 @@ def test_it_does_not_start_without_a_webhook_secret(make_tollkeeper: Callable[..
 
 
 def test_reconcile_asks_stripe_and_names_what_differs(town: Town) -> None:
+    town.server.wait_first_sweep()
     customer = new_customer(town.server, 0)
     page = town.buy(customer)
     town.stripe.pay(page["sessionId"])

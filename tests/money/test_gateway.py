@@ -63,7 +63,7 @@ async def test_objects_come_back_expanded(fake: tuple[FakeServer, str], gateway:
     assert isinstance(charge, Charge)
     assert isinstance(charge.balance_transaction, BalanceTransaction)
     dispute = fake[0].stripe.open_dispute(found.payment_intent.id)
-    refund = fake[0].stripe.refund_payment(found.payment_intent.id, 5)
+    refund = fake[0].stripe.give_back(found.payment_intent.id, 5)
     seen = await gateway.dispute(dispute.id)
     assert seen is not None
     assert [row.amount for row in seen.balance_transactions] == [-999]

@@ -62,7 +62,7 @@ async def test_pitfall_01_duplicates_and_two_deliveries_at_once_credit_once(shop
 async def test_pitfall_02_events_out_of_order_and_a_refund_before_its_purchase(shop: Shop) -> None:
     account, purchase = await paid_page(shop)
     intent = shop.stripe.intent_of(purchase.session_id or "")
-    refund = shop.stripe.refund_payment(intent.id, 5_000)
+    refund = shop.stripe.give_back(intent.id, 5_000)
     shop.stripe.change_refund(refund.id, "failed")
     for event, payload in reversed(shop.stripe.events_made):
         await shop.inbox.store(event, payload, "webhook")
@@ -191,7 +191,7 @@ async def test_pitfall_10_refunds_go_by_the_refund_object_not_by_the_charges_cum
     account = await shop.books.account()
     purchase = await shop.paid(account, STARTER)
     for cents in (100, 200):
-        shop.stripe.refund_payment(purchase.payment_intent_id or "", cents)  # refund.created and charge.refunded for each
+        shop.stripe.give_back(purchase.payment_intent_id or "", cents)  # refund.created and charge.refunded for each
     await shop.deliver()
     assert await shop.balance(account) == 9_990_000 - 3_000_000
     assert len(await shop.rows("SELECT id FROM claims")) == 2
@@ -201,7 +201,7 @@ async def test_pitfall_11_partial_refunds_sum_to_the_whole(shop: Shop) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account, PRO, tax=777)
     for cents in (1, 3_333, 10_776 - 3_335, 1):
-        shop.stripe.refund_payment(purchase.payment_intent_id or "", cents)
+        shop.stripe.give_back(purchase.payment_intent_id or "", cents)
         await shop.deliver()
     assert await shop.balance(account) == 0
     assert await shop.ledger_of("promo") == 0
@@ -212,7 +212,7 @@ async def test_pitfall_11_partial_refunds_sum_to_the_whole(shop: Shop) -> None:
 async def test_pitfall_12_a_refund_that_fails_afterwards_gives_the_credits_back_once(shop: Shop, end: str) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account)
-    refund = shop.stripe.refund_payment(purchase.payment_intent_id or "", 9_999)
+    refund = shop.stripe.give_back(purchase.payment_intent_id or "", 9_999)
     await shop.deliver()
     assert await shop.balance(account) == 0
     for _ in range(3):
@@ -225,7 +225,7 @@ async def test_pitfall_13_spent_credits_go_below_zero_and_are_never_clamped(shop
     account = await shop.books.account()
     purchase = await shop.paid(account, STARTER)
     await shop.books.correct(account, -9_990_000)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     assert await shop.balance(account) == -9_990_000
     assert await shop.findings() == []
@@ -252,7 +252,7 @@ async def test_pitfall_14_a_disputes_credits_and_a_disputes_money_are_two_things
 async def test_pitfall_15_a_dispute_on_top_of_a_refund_takes_no_more_than_was_sold(shop: Shop) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 6_000)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 6_000)
     shop.stripe.open_dispute(purchase.payment_intent_id or "", 9_999)
     await shop.deliver()
     assert await shop.balance(account) == 0
@@ -386,7 +386,7 @@ async def test_pitfall_24_the_sweeper_finds_missed_events_and_objects_whose_even
     await shop.work()
     assert await shop.balance(account) == 109_989_000
     never, _ = await paid_page(shop)
-    refunded = shop.stripe.refund_payment((await shop.get(purchase)).payment_intent_id or "", 9_999)
+    refunded = shop.stripe.give_back((await shop.get(purchase)).payment_intent_id or "", 9_999)
     shop.stripe.events_made.clear()  # Stripe itself has none
     swept = await shop.sweeper.sweep(30, livemode=False)
     assert any(refunded.id in line for line in swept.fixed)
@@ -477,7 +477,7 @@ def test_pitfall_31_every_call_to_stripe_is_asynchronous() -> None:
 async def test_a_refused_currency_waits_for_a_person(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account)
-    refund = shop.stripe.refund_payment(purchase.payment_intent_id or "", 100)
+    refund = shop.stripe.give_back(purchase.payment_intent_id or "", 100)
     shop.stripe.refunds_by_id[refund.id] = replace(refund, currency="eur")
     with pytest.raises(NotYet):
         await shop.sync.refund(refund.id)

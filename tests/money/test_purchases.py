@@ -104,7 +104,7 @@ async def test_many_workers_at_once_credit_once(shop: Shop) -> None:
     account = await shop.books.account()
     purchase = await shop.buy(account)
     shop.stripe.pay(purchase.session_id or "")
-    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 100)
+    shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, 100)
     shop.stripe.open_dispute(shop.stripe.intent_of(purchase.session_id or "").id, 500)
     for event, payload in shop.stripe.events_made:
         await shop.inbox.store(event, payload, "webhook")
@@ -119,14 +119,14 @@ async def test_partial_refunds_and_one_that_fails(shop: Shop) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account)
     intent = purchase.payment_intent_id or ""
-    refunds = [shop.stripe.refund_payment(intent, cents) for cents in (3_333, 3_333, 3_333)]
+    refunds = [shop.stripe.give_back(intent, cents) for cents in (3_333, 3_333, 3_333)]
     await shop.deliver()
     assert await shop.balance(account) == 0
     assert await shop.ledger_of("cash") == (30 + 9_999 * 29 // 1_000) * 10_000  # all that is gone is the fee
     shop.stripe.change_refund(refunds[1].id, "failed")
     await shop.deliver()
     assert await shop.balance(account) == 33_330_000 + 9_999_000 - 9_999_000 * 6_666 // 9_999
-    shop.stripe.refund_payment(intent, 3_333)
+    shop.stripe.give_back(intent, 3_333)
     await shop.deliver()
     assert await shop.balance(account) == 0
     assert await shop.findings() == []
@@ -136,7 +136,7 @@ async def test_a_refund_of_spent_credits_goes_below_zero_until_cured(shop: Shop)
     account = await shop.books.account()
     purchase = await shop.paid(account, STARTER)
     await shop.books.correct(account, -9_000_000)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     assert await shop.balance(account) == -9_000_000
     await relay_once(shop.books.store, shop.books.ledger)
@@ -150,7 +150,7 @@ async def test_tax_is_owed_on_and_goes_back_with_the_refund(shop: Shop) -> None:
     purchase = await shop.paid(account, STARTER, tax=190)
     assert (purchase.total_cents, purchase.tax_cents) == (1_189, 190)
     assert await shop.ledger_of("payable:tax") == 1_900_000
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 1_189)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 1_189)
     await shop.deliver()
     assert await shop.balance(account) == 0
     assert await shop.ledger_of("payable:tax") == 0
@@ -188,7 +188,7 @@ async def test_a_refund_during_a_dispute_takes_nothing_twice(shop: Shop) -> None
     intent = purchase.payment_intent_id or ""
     dispute = shop.stripe.open_dispute(intent)
     await shop.deliver()
-    refund = shop.stripe.refund_payment(intent, 9_999)
+    refund = shop.stripe.give_back(intent, 9_999)
     await shop.deliver()
     assert await shop.balance(account) == 0
     assert await shop.ledger_of("platform_loss") == -99_990_000  # the bank took it and we sent it: that is our loss
@@ -219,7 +219,7 @@ async def test_a_refund_known_before_its_purchase_settles_the_purchase_first(sho
     purchase = await shop.buy(account)
     shop.stripe.pay(purchase.session_id or "")
     shop.delivered = len(shop.stripe.events_made)  # the payment's own events are late
-    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 9_999)
+    shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, 9_999)
     await shop.deliver()
     assert (await shop.get(purchase)).state == "credited"
     assert await shop.balance(account) == 0
@@ -228,7 +228,7 @@ async def test_a_refund_known_before_its_purchase_settles_the_purchase_first(sho
 
 async def test_a_refund_that_names_a_purchase_we_do_not_know_is_parked(shop: Shop) -> None:
     intent = shop.stripe._new_intent(500, "cus_x", "pur_unknown", "succeeded")
-    refund = shop.stripe.refund_payment(intent.id, 500)
+    refund = shop.stripe.give_back(intent.id, 500)
     with pytest.raises(NotYet):
         await shop.sync.refund(refund.id)
     await shop.deliver()
@@ -238,7 +238,7 @@ async def test_a_refund_that_names_a_purchase_we_do_not_know_is_parked(shop: Sho
 async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: Shop) -> None:
     intent = shop.stripe._new_intent(500, "cus_x", "", "succeeded")
     shop.stripe.emit("payment_intent.succeeded", intent.id)
-    shop.stripe.refund_payment(intent.id, 500)
+    shop.stripe.give_back(intent.id, 500)
     shop.stripe.open_dispute(intent.id)
     await shop.deliver()
     assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"ignored"}
@@ -273,7 +273,7 @@ async def test_a_payment_in_review_is_done_with_once_it_was_refunded(shop: Shop)
     shop.stripe.pay(purchase.session_id or "", amount_total=500)
     await shop.deliver()
     assert any("a person must decide" in finding for finding in await shop.findings())
-    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 500)
+    shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, 500)
     await shop.deliver()
     assert await shop.findings() == []
     assert await shop.balance(account) == 0
@@ -287,7 +287,7 @@ async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(sho
     session_id = purchase.session_id or ""
     shop.stripe.pay(session_id, amount_subtotal=1, amount_total=1)  # review
     intent = shop.stripe.intent_of(session_id)
-    shop.stripe.refund_payment(intent.id, 1_000)
+    shop.stripe.give_back(intent.id, 1_000)
     if disputed:
         shop.stripe.open_dispute(intent.id, disputed)
     await shop.deliver()
@@ -338,7 +338,7 @@ async def test_the_three_way_check_finds_each_tampering_and_nothing_else(shop: S
 
     account = await shop.books.account()
     purchase = await shop.paid(account, STARTER)
-    refund = shop.stripe.refund_payment(purchase.payment_intent_id or "", 500)
+    refund = shop.stripe.give_back(purchase.payment_intent_id or "", 500)
     await shop.deliver()
     await shop.age(1_000)
 

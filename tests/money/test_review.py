@@ -31,7 +31,7 @@ async def accept(shop: Shop, purchase: Purchase) -> int:
 
 
 async def returned(shop: Shop, purchase: Purchase, cents: int) -> str:
-    refund = shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, cents)
+    refund = shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, cents)
     await shop.deliver()
     return refund.id
 

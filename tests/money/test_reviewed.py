@@ -77,7 +77,7 @@ async def test_a_payment_in_flight_is_concluded_whatever_the_balance_does_meanwh
 async def test_a_refund_is_not_answered_by_charging_the_card_again(shop: Shop) -> None:
     account = await account_with_card(shop)
     (purchase,) = await shop.sales.of_account(account, 5)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     await run(shop)
     row = await shop.recharges.get(account)
@@ -285,7 +285,7 @@ async def test_what_was_paid_a_minute_ago_is_on_its_way(shop: Shop) -> None:
 async def test_refunds_and_disputes_of_old_purchases_are_compared(shop: Shop) -> None:
     purchase = await shop.paid(await shop.books.account())
     await at(shop, purchase, 31 * DAY, 31 * DAY, 31 * DAY)
-    refund = shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)
+    refund = shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     shop.stripe.refunds_by_id[refund.id] = replace(refund, created=int(time.time()) - 3_600)
     dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "", 2_000)
     shop.stripe.disputes_by_id[dispute.id] = replace(shop.stripe.disputes_by_id[dispute.id], created=int(time.time()) - 3_600)
@@ -346,7 +346,7 @@ async def test_the_fee_of_a_payment_in_review_is_booked(shop: Shop) -> None:
     purchase = await shop.buy(await shop.books.account())
     shop.stripe.pay(purchase.session_id or "", amount_total=500)
     await shop.deliver()
-    shop.stripe.refund_payment(shop.stripe.intent_of(purchase.session_id or "").id, 9_999)
+    shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, 9_999)
     await shop.deliver()
     assert await shop.ledger_of("fees") == -(30 + 9_999 * 29 // 1_000) * 10_000
 
@@ -397,7 +397,7 @@ async def test_a_payment_in_another_currency_is_refunded_and_closed(shop: Shop) 
     assert await shop.findings() != []
     with pytest.raises(NotAcceptable, match="refund it at Stripe"):
         await shop.sync.accept(purchase.id, ADA, "x")
-    shop.stripe.refund_payment(intent.id, 9_999)
+    shop.stripe.give_back(intent.id, 9_999)
     await shop.deliver()
     assert await shop.findings() == []
     assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"done"}
@@ -421,7 +421,7 @@ async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
 
 async def test_an_event_of_another_installation_is_ignored_by_a_person(shop: Shop) -> None:
     intent = shop.stripe._new_intent(500, "cus_x", "pur_of_the_other", "succeeded")
-    refund = shop.stripe.refund_payment(intent.id, 500)
+    refund = shop.stripe.give_back(intent.id, 500)
     await shop.deliver()
     parked = [row[0] for row in await shop.rows("SELECT event_id FROM stripe_inbox WHERE state = 'parked'")]
     assert parked != [], refund
@@ -485,7 +485,7 @@ async def test_the_page_says_what_became_of_a_purchase(shop: Shop) -> None:
     for back in (100, 999, None):
         purchase = await shop.paid(account, STARTER)
         if back:
-            shop.stripe.refund_payment(purchase.payment_intent_id or "", back)
+            shop.stripe.give_back(purchase.payment_intent_id or "", back)
         else:
             shop.stripe.open_dispute(purchase.payment_intent_id or "")
         await shop.deliver()

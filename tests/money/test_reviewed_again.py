@@ -6,7 +6,9 @@ import pytest
 from sqlalchemy import text
 
 from billing.audit import Who
-from billing.errors import StripeRefused
+from billing.errors import StoreUnavailable, StripeRefused
+from billing.money import MoneyError
+from billing.purchases import NotRefundable, refund_cents
 from tests.money.fake_stripe import replace
 from tests.money.shop import Shop
 from tests.money.test_recharge import BUYER, WISH, account_with_card, spend, told
@@ -157,7 +159,7 @@ async def test_a_refusal_ends_no_sweep(shop: Shop, code: str, becomes: str) -> N
 
 async def test_a_list_that_cannot_be_read_keeps_no_other_waiting_and_is_read_again(shop: Shop) -> None:
     paid = await shop.paid(await shop.books.account())
-    shop.stripe.refund_payment(paid.payment_intent_id or "", 500)
+    shop.stripe.give_back(paid.payment_intent_id or "", 500)
     shop.delivered = len(shop.stripe.events_made)
     shop.stripe.events_made.clear()
 
@@ -182,7 +184,7 @@ async def test_what_goes_back_in_the_moment_of_crediting_is_counted_as_going_bac
     shop.stripe.pay(purchase.session_id or "", livemode=True)  # which needs a look by a person
     await shop.deliver()
     intent = shop.stripe.intent_of(purchase.session_id or "")
-    shop.stripe.refund_payment(intent.id, 5_000)
+    shop.stripe.give_back(intent.id, 5_000)
     shop.stripe.open_dispute(intent.id, 1_000)
     await shop.deliver()
     assert seen.moves == []
@@ -193,3 +195,72 @@ async def test_what_goes_back_in_the_moment_of_crediting_is_counted_as_going_bac
     assert sum(bought) - sum(back.values()) == applied.credited == await shop.balance(purchase.account_id)
     assert (len(bought), set(back)) == (1, {"refund", "dispute"})
     assert back["refund"] == 5 * back["dispute"] > 0
+
+
+async def test_what_takes_a_purchase_back_says_which(shop: Shop) -> None:
+    account = await shop.books.account(5_000)
+    first, second = await shop.paid(account), await shop.paid(account)
+    shop.stripe.give_back(first.payment_intent_id or "", 500)
+    shop.stripe.open_dispute(second.payment_intent_id or "")
+    await shop.deliver()
+    await spend(shop, account, 1_000)
+    rows = await shop.books.ledger.transfers_of(account, 50)
+    named = {(row["kind"].removesuffix("_bonus"), row["purchase_id"]) for row in rows}
+    wanted = {("purchase", first.id), ("purchase", second.id), ("refund", first.id), ("dispute", second.id)}
+    assert named == wanted | {("usage", None), ("adjustment", None)}
+
+
+# -- refunds that are asked for here ------------------------------------------------------------------------------------
+
+
+async def test_a_refund_is_audited_asked_for_and_booked_once(shop: Shop) -> None:
+    purchase = await shop.paid(await shop.books.account())
+    half = await shop.refunding.refund(purchase.id, 5_000, ADA, "they asked")
+    assert (half.cents, half.status) == (5_000, "succeeded")
+    assert await shop.balance(purchase.account_id) == 109_989_000 * 4_999 // 9_999
+    await shop.deliver()  # and its webhooks change nothing
+    assert await shop.balance(purchase.account_id) == 109_989_000 * 4_999 // 9_999
+    rest = await shop.refunding.refund(purchase.id, None, ADA, "the rest as well")
+    assert (rest.cents, await shop.balance(purchase.account_id)) == (4_999, 0)
+    with pytest.raises(NotRefundable, match="refunded or disputed already"):
+        await shop.refunding.refund(purchase.id, None, ADA, "again")
+    asked = await shop.rows("SELECT actor, role, subject, reason FROM audit_log WHERE action = 'purchase.refund' ORDER BY id")
+    assert asked == [("ada", "finance", purchase.id, "they asked"), ("ada", "finance", purchase.id, "the rest as well")]
+    assert await shop.findings() == []
+
+
+async def test_an_answer_that_is_lost_refunds_once(shop: Shop) -> None:
+    purchase = await shop.paid(await shop.books.account())
+    key = f"{purchase.id}:refund:1:3000"
+    shop.stripe.poisoned_keys.add(key)
+    for _ in range(2):
+        with pytest.raises(StoreUnavailable):
+            await shop.refunding.refund(purchase.id, 3_000, ADA, "they asked")
+    shop.stripe.poisoned_keys.clear()
+    await shop.refunding.refund(purchase.id, 3_000, ADA, "they asked")
+    assert [refund.amount for refund in shop.stripe.refunds_by_id.values()] == [3_000]
+    await shop.refunding.refund(purchase.id, 3_000, ADA, "another one, meant so")
+    assert [refund.amount for refund in shop.stripe.refunds_by_id.values()] == [3_000, 3_000]
+
+
+async def test_what_cannot_go_back_is_refused_before_stripe_is_asked(shop: Shop) -> None:
+    opened, paid = await shop.buy(await shop.books.account()), await shop.paid(await shop.books.account())
+    calls = shop.stripe.calls
+    for purchase_id, cents, because in (
+        ("pur_missing", None, "no purchase"),
+        (opened.id, None, "nothing was paid"),
+        (paid.id, 10_000, "99.99 can be given back, not 100.00"),
+        (paid.id, 0, "not 0.00"),
+        (paid.id, -5, "not -0.05"),
+    ):
+        with pytest.raises(NotRefundable, match=because):
+            await shop.refunding.refund(purchase_id, cents, ADA, "test")
+    assert shop.stripe.calls == calls
+    assert await shop.rows("SELECT action FROM audit_log") == []
+
+
+@pytest.mark.parametrize("usd", ["0", "-1", "0.001", "1e2", "ten", ""])
+def test_only_whole_cents_go_back(usd: str) -> None:
+    with pytest.raises(MoneyError):
+        refund_cents(usd)
+    assert refund_cents("12.34") == 1_234

@@ -68,7 +68,7 @@ class Weather:
         total = stripe.intents_by_id[intent_id].amount
         for _ in range(dice.choice([0, 0, 1, 2, 3])):
             await self.pause()
-            refund = stripe.refund_payment(intent_id, dice.randint(1, total), dice.choice(["succeeded", "pending"]))
+            refund = stripe.give_back(intent_id, dice.randint(1, total), dice.choice(["succeeded", "pending"]))
             if dice.random() < 0.3:
                 await self.pause()
                 stripe.change_refund(refund.id, dice.choice(["failed", "canceled", "succeeded"]))

@@ -233,13 +233,7 @@ def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank)
 
 def test_what_a_sweep_put_right_is_found_by_its_job(shop: Tollkeeper, bank: Bank) -> None:
     """A row, a report and a metric: a webhook that never comes is not repaired in silence."""
-
-    def sweep() -> dict[str, Any]:
-        (row,) = [row for row in shop.cli("jobs", "list", code=None)["data"] if row["job"] == "sweep"]
-        found: dict[str, Any] = row
-        return found
-
-    wait_until(lambda: sweep()["lastRun"], 10, "the first sweep, at the start, is over")
+    shop.wait_first_sweep()
     bank.settings(delivery={"drop": 1.0, "max_attempts": 1})
     customer = new_customer(shop, 0)
     page = checkout(customer)
@@ -247,7 +241,8 @@ def test_what_a_sweep_put_right_is_found_by_its_job(shop: Tollkeeper, bank: Bank
     (finding,) = shop.cli("jobs", "run", "sweep", code=1)["findings"]
     assert (finding["check"], page["sessionId"] in finding["subject"]) == ("had not reached us", True)
     customer.wait_balance(9_990_000, 5)
-    assert (sweep()["everySeconds"], sweep()["lastRun"]["findings"]) == (600, 1)
+    (row,) = [row for row in shop.cli("jobs", "list", code=1)["data"] if row["job"] == "sweep"]
+    assert (row["everySeconds"], row["lastRun"]["findings"]) == (600, 1)
     shown = 'tollkeeper_job_findings{task="sweep"} 1'
     wait_until(lambda: shown in web.get(f"{shop.url}/metrics").text, 10, "the metric")
     assert shop.cli("jobs", "run", "sweep") == {"ok": True, "findings": []}
@@ -277,4 +272,33 @@ def test_a_shell_that_knows_less_than_the_service_does_not_speak_for_it(shop: To
     assert left_out.returncode == 0, "who asks for less is told of that"
     time.sleep(3)
     assert shown in web.get(f"{shop.url}/metrics").text
+    assert shop.cli("reconcile") == {"ok": True, "findings": []}
+
+
+def test_finance_gives_a_payment_back(shop: Tollkeeper, bank: Bank) -> None:
+    """By the API and by the command; the simulator's record says so, and support may not."""
+    customer = new_customer(shop, 0)
+    page = checkout(customer, "pro")
+    bank.control(f"sessions/{page['sessionId']}/pay")
+    customer.wait_balance(109_989_000, 5)
+    keys = {role: shop.cli("admin", "create", role, "--role", role)["adminKey"] for role in ("finance", "support")}
+
+    def refund(role: str, **asked: Any) -> Any:
+        url = f"{shop.url}/api/admin/purchases/{page['id']}/refund"
+        return web.post(url, json={"reason": "they asked", **asked}, headers={"Authorization": f"Bearer {keys[role]}"}, timeout=20)
+
+    assert refund("support").status_code == 403
+    assert refund("finance", usd="1.005").json()["error"]["param"] == "usd"
+    assert refund("finance", usd="100").json()["error"]["code"] == "not_refundable"
+    made = refund("finance", usd="49.99").json()
+    assert (made["refundedCents"], made["status"]) == (4_999, "succeeded")
+    customer.wait_balance(109_989_000 - 109_989_000 * 4_999 // 9_999, 5)
+    rest = shop.cli("purchases", "refund", page["id"], "--reason", "the rest")
+    assert rest["refundedCents"] == 5_000
+    customer.wait_balance(0, 5)
+    bank.drain()
+    assert bank.record()["totals"]["refunded"] == 9_999
+    wait_until(lambda: settled(shop), 10, "its webhooks are handled")
+    assert customer.balance() == 0
+    assert shop.cli("purchases", "refund", page["id"], "--reason", "more", code=1)["error"].endswith("already")
     assert shop.cli("reconcile") == {"ok": True, "findings": []}

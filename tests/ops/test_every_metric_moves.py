@@ -151,7 +151,7 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     time.sleep(2.5)
     fake.break_next = 0
     customer.wait_balance(9_990_000, 30)
-    stripe.refund_payment(stripe.intent_of(session).id, 500)
+    stripe.give_back(stripe.intent_of(session).id, 500)
     (_, refund) = stripe.events_made[-1]
     assert deliver(server, json.dumps({**json.loads(refund), "api_version": "2019-01-01"}).encode()) == 200
     wait_until(lambda: customer.balance() < 9_990_000, 20, "the refund is taken back")
@@ -169,7 +169,7 @@ def closed_day(server: Tollkeeper) -> None:
 def missed_event(server: Tollkeeper, stripe: FakeStripe) -> None:
     """Stripe made it and never delivered it: the sweep finds it, which the next jobs process begins with."""
     assert server.process is not None
-    stripe.refund_payment(next(iter(stripe.intents_by_id)), 100)
+    stripe.give_back(next(iter(stripe.intents_by_id)), 100)
     event, _ = stripe.events_made.pop()
     event = msgspec.structs.replace(event, created=int(time.time()) - 600)  # what is younger may be on its way
     stripe.events_made.append((event, msgspec.json.encode(event)))

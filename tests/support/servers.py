@@ -228,6 +228,14 @@ class Tollkeeper:
         assert len(lines) <= 1, done
         return json.loads(lines[0]) if lines else {}
 
+    def wait_first_sweep(self) -> None:
+        """Wait until Stripe was asked once: the sweep at the start would put right what a test breaks on purpose."""
+
+        def swept() -> bool:
+            return any(row["lastRun"] for row in self.cli("jobs", "list", code=None)["data"] if row["job"] == "sweep")
+
+        wait_until(swept, 15, "the first sweep is over")
+
     def account(self, credits: str | None = None, name: str = "test") -> "Account":
         made = self.cli("account", "create", name)
         account = Account(self, made["accountId"], made["apiKey"])

@@ -1,0 +1,47 @@
+"""Giving a payment back, in whole or in part: written down, asked of Stripe, and booked by what Stripe then says of it.
+
+The audit row comes first, so that no money goes back that nobody is named for. The idempotency key counts what took the purchase back
+before: asked again after an answer that was lost it is the same refund, and asked again on purpose it is another.
+"""
+
+from billing.audit import AuditLog, Change, Who
+from billing.database import Database
+from billing.purchases import NotRefundable, Refunded
+from billing.sales import Purchase, Sales
+from billing.stripe_gateway import StripeGateway
+from billing.stripe_sync import Sync
+
+
+class Refunding:
+    """Refunds that are asked for here. Those that are made at Stripe are booked by the same sync."""
+
+    def __init__(self, database: Database, gateway: StripeGateway, sales: Sales, sync: Sync) -> None:
+        """The parts."""
+        self._audit, self._gateway, self._sales, self._sync = AuditLog(database), gateway, sales, sync
+
+    async def refund(self, purchase_id: str, cents: int | None, who: Who, reason: str) -> Refunded:
+        """Give `cents` back to the buyer (None: all that is left). Raises NotRefundable, StripeRefused, StoreUnavailable, NotYet."""
+        purchase = await self._sales.get(purchase_id)
+        if purchase is None:
+            raise NotRefundable(f"there is no purchase {purchase_id!r}")
+        claims = await self._sales.claims_of(purchase_id)
+        left = purchase.total_cents - sum(claim["amount_cents"] for claim in claims if claim["counts"])
+        amount = _amount(purchase, left, cents)
+        change = Change("purchase.refund", purchase_id, None, {"cents": amount, "accountId": purchase.account_id}, reason)
+        await self._audit.write(who, change)
+        key = f"{purchase_id}:refund:{len(claims) + 1}:{amount}"
+        made = await self._gateway.refund_payment(purchase.payment_intent_id or "", amount, purchase_id, key)
+        await self._sync.refund(made.id)
+        return Refunded(made.id, made.amount, made.status or "pending")
+
+
+def _amount(purchase: Purchase, left: int, cents: int | None) -> int:
+    """What to ask for. Raises NotRefundable."""
+    if purchase.payment_intent_id is None or purchase.state not in ("credited", "review", "dismissed"):
+        raise NotRefundable(f"purchase {purchase.id} is {purchase.state}: nothing was paid")
+    if left < 1:
+        raise NotRefundable(f"all of purchase {purchase.id} was refunded or disputed already")
+    amount = left if cents is None else cents
+    if not 1 <= amount <= left:
+        raise NotRefundable(f"of purchase {purchase.id} {left / 100:.2f} can be given back, not {amount / 100:.2f}")
+    return amount
