@@ -4,6 +4,7 @@ import json
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.audit import Change, Who, note_by
 from billing.cards import read_card
@@ -36,13 +37,16 @@ class RateCards:
     async def add(self, document: dict[str, Any], actor: str, who: Who | None = None) -> bool:
         """Keep a checked card; False when it is known already. Raises RateCardError when its id has other prices."""
         card_id, text = document["catalogueId"], _canonical(document)
+        dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
-            known = (await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))).scalar_one_or_none()
-            if known is not None:
+            # whoever else adds it at the same moment (workers that start together) is waited for, not collided with
+            values = {"id": card_id, "document": text, "created_at": now_ms(), "actor": actor}
+            statement = dialect.insert(rate_cards).values(values).on_conflict_do_nothing().returning(rate_cards.c.id)
+            if (await connection.execute(statement)).first() is None:
+                known = (await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))).scalar_one()
                 if known != text:
                     raise RateCardError(f"a rate card {card_id!r} with other prices exists: a card is never edited, give it another id")
                 return False
-            await connection.execute(insert(rate_cards).values(id=card_id, document=text, created_at=now_ms(), actor=actor))
             await note_by(connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])}))
         return True
 

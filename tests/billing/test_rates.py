@@ -1,5 +1,6 @@
 """Rate cards: complete or refused, never edited, active from their time on."""
 
+import asyncio
 import copy
 import json
 import time
@@ -62,6 +63,13 @@ async def test_the_latest_activation_in_effect_applies(sql: Books) -> None:
     await cards.activate("b", now - 1_000, "test")  # of the same time: the one made last
     assert await cards.active_id() == "b"
     assert [row.card_id for row in await cards.activations()] == [SHIPPED["catalogueId"], "a", "c", "b", "b"]
+
+
+async def test_workers_that_start_at_once_begin_with_the_shipped_card_together(sql: Books) -> None:
+    """As after a `migrate` that was killed before it laid the card, or when two machines meet an empty database."""
+    await asyncio.gather(*(RateCards(sql.database).begin_with_shipped() for _ in range(4)))
+    assert await RateCards(sql.database).active_id() == SHIPPED["catalogueId"]
+    assert len(await RateCards(sql.database).cards()) == 1
 
 
 async def test_a_card_is_never_edited(sql: Books) -> None:
