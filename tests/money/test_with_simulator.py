@@ -187,7 +187,7 @@ def live_one_life(bank: Bank, dice: random.Random, session: str) -> None:
     if dice.random() < 0.4:
         dispute = bank.control("disputes", session=session, amount=left)
         if dice.random() < 0.7:
-            bank.control(f"disputes/{dispute['id']}", action=dice.choice(["win", "lose"]))
+            bank.control(f"disputes/{dispute['id']}", action=dice.choice(["won", "lost"]))
 
 
 @pytest.mark.parametrize(
