@@ -4,6 +4,7 @@ Kept: objects, events, timers, the clock's offset, answers under idempotency key
 to webhook endpoints. Not kept: settings and ordered failures, so that a restart always ends them.
 """
 
+import fcntl
 import heapq
 import os
 import sys
@@ -48,12 +49,13 @@ class Keeper:
     """Reads the file at the start, and writes it when something has changed."""
 
     def __init__(self, path: Path, world: World, api: Api, record: Record, deliveries: Deliveries) -> None:
-        """The file, and what is kept in it. Raises UnreadableState."""
+        """The file, and what is kept in it. Raises UnreadableState, OSError."""
         self._path = path
         self._world, self._api, self._record, self._deliveries = world, api, record, deliveries
         self._next = 0.0
         self._complained = False
         self._waiting: list[Sending] = []
+        self._lock = _locked(path)
         self._raw = _read(path)
         self.port = 0 if self._raw is None else _decode(path, self._raw).port
         """The port of the last time: links lead there."""
@@ -103,6 +105,13 @@ class Keeper:
             file.write(msgspec.json.encode(self._kept()))
         fresh.replace(self._path)
 
+    def close(self) -> None:
+        """Write for the last time, and let another simulator have the file. Raises OSError."""
+        try:
+            self.write()
+        finally:
+            os.close(self._lock)
+
     def _kept(self) -> Kept:
         world = self._world
         seen = {event["id"]: event for event in world.visible_events()}
@@ -121,6 +130,17 @@ class Keeper:
             saved={key: saved for key, saved in self._api.saved.items() if saved.until > world.time()},
             sendings=under_way + sendings[-_SENDINGS:],
         )
+
+
+def _locked(path: Path) -> int:
+    """One simulator at a time: two would write their worlds over each other's. The lock ends with the process."""
+    lock = os.open(path.with_name(path.name + ".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise OSError(f"{path} is in use by another simulator") from None
+    return lock
 
 
 def _read(path: Path) -> bytes | None:

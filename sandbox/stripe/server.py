@@ -30,6 +30,8 @@ from sandbox.stripe.state import World
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TICK_S: Final = 0.05
+# Linux lends the ports below to connections: one of these is still free at the next start.
+_LASTING_PORTS: Final = range(61_000, 65_536)
 _TRANSPORT: Final = "sandbox.transport"
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _API_HEADERS: Final = {
@@ -53,7 +55,7 @@ class Server:
     """A running simulator."""
 
     def __init__(self, settings: Settings) -> None:
-        """Use `start`. Raises UnreadableState."""
+        """Use `start`. Raises UnreadableState, OSError."""
         self.settings = settings
         rng = random.Random(settings.seed) if settings.seed is not None else random.Random()  # noqa: S311 - test ids are no secrets
         self.record = Record(settings.record)
@@ -111,11 +113,11 @@ class Server:
         self._ticking = asyncio.create_task(self._tick())
 
     def _listener(self) -> socket.socket:
-        """The port asked for; else the one of the last time, and when somebody else has it now, a free one."""
-        former = self._keeper.port if self._keeper is not None and not self.settings.port else 0
-        if former:
+        """The port asked for; for a world that is kept the one of the last time, and when somebody else has it now, a free one."""
+        if self._keeper is not None and not self.settings.port:
             with contextlib.suppress(OSError):
-                return socket.create_server((self.settings.host, former), backlog=2048)
+                lasting = self._keeper.port or random.choice(_LASTING_PORTS)  # noqa: S311 - a port is no secret
+                return socket.create_server((self.settings.host, lasting), backlog=2048)
         return socket.create_server((self.settings.host, self.settings.port), backlog=2048)
 
     async def close(self) -> None:
@@ -133,7 +135,7 @@ class Server:
         try:
             if self._keeper is not None:
                 # before deliveries are given up: what is under way now is sent by the next simulator
-                self._keeper.write()
+                self._keeper.close()
         finally:
             await self.deliveries.close()
             self.record.close()

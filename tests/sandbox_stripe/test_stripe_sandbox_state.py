@@ -216,6 +216,14 @@ def test_a_state_of_another_version_a_folder_that_is_not_there_and_a_seed_are_re
         assert len(done.stderr.splitlines()) == 1
 
 
+async def test_two_simulators_do_not_share_a_file(state: Path, receiver: Receiver) -> None:
+    async with living(lives(state, receiver)):
+        done = await asyncio.to_thread(command, "--state", str(state))
+        assert (done.returncode, done.stderr) == (2, f"stripe sandbox: {state} is in use by another simulator\n")
+    async with living(lives(state, receiver)):
+        pass
+
+
 def test_a_killed_simulator_is_as_it_was_a_moment_before(state: Path) -> None:
     process = subprocess.Popen([sys.executable, "-m", "sandbox.stripe", "--state", str(state)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
