@@ -70,11 +70,11 @@ def main() -> int:
         print_welcome(settings, demo, sandboxed=sandbox is not None)
         return tollkeeper(["serve"])
     finally:
-        tell_second_terminal(())
         for process in (sandbox, bank):
             if process is not None:
                 process.terminate()
                 process.wait()
+        tell_second_terminal(())
 
 
 def forget_sandboxes() -> None:
