@@ -67,15 +67,14 @@ class Checkout:
     async def _ask(self, purchase: Purchase, name: str) -> Purchase:
         customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
         try:
+            purchase = await self._sales.addressed(purchase.id, customer_id)
             try:
-                session = await self._create(purchase, customer_id)
+                session = await self._create(purchase)
             except StripeRefused as refused:
                 if refused.code != "resource_missing":
                     raise
-                # our customer was deleted at Stripe: the account gets another, and its saved card is gone
-                customer_id = await self._gateway.create_customer(purchase.account_id, name, f"customer:{purchase.id}")
-                await self._buyers.replace(purchase.account_id, customer_id)
-                session = await self._create(purchase, customer_id)
+                purchase = await self._with_new_customer(purchase, name)
+                session = await self._create(purchase)
         except StoreUnavailable as away:
             # Stripe keeps the result of a key, its own failures too: after a while another key is the way on. Should a page
             # exist for this one, nobody has its address; should it be paid all the same, it is credited.
@@ -88,11 +87,28 @@ class Checkout:
             raise
         return await self._sales.opened(purchase.id, session.id, session.url or "")
 
-    async def _create(self, purchase: Purchase, customer_id: str) -> Session:
+    async def _with_new_customer(self, refused: Purchase, name: str) -> Purchase:
+        """Our customer was deleted at Stripe: the account gets another, its saved card is gone, and the purchase asks by another key.
+
+        Stripe keeps the refusal under the old key, and refuses that key with other parameters. One click must not open two pages that
+        both can be paid, so the row's key and customer move together, in one transaction, and only away from a pair that was refused:
+        no page exists under it, and none ever will, because a deleted customer does not come back. Where a process can die:
+
+        - before the new customer is made: the row still has the refused pair. Stripe refuses it again, and we are here again.
+        - before the account or the row knows the new customer: the same, and the key made of the refused one gives the same customer.
+        - before Stripe is asked for the page, or before its answer is kept: the row has the new pair. A retry asks with it and gets the
+          one page of that key.
+
+        Two clicks at once meet here with the same refused pair: the first moves the row, the second finds it moved and asks as it stands.
+        """
+        customer_id = await self._gateway.create_customer(refused.account_id, name, f"customer:{refused.idempotency_key}")
+        await self._buyers.replace(refused.account_id, customer_id)
+        return await self._sales.readdressed(refused, customer_id)
+
+    async def _create(self, purchase: Purchase) -> Session:
         terms = self._terms
-        await self._sales.addressed(purchase.id, customer_id)
         return await self._gateway.create_session(
-            order_of(purchase, customer_id),
+            order_of(purchase, purchase.customer_id),
             success_url=terms.success_url,
             cancel_url=terms.cancel_url,
             save_method=purchase.save_method,

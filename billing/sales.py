@@ -184,11 +184,23 @@ class Sales:
                 raise TooManyCheckouts(account_id)
             return await insert_purchase(connection, account_id, offer, "checkout", livemode=livemode, save_method=save_method)
 
-    async def addressed(self, purchase_id: str, customer_id: str) -> None:
-        """Note which Stripe customer is going to be asked, before it is."""
-        unasked = (purchases.c.id == purchase_id, purchases.c.session_id.is_(None))
+    async def addressed(self, purchase_id: str, customer_id: str) -> Purchase:
+        """Note which Stripe customer is going to be asked, before it is; the first one stays. Returns the row as it is then."""
         async with self._db.write() as connection:
-            await connection.execute(update(purchases).where(*unasked).values(customer_id=customer_id))
+            row = await _locked(connection, purchases.c.id == purchase_id)
+            if row.session_id is None and not row.customer_id:
+                await connection.execute(update(purchases).where(purchases.c.id == purchase_id).values(customer_id=customer_id))
+            return await _locked(connection, purchases.c.id == purchase_id)
+
+    async def readdressed(self, refused: Purchase, customer_id: str) -> Purchase:
+        """Another customer and, in the same step, another key: only from what Stripe refused. Returns the row as it is then."""
+        own, _, number = refused.idempotency_key.rpartition(":")
+        values = {"customer_id": customer_id, "idempotency_key": f"{own}:{int(number) + 1}"}
+        async with self._db.write() as connection:
+            row = await _locked(connection, purchases.c.id == refused.id)
+            if row.session_id is None and row.idempotency_key == refused.idempotency_key:
+                await connection.execute(update(purchases).where(purchases.c.id == refused.id).values(**values))
+            return await _locked(connection, purchases.c.id == refused.id)
 
     async def opened(self, purchase_id: str, session_id: str, url: str) -> Purchase:
         """Note the Checkout Session of a purchase. Idempotent; the first one stays."""

@@ -1,16 +1,20 @@
 """`make run`: serve at once, on OpenAI when OPENAI_API_KEY is set, else on the built-in sandbox; with a demo account.
 
 On first start it creates the account, grants it credits and keeps its key in var/demo.json (mode 0600), so that
-the lines to paste can be printed at every start.
+the lines to paste can be printed at every start. The made-up Stripe is kept in var/sandbox-stripe.json, as purchases are kept in SQL;
+var/sandbox.env tells commands in a second terminal of both sandboxes.
 """
 
 import asyncio
+import errno
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -26,20 +30,34 @@ from config.settings import Settings
 from proxy.checks import prepare_database
 from proxy.cli import main as tollkeeper
 from proxy.credits_page import link_url
-from proxy.serve import die_with_parent
+from proxy.serve import bind, die_with_parent
 
 DEMO_FILE = Path("var/demo.json")
 DEMO_CREDITS = "1000"
 SANDBOX_KEY = "sk-sandbox"
 STRIPE_KEY = "sk_test_sandbox"
 SANDBOX_PACE_MS = "15"
+STRIPE_STATE = Path("var/sandbox-stripe.json")
+SECOND_TERMINAL = Path("var/sandbox.env")
+OPENAI_NAMES = ("OPENAI_API_KEY", "TOLLKEEPER_UPSTREAM__BASE_URL")
+STRIPE_NAMES = (
+    "STRIPE_API_KEY",
+    "STRIPE_WEBHOOK_SECRET",
+    "TOLLKEEPER_STRIPE__API_BASE",
+    "TOLLKEEPER_STRIPE__SUCCESS_URL",
+    "TOLLKEEPER_STRIPE__CANCEL_URL",
+    "TOLLKEEPER_PORTAL__PUBLIC_URL",
+)
+"""What a sandbox is reached by; set here, and in SECOND_TERMINAL."""
 
 
 def main() -> int:
     """Start what is missing, print what to paste, serve until SIGTERM or Ctrl-C."""
     path = Path("proxy.toml") if Path("proxy.toml").exists() else None
+    forget_sandboxes()
     try:
         settings = load_settings(path)
+        check_ports(settings)
         sandbox = None if upstream_key(settings) else start_sandbox()
         bank = None if sandbox is None or stripe_keys(settings) else start_stripe(settings)
     except ConfigError as error:
@@ -47,6 +65,7 @@ def main() -> int:
         return 2
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
+        tell_second_terminal((*(OPENAI_NAMES if sandbox else ()), *(STRIPE_NAMES if bank else ())))
         demo = asyncio.run(demo_account(settings))
         print_welcome(settings, demo, sandboxed=sandbox is not None)
         return tollkeeper(["serve"])
@@ -55,6 +74,40 @@ def main() -> int:
             if process is not None:
                 process.terminate()
                 process.wait()
+        tell_second_terminal(())
+
+
+def forget_sandboxes() -> None:
+    """A shell that has read SECOND_TERMINAL starts like any other: what it knows are sandboxes of another time."""
+    if os.environ.get("OPENAI_API_KEY") == SANDBOX_KEY:
+        for name in OPENAI_NAMES:
+            os.environ.pop(name, None)
+    if os.environ.get("STRIPE_API_KEY") == STRIPE_KEY:
+        for name in STRIPE_NAMES:
+            os.environ.pop(name, None)
+
+
+def check_ports(settings: Settings) -> None:
+    """Raise ConfigError when we could not listen: it is said before anything is started or printed."""
+    listen = settings.listen
+    try:
+        for listener in bind(settings).sockets():
+            listener.close()
+    except OSError as error:
+        ports = [str(port) for port in (listen.port, listen.side_port, listen.admin_port) if port]
+        which = f"port {ports[0]}" if len(ports) == 1 else f"one of the ports {', '.join(ports)}"
+        reason = f"{which} is taken" if error.errno == errno.EADDRINUSE else f"{which} cannot be used ({error.strerror})"
+        fix = f"stop what listens there (another `make run`?), or choose another: TOLLKEEPER_LISTEN__PORT={listen.port + 1} make run"
+        raise ConfigError("proxy.toml", "listen.port", reason, fix) from None
+
+
+def tell_second_terminal(names: Iterable[str]) -> None:
+    """These variables, for commands beside us. The file is there without any as well, so that reading it always works."""
+    lines = [f"{name}={shlex.quote(os.environ[name])}" for name in names]
+    SECOND_TERMINAL.parent.mkdir(parents=True, exist_ok=True)
+    SECOND_TERMINAL.unlink(missing_ok=True)
+    with os.fdopen(os.open(SECOND_TERMINAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write("\n".join(["# written by `make run`: what its sandboxes are reached by, while it runs", *lines, ""]))
 
 
 def start_sandbox() -> "subprocess.Popen[bytes]":
@@ -72,12 +125,13 @@ def start_sandbox() -> "subprocess.Popen[bytes]":
 def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
     """Stripe's simulator on a free loopback port, wired to our webhook; credits can be bought with made-up cards. Raises ConfigError."""
     base, secret = base_url(settings), "whsec_" + secrets.token_hex(8)
-    command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY]
+    command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY, "--state", str(STRIPE_STATE)]
+    STRIPE_STATE.parent.mkdir(parents=True, exist_ok=True)
     command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()))
     line = process.stdout.readline().decode() if process.stdout else ""
     if "listening on " not in line:
-        raise ConfigError("sandbox", "(start)", "Stripe's simulator did not start", "run `python -m sandbox.stripe` to see why")
+        raise ConfigError("sandbox", "(start)", "Stripe's simulator did not start", "its own line above says why")
     os.environ |= {
         "STRIPE_API_KEY": STRIPE_KEY,
         "STRIPE_WEBHOOK_SECRET": secret,
@@ -134,6 +188,10 @@ def print_welcome(settings: Settings, demo: Demo, *, sandboxed: bool) -> None:
 There, credits are bought at a made-up Stripe with the card 4242 4242 4242 4242. By hand: open the `url` that this answers
 
   curl {base}/api/billing/checkout -H "Authorization: Bearer {key}" -d '{{"packageCode": "starter"}}'
+
+`tollkeeper` in a second terminal finds both sandboxes after this line (docs/sandbox.md says what they can do):
+
+  set -a; . {SECOND_TERMINAL}; set +a
 """
     if sandboxed:
         print("=" * 78)

@@ -2,8 +2,6 @@
 
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -13,6 +11,7 @@ import httpx
 import pytest
 
 from tests.support import web
+from tests.support.make_run import make_run
 from tests.support.servers import ROOT, Tollkeeper, free_port, wait_until
 
 README = (ROOT / "README.md").read_text()
@@ -20,8 +19,18 @@ BLOCKS = re.findall(r"```(sh|python)\n(.*?)```", README, re.DOTALL)
 NAMED = re.findall(r"```sh ([\w-]+)\n(.*?)```", README, re.DOTALL)
 
 
+BESIDE_RUN = """\
+export PATH="$PWD/.venv/bin:$PATH"
+set -a; . var/sandbox.env; set +a
+tollkeeper smoke
+tollkeeper stripe sweep
+tollkeeper jobs list
+tollkeeper reconcile
+"""
+
+
 def test_the_readme_names_the_two_commands_that_the_makefile_and_ci_have() -> None:
-    assert dict(NAMED) == {"run": "make run\n", "test": "make test\n", "beside-run": "tollkeeper smoke\n"}
+    assert dict(NAMED) == {"run": "make run\n", "test": "make test\n", "beside-run": BESIDE_RUN}
     makefile = (ROOT / "Makefile").read_text()
     assert "\nrun: install" in makefile
     assert "\ntest: install-dev" in makefile
@@ -48,39 +57,22 @@ def test_every_snippet_of_the_readme_runs(language: str, code: str, embedded: To
 
 def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(folder: Path) -> None:
     port = free_port()
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("TOLLKEEPER_", "OPENAI_"))}
-    environment["TOLLKEEPER_LISTEN__PORT"] = str(port)
-    environment["PATH"] = f"{ROOT}/.venv/bin:{environment['PATH']}"
-    # what `make run` runs, in a folder of its own
-    shutil.copy(ROOT / "proxy.toml", folder)
-    recipe = re.search(r"\nrun: install\n\t@\$\(BIN\)/python (.*)\n", (ROOT / "Makefile").read_text())
-    assert recipe is not None
-    output = folder / "out.txt"
-    with output.open("wb") as out:
-        process = subprocess.Popen([sys.executable, *recipe[1].split()], cwd=folder, env=environment, stdout=out, stderr=out)
-    try:
-        wait_until(lambda: web.get(f"http://127.0.0.1:{port}/readyz").status_code == 200, 30, "make run serves")
-        text = output.read_text()
+    with make_run(folder, port) as served:
+        text = served.text
         assert "NO OPENAI_API_KEY IS SET" in text
         lines = [line.strip() for line in text.splitlines() if line.startswith(("  curl ", "  python3 ", "What it cost:"))]
         assert len(lines) == 4
         for line in lines:
-            done = subprocess.run(
-                ["bash", "-c", line.removeprefix("What it cost:")], env=environment, capture_output=True, text=True, timeout=60, check=False
-            )
+            done = served.shell(line.removeprefix("What it cost:"), known=False)
             assert done.returncode == 0, done.stderr
             assert len(done.stdout.split()) > 5 or "balanceMillicredits" in done.stdout or '"url"' in done.stdout
             assert '"error"' not in done.stdout
+        assert "\n  set -a; . var/sandbox.env; set +a\n" in text
         assert _no_key_in(folder, text)
         _buy_credits_by_hand(text)
-        beside = subprocess.run(
-            ["bash", "-c", dict(NAMED)["beside-run"]], cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert beside.returncode == 0, beside.stdout
+        beside = served.shell(dict(NAMED)["beside-run"], known=False)
+        assert beside.returncode == 0, beside.stdout + beside.stderr
         assert "10 pass, 0 to look at, 0 fail" in beside.stdout
-    finally:
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(40) == 0
     time.sleep(0.1)
     with pytest.raises(httpx.HTTPError):
         web.get(f"http://127.0.0.1:{port}/healthz", timeout=1)

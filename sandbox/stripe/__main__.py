@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from sandbox.stripe.keeping import UnreadableState
 from sandbox.stripe.server import start
 from sandbox.stripe.settings import Live, Settings, Webhook, merged
 
@@ -37,6 +38,7 @@ def _arguments(argv: list[str]) -> Settings:
     add("--api-key", default=defaults.api_key, help="the only accepted key (%(default)s)")
     add("--public-url", help="base of the URLs of hosted pages (the address listened on)")
     add("--record", type=Path, metavar="FILE", help="append the record of money to FILE as JSON lines")
+    add("--state", type=Path, metavar="FILE", help="keep everything in FILE, the port as well, and go on from it at the next start")
     add("--webhook", action="append", default=[], metavar="URL", help="send events there; may be given again")
     add("--webhook-secret", action="append", default=[], metavar="whsec_...", help="its secret, in the order of --webhook")
     add("--webhook-events", metavar="TYPE,...", help="event types sent to all --webhook (all)")
@@ -46,6 +48,8 @@ def _arguments(argv: list[str]) -> Settings:
     options = parser.parse_args(argv)
     if len(options.webhook_secret) > len(options.webhook):
         parser.error("more --webhook-secret than --webhook")
+    if options.seed is not None and options.state is not None:
+        parser.error("--seed begins the same ids anew, and --state has them already: give one of them")
     secrets = options.webhook_secret + [None] * (len(options.webhook) - len(options.webhook_secret))
     events = options.webhook_events.split(",") if options.webhook_events else ["*"]
     try:
@@ -55,6 +59,7 @@ def _arguments(argv: list[str]) -> Settings:
             api_key=options.api_key,
             public_url=options.public_url,
             record=options.record,
+            state=options.state,
             account_api_version=options.api_version,
             webhooks=tuple(
                 Webhook(url=url, secret=secret, enabled_events=events) for url, secret in zip(options.webhook, secrets, strict=True)
@@ -88,6 +93,10 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with asyncio.Runner(loop_factory=factory) as runner:
             runner.run(_serve(settings))
+    except (UnreadableState, OSError) as error:
+        hint = "; move it away to begin with an empty account" if isinstance(error, UnreadableState) else ""
+        sys.stderr.write(f"stripe sandbox: {error}{hint}\n")
+        return 2
     except ModuleNotFoundError as error:
         sys.stderr.write(f"{error}: parameters are checked against the stripe library (pip install 'stripe>=16,<17')\n")
         return 1

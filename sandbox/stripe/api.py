@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
     """How the connection fails instead of carrying the answer."""
 
 
-class _Saved(msgspec.Struct, frozen=True):
+class Saved(msgspec.Struct, frozen=True):
     """The first result under an idempotency key."""
 
     endpoint: str
@@ -49,7 +49,7 @@ class Api:
     def __init__(self, world: World, faults: Faults, api_key: str) -> None:
         """`api_key` is the only accepted one."""
         self._world, self._faults, self._api_key = world, faults, api_key
-        self._saved: dict[str, _Saved] = {}
+        self.saved: dict[str, Saved] = {}
         self._busy: set[str] = set()
         self.calls = 0
 
@@ -103,7 +103,7 @@ class Api:
         if not key or len(key) > _MAX_KEY:
             raise invalid(f"Idempotency keys must be between 1 and {_MAX_KEY} characters long.").not_started()
         fingerprint = hashlib.sha256(msgspec.json.encode(tree, order="deterministic")).hexdigest()
-        saved = self._saved.get(key)
+        saved = self.saved.get(key)
         if saved is not None and saved.until > self._world.time():
             _check_same(key, saved, path, fingerprint)
             replayed = {"idempotency-key": key, "idempotent-replayed": "true", "original-request": saved.request_id}
@@ -129,7 +129,7 @@ class Api:
                 failed = self._failed(fault, {}, request_id)
                 status, result = failed.status, failed.body
             if status not in _UNSAVED:
-                self._saved[key] = _Saved(path, fingerprint, status, result, request_id, self._world.time() + _KEPT_S)
+                self.saved[key] = Saved(path, fingerprint, status, result, request_id, self._world.time() + _KEPT_S)
         finally:
             self._busy.discard(key)
         return status, result, {"idempotency-key": key, "original-request": request_id}
@@ -178,7 +178,7 @@ def _version(given: str) -> str:
     return given
 
 
-def _check_same(key: str, saved: _Saved, path: str, fingerprint: str) -> None:
+def _check_same(key: str, saved: Saved, path: str, fingerprint: str) -> None:
     hint = f"Try using a key other than '{key}' if you meant to execute a different request."
     if saved.endpoint != path:
         where = f"('{path}' vs '{saved.endpoint}')"

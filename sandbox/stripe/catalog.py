@@ -127,6 +127,19 @@ def create_endpoint(world: World, params: dict[str, Any]) -> Obj:
     return made | {"secret": secret}
 
 
+def give_endpoints(world: World, given: list[dict[str, Any]]) -> None:
+    """Those of the command line. A world that was kept has them already: they follow when address or secret are other ones now."""
+    known = list(world.find("webhook_endpoint", _given=True))
+    for number, params in enumerate(given):
+        if number < len(known):
+            known[number] |= {name: params[name] for name in ("url", "enabled_events", "api_version")}
+            known[number]["_secrets"] = [(params["secret"], None)] if params["secret"] else known[number]["_secrets"]
+        else:
+            world.get("webhook_endpoint", create_endpoint(world, params)["id"])["_given"] = True
+    for gone in known[len(given) :]:
+        delete_endpoint(world, gone)
+
+
 def update_endpoint(world: World, found: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/webhook_endpoints/:id."""
     del world

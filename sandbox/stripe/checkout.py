@@ -8,7 +8,7 @@ import msgspec
 from sandbox.stripe import catalog, methods, payments, setups
 from sandbox.stripe.errors import invalid, missing
 from sandbox.stripe.shapes import ADDRESS, blank
-from sandbox.stripe.state import Obj, World
+from sandbox.stripe.state import Obj, World, by_itself, name_of
 
 _DAY_S: Final = 86_400
 _SHORTEST_S: Final = 30 * 60
@@ -80,7 +80,7 @@ def create(world: World, params: dict[str, Any]) -> Obj:
     _show_page(world, session)
     if mode == "setup":
         _prepare_setup(world, session, params)
-    world.later(session["expires_at"] - world.time(), lambda: _expire_in_time(world, session))
+    world.later(session["expires_at"] - world.time(), _expire_in_time, session["id"])
     return session
 
 
@@ -192,7 +192,7 @@ def pay(world: World, session: Obj, method: Obj, payment: Payment) -> None:
     if session["customer"] is None and session["customer_creation"] == "always":
         made = methods.create_customer(world, {"email": payment.email or session["customer_email"], "name": payment.name})
         session["customer"] = made["id"]
-    session["_payment"] = payment
+    session["_payment"] = msgspec.to_builtins(payment)
     if session["mode"] == "setup":
         intent = world.get("setup_intent", session["setup_intent"])
         setups.attempt(world, intent, method)
@@ -242,12 +242,12 @@ def _finish(world: World, session: Obj) -> None:
     elif intent["status"] == "succeeded":
         _complete(world, session, "paid")
     elif intent["status"] == "processing":
-        intent["_settled"] = lambda arrived: _settled(world, session, arrived=arrived)
+        intent["_settled"] = name_of(settled)
         _complete(world, session, "unpaid")
 
 
 def _complete(world: World, session: Obj, payment_status: str) -> None:
-    payment: Payment = session["_payment"]
+    payment = msgspec.convert(session["_payment"], Payment)
     known = world.objects["customer"].get(session["customer"] or "") or {}
     email = payment.email or session["customer_email"] or known.get("email")
     details: Obj = {"address": ADDRESS | {"country": payment.country, "postal_code": payment.postal_code}, "business_name": None}
@@ -257,10 +257,13 @@ def _complete(world: World, session: Obj, payment_status: str) -> None:
     world.emit("checkout.session.completed", session | payment.event_fields)
 
 
-def _settled(world: World, session: Obj, *, arrived: bool) -> None:
+@by_itself
+def settled(world: World, session_id: str, arrived: bool) -> None:
+    """A bank debit of a session has come to its end."""
+    session = world.get("checkout.session", session_id)
     if arrived:
         session["payment_status"] = "paid"
-    payment: Payment = session["_payment"]
+    payment = msgspec.convert(session["_payment"], Payment)
     session |= {name: value for name, value in payment.session_fields.items() if name != "payment_status"}
     suffix = "succeeded" if arrived else "failed"
     world.emit(f"checkout.session.async_payment_{suffix}", session | payment.event_fields)
@@ -294,6 +297,8 @@ def _void(world: World, intent: Obj) -> None:
     payments.void(world, intent, "expired")
 
 
-def _expire_in_time(world: World, session: Obj) -> None:
+@by_itself
+def _expire_in_time(world: World, session_id: str) -> None:
+    session = world.get("checkout.session", session_id)
     if session["status"] == "open":
         expire(world, session)

@@ -70,6 +70,13 @@ class _Act(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     reason: str = "unknown"
 
 
+class _ActDispute(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    action: str | None = None
+    """One of disputes.ACTIONS."""
+    status: str | None = None
+    """Any status instead of an action: also one that Stripe has yet to invent."""
+
+
 class _Emit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
     """An event of any type about any object, known or made up."""
 
@@ -363,5 +370,10 @@ class Control:
         return public(opened)
 
     def _act_dispute(self, wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Act)
-        return public(disputes.act(self._world, self._world.get("dispute", wanted), given.action))
+        given = msgspec.json.decode(body, type=_ActDispute)
+        dispute = self._world.get("dispute", wanted)
+        if given.status is not None:
+            return public(disputes.move(self._world, dispute, given.status))
+        if given.action not in disputes.ACTIONS:
+            raise ValueError(f"action is one of {', '.join(disputes.ACTIONS)}")
+        return public(disputes.act(self._world, dispute, given.action))

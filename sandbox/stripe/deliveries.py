@@ -115,8 +115,9 @@ class Deliveries:
     def submit(self, event: Obj, only: str | None = None) -> None:
         """Send an event to the endpoints that want it, or once more to one of them."""
         endpoints = [found for found in self._world.objects["webhook_endpoint"].values() if _wants(found, event, only)]
-        event.setdefault("_waiting", set()).update(endpoint["id"] for endpoint in endpoints if only is None)
-        event["pending_webhooks"] = len(event["_waiting"])
+        waiting = event.setdefault("_waiting", [])
+        waiting += [endpoint["id"] for endpoint in endpoints if only is None and endpoint["id"] not in waiting]
+        event["pending_webhooks"] = len(waiting)
         for endpoint in endpoints:
             self._start(event, endpoint)
 
@@ -133,10 +134,27 @@ class Deliveries:
             sending.state, sending.left = "dropped", 0
             return
         sending.left = copies
-        body = public(event)
-        for copy in range(copies):
+        self._send_copies(sending, event, endpoint, rng)
+
+    def _send_copies(self, sending: Sending, event: Obj, endpoint: Obj, rng: random.Random) -> None:
+        live, body = self._world.live.delivery, public(event)
+        for copy in range(sending.copies - sending.left, sending.copies):
             delay_s = (live.delay_ms + rng.uniform(0, live.shuffle_ms)) / 1000
             self._spawn(self._deliver(sending, event, body, endpoint, copy, delay_s, random.Random(rng.random())))  # noqa: S311
+
+    def resume(self, sendings: list[Sending]) -> None:
+        """Go on from a simulator that was stopped: what was under way is sent anew."""
+        self.sendings, self._number = sendings, len(sendings)
+        for sending in sendings:
+            event = self._world.objects["event"].get(sending.event)
+            endpoint = self._world.objects["webhook_endpoint"].get(sending.endpoint)
+            if sending.state != "pending":
+                sending.left = 0
+            elif event is None or endpoint is None:
+                sending.state, sending.left = "failed", 0
+            else:
+                sending.url = endpoint["url"]
+                self._send_copies(sending, event, endpoint, random.Random(f"{sending.event}:{sending.endpoint}"))  # noqa: S311
 
     def _spawn(self, work: Any) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -153,7 +171,7 @@ class Deliveries:
             sending.left -= 1
         if arrived and sending.state != "delivered":
             sending.state = "delivered"
-            event["_waiting"].discard(endpoint["id"])
+            event["_waiting"] = [other for other in event["_waiting"] if other != endpoint["id"]]
             event["pending_webhooks"] = len(event["_waiting"])
         elif sending.left == 0 and sending.state == "pending":
             sending.state = "failed"
@@ -166,6 +184,7 @@ class Deliveries:
             async with self._slots:
                 attempt = await self._attempt(live, body, endpoint, copy, cut=rng.random() < live.cut)
             sending.attempts.append(attempt)
+            self._world.changed = True
             number += 1
             if attempt.status is not None and attempt.status // 100 == 2:
                 return True

@@ -10,6 +10,9 @@ from sandbox.stripe.state import Obj, World
 _ANSWER_S: Final = 9 * 86_400
 _INQUIRY: Final = ("warning_needs_response", "warning_under_review")
 _OPEN: Final = ("needs_response", "under_review", *_INQUIRY)
+_CLOSED: Final = ("won", "lost", "warning_closed", "prevented")
+ACTIONS: Final = (*_CLOSED, "withdraw", "escalate", *_OPEN)
+"""What a bank may do: decide, take the money, make a dispute of an inquiry, or move on to another open status."""
 # Words in the evidence that decide a dispute in Stripe's own test mode.
 _VERDICTS: Final = {"winning_evidence": "won", "losing_evidence": "lost", "escalate_inquiry_evidence": "escalate"}
 _NETWORK_CODES: Final = {"fraudulent": "10.4", "product_not_received": "13.1", "duplicate": "12.6.1", "credit_not_processed": "13.6"}
@@ -91,23 +94,29 @@ def _reinstate(world: World, dispute: Obj) -> None:
 
 
 def act(world: World, dispute: Obj, action: str) -> Obj:
-    """What the bank does: won, lost, warning_closed, prevented, withdraw, escalate, or any status to move to."""
-    if action in {"won", "lost", "warning_closed", "prevented"}:
+    """What the bank does: one of ACTIONS."""
+    if action in _CLOSED:
         return _close(world, dispute, action)
     if action == "withdraw":
         withdraw_funds(world, dispute)
     elif action == "escalate":
         dispute["is_charge_refundable"] = False
-        world.change(dispute, "charge.dispute.updated", status="needs_response")
+        move(world, dispute, "needs_response")
         withdraw_funds(world, dispute)
     else:
-        world.change(dispute, "charge.dispute.updated", status=action)
+        move(world, dispute, action)
+    return dispute
+
+
+def move(world: World, dispute: Obj, status: str) -> Obj:
+    """Another status, and nothing else."""
+    world.change(dispute, "charge.dispute.updated", status=status)
     return dispute
 
 
 def _close(world: World, dispute: Obj, verdict: str) -> Obj:
     taken, returned = len(dispute["balance_transactions"]) > 0, len(dispute["balance_transactions"]) > 1
-    if dispute["status"] in {"won", "lost", "warning_closed", "prevented"} and returned == (verdict == "won"):
+    if dispute["status"] in _CLOSED and returned == (verdict == "won"):
         raise invalid(f"This dispute is already closed: {dispute['status']}.")
     if verdict == "lost" and taken and not returned:
         charge = world.get("charge", dispute["charge"])

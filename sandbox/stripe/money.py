@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from sandbox.stripe.shapes import blank
-from sandbox.stripe.state import Obj, World
+from sandbox.stripe.state import Obj, World, by_itself
 
 _AVAILABLE_S: Final = 2 * 86_400
 _CATEGORIES: Final = {"refund_failure": "refund_failure", "payment": "charge", "payment_refund": "refund"}
@@ -37,8 +37,13 @@ def post(
         type=kind,
     )
     made = world.add("balance_transaction", fields)
-    world.later(_AVAILABLE_S, lambda: made.update(status="available"))
+    world.later(_AVAILABLE_S, _available, made["id"])
     return made
+
+
+@by_itself
+def _available(world: World, transaction_id: str) -> None:
+    world.objects["balance_transaction"][transaction_id]["status"] = "available"
 
 
 def note(world: World, kind: str, charge: Obj, amount: int, fee: int, **ids: Any) -> None:

@@ -4,10 +4,10 @@ import contextlib
 from typing import Any, Final, NoReturn
 
 from sandbox.stripe import disputes, methods, money
-from sandbox.stripe.cards import DECLINES, TestCard
+from sandbox.stripe.cards import DECLINES
 from sandbox.stripe.errors import StripeError, card_error, invalid
 from sandbox.stripe.shapes import blank, charged_card
-from sandbox.stripe.state import Obj, World, public
+from sandbox.stripe.state import ACTIONS, Obj, World, by_itself, public
 
 _MIN_AMOUNT: Final = 50
 _MAX_AMOUNT: Final = 99_999_999
@@ -249,15 +249,20 @@ def _succeed(world: World, intent: Obj, charge: Obj, method: Obj) -> None:
     world.emit("charge.succeeded", charge)
     world.emit("payment_intent.succeeded", intent)
     # Captured asynchronously: the transaction is not yet on the charge that charge.succeeded shows.
-    updated = {"balance_transaction": transaction["id"]}
-    world.later(world.live.balance_delay_s, lambda: world.change(charge, "charge.updated", **updated))
+    world.later(world.live.balance_delay_s, _captured, charge["id"], transaction["id"])
     card = methods.behaviour(method)
     if card.dispute:
-        world.later(world.live.dispute_delay_s, lambda: _disputed(world, charge, card))
+        world.later(world.live.dispute_delay_s, _disputed, charge["id"], card.dispute, card.inquiry)
 
 
-def _disputed(world: World, charge: Obj, card: TestCard) -> None:
-    disputes.open_dispute(world, charge, card.dispute, inquiry=card.inquiry)
+@by_itself
+def _captured(world: World, charge_id: str, transaction_id: str) -> None:
+    world.change(world.get("charge", charge_id), "charge.updated", balance_transaction=transaction_id)
+
+
+@by_itself
+def _disputed(world: World, charge_id: str, reason: str, inquiry: bool) -> None:
+    disputes.open_dispute(world, world.get("charge", charge_id), reason, inquiry=inquiry)
 
 
 def decline(world: World, intent: Obj, method: Obj, why: str, charge: Obj | None = None) -> NoReturn:
@@ -325,11 +330,12 @@ def _begin_delayed(world: World, intent: Obj, method: Obj) -> None:
     world.emit("charge.pending", charge)
     world.emit("payment_intent.processing", intent)
     if world.live.async_delay_s is not None:
-        world.later(world.live.async_delay_s, lambda: _arrive(world, intent))
+        world.later(world.live.async_delay_s, _arrive, intent["id"])
 
 
-def _arrive(world: World, intent: Obj) -> None:
-    settle(world, intent)
+@by_itself
+def _arrive(world: World, intent_id: str) -> None:
+    settle(world, world.get("payment_intent", intent_id))
 
 
 def settle(world: World, intent: Obj, why: str | None = None) -> bool:
@@ -346,7 +352,6 @@ def settle(world: World, intent: Obj, why: str | None = None) -> bool:
             decline(world, intent, method, why, charge)
     else:
         _succeed(world, intent, charge, method)
-    told = intent.get("_settled")
-    if told is not None:
-        told(not why)
+    if "_settled" in intent:
+        ACTIONS[intent["_settled"]](world, intent["_session"], not why)
     return True

@@ -5,7 +5,7 @@ from typing import Any, Final
 from sandbox.stripe import methods, money
 from sandbox.stripe.errors import invalid, missing
 from sandbox.stripe.shapes import blank
-from sandbox.stripe.state import Obj, World
+from sandbox.stripe.state import Obj, World, by_itself
 
 _OPEN_DISPUTE: Final = ("needs_response", "under_review", "lost")
 
@@ -81,9 +81,19 @@ def _follow(world: World, refund: Obj, manner: str) -> None:
     """What the bank does with it later on."""
     delay = world.live.refund_delay_s
     if manner == "fail_later":
-        world.later(delay, lambda: fail(world, refund, "expired_or_canceled_card"))
+        world.later(delay, _come_back, refund["id"])
     elif refund["status"] == "pending":
-        world.later(delay, lambda: succeed(world, refund))
+        world.later(delay, _go_through, refund["id"])
+
+
+@by_itself
+def _come_back(world: World, refund_id: str) -> None:
+    fail(world, world.get("refund", refund_id), "expired_or_canceled_card")
+
+
+@by_itself
+def _go_through(world: World, refund_id: str) -> None:
+    succeed(world, world.get("refund", refund_id))
 
 
 def succeed(world: World, refund: Obj) -> None:

@@ -23,12 +23,15 @@ from sandbox.stripe.control import CONTROL_PREFIX, Control
 from sandbox.stripe.deliveries import Deliveries
 from sandbox.stripe.faults import Faults
 from sandbox.stripe.hosted import Hosted
+from sandbox.stripe.keeping import Keeper
 from sandbox.stripe.record import Record
 from sandbox.stripe.settings import Live, Settings
 from sandbox.stripe.state import World
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TICK_S: Final = 0.05
+# Linux lends the ports below to connections: one of these is still free at the next start.
+_LASTING_PORTS: Final = range(61_000, 65_536)
 _TRANSPORT: Final = "sandbox.transport"
 _METHODS: Final = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _API_HEADERS: Final = {
@@ -52,7 +55,7 @@ class Server:
     """A running simulator."""
 
     def __init__(self, settings: Settings) -> None:
-        """Use `start`."""
+        """Use `start`. Raises UnreadableState, OSError."""
         self.settings = settings
         rng = random.Random(settings.seed) if settings.seed is not None else random.Random()  # noqa: S311 - test ids are no secrets
         self.record = Record(settings.record)
@@ -61,6 +64,7 @@ class Server:
         self.deliveries = Deliveries(self.world)
         self.world.on_event = self.deliveries.submit
         self._api = Api(self.world, self.faults, settings.api_key)
+        self._keeper = Keeper(settings.state, self.world, self._api, self.record, self.deliveries) if settings.state else None
         self._hosted = Hosted(self.world)
         self._control = Control(self.world, self.record, self.faults, self.deliveries, self.stats)
         self._server: uvicorn.Server
@@ -83,15 +87,20 @@ class Server:
         return counts | {"api_calls": self._api.calls, "pending_deliveries": self.deliveries.pending}
 
     async def open(self) -> None:
-        """Listen."""
+        """Listen. Raises OSError, UnreadableState."""
         routes.preload()
-        listener = socket.create_server((self.settings.host, self.settings.port), backlog=2048)
+        listener = self._listener()
         # asyncio does it only for sockets whose protocol is named; without it each answer waits 40 ms for an ACK.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.port = listener.getsockname()[1]
         self.world.base_url = self.settings.public_url or self.url
-        for webhook in self.settings.webhooks:
-            catalog.create_endpoint(self.world, msgspec.to_builtins(webhook))
+        if self._keeper is not None:
+            self._keeper.restore(self.port)
+        catalog.give_endpoints(self.world, [msgspec.to_builtins(webhook) for webhook in self.settings.webhooks])
+        if self._keeper is not None:
+            self._keeper.resume()
+            # at once, so that a file that cannot be written is said before anything depends on it
+            self._keeper.write()
         config = uvicorn.Config(
             self._app(), http=_Protocol, lifespan="off", access_log=False, log_level="warning", timeout_graceful_shutdown=1
         )
@@ -103,10 +112,17 @@ class Server:
         self._server = server
         self._ticking = asyncio.create_task(self._tick())
 
+    def _listener(self) -> socket.socket:
+        """The port asked for; for a world that is kept the one of the last time, and when somebody else has it now, a free one."""
+        if self._keeper is not None and not self.settings.port:
+            with contextlib.suppress(OSError):
+                lasting = self._keeper.port or random.choice(_LASTING_PORTS)  # noqa: S311 - a port is no secret
+                return socket.create_server((self.settings.host, lasting), backlog=2048)
+        return socket.create_server((self.settings.host, self.settings.port), backlog=2048)
+
     async def close(self) -> None:
-        """Stop listening, and give up requests and deliveries under way."""
+        """Stop listening, and give up requests and deliveries under way. Raises OSError when the state cannot be written."""
         self._ticking.cancel()
-        await self.deliveries.close()
         # Not by uvicorn's shutdown, which waits politely.
         for listening in self._server.servers:
             listening.close()
@@ -116,7 +132,13 @@ class Server:
         for task in working:
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
-        self.record.close()
+        try:
+            if self._keeper is not None:
+                # before deliveries are given up: what is under way now is sent by the next simulator
+                self._keeper.close()
+        finally:
+            await self.deliveries.close()
+            self.record.close()
 
     async def _tick(self) -> None:
         """Let timers run while no request does it."""
@@ -124,6 +146,8 @@ class Server:
             # uvicorn keeps its date header by it.
             await self._server.on_tick(count)
             self.world.run_due()
+            if self._keeper is not None:
+                self._keeper.write_soon()
             await asyncio.sleep(_TICK_S)
 
     def _app(self) -> Starlette:
@@ -135,12 +159,18 @@ class Server:
             ]
         )
 
+    def _note(self, request: Request) -> None:
+        """Whatever is more than a look may have changed something."""
+        self.world.changed |= request.method != "GET"
+
     async def _control_path(self, request: Request) -> Response:
         status, body = await self._control.answer(request.method, request.url.path, request.url.query, await request.body())
+        self._note(request)
         return Response(msgspec.json.encode(body), status, media_type="application/json")
 
     async def _page_path(self, request: Request) -> Response:
         shown = self._hosted.answer(request.method, request.url.path, await request.body())
+        self._note(request)
         if shown.location is not None:
             return RedirectResponse(shown.location, shown.status)
         policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
@@ -148,6 +178,7 @@ class Server:
 
     async def _api_path(self, request: Request) -> Response:
         answer = await self._api.answer(request.method, request.url.path, request.url.query, request.headers, await request.body())
+        self._note(request)
         fault = answer.fault
         if fault is not None and fault.kind != "status":
             await self._fail(request, fault.hang_s if fault.kind == "timeout" else 0.0, reset=fault.kind == "reset")
@@ -179,7 +210,7 @@ def _response(answer: Answer) -> Response:
 
 
 async def start(settings: Settings) -> Server:
-    """Listen and serve on the running loop until `Server.close`."""
+    """Listen and serve on the running loop until `Server.close`. Raises OSError, UnreadableState."""
     server = Server(settings)
     await server.open()
     return server

@@ -118,6 +118,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Base of the URLs of hosted pages; None: the address listened on."""
     record: Path | None = None
     """File that receives the record of money as JSON lines; None keeps it in memory only."""
+    state: Path | None = None
+    """File in which everything is kept over restarts, the port as well; None forgets it."""
     account_api_version: str = API_VERSION
     """The version of events, and of requests without a Stripe-Version header."""
     webhooks: tuple[Webhook, ...] = ()

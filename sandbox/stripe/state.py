@@ -14,7 +14,12 @@ from sandbox.stripe.record import Record
 from sandbox.stripe.settings import Live
 
 Obj = dict[str, Any]
-"""A Stripe object. Keys that begin with `_` are the simulator's own and are never shown."""
+"""A Stripe object. Keys that begin with `_` are the simulator's own and are never shown. All of it can be written as JSON."""
+Action = Callable[..., None]
+"""Something that happens by itself: takes the world, and ids."""
+Timer = tuple[float, int, str, tuple[Any, ...]]
+"""When, in which order, the name of the action, and what it takes beside the world."""
+ACTIONS: Final[dict[str, Action]] = {}
 _ALPHABET: Final = string.ascii_letters + string.digits
 # Lengths as Stripe's: what parses or stores ids should meet their true size.
 _LENGTHS: Final = {
@@ -57,6 +62,17 @@ class Cause(msgspec.Struct, frozen=True):
     idempotency_key: str | None = None
 
 
+def by_itself(action: Action) -> Action:
+    """Let `World.later` do this. It is kept by its name, so that a simulator that is started again still does it."""
+    ACTIONS[name_of(action)] = action
+    return action
+
+
+def name_of(action: Action) -> str:
+    """What an action is kept as."""
+    return f"{action.__module__.rpartition('.')[2]}.{action.__name__}"
+
+
 class World:
     """One Stripe account in test mode."""
 
@@ -70,8 +86,11 @@ class World:
         self.base_url = ""
         self.account_id = self.new_id("acct_1")
         self.on_event: Callable[[Obj], None] = lambda _event: None
-        self._timers: list[tuple[float, int, Callable[[], None]]] = []
-        self._timer_number = 0
+        self.timers: list[Timer] = []
+        """A heap."""
+        self.timer_number = 0
+        self.changed = False
+        """Whether there is something new to keep."""
 
     # -- time ------------------------------------------------------------------------------------
 
@@ -83,16 +102,17 @@ class World:
         """The same in whole seconds, as Stripe states times."""
         return int(self.time())
 
-    def later(self, delay_s: float, action: Callable[[], None]) -> None:
+    def later(self, delay_s: float, action: Action, *given: Any) -> None:
         """Do something when the clock has moved on by `delay_s`; 0 means before the present request is answered."""
-        self._timer_number += 1
-        heapq.heappush(self._timers, (self.time() + delay_s, self._timer_number, action))
+        self.timer_number += 1
+        heapq.heappush(self.timers, (self.time() + delay_s, self.timer_number, name_of(action), given))
 
     def run_due(self) -> None:
         """Do what has become due, in the order of its time."""
-        while self._timers and self._timers[0][0] <= self.time():
-            action = heapq.heappop(self._timers)[2]
-            action()
+        while self.timers and self.timers[0][0] <= self.time():
+            _, _, name, given = heapq.heappop(self.timers)
+            self.changed = True
+            ACTIONS[name](self, *given)
 
     # -- objects ---------------------------------------------------------------------------------
 

@@ -226,12 +226,16 @@ class FakeStripe:
         self.orders.append(order)
         if order.key in self.poisoned_keys:
             raise StoreUnavailable("stripe", "APIError: the saved 500 of this key")
-        if order.customer_id in self.deleted_customers:
-            raise StripeRefused("resource_missing", "No such customer", 400)
         if order.key in self.by_key:
             if self.by_key[order.key][0] != order:
                 raise StripeRefused("idempotency_error", "other parameters", 400)
+            if isinstance(self.by_key[order.key][1], StripeRefused):
+                raise self.by_key[order.key][1]
             return self.by_key[order.key][1]
+        if order.customer_id in self.deleted_customers:
+            # kept under its key, as Stripe keeps what an endpoint refused once it had begun
+            self.by_key[order.key] = (order, StripeRefused("resource_missing", "No such customer", 400))
+            raise self.by_key[order.key][1]
         session_id = self.new_id("cs_test")
         session = Session(
             id=session_id,

@@ -1,15 +1,17 @@
 """Buying, refunding, disputing, in every order: SQL on both databases, FakeStripe on the other side."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
 from billing.errors import NotYet, StoreUnavailable, TooManyCheckouts
 from billing.jobs import relay_once
 from billing.sales import Receipt, Stale
+from billing.stripe_gateway import Order
 from billing.stripe_objects import payment_of_session
-from tests.money.fake_stripe import replace
-from tests.money.shop import STARTER, TERMS, Shop, open_shop
+from tests.money.fake_stripe import FakeStripe, replace
+from tests.money.shop import PRO, STARTER, TERMS, Shop, open_shop
 
 
 async def test_a_purchase_is_credited_once_and_live_in_the_balance_store(shop: Shop) -> None:
@@ -322,6 +324,67 @@ async def test_a_customer_deleted_at_stripe_is_made_again(shop: Shop) -> None:
     buyer = await shop.buyers.find(account)
     assert buyer is not None
     assert (buyer.customer_id, buyer.payment_method_id) == (second.customer_id, "")
+
+
+class Crash(Exception):
+    """The process dies here."""
+
+
+def dying(stripe: FakeStripe, work: Any, *, before: bool) -> Any:
+    """The process ends before or after the first call that is not for a deleted customer."""
+    waiting = [True]
+
+    async def call(*given: Any, **named: Any) -> Any:
+        refused = isinstance(given[0], Order) and given[0].customer_id in stripe.deleted_customers
+        if not waiting or refused:
+            return await work(*given, **named)
+        waiting.clear()
+        if not before:
+            await work(*given, **named)
+        raise Crash
+
+    return call
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["create_customer", "replace", "readdressed", "create_session", "opened"])
+async def test_a_deleted_customer_and_a_crash_leave_one_page(shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, before: bool) -> None:
+    account = await shop.books.account()
+    first = await shop.paid(account)
+    shop.stripe.deleted_customers.add(first.customer_id)
+    part: Any = next(part for part in (shop.stripe, shop.buyers, shop.sales) if hasattr(part, step))
+    monkeypatch.setattr(part, step, dying(shop.stripe, getattr(part, step), before=before))
+    with pytest.raises(Crash):
+        await shop.buy(account)
+    page = await shop.buy(account)
+    assert [one.id for one in shop.stripe.sessions_by_id.values() if one.status == "open"] == [page.session_id]
+    buyer = await shop.buyers.find(account)
+    assert buyer is not None
+    assert buyer.customer_id == page.customer_id != first.customer_id
+    shop.stripe.pay(page.session_id or "")
+    await shop.deliver()
+    assert await shop.balance(account) == 2 * 109_989_000
+
+
+async def test_two_clicks_at_once_with_a_deleted_customer_get_one_page(shop: Shop) -> None:
+    account = await shop.books.account()
+    first = await shop.paid(account)
+    shop.stripe.deleted_customers.add(first.customer_id)
+    one, other = await asyncio.gather(shop.buy(account), shop.buy(account))
+    assert one.session_id == other.session_id
+    assert [page.id for page in shop.stripe.sessions_by_id.values() if page.status == "open"] == [one.session_id]
+
+
+async def test_a_slow_click_asks_as_the_row_stands(shop: Shop) -> None:
+    """It read the row before another click had put a customer there, and found another customer of the account meanwhile."""
+    account = await shop.books.account()
+    purchase = await shop.sales.begin(account, PRO, livemode=False, save_method=False, reuse_ms=600_000, hourly_limit=0)
+    assert (await shop.sales.addressed(purchase.id, "cus_first")).customer_id == "cus_first"
+    assert (await shop.sales.addressed(purchase.id, "cus_second")).customer_id == "cus_first"
+    moved = await shop.sales.readdressed(purchase, "cus_third")
+    assert await shop.sales.readdressed(purchase, "cus_fourth") == moved
+    assert moved.customer_id == "cus_third"
+    assert moved.idempotency_key != purchase.idempotency_key
 
 
 async def test_a_page_that_stripe_has_forgotten_is_not_offered_again(shop: Shop) -> None:

@@ -117,6 +117,20 @@ def test_a_browser_buys_and_the_balance_rises(shop: Tollkeeper) -> None:
     assert web.get(receipt.headers["location"]).status_code == 200
 
 
+def test_a_customer_that_stripe_no_longer_knows_buys_at_the_first_click(shop: Tollkeeper, bank: Bank) -> None:
+    customer = new_customer(shop, 0)
+    bank.control(f"sessions/{checkout(customer)['sessionId']}/pay")
+    customer.wait_balance(9_990_000, 10)
+    key = {"Authorization": "Bearer sk_test_sandbox"}
+    (known,) = web.get(f"{bank.url}/v1/customers", headers=key).json()["data"]
+    web.request("DELETE", f"{bank.url}/v1/customers/{known['id']}", headers=key).raise_for_status()
+    page = checkout(customer)  # 201
+    (fresh,) = web.get(f"{bank.url}/v1/customers", headers=key).json()["data"]
+    assert fresh["id"] != known["id"]
+    bank.control(f"sessions/{page['sessionId']}/pay")
+    customer.wait_balance(2 * 9_990_000, 10)
+
+
 def test_bad_weather_ends_at_the_simulators_record(shop: Tollkeeper, bank: Bank) -> None:
     seed = time.time_ns() % 2**32
     print(f"seed {seed}")
@@ -174,7 +188,7 @@ def live_one_life(bank: Bank, dice: random.Random, session: str) -> None:
     if dice.random() < 0.4:
         dispute = bank.control("disputes", session=session, amount=left)
         if dice.random() < 0.7:
-            bank.control(f"disputes/{dispute['id']}", action=dice.choice(["win", "lose"]))
+            bank.control(f"disputes/{dispute['id']}", action=dice.choice(["won", "lost"]))
 
 
 @pytest.mark.parametrize(

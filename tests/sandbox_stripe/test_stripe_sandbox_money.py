@@ -318,6 +318,20 @@ async def open_dispute(box: Box, **fields: Any) -> tuple[str, Any]:
     return paid.payment_intent.id, await box.control("POST", "disputes", {"session": paid.id, **fields})
 
 
+async def test_unknown_actions_are_refused_with_the_known_ones(box: Box) -> None:
+    _, dispute = await open_dispute(box)
+    for path, action, words in (
+        (f"disputes/{dispute['id']}", {"action": "nonsense"}, "action is one of won, lost, warning_closed, prevented, withdraw, escalate"),
+        (f"disputes/{dispute['id']}", {"action": "win"}, "won"),
+        (f"disputes/{dispute['id']}", {}, "won"),
+    ):
+        assert words in (await box.control("POST", path, action, status=400))["error"]["message"]
+    assert (await box.v1.disputes.retrieve_async(dispute["id"])).status == "needs_response"
+    refund = await box.control("POST", "refunds", {"session": (await box.paid()).id, "amount": 100})
+    refused = await box.control("POST", f"refunds/{refund['id']}", {"action": "nonsense"}, status=400)
+    assert refused["error"]["message"] == "action is one of succeed, fail, cancel"
+
+
 CLOSED = "charge.dispute.closed"
 DISPUTES = [
     ({}, ["lost"], ["created", "funds_withdrawn", "closed"], "lost", 1, 0),
@@ -335,7 +349,8 @@ DISPUTES = [
 async def test_disputes(box: Box, fields: Any, actions: list[str], types: list[str], status: str, movements: int, held: int) -> None:
     _, dispute = await open_dispute(box, **fields)
     for action in actions:
-        await box.control("POST", f"disputes/{dispute['id']}", {"action": action})
+        known = action != "never_heard_of"
+        await box.control("POST", f"disputes/{dispute['id']}", {"action" if known else "status": action})
     found = await box.v1.disputes.retrieve_async(dispute["id"])
     assert (found.status, len(found.balance_transactions)) == (status, movements)
     assert [name for name in await box.types() if ".dispute." in name] == [f"charge.dispute.{name}" for name in types]
