@@ -77,6 +77,12 @@ def written_credits(amount: int) -> str:
     return f"{'-' if amount < 0 else ''}{whole:,}{places}"
 
 
+def written_usd(amount: int) -> str:
+    """Millicredits as dollars for people, exact, with cents and no needless places: "1,234.50", "0.000003"."""
+    whole, rest = divmod(abs(amount), MILLICREDITS_PER_USD)
+    return f"{'-' if amount < 0 else ''}{whole:,}.{f'{rest:06}'.rstrip('0').ljust(2, '0')}"
+
+
 def display_usd(amount: int) -> int | float:
     """USD as a JSON number for display only; money never comes back from it."""
     return amount // MILLICREDITS_PER_USD if amount % MILLICREDITS_PER_USD == 0 else amount / MILLICREDITS_PER_USD

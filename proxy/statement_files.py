@@ -103,7 +103,7 @@ def statement_pdf(statement: Statement) -> bytes:
         Spacer(1, 4 * mm),
         table(
             ["Balance", "Credits"],
-            [["Opening", _credits(statement.opening)], ["Closing", _credits(statement.closing)]],
+            [["Opening", exact_credits(statement.opening)], ["Closing", exact_credits(statement.closing)]],
             [130, 50],
         ),
     ]
@@ -126,16 +126,16 @@ def _sections(
             receipt(row.receipt_url),
             _cents(row.paid_cents),
             _cents(row.tax_cents) if row.tax_cents else "",
-            _credits(row.millicredits),
+            exact_credits(row.millicredits),
         ]
         for row in statement.purchases
     ]
     other = [
-        [_date(row.at), KINDS.get(row.kind, row.kind), text(row.reference), text(row.reason), _credits(row.millicredits)]
+        [_date(row.at), KINDS.get(row.kind, row.kind), text(row.reference), text(row.reason), exact_credits(row.millicredits)]
         for row in statement.entries
     ]
     used = [
-        [row.day, text(row.model), str(row.requests), str(row.input_tokens), str(row.output_tokens), _credits(-row.millicredits)]
+        [row.day, text(row.model), str(row.requests), str(row.input_tokens), str(row.output_tokens), exact_credits(-row.millicredits)]
         for row in statement.usage
     ]
     return [
@@ -146,25 +146,25 @@ def _sections(
 
 
 def _rows(statement: Statement) -> list[tuple[str, ...]]:
-    opening = (_credits(statement.opening), exact_usd(statement.opening))
+    opening = (exact_credits(statement.opening), exact_usd(statement.opening))
     rows: list[tuple[str, ...]] = [("balance", f"{statement.month}-01", "opening", statement.account_id, "", "", "", *opening, "", "")]
     for bought in statement.purchases:
         money, tax = _cents(bought.paid_cents).removeprefix("$"), _cents(bought.tax_cents).removeprefix("$")
-        what = (bought.package_code, bought.purchase_id, "", "", "", _credits(bought.millicredits))
+        what = (bought.package_code, bought.purchase_id, "", "", "", exact_credits(bought.millicredits))
         rows.append(("purchase", _date(bought.at), *what, money, bought.receipt_url, tax))
     for entry in statement.entries:
         label = f"{KINDS.get(entry.kind, entry.kind)}: {entry.reason}" if entry.reason else KINDS.get(entry.kind, entry.kind)
-        amounts = (_credits(entry.millicredits), exact_usd(entry.millicredits))
+        amounts = (exact_credits(entry.millicredits), exact_usd(entry.millicredits))
         rows.append(("adjustment", _date(entry.at), label, entry.reference, "", "", "", *amounts, "", ""))
     for used in statement.usage:
         counts = (str(used.requests), str(used.input_tokens), str(used.output_tokens))
-        rows.append(("usage", used.day, used.model, "", *counts, _credits(-used.millicredits), exact_usd(-used.millicredits), "", ""))
-    last = (_credits(statement.closing), exact_usd(statement.closing))
+        rows.append(("usage", used.day, used.model, "", *counts, exact_credits(-used.millicredits), exact_usd(-used.millicredits), "", ""))
+    last = (exact_credits(statement.closing), exact_usd(statement.closing))
     rows.append(("balance", "", "closing", statement.account_id, "", "", "", *last, "", ""))
     return rows
 
 
-def _credits(millicredits: int) -> str:
+def exact_credits(millicredits: int) -> str:
     """Exact, three decimals: "-12.005"."""
     sign, whole = ("-" if millicredits < 0 else ""), abs(millicredits)
     return f"{sign}{whole // 1_000}.{whole % 1_000:03d}"
