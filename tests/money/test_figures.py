@@ -3,13 +3,15 @@
 import argparse
 import csv
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import msgspec
 
 from billing.finance import Finance
 from billing.purchases import offer
 from config.settings import Settings
+from proxy.admin_desk import AdminDesk
 from proxy.cli_books import _days
 from proxy.cli_context import Command, Context
 from proxy.cli_jobs import _finance
@@ -96,6 +98,8 @@ async def test_the_days_of_finance_say_what_was_bought_and_what_was_paid(shop: S
     assert lines[0].split("  ")[0] == "day"
     assert all(unit in lines[0] for unit in ("bought, credits", "paid net, $", "used, credits", "our loss, credits", "owed, credits"))
     assert lines[1].split()[1:3] == ["172,468.5", "99.98"]
+    seen = await AdminDesk.overview(cast("AdminDesk", SimpleNamespace(finance=Finance(shop.books.database))))
+    assert [(row["purchasedCredits"], row["paidNetUsd"]) for row in seen["days"]][0] == (172_468.5, 99.98)
     day = datetime.now(UTC).date()
     assert await Finance(shop.books.database).paid(day - timedelta(days=3), day - timedelta(days=1)) == {}
 
