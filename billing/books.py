@@ -240,7 +240,7 @@ def _apply(account: _Account, movement: Movement, owners: dict[str, str]) -> Non
     elif effect > 0:
         account.lots.append(Lot(movement.reference, effect, 0))
     else:
-        account.lots, rest = withdraw_free(account.lots, -effect)
+        account.lots, rest = withdraw_free(account.lots, -effect, account.consumed)
         account.by_hand.append(Span(account.consumed, account.consumed + rest))
         account.consumed += rest
 

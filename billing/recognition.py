@@ -76,12 +76,17 @@ def shrink(lots: Sequence[Lot], lot_id: str, granted: int, paid: int) -> list[Lo
     return [lot._replace(granted=lot.granted - granted, paid=lot.paid - paid) if lot.lot_id == lot_id else lot for lot in lots]
 
 
-def withdraw_free(lots: Sequence[Lot], amount: int) -> tuple[list[Lot], int]:
-    """Take an admin's correction out of unpaid lots, newest first; the rest that they do not cover is returned."""
-    found = list(lots)
+def withdraw_free(lots: Sequence[Lot], amount: int, consumed: int = 0) -> tuple[list[Lot], int]:
+    """Take an admin's correction out of what is left of unpaid lots, newest first; the rest that they do not cover is returned.
+
+    `consumed` in all, oldest lot first. What was used stays used: a correction moves no usage onto other lots.
+    """
+    found, before = list(lots), sum(lot.granted for lot in lots)
     for index in range(len(found) - 1, -1, -1):
-        if found[index].paid == 0 and amount:
-            taken = min(found[index].granted, amount)
-            found[index] = found[index]._replace(granted=found[index].granted - taken)
+        lot = found[index]
+        before -= lot.granted
+        if lot.paid == 0 and amount:
+            taken = min(lot.granted - min(max(consumed - before, 0), lot.granted), amount)
+            found[index] = lot._replace(granted=lot.granted - taken)
             amount -= taken
     return found, amount

@@ -41,7 +41,7 @@ FINANCE = (
     "used, credits",
     "cost, $",
     "margin, $",
-    "our loss, credits",
+    "loss, credits",
     "owed, credits",
     "requests",
 )

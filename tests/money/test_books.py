@@ -104,15 +104,25 @@ async def test_paid_credits_that_a_person_takes_away_are_no_revenue_of_usage(sho
     await use(shop, account, 2_000_000, 1)  # the free credits first, then 1,000 paid ones
     await shop.books.correct(account, -4_000_000)
     found = await journal(shop)
-    assert (found[RECOGNISED], found[ADJUSTMENTS], found[DEFERRED]) == (-2_000_000, -3_000_000, -4_990_000)
-    assert PROMO_MEMO not in found, "what was taken began with what was granted for nothing"
+    assert (found[RECOGNISED], found[ADJUSTMENTS], found[DEFERRED]) == (-1_000_000, -4_000_000, -4_990_000)
+    assert found[PROMO_MEMO] == 1_000_000, "what was granted for nothing was used, and stays so"
     (day,) = await Books(shop.books.database).days(today(), today())
-    assert (day.deducted, day.recognised, day.adjusted) == (2_000_000, 2_000_000, 3_000_000)
+    assert (day.deducted, day.recognised, day.adjusted) == (2_000_000, 1_000_000, 4_000_000)
     shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)  # and the money goes back after all
     await shop.deliver()
     found = await journal(shop)
     assert ADJUSTMENTS not in found
-    assert (found[RECOGNISED], found[REFUNDS], found.get(DEFERRED, 0)) == (-2_000_000, 2_000_000, 0)
+    assert (found[RECOGNISED], found[REFUNDS], found.get(DEFERRED, 0)) == (-1_000_000, 1_000_000, 0)
+
+
+async def test_what_is_left_of_free_credits_is_taken_first(shop: Shop) -> None:
+    account = await shop.books.account(1_000_000)
+    await shop.paid(account, STARTER)
+    await use(shop, account, 400_000, 1)
+    await shop.books.correct(account, -700_000)
+    found = await journal(shop)
+    assert (found.get(RECOGNISED, 0), found[ADJUSTMENTS], found[DEFERRED]) == (0, -100_000, -9_890_000)
+    assert found[PROMO_MEMO] == 400_000
 
 
 async def test_credits_taken_below_zero_are_an_adjustment_of_the_next_purchase(shop: Shop) -> None:
@@ -170,6 +180,7 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
             _apply(account, row, owners)
             before = account.move()
             _recognise(lines, row, before, account.at)
+            assert kind != "take" or account.at.recognised == before.recognised, "what a person takes is no usage"
     assert sum(lines.values()) == 0
     held = sum(paid.values()) - sum(back.values())
     assert account.at.recognised + account.at.deferred + account.at.adjusted == held

@@ -224,6 +224,9 @@ def test_a_correction_takes_free_credits_first() -> None:
     lots, rest = withdraw_free([Lot("g", 100, 0), Lot("a", 200, 100), Lot("h", 30, 0)], 50)
     assert ([lot.granted for lot in lots], rest) == ([80, 200, 0], 0)
     assert withdraw_free([Lot("a", 200, 100)], 50)[1] == 50
+    half = [Lot("g", 100, 0), Lot("h", 30, 0)]  # 60 of the first are used: 40 and 30 are there to be taken
+    assert withdraw_free(half, 100, 60) == ([Lot("g", 60, 0), Lot("h", 0, 0)], 30)
+    assert withdraw_free(half, 100, 500) == (half, 100)
 
 
 # -- signatures -----------------------------------------------------------------------------------------------------

@@ -96,7 +96,7 @@ async def test_the_days_of_finance_say_what_was_bought_and_what_was_paid(shop: S
     assert (today["purchasedMillicredits"], today["paidNetMillicredits"]) == (str(BOUGHT), str(PAID))
     assert len(lines) == 2
     assert lines[0].split("  ")[0] == "day"
-    assert all(unit in lines[0] for unit in ("bought, credits", "paid net, $", "used, credits", "our loss, credits", "owed, credits"))
+    assert all(unit in lines[0] for unit in ("bought, credits", "paid net, $", "used, credits", "loss, credits", "owed, credits"))
     assert lines[1].split()[1:3] == ["172,468.5", "99.98"]
     seen = await AdminDesk.overview(cast("AdminDesk", SimpleNamespace(finance=Finance(shop.books.database))))
     assert [(row["purchasedCredits"], row["paidNetUsd"]) for row in seen["days"]][0] == (172_468.5, 99.98)

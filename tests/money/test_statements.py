@@ -180,3 +180,10 @@ def test_the_pdf_says_what_the_csv_says_with_totals_and_links() -> None:
 def test_only_an_address_on_the_web_is_a_link(url: str) -> None:
     purchase = StatementPurchase(1, "pur_1", "p", 1, 0, 1, url)
     assert b"/URI" not in statement_pdf(Statement("acct_1", "n", "2026-11", 0, 1, [purchase], [], [], 0))
+
+
+@pytest.mark.parametrize("text", ['=HYPERLINK("http://evil")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
+def test_no_cell_of_a_purchase_is_a_formula(text: str) -> None:
+    statement = Statement("acct_1", "n", "2026-11", 0, 1, [StatementPurchase(1, text, text, 1, 0, 1, text)], [], [], 0)
+    (row,) = [row for row in rows_of(statement) if row["section"] == "purchase"]
+    assert (row["item"], row["reference"], row["receipt"]) == ("'" + text,) * 3
