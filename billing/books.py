@@ -7,13 +7,14 @@
     fees          Dr fees                     Cr cash
     usage cost    Dr cogs                     Cr payable:openai
     free credits  Dr promo (memo)             Cr promo granted (memo)      at face value; they never become revenue
+    by hand       the other way, free credits first; of paid ones Dr deferred revenue   Cr adjustments, which is no usage
 
 The figures of a day follow from all transfers up to its end, in days of UTC: no state is kept, so an export can be
 repeated and a late booking shows on the day on which it was booked. Amounts are millicredits = millionths of a dollar.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
@@ -23,18 +24,20 @@ from sqlalchemy import ColumnElement, and_, func, or_, select
 from billing.database import Database
 from billing.errors import InvariantBroken
 from billing.money_tables import claims
-from billing.posting import CASH, COGS, CUSTOMER, DISPUTES, FEES, PLATFORM_LOSS, REVENUE
-from billing.recognition import Lot, Position, position, shrink, withdraw_free
+from billing.posting import CASH, COGS, CUSTOMER, DISPUTES, FEES, PLATFORM_LOSS, REVENUE, TAX
+from billing.recognition import Lot, Position, Span, position, shrink, withdraw_free
 from billing.tables import transfers
 
 DAY_MS = 86_400_000
 DEFERRED = "deferred revenue"
 RECOGNISED = "revenue"
 REFUNDS = "refunds"
+ADJUSTMENTS = "adjustments"
 PROMO_MEMO = "promo (memo)"
 PROMO_GRANTED = "promo granted (memo)"
 
-NOWHERE = Position(0, 0, 0, 0)
+NOWHERE = Position(0, 0, 0, 0, 0)
+PURCHASE_KINDS = ("purchase", "purchase_bonus")
 CLAIM_KINDS = ("refund", "refund_bonus", "dispute", "dispute_bonus")
 
 
@@ -48,18 +51,27 @@ class Line(NamedTuple):
 
 
 class Day(NamedTuple):
-    """The figures of a day; `liability`, `deferred` and `promo_outstanding` at its end, the others in it."""
+    """The figures of a day in millicredits (of money: millionths of a dollar).
+
+    `liability`, `overdrawn` and `deferred` are at its end, the others what happened in it. `purchased` are credits with their bonus,
+    `taken_back` those that refunds and disputes took; `paid` is the money for them, `tax` what came on top, both net of what
+    went back. `adjusted` is the money of paid credits that a person took away: no part of `recognised`.
+    """
 
     day: str
-    purchased: int
-    deducted: int
-    recognised: int
-    cogs: int
-    fees: int
-    platform_loss: int
-    liability: int
-    overdrawn: int
-    deferred: int
+    purchased: int = 0
+    taken_back: int = 0
+    paid: int = 0
+    tax: int = 0
+    deducted: int = 0
+    recognised: int = 0
+    adjusted: int = 0
+    cogs: int = 0
+    fees: int = 0
+    platform_loss: int = 0
+    liability: int = 0
+    overdrawn: int = 0
+    deferred: int = 0
 
     @property
     def margin(self) -> int:
@@ -88,11 +100,12 @@ class _Account:
 
     lots: list[Lot] = field(default_factory=list)
     consumed: int = 0
+    by_hand: list[Span] = field(default_factory=list)
     at: Position = NOWHERE
 
     def move(self) -> Position:
         """The position now; what it was is returned."""
-        before, self.at = self.at, position(self.lots, self.consumed)
+        before, self.at = self.at, position(self.lots, self.consumed, self.by_hand)
         return before
 
 
@@ -117,11 +130,10 @@ class Books:
     async def days(self, first: date, last: date) -> list[Day]:
         """Liability and margin by day."""
         _, figures = await self._run(last)
-        found, now = [], Day("", 0, 0, 0, 0, 0, 0, 0, 0, 0)
+        found, now = [], Day("")
         for day in sorted({*figures, *_days(first, last)}):
             # a day without any transfer still owes what the day before owed
-            quiet = Day(day, 0, 0, 0, 0, 0, 0, now.liability, now.overdrawn, now.deferred)
-            now = figures.get(day, quiet)
+            now = figures.get(day, Day(day, liability=now.liability, overdrawn=now.overdrawn, deferred=now.deferred))
             if day >= first.isoformat():
                 found.append(now)
         return found
@@ -144,7 +156,7 @@ class Books:
                 _post(lines, debit, credit, amount)
                 sides[debit] += amount
                 sides[credit] -= amount
-            recognised = 0
+            recognised, began = 0, owed
             for movement in sorted(movements[number], key=_order):
                 account = accounts[movement.account_id]
                 _apply(account, movement, owners)
@@ -153,10 +165,11 @@ class Books:
                 owed = Position(*(total + new - old for total, new, old in zip(owed, account.at, before, strict=True)))
             name = _name(number)
             entries[name] = dict(lines)
-            bought = sum(m.effect for m in movements[number] if m.kind in ("purchase", "purchase_bonus"))
-            used = -sum(m.effect for m in movements[number] if m.kind == "usage")
+            sold = (_moved(movements[number], PURCHASE_KINDS), -_moved(movements[number], CLAIM_KINDS))
+            money = (_moved(movements[number], ("purchase", "refund", "dispute")), -sides[TAX])
+            earned = (-_moved(movements[number], ("usage",)), recognised, owed.adjusted - began.adjusted)
             costs = (sides[COGS], sides[FEES], sides[PLATFORM_LOSS])
-            figures[name] = Day(name, bought, used, recognised, *costs, owed.outstanding, owed.overdrawn, owed.deferred)
+            figures[name] = Day(name, *sold, *money, *earned, *costs, owed.outstanding, owed.overdrawn, owed.deferred)
         return entries, figures
 
     async def _customers(self, until: int) -> list[Movement]:
@@ -201,6 +214,11 @@ def _day_number(column: ColumnElement[int]) -> ColumnElement[int]:
     return (column - column % DAY_MS) // DAY_MS
 
 
+def _moved(movements: Iterable[Movement], kinds: Collection[str]) -> int:
+    """What movements of these kinds put on customers' accounts, in millicredits."""
+    return sum(movement.effect for movement in movements if movement.kind in kinds)
+
+
 def _order(movement: Movement) -> int:
     """Within a day: what came in, then what was used, then what went back; each as booked, for sorting is stable."""
     return 0 if movement.effect > 0 else 1 if movement.kind == "usage" else 2
@@ -210,7 +228,7 @@ def _apply(account: _Account, movement: Movement, owners: dict[str, str]) -> Non
     kind, effect = movement.kind, movement.effect
     if kind == "usage":
         account.consumed -= effect
-    elif kind in ("purchase", "purchase_bonus"):
+    elif kind in PURCHASE_KINDS:
         paid = effect if kind == "purchase" else 0
         if any(lot.lot_id == movement.reference for lot in account.lots):
             account.lots = shrink(account.lots, movement.reference, -effect, -paid)
@@ -222,26 +240,28 @@ def _apply(account: _Account, movement: Movement, owners: dict[str, str]) -> Non
     elif effect > 0:
         account.lots.append(Lot(movement.reference, effect, 0))
     else:
-        account.lots, rest = withdraw_free(account.lots, -effect)
+        account.lots, rest = withdraw_free(account.lots, -effect, account.consumed)
+        account.by_hand.append(Span(account.consumed, account.consumed + rest))
         account.consumed += rest
 
 
 def _recognise(lines: defaultdict[str, int], movement: Movement, before: Position, after: Position) -> int:
     """The journal lines of one movement; how much revenue it recognised."""
     revenue, deferred = after.recognised - before.recognised, after.deferred - before.deferred
+    adjusted = after.adjusted - before.adjusted
     free = movement.effect if movement.kind in ("purchase_bonus", "refund_bonus", "dispute_bonus", "adjustment") else 0
-    _post(lines, PROMO_MEMO, PROMO_GRANTED, free)
-    if movement.kind == "purchase":
-        _post(lines, CASH, DEFERRED, movement.effect)
-        _post(lines, DEFERRED, RECOGNISED, revenue)  # what an overdrawn account had used before it paid
-        return revenue
+    _post(lines, PROMO_MEMO, PROMO_GRANTED, free + adjusted)  # what was taken by hand and turns out to be paid for was not free
     if movement.kind in ("refund", "dispute"):
         # what was consumed comes out of revenue by way of its contra account, the rest was still owed
         other = CASH if movement.kind == "refund" else DISPUTES
         _post(lines, DEFERRED, other, -deferred)
         _post(lines, REFUNDS, other, -revenue)
+        _post(lines, ADJUSTMENTS, other, -adjusted)
         return revenue
-    _post(lines, DEFERRED, RECOGNISED, revenue)
+    if movement.kind == "purchase":
+        _post(lines, CASH, DEFERRED, movement.effect)
+    _post(lines, DEFERRED, RECOGNISED, revenue)  # of a purchase: what an overdrawn account had used before it paid
+    _post(lines, DEFERRED, ADJUSTMENTS, adjusted)
     return revenue
 
 

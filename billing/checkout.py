@@ -5,6 +5,7 @@ from typing import NamedTuple
 from billing.buyers import Buyers
 from billing.database import now_ms
 from billing.errors import NotYet, StoreUnavailable, StripeRefused
+from billing.money import written_credits
 from billing.purchases import Offer
 from billing.sales import Purchase, Sales
 from billing.stripe_gateway import Order, StripeGateway
@@ -118,5 +119,5 @@ class Checkout:
 
 def order_of(purchase: Purchase, customer_id: str) -> Order:
     """What Stripe is asked for; the same purchase always asks for the same."""
-    credits_text = f"{(purchase.paid_millicredits + purchase.bonus_millicredits) // 1_000:,} credits"
-    return Order(purchase.id, purchase.idempotency_key, customer_id, purchase.currency, purchase.price_cents, credits_text)
+    title = f"{written_credits(purchase.paid_millicredits + purchase.bonus_millicredits)} credits"
+    return Order(purchase.id, purchase.idempotency_key, customer_id, purchase.currency, purchase.price_cents, title)

@@ -3,6 +3,7 @@
 The margin here is the runbook's: deductions less the cost of the usage they paid for. Revenue recognition is billing/books.py.
 """
 
+from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from billing.database import Database
 from billing.findings import Finding
 from billing.ops_tables import finance_daily
-from billing.posting import CUSTOMER
+from billing.posting import CASH, CUSTOMER, DISPUTES
 from billing.tables import balances, transfers, usage, usage_daily
 
 DAY_MS = 86_400_000
@@ -22,10 +23,11 @@ MOST_DAYS = 400
 DAYS_AT_ONCE = 10
 """Of days that nobody computed in time; the next run takes the next ones."""
 PURCHASES = ("purchase", "purchase_bonus")
+PAYMENTS = ("purchase", "refund", "dispute")
 
 
 class Figures(NamedTuple):
-    """One UTC day. `liability` is what customers hold at its end (today: now)."""
+    """One UTC day. `purchased` are credits with their bonus; `liability` is what customers hold at the day's end (today: now)."""
 
     day: str
     purchased: int
@@ -108,6 +110,22 @@ class Finance:
         query = select(func.coalesce(func.sum(case((then > 0, then), else_=0)), 0)).select_from(joined)
         async with self._db.read() as connection:
             return int((await connection.execute(query)).scalar_one())
+
+    async def paid(self, first: date, last: date) -> dict[str, int]:
+        """By day, in millionths of a dollar: what customers paid for credits, without tax, less what refunds and disputes took back.
+
+        Days without any are left out. Read where money came in and went out: these accounts have few transfers, whatever is used.
+        """
+        day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
+        amount = func.sum(transfers.c.amount_millicredits)
+        within = transfers.c.created_at.between(span(first)[0], span(last)[1] - 1), transfers.c.kind.in_(PAYMENTS)
+        came = select(day.label("day"), amount).where(transfers.c.debit_account.in_((CASH, DISPUTES)), *within)
+        went = select(day.label("day"), -amount).where(transfers.c.credit_account.in_((CASH, DISPUTES)), *within)
+        found: defaultdict[str, int] = defaultdict(int)
+        async with self._db.read() as connection:
+            for number, moved in await connection.execute(union_all(came.group_by("day"), went.group_by("day"))):
+                found[day_of(int(number) * DAY_MS).isoformat()] += int(moved)
+        return dict(found)
 
     async def roll_up(self, now: int, days: int | None = None) -> RolledUp:
         """Compute and keep today and every day that is not closed, or so many days. Times are Unix milliseconds.

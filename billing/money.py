@@ -70,6 +70,19 @@ def display_credits(amount: int) -> int | float:
     return amount // MILLICREDITS_PER_CREDIT if amount % MILLICREDITS_PER_CREDIT == 0 else amount / MILLICREDITS_PER_CREDIT
 
 
+def written_credits(amount: int) -> str:
+    """Millicredits as credits for people, exact, without needless places: "52,489.5"."""
+    whole, rest = divmod(abs(amount), MILLICREDITS_PER_CREDIT)
+    places = f".{rest:03}".rstrip("0") if rest else ""
+    return f"{'-' if amount < 0 else ''}{whole:,}{places}"
+
+
+def written_usd(amount: int) -> str:
+    """Millicredits as dollars for people, exact, with cents and no needless places: "1,234.50", "0.000003"."""
+    whole, rest = divmod(abs(amount), MILLICREDITS_PER_USD)
+    return f"{'-' if amount < 0 else ''}{whole:,}.{f'{rest:06}'.rstrip('0').ljust(2, '0')}"
+
+
 def display_usd(amount: int) -> int | float:
     """USD as a JSON number for display only; money never comes back from it."""
     return amount // MILLICREDITS_PER_USD if amount % MILLICREDITS_PER_USD == 0 else amount / MILLICREDITS_PER_USD

@@ -2,8 +2,9 @@
 
 A lot is what one purchase (or grant) put on an account: `granted` millicredits of credits for `paid` millicredits of
 money. Consuming n of them recognises round(paid * n / granted), so bonus credits dilute the lot instead of earning
-revenue nobody paid, and an exhausted lot has recognised exactly what was paid. Everything here is a function of the
-lots and of how much was consumed in all: no state that could drift from the ledger.
+revenue nobody paid, and an exhausted lot has recognised exactly what was paid. Credits that a person took away by hand,
+beyond what was free, leave the lots in the same way, but what was paid for them is no revenue of usage: it is `adjusted`.
+Everything here is a function of the lots and of how much was consumed in all: no state that could drift from the ledger.
 """
 
 from collections.abc import Iterable, Sequence
@@ -20,13 +21,24 @@ class Lot(NamedTuple):
     paid: int
 
 
+class Span(NamedTuple):
+    """A part of all that an account consumed, in millicredits since its first: from `start` up to `end`."""
+
+    start: int
+    end: int
+
+
 class Position(NamedTuple):
-    """An account's books: millicredits of money recognised and still owed, credits left of each kind, and overdrawn."""
+    """An account's books in millicredits: money recognised and still owed, credits left, overdrawn; money of what was taken by hand.
+
+    recognised + deferred + adjusted is what was paid and not given back.
+    """
 
     recognised: int
     deferred: int
     outstanding: int
     overdrawn: int
+    adjusted: int
 
 
 def recognised_of(lot: Lot, consumed: int) -> int:
@@ -36,17 +48,27 @@ def recognised_of(lot: Lot, consumed: int) -> int:
     return (2 * lot.paid * consumed + lot.granted) // (2 * lot.granted) if lot.granted else 0
 
 
-def position(lots: Iterable[Lot], consumed: int) -> Position:
-    """Where an account stands after consuming so much in all, oldest lot first. What no lot covers is overdrawn."""
-    recognised = deferred = outstanding = 0
+def position(lots: Iterable[Lot], consumed: int, by_hand: Sequence[Span] = ()) -> Position:
+    """Where an account stands after consuming so much in all, oldest lot first. What no lot covers is overdrawn.
+
+    `by_hand`: which parts of it a person took away.
+    """
+    recognised = deferred = outstanding = adjusted = start = 0
     for lot in lots:
-        mine = min(lot.granted, consumed)
-        consumed -= mine
-        revenue = recognised_of(lot, mine)
-        recognised += revenue
+        mine = min(lot.granted, consumed - start)
+        revenue, taken = recognised_of(lot, mine), _taken_of(lot, Span(start, start + mine), by_hand)
+        start += mine
+        recognised += revenue - taken
+        adjusted += taken
         deferred += lot.paid - revenue
         outstanding += lot.granted - mine
-    return Position(recognised, deferred, outstanding, consumed)
+    return Position(recognised, deferred, outstanding, consumed - start, adjusted)
+
+
+def _taken_of(lot: Lot, mine: Span, by_hand: Sequence[Span]) -> int:
+    """What was paid for the credits of a lot that were taken by hand; `mine` is what of all consumption fell on it."""
+    overlaps = [Span(max(part.start, mine.start) - mine.start, min(part.end, mine.end) - mine.start) for part in by_hand]
+    return sum(recognised_of(lot, part.end) - recognised_of(lot, part.start) for part in overlaps if part.start < part.end)
 
 
 def shrink(lots: Sequence[Lot], lot_id: str, granted: int, paid: int) -> list[Lot]:
@@ -54,12 +76,17 @@ def shrink(lots: Sequence[Lot], lot_id: str, granted: int, paid: int) -> list[Lo
     return [lot._replace(granted=lot.granted - granted, paid=lot.paid - paid) if lot.lot_id == lot_id else lot for lot in lots]
 
 
-def withdraw_free(lots: Sequence[Lot], amount: int) -> tuple[list[Lot], int]:
-    """Take an admin's correction out of unpaid lots, newest first; the rest that they do not cover is returned."""
-    found = list(lots)
+def withdraw_free(lots: Sequence[Lot], amount: int, consumed: int = 0) -> tuple[list[Lot], int]:
+    """Take an admin's correction out of what is left of unpaid lots, newest first; the rest that they do not cover is returned.
+
+    `consumed` in all, oldest lot first. What was used stays used: a correction moves no usage onto other lots.
+    """
+    found, before = list(lots), sum(lot.granted for lot in lots)
     for index in range(len(found) - 1, -1, -1):
-        if found[index].paid == 0 and amount:
-            taken = min(found[index].granted, amount)
-            found[index] = found[index]._replace(granted=found[index].granted - taken)
+        lot = found[index]
+        before -= lot.granted
+        if lot.paid == 0 and amount:
+            taken = min(lot.granted - min(max(consumed - before, 0), lot.granted), amount)
+            found[index] = lot._replace(granted=lot.granted - taken)
             amount -= taken
     return found, amount

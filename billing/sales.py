@@ -116,6 +116,13 @@ class Standing(NamedTuple):
     refunded_cents: int
     disputed_cents: int
 
+    @property
+    def word(self) -> str:
+        """What to call such a purchase, on every page and in every command."""
+        if self.disputed_cents:
+            return "disputed"
+        return "refunded" if self.refunded_cents >= self.total_cents else "partly refunded"
+
 
 class ClaimNews(NamedTuple):
     """A refund or dispute as Stripe has it now. `counts` None: an unknown status, so what stood stands."""

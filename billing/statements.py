@@ -13,11 +13,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.books import DAY_MS
 from billing.database import Database
-from billing.money_tables import purchases
-from billing.posting import customer
+from billing.money_tables import claims, purchases
+from billing.posting import CASH, DISPUTES, customer
 from billing.tables import accounts, transfers, usage, usage_daily
 
 UNKNOWN = "unknown"
+RETURNING = ("refund", "refund_tax", "refund_loss", "dispute", "dispute_tax", "dispute_loss")
+"""Bookings that move a buyer's money: back to the buyer when they credit `cash` or `disputes`."""
 MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 
 
@@ -48,17 +50,35 @@ class StatementUsage(NamedTuple):
 
 
 class StatementEntry(NamedTuple):
-    """Anything else that changed the balance: refunds, disputes, adjustments."""
+    """Anything else that changed the balance: refunds, disputes, adjustments.
+
+    `returned` is the money that went back with it, `returned_tax` the tax in that, both in millionths of a dollar; negative when
+    it came to us again: a failed refund, a dispute won.
+    """
 
     at: int
     kind: str
     reference: str
     reason: str
     millicredits: int
+    returned: int = 0
+    returned_tax: int = 0
+
+
+class Returned(NamedTuple):
+    """The money of one booking of a refund or dispute. See StatementEntry."""
+
+    at: int
+    kind: str
+    money: int
+    tax: int
 
 
 class Statement(NamedTuple):
-    """A month of an account. Balances in millicredits; opening + everything in it = closing."""
+    """A month of an account. Balances in millicredits; opening + everything in it = closing.
+
+    What entries returned in money stands beside that: it is no part of the balances.
+    """
 
     account_id: str
     name: str
@@ -98,11 +118,15 @@ class Statements:
             ]
             used = await self._usage(connection, account_id, within, (start, end))
             bought = await self._purchases(connection, account_id, [row[2] for row in moved if row[0] == "purchase"])
-        entries = [
-            StatementEntry(at, kind, reference, reason, amount)
-            for kind, at, reference, reason, amount in moved
-            if kind not in ("purchase", "purchase_bonus")
-        ]
+            returned = await self._returned(connection, account_id, (start, end))
+        entries = _with_money(
+            [
+                StatementEntry(at, kind, reference, reason, amount)
+                for kind, at, reference, reason, amount in moved
+                if kind not in ("purchase", "purchase_bonus")
+            ],
+            returned,
+        )
         total = sum(row.millicredits for row in used)
         closing = opening + sum(row[4] for row in moved) - total
         return Statement(account_id, name, month, opening, closing, bought, entries, used, total)
@@ -144,6 +168,28 @@ class Statements:
         # one statement is one snapshot: a charge is in its row or in a sum, never in both
         columns = [detail.add_columns(literal(0)), sums.add_columns(literal(1))]
         return _by_day_and_model([tuple(row) for row in await connection.execute(union_all(*columns))])
+
+    @staticmethod
+    async def _returned(connection: AsyncConnection, account_id: str, bounds: tuple[int, int]) -> dict[str, Returned]:
+        """By the reference of the booking: what went back of the account's payments, and more than was paid where that happened."""
+        owned = claims.join(purchases, purchases.c.id == claims.c.purchase_id)
+        known = await connection.execute(
+            select(claims.c.id, claims.c.version).select_from(owned).where(purchases.c.account_id == account_id)
+        )
+        references = [f"{claim}:{number}" for claim, version in known for number in range(1, version + 1)]
+        query = select(transfers).where(
+            transfers.c.kind.in_(RETURNING),
+            transfers.c.reference_id.in_(references),
+            transfers.c.created_at >= bounds[0],
+            transfers.c.created_at < bounds[1],
+        )
+        found: dict[str, Returned] = {}
+        for row in (await connection.execute(query.order_by(transfers.c.id))).mappings():
+            amount = _effect(row["credit_account"] in (CASH, DISPUTES), row)
+            before = found.get(row["reference_id"], Returned(row["created_at"], row["reference_type"], 0, 0))
+            tax = amount if row["kind"].endswith("_tax") else 0
+            found[row["reference_id"]] = before._replace(money=before.money + amount, tax=before.tax + tax)
+        return found
 
     @staticmethod
     async def _purchases(connection: AsyncConnection, account_id: str, wanted: list[str]) -> list[StatementPurchase]:
@@ -188,6 +234,16 @@ def _by_day_and_model(rows: list[tuple[Any, ...]]) -> list[StatementUsage]:
             if summed:  # its transfer was counted among those without a row
                 lines[int(day), UNKNOWN][place] -= int(number) if place in (0, 3) else 0
     return [StatementUsage(_day(day), model, *lines[day, model]) for day, model in sorted(lines) if any(lines[day, model])]
+
+
+def _with_money(entries: list[StatementEntry], returned: dict[str, Returned]) -> list[StatementEntry]:
+    """Each booking's money on its first entry; money that took no credits along (paid back beyond the price) is an entry of its own."""
+    left, found = dict(returned), []
+    for entry in entries:
+        money = left.pop(entry.reference, None)
+        found.append(entry._replace(returned=money.money, returned_tax=money.tax) if money else entry)
+    found += [StatementEntry(money.at, money.kind, reference, "", 0, money.money, money.tax) for reference, money in left.items()]
+    return sorted(found, key=lambda entry: entry.at)
 
 
 def _effect(credited: bool, row: RowMapping) -> int:

@@ -246,6 +246,7 @@ class AdminDesk:
         """Margin, liability, top models, by what was rolled up last."""
         now = now_ms()
         days = await self.finance.days(OVERVIEW_DAYS)
+        paid = await self.finance.paid(date.fromisoformat(days[-1].day), date.fromisoformat(days[0].day)) if days else {}
         models = await self.finance.top_models(now - 7 * DAY_MS, TOP_MODELS)
         liability = await self.finance.liability()
         return {
@@ -255,6 +256,7 @@ class AdminDesk:
                 {
                     "day": day.day,
                     "purchasedCredits": display_credits(day.purchased),
+                    "paidNetUsd": display_usd(paid.get(day.day, 0)),
                     "deductedCredits": display_credits(day.deducted),
                     "costUsd": display_usd(day.cost),
                     "lossCredits": display_credits(day.loss),

@@ -44,7 +44,9 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
     revoke = add(key, "revoke", _key_revoke, "Revoke a key, everywhere within 5 s.")
     revoke.add_argument("key")
     because(revoke)
-    grant = add(commands, "grant", _grant, "Move credits to an account (negative: back).")
+    grant = add(
+        commands, "grant", _grant, "Move credits to an account (negative: back; of paid credits, the books have it under `adjustments`)."
+    )
     grant.add_argument("account")
     grant.add_argument("credits")
     grant.add_argument("--reason", required=True, type=short_text(2_000))

@@ -1,6 +1,7 @@
 """`tollkeeper books` and `tollkeeper notices`: what an accountant and an operator ask for."""
 
 import argparse
+import itertools
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,28 @@ from billing.notices import Notices
 from config.load import ConfigError
 from proxy.account_api import iso_time
 from proxy.cli_context import Add, Context, Result
-from proxy.statement_files import exact_usd, journal_csv, rows_csv
+from proxy.statement_files import exact_credits, exact_usd, journal_csv, rows_csv
 
 MOST_DAYS = 3_700
+UNITS = {"Credits": exact_credits, "Usd": exact_usd}
+FIGURES = (
+    ("purchased", "Credits", "purchased"),
+    ("takenBack", "Credits", "taken_back"),
+    ("paidNet", "Usd", "paid"),
+    ("taxNet", "Usd", "tax"),
+    ("deducted", "Usd", "deducted"),
+    ("recognised", "Usd", "recognised"),
+    ("adjusted", "Usd", "adjusted"),
+    ("cogs", "Usd", "cogs"),
+    ("fees", "Usd", "fees"),
+    ("margin", "Usd", "margin"),
+    ("profit", "Usd", "profit"),
+    ("loss", "Usd", "platform_loss"),
+    ("liability", "Usd", "liability"),
+    ("overdrawn", "Usd", "overdrawn"),
+    ("deferred", "Usd", "deferred"),
+)
+"""`books days`: a figure's name, the unit of its column, and what of billing.books.Day it is. docs/stripe.md says what each means."""
 
 
 def register(commands: Any, add: Add) -> None:
@@ -20,7 +40,11 @@ def register(commands: Any, add: Add) -> None:
     books = commands.add_parser("books", help="Journal, liability and margin by day (UTC).").add_subparsers(dest="verb", required=True)
     for name, run, text in (
         ("journal", _journal, "Dr/Cr per day as CSV; every day sums to zero."),
-        ("days", _days, "Purchases, deductions, revenue, costs, margin and liability by day."),
+        (
+            "days",
+            _days,
+            "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; nothing before the first booking.",
+        ),
     ):
         export = add(books, name, run, text)
         export.add_argument("--from", dest="first", type=_date, help="YYYY-MM-DD; default: 30 days ago")
@@ -44,16 +68,12 @@ async def _journal(context: Context) -> Result:
 
 async def _days(context: Context) -> Result:
     first, last = _span(context.arguments)
-    data = []
-    for day in await Books(context.database).days(first, last):
-        figures = {f"{name}Millicredits": str(getattr(day, name)) for name in ("purchased", "deducted", "recognised", "cogs", "fees")}
-        figures |= {"marginMillicredits": str(day.margin), "profitMillicredits": str(day.profit)}
-        figures |= {"lossMillicredits": str(day.platform_loss), "liabilityMillicredits": str(day.liability)}
-        figures |= {"overdrawnMillicredits": str(day.overdrawn), "deferredMillicredits": str(day.deferred)}
-        data.append({"day": day.day, **figures})
-    head = [name.removesuffix("Millicredits") for name in data[0]] if data else ["day"]
-    rows = [[row["day"], *(exact_usd(int(value)) for name, value in row.items() if name != "day")] for row in data]
-    return {"data": data}, _written(context.arguments, rows_csv([head[0], *(f"{name}Usd" for name in head[1:])], rows)), 0
+    days = await Books(context.database).days(first, last)
+    shown = list(itertools.dropwhile(lambda day: not any(day[1:]), days))  # nothing was booked before
+    data = [{"day": day.day, **{f"{name}Millicredits": str(getattr(day, of)) for name, _, of in FIGURES}} for day in shown]
+    head = ["day", *(f"{name}{unit}" for name, unit, _ in FIGURES)]
+    rows = [[day.day, *(UNITS[unit](getattr(day, of)) for _, unit, of in FIGURES)] for day in shown]
+    return {"data": data}, _written(context.arguments, rows_csv(head, rows)), 0
 
 
 async def _notices(context: Context) -> Result:

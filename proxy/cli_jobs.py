@@ -8,7 +8,7 @@ import argparse
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from billing.balances.redis import RedisBalances
 from billing.database import now_ms
 from billing.finance import DAY_MS, MOST_DAYS, RolledUp, day_of
-from billing.money import display_credits, display_usd
+from billing.money import written_credits, written_usd
 from billing.reconcile import ReadStore, traces
 from billing.runs import PARTLY
 from billing.schedule import JobIsRunning, Result, Run
@@ -36,6 +36,18 @@ LOOK_SECONDS = 0.2
 EXIT_UNAVAILABLE = 3
 IN_PART = "reconcile in part"
 """What a run is kept as that compared less than the service does."""
+FINANCE = (
+    "day",
+    "bought, credits",
+    "paid net, $",
+    "used, credits",
+    "cost, $",
+    "margin, $",
+    "loss, credits",
+    "owed, credits",
+    "requests",
+)
+"""Its columns. `bought` with the bonus; `paid net` without tax, less what went back. docs/jobs.md says what each means."""
 
 
 def register(commands: Any, add: Add) -> None:
@@ -126,10 +138,15 @@ async def _finance(context: Context) -> Output:
             return found
 
         result = await _run_job(book, "finance", compute, "finance by hand")
+        days = sorted(rolled.days, reverse=True)
+        while len(days) > 1 and not any(days[-1][1:]):  # nothing was booked yet
+            days.pop()
+        paid = await book.finance.paid(date.fromisoformat(days[-1].day), date.fromisoformat(days[0].day)) if days else {}
     data = [
         {
             "day": day.day,
             "purchasedMillicredits": str(day.purchased),
+            "paidNetMillicredits": str(paid.get(day.day, 0)),
             "deductedMillicredits": str(day.deducted),
             "costMillicredits": str(day.cost),
             "marginMillicredits": str(day.margin),
@@ -137,16 +154,31 @@ async def _finance(context: Context) -> Output:
             "liabilityMillicredits": str(day.liability),
             "requests": day.requests,
         }
-        for day in rolled.days
+        for day in days
     ]
-    head = f"{'day':10} {'purchased':>12} {'deducted':>12} {'cost $':>12} {'margin $':>12} {'liability':>14} {'requests':>9}"
-    lines = [head] + [
-        f"{day.day:10} {display_credits(day.purchased):>12} {display_credits(day.deducted):>12} {display_usd(day.cost):>12} "
-        f"{display_usd(day.margin):>12} {display_credits(day.liability):>14} {day.requests:>9}"
-        for day in rolled.days
+    lines = [_line(FINANCE)] + [
+        _line(
+            (
+                day.day,
+                written_credits(day.purchased),
+                written_usd(paid.get(day.day, 0)),
+                written_credits(day.deducted),
+                written_usd(day.cost),
+                written_usd(day.margin),
+                written_credits(day.loss),
+                written_credits(day.liability),
+                str(day.requests),
+            )
+        )
+        for day in days
     ]
     output, text, code = _output(result, "\n".join([*lines, *map(str, result.findings)]))
     return {**output, "days": data}, text, code
+
+
+def _line(cells: Sequence[str]) -> str:
+    """A day, and figures in columns of one width."""
+    return f"{cells[0]:10}" + "".join(f" {cell:>17}" for cell in cells[1:])
 
 
 async def _costs(context: Context) -> Output:

@@ -134,18 +134,20 @@ async def _purchases(context: Context) -> Result:
     sales, given = Sales(context.database), context.arguments
     await context.accounts.get(given.account)
     data: list[dict[str, Any]] = []
-    for purchase in await sales.of_account(given.account, given.limit):
+    found = await sales.of_account(given.account, given.limit)
+    standing = await sales.standing([purchase.id for purchase in found])
+    for purchase in found:
         claims = [
             {"id": claim["id"], "kind": claim["kind"], "status": claim["status"], "amountCents": claim["amount_cents"]}
             for claim in await sales.claims_of(purchase.id)
         ]
-        data.append(
-            {**purchase_row(purchase), "problem": purchase.problem, "paymentIntentId": purchase.payment_intent_id, "claims": claims}
-        )
+        word = standing[purchase.id].word if purchase.state == "credited" and purchase.id in standing else None
+        more = {"problem": purchase.problem, "paymentIntentId": purchase.payment_intent_id, "standing": word, "claims": claims}
+        data.append({**purchase_row(purchase), **more})
     lines = []
     for row in data:
         sold = f"{row['priceCents'] / 100:>9.2f}  {row['packageCode']}  {row['problem']}"
-        lines.append(f"{row['createdAt']}  {row['id']}  {row['state']:<10} {sold}")
+        lines.append(f"{row['createdAt']}  {row['id']}  {row['standing'] or row['state']:<15} {sold}")
         lines += [f"    {claim['kind']} {claim['id']} {claim['status']} {claim['amountCents'] / 100:.2f}" for claim in row["claims"]]
     return {"data": data}, "\n".join(lines) or "This account has bought nothing.", 0
 

@@ -77,6 +77,7 @@ STATES = {
     "dismissed": ("closed", "off"),
 }
 """A purchase's state in words, and how it looks."""
+LOOKS = {"disputed": "bad", "refunded": "off", "partly refunded": "warn"}
 THANKS = "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds."
 NOT_PAID = "The payment did not go through, and nothing was charged. You can try again below."
 REVIEWED = "Thank you. Your payment arrived and needs a look by a person before your credits appear."
@@ -516,9 +517,7 @@ def _opens(row: Recharge) -> bool:
 def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
     """A purchase in words, with what became of it since."""
     if row.state == "credited" and standing is not None:
-        if standing.disputed_cents:
-            return "disputed", "bad"
-        return ("refunded", "off") if standing.refunded_cents >= standing.total_cents else ("partly refunded", "warn")
+        return standing.word, LOOKS[standing.word]
     return STATES[row.state]
 
 

@@ -2,7 +2,19 @@
 
 import pytest
 
-from billing.money import LIMIT, MoneyError, display_credits, display_usd, millicredits, package_credits, parse_credits, parse_usd, round_up
+from billing.money import (
+    LIMIT,
+    MoneyError,
+    display_credits,
+    display_usd,
+    millicredits,
+    package_credits,
+    parse_credits,
+    parse_usd,
+    round_up,
+    written_credits,
+    written_usd,
+)
 
 
 @pytest.mark.parametrize("value", [0, 1, -1, LIMIT - 1, 1 - LIMIT])
@@ -59,3 +71,13 @@ def test_the_packages_of_the_mission() -> None:
 def test_display_is_a_number_that_reads_well() -> None:
     assert (display_credits(12_000), display_credits(12_500), display_usd(9_990_000)) == (12, 12.5, 9.99)
     assert parse_usd("9.99") == 9_990_000
+
+
+def test_credits_are_written_exactly_and_without_needless_places() -> None:
+    written = [written_credits(amount) for amount in (52_489_500, 109_989_000, 1, -1_234_050, 0)]
+    assert written == ["52,489.5", "109,989", "0.001", "-1,234.05", "0"]
+
+
+def test_dollars_are_written_exactly_and_with_cents() -> None:
+    written = [written_usd(amount) for amount in (1_234_500_000, 9_990_000, 3, -52_489_500, 0, 999_999)]
+    assert written == ["1,234.50", "9.99", "0.000003", "-52.4895", "0.00", "0.999999"]

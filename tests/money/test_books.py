@@ -10,7 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.books import DEFERRED, RECOGNISED, REFUNDS, Books, Movement, _Account, _apply, _recognise, sums
+from billing.books import ADJUSTMENTS, DEFERRED, PROMO_MEMO, RECOGNISED, REFUNDS, Books, Movement, _Account, _apply, _recognise, sums
 from billing.holds import Entry
 from billing.posting import CASH, COGS, DISPUTES, FEES, PAYABLE, TAX
 from billing.statements import Statement, StatementEntry, Statements, StatementUsage, month_bounds
@@ -98,6 +98,45 @@ async def test_grants_are_no_revenue_and_corrections_take_them_first(shop: Shop)
     assert found[DEFERRED] == -9_990_000
 
 
+async def test_paid_credits_that_a_person_takes_away_are_no_revenue_of_usage(shop: Shop) -> None:
+    account = await shop.books.account(1_000_000)
+    purchase = await shop.paid(account, STARTER)
+    await use(shop, account, 2_000_000, 1)  # the free credits first, then 1,000 paid ones
+    await shop.books.correct(account, -4_000_000)
+    found = await journal(shop)
+    assert (found[RECOGNISED], found[ADJUSTMENTS], found[DEFERRED]) == (-1_000_000, -4_000_000, -4_990_000)
+    assert found[PROMO_MEMO] == 1_000_000, "what was granted for nothing was used, and stays so"
+    (day,) = await Books(shop.books.database).days(today(), today())
+    assert (day.deducted, day.recognised, day.adjusted) == (2_000_000, 1_000_000, 4_000_000)
+    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)  # and the money goes back after all
+    await shop.deliver()
+    found = await journal(shop)
+    assert ADJUSTMENTS not in found
+    assert (found[RECOGNISED], found[REFUNDS], found.get(DEFERRED, 0)) == (-1_000_000, 1_000_000, 0)
+
+
+async def test_what_is_left_of_free_credits_is_taken_first(shop: Shop) -> None:
+    account = await shop.books.account(1_000_000)
+    await shop.paid(account, STARTER)
+    await use(shop, account, 400_000, 1)
+    await shop.books.correct(account, -700_000)
+    found = await journal(shop)
+    assert (found.get(RECOGNISED, 0), found[ADJUSTMENTS], found[DEFERRED]) == (0, -100_000, -9_890_000)
+    assert found[PROMO_MEMO] == 400_000
+
+
+async def test_credits_taken_below_zero_are_an_adjustment_of_the_next_purchase(shop: Shop) -> None:
+    account = await shop.books.account()
+    await use(shop, account, 1_000_000, 1)
+    await shop.books.correct(account, -10_998_900)
+    found = await journal(shop)
+    assert (found.get(RECOGNISED, 0), found.get(ADJUSTMENTS, 0)) == (0, 0)
+    await shop.paid(account, PRO)
+    found = await journal(shop)
+    assert (found[RECOGNISED], found[ADJUSTMENTS]) == (-909_091, -9_999_000)
+    assert found[DEFERRED] == -99_990_000 + 909_091 + 9_999_000
+
+
 async def test_a_quiet_day_still_owes_what_the_day_before_owed(shop: Shop) -> None:
     account = await shop.books.account()
     await shop.paid(account, STARTER)
@@ -141,9 +180,12 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
             _apply(account, row, owners)
             before = account.move()
             _recognise(lines, row, before, account.at)
+            assert kind != "take" or account.at.recognised == before.recognised, "what a person takes is no usage"
     assert sum(lines.values()) == 0
     held = sum(paid.values()) - sum(back.values())
-    assert account.at.recognised + account.at.deferred == held
+    assert account.at.recognised + account.at.deferred + account.at.adjusted == held
+    assert -lines[ADJUSTMENTS] == account.at.adjusted >= 0
+    assert account.at.adjusted == 0 or any(kind == "take" for kind, _ in moves)
     assert -lines[DEFERRED] == account.at.deferred
     assert lines["cash"] == held
     assert -lines[RECOGNISED] - lines[REFUNDS] == account.at.recognised
