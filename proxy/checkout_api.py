@@ -127,7 +127,8 @@ class CheckoutApi:
         """Verified, committed, then 2xx. What we cannot keep is a 5xx, so that Stripe sends it again."""
         money, conf = self.money, self.money.settings.stripe
         if money.keys is None:
-            raise unavailable("Stripe is not configured here.", "stripe_not_configured")
+            # not a 503: anybody may post here, and it would count as a failing of ours
+            raise not_found("Stripe is not configured here.", "stripe_not_configured")
         body = await capped_body(request, conf.max_webhook_bytes)
         headers = request.headers.getlist("stripe-signature")
         secrets = [secret.reveal() for secret in money.keys.webhook_secrets]
