@@ -22,6 +22,7 @@ from billing.sales import Purchase
 from billing.signatures import BadSignature, verify
 from proxy.account_api import answering, iso_time, json_response, page_cursor, page_cursor_of, page_limit
 from proxy.authenticate import Authenticator
+from proxy.metrics import OTHER_TYPES
 from proxy.money import MoneyIn, StripeParts
 from proxy.rejections import forbidden, invalid, not_found, too_large, too_many, unavailable
 
@@ -158,7 +159,7 @@ class CheckoutApi:
             self._failed("store")
             raise
         # the label comes from our own table: nobody can invent series
-        money.metrics.count(money.metrics.webhook_events, event.type if event.type in KINDS else "other")
+        money.metrics.count(money.metrics.webhook_events, event.type if event.type in KINDS else OTHER_TYPES)
         return json_response({"received": True})
 
     async def _own(self, request: Request) -> Purchase:

@@ -8,15 +8,17 @@ labelled increment there costs 2-4 µs (memory-mapped with several processes) an
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from billing.event_types import KINDS
 from billing.finance import Figures
 from billing.holds import Outstanding
 from billing.money import display_credits, display_usd
 from billing.pricing import family
-from billing.record import UsageRecord
+from billing.record import Outcome, UsageRecord
 from billing.runs import Standing
 from billing.usage import Usage
 
@@ -26,6 +28,13 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 OUR_FAILINGS = frozenset(("internal_error", "store_unavailable", "journal_full", "upstream_busy", "too_many_uploads"))
 """Codes of answers that are ours to blame for; what upstream did is not, and a switch that somebody flipped is not."""
+UPSTREAM_REASONS = (
+    *("connect", "busy", "closed", "malformed", "too_large", "first_byte_timeout", "idle_timeout", "total_timeout"),
+    *("status_3xx", "status_4xx", "status_5xx"),
+)
+OTHER_TYPES = "other"
+"""The label of Stripe's events that we do not handle."""
+JOB_RESULTS = ("clean", "found", "failed")
 WEBHOOK_SECONDS = 300
 WEBHOOK_PATH = "/webhooks/stripe"
 PURCHASE_PATHS = ("/api/billing/checkout", WEBHOOK_PATH, "/credits/buy")
@@ -100,9 +109,15 @@ class Metrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        """Show every counter whose labels are known: `rate()` does not see the increase that makes a series appear."""
+        """Show every counter whose labels are known: `rate()` does not see the increase that makes a series appear.
+
+        Models are the price book's and statuses upstream's, so what is labelled with these appears with its first increase.
+        """
         for counter, words in (
+            (self.webhook_events, (*KINDS, OTHER_TYPES)),
             (self.webhook_failures, ("signature", "unreadable", "livemode", "store")),
+            (self.upstream_errors, UPSTREAM_REASONS),
+            (self.outcomes, (*get_args(Outcome), *sorted(OUR_FAILINGS))),
             (self.insufficient, ("balance", "in_flight", "key_limit")),
             (self.usage_source, ("upstream", "counted", "bounded")),
             (self.store_errors, ("sql", "redis", "embedded")),
@@ -263,8 +278,14 @@ class Metrics:
         for model in self._models_shown:  # a series cannot be taken back where several processes write them
             self.model_cost.labels(model).set(display_usd(costs.get(model, 0)))
 
+    def jobs_known(self, jobs: Iterable[str]) -> None:
+        """Show the runs of these jobs, of which there were none yet."""
+        for job in jobs:
+            for result in JOB_RESULTS:
+                self.job_runs.labels(job, result)
+
     def job_ran(self, job: str, result: str) -> None:
-        """Note a run of this process: `clean`, `found` or `failed`."""
+        """Note a run of this process: one of JOB_RESULTS."""
         self.job_runs.labels(job, result).inc()
 
     def job_stands(self, job: str, standing: Standing) -> None:
