@@ -24,7 +24,7 @@ from proxy.account_api import answering, iso_time, json_response, page_cursor, p
 from proxy.authenticate import Authenticator
 from proxy.metrics import OTHER_TYPES
 from proxy.money import MoneyIn, StripeParts
-from proxy.rejections import forbidden, invalid, not_found, too_large, too_many, unavailable
+from proxy.rejections import Rejection, forbidden, invalid, not_found, too_large, too_many, unavailable
 
 log = logging.getLogger("tollkeeper.stripe")
 
@@ -130,7 +130,11 @@ class CheckoutApi:
         if money.keys is None:
             # not a 503: anybody may post here, and it would count as a failing of ours
             raise not_found("Stripe is not configured here.", "stripe_not_configured")
-        body = await capped_body(request, conf.max_webhook_bytes)
+        try:
+            body = await capped_body(request, conf.max_webhook_bytes)
+        except Rejection:
+            self._failed("too_large")
+            raise
         headers = request.headers.getlist("stripe-signature")
         secrets = [secret.reveal() for secret in money.keys.webhook_secrets]
         try:
@@ -139,6 +143,17 @@ class CheckoutApi:
             if body != UNSIGNED_PROBE:
                 self._failed("signature")
             raise invalid("The signature does not verify.", code="bad_signature") from None
+        try:
+            return await self._keep(body)
+        except (Rejection, StoreUnavailable):
+            raise
+        except Exception:
+            self._failed("internal")  # Stripe gets a 500 and sends it again
+            raise
+
+    async def _keep(self, body: bytes) -> Response:
+        """Commit an event whose signature verified. Raises Rejection, and StoreUnavailable when it is not kept."""
+        money, conf = self.money, self.money.settings.stripe
         try:
             event = read_event(body)
         except ValueError:

@@ -115,7 +115,7 @@ class Metrics:
         """
         for counter, words in (
             (self.webhook_events, (*KINDS, OTHER_TYPES)),
-            (self.webhook_failures, ("signature", "unreadable", "livemode", "store")),
+            (self.webhook_failures, ("signature", "too_large", "unreadable", "livemode", "store", "internal")),
             (self.upstream_errors, UPSTREAM_REASONS),
             (self.outcomes, (*get_args(Outcome), *sorted(OUR_FAILINGS))),
             (self.insufficient, ("balance", "in_flight", "key_limit")),

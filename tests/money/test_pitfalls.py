@@ -300,6 +300,7 @@ async def test_pitfall_18_the_raw_body_within_the_tolerance_both_ways_under_a_ca
         two = [("stripe-signature", sign(body, SECRET, now)), ("stripe-signature", sign(body, SECRET, now))]
         assert (await api.client.post("/webhooks/stripe", content=body, headers=two)).status_code == 400
         assert await api.count("stripe_webhook_failures_total", reason="signature") == 5
+        assert await api.count("stripe_webhook_failures_total", reason="too_large") == 1
         assert await shop.rows("SELECT * FROM stripe_inbox") == []
         assert (await api.hook(body)).status_code == 200
 
@@ -373,6 +374,16 @@ async def test_pitfall_23_stripe_gets_its_2xx_after_the_commit_and_the_work_wait
         api.money.inbox = shop.inbox
         assert (await api.hook(event_body())).status_code == 503
         assert await api.count("stripe_webhook_failures_total", reason="store") == 1
+        # so is a fault of ours, once it is known that Stripe has sent it
+        shop.inbox.store = broken  # type: ignore[method-assign]
+        with pytest.raises(KeyError):
+            await api.hook(event_body())
+        assert (await api.hook(event_body(), secret="whsec_other")).status_code == 400
+        assert await api.count("stripe_webhook_failures_total", reason="internal") == 1
+
+
+async def broken(*_: object) -> bool:
+    raise KeyError("a fault of ours")
 
 
 async def unavailable(*_: object) -> bool:
