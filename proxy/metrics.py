@@ -13,7 +13,7 @@ from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from billing.event_types import KINDS
+from billing.event_types import KINDS, Oddity
 from billing.finance import Figures
 from billing.holds import Outstanding
 from billing.money import display_credits, display_usd
@@ -123,6 +123,7 @@ class Metrics:
             (self.store_errors, ("sql", "redis", "embedded")),
             (self.config_reloads, ("applied", "refused")),
             (self.taken_back, ("refund", "dispute")),
+            (self.oddities, get_args(Oddity)),
         ):
             for word in words:
                 counter.labels(word)
@@ -142,6 +143,9 @@ class Metrics:
         )
         self.event_versions = Counter(
             "stripe_event_version_mismatches_total", "Stripe events of another API version than ours", registry=registry
+        )
+        self.oddities = Counter(
+            "stripe_oddities_total", "What Stripe told us that was handled and wants a look", ["kind"], registry=registry
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")

@@ -21,7 +21,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from billing.signatures import sign
 from tests.money.fake_server import FakeServer, serve_fake
-from tests.money.fake_stripe import FakeStripe
+from tests.money.fake_stripe import FakeStripe, replace
 from tests.money.test_end_to_end import SECRET, environment
 from tests.support import web
 from tests.support.customers import new_customer
@@ -120,7 +120,7 @@ def test_every_metric_moves(busy: Tollkeeper, stripe: FakeStripe, fake: tuple[Fa
     suffixes = {"histogram": "_count"}
     assert [name for name, kind in DOCUMENTED if not watch.moved(name + suffixes.get(kind, ""))] == []
     # and what it moved to, where the traffic above says it
-    assert max(watch.seen["billing_credits_purchased_total"]["{}"]) == 9_990
+    assert max(watch.seen["billing_credits_purchased_total"]["{}"]) == 2 * 9_990
     assert max(watch.seen["billing_credits_taken_back_total"]['{"kind": "refund"}']) == 6_000
     losses = [json.loads(line)["millicredits"] for line in busy.log().splitlines() if '"event":"platform_loss"' in line]
     assert losses == [258]  # gpt-4o: 23 tokens in at 2.5 and 100 out at 10 are 1,058 millicredits, of which there were 800
@@ -154,6 +154,7 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     customer = new_customer(server, 0)
     made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
     session = made.json()["sessionId"]
+    paid_late(server, stripe)
     stripe.pay(session)
     (_, paid) = stripe.events_made[-1]
     assert deliver(server, paid, "whsec_wrong") == 400
@@ -166,6 +167,21 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     (_, refund) = stripe.events_made[-1]
     assert deliver(server, json.dumps({**json.loads(refund), "api_version": "2019-01-01"}).encode()) == 200
     wait_until(lambda: customer.balance() < 9_990_000, 20, "the refund is taken back")
+
+
+def paid_late(server: Tollkeeper, stripe: FakeStripe) -> None:
+    """Another buyer's payment, after its page had expired."""
+    customer = new_customer(server, 0)
+    made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    session = made.json()["sessionId"]
+    stripe.expire(session)
+    assert deliver(server, stripe.events_made[-1][1]) == 200
+    purchase = f"{server.url}/api/billing/purchases/{session}"
+    wait_until(lambda: web.get(purchase, headers=customer.headers, timeout=20).json()["state"] == "expired", 20, "it has expired")
+    stripe.sessions_by_id[session] = replace(stripe.sessions_by_id[session], status="open")
+    stripe.pay(session)
+    assert deliver(server, stripe.events_made[-1][1]) == 200
+    customer.wait_balance(9_990_000, 30)
 
 
 def closed_day(server: Tollkeeper) -> None:
