@@ -42,6 +42,7 @@ class Listen(Section, frozen=True):
     admin_host: str = "127.0.0.1"
     admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     trusted_proxies: tuple[str, ...] = ()
+    max_failures_per_minute: NotNegative = 300
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     max_connections: Positive = 4096
     max_header_bytes: Positive = 32_768

@@ -5,7 +5,7 @@ The client names a package and nothing else: price, credits and the pages to com
 
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
@@ -22,6 +22,8 @@ from billing.sales import Purchase
 from billing.signatures import BadSignature, verify
 from proxy.account_api import answering, iso_time, json_response, page_cursor, page_cursor_of, page_limit
 from proxy.authenticate import Authenticator
+from proxy.edge import asked_by
+from proxy.failures import Failures
 from proxy.metrics import OTHER_TYPES
 from proxy.money import MoneyIn, StripeParts
 from proxy.rejections import Rejection, forbidden, invalid, not_found, too_large, too_many, unavailable
@@ -52,6 +54,7 @@ class CheckoutApi:
     money: MoneyIn
     authenticator: Authenticator
     accounts: Accounts
+    failures: Failures = field(default_factory=Failures)
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -65,7 +68,7 @@ class CheckoutApi:
         ]
 
     async def _checkout(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         asked = await json_body(request, CheckoutRequest)
         if not self.money.settings.billing.purchase_enabled:
             raise unavailable(OFF, "purchases_disabled", 60_000)
@@ -88,7 +91,7 @@ class CheckoutApi:
         return json_response({**purchase_row(purchase), "url": purchase.url}, 201)
 
     async def _purchases(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         limit = page_limit(request)
         rows = await self.money.sales.of_account(key.account_id, limit + 1, page_cursor(request.query_params.get("cursor")))
         following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
@@ -110,7 +113,7 @@ class CheckoutApi:
 
     async def _portal(self, request: Request) -> Response:
         """Always the caller's own Stripe customer, and always back to our own page: neither comes from the request."""
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         if not key.acted_for:
             raise forbidden("An API key cannot reach the saved cards: manage them on the Credits page (/credits).", "credits_page_only")
         parts = await self._stripe()
@@ -142,6 +145,7 @@ class CheckoutApi:
         except BadSignature:
             if body != UNSIGNED_PROBE:
                 self._failed("signature")
+                self._limit_failures(asked_by(request.scope).address)
             raise invalid("The signature does not verify.", code="bad_signature") from None
         try:
             return await self._keep(body)
@@ -179,7 +183,7 @@ class CheckoutApi:
 
     async def _own(self, request: Request) -> Purchase:
         """The purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         wanted = request.path_params["purchase_id"].replace("\0", "")
         sales = self.money.sales
         purchase = await (sales.of_session(wanted) if wanted.startswith("cs_") else sales.get(wanted))
@@ -191,6 +195,11 @@ class CheckoutApi:
         if self.money.keys is None:
             raise unavailable("Credits cannot be bought here: no payment provider is configured.", "purchases_unavailable", 60_000)
         return await self.money.parts()
+
+    def _limit_failures(self, address: str) -> None:
+        """Raises Rejection (429) when too many signatures from there did not verify; one that does is never asked about."""
+        self.failures.check("webhook", address)
+        self.failures.note("webhook", address)
 
     def _failed(self, reason: str) -> None:
         self.money.metrics.count(self.money.metrics.webhook_failures, reason)

@@ -100,6 +100,12 @@ class Metrics:
         self.store_up = Gauge("tollkeeper_store_up", "1 while a store answers", ["store"], registry=registry, multiprocess_mode="livemin")
         self._register_money_in(registry)
         self._register_operations(registry)
+        self.refused_unseen = Counter(
+            "tollkeeper_too_many_failures_total",
+            "Requests refused because their address failed to authenticate too often",
+            ["kind"],
+            registry=registry,
+        )
         self._register_objectives(registry)
         self._register_finance(registry)
         self._register_jobs(registry)
@@ -124,6 +130,7 @@ class Metrics:
             (self.config_reloads, ("applied", "refused")),
             (self.taken_back, ("refund", "dispute")),
             (self.oddities, get_args(Oddity)),
+            (self.refused_unseen, ("key", "admin", "webhook")),
         ):
             for word in words:
                 counter.labels(word)
@@ -334,6 +341,10 @@ class Metrics:
             return
         if path.startswith(PURCHASE_PATHS) and status != NOT_CONFIGURED and (selling or path == WEBHOOK_PATH):
             self.count(self.objective, "purchase", "bad" if status >= SERVER_ERROR else "good")
+
+    def failed_too_often(self, kind: str) -> None:
+        """Note a request that was refused for its address' failures; `kind` is one of failures.Kind."""
+        self.count(self.refused_unseen, kind)
 
     def count(self, series: Counter, *labels: str, by: int | float = 1) -> None:
         """Add to a counter, visible at the next `publish()`."""

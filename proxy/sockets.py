@@ -115,7 +115,7 @@ class Socket:
         await self._receive()
         services.live.add(self)
         try:
-            key = await services.authenticator.authenticate(self._credentials())
+            key = await services.authenticator.authenticate(self._credentials(), self._scope["client"])
             session = open_session(services, self._scope, key, begin)
             upstream = await self._connect(session)
         except Rejection as rejection:

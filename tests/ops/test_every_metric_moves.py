@@ -88,6 +88,7 @@ def busy(folder: Path, redis_server: RedisServer, sandbox: Sandbox, fake: tuple[
         "TOLLKEEPER_LISTEN__WORKERS": "2",
         "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
         "TOLLKEEPER_JOBS__MARGIN_TARGET_PERCENT": "10",
+        "TOLLKEEPER_LISTEN__MAX_FAILURES_PER_MINUTE": "4",
     }
     server = Tollkeeper(folder, {**environment(fake[1], "http://127.0.0.1:9/notices"), **more}).start()
     yield server
@@ -140,6 +141,8 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
     assert customer.chat(sandbox_says(usage={"prompt_tokens": 10**9, "completion_tokens": 1, "total_tokens": 10**9 + 1})).status_code == 200
     above = sandbox_says(output_tokens=100, ignore_cap=True)
     assert pays_it_all.chat(above, model="gpt-4o", max_tokens=10).status_code == 200
+    nobody = {"Authorization": "Bearer tk-nobody"}
+    assert [web.get(f"{server.v1}/models", headers=nobody).status_code for _ in range(20)][-1] == 429
     slow = {
         "model": "gpt-4o-mini",
         "stream": True,
