@@ -239,10 +239,15 @@ class Application:
         )
         side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
 
-        def side_answer(path: str, status: int) -> None:
-            metrics.side_answer(path, status, selling=services.settings.billing.purchase_enabled and money.keys is not None)
+        self._side = Edge(side, lambda: services.settings, _side_answers(services, money), request_log)
 
-        self._side = Edge(side, lambda: services.settings, side_answer, request_log)
+
+def _side_answers(services: Services, money: MoneyIn) -> Callable[[str, int], None]:
+    def count(path: str, status: int) -> None:
+        selling = services.settings.billing.purchase_enabled and money.keys is not None
+        services.metrics.side_answer(path, status, selling=selling)
+
+    return count
 
 
 def check_keys(settings: Settings) -> None:

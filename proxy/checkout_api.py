@@ -3,13 +3,14 @@
 The client names a package and nothing else: price, credits and the pages to come back to are ours.
 """
 
+import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -35,6 +36,7 @@ PROBE_TYPE = "tollkeeper.preflight"
 UNSIGNED_PROBE = b'{"tollkeeper":"preflight"}'
 """Its unsigned counterpart is refused like any other, but is nobody's attack: it is not counted as a failure."""
 MAX_JSON_BYTES = 16_384
+TOO_LARGE = 413
 OFF = "Purchases are switched off for the moment. Credits you have bought stay yours; try again later."
 
 Body = TypeVar("Body")
@@ -135,8 +137,9 @@ class CheckoutApi:
             raise not_found("Stripe is not configured here.", "stripe_not_configured")
         try:
             body = await capped_body(request, conf.max_webhook_bytes)
-        except Rejection:
-            self._failed("too_large")
+        except Rejection as rejection:
+            if rejection.status == TOO_LARGE:
+                self._failed("too_large")
             raise
         headers = request.headers.getlist("stripe-signature")
         secrets = [secret.reveal() for secret in money.keys.webhook_secrets]
@@ -149,9 +152,9 @@ class CheckoutApi:
             raise invalid("The signature does not verify.", code="bad_signature") from None
         try:
             return await self._keep(body)
-        except (Rejection, StoreUnavailable):
+        except (Rejection, StoreUnavailable, asyncio.CancelledError):
             raise
-        except Exception:
+        except BaseException:
             self._failed("internal")  # Stripe gets a 500 and sends it again
             raise
 
@@ -220,12 +223,15 @@ async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:
 
 
 async def capped_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises Rejection (413) once it is larger, without reading on."""
+    """The raw body. Raises Rejection: 413 once it is larger, without reading on; 400 when the client left, whom no fault of ours met."""
     received = bytearray()
-    async for part in request.stream():
-        received += part
-        if len(received) > limit:
-            raise too_large(limit)
+    try:
+        async for part in request.stream():
+            received += part
+            if len(received) > limit:
+                raise too_large(limit)
+    except ClientDisconnect:
+        raise invalid("The body ended before its end.", code="incomplete_body") from None
     return bytes(received)
 
 

@@ -89,6 +89,7 @@ def busy(folder: Path, redis_server: RedisServer, sandbox: Sandbox, fake: tuple[
         "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
         "TOLLKEEPER_JOBS__MARGIN_TARGET_PERCENT": "10",
         "TOLLKEEPER_LISTEN__MAX_FAILURES_PER_MINUTE": "4",
+        "TOLLKEEPER_LISTEN__TRUSTED_PROXIES": '["127.0.0.1/32"]',
     }
     server = Tollkeeper(folder, {**environment(fake[1], "http://127.0.0.1:9/notices"), **more}).start()
     yield server
@@ -141,7 +142,7 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
     assert customer.chat(sandbox_says(usage={"prompt_tokens": 10**9, "completion_tokens": 1, "total_tokens": 10**9 + 1})).status_code == 200
     above = sandbox_says(output_tokens=100, ignore_cap=True)
     assert pays_it_all.chat(above, model="gpt-4o", max_tokens=10).status_code == 200
-    nobody = {"Authorization": "Bearer tk-nobody"}
+    nobody = {"Authorization": "Bearer tk-nobody", "x-forwarded-for": "192.0.2.1"}
     assert [web.get(f"{server.v1}/models", headers=nobody).status_code for _ in range(20)][-1] == 429
     slow = {
         "model": "gpt-4o-mini",

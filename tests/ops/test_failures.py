@@ -1,6 +1,7 @@
 """Who cannot prove who they are is refused after a while; who can, never."""
 
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -93,6 +94,18 @@ def test_signatures_of_stripe_pass_whoever_fails_at_the_same_address(server: Tol
     assert deliver("whsec_wrong").status_code == 429
     failures = 'stripe_webhook_failures_total{reason="signature"} 7.0'
     wait_until(lambda: failures in web.get(f"{server.url}/metrics").text, 5, "all of them are still failures to the alerts")
+
+
+def test_who_leaves_in_the_middle_of_a_webhook_is_no_failing_of_ours(server: Tollkeeper) -> None:
+    head = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{"
+    lines = server.log().count("/webhooks/stripe")
+    for _ in range(3):
+        with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+            connection.sendall(head)
+    wait_until(lambda: server.log().count("/webhooks/stripe") >= lines + 3, 10, "all of them are over")
+    metrics = web.get(f"{server.url}/metrics").text
+    assert 'tollkeeper_slo_total{result="bad",slo="purchase"} 0.0' in metrics
+    assert 'stripe_webhook_failures_total{reason="internal"} 0.0' in metrics
 
 
 # -- what is remembered ----------------------------------------------------------------------------
