@@ -68,7 +68,6 @@ class Statement(NamedTuple):
     purchases: list[StatementPurchase]
     entries: list[StatementEntry]
     usage: list[StatementUsage]
-    usage_total: int
 
 
 class Statements:
@@ -103,9 +102,8 @@ class Statements:
             for kind, at, reference, reason, amount in moved
             if kind not in ("purchase", "purchase_bonus")
         ]
-        total = sum(row.millicredits for row in used)
-        closing = opening + sum(row[4] for row in moved) - total
-        return Statement(account_id, name, month, opening, closing, bought, entries, used, total)
+        closing = opening + sum(row[4] for row in moved) - sum(row.millicredits for row in used)
+        return Statement(account_id, name, month, opening, closing, bought, entries, used)
 
     @staticmethod
     async def _usage(

@@ -184,7 +184,7 @@ class Portal(Section, frozen=True):
 
 
 class Rollout(Section, frozen=True):
-    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0031)."""
+    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0035)."""
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     include: tuple[str, ...] = ()

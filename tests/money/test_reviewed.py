@@ -457,7 +457,7 @@ async def test_a_statement_says_what_was_paid_and_the_tax_in_it(shop: Shop, mont
 @pytest.mark.parametrize("letter", ["a", "W", "漢"])
 def test_a_reason_of_any_length_fits_the_pdf(letter: str) -> None:
     entry = StatementEntry(1, "adjustment", "r", letter * 2_000, 5)
-    assert statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], [], 0)).startswith(b"%PDF")
+    assert statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], [])).startswith(b"%PDF")
 
 
 async def test_receipts_are_asked_for_anew_and_all_of_them_are_reachable(shop: Shop) -> None:
