@@ -1,5 +1,7 @@
 """Stripe's API version, which of its events we handle, and what each is about. The webhook endpoint gets these (docs/stripe.md)."""
 
+from typing import Literal
+
 API_VERSION = "2026-10-28.endive"
 """What stripe 16.1 was made for; also to be set on the webhook endpoint (docs/stripe.md)."""
 
@@ -25,3 +27,6 @@ KINDS = {
     "charge.dispute.funds_reinstated": "dispute",
     "payment_method.detached": "method",
 }
+
+Oddity = Literal["paid_late", "unknown_status"]
+"""What is handled and wants a person's look: a payment after its page had ended, a refund or dispute of a status we do not know."""

@@ -26,17 +26,22 @@ class EventNotFound(BillingError):
 
 
 class Waiting(NamedTuple):
-    """An event that is due. `received_at` (Unix milliseconds): of one that never arrived and was fetched, when Stripe made it."""
+    """An event that is due.
+
+    `received_at` (Unix milliseconds): of one that never arrived and was fetched, when Stripe made it. `replayed`: it was handled
+    before; then `received_at` is when it was asked for again.
+    """
 
     event_id: str
     type: str
     object_id: str
     attempts: int
     received_at: int
+    replayed: bool
 
 
 class Depth(NamedTuple):
-    """How many events wait, and for how long the oldest has, in milliseconds."""
+    """How many events wait, and for how long the oldest has, in milliseconds; one that was handled before, since its replay."""
 
     waiting: int
     oldest_ms: int
@@ -83,6 +88,8 @@ class Inbox:
             stripe_inbox.c.received_at,
             stripe_inbox.c.source,
             stripe_inbox.c.created,
+            stripe_inbox.c.handled_at,
+            stripe_inbox.c.replayed_at,
         )
         query = select(*columns).where(stripe_inbox.c.state.in_(UNHANDLED), stripe_inbox.c.next_at <= now_ms())
         first = select(func.min(stripe_inbox.c.received_at)).where(stripe_inbox.c.source == "webhook")
@@ -91,7 +98,7 @@ class Inbox:
             fetched = any(row.source == SWEEP for row in rows)
             # what Stripe made before it ever delivered anything to us was not late: there was no endpoint
             delivers_since = (await connection.execute(first)).scalar_one() if fetched else None
-        return [Waiting(*row[:4], _waits_since(row, delivers_since)) for row in rows]
+        return [Waiting(*row[:4], _waits_since(row, delivers_since), row.handled_at is not None) for row in rows]
 
     async def finish(self, event_ids: Sequence[str], outcome: str, *, ignored: bool = False) -> None:
         """Note that these are handled."""
@@ -113,9 +120,10 @@ class Inbox:
         """Handle an event again, whatever became of it. `who`: the admin for the audit log. Raises EventNotFound."""
         async with self._db.write() as connection:
             state = (await connection.execute(select(stripe_inbox.c.state).where(stripe_inbox.c.event_id == event_id))).scalar_one_or_none()
-            changed = await connection.execute(
-                update(stripe_inbox).where(stripe_inbox.c.event_id == event_id).values(state="pending", next_at=now_ms(), attempts=0)
-            )
+            values = {"state": "pending", "next_at": now_ms(), "attempts": 0}
+            if state not in UNHANDLED:
+                values["replayed_at"] = now_ms()  # one that never was handled has waited since it came
+            changed = await connection.execute(update(stripe_inbox).where(stripe_inbox.c.event_id == event_id).values(values))
             if changed.rowcount != 1:
                 raise EventNotFound(event_id)
             await note_by(connection, who, Change("webhook.replay", event_id, {"state": state}, {"state": "pending"}, reason))
@@ -144,7 +152,8 @@ class Inbox:
 
     async def depth(self) -> Depth:
         """How much waits."""
-        query = select(func.count(), func.min(stripe_inbox.c.received_at)).where(stripe_inbox.c.state.in_(UNHANDLED))
+        since = func.coalesce(stripe_inbox.c.replayed_at, stripe_inbox.c.received_at)
+        query = select(func.count(), func.min(since)).where(stripe_inbox.c.state.in_(UNHANDLED))
         async with self._db.read() as connection:
             number, oldest = (await connection.execute(query)).one()
         return Depth(number, max(0, now_ms() - oldest) if number else 0)
@@ -177,6 +186,8 @@ class Inbox:
 
 
 def _waits_since(row: Any, delivers_since: int | None) -> int:
+    if row.replayed_at is not None:
+        return int(row.replayed_at)
     made = row.created * 1_000
     missed = row.source == SWEEP and delivers_since is not None and made >= delivers_since
     return int(min(made, row.received_at) if missed else row.received_at)

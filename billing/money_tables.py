@@ -113,11 +113,15 @@ stripe_inbox = Table(
     Column("attempts", Integer, nullable=False, server_default="0"),
     Column("next_at", BigInteger, nullable=False),
     Column("handled_at", BigInteger),
+    Column("replayed_at", BigInteger),
     Column("outcome", Text, nullable=False, server_default=""),
     CheckConstraint("state IN ('pending', 'parked', 'done', 'ignored')", name="state_known"),
     Index("ix_stripe_inbox_state", "state", "next_at"),
 )
-"""Every event Stripe told us of, by its id. Rows are kept for ever: an event may be sent again after any time."""
+"""Every event Stripe told us of, by its id. Rows are kept for ever: an event may be sent again after any time.
+
+`replayed_at`: when one that had been handled was asked to be handled again, last.
+"""
 
 stripe_customers = Table(
     "stripe_customers",

@@ -1,9 +1,9 @@
 """What jobs did and what they found, in SQL: one row a run, one row a finding."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import and_, delete, func, insert, or_, select, update
+from sqlalchemy import RowMapping, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.database import Database, now_ms
@@ -86,19 +86,27 @@ class Runs:
     async def standing(self, job: str) -> Standing | None:
         """What its runs say of now; None when none says anything."""
         async with self._db.read() as connection:
-            last = (await connection.execute(_newest(job).where(COMPLETED))).mappings().first()
-            since = last["id"] if last is not None else 0
-            query = _newest(job).where(job_runs.c.id > since, job_runs.c.report.startswith(PARTLY)).limit(PARTS_LOOKED_AT)
-            parts = (await connection.execute(query)).mappings().all()
-        rows = [*parts, last] if last is not None else parts
+            rows = await _telling(connection, job)
         if not rows:
             return None
+        last = rows[-1]
         return Standing(
-            int(last["finished_at"]) if last is not None else 0,
+            int(last["finished_at"]) if came_to_its_end(last) else 0,
             max(row["findings"] for row in rows),
             max(_mismatch_of(row["report"]) for row in rows),
             (rows[0]["finished_at"] - rows[0]["started_at"]) / 1_000,
         )
+
+    async def standing_findings(self, job: str) -> list[dict[str, Any]]:
+        """What the runs found that `standing` counts: the newest first, and what a later one found again only as that has it."""
+        async with self._db.read() as connection:
+            run_ids = [row["id"] for row in await _telling(connection, job)]
+            query = select(findings).where(findings.c.run_id.in_(run_ids)).order_by(findings.c.run_id.desc(), findings.c.id)
+            rows = [dict(row) for row in (await connection.execute(query.limit(MOST_FINDINGS))).mappings()]
+        by: dict[tuple[str, str], int] = {}
+        for row in rows:
+            by.setdefault((row["check"], row["subject"]), row["run_id"])
+        return [row for row in rows if by[row["check"], row["subject"]] == row["run_id"]]
 
     async def latest(self, job: str | None, limit: int) -> list[dict[str, Any]]:
         """The last runs, newest first."""
@@ -119,6 +127,20 @@ class Runs:
         query = select(findings).where(findings.c.run_id == run_id).order_by(findings.c.id)
         async with self._db.read() as connection:
             return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+
+def came_to_its_end(run: Mapping[Any, Any]) -> bool:
+    """Whether a run looked at everything there is, whatever it found. What COMPLETED says in SQL."""
+    return bool(run["ok"]) or (run["findings"] > 0 and not run["report"].startswith(PARTLY))
+
+
+async def _telling(connection: AsyncConnection, job: str) -> list[RowMapping]:
+    """The runs that say something of now: those after the last whole one that looked at a part, newest first, and then it."""
+    last = (await connection.execute(_newest(job).where(COMPLETED))).mappings().first()
+    since = last["id"] if last is not None else 0
+    query = _newest(job).where(job_runs.c.id > since, job_runs.c.report.startswith(PARTLY)).limit(PARTS_LOOKED_AT)
+    parts = (await connection.execute(query)).mappings().all()
+    return [*parts, last] if last is not None else list(parts)
 
 
 def _newest(job: str) -> Any:

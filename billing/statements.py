@@ -88,7 +88,11 @@ class Statement(NamedTuple):
     purchases: list[StatementPurchase]
     entries: list[StatementEntry]
     usage: list[StatementUsage]
-    usage_total: int
+
+    @property
+    def usage_total(self) -> int:
+        """Millicredits that usage took."""
+        return sum(row.millicredits for row in self.usage)
 
 
 class Statements:
@@ -127,9 +131,8 @@ class Statements:
             ],
             returned,
         )
-        total = sum(row.millicredits for row in used)
-        closing = opening + sum(row[4] for row in moved) - total
-        return Statement(account_id, name, month, opening, closing, bought, entries, used, total)
+        closing = opening + sum(row[4] for row in moved) - sum(row.millicredits for row in used)
+        return Statement(account_id, name, month, opening, closing, bought, entries, used)
 
     @staticmethod
     async def _usage(

@@ -66,7 +66,6 @@ class TotalDetails(StripeObject, frozen=True):
     """Of what a session's total consists beside its lines."""
 
     amount_tax: int = 0
-    amount_discount: int = 0
 
 
 class Session(StripeObject, frozen=True):
@@ -147,7 +146,6 @@ class Account(StripeObject, frozen=True):
     id: str
     charges_enabled: bool = False
     payouts_enabled: bool = False
-    country: str | None = None
 
 
 class Endpoint(StripeObject, frozen=True):

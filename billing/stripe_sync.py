@@ -12,6 +12,7 @@ from billing.audit import Who
 from billing.buyers import Buyers
 from billing.claims import dispute_standing, refund_standing
 from billing.errors import NotYet
+from billing.event_types import Oddity
 from billing.purchases import NotAcceptable, Payment
 from billing.sales import NOT_CREDITED, Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
 from billing.stripe_gateway import StripeGateway
@@ -50,6 +51,10 @@ class Observer(Protocol):
 
     def moved(self, kind: str, millicredits: int) -> None:
         """`kind` is purchase, refund or dispute."""
+        ...
+
+    def odd(self, kind: Oddity) -> None:
+        """Something came that a person should look at; told once of each."""
         ...
 
 
@@ -185,6 +190,7 @@ class Sync:
             self._tell_taken(applied)
             if purchase.state in ("expired", "failed"):
                 log.warning("purchase %s was paid after it had %s", purchase.id, purchase.state)
+                self._tell_odd("paid_late")
         elif applied.state == "review" and purchase.state != "review":
             log.error("purchase %s is paid and not credited: %s", purchase.id, applied.problem)
         if applied.state == "credited" and isinstance(intent, Intent) and purchase.save_method and intent.payment_method:
@@ -247,6 +253,8 @@ class Sync:
     def _report(self, purchase: Purchase, news: ClaimNews, applied: Applied) -> None:
         if news.counts is None:
             log.error("%s %s has the status %r, which we do not know: what stood stands", news.kind, news.claim_id, news.status)
+            if applied.changed:
+                self._tell_odd("unknown_status")
         self._tell_taken(applied)
         if applied.blocked:
             log.error("account %s is blocked after a lost dispute (%s)", purchase.account_id, news.claim_id)
@@ -259,6 +267,10 @@ class Sync:
     def _tell(self, kind: str, millicredits: int) -> None:
         if self._observer is not None:
             self._observer.moved(kind, millicredits)
+
+    def _tell_odd(self, kind: Oddity) -> None:
+        if self._observer is not None:
+            self._observer.odd(kind)
 
 
 async def _until_fresh(once: Callable[[], Awaitable[Result]]) -> Result:

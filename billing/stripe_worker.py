@@ -39,7 +39,7 @@ class StripeWorker:
     """One step handles what is due. Safe to run twice at once: everything under it is idempotent."""
 
     def __init__(self, inbox: Inbox, sync: Sync, buyers: Buyers, handled: Callable[[int], None] = lambda _: None) -> None:
-        """`handled` is told, for each event, how many milliseconds passed since it was received."""
+        """`handled` is told, for each event that is handled for the first time, how many milliseconds passed since it was received."""
         self._inbox, self._sync, self._buyers, self._handled = inbox, sync, buyers, handled
 
     async def step(self) -> int:
@@ -73,7 +73,8 @@ class StripeWorker:
             await self._inbox.finish(ids, outcome.text[:LONGEST_OUTCOME], ignored=outcome.foreign)
         now = now_ms()
         for event in events:
-            self._handled(now - event.received_at)
+            if not event.replayed:
+                self._handled(now - event.received_at)
         return len(ids)
 
     async def apply(self, subject: Subject) -> Outcome:

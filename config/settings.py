@@ -42,6 +42,7 @@ class Listen(Section, frozen=True):
     admin_host: str = "127.0.0.1"
     admin_port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 0
     trusted_proxies: tuple[str, ...] = ()
+    max_failures_per_minute: NotNegative = 300
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     max_connections: Positive = 4096
     max_header_bytes: Positive = 32_768
@@ -183,7 +184,7 @@ class Portal(Section, frozen=True):
 
 
 class Rollout(Section, frozen=True):
-    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0031)."""
+    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0035)."""
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     include: tuple[str, ...] = ()

@@ -107,7 +107,7 @@ class AccountApi:
         return json_response({**usage_row(rows[0]), **_details(rows[0])})
 
     async def _key(self, request: Request) -> ApiKey:
-        return await self.services.authenticator.authenticate(request.scope["headers"])
+        return await self.services.authenticator.authenticate(request.scope["headers"], request.scope["client"])
 
     def _rates(self, key: ApiKey) -> list[dict[str, Any]]:
         found, prices = [], self.services.prices

@@ -11,10 +11,12 @@ from billing.accounts import hash_key
 from billing.admins import ADMIN_PREFIX, Admin, Admins
 from billing.audit import Who
 from proxy.edge import asked_by
+from proxy.failures import Failures
 from proxy.oidc import TokenChecker
 from proxy.rejections import Rejection, forbidden, unauthorized
 from proxy.roles import may
 
+UNAUTHORIZED = 401
 BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,8192})")
 
 
@@ -49,9 +51,9 @@ class AdminRoute(NamedTuple):
 class AdminAuth:
     """Recognises admins. Raises Rejection."""
 
-    def __init__(self, admins: Admins, tokens: TokenChecker | None) -> None:
-        """`tokens` None: no identity provider is configured."""
-        self.admins, self._tokens = admins, tokens
+    def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: Failures) -> None:
+        """`tokens` None: no identity provider is configured. `failures`: of keys and tokens, by address."""
+        self.admins, self._tokens, self._failures = admins, tokens, failures
 
     async def bearer(self, request: Request) -> Caller:
         """By the Authorization header: an admin key, or a token."""
@@ -59,10 +61,22 @@ class AdminAuth:
         match = BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if match is None:
             raise unauthorized("Send an admin key or a token as `Authorization: Bearer ...`.", "missing_admin_key")
-        return caller_of(await self.admin(match[1]), request)
+        return caller_of(await self.admin(match[1], request), request)
 
-    async def admin(self, token: str) -> Admin:
+    async def admin(self, token: str, request: Request) -> Admin:
         """Whose key or token this is. Keys are looked up each time: a revoked one ends at once. Raises Rejection."""
+        address, digest = asked_by(request.scope).address, hash_key(token)
+        self._failures.check("admin", address, digest)
+        try:
+            found = await self._find(token)
+        except Rejection as rejection:
+            if rejection.status == UNAUTHORIZED:
+                self._failures.note("admin", address)
+            raise
+        self._failures.proved(digest)
+        return found
+
+    async def _find(self, token: str) -> Admin:
         found = await self.admins.find(hash_key(token)) if token.startswith(ADMIN_PREFIX) else None
         if found is None and self._tokens is not None and token.count(".") == 2:
             found = await self._tokens.check(token)
@@ -71,11 +85,16 @@ class AdminAuth:
         return found
 
     async def opens_portal(self, request: Request) -> Who | None:
-        """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else."""
+        """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else.
+
+        Raises Rejection (429, 503) when it cannot be said.
+        """
         try:
             caller = await self.bearer(request)
-        except Rejection:
-            return None
+        except Rejection as rejection:
+            if rejection.status == UNAUTHORIZED:
+                return None
+            raise
         return caller.who if caller.may("portal.open") else None
 
 

@@ -21,7 +21,7 @@ from billing.money import MoneyError, display_credits, display_usd, millicredits
 from billing.overrides import Overrides, in_force
 from billing.purchases import NotAcceptable, NotRefundable, refund_cents
 from billing.rates import RateCards
-from billing.runs import Runs
+from billing.runs import Runs, came_to_its_end
 from billing.schedule import Scheduler, Status
 from config.flags import FLAGS, check_flag, flag_named, full_name, value_of, with_flags
 from config.load import ConfigError
@@ -280,12 +280,16 @@ class AdminDesk:
         }
 
     async def reconciliation(self, limit: int) -> dict[str, Any]:
-        """The last runs of the jobs (clean ones of `finance` left out), and what the last reconciliation found."""
+        """The last runs of the jobs (clean ones of `finance` left out), the last reconciliation, and what is found as of now.
+
+        A run that could not be done, or only in part, takes back nothing of what one before it found.
+        """
         rows = await self.runs.notable("finance", limit)
         last = await self.runs.latest("reconcile", 1)
-        found = await self.runs.findings_of(last[0]["id"]) if last else []
+        found = await self.runs.standing_findings("reconcile")
         return {
             "runs": [run_row(row) for row in rows],
+            "lastReconciliation": run_row(last[0]) if last else None,
             "findings": [
                 {"check": row["check"], "subject": row["subject"], "expected": str(row["expected"]), "found": str(row["found"])}
                 for row in found
@@ -383,6 +387,7 @@ def run_row(row: dict[str, Any]) -> dict[str, Any]:
         "startedAt": iso_time(row["started_at"]),
         "finishedAt": iso_time(row["finished_at"]),
         "ok": bool(row["ok"]),
+        "completed": came_to_its_end(row),
         "findings": row["findings"],
         "report": row["report"],
     }

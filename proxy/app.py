@@ -46,6 +46,7 @@ from proxy.background import BackgroundResponses, follow_background
 from proxy.edge import Edge, Group, group_of, not_on_this_port, refuse_socket
 from proxy.endpoints import MODEL_PREFIX, MODELS_PATH
 from proxy.exchange import Exchange
+from proxy.failures import Failures
 from proxy.jobs import JobBook, store_reader
 from proxy.live import RATES, Apply, LiveSettings
 from proxy.log import RequestLog
@@ -141,7 +142,7 @@ class Application:
         protocol = scope["extensions"]["tollkeeper"]
         client = UvicornClient(receive, protocol)
         path, method = scope["raw_path"], scope["method"]
-        exchange = Exchange(services, client, method, path, scope["headers"], scope["query_string"])
+        exchange = Exchange(services, client, method, path, scope["headers"], scope["query_string"], scope["client"])
         client.interruption = exchange.interruption
         if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
             await answer_models(exchange)
@@ -188,7 +189,8 @@ class Application:
         tracing = make_tracing(settings.log)
         self._stack.callback(tracing.close)
         admins = Admins(database)
-        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins)
+        failures = Failures(settings.listen.max_failures_per_minute, settings.listen.trusted_proxies, metrics.failed_too_often)
+        authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins, failures)
         services = self._services = Services(
             settings,
             prices,
@@ -229,16 +231,23 @@ class Application:
                 Route("/healthz", _healthz),
                 Route("/readyz", _readyz_with(health, live)),
                 Route("/metrics", _metrics_with(registry, metrics)),
-                *side_routes(SideParts(services, database, ledger, accounts, admins, money, live, tokens, self._origin(), book.schedule)),
+                *side_routes(
+                    SideParts(services, database, ledger, accounts, admins, money, live, tokens, self._origin(), book.schedule, failures)
+                ),
             ],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
         side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
 
-        def side_answer(path: str, status: int) -> None:
-            metrics.side_answer(path, status, selling=services.settings.billing.purchase_enabled and money.keys is not None)
+        self._side = Edge(side, lambda: services.settings, _side_answers(services, money), request_log)
 
-        self._side = Edge(side, lambda: services.settings, side_answer, request_log)
+
+def _side_answers(services: Services, money: MoneyIn) -> Callable[[str, int], None]:
+    def count(path: str, status: int) -> None:
+        selling = services.settings.billing.purchase_enabled and money.keys is not None
+        services.metrics.side_answer(path, status, selling=selling)
+
+    return count
 
 
 def check_keys(settings: Settings) -> None:

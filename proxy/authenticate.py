@@ -13,11 +13,13 @@ import re
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 from billing.accounts import Accounts, ApiKey, hash_key
 from billing.admins import ADMIN_PREFIX, Admins
 from billing.database import now_ms
 from billing.errors import StoreUnavailable
+from proxy.failures import Failures
 from proxy.rejections import Rejection, forbidden, unauthorized, unavailable
 
 REFRESH_SECONDS = 1.0
@@ -42,14 +44,23 @@ class _Cached:
 class Authenticator:
     """Answers who a request is from. Raises Rejection."""
 
-    def __init__(self, accounts: Accounts, stale_seconds: int | float, admins: Admins | None = None) -> None:
-        """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others."""
+    def __init__(
+        self, accounts: Accounts, stale_seconds: int | float, admins: Admins | None = None, failures: Failures | None = None
+    ) -> None:
+        """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others.
+
+        `failures`: of keys that are not known, by address.
+        """
         self._accounts, self._stale, self._admins = accounts, stale_seconds, admins
+        self._failures = failures or Failures()
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._tasks: set[asyncio.Task[bool]] = set()
 
-    async def authenticate(self, headers: list[tuple[bytes, bytes]]) -> ApiKey:
-        """The key of the one Authorization header: known, not revoked, not expired, its account not blocked."""
+    async def authenticate(self, headers: list[tuple[bytes, bytes]], peer: Any = None) -> ApiKey:
+        """The key of the one Authorization header: known, not revoked, not expired, its account not blocked.
+
+        `peer`: host and port of who is connected, None where that is not known.
+        """
         found = [value for name, value in headers if name == b"authorization"]
         if not found:
             raise unauthorized("You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.", "missing_api_key")
@@ -58,7 +69,10 @@ class Authenticator:
             raise unauthorized("The Authorization header is not `Bearer YOUR_KEY`.")
         token = match[1].decode("ascii")
         digest = hash_key(token)
-        key = await self._lookup(digest if not token.startswith(ADMIN_PREFIX) else f"{digest} {_acted_for(headers)}")
+        if token.startswith(ADMIN_PREFIX):
+            digest = f"{digest} {_acted_for(headers)}"
+        cached = self._cache.get(digest)
+        key = await (self._known(digest, cached) if cached is not None else self._lookup(digest, headers, peer))
         if key is None or key.revoked_at is not None:
             raise unauthorized(WRONG_KEY)
         if key.rules.expires_at is not None and key.rules.expires_at <= now_ms():
@@ -67,14 +81,16 @@ class Authenticator:
             raise forbidden("This account is blocked. Contact your provider.", "account_blocked")
         return key
 
-    async def _lookup(self, digest: str) -> ApiKey | None:
-        cached = self._cache.get(digest)
-        if cached is not None:
-            return await self._known(digest, cached)
+    async def _lookup(self, digest: str, headers: list[tuple[bytes, bytes]], peer: Any) -> ApiKey | None:
+        """A key that this process does not know yet. Each that nobody has costs a look into SQL, so of these there is a limit."""
+        address = self._failures.address_of(peer, headers)
+        self._failures.check("key", address)
         try:
             key = await self._find(digest)
         except StoreUnavailable:
             raise unavailable(CANNOT_CHECK, "store_unavailable") from None
+        if key is None:
+            self._failures.note("key", address)
         self._remember(digest, key)
         return key
 

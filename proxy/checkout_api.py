@@ -3,13 +3,14 @@
 The client names a package and nothing else: price, credits and the pages to come back to are ours.
 """
 
+import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import msgspec
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
@@ -23,8 +24,11 @@ from billing.sales import Purchase
 from billing.signatures import BadSignature, verify
 from proxy.account_api import answering, iso_time, json_response, page_cursor, page_cursor_of, page_limit
 from proxy.authenticate import Authenticator
+from proxy.edge import asked_by
+from proxy.failures import Failures
+from proxy.metrics import OTHER_TYPES
 from proxy.money import MoneyIn, StripeParts
-from proxy.rejections import forbidden, invalid, not_found, too_large, too_many, unavailable
+from proxy.rejections import Rejection, forbidden, invalid, not_found, too_large, too_many, unavailable
 
 log = logging.getLogger("tollkeeper.stripe")
 
@@ -33,6 +37,7 @@ PROBE_TYPE = "tollkeeper.preflight"
 UNSIGNED_PROBE = b'{"tollkeeper":"preflight"}'
 """Its unsigned counterpart is refused like any other, but is nobody's attack: it is not counted as a failure."""
 MAX_JSON_BYTES = 16_384
+TOO_LARGE = 413
 OFF = "Purchases are switched off for the moment. Credits you have bought stay yours; try again later."
 
 Body = TypeVar("Body")
@@ -52,6 +57,7 @@ class CheckoutApi:
     money: MoneyIn
     authenticator: Authenticator
     accounts: Accounts
+    failures: Failures = field(default_factory=Failures)
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -65,7 +71,7 @@ class CheckoutApi:
         ]
 
     async def _checkout(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         asked = await json_body(request, CheckoutRequest)
         if not self.money.settings.billing.purchase_enabled:
             raise unavailable(OFF, "purchases_disabled", 60_000)
@@ -88,7 +94,7 @@ class CheckoutApi:
         return json_response({**purchase_row(purchase), "url": purchase.url}, 201)
 
     async def _purchases(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         limit = page_limit(request)
         rows = await self.money.sales.of_account(key.account_id, limit + 1, page_cursor(request.query_params.get("cursor")))
         following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
@@ -110,7 +116,7 @@ class CheckoutApi:
 
     async def _portal(self, request: Request) -> Response:
         """Always the caller's own Stripe customer, and always back to our own page: neither comes from the request."""
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         if not key.acted_for:
             raise forbidden("An API key cannot reach the saved cards: manage them on the Credits page (/credits).", "credits_page_only")
         parts = await self._stripe()
@@ -128,8 +134,14 @@ class CheckoutApi:
         """Verified, committed, then 2xx. What we cannot keep is a 5xx, so that Stripe sends it again."""
         money, conf = self.money, self.money.settings.stripe
         if money.keys is None:
-            raise unavailable("Stripe is not configured here.", "stripe_not_configured")
-        body = await capped_body(request, conf.max_webhook_bytes)
+            # not a 503: anybody may post here, and it would count as a failing of ours
+            raise not_found("Stripe is not configured here.", "stripe_not_configured")
+        try:
+            body = await capped_body(request, conf.max_webhook_bytes)
+        except Rejection as rejection:
+            if rejection.status == TOO_LARGE:
+                self._failed("too_large")
+            raise
         headers = request.headers.getlist("stripe-signature")
         secrets = [secret.reveal() for secret in money.keys.webhook_secrets]
         try:
@@ -137,7 +149,19 @@ class CheckoutApi:
         except BadSignature:
             if body != UNSIGNED_PROBE:
                 self._failed("signature")
+                self._limit_failures(asked_by(request.scope).address)
             raise invalid("The signature does not verify.", code="bad_signature") from None
+        try:
+            return await self._keep(body)
+        except (Rejection, StoreUnavailable, asyncio.CancelledError):
+            raise
+        except BaseException:
+            self._failed("internal")  # Stripe gets a 500 and sends it again
+            raise
+
+    async def _keep(self, body: bytes) -> Response:
+        """Commit an event whose signature verified. Raises Rejection, and StoreUnavailable when it is not kept."""
+        money, conf = self.money, self.money.settings.stripe
         try:
             event = read_event(body)
         except ValueError:
@@ -158,12 +182,12 @@ class CheckoutApi:
             self._failed("store")
             raise
         # the label comes from our own table: nobody can invent series
-        money.metrics.count(money.metrics.webhook_events, event.type if event.type in KINDS else "other")
+        money.metrics.count(money.metrics.webhook_events, event.type if event.type in KINDS else OTHER_TYPES)
         return json_response({"received": True})
 
     async def _own(self, request: Request) -> Purchase:
         """The purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         wanted = request.path_params["purchase_id"].replace("\0", "")
         sales = self.money.sales
         purchase = await (sales.of_session(wanted) if wanted.startswith("cs_") else sales.get(wanted))
@@ -175,6 +199,11 @@ class CheckoutApi:
         if self.money.keys is None:
             raise unavailable("Credits cannot be bought here: no payment provider is configured.", "purchases_unavailable", 60_000)
         return await self.money.parts()
+
+    def _limit_failures(self, address: str) -> None:
+        """Raises Rejection (429) when too many signatures from there did not verify; one that does is never asked about."""
+        self.failures.check("webhook", address)
+        self.failures.note("webhook", address)
 
     def _failed(self, reason: str) -> None:
         self.money.metrics.count(self.money.metrics.webhook_failures, reason)
@@ -195,12 +224,15 @@ async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:
 
 
 async def capped_body(request: Request, limit: int) -> bytes:
-    """The raw body. Raises Rejection (413) once it is larger, without reading on."""
+    """The raw body. Raises Rejection: 413 once it is larger, without reading on; 400 when the client left, whom no fault of ours met."""
     received = bytearray()
-    async for part in request.stream():
-        received += part
-        if len(received) > limit:
-            raise too_large(limit)
+    try:
+        async for part in request.stream():
+            received += part
+            if len(received) > limit:
+                raise too_large(limit)
+    except ClientDisconnect:
+        raise invalid("The body ended before its end.", code="incomplete_body") from None
     return bytes(received)
 
 

@@ -9,16 +9,16 @@ health  /healthz, /readyz: everywhere
 import re
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
 from typing import Any, Literal, NamedTuple
 
 from config.settings import Settings
 from proxy.account_of import CLIENT_CLOSED
+from proxy.addresses import client_address
 from proxy.log import RequestLog
 
 Group = Literal["v1", "side", "admin", "health"]
-Networks = Sequence[IPv4Network | IPv6Network]
 ADMIN_PATHS = ("/api/admin", "/admin", "/metrics")
 HEALTH_PATHS = ("/healthz", "/readyz")
 CORS_PATHS = ("/api/billing",)
@@ -41,7 +41,6 @@ EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
 ASKED = "tollkeeper.asked"
 """Where in a scope the edge leaves what it knows of a request."""
 REQUEST_ID = re.compile(rb"[\x21-\x7e]{1,80}")
-MOST_HOPS = 32
 UNLOGGED_PATHS = (*HEALTH_PATHS, "/metrics")
 """Asked every few seconds by machines, for ever."""
 NOT_HERE = b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error","param":null,"code":"not_found"}}'
@@ -136,37 +135,6 @@ def asked_by(scope: Any) -> Asked:
     """What the edge knows of a request."""
     found: Asked | None = scope.get(ASKED)
     return found or Asked(_request_id(scope), client_address(scope, ()))
-
-
-def client_address(scope: Any, trusted: Networks) -> str:
-    """Who sent a request: the peer, or whom a proxy that we trust names. "" where there is no peer.
-
-    Each proxy appends to X-Forwarded-For who connected to it, so only the entries from the right are worth anything: the first
-    that is no proxy of ours is the client, and whatever stands to its left the client may have made up.
-    """
-    peer = scope.get("client")
-    address = _address(peer[0]) if peer else None
-    if address is None:
-        return str(peer[0]) if peer else ""
-    named = b",".join(value for key, value in scope["headers"] if key == b"x-forwarded-for").decode("latin-1").split(",")
-    for entry in reversed(named[-MOST_HOPS:]):
-        if not any(address in network for network in trusted):
-            break
-        before = _address(entry.strip())
-        if before is None:
-            break
-        address = before
-    return str(address)
-
-
-def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as proxies write it: alone, with a port, in brackets; IPv4 also where it is mapped into IPv6."""
-    bare = text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0] if text.count(":") == 1 else text
-    try:
-        found = ip_address(bare.partition("%")[0])  # a zone may be any text
-    except ValueError:
-        return None
-    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
 
 
 def _request_id(scope: Any) -> str:

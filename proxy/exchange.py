@@ -64,6 +64,7 @@ class Exchange:
         "outcome",
         "passing",
         "path",
+        "peer",
         "plan",
         "prices",
         "query",
@@ -77,10 +78,17 @@ class Exchange:
     )
 
     def __init__(
-        self, services: Services, client: ClientSide, method: str, path: bytes, headers: list[tuple[bytes, bytes]], query: bytes = b""
+        self,
+        services: Services,
+        client: ClientSide,
+        method: str,
+        path: bytes,
+        headers: list[tuple[bytes, bytes]],
+        query: bytes = b"",
+        peer: tuple[str, int] | None = None,
     ) -> None:
-        """`path` is the raw path; `headers` have lower-case names."""
-        self.query = query
+        """`path` is the raw path; `headers` have lower-case names; `peer`: host and port of who is connected."""
+        self.query, self.peer = query, peer
         self.services, self.client, self.method, self.path, self.headers = services, client, method, path, headers
         # the same for the whole request, also when another card becomes active or the configuration changes meanwhile
         self.prices, self.settings = services.prices, services.settings
@@ -102,7 +110,7 @@ class Exchange:
         services = self.services
         services.live.add(self)
         try:
-            key = self.key = await services.authenticator.authenticate(self.headers)
+            key = self.key = await services.authenticator.authenticate(self.headers, self.peer)
             endpoint = find_endpoint(self.method, self.path)
             self.endpoint = endpoint.name
             if b"beta=true" in self.query:

@@ -57,6 +57,7 @@ class JobBook:
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
         self._admin_key = openai_admin_key(settings)
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)
+        metrics.jobs_known(self.schedule.jobs)
 
     async def close(self) -> None:
         """Close connections."""

@@ -8,15 +8,17 @@ labelled increment there costs 2-4 µs (memory-mapped with several processes) an
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
+from billing.event_types import KINDS, Oddity
 from billing.finance import Figures
 from billing.holds import Outstanding
 from billing.money import display_credits, display_usd
 from billing.pricing import family
-from billing.record import UsageRecord
+from billing.record import Outcome, UsageRecord
 from billing.runs import Standing
 from billing.usage import Usage
 
@@ -26,6 +28,13 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 OUR_FAILINGS = frozenset(("internal_error", "store_unavailable", "journal_full", "upstream_busy", "too_many_uploads"))
 """Codes of answers that are ours to blame for; what upstream did is not, and a switch that somebody flipped is not."""
+UPSTREAM_REASONS = (
+    *("connect", "busy", "closed", "malformed", "too_large", "first_byte_timeout", "idle_timeout", "total_timeout"),
+    *("status_3xx", "status_4xx", "status_5xx"),
+)
+OTHER_TYPES = "other"
+"""The label of Stripe's events that we do not handle."""
+JOB_RESULTS = ("clean", "found", "failed")
 WEBHOOK_SECONDS = 300
 WEBHOOK_PATH = "/webhooks/stripe"
 PURCHASE_PATHS = ("/api/billing/checkout", WEBHOOK_PATH, "/credits/buy")
@@ -91,6 +100,12 @@ class Metrics:
         self.store_up = Gauge("tollkeeper_store_up", "1 while a store answers", ["store"], registry=registry, multiprocess_mode="livemin")
         self._register_money_in(registry)
         self._register_operations(registry)
+        self.refused_unseen = Counter(
+            "tollkeeper_too_many_failures_total",
+            "Requests refused because their address failed to authenticate too often",
+            ["kind"],
+            registry=registry,
+        )
         self._register_objectives(registry)
         self._register_finance(registry)
         self._register_jobs(registry)
@@ -100,14 +115,22 @@ class Metrics:
         self._start_at_zero()
 
     def _start_at_zero(self) -> None:
-        """Show every counter whose labels are known: `rate()` does not see the increase that makes a series appear."""
+        """Show every counter whose labels are known: `rate()` does not see the increase that makes a series appear.
+
+        Models are the price book's and statuses upstream's, so what is labelled with these appears with its first increase.
+        """
         for counter, words in (
-            (self.webhook_failures, ("signature", "unreadable", "livemode", "store")),
+            (self.webhook_events, (*KINDS, OTHER_TYPES)),
+            (self.webhook_failures, ("signature", "too_large", "unreadable", "livemode", "store", "internal")),
+            (self.upstream_errors, UPSTREAM_REASONS),
+            (self.outcomes, (*get_args(Outcome), *sorted(OUR_FAILINGS))),
             (self.insufficient, ("balance", "in_flight", "key_limit")),
             (self.usage_source, ("upstream", "counted", "bounded")),
             (self.store_errors, ("sql", "redis", "embedded")),
             (self.config_reloads, ("applied", "refused")),
             (self.taken_back, ("refund", "dispute")),
+            (self.oddities, get_args(Oddity)),
+            (self.refused_unseen, ("key", "admin", "webhook")),
         ):
             for word in words:
                 counter.labels(word)
@@ -127,6 +150,9 @@ class Metrics:
         )
         self.event_versions = Counter(
             "stripe_event_version_mismatches_total", "Stripe events of another API version than ours", registry=registry
+        )
+        self.oddities = Counter(
+            "stripe_oddities_total", "What Stripe told us that was handled and wants a look", ["kind"], registry=registry
         )
         self.inbox_waiting = Gauge("stripe_inbox_waiting", "Stripe events not yet handled", registry=registry, multiprocess_mode="livemax")
         self.inbox_lag = Gauge("stripe_inbox_lag_seconds", "Age of the oldest of them", registry=registry, multiprocess_mode="livemax")
@@ -263,8 +289,14 @@ class Metrics:
         for model in self._models_shown:  # a series cannot be taken back where several processes write them
             self.model_cost.labels(model).set(display_usd(costs.get(model, 0)))
 
+    def jobs_known(self, jobs: Iterable[str]) -> None:
+        """Show the runs of these jobs, of which there were none yet."""
+        for job in jobs:
+            for result in JOB_RESULTS:
+                self.job_runs.labels(job, result)
+
     def job_ran(self, job: str, result: str) -> None:
-        """Note a run of this process: `clean`, `found` or `failed`."""
+        """Note a run of this process: one of JOB_RESULTS."""
         self.job_runs.labels(job, result).inc()
 
     def job_stands(self, job: str, standing: Standing) -> None:
@@ -309,6 +341,10 @@ class Metrics:
             return
         if path.startswith(PURCHASE_PATHS) and status != NOT_CONFIGURED and (selling or path == WEBHOOK_PATH):
             self.count(self.objective, "purchase", "bad" if status >= SERVER_ERROR else "good")
+
+    def failed_too_often(self, kind: str) -> None:
+        """Note a request that was refused for its address' failures; `kind` is one of failures.Kind."""
+        self.count(self.refused_unseen, kind)
 
     def count(self, series: Counter, *labels: str, by: int | float = 1) -> None:
         """Add to a counter, visible at the next `publish()`."""

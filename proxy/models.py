@@ -13,7 +13,7 @@ from proxy.rejections import Rejection
 async def answer_models(exchange: Exchange) -> None:
     """Answer one models request on the exchange's client."""
     try:
-        key = exchange.key = await exchange.services.authenticator.authenticate(exchange.headers)
+        key = exchange.key = await exchange.services.authenticator.authenticate(exchange.headers, exchange.peer)
         offered = {endpoint.name for endpoint in METERED.values()}
         prices, allowlist = exchange.services.prices, exchange.services.settings.billing.model_allowlist
 

@@ -72,6 +72,10 @@ class MoneyCounter:
             self._metrics.count(series, *labels, by=display_credits(millicredits))
         self._metrics.publish()
 
+    def odd(self, kind: str) -> None:
+        """`kind` is one of event_types.Oddity."""
+        self._metrics.count(self._metrics.oddities, kind)
+
     def handled(self, waited_ms: int) -> None:
         """An event of Stripe's was handled, so long after it was received."""
         self._metrics.webhook_handled(waited_ms / 1_000)

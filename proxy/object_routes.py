@@ -46,7 +46,7 @@ async def answer_object(exchange: Exchange) -> None:
 
 async def _answer(exchange: Exchange) -> None:
     services, method = exchange.services, exchange.method
-    key = exchange.key = await services.authenticator.authenticate(exchange.headers)
+    key = exchange.key = await services.authenticator.authenticate(exchange.headers, exchange.peer)
     found = OBJECT_PATH.match(exchange.path)
     response_id, verb = (found[1].decode(), (found[2] or b"").decode()) if found else ("", "")
     if (verb, method) not in OBJECT_ROUTES:

@@ -97,7 +97,7 @@ class OpsPage:
         try:
             form = await own_form(request, unnamed=True)
             key = str(form.get("key", "")).strip()
-            caller = caller_of(await self.auth.admin(key), request)
+            caller = caller_of(await self.auth.admin(key, request), request)
             caller.must("overview.read")
             token = await self.auth.admins.sign_in(caller.admin, caller.who, self.desk.services.settings.admin.session_minutes)
         except Rejection as rejection:

@@ -58,7 +58,7 @@ class SettingsApi:
         ]
 
     async def _recharge(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         if request.method == "PUT":
             await self._set_recharge(key, request)
         row, buyer = await self.money.recharges.get(key.account_id), await self.money.buyers.find(key.account_id)
@@ -76,7 +76,7 @@ class SettingsApi:
         await save_recharge(self.money, key.account_id, wish, who, consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         if request.method == "PUT":
             asked = await json_body(request, ThresholdRequest)
             threshold = None if asked.threshold_millicredits is None else int(asked.threshold_millicredits)
@@ -85,7 +85,7 @@ class SettingsApi:
         return json_response({"thresholdMillicredits": None if found is None else str(found)})
 
     async def _statement(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"])
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         month, kind = request.query_params.get("month", ""), request.query_params.get("format", "csv")
         if kind not in ("csv", "pdf"):
             raise invalid("`format` is csv or pdf.", "format")

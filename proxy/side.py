@@ -27,6 +27,7 @@ from proxy.admin_auth import AdminAuth
 from proxy.admin_desk import AdminDesk, Journal
 from proxy.checkout_api import CheckoutApi
 from proxy.credits_page import CreditsPage
+from proxy.failures import Failures
 from proxy.jobs import STATEMENT_SECONDS
 from proxy.live import LiveSettings
 from proxy.money import MoneyIn
@@ -66,13 +67,14 @@ class SideParts:
     tokens: TokenChecker | None
     origin: str
     jobs: Scheduler
+    failures: Failures
 
 
 def side_routes(parts: SideParts) -> list[Route]:
     """What to mount."""
     database, services, money = parts.database, parts.services, parts.money
     api, statements = AccountApi(services, parts.ledger), Statements(database)
-    auth, desk = AdminAuth(parts.admins, parts.tokens), admin_desk(parts)
+    auth, desk = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_desk(parts)
     settings = services.settings
     portal = CreditsPage(
         money,
@@ -86,7 +88,7 @@ def side_routes(parts: SideParts) -> list[Route]:
     )
     return [
         *api.routes(),
-        *CheckoutApi(money, services.authenticator, parts.accounts).routes(),
+        *CheckoutApi(money, services.authenticator, parts.accounts, parts.failures).routes(),
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
         *AdminApi(desk, auth).routes(),

@@ -39,7 +39,6 @@ POLICY_VIOLATION = 1008
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 NORMAL = 1000
-CLOSE_SECONDS = 5.0
 
 REALTIME_PATH, RESPONSES_PATH = b"/v1/realtime", b"/v1/responses"
 ENDPOINTS = {REALTIME_PATH: REALTIME.name, RESPONSES_PATH: "/v1/responses"}
@@ -115,7 +114,7 @@ class Socket:
         await self._receive()
         services.live.add(self)
         try:
-            key = await services.authenticator.authenticate(self._credentials())
+            key = await services.authenticator.authenticate(self._credentials(), self._scope["client"])
             session = open_session(services, self._scope, key, begin)
             upstream = await self._connect(session)
         except Rejection as rejection:

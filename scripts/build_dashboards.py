@@ -296,6 +296,30 @@ OPERATIONS = Dashboard(
             ),
         ),
         (
+            "From Stripe",
+            (
+                Panel(
+                    "Stripe events that want a look",
+                    "Payments after their page had ended, statuses that nobody knows, events of another API version; an hour at a time.",
+                    "none",
+                    (
+                        ("{{kind}}", "sum by (kind) (increase(stripe_oddities_total[1h]))"),
+                        ("API version", "sum(increase(stripe_event_version_mismatches_total[1h]))"),
+                    ),
+                    bars=True,
+                    red_above=0.001,
+                ),
+                Panel(
+                    "Events that never came",
+                    "Events that Stripe made and that only a sweep brought here, an hour at a time.",
+                    "none",
+                    (("missed", "sum(increase(stripe_events_missed_total[1h]))"),),
+                    bars=True,
+                    red_above=0.001,
+                ),
+            ),
+        ),
+        (
             "Holds",
             (
                 Panel(

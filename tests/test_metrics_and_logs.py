@@ -7,13 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from billing.event_types import KINDS
+from billing.record import Outcome
 from proxy.metrics import Metrics
 from tests.support import web
 from tests.support.customers import Customer, new_customer
@@ -284,6 +286,22 @@ def test_a_client_cannot_write_lines_of_its_own(value: str, customer: Customer) 
         lambda: [line for line in lines_of(customer.server) if line.get("request_id") == answer.headers["x-request-id"]], 5, "its line"
     )
     assert line["client_request_id"] == (value if re.fullmatch(r"[!-~]{1,128}", value) else "")
+
+
+def test_counters_whose_labels_are_known_are_there_before_anything_happens(server: Tollkeeper) -> None:
+    """Of every word that the code counts by: what appears with its first increase, no alert sees."""
+    found = {(name, labels[0][1]) for name, labels in read(server) if len(labels) == 1}
+    wanted = {("stripe_webhook_events_total", name) for name in (*KINDS, "other")}
+    source = "".join(path.read_text() for path in (ROOT / "proxy").glob("*.py"))
+    reasons = re.findall(r'UpstreamError\("(\w+)"|connection\.fail\("(\w+)"|self\.fail\("(\w+)"|return "(\w+_timeout)"', source)
+    wanted |= {("tollkeeper_upstream_errors_total", "".join(reason)) for reason in reasons}
+    wanted |= {("stripe_webhook_failures_total", reason) for reason in re.findall(r'self\._failed\("(\w+)"\)', source)}
+    wanted |= {("tollkeeper_outcomes_total", outcome) for outcome in get_args(Outcome)}
+    assert (len(reasons) > 7, wanted - found) == (True, set())
+    runs = {
+        dict(labels)["result"] for name, labels in read(server) if name == "tollkeeper_job_runs_total" and ("task", "reconcile") in labels
+    }
+    assert runs == {"clean", "found", "failed"}
 
 
 def test_health_and_readiness_have_their_shapes(server: Tollkeeper) -> None:

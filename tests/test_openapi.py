@@ -2,20 +2,27 @@
 
 import ast
 import base64
+import inspect
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import httpx
+import msgspec
 import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
+from proxy import admin_api
+from proxy.admin_auth import AdminRoute
+from proxy.roles import MAY, ROLES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
+ADMIN = admin_api.AdminApi(cast("Any", None), cast("Any", None)).table()
 DOCUMENT = json.loads((ROOT / "proxy" / "openapi.json").read_text())
 
 
@@ -80,9 +87,36 @@ def test_the_document_names_every_side_route_and_no_other() -> None:
         for node in ast.walk(ast.parse((ROOT / "proxy" / source).read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route":
                 served.add(ast.literal_eval(node.args[0]))
-    assert set(DOCUMENT["paths"]) == served
     assert len(served) == 18
+    served |= {"/api/portal/sessions"} | {row.path for row in ADMIN}
+    assert set(DOCUMENT["paths"]) == served
     assert all(set(item) <= {"get", "post", "put"} for item in DOCUMENT["paths"].values())
+
+
+def test_the_document_has_every_route_of_admins_with_its_roles_and_no_other() -> None:
+    documented = {
+        (method.upper(), path): operation["x-roles"]
+        for path, item in DOCUMENT["paths"].items()
+        for method, operation in item.items()
+        if path.startswith("/api/admin/")
+    }
+    assert documented == {(row.method, row.path): [role for role in ROLES if role in MAY[row.action]] for row in ADMIN}
+    assert DOCUMENT["paths"]["/api/portal/sessions"]["post"]["x-roles"] == [role for role in ROLES if role in MAY["portal.open"]]
+
+
+@pytest.mark.parametrize("row", [row for row in ADMIN if row.method != "GET"], ids=lambda row: f"{row.method} {row.path}")
+def test_what_an_admin_may_send_is_what_is_documented(row: AdminRoute) -> None:
+    """Field by field what the handler decodes, and whether it must be there."""
+    described = DOCUMENT["paths"][row.path][row.method.lower()]["requestBody"]
+    source = inspect.getsource(row.handler)
+    kind = getattr(admin_api, named[1]) if (named := re.search(r"json_body\(request, (\w+)\)", source)) else admin_api.Because
+    assert described["required"] == ("_reason_if_any" not in source)
+    (schema,) = (
+        DOCUMENT["components"]["schemas"][name.rpartition("/")[2]] for name in described["content"]["application/json"]["schema"].values()
+    )
+    fields = msgspec.structs.fields(kind)
+    assert set(schema["properties"]) == {field.encode_name for field in fields}
+    assert set(schema["required"]) == {field.encode_name for field in fields if field.required}
 
 
 def test_every_schema_is_closed_so_that_an_undocumented_field_is_found() -> None:
@@ -100,7 +134,12 @@ def test_everything_documented_is_described() -> None:
 
 
 @pytest.mark.parametrize(
-    "path", [path for path, item in DOCUMENT["paths"].items() if item.get("get", {"security": []}).get("security") != []]
+    "path",
+    [
+        path
+        for path, item in DOCUMENT["paths"].items()
+        if item.get("get", {"security": []}).get("security") != [] and not path.startswith("/api/admin/")
+    ],
 )
 def test_every_path_that_needs_a_key_refuses_without_one(path: str, http: httpx.Client) -> None:
     answer = http.get(path.format(request_id="req_x", model="gpt-4o-mini", purchase_id="pur_x"))

@@ -8,6 +8,7 @@ import time
 
 import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from billing.errors import NotYet, StoreUnavailable
@@ -17,6 +18,8 @@ from billing.signatures import BadSignature, sign, verify
 from billing.stripe_objects import BalanceTransaction, Dispute, Session, payment_of_session
 from config.keys import stripe_keys
 from config.load import ConfigError
+from proxy.metrics import Metrics
+from proxy.money import MoneyCounter
 from tests.money.api import SECRET, open_api, settings
 from tests.money.shop import PRO, STARTER, Shop
 from tests.support.servers import ROOT
@@ -106,6 +109,35 @@ async def test_pitfall_05_an_expired_session_ends_and_a_late_payment_still_wins(
     await shop.deliver()
     assert await shop.balance(account) == 109_989_000
     assert "paid after it had expired" in caplog.text
+
+
+async def test_pitfalls_05_and_14_are_counted_each_once_and_so_alert(shop: Shop) -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    shop.sync._observer = MoneyCounter(metrics)
+
+    def odd() -> tuple[float | None, float | None]:
+        metrics.publish()
+        late, unknown = (registry.get_sample_value("stripe_oddities_total", {"kind": kind}) for kind in ("paid_late", "unknown_status"))
+        return late, unknown
+
+    first = await shop.paid(await shop.books.account())
+    late = await shop.buy(await shop.books.account())
+    session_id = late.session_id or ""
+    shop.stripe.expire(session_id)
+    await shop.deliver()
+    assert odd() == (0, 0)
+    shop.stripe.sessions_by_id[session_id] = replace(shop.stripe.sessions_by_id[session_id], status="open")
+    shop.stripe.pay(session_id)
+    await shop.deliver()
+    assert odd() == (1, 0)
+    dispute = shop.stripe.open_dispute(first.payment_intent_id or "", status="brand_new")
+    await shop.deliver()
+    assert odd() == (1, 1)
+    for _ in range(2):
+        await shop.sync.dispute(dispute.id)
+        await shop.sync.session(session_id)
+    assert odd() == (1, 1)
 
 
 async def test_pitfall_06_what_a_session_says_of_itself_is_only_a_hint(shop: Shop) -> None:
@@ -300,6 +332,7 @@ async def test_pitfall_18_the_raw_body_within_the_tolerance_both_ways_under_a_ca
         two = [("stripe-signature", sign(body, SECRET, now)), ("stripe-signature", sign(body, SECRET, now))]
         assert (await api.client.post("/webhooks/stripe", content=body, headers=two)).status_code == 400
         assert await api.count("stripe_webhook_failures_total", reason="signature") == 5
+        assert await api.count("stripe_webhook_failures_total", reason="too_large") == 1
         assert await shop.rows("SELECT * FROM stripe_inbox") == []
         assert (await api.hook(body)).status_code == 200
 
@@ -312,7 +345,8 @@ async def test_pitfall_19_there_is_no_start_and_no_verification_without_a_secret
         with pytest.raises(ConfigError):
             stripe_keys(settings(), {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": secret})
     async with open_api(shop, secrets=()) as api:
-        assert (await api.hook(body, secret="")).status_code == 503
+        answer = await api.hook(body, secret="")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "stripe_not_configured")
 
 
 async def test_pitfall_20_two_secrets_while_rotating(shop: Shop) -> None:
@@ -372,6 +406,16 @@ async def test_pitfall_23_stripe_gets_its_2xx_after_the_commit_and_the_work_wait
         api.money.inbox = shop.inbox
         assert (await api.hook(event_body())).status_code == 503
         assert await api.count("stripe_webhook_failures_total", reason="store") == 1
+        # so is a fault of ours, once it is known that Stripe has sent it
+        shop.inbox.store = broken  # type: ignore[method-assign]
+        with pytest.raises(KeyError):
+            await api.hook(event_body())
+        assert (await api.hook(event_body(), secret="whsec_other")).status_code == 400
+        assert await api.count("stripe_webhook_failures_total", reason="internal") == 1
+
+
+async def broken(*_: object) -> bool:
+    raise KeyError("a fault of ours")
 
 
 async def unavailable(*_: object) -> bool:

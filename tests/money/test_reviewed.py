@@ -459,7 +459,7 @@ async def test_a_statement_says_what_was_paid_and_the_tax_in_it(shop: Shop, mont
 @pytest.mark.parametrize("letter", ["a", "W", "漢"])
 def test_a_reason_of_any_length_fits_the_pdf(letter: str) -> None:
     entry = StatementEntry(1, "adjustment", "r", letter * 2_000, 5)
-    assert statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], [], 0)).startswith(b"%PDF")
+    assert statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], [])).startswith(b"%PDF")
 
 
 async def test_receipts_are_asked_for_anew_and_all_of_them_are_reachable(shop: Shop) -> None:
@@ -527,3 +527,36 @@ def test_no_untaxed_recharges() -> None:
     both = settings(billing={"auto_recharge": True}, stripe={"automatic_tax": True})
     with pytest.raises(ConfigError, match="tax"):
         check_combinations(both, "proxy.toml")
+
+
+# -- what waits, and since when ---------------------------------------------------------------------------------------
+
+
+async def test_an_old_event_that_is_replayed_is_not_late_and_one_that_was_never_handled_is(shop: Shop) -> None:
+    waits: list[int] = []
+    shop.worker._handled = waits.append
+    await shop.paid(await shop.books.account(0))
+    first = len(waits)
+    await shop.age(86_400)
+    (event_id, *_), *_ = await shop.rows("SELECT event_id FROM stripe_inbox ORDER BY event_id")
+    await shop.inbox.replay(event_id)
+    shop.stripe.down = True
+    await shop.work()  # it has to wait, as any other
+    assert (await shop.inbox.depth())[0] == 1
+    assert 0 <= (await shop.inbox.depth()).oldest_ms < 300_000
+    await shop.inbox.replay(event_id)  # again, while it waits: it has waited since the first time
+    shop.stripe.down = False
+    await shop.work()
+    assert ((await shop.inbox.depth()).waiting, len(waits)) == (0, first), "handled again, which counts for nobody"
+    purchase = await shop.buy(await shop.books.account(0))
+    shop.stripe.pay(purchase.session_id or "")
+    shop.stripe.down = True
+    await shop.deliver()
+    await shop.age(86_400)
+    waiting = [row[0] for row in await shop.rows("SELECT event_id FROM stripe_inbox WHERE state = 'parked'")]
+    for event_id in waiting:
+        await shop.inbox.replay(event_id)
+    assert (await shop.inbox.depth()).oldest_ms >= 86_400_000, "somebody paid and waits"
+    shop.stripe.down = False
+    await shop.work()
+    assert [wait >= 86_400_000 for wait in waits[first:]] == [True] * len(waiting)

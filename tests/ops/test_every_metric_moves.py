@@ -21,13 +21,17 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from billing.signatures import sign
 from tests.money.fake_server import FakeServer, serve_fake
-from tests.money.fake_stripe import FakeStripe
+from tests.money.fake_stripe import FakeStripe, replace
 from tests.money.test_end_to_end import SECRET, environment
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
 DOCUMENTED = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+
+MODELS = {"openai_calls_total", "openai_tokens_in_total", "openai_tokens_out_total"}
+LABELLED_BY_OTHERS = {*MODELS, "tollkeeper_requests_total", "tollkeeper_outcomes_total", "tollkeeper_job_runs_total"}
+"""Counters by model, by status, by an error's code; and the first job may have run before anybody looks."""
 
 
 class Watch:
@@ -84,6 +88,8 @@ def busy(folder: Path, redis_server: RedisServer, sandbox: Sandbox, fake: tuple[
         "TOLLKEEPER_LISTEN__WORKERS": "2",
         "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
         "TOLLKEEPER_JOBS__MARGIN_TARGET_PERCENT": "10",
+        "TOLLKEEPER_LISTEN__MAX_FAILURES_PER_MINUTE": "4",
+        "TOLLKEEPER_LISTEN__TRUSTED_PROXIES": '["127.0.0.1/32"]',
     }
     server = Tollkeeper(folder, {**environment(fake[1], "http://127.0.0.1:9/notices"), **more}).start()
     yield server
@@ -106,10 +112,17 @@ def test_every_metric_moves(busy: Tollkeeper, stripe: FakeStripe, fake: tuple[Fa
         faults(busy, redis_server)
     finally:
         watch.end()
+    begun = {
+        (name, labels): values
+        for name, kind in DOCUMENTED
+        if kind == "counter" and name not in LABELLED_BY_OTHERS
+        for labels, values in watch.seen[name].items()
+    }
+    assert [series for series, values in begun.items() if 0 not in values] == [], "an increase that rate() did not see"
     suffixes = {"histogram": "_count"}
     assert [name for name, kind in DOCUMENTED if not watch.moved(name + suffixes.get(kind, ""))] == []
     # and what it moved to, where the traffic above says it
-    assert max(watch.seen["billing_credits_purchased_total"]["{}"]) == 9_990
+    assert max(watch.seen["billing_credits_purchased_total"]["{}"]) == 2 * 9_990
     assert max(watch.seen["billing_credits_taken_back_total"]['{"kind": "refund"}']) == 6_000
     losses = [json.loads(line)["millicredits"] for line in busy.log().splitlines() if '"event":"platform_loss"' in line]
     assert losses == [258]  # gpt-4o: 23 tokens in at 2.5 and 100 out at 10 are 1,058 millicredits, of which there were 800
@@ -129,6 +142,8 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
     assert customer.chat(sandbox_says(usage={"prompt_tokens": 10**9, "completion_tokens": 1, "total_tokens": 10**9 + 1})).status_code == 200
     above = sandbox_says(output_tokens=100, ignore_cap=True)
     assert pays_it_all.chat(above, model="gpt-4o", max_tokens=10).status_code == 200
+    nobody = {"Authorization": "Bearer tk-nobody", "x-forwarded-for": "192.0.2.1"}
+    assert [web.get(f"{server.v1}/models", headers=nobody).status_code for _ in range(20)][-1] == 429
     slow = {
         "model": "gpt-4o-mini",
         "stream": True,
@@ -143,6 +158,7 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     customer = new_customer(server, 0)
     made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
     session = made.json()["sessionId"]
+    paid_late(server, stripe)
     stripe.pay(session)
     (_, paid) = stripe.events_made[-1]
     assert deliver(server, paid, "whsec_wrong") == 400
@@ -155,6 +171,21 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     (_, refund) = stripe.events_made[-1]
     assert deliver(server, json.dumps({**json.loads(refund), "api_version": "2019-01-01"}).encode()) == 200
     wait_until(lambda: customer.balance() < 9_990_000, 20, "the refund is taken back")
+
+
+def paid_late(server: Tollkeeper, stripe: FakeStripe) -> None:
+    """Another buyer's payment, after its page had expired."""
+    customer = new_customer(server, 0)
+    made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    session = made.json()["sessionId"]
+    stripe.expire(session)
+    assert deliver(server, stripe.events_made[-1][1]) == 200
+    purchase = f"{server.url}/api/billing/purchases/{session}"
+    wait_until(lambda: web.get(purchase, headers=customer.headers, timeout=20).json()["state"] == "expired", 20, "it has expired")
+    stripe.sessions_by_id[session] = replace(stripe.sessions_by_id[session], status="open")
+    stripe.pay(session)
+    assert deliver(server, stripe.events_made[-1][1]) == 200
+    customer.wait_balance(9_990_000, 30)
 
 
 def closed_day(server: Tollkeeper) -> None:

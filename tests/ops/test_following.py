@@ -154,6 +154,37 @@ class FailsOnce:
         self.done.append(settings)
 
 
+def test_an_override_set_on_one_machine_is_in_force_on_another_within_2_seconds(
+    folder: Path, empty_postgres: str, redis_server: RedisServer, session_sandbox: Sandbox
+) -> None:
+    """Two machines that share PostgreSQL and Redis, the second one with two workers: by API there and back, each time."""
+    shared = {
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_DATABASE__URL": empty_postgres,
+        "TOLLKEEPER_REDIS__URL": redis_server.url,
+    }
+    first, second = Tollkeeper(folder, dict(shared)), Tollkeeper(folder, {**shared, "TOLLKEEPER_LISTEN__WORKERS": "2"})
+    try:
+        first.start()
+        second.start()
+        owner = {"Authorization": f"Bearer {first.cli('admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
+        customer = new_customer(second)
+        flag = f"{first.url}/api/admin/flags/charging_enabled"
+        took = []
+        for _ in range(3):
+            for status in (503, 200):
+                if status == 503:
+                    done = web.put(flag, json={"value": False, "reason": "a test"}, headers=owner, timeout=10)
+                else:
+                    done = web.post(f"{flag}/clear", json={"reason": "a test"}, headers=owner, timeout=10)
+                assert done.status_code == 200, done.text
+                took.append(seconds_until(lambda status=status: answers(customer, status)))  # type: ignore[misc]
+        assert max(took) <= within(2), took
+    finally:
+        first.kill()
+        second.kill()
+
+
 async def test_a_look_that_fails_is_noted_and_tried_again(sql: Books, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file, settings, metrics, apply = tmp_path / "proxy.toml", Settings(), Metrics(CollectorRegistry()), FailsOnce()
     file.write_text("# fine\n")

@@ -498,13 +498,19 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
     standing = await runs.standing("j")
     assert standing is not None
     assert standing[:3] == (whole.succeeded_at, 2, 500), "the worse of both"
+    assert [(row["check"], row["subject"]) for row in await runs.standing_findings("j")] == [("c", "s"), ("c", "t"), ("dear", "s")]
+    results.append(Result([Finding("dear", "s", 0, 60, 10)], "12.9 s", "Stripe's record: stripe: is away"))
+    await again()
+    await runs.keep_failure("j", 1, "sql: is away")
+    found = [(row["check"], row["subject"], row["found"]) for row in await runs.standing_findings("j")]
+    assert found == [("dear", "s", 60), ("c", "s", 2), ("c", "t", 4)], "as the newest has it"
     await scheduler.steps()[0][0]()
-    assert len(await runs.latest("j", 10)) == 2, "not at once again"
+    assert len(await runs.latest("j", 10)) == 4, "not at once again"
     results.append(Result([], "all is well"))
     await again()
     after = await runs.standing("j")
     assert after is not None
-    assert after[1:3] == (0, 0)
+    assert (after[1:3], await runs.standing_findings("j")) == ((0, 0), [])
 
 
 async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(sql: Books, clock: Callable[[int], None]) -> None:

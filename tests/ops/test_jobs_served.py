@@ -12,10 +12,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psutil
 import pytest
 import redis
 
+from billing.runs import FAILED
 from config.settings import Secret
 from proxy.openai_costs import OpenAICosts
 from tests.ops.load import Load
@@ -122,6 +124,8 @@ def test_stripe_being_away_hides_nothing_that_others_found(make_tollkeeper: Call
     (row,) = [row for row in server.cli("jobs", "list", code=1)["data"] if row["job"] == "reconcile"]
     assert (row["lastRun"]["ok"], row["lastRun"]["findings"], row["nextDueAt"]) == (False, 1, None)
     assert re.search(r"reconcile +\S+ +1 findings, could not be done in whole: Stripe's record: ", server.run("jobs", "list").stdout)
+    shown = web.get(f"{server.url}/api/admin/reconciliation", headers=owner_of(server), timeout=10).json()
+    assert (shown["findings"], shown["lastReconciliation"]["completed"]) == (done["findings"], False)
     # what leaves Stripe out is not the whole, and does not pass for it
     assert server.cli("reconcile", "--no-stripe", code=1)["findings"] == done["findings"]
     (row,) = [row for row in server.cli("jobs", "list", code=1)["data"] if row["job"] == "reconcile"]
@@ -147,6 +151,36 @@ def test_while_the_file_is_broken_switches_are_set_elsewhere(single: Tollkeeper)
     broken.write_text("[[[")
     done = single.run("flags", "set", "purchase_enabled", "false", "--reason", "x", "--config", str(broken))
     assert (done.returncode, "/admin" in done.stderr) == (2, True)
+
+
+def test_a_run_that_failed_neither_reads_as_agreement_nor_hides_what_is_found(make_tollkeeper: Callable[..., Tollkeeper]) -> None:
+    server = make_tollkeeper().start()
+    owner = owner_of(server)
+    wait_until(lambda: job(server, owner, "reconcile")["lastRun"], 20, "the first run")
+
+    def shown() -> tuple[str, list[Any]]:
+        page = browser.get("/admin/reconciliation").text.partition('aria-labelledby="jobs"')[0]
+        return page, web.get(f"{server.url}/api/admin/reconciliation", headers=owner, timeout=10).json()["findings"]
+
+    with httpx.Client(base_url=server.url, follow_redirects=True, timeout=10) as browser:
+        browser.post("/admin/sign-in", data={"key": owner["Authorization"].removeprefix("Bearer ")})
+        assert "Everything agreed" in shown()[0]
+        fail(server)
+        page, found = shown()
+        assert ("Everything agreed" in page, "could not be done: sql: is away" in page, found) == (False, True, [])
+        still = new_customer(server, 5_000_000)
+        change_figures(server, still, 7)
+        (finding,) = server.cli("reconcile", code=1)["findings"]
+        fail(server)
+        page, found = shown()
+        assert ("could not be done: sql: is away" in page, still.account_id in page, found) == (True, True, [finding])
+
+
+def fail(server: Tollkeeper) -> None:
+    """Leave behind what a reconciliation leaves that could not be done."""
+    row = ("reconcile", 1, 2, 0, 0, f"{FAILED}sql: is away")
+    with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10)) as connection, connection:
+        connection.execute("INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES (?, ?, ?, ?, ?, ?)", row)
 
 
 def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(make_tollkeeper: Callable[..., Tollkeeper]) -> None:

@@ -229,6 +229,7 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
         )
         assert prometheus.firing() == {"WebhookSignatures"}, "what anybody can post wakes nobody"
         fires("WebhookFailures", lambda: deliver_in_live_mode(server))
+        fires("StripeOddities", lambda: deliver(server, id="evt_old", type="invoice.paid", api_version="2019-02-19"))
         fires("InsufficientCreditsSpike", lambda: account.chat(max_tokens=5))
         fires("UpstreamErrors", lambda: rich.chat(sandbox_says(status=500), max_tokens=5))
         assert not {"PlatformLoss", "NegativeMargin"} & prometheus.firing()
@@ -263,10 +264,14 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
 
 def deliver_in_live_mode(server: Tollkeeper) -> None:
     """An event of Stripe's, signed, of the mode that this server is not in."""
-    event = {"id": "evt_live", "object": "event", "type": "charge.refunded", "created": int(time.time()), "livemode": True}
-    body = json.dumps(event).encode()
-    answer = web.post(f"{server.url}/webhooks/stripe", content=body, headers={"stripe-signature": sign(body, SECRET, int(time.time()))})
+    answer = deliver(server, id="evt_live", type="charge.refunded", livemode=True)
     assert answer.json()["error"]["code"] == "wrong_livemode"
+
+
+def deliver(server: Tollkeeper, **event: Any) -> httpx.Response:
+    """An event of Stripe's, signed."""
+    body = json.dumps({"object": "event", "created": int(time.time()), "livemode": False, **event}).encode()
+    return web.post(f"{server.url}/webhooks/stripe", content=body, headers={"stripe-signature": sign(body, SECRET, int(time.time()))})
 
 
 def test_what_goes_wrong_for_long_fires_there_as_well(watched: tuple[Tollkeeper, RedisServer], folder: Path) -> None:

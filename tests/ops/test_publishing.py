@@ -134,6 +134,7 @@ def test_a_refused_delivery_counts_neither_way() -> None:
     metrics = Metrics(registry)
     for path, status in (
         ("/webhooks/stripe", 400),
+        ("/webhooks/stripe", 404),
         ("/webhooks/stripe", 413),
         ("/webhooks/stripe", 200),
         ("/webhooks/stripe", 503),

@@ -20,6 +20,7 @@ from proxy.roles import MAY, ROLES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
+from tests.test_openapi import fits
 
 API = AdminApi(cast("Any", None), cast("Any", None)).table()
 PAGE = OpsPage(cast("Any", None), cast("Any", None)).table()
@@ -78,16 +79,20 @@ def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict
 @pytest.mark.parametrize("route", API, ids=lambda route: f"{route.method} {route.path}")
 def test_every_route_of_the_api_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
     for headers in ({}, bearer("tka-wrong"), bearer(customer.api_key), {"Authorization": "Basic x"}, bearer("a.b.c")):
-        assert ask(server, route, customer, headers).status_code == 401, headers
+        refused = ask(server, route, customer, headers)
+        fits(refused, route.path)
+        assert refused.status_code == 401, headers
     rows = server.cli("audit", "verify")["rows"]
     for role in ROLES:
         if role in MAY[route.action]:
             continue
         answer = ask(server, route, customer, bearer(keys[role]))
+        fits(answer, route.path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (403, "role_not_allowed"), role
     assert server.cli("audit", "verify")["rows"] == rows, "a refused request changed something"
     for role in MAY[route.action]:
         answer = ask(server, route, customer, bearer(keys[role]))
+        fits(answer, route.path)
         assert answer.status_code in (200, 201, 202, 404), (role, answer.text)
         if answer.status_code == 404:
             assert answer.json()["error"]["code"] != "not_found", "no such route"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from billing.signatures import sign
-from proxy.edge import client_address
+from proxy.addresses import client_address
 from tests.conftest import Serve
 from tests.support import web
 from tests.support.customers import Customer, new_customer
