@@ -108,7 +108,7 @@ async def test_paid_credits_that_a_person_takes_away_are_no_revenue_of_usage(sho
     assert found[PROMO_MEMO] == 1_000_000, "what was granted for nothing was used, and stays so"
     (day,) = await Books(shop.books.database).days(today(), today())
     assert (day.deducted, day.recognised, day.adjusted) == (2_000_000, 1_000_000, 4_000_000)
-    shop.stripe.refund_payment(purchase.payment_intent_id or "", 999)  # and the money goes back after all
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)  # and the money goes back after all
     await shop.deliver()
     found = await journal(shop)
     assert ADJUSTMENTS not in found

@@ -40,8 +40,8 @@ async def test_the_payment_page_sells_what_is_credited_to_the_last_credit(shop: 
 async def test_a_purchase_is_called_the_same_by_command_and_on_the_page(shop: Shop) -> None:
     account = await shop.books.account()
     whole, part, disputed, won, plain = [await shop.paid(account, STARTER) for _ in range(5)]
-    shop.stripe.refund_payment(whole.payment_intent_id or "", 999)
-    shop.stripe.refund_payment(part.payment_intent_id or "", 1)
+    shop.stripe.give_back(whole.payment_intent_id or "", 999)
+    shop.stripe.give_back(part.payment_intent_id or "", 1)
     shop.stripe.open_dispute(disputed.payment_intent_id or "")
     closed = shop.stripe.open_dispute(won.payment_intent_id or "")
     await shop.deliver()
@@ -60,7 +60,7 @@ async def sold(shop: Shop) -> str:
     """What an account holds that paid $2.00 of tax with one purchase, had half of another back and disputes a third; free ones taken."""
     account = await shop.books.account(50_000)
     taxed, halved, disputed = await shop.paid(account, PLUS, tax=200), await shop.paid(account, PRO), await shop.paid(account, STARTER)
-    shop.stripe.refund_payment(halved.payment_intent_id or "", 5_000)
+    shop.stripe.give_back(halved.payment_intent_id or "", 5_000)
     shop.stripe.open_dispute(disputed.payment_intent_id or "")
     await shop.deliver()
     assert taxed.total_cents == 5_199
