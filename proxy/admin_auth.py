@@ -70,13 +70,13 @@ class AdminAuth:
             raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
         return found
 
-    async def opens_portal(self, request: Request) -> Who | None:
+    async def opens_portal(self, request: Request) -> Caller | None:
         """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else."""
         try:
             caller = await self.bearer(request)
         except Rejection:
             return None
-        return caller.who if caller.may("portal.open") else None
+        return caller if caller.may("portal.open") else None
 
 
 def caller_of(admin: Admin, request: Request) -> Caller:

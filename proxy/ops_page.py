@@ -95,29 +95,42 @@ class OpsPage:
 
     async def _sign_in(self, request: Request) -> Response:
         try:
-            form = await own_form(request, unnamed=True)
+            # with a key of their own, somebody could otherwise have the visitor work as them
+            form = await own_form(request, self._public_url, unnamed=False)
             key = str(form.get("key", "")).strip()
             caller = caller_of(await self.auth.admin(key), request)
             caller.must("overview.read")
             token = await self.auth.admins.sign_in(caller.admin, caller.who, self.desk.services.settings.admin.session_minutes)
         except Rejection as rejection:
-            return self._render("ops_sign_in.html", {"problem": rejection.message}, rejection.status)
+            return self._ask(rejection.message, rejection.status)
         except StoreUnavailable:
-            return self._render("ops_sign_in.html", {"problem": "The database does not answer. Try again shortly."}, 503)
+            return self._ask("The database does not answer. Try again shortly.", 503)
         response = RedirectResponse("/admin", 303, HEADERS)
-        public = urlsplit(self.desk.services.settings.portal.public_url)
-        secure = "https" in (public.scheme, request.url.scheme)
+        secure = "https" in (urlsplit(self._public_url).scheme, request.url.scheme)
         response.set_cookie(COOKIE, token, path="/admin", secure=secure, httponly=True, samesite="strict")
         return response
 
     async def _sign_out(self, request: Request) -> Response:
         token = request.cookies.get(COOKIE, "")
-        with contextlib.suppress(StoreUnavailable, Rejection):
-            await session_form(request, csrf_of(token))
+        try:
+            await session_form(request, self._public_url, csrf_of(token))
+        except Rejection as rejection:  # another site signs nobody out
+            return self._message("That did not work", rejection.message, rejection.status)
+        with contextlib.suppress(StoreUnavailable):
             await self.auth.admins.sign_out(token)
         response = RedirectResponse("/admin", 303, HEADERS)
         response.delete_cookie(COOKIE, path="/admin")
         return response
+
+    @property
+    def _public_url(self) -> str:
+        return self.desk.services.settings.portal.public_url
+
+    def _ask(self, problem: str, status: int) -> Response:
+        """The page that asks for a key. Its form must name our origin, which a browser does only of a page that sends referrers."""
+        answer = self._render("ops_sign_in.html", {"problem": problem}, status)
+        answer.headers["referrer-policy"] = "same-origin"
+        return answer
 
     def _guarded(self, row: AdminRoute) -> Handler:
         """The handler for whoever is signed in and may; refusals become pages in plain words."""
@@ -127,11 +140,11 @@ class OpsPage:
             try:
                 admin = await self.auth.admins.session(token) if token else None
                 if admin is None:
-                    return self._render("ops_sign_in.html", {"problem": ""}, 401)
+                    return self._ask("", 401)
                 caller = caller_of(admin, request)
                 caller.must(row.action)
                 if request.method == "POST":
-                    await session_form(request, csrf_of(token))
+                    await session_form(request, self._public_url, csrf_of(token))
                 return await row.handler(request, caller)
             except Rejection as rejection:
                 return self._message("That did not work", rejection.message, rejection.status)
