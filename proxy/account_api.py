@@ -7,7 +7,7 @@ import base64
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounts import ApiKey
+from billing.database import now_ms
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.ledger import Ledger, UsageFilters
 from billing.money import display_credits, display_usd, package_credits
@@ -29,6 +30,9 @@ RECENT = 10
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 SERVED = frozenset([*(path.decode() for _, path in METERED), REALTIME.name])
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST_MS, LATEST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The first and the last moment that have a name in ISO 8601: the years 1 to 9999 in UTC."""
 CURSOR = re.compile(rb"([0-9]{1,15}):([!-~]{1,80})")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -214,8 +218,18 @@ def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def iso_time(milliseconds: int) -> str:
-    """Unix milliseconds as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Unix milliseconds as ISO 8601 in UTC. What lies beyond the years 1 to 9999, which once could be stored, is their end."""
+    named = min(max(milliseconds, EARLIEST_MS), LATEST_MS)
+    return (EPOCH + timedelta(milliseconds=named)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_time(text: str) -> int:
+    """A time in ISO 8601 (UTC unless it says otherwise) in Unix milliseconds. Raises ValueError, also beyond the years 1 to 9999 in UTC."""
+    moment = datetime.fromisoformat(text)
+    found = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not EARLIEST_MS <= found <= LATEST_MS:
+        raise ValueError("in UTC this is no year from 1 to 9999")
+    return found
 
 
 def page_limit(request: Request) -> int:
@@ -245,10 +259,17 @@ def asked_time(raw: str | None, name: str) -> int | None:
     if raw is None:
         return None
     try:
-        moment = datetime.fromisoformat(raw)
+        return read_time(raw)
     except ValueError:
         raise invalid(f"`{name}` must be an ISO 8601 time such as 2026-11-23T12:00:00Z.", name) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def asked_end(raw: str | None, name: str) -> int | None:
+    """When something is to end, in Unix milliseconds; None: never. Raises Rejection, also for what is over already."""
+    ends = asked_time(raw, name)
+    if ends is not None and ends <= now_ms():
+        raise invalid(f"`{name}` is in the past.", name)
+    return ends
 
 
 def page_cursor_of(created_at: int, row_id: str) -> str:

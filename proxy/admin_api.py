@@ -22,6 +22,7 @@ from billing.periods import PERIODS
 from billing.rates import RateCardError
 from proxy.account_api import (
     answering,
+    asked_end,
     asked_time,
     iso_time,
     json_response,
@@ -250,7 +251,7 @@ class AdminApi:
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, FlagValue)
-        ends = asked_time(asked.expires_at, "expiresAt")
+        ends = asked_end(asked.expires_at, "expiresAt")
         return json_response(await self.desk.set_flag(caller, request.path_params["flag"], asked.value, asked.reason, ends))
 
     async def _clear_flag(self, request: Request, caller: Caller) -> Response:
@@ -347,7 +348,7 @@ class AdminApi:
         asked = await json_body(request, NewAdmin)
         if asked.role not in ROLES:
             raise invalid(f"`role` is one of {', '.join(ROLES)}.", "role")
-        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_time(asked.expires_at, "expiresAt")
+        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_end(asked.expires_at, "expiresAt")
         reason = checked_reason(asked.reason) if asked.reason else ""
         key_id, secret = await self.desk.admins.create(name, asked.role, caller.who, ends, reason)
         return json_response({"adminKeyId": key_id, "name": name, "role": asked.role, "adminKey": secret}, 201)
@@ -408,7 +409,7 @@ def _rules(asked: NewKey) -> KeyRules:
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
         concurrency=asked.concurrency,
-        expires_at=asked_time(asked.expires_at, "expiresAt"),
+        expires_at=asked_end(asked.expires_at, "expiresAt"),
     )
 
 

@@ -289,8 +289,21 @@ def test_listings_for_people_say_units_and_states(running: Tollkeeper) -> None:
 def test_a_time_in_the_past_is_no_expiry(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
     past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
-    for command in (("key", "create", account.account_id), ("admin", "create", "x", "--role", "viewer")):
-        assert "is in the past" in running.cli(*command, "--expires", past, code=2)["error"]
+    flag = ("flags", "set", "auto_recharge", "true", "--reason", "x")
+    for command in (("key", "create", account.account_id), ("admin", "create", "x", "--role", "viewer"), flag):
+        for when in (past, "0d", "0001-01-02T00:00:00Z"):
+            assert "is in the past" in running.cli(*command, "--expires", when, code=2)["error"]
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "٣d", "1_0d"])
+def test_what_is_no_time_that_can_be_shown_is_no_time(when: str, running: Tollkeeper) -> None:
+    account = new_customer(running, 0)
+    flag = ("flags", "set", "auto_recharge", "true", "--reason", "x")
+    for command in (("key", "create", account.account_id), ("admin", "create", "x", "--role", "viewer"), flag):
+        assert "is not a time of the years 1 to 9999" in running.cli(*command, "--expires", when, code=2)["error"]
+    activate = ("rates", "activate", "openai-2026-11-23", "--reason", "x", "--from", when)
+    assert "is not a time of the years 1 to 9999" in running.cli(*activate, code=2)["error"]
+    assert running.cli("key", "list", account.account_id)["data"][0]["expiresAt"] is None
 
 
 def test_a_reference_stands_for_one_grant(running: Tollkeeper) -> None:

@@ -343,3 +343,21 @@ def test_no_other_site_signs_anybody_in_or_out(server: Tollkeeper, keys: dict[st
         assert token is not None
         assert browser.post("/admin/sign-out", data={"csrf": token[1]}).status_code == 303
         assert browser.get("/admin").status_code == 401
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2020-01-01T00:00:00Z", "soon"])
+def test_nothing_ends_in_the_past_or_beyond_the_calendar(when: str, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+    base, owner = f"{server.url}/api/admin", bearer(keys["owner"])
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", f"/accounts/{customer.account_id}/keys", {}),
+        ("POST", "/admins", {"name": "x", "role": "viewer"}),
+        ("PUT", "/flags/auto_recharge", {"value": True, "reason": "x"}),
+    ]
+    for method, path, body in asked:
+        refused = web.request(method, base + path, json={**body, "expiresAt": when}, headers=owner)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "expiresAt"), path
+    if not when.startswith("2020"):
+        rates = {"rateCardId": "openai-2026-11-23", "reason": "x", "effectiveAt": when}
+        assert web.post(f"{base}/rates/activate", json=rates, headers=owner).status_code == 400
+    for path in (f"/accounts/{customer.account_id}", "/admins", "/flags", "/rates"):
+        assert web.get(base + path, headers=owner).status_code == 200, path
