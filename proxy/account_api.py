@@ -91,9 +91,9 @@ class AccountApi:
         key = await self._key(request)
         limit, query = page_limit(request), request.query_params
         filters = UsageFilters(
-            model=_text(query.get("model"), "model"),
-            key_id=_text(query.get("keyId"), "keyId"),
-            endpoint=_text(query.get("endpoint"), "endpoint"),
+            model=query.get("model"),
+            key_id=query.get("keyId"),
+            endpoint=query.get("endpoint"),
             since_ms=asked_time(query.get("since"), "since"),
             until_ms=asked_time(query.get("until"), "until"),
             before=page_cursor(query.get("cursor")),
@@ -104,7 +104,7 @@ class AccountApi:
 
     async def _generation(self, request: Request) -> Response:
         key = await self._key(request)
-        request_id = _text(request.path_params["request_id"], "request_id")
+        request_id = request.path_params["request_id"]
         rows = await self.ledger.usage_of(key.account_id, 1, UsageFilters(request_id=request_id))
         if not rows:
             raise not_found("There is no such request of yours, or it was not charged and so has no record.", "request_not_found")
@@ -140,6 +140,7 @@ def answering(handler: Handler) -> Handler:
 
     async def wrapped(request: Request) -> Response:
         try:
+            check_parameters(request)
             return await handler(request)
         except Rejection as rejection:
             return rejected(rejection)
@@ -147,6 +148,14 @@ def answering(handler: Handler) -> Handler:
             return rejected(unavailable("This cannot be read right now. Try again shortly.", "store_unavailable"))
 
     return wrapped
+
+
+def check_parameters(request: Request) -> None:
+    """Raises Rejection for a NUL character in the path or the query: PostgreSQL cannot compare it, and nothing of ours is called so."""
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if "\0" in name or "\0" in value:
+            shown = name.replace("\0", "")
+            raise invalid(f"`{shown}` holds a NUL character.", shown)
 
 
 def rejected(rejection: Rejection) -> Response:
@@ -246,12 +255,6 @@ def whole_number(raw: str, name: str) -> int:
     if not raw.isascii() or not raw.isdigit() or len(raw) > 18:
         raise invalid(f"`{name}` must be a whole number.", name)
     return int(raw)
-
-
-def _text(raw: str | None, name: str) -> str | None:
-    if raw is not None and "\0" in raw:
-        raise invalid(f"`{name}` holds a NUL character.", name)  # which PostgreSQL cannot compare
-    return raw
 
 
 def asked_time(raw: str | None, name: str) -> int | None:

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pwd
 import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -56,7 +57,15 @@ def who() -> Who:
 
 def actor() -> str:
     """Who runs the command, for rows that say who did something."""
-    return f"cli:{os.environ.get('USER', 'unknown')}"[:80]
+    return f"cli:{os.environ.get('USER') or _login_name()}"[:80]
+
+
+def _login_name() -> str:
+    """Where nothing is in the environment, as in a container or a cron job: the name of the uid, or its number if it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def expiry(text: str | None) -> int | None:

@@ -11,7 +11,6 @@ import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from importlib.resources import files
 from typing import Any
 
@@ -24,7 +23,7 @@ from billing.database import now_ms
 from billing.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.holds import Reading
 from billing.ledger import UsageFilters
-from billing.money import MoneyError, millicredits, parse_credits
+from billing.money import MoneyError, decimal_of, millicredits, parse_credits
 from billing.periods import PERIODS
 from billing.portal import DAY_MS, Portal
 from billing.recharge import Recharge, Wish
@@ -175,7 +174,7 @@ class CreditsPage:
         """How the payment went that the customer comes back from."""
         if not session_id:
             return []
-        purchase = await self.money.sales.of_session(session_id[:255].replace("\0", ""))
+        purchase = await self.money.sales.of_session(session_id[:255])
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
@@ -357,7 +356,7 @@ class CreditsPage:
         return Response(body, 200, {**self._answers.headers(), "content-disposition": f'attachment; filename="{name}"'}, media)
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
-        purchase = await self.money.sales.get(request.path_params["purchase_id"].replace("\0", ""))
+        purchase = await self.money.sales.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
         return self._answers.go(await receipt_url(self.money, purchase))
@@ -410,13 +409,10 @@ def months(since: int, now: int) -> list[dict[str, str]]:
 
 
 def _cents(text: str) -> int:
-    try:
-        cents = Decimal(text) * 100
-    except InvalidOperation:
-        raise MoneyError("not a number") from None
-    if not cents.is_finite() or cents != cents.to_integral_value() or not 0 < cents < 10**9:
+    cents = decimal_of(text, "dollars") * 100
+    if cents.denominator != 1 or not 0 < cents < 10**9:
         raise MoneyError("not whole cents")
-    return int(cents)
+    return cents.numerator
 
 
 def _amount(text: str, read: Callable[[str], int], name: str) -> int:

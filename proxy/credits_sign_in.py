@@ -22,7 +22,7 @@ from billing.database import now_ms
 from billing.errors import AccountNotFound, NotYet, StoreUnavailable
 from billing.portal import Portal, Session, Staff
 from config.settings import Secret
-from proxy.account_api import answering, iso_time, json_response
+from proxy.account_api import answering, check_parameters, iso_time, json_response
 from proxy.admin_auth import Caller
 from proxy.checkout_api import json_body
 from proxy.credits_answers import Answers
@@ -88,6 +88,7 @@ class CreditsSignIn:
 
         async def wrapped(request: Request) -> Response:
             try:
+                check_parameters(request)
                 session = await self._session(request)
                 if session is None:
                     return self.answers.message("Please sign in", SIGN_IN, 401)

@@ -24,7 +24,7 @@ from billing.errors import AccountNotFound, BillingError, StoreUnavailable
 from billing.inbox import EventNotFound
 from billing.ledger import UsageFilters
 from billing.rates import RateCardError
-from proxy.account_api import ledger_row, page_cursor, page_cursor_of, usage_row
+from proxy.account_api import check_parameters, ledger_row, page_cursor, page_cursor_of, usage_row
 from proxy.admin_api import audit_row
 from proxy.admin_auth import AdminAuth, AdminRoute, Caller, caller_of
 from proxy.admin_desk import AdminDesk, checked_reason
@@ -138,6 +138,7 @@ class OpsPage:
         async def wrapped(request: Request) -> Response:
             token = request.cookies.get(COOKIE, "")
             try:
+                check_parameters(request)
                 admin = await self.auth.admins.session(token) if token else None
                 if admin is None:
                     return self._ask("", 401)
@@ -160,7 +161,7 @@ class OpsPage:
     # -- pages ------------------------------------------------------------------------------------
 
     async def _home(self, request: Request, caller: Caller) -> Response:
-        words = request.query_params.get("query", "").replace("\0", "").strip()
+        words = request.query_params.get("query", "").strip()
         found = await self.desk.search(words, ROWS) if caller.may("accounts.read") else []
         content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.desk.overview()}
         if caller.may("flags.read"):
@@ -172,7 +173,7 @@ class OpsPage:
         return self._page(request, caller, "ops_home.html", content)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
-        account_id, asked = request.path_params["account_id"].replace("\0", ""), request.query_params
+        account_id, asked = request.path_params["account_id"], request.query_params
         after = asked.get("ledger", "")
         before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
         ledger = await self.desk.ledger.transfers_of(account_id, ROWS + 1, before)
@@ -223,12 +224,12 @@ class OpsPage:
         return await self._move(request, caller, adjust=True)
 
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
-        form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
+        form, account_id = await _fields(request), request.path_params["account_id"]
         await self.desk.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
         return _back(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
+        form, account_id = await _fields(request), request.path_params["account_id"]
         blocked = form("blocked") == "yes"
         await self.desk.block(caller, account_id, form("reason"), blocked=blocked)
         return _back(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")

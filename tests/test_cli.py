@@ -4,6 +4,8 @@ Names, flags, JSON keys and exit codes (0 ok, 1 a finding or a refusal, 2 usage 
 """
 
 import json
+import os
+import pwd
 import sqlite3
 import subprocess
 import time
@@ -15,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+from proxy.cli_context import actor
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import TOLLKEEPER, RedisServer, Sandbox, Tollkeeper, free_port, sandbox_says, wait_until
@@ -661,3 +664,18 @@ def test_the_cli_works_on_postgresql_beside_a_server(make_tollkeeper: Serve, emp
     server.cli("key", "create", widest, "--rpm", "2147483647", "--tpm", "2147483647", "--concurrency", "2147483647")
     server.cli("grant", widest, "1000000000", "--reason", "x", "--reference", "r" * 80)
     assert server.cli("account", "show", widest)["postedMillicredits"] == "1000000000000"
+
+
+def test_who_runs_a_command_is_known_without_an_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("USER", "ann")
+    assert actor() == "cli:ann"
+    monkeypatch.delenv("USER")
+    assert actor() == f"cli:{pwd.getpwuid(os.getuid()).pw_name}"
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert actor() == f"cli:uid {2**31 - 7}"
+
+
+def test_an_argument_that_is_no_text_is_a_wrong_use(running: Tollkeeper) -> None:
+    for command in (("account", "show", b"\xff"), ("key", "revoke", b"key_\xed\xa0\x80"), ("portal", b"acct_\xff")):
+        done = subprocess.run([TOLLKEEPER, *command], check=False, cwd=running.folder, env=running.all_environment(), capture_output=True)
+        assert (done.returncode, b"not UTF-8 text" in done.stderr) == (2, True), done.stderr

@@ -500,8 +500,9 @@ async def test_no_page_breaks_on_a_nul(shop: Shop) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
         await visit.sign_in(account)
-        assert (await visit.client.get("/credits?session=%00")).status_code == 200
-        assert (await visit.client.get("/credits/receipts/%00")).status_code == 404
+        for path in ("?session=%00", "?usage=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
+            refused = await visit.client.get(f"/credits{path}")
+            assert (refused.status_code, "holds a NUL character" in refused.text) == (400, True), path
 
 
 async def test_a_page_that_is_still_being_settled_is_said(shop: Shop) -> None:
