@@ -3,6 +3,7 @@
 import os
 import pwd
 import subprocess
+from datetime import UTC, datetime, timedelta
 
 import pytest
 
@@ -15,6 +16,15 @@ from tests.support.servers import TOLLKEEPER, Tollkeeper
 @pytest.fixture
 def running(make_tollkeeper: Serve) -> Tollkeeper:
     return make_tollkeeper().start()
+
+
+def test_a_time_in_the_past_is_no_expiry(running: Tollkeeper) -> None:
+    account = new_customer(running, 0)
+    past = (datetime.now(UTC) - timedelta(days=1)).isoformat()
+    flag = ("flags", "set", "auto_recharge", "true", "--reason", "x")
+    for command in (("key", "create", account.account_id), ("admin", "create", "x", "--role", "viewer"), flag):
+        for when in (past, "0d", "0001-01-02T00:00:00Z"):
+            assert "is in the past" in running.cli(*command, "--expires", when, code=2)["error"]
 
 
 def test_what_is_no_time_that_can_be_shown_is_no_time(running: Tollkeeper) -> None:
