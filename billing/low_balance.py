@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from billing.audit import Change, Who, note_by
 from billing.database import Database
 from billing.money_tables import balance_marks
 from billing.notices import Notice, Notices
@@ -32,13 +33,19 @@ class LowBalance:
             found: int | None = (await connection.execute(query)).scalar_one_or_none()
             return found
 
-    async def set_threshold(self, account_id: str, threshold: int | None) -> None:
-        """Change it. On which side the account is now is no crossing."""
+    async def set_threshold(self, account_id: str, threshold: int | None, who: Who | None = None) -> None:
+        """Change it (millicredits). On which side the account is now is no crossing. `who`: for the audit log, where it is another one."""
+        query = (
+            select(balances.c.posted_millicredits, balance_marks.c.threshold_millicredits)
+            .outerjoin(balance_marks, balance_marks.c.account_id == balances.c.account_id)
+            .where(balances.c.account_id == account_id)
+        )
         async with self._db.write() as connection:
-            row = (await connection.execute(select(balances.c.posted_millicredits).where(balances.c.account_id == account_id))).scalar_one()
-            below = row < (self._default if threshold is None else threshold)
-            values = {"threshold_millicredits": threshold, "below": below}
-            await self._upsert(connection, account_id, values)
+            posted, before = (await connection.execute(query)).one()
+            below = posted < (self._default if threshold is None else threshold)
+            await self._upsert(connection, account_id, {"threshold_millicredits": threshold, "below": below})
+            if threshold != before:
+                await note_by(connection, who, Change("low_balance.set", account_id, before, threshold))
 
     async def watch(self) -> int:
         """Arm and fire; how many notices were queued."""

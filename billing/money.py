@@ -4,7 +4,8 @@ The one constructor (`millicredits`) and the one rounding function (`round_up`) 
 here. `|amount| < 2**53` because Redis Lua compares numbers as doubles, which are exact up to there.
 """
 
-from decimal import Decimal, InvalidOperation
+import re
+from decimal import Decimal
 from fractions import Fraction
 from typing import Literal, NewType
 
@@ -15,6 +16,7 @@ MILLICREDITS_PER_CREDIT = 1_000
 MILLICREDITS_PER_USD = 1_000_000
 LIMIT = 2**53
 ZERO = Millicredits(0)
+AMOUNT = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})")
 
 
 class MoneyError(ValueError):
@@ -88,14 +90,16 @@ def display_usd(amount: int) -> int | float:
     return amount // MILLICREDITS_PER_USD if amount % MILLICREDITS_PER_USD == 0 else amount / MILLICREDITS_PER_USD
 
 
+def decimal_of(text: str, unit: str) -> Fraction:
+    """A number as people write amounts: a sign, digits 0 to 9, a dot; no exponent, and no digits of other scripts. Raises MoneyError."""
+    plain = text.strip()
+    if not AMOUNT.fullmatch(plain):
+        raise MoneyError(f"{text[:40]!r} is not a number of {unit}")
+    return Fraction(Decimal(plain))
+
+
 def _scaled(text: str, factor: int, unit: str) -> Millicredits:
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise MoneyError(f"{text!r} is not a number of {unit}") from None
-    if not value.is_finite():
-        raise MoneyError(f"{text!r} is not a number of {unit}")
-    exact = Fraction(value) * factor
+    exact = decimal_of(text, unit) * factor
     if exact.denominator != 1:
         raise MoneyError(f"{text} {unit} is finer than a millicredit")
     return millicredits(exact.numerator)

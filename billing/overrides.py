@@ -9,6 +9,7 @@ from sqlalchemy import delete, insert, select
 from billing.audit import Change, Who, note_change, take_turn
 from billing.database import Database, now_ms
 from billing.ops_tables import flag_overrides
+from config.flags import full_name
 
 
 class Override(NamedTuple):
@@ -56,7 +57,7 @@ class Overrides:
                 )
             )
             after = {"value": value, "expiresAt": expires_at}
-            await note_change(connection, who, Change("flag.set", flag, before, after, reason))
+            await note_change(connection, who, Change("flag.set", full_name(flag), before, after, reason))
 
     async def clear(self, flag: str, reason: str, who: Who) -> bool:
         """Let the file decide again; False when nothing overrode it."""
@@ -65,7 +66,7 @@ class Overrides:
             before = await _taken_out(connection, flag)
             if before is None:
                 return False
-            await note_change(connection, who, Change("flag.clear", flag, before, None, reason))
+            await note_change(connection, who, Change("flag.clear", full_name(flag), before, None, reason))
         return True
 
 

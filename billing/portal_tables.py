@@ -13,6 +13,10 @@ portal_tokens = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("expires_at", BigInteger, nullable=False),
     Column("used_at", BigInteger),
+    Column("staff_actor", String(120)),
+    Column("staff_role", String(16)),
+    Column("staff_key_id", String(40)),
     Index("ix_portal_tokens_expires", "expires_at"),
 )
-"""`kind` is link (opens one session) or session; only the token's SHA-256 is here."""
+"""`kind` is link (opens one session) or session; only the token's SHA-256 is here.
+`staff_*`: the person of the operator's who opened it, and their admin key if it was not a token; null: the customer's own."""

@@ -84,7 +84,7 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
 
 def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
     try:
-        return tomllib.loads(raw.decode("utf-8"))
+        return tomllib.loads(raw.decode("utf-8-sig"))  # editors on Windows put a mark before the text
     except UnicodeDecodeError:
         raise ConfigError(where, "(file)", "is not UTF-8 text", "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:

@@ -7,7 +7,7 @@ import base64
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import msgspec
@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounts import ApiKey
+from billing.database import now_ms
 from billing.errors import AccountNotFound, StoreUnavailable
 from billing.ledger import Ledger, UsageFilters
 from billing.money import display_credits, display_usd, package_credits
@@ -29,6 +30,9 @@ RECENT = 10
 DEFAULT_LIMIT = 50
 MAX_LIMIT = 200
 SERVED = frozenset([*(path.decode() for _, path in METERED), REALTIME.name])
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EARLIEST_MS, LATEST_MS = -62_135_596_800_000, 253_402_300_799_999
+"""The first and the last moment that have a name in ISO 8601: the years 1 to 9999 in UTC."""
 CURSOR = re.compile(rb"([0-9]{1,15}):([!-~]{1,80})")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -87,9 +91,9 @@ class AccountApi:
         key = await self._key(request)
         limit, query = page_limit(request), request.query_params
         filters = UsageFilters(
-            model=_text(query.get("model"), "model"),
-            key_id=_text(query.get("keyId"), "keyId"),
-            endpoint=_text(query.get("endpoint"), "endpoint"),
+            model=query.get("model"),
+            key_id=query.get("keyId"),
+            endpoint=query.get("endpoint"),
             since_ms=asked_time(query.get("since"), "since"),
             until_ms=asked_time(query.get("until"), "until"),
             before=page_cursor(query.get("cursor")),
@@ -100,7 +104,7 @@ class AccountApi:
 
     async def _generation(self, request: Request) -> Response:
         key = await self._key(request)
-        request_id = _text(request.path_params["request_id"], "request_id")
+        request_id = request.path_params["request_id"]
         rows = await self.ledger.usage_of(key.account_id, 1, UsageFilters(request_id=request_id))
         if not rows:
             raise not_found("There is no such request of yours, or it was not charged and so has no record.", "request_not_found")
@@ -136,6 +140,7 @@ def answering(handler: Handler) -> Handler:
 
     async def wrapped(request: Request) -> Response:
         try:
+            check_parameters(request)
             return await handler(request)
         except Rejection as rejection:
             return rejected(rejection)
@@ -143,6 +148,14 @@ def answering(handler: Handler) -> Handler:
             return rejected(unavailable("This cannot be read right now. Try again shortly.", "store_unavailable"))
 
     return wrapped
+
+
+def check_parameters(request: Request) -> None:
+    """Raises Rejection for a NUL character in the path or the query: PostgreSQL cannot compare it, and nothing of ours is called so."""
+    for name, value in (*request.path_params.items(), *request.query_params.multi_items()):
+        if "\0" in name or "\0" in value:
+            shown = name.replace("\0", "")
+            raise invalid(f"`{shown}` holds a NUL character.", shown)
 
 
 def rejected(rejection: Rejection) -> Response:
@@ -215,8 +228,18 @@ def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def iso_time(milliseconds: int) -> str:
-    """Unix milliseconds as ISO 8601 in UTC."""
-    return datetime.fromtimestamp(milliseconds / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """Unix milliseconds as ISO 8601 in UTC. What lies beyond the years 1 to 9999, which once could be stored, is their end."""
+    named = min(max(milliseconds, EARLIEST_MS), LATEST_MS)
+    return (EPOCH + timedelta(milliseconds=named)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_time(text: str) -> int:
+    """A time in ISO 8601 (UTC unless it says otherwise) in Unix milliseconds. Raises ValueError, also beyond the years 1 to 9999 in UTC."""
+    moment = datetime.fromisoformat(text)
+    found = int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+    if not EARLIEST_MS <= found <= LATEST_MS:
+        raise ValueError("in UTC this is no year from 1 to 9999")
+    return found
 
 
 def page_limit(request: Request) -> int:
@@ -235,21 +258,22 @@ def whole_number(raw: str, name: str) -> int:
     return int(raw)
 
 
-def _text(raw: str | None, name: str) -> str | None:
-    if raw is not None and "\0" in raw:
-        raise invalid(f"`{name}` holds a NUL character.", name)  # which PostgreSQL cannot compare
-    return raw
-
-
 def asked_time(raw: str | None, name: str) -> int | None:
     """A time in ISO 8601 (UTC unless it says otherwise) in Unix milliseconds. Raises Rejection."""
     if raw is None:
         return None
     try:
-        moment = datetime.fromisoformat(raw)
+        return read_time(raw)
     except ValueError:
         raise invalid(f"`{name}` must be an ISO 8601 time such as 2026-11-23T12:00:00Z.", name) from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def asked_end(raw: str | None, name: str) -> int | None:
+    """When something is to end, in Unix milliseconds; None: never. Raises Rejection, also for what is over already."""
+    ends = asked_time(raw, name)
+    if ends is not None and ends <= now_ms():
+        raise invalid(f"`{name}` is in the past.", name)
+    return ends
 
 
 def page_cursor_of(created_at: int, row_id: str) -> str:

@@ -22,6 +22,7 @@ from billing.periods import PERIODS
 from billing.rates import RateCardError
 from proxy.account_api import (
     answering,
+    asked_end,
     asked_time,
     iso_time,
     json_response,
@@ -190,7 +191,7 @@ class AdminApi:
 
     async def _search(self, request: Request, caller: Caller) -> Response:
         del caller
-        words = request.query_params.get("query", "").replace("\0", "").strip()
+        words = request.query_params.get("query", "").strip()
         return json_response({"data": await self.desk.search(words, page_limit(request))})
 
     async def _create_account(self, request: Request, caller: Caller) -> Response:
@@ -240,7 +241,7 @@ class AdminApi:
 
     async def _revoke_key(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Because)
-        key_id = request.path_params["key_id"].replace("\0", "")
+        key_id = request.path_params["key_id"]
         await self.desk.accounts.revoke_key(key_id, caller.who, checked_reason(asked.reason))
         return json_response({"keyId": key_id, "revoked": True})
 
@@ -258,7 +259,7 @@ class AdminApi:
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, FlagValue)
-        ends = asked_time(asked.expires_at, "expiresAt")
+        ends = asked_end(asked.expires_at, "expiresAt")
         return json_response(await self.desk.set_flag(caller, request.path_params["flag"], asked.value, asked.reason, ends))
 
     async def _clear_flag(self, request: Request, caller: Caller) -> Response:
@@ -273,9 +274,7 @@ class AdminApi:
         asked = await json_body(request, Activation)
         start = asked_time(asked.effective_at, "effectiveAt")
         reason = checked_reason(asked.reason)
-        await self.desk.rates.activate(
-            asked.rate_card_id.replace("\0", ""), now_ms() if start is None else start, caller.who.actor[:80], caller.who, reason
-        )
+        await self.desk.rates.activate(asked.rate_card_id, now_ms() if start is None else start, caller.who.actor[:80], caller.who, reason)
         return json_response(await self.desk.rate_cards())
 
     # -- what is going on -------------------------------------------------------------------------
@@ -305,11 +304,11 @@ class AdminApi:
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
         reason = await _reason_if_any(request)
-        return json_response(await self.desk.replay(caller, request.path_params["event_id"].replace("\0", ""), reason))
+        return json_response(await self.desk.replay(caller, request.path_params["event_id"], reason))
 
     async def _ignore(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Because)
-        return json_response(await self.desk.ignore(caller, request.path_params["event_id"].replace("\0", ""), asked.reason))
+        return json_response(await self.desk.ignore(caller, request.path_params["event_id"], asked.reason))
 
     async def _review(self, request: Request, caller: Caller) -> Response:
         del request, caller
@@ -317,11 +316,11 @@ class AdminApi:
 
     async def _accept(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Because)
-        return json_response(await self.desk.accept(caller, request.path_params["purchase_id"].replace("\0", ""), asked.reason))
+        return json_response(await self.desk.accept(caller, request.path_params["purchase_id"], asked.reason))
 
     async def _dismiss(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Because)
-        return json_response(await self.desk.dismiss(caller, request.path_params["purchase_id"].replace("\0", ""), asked.reason))
+        return json_response(await self.desk.dismiss(caller, request.path_params["purchase_id"], asked.reason))
 
     async def _refund(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, RefundRequest)
@@ -360,13 +359,13 @@ class AdminApi:
         asked = await json_body(request, NewAdmin)
         if asked.role not in ROLES:
             raise invalid(f"`role` is one of {', '.join(ROLES)}.", "role")
-        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_time(asked.expires_at, "expiresAt")
+        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_end(asked.expires_at, "expiresAt")
         reason = checked_reason(asked.reason) if asked.reason else ""
         key_id, secret = await self.desk.admins.create(name, asked.role, caller.who, ends, reason)
         return json_response({"adminKeyId": key_id, "name": name, "role": asked.role, "adminKey": secret}, 201)
 
     async def _revoke_admin(self, request: Request, caller: Caller) -> Response:
-        key_id = request.path_params["admin_key_id"].replace("\0", "")
+        key_id = request.path_params["admin_key_id"]
         await self.desk.admins.revoke(key_id, caller.who, await _reason_if_any(request))
         return json_response({"adminKeyId": key_id, "revoked": True})
 
@@ -391,7 +390,7 @@ async def _reason_if_any(request: Request) -> str:
 
 
 def _account_id(request: Request) -> str:
-    found: str = request.path_params["account_id"].replace("\0", "")
+    found: str = request.path_params["account_id"]
     return found
 
 
@@ -421,7 +420,7 @@ def _rules(asked: NewKey) -> KeyRules:
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
         concurrency=asked.concurrency,
-        expires_at=asked_time(asked.expires_at, "expiresAt"),
+        expires_at=asked_end(asked.expires_at, "expiresAt"),
     )
 
 

@@ -84,7 +84,7 @@ class AdminAuth:
             raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
         return found
 
-    async def opens_portal(self, request: Request) -> Who | None:
+    async def opens_portal(self, request: Request) -> Caller | None:
         """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else.
 
         Raises Rejection (429, 503) when it cannot be said.
@@ -95,7 +95,7 @@ class AdminAuth:
             if rejection.status == UNAUTHORIZED:
                 return None
             raise
-        return caller.who if caller.may("portal.open") else None
+        return caller if caller.may("portal.open") else None
 
 
 def caller_of(admin: Admin, request: Request) -> Caller:

@@ -5,6 +5,7 @@ The client names a package and nothing else: price, credits and the pages to com
 
 import asyncio
 import logging
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -38,6 +39,8 @@ UNSIGNED_PROBE = b'{"tollkeeper":"preflight"}'
 """Its unsigned counterpart is refused like any other, but is nobody's attack: it is not counted as a failure."""
 MAX_JSON_BYTES = 16_384
 TOO_LARGE = 413
+NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
+"""As JSON writes it, behind no backslash that takes its meaning away. PostgreSQL neither keeps nor compares it."""
 OFF = "Purchases are switched off for the moment. Credits you have bought stay yours; try again later."
 
 Body = TypeVar("Body")
@@ -188,7 +191,7 @@ class CheckoutApi:
     async def _own(self, request: Request) -> Purchase:
         """The purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
         key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
-        wanted = request.path_params["purchase_id"].replace("\0", "")
+        wanted = request.path_params["purchase_id"]
         sales = self.money.sales
         purchase = await (sales.of_session(wanted) if wanted.startswith("cs_") else sales.get(wanted))
         if purchase is None or purchase.account_id != key.account_id:
@@ -239,6 +242,8 @@ async def capped_body(request: Request, limit: int) -> bytes:
 async def json_body(request: Request, kind: type[Body]) -> Body:
     """The body as JSON of a shape. Raises Rejection (400, 413)."""
     raw = await capped_body(request, MAX_JSON_BYTES)
+    if NUL.search(raw):
+        raise invalid("The body holds a NUL character, which no text here has.", code="invalid_body")
     try:
         return msgspec.json.decode(raw, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:

@@ -45,7 +45,10 @@ BEGINNINGS = {("account", "create"), ("admin", "create"), ("rates", "import"), (
 
 def main(argv: list[str] | None = None) -> int:
     """Entry point."""
-    arguments = _parser().parse_args(sys.argv[1:] if argv is None else argv)
+    parser, words = _parser(), sys.argv[1:] if argv is None else argv
+    if any(word.encode("utf-8", "replace").decode() != word for word in words):
+        parser.error("an argument is not UTF-8 text")  # which no database would take
+    arguments = parser.parse_args(words)
     try:
         path = _config_path(arguments)
         settings = load_settings(path)

@@ -2,21 +2,23 @@
 
 import argparse
 import os
-import time
+import pwd
+import re
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from billing.accounts import Accounts
 from billing.audit import Who
-from billing.database import Database
+from billing.database import Database, now_ms
 from billing.ledger import Ledger
 from config.load import ConfigError
 from config.settings import Settings
+from proxy.account_api import read_time
 
 MAX_WHOLE_NUMBER = 2**31 - 1
-MAX_SPAN_LENGTH = 6
+SPAN = re.compile(r"([0-9]{1,5})([dhms])")
+SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LONGEST_REASON = 2_000
 
 
@@ -55,24 +57,33 @@ def who() -> Who:
 
 def actor() -> str:
     """Who runs the command, for rows that say who did something."""
-    return f"cli:{os.environ.get('USER', 'unknown')}"[:80]
+    return f"cli:{os.environ.get('USER') or _login_name()}"[:80]
+
+
+def _login_name() -> str:
+    """Where nothing is in the environment, as in a container or a cron job: the name of the uid, or its number if it has none."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
 
 
 def expiry(text: str | None) -> int | None:
-    """ISO 8601, or 30d / 12h / 15m from now, in Unix milliseconds. Raises ConfigError."""
+    """ISO 8601, or 30d / 12h / 15m from now, in Unix milliseconds. Raises ConfigError, also for what is no time to come."""
     if text is None:
         return None
-    units = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
-    if text[:-1].isdigit() and len(text) <= MAX_SPAN_LENGTH and text[-1:] in units:
-        return int(time.time() * 1000) + int(text[:-1]) * units[text[-1]] * 1_000
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError("command line", "--expires", f"{text!r} is not a time", "write 2026-12-31T00:00:00Z, or 30d, 12h, 15m") from None
-    moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if moment <= datetime.now(UTC):
+    span, now = SPAN.fullmatch(text), now_ms()
+    if span is not None:
+        ends = now + int(span[1]) * SECONDS[span[2]] * 1_000
+    else:
+        try:
+            ends = read_time(text)
+        except ValueError:
+            fix = "write 2026-12-31T00:00:00Z, or 30d, 12h, 15m"
+            raise ConfigError("command line", "--expires", f"{text!r} is not a time of the years 1 to 9999", fix) from None
+    if ends <= now:
         raise ConfigError("command line", "--expires", f"{text!r} is in the past", "write a later time, or 30d, 12h, 15m")
-    return int(moment.timestamp() * 1000)
+    return ends
 
 
 def in_credits(millicredits: int) -> str:

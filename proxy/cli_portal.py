@@ -5,7 +5,7 @@ from typing import Any
 from billing.portal import Portal
 from proxy.account_api import iso_time
 from proxy.cli_context import Add, Context, Result, who
-from proxy.credits_page import link_url
+from proxy.credits_sign_in import link_url
 
 
 def register(commands: Any, add: Add) -> None:

@@ -1,6 +1,5 @@
 """`tollkeeper rates`: import, compare, activate and show rate cards."""
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from billing.database import now_ms
 from billing.pricing import load_catalogue
 from billing.rates import RateCards
 from config.load import ConfigError
-from proxy.account_api import iso_time
+from proxy.account_api import iso_time, read_time
 from proxy.cli_context import Add, Context, Refusal, Result, actor, because, who
 
 DIFF_LINES = 200
@@ -72,10 +71,11 @@ async def _activate(context: Context) -> Result:
 
 def _moment(text: str) -> int:
     try:
-        moment = datetime.fromisoformat(text)
+        return read_time(text)
     except ValueError:
-        raise ConfigError("command line", "--from", f"{text!r} is not a time", "write 2026-12-01T00:00:00Z") from None
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        raise ConfigError(
+            "command line", "--from", f"{text!r} is not a time of the years 1 to 9999", "write 2026-12-01T00:00:00Z"
+        ) from None
 
 
 async def _show(context: Context) -> Result:

@@ -1,59 +1,51 @@
 """The Credits page: what a customer has, buys, spends and holds keys for. Server-rendered; works without a script.
 
-Sign-in: the operator's app asks POST /api/portal/sessions with its service key for a one-time link; the link opens a session that
-lives in an HttpOnly cookie. Every form carries a token derived from the session; what a customer sees is the session's account only.
+Sign-in: proxy/credits_sign_in.py. The operator's app asks POST /api/portal/sessions with its service key for a one-time link; the link
+opens a session that lives in an HttpOnly cookie. Every form carries a token derived from the session; what a customer sees is the
+session's account only, and staff who look at it change nothing.
 """
 
 import contextlib
-import hashlib
-import hmac
 import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from decimal import Decimal, InvalidOperation
 from importlib.resources import files
-from typing import Any, NamedTuple
-from urllib.parse import urlsplit
+from typing import Any
 
-import msgspec
-from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounts import Accounts, KeyRules
-from billing.admins import SERVICE
-from billing.audit import Who
 from billing.database import now_ms
-from billing.errors import AccountNotFound, KeyNotFound, NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.holds import Reading
 from billing.ledger import UsageFilters
-from billing.money import MoneyError, millicredits, parse_credits
+from billing.money import MoneyError, decimal_of, millicredits, parse_credits
 from billing.periods import PERIODS
-from billing.portal import DAY_MS, Portal, Session
+from billing.portal import DAY_MS, Portal
 from billing.recharge import Recharge, Wish
 from billing.sales import Purchase, Standing
 from billing.statements import Statements
 from config.settings import Secret
-from proxy.account_api import AccountApi, answering, iso_time, json_response, page_cursor, page_cursor_of
-from proxy.checkout_api import OFF, json_body, receipt_url
-from proxy.edge import asked_by
-from proxy.forms import own_form, session_form
+from proxy.account_api import AccountApi, iso_time, page_cursor, page_cursor_of
+from proxy.admin_auth import Caller
+from proxy.checkout_api import OFF, receipt_url
+from proxy.credits_answers import Answers
+from proxy.credits_sign_in import CreditsSignIn, Visitor
 from proxy.money import MoneyIn
 from proxy.recharging import is_offered, save_recharge
-from proxy.rejections import Rejection, invalid, not_found
+from proxy.rejections import invalid, not_found
 from proxy.spend_chart import DAYS, exact, figure, spend_chart
 from proxy.statement_files import statement_csv, statement_pdf
 from proxy.switches import banners
 
 log = logging.getLogger("tollkeeper.stripe")
 
-COOKIE = "tk_session"
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
-STRIPE_PAGES = "https://checkout.stripe.com https://billing.stripe.com"
 LINK_MS = 23 * 3_600_000
 """Payment pages close after a day: an older link to one is not shown."""
 KINDS = {
@@ -90,28 +82,6 @@ DONE = {
 """What the page says after a form, by the word in its address."""
 MOST_MONTHS = 36
 GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
-SIGN_IN = "This page opens from inside your app: go back there and choose credits. Links work once and for ten minutes."
-
-
-class PortalRequest(msgspec.Struct, rename="camel", frozen=True):
-    """Whose page a link opens."""
-
-    account_id: str
-
-
-class Visitor(NamedTuple):
-    """Who looks at the page."""
-
-    token: str
-    account_id: str
-
-    @property
-    def csrf(self) -> str:
-        """What every form of this session must carry."""
-        return hmac.new(self.token.encode(), b"credits page forms", hashlib.sha256).hexdigest()
-
-
-Page = Callable[[Request, Visitor], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,116 +95,33 @@ class CreditsPage:
     statements: Statements
     service_key: Secret | None
     public_url: str
-    may_open: Callable[[Request], Awaitable[Who | None]] | None = None
+    may_open: Callable[[Request], Awaitable[Caller | None]] | None = None
 
     def routes(self) -> list[Route]:
         """What to mount."""
+        sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.may_open, self._answers)
+        shown = (
+            ("/credits", self._credits),
+            ("/credits/statement", self._statement),
+            ("/credits/receipts/{purchase_id}", self._receipt),
+        )
+        changes = (
+            ("/credits/buy", self._buy),
+            ("/credits/recharge", self._recharge),
+            ("/credits/cards", self._cards),
+            ("/credits/keys", self._create_key),
+            ("/credits/keys/revoke", self._revoke_key),
+        )
         return [
-            Route("/api/portal/sessions", answering(self._make_link), methods=["POST"]),
-            Route("/credits", self._page(self._credits), methods=["GET"]),
-            Route("/credits/enter", self._ask_to_enter, methods=["GET"]),
-            Route("/credits/enter", self._enter, methods=["POST"]),
+            *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
-            Route("/credits/statement", self._page(self._statement), methods=["GET"]),
-            Route("/credits/receipts/{purchase_id}", self._page(self._receipt), methods=["GET"]),
-            *(
-                Route(f"/credits/{path}", self._page(handler), methods=["POST"])
-                for path, handler in (
-                    ("sign-out", self._sign_out),
-                    ("buy", self._buy),
-                    ("recharge", self._recharge),
-                    ("cards", self._cards),
-                    ("keys", self._create_key),
-                    ("keys/revoke", self._revoke_key),
-                )
-            ),
+            *(Route(path, sign_in.page(handler, for_staff=True), methods=["GET"]) for path, handler in shown),
+            *(Route(path, sign_in.page(handler, for_staff=False), methods=["POST"]) for path, handler in changes),
         ]
 
-    # -- signing in -------------------------------------------------------------------------------
-
-    async def _make_link(self, request: Request) -> Response:
-        given = request.headers.get("authorization", "")
-        wanted = f"Bearer {self.service_key.reveal()}" if self.service_key else ""
-        known = bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
-        who = await self.may_open(request) if not known and self.may_open is not None else None
-        if not known and who is None:
-            raise Rejection(401, "invalid_service_key", "Send the service key as a bearer token.", kind="authentication_error")
-        asked = await json_body(request, PortalRequest)
-        try:
-            # a row for people: the operator's app makes a link whenever a customer goes to their page
-            token, expires_at = await self.portal.link(asked.account_id, who if who is not None and who.role != SERVICE else None)
-        except AccountNotFound:
-            raise not_found("There is no such account.", "account_not_found") from None
-        return json_response({"url": link_url(self.public_url, token), "expiresAt": iso_time(expires_at)}, 201)
-
-    async def _ask_to_enter(self, request: Request) -> Response:
-        """A form that spends the link's token. Looking spends nothing: mail scanners and previews follow links too.
-
-        A script sends the form at once, unless it would put another account in the place of the one this browser shows: with a link
-        of their own, somebody could have the visitor buy credits for them.
-        """
-        token = request.query_params.get("token", "")
-        try:
-            account = await self.portal.opens(token)
-            session = await self._session(request)
-        except StoreUnavailable:
-            return self._message("Try again shortly", "Your credits cannot be read right now.", 503)
-        if account is None:
-            return self._message("This link has been used or is too old", SIGN_IN, 403)
-        instead_of = session.account_id if session is not None and session.account_id != account else ""
-        answer = self._render("enter.html", {"token": token, "account": account, "instead_of": instead_of})
-        answer.headers["referrer-policy"] = "same-origin"  # so that the browser says whose form it sends
-        return answer
-
-    async def _enter(self, request: Request) -> Response:
-        """The token becomes a session, once, and never stands in the address bar of a page that stays."""
-        try:
-            form = await own_form(request, unnamed=False)
-            opened = await self.portal.open(str(form.get("token", "")))
-        except Rejection as rejection:
-            return self._message("That did not work", rejection.message, rejection.status)
-        except StoreUnavailable:
-            return self._message("Try again shortly", "Your credits cannot be read right now.", 503)
-        if opened is None:
-            return self._message("This link has been used or is too old", SIGN_IN, 403)
-        response: Response = RedirectResponse("/credits", 303, self._headers())
-        secure = urlsplit(self.public_url).scheme == "https"
-        response.set_cookie(COOKIE, opened[0], max_age=12 * 3_600, path="/credits", secure=secure, httponly=True, samesite="lax")
-        return response
-
-    async def _session(self, request: Request) -> Session | None:
-        """The session this browser has open. Raises StoreUnavailable."""
-        token = request.cookies.get(COOKIE, "")
-        return await self.portal.session(token) if token else None
-
-    def _page(self, handler: Page) -> Callable[[Request], Awaitable[Response]]:
-        """A handler for whoever is signed in; its refusals become pages in plain words."""
-
-        async def wrapped(request: Request) -> Response:
-            try:
-                session = await self._session(request)
-                if session is None:
-                    return self._message("Please sign in", SIGN_IN, 401)
-                visitor = Visitor(request.cookies[COOKIE], session.account_id)
-                if request.method == "POST":
-                    await session_form(request, visitor.csrf)
-                return await handler(request, visitor)
-            except Rejection as rejection:
-                return self._message("That did not work", rejection.message, rejection.status, back=True)
-            except NotYet:
-                text = "Your last payment page is still being settled. Try again in a moment."
-                return self._message("One moment", text, 503, back=True)
-            except (StoreUnavailable, AccountNotFound):
-                return self._message("Try again shortly", "Your credits cannot be read right now. Nothing was changed.", 503, back=True)
-
-        return wrapped
-
-    async def _sign_out(self, request: Request, visitor: Visitor) -> Response:
-        del request
-        await self.portal.close(visitor.token)
-        response = self._message("Signed out", "You can close this window.", 200)
-        response.delete_cookie(COOKIE, path="/credits")
-        return response
+    @property
+    def _answers(self) -> Answers:
+        return Answers(self.money)
 
     # -- the page ---------------------------------------------------------------------------------
 
@@ -246,11 +133,12 @@ class CreditsPage:
             "token": visitor.csrf,
             "here": f"{request.url.path}?{request.url.query}",
             "account": account,
+            "staff": visitor.staff,
             "available": figure(reading.balance - reading.held),
             "balance": figure(reading.balance),
             "held": figure(reading.held),
             "usd": dollars(reading.balance),
-            "banners": await self._banners(request, account, reading),
+            "banners": await self._banners(request, visitor, reading),
             "packages": self._packages(),
             "may_buy": self.money.settings.billing.purchase_enabled and self.money.keys is not None,
             "recharge": await self._recharge_view(account),
@@ -261,11 +149,14 @@ class CreditsPage:
             "keys": await self._keys_view(account),
             "months": months(row["created_at"], now),
         }
-        return self._render("credits.html", content)
+        return self._answers.page("credits.html", content)
 
-    async def _banners(self, request: Request, account: str, reading: Reading) -> list[dict[str, Any]]:
-        """What the customer should know first: how it went, what is switched off, what is wrong."""
-        settings, found = self.money.settings, []
+    async def _banners(self, request: Request, visitor: Visitor, reading: Reading) -> list[dict[str, Any]]:
+        """What the visitor should know first: who they are here, how it went, what is switched off, what is wrong."""
+        settings, account, found = self.money.settings, visitor.account_id, []
+        if visitor.staff is not None:
+            who = f"{visitor.staff.actor}, role {visitor.staff.role}"
+            found.append({"text": f"The customer's page, seen as staff by {who}. Nothing can be changed here.", "look": "warn"})
         done = DONE.get(request.query_params.get("done", ""))
         if done is not None:
             found.append({"text": done, "look": "good"})
@@ -284,7 +175,7 @@ class CreditsPage:
         """How the payment went that the customer comes back from."""
         if not session_id:
             return []
-        purchase = await self.money.sales.of_session(session_id[:255].replace("\0", ""))
+        purchase = await self.money.sales.of_session(session_id[:255])
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
@@ -396,7 +287,7 @@ class CreditsPage:
     async def _buy(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
         if not self.money.settings.billing.purchase_enabled:
-            return self._message("Purchases are off", OFF, 503, back=True)
+            return self._answers.message("Purchases are off", OFF, 503, back=True)
         offer = self.money.offer(str(form.get("package", "")))
         if offer is None or self.money.keys is None:
             raise invalid("There is no such package to buy here.")
@@ -405,10 +296,12 @@ class CreditsPage:
             parts = await self.money.parts()
             purchase = await parts.checkout.open(visitor.account_id, account["name"], offer, save_method=form.get("save") == "yes")
         except TooManyCheckouts:
-            return self._message("Too many payment pages", "Too many were opened for this account. Try again in an hour.", 429, back=True)
+            text = "Too many were opened for this account. Try again in an hour."
+            return self._answers.message("Too many payment pages", text, 429, back=True)
         except StripeRefused:
-            return self._message("Try again shortly", "The payment page cannot be opened now. Nothing was charged.", 503, back=True)
-        return RedirectResponse(purchase.url, 303, self._headers())
+            text = "The payment page cannot be opened now. Nothing was charged."
+            return self._answers.message("Try again shortly", text, 503, back=True)
+        return self._answers.go(purchase.url)
 
     async def _recharge(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
@@ -418,9 +311,8 @@ class CreditsPage:
         threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
         ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit") if enabled else 0
         wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
-        who = Who(f"customer:{visitor.account_id}", "customer", *asked_by(request.scope))
-        await save_recharge(self.money, visitor.account_id, wish, who, consent=consent)
-        return RedirectResponse(f"/credits?done=recharge-{'on' if enabled else 'off'}", 303, self._headers())
+        await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent)
+        return self._answers.go(f"/credits?done=recharge-{'on' if enabled else 'off'}")
 
     async def _cards(self, request: Request, visitor: Visitor) -> Response:
         """To Stripe's own page, where saved cards are looked at, replaced and removed."""
@@ -432,8 +324,8 @@ class CreditsPage:
             url = await (await self.money.parts()).gateway.portal_url(buyer.customer_id, f"{self.public_url.rstrip('/')}/credits")
         except StripeRefused as refused:
             log.error("no page of saved cards for %s: %s", visitor.account_id, refused)
-            return self._message("Try again shortly", "The payment provider does not open its page now.", 503, back=True)
-        return RedirectResponse(url, 303, self._headers())
+            return self._answers.message("Try again shortly", "The payment provider does not open its page now.", 503, back=True)
+        return self._answers.go(url)
 
     async def _create_key(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
@@ -442,18 +334,18 @@ class CreditsPage:
         if limit is not None and (limit <= 0 or period not in PERIODS):
             raise invalid("The spend limit must be above 0.")
         rules = KeyRules(spend_limit=None if limit is None else millicredits(limit), spend_period=period if limit is not None else None)
-        _, secret = await self.accounts.create_key(visitor.account_id, rules)
+        _, secret = await self.accounts.create_key(visitor.account_id, rules, visitor.who(request))
         text = "This is your new key. It is shown this once: copy it now."
         content = {"title": "New API key", "text": text, "secret": secret, "back": True, "base_url": f"{self.public_url.rstrip('/')}/v1"}
-        return self._render("message.html", content, 201)
+        return self._answers.page("message.html", content, 201)
 
     async def _revoke_key(self, request: Request, visitor: Visitor) -> Response:
         key_id = str((await request.form()).get("key", ""))
         if key_id not in {row["id"] for row in await self.accounts.keys_of(visitor.account_id)}:
             raise not_found("There is no such key of yours.", "key_not_found")
         with contextlib.suppress(KeyNotFound):  # revoked already
-            await self.accounts.revoke_key(key_id)
-        return RedirectResponse("/credits?done=revoked", 303, self._headers())
+            await self.accounts.revoke_key(key_id, visitor.who(request))
+        return self._answers.go("/credits?done=revoked")
 
     async def _statement(self, request: Request, visitor: Visitor) -> Response:
         month, form = request.query_params.get("month", ""), request.query_params.get("format", "pdf")
@@ -463,50 +355,22 @@ class CreditsPage:
             raise invalid("Choose a month.") from None
         body, media = (statement_csv(statement), "text/csv") if form == "csv" else (statement_pdf(statement), "application/pdf")
         name = f"statement-{month}.{'csv' if form == 'csv' else 'pdf'}"
-        return Response(body, 200, {**self._headers(), "content-disposition": f'attachment; filename="{name}"'}, media)
+        return Response(body, 200, {**self._answers.headers(), "content-disposition": f'attachment; filename="{name}"'}, media)
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
-        purchase = await self.money.sales.get(request.path_params["purchase_id"].replace("\0", ""))
+        purchase = await self.money.sales.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
-        return RedirectResponse(await receipt_url(self.money, purchase), 303, self._headers())
+        return self._answers.go(await receipt_url(self.money, purchase))
 
     # -- answers ----------------------------------------------------------------------------------
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in STATIC:
-            return self._message("Not found", "There is no such file.", 404)
+            return self._answers.message("Not found", "There is no such file.", 404)
         body = files("proxy").joinpath(f"pages/{name}").read_bytes()
         return Response(body, 200, {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}, STATIC[name])
-
-    def _message(self, title: str, text: str, status: int, *, back: bool = False) -> Response:
-        return self._render("message.html", {"title": title, "text": text, "back": back}, status)
-
-    def _render(self, name: str, content: dict[str, Any], status: int = 200) -> Response:
-        html = TEMPLATES.get_template(name).render(content)
-        return Response(html, status, self._headers(), "text/html; charset=utf-8")
-
-    def _headers(self) -> dict[str, str]:
-        """Nothing is cached, framed, sniffed, or loaded from elsewhere; forms go to us and on to the payment provider."""
-        stripe = self.money.settings.stripe
-        base = urlsplit(stripe.api_base)
-        pages = STRIPE_PAGES + (f" https://{stripe.checkout_domain}" if stripe.checkout_domain else "")
-        simulator = f" {base.scheme}://{base.netloc}" if base.netloc else ""
-        policy = (
-            "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; "
-            f"form-action 'self' {pages}{simulator}"
-        )
-        return {
-            "content-security-policy": policy,
-            "cache-control": "no-store",
-            "referrer-policy": "no-referrer",
-            "x-content-type-options": "nosniff",
-            "x-frame-options": "DENY",
-        }
-
-
-TEMPLATES = Environment(loader=PackageLoader("proxy", "pages"), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 def _opens(row: Recharge) -> bool:
@@ -519,11 +383,6 @@ def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
     if row.state == "credited" and standing is not None:
         return standing.word, LOOKS[standing.word]
     return STATES[row.state]
-
-
-def link_url(public_url: str, token: str) -> str:
-    """The one-time link."""
-    return f"{public_url.rstrip('/')}/credits/enter?token={token}"
 
 
 def moment(at: int) -> dict[str, str]:
@@ -550,13 +409,10 @@ def months(since: int, now: int) -> list[dict[str, str]]:
 
 
 def _cents(text: str) -> int:
-    try:
-        cents = Decimal(text) * 100
-    except InvalidOperation:
-        raise MoneyError("not a number") from None
-    if not cents.is_finite() or cents != cents.to_integral_value() or not 0 < cents < 10**9:
+    cents = decimal_of(text, "dollars") * 100
+    if cents.denominator != 1 or not 0 < cents < 10**9:
         raise MoneyError("not whole cents")
-    return int(cents)
+    return cents.numerator
 
 
 def _amount(text: str, read: Callable[[str], int], name: str) -> int:

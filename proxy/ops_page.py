@@ -24,7 +24,7 @@ from billing.errors import AccountNotFound, BillingError, StoreUnavailable
 from billing.inbox import EventNotFound
 from billing.ledger import UsageFilters
 from billing.rates import RateCardError
-from proxy.account_api import ledger_row, page_cursor, page_cursor_of, usage_row
+from proxy.account_api import check_parameters, ledger_row, page_cursor, page_cursor_of, usage_row
 from proxy.admin_api import audit_row
 from proxy.admin_auth import AdminAuth, AdminRoute, Caller, caller_of
 from proxy.admin_desk import AdminDesk, checked_reason
@@ -95,29 +95,42 @@ class OpsPage:
 
     async def _sign_in(self, request: Request) -> Response:
         try:
-            form = await own_form(request, unnamed=True)
+            # with a key of their own, somebody could otherwise have the visitor work as them
+            form = await own_form(request, self._public_url, unnamed=False)
             key = str(form.get("key", "")).strip()
             caller = caller_of(await self.auth.admin(key, request), request)
             caller.must("overview.read")
             token = await self.auth.admins.sign_in(caller.admin, caller.who, self.desk.services.settings.admin.session_minutes)
         except Rejection as rejection:
-            return self._render("ops_sign_in.html", {"problem": rejection.message}, rejection.status)
+            return self._ask(rejection.message, rejection.status)
         except StoreUnavailable:
-            return self._render("ops_sign_in.html", {"problem": "The database does not answer. Try again shortly."}, 503)
+            return self._ask("The database does not answer. Try again shortly.", 503)
         response = RedirectResponse("/admin", 303, HEADERS)
-        public = urlsplit(self.desk.services.settings.portal.public_url)
-        secure = "https" in (public.scheme, request.url.scheme)
+        secure = "https" in (urlsplit(self._public_url).scheme, request.url.scheme)
         response.set_cookie(COOKIE, token, path="/admin", secure=secure, httponly=True, samesite="strict")
         return response
 
     async def _sign_out(self, request: Request) -> Response:
         token = request.cookies.get(COOKIE, "")
-        with contextlib.suppress(StoreUnavailable, Rejection):
-            await session_form(request, csrf_of(token))
+        try:
+            await session_form(request, self._public_url, csrf_of(token))
+        except Rejection as rejection:  # another site signs nobody out
+            return self._message("That did not work", rejection.message, rejection.status)
+        with contextlib.suppress(StoreUnavailable):
             await self.auth.admins.sign_out(token)
         response = RedirectResponse("/admin", 303, HEADERS)
         response.delete_cookie(COOKIE, path="/admin")
         return response
+
+    @property
+    def _public_url(self) -> str:
+        return self.desk.services.settings.portal.public_url
+
+    def _ask(self, problem: str, status: int) -> Response:
+        """The page that asks for a key. Its form must name our origin, which a browser does only of a page that sends referrers."""
+        answer = self._render("ops_sign_in.html", {"problem": problem}, status)
+        answer.headers["referrer-policy"] = "same-origin"
+        return answer
 
     def _guarded(self, row: AdminRoute) -> Handler:
         """The handler for whoever is signed in and may; refusals become pages in plain words."""
@@ -125,13 +138,14 @@ class OpsPage:
         async def wrapped(request: Request) -> Response:
             token = request.cookies.get(COOKIE, "")
             try:
+                check_parameters(request)
                 admin = await self.auth.admins.session(token) if token else None
                 if admin is None:
-                    return self._render("ops_sign_in.html", {"problem": ""}, 401)
+                    return self._ask("", 401)
                 caller = caller_of(admin, request)
                 caller.must(row.action)
                 if request.method == "POST":
-                    await session_form(request, csrf_of(token))
+                    await session_form(request, self._public_url, csrf_of(token))
                 return await row.handler(request, caller)
             except Rejection as rejection:
                 return self._message("That did not work", rejection.message, rejection.status)
@@ -147,7 +161,7 @@ class OpsPage:
     # -- pages ------------------------------------------------------------------------------------
 
     async def _home(self, request: Request, caller: Caller) -> Response:
-        words = request.query_params.get("query", "").replace("\0", "").strip()
+        words = request.query_params.get("query", "").strip()
         found = await self.desk.search(words, ROWS) if caller.may("accounts.read") else []
         content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.desk.overview()}
         if caller.may("flags.read"):
@@ -159,7 +173,7 @@ class OpsPage:
         return self._page(request, caller, "ops_home.html", content)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
-        account_id, asked = request.path_params["account_id"].replace("\0", ""), request.query_params
+        account_id, asked = request.path_params["account_id"], request.query_params
         after = asked.get("ledger", "")
         before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
         ledger = await self.desk.ledger.transfers_of(account_id, ROWS + 1, before)
@@ -210,12 +224,12 @@ class OpsPage:
         return await self._move(request, caller, adjust=True)
 
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
-        form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
+        form, account_id = await _fields(request), request.path_params["account_id"]
         await self.desk.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
         return _back(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await _fields(request), request.path_params["account_id"].replace("\0", "")
+        form, account_id = await _fields(request), request.path_params["account_id"]
         blocked = form("blocked") == "yes"
         await self.desk.block(caller, account_id, form("reason"), blocked=blocked)
         return _back(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")

@@ -29,7 +29,7 @@ from config.load import ConfigError, load_settings, upstream_key
 from config.settings import Settings
 from proxy.checks import prepare_database
 from proxy.cli import main as tollkeeper
-from proxy.credits_page import link_url
+from proxy.credits_sign_in import link_url
 from proxy.serve import bind, die_with_parent
 
 DEMO_FILE = Path("var/demo.json")

@@ -72,15 +72,14 @@ class SettingsApi:
             message = "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
             raise forbidden(message, "credits_page_only")
         wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
-        who = Who(f"customer:{key.account_id} by {key.key_id}", "customer", *asked_by(request.scope))
-        await save_recharge(self.money, key.account_id, wish, who, consent=asked.consent)
+        await save_recharge(self.money, key.account_id, wish, _who(key, request), consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:
         key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         if request.method == "PUT":
             asked = await json_body(request, ThresholdRequest)
             threshold = None if asked.threshold_millicredits is None else int(asked.threshold_millicredits)
-            await self.money.low_balance.set_threshold(key.account_id, threshold)
+            await self.money.low_balance.set_threshold(key.account_id, threshold, _who(key, request))
         found = await self.money.low_balance.threshold(key.account_id)
         return json_response({"thresholdMillicredits": None if found is None else str(found)})
 
@@ -96,6 +95,11 @@ class SettingsApi:
         body, media = (statement_csv(statement), "text/csv") if kind == "csv" else (statement_pdf(statement), "application/pdf")
         headers = {"content-disposition": f'attachment; filename="statement-{month}.{kind}"', "cache-control": "no-store"}
         return Response(body, 200, headers, media)
+
+
+def _who(key: ApiKey, request: Request) -> Who:
+    """The customer by one of their keys, for the audit log."""
+    return Who(f"customer:{key.account_id} by {key.key_id}", "customer", *asked_by(request.scope))
 
 
 def _recharge_row(row: Recharge | None) -> dict[str, object]:

@@ -76,7 +76,8 @@ class Tenants:
 
     async def owned(self, account_id: str, kind: str, object_id: str) -> Owned | None:
         """The object, if this account made it and has not deleted it."""
-        found = await self.objects.find(object_id[:120])
+        # no id has a NUL character, and PostgreSQL would not look for one
+        found = await self.objects.find(object_id[:120]) if "\0" not in object_id else None
         if found is None or found.account_id != account_id or found.kind != kind or found.deleted:
             return None
         return found

@@ -342,6 +342,9 @@ def test_on_postgresql_bad_parameters_are_400_and_odd_ones_find_nothing(
             assert fits(answer, "/api/billing/usage")["data"] == []
         bad = fits(http.get("/api/billing/generations/%00", headers=customer.headers), "/api/billing/generations/{request_id}")
         assert bad["error"]["param"] == "request_id"
+        for path in ("/api/billing/purchases/{purchase_id}", "/api/billing/purchases/{purchase_id}/receipt"):
+            bad = fits(http.get(path.format(purchase_id="cs_%00"), headers=customer.headers), path)
+            assert bad["error"]["param"] == "purchase_id"
         me = fits(http.get("/api/billing/me", headers=customer.headers), "/api/billing/me")
         assert [row["requestId"] for row in me["recentUsage"]] == [request_id]
         found = fits(http.get("/api/billing/ledger?cursor=" + "9" * 18, headers=customer.headers), "/api/billing/ledger")

@@ -49,12 +49,14 @@ def test_a_negative_charge_is_an_error() -> None:
         round_up(-1, 1)
 
 
-@pytest.mark.parametrize(("text", "amount"), [("1", 1_000), ("0.001", 1), ("-12.5", -12_500), ("1e3", 1_000_000)])
+@pytest.mark.parametrize(("text", "amount"), [("1", 1_000), ("0.001", 1), ("-12.5", -12_500), ("+5", 5_000), (" .5 ", 500), ("1.", 1_000)])
 def test_credits_are_read_exactly(text: str, amount: int) -> None:
     assert parse_credits(text) == amount
 
 
-@pytest.mark.parametrize("text", ["", "abc", "NaN", "Infinity", "0.0001", "9007199254741"])
+@pytest.mark.parametrize(
+    "text", ["", "abc", "NaN", "Infinity", "0.0001", "9007199254741", "1e3", "1_0", "٣", "1,000", "--1", ".", "9" * 5_000]
+)
 def test_what_is_no_exact_amount_is_refused(text: str) -> None:
     with pytest.raises(MoneyError):
         parse_credits(text)

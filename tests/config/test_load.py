@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.load import ConfigError, load_settings, upstream_key
+from config.load import ConfigError, load_settings, parse_settings, upstream_key
 from config.settings import Section, Settings
 from tests.support.servers import ROOT
 
@@ -355,3 +355,9 @@ def test_a_secret_never_shows_itself() -> None:
     secret = upstream_key(Settings(), {"OPENAI_API_KEY": "sk-canary"})
     for shown in (repr(secret), str(secret), f"{secret}", f"{secret!r}", repr([secret])):
         assert "sk-canary" not in shown
+
+
+def test_a_mark_before_the_text_is_no_part_of_it() -> None:
+    """As editors on Windows write it."""
+    found = parse_settings("\ufeff[listen]\nport = 4321\n".encode(), "proxy.toml", {})
+    assert found.listen.port == 4321

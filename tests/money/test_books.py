@@ -305,6 +305,10 @@ async def test_what_customers_set(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         assert (await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)).json() == {
             "thresholdMillicredits": None
         }
+        assert (await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)).status_code == 200
+        rows = await shop.rows("SELECT before, after, actor FROM audit_log WHERE action = 'low_balance.set' ORDER BY id")
+        assert [row[:2] for row in rows] == [("null", "7"), ("7", "null")]
+        assert all(row[2].startswith(f"customer:{account} by ") for row in rows)
         month = today().isoformat()[:7]
         for kind, media in (("csv", "text/csv; charset=utf-8"), ("pdf", "application/pdf")):
             answer = await api.client.get(f"/api/billing/statement?month={month}&format={kind}", headers=key)

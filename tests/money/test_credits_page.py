@@ -13,10 +13,12 @@ import pytest
 from sqlalchemy import text
 from starlette.applications import Starlette
 
+from billing.audit import AuditLog
 from billing.portal import Portal
 from billing.statements import Statements
 from config.settings import Secret, Settings
 from proxy.account_api import AccountApi
+from proxy.admin_auth import AdminAuth
 from proxy.credits_page import CreditsPage
 from proxy.services import Services
 from tests.money.api import open_api, settings
@@ -58,7 +60,7 @@ class Visit:
 
 
 @contextlib.asynccontextmanager
-async def visiting(shop: Shop, conf: Settings | None = None) -> AsyncIterator[Visit]:
+async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth | None = None) -> AsyncIterator[Visit]:
     conf = conf or settings(billing={"auto_recharge": True})
     async with open_api(shop, conf) as api:
         services = cast("Services", SimpleNamespace(settings=conf, balances=shop.books.store, authenticator=None, prices=None))
@@ -70,6 +72,7 @@ async def visiting(shop: Shop, conf: Settings | None = None) -> AsyncIterator[Vi
             Statements(shop.books.database),
             Secret(KEY),
             HOST,
+            admins.opens_portal if admins is not None else None,
         )
         transport = httpx.ASGITransport(Starlette(routes=page.routes()))
         async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
@@ -154,6 +157,35 @@ async def test_links_and_sessions_end(shop: Shop) -> None:
         async with shop.books.database.read() as connection:
             tokens = (await connection.execute(text("SELECT count(*) FROM portal_tokens WHERE kind = 'session'"))).scalar_one()
     assert tokens == 0
+
+
+async def test_a_blocked_accounts_link_says_so_and_is_not_spent(shop: Shop) -> None:
+    account = await shop.books.account(5_000)
+    async with visiting(shop) as visit:
+        url = (await visit.link(account)).json()["url"]
+        asking = await visit.client.get(url)
+        await shop.books.accounts.set_status(account, "blocked")
+        for refused in (await visit.client.get(url), await visit.enter(asking)):
+            assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
+            assert "This account is blocked" in refused.text
+        await shop.books.accounts.set_status(account, "active")
+        assert (await visit.enter(asking)).status_code == 303
+
+
+async def test_what_a_customer_changes_has_rows_in_the_audit_log(shop: Shop) -> None:
+    account, audit = await shop.books.account(), AuditLog(shop.books.database)
+    async with visiting(shop) as visit:
+        await visit.sign_in(account)
+        assert await audit.newest(10) == []  # links of the operator's app have none
+        assert (await visit.send("keys", limit="5", period="day")).status_code == 201
+        (key,) = await shop.books.accounts.keys_of(account)
+        assert (await visit.send("keys/revoke", key=key["id"])).status_code == 303
+        assert (await visit.send("keys/revoke", key=key["id"])).status_code == 303
+        rows = await audit.newest(10)
+    assert [(row["action"], row["subject"]) for row in rows] == [("key.revoke", key["id"]), ("key.create", key["id"])]
+    for row in rows:
+        assert (row["actor"], row["role"], row["ip"]) == (f"customer:{account}", "customer", "127.0.0.1")
+        assert row["request_id"].startswith("side_")
 
 
 async def test_buying_leads_to_the_payment_page_and_the_balance_rises(shop: Shop) -> None:

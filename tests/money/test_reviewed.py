@@ -230,7 +230,8 @@ async def test_a_decimal_comma_is_not_a_thousand_times_as_much(shop: Shop) -> No
     async with visiting(shop, settings(billing={"auto_recharge": True})) as visit:
         await visit.sign_in(account)
         wish = {"threshold": "5,000", "package": "starter", "enabled": "yes", "consent": "yes"}
-        assert (await visit.send("recharge", **wish, ceiling="20,00")).status_code == 400
+        for odd in ("20,00", "1e3", "1_000", "٣٠٠", "NaN", "200.001"):
+            assert (await visit.send("recharge", **wish, ceiling=odd)).status_code == 400, odd
         assert (await visit.send("recharge", **wish, ceiling="1,000.00")).status_code == 303
     row = await shop.recharges.get(account)
     assert row is not None
@@ -502,8 +503,9 @@ async def test_no_page_breaks_on_a_nul(shop: Shop) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
         await visit.sign_in(account)
-        assert (await visit.client.get("/credits?session=%00")).status_code == 200
-        assert (await visit.client.get("/credits/receipts/%00")).status_code == 404
+        for path in ("?session=%00", "?usage=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
+            refused = await visit.client.get(f"/credits{path}")
+            assert (refused.status_code, "holds a NUL character" in refused.text) == (400, True), path
 
 
 async def test_a_page_that_is_still_being_settled_is_said(shop: Shop) -> None:

@@ -58,6 +58,11 @@ def customer(server: Tollkeeper) -> Customer:
     return new_customer(server)
 
 
+def enter(browser: httpx.Client, key: str) -> httpx.Response:
+    """Send the form that asks for a key, as a browser does from our own page."""
+    return browser.post("/admin/sign-in", data={"key": key}, headers={"origin": str(browser.base_url).rstrip("/")})
+
+
 def bearer(key: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"}
 
@@ -104,7 +109,7 @@ def test_every_route_of_the_page_with_every_role(route: AdminRoute, server: Toll
     assert web.request(route.method, path).status_code == 401
     for role in ROLES:
         with web.client(base_url=server.url, follow_redirects=True, timeout=20) as browser:
-            entered = browser.post("/admin/sign-in", data={"key": keys[role]})
+            entered = enter(browser, keys[role])
             if role not in MAY["overview.read"]:
                 assert entered.status_code == 403
                 continue
@@ -316,11 +321,48 @@ def test_blocking_and_revoking_end_it(server: Tollkeeper, customer: Customer) ->
 def test_a_sign_in_ends_with_its_key_and_with_its_time(server: Tollkeeper) -> None:
     made = server.cli("admin", "create", "short-lived", "--role", "ops", "--expires", "3s")
     with web.client(base_url=server.url, follow_redirects=True) as browser:
-        assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
+        assert enter(browser, made["adminKey"]).status_code == 200
         wait_until(lambda: browser.get("/admin").status_code == 401, 5, "the key expired")
     made = server.cli("admin", "create", "revoked", "--role", "ops")
     with web.client(base_url=server.url, follow_redirects=True) as browser:
-        assert browser.post("/admin/sign-in", data={"key": made["adminKey"]}).status_code == 200
+        assert enter(browser, made["adminKey"]).status_code == 200
         server.cli("admin", "revoke", made["adminKeyId"])
         assert browser.get("/admin").status_code == 401
     assert server.cli("audit", "verify")["ok"]
+
+
+def test_no_other_site_signs_anybody_in_or_out(server: Tollkeeper, keys: dict[str, str]) -> None:
+    with web.client(base_url=server.url) as browser:
+        assert browser.get("/admin").headers["referrer-policy"] == "same-origin"  # with none, our own form would come from "null"
+        for origin in ({}, {"origin": "null"}, {"origin": "https://evil.example"}):
+            refused = browser.post("/admin/sign-in", data={"key": keys["viewer"]}, headers=origin)
+            assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
+            assert refused.headers["referrer-policy"] == "same-origin"
+        assert enter(browser, keys["viewer"]).status_code == 303
+        page = browser.get("/admin")
+        assert page.status_code == 200
+        refused = browser.post("/admin/sign-out", data={"csrf": "0" * 64})
+        assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
+        assert browser.get("/admin").status_code == 200
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', page.text)
+        assert token is not None
+        assert browser.post("/admin/sign-out", data={"csrf": token[1]}).status_code == 303
+        assert browser.get("/admin").status_code == 401
+
+
+@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2020-01-01T00:00:00Z", "soon"])
+def test_nothing_ends_in_the_past_or_beyond_the_calendar(when: str, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+    base, owner = f"{server.url}/api/admin", bearer(keys["owner"])
+    asked: list[tuple[str, str, dict[str, Any]]] = [
+        ("POST", f"/accounts/{customer.account_id}/keys", {}),
+        ("POST", "/admins", {"name": "x", "role": "viewer"}),
+        ("PUT", "/flags/auto_recharge", {"value": True, "reason": "x"}),
+    ]
+    for method, path, body in asked:
+        refused = web.request(method, base + path, json={**body, "expiresAt": when}, headers=owner)
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "expiresAt"), path
+    if not when.startswith("2020"):
+        rates = {"rateCardId": "openai-2026-11-23", "reason": "x", "effectiveAt": when}
+        assert web.post(f"{base}/rates/activate", json=rates, headers=owner).status_code == 400
+    for path in (f"/accounts/{customer.account_id}", "/admins", "/flags", "/rates"):
+        assert web.get(base + path, headers=owner).status_code == 200, path

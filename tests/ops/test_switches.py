@@ -232,9 +232,9 @@ def test_every_change_is_in_the_audit_log(pair: Tollkeeper) -> None:
     assert pair.cli("audit", "export", str(file))["rows"] == pair.cli("audit", "verify")["rows"]
     rows = [json.loads(line) for line in file.read_text().splitlines()][-3:]
     assert [(row["action"], row["subject"], row["reason"]) for row in rows] == [
-        ("flag.set", "percent", "second step"),
-        ("flag.set", "percent", "all"),
-        ("flag.clear", "percent", "by the file"),
+        ("flag.set", "rollout.percent", "second step"),
+        ("flag.set", "rollout.percent", "all"),
+        ("flag.clear", "rollout.percent", "by the file"),
     ]
     assert json.loads(rows[1]["before"])["value"] == 25
     assert json.loads(rows[1]["after"])["value"] == 100
