@@ -18,7 +18,7 @@ FAILED = "could not be done: "
 """How the report of a run begins that did not come to its end: it counts neither as clean nor as having found something."""
 PARTLY = "could not be done in whole: "
 """How the report of a run begins that could not look at everything: what it found is kept, and it is due as if it had not run."""
-DISPUTED = "In dispute, in millicredits: "
+DIFFERENCES = "The differences add up to, in millicredits: "
 """The last line of a run's report. The rows of its findings have no units, and of many only the first are kept."""
 COMPLETED = or_(job_runs.c.ok, and_(job_runs.c.findings > 0, ~job_runs.c.report.startswith(PARTLY)))
 PARTS_LOOKED_AT = 100
@@ -148,11 +148,11 @@ def _newest(job: str) -> Any:
 
 
 def _with_mismatch(report: str, found: Sequence[Finding]) -> str:
-    return f"{report}\n{DISPUTED}{mismatch(found)}" if found else report
+    return f"{report}\n{DIFFERENCES}{mismatch(found)}" if found else report
 
 
 def _mismatch_of(report: str) -> int:
-    _, _, number = report.rpartition(f"\n{DISPUTED}")
+    _, _, number = report.rpartition(f"\n{DIFFERENCES}")
     return int(number) if number.isdecimal() else 0
 
 

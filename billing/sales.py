@@ -385,7 +385,7 @@ class Sales:
         blocked = update(accounts).where(accounts.c.id == account_id, accounts.c.status != "blocked").values(status="blocked")
         if (await connection.execute(blocked)).rowcount == 0:
             return False
-        change = Change("account.block", account_id, {"status": "active"}, {"status": "blocked"}, f"{lost} disputes were lost")
+        change = Change("account.status", account_id, "active", "blocked", f"{lost} disputes were lost")
         await note_change(connection, SYSTEM, change)
         return True
 

@@ -49,8 +49,19 @@ def package_checks(settings: Settings) -> list[Check]:
     planned = {code: (Fraction(usd), Fraction(bonus)) for code, (usd, bonus) in RUNBOOK_PACKAGES.items()}
     if sold != planned:
         fix = "the runbook sells starter $9.99, plus $49.99 + 5 %, pro $99.99 + 10 %: change [[packages]] unless this is meant"
-        return [Check("prices", "packages", "WARN", "; ".join(shown), fix)]
-    return [Check("prices", "packages", "PASS", "; ".join(shown))]
+        return [Check("prices", "packages", "WARN", "; ".join(shown), fix), _margin_check(settings)]
+    return [Check("prices", "packages", "PASS", "; ".join(shown)), _margin_check(settings)]
+
+
+def _margin_check(settings: Settings) -> Check:
+    """What is left of the cheapest credits when they are used: a package's bonus is given on top of the markup over OpenAI's prices."""
+    cheapest = max(settings.packages, key=lambda package: Fraction(package.bonus_percent))
+    margin = 100 - (100 + Fraction(cheapest.bonus_percent)) / Fraction(settings.billing.markup)
+    found = f"{cheapest.code} leaves {float(margin):.1f} % at markup {settings.billing.markup}, before Stripe's fees"
+    if margin < settings.jobs.margin_target_percent:
+        fix = f"raise billing.markup or lower the bonus: the target is {settings.jobs.margin_target_percent} % (jobs.margin_target_percent)"
+        return Check("prices", "margin", "WARN", found, fix)
+    return Check("prices", "margin", "PASS", found)
 
 
 async def rate_checks(site: Site) -> tuple[list[Check], PriceBook | None]:

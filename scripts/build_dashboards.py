@@ -88,7 +88,7 @@ MONEY = Dashboard(
             (
                 Panel(
                     "Purchases and deductions by day",
-                    "Credits bought, taken back, and deducted in the 24 hours before each point; 1,000 credits are $1.",
+                    "Credits bought, taken back, and deducted in the 24 hours before each point, as the service counted; 1,000 are $1.",
                     "none",
                     (
                         ("bought", per_day("billing_credits_purchased_total")),

@@ -287,7 +287,8 @@ setting("admin listens everywhere", {"admin listener": "FAIL"}, TOLLKEEPER_LISTE
 
 # -- prices --------------------------------------------------------------------------------------------------
 
-setting("nothing for sale", {"prices packages": "FAIL"}, TOLLKEEPER_PACKAGES="[]")
+setting("nothing for sale", {"prices packages": "FAIL", "prices margin": None}, TOLLKEEPER_PACKAGES="[]")
+setting("sold below cost", {"prices margin": "WARN"}, TOLLKEEPER_BILLING__MARKUP="1")
 setting("other packages", {"prices packages": "WARN"}, TOLLKEEPER_PACKAGES='[{"code": "starter", "usd": "9.99"}]')
 setting("everything is allowed", {"openai models": "WARN"}, TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["*"]')
 setting("an allowed model has no price", {"prices allowlist": "FAIL"}, TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["gpt-4o-mini", "gpt-99"]')

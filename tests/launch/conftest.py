@@ -106,6 +106,7 @@ def live(new_folder: Callable[[str], Path], session_sandbox: Sandbox, postgres_u
         "TOLLKEEPER_LISTEN__MAX_CONNECTIONS": "64",
         "TOLLKEEPER_UPSTREAM__MAX_CONNECTIONS": "64",
         "TOLLKEEPER_BILLING__MODEL_ALLOWLIST": '["gpt-4o-mini"]',
+        "TOLLKEEPER_BILLING__MARKUP": "1.2",
     }
     server = Tollkeeper(home, environment).start()
     world = Live(server, session_sandbox, redis, bank, database)

@@ -116,7 +116,7 @@ async def test_who_disputes_is_not_charged_again(sql: Books, block_after: int) -
     await run(shop)
     assert autos(shop) == []
     blocked = (await sql.accounts.get(account))["status"] == "blocked"
-    audited = await shop.rows("SELECT actor, subject FROM audit_log WHERE action = 'account.block'")
+    audited = await shop.rows("SELECT actor, subject FROM audit_log WHERE action = 'account.status'")
     assert (blocked, audited) == (bool(block_after), [("stripe", account)] * block_after)
 
 

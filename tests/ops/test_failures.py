@@ -73,7 +73,7 @@ def test_admins_who_were_here_are_not_locked_out(server: Tollkeeper) -> None:
     assert web.get(whoami, headers=bearer(first, "192.0.2.3")).status_code == 200
     assert web.get(whoami, headers=bearer(second, "192.0.2.3")).status_code == 429
     assert web.get(whoami, headers=bearer(second, "192.0.2.4")).status_code == 200
-    from_there = {"x-forwarded-for": "192.0.2.3"}
+    from_there = {"x-forwarded-for": "192.0.2.3", "origin": server.url}
     signing_in = web.post(f"{server.url}/admin/sign-in", data={"key": "tka-wrong"}, headers=from_there)
     assert (signing_in.status_code, "Wait a minute" in signing_in.text) == (429, True)
     assert web.post(f"{server.url}/admin/sign-in", data={"key": first}, headers=from_there).status_code == 303

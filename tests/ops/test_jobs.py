@@ -24,7 +24,7 @@ from billing.rates import RateCards
 from billing.reconcile import check_audit, check_ledger, check_store
 from billing.record import UsageRecord, encode_record
 from billing.retention import drop_detail
-from billing.runs import DISPUTED, FAILED, PARTLY, Runs
+from billing.runs import DIFFERENCES, FAILED, PARTLY, Runs
 from billing.samples import check_sample
 from billing.schedule import Job, JobIsRunning, Result, Scheduler
 from billing.statements import Statements
@@ -437,7 +437,7 @@ async def test_a_job_that_cannot_be_done_stays_due_and_is_one_row(sql: Books) ->
     scheduler._not_before.clear()
     await scheduler.steps()[0][0]()
     newest = (await runs.latest("j", 1))[0]
-    assert (newest["findings"], newest["report"]) == (1, f"since 0\n{DISPUTED}1")
+    assert (newest["findings"], newest["report"]) == (1, f"since 0\n{DIFFERENCES}1")
     assert [row["subject"] for row in await runs.findings_of(newest["id"])] == ["s"]
 
 
@@ -450,7 +450,7 @@ async def test_clean_runs_are_forgotten_and_the_others_are_not(sql: Books) -> No
             await connection.execute(text(row))
     await runs.keep("j", 2, [], "last")
     kept = await runs.latest("j", 1_000)
-    assert (len(kept), kept[0]["report"], kept[-1]["report"]) == (201, "last", f"first\n{DISPUTED}1")
+    assert (len(kept), kept[0]["report"], kept[-1]["report"]) == (201, "last", f"first\n{DIFFERENCES}1")
     assert await runs.standing("j") == (kept[0]["finished_at"], 0, 0, (kept[0]["finished_at"] - 2) / 1_000)
 
 
@@ -492,7 +492,7 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
     await again()
     rows = await runs.latest("j", 10)
     assert [(row["ok"], row["findings"]) for row in rows] == [(False, 2), (False, 1)], "the same again is the same row"
-    assert rows[0]["report"] == f"{PARTLY}Stripe's record: stripe: is away\n13.7 s\n{DISPUTED}4"
+    assert rows[0]["report"] == f"{PARTLY}Stripe's record: stripe: is away\n13.7 s\n{DIFFERENCES}4"
     assert [row["subject"] for row in await runs.findings_of(rows[0]["id"])] == ["s", "t"]
     assert await runs.completed_at("j") == 1, "it counts as not run"
     standing = await runs.standing("j")

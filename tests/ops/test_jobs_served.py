@@ -163,7 +163,7 @@ def test_a_run_that_failed_neither_reads_as_agreement_nor_hides_what_is_found(ma
         return page, web.get(f"{server.url}/api/admin/reconciliation", headers=owner, timeout=10).json()["findings"]
 
     with httpx.Client(base_url=server.url, follow_redirects=True, timeout=10) as browser:
-        browser.post("/admin/sign-in", data={"key": owner["Authorization"].removeprefix("Bearer ")})
+        browser.post("/admin/sign-in", data={"key": owner["Authorization"].removeprefix("Bearer ")}, headers={"origin": server.url})
         assert "Everything agreed" in shown()[0]
         fail(server)
         page, found = shown()
