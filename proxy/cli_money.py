@@ -12,9 +12,10 @@ from billing.inbox import Inbox
 from billing.money import display_credits
 from billing.purchases import refund_cents
 from billing.sales import Sales
+from config.load import ConfigError
 from proxy.account_api import iso_time
 from proxy.checkout_api import purchase_row, refund_row
-from proxy.cli_context import Add, Context, Refusal, Result, because, short_text, who
+from proxy.cli_context import Add, Context, Result, because, short_text, who
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn, money_in
 
@@ -65,7 +66,7 @@ async def _money(context: Context) -> AsyncIterator[MoneyIn]:
 async def _configured(context: Context) -> AsyncIterator[MoneyIn]:
     async with _money(context) as money:
         if money.keys is None:
-            raise Refusal("Stripe is not configured: set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET")
+            raise ConfigError("environment", "STRIPE_API_KEY", "is not set: Stripe is not configured", "set it and STRIPE_WEBHOOK_SECRET")
         yield money
 
 

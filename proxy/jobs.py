@@ -22,6 +22,7 @@ from billing.retention import drop_detail
 from billing.samples import check_sample
 from billing.schedule import Job, Result, Scheduler
 from config.keys import openai_admin_key
+from config.load import ConfigError
 from config.settings import Settings
 from proxy.metrics import Metrics
 from proxy.money import MoneyIn
@@ -39,10 +40,6 @@ SHOWN = 20
 
 Part = tuple[list[Finding], list[str]]
 """What a part of the reconciliation found, and what it has to say beside that."""
-
-
-class NotConfigured(BillingError):
-    """The job does not exist with these settings."""
 
 
 class JobBook:
@@ -183,9 +180,10 @@ class JobBook:
         return await self.costs(max(first, yesterday - timedelta(days=MOST_COST_DAYS)), yesterday)
 
     async def costs(self, first: date, last: date) -> Result:
-        """Compare finished days. Raises NotConfigured, StoreUnavailable."""
+        """Compare finished days. Raises ConfigError, StoreUnavailable."""
         if self._admin_key is None:
-            raise NotConfigured("OpenAI's costs are not asked for: set OPENAI_ADMIN_KEY, or jobs.openai_admin_key_file")
+            problem = "is not set, so OpenAI's costs are not asked for"
+            raise ConfigError("environment", "OPENAI_ADMIN_KEY", problem, "set it, or jobs.openai_admin_key_file")
         openai = OpenAICosts(self._settings.jobs.openai_costs_url, self._admin_key)
         found: list[Finding] = []
         lines = []

@@ -249,7 +249,7 @@ def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, ope
     assert (refused.returncode, "not over yet" in refused.stderr) == (1, True)
     wrong = single.run("costs", OPENAI_ADMIN_KEY="sk-admin-wrong")
     assert (wrong.returncode, "answered with 403" in wrong.stderr, "sk-admin" in wrong.stderr) == (3, True, False)
-    assert single.run("costs", OPENAI_ADMIN_KEY="").returncode == 1
+    assert single.run("costs", OPENAI_ADMIN_KEY="").returncode == 2
     assert single.run("costs", TOLLKEEPER_JOBS__OPENAI_COSTS_URL="http://127.0.0.1:9/").returncode == 3
     assert ADMIN_KEY not in single.log()
 
