@@ -45,9 +45,7 @@ class Failures:
         left = since + WINDOW_SECONDS - time.monotonic()
         if times and times >= self._most and left > 0 and digest not in self._proven:
             self._count(kind)
-            raise too_many(
-                "Too many requests from your address failed to authenticate. Wait a minute.", "too_many_failures", round(left * 1_000)
-            )
+            raise too_many(REFUSED, "too_many_failures", round(left * 1_000))
 
     def note(self, kind: Kind, address: str) -> None:
         """Count a failure; of whom no address is known, nobody is refused for it."""
