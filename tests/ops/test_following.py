@@ -102,7 +102,7 @@ def test_a_database_that_refuses_our_questions_ends_no_loop(make_tollkeeper: Ser
     wait_until(lambda: customer.chat(max_tokens=5).status_code == 200, 3, "overrides are followed again")
     wait_until(lambda: notes(server).keys() == {"overrides"}, 5, "nothing is wrong any more")
     wait_until(lambda: web.get(f"{server.url}/readyz").status_code == 200, 5, "ready again")
-    assert metric(server, "tollkeeper_config_valid 1.0")
+    wait_until(lambda: metric(server, "tollkeeper_config_valid 1.0"), 3, "the metric follows")
 
 
 def test_switches_work_while_postgresql_hangs(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path) -> None:
