@@ -204,3 +204,48 @@ def missed_event(server: Tollkeeper, stripe: FakeStripe) -> None:
     asked = {"url": f"{server.url}/api/admin/jobs/sweep/run", "json": {"reason": "a test"}, "headers": {"Authorization": f"Bearer {owner}"}}
     assert web.post(**asked).status_code == 202
     wait_until(lambda: re.search("stripe_events_missed_total [1-9]", web.get(f"{server.url}/metrics").text), 20, "it was found")
+
+
+def edits(server: Tollkeeper) -> None:
+    """A good edit with a key that waits for a restart, a bad one, and an override."""
+    file = server.folder / "proxy.toml"
+    file.write_text("[rollout]\npercent = 25\n[log]\naccess = false\n")
+    wait_until(lambda: web.get(f"{server.url}/readyz").json()["notes"], 5, "the restart key is noted")
+    time.sleep(0.6)
+    file.write_text("[billing]\nmarkup = 'much'\n")
+    wait_until(lambda: "config" in web.get(f"{server.url}/readyz").text, 5, "the bad edit is reported")
+    time.sleep(0.6)
+    file.write_text("# whole again\n")
+    for switch in ("purchase_enabled", "charging_enabled", "auto_recharge"):
+        server.cli("flags", "set", switch, "false", "--reason", "a test")
+    time.sleep(2.5)
+    for switch in ("purchase_enabled", "charging_enabled", "auto_recharge"):
+        server.cli("flags", "clear", switch, "--reason", "a test")
+
+
+def faults(server: Tollkeeper, store: RedisServer) -> None:
+    """A copy of a balance that is wrong, a ledger that is locked, a Redis that dies and comes back as another run."""
+    still, customer = new_customer(server, 5_000_000), new_customer(server)
+    key = next(name for name in redis.Redis(port=store.port).scan_iter(f"*{still.account_id}*"))
+    change_balance(store, key, 5_000)
+    owner = {"Authorization": f"Bearer {server.cli('admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
+    ask: dict[str, Any] = {"json": {"reason": "a test"}, "headers": owner, "timeout": 10}
+    assert web.post(f"{server.url}/api/admin/jobs/reconcile/run", **ask).status_code == 202
+    wait_until(lambda: "tollkeeper_reconciliation_mismatch_credits 5.0" in web.get(f"{server.url}/metrics").text, 20, "found")
+    with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10, isolation_level=None)) as ledger:
+        ledger.execute("BEGIN EXCLUSIVE")
+        for _ in range(3):
+            assert customer.chat(max_tokens=5).status_code == 200
+        time.sleep(6)
+        ledger.execute("ROLLBACK")
+    store.kill()
+    assert customer.chat(max_tokens=5).status_code == 503
+    wait_until(lambda: web.get(f"{server.url}/readyz").status_code == 503, 10, "readiness is red")
+    time.sleep(1)
+    store.start()
+    wait_until(lambda: customer.chat(max_tokens=5).status_code == 200, 20, "the balance is back")
+
+
+def change_balance(store: RedisServer, key: bytes, by: int) -> None:
+    """What nobody may do: write a balance by hand."""
+    redis.Redis(port=store.port).hincrby(key, "balance", by)
