@@ -10,10 +10,12 @@ from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
 import pytest
+import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from billing.signatures import sign
