@@ -232,7 +232,8 @@ class Supervisor:
             time.sleep(TICK_SECONDS)
             turn += 1
             if turn % LOOK_TICKS == 0:
-                self._folder.mkdir(mode=0o700, exist_ok=True)  # whatever cleans /tmp may have taken it: children need it to start
+                with contextlib.suppress(OSError):  # whatever cleans /tmp may have taken it, or take it now: children need it to start
+                    self._folder.mkdir(mode=0o700, exist_ok=True)
                 self._look_at_file()
             for name in list(self._children):
                 if not self._tend(name):

@@ -40,6 +40,7 @@ class Watch:
         self.server = server
         self.seen: defaultdict[str, defaultdict[str, set[float]]] = defaultdict(lambda: defaultdict(set))
         self.over = threading.Event()
+        self.read()  # what there is before anything happens
         self.thread = threading.Thread(target=self.read_on)
         self.thread.start()
 
