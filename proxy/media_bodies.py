@@ -1,5 +1,6 @@
 """Bodies of the image and audio endpoints, moderations and decisions: JSON or multipart, bounded before they are sent. Sans I/O."""
 
+import string
 import struct
 from typing import Any, NamedTuple
 
@@ -28,9 +29,12 @@ DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
 SPEECH_MAX_CHARACTERS = 4_096
 SPEECH_TOKENS_PER_LETTER = 4
 """Speech is 20 tokens a second (one per 50 ms) and seldom slower than 10 letters a second: 2; doubled for safety."""
+SPEECH_TOKENS_PER_SIGN = 16
+"""Digits, punctuation and control characters may be read out by their names: "backslash" takes 0.7 s, which is 14."""
 SPEECH_TOKENS_PER_OTHER_BYTE = 8
 """Other scripts say more with a character, up to a syllable a byte of UTF-8."""
 SPEECH_EXTRA_TOKENS = 256
+LETTERS = string.ascii_letters + " "
 MIN_SPEED_HUNDREDTHS = 25
 SLOWEST_BYTES_PER_SECOND = 500
 """No audio worth transcribing has fewer (4 kbit/s): what bounds a compressed file's length."""
@@ -176,11 +180,8 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
     if chosen not in AUDIO_FORMATS:
         raise invalid(f"`response_format` must be one of {', '.join(AUDIO_FORMATS)}.", "response_format")
     hundredths = 100 if request.speed is None else max(MIN_SPEED_HUNDREDTHS, min(100, int(request.speed * 100)))
-    said = request.input.encode()
-    letters = len(said.decode("ascii", "ignore"))
-    spoken = letters * SPEECH_TOKENS_PER_LETTER + (len(said) - letters) * SPEECH_TOKENS_PER_OTHER_BYTE
-    spoken = -(-spoken * 100 // hundredths) + SPEECH_EXTRA_TOKENS
-    text = len(said) + len((request.instructions or "").encode())
+    spoken = -(-_spoken_tokens(request.input) * 100 // hundredths) + SPEECH_EXTRA_TOKENS
+    text = len(request.input.encode()) + len((request.instructions or "").encode())
     changes: dict[str, bytes] = {} if by_character or wants_events else {"stream_format": b'"sse"'}
     return Parsed(
         model=request.model,
@@ -195,6 +196,15 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
         characters=len(request.input) if by_character else 0,
         convert="" if wants_events else f"audio:{chosen}",
     )
+
+
+def _spoken_tokens(text: str) -> int:
+    """The most audio tokens that reading a text aloud takes, at its natural speed."""
+    said = text.encode()
+    ascii_only = said.decode("ascii", "ignore")
+    letters = sum(map(ascii_only.count, LETTERS))
+    signs, others = len(ascii_only) - letters, len(said) - len(ascii_only)
+    return letters * SPEECH_TOKENS_PER_LETTER + signs * SPEECH_TOKENS_PER_SIGN + others * SPEECH_TOKENS_PER_OTHER_BYTE
 
 
 def is_custom_voice(voice: Any) -> bool:

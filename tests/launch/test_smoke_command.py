@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -18,7 +19,7 @@ from tests.launch.breaks import NOWHERE
 from tests.launch.conftest import Live
 from tests.launch.stranger import stranger
 from tests.support import web
-from tests.support.servers import wait_until
+from tests.support.servers import wait_until, within
 
 STEPS = ["ready", "account", "me", "purchase", "webhook again", "call", "stream", "reconcile", "402", "clean-up"]
 STARTER = 9_990_000
@@ -90,7 +91,8 @@ def switch(flag: str, value: str, *more: str) -> Break:
         pairs = [(flag, value), *([(more[0], more[1])] if more else [])]
         for name, wanted in pairs:
             live.server.cli("flags", "set", name, wanted, "--reason", "a test")
-        wait_until(lambda: in_force(live, flag) == {True}, 10, "every worker follows")
+        wait_until(lambda: in_force(live, flag) == {True}, 10, "workers follow")
+        time.sleep(within(2))  # and whichever has not answered here
         yield {}
         for name, _ in pairs:
             live.server.cli("flags", "clear", name, "--reason", "a test")
