@@ -4,12 +4,18 @@ The audit row comes first, so that no money goes back that nobody is named for. 
 before: asked again after an answer that was lost it is the same refund, and asked again on purpose it is another.
 """
 
+import logging
+
 from billing.audit import AuditLog, Change, Who
 from billing.database import Database
-from billing.purchases import NotRefundable, Refunded
+from billing.errors import NotYet
+from billing.money import written_usd
+from billing.purchases import MILLICREDITS_PER_CENT, NotRefundable, Refunded
 from billing.sales import Purchase, Sales
 from billing.stripe_gateway import StripeGateway
 from billing.stripe_sync import Sync
+
+log = logging.getLogger("tollkeeper.stripe")
 
 
 class Refunding:
@@ -20,7 +26,7 @@ class Refunding:
         self._audit, self._gateway, self._sales, self._sync = AuditLog(database), gateway, sales, sync
 
     async def refund(self, purchase_id: str, cents: int | None, who: Who, reason: str) -> Refunded:
-        """Give `cents` back to the buyer (None: all that is left). Raises NotRefundable, StripeRefused, StoreUnavailable, NotYet."""
+        """Give `cents` back to the buyer (None: all that is left). Raises NotRefundable, StripeRefused, StoreUnavailable."""
         purchase = await self._sales.get(purchase_id)
         if purchase is None:
             raise NotRefundable(f"there is no purchase {purchase_id!r}")
@@ -31,7 +37,10 @@ class Refunding:
         await self._audit.write(who, change)
         key = f"{purchase_id}:refund:{len(claims) + 1}:{amount}"
         made = await self._gateway.refund_payment(purchase.payment_intent_id or "", amount, purchase_id, key)
-        await self._sync.refund(made.id)
+        try:
+            await self._sync.refund(made.id)
+        except NotYet as error:  # it is made all the same, and whoever asked must not be told otherwise
+            log.warning("refund %s of %s is booked by its events: %s", made.id, purchase_id, error)
         return Refunded(made.id, made.amount, made.status or "pending")
 
 
@@ -43,5 +52,6 @@ def _amount(purchase: Purchase, left: int, cents: int | None) -> int:
         raise NotRefundable(f"all of purchase {purchase.id} was refunded or disputed already")
     amount = left if cents is None else cents
     if not 1 <= amount <= left:
-        raise NotRefundable(f"of purchase {purchase.id} {left / 100:.2f} can be given back, not {amount / 100:.2f}")
+        most, asked = (written_usd(value * MILLICREDITS_PER_CENT) for value in (left, amount))
+        raise NotRefundable(f"of purchase {purchase.id} ${most} can be given back, not ${asked}")
     return amount

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry
 
 from billing.event_types import KINDS
 from billing.inbox import Inbox
-from billing.money import display_credits
-from billing.purchases import refund_cents
+from billing.money import display_credits, written_usd
+from billing.purchases import MILLICREDITS_PER_CENT, refund_cents
 from billing.sales import Sales
 from config.load import ConfigError
 from proxy.account_api import iso_time
@@ -182,7 +182,8 @@ async def _refund(context: Context) -> Result:
     cents = None if given.usd is None else refund_cents(given.usd)
     async with _configured(context) as money:
         made = await (await money.parts()).refunding.refund(given.purchase, cents, who(), given.reason)
-    return refund_row(given.purchase, made), f"{made.cents / 100:.2f} of {given.purchase} go back ({made.refund_id}, {made.status}).", 0
+    dollars = written_usd(made.cents * MILLICREDITS_PER_CENT)
+    return refund_row(given.purchase, made), f"${dollars} of {given.purchase} go back ({made.refund_id}, {made.status}).", 0
 
 
 def _days(text: str) -> int:
