@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: run test lint bench install install-dev lock
 
 run: install
-	@$(BIN)/python -m proxy.quickstart
+	@$(BIN)/python -m proxy.cli.quickstart
 
 test: install-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)

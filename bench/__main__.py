@@ -1,4 +1,7 @@
-"""Run every measurement and print the table. One proxy at a time on core 0; load, upstream and Redis on the other cores."""
+"""Run every measurement and print the table.
+
+One proxy at a time on core 0; load, upstream and Redis on the other cores.
+"""
 
 import contextlib
 import json
@@ -34,7 +37,13 @@ TARGETS = {
 def body(*, stream: bool) -> str:
     """About 1 kB."""
     tail = ',"stream":true' if stream else ""
-    return '{"model":"gpt-4o-mini","max_tokens":100,"messages":[{"role":"user","content":"' + "x" * 900 + '"}]' + tail + "}"
+    return (
+        '{"model":"gpt-4o-mini","max_tokens":100,"messages":[{"role":"user","content":"'
+        + "x" * 900
+        + '"}]'
+        + tail
+        + "}"
+    )
 
 
 def pin(process: psutil.Process, cores: list[int]) -> None:
@@ -47,10 +56,16 @@ def pin(process: psutil.Process, cores: list[int]) -> None:
 @contextlib.contextmanager
 def running(command: list[str], port: int, cores: list[int], **environment: str) -> Iterator[psutil.Process]:
     """A server process, pinned, answering on its port."""
-    process = subprocess.Popen(command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         wait_until(
-            lambda: httpx.get(f"http://127.0.0.1:{port}/", timeout=1).status_code > 0 if "bench.upstream" not in command else True,
+            lambda: (
+                httpx.get(f"http://127.0.0.1:{port}/", timeout=1).status_code > 0
+                if "bench.upstream" not in command
+                else True
+            ),
             15,
             str(command),
         )
@@ -70,7 +85,19 @@ def wrk(url: str, key: str, *, stream: bool, connections: int, seconds: int, cor
         f"wrk.method='POST'\nwrk.body='{body(stream=stream)}'\nwrk.headers['Content-Type']='application/json'\n"
         f"wrk.headers['Authorization']='Bearer {key}'\n"
     )
-    command = ["taskset", "-c", str(core), "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "-s", str(script), url]
+    command = [
+        "taskset",
+        "-c",
+        str(core),
+        "wrk",
+        "-t1",
+        f"-c{connections}",
+        f"-d{seconds}s",
+        "--latency",
+        "-s",
+        str(script),
+        url,
+    ]
     text = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert "Non-2xx" not in text, text
     rate = float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1])  # type: ignore[index]
@@ -83,7 +110,9 @@ def cpu_seconds(processes: list[psutil.Process]) -> float:
     return sum(sum(process.cpu_times()[:2]) for process in processes)
 
 
-def measure(url: str, key: str, processes: list[psutil.Process], *, stream: bool, connections: int = CONNECTIONS) -> dict[str, float]:
+def measure(
+    url: str, key: str, processes: list[psutil.Process], *, stream: bool, connections: int = CONNECTIONS
+) -> dict[str, float]:
     """Requests/s, p50 ms, CPU µs a request."""
     core = (os.cpu_count() or 2) - 1
     wrk(url, key, stream=stream, connections=connections, seconds=2, core=core)
@@ -169,7 +198,9 @@ def run_httpx(upstream: int) -> dict[str, dict[str, float]]:
 
 
 @contextlib.contextmanager
-def served(folder: Path, upstream: int, fsync: str, others: list[int]) -> Iterator[tuple[Tollkeeper, str, psutil.Process]]:
+def served(
+    folder: Path, upstream: int, fsync: str, others: list[int]
+) -> Iterator[tuple[Tollkeeper, str, psutil.Process]]:
     """Tollkeeper with one worker on core 0, Redis and the jobs process elsewhere; an account with much credit."""
     folder.mkdir(parents=True)
     redis = RedisServer(folder / "redis", fsync)
@@ -194,7 +225,9 @@ def served(folder: Path, upstream: int, fsync: str, others: list[int]) -> Iterat
         redis.kill()
 
 
-def run_tollkeeper(folder: Path, upstream: int, fsync: str, others: list[int]) -> tuple[dict[str, dict[str, float]], float]:
+def run_tollkeeper(
+    folder: Path, upstream: int, fsync: str, others: list[int]
+) -> tuple[dict[str, dict[str, float]], float]:
     """Everything on: auth, hold, settle, metrics, access log."""
     with served(folder, upstream, fsync, others) as (server, key, worker):
         found = both(f"{server.v1}/chat/completions", key, [worker])
@@ -210,7 +243,9 @@ def run_slow(folder: Path, others: list[int]) -> dict[str, float]:
     ):
         before = cpu_seconds([worker])
         client = subprocess.Popen(
-            [sys.executable, "-m", "bench.slow_streams", str(server.port), key, str(SLOW_STREAMS)], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-m", "bench.slow_streams", str(server.port), key, str(SLOW_STREAMS)],
+            stdout=subprocess.PIPE,
+            text=True,
         )
         peak = 0.0
         while client.poll() is None:

@@ -1,4 +1,5 @@
-"""How much more is held than charged for plain English chat with an explicit max: by bytes, and where money is short, counted.
+"""How much more is held than charged for plain English chat with an explicit max: by bytes, and where money is short,
+counted.
 
 The texts, lengths and the answer of 80 of 100 tokens are fixed; the usage is the simulator's own.
 """
@@ -35,7 +36,9 @@ def measure(folder: Path) -> dict[str, float]:
             answer = httpx.post(f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=20)
             assert answer.status_code == 200, answer.text
             (row,) = account.usage()
-            record = httpx.get(f"{server.url}/api/billing/generations/{row['requestId']}", headers=account.headers, timeout=10).json()
+            record = httpx.get(
+                f"{server.url}/api/billing/generations/{row['requestId']}", headers=account.headers, timeout=10
+            ).json()
             found[name] = int(record["heldMillicredits"]) / int(record["chargedMillicredits"])
         return found
     finally:

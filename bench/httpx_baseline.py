@@ -23,9 +23,13 @@ async def forward(request: Request) -> StreamingResponse:
     """Send on, stream back."""
     client = request.state.client
     body = await request.body()
-    upstream = client.build_request("POST", "/v1/chat/completions", content=body, headers={"content-type": "application/json"})
+    upstream = client.build_request(
+        "POST", "/v1/chat/completions", content=body, headers={"content-type": "application/json"}
+    )
     answer = await client.send(upstream, stream=True)
-    return StreamingResponse(answer.aiter_raw(), answer.status_code, {"content-type": answer.headers["content-type"]}, background=None)
+    return StreamingResponse(
+        answer.aiter_raw(), answer.status_code, {"content-type": answer.headers["content-type"]}, background=None
+    )
 
 
 app = Starlette(routes=[Route("/v1/chat/completions", forward, methods=["POST"])], lifespan=lifespan)

@@ -27,7 +27,14 @@ async def one(host: str, port: int, request: bytes, gaps: list[float], done: lis
 async def main() -> None:
     """`python -m bench.slow_streams PORT KEY COUNT`."""
     port, key, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-    body = json.dumps({"model": "gpt-4o-mini", "stream": True, "max_tokens": 100, "messages": [{"role": "user", "content": "x" * 900}]})
+    body = json.dumps(
+        {
+            "model": "gpt-4o-mini",
+            "stream": True,
+            "max_tokens": 100,
+            "messages": [{"role": "user", "content": "x" * 900}],
+        }
+    )
     body = body.replace('"stream": true', '"stream":true')
     request = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\nContent-Type: application/json\r\n"
@@ -37,7 +44,15 @@ async def main() -> None:
     done: list[int] = []
     started = time.monotonic()
     await asyncio.gather(*(one("127.0.0.1", port, request, gaps, done) for _ in range(count)))
-    print(json.dumps({"completed": len(done), "longest_gap_s": round(max(gaps), 3), "seconds": round(time.monotonic() - started, 2)}))
+    print(
+        json.dumps(
+            {
+                "completed": len(done),
+                "longest_gap_s": round(max(gaps), 3),
+                "seconds": round(time.monotonic() - started, 2),
+            }
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -14,7 +14,13 @@ def json_answer() -> bytes:
     """About 1 kB, as a chat completion."""
     message = {"role": "assistant", "content": PAD, "refusal": None}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
-    body = {"id": "chatcmpl-bench", "object": "chat.completion", "created": 1795000000, "model": "gpt-4o-mini", "choices": choices}
+    body = {
+        "id": "chatcmpl-bench",
+        "object": "chat.completion",
+        "created": 1795000000,
+        "model": "gpt-4o-mini",
+        "choices": choices,
+    }
     raw = json.dumps({**body, "usage": USAGE, "service_tier": "default"}).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(raw), raw)
 
@@ -29,7 +35,12 @@ def stream_chunks() -> list[bytes]:
         "service_tier": "default",
     }
     events = [
-        {**base, "choices": [{"index": 0, "delta": {"content": f" word{n}"}, "finish_reason": None}], "usage": None, "obfuscation": "xyz"}
+        {
+            **base,
+            "choices": [{"index": 0, "delta": {"content": f" word{n}"}, "finish_reason": None}],
+            "usage": None,
+            "obfuscation": "xyz",
+        }
         for n in range(50)
     ]
     events.append({**base, "choices": [], "usage": USAGE})

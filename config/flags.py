@@ -67,12 +67,17 @@ def with_flags(settings: Settings, values: Mapping[str, Any]) -> Settings:
     changed: dict[str, Any] = {}
     for section in sorted({FLAGS[flag] for flag in values}):
         before = getattr(settings, section)
-        document = {**msgspec.to_builtins(before), **{flag: value for flag, value in values.items() if FLAGS[flag] == section}}
+        document = {
+            **msgspec.to_builtins(before),
+            **{flag: value for flag, value in values.items() if FLAGS[flag] == section},
+        }
         try:
             changed[section] = msgspec.convert(document, type(before))
         except msgspec.ValidationError as error:
             reason, _, place = str(error).partition(" - at `$.")
-            raise ConfigError("flags", f"{section}.{place.rstrip('`')}", reason, "see the comment at this key in proxy.toml") from None
+            raise ConfigError(
+                "flags", f"{section}.{place.rstrip('`')}", reason, "see the comment at this key in proxy.toml"
+            ) from None
     found = msgspec.structs.replace(settings, **changed)
     check_combinations(found, "flags")
     return found

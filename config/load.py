@@ -91,7 +91,9 @@ def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
         raise ConfigError(where, "(file)", f"is not valid TOML: {error}", "correct that line") from None
     except (RecursionError, ValueError) as error:
         # tables nested too deep, a number of thousands of digits: the reader gives up without a TOMLDecodeError
-        raise ConfigError(where, "(file)", f"cannot be read as TOML ({type(error).__name__})", "undo the last edit") from None
+        raise ConfigError(
+            where, "(file)", f"cannot be read as TOML ({type(error).__name__})", "undo the last edit"
+        ) from None
 
 
 def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
@@ -103,7 +105,7 @@ def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -
         section, separator, key = name[len(ENV_PREFIX) :].lower().partition("__")
         if not separator:
             if section == "config":
-                continue  # names the file itself (proxy/cli.py)
+                continue  # names the file itself (proxy/cli/main.py)
             if section == "packages":
                 document["packages"] = _json_value(name, environ[name])
                 overridden["packages"] = name
@@ -111,7 +113,9 @@ def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -
             raise ConfigError("environment", name, "names no section and key", "write TOLLKEEPER_<SECTION>__<KEY>")
         field_type = _field_type(section, key)
         if field_type is None:
-            raise ConfigError("environment", name, f"there is no setting {section}.{key}", "see proxy.toml for the names")
+            raise ConfigError(
+                "environment", name, f"there is no setting {section}.{key}", "see proxy.toml for the names"
+            )
         raw = environ[name]
         value: Any = raw if _is_text(field_type) else _json_value(name, raw)
         table = document.setdefault(section, {})
@@ -144,7 +148,9 @@ def _json_value(name: str, raw: str) -> Any:
     try:
         return msgspec.json.decode(raw.encode())
     except msgspec.DecodeError:
-        raise ConfigError("environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]') from None
+        raise ConfigError(
+            "environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]'
+        ) from None
 
 
 def _explain(error: msgspec.ValidationError, where: str, overridden: Mapping[str, str]) -> ConfigError:
@@ -171,7 +177,14 @@ def check_combinations(settings: Settings, where: str) -> None:
             "set redis.url, or listen.workers = 1",
         )
     base = _parts(settings.upstream.base_url) if re.fullmatch("[!-~]+", settings.upstream.base_url) else None
-    if base is None or base.scheme not in ("http", "https") or not base.hostname or base.query or base.fragment or base.username:
+    if (
+        base is None
+        or base.scheme not in ("http", "https")
+        or not base.hostname
+        or base.query
+        or base.fragment
+        or base.username
+    ):
         raise ConfigError(
             where,
             "upstream.base_url",
@@ -180,7 +193,9 @@ def check_combinations(settings: Settings, where: str) -> None:
         )
     _check_operations(settings, where)
     if settings.log.opentelemetry and find_spec("opentelemetry") is None:
-        raise ConfigError(where, "log.opentelemetry", "OpenTelemetry is not installed", "pip install 'tollkeeper[otel]', or say false")
+        raise ConfigError(
+            where, "log.opentelemetry", "OpenTelemetry is not installed", "pip install 'tollkeeper[otel]', or say false"
+        )
     scheme = settings.database.url.partition(":")[0]
     if scheme not in DATABASE_SCHEMES or _parts(settings.database.url) is None:
         raise ConfigError(
@@ -191,7 +206,9 @@ def check_combinations(settings: Settings, where: str) -> None:
         )
     redis = _parts(settings.redis.url)
     if settings.redis.url and (redis is None or redis.scheme not in ("redis", "rediss", "unix")):
-        raise ConfigError(where, "redis.url", "is not a Redis URL", 'write redis://host:port/0, or "" for the embedded store')
+        raise ConfigError(
+            where, "redis.url", "is not a Redis URL", 'write redis://host:port/0, or "" for the embedded store'
+        )
     if settings.billing.service_tier not in settings.billing.allowed_service_tiers:
         raise ConfigError(
             where,
@@ -215,13 +232,19 @@ def check_combinations(settings: Settings, where: str) -> None:
         )
     if not Fraction(settings.billing.markup):
         raise ConfigError(
-            where, "billing.markup", "would give everything away", 'use charging_enabled = false with charging_disabled_mode = "free"'
+            where,
+            "billing.markup",
+            "would give everything away",
+            'use charging_enabled = false with charging_disabled_mode = "free"',
         )
     for package in settings.packages:
         paid = Fraction(package.usd) * 1_000_000
         if not paid or paid.denominator != 1 or (paid * Fraction(package.bonus_percent) / 100).denominator != 1:
             raise ConfigError(
-                where, "packages", f"{package.code!r} is not a whole number of millicredits", "use cents, and a bonus that divides them"
+                where,
+                "packages",
+                f"{package.code!r} is not a whole number of millicredits",
+                "use cents, and a bonus that divides them",
             )
     codes = [package.code for package in settings.packages]
     if len(codes) != len(set(codes)):
@@ -232,12 +255,19 @@ def _check_operations(settings: Settings, where: str) -> None:
     listen, admin = settings.listen, settings.admin
     ports = [port for port in (listen.port, listen.side_port, listen.admin_port) if port]
     if len(ports) != len(set(ports)):
-        raise ConfigError(where, "listen.side_port", "two listeners share a port", "give each a port of its own, or 0 for the main one")
+        raise ConfigError(
+            where,
+            "listen.side_port",
+            "two listeners share a port",
+            "give each a port of its own, or 0 for the main one",
+        )
     for network in listen.trusted_proxies:
         try:
             ip_network(network)
         except ValueError as error:
-            raise ConfigError(where, "listen.trusted_proxies", f"{error}", 'write networks such as "10.0.0.0/8" or "10.0.0.7"') from None
+            raise ConfigError(
+                where, "listen.trusted_proxies", f"{error}", 'write networks such as "10.0.0.0/8" or "10.0.0.7"'
+            ) from None
     if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
         raise ConfigError(
             where,
@@ -245,7 +275,10 @@ def _check_operations(settings: Settings, where: str) -> None:
             "needs admin.oidc_audience and admin.oidc_jwks_url beside it",
             "name the audience that tokens for this service carry, and where the issuer's keys are",
         )
-    for key, url in (("admin.oidc_jwks_url", admin.oidc_jwks_url), ("jobs.openai_costs_url", settings.jobs.openai_costs_url)):
+    for key, url in (
+        ("admin.oidc_jwks_url", admin.oidc_jwks_url),
+        ("jobs.openai_costs_url", settings.jobs.openai_costs_url),
+    ):
         parts = _parts(url) if url else None
         if url and (parts is None or parts.scheme not in ("http", "https") or not parts.hostname):
             raise ConfigError(where, key, "is not an http(s) URL", 'write it like "https://id.example.com/jwks.json"')
@@ -257,7 +290,12 @@ def _check_secrets(settings: Settings, where: str, overridden: Mapping[str, str]
         parts = _parts(url)
         if key not in overridden and parts is not None and parts.password:
             name = ENV_PREFIX + key.replace(".", "__").upper()
-            raise ConfigError(where, key, "has a password in it, and secrets never stand in the file", f"set {name} in the environment")
+            raise ConfigError(
+                where,
+                key,
+                "has a password in it, and secrets never stand in the file",
+                f"set {name} in the environment",
+            )
 
 
 def _parts(url: str) -> SplitResult | None:

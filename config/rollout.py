@@ -19,4 +19,8 @@ def is_in(rollout: Rollout, account_id: str) -> bool:
     """Whether an account is metered. The lists come first; a greater percent never moves anybody out."""
     if account_id in rollout.exclude:
         return False
-    return rollout.percent == 100 or account_id in rollout.include or position(account_id) < rollout.percent * (STEPS // 100)
+    return (
+        rollout.percent == 100
+        or account_id in rollout.include
+        or position(account_id) < rollout.percent * (STEPS // 100)
+    )

@@ -205,7 +205,10 @@ class Admin(Section, frozen=True):
     oidc_audience: str = ""
     oidc_jwks_url: str = ""
     oidc_role_claim: str = "tollkeeper_role"
-    oidc_algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...] = ("RS256", "ES256")
+    oidc_algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...] = (
+        "RS256",
+        "ES256",
+    )
     jwks_cache_seconds: PositiveSeconds = 300.0
     session_minutes: Positive = 480
     support_grant_credits: Positive = 10_000

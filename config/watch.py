@@ -1,10 +1,11 @@
 """proxy.toml while serving: an edit is validated whole, then its live part replaces ours; a bad edit changes nothing.
 
-The file is read, not subscribed to: that works on every file system, and a look costs microseconds. An edit is taken when two
-looks in a row found the same content, so that a file which is being written is not taken half.
+The file is read, not subscribed to: that works on every file system, and a look costs microseconds. An edit is taken
+when two looks in a row found the same content, so that a file which is being written is not taken half.
 
-Of several processes one watches the file and the others follow what it took. Each for itself, they could look at different moments:
-an edit that stood for less than two looks before a broken one would be in force in some of them only, for as long as the file is broken.
+Of several processes one watches the file and the others follow what it took. Each for itself, they could look at
+different moments: an edit that stood for less than two looks before a broken one would be in force in some of them
+only, for as long as the file is broken.
 """
 
 import contextlib
@@ -122,14 +123,19 @@ class Watcher:
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """What the watching process tells the others: the last content it took (None: none yet), and what is wrong with the one there is."""
+    """What the watching process tells the others: the last content it took (None: none yet), and what is wrong with the
+    one there is.
+    """
 
     good: bytes | None = None
     problem: str = ""
 
 
 class Herald:
-    """The watching process's side. Tells its children, through memory that it shares with them, so that no disk can be in the way."""
+    """The watching process's side.
+
+    Tells its children, through memory that it shares with them, so that no disk can be in the way.
+    """
 
     def __init__(self) -> None:
         """To be made before the children are forked."""
@@ -174,7 +180,9 @@ class Follower:
         return float(moment)
 
     def look(self) -> Edit | None:
-        """What there is that we were not told yet: first what is in force, then what is wrong with the content there is."""
+        """What there is that we were not told yet: first what is in force, then what is wrong with the content there
+        is.
+        """
         sequence, _, length, checksum = HEADER.unpack_from(self._memory)
         if sequence == self._told:
             return None

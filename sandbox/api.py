@@ -132,7 +132,9 @@ class Api:
             self.replay(answer, call.encoding, directives)
         return answer
 
-    async def call(self, request: Request, body: dict[str, Any], model: str, directives: Directives, store: Store | None = None) -> Call:
+    async def call(
+        self, request: Request, body: dict[str, Any], model: str, directives: Directives, store: Store | None = None
+    ) -> Call:
         """All that a handler needs."""
         echo = ""
         if directives.echo:
@@ -259,7 +261,9 @@ class Api:
             lambda usage: embeddings.embeddings_json(shown, inputs, length, usage, packed=packed),
         )
 
-    def replay(self, answer: Answer, encoding: tiktoken.Encoding, directives: Directives, *, frames: bool = False) -> None:
+    def replay(
+        self, answer: Answer, encoding: tiktoken.Encoding, directives: Directives, *, frames: bool = False
+    ) -> None:
         """Swap the made-up output of an answer for a sample file; `frames`: one message per line or event."""
         sample = replay.read_sample(self._samples, str(directives.replay))
         bill = answer.bill

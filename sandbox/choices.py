@@ -153,7 +153,9 @@ def cap_of(body: dict[str, Any]) -> int:
 def forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
     """The function the model has to call, or None."""
     functions: list[dict[str, Any]] = [
-        tool["function"] for tool in body.get("tools") or () if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
+        tool["function"]
+        for tool in body.get("tools") or ()
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
     ]
     choice = body.get("tool_choice")
     if not functions:

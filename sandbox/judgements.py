@@ -20,7 +20,9 @@ _CATEGORIES: Final = tuple(
         "self-harm/instructions self-harm/intent sexual sexual/minors violence violence/graphic"
     ).split()
 )
-_PICTURED: Final = frozenset({"self-harm", "self-harm/instructions", "self-harm/intent", "sexual", "violence", "violence/graphic"})
+_PICTURED: Final = frozenset(
+    {"self-harm", "self-harm/instructions", "self-harm/intent", "sexual", "violence", "violence/graphic"}
+)
 """Categories that look at images, too."""
 _MODERATION: Final[Fields] = {"input": ANY, "model": TEXT}
 _DECISION: Final[Fields] = {
@@ -80,7 +82,9 @@ def decide(call: Call) -> Answer:
     if body.get("input") is None:
         raise missing("input")
     if not body["questions"]:
-        raise invalid("Invalid 'questions': empty array. Expected an array with minimum length 1.", "questions", "empty_array")
+        raise invalid(
+            "Invalid 'questions': empty array. Expected an array with minimum length 1.", "questions", "empty_array"
+        )
     if call.model not in _DECIDERS:
         raise ApiError(404, status_error(404))
     for index, question in enumerate(body["questions"]):
@@ -92,7 +96,9 @@ def decide(call: Call) -> Answer:
     # One token per answer, as in the sample; no price list charges it.
     bill.add(Spent(len(body["questions"])))
     shown: dict[str, Any] = {"model": call.directives.model or call.model}
-    shown["answers"] = [_answer(question, refused=call.directives.refusal is not None) for question in body["questions"]]
+    shown["answers"] = [
+        _answer(question, refused=call.directives.refusal is not None) for question in body["questions"]
+    ]
     usage = bill.sent()
     answer = json_answer(shown if usage is None else shown | {"usage": usage})
     answer.bill, answer.usage, answer.model = bill, usage, shown["model"]
@@ -122,5 +128,8 @@ def _answer(question: dict[str, Any], *, refused: bool) -> dict[str, Any]:
         odds = [{"value": value, "probability": 1.0 if index == 0 else 0.0} for index, value in enumerate(values)]
         return head | {"choice": values[0], "confidence": 1.0, "probabilities": odds}
     labels = [level["label"] for level in question["levels"]]
-    odds = [{"label": label, "value": index, "probability": 1.0 if index == 0 else 0.0} for index, label in enumerate(labels)]
+    odds = [
+        {"label": label, "value": index, "probability": 1.0 if index == 0 else 0.0}
+        for index, label in enumerate(labels)
+    ]
     return head | {"score": 0.0, "confidence": 1.0, "probabilities": odds}

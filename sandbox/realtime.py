@@ -130,7 +130,9 @@ class RealtimeSession:
     def _on_item_create(self, event: dict[str, Any], text: bytes) -> None:
         # A directive inside an item steers the next response.
         self._pending |= found_keys(text, event)
-        item = read_item(event.get("item"), self._line.api.new_id("item"), self._encoder, self._model, self._input().get("format"))
+        item = read_item(
+            event.get("item"), self._line.api.new_id("item"), self._encoder, self._model, self._input().get("format")
+        )
         after = event.get("previous_item_id")
         at = len(self._items)
         if after == "root":
@@ -212,7 +214,14 @@ class RealtimeSession:
         seconds = self._seconds()
         self._buffer.clear()
         content = [{"type": "input_audio", "transcript": None}]
-        shown = {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user", "content": content}
+        shown = {
+            "id": item_id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": content,
+        }
         item = Item(item_id, shown, PromptCount(4, audio=audio_tokens(seconds)))
         previous = self._items[-1].id if self._items else None
         self._items.append(item)
@@ -237,7 +246,9 @@ class RealtimeSession:
         delta = {"type": f"{head}.delta", "event_id": self._event_id(), **at, "delta": said}
         done = {"type": f"{head}.completed", "event_id": self._event_id(), **at, "transcript": said}
         steps = [Step(delta, said, spent), Step(done, final=True)]
-        answer = Answer(200, events=typed_stream(bill, steps, msgspec.json.encode), bill=bill, model=model, directives=directives)
+        answer = Answer(
+            200, events=typed_stream(bill, steps, msgspec.json.encode), bill=bill, model=model, directives=directives
+        )
         entry = line.open_entry(text, {"type": "input_audio_buffer.commit", "model": model, "item_id": item_id})
         line.spawn(line.deliver(answer, entry))
 
@@ -315,7 +326,9 @@ class RealtimeSession:
             directives=directives,
         )
         stream = RealtimeStream(spoken, bill, self._event_id, self._keep if inside else lambda _item, _bill: None)
-        answer = Answer(200, events=stream.events(), bill=bill, model=directives.model or self._model, directives=directives)
+        answer = Answer(
+            200, events=stream.events(), bill=bill, model=directives.model or self._model, directives=directives
+        )
         answer.error_event, answer.response_id = stream.error_event, spoken.id
         if directives.replay is not None:
             api.replay(answer, self._encoder, directives, frames=True)

@@ -77,7 +77,9 @@ _CREATE: Final[Fields] = (
         "user": TEXT,
     }
 )
-_COUNT: Final[Fields] = _COUNTED | {name: _COMMON[name] for name in ("model", "input", "instructions", "previous_response_id")}
+_COUNT: Final[Fields] = _COUNTED | {
+    name: _COMMON[name] for name in ("model", "input", "instructions", "previous_response_id")
+}
 _COUNT["personality"] = TEXT
 _STREAM_OPTIONS: Final[Fields] = {"include_obfuscation": FLAG}
 _SUMMARY_TOKENS: Final = 40
@@ -110,9 +112,17 @@ def _check_create(call: Call) -> None:
             raise invalid(f"Invalid value: '{name}'.", "include[0]", "invalid_value")
     for index, tool in enumerate(body.get("tools") or ()):
         if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
-            raise invalid(f"Missing required parameter: 'tools[{index}].type'.", f"tools[{index}].type", "missing_required_parameter")
+            raise invalid(
+                f"Missing required parameter: 'tools[{index}].type'.",
+                f"tools[{index}].type",
+                "missing_required_parameter",
+            )
         if tool["type"] == "function" and not isinstance(tool.get("name"), str):
-            raise invalid(f"Missing required parameter: 'tools[{index}].name'.", f"tools[{index}].name", "missing_required_parameter")
+            raise invalid(
+                f"Missing required parameter: 'tools[{index}].name'.",
+                f"tools[{index}].name",
+                "missing_required_parameter",
+            )
     for key, value in (body.get("metadata") or {}).items():
         if not isinstance(value, str):
             raise wrong_type(f"metadata.{key}", "a string", value)

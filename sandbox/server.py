@@ -242,7 +242,9 @@ class Connection(asyncio.Protocol):
             return await Delivery(self, request, answer, None, request_id).run(0, 0, received)
         if request.method == "GET" and request.path == COSTS_PATH:
             answer = hub.costs.answer(request, hub.api.live)
-            return await Delivery(self, request, answer, None, request_id).run(hub.api.live.latency_ms / 1000, 0, received)
+            return await Delivery(self, request, answer, None, request_id).run(
+                hub.api.live.latency_ms / 1000, 0, received
+            )
         hub.requests += 1
         entry = self._open_entry(request, request_id)
         try:
@@ -317,5 +319,7 @@ async def start(settings: Settings) -> Server:
     if settings.preload:
         await hub.api.encoding("o200k_base")
     loop = asyncio.get_running_loop()
-    listener = await loop.create_server(lambda: Connection(hub), settings.host, settings.port, ssl=context, backlog=2048)
+    listener = await loop.create_server(
+        lambda: Connection(hub), settings.host, settings.port, ssl=context, backlog=2048
+    )
     return Server(settings, hub, listener)

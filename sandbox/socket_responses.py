@@ -146,7 +146,9 @@ class ResponsesSession:
         stream.steered = True
         accepted = {"type": "response.steer.accepted", "steer": {"id": self._line.api.new_id("steer"), **steer}}
         lane = active.frame.get("stream_id")
-        self._line.send(accepted | {"sequence_number": stream.next_number()} | ({} if lane is None else {"stream_id": lane}))
+        self._line.send(
+            accepted | {"sequence_number": stream.next_number()} | ({} if lane is None else {"stream_id": lane})
+        )
 
 
 def _broken_off(error: dict[str, Any], _sent: int) -> bytes:

@@ -169,7 +169,9 @@ class Socket:
 
     def open_entry(self, raw: bytes, body: Any) -> Entry:
         """The record of one answer: the handshake's headers, and the client's message as the body."""
-        request = Request("WS", self.request.path, self.request.query, self.request.headers, raw, keep_alive=True, http10=False)
+        request = Request(
+            "WS", self.request.path, self.request.query, self.request.headers, raw, keep_alive=True, http10=False
+        )
         entry = self._host.log.open_entry(request, self._host.request_id())
         entry.body = body
         self._host.log.write(entry)

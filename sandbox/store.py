@@ -19,7 +19,9 @@ _STARTED: Final = 2
 class Job:
     """A background response: decided at once, coming to light by the clock."""
 
-    def __init__(self, events: list[Event], states: dict[str, dict[str, Any]], bill: Bill, *, queued_s: float, working_s: float) -> None:
+    def __init__(
+        self, events: list[Event], states: dict[str, dict[str, Any]], bill: Bill, *, queued_s: float, working_s: float
+    ) -> None:
         """`states` are the response objects by status; `final` is the last one. `bill` counts no output yet."""
         self._events, self._states, self._bill = events, states, bill
         self._began = time.monotonic()

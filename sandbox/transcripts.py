@@ -134,7 +134,9 @@ def _hear(call: Call, table: Fields) -> _Heard:
         seconds = len(upload.data) / _BYTES_PER_S
     diarizes = call.model.startswith("gpt-4o-transcribe-diarize")
     if diarizes and seconds > _UNCHUNKED_S and not any(name.startswith("chunking_strategy") for name in body):
-        raise invalid("chunking_strategy is required for diarization models", "chunking_strategy", "missing_required_parameter")
+        raise invalid(
+            "chunking_strategy is required for diarization models", "chunking_strategy", "missing_required_parameter"
+        )
     said = {"messages": [], "seed": zlib.crc32(upload.data)}
     if "logprobs" in (body.get("include") or ()):
         said |= {"logprobs": True}

@@ -1,6 +1,8 @@
-"""Writes the Grafana dashboards in config/dashboards from the panels named here. `--check` fails when they are not current.
+"""Writes the Grafana dashboards in deploy/dashboards from the panels named here. `--check` fails when they are not
+current.
 
-A dashboard is a list of rows, a row a list of panels; queries use the metrics of docs/metrics.md and Grafana's own intervals.
+A dashboard is a list of rows, a row a list of panels; queries use the metrics of docs/metrics.md and Grafana's own
+intervals.
 """
 
 import argparse
@@ -9,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FOLDER = Path(__file__).parent.parent / "config" / "dashboards"
+FOLDER = Path(__file__).parent.parent / "deploy" / "dashboards"
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 WIDTH, HEIGHT = 24, 8
 SCHEMA = 39
@@ -253,7 +255,10 @@ OPERATIONS = Dashboard(
                     "402 answers a second, by what was in the way, and the average of the day before.",
                     "reqps",
                     (
-                        ("{{source}}", "sum by (source) (rate(billing_402_insufficient_credits_total[$__rate_interval]))"),
+                        (
+                            "{{source}}",
+                            "sum by (source) (rate(billing_402_insufficient_credits_total[$__rate_interval]))",
+                        ),
                         ("average of a day", "avg_over_time(tollkeeper:insufficient:rate10m[1d] offset 15m)"),
                     ),
                 ),
@@ -274,8 +279,14 @@ OPERATIONS = Dashboard(
                     "From a request's arrival until it was sent upstream: reading its body, checking it, holding.",
                     "s",
                     (
-                        ("p50", "histogram_quantile(0.5, sum by (le) (rate(tollkeeper_added_latency_seconds_bucket[$__rate_interval])))"),
-                        ("p99", "histogram_quantile(0.99, sum by (le) (rate(tollkeeper_added_latency_seconds_bucket[$__rate_interval])))"),
+                        (
+                            "p50",
+                            "histogram_quantile(0.5, sum by (le) (rate(tollkeeper_added_latency_seconds_bucket[$__rate_interval])))",
+                        ),
+                        (
+                            "p99",
+                            "histogram_quantile(0.99, sum by (le) (rate(tollkeeper_added_latency_seconds_bucket[$__rate_interval])))",
+                        ),
                     ),
                 ),
                 Panel(
@@ -283,8 +294,14 @@ OPERATIONS = Dashboard(
                     "From a request's arrival to the first byte of its answer, OpenAI's time included.",
                     "s",
                     (
-                        ("p50", "histogram_quantile(0.5, sum by (le) (rate(tollkeeper_first_byte_seconds_bucket[$__rate_interval])))"),
-                        ("p99", "histogram_quantile(0.99, sum by (le) (rate(tollkeeper_first_byte_seconds_bucket[$__rate_interval])))"),
+                        (
+                            "p50",
+                            "histogram_quantile(0.5, sum by (le) (rate(tollkeeper_first_byte_seconds_bucket[$__rate_interval])))",
+                        ),
+                        (
+                            "p99",
+                            "histogram_quantile(0.99, sum by (le) (rate(tollkeeper_first_byte_seconds_bucket[$__rate_interval])))",
+                        ),
                     ),
                 ),
                 Panel(
@@ -332,7 +349,10 @@ OPERATIONS = Dashboard(
                     "Holds and the oldest of them",
                     "Running requests, and the age of the oldest hold.",
                     "none",
-                    (("holds", "max(tollkeeper_holds_outstanding)"), ("oldest, seconds", "max(tollkeeper_holds_oldest_seconds)")),
+                    (
+                        ("holds", "max(tollkeeper_holds_outstanding)"),
+                        ("oldest, seconds", "max(tollkeeper_holds_oldest_seconds)"),
+                    ),
                 ),
                 Panel(
                     "Held for each credit charged",
@@ -360,12 +380,20 @@ OPERATIONS = Dashboard(
         (
             "Into the ledger",
             (
-                Panel("Stores", "1 while a store answers every process.", "none", (("{{store}}", "min by (store) (tollkeeper_store_up)"),)),
+                Panel(
+                    "Stores",
+                    "1 while a store answers every process.",
+                    "none",
+                    (("{{store}}", "min by (store) (tollkeeper_store_up)"),),
+                ),
                 Panel(
                     "Journal",
                     "Charges that are not yet in the ledger, and the age of the oldest in seconds.",
                     "none",
-                    (("charges", "max(tollkeeper_journal_entries)"), ("oldest, seconds", "max(tollkeeper_journal_lag_seconds)")),
+                    (
+                        ("charges", "max(tollkeeper_journal_entries)"),
+                        ("oldest, seconds", "max(tollkeeper_journal_lag_seconds)"),
+                    ),
                     red_above=60,
                 ),
                 Panel(
@@ -454,7 +482,13 @@ def panel_json(panel: Panel, number: int, place: dict[str, int]) -> dict[str, An
         },
         "options": options,
         "targets": [
-            {"refId": chr(ord("A") + index), "datasource": DATASOURCE, "expr": query, "legendFormat": legend, "range": True}
+            {
+                "refId": chr(ord("A") + index),
+                "datasource": DATASOURCE,
+                "expr": query,
+                "legendFormat": legend,
+                "range": True,
+            }
             for index, (legend, query) in enumerate(panel.queries)
         ],
     }
@@ -494,7 +528,14 @@ def dashboard_json(dashboard: Dashboard) -> dict[str, Any]:
         "time": {"from": dashboard.span, "to": "now"},
         "templating": {
             "list": [
-                {"name": "datasource", "label": "Prometheus", "type": "datasource", "query": "prometheus", "hide": 0, "includeAll": False}
+                {
+                    "name": "datasource",
+                    "label": "Prometheus",
+                    "type": "datasource",
+                    "query": "prometheus",
+                    "hide": 0,
+                    "includeAll": False,
+                }
             ]
         },
         "panels": panels,
@@ -515,7 +556,10 @@ def main() -> int:
         if not check:
             path.write_text(text)
     if check and stale:
-        print(f"config/dashboards: not current: {', '.join(stale)}; run python -m scripts.build_dashboards", file=sys.stderr)
+        print(
+            f"deploy/dashboards: not current: {', '.join(stale)}; run python -m scripts.build_dashboards",
+            file=sys.stderr,
+        )
         return 1
     return 0
 

@@ -9,16 +9,16 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
-from billing.pricing import PriceBook, load_catalogue
-from proxy.endpoints import METERED, OBJECT_ROUTES, REALTIME, Endpoint
+from billing.money.pricing import PriceBook, load_catalogue
+from proxy.gateway.endpoints import METERED, OBJECT_ROUTES, REALTIME, Endpoint
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "endpoints.md"
-REFUSED = ROOT / "proxy" / "refused.json"
+REFUSED = ROOT / "proxy" / "gateway" / "refused.json"
 
 HEAD = """# Endpoints
 
-Made by `scripts/build_docs.py` from the one table in `proxy/endpoints.py`; do not edit.
+Made by `scripts/build_docs.py` from the one table in `proxy/gateway/endpoints.py`; do not edit.
 
 ## Offered
 
@@ -76,7 +76,9 @@ def build() -> str:
     lines = [HEAD]
     for (method, path), row in METERED.items():
         streams = "yes" if row.events is not None or row.name in ("/v1/chat/completions", "/v1/completions") else "no"
-        lines.append(f"| {method} | `{path.decode()}` | {row.unit} | {streams} | {'free' if row.free else len(models_of(row))} |\n")
+        lines.append(
+            f"| {method} | `{path.decode()}` | {row.unit} | {streams} | {'free' if row.free else len(models_of(row))} |\n"
+        )
     lines.append(f"| WebSocket | `/v1/realtime` | {REALTIME.unit} | yes | {len(models_of(REALTIME))} |\n")
     lines.append(STORED)
     lines += [f"| {method} | `/v1/responses/{{response_id}}{verb}` |\n" for verb, method in OBJECT_ROUTES]

@@ -231,7 +231,9 @@ def is_price_field(field: str) -> bool:
 def raw_block(name: str, row: Row, tier: str, length: str) -> Block:
     suffix = LENGTH_SUFFIX[length] + TIER_SUFFIX[tier]
     return {
-        part: to_decimal(row[field + suffix], f"{name}.{field}{suffix}").scaleb(6) for part, field in PARTS.items() if field + suffix in row
+        part: to_decimal(row[field + suffix], f"{name}.{field}{suffix}").scaleb(6)
+        for part, field in PARTS.items()
+        if field + suffix in row
     }
 
 
@@ -253,7 +255,9 @@ def supplement_block(name: str, prices: Row) -> Block:
 def supplement_rates(name: str, prices: Row) -> dict[str, Tier]:
     if "standard" in prices:
         return {
-            SUPPLEMENT_TIERS[tier]: {SUPPLEMENT_LENGTHS[length]: supplement_block(name, block) for length, block in lengths.items()}
+            SUPPLEMENT_TIERS[tier]: {
+                SUPPLEMENT_LENGTHS[length]: supplement_block(name, block) for length, block in lengths.items()
+            }
             for tier, lengths in prices.items()
         }
     renamed = {SUPPLEMENT_IMAGE_PARTS[part]: value for part, value in prices.items()}
@@ -438,7 +442,12 @@ def model_entry(name: str, row: Row, rates: dict[str, Tier]) -> dict[str, Any] |
 
 
 def known_fields() -> set[str]:
-    token_fields = {field + length + tier for field in PARTS.values() for length in LENGTH_SUFFIX.values() for tier in TIER_SUFFIX.values()}
+    token_fields = {
+        field + length + tier
+        for field in PARTS.values()
+        for length in LENGTH_SUFFIX.values()
+        for tier in TIER_SUFFIX.values()
+    }
     others = {*PER_SECOND_FIELDS, PER_CHARACTER_FIELD, SEARCH_FIELD}
     return token_fields | others | IGNORED_FIELDS
 
@@ -512,7 +521,9 @@ def check_order(where: str, block: Mapping[str, Decimal]) -> None:
 def check_tier(where: str, mode: str, tier: Mapping[str, Mapping[str, str]]) -> None:
     blocks: dict[str, Block] = {}
     for length, block in tier.items():
-        blocks[length] = {part: check_price(f"{where}.{length}.{part}", text, PER_MILLION_DECIMALS) for part, text in block.items()}
+        blocks[length] = {
+            part: check_price(f"{where}.{length}.{part}", text, PER_MILLION_DECIMALS) for part, text in block.items()
+        }
         # A zero that slipped in would give tokens away.
         if mode != "moderation" and ZERO in blocks[length].values():
             fail(f"{where}.{length}", "a price of zero on a model that is not free")

@@ -30,7 +30,9 @@ USAGE_KEYS = {
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def running(request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+def running(
+    request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox
+) -> Iterator[Tollkeeper]:
     """One served product per store; the tests use accounts of their own."""
     home = new_folder(f"cli-{request.param}")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
@@ -101,7 +103,11 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
     served = sandbox.record()[-1]["clientRequestId"]
     assert (charge["kind"], charge["amountMillicredits"], charge["referenceId"]) == ("usage", "-5", served)
     assert (charge["debitAccount"], charge["creditAccount"]) == (f"customer:{account}", "revenue")
-    assert (grant["amountMillicredits"], grant["reason"], grant["referenceId"]) == ("12500", "pilot & more", granted["reference"])
+    assert (grant["amountMillicredits"], grant["reason"], grant["referenceId"]) == (
+        "12500",
+        "pilot & more",
+        granted["reference"],
+    )
     assert (grant["debitAccount"], grant["creditAccount"]) == ("promo", f"customer:{account}")
     assert grant["actor"].startswith("cli:")
 
@@ -113,9 +119,17 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
 
 def test_a_grant_with_a_reference_is_booked_once_and_a_negative_one_takes_back(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
-    first = running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}")
-    again = running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}")
-    assert (first["grantedMillicredits"], again["grantedMillicredits"], again["postedMillicredits"]) == ("10000", "0", "10000")
+    first = running.cli(
+        "grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}"
+    )
+    again = running.cli(
+        "grant", account.account_id, "10", "--reason", "x", "--reference", f"order-{account.account_id}"
+    )
+    assert (first["grantedMillicredits"], again["grantedMillicredits"], again["postedMillicredits"]) == (
+        "10000",
+        "0",
+        "10000",
+    )
     back = running.cli("grant", account.account_id, "-4.001", "--reason", "correction")
     assert (back["grantedMillicredits"], back["postedMillicredits"]) == ("-4001", "5999")
     account.wait_balance(5_999)
@@ -155,7 +169,9 @@ def test_a_revoked_key_is_refused_everywhere_within_five_seconds_and_its_sister_
     assert all(chat(running, made["apiKey"]).status_code == 200 for _ in range(12))  # every worker knows it now
     began = time.monotonic()
     assert running.cli("key", "revoke", made["keyId"]) == {"keyId": made["keyId"], "revoked": True}
-    everywhere(lambda: code_of(chat(running, made["apiKey"])) == (401, "invalid_api_key"), "the key is refused everywhere")
+    everywhere(
+        lambda: code_of(chat(running, made["apiKey"])) == (401, "invalid_api_key"), "the key is refused everywhere"
+    )
     assert time.monotonic() - began < 7  # five seconds, and the time it took to ask
     assert account.chat(max_tokens=1).status_code == 200
     listed = {row["keyId"]: row for row in running.cli("key", "list", account.account_id)["data"]}
@@ -167,7 +183,21 @@ def test_a_revoked_key_is_refused_everywhere_within_five_seconds_and_its_sister_
 
 def test_keys_are_listed_with_their_rules_and_without_their_secrets(running: Tollkeeper) -> None:
     account = new_customer(running, 0)
-    flags = ["--models", "gpt-4o*", "o3", "--spend-limit", "12.5", "--period", "week", "--rpm", "60", "--tpm", "9000", "--concurrency", "3"]
+    flags = [
+        "--models",
+        "gpt-4o*",
+        "o3",
+        "--spend-limit",
+        "12.5",
+        "--period",
+        "week",
+        "--rpm",
+        "60",
+        "--tpm",
+        "9000",
+        "--concurrency",
+        "3",
+    ]
     made = running.cli("key", "create", account.account_id, *flags, "--expires", "2030-01-02T03:04:05Z")
     done = running.run("key", "list", account.account_id, "--json")
     assert made["apiKey"] not in done.stdout
@@ -187,7 +217,15 @@ def test_keys_are_listed_with_their_rules_and_without_their_secrets(running: Tol
     }
     plain = running.cli("key", "create", account.account_id)["keyId"]
     (row,) = [row for row in running.cli("key", "list", account.account_id)["data"] if row["keyId"] == plain]
-    unset = ("models", "spendLimitMillicredits", "spendPeriod", "requestsPerMinute", "tokensPerMinute", "concurrency", "expiresAt")
+    unset = (
+        "models",
+        "spendLimitMillicredits",
+        "spendPeriod",
+        "requestsPerMinute",
+        "tokensPerMinute",
+        "concurrency",
+        "expiresAt",
+    )
     assert [row[name] for name in unset] == [None] * 7
 
 
@@ -265,9 +303,11 @@ def test_a_key_expires(running: Tollkeeper) -> None:
 
 def test_listings_for_people_say_units_and_states(running: Tollkeeper) -> None:
     account = new_customer(running, 1_234_567_890)
-    key = json.loads(running.run("key", "create", account.account_id, "--models", "gpt-4o*", "--spend-limit", "12.5", "--json").stdout)[
-        "keyId"
-    ]
+    key = json.loads(
+        running.run(
+            "key", "create", account.account_id, "--models", "gpt-4o*", "--spend-limit", "12.5", "--json"
+        ).stdout
+    )["keyId"]
     running.cli("key", "create", account.account_id, "--expires", "1s")
     running.cli("key", "revoke", key)
     header, *rows = running.run("account", "list").stdout.splitlines()
@@ -279,7 +319,9 @@ def test_listings_for_people_say_units_and_states(running: Tollkeeper) -> None:
         return running.run("key", "list", account.account_id).stdout
 
     wait_until(lambda: "expired 20" in listed(), 5, "an expired key is called that")
-    assert any("revoked" in row and "gpt-4o*" in row and "12.500 credits a month" in row for row in listed().splitlines())
+    assert any(
+        "revoked" in row and "gpt-4o*" in row and "12.500 credits a month" in row for row in listed().splitlines()
+    )
     ledger = running.run("ledger", account.account_id).stdout.splitlines()
     assert ledger[0].split() == ["TIME", "CREDITS", "KIND", "REFERENCE", "ACTOR", "REASON"]
     assert "1,234,567.890  adjustment" in ledger[1]
@@ -290,7 +332,10 @@ def test_a_reference_stands_for_one_grant(running: Tollkeeper) -> None:
     running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", reference)
     for whose, credits in ((account, "11"), (account, "-10"), (other, "10")):
         assert (
-            "booked before" in running.cli("grant", whose.account_id, credits, "--reason", "x", "--reference", reference, code=1)["error"]
+            "booked before"
+            in running.cli("grant", whose.account_id, credits, "--reason", "x", "--reference", reference, code=1)[
+                "error"
+            ]
         )
     assert running.cli("account", "show", account.account_id)["postedMillicredits"] == "10000"
     assert "below zero" in running.run("grant", account.account_id, "-11", "--reason", "taken back").stdout
@@ -318,12 +363,20 @@ def test_drain_reports_what_it_moved(running: Tollkeeper) -> None:
     account = new_customer(running, 100_000)
     assert account.chat(max_tokens=1).status_code == 200
     done = running.cli("drain")
-    assert done.keys() == {"chargesFlushed", "creditsApplied", "pendingCharges", "heldMillicredits", "accountsWithHolds"}
+    assert done.keys() == {
+        "chargesFlushed",
+        "creditsApplied",
+        "pendingCharges",
+        "heldMillicredits",
+        "accountsWithHolds",
+    }
     assert (done["pendingCharges"], done["heldMillicredits"], done["accountsWithHolds"]) == (0, "0", 0)
     assert len(running.cli("usage", account.account_id)["data"]) == 1
 
 
-def test_rebuild_makes_the_balances_from_the_ledger(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox) -> None:
+def test_rebuild_makes_the_balances_from_the_ledger(
+    make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox
+) -> None:
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url).start()
     account = new_customer(server, 100_000)
     assert account.chat(max_tokens=5).status_code == 200
@@ -347,7 +400,10 @@ def test_rebuild_of_the_embedded_store_needs_its_server_stopped(make_tollkeeper:
 
 
 TAMPERINGS = {
-    "a posted balance": ("UPDATE balances SET posted_millicredits = posted_millicredits + 7 WHERE account_id = :account", 7),
+    "a posted balance": (
+        "UPDATE balances SET posted_millicredits = posted_millicredits + 7 WHERE account_id = :account",
+        7,
+    ),
     "an amount of the ledger": (
         "DROP TRIGGER IF EXISTS {update}; UPDATE transfers SET amount_millicredits = amount_millicredits + 7 WHERE kind = 'usage'",
         7,
@@ -380,7 +436,9 @@ def test_reconcile_finds_what_was_changed_by_hand(case: str, quiet: tuple[Tollke
     with sqlite3.connect(server.folder / "var" / "tollkeeper.db") as source, sqlite3.connect(path) as database:
         source.backup(database)
         triggers = dict(
-            database.execute("SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'transfers'").fetchall()
+            database.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'transfers'"
+            ).fetchall()
         )
         assert len(triggers) == 2
         update = next(name for name, sql in triggers.items() if "UPDATE" in sql.upper().partition("BEGIN")[0])
@@ -390,7 +448,9 @@ def test_reconcile_finds_what_was_changed_by_hand(case: str, quiet: tuple[Tollke
                 database.execute(line)
         for part in statement.format(update=update, delete=delete).split(";"):
             database.execute(part, {"account": account} if ":account" in part else {})
-    tampered = Tollkeeper(server.folder, {**server.environment, "TOLLKEEPER_DATABASE__URL": f"sqlite+aiosqlite:///{path}"})
+    tampered = Tollkeeper(
+        server.folder, {**server.environment, "TOLLKEEPER_DATABASE__URL": f"sqlite+aiosqlite:///{path}"}
+    )
     found = tampered.cli("reconcile", code=1)
     assert found["ok"] is False
     assert found["findings"]
@@ -407,7 +467,9 @@ def test_reconcile_finds_a_cached_balance_that_was_changed_by_hand(
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url).start()
     account = new_customer(server, 100_000)
     with redis.Redis(port=redis_server.port) as client:
-        (key,) = [key for key in client.scan_iter() if account.account_id.encode() in key and client.type(key) == b"hash"]
+        (key,) = [
+            key for key in client.scan_iter() if account.account_id.encode() in key and client.type(key) == b"hash"
+        ]
         client.hincrby(key, "balance" if client.hexists(key, "balance") else "b", 7)
     found = server.cli("reconcile", code=1)
     (finding,) = found["findings"]
@@ -432,7 +494,10 @@ def test_a_file_can_be_named_by_flag_and_by_variable(alone: Tollkeeper, tmp_path
     good.write_text("[listen]\nport = 1234\n")
     bad.write_text("[listen]\nprot = 1\n")
     assert alone.run("check-config", "--config", str(good)).returncode == 0
-    for done in (alone.run("check-config", "--config", str(bad)), alone.run("check-config", TOLLKEEPER_CONFIG=str(bad))):
+    for done in (
+        alone.run("check-config", "--config", str(bad)),
+        alone.run("check-config", TOLLKEEPER_CONFIG=str(bad)),
+    ):
         assert done.returncode == 2
         assert done.stderr == (
             f"tollkeeper: {bad}: listen.prot: is not a known setting. "
@@ -584,7 +649,9 @@ def test_a_taken_port_is_named(alone: Tollkeeper, running: Tollkeeper) -> None:
         (("--appendonly", "no"), "redis.require_aof: appendonly is off", "appendonly yes"),
     ],
 )
-def test_a_redis_that_forgets_is_refused(option: tuple[str, str], key: str, fix: str, alone: Tollkeeper, folder: Path) -> None:
+def test_a_redis_that_forgets_is_refused(
+    option: tuple[str, str], key: str, fix: str, alone: Tollkeeper, folder: Path
+) -> None:
     redis = RedisServer(folder / "redis", extra=option)
     redis.start()
     try:
@@ -628,7 +695,9 @@ def test_an_old_schema_stops_the_start_until_migrate(alone: Tollkeeper, tmp_path
     assert "tollkeeper migrate" in said
 
 
-def test_the_cli_works_on_postgresql_beside_a_server(make_tollkeeper: Serve, empty_postgres: str, sandbox: Sandbox) -> None:
+def test_the_cli_works_on_postgresql_beside_a_server(
+    make_tollkeeper: Serve, empty_postgres: str, sandbox: Sandbox
+) -> None:
     server = make_tollkeeper(TOLLKEEPER_DATABASE__URL=empty_postgres).start()
     account = new_customer(server, 100_000)
     assert account.chat(max_tokens=5).status_code == 200

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from proxy.cli_context import actor
+from proxy.cli.context import actor
 from tests.conftest import Serve
 from tests.support.customers import new_customer
 from tests.support.servers import TOLLKEEPER, Tollkeeper
@@ -49,5 +49,7 @@ def test_who_runs_a_command_is_known_without_an_environment(monkeypatch: pytest.
 
 def test_an_argument_that_is_no_text_is_a_wrong_use(running: Tollkeeper) -> None:
     for command in (("account", "show", b"\xff"), ("key", "revoke", b"key_\xed\xa0\x80"), ("portal", b"acct_\xff")):
-        done = subprocess.run([TOLLKEEPER, *command], check=False, cwd=running.folder, env=running.all_environment(), capture_output=True)
+        done = subprocess.run(
+            [TOLLKEEPER, *command], check=False, cwd=running.folder, env=running.all_environment(), capture_output=True
+        )
         assert (done.returncode, b"not UTF-8 text" in done.stderr) == (2, True), done.stderr

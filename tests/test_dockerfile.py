@@ -68,8 +68,13 @@ def health_check() -> list[str]:
 
 
 def test_there_are_two_stages_of_one_slim_base_and_the_second_takes_only_the_result() -> None:
-    assert [step.rest for step in STEPS if step.word == "FROM"] == ["python:3.11-slim AS build", "python:3.11-slim AS run"]
-    assert [line for line in of("COPY") if line.startswith("--from=")] == ["--from=build /opt/tollkeeper /opt/tollkeeper"]
+    assert [step.rest for step in STEPS if step.word == "FROM"] == [
+        "python:3.11-slim AS build",
+        "python:3.11-slim AS run",
+    ]
+    assert [line for line in of("COPY") if line.startswith("--from=")] == [
+        "--from=build /opt/tollkeeper /opt/tollkeeper"
+    ]
     assert [line for line in of("COPY") if not line.startswith("--from=")] == ["proxy.toml /etc/tollkeeper/proxy.toml"]
 
 
@@ -85,7 +90,9 @@ def test_everything_is_installed_from_locks_with_hashes_and_nothing_is_fetched_o
     assert re.search(r"--require-hashes -r requirements/build\.lock\b", runs)
     for name in ("run", "build"):
         pins = re.findall(
-            r"^[a-z0-9._-]+==\S+.*?(?=^[a-z0-9]|\Z)", (ROOT / "requirements" / f"{name}.lock").read_text(), re.MULTILINE | re.DOTALL
+            r"^[a-z0-9._-]+==\S+.*?(?=^[a-z0-9]|\Z)",
+            (ROOT / "requirements" / f"{name}.lock").read_text(),
+            re.MULTILINE | re.DOTALL,
         )
         assert pins
         assert all("--hash=sha256:" in pin for pin in pins)
@@ -160,12 +167,23 @@ def container(image: Path, folder: Path) -> Iterator[tuple[dict[str, str], Path]
     config = folder / "proxy.toml"
     shutil.copy(ROOT / "proxy.toml", config)
     found = {name: value.replace("/data", str(data)) for name, value in environment().items() if name != "PATH"}
-    found |= {"TOLLKEEPER_CONFIG": str(config), "TOLLKEEPER_LISTEN__PORT": str(free_port()), "TOLLKEEPER_LISTEN__HOST": "127.0.0.1"}
+    found |= {
+        "TOLLKEEPER_CONFIG": str(config),
+        "TOLLKEEPER_LISTEN__PORT": str(free_port()),
+        "TOLLKEEPER_LISTEN__HOST": "127.0.0.1",
+    }
     yield {"PATH": os.environ["PATH"], "PYTHONPATH": str(image), "OPENAI_API_KEY": UPSTREAM_KEY, **found}, data
 
 
 def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
-    others = {"__pycache__", "alerts", "dashboards", "grafana", "postgres", "prometheus"}  # for other programs: mounted from the checkout
+    others = {
+        "__pycache__",
+        "alerts",
+        "dashboards",
+        "grafana",
+        "postgres",
+        "prometheus",
+    }  # for other programs: mounted from the checkout
     for package in ("proxy", "billing", "config", "sandbox"):
         for path in (ROOT / package).rglob("*"):
             if path.is_file() and not others & set(path.parts) and path.name != "source.json":
@@ -176,7 +194,9 @@ def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
 def test_it_serves_is_healthy_and_stops_on_sigterm(container: tuple[dict[str, str], Path]) -> None:
     found, data = container
     with (data / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-m", "proxy.cli", "serve"], cwd=data, env=found, stdout=log, stderr=log)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "proxy.cli", "serve"], cwd=data, env=found, stdout=log, stderr=log
+        )
     try:
         url = f"http://127.0.0.1:{found['TOLLKEEPER_LISTEN__PORT']}"
         wait_until(lambda: web.get(f"{url}/readyz").status_code == 200, 20, "it serves")

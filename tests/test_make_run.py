@@ -17,7 +17,9 @@ from tests.support.servers import free_port, wait_until
 def buy(served: MakeRun) -> dict[str, Any]:
     """A purchase at the first click, paid on its page; as its buyer sees it once it is credited."""
     headers = {"Authorization": f"Bearer {served.key}"}
-    answer = web.post(f"{served.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20)
+    answer = web.post(
+        f"{served.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20
+    )
     assert answer.status_code == 201, answer.text
     page = answer.json()["url"]
     fields = dict(re.findall(r'<input[^>]* name="([^"]+)" value="([^"]*)"', web.get(page).text)) | {"method": "card"}
@@ -42,7 +44,9 @@ def receipts_on_file(folder: Path) -> list[str]:
 def make_older(folder: Path) -> None:
     """What is younger than five minutes is on its way, and no finding yet."""
     with closing(sqlite3.connect(folder / "var" / "tollkeeper.db", timeout=10)) as connection, connection:
-        connection.execute("UPDATE purchases SET created_at = created_at - 1000000, credited_at = credited_at - 1000000")
+        connection.execute(
+            "UPDATE purchases SET created_at = created_at - 1000000, credited_at = credited_at - 1000000"
+        )
 
 
 def test_a_restart_forgets_nothing_that_was_bought(folder: Path) -> None:
@@ -55,7 +59,9 @@ def test_a_restart_forgets_nothing_that_was_bought(folder: Path) -> None:
         second = buy(served)
         assert receipt_opens(served, first)
         assert receipt_opens(served, second)
-        assert [web.get(link).status_code for link in receipts_on_file(folder)] == [200, 200], "links that were kept lead somewhere"
+        assert [web.get(link).status_code for link in receipts_on_file(folder)] == [200, 200], (
+            "links that were kept lead somewhere"
+        )
         for line in ("tollkeeper stripe sweep", "tollkeeper jobs run stripe", "tollkeeper reconcile"):
             done = served.shell(line)
             assert done.returncode == 0, (line, done.stdout + done.stderr)
@@ -82,7 +88,9 @@ def test_a_second_terminal_knows_what_the_server_knows(folder: Path) -> None:
         known = served.shell("env").stdout
     assert "=" not in path.read_text(), "nobody is there any more"
     # that shell may start it again: what it knows is of another time
-    old = dict(line.split("=", 1) for line in known.splitlines() if line.startswith(("STRIPE_", "OPENAI_", "TOLLKEEPER_")))
+    old = dict(
+        line.split("=", 1) for line in known.splitlines() if line.startswith(("STRIPE_", "OPENAI_", "TOLLKEEPER_"))
+    )
     assert old["OPENAI_API_KEY"] == "sk-sandbox"
     port = int(old["TOLLKEEPER_LISTEN__PORT"])
     with make_run(folder, port, **old) as served:
@@ -101,7 +109,9 @@ def test_with_real_keys_the_file_names_nothing(folder: Path) -> None:
 def test_a_taken_port_is_said_in_one_line_before_anything_else(folder: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = subprocess.run(recipe(), cwd=folder, env=environment(port), capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(
+            recipe(), cwd=folder, env=environment(port), capture_output=True, text=True, timeout=30, check=False
+        )
     assert (done.returncode, done.stdout) == (2, "")
     (line,) = done.stderr.splitlines()
     assert f"port {port} is taken" in line
@@ -113,7 +123,9 @@ def test_a_state_that_cannot_be_read_is_said_and_kept(folder: Path) -> None:
     state = folder / "var" / "sandbox-stripe.json"
     state.parent.mkdir()
     state.write_text("{")
-    done = subprocess.run(recipe(), cwd=folder, env=environment(free_port()), capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        recipe(), cwd=folder, env=environment(free_port()), capture_output=True, text=True, timeout=30, check=False
+    )
     assert (done.returncode, done.stdout) == (2, "")
     assert "move it away" in done.stderr
     assert "Traceback" not in done.stderr

@@ -14,9 +14,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from billing.event_types import KINDS
-from billing.record import Outcome
-from proxy.metrics import Metrics
+from billing.money.usage_record import Outcome
+from billing.payments.stripe.event_types import KINDS
+from proxy.observability.metrics import Metrics
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, UPSTREAM_KEY, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
@@ -26,7 +26,9 @@ SECRET = "a sentence that must not be found anywhere"
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def server(request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+def server(
+    request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox
+) -> Iterator[Tollkeeper]:
     """Alone, and with two workers whose metrics must come as one."""
     home = new_folder(f"metrics-{request.param}")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
@@ -103,7 +105,13 @@ def test_counters_move_by_exactly_what_was_done(customer: Customer) -> None:
     def work() -> None:
         assert [post(customer).status_code for _ in range(10)] == [200] * 10
 
-    found = moved(customer.server, work, tollkeeper_requests_total=10, openai_calls_total=10, tollkeeper_first_byte_seconds_count=10)
+    found = moved(
+        customer.server,
+        work,
+        tollkeeper_requests_total=10,
+        openai_calls_total=10,
+        tollkeeper_first_byte_seconds_count=10,
+    )
     model = (("model", "gpt-4o-mini"),)
     # 8 input and 5 output tokens each: 1.2 + 3 millicredits, rounded up to 5
     assert found["openai_calls_total", model] == 10
@@ -127,14 +135,24 @@ def test_refusals_and_errors_are_counted_by_their_reason(customer: Customer) -> 
         assert post(poor).status_code == 402
         assert post(customer, model="gpt-imaginary").status_code == 404
         assert post(customer, messages=[{"role": "user", "content": sandbox_says(status=500)}]).status_code == 500
-        assert post(customer, messages=[{"role": "user", "content": sandbox_says(cut="before_headers")}]).status_code == 502
+        assert (
+            post(customer, messages=[{"role": "user", "content": sandbox_says(cut="before_headers")}]).status_code
+            == 502
+        )
 
     found = moved(customer.server, work, tollkeeper_requests_total=5, tollkeeper_upstream_errors_total=2)
     chat = ("endpoint", "/v1/chat/completions")
     assert found["billing_402_insufficient_credits_total", (("source", "balance"),)] == 2
     assert found["tollkeeper_requests_total", (chat, ("status", "500"))] == 1
     assert found["tollkeeper_requests_total", (chat, ("status", "502"))] == 1
-    assert sum(value for (name, labels), value in found.items() if name == "tollkeeper_requests_total" and ("status", "404") in labels) == 1
+    assert (
+        sum(
+            value
+            for (name, labels), value in found.items()
+            if name == "tollkeeper_requests_total" and ("status", "404") in labels
+        )
+        == 1
+    )
     assert found["tollkeeper_upstream_errors_total", (("reason", "status_5xx"),)] == 1
     assert found["tollkeeper_upstream_errors_total", (("reason", "closed"),)] == 1
     assert ("openai_calls_total", (("model", "gpt-4o-mini"),)) not in found
@@ -147,13 +165,17 @@ def test_open_holds_are_shown_and_go_back_to_zero(customer: Customer) -> None:
         "stream": True,
         "messages": [{"role": "user", "content": sandbox_says(output_tokens=400, chunk_interval_ms=50)}],
     }
-    with web.stream("POST", f"{customer.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=30) as answer:
+    with web.stream(
+        "POST", f"{customer.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=30
+    ) as answer:
         assert answer.status_code == 200
         held = float(answer.headers["x-credits-held"])
 
         def shown() -> bool:
             now = read(customer.server)
-            return now["tollkeeper_holds_outstanding", ()] == 1 and now["tollkeeper_holds_outstanding_credits", ()] == held
+            return (
+                now["tollkeeper_holds_outstanding", ()] == 1 and now["tollkeeper_holds_outstanding_credits", ()] == held
+            )
 
         wait_until(shown, 5, "the hold is shown")
     wait_until(lambda: read(customer.server)["tollkeeper_holds_outstanding", ()] == 0, 5, "the hold is gone")
@@ -164,7 +186,10 @@ def test_a_client_cannot_invent_a_series(customer: Customer) -> None:
     before = settled(customer.server)
     with web.client(base_url=customer.server.url, headers=customer.headers) as http:
         for number in range(30):
-            http.post("/v1/chat/completions", json={"model": f"model-{number}", "messages": [{"role": "user", "content": "x"}]})
+            http.post(
+                "/v1/chat/completions",
+                json={"model": f"model-{number}", "messages": [{"role": "user", "content": "x"}]},
+            )
             http.post("/v1/chat/completions", json={f"field-{number}": 1})
             http.post(f"/v1/path-{number}", json={})
             http.get(f"/v1/models/model-{number}")
@@ -172,11 +197,17 @@ def test_a_client_cannot_invent_a_series(customer: Customer) -> None:
             http.request(f"VERB{number % 5}", "/v1/chat/completions")
             http.post("/v1/chat/completions", json={}, headers={"Authorization": f"Bearer key-{number}"})
             answer = http.post(
-                "/v1/chat/completions", json={**customer.body, "user": f"user-{number}"}, headers={"x-client-request-id": f"mine-{number}"}
+                "/v1/chat/completions",
+                json={**customer.body, "user": f"user-{number}"},
+                headers={"x-client-request-id": f"mine-{number}"},
             )
             assert answer.status_code == 200
     # 120 of these are refused under /v1, and the last one was served
-    wait_until(lambda: read(customer.server)["openai_calls_total", (("model", "gpt-4o-mini"),)] >= 30, 5, "everything is published")
+    wait_until(
+        lambda: read(customer.server)["openai_calls_total", (("model", "gpt-4o-mini"),)] >= 30,
+        5,
+        "everything is published",
+    )
     after = read(customer.server)
     by_itself = ("finance_", "tollkeeper_job")  # a job ran meanwhile
     assert len([name for name, _ in after.keys() - before.keys() if not name.startswith(by_itself)]) < 15
@@ -193,7 +224,12 @@ def names_of_models() -> set[str]:
 
 
 def test_a_dated_name_that_falls_back_to_its_alias_counts_under_a_name_of_the_price_book(customer: Customer) -> None:
-    for name in ("gpt-4o-mini-2024-07-18", "gpt-4o-mini-2031-01-01", "ft:gpt-4o-mini:acme::abc", "ft:gpt-4o-mini-2024-07-18:acme:x:def"):
+    for name in (
+        "gpt-4o-mini-2024-07-18",
+        "gpt-4o-mini-2031-01-01",
+        "ft:gpt-4o-mini:acme::abc",
+        "ft:gpt-4o-mini-2024-07-18:acme:x:def",
+    ):
         post(customer, model=name)
     wait_until(lambda: read(customer.server), 5, "metrics are read")
     models = {dict(labels)["model"] for name, labels in read(customer.server) if "model" in dict(labels)}
@@ -205,7 +241,11 @@ def test_every_metric_is_documented_and_nothing_else(server: Tollkeeper) -> None
     registry = CollectorRegistry()
     Metrics(registry)
     known = {family.name + ("_total" if family.type == "counter" else "") for family in registry.collect()}
-    documented = set(re.findall(r"^\| `(\w+)` \| (?:counter|gauge|histogram) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    documented = set(
+        re.findall(
+            r"^\| `(\w+)` \| (?:counter|gauge|histogram) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+        )
+    )
     assert documented == known
     assert len(known) > 15
     bare = {re.sub("_(total|bucket|sum|count)$", "", name) for name in known}
@@ -245,11 +285,21 @@ def test_every_request_is_one_json_line_with_its_id_and_its_money(customer: Cust
     first, second = sorted(wait_until(both, 5, "two lines"), key=lambda line: ids.index(line["request_id"]))
     assert first.keys() == second.keys()
     assert (first["account"], first["key"], first["model"]) == (customer.account_id, customer.key_id, "gpt-4o-mini")
-    assert (first["method"], first["path"], first["status"], first["outcome"]) == ("POST", "/v1/chat/completions", 200, "completed")
+    assert (first["method"], first["path"], first["status"], first["outcome"]) == (
+        "POST",
+        "/v1/chat/completions",
+        200,
+        "completed",
+    )
     assert first["charged_millicredits"] == 5
     assert first["held_millicredits"] >= 5
     assert first["duration_ms"] >= 0
-    assert (second["status"], second["outcome"], second["account"], second["charged_millicredits"]) == (401, "invalid_api_key", "", 0)
+    assert (second["status"], second["outcome"], second["account"], second["charged_millicredits"]) == (
+        401,
+        "invalid_api_key",
+        "",
+        0,
+    )
     assert second["client_request_id"] == "mine-1"
 
 
@@ -283,7 +333,11 @@ def test_a_client_cannot_write_lines_of_its_own(value: str, customer: Customer) 
     answer = web.post(f"{customer.server.v1}/chat%0a%7b%22event%22/x", content=b"{}", headers=headers)
     assert answer.status_code == 404
     (line,) = wait_until(
-        lambda: [line for line in lines_of(customer.server) if line.get("request_id") == answer.headers["x-request-id"]], 5, "its line"
+        lambda: [
+            line for line in lines_of(customer.server) if line.get("request_id") == answer.headers["x-request-id"]
+        ],
+        5,
+        "its line",
     )
     assert line["client_request_id"] == (value if re.fullmatch(r"[!-~]{1,128}", value) else "")
 
@@ -292,20 +346,27 @@ def test_counters_whose_labels_are_known_are_there_before_anything_happens(serve
     """Of every word that the code counts by: what appears with its first increase, no alert sees."""
     found = {(name, labels[0][1]) for name, labels in read(server) if len(labels) == 1}
     wanted = {("stripe_webhook_events_total", name) for name in (*KINDS, "other")}
-    source = "".join(path.read_text() for path in (ROOT / "proxy").glob("*.py"))
-    reasons = re.findall(r'UpstreamError\("(\w+)"|connection\.fail\("(\w+)"|self\.fail\("(\w+)"|return "(\w+_timeout)"', source)
+    source = "".join(path.read_text() for path in (ROOT / "proxy").rglob("*.py"))
+    reasons = re.findall(
+        r'UpstreamError\("(\w+)"|connection\.fail\("(\w+)"|self\.fail\("(\w+)"|return "(\w+_timeout)"', source
+    )
     wanted |= {("tollkeeper_upstream_errors_total", "".join(reason)) for reason in reasons}
     wanted |= {("stripe_webhook_failures_total", reason) for reason in re.findall(r'self\._failed\("(\w+)"\)', source)}
     wanted |= {("tollkeeper_outcomes_total", outcome) for outcome in get_args(Outcome)}
     assert (len(reasons) > 7, wanted - found) == (True, set())
     runs = {
-        dict(labels)["result"] for name, labels in read(server) if name == "tollkeeper_job_runs_total" and ("task", "reconcile") in labels
+        dict(labels)["result"]
+        for name, labels in read(server)
+        if name == "tollkeeper_job_runs_total" and ("task", "reconcile") in labels
     }
     assert runs == {"clean", "found", "failed"}
 
 
 def test_health_and_readiness_have_their_shapes(server: Tollkeeper) -> None:
-    for path, expected in (("/healthz", {"status": "alive"}), ("/readyz", {"status": "ready", "problems": {}, "notes": {}})):
+    for path, expected in (
+        ("/healthz", {"status": "alive"}),
+        ("/readyz", {"status": "ready", "problems": {}, "notes": {}}),
+    ):
         answer = web.get(server.url + path)
         assert (answer.status_code, answer.json()) == (200, expected)
         assert answer.headers["content-type"] == "application/json"
@@ -343,7 +404,7 @@ def test_what_python_itself_would_print_is_a_line_too() -> None:
     """A warning, a thread that dies, a destructor that raises, and the end of the process: each one JSON object, and no value in it."""
     code = f"""
 import threading, warnings
-from proxy.log import configure_logging
+from proxy.observability.log import configure_logging
 configure_logging("info")
 class Falls:
     def __del__(self): raise ValueError({SECRET!r})
@@ -353,7 +414,9 @@ def run(): raise KeyError({SECRET!r})
 thread = threading.Thread(target=run); thread.start(); thread.join()
 raise RuntimeError({SECRET!r})
 """
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.returncode == 1
     lines = [json.loads(line) for line in done.stderr.splitlines()]
     assert [(line["logger"], line.get("error")) for line in lines] == [

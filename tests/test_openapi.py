@@ -1,4 +1,4 @@
-"""proxy/openapi.json is what the side API does: valid, complete, and every live answer fits it."""
+"""proxy/customer_api/openapi.json is what the side API does: valid, complete, and every live answer fits it."""
 
 import ast
 import base64
@@ -15,15 +15,15 @@ import pytest
 from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
-from proxy import admin_api
-from proxy.admin_auth import AdminRoute
-from proxy.roles import MAY, ROLES
+from proxy.admin import api as admin_api
+from proxy.admin.auth import AdminRoute
+from proxy.admin.roles import MAY, ROLES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 ADMIN = admin_api.AdminApi(cast("Any", None), cast("Any", None)).table()
-DOCUMENT = json.loads((ROOT / "proxy" / "openapi.json").read_text())
+DOCUMENT = json.loads((ROOT / "proxy" / "customer_api" / "openapi.json").read_text())
 
 
 def fits(answer: httpx.Response, path: str) -> Any:
@@ -45,7 +45,9 @@ def fits(answer: httpx.Response, path: str) -> Any:
 def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
     home = new_folder("openapi")
     packages = json.dumps([{"code": "plus", "usd": "49.99", "bonus_percent": "5"}])
-    server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_PACKAGES": packages}).start()
+    server = Tollkeeper(
+        home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_PACKAGES": packages}
+    ).start()
     yield server
     server.kill()
 
@@ -83,7 +85,7 @@ def test_the_document_is_valid_openapi_3_1() -> None:
 
 def test_the_document_names_every_side_route_and_no_other() -> None:
     served = {"/v1/models", "/v1/models/{model}"}  # the two that are not metered
-    for source in ("app.py", "account_api.py", "checkout_api.py", "settings_api.py"):
+    for source in ("server/app.py", "customer_api/account.py", "customer_api/checkout.py", "customer_api/settings.py"):
         for node in ast.walk(ast.parse((ROOT / "proxy" / source).read_text())):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route":
                 served.add(ast.literal_eval(node.args[0]))
@@ -101,18 +103,27 @@ def test_the_document_has_every_route_of_admins_with_its_roles_and_no_other() ->
         if path.startswith("/api/admin/")
     }
     assert documented == {(row.method, row.path): [role for role in ROLES if role in MAY[row.action]] for row in ADMIN}
-    assert DOCUMENT["paths"]["/api/portal/sessions"]["post"]["x-roles"] == [role for role in ROLES if role in MAY["portal.open"]]
+    assert DOCUMENT["paths"]["/api/portal/sessions"]["post"]["x-roles"] == [
+        role for role in ROLES if role in MAY["portal.open"]
+    ]
 
 
-@pytest.mark.parametrize("row", [row for row in ADMIN if row.method != "GET"], ids=lambda row: f"{row.method} {row.path}")
+@pytest.mark.parametrize(
+    "row", [row for row in ADMIN if row.method != "GET"], ids=lambda row: f"{row.method} {row.path}"
+)
 def test_what_an_admin_may_send_is_what_is_documented(row: AdminRoute) -> None:
     """Field by field what the handler decodes, and whether it must be there."""
     described = DOCUMENT["paths"][row.path][row.method.lower()]["requestBody"]
     source = inspect.getsource(row.handler)
-    kind = getattr(admin_api, named[1]) if (named := re.search(r"json_body\(request, (\w+)\)", source)) else admin_api.Because
+    kind = (
+        getattr(admin_api, named[1])
+        if (named := re.search(r"json_body\(request, (\w+)\)", source))
+        else admin_api.Because
+    )
     assert described["required"] == ("_reason_if_any" not in source)
     (schema,) = (
-        DOCUMENT["components"]["schemas"][name.rpartition("/")[2]] for name in described["content"]["application/json"]["schema"].values()
+        DOCUMENT["components"]["schemas"][name.rpartition("/")[2]]
+        for name in described["content"]["application/json"]["schema"].values()
     )
     fields = msgspec.structs.fields(kind)
     assert set(schema["properties"]) == {field.encode_name for field in fields}
@@ -126,7 +137,9 @@ def test_every_schema_is_closed_so_that_an_undocumented_field_is_found() -> None
 
 
 def test_everything_documented_is_described() -> None:
-    for path, operation in ((path, operation) for path, item in DOCUMENT["paths"].items() for operation in item.values()):
+    for path, operation in (
+        (path, operation) for path, item in DOCUMENT["paths"].items() for operation in item.values()
+    ):
         assert operation["summary"], path
         assert operation["operationId"], path
         for parameter in operation.get("parameters", ()):
@@ -160,14 +173,21 @@ def test_me_fits_and_adds_up(customer: Customer, http: httpx.Client) -> None:
     assert me["balanceCredits"] == me["availableCredits"] == 999_999.998
     assert me["balanceUsd"] == 999.999998
     assert [row["requestId"] for row in me["recentUsage"]] == [request_id]
-    assert [(row["kind"], row["amountMillicredits"]) for row in me["recentLedger"]] == [("usage", "-2"), ("adjustment", "1000000000")]
+    assert [(row["kind"], row["amountMillicredits"]) for row in me["recentLedger"]] == [
+        ("usage", "-2"),
+        ("adjustment", "1000000000"),
+    ]
     # 49.99 USD is 49,990 credits; 5 % of it are 2,499.5
-    assert me["packages"] == [{"code": "plus", "usd": "49.99", "bonusPercent": "5", "millicredits": "52489500", "credits": 52_489.5}]
+    assert me["packages"] == [
+        {"code": "plus", "usd": "49.99", "bonusPercent": "5", "millicredits": "52489500", "credits": 52_489.5}
+    ]
     (rates,) = [rates for rates in me["activeRates"] if rates["model"] == "gpt-4o-mini"]
     assert rates["usdPerMillionTokens"] == {"input": "0.15", "cached_input": "0.075", "output": "0.6"}
 
 
-def test_the_record_of_a_request_fits_and_is_whole(customer: Customer, http: httpx.Client, session_sandbox: Sandbox) -> None:
+def test_the_record_of_a_request_fits_and_is_whole(
+    customer: Customer, http: httpx.Client, session_sandbox: Sandbox
+) -> None:
     (request_id,) = use(customer, http, max_tokens=9)
     path = "/api/billing/generations/{request_id}"
     record = fits(http.get(f"/api/billing/generations/{request_id}", headers=customer.headers), path)
@@ -175,8 +195,17 @@ def test_the_record_of_a_request_fits_and_is_whole(customer: Customer, http: htt
     assert record["requestId"] == request_id
     assert (record["inputTokens"], record["outputTokens"]) == (row["usage"]["prompt_tokens"], 9)
     assert record["chargedMillicredits"] == str(-(-(row["usage"]["prompt_tokens"] * 15 + 9 * 60) // 100))
-    assert (record["model"], record["endpoint"], record["keyId"]) == ("gpt-4o-mini", "/v1/chat/completions", customer.key_id)
-    assert (record["usageSource"], record["outcome"], record["status"], record["free"]) == ("upstream", "completed", 200, False)
+    assert (record["model"], record["endpoint"], record["keyId"]) == (
+        "gpt-4o-mini",
+        "/v1/chat/completions",
+        customer.key_id,
+    )
+    assert (record["usageSource"], record["outcome"], record["status"], record["free"]) == (
+        "upstream",
+        "completed",
+        200,
+        False,
+    )
     assert record["rates"]["usdPerMillionTokens"]["output"] == "0.6"
 
 
@@ -205,8 +234,12 @@ def test_a_blocked_account_gets_the_documented_403(customer: Customer, http: htt
 # -- pages ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("path", "name"), [("/api/billing/usage", "requestId"), ("/api/billing/ledger", "referenceId")])
-def test_pages_hold_every_row_once_while_new_ones_arrive(path: str, name: str, customer: Customer, http: httpx.Client) -> None:
+@pytest.mark.parametrize(
+    ("path", "name"), [("/api/billing/usage", "requestId"), ("/api/billing/ledger", "referenceId")]
+)
+def test_pages_hold_every_row_once_while_new_ones_arrive(
+    path: str, name: str, customer: Customer, http: httpx.Client
+) -> None:
     ids = use(customer, http, 11)
     found: list[str] = []
     moments: list[str] = []
@@ -243,7 +276,9 @@ def test_an_account_without_rows_has_one_empty_page(server: Tollkeeper, http: ht
 
 def test_filters_choose_the_rows(customer: Customer, http: httpx.Client) -> None:
     (first,) = use(customer, http)
-    answer = http.post("/v1/embeddings", json={"model": "text-embedding-3-small", "input": "hi"}, headers=customer.headers)
+    answer = http.post(
+        "/v1/embeddings", json={"model": "text-embedding-3-small", "input": "hi"}, headers=customer.headers
+    )
     second = answer.headers["x-request-id"]
     url = f"/api/billing/generations/{second}"
     wait_until(lambda: http.get(url, headers=customer.headers).status_code == 200, 10, "it is booked")
@@ -336,16 +371,25 @@ def test_on_postgresql_bad_parameters_are_400_and_odd_ones_find_nothing(
         for path, name, value in BAD:
             answer = http.get(path, params={name: value}, headers=customer.headers)
             assert (answer.status_code, fits(answer, path)["error"]["param"]) == (400, name), (path, name, value)
-        for query in ({"model": "é" * 300}, {"since": "9999-12-31"}, {"until": "0001-01-01"}, {"cursor": encoded("0:x")}):
+        for query in (
+            {"model": "é" * 300},
+            {"since": "9999-12-31"},
+            {"until": "0001-01-01"},
+            {"cursor": encoded("0:x")},
+        ):
             answer = http.get("/api/billing/usage", params=query, headers=customer.headers)
             assert answer.status_code == 200, (query, answer.text)
             assert fits(answer, "/api/billing/usage")["data"] == []
-        bad = fits(http.get("/api/billing/generations/%00", headers=customer.headers), "/api/billing/generations/{request_id}")
+        bad = fits(
+            http.get("/api/billing/generations/%00", headers=customer.headers), "/api/billing/generations/{request_id}"
+        )
         assert bad["error"]["param"] == "request_id"
         for path in ("/api/billing/purchases/{purchase_id}", "/api/billing/purchases/{purchase_id}/receipt"):
             bad = fits(http.get(path.format(purchase_id="cs_%00"), headers=customer.headers), path)
             assert bad["error"]["param"] == "purchase_id"
         me = fits(http.get("/api/billing/me", headers=customer.headers), "/api/billing/me")
         assert [row["requestId"] for row in me["recentUsage"]] == [request_id]
-        found = fits(http.get("/api/billing/ledger?cursor=" + "9" * 18, headers=customer.headers), "/api/billing/ledger")
+        found = fits(
+            http.get("/api/billing/ledger?cursor=" + "9" * 18, headers=customer.headers), "/api/billing/ledger"
+        )
         assert len(found["data"]) == 2

@@ -49,7 +49,9 @@ def test_every_snippet_of_the_readme_runs(language: str, code: str, embedded: To
         "PATH": f"{ROOT}/.venv/bin:{os.environ['PATH']}",
     }
     command = [sys.executable, "-c", code] if language == "python" else ["bash", "-euo", "pipefail", "-c", code]
-    done = subprocess.run(command, cwd=embedded.folder, env=environment, capture_output=True, text=True, timeout=170, check=False)
+    done = subprocess.run(
+        command, cwd=embedded.folder, env=environment, capture_output=True, text=True, timeout=170, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.strip()
     assert not re.search(r'"error":\s*\{', done.stdout)
@@ -60,7 +62,9 @@ def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(fold
     with make_run(folder, port) as served:
         text = served.text
         assert "NO OPENAI_API_KEY IS SET" in text
-        lines = [line.strip() for line in text.splitlines() if line.startswith(("  curl ", "  python3 ", "What it cost:"))]
+        lines = [
+            line.strip() for line in text.splitlines() if line.startswith(("  curl ", "  python3 ", "What it cost:"))
+        ]
         assert len(lines) == 4
         for line in lines:
             done = served.shell(line.removeprefix("What it cost:"), known=False)

@@ -19,8 +19,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import IO
 
-from billing.errors import StoreUnavailable
-from billing.holds import (
+from billing.ledger.ledger import Ledger
+from billing.money.amounts import Millicredits
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import (
     AccountState,
     Book,
     Checkpoint,
@@ -34,9 +36,7 @@ from billing.holds import (
     Refused,
     Settled,
 )
-from billing.ledger import Ledger
-from billing.money import Millicredits
-from billing.periods import period_start_ms
+from billing.money.spend_periods import period_start_ms
 
 log = logging.getLogger("tollkeeper.embedded")
 
@@ -74,7 +74,10 @@ class EmbeddedBalances:
         self._lock_file: IO[str] | None = None
         self._commits: dict[str, asyncio.Future[None]] = {}
         self._on_disk, self._all_read_at = 1, 0
-        """Commits that may have left charges on disk; how many there were when a read found none. Equal: nothing to flush."""
+        """Commits that may have left charges on disk; how many there were when a read found none.
+
+        Equal: nothing to flush.
+        """
 
     async def open(self) -> None:
         """Take the file, settle orphans, flush what a dead process left. Raises StoreUnavailable."""
@@ -115,7 +118,9 @@ class EmbeddedBalances:
         if commit is not None and not commit.done():
             await self._committed(commit)
 
-    async def settle(self, hold_id: str, account_id: str, due: Millicredits, record: bytes, tokens: int = -1) -> Settled | Gone:
+    async def settle(
+        self, hold_id: str, account_id: str, due: Millicredits, record: bytes, tokens: int = -1
+    ) -> Settled | Gone:
         """See Balances. Waits for the disk within the bound; past it the charge is queued, not lost."""
         result = self._book.settle(hold_id, account_id, due, tokens if tokens >= 0 else None)
         self._commits.pop(hold_id, None)
@@ -340,20 +345,32 @@ def lock_file(path: Path) -> IO[str]:
 def read_charges(path: Path, limit: int) -> list[Entry]:
     """The oldest unflushed charges of a journal file, read beside its owner."""
     with _reader(path) as connection:
-        rows = connection.execute("SELECT position, charged, loss, record FROM charges ORDER BY position LIMIT ?", (limit,))
+        rows = connection.execute(
+            "SELECT position, charged, loss, record FROM charges ORDER BY position LIMIT ?", (limit,)
+        )
         return [Entry(str(position), charged, loss, record) for position, charged, loss, record in rows]
 
 
-def read_figures(path: Path, only: Collection[str] | None = None) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
-    """One consistent snapshot of a journal file: figures, held and unflushed millicredits, each by account (of `only` these)."""
+def read_figures(
+    path: Path, only: Collection[str] | None = None
+) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
+    """One consistent snapshot of a journal file: figures, held and unflushed millicredits, each by account (of `only`
+    these).
+    """
     with _reader(path) as connection:
         connection.execute("BEGIN")
         if only is None:
             rows = connection.execute("SELECT * FROM figures").fetchall()
         else:
-            rows = [row for name in only for row in connection.execute("SELECT * FROM figures WHERE account_id = ?", (name,))]
+            rows = [
+                row
+                for name in only
+                for row in connection.execute("SELECT * FROM figures WHERE account_id = ?", (name,))
+            ]
         held = dict(connection.execute("SELECT account_id, sum(amount) FROM holds GROUP BY account_id").fetchall())
-        charged = dict(connection.execute("SELECT account_id, sum(charged) FROM charges GROUP BY account_id").fetchall())
+        charged = dict(
+            connection.execute("SELECT account_id, sum(charged) FROM charges GROUP BY account_id").fetchall()
+        )
     return {row[0]: Reading(*row[1:]) for row in rows}, held, charged
 
 

@@ -44,7 +44,9 @@ def create_product(world: World, params: dict[str, Any]) -> Obj:
 def update_product(world: World, found: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/products/:id."""
     changes = {name: params[name] for name in (*_PRODUCT_FIELDS, "default_price") if name in params}
-    world.change(found, "product.updated", **changes, metadata=methods.laid_over(found["metadata"], params), updated=world.now())
+    world.change(
+        found, "product.updated", **changes, metadata=methods.laid_over(found["metadata"], params), updated=world.now()
+    )
     return found
 
 
@@ -56,7 +58,9 @@ def create_price(world: World, params: dict[str, Any], *, param: str = "", inlin
 
     currency = payments.check_currency(params["currency"], at("currency"))
     if ("product" in params) == ("product_data" in params):
-        raise invalid("You must specify exactly one of `product` and `product_data`.", "parameter_missing", at("product"))
+        raise invalid(
+            "You must specify exactly one of `product` and `product_data`.", "parameter_missing", at("product")
+        )
     product_id = world.get("product", params["product"], at("product"))["id"] if "product" in params else None
     if product_id is None:
         product_id = create_product(world, params["product_data"] | ({"active": False} if inline else {}))["id"]
@@ -76,7 +80,12 @@ def create_price(world: World, params: dict[str, Any], *, param: str = "", inlin
     if inline:
         fields["active"] = False
     if recurring:
-        fields["recurring"] = {"interval_count": 1, "meter": None, "trial_period_days": None, "usage_type": "licensed"} | recurring
+        fields["recurring"] = {
+            "interval_count": 1,
+            "meter": None,
+            "trial_period_days": None,
+            "usage_type": "licensed",
+        } | recurring
     made = world.add("price", fields)
     world.emit("price.created", made)
     return made

@@ -65,14 +65,22 @@ def create(world: World, params: dict[str, Any]) -> Obj:
         "expires_at": _expiry(params, created),
         "metadata": methods.laid_over({}, params),
         "payment_method_collection": "if_required" if mode == "payment" else "always",
-        "payment_method_types": params.get("payment_method_types") or methods.offered(world, params | {"currency": currency or "usd"}),
+        "payment_method_types": params.get("payment_method_types")
+        or methods.offered(world, params | {"currency": currency or "usd"}),
     }
     if mode == "payment":
-        fields |= {"customer_creation": None if params.get("customer") else params.get("customer_creation", "if_required")}
-        fields |= {"payment_method_options": {"card": {"request_three_d_secure": "automatic"}} | fields["payment_method_options"]}
+        fields |= {
+            "customer_creation": None if params.get("customer") else params.get("customer_creation", "if_required")
+        }
+        fields |= {
+            "payment_method_options": {"card": {"request_three_d_secure": "automatic"}}
+            | fields["payment_method_options"]
+        }
     fields["custom_text"] |= params.get("custom_text", {})
     fields["automatic_tax"] |= params.get("automatic_tax", {})
-    session = world.add("checkout.session", fields, items=items, data=params.get("payment_intent_data", {}), payment=None)
+    session = world.add(
+        "checkout.session", fields, items=items, data=params.get("payment_intent_data", {}), payment=None
+    )
     _total(world, session, 0)
     if mode == "payment" and session["amount_total"] and session["amount_total"] < 50:
         del world.objects["checkout.session"][session["id"]]
@@ -95,7 +103,9 @@ def _check(world: World, params: dict[str, Any], mode: str) -> None:
     if params.get("customer") and params.get("customer_email"):
         raise invalid("You may only specify one of these parameters: customer, customer_email.", None, "customer")
     if params.get("customer") and params.get("customer_creation"):
-        raise invalid("You may only specify one of these parameters: customer, customer_creation.", None, "customer_creation")
+        raise invalid(
+            "You may only specify one of these parameters: customer, customer_creation.", None, "customer_creation"
+        )
     if params.get("customer"):
         methods.customer(world, params["customer"])
     if len(params.get("client_reference_id", "")) > 200:
@@ -107,9 +117,13 @@ def _check(world: World, params: dict[str, Any], mode: str) -> None:
 def _expiry(params: dict[str, Any], created: int) -> int:
     wanted = int(params.get("expires_at", created + _DAY_S))
     if wanted < created + _SHORTEST_S:
-        raise invalid("The `expires_at` timestamp must be at least 30 minutes from Checkout Session creation.", None, "expires_at")
+        raise invalid(
+            "The `expires_at` timestamp must be at least 30 minutes from Checkout Session creation.", None, "expires_at"
+        )
     if wanted > created + _DAY_S:
-        raise invalid("The `expires_at` timestamp must be less than 24 hours from Checkout Session creation.", None, "expires_at")
+        raise invalid(
+            "The `expires_at` timestamp must be less than 24 hours from Checkout Session creation.", None, "expires_at"
+        )
     return wanted
 
 
@@ -120,22 +134,39 @@ def _line_items(world: World, given: list[dict[str, Any]]) -> list[Obj]:
         if ("price" in item) == ("price_data" in item):
             raise invalid(f"You must specify either `price` or `price_data` for {where}.", None, f"{where}[price]")
         if item.get("quantity") is None:
-            raise invalid(f"Quantity is required. Add `quantity` to `{where}`", "parameter_missing", f"{where}[quantity]")
+            raise invalid(
+                f"Quantity is required. Add `quantity` to `{where}`", "parameter_missing", f"{where}[quantity]"
+            )
         if item["quantity"] < 1:
-            raise invalid("This value must be greater than or equal to 1.", "parameter_invalid_integer", f"{where}[quantity]")
+            raise invalid(
+                "This value must be greater than or equal to 1.", "parameter_invalid_integer", f"{where}[quantity]"
+            )
         price = world.get("price", item["price"], f"{where}[price]") if "price" in item else None
         if price is None:
             price = catalog.create_price(world, item["price_data"], param=f"{where}[price_data]", inline=True)
         if not price["active"] and "price" in item:
-            raise invalid("The price specified is inactive. This field only accepts active prices.", None, f"{where}[price]")
+            raise invalid(
+                "The price specified is inactive. This field only accepts active prices.", None, f"{where}[price]"
+            )
         if price["type"] == "recurring":
-            raise invalid("You specified `payment` mode but passed a recurring price. Use only one-time prices.", None, "line_items")
+            raise invalid(
+                "You specified `payment` mode but passed a recurring price. Use only one-time prices.",
+                None,
+                "line_items",
+            )
         amount = price["unit_amount"] * item["quantity"]
         product = world.get("product", price["product"])
-        fields = {"amount_subtotal": amount, "amount_total": amount, "currency": price["currency"], "description": product["name"]}
+        fields = {
+            "amount_subtotal": amount,
+            "amount_total": amount,
+            "currency": price["currency"],
+            "description": product["name"],
+        }
         fields |= {"price": price, "quantity": item["quantity"], "metadata": item.get("metadata", {})}
         if item.get("adjustable_quantity"):
-            fields["adjustable_quantity"] = {"enabled": False, "maximum": None, "minimum": None} | item["adjustable_quantity"]
+            fields["adjustable_quantity"] = {"enabled": False, "maximum": None, "minimum": None} | item[
+                "adjustable_quantity"
+            ]
         made.append(world.add("item", blank("item", **fields)))
     return made
 
@@ -151,7 +182,11 @@ def _total(world: World, session: Obj, discount: int) -> None:
     session |= {"amount_subtotal": subtotal, "amount_total": subtotal - discount + tax}
     session["total_details"] = {"amount_discount": discount, "amount_shipping": 0, "amount_tax": tax}
     if taxed:
-        session["automatic_tax"] = session["automatic_tax"] | {"liability": {"type": "self"}, "provider": "stripe", "status": "complete"}
+        session["automatic_tax"] = session["automatic_tax"] | {
+            "liability": {"type": "self"},
+            "provider": "stripe",
+            "status": "complete",
+        }
 
 
 def _show_page(world: World, session: Obj) -> None:
@@ -190,7 +225,9 @@ def pay(world: World, session: Obj, method: Obj, payment: Payment) -> None:
     """
     need_open(session)
     if session["customer"] is None and session["customer_creation"] == "always":
-        made = methods.create_customer(world, {"email": payment.email or session["customer_email"], "name": payment.name})
+        made = methods.create_customer(
+            world, {"email": payment.email or session["customer_email"], "name": payment.name}
+        )
         session["customer"] = made["id"]
     session["_payment"] = msgspec.to_builtins(payment)
     if session["mode"] == "setup":
@@ -250,7 +287,10 @@ def _complete(world: World, session: Obj, payment_status: str) -> None:
     payment = msgspec.convert(session["_payment"], Payment)
     known = world.objects["customer"].get(session["customer"] or "") or {}
     email = payment.email or session["customer_email"] or known.get("email")
-    details: Obj = {"address": ADDRESS | {"country": payment.country, "postal_code": payment.postal_code}, "business_name": None}
+    details: Obj = {
+        "address": ADDRESS | {"country": payment.country, "postal_code": payment.postal_code},
+        "business_name": None,
+    }
     details |= {"email": email, "individual_name": None, "name": payment.name or known.get("name"), "phone": None}
     session |= {"customer_details": details | {"tax_exempt": "none", "tax_ids": []}, "payment_status": payment_status}
     session |= {"status": "complete", "url": None} | payment.session_fields
@@ -280,9 +320,7 @@ def success_url(session: Obj) -> str:
 def expire(world: World, session: Obj) -> Obj:
     """POST /v1/checkout/sessions/:id/expire."""
     if session["status"] != "open":
-        message = (
-            f'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of {session["status"]}.'
-        )
+        message = f'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of {session["status"]}.'
         raise invalid(message)
     session |= {"status": "expired", "url": None}
     for kind, close in (("payment_intent", _void), ("setup_intent", setups.close_quietly)):

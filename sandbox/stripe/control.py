@@ -139,9 +139,17 @@ class _Drain(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 class Control:
     """Answers to whoever drives the simulator."""
 
-    def __init__(self, world: World, record: Record, faults: Faults, deliveries: Deliveries, stats: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, world: World, record: Record, faults: Faults, deliveries: Deliveries, stats: Callable[[], dict[str, int]]
+    ) -> None:
         """`stats` makes the counts of GET /__stripe/stats."""
-        self._world, self._record, self._faults, self._deliveries, self._stats = world, record, faults, deliveries, stats
+        self._world, self._record, self._faults, self._deliveries, self._stats = (
+            world,
+            record,
+            faults,
+            deliveries,
+            stats,
+        )
         self._actions: dict[tuple[str, str], Callable[[str, bytes, str], Any]] = {
             ("GET", "settings"): lambda _i, _b, _q: self._world.live,
             ("PUT", "settings"): self._put_settings,
@@ -210,7 +218,11 @@ class Control:
 
     def _get_deliveries(self, _wanted: str, _body: bytes, query: str) -> Any:
         values = {name: found[0] for name, found in parse_qs(query).items()}
-        found = [sending for sending in self._deliveries.sendings if all(getattr(sending, name) == value for name, value in values.items())]
+        found = [
+            sending
+            for sending in self._deliveries.sendings
+            if all(getattr(sending, name) == value for name, value in values.items())
+        ]
         return {"deliveries": found, "pending": self._deliveries.pending}
 
     def _clock(self) -> Any:
@@ -279,7 +291,9 @@ class Control:
         alias, passed = OUTCOMES[given.outcome]
         method = methods.method(world, given.payment_method or alias, "payment_method")
         if method["type"] not in session["payment_method_types"]:
-            raise invalid(f"This session does not take {method['type']}, only {', '.join(session['payment_method_types'])}.")
+            raise invalid(
+                f"This session does not take {method['type']}, only {', '.join(session['payment_method_types'])}."
+            )
         method["billing_details"] = method["billing_details"] | {"email": given.email, "name": given.name}
         checkout.pay(world, session, method, given)
         if passed is not None and checkout.waits_for_bank(world, session):
@@ -302,7 +316,11 @@ class Control:
         chosen = given.payment_intent
         if given.session is not None:
             chosen = world.get("checkout.session", given.session)["payment_intent"]
-        intents = list(world.find("payment_intent", status="processing")) if chosen is None else [world.get("payment_intent", chosen)]
+        intents = (
+            list(world.find("payment_intent", status="processing"))
+            if chosen is None
+            else [world.get("payment_intent", chosen)]
+        )
         return {"settled": [intent["id"] for intent in intents if payments.settle(world, intent, given.fail)]}
 
     def _authenticate(self, _wanted: str, body: bytes, _query: str) -> Any:

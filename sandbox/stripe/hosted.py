@@ -62,14 +62,20 @@ class Hosted:
             if posted:
                 # A second press of the button must not look like a failure.
                 return self._done(session)
-            return Shown(200, page.closed("You're all done here", "This session has been paid.", checkout.success_url(session)))
+            return Shown(
+                200, page.closed("You're all done here", "This session has been paid.", checkout.success_url(session))
+            )
         if session["status"] == "expired":
-            return Shown(410, page.closed("Session expired", "This checkout session has expired.", session["cancel_url"]))
+            return Shown(
+                410, page.closed("Session expired", "This checkout session has expired.", session["cancel_url"])
+            )
         if not posted:
             return Shown(200, page.checkout(session, session["_items"], self._prefilled(session)))
         try:
             method = self._method(fields)
-            checkout.pay(self._world, session, method, checkout.Payment(email=fields.get("email"), name=fields.get("name")))
+            checkout.pay(
+                self._world, session, method, checkout.Payment(email=fields.get("email"), name=fields.get("name"))
+            )
         except StripeError as error:
             return Shown(402, page.checkout(session, session["_items"], dict(fields), str(error)))
         return self._next(session)
@@ -87,7 +93,11 @@ class Hosted:
             expiry = {"exp_month": _number(month), "exp_year": _number(year)}
             details = {"number": fields.get("number", ""), "cvc": fields.get("cvc", "").strip()} | expiry
         else:
-            details = {"iban": fields.get("account", "")} if kind == "sepa_debit" else {"account_number": fields.get("account", "")}
+            details = (
+                {"iban": fields.get("account", "")}
+                if kind == "sepa_debit"
+                else {"account_number": fields.get("account", "")}
+            )
         return methods.create_method(self._world, {"type": kind, kind: details, "billing_details": billing})
 
     def _next(self, session: Obj) -> Shown:
@@ -121,11 +131,15 @@ class Hosted:
             return Shown(200, page.authentication(f"/authenticate/{wanted}", "Your payment"))
         back = intent["next_action"]["redirect_to_url"]["return_url"]
         try:
-            (payments if is_payment else setups).authenticate(self._world, intent, passed=fields.get("result") == "pass")
+            (payments if is_payment else setups).authenticate(
+                self._world, intent, passed=fields.get("result") == "pass"
+            )
         except StripeError as error:
             if not back:
                 return Shown(402, page.closed("Failed", str(error)))
-        return Shown(303, location=back) if back else Shown(200, page.closed("Done", f"The status is {intent['status']}."))
+        return (
+            Shown(303, location=back) if back else Shown(200, page.closed("Done", f"The status is {intent['status']}."))
+        )
 
     def _portal(self, session: Obj, fields: Fields) -> Shown:
         if fields.get("remove"):

@@ -22,7 +22,12 @@ from sandbox.stripe.shapes import ADDRESS, BILLING, blank, card_fields
 from sandbox.stripe.state import Obj, World
 
 _CURRENCY_OF: Final = {"us_bank_account": "usd", "sepa_debit": "eur"}
-_EXCLUSIVE: Final = ("payment_method_types", "excluded_payment_method_types", "automatic_payment_methods", "payment_method_configuration")
+_EXCLUSIVE: Final = (
+    "payment_method_types",
+    "excluded_payment_method_types",
+    "automatic_payment_methods",
+    "payment_method_configuration",
+)
 _CUSTOMER_FIELDS: Final = (
     "business_name description email individual_name name phone preferred_locales shipping tax_exempt invoice_prefix"
 ).split()
@@ -83,7 +88,9 @@ def _set_customer(world: World, found: Obj, params: dict[str, Any]) -> None:
         if wanted["customer"] != found["id"]:
             raise not_of_customer(wanted, "invoice_settings[default_payment_method]")
     if "default_payment_method" in settings:
-        found["invoice_settings"] = found["invoice_settings"] | {"default_payment_method": settings["default_payment_method"] or None}
+        found["invoice_settings"] = found["invoice_settings"] | {
+            "default_payment_method": settings["default_payment_method"] or None
+        }
     found["metadata"] = laid_over(found["metadata"], params)
 
 
@@ -107,12 +114,16 @@ def offered(world: World, params: dict[str, Any]) -> list[str]:
     if allowed:
         for other in _EXCLUSIVE:
             if params.get(other):
-                raise invalid(f"You may only specify one of these parameters: allowed_payment_method_types, {other}.", None, other)
+                raise invalid(
+                    f"You may only specify one of these parameters: allowed_payment_method_types, {other}.", None, other
+                )
     currency = params.get("currency", "usd").lower()
     names = allowed or [name for name in world.live.dynamic_payment_methods if name not in excluded]
     found = [name for name in names if _CURRENCY_OF.get(name, currency) == currency]
     if not found:
-        raise invalid("No payment method types are available with the given parameters.", None, "allowed_payment_method_types")
+        raise invalid(
+            "No payment method types are available with the given parameters.", None, "allowed_payment_method_types"
+        )
     return found
 
 
@@ -121,7 +132,9 @@ def method(world: World, wanted: str, param: str | None = "id") -> Obj:
     if wanted in NUMBERS:
         return create_method(world, {"type": "card", "card": {"token": wanted}})
     if wanted in ACCOUNT_NUMBERS:
-        return create_method(world, {"type": "us_bank_account", "us_bank_account": {"account_number": ACCOUNT_NUMBERS[wanted]}})
+        return create_method(
+            world, {"type": "us_bank_account", "us_bank_account": {"account_number": ACCOUNT_NUMBERS[wanted]}}
+        )
     return world.get("payment_method", wanted, param)
 
 
@@ -143,10 +156,14 @@ def create_method(world: World, params: dict[str, Any]) -> Obj:
     details, number = _card(world, given) if kind == "card" else _account(world, kind, given)
     billing = BILLING | (params.get("billing_details") or {})
     billing["address"] = ADDRESS | (billing["address"] or {})
-    fields = blank("payment_method", type=kind, created=world.now(), billing_details=billing, metadata=laid_over({}, params))
+    fields = blank(
+        "payment_method", type=kind, created=world.now(), billing_details=billing, metadata=laid_over({}, params)
+    )
     if params.get("allow_redisplay"):
         fields["allow_redisplay"] = params["allow_redisplay"]
-    return world.add("payment_method", fields | {kind: details}, number=number, decline="", set_up=False, detached=False)
+    return world.add(
+        "payment_method", fields | {kind: details}, number=number, decline="", set_up=False, detached=False
+    )
 
 
 def _card(world: World, given: dict[str, Any]) -> tuple[Obj, str]:
@@ -175,7 +192,9 @@ def check_card(world: World, number: str, exp_month: int, exp_year: int, cvc: st
         raise _refused("incorrect_number")
     if number not in CARDS:
         raise card_error(
-            "Your card was declined. Your request was in test mode, but used a non test card.", "card_declined", "live_mode_test_card"
+            "Your card was declined. Your request was in test mode, but used a non test card.",
+            "card_declined",
+            "live_mode_test_card",
         )
     if not 1 <= exp_month <= 12:
         raise card_error("Your card's expiration month is invalid.", "invalid_expiry_month", None)

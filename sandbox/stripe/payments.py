@@ -31,7 +31,9 @@ def check_amount(amount: int, currency: str) -> None:
 def check_currency(currency: str, param: str = "currency") -> str:
     """The currency in lower case."""
     if len(currency) != 3 or not currency.isalpha():
-        raise invalid(f"Invalid currency: {currency}. Stripe currently supports these currencies: usd, eur, gbp, …", None, param)
+        raise invalid(
+            f"Invalid currency: {currency}. Stripe currently supports these currencies: usd, eur, gbp, …", None, param
+        )
     return currency.lower()
 
 
@@ -57,7 +59,9 @@ def create(world: World, params: dict[str, Any]) -> Obj:
 
 
 def _new(world: World, amount: int, currency: str, params: dict[str, Any]) -> Obj:
-    fields = blank("payment_intent", amount=amount, currency=currency, created=world.now(), customer=params.get("customer"))
+    fields = blank(
+        "payment_intent", amount=amount, currency=currency, created=world.now(), customer=params.get("customer")
+    )
     fields |= {name: params[name] for name in _COPIED if name in params and name in fields}
     types = params.get("payment_method_types")
     if types:
@@ -132,9 +136,16 @@ def update(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
         raise invalid(message, "payment_intent_unexpected_state")
     if "amount" in params:
         check_amount(params["amount"], intent["currency"])
-    changes = {name: params[name] for name in (*_COPIED, "amount", "customer") if name in params and name in intent and name != "metadata"}
+    changes = {
+        name: params[name]
+        for name in (*_COPIED, "amount", "customer")
+        if name in params and name in intent and name != "metadata"
+    }
     if "payment_method" in params:
-        changes |= {"payment_method": _usable(world, intent, params["payment_method"])["id"], "status": "requires_confirmation"}
+        changes |= {
+            "payment_method": _usable(world, intent, params["payment_method"])["id"],
+            "status": "requires_confirmation",
+        }
     intent.update(changes | {"metadata": methods.laid_over(intent["metadata"], params)})
     return intent
 
@@ -143,7 +154,9 @@ def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/payment_intents/:id/cancel."""
     session = world.objects["checkout.session"].get(intent.get("_session", ""))
     if session is not None and session["status"] == "open":
-        raise invalid("You cannot cancel this PaymentIntent because it belongs to a Checkout Session. Expire the session instead.")
+        raise invalid(
+            "You cannot cancel this PaymentIntent because it belongs to a Checkout Session. Expire the session instead."
+        )
     if intent["status"] not in _CANCELABLE:
         message = (
             f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a PaymentIntent with one of the "
@@ -156,7 +169,9 @@ def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
 def void(world: World, intent: Obj, reason: str | None) -> Obj:
     """Cancel, whatever the API would say."""
     intent |= {"next_action": None}
-    world.change(intent, "payment_intent.canceled", status="canceled", canceled_at=world.now(), cancellation_reason=reason)
+    world.change(
+        intent, "payment_intent.canceled", status="canceled", canceled_at=world.now(), cancellation_reason=reason
+    )
     return intent
 
 
@@ -164,7 +179,13 @@ def void(world: World, intent: Obj, reason: str | None) -> Obj:
 
 
 def attempt(
-    world: World, intent: Obj, method: Obj, *, off_session: bool = False, authenticated: bool = False, fail_on_action: bool = False
+    world: World,
+    intent: Obj,
+    method: Obj,
+    *,
+    off_session: bool = False,
+    authenticated: bool = False,
+    fail_on_action: bool = False,
 ) -> None:
     """Try to take the money. Raises StripeError when the issuer refuses; then the intent tells why."""
     card = methods.behaviour(method)
@@ -189,7 +210,11 @@ def attempt(
 def _charge(world: World, intent: Obj, method: Obj, *, authenticated: bool = False) -> Obj:
     """A pending charge."""
     kind = method["type"]
-    details = charged_card(method["card"], intent["amount"], authenticated=authenticated) if kind == "card" else _bank_details(method)
+    details = (
+        charged_card(method["card"], intent["amount"], authenticated=authenticated)
+        if kind == "card"
+        else _bank_details(method)
+    )
     fields = blank(
         "charge",
         amount=intent["amount"],
@@ -214,7 +239,11 @@ def _charge(world: World, intent: Obj, method: Obj, *, authenticated: bool = Fal
 
 def _bank_details(method: Obj) -> Obj:
     account = method[method["type"]]
-    shown = {name: value for name, value in account.items() if name not in {"financial_connections_account", "networks", "status_details"}}
+    shown = {
+        name: value
+        for name, value in account.items()
+        if name not in {"financial_connections_account", "networks", "status_details"}
+    }
     return (
         shown
         | {"mandate": None}
@@ -237,11 +266,22 @@ _APPROVED: Final[Obj] = {
 
 def _succeed(world: World, intent: Obj, charge: Obj, method: Obj) -> None:
     amount, fee = charge["amount"], money.fee_of(world, charge["amount"])
-    charge |= {"amount_captured": amount, "captured": True, "outcome": dict(_APPROVED), "paid": True, "status": "succeeded"}
+    charge |= {
+        "amount_captured": amount,
+        "captured": True,
+        "outcome": dict(_APPROVED),
+        "paid": True,
+        "status": "succeeded",
+    }
     charge["receipt_url"] = f"{world.base_url}/receipts/{charge['id']}"
     intent |= {"amount_received": amount, "processing": None, "status": "succeeded"}
     transaction = money.post(
-        world, "charge" if method["type"] == "card" else "payment", charge, amount, fee, description=charge["description"]
+        world,
+        "charge" if method["type"] == "card" else "payment",
+        charge,
+        amount,
+        fee,
+        description=charge["description"],
     )
     money.note(world, "paid", charge, amount, fee, balance_transaction=transaction["id"])
     if intent["setup_future_usage"]:
@@ -306,7 +346,10 @@ def decline(world: World, intent: Obj, method: Obj, why: str, charge: Obj | None
 
 def _ask_customer(world: World, intent: Obj) -> None:
     url = f"{world.base_url}/authenticate/{intent['id']}"
-    intent["next_action"] = {"type": "redirect_to_url", "redirect_to_url": {"return_url": intent.get("_return_url"), "url": url}}
+    intent["next_action"] = {
+        "type": "redirect_to_url",
+        "redirect_to_url": {"return_url": intent.get("_return_url"), "url": url},
+    }
     intent["status"] = "requires_action"
     world.emit("payment_intent.requires_action", intent)
 

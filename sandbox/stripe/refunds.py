@@ -53,7 +53,9 @@ def _charge_of(world: World, params: dict[str, Any]) -> Obj:
         return world.get("charge", params["charge"], "charge")
     if not params.get("payment_intent"):
         raise (
-            missing("payment_intent") if "charge" not in params else invalid("You must provide a charge or payment_intent.", None, "charge")
+            missing("payment_intent")
+            if "charge" not in params
+            else invalid("You must provide a charge or payment_intent.", None, "charge")
         )
     intent = world.get("payment_intent", params["payment_intent"], "payment_intent")
     if intent["status"] != "succeeded":
@@ -110,7 +112,9 @@ def fail(world: World, refund: Obj, reason: str = "unknown", *, status: str = "f
         return
     charge = world.get("charge", refund["charge"])
     transaction = money.post(world, "refund_failure", refund, refund["amount"])
-    money.note(world, "refund_failed", charge, refund["amount"], 0, refund=refund["id"], balance_transaction=transaction["id"])
+    money.note(
+        world, "refund_failed", charge, refund["amount"], 0, refund=refund["id"], balance_transaction=transaction["id"]
+    )
     charge |= {"amount_refunded": charge["amount_refunded"] - refund["amount"], "refunded": False}
     refund.pop("pending_reason", None)
     changes = {"failure_balance_transaction": transaction["id"], "status": status}

@@ -73,7 +73,11 @@ def _list_methods(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 
 def _methods_of(world: World, params: dict[str, Any], url: str) -> Obj:
-    found = [item for item in world.objects["payment_method"].values() if item["customer"] and item["customer"] == params.get("customer")]
+    found = [
+        item
+        for item in world.objects["payment_method"].values()
+        if item["customer"] and item["customer"] == params.get("customer")
+    ]
     return lists.show([item for item in found if params.get("type") in {None, item["type"]}], params, url)
 
 
@@ -146,13 +150,33 @@ def _confirm_page(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 _Row = tuple[str, str, str, Handler]
 _ROWS: Final[tuple[_Row, ...]] = (
-    ("POST", "checkout/sessions", "checkout._session_create_params.SessionCreateParams", lambda w, p, _: checkout.create(w, p)),
+    (
+        "POST",
+        "checkout/sessions",
+        "checkout._session_create_params.SessionCreateParams",
+        lambda w, p, _: checkout.create(w, p),
+    ),
     ("GET", "checkout/sessions", "checkout._session_list_params.SessionListParams", _list_sessions),
     ("GET", "checkout/sessions/:id", "", _retrieve("checkout.session")),
-    ("POST", "checkout/sessions/:id", "checkout._session_update_params.SessionUpdateParams", _change("checkout.session", checkout.update)),
+    (
+        "POST",
+        "checkout/sessions/:id",
+        "checkout._session_update_params.SessionUpdateParams",
+        _change("checkout.session", checkout.update),
+    ),
     ("POST", "checkout/sessions/:id/expire", "", _act("checkout.session", checkout.expire)),
-    ("GET", "checkout/sessions/:id/line_items", "checkout._session_list_line_items_params.SessionListLineItemsParams", _line_items),
-    ("POST", "customers", "_customer_create_params.CustomerCreateParams", lambda w, p, _: methods.create_customer(w, p)),
+    (
+        "GET",
+        "checkout/sessions/:id/line_items",
+        "checkout._session_list_line_items_params.SessionListLineItemsParams",
+        _line_items,
+    ),
+    (
+        "POST",
+        "customers",
+        "_customer_create_params.CustomerCreateParams",
+        lambda w, p, _: methods.create_customer(w, p),
+    ),
     ("GET", "customers", "_customer_list_params.CustomerListParams", _list("customer", "email")),
     ("GET", "customers/:id", "", _retrieve("customer")),
     (
@@ -162,11 +186,36 @@ _ROWS: Final[tuple[_Row, ...]] = (
         lambda w, p, i: methods.update_customer(w, methods.customer(w, i[0], "id"), p),
     ),
     ("DELETE", "customers/:id", "", lambda w, _, i: methods.delete_customer(w, methods.customer(w, i[0], "id"))),
-    ("GET", "customers/:id/payment_methods", "_customer_list_payment_methods_params.CustomerListPaymentMethodsParams", _customer_methods),
-    ("POST", "payment_intents", "_payment_intent_create_params.PaymentIntentCreateParams", lambda w, p, _: payments.create(w, p)),
-    ("GET", "payment_intents", "_payment_intent_list_params.PaymentIntentListParams", _list("payment_intent", "customer")),
-    ("GET", "payment_intents/:id", "_payment_intent_retrieve_params.PaymentIntentRetrieveParams", _retrieve("payment_intent")),
-    ("POST", "payment_intents/:id", "_payment_intent_update_params.PaymentIntentUpdateParams", _change("payment_intent", payments.update)),
+    (
+        "GET",
+        "customers/:id/payment_methods",
+        "_customer_list_payment_methods_params.CustomerListPaymentMethodsParams",
+        _customer_methods,
+    ),
+    (
+        "POST",
+        "payment_intents",
+        "_payment_intent_create_params.PaymentIntentCreateParams",
+        lambda w, p, _: payments.create(w, p),
+    ),
+    (
+        "GET",
+        "payment_intents",
+        "_payment_intent_list_params.PaymentIntentListParams",
+        _list("payment_intent", "customer"),
+    ),
+    (
+        "GET",
+        "payment_intents/:id",
+        "_payment_intent_retrieve_params.PaymentIntentRetrieveParams",
+        _retrieve("payment_intent"),
+    ),
+    (
+        "POST",
+        "payment_intents/:id",
+        "_payment_intent_update_params.PaymentIntentUpdateParams",
+        _change("payment_intent", payments.update),
+    ),
     (
         "POST",
         "payment_intents/:id/confirm",
@@ -197,16 +246,41 @@ _ROWS: Final[tuple[_Row, ...]] = (
         _list("balance_transaction", "type", "source", "currency"),
     ),
     ("GET", "balance_transactions/:id", "", _retrieve("balance_transaction")),
-    ("POST", "payment_methods", "_payment_method_create_params.PaymentMethodCreateParams", lambda w, p, _: methods.create_method(w, p)),
+    (
+        "POST",
+        "payment_methods",
+        "_payment_method_create_params.PaymentMethodCreateParams",
+        lambda w, p, _: methods.create_method(w, p),
+    ),
     ("GET", "payment_methods", "_payment_method_list_params.PaymentMethodListParams", _list_methods),
     ("GET", "payment_methods/:id", "", lambda w, _, i: methods.method(w, i[0])),
     ("POST", "payment_methods/:id/attach", "_payment_method_attach_params.PaymentMethodAttachParams", _attach),
     ("POST", "payment_methods/:id/detach", "", _act("payment_method", methods.detach)),
-    ("POST", "setup_intents", "_setup_intent_create_params.SetupIntentCreateParams", lambda w, p, _: setups.create(w, p)),
-    ("GET", "setup_intents", "_setup_intent_list_params.SetupIntentListParams", _list("setup_intent", "customer", "payment_method")),
+    (
+        "POST",
+        "setup_intents",
+        "_setup_intent_create_params.SetupIntentCreateParams",
+        lambda w, p, _: setups.create(w, p),
+    ),
+    (
+        "GET",
+        "setup_intents",
+        "_setup_intent_list_params.SetupIntentListParams",
+        _list("setup_intent", "customer", "payment_method"),
+    ),
     ("GET", "setup_intents/:id", "_setup_intent_retrieve_params.SetupIntentRetrieveParams", _retrieve("setup_intent")),
-    ("POST", "setup_intents/:id/confirm", "_setup_intent_confirm_params.SetupIntentConfirmParams", _change("setup_intent", setups.confirm)),
-    ("POST", "setup_intents/:id/cancel", "_setup_intent_cancel_params.SetupIntentCancelParams", _change("setup_intent", setups.cancel)),
+    (
+        "POST",
+        "setup_intents/:id/confirm",
+        "_setup_intent_confirm_params.SetupIntentConfirmParams",
+        _change("setup_intent", setups.confirm),
+    ),
+    (
+        "POST",
+        "setup_intents/:id/cancel",
+        "_setup_intent_cancel_params.SetupIntentCancelParams",
+        _change("setup_intent", setups.cancel),
+    ),
     ("GET", "events", "_event_list_params.EventListParams", _list_events),
     ("GET", "events/:id", "", _retrieve_event),
     (

@@ -89,7 +89,12 @@ def _fail(world: World, intent: Obj, found: Obj, why: str) -> NoReturn:
     reason = DECLINES[why]
     code = reason.code.replace("payment_intent", "setup_intent")
     error = card_error(reason.message, code, reason.decline_code, payment_method=public(found))
-    intent |= {"last_setup_error": dict(error.error), "payment_method": None, "next_action": None, "status": "requires_payment_method"}
+    intent |= {
+        "last_setup_error": dict(error.error),
+        "payment_method": None,
+        "next_action": None,
+        "status": "requires_payment_method",
+    }
     error.error["setup_intent"] = public(intent)
     world.emit("setup_intent.setup_failed", intent)
     raise error
@@ -98,8 +103,13 @@ def _fail(world: World, intent: Obj, found: Obj, why: str) -> NoReturn:
 def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/setup_intents/:id/cancel."""
     if intent["status"] in _DONE:
-        raise invalid(f"You cannot cancel this SetupIntent because it has a status of {intent['status']}.", "setup_intent_unexpected_state")
-    world.change(intent, "setup_intent.canceled", status="canceled", cancellation_reason=params.get("cancellation_reason"))
+        raise invalid(
+            f"You cannot cancel this SetupIntent because it has a status of {intent['status']}.",
+            "setup_intent_unexpected_state",
+        )
+    world.change(
+        intent, "setup_intent.canceled", status="canceled", cancellation_reason=params.get("cancellation_reason")
+    )
     return intent
 
 

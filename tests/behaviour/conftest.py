@@ -12,10 +12,10 @@ from typing import Any
 import httpx
 import pytest
 
-from billing.accounts import Accounts, KeyRules
-from billing.database import Database
-from billing.ledger import Ledger
-from billing.money import parse_credits
+from billing.ledger.accounts import Accounts, KeyRules
+from billing.ledger.ledger import Ledger
+from billing.money.amounts import parse_credits
+from billing.storage.database import Database
 from tests.support import web
 from tests.support.servers import Account, Sandbox, Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import Wire
@@ -36,7 +36,9 @@ class Customer(Account):
         content = text + (" " + sandbox_says(**directive) if directive else "")
         return {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": content}], **fields}
 
-    def post(self, body: Mapping[str, Any] | bytes, path: str = "/v1/chat/completions", **headers: str) -> httpx.Response:
+    def post(
+        self, body: Mapping[str, Any] | bytes, path: str = "/v1/chat/completions", **headers: str
+    ) -> httpx.Response:
         """One request, answered whole."""
         content = {"content": body} if isinstance(body, bytes) else {"json": body}
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -51,7 +53,9 @@ class Customer(Account):
         """The record of a charged request, once it is in the ledger."""
 
         def look() -> dict[str, Any] | None:
-            answer = web.get(f"{self.server.url}/api/billing/generations/{request_id}", headers=self.headers, timeout=10)
+            answer = web.get(
+                f"{self.server.url}/api/billing/generations/{request_id}", headers=self.headers, timeout=10
+            )
             return answer.json() if answer.status_code == 200 else None
 
         found: dict[str, Any] = wait_until(look, seconds, f"{request_id} is in the ledger")
@@ -78,7 +82,9 @@ class Customer(Account):
 
     def served(self, request_id: str) -> dict[str, Any]:
         """What the upstream itself recorded of a request."""
-        answer = web.get(f"http://127.0.0.1:{self.sandbox.port}/__sandbox/record", params={"clientRequestId": request_id}, timeout=10)
+        answer = web.get(
+            f"http://127.0.0.1:{self.sandbox.port}/__sandbox/record", params={"clientRequestId": request_id}, timeout=10
+        )
         (row,) = answer.json()["records"]
         found: dict[str, Any] = row
         return found
@@ -97,7 +103,8 @@ class Customer(Account):
         """kind → (debit, credit, millicredits) of a request, read past our own code."""
         with sqlite3.connect(self.server.folder / "var" / "tollkeeper.db") as database:
             rows = database.execute(
-                "SELECT kind, debit_account, credit_account, amount_millicredits FROM transfers WHERE reference_id = ?", (request_id,)
+                "SELECT kind, debit_account, credit_account, amount_millicredits FROM transfers WHERE reference_id = ?",
+                (request_id,),
             ).fetchall()
         return {kind: (debit, credit, amount) for kind, debit, credit, amount in rows}
 
@@ -136,7 +143,9 @@ def served(session_sandbox: Sandbox, new_folder: Callable[[str], Path]) -> Itera
         key = tuple(sorted(environment.items()))
         if key not in running:
             home = new_folder("served")
-            running[key] = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, **environment}).start()
+            running[key] = Tollkeeper(
+                home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, **environment}
+            ).start()
         return running[key]
 
     yield get

@@ -15,8 +15,27 @@ from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 REQUESTS = 40
 ALL_TOOLS = '["web_search","web_search_preview","file_search","code_interpreter","image_generation"]'
-TEXT_MODELS = ("gpt-4o-mini", "gpt-4o", "gpt-4.1", "gpt-4.1-mini", "gpt-5.1", "gpt-5.4-mini", "gpt-5.5", "gpt-6.2-sol", "o3")
-ALPHABETS = ("the toll road is long ", "道路通行料金は", "🚗🛣️", '\\"\n\t\u0000', "<|endoftext|>", "aaaaaaaa", "    ", "Ωмега ")
+TEXT_MODELS = (
+    "gpt-4o-mini",
+    "gpt-4o",
+    "gpt-4.1",
+    "gpt-4.1-mini",
+    "gpt-5.1",
+    "gpt-5.4-mini",
+    "gpt-5.5",
+    "gpt-6.2-sol",
+    "o3",
+)
+ALPHABETS = (
+    "the toll road is long ",
+    "道路通行料金は",
+    "🚗🛣️",
+    '\\"\n\t\u0000',
+    "<|endoftext|>",
+    "aaaaaaaa",
+    "    ",
+    "Ωмега ",
+)
 SIDES = (1, 31, 33, 512, 513, 769, 1024, 2049, 3000)
 
 
@@ -43,8 +62,14 @@ class Asker:
         return {name: value for name, value in fields.items() if self.chance.random() < 0.4}
 
     def function(self) -> dict[str, Any]:
-        properties = {f"p{number}": {"type": "string", "description": self.text(60)} for number in range(self.chance.randrange(4))}
-        return {"name": "look_up", "description": self.text(80), "parameters": {"type": "object", "properties": properties}}
+        properties = {
+            f"p{number}": {"type": "string", "description": self.text(60)} for number in range(self.chance.randrange(4))
+        }
+        return {
+            "name": "look_up",
+            "description": self.text(80),
+            "parameters": {"type": "object", "properties": properties},
+        }
 
     def chat(self) -> Sent:
         content: Any = self.text()
@@ -54,12 +79,20 @@ class Asker:
         messages = [{"role": "system", "content": self.text()}, {"role": "user", "content": content}]
         options = self.maybe(n=self.chance.randrange(1, 4), tools=[{"type": "function", "function": self.function()}])
         cap = {"max_completion_tokens": self.chance.randrange(16, 400)}
-        return Sent("/v1/chat/completions", {"model": self.chance.choice(TEXT_MODELS), "messages": messages, **cap, **options})
+        return Sent(
+            "/v1/chat/completions", {"model": self.chance.choice(TEXT_MODELS), "messages": messages, **cap, **options}
+        )
 
     def response(self) -> Sent:
         parts: list[dict[str, Any]] = [{"type": "input_text", "text": self.text()}]
         if self.chance.random() < 0.5:
-            parts.append({"type": "input_image", "image_url": self.picture(), **self.maybe(detail=self.chance.choice(("low", "high")))})
+            parts.append(
+                {
+                    "type": "input_image",
+                    "image_url": self.picture(),
+                    **self.maybe(detail=self.chance.choice(("low", "high"))),
+                }
+            )
         items: list[dict[str, Any]] = [{"role": "user", "content": parts}]
         if self.chance.random() < 0.3:
             items.append({"type": "function_call", "call_id": "c1", "name": "look_up", "arguments": "{}"})
@@ -71,26 +104,50 @@ class Asker:
         kinds = {
             "web_search": {"type": "web_search"},
             "code_interpreter": {"type": "code_interpreter", "container": {"type": "auto"}},
-            "image_generation": {"type": "image_generation", "model": "gpt-image-2", **self.maybe(quality="low", size="1024x1536")},
+            "image_generation": {
+                "type": "image_generation",
+                "model": "gpt-image-2",
+                **self.maybe(quality="low", size="1024x1536"),
+            },
         }
         kind = self.chance.choice(sorted(kinds))
-        said = sandbox_says(calls=[kind] * self.chance.randrange(1, 4), retrieved_tokens=self.chance.randrange(1, 8_000))
-        body = {"model": self.chance.choice(("gpt-4.1", "gpt-5.1", "gpt-6.2-sol")), "input": said, "tools": [kinds[kind]]}
+        said = sandbox_says(
+            calls=[kind] * self.chance.randrange(1, 4), retrieved_tokens=self.chance.randrange(1, 8_000)
+        )
+        body = {
+            "model": self.chance.choice(("gpt-4.1", "gpt-5.1", "gpt-6.2-sol")),
+            "input": said,
+            "tools": [kinds[kind]],
+        }
         return Sent("/v1/responses", {**body, "max_output_tokens": self.chance.randrange(100, 400)})
 
     def picture_made(self) -> Sent:
-        sizes, qualities = ("1024x1024", "1536x1024", "1024x1536", "2048x1024", "auto"), ("low", "medium", "high", "xhigh", "auto")
-        options = self.maybe(size=self.chance.choice(sizes), quality=self.chance.choice(qualities), n=self.chance.randrange(1, 3))
+        sizes, qualities = (
+            ("1024x1024", "1536x1024", "1024x1536", "2048x1024", "auto"),
+            ("low", "medium", "high", "xhigh", "auto"),
+        )
+        options = self.maybe(
+            size=self.chance.choice(sizes), quality=self.chance.choice(qualities), n=self.chance.randrange(1, 3)
+        )
         if self.chance.random() < 0.5:
             return Sent("/v1/images/generations", {"model": "gpt-image-2", "prompt": self.text(), **options})
         files = {"image": ("a.png", png(self.chance.choice(SIDES), self.chance.choice(SIDES)), "image/png")}
-        form = {"model": "gpt-image-2", "prompt": "x" + self.text(), **{name: str(value) for name, value in options.items()}}
+        form = {
+            "model": "gpt-image-2",
+            "prompt": "x" + self.text(),
+            **{name: str(value) for name, value in options.items()},
+        }
         return Sent("/v1/images/edits", form, files)
 
     def sound(self) -> Sent:
         if self.chance.random() < 0.5:
             speed = self.maybe(speed=self.chance.choice((0.25, 1, 4)), instructions=self.text())
-            body = {"model": self.chance.choice(("gpt-4o-mini-tts", "tts-1")), "voice": "alloy", "input": self.text(), **speed}
+            body = {
+                "model": self.chance.choice(("gpt-4o-mini-tts", "tts-1")),
+                "voice": "alloy",
+                "input": self.text(),
+                **speed,
+            }
             if body["model"] == "tts-1":
                 body.pop("instructions", None)
             return Sent("/v1/audio/speech", body)

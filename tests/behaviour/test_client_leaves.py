@@ -64,7 +64,9 @@ def test_a_client_that_resets_its_connection_pays_the_same(customer: Customer, e
 
 def test_a_legacy_stream_is_counted_as_well(customer: Customer) -> None:
     text = '[[sandbox {"silent": {"after_chunks": 3}, "output_tokens": 9}]]'
-    with customer.stream({"model": "gpt-3.5-turbo-instruct", "prompt": text, "max_tokens": 50}, "/v1/completions") as wire:
+    with customer.stream(
+        {"model": "gpt-3.5-turbo-instruct", "prompt": text, "max_tokens": 50}, "/v1/completions"
+    ) as wire:
         wire.read_events(3)
         request_id = wire.request_id
     record, served = customer.generation(request_id), customer.finished(request_id)
@@ -77,7 +79,9 @@ def test_a_legacy_stream_is_counted_as_well(customer: Customer) -> None:
 
 def test_two_choices_are_both_counted(customer: Customer) -> None:
     # events: two roles, then a token of each choice in turn
-    with customer.stream(customer.body({"silent": {"after_chunks": 7}, "output_tokens": 9}, n=2, max_tokens=50)) as wire:
+    with customer.stream(
+        customer.body({"silent": {"after_chunks": 7}, "output_tokens": 9}, n=2, max_tokens=50)
+    ) as wire:
         wire.read_events(7)
         request_id = wire.request_id
     record, served = customer.generation(request_id), customer.finished(request_id)
@@ -87,7 +91,10 @@ def test_two_choices_are_both_counted(customer: Customer) -> None:
 
 
 def test_arguments_of_a_tool_call_are_counted(customer: Customer) -> None:
-    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}}}
+    tool = {
+        "type": "function",
+        "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "string"}}}},
+    }
     fields = {"tools": [tool], "tool_choice": "required", "max_tokens": 90}
     with customer.stream(customer.body({"silent": {"after_chunks": 4}}, **fields)) as wire:
         wire.read_events(4)
@@ -106,10 +113,15 @@ def test_a_reasoning_model_is_drained_and_its_own_usage_charged(customer: Custom
         request_id = wire.request_id
     record, served = customer.generation(request_id), customer.finished(request_id)
     assert served["outcome"] == "completed"
-    assert (served["usageSent"]["completion_tokens"], served["usageSent"]["completion_tokens_details"]["reasoning_tokens"]) == (22, 16)
+    assert (
+        served["usageSent"]["completion_tokens"],
+        served["usageSent"]["completion_tokens_details"]["reasoning_tokens"],
+    ) == (22, 16)
     assert (record["outcome"], record["usageSource"], record["reasoningTokens"]) == ("client_gone", "upstream", 16)
     # gpt-5-mini: 0.25 / 2
-    assert int(record["chargedMillicredits"]) == usd_to_charge((served["usageSent"]["prompt_tokens"], "0.25"), (22, "2"))
+    assert int(record["chargedMillicredits"]) == usd_to_charge(
+        (served["usageSent"]["prompt_tokens"], "0.25"), (22, "2")
+    )
 
 
 def test_a_reasoning_model_is_drained_when_the_client_leaves_while_it_thinks(customer: Customer) -> None:
@@ -118,12 +130,16 @@ def test_a_reasoning_model_is_drained_when_the_client_leaves_while_it_thinks(cus
         request_id = str(customer.only_upstream_request()["clientRequestId"])
     record, served = customer.generation(request_id), customer.finished(request_id)
     assert (served["outcome"], record["outcome"], record["usageSource"]) == ("completed", "client_gone", "upstream")
-    assert int(record["chargedMillicredits"]) == usd_to_charge((served["usageSent"]["prompt_tokens"], "0.25"), (19, "2"))
+    assert int(record["chargedMillicredits"]) == usd_to_charge(
+        (served["usageSent"]["prompt_tokens"], "0.25"), (19, "2")
+    )
 
 
 @pytest.mark.parametrize("events", [0, 2])
 def test_a_search_that_was_done_is_paid_by_a_client_that_leaves(customer: Customer, events: int) -> None:
-    body = customer.body({"chunk_interval_ms": 60, "text": "one two three"}, model="gpt-5-search-api", max_completion_tokens=200)
+    body = customer.body(
+        {"chunk_interval_ms": 60, "text": "one two three"}, model="gpt-5-search-api", max_completion_tokens=200
+    )
     with customer.stream(body) as wire:
         wire.read_events(events)
         request_id = wire.request_id
@@ -142,7 +158,9 @@ def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer
     record, upstream = customer.generation(request_id), customer.finished(request_id)
     assert (upstream["outcome"], upstream["usageSent"]["completion_tokens"]) == ("completed", 6)
     assert (record["outcome"], record["usageSource"]) == ("client_gone", "upstream")
-    assert int(record["chargedMillicredits"]) == usd_to_charge((upstream["usageSent"]["prompt_tokens"], "0.15"), (6, "0.6"))
+    assert int(record["chargedMillicredits"]) == usd_to_charge(
+        (upstream["usageSent"]["prompt_tokens"], "0.15"), (6, "0.6")
+    )
 
 
 def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
@@ -156,7 +174,9 @@ def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of
 
 
 def test_draining_is_bounded_in_tokens_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_OUTPUT_TOKENS="20"))
+    customer = customer_of(
+        served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_OUTPUT_TOKENS="20")
+    )
     with customer.stream(customer.body({"chunk_interval_ms": 20, "output_tokens": 4000}, max_tokens=4000)) as wire:
         wire.read_events(2)
         request_id = wire.request_id
@@ -197,7 +217,9 @@ def test_a_client_that_leaves_after_the_end_has_paid_the_whole_answer(customer: 
         request_id = wire.request_id
     record, upstream = customer.generation(request_id), customer.finished(request_id)
     assert (upstream["outcome"], record["outcome"], record["usageSource"]) == ("completed", "completed", "upstream")
-    assert int(record["chargedMillicredits"]) == usd_to_charge((upstream["usage"]["prompt_tokens"], "0.15"), (TOKENS, "0.6"))
+    assert int(record["chargedMillicredits"]) == usd_to_charge(
+        (upstream["usage"]["prompt_tokens"], "0.15"), (TOKENS, "0.6")
+    )
 
 
 def test_a_client_that_stops_reading_does_not_stop_others_and_pays_when_it_leaves(customer: Customer) -> None:

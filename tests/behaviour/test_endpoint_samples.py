@@ -40,14 +40,22 @@ STREAMS = [
     # and the image model's 47 x 5 + 1156 x 30 = 34915
     Sample("responses_stream_image_tool.sse", "/v1/responses", {**SOL, "tools": [IMAGE_TOOL]}, 40738),
     # gpt-image-2 5 text in / 8 image in / 30 image out: 47 x 5 + 1156 x 30
-    Sample("images_generation_stream.sse", "/v1/images/generations", {"model": "gpt-image-2", "partial_images": 2}, 34915),
+    Sample(
+        "images_generation_stream.sse", "/v1/images/generations", {"model": "gpt-image-2", "partial_images": 2}, 34915
+    ),
 ]
 JSONS = [
     # the tokens of 6762.4, one file search of $0.0025, one container of $0.03
     Sample(
         "responses_nonstream_tools.json",
         "/v1/responses",
-        {**SOL, "tools": [{"type": "file_search", "vector_store_ids": []}, {"type": "code_interpreter", "container": {"type": "auto"}}]},
+        {
+            **SOL,
+            "tools": [
+                {"type": "file_search", "vector_store_ids": []},
+                {"type": "code_interpreter", "container": {"type": "auto"}},
+            ],
+        },
         39263,
     ),
     # 5200 x 2 + 410 x 10
@@ -55,7 +63,9 @@ JSONS = [
     Sample("responses_input_tokens.json", "/v1/responses/input_tokens", {"model": "gpt-6.2-sol"}, 0),
     Sample("images_nonstream.json", "/v1/images/generations", {"model": "gpt-image-2"}, 34915),
     # and its author, gpt-6-luna 0.1 / 0.5: 1300 x 0.1 + 2200 x 0.5 = 1230
-    Sample("images_nonstream_svg.json", "/v1/images/generations", {"model": "gpt-image-2", "output_format": "svg"}, 36145),
+    Sample(
+        "images_nonstream_svg.json", "/v1/images/generations", {"model": "gpt-image-2", "output_format": "svg"}, 36145
+    ),
     Sample("moderation.json", "/v1/moderations", {}, 0),
     # gpt-6-luna 0.1: 412 x 0.1 = 41.2; its output is free
     Sample(
@@ -77,7 +87,9 @@ class Upload(NamedTuple):
 UPLOADS = [
     # gpt-4o-transcribe 6 audio in (the higher of the two sources) / 10 out: 14 x 6 + 45 x 10
     Upload("transcription_tokens.json", "/v1/audio/transcriptions", {"model": "gpt-4o-transcribe"}, 534),
-    Upload("transcription_stream.sse", "/v1/audio/transcriptions", {"model": "gpt-4o-transcribe", "stream": "true"}, 534),
+    Upload(
+        "transcription_stream.sse", "/v1/audio/transcriptions", {"model": "gpt-4o-transcribe", "stream": "true"}, 534
+    ),
     Upload(
         "transcription_diarized_stream.sse",
         "/v1/audio/transcriptions",
@@ -88,7 +100,10 @@ UPLOADS = [
     Upload("transcription_duration.json", "/v1/audio/transcriptions", {"model": "gpt-transcribe"}, 675),
     # whisper-1 $0.0001 a second: 9 x 100 (the usage's 9 seconds, not the 8.47 of its duration)
     Upload(
-        "transcription_verbose_whisper.json", "/v1/audio/transcriptions", {"model": "whisper-1", "response_format": "verbose_json"}, 900
+        "transcription_verbose_whisper.json",
+        "/v1/audio/transcriptions",
+        {"model": "whisper-1", "response_format": "verbose_json"},
+        900,
     ),
     # 47 x 5 + 400 x 8 + 1156 x 30
     Upload("images_edit_stream.sse", "/v1/images/edits", {"model": "gpt-image-2", "stream": "true"}, 38115),
@@ -127,14 +142,20 @@ def test_a_streamed_sample_arrives_byte_exact_at_the_right_charge(rich: Customer
         ended, request_id = wire.read_all(), wire.request_id
     assert ended == Ended((SAMPLES / sample.name).read_bytes(), clean=True)
     record = rich.generation(request_id)
-    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (sample.charge, "upstream", "completed")
+    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (
+        sample.charge,
+        "upstream",
+        "completed",
+    )
 
 
 @pytest.mark.parametrize("sample", JSONS, ids=lambda sample: sample.name)
 def test_a_json_sample_arrives_byte_exact_at_the_right_charge(rich: Customer, sample: Sample) -> None:
     answer = rich.post(asking(sample), sample.path)
     assert answer.content == (SAMPLES / sample.name).read_bytes(), answer.text
-    assert answer.headers["x-credits-charged"] == str(sample.charge / 1000 if sample.charge % 1000 else sample.charge // 1000)
+    assert answer.headers["x-credits-charged"] == str(
+        sample.charge / 1000 if sample.charge % 1000 else sample.charge // 1000
+    )
     record = rich.generation(answer.headers["x-request-id"])
     assert (int(record["chargedMillicredits"]), record["usageSource"]) == (sample.charge, "upstream")
 
@@ -148,7 +169,9 @@ def test_an_upload_is_answered_byte_exact_at_the_right_charge(rich: Customer, sa
 
 
 def test_a_translation_is_metered_by_the_form_that_says_its_length(rich: Customer) -> None:
-    answer = upload(rich, "/v1/audio/translations", {"model": "whisper-1"}, {"replay": "transcription_verbose_whisper.json"})
+    answer = upload(
+        rich, "/v1/audio/translations", {"model": "whisper-1"}, {"replay": "transcription_verbose_whisper.json"}
+    )
     assert answer.json() == {"text": "Good evening."}
     assert rich.charged(answer.headers["x-request-id"]) == 900
 
@@ -216,7 +239,15 @@ def test_a_truncated_response_never_ends_cleanly_and_is_counted(rich: Customer) 
 
 def test_every_sample_of_these_endpoints_is_tried() -> None:
     wanted = ("responses_stream_*", "responses_nonstream*", "responses_compact*", "responses_input*", "images_*")
-    names = {path.name for pattern in (*wanted, "transcription_*", "moderation*", "decision*") for path in SAMPLES.glob(pattern)}
+    names = {
+        path.name
+        for pattern in (*wanted, "transcription_*", "moderation*", "decision*")
+        for path in SAMPLES.glob(pattern)
+    }
     here = {sample.name for sample in [*STREAMS, *JSONS]} | {sample.name for sample in UPLOADS}
-    failing = {"responses_stream_failed.sse", "responses_stream_error_event.sse", "responses_stream_truncated_no_terminal.sse"}
+    failing = {
+        "responses_stream_failed.sse",
+        "responses_stream_error_event.sse",
+        "responses_stream_truncated_no_terminal.sse",
+    }
     assert names == here | failing

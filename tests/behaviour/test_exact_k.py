@@ -42,7 +42,9 @@ def fire(server: Tollkeeper, account: Account, body: str) -> list[tuple[int, str
         client.stdin.write("go\n")
         client.stdin.flush()
     return [
-        (status, request_id, answer) for client in clients for status, request_id, answer in json.loads(client.communicate(timeout=100)[0])
+        (status, request_id, answer)
+        for client in clients
+        for status, request_id, answer in json.loads(client.communicate(timeout=100)[0])
     ]
 
 
@@ -54,7 +56,9 @@ def hold_of(account: Account, body: str) -> int:
 
 
 @pytest.mark.parametrize("affordable", [0, 1, 37, 999])
-def test_exactly_k_of_a_thousand_concurrent_requests_are_served(stack: Tollkeeper, sandbox: Sandbox, affordable: int) -> None:
+def test_exactly_k_of_a_thousand_concurrent_requests_are_served(
+    stack: Tollkeeper, sandbox: Sandbox, affordable: int
+) -> None:
     # The upstream bills what was held, so that K is exact however the requests overlap: 0.15 millicredits an input token,
     # 0.6 an output token, rounded up.
     rich = stack.account("1000")
@@ -62,7 +66,9 @@ def test_exactly_k_of_a_thousand_concurrent_requests_are_served(stack: Tollkeepe
     hold = hold_of(rich, request_body({"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}, stream=True))
     tokens_in = (hold - MAX_TOKENS * 6 // 10) * 100 // 15
     assert -(-(tokens_in * 15 + MAX_TOKENS * 60) // 100) == hold
-    body = request_body({"prompt_tokens": tokens_in, "completion_tokens": MAX_TOKENS, "total_tokens": tokens_in + MAX_TOKENS})
+    body = request_body(
+        {"prompt_tokens": tokens_in, "completion_tokens": MAX_TOKENS, "total_tokens": tokens_in + MAX_TOKENS}
+    )
     sandbox.clear()
     account = stack.account()
     if affordable:

@@ -40,7 +40,15 @@ def refused(answer: httpx.Response) -> dict[str, Any]:
     assert answer.status_code == 402, answer.text
     body = answer.json()
     assert set(body) - {"error"} == {
-        *("requiredCredits", "currentCredits", "heldCredits", "availableCredits", "limitSource", "affordableOutputTokens", "topUpUrl"),
+        *(
+            "requiredCredits",
+            "currentCredits",
+            "heldCredits",
+            "availableCredits",
+            "limitSource",
+            "affordableOutputTokens",
+            "topUpUrl",
+        ),
         *(("keyLimitRemainingCredits", "keyLimitResetsAt") if body["limitSource"] == "key_limit" else ()),
     }
     error = body["error"]
@@ -74,7 +82,11 @@ def test_a_402_says_what_is_needed_there_and_affordable(served: Serve, new_custo
     assert "97 output tokens" in error["message"]
     assert "retry-after" not in answer.headers
     assert sandbox.record() == []
-    wait_until(lambda: metric(customer.server, "billing_402_insufficient_credits_total", source="balance") == before + 1, 5, "counted")
+    wait_until(
+        lambda: metric(customer.server, "billing_402_insufficient_credits_total", source="balance") == before + 1,
+        5,
+        "counted",
+    )
 
 
 @pytest.mark.parametrize(
@@ -96,7 +108,9 @@ def test_what_a_402_calls_affordable_is_then_served(
     assert json.loads(sent_upstream(customer, answer))["max_completion_tokens"] == affordable
 
 
-def test_a_402_blames_holds_in_flight_when_only_they_are_in_the_way(served: Serve, new_customer: NewCustomer, sandbox: Any) -> None:
+def test_a_402_blames_holds_in_flight_when_only_they_are_in_the_way(
+    served: Serve, new_customer: NewCustomer, sandbox: Any
+) -> None:
     customer = new_customer(served(), "2")
     with customer.stream(customer.body({"silent": "after_headers"}, model="gpt-4o", max_tokens=50)) as first:
         held = int(1000 * float(str(first.header("x-credits-held"))))
@@ -104,7 +118,11 @@ def test_a_402_blames_holds_in_flight_when_only_they_are_in_the_way(served: Serv
         answer = customer.post(hello(max_tokens=180))  # 1,825 of 2,000
         error = refused(answer)
         assert (error["limitSource"], error["requiredCredits"]) == ("in_flight", 1.825)
-        assert (error["currentCredits"], error["heldCredits"], error["availableCredits"]) == (2, held / 1000, (2000 - held) / 1000)
+        assert (error["currentCredits"], error["heldCredits"], error["availableCredits"]) == (
+            2,
+            held / 1000,
+            (2000 - held) / 1000,
+        )
         assert error["affordableOutputTokens"] == (2000 - held - 25) // 10
         assert "in flight" in error["message"]
         assert int(answer.headers["retry-after"]) >= 1
@@ -142,7 +160,9 @@ def test_an_empty_account_affords_nothing(served: Serve, new_customer: NewCustom
 # -- clamping -------------------------------------------------------------------------------------
 
 
-def test_without_a_maximum_the_answer_is_clamped_to_what_is_affordable(served: Serve, new_customer: NewCustomer, always: Always) -> None:
+def test_without_a_maximum_the_answer_is_clamped_to_what_is_affordable(
+    served: Serve, new_customer: NewCustomer, always: Always
+) -> None:
     always(output_tokens=500)
     customer = new_customer(served(), "1")
     answer = customer.post(hello())
@@ -186,7 +206,9 @@ def test_where_there_is_money_nothing_is_clamped(customer: Customer) -> None:
 
 
 @pytest.mark.parametrize("field", ["max_tokens", "max_completion_tokens"])
-def test_an_explicit_maximum_is_never_changed(served: Serve, new_customer: NewCustomer, sandbox: Any, field: str) -> None:
+def test_an_explicit_maximum_is_never_changed(
+    served: Serve, new_customer: NewCustomer, sandbox: Any, field: str
+) -> None:
     customer = new_customer(served(), "1")
     refused(customer.post(hello(**{field: 98})))
     assert sandbox.record() == []
@@ -280,13 +302,22 @@ def test_the_hold_covers_what_the_upstream_bills(
     usage = answer.json()["usage"]
     record = customer.generation(answer.headers["x-request-id"])
     assert int(record["heldMillicredits"]) >= int(record["chargedMillicredits"])
-    assert int(record["chargedMillicredits"]) == usd_to_charge((usage["prompt_tokens"], "2.5"), (usage["completion_tokens"], "10"))
+    assert int(record["chargedMillicredits"]) == usd_to_charge(
+        (usage["prompt_tokens"], "2.5"), (usage["completion_tokens"], "10")
+    )
 
 
 def test_the_hold_covers_tools_and_many_messages(customer: Customer) -> None:
-    properties = {f"field_{i}": {"type": "string", "description": "what it is " * 3, "enum": ["a", "b"]} for i in range(20)}
-    tool = {"type": "function", "function": {"name": "look", "parameters": {"type": "object", "properties": properties}}}
-    messages = [{"role": role, "content": "x"} for role in ("system", "user", "assistant") * 100] + [{"role": "user", "content": ""}]
+    properties = {
+        f"field_{i}": {"type": "string", "description": "what it is " * 3, "enum": ["a", "b"]} for i in range(20)
+    }
+    tool = {
+        "type": "function",
+        "function": {"name": "look", "parameters": {"type": "object", "properties": properties}},
+    }
+    messages = [{"role": role, "content": "x"} for role in ("system", "user", "assistant") * 100] + [
+        {"role": "user", "content": ""}
+    ]
     answer = customer.post({"model": "gpt-4o", "messages": messages, "tools": [tool] * 3, "max_tokens": 1})
     record = customer.generation(answer.headers["x-request-id"])
     assert int(record["heldMillicredits"]) >= usd_to_charge((answer.json()["usage"]["prompt_tokens"], "2.5"), (1, "10"))
@@ -317,7 +348,9 @@ def test_one_token_over_long_context_makes_the_whole_request_dear(
 def test_an_explicit_tier_is_always_sent_and_the_echo_priced(
     customer: Customer, asked: str | None, sent: str, prices: tuple[str, str]
 ) -> None:
-    answer = customer.post(hello(model="gpt-4o-mini", max_tokens=9, **({} if asked is None else {"service_tier": asked})))
+    answer = customer.post(
+        hello(model="gpt-4o-mini", max_tokens=9, **({} if asked is None else {"service_tier": asked}))
+    )
     assert json.loads(sent_upstream(customer, answer))["service_tier"] == sent
     record, usage = customer.generation(answer.headers["x-request-id"]), answer.json()["usage"]
     assert int(record["chargedMillicredits"]) == usd_to_charge((8, prices[0]), (usage["completion_tokens"], prices[1]))
@@ -362,7 +395,11 @@ def test_members_are_added_and_the_rest_stays_byte_for_byte(customer: Customer) 
     sent = sent_upstream(customer, customer.post(body))
     assert sent.startswith(b"{")
     assert sent.endswith(body[1:])
-    assert json.loads(sent) == {**json.loads(body), "service_tier": "default", "stream_options": {"include_usage": True}}
+    assert json.loads(sent) == {
+        **json.loads(body),
+        "service_tier": "default",
+        "stream_options": {"include_usage": True},
+    }
 
 
 def test_a_member_that_must_change_leaves_the_others_values_byte_for_byte(customer: Customer) -> None:
@@ -374,7 +411,11 @@ def test_a_member_that_must_change_leaves_the_others_values_byte_for_byte(custom
         "service_tier": "default",
         "stream_options": {"include_usage": True, "include_obfuscation": False},
     }
-    for kept in (b'[ {"role":"user", "content":"h\\u00e9llo \\ud83d\\ude00 \xc3\xa9", "name": "n"} ]', b"1.50e0", b'{"b":"1","a":"2"}'):
+    for kept in (
+        b'[ {"role":"user", "content":"h\\u00e9llo \\ud83d\\ude00 \xc3\xa9", "name": "n"} ]',
+        b"1.50e0",
+        b'{"b":"1","a":"2"}',
+    ):
         assert kept in sent
 
 
@@ -428,7 +469,9 @@ CHAT = b'{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"max_t
     ],
     ids=lambda value: repr(value)[-60:],
 )
-def test_a_body_that_cannot_be_priced_is_refused_before_any_call(customer: Customer, body: bytes, param: str | None, code: str) -> None:
+def test_a_body_that_cannot_be_priced_is_refused_before_any_call(
+    customer: Customer, body: bytes, param: str | None, code: str
+) -> None:
     before = customer.balance()
     answer = customer.post(body)
     assert answer.status_code == 400
@@ -454,11 +497,17 @@ def assert_no_such_model(customer: Customer, model: str, path: str = "/v1/chat/c
     body: dict[str, Any] = {"model": model, "max_tokens": 9}
     body |= {"messages": [{"role": "user", "content": "hello"}]} if "chat" in path else {"prompt": "hello"}
     answer = customer.post(body, path)
-    assert (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["param"]) == (404, "model_not_found", "model")
+    assert (answer.status_code, answer.json()["error"]["code"], answer.json()["error"]["param"]) == (
+        404,
+        "model_not_found",
+        "model",
+    )
     assert customer.sandbox.record() == []
 
 
-@pytest.mark.parametrize("model", ["gpt-99", "", "GPT-4O", "gpt-4o ", "../gpt-4o", "gpt-6.2-astra-law", "gpt-4o\u0000", "x" * 100_000])
+@pytest.mark.parametrize(
+    "model", ["gpt-99", "", "GPT-4O", "gpt-4o ", "../gpt-4o", "gpt-6.2-astra-law", "gpt-4o\u0000", "x" * 100_000]
+)
 def test_a_model_without_a_price_is_refused(customer: Customer, model: str) -> None:
     assert_no_such_model(customer, model)
 
@@ -468,7 +517,9 @@ def test_a_model_is_refused_where_its_price_does_not_hold(customer: Customer) ->
     assert_no_such_model(customer, "gpt-4o", "/v1/completions")
 
 
-def test_a_key_with_a_model_list_gets_those_and_no_others(served: Serve, new_customer: NewCustomer, sandbox: Any) -> None:
+def test_a_key_with_a_model_list_gets_those_and_no_others(
+    served: Serve, new_customer: NewCustomer, sandbox: Any
+) -> None:
     customer = new_customer(served(), "100", models=("gpt-4o-*", "gpt-5-mini"))
     assert_no_such_model(customer, "gpt-4o")
     assert customer.post(hello(model="gpt-4o-mini", max_tokens=9)).status_code == 200
@@ -480,7 +531,9 @@ def test_a_key_with_a_model_list_gets_those_and_no_others(served: Serve, new_cus
 @pytest.fixture
 def picky(served: Serve, customer_of: CustomerOf) -> Customer:
     """On a server with an allowlist that rounds up to whole credits."""
-    return customer_of(served(TOLLKEEPER_BILLING__ROUNDING_MODE="ceil", TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["gpt-4o", "gpt-4.1*"]'))
+    return customer_of(
+        served(TOLLKEEPER_BILLING__ROUNDING_MODE="ceil", TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["gpt-4o", "gpt-4.1*"]')
+    )
 
 
 def test_a_model_outside_the_allowlist_is_refused(picky: Customer) -> None:
@@ -504,7 +557,9 @@ def test_rounding_up_to_the_credit(picky: Customer, always: Always, tokens: int,
     assert before - picky.balance() == charged
 
 
-def test_charging_off_and_free_serves_records_and_charges_nothing(served: Serve, new_customer: NewCustomer, sandbox: Any) -> None:
+def test_charging_off_and_free_serves_records_and_charges_nothing(
+    served: Serve, new_customer: NewCustomer, sandbox: Any
+) -> None:
     server = served(TOLLKEEPER_BILLING__CHARGING_ENABLED="false", TOLLKEEPER_BILLING__CHARGING_DISABLED_MODE="free")
     customer = new_customer(server, "0")
     answer = customer.post(hello(max_tokens=500))
@@ -520,7 +575,9 @@ def test_charging_off_and_free_serves_records_and_charges_nothing(served: Serve,
 
 
 def test_charging_off_and_block_serves_nothing_and_says_so(served: Serve, customer_of: CustomerOf) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__CHARGING_ENABLED="false", TOLLKEEPER_BILLING__CHARGING_DISABLED_MODE="block"))
+    customer = customer_of(
+        served(TOLLKEEPER_BILLING__CHARGING_ENABLED="false", TOLLKEEPER_BILLING__CHARGING_DISABLED_MODE="block")
+    )
     answer = customer.post(hello(max_tokens=500))
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "charging_paused")
     assert "paused" in answer.json()["error"]["message"]
@@ -549,7 +606,10 @@ def test_a_client_that_asks_gets_its_cost_in_the_last_usage_chunk(customer: Cust
     # 20 + 9 x 10 = 110 millicredits
     assert usage_chunk["usage"]["cost_credits"] == 0.11
     assert customer.charged(request_id) == 110
-    assert {**usage_chunk["usage"], "cost_credits": None} == {**customer.served(request_id)["usageSent"], "cost_credits": None}
+    assert {**usage_chunk["usage"], "cost_credits": None} == {
+        **customer.served(request_id)["usageSent"],
+        "cost_credits": None,
+    }
     with customer.stream(body) as wire:
         assert b"cost_credits" not in wire.read_all().data
 
@@ -557,14 +617,21 @@ def test_a_client_that_asks_gets_its_cost_in_the_last_usage_chunk(customer: Cust
 @pytest.mark.parametrize("where", ["every", "finish"])
 def test_a_cost_in_the_stream_never_breaks_it(customer: Customer, where: str) -> None:
     text = "hello " + sandbox_says(usage_on=where)
-    body = {"model": "gpt-4o", "messages": [{"role": "user", "content": text}], "max_tokens": 9, "stream_options": {"include_usage": True}}
+    body = {
+        "model": "gpt-4o",
+        "messages": [{"role": "user", "content": text}],
+        "max_tokens": 9,
+        "stream_options": {"include_usage": True},
+    }
     with customer.stream(body, x_credits_usage="1") as wire:
         ended = wire.read_all()
     assert ended.clean
     assert events_of(ended.data)[-1] == "[DONE]"  # and every event before it was JSON
 
 
-def test_an_answer_says_what_it_cost_what_remains_and_who_it_is(served: Serve, new_customer: NewCustomer, always: Always) -> None:
+def test_an_answer_says_what_it_cost_what_remains_and_who_it_is(
+    served: Serve, new_customer: NewCustomer, always: Always
+) -> None:
     always(output_tokens=9)
     customer = new_customer(served(), "10")
     answer = customer.post(hello(max_tokens=9))
@@ -597,7 +664,9 @@ def test_an_answer_says_what_it_cost_what_remains_and_who_it_is(served: Serve, n
     assert upstream["clientRequestId"] == request_id
 
 
-def test_the_record_of_a_request_is_its_owners_alone(served: Serve, new_customer: NewCustomer, customer: Customer) -> None:
+def test_the_record_of_a_request_is_its_owners_alone(
+    served: Serve, new_customer: NewCustomer, customer: Customer
+) -> None:
     request_id = customer.post(hello(max_tokens=9)).headers["x-request-id"]
     customer.generation(request_id)
     other = new_customer(served(), "1")

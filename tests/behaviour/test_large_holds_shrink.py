@@ -13,7 +13,9 @@ def test_a_large_byte_bound_hold_shrinks_while_the_answer_streams(stack: Tollkee
     text = ENGLISH + sandbox_says(output_tokens=30, chunk_interval_ms=100)
     answers = []
     # gpt-5.6-sol costs 4 USD per million tokens in, 5 for cache writes: 41 kB of bytes hold about 200 credits of input
-    call = threading.Thread(target=lambda: answers.append(account.chat(text, model="gpt-5.6-sol", max_completion_tokens=300, stream=True)))
+    call = threading.Thread(
+        target=lambda: answers.append(account.chat(text, model="gpt-5.6-sol", max_completion_tokens=300, stream=True))
+    )
     call.start()
     bytes_bound = len(text) * 5
     largest = wait_until(account.held, 5, "something is held")

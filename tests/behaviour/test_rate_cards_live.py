@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from billing.pricing import load_catalogue
+from billing.money.pricing import load_catalogue
 from tests.behaviour.conftest import Customer, usd_to_charge
 from tests.conftest import Serve
 from tests.support.customers import new_customer
@@ -30,7 +30,11 @@ def test_a_new_card_applies_within_two_seconds_and_requests_keep_the_card_they_b
     document |= {"catalogueId": "acme-2027", "prices": {"markup": "2"}}
     path = tmp_path / "card.json"
     path.write_text(json.dumps(document))
-    assert server.cli("rates", "import", str(path)) == {"rateCardId": "acme-2027", "new": True, "models": len(document["models"])}
+    assert server.cli("rates", "import", str(path)) == {
+        "rateCardId": "acme-2027",
+        "new": True,
+        "models": len(document["models"]),
+    }
     changes = server.cli("rates", "diff", "acme-2027")["changes"]
     assert changes == [{"price": "prices.markup", "before": None, "after": "2"}]
 
@@ -64,7 +68,12 @@ def test_a_background_response_ends_by_the_card_it_began_with(
     path = tmp_path / "card.json"
     path.write_text(json.dumps({**load_catalogue(), "catalogueId": "acme-2027", "prices": {"markup": "7"}}))
     server.cli("rates", "import", str(path))
-    body = {"model": "gpt-4.1", "max_output_tokens": 50, "background": True, "input": "hello " + sandbox_says(background_ms=8_000)}
+    body = {
+        "model": "gpt-4.1",
+        "max_output_tokens": 50,
+        "background": True,
+        "input": "hello " + sandbox_says(background_ms=8_000),
+    }
     answer = customer.post(body, "/v1/responses")
     assert answer.json()["status"] == "queued"
     if restarted:
@@ -76,7 +85,9 @@ def test_a_background_response_ends_by_the_card_it_began_with(
         wait_until(lambda: at_seven(customer), 5, "the new card applies to what begins now")
     record = wait_until(lambda: customer.generation(answer.headers["x-request-id"]), 30, "it is settled")
     (job,) = [
-        row["usage"] for row in sandbox.record() if row.get("responseId") == answer.json()["id"] and row.get("jobStatus") == "completed"
+        row["usage"]
+        for row in sandbox.record()
+        if row.get("responseId") == answer.json()["id"] and row.get("jobStatus") == "completed"
     ]
     assert record["rates"]["rateCardId"] == load_catalogue()["catalogueId"]
     assert int(record["chargedMillicredits"]) == usd_to_charge((job["input_tokens"], "6"), (job["output_tokens"], "24"))
@@ -116,7 +127,13 @@ SPECIAL = [
     # gpt-6.2-sol 2 / cached 0.1 / write 2.5 / 12 h write 5 / out 10; above 272,000 of input 4 / 0.2 / 5 / 10 / 15
     ("exactly at the limit", {}, {"input_tokens": 272_000, "output_tokens": 10}, {}, 272_000 * 2 + 100),
     ("one above", {}, {"input_tokens": 272_001, "output_tokens": 10}, {}, 272_001 * 4 + 150),
-    ("long and cached", {}, {"input_tokens": 300_000, "output_tokens": 0}, {"cached_tokens": 200_000}, 100_000 * 4 + 200_000 // 5),
+    (
+        "long and cached",
+        {},
+        {"input_tokens": 300_000, "output_tokens": 0},
+        {"cached_tokens": 200_000},
+        100_000 * 4 + 200_000 // 5,
+    ),
     (
         "written for 12 hours",
         {"prompt_cache_options": {"ttl": "12h"}},
@@ -129,11 +146,25 @@ SPECIAL = [
 
 @pytest.mark.parametrize(("name", "fields", "usage", "details", "charge"), SPECIAL, ids=[row[0] for row in SPECIAL])
 def test_long_context_and_cache_writes_cost_what_the_sheet_says(
-    name: str, fields: dict[str, object], usage: dict[str, int], details: dict[str, object], charge: int, customer: Customer
+    name: str,
+    fields: dict[str, object],
+    usage: dict[str, int],
+    details: dict[str, object],
+    charge: int,
+    customer: Customer,
 ) -> None:
     del name
-    said = {**usage, "total_tokens": sum(usage.values()), "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, **details}}
-    body = {"model": "gpt-6.2-sol", "max_output_tokens": 2_000, "input": "x" * 900_000 + sandbox_says(usage=said), **fields}
+    said = {
+        **usage,
+        "total_tokens": sum(usage.values()),
+        "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0, **details},
+    }
+    body = {
+        "model": "gpt-6.2-sol",
+        "max_output_tokens": 2_000,
+        "input": "x" * 900_000 + sandbox_says(usage=said),
+        **fields,
+    }
     _, charged = usage_answer(customer, body)
     assert charged == charge
 
@@ -149,9 +180,13 @@ def test_long_context_and_cache_writes_cost_what_the_sheet_says(
         ("default", "ultrafast", "6", "30"),
     ],
 )
-def test_the_echoed_tier_is_what_is_charged(asked: str, echo: str, price_in: str, price_out: str, customer: Customer) -> None:
+def test_the_echoed_tier_is_what_is_charged(
+    asked: str, echo: str, price_in: str, price_out: str, customer: Customer
+) -> None:
     said = "hello " + sandbox_says(service_tier=echo)
-    answer, charged = usage_answer(customer, {"model": "gpt-6.2-sol", "input": said, "service_tier": asked, "max_output_tokens": 100})
+    answer, charged = usage_answer(
+        customer, {"model": "gpt-6.2-sol", "input": said, "service_tier": asked, "max_output_tokens": 100}
+    )
     usage = answer["usage"]
     assert answer["service_tier"] == echo
     assert isinstance(usage, dict)

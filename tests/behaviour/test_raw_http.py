@@ -67,7 +67,9 @@ class Talk:
     rest: bytes
 
 
-def talk(server: Tollkeeper, data: bytes, *, seconds: float = 5, wanted: int | None = None, head_only: bool = False) -> Talk:
+def talk(
+    server: Tollkeeper, data: bytes, *, seconds: float = 5, wanted: int | None = None, head_only: bool = False
+) -> Talk:
     """Send bytes on a connection of their own, and read until it is closed, or so many responses are whole."""
     received, closed = b"", False
     with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
@@ -167,14 +169,19 @@ def unharmed(customer: Customer, session_sandbox: Sandbox, http: httpx.Client) -
     assert after["heldMillicredits"] == "0"
     assert after["balanceMillicredits"] == before["balanceMillicredits"]
     assert http.get(f"{url}/readyz").status_code == 200
-    assert http.post(f"{url}/v1/chat/completions", json=customer.body(max_tokens=1), headers=customer.headers).status_code == 200
+    assert (
+        http.post(f"{url}/v1/chat/completions", json=customer.body(max_tokens=1), headers=customer.headers).status_code
+        == 200
+    )
 
 
 def authorization(customer: Customer) -> bytes:
     return b"Authorization: Bearer " + customer.api_key.encode() + b"\r\n"
 
 
-def a_request(customer: Customer, *more: bytes, line: bytes = LINE, length: bytes = LENGTH, body: bytes = BODY) -> bytes:
+def a_request(
+    customer: Customer, *more: bytes, line: bytes = LINE, length: bytes = LENGTH, body: bytes = BODY
+) -> bytes:
     """A good request but for what is given."""
     return b"".join((line, HOST, JSON_TYPE, authorization(customer), *more, length, b"\r\n", body))
 
@@ -210,8 +217,16 @@ MALFORMED = {
     "chunk that is longer than its size": (b"", CHUNKED, b"3\r\nabcdef\r\n0\r\n\r\n"),
     "chunks with bare line feeds": (b"", CHUNKED, b"%x\n" % len(BODY) + BODY + b"\n0\n\n"),
     "a line feed in a chunk extension": (b"", CHUNKED, b"%x;a\n\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"),
-    "an offered websocket": (b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n", LENGTH, BODY),
-    "an offered h2c": (b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n", LENGTH, BODY),
+    "an offered websocket": (
+        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+        LENGTH,
+        BODY,
+    ),
+    "an offered h2c": (
+        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
+        LENGTH,
+        BODY,
+    ),
 }
 
 
@@ -277,7 +292,13 @@ def test_a_target_that_is_not_exactly_an_offered_path_is_refused(case: str, cust
     said = talk(customer.server, a_request(customer, CLOSE, line=line))
     (answer,) = said.responses
     assert (answer.status, said.closed) == (status, True)
-    assert answer.error["code"] in {"bad_request", "endpoint_not_offered", "model_not_found", "not_found", "method_not_allowed"}
+    assert answer.error["code"] in {
+        "bad_request",
+        "endpoint_not_offered",
+        "model_not_found",
+        "not_found",
+        "method_not_allowed",
+    }
     assert answer.header("location") is None  # nothing of a client's Host or path comes back as an address
     assert "x-evil" not in dict(answer.headers)
 
@@ -439,7 +460,9 @@ def test_a_body_over_the_limit_is_refused_and_what_follows_is_not_served(case: s
 
 def test_a_body_of_exactly_the_limit_is_read(customer: Customer, sandbox: Sandbox) -> None:
     body = BODY + b" " * (100_000 - len(BODY))
-    (answer,) = talk(customer.server, a_request(customer, CLOSE, length=b"Content-Length: 100000\r\n", body=body)).responses
+    (answer,) = talk(
+        customer.server, a_request(customer, CLOSE, length=b"Content-Length: 100000\r\n", body=body)
+    ).responses
     assert answer.status == 200
     assert len(sandbox.record()) == 1
 
@@ -475,7 +498,9 @@ BODIES = {
 @pytest.mark.usefixtures("unharmed")
 def test_a_body_that_is_no_request_is_refused(case: str, customer: Customer) -> None:
     body = BODIES[case]
-    (answer,) = talk(customer.server, a_request(customer, CLOSE, length=b"Content-Length: %d\r\n" % len(body), body=body)).responses
+    (answer,) = talk(
+        customer.server, a_request(customer, CLOSE, length=b"Content-Length: %d\r\n" % len(body), body=body)
+    ).responses
     assert answer.status == 400
     assert answer.error["code"] in {
         "invalid_json",
@@ -551,7 +576,9 @@ RIGHT_AUTHORIZATION: dict[str, Callable[[bytes], bytes]] = {
 
 @pytest.mark.parametrize("case", RIGHT_AUTHORIZATION)
 def test_legal_spellings_of_the_right_key_are_accepted(case: str, customer: Customer, sandbox: Sandbox) -> None:
-    data = LINE + HOST + JSON_TYPE + RIGHT_AUTHORIZATION[case](customer.api_key.encode()) + LENGTH + CLOSE + b"\r\n" + BODY
+    data = (
+        LINE + HOST + JSON_TYPE + RIGHT_AUTHORIZATION[case](customer.api_key.encode()) + LENGTH + CLOSE + b"\r\n" + BODY
+    )
     (answer,) = talk(customer.server, data).responses
     assert answer.status == 200
     (row,) = sandbox.record()
@@ -565,7 +592,9 @@ def test_legal_spellings_of_the_right_key_are_accepted(case: str, customer: Cust
     ("target", "found"),
     [(b"/v1/chat/completions?api-version=1", 1), (b"/v1/chat/completions?", 1), (b"/v1/chat/completions?../../x", 1)],
 )
-def test_a_query_string_is_ignored_and_never_reaches_the_upstream(target: bytes, found: int, customer: Customer, sandbox: Sandbox) -> None:
+def test_a_query_string_is_ignored_and_never_reaches_the_upstream(
+    target: bytes, found: int, customer: Customer, sandbox: Sandbox
+) -> None:
     data = a_request(customer, CLOSE, line=b"POST " + target + b" HTTP/1.1\r\n")
     (answer,) = talk(customer.server, data).responses
     assert answer.status == 200
@@ -573,9 +602,16 @@ def test_a_query_string_is_ignored_and_never_reaches_the_upstream(target: bytes,
     assert [row["path"] for row in rows] == ["/v1/chat/completions"] * found
 
 
-def test_chunked_bodies_with_extensions_and_trailers_are_served_without_them(customer: Customer, sandbox: Sandbox) -> None:
+def test_chunked_bodies_with_extensions_and_trailers_are_served_without_them(
+    customer: Customer, sandbox: Sandbox
+) -> None:
     half = len(BODY) // 2
-    body = b"%x;name=value\r\n%b\r\n%X\r\n%b\r\n0\r\nX-Trailer: 1\r\n\r\n" % (half, BODY[:half], len(BODY) - half, BODY[half:])
+    body = b"%x;name=value\r\n%b\r\n%X\r\n%b\r\n0\r\nX-Trailer: 1\r\n\r\n" % (
+        half,
+        BODY[:half],
+        len(BODY) - half,
+        BODY[half:],
+    )
     (answer,) = talk(customer.server, a_request(customer, CLOSE, length=CHUNKED, body=body)).responses
     assert answer.status == 200
     (row,) = sandbox.record()
@@ -594,7 +630,10 @@ def test_nothing_of_a_clients_own_headers_reaches_the_upstream(customer: Custome
     assert answer.status == 200
     (row,) = sandbox.record()
     sent = row["requestHeaders"]
-    assert not {"x-forwarded-for", "forwarded", "cookie", "openai-organization", "openai-project", "x-evil", "te"} & sent.keys()
+    assert (
+        not {"x-forwarded-for", "forwarded", "cookie", "openai-organization", "openai-project", "x-evil", "te"}
+        & sent.keys()
+    )
     assert "proxy-authorization" not in sent
     assert sent["x-client-request-id"] == answer.header("x-request-id")
     assert sent.get("accept-encoding", "identity") == "identity"
@@ -602,10 +641,18 @@ def test_nothing_of_a_clients_own_headers_reaches_the_upstream(customer: Custome
 
 def test_headers_of_the_upstream_pass_by_allow_list_only(customer: Customer) -> None:
     text = sandbox_says(
-        headers={"set-cookie": "a=b", "openai-organization": "org-secret", "x-evil": "1", "server": "x", "openai-processing-ms": "7"}
+        headers={
+            "set-cookie": "a=b",
+            "openai-organization": "org-secret",
+            "x-evil": "1",
+            "server": "x",
+            "openai-processing-ms": "7",
+        }
     )
     body = json.dumps(customer.body(text=text, max_tokens=5)).encode()
-    (answer,) = talk(customer.server, a_request(customer, CLOSE, length=b"Content-Length: %d\r\n" % len(body), body=body)).responses
+    (answer,) = talk(
+        customer.server, a_request(customer, CLOSE, length=b"Content-Length: %d\r\n" % len(body), body=body)
+    ).responses
     assert answer.status == 200
     named = dict(answer.headers)
     assert not {"set-cookie", "openai-organization", "x-evil", "server"} & named.keys()
@@ -615,7 +662,11 @@ def test_headers_of_the_upstream_pass_by_allow_list_only(customer: Customer) -> 
 def test_http_1_0_is_answered_without_chunks_and_closed(customer: Customer, sandbox: Sandbox) -> None:
     body = BODY[:-1] + b', "stream": true}'
     data = a_request(
-        customer, b"Connection: keep-alive\r\n", line=LINE.replace(b"1.1", b"1.0"), length=b"Content-Length: %d\r\n" % len(body), body=body
+        customer,
+        b"Connection: keep-alive\r\n",
+        line=LINE.replace(b"1.1", b"1.0"),
+        length=b"Content-Length: %d\r\n" % len(body),
+        body=body,
     )
     said = talk(customer.server, data)
     (answer,) = said.responses
@@ -640,12 +691,17 @@ def test_a_client_that_expects_100_continue_is_told_to(customer: Customer, sandb
 
 def test_pipelined_requests_are_answered_in_order(customer: Customer, sandbox: Sandbox) -> None:
     bodies = [
-        json.dumps(customer.body({"text": word, "latency_ms": wait})).encode() for word, wait in (("one", 150), ("two", 0), ("three", 50))
+        json.dumps(customer.body({"text": word, "latency_ms": wait})).encode()
+        for word, wait in (("one", 150), ("two", 0), ("three", 50))
     ]
     data = b"".join(a_request(customer, length=b"Content-Length: %d\r\n" % len(body), body=body) for body in bodies)
     said = talk(customer.server, data, wanted=3)
     assert [answer.status for answer in said.responses] == [200] * 3
-    assert [json.loads(answer.body)["choices"][0]["message"]["content"] for answer in said.responses] == ["one", "two", "three"]
+    assert [json.loads(answer.body)["choices"][0]["message"]["content"] for answer in said.responses] == [
+        "one",
+        "two",
+        "three",
+    ]
     assert len(sandbox.record()) == 3
 
 

@@ -8,11 +8,11 @@ from typing import Any
 import httpx
 import pytest
 
-from billing.pricing import PriceBook, load_catalogue
-from proxy.bodies import chat_texts
-from proxy.media_bodies import parse_image, parse_transcription, wav_milliseconds
-from proxy.rejections import Rejection
-from proxy.responses_body import parse_compact, parse_response, response_texts
+from billing.money.pricing import PriceBook, load_catalogue
+from proxy.gateway.bodies.chat import chat_texts
+from proxy.gateway.bodies.media import parse_image, parse_transcription, wav_milliseconds
+from proxy.gateway.bodies.responses import parse_compact, parse_response, response_texts
+from proxy.web.rejections import Rejection
 from tests.behaviour.conftest import Customer
 from tests.conftest import Serve
 from tests.support import web
@@ -38,9 +38,17 @@ def response(item: dict[str, Any], **fields: Any) -> bytes:
         (chat_texts, chat(content=None, function_call={"name": "f", "arguments": TEXT})),
         (chat_texts, chat(content=None, refusal=TEXT)),
         (chat_texts, chat(content=[{"type": "refusal", "refusal": TEXT}])),
-        (chat_texts, chat(content=None, tool_calls=[{"type": "function", "id": "c", "function": {"name": "f", "arguments": TEXT}}])),
+        (
+            chat_texts,
+            chat(
+                content=None, tool_calls=[{"type": "function", "id": "c", "function": {"name": "f", "arguments": TEXT}}]
+            ),
+        ),
         (response_texts, response({"role": "user", "content": "data: " + TEXT})),
-        (response_texts, response({"role": "user", "content": [{"type": "input_text", "text": "data:text/plain," + TEXT}]})),
+        (
+            response_texts,
+            response({"role": "user", "content": [{"type": "input_text", "text": "data:text/plain," + TEXT}]}),
+        ),
         (response_texts, response({"type": "function_call_output", "call_id": "c", "output": "data:," + TEXT})),
         (response_texts, response({"type": "function_call", "call_id": "c", "name": "f", "arguments": TEXT})),
         (response_texts, response({"role": "user", "content": "x"}, instructions="data: " + TEXT)),
@@ -55,12 +63,16 @@ def test_a_poor_account_cannot_spend_beyond_its_credits(
     text: str, served: Callable[..., Tollkeeper], new_customer: Callable[..., Customer]
 ) -> None:
     poor = new_customer(served(), "0.5")
-    answer = poor.post({"model": "gpt-4.1", "max_output_tokens": 16, "input": [{"role": "user", "content": text}]}, "/v1/responses")
+    answer = poor.post(
+        {"model": "gpt-4.1", "max_output_tokens": 16, "input": [{"role": "user", "content": text}]}, "/v1/responses"
+    )
     assert (answer.status_code, answer.json()["error"]["code"]) == (402, "insufficient_credits")
     assert poor.balance() == 500
 
 
-@pytest.mark.parametrize("model", ["ft:gpt-4o-mini-2024-07-18:acme\0::x", "gpt-4o\n", "gpt-4o mini", "ft:gpt-4o:ü::x", "g" * 121])
+@pytest.mark.parametrize(
+    "model", ["ft:gpt-4o-mini-2024-07-18:acme\0::x", "gpt-4o\n", "gpt-4o mini", "ft:gpt-4o:ü::x", "g" * 121]
+)
 def test_a_model_name_is_plain_or_unknown(customer: Customer, sandbox: Sandbox, model: str) -> None:
     sandbox.clear()
     answer = customer.post({"model": model, "messages": [{"role": "user", "content": "hi"}]})
@@ -121,7 +133,9 @@ def test_a_file_hides_no_field() -> None:
     with pytest.raises(Rejection, match="`n` must be a plain field"):
         parse_image(*form(*image, ("n", b"1", "n.txt"), ("n", b"10", None)))
     with pytest.raises(Rejection, match="`response_format` must be a plain field"):
-        parse_transcription(*form(("model", b"whisper-1", None), ("file", b"x", "a.mp3"), ("response_format", b"json", "f")))
+        parse_transcription(
+            *form(("model", b"whisper-1", None), ("file", b"x", "a.mp3"), ("response_format", b"json", "f"))
+        )
 
 
 def test_silence_that_packs_to_nothing_is_held_as_an_hour() -> None:

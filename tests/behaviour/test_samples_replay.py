@@ -77,10 +77,16 @@ def test_a_json_sample_arrives_byte_exact_at_the_right_charge(customer: Customer
 
 
 @pytest.mark.parametrize("sample", STREAM_SAMPLES, ids=lambda sample: sample.name)
-def test_a_streamed_sample_arrives_byte_exact_at_a_client_that_asked_for_usage(customer: Customer, sample: Sample) -> None:
+def test_a_streamed_sample_arrives_byte_exact_at_a_client_that_asked_for_usage(
+    customer: Customer, sample: Sample
+) -> None:
     ended, record, _ = replay(customer, sample.name, sample.model, **ASKS_FOR_USAGE)
     assert ended == Ended((SAMPLES / sample.name).read_bytes(), clean=True)
-    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (sample.charge, "upstream", "completed")
+    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (
+        sample.charge,
+        "upstream",
+        "completed",
+    )
 
 
 @pytest.mark.parametrize("sample", STREAM_SAMPLES, ids=lambda sample: sample.name)
@@ -100,7 +106,11 @@ def test_a_sample_without_usage_arrives_byte_exact_and_is_counted(customer: Cust
     # "Blue", " whale", "." are three tokens; what the prompt has is the upstream's own count
     assert served["usage"]["completion_tokens"] == 3
     expected = usd_to_charge((served["usage"]["prompt_tokens"], "0.75"), (3, "4.5"))
-    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outputTokens"]) == (expected, "counted", 3)
+    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outputTokens"]) == (
+        expected,
+        "counted",
+        3,
+    )
 
 
 def test_a_truncated_sample_is_passed_as_far_as_it_goes_and_never_ends_cleanly(customer: Customer) -> None:
@@ -111,7 +121,11 @@ def test_a_truncated_sample_is_passed_as_far_as_it_goes_and_never_ends_cleanly(c
     assert ended == Ended(original, clean=False)
     expected = usd_to_charge((served["usage"]["prompt_tokens"], "0.75"), (record["outputTokens"], "4.5"))
     assert record["outputTokens"] == 3  # "Blue", " wh", "a"
-    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (expected, "counted", "upstream_cut")
+    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (
+        expected,
+        "counted",
+        "upstream_cut",
+    )
 
 
 def test_a_sample_that_breaks_off_with_an_error_event_shows_the_error_and_no_end(customer: Customer) -> None:
@@ -123,14 +137,22 @@ def test_a_sample_that_breaks_off_with_an_error_event_shows_the_error_and_no_end
     expected = usd_to_charge((served["usage"]["prompt_tokens"], "0.75"), (record["outputTokens"], "4.5"))
     assert record["outputTokens"] == 1  # "Blu" is one token, as the sandbox says too
     assert served["usage"]["completion_tokens"] == 1
-    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (expected, "counted", "upstream_error")
+    assert (int(record["chargedMillicredits"]), record["usageSource"], record["outcome"]) == (
+        expected,
+        "counted",
+        "upstream_error",
+    )
 
 
 @pytest.mark.parametrize("asks", [True, False])
 def test_the_legacy_sample_arrives_byte_exact_at_the_right_charge(customer: Customer, asks: bool) -> None:
     name = "completions_legacy_stream_include_usage.sse"
     original = (SAMPLES / name).read_bytes()
-    body: dict[str, Any] = {"model": "gpt-3.5-turbo-instruct", "prompt": f'[[sandbox {{"replay": "{name}"}}]]', "max_tokens": 20}
+    body: dict[str, Any] = {
+        "model": "gpt-3.5-turbo-instruct",
+        "prompt": f'[[sandbox {{"replay": "{name}"}}]]',
+        "max_tokens": 20,
+    }
     with customer.stream({**body, **(ASKS_FOR_USAGE if asks else {})}, "/v1/completions") as wire:
         ended, request_id = wire.read_all(), wire.request_id
     assert ended == Ended(original if asks else USAGE_CHUNK.sub(b"", original), clean=True)
@@ -139,7 +161,9 @@ def test_the_legacy_sample_arrives_byte_exact_at_the_right_charge(customer: Cust
 
 
 def test_the_embeddings_sample_arrives_byte_exact_at_the_right_charge(customer: Customer) -> None:
-    answer = customer.post({"model": "text-embedding-3-small", "input": '[[sandbox {"replay": "embeddings.json"}]]'}, path="/v1/embeddings")
+    answer = customer.post(
+        {"model": "text-embedding-3-small", "input": '[[sandbox {"replay": "embeddings.json"}]]'}, path="/v1/embeddings"
+    )
     assert answer.content == (SAMPLES / "embeddings.json").read_bytes()
     # text-embedding-3-small 0.02: 8 x 0.02 = 0.16
     assert customer.charged(answer.headers["x-request-id"]) == 1

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from billing.database import Database
-from billing.objects import Made, Objects
+from billing.ledger.upstream_objects import Made, Objects
+from billing.storage.database import Database
 from tests.behaviour.conftest import Customer
 from tests.behaviour.test_sockets import opened, rows, until
 from tests.conftest import Serve
@@ -28,11 +28,19 @@ def frames(name: str) -> list[bytes]:
     return [line for line in (SAMPLES / name).read_bytes().splitlines() if line.strip()]
 
 
-def test_the_frames_of_responses_pass_as_they_are(served: Callable[..., Tollkeeper], new_customer: Callable[..., Customer]) -> None:
+def test_the_frames_of_responses_pass_as_they_are(
+    served: Callable[..., Tollkeeper], new_customer: Callable[..., Customer]
+) -> None:
     customer = new_customer(served(), "1000")
     wanted = frames("responses_ws_server_frames.jsonl")
     steered = sandbox_says(replay="responses_ws_server_frames.jsonl")
-    asked = {"type": "response.create", "model": "gpt-6.2-sol", "input": steered, "max_output_tokens": 500, "stream_id": "lane-a"}
+    asked = {
+        "type": "response.create",
+        "model": "gpt-6.2-sol",
+        "input": steered,
+        "max_output_tokens": 500,
+        "stream_id": "lane-a",
+    }
     with opened(customer, "/responses") as socket:
         socket.send(json.dumps(asked))
         got = [str(socket.recv(timeout=10)).encode() for _ in wanted]
@@ -57,9 +65,14 @@ def test_a_stored_response_is_read_byte_for_byte_and_free(name: str, query: str,
     upstream = RawUpstream()
     body = (SAMPLES / name).read_bytes()
     kind = b"text/event-stream" if name.endswith(".sse") else b"application/json"
-    upstream.reply = b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (kind, len(body)) + body
+    upstream.reply = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (kind, len(body))
+        + body
+    )
     try:
-        server = make_tollkeeper(TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url, TOLLKEEPER_BILLING__ALLOW_STORE="true").start()
+        server = make_tollkeeper(
+            TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url, TOLLKEEPER_BILLING__ALLOW_STORE="true"
+        ).start()
         account = new_account(server, 1_000_000)
         asyncio.run(own(server, account.account_id, "resp_0c2f9a51e7"))
         url = f"{server.v1}/responses/resp_0c2f9a51e7{query}"

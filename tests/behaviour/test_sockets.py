@@ -78,7 +78,10 @@ def counted(customer: Customer, line: str) -> float:
 
 
 def test_every_response_on_a_socket_is_counted_and_has_a_line_like_a_request(fresh: Customer) -> None:
-    requests, outcomes = 'tollkeeper_requests_total{endpoint="/v1/responses",status="%s"}', 'tollkeeper_outcomes_total{outcome="%s"}'
+    requests, outcomes = (
+        'tollkeeper_requests_total{endpoint="/v1/responses",status="%s"}',
+        'tollkeeper_outcomes_total{outcome="%s"}',
+    )
     watched = [requests % "200", requests % "400", requests % "499", outcomes % "completed", outcomes % "client_gone"]
     time.sleep(0.6)  # what earlier tests did is published
     before = [counted(fresh, name) for name in watched]
@@ -94,14 +97,21 @@ def test_every_response_on_a_socket_is_counted_and_has_a_line_like_a_request(fre
     found = wait_until(lambda: log_lines(fresh) if len(log_lines(fresh)) == 4 else None, 15, "four lines")
     for line, row in zip(found[:2], reversed(booked[-2:]), strict=True):
         assert (line["request_id"], line["charged_millicredits"]) == (row["requestId"], int(row["chargedMillicredits"]))
-        assert (line["method"], line["path"], line["endpoint"], line["model"]) == ("GET", "/v1/responses", "/v1/responses", CHAT)
+        assert (line["method"], line["path"], line["endpoint"], line["model"]) == (
+            "GET",
+            "/v1/responses",
+            "/v1/responses",
+            CHAT,
+        )
         assert (line["status"], line["outcome"], line["output_tokens"] > 0) == (200, "completed", True)
         assert line["held_millicredits"] >= line["charged_millicredits"]
     assert (found[2]["status"], found[2]["charged_millicredits"]) == (400, 0)
     assert found[3]["outcome"] == "client_gone"
 
     def moved() -> bool:
-        now = [after - earlier for after, earlier in zip((counted(fresh, name) for name in watched), before, strict=True)]
+        now = [
+            after - earlier for after, earlier in zip((counted(fresh, name) for name in watched), before, strict=True)
+        ]
         return now[:2] == [2 + (found[3]["status"] == 200), 1] and now[3:] == [2, 1]
 
     wait_until(moved, 5, "all are counted")
@@ -121,7 +131,9 @@ def test_a_refused_handshake_is_counted_and_has_a_line(fresh: Customer) -> None:
 
 def test_a_spoken_response_has_its_line_and_a_standing_hold_has_none(fresh: Customer) -> None:
     with opened(fresh, f"/realtime?model={VOICE}") as socket:
-        socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "output_modalities": ["text"]}}))
+        socket.send(
+            json.dumps({"type": "session.update", "session": {"type": "realtime", "output_modalities": ["text"]}})
+        )
         socket.send(json.dumps({"type": "response.create"}))
         until(socket, "response.done")
     (row,) = rows(fresh, 1)
@@ -197,7 +209,9 @@ def test_events_that_could_spend_unasked_are_refused_and_the_socket_lives_on(fre
 def test_a_client_that_leaves_in_the_middle_pays_for_what_it_was_shown(fresh: Customer) -> None:
     directive = sandbox_says(output_tokens=200, chunk_interval_ms=30)
     with opened(fresh, "/responses") as socket:
-        socket.send(json.dumps({"type": "response.create", "model": "gpt-4.1", "input": directive, "max_output_tokens": 300}))
+        socket.send(
+            json.dumps({"type": "response.create", "model": "gpt-4.1", "input": directive, "max_output_tokens": 300})
+        )
         until(socket, "response.output_text.delta")
     (row,) = rows(fresh, 1)
     assert (row["usageSource"], row["outcome"]) == ("counted", "client_gone")
@@ -215,23 +229,35 @@ def test_a_client_that_leaves_in_the_middle_pays_for_what_it_was_shown(fresh: Cu
         ("/realtime/translations?model=gpt-realtime-translate", None, 400),
     ],
 )
-def test_a_handshake_that_is_not_offered_is_refused(fresh: Customer, sandbox: Sandbox, path: str, headers: Any, status: int) -> None:
+def test_a_handshake_that_is_not_offered_is_refused(
+    fresh: Customer, sandbox: Sandbox, path: str, headers: Any, status: int
+) -> None:
     sandbox.clear()
     with pytest.raises(InvalidStatus) as refused:
-        connect(fresh.server.v1.replace("http://", "ws://") + path, additional_headers=headers or fresh.headers, open_timeout=10)
+        connect(
+            fresh.server.v1.replace("http://", "ws://") + path,
+            additional_headers=headers or fresh.headers,
+            open_timeout=10,
+        )
     assert refused.value.response.status_code == status
     assert json.loads(refused.value.response.body or b"{}")["error"]["message"]
     assert sandbox.record() == []
 
 
-@pytest.mark.filterwarnings("ignore:connect\\(\\) must be used as a context manager")  # the SDK's own way with websockets 17
+@pytest.mark.filterwarnings(
+    "ignore:connect\\(\\) must be used as a context manager"
+)  # the SDK's own way with websockets 17
 def test_the_sdk_speaks_to_a_realtime_session_and_every_turn_is_charged(fresh: Customer) -> None:
-    client = OpenAI(base_url=fresh.server.v1, api_key=fresh.api_key, websocket_base_url=fresh.server.v1.replace("http://", "ws://"))
+    client = OpenAI(
+        base_url=fresh.server.v1, api_key=fresh.api_key, websocket_base_url=fresh.server.v1.replace("http://", "ws://")
+    )
     usages = []
     with client.realtime.connect(model=VOICE) as connection:
         connection.session.update(session={"type": "realtime", "output_modalities": ["text"]})
         for text in ("Hello there.", "And again."):
-            connection.conversation.item.create(item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]})
+            connection.conversation.item.create(
+                item={"type": "message", "role": "user", "content": [{"type": "input_text", "text": text}]}
+            )
             connection.response.create()
             for event in connection:
                 assert event.type != "error", event
@@ -258,7 +284,9 @@ def test_a_realtime_session_has_an_output_cap_from_the_start_and_hides_our_event
     with opened(fresh, f"/realtime?model={VOICE}") as socket:
         (created,) = until(socket, "session.created")
         assert created["session"]["model"] == VOICE
-        socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "instructions": "Be brief."}}))
+        socket.send(
+            json.dumps({"type": "session.update", "session": {"type": "realtime", "instructions": "Be brief."}})
+        )
         (updated,) = until(socket, "session.updated")
         assert (updated["session"]["max_output_tokens"], updated["session"]["instructions"]) == (4_096, "Be brief.")
 
@@ -267,7 +295,14 @@ def test_transcription_inside_a_session_is_charged_at_its_own_model(fresh: Custo
     second = base64.b64encode(b"\0" * 48_000).decode()
     heard = {"input": {"transcription": {"model": "gpt-4o-transcribe"}, "turn_detection": None}}
     with opened(fresh, f"/realtime?model={VOICE}") as socket:
-        socket.send(json.dumps({"type": "session.update", "session": {"type": "realtime", "output_modalities": ["text"], "audio": heard}}))
+        socket.send(
+            json.dumps(
+                {
+                    "type": "session.update",
+                    "session": {"type": "realtime", "output_modalities": ["text"], "audio": heard},
+                }
+            )
+        )
         until(socket, "session.updated")
         socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": second}))
         socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
@@ -295,11 +330,20 @@ def test_transcription_inside_a_session_is_charged_at_its_own_model(fresh: Custo
 @pytest.mark.parametrize(
     ("event", "code"),
     [
-        ({"type": "session.update", "session": {"type": "realtime", "model": "gpt-realtime-mini"}}, "model_change_not_allowed"),
+        (
+            {"type": "session.update", "session": {"type": "realtime", "model": "gpt-realtime-mini"}},
+            "model_change_not_allowed",
+        ),
         ({"type": "session.update", "session": {"type": "transcription"}}, "session_not_allowed"),
         ({"type": "session.update", "session": {"type": "realtime", "prompt": {"id": "pmpt_1"}}}, "prompt_not_found"),
         ({"type": "session.update", "session": {"type": "realtime", "tools": [{"type": "mcp"}]}}, "unsupported_tool"),
-        ({"type": "session.update", "session": {"type": "realtime", "audio": {"output": {"voice": {"id": "voice_1"}}}}}, "voice_not_found"),
+        (
+            {
+                "type": "session.update",
+                "session": {"type": "realtime", "audio": {"output": {"voice": {"id": "voice_1"}}}},
+            },
+            "voice_not_found",
+        ),
         ({"type": "response.create", "response": {"prompt": {"id": "pmpt_1"}}}, "prompt_not_found"),
         (
             {
@@ -311,7 +355,9 @@ def test_transcription_inside_a_session_is_charged_at_its_own_model(fresh: Custo
         ({"type": "transcription_session.update"}, "unsupported_event"),
     ],
 )
-def test_what_has_no_price_or_points_into_the_shared_account_is_refused(fresh: Customer, event: dict[str, Any], code: str) -> None:
+def test_what_has_no_price_or_points_into_the_shared_account_is_refused(
+    fresh: Customer, event: dict[str, Any], code: str
+) -> None:
     with opened(fresh, f"/realtime?model={VOICE}") as socket:
         until(socket, "session.created")
         socket.send(json.dumps(event))

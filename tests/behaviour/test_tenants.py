@@ -22,7 +22,10 @@ class Pair(NamedTuple):
 
 @pytest.fixture
 def pair(served: Callable[..., Tollkeeper], new_customer: Callable[..., Customer], sandbox: Sandbox) -> Pair:
-    server = served(**STORING, TOLLKEEPER_BILLING__ALLOWED_TOOLS='["web_search","file_search","code_interpreter","image_generation","mcp"]')
+    server = served(
+        **STORING,
+        TOLLKEEPER_BILLING__ALLOWED_TOOLS='["web_search","file_search","code_interpreter","image_generation","mcp"]',
+    )
     return Pair(new_customer(server, "1000"), new_customer(server, "1000"))
 
 
@@ -52,14 +55,24 @@ def references(response: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "file in a message": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]},
         "image in a message": {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}]},
         "image in a tool's output": {
-            "input": [{"type": "function_call_output", "call_id": "c", "output": [{"type": "input_image", "file_id": "file-1"}]}]
+            "input": [
+                {
+                    "type": "function_call_output",
+                    "call_id": "c",
+                    "output": [{"type": "input_image", "file_id": "file-1"}],
+                }
+            ]
         },
         "vector store": {"tools": [{"type": "file_search", "vector_store_ids": ["vs_1"]}]},
         "container": {"tools": [tool]},
-        "container files": {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]},
+        "container files": {
+            "tools": [{"type": "code_interpreter", "container": {"type": "auto", "file_ids": ["file-1"]}}]
+        },
         "image mask": {"tools": [{"type": "image_generation", "input_image_mask": {"file_id": "file-1"}}]},
         "connector": {"tools": [{"type": "mcp", "server_label": "x", "connector_id": "connector_gmail"}]},
-        "skill": {"tools": [{"type": "code_interpreter", "container": {"type": "auto", "skills": [{"skill_id": "s"}]}}]},
+        "skill": {
+            "tools": [{"type": "code_interpreter", "container": {"type": "auto", "skills": [{"skill_id": "s"}]}}]
+        },
     }
 
 
@@ -68,10 +81,14 @@ PLACES = sorted(references({"id": "resp_1", "output": [{"id": "msg_1"}]}))
 
 @pytest.mark.parametrize("place", PLACES)
 @pytest.mark.parametrize("known", [True, False], ids=["someone else's", "unknown"])
-def test_an_id_in_a_body_that_is_not_ones_own_is_a_404_and_no_call(pair: Pair, sandbox: Sandbox, place: str, known: bool) -> None:
+def test_an_id_in_a_body_that_is_not_ones_own_is_a_404_and_no_call(
+    pair: Pair, sandbox: Sandbox, place: str, known: bool
+) -> None:
     response = make(pair.owner) if known else {"id": "resp_never", "output": [{"id": "msg_never"}]}
     sandbox.clear()
-    answer = pair.stranger.post({"model": MODEL, "input": "hi", "max_output_tokens": 50, **references(response)[place]}, "/v1/responses")
+    answer = pair.stranger.post(
+        {"model": MODEL, "input": "hi", "max_output_tokens": 50, **references(response)[place]}, "/v1/responses"
+    )
     assert answer.status_code == 404, answer.text
     assert answer.json()["error"]["code"]
     assert sandbox.record() == []
@@ -80,7 +97,13 @@ def test_an_id_in_a_body_that_is_not_ones_own_is_a_404_and_no_call(pair: Pair, s
 
 @pytest.mark.parametrize(
     ("method", "path"),
-    [("GET", ""), ("DELETE", ""), ("POST", "/cancel"), ("GET", "/input_items"), ("GET", "?stream=true&starting_after=1")],
+    [
+        ("GET", ""),
+        ("DELETE", ""),
+        ("POST", "/cancel"),
+        ("GET", "/input_items"),
+        ("GET", "?stream=true&starting_after=1"),
+    ],
 )
 def test_a_response_is_its_makers_only(pair: Pair, sandbox: Sandbox, method: str, path: str) -> None:
     made = make(pair.owner)["id"]
@@ -115,7 +138,10 @@ def test_a_response_that_builds_on_another_pays_for_its_context(pair: Pair) -> N
     third = make(pair.owner, "and on", previous_response_id=second["id"])
     assert third["usage"]["input_tokens"] > second["usage"]["input_tokens"]
     wait_until(lambda: pair.owner.held() == 0, 10, "nothing is held")
-    paid = sum(usd_to_charge((one["usage"]["input_tokens"], "2"), (one["usage"]["output_tokens"], "8")) for one in (first, second, third))
+    paid = sum(
+        usd_to_charge((one["usage"]["input_tokens"], "2"), (one["usage"]["output_tokens"], "8"))
+        for one in (first, second, third)
+    )
     assert pair.owner.balance() == 1_000_000 - paid  # none of them cost more than was held for it
 
 
@@ -142,7 +168,9 @@ def test_nothing_is_stored_where_the_operator_does_not_allow_it(customer: Custom
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
 def test_a_tenants_names_never_reach_the_upstream_as_they_are(pair: Pair, path: str) -> None:
-    text: dict[str, Any] = {"input": "hi"} if path.endswith("responses") else {"messages": [{"role": "user", "content": "hi"}]}
+    text: dict[str, Any] = (
+        {"input": "hi"} if path.endswith("responses") else {"messages": [{"role": "user", "content": "hi"}]}
+    )
     names = {"user": "alice", "safety_identifier": "alice@example.com", "prompt_cache_key": "alices-cache"}
     seen = []
     for customer in (pair.owner, pair.owner, pair.stranger):
@@ -165,7 +193,9 @@ def test_a_background_response_is_settled_once_though_nobody_returns(pair: Pair)
     assert pair.owner.held() > 0
     record = pair.owner.generation(answer.headers["x-request-id"])
     # upstream's own record of the job: counted there, priced here
-    job = wait_until(lambda: [row for row in jobs(pair.owner, answer.json()["id"]) if row["usage"]], 10, "the job has ended")[0]["usage"]
+    job = wait_until(
+        lambda: [row for row in jobs(pair.owner, answer.json()["id"]) if row["usage"]], 10, "the job has ended"
+    )[0]["usage"]
     assert int(record["chargedMillicredits"]) == usd_to_charge((job["input_tokens"], "2"), (job["output_tokens"], "8"))
     wait_until(lambda: pair.owner.held() == 0, 10, "nothing is held")
     assert before - pair.owner.balance() == int(record["chargedMillicredits"])

@@ -17,7 +17,9 @@ FORM = {"model": "gpt-4o-transcribe"}
 
 @pytest.fixture
 def narrow(served: Callable[..., Tollkeeper], customer_of: Callable[[Tollkeeper], Customer]) -> Customer:
-    return customer_of(served(TOLLKEEPER_LISTEN__MAX_UPLOAD_BYTES="2000000", TOLLKEEPER_LISTEN__MAX_BUFFERED_BYTES="3000000"))
+    return customer_of(
+        served(TOLLKEEPER_LISTEN__MAX_UPLOAD_BYTES="2000000", TOLLKEEPER_LISTEN__MAX_BUFFERED_BYTES="3000000")
+    )
 
 
 def send(customer: Customer, sound: bytes) -> httpx.Response:
@@ -48,7 +50,9 @@ def test_uploads_together_are_bounded_and_room_comes_back(narrow: Customer) -> N
     )
     with socket.create_connection(("127.0.0.1", narrow.server.port), timeout=10) as slow:
         slow.sendall(head.encode())
-        refused = wait_until(lambda: (answer := send(narrow, wav(190))).status_code == 503 and answer, 10, "the room is taken")
+        refused = wait_until(
+            lambda: (answer := send(narrow, wav(190))).status_code == 503 and answer, 10, "the room is taken"
+        )
         assert refused.json()["error"]["code"] == "too_many_uploads"
         assert refused.headers["retry-after"]
         small = narrow.post(narrow.body(max_tokens=5))

@@ -48,7 +48,9 @@ def assert_no_clean_end(ended: Ended) -> None:
 @pytest.mark.parametrize("rst", [False, True], ids=["fin", "rst"])
 @pytest.mark.parametrize("mid_chunk", [False, True], ids=["between", "mid_chunk"])
 @pytest.mark.parametrize("events", range(EVENTS + 2))
-def test_a_stream_that_the_upstream_cuts_costs_what_was_received(customer: Customer, events: int, mid_chunk: bool, rst: bool) -> None:
+def test_a_stream_that_the_upstream_cuts_costs_what_was_received(
+    customer: Customer, events: int, mid_chunk: bool, rst: bool
+) -> None:
     cut = {"after_chunks": events, "mid_chunk": mid_chunk, "rst": rst}
     ended, record = run(customer, customer.body({"cut": cut, "output_tokens": TOKENS}, max_tokens=50, **ASKS))
     served = customer.finished(record["requestId"])
@@ -56,7 +58,9 @@ def test_a_stream_that_the_upstream_cuts_costs_what_was_received(customer: Custo
         # the usage chunk and [DONE] were sent before the connection went: the answer is whole
         assert (record["usageSource"], record["outcome"], ended.clean) == ("upstream", "completed", True)
         assert ended.data.endswith(b"data: [DONE]\n\n")
-        assert int(record["chargedMillicredits"]) == usd_to_charge((served["usage"]["prompt_tokens"], "0.15"), (TOKENS, "0.6"))
+        assert int(record["chargedMillicredits"]) == usd_to_charge(
+            (served["usage"]["prompt_tokens"], "0.15"), (TOKENS, "0.6")
+        )
         return
     assert_no_clean_end(ended)
     whole = ended.data[: ended.data.rfind(b"\n\n") + 2]
@@ -122,7 +126,9 @@ def test_silence_before_the_headers_is_a_504_that_costs_nothing(impatient: Custo
 
 
 def test_silence_mid_stream_ends_in_an_error_and_costs_what_was_received(impatient: Customer) -> None:
-    ended, record = run(impatient, impatient.body({"silent": {"after_chunks": 3}, "output_tokens": TOKENS}, max_tokens=50))
+    ended, record = run(
+        impatient, impatient.body({"silent": {"after_chunks": 3}, "output_tokens": TOKENS}, max_tokens=50)
+    )
     assert_no_clean_end(ended)
     served = impatient.finished(record["requestId"])
     assert (served["outcome"], served["usage"]["completion_tokens"]) == ("client_gone", 2)
@@ -140,7 +146,9 @@ def test_an_endless_stream_is_ended_at_the_total_timeout(impatient: Customer) ->
     body = impatient.body({"chunk_interval_ms": 50, "output_tokens": 2000}, max_tokens=2000)
     ended, record = run(impatient, body)
     assert_no_clean_end(ended)
-    shown = sum(1 for event in events_of(ended.data) if event.get("choices") and event["choices"][0]["delta"].get("content"))
+    shown = sum(
+        1 for event in events_of(ended.data) if event.get("choices") and event["choices"][0]["delta"].get("content")
+    )
     assert 5 < shown < 1000
     assert (record["outcome"], record["usageSource"], record["outputTokens"]) == ("upstream_cut", "counted", shown)
     assert metric(impatient.server, "tollkeeper_upstream_errors_total", reason="total_timeout") >= 1
@@ -150,7 +158,9 @@ def test_an_endless_stream_is_ended_at_the_total_timeout(impatient: Customer) ->
 
 
 @pytest.mark.parametrize("events", [1, 2, 4])
-def test_an_error_event_mid_stream_reaches_the_client_and_what_came_before_is_charged(customer: Customer, events: int) -> None:
+def test_an_error_event_mid_stream_reaches_the_client_and_what_came_before_is_charged(
+    customer: Customer, events: int
+) -> None:
     ended, record = run(customer, customer.body({"error_after_chunks": events, "output_tokens": TOKENS}, max_tokens=50))
     found = events_of(ended.data)
     assert (len(found), found[-1]["error"]["type"]) == (events + 1, "server_error")
@@ -168,12 +178,16 @@ def test_a_stream_without_done_but_with_usage_is_a_whole_answer(customer: Custom
 
 
 def test_a_stream_without_done_and_without_usage_never_ends_cleanly(customer: Customer) -> None:
-    ended, record = run(customer, customer.body({"no_done": True, "usage": None, "output_tokens": TOKENS}, max_tokens=50))
+    ended, record = run(
+        customer, customer.body({"no_done": True, "usage": None, "output_tokens": TOKENS}, max_tokens=50)
+    )
     assert_no_clean_end(ended)
     assert (record["outcome"], record["usageSource"], record["outputTokens"]) == ("upstream_cut", "counted", TOKENS)
 
 
-def test_without_the_insurance_an_answer_that_breaks_off_empty_costs_its_input(served: Serve, customer_of: CustomerOf) -> None:
+def test_without_the_insurance_an_answer_that_breaks_off_empty_costs_its_input(
+    served: Serve, customer_of: CustomerOf
+) -> None:
     customer = customer_of(served(TOLLKEEPER_BILLING__ZERO_COMPLETION_INSURANCE="false"))
     ended, record = run(customer, customer.body({"cut": {"after_chunks": 1}}, model="gpt-4o", max_tokens=50))
     assert_no_clean_end(ended)
@@ -239,7 +253,9 @@ def test_usage_that_cannot_be_believed_is_counted(customer: Customer, always: Al
 
 @pytest.mark.parametrize("asks", [True, False], ids=["asks for usage", "does not ask"])
 @pytest.mark.parametrize("where", ["finish", "every", "last"])
-def test_usage_is_taken_from_whichever_chunk_carries_it(customer: Customer, always: Always, where: str, asks: bool) -> None:
+def test_usage_is_taken_from_whichever_chunk_carries_it(
+    customer: Customer, always: Always, where: str, asks: bool
+) -> None:
     # 5 cached tokens, which nobody can count, prove that the upstream's own figures were used
     always(usage_on=where, output_tokens=TOKENS, usage_details={"cached_tokens": 5})
     ended, record = run(customer, customer.body(model="gpt-4o", max_tokens=50, **(ASKS if asks else {})))
@@ -257,7 +273,9 @@ def test_a_stream_that_breaks_after_its_usage_is_charged_by_it(customer: Custome
     assert (record["usageSource"], record["cachedTokens"], record["outputTokens"]) == ("upstream", 5, TOKENS)
 
 
-def test_parts_of_usage_larger_than_the_whole_never_make_it_cheaper_than_free(customer: Customer, always: Always) -> None:
+def test_parts_of_usage_larger_than_the_whole_never_make_it_cheaper_than_free(
+    customer: Customer, always: Always
+) -> None:
     always(output_tokens=TOKENS, usage_details={"cached_tokens": 999, "cache_write_tokens": 999, "audio_tokens": -7})
     answer = customer.post(customer.body(model="gpt-4o", max_tokens=50))
     # all 8 are cached at most, and written at most; nothing is plain: 8 x 1.25 + 8 x 3.125 + 4 x 10 = 75
@@ -313,7 +331,9 @@ def test_output_above_the_cap_empties_a_balance_and_the_rest_is_our_loss(
     assert metric(server, "tollkeeper_platform_loss_credits_total") == pytest.approx(loss_before + 0.22)
 
 
-def test_the_loss_never_takes_what_other_requests_hold(served: Serve, new_customer: NewCustomer, always: Always) -> None:
+def test_the_loss_never_takes_what_other_requests_hold(
+    served: Serve, new_customer: NewCustomer, always: Always
+) -> None:
     customer = new_customer(served(), "1.5")
     with customer.stream(customer.body({"silent": "after_headers"}, model="gpt-4o", max_tokens=10)) as other:
         held = int(1000 * float(str(other.header("x-credits-held"))))
@@ -340,7 +360,9 @@ def test_the_loss_never_takes_what_other_requests_hold(served: Serve, new_custom
     ids=json.dumps,
 )
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
-def test_odd_framing_changes_neither_bytes_nor_charge(customer: Customer, always: Always, directive: dict[str, Any], stream: bool) -> None:
+def test_odd_framing_changes_neither_bytes_nor_charge(
+    customer: Customer, always: Always, directive: dict[str, Any], stream: bool
+) -> None:
     always(output_tokens=TOKENS, usage_details={"cached_tokens": 5}, **directive)
     body = customer.body(model="gpt-4o", max_tokens=50)
     if stream:

@@ -21,12 +21,26 @@ SHOWN_HEADERS = {
     *("openai-processing-ms", "openai-version", "retry-after", "retry-after-ms", "x-should-retry"),
     *("x-credits-held", "x-credits-charged", "x-credits-remaining"),
 }
-IDENTITY = ("canary", "org-", "proj_", "x-ratelimit", "set-cookie", "cf-", "cloudflare", "strict-transport", "alt-svc", UPSTREAM_KEY)
+IDENTITY = (
+    "canary",
+    "org-",
+    "proj_",
+    "x-ratelimit",
+    "set-cookie",
+    "cf-",
+    "cloudflare",
+    "strict-transport",
+    "alt-svc",
+    UPSTREAM_KEY,
+)
 
 
 def assert_nothing_of_ours(answer: httpx.Response) -> None:
     assert set(answer.headers) <= SHOWN_HEADERS
-    raw = b"".join(name + b": " + value + b"\n" for name, value in answer.headers.raw).decode().lower() + answer.text.lower()
+    raw = (
+        b"".join(name + b": " + value + b"\n" for name, value in answer.headers.raw).decode().lower()
+        + answer.text.lower()
+    )
     assert not [word for word in IDENTITY if word in raw]
 
 
@@ -57,7 +71,9 @@ def test_an_upstream_error_passes_and_costs_nothing(
 ) -> None:
     before = customer.balance()
     hints = {"retry-after": "7", "retry-after-ms": "7000", "x-should-retry": "true"}
-    answer = customer.post(customer.body({"status": status, **directive, "headers": hints}, max_tokens=50, stream=stream))
+    answer = customer.post(
+        customer.body({"status": status, **directive, "headers": hints}, max_tokens=50, stream=stream)
+    )
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/json"
     error = answer.json()["error"]
@@ -91,7 +107,11 @@ def test_what_must_not_or_cannot_be_passed_is_said_in_our_own_words(
 ) -> None:
     hints = {"retry-after": "7", **directive.get("headers", {})}
     answer = customer.post(customer.body({"status": status, **directive, "headers": hints}, max_tokens=50))
-    assert (answer.status_code, answer.headers["content-type"], answer.headers["retry-after"]) == (status, "application/json", "7")
+    assert (answer.status_code, answer.headers["content-type"], answer.headers["retry-after"]) == (
+        status,
+        "application/json",
+        "7",
+    )
     error = answer.json()["error"]
     assert set(error) == {"message", "type", "param", "code"}
     assert error["code"] == code
@@ -141,7 +161,16 @@ def test_the_customers_headers_stay_here_and_ours_go_upstream(customer: Customer
     answer = customer.post(customer.body(max_tokens=5), **mine)
     sent = customer.served(answer.headers["x-request-id"])["requestHeaders"]
     assert set(sent) == {
-        *("host", "authorization", "user-agent", "accept", "accept-encoding", "content-type", "content-length", "x-client-request-id")
+        *(
+            "host",
+            "authorization",
+            "user-agent",
+            "accept",
+            "accept-encoding",
+            "content-type",
+            "content-length",
+            "x-client-request-id",
+        )
     }
     assert sent["authorization"] == f"Bearer {UPSTREAM_KEY}"
     assert sent["x-client-request-id"] == answer.headers["x-request-id"]
@@ -160,7 +189,13 @@ def test_the_upstream_key_is_seen_nowhere_even_when_the_upstream_echoes_it(custo
         assert UPSTREAM_KEY in customer.finished(request_id)["textSent"]  # the upstream did say it
     everything = [answer.text, str(answer.headers.raw)]
     wait_log(customer.server, request_id)
-    for page in ("/metrics", "/readyz", "/api/billing/me", "/api/billing/usage", f"/api/billing/generations/{request_id}"):
+    for page in (
+        "/metrics",
+        "/readyz",
+        "/api/billing/me",
+        "/api/billing/usage",
+        f"/api/billing/generations/{request_id}",
+    ):
         everything.append(web.get(customer.server.url + page, headers=customer.headers, timeout=10).text)
     everything.append(customer.server.log())
     for file in sorted((customer.server.folder / "var").glob("*")):
@@ -182,9 +217,7 @@ def raw_upstream() -> Iterator[RawUpstream]:
     upstream.close()
 
 
-BODY = (
-    b'{"id":"x","object":"chat.completion","model":"gpt-4o-mini","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}'
-)
+BODY = b'{"id":"x","object":"chat.completion","model":"gpt-4o-mini","choices":[{"index":0,"message":{"content":"hi"},"finish_reason":"stop"}]}'
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\n"
 
 
@@ -234,7 +267,9 @@ def test_a_second_answer_nobody_asked_for_is_never_mixed_into_the_first(
         assert b"secret" not in answer.content
 
 
-def test_a_stream_that_turns_malformed_never_ends_cleanly(served: Serve, customer_of: CustomerOf, raw_upstream: RawUpstream) -> None:
+def test_a_stream_that_turns_malformed_never_ends_cleanly(
+    served: Serve, customer_of: CustomerOf, raw_upstream: RawUpstream
+) -> None:
     customer = customer_of(served(TOLLKEEPER_UPSTREAM__BASE_URL=raw_upstream.url))
     event = b'data: {"id":"x","model":"gpt-4o-mini","choices":[{"index":0,"delta":{"content":"hi"},"finish_reason":null}]}\n\n'
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"

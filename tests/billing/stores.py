@@ -6,15 +6,15 @@ from pathlib import Path
 
 import msgspec
 
-from billing.accounts import Accounts
 from billing.balances.embedded import EmbeddedBalances
-from billing.balances.redis import RedisBalances
-from billing.database import Database
-from billing.holds import HoldRequest, KeyLimits
-from billing.ledger import Ledger
-from billing.migrate import current_revision, newest_revision
-from billing.money import Millicredits
-from billing.record import UsageRecord, encode_record
+from billing.balances.redis.store import RedisBalances
+from billing.ledger.accounts import Accounts
+from billing.ledger.ledger import Ledger
+from billing.money.amounts import Millicredits
+from billing.money.holds import HoldRequest, KeyLimits
+from billing.money.usage_record import UsageRecord, encode_record
+from billing.storage.database import Database
+from billing.storage.migrate import current_revision, newest_revision
 from tests.support.schema import lay_sqlite
 
 _references = itertools.count()
@@ -36,7 +36,9 @@ class Books:
         """A new account with so much in the ledger, not yet seen by the store."""
         account_id = await self.accounts.create("test")
         if millicredits:
-            await self.ledger.grant(account_id, Millicredits(millicredits), f"start {next(_references)}", "test", "start")
+            await self.ledger.grant(
+                account_id, Millicredits(millicredits), f"start {next(_references)}", "test", "start"
+            )
         return account_id
 
     async def correct(self, account_id: str, millicredits: int) -> None:
@@ -108,4 +110,6 @@ def request(
     hold_id: str, account_id: str, amount: int, limits: KeyLimits = NO_LIMITS, key_id: str = "key_1", tokens: int = 10
 ) -> HoldRequest:
     """A hold request with a minute's lease."""
-    return HoldRequest(hold_id, account_id, key_id, Millicredits(amount), tokens, 60_000, limits, record(hold_id, account_id))
+    return HoldRequest(
+        hold_id, account_id, key_id, Millicredits(amount), tokens, 60_000, limits, record(hold_id, account_id)
+    )

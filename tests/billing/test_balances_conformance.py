@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from billing.errors import AccountNotFound
-from billing.holds import Checkpoint, Gone, Held, KeyLimits, Reading, Refused, Settled
-from billing.money import Millicredits
+from billing.money.amounts import Millicredits
+from billing.money.errors import AccountNotFound
+from billing.money.holds import Checkpoint, Gone, Held, KeyLimits, Reading, Refused, Settled
 from tests.billing.stores import Books, record, request
 
 pytestmark = pytest.mark.asyncio

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import redis as redis_py
 
-from billing.balances.redis import RedisBalances
-from billing.holds import Held, Settled
-from billing.money import Millicredits
+from billing.balances.redis.store import RedisBalances
+from billing.money.amounts import Millicredits
+from billing.money.holds import Held, Settled
 from tests.billing.stores import close_books, open_books, record, request
 from tests.support.servers import RedisServer
 

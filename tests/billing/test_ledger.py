@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing.errors import AccountNotFound
-from billing.holds import Entry, Reading
-from billing.jobs import relay_once
-from billing.migrate import current_revision, migrate, newest_revision
-from billing.money import Millicredits
-from billing.reconcile import reconcile
+from billing.accounting.reconcile import reconcile
+from billing.ledger.flush import relay_once
+from billing.money.amounts import Millicredits
+from billing.money.errors import AccountNotFound
+from billing.money.holds import Entry, Reading
+from billing.storage.migrate import current_revision, migrate, newest_revision
 from tests.billing.stores import Books, close_books, open_books, record
 
 
@@ -34,7 +34,9 @@ async def test_the_schema_is_current_and_migrating_again_does_nothing(sql: Books
     assert await migrate(sql.database) == newest_revision()
 
 
-@pytest.mark.parametrize("statement", ["UPDATE transfers SET amount_millicredits = 1", "DELETE FROM transfers", "TRUNCATE transfers"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE transfers SET amount_millicredits = 1", "DELETE FROM transfers", "TRUNCATE transfers"]
+)
 async def test_a_transfer_is_never_changed(sql: Books, statement: str) -> None:
     account = await sql.account(1_000)
     if statement.startswith("TRUNCATE") and sql.database.is_sqlite:
@@ -50,7 +52,9 @@ async def test_a_charge_posts_its_transfers_and_usage_in_one_go(sql: Books) -> N
     assert await sql.ledger.post([charge(1, account, 10, 5)]) == 1
     async with sql.database.read() as connection:
         rows = (
-            await connection.execute(text("SELECT debit_account, credit_account, amount_millicredits, kind FROM transfers ORDER BY id"))
+            await connection.execute(
+                text("SELECT debit_account, credit_account, amount_millicredits, kind FROM transfers ORDER BY id")
+            )
         ).all()
     assert [tuple(row) for row in rows] == [
         ("promo", f"customer:{account}", 1_000, "adjustment"),
@@ -65,7 +69,9 @@ async def test_overlapping_batches_from_several_flushers_book_each_charge_once(s
     accounts = [await sql.account(10_000) for _ in range(4)]
     charges = [charge(number, accounts[number % 4]) for number in range(200)]
     batches = [charges[start : start + 80] for start in (0, 40, 60, 100, 120, 0)]
-    posted = await asyncio.gather(*(sql.ledger.post(list(reversed(batch)) if n % 2 else batch) for n, batch in enumerate(batches)))
+    posted = await asyncio.gather(
+        *(sql.ledger.post(list(reversed(batch)) if n % 2 else batch) for n, batch in enumerate(batches))
+    )
     assert sum(posted) == 200
     for account in accounts:
         assert (await sql.ledger.posted(account)).balance == 10_000 - 50 * 10
@@ -119,13 +125,18 @@ async def test_reconcile_finds_each_tampering_and_nothing_else(sql: Books) -> No
 
     assert await reconcile(sql.database, store) == []
     figures[account] = Reading(981, 7, 1)
-    assert [(f.check, f.expected, f.found) for f in await reconcile(sql.database, store)] == [("cached balance vs ledger", 980, 981)]
+    assert [(f.check, f.expected, f.found) for f in await reconcile(sql.database, store)] == [
+        ("cached balance vs ledger", 980, 981)
+    ]
     figures[account] = Reading(980, 8, 1)
     assert [f.check for f in await reconcile(sql.database, store)] == ["held vs sum(holds)"]
     figures[account] = Reading(980, 7, 1)
     async with sql.database.write() as connection:
         await connection.execute(text("UPDATE usage SET charged_millicredits = 11 WHERE charge_id = 'c1'"))
-    assert {f.check for f in await reconcile(sql.database, store)} == {"sum(usage) vs sum(ledger charges)", "usage row vs its transfer"}
+    assert {f.check for f in await reconcile(sql.database, store)} == {
+        "sum(usage) vs sum(ledger charges)",
+        "usage row vs its transfer",
+    }
     async with sql.database.write() as connection:
         await connection.execute(text("DELETE FROM usage WHERE charge_id = 'c1'"))
     assert "charge without a usage row" in {f.check for f in await reconcile(sql.database, store)}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from billing.money import (
+from billing.money.amounts import (
     LIMIT,
     MoneyError,
     display_credits,
@@ -39,7 +39,9 @@ def test_nothing_else_is(value: object) -> None:
         (10**15, 10**12, 1_000, 1_000),
     ],
 )
-def test_charges_round_up_to_the_millicredit_or_the_credit(numerator: int, denominator: int, exact: int, ceil: int) -> None:
+def test_charges_round_up_to_the_millicredit_or_the_credit(
+    numerator: int, denominator: int, exact: int, ceil: int
+) -> None:
     assert round_up(numerator, denominator) == exact
     assert round_up(numerator, denominator, "ceil") == ceil
 
@@ -49,13 +51,16 @@ def test_a_negative_charge_is_an_error() -> None:
         round_up(-1, 1)
 
 
-@pytest.mark.parametrize(("text", "amount"), [("1", 1_000), ("0.001", 1), ("-12.5", -12_500), ("+5", 5_000), (" .5 ", 500), ("1.", 1_000)])
+@pytest.mark.parametrize(
+    ("text", "amount"), [("1", 1_000), ("0.001", 1), ("-12.5", -12_500), ("+5", 5_000), (" .5 ", 500), ("1.", 1_000)]
+)
 def test_credits_are_read_exactly(text: str, amount: int) -> None:
     assert parse_credits(text) == amount
 
 
 @pytest.mark.parametrize(
-    "text", ["", "abc", "NaN", "Infinity", "0.0001", "9007199254741", "1e3", "1_0", "٣", "1,000", "--1", ".", "9" * 5_000]
+    "text",
+    ["", "abc", "NaN", "Infinity", "0.0001", "9007199254741", "1e3", "1_0", "٣", "1,000", "--1", ".", "9" * 5_000],
 )
 def test_what_is_no_exact_amount_is_refused(text: str) -> None:
     with pytest.raises(MoneyError):

@@ -8,9 +8,9 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from billing.errors import StoreUnavailable
-from billing.holds import Entry
-from billing.jobs import flush_once
+from billing.ledger.flush import flush_once
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import Entry
 from tests.billing.stores import Books, close_books, open_books, record
 
 

@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing.periods import period_end_ms, period_name, period_start_ms
+from billing.money.spend_periods import period_end_ms, period_name, period_start_ms
 
 
 def ms(text: str) -> int:
@@ -30,4 +30,8 @@ def test_a_period_has_a_name_a_start_and_an_end(period: str, now: str, name: str
 
 
 def test_a_total_never_ends() -> None:
-    assert (period_name("total", ms("2026-11-23")), period_start_ms("total"), period_end_ms("total", 0)) == ("total", 0, None)
+    assert (period_name("total", ms("2026-11-23")), period_start_ms("total"), period_end_ms("total", 0)) == (
+        "total",
+        0,
+        None,
+    )

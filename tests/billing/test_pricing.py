@@ -2,9 +2,9 @@
 
 import pytest
 
-from billing.errors import UnpricedModel
-from billing.pricing import Bounds, PriceBook, load_catalogue, tier_of
-from billing.usage import Usage
+from billing.money.errors import UnpricedModel
+from billing.money.pricing import Bounds, PriceBook, load_catalogue, tier_of
+from billing.money.usage import Usage
 
 BOOK = PriceBook(load_catalogue(), "1", "exact")
 
@@ -28,17 +28,37 @@ def charge(model: str, tier: str = "default", **tokens: int) -> int:
             1_367,
         ),
         ("gpt-5.4-mini-2026-03-17", "priority", {"input_tokens": 10, "output_tokens": 10}, 105),  # 10*1.5 + 10*9
-        ("gpt-6-astra", "default", {"input_tokens": 100, "cache_write_30m_tokens": 40, "output_tokens": 1}, 1_150),  # 60*10 + 40*12.5 + 50
-        ("gpt-6-astra", "default", {"input_tokens": 100, "cache_write_12h_tokens": 40, "output_tokens": 1}, 1_650),  # 60*10 + 40*25 + 50
+        (
+            "gpt-6-astra",
+            "default",
+            {"input_tokens": 100, "cache_write_30m_tokens": 40, "output_tokens": 1},
+            1_150,
+        ),  # 60*10 + 40*12.5 + 50
+        (
+            "gpt-6-astra",
+            "default",
+            {"input_tokens": 100, "cache_write_12h_tokens": 40, "output_tokens": 1},
+            1_650,
+        ),  # 60*10 + 40*25 + 50
         ("gpt-6-astra", "flex", {"input_tokens": 100, "output_tokens": 2}, 550),  # 100*5 + 2*25
         ("gpt-6-astra", "ultrafast", {"input_tokens": 100, "output_tokens": 2}, 6_600),  # 100*60 + 2*300
         # exactly 272,000 is short; one more makes the whole request long: 2x in, 1.5x out
         ("gpt-6-sol", "default", {"input_tokens": 272_000, "output_tokens": 10}, 544_100),
         ("gpt-6-sol", "default", {"input_tokens": 272_001, "output_tokens": 10}, 1_088_154),
         # 13 text * 2.5 + 44 audio * 32 + 15 text out * 10 + 46 audio out * 64 = 32.5 + 1,408 + 150 + 2,944
-        ("gpt-audio-1.5", "default", {"input_tokens": 57, "audio_input_tokens": 44, "output_tokens": 61, "audio_output_tokens": 46}, 4_535),
+        (
+            "gpt-audio-1.5",
+            "default",
+            {"input_tokens": 57, "audio_input_tokens": 44, "output_tokens": 61, "audio_output_tokens": 46},
+            4_535,
+        ),
         # 19*1.25 + 10*10 = 123.75, and one search at 0.01 USD = 10,000 millicredits
-        ("gpt-5-search-api-2025-10-14", "default", {"input_tokens": 19, "output_tokens": 10, "web_searches": 1}, 10_124),
+        (
+            "gpt-5-search-api-2025-10-14",
+            "default",
+            {"input_tokens": 19, "output_tokens": 10, "web_searches": 1},
+            10_124,
+        ),
         ("text-embedding-3-small", "default", {"input_tokens": 8}, 1),  # 0.16 rounds up
         ("gpt-3.5-turbo-instruct", "default", {"input_tokens": 5, "output_tokens": 2}, 12),  # 7.5 + 4 = 11.5
         ("gpt-4o-mini", "default", {"input_tokens": 0, "output_tokens": 0}, 0),
@@ -103,4 +123,9 @@ def test_affordable_output_is_the_most_that_fits(budget: int) -> None:
 
 
 def test_the_echoed_tier_prices() -> None:
-    assert [tier_of(echo, "flex") for echo in ("default", "priority", "fast", None)] == ["default", "priority", "priority", "flex"]
+    assert [tier_of(echo, "flex") for echo in ("default", "priority", "fast", None)] == [
+        "default",
+        "priority",
+        "priority",
+        "flex",
+    ]

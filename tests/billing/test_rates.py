@@ -13,11 +13,11 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing.cards import BadRateCard, difference, read_card
-from billing.errors import StoreUnavailable
-from billing.pricing import Line, PriceBook, load_catalogue
-from billing.rates import RateCardError, RateCards
-from billing.usage import Usage
+from billing.ledger.rate_cards import RateCardError, RateCards
+from billing.money.errors import StoreUnavailable
+from billing.money.pricing import Line, PriceBook, load_catalogue
+from billing.money.rate_card import BadRateCard, difference, read_card
+from billing.money.usage import Usage
 from tests.billing.stores import Books, close_books, open_books
 
 SHIPPED = load_catalogue()
@@ -169,7 +169,9 @@ def test_several_models_of_one_request_are_summed_before_the_one_rounding() -> N
     assert luna is not None
     assert mini is not None
     # 0.1 x 3 + 0.15 x 3 = 0.75: one millicredit, not two
-    assert book.price(luna, "default", Usage(input_tokens=3), [Line(mini, "default", Usage(input_tokens=3))]).amount == 1
+    assert (
+        book.price(luna, "default", Usage(input_tokens=3), [Line(mini, "default", Usage(input_tokens=3))]).amount == 1
+    )
 
 
 def test_durations_are_exact_to_the_millisecond() -> None:
@@ -179,6 +181,8 @@ def test_durations_are_exact_to_the_millisecond() -> None:
     assert whisper is not None
     # $0.000283333333333 a second, 15 decimals in the source
     exact = Fraction("0.000283333333333") * 1_000_000 * 3600
-    assert book.price(realtime, "default", Usage(milliseconds=3_600_000)).amount == -(-exact.numerator // exact.denominator)
+    assert book.price(realtime, "default", Usage(milliseconds=3_600_000)).amount == -(
+        -exact.numerator // exact.denominator
+    )
     assert book.price(whisper, "default", Usage(milliseconds=8_470)).amount == 847
     assert book.price(whisper, "default", Usage(milliseconds=8_471)).amount == 848

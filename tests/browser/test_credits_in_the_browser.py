@@ -63,7 +63,9 @@ def busy(town: Town) -> Customer:
     """A customer with more requests than a page shows, as the upstream's own record counts them."""
     customer = town.customer(3_000_000)
     for number in range(23):
-        answer = customer.chat("words " * number, model=("gpt-4o-mini", "gpt-4.1", "gpt-4o")[number % 3], max_tokens=20 + number)
+        answer = customer.chat(
+            "words " * number, model=("gpt-4o-mini", "gpt-4.1", "gpt-4o")[number % 3], max_tokens=20 + number
+        )
         assert answer.status_code == 200
     town.cli("drain")
     return customer
@@ -85,7 +87,12 @@ def test_buying_by_clicks_raises_the_balance_by_what_stripe_took(town: Town, vis
     customer.wait_balance(109_989_000)
     (movement,) = town.paid()["records"][before:]
     assert (movement["kind"], movement["amount"], movement["currency"]) == ("paid", 9_999, "usd")
-    row = page.get_by_role("region", name="Purchases").or_(page.locator("section[aria-labelledby=purchases]")).get_by_role("row").nth(1)
+    row = (
+        page.get_by_role("region", name="Purchases")
+        .or_(page.locator("section[aria-labelledby=purchases]"))
+        .get_by_role("row")
+        .nth(1)
+    )
     expect(row).to_contain_text("credited")
     expect(row).to_contain_text("$99.99")
     with page.expect_navigation():
@@ -131,7 +138,9 @@ def test_switched_off_purchases_while_the_server_runs(town: Town, visits: Visits
     town.configure("[billing]\nauto_recharge = true\npurchase_enabled = false\n")
     try:
         wait_until(lambda: page.reload() and button.is_disabled(), 5, "the buttons are greyed")
-        expect(page.get_by_role("status").first).to_have_text("Buying credits is paused right now. Your credits keep working.")
+        expect(page.get_by_role("status").first).to_have_text(
+            "Buying credits is paused right now. Your credits keep working."
+        )
         expect(page.get_by_role("button", name="Buy for $99.99")).to_be_disabled()
         look(page)
         # a page opened before is refused, in words
@@ -224,7 +233,10 @@ def test_requests_and_ledger_page_through_to_the_last_row(town: Town, visits: Vi
     wanted = [row["requestId"] for row in town.cli("usage", busy.account_id, "--limit", "100")["data"]]
     assert len(wanted) == 23
     seen: dict[str, list[str]] = {}
-    for name, older, newest in (("usage", "Older requests", "Newest requests"), ("ledger", "Older entries", "Newest entries")):
+    for name, older, newest in (
+        ("usage", "Older requests", "Newest requests"),
+        ("ledger", "Older entries", "Newest entries"),
+    ):
         rows = page.locator(f"section[aria-labelledby={name}] tbody tr code")
         seen[name] = rows.all_inner_texts()
         assert len(seen[name]) == 20
@@ -239,7 +251,9 @@ def test_requests_and_ledger_page_through_to_the_last_row(town: Town, visits: Vi
     expect(page.get_by_role("heading", name="That did not work")).to_be_visible()
 
 
-def test_the_chart_shows_what_was_charged_on_wide_and_narrow_windows(town: Town, visits: Visits, busy: Customer) -> None:
+def test_the_chart_shows_what_was_charged_on_wide_and_narrow_windows(
+    town: Town, visits: Visits, busy: Customer
+) -> None:
     charged: dict[str, int] = {}
     for row in town.cli("usage", busy.account_id, "--limit", "100")["data"]:
         charged[row["model"]] = charged.get(row["model"], 0) + int(row["chargedMillicredits"])
@@ -249,14 +263,18 @@ def test_the_chart_shows_what_was_charged_on_wide_and_narrow_windows(town: Town,
         titles = page.locator(f"svg.{shown} rect title").all_text_contents()
         assert len(titles) == 3
         for model, amount in charged.items():
-            assert any(f" {model}: {amount // 1_000:,}.{amount % 1_000:03} credits" in title for title in titles), titles
+            assert any(f" {model}: {amount // 1_000:,}.{amount % 1_000:03} credits" in title for title in titles), (
+                titles
+            )
         smallest = page.evaluate(
             """(name) => Math.min(...[...document.querySelectorAll(`svg.${name} text`)].map((one) => one.getBoundingClientRect().height))""",
             shown,
         )
         assert smallest >= 11, "too small to read"
         # three models are three hatchings, so colour is not needed to tell them apart
-        assert len({one for one in page.locator("pattern").evaluate_all("(all) => all.map((one) => one.innerHTML)")}) == 3
+        assert (
+            len({one for one in page.locator("pattern").evaluate_all("(all) => all.map((one) => one.innerHTML)")}) == 3
+        )
     page.get_by_text("The same as a table").click()
     assert len(page.locator("details table tbody tr").all()) == 3
 
@@ -321,7 +339,10 @@ def test_forms_without_their_token_and_from_elsewhere_are_refused(town: Town, vi
     stolen = theirs.locator("form[action='/credits/keys'] input[name=csrf]").get_attribute("value")
     for token in ("", "0" * 64, stolen):
         page.goto(f"{town.server.url}/credits")
-        page.evaluate("(token) => { document.querySelector(\"form[action='/credits/keys'] input[name=csrf]\").value = token; }", token)
+        page.evaluate(
+            "(token) => { document.querySelector(\"form[action='/credits/keys'] input[name=csrf]\").value = token; }",
+            token,
+        )
         page.get_by_role("button", name="Create a key").click()
         expect(page.get_by_text("This form has expired. Open the page again.")).to_be_visible()
     page.goto(f"{town.server.url}/credits")
@@ -382,11 +403,24 @@ def test_everything_is_reached_and_used_by_keyboard(town: Town, visits: Visits) 
     page = enter(visits.window(), town, customer)
     stops = tab_stops(page)
     assert stops[0] == "a Skip to the content"
-    wanted = ["button Sign out", "a Buy", "button Buy for $9.99", "button Buy for $99.99", "input Save the card for automatic recharge"]
-    wanted += ["select Month (UTC)", "button Download the statement", "input Spend limit in credits", "button Create a key"]
+    wanted = [
+        "button Sign out",
+        "a Buy",
+        "button Buy for $9.99",
+        "button Buy for $99.99",
+        "input Save the card for automatic recharge",
+    ]
+    wanted += [
+        "select Month (UTC)",
+        "button Download the statement",
+        "input Spend limit in credits",
+        "button Create a key",
+    ]
     assert [stop for stop in stops if stop in wanted] == wanted, stops
     assert any(stop.startswith("summary Revoke") for stop in stops)
-    interactive = page.locator("a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible").count()
+    interactive = page.locator(
+        "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
+    ).count()
     assert len(stops) == interactive, "nothing is passed over"
     tab_to(page, "Buy for $9.99")
     page.keyboard.press("Enter")
@@ -421,7 +455,9 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("options", LOOKS.values(), ids=LOOKS.keys())
-def test_axe_finds_nothing_and_nothing_scrolls_sideways(options: dict[str, Any], town: Town, visits: Visits, busy: Customer) -> None:
+def test_axe_finds_nothing_and_nothing_scrolls_sideways(
+    options: dict[str, Any], town: Town, visits: Visits, busy: Customer
+) -> None:
     page = enter(visits.window(**options), town, busy)
     for summary in page.locator("summary").all():
         summary.click()

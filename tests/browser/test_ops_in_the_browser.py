@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
-from billing.pricing import load_catalogue
+from billing.money.pricing import load_catalogue
 from tests.browser.conftest import Town
 from tests.browser.visits import PHONE, Visits, look, tab_stops, tab_to
 from tests.support import web
@@ -33,7 +33,9 @@ def keys(town: Town) -> dict[str, str]:
 def buyer(town: Town) -> Customer:
     """A customer who bought at the made-up Stripe and then sent requests."""
     customer = town.customer(1_000_000)
-    answer = web.post(f"{town.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    answer = web.post(
+        f"{town.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20
+    )
     url = answer.json()["url"]
     fields = dict(re.findall(r'name="?([\w\[\]]+)"?[^>]*?value="([^"]*)"', web.get(url, timeout=10).text))
     web.post(url, data={**fields, "email": "buyer@app.test", "name": "A. Buyer"}, timeout=10)
@@ -60,7 +62,10 @@ def history(town: Town) -> str:
     assert customer.chat(max_tokens=5).status_code == 200  # now the store keeps its balance
     town.cli("drain")  # and writes it no more
     with closing(sqlite3.connect(town.server.folder / "var" / "embedded.db", timeout=10)) as store, store:
-        assert store.execute("UPDATE figures SET balance = balance - 1000 WHERE account_id = ?", (account_id,)).rowcount == 1
+        assert (
+            store.execute("UPDATE figures SET balance = balance - 1000 WHERE account_id = ?", (account_id,)).rowcount
+            == 1
+        )
     assert town.server.run("jobs", "run", "reconcile").returncode == 1
     return account_id
 
@@ -112,14 +117,18 @@ def test_signing_in_and_out(town: Town, visits: Visits, keys: dict[str, str]) ->
     expect(page.get_by_label("Admin key or token")).to_be_visible()
 
 
-def test_a_viewer_sees_everything_it_may_and_no_form(town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+def test_a_viewer_sees_everything_it_may_and_no_form(
+    town: Town, visits: Visits, keys: dict[str, str], buyer: Customer
+) -> None:
     page = enter(visits.window(), town, keys["viewer"])
     expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_text(
         ["Overview", "Flags", "Rate cards", "Reconciliation", "Webhooks"]
     )
     for path in (*PAGES[:-1], f"/admin/accounts/{buyer.account_id}"):
         page.goto(town.server.url + path)
-        forms = page.locator("form").evaluate_all("(all) => all.map((one) => `${one.method} ${new URL(one.action).pathname}`)")
+        forms = page.locator("form").evaluate_all(
+            "(all) => all.map((one) => `${one.method} ${new URL(one.action).pathname}`)"
+        )
         assert set(forms) <= {"post /admin/sign-out", "get /admin"}, path
         look(page)
     page.goto(f"{town.server.url}/admin/audit")
@@ -183,8 +192,15 @@ def test_a_running_requests_hold_is_seen(town: Town, visits: Visits, keys: dict[
 
     def stream() -> None:
         content = "slowly " + sandbox_says(output_tokens=2_000, chunk_interval_ms=50)
-        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": content}], "max_tokens": 3_000, "stream": True}
-        with web.stream("POST", f"{town.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=60) as answer:
+        body = {
+            "model": "gpt-4o",
+            "messages": [{"role": "user", "content": content}],
+            "max_tokens": 3_000,
+            "stream": True,
+        }
+        with web.stream(
+            "POST", f"{town.server.v1}/chat/completions", json=body, headers=customer.headers, timeout=60
+        ) as answer:
             for _ in answer.iter_raw():
                 if done.is_set():
                     break
@@ -203,7 +219,9 @@ def test_a_running_requests_hold_is_seen(town: Town, visits: Visits, keys: dict[
     wait_until(lambda: page.reload() and page.locator("#held").inner_text() == "0.000", 10, "let go")
 
 
-def test_granting_adjusting_and_blocking_reach_the_customer(town: Town, visits: Visits, keys: dict[str, str], folder: Path) -> None:
+def test_granting_adjusting_and_blocking_reach_the_customer(
+    town: Town, visits: Visits, keys: dict[str, str], folder: Path
+) -> None:
     customer = town.customer()
     page = enter(visits.window(), town, keys["owner"])
     open_account(page, town, customer)
@@ -233,7 +251,10 @@ def test_granting_adjusting_and_blocking_reach_the_customer(town: Town, visits: 
     expect(page.locator("#status")).to_have_text("blocked")
     look(page)
     wait_until(lambda: customer.chat(max_tokens=5).status_code == 403, 8, "refused")
-    assert (last_audit(town, folder)["action"], last_audit(town, folder)["reason"]) == ("account.status", "a stolen card")
+    assert (last_audit(town, folder)["action"], last_audit(town, folder)["reason"]) == (
+        "account.status",
+        "a stolen card",
+    )
     card(page, "block").get_by_label("Reason").fill("it was not")
     page.get_by_role("button", name="Unblock").click()
     expect(page.locator("#status")).to_have_text("active")
@@ -243,7 +264,9 @@ def test_granting_adjusting_and_blocking_reach_the_customer(town: Town, visits: 
 # -- switches -------------------------------------------------------------------------------------------------
 
 
-def test_a_flag_is_flipped_seen_to_work_and_cleared(town: Town, visits: Visits, keys: dict[str, str], folder: Path) -> None:
+def test_a_flag_is_flipped_seen_to_work_and_cleared(
+    town: Town, visits: Visits, keys: dict[str, str], folder: Path
+) -> None:
     customer = town.customer(1_000_000)
     page = enter(visits.window(), town, keys["owner"])
     page.goto(f"{town.server.url}/admin/flags")
@@ -328,7 +351,9 @@ def _dollars(text: str) -> float:
     return float(text.replace("$", "").replace(",", ""))
 
 
-def test_a_webhook_is_replayed_and_books_nothing_twice(town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+def test_a_webhook_is_replayed_and_books_nothing_twice(
+    town: Town, visits: Visits, keys: dict[str, str], buyer: Customer
+) -> None:
     balance = buyer.balance()
     page = enter(visits.window(), town, keys["owner"])
     page.get_by_role("link", name="Webhooks").click()
@@ -354,7 +379,9 @@ def test_a_webhook_is_replayed_and_books_nothing_twice(town: Town, visits: Visit
 
 @pytest.mark.usefixtures("history")
 @pytest.mark.parametrize("options", [{}, {"viewport": PHONE, "color_scheme": "dark"}], ids=["desktop", "dark phone"])
-def test_axe_finds_nothing_on_any_page(options: dict[str, Any], town: Town, visits: Visits, keys: dict[str, str], buyer: Customer) -> None:
+def test_axe_finds_nothing_on_any_page(
+    options: dict[str, Any], town: Town, visits: Visits, keys: dict[str, str], buyer: Customer
+) -> None:
     page = enter(visits.window(**options), town, keys["owner"])
     for path in (*PAGES, f"/admin/accounts/{buyer.account_id}"):
         page.goto(town.server.url + path)
@@ -379,7 +406,12 @@ def test_an_operator_needs_no_mouse(town: Town, visits: Visits, keys: dict[str, 
     page.keyboard.press("Enter")
     expect(page.get_by_label("Credits to give")).to_be_visible()
     stops = tab_stops(page)
-    assert len(stops) == page.locator("a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible").count()
+    assert (
+        len(stops)
+        == page.locator(
+            "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
+        ).count()
+    )
     page.evaluate("document.activeElement.blur()")
     tab_to(page, "Credits to give")
     page.keyboard.type("7")
@@ -388,4 +420,7 @@ def test_an_operator_needs_no_mouse(town: Town, visits: Visits, keys: dict[str, 
     page.keyboard.press("Enter")
     customer.wait_balance(7_000)
     page.goto(f"{town.server.url}/admin/flags")
-    assert all(any(stop.startswith("summary Set " + flag) for stop in tab_stops(page)) for flag in ("purchase_enabled", "rollout.percent"))
+    assert all(
+        any(stop.startswith("summary Set " + flag) for stop in tab_stops(page))
+        for flag in ("purchase_enabled", "rollout.percent")
+    )

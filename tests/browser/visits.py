@@ -13,7 +13,13 @@ from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 NODE = Path(__file__).parent / "node"
 UNPACKED = NODE / "chromium"
 AXE = NODE / "node_modules" / "axe-core" / "axe.min.js"
-SWITCHES = ["--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-quic"]
+SWITCHES = [
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-quic",
+]
 RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]
 TIME_ZONE, DESKTOP, PHONE = "Asia/Kathmandu", {"width": 1200, "height": 900}, {"width": 360, "height": 740}
 # refusals that a test asks for are shown as pages; Chromium notes their status as a console error

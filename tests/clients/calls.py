@@ -91,11 +91,17 @@ def tools(text: str) -> Any:
             "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
         },
     }
-    answer = client().chat.completions.create(model=MODEL, messages=messages(text), tools=[tool], tool_choice="required")
+    answer = client().chat.completions.create(
+        model=MODEL, messages=messages(text), tools=[tool], tool_choice="required"
+    )
     call = answer.choices[0].message.tool_calls[0]
     second = client().chat.completions.create(
         model=MODEL,
-        messages=[*messages(text), answer.choices[0].message, {"role": "tool", "tool_call_id": call.id, "content": "sunny"}],
+        messages=[
+            *messages(text),
+            answer.choices[0].message,
+            {"role": "tool", "tool_call_id": call.id, "content": "sunny"},
+        ],
         tools=[tool],
         tool_choice="none",
     )
@@ -136,7 +142,9 @@ def models(_text: str) -> Any:
 
 
 def insufficient(text: str) -> Any:
-    return failing(lambda: client("poor").chat.completions.create(model=MODEL, messages=messages(text), max_tokens=10_000))
+    return failing(
+        lambda: client("poor").chat.completions.create(model=MODEL, messages=messages(text), max_tokens=10_000)
+    )
 
 
 def unknown_key(text: str) -> Any:
@@ -160,7 +168,11 @@ def own_limit(text: str) -> Any:
     limited = client("limited")
     first = limited.chat.completions.create(model=MODEL, messages=messages(text), max_tokens=3_000)
     second = limited.chat.completions.with_raw_response.create(model=MODEL, messages=messages(text), max_tokens=3_000)
-    return {"first": first.usage.completion_tokens, "retries": second.retries_taken, "second": second.parse().usage.completion_tokens}
+    return {
+        "first": first.usage.completion_tokens,
+        "retries": second.retries_taken,
+        "second": second.parse().usage.completion_tokens,
+    }
 
 
 def upstream_limit(text: str) -> Any:

@@ -38,7 +38,11 @@ def server(session_sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def environment(customer: Customer, **more: str) -> dict[str, str]:
-    named = {"OPENAI_BASE_URL": customer.server.v1, "OPENAI_API_KEY": customer.api_key, "WAV": base64.b64encode(wav(1)).decode()}
+    named = {
+        "OPENAI_BASE_URL": customer.server.v1,
+        "OPENAI_API_KEY": customer.api_key,
+        "WAV": base64.b64encode(wav(1)).decode(),
+    }
     return {**os.environ, **named, **more}
 
 
@@ -80,13 +84,18 @@ def test_its_ordinary_examples_run_and_are_charged(name: str, server: Tollkeeper
 
 
 @pytest.mark.parametrize("options", [[], ["--no-stream"]], ids=["stream", "whole"])
-def test_the_llm_command_prompts_and_is_charged(options: list[str], server: Tollkeeper, sandbox: Sandbox, tmp_path: Path) -> None:
+def test_the_llm_command_prompts_and_is_charged(
+    options: list[str], server: Tollkeeper, sandbox: Sandbox, tmp_path: Path
+) -> None:
     customer = new_customer(server, START)
     (tmp_path / "extra-openai-models.yaml").write_text(
         f"- model_id: metered\n  model_name: gpt-4.1\n  api_base: {server.v1}\n  api_key_name: metered\n"
     )
     (tmp_path / "keys.json").write_text(json.dumps({"metered": customer.api_key}))
     llm = str(ROOT / ".venv-ecosystem" / "bin" / "llm")
-    said = run([llm, "prompt", "-m", "metered", *options, "tell me of toll roads"], environment(customer, LLM_USER_PATH=str(tmp_path)))
+    said = run(
+        [llm, "prompt", "-m", "metered", *options, "tell me of toll roads"],
+        environment(customer, LLM_USER_PATH=str(tmp_path)),
+    )
     assert said.strip()
     assert_charged(customer, sandbox)

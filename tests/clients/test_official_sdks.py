@@ -92,11 +92,19 @@ def seen(request: pytest.FixtureRequest, server: Tollkeeper, session_sandbox: Sa
     environment = {
         "PATH": os.environ["PATH"],
         "BASE_URL": server.v1,
-        "KEYS": json.dumps({**{name: account.api_key for name, account in accounts.items()}, "unknown": "tk-" + "x" * 43}),
+        "KEYS": json.dumps(
+            {**{name: account.api_key for name, account in accounts.items()}, "unknown": "tk-" + "x" * 43}
+        ),
         "TEXTS": json.dumps(TEXTS),
     }
     done = subprocess.run(
-        commands[request.param], cwd=HERE / "node", env=environment, capture_output=True, text=True, timeout=120, check=False
+        commands[request.param],
+        cwd=HERE / "node",
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     told = json.loads(done.stdout)
@@ -264,5 +272,7 @@ def test_the_customer_paid_for_all_of_it_and_the_books_agree(seen: Seen) -> None
     rows = server.cli("usage", rich.account_id, "--limit", "1000")["data"]
     assert rich.balance() == 1_000_000_000 - sum(int(row["chargedMillicredits"]) for row in rows)
     rows += server.cli("usage", limited.account_id)["data"]
-    assert {row["requestId"] for row in rows} == {row["clientRequestId"] for row in seen.records if row["status"] == 200}
+    assert {row["requestId"] for row in rows} == {
+        row["clientRequestId"] for row in seen.records if row["status"] == 200
+    }
     assert server.cli("reconcile") == {"ok": True, "findings": []}

@@ -6,11 +6,14 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.keys import notices_secret, stripe_keys
 from config.load import ConfigError
+from config.secrets import notices_secret, stripe_keys
 from config.settings import Settings
 
-URLS = {"success_url": "https://app.example/credits?s={CHECKOUT_SESSION_ID}", "cancel_url": "https://app.example/credits"}
+URLS = {
+    "success_url": "https://app.example/credits?s={CHECKOUT_SESSION_ID}",
+    "cancel_url": "https://app.example/credits",
+}
 GOOD = {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": "whsec_1"}
 
 
@@ -57,7 +60,11 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
         (GOOD, {"success_url": ""}, "stripe.success_url"),
         (GOOD, {"cancel_url": "//evil.com"}, "stripe.cancel_url"),
         (GOOD, {"success_url": "https://app.example@evil.com/"}, "stripe.success_url"),
-        ({**GOOD, "STRIPE_API_KEY": "sk_live_1"}, {"livemode": True, "api_base": "http://127.0.0.1:1"}, "simulator in live mode"),
+        (
+            {**GOOD, "STRIPE_API_KEY": "sk_live_1"},
+            {"livemode": True, "api_base": "http://127.0.0.1:1"},
+            "simulator in live mode",
+        ),
     ],
 )
 def test_half_a_configuration_is_refused(environ: dict[str, str], stripe: dict[str, Any], reason: str) -> None:

@@ -134,7 +134,10 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
 NEEDS = {
     "workers": [("redis", "url", "redis://cache:6379/0")],
     "allow_background": [("billing", "allow_store", "true")],
-    "oidc_issuer": [("admin", "oidc_audience", "tollkeeper"), ("admin", "oidc_jwks_url", "https://id.example.com/jwks.json")],
+    "oidc_issuer": [
+        ("admin", "oidc_audience", "tollkeeper"),
+        ("admin", "oidc_jwks_url", "https://id.example.com/jwks.json"),
+    ],
 }
 """Keys that cannot be set alone."""
 
@@ -159,13 +162,18 @@ def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, k
     raw = value if isinstance(value, str) else json.dumps(value)
     needs = NEEDS.get(key, [])
     extra = {f"TOLLKEEPER_{other}__{name}".upper(): text for other, name, text in needs}
-    before, after = load_settings(SHIPPED, {}), load_settings(SHIPPED, {f"TOLLKEEPER_{section}__{key}".upper(): raw, **extra})
+    before, after = (
+        load_settings(SHIPPED, {}),
+        load_settings(SHIPPED, {f"TOLLKEEPER_{section}__{key}".upper(): raw, **extra}),
+    )
     found = plain(getattr(getattr(after, section), key))
     assert found == value
     assert type(found) is type(plain(getattr(getattr(before, section), key)))
     assert found != plain(getattr(getattr(before, section), key))
     # and nothing else has changed
-    changed = [pair for pair in KEYS if getattr(getattr(before, pair[0]), pair[1]) != getattr(getattr(after, pair[0]), pair[1])]
+    changed = [
+        pair for pair in KEYS if getattr(getattr(before, pair[0]), pair[1]) != getattr(getattr(after, pair[0]), pair[1])
+    ]
     assert set(changed) == {(section, key), *((other, name) for other, name, _ in needs)}
 
 
@@ -269,14 +277,29 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     [
         ("[listen]\nworkers = 2\n", "listen.workers", "embedded store", "redis.url"),
         ("[billing]\nallow_background = true\n", "billing.allow_background", "kept upstream", "allow_store"),
-        ("[upstream]\nbase_url = 'ftp://x/v1'\n", "upstream.base_url", "not a plain http(s) URL", "https://api.openai.com/v1"),
+        (
+            "[upstream]\nbase_url = 'ftp://x/v1'\n",
+            "upstream.base_url",
+            "not a plain http(s) URL",
+            "https://api.openai.com/v1",
+        ),
         ("[upstream]\nbase_url = 'api.openai.com'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
         ("[upstream]\nbase_url = 'https://x/v1?a=b'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
         ("[upstream]\nbase_url = 'https://x/a b'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
-        ('[upstream]\nbase_url = "https://x/v1\\r\\nX: 1"\n', "upstream.base_url", "not a plain http(s) URL", "https://"),
+        (
+            '[upstream]\nbase_url = "https://x/v1\\r\\nX: 1"\n',
+            "upstream.base_url",
+            "not a plain http(s) URL",
+            "https://",
+        ),
         ("[upstream]\nbase_url = 'https://x:99999/v1'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
         ("[upstream]\nbase_url = 'https://[::1/v1'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
-        ("[upstream]\nbase_url = 'https://me:hunter2@x/v1'\n", "upstream.base_url", "not a plain http(s) URL", "https://"),
+        (
+            "[upstream]\nbase_url = 'https://me:hunter2@x/v1'\n",
+            "upstream.base_url",
+            "not a plain http(s) URL",
+            "https://",
+        ),
         ("[database]\nurl = 'mysql://x/y'\n", "database.url", "not a database we speak", "sqlite+aiosqlite"),
         ("[database]\nurl = 'postgresql://x/y'\n", "database.url", "not a database we speak", "postgresql+asyncpg"),
         ("[database]\nurl = 'postgresql+asyncpg://x:port/y'\n", "database.url", "broken", "postgresql+asyncpg"),
@@ -284,11 +307,26 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("[redis]\nurl = 'redis://x:port'\n", "redis.url", "not a Redis URL", "redis://"),
         ("[billing]\nservice_tier = 'ultrafast'\n", "billing.service_tier", "not among", "add it"),
         ("[billing]\nmarkup = '0.00'\n", "billing.markup", "give everything away", "charging_enabled"),
-        ("[[packages]]\ncode = 'a'\nusd = '1'\n[[packages]]\ncode = 'a'\nusd = '2'\n", "packages", "share a code", "own"),
+        (
+            "[[packages]]\ncode = 'a'\nusd = '1'\n[[packages]]\ncode = 'a'\nusd = '2'\n",
+            "packages",
+            "share a code",
+            "own",
+        ),
         ("[[packages]]\ncode = 'a'\nusd = '0'\n", "packages", "whole number of millicredits", "cents"),
         ("[[packages]]\ncode = 'a'\nusd = '0.0000001'\n", "packages", "whole number of millicredits", "cents"),
-        ("[[packages]]\ncode = 'a'\nusd = '0.000001'\nbonus_percent = '5'\n", "packages", "whole number of millicredits", "bonus"),
-        ("[database]\nurl = 'postgresql+asyncpg://me:hunter2@db/y'\n", "database.url", "password", "TOLLKEEPER_DATABASE__URL"),
+        (
+            "[[packages]]\ncode = 'a'\nusd = '0.000001'\nbonus_percent = '5'\n",
+            "packages",
+            "whole number of millicredits",
+            "bonus",
+        ),
+        (
+            "[database]\nurl = 'postgresql+asyncpg://me:hunter2@db/y'\n",
+            "database.url",
+            "password",
+            "TOLLKEEPER_DATABASE__URL",
+        ),
         ("[redis]\nurl = 'redis://:hunter2@cache:6379/0'\n", "redis.url", "password", "TOLLKEEPER_REDIS__URL"),
         ("[upstream]\napi_key = 'hunter2'\n", "upstream.api_key", "not a known setting", "remove it"),
         ("[upstream]\nopenai_api_key = 'hunter2'\n", "upstream.openai_api_key", "not a known setting", "remove it"),
@@ -331,7 +369,9 @@ def test_blanks_around_the_key_are_dropped() -> None:
     assert upstream_key(Settings(), {"OPENAI_API_KEY": " sk-canary\n"}).reveal() == "sk-canary"
 
 
-@pytest.mark.parametrize("key", ["sk can ary", "sk-can\nary", "sk-can\r\nX-Evil: 1", "sk-\tcanary", "sk-kanarienvögel", "sk-\x00"])
+@pytest.mark.parametrize(
+    "key", ["sk can ary", "sk-can\nary", "sk-can\r\nX-Evil: 1", "sk-\tcanary", "sk-kanarienvögel", "sk-\x00"]
+)
 def test_a_key_with_blanks_in_it_is_refused_and_not_shown(key: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         upstream_key(Settings(), {"OPENAI_API_KEY": key})

@@ -101,12 +101,18 @@ def test_a_file_that_is_gone_is_a_problem_and_one_that_comes_back_is_not(file: P
 
 def test_what_needs_a_restart_is_named_and_not_applied(file: Path) -> None:
     watching = watcher(file)
-    file.write_text("[listen]\nport = 1234\n[billing]\nhold_lease_seconds = 99\npurchase_enabled = false\n[journal]\nbatch_size = 7\n")
+    file.write_text(
+        "[listen]\nport = 1234\n[billing]\nhold_lease_seconds = 99\npurchase_enabled = false\n[journal]\nbatch_size = 7\n"
+    )
     edit = settle(watching)
     assert edit is not None
     assert edit.settings is not None
     assert set(edit.restart) == {"listen.port", "journal.batch_size", "billing.hold_lease_seconds"}
-    assert (edit.settings.listen.port, edit.settings.journal.batch_size, edit.settings.billing.hold_lease_seconds) == (8080, 500, 15)
+    assert (edit.settings.listen.port, edit.settings.journal.batch_size, edit.settings.billing.hold_lease_seconds) == (
+        8080,
+        500,
+        15,
+    )
     assert not edit.settings.billing.purchase_enabled
 
 
@@ -208,7 +214,14 @@ def test_no_other_value_and_no_other_flag(name: str, text: str) -> None:
 
 
 def test_every_flag_of_the_design_is_one() -> None:
-    wanted = {"purchase_enabled", "charging_enabled", "charging_disabled_mode", "rounding_mode", "model_allowlist", "auto_recharge"}
+    wanted = {
+        "purchase_enabled",
+        "charging_enabled",
+        "charging_disabled_mode",
+        "rounding_mode",
+        "model_allowlist",
+        "auto_recharge",
+    }
     assert wanted <= FLAGS.keys()
 
 
@@ -261,7 +274,9 @@ def test_a_follower_misses_no_edit_that_was_taken_before_a_broken_one(file: Path
     assert late.look() == Edit(None, "line 3 is wrong")
 
 
-def test_a_follower_knows_when_somebody_last_looked_at_the_file(file: Path, herald: Herald, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_follower_knows_when_somebody_last_looked_at_the_file(
+    file: Path, herald: Herald, monkeypatch: pytest.MonkeyPatch
+) -> None:
     following = follower(herald, file)
     assert time.time() - following.looked_at < 60
     with monkeypatch.context() as clock:

@@ -40,7 +40,9 @@ class Load:
     def more(self, number: int, seconds: float = 20) -> None:
         """Wait until so many more requests were answered whole."""
         wanted = self.statuses.get(200, 0) + number
-        wait_until(lambda: self.statuses.get(200, 0) >= wanted, seconds, f"{number} more requests are served ({self.statuses})")
+        wait_until(
+            lambda: self.statuses.get(200, 0) >= wanted, seconds, f"{number} more requests are served ({self.statuses})"
+        )
 
     def wait_for_streams(self, number: int = 2) -> None:
         """Wait until so many streams are in flight."""
@@ -71,7 +73,9 @@ class Load:
             else:
                 answer.read()
                 error = answer.json()["error"]
-                wrong = not (error["code"] and error["message"]) or (answer.status_code == 503 and not answer.headers.get("retry-after"))
+                wrong = not (error["code"] and error["message"]) or (
+                    answer.status_code == 503 and not answer.headers.get("retry-after")
+                )
                 if wrong:
                     self.bad.append(answer.text)
         return answer.status_code
@@ -111,8 +115,13 @@ def assert_books_match_the_record(account: Account, sandbox: Sandbox, load: Load
             assert charged == price(served["usage"]), (row, served["usage"])
         else:  # what was shown, counted, or the last checkpoint: no less than its input costs, no more than what was held:
             # a token a byte at the price of a cache write (0.1875 USD per million), and the whole cap
-            least = price({"prompt_tokens": served["usage"]["prompt_tokens"] if served["usage"] else 0, "completion_tokens": 0})
-            assert least <= charged <= served["requestBodyBytes"] * 0.1875 + MAX_TOKENS * 0.6 + 1, (row, served["usage"])
+            least = price(
+                {"prompt_tokens": served["usage"]["prompt_tokens"] if served["usage"] else 0, "completion_tokens": 0}
+            )
+            assert least <= charged <= served["requestBodyBytes"] * 0.1875 + MAX_TOKENS * 0.6 + 1, (
+                row,
+                served["usage"],
+            )
     assert account.balance() == start - sum(int(row["chargedMillicredits"]) for row in rows)
     assert account.server.cli("reconcile") == {"ok": True, "findings": []}
     assert load.bad == []

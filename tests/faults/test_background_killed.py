@@ -22,7 +22,9 @@ POINTS = {
 
 @pytest.mark.parametrize("point", POINTS)
 @pytest.mark.parametrize("kind", ["embedded", "redis"])
-def test_killed(kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox, request: pytest.FixtureRequest) -> None:
+def test_killed(
+    kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox, request: pytest.FixtureRequest
+) -> None:
     environment = {
         "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2",
         "TOLLKEEPER_BILLING__ALLOW_STORE": "true",
@@ -36,7 +38,12 @@ def test_killed(kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox,
     server.start(PYTHONPATH=INJECT, TK_CRASH_AT=POINTS[point].replace("STORE", BALANCES[kind]), TK_CRASH_MARK=str(mark))
     account = server.account(str(START // 1_000))
     account.wait_balance(START)
-    body = {"model": "gpt-4.1", "input": "hello " + sandbox_says(background_ms=100), "max_output_tokens": 50, "background": True}
+    body = {
+        "model": "gpt-4.1",
+        "input": "hello " + sandbox_says(background_ms=100),
+        "max_output_tokens": 50,
+        "background": True,
+    }
     answer = web.post(f"{server.v1}/responses", json=body, headers=account.headers, timeout=20)
     assert answer.json()["status"] == "queued"
     request_id, response_id = answer.headers["x-request-id"], answer.json()["id"]
@@ -46,7 +53,11 @@ def test_killed(kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox,
     rows = wait_until(account.usage, 30, "it is charged")
     wait_until(lambda: account.held() == 0, 20, "nothing is held")
     # the upstream's own count: gpt-4.1 2 / 8
-    (job,) = [row["usage"] for row in sandbox.record() if row.get("responseId") == response_id and row.get("jobStatus") == "completed"]
+    (job,) = [
+        row["usage"]
+        for row in sandbox.record()
+        if row.get("responseId") == response_id and row.get("jobStatus") == "completed"
+    ]
     charge = job["input_tokens"] * 2 + job["output_tokens"] * 8
     assert [(row["requestId"], int(row["chargedMillicredits"])) for row in rows] == [(request_id, charge)]
     wait_until(lambda: account.balance() == START - charge, 10, "the balance is what is left")

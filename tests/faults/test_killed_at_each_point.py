@@ -65,7 +65,9 @@ def read_until_it_breaks(account: Account, *, stream: bool) -> tuple[str | None,
     body = {"model": "gpt-4o-mini", "max_tokens": 50, "stream": stream, "messages": [{"role": "user", "content": text}]}
     got, request_id = b"", None
     try:
-        with web.stream("POST", f"{account.server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer:
+        with web.stream(
+            "POST", f"{account.server.v1}/chat/completions", json=body, headers=account.headers, timeout=20
+        ) as answer:
             request_id = answer.headers.get("x-request-id")
             for part in answer.iter_raw():
                 got += part
@@ -115,7 +117,9 @@ def test_killed(server: tuple[Tollkeeper, str], sandbox: Sandbox, point: str) ->
 
 
 @pytest.mark.parametrize("point", ["proxy.meter:StreamMeter.feed:before:9", "proxy.settlement:decide_ending:before:1"])
-def test_a_fault_of_ours_in_a_stream_charges_what_was_shown(make_tollkeeper: Serve, sandbox: Sandbox, point: str) -> None:
+def test_a_fault_of_ours_in_a_stream_charges_what_was_shown(
+    make_tollkeeper: Serve, sandbox: Sandbox, point: str
+) -> None:
     """Not a crash: the process lives on, the client's stream breaks off, the hold does not stay, and no output was free."""
     server = make_tollkeeper()
     mark = server.folder / "raised"

@@ -33,7 +33,9 @@ def test_killing_the_supervisor_takes_its_children_along_and_frees_the_port(on_r
     assert len(family) == 3, "two workers and the jobs process"
     on_redis.kill()
     wait_until(
-        lambda: not any(psutil.pid_exists(child.pid) and child.status() != psutil.STATUS_ZOMBIE for child in family), 5, "they are gone"
+        lambda: not any(psutil.pid_exists(child.pid) and child.status() != psutil.STATUS_ZOMBIE for child in family),
+        5,
+        "they are gone",
     )
     wait_until(lambda: can_bind(on_redis.port), 5, "the port is free")  # a killed process's threads end one by one
     on_redis.start()
@@ -56,7 +58,11 @@ def test_a_worker_that_is_started_again_follows_the_last_good_edit_and_waits_for
     redis_server.kill()
     (worker,) = [child for child in children(server) if child.name() == "tk-worker-0"]
     worker.kill()
-    wait_until(lambda: server.log().count("starting it again") >= 2, 30, "it could not start without its store, and was tried again")
+    wait_until(
+        lambda: server.log().count("starting it again") >= 2,
+        30,
+        "it could not start without its store, and was tried again",
+    )
     redis_server.start()
     wait_until(lambda: readyz(server)["status"] == "ready", 20, "it serves")
     assert account.chat(max_tokens=1).json()["error"]["code"] == "model_not_found"
@@ -74,7 +80,11 @@ def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: Re
     seed = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
     print(f"STORM_SEED={seed}")
     chance = random.Random(seed)
-    environment = {"TOLLKEEPER_LISTEN__WORKERS": "2", "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2", "TOLLKEEPER_LOG__ACCESS": "false"}
+    environment = {
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2",
+        "TOLLKEEPER_LOG__ACCESS": "false",
+    }
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **environment).start()
     account = server.account(str(START // 1_000))
     account.wait_balance(START)

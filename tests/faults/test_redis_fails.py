@@ -25,7 +25,11 @@ def redis(request: pytest.FixtureRequest, folder: Path) -> RedisServer:
 
 @pytest.fixture
 def account(make_tollkeeper: Serve, redis: RedisServer) -> Account:
-    environment = {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_LISTEN__WORKERS": "2", "TOLLKEEPER_LOG__ACCESS": "false"}
+    environment = {
+        "TOLLKEEPER_REDIS__URL": redis.url,
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "TOLLKEEPER_LOG__ACCESS": "false",
+    }
     server = make_tollkeeper(**environment).start()
     made = server.account(str(START // 1_000))
     made.wait_balance(START)
@@ -65,7 +69,9 @@ def test_emptied_while_it_runs(account: Account, redis: RedisServer, sandbox: Sa
     assert_books_match_the_record(account, sandbox, load, START)
 
 
-def test_restarted_with_an_old_append_only_file(account: Account, redis: RedisServer, sandbox: Sandbox, folder: Path) -> None:
+def test_restarted_with_an_old_append_only_file(
+    account: Account, redis: RedisServer, sandbox: Sandbox, folder: Path
+) -> None:
     with Load(account) as load:
         wait_until(lambda: load.statuses.get(200, 0) >= 100, 20, "the load is served")
         saved = folder / "saved"

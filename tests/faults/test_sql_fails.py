@@ -59,10 +59,18 @@ def locked(path: Path) -> Iterator[None]:
         connection.close()
 
 
-def test_postgresql_is_frozen_under_load(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path) -> None:
+def test_postgresql_is_frozen_under_load(
+    make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path
+) -> None:
     with postgres(folder / "pg") as url:
-        environment = {"TOLLKEEPER_DATABASE__URL": url, "TOLLKEEPER_DATABASE__TIMEOUT_SECONDS": "2", "TOLLKEEPER_LOG__ACCESS": "false"}
-        server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", **environment).start()
+        environment = {
+            "TOLLKEEPER_DATABASE__URL": url,
+            "TOLLKEEPER_DATABASE__TIMEOUT_SECONDS": "2",
+            "TOLLKEEPER_LOG__ACCESS": "false",
+        }
+        server = make_tollkeeper(
+            TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", **environment
+        ).start()
         account = funded(server)
         postmaster = psutil.Process(int((folder / "pg" / "postmaster.pid").read_text().split()[0]))
         with Load(account) as load:
@@ -121,10 +129,17 @@ def test_sigterm_lets_streams_finish_or_settles_them(make_tollkeeper: Serve, san
 
     def read() -> None:
         text = sandbox_says(output_tokens=60, chunk_interval_ms=50)
-        body = {"model": "gpt-4o-mini", "max_tokens": 100, "stream": True, "messages": [{"role": "user", "content": text}]}
+        body = {
+            "model": "gpt-4o-mini",
+            "max_tokens": 100,
+            "stream": True,
+            "messages": [{"role": "user", "content": text}],
+        }
         with (
             contextlib.suppress(httpx.HTTPError),
-            web.stream("POST", f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=20) as answer,
+            web.stream(
+                "POST", f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=20
+            ) as answer,
         ):
             seen.extend(answer.iter_raw())
 

@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 import redis as redis_py
 
-from billing.balances.redis import RedisBalances
-from billing.buckets import bucket_of
-from billing.errors import StoreUnavailable
-from billing.holds import Checkpoint, Gone, Held, Settled
-from billing.jobs import flush_once
-from billing.money import Millicredits
+from billing.balances.redis.store import RedisBalances
+from billing.ledger.flush import flush_once
+from billing.money.amounts import Millicredits
+from billing.money.buckets import bucket_of
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import Checkpoint, Gone, Held, Settled
 from tests.billing.stores import Books, close_books, open_books, record, request
 from tests.support.servers import RedisServer, within
 
@@ -84,7 +84,9 @@ async def test_a_bucket_whose_rebuilder_died_is_taken_over(redis_server: RedisSe
     await close_books(books)
 
 
-async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(redis_server: RedisServer, folder: Path) -> None:
+async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(
+    redis_server: RedisServer, folder: Path
+) -> None:
     """The rebuilder's lock survives in the append-only file; it must not keep the bucket closed."""
     books = await open_books(folder, redis_server.url)
     account = await books.account(1_000)
@@ -153,7 +155,9 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await close_books(reaping)
 
 
-async def test_a_released_hold_that_redis_brings_back_is_released_again(redis_server: RedisServer, folder: Path) -> None:
+async def test_a_released_hold_that_redis_brings_back_is_released_again(
+    redis_server: RedisServer, folder: Path
+) -> None:
     """Upstream refused, so nothing is owed; Redis loses the release: the old hold must not be charged as an orphan."""
     books = await open_books(folder, redis_server.url)
     account = await books.account(1_000)
@@ -170,7 +174,9 @@ async def test_a_released_hold_that_redis_brings_back_is_released_again(redis_se
     await close_books(books)
 
 
-async def test_charges_are_flushed_after_sql_came_back_with_another_epoch(redis_server: RedisServer, folder: Path) -> None:
+async def test_charges_are_flushed_after_sql_came_back_with_another_epoch(
+    redis_server: RedisServer, folder: Path
+) -> None:
     """As after restoring SQL from a backup: no flush may be refused for ever in silence."""
     books = await open_books(folder, redis_server.url)
     account = await books.account(1_000)
@@ -191,7 +197,9 @@ async def test_charges_are_flushed_after_sql_came_back_with_another_epoch(redis_
 
 
 @pytest.mark.parametrize("restarted", [True, False])
-async def test_a_checkpoint_that_redis_missed_is_told_again(redis_server: RedisServer, folder: Path, restarted: bool) -> None:
+async def test_a_checkpoint_that_redis_missed_is_told_again(
+    redis_server: RedisServer, folder: Path, restarted: bool
+) -> None:
     """The hold is there, the checkpoint came while the link was down; then the process dies: the checkpoint is what is owed."""
     books = await open_books(folder, redis_server.url)
     account = await books.account(1_000)
@@ -247,7 +255,9 @@ async def reap_now(store: RedisBalances, account: str) -> None:
         pytest.param(120, 300, 300, {"r1": 120, "r1-rest": 180}, id="more was due than the checkpoint said"),
         pytest.param(120, 120, 120, {"r1": 120}, id="the checkpoint was right"),
         pytest.param(0, 300, 300, {"r1": 300}, id="there was no checkpoint"),
-        pytest.param(120, 1_500, 1_000, {"r1": 120, "r1-rest": 880}, id="more than there is: a loss, never a negative balance"),
+        pytest.param(
+            120, 1_500, 1_000, {"r1": 120, "r1-rest": 880}, id="more than there is: a loss, never a negative balance"
+        ),
     ],
 )
 async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_once(
@@ -346,7 +356,9 @@ async def serves_disk(books: Books) -> bool:
 
 
 @pytest.mark.parametrize("seconds", [0.02, 0.1, 0.25, 0.5])
-async def test_closing_while_buckets_are_rebuilt_leaves_nothing_running(redis_server: RedisServer, folder: Path, seconds: float) -> None:
+async def test_closing_while_buckets_are_rebuilt_leaves_nothing_running(
+    redis_server: RedisServer, folder: Path, seconds: float
+) -> None:
     """What was left ran on beside the next connection, and kept the process from ending."""
     books = await open_books(folder, redis_server.url)
     other = another(books, redis_server)

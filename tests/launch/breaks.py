@@ -14,8 +14,8 @@ from typing import Any
 
 from redis import Redis
 
-from billing.event_types import API_VERSION, KINDS
-from billing.migrate import newest_revision
+from billing.payments.stripe.event_types import API_VERSION, KINDS
+from billing.storage.migrate import newest_revision
 from tests.launch.conftest import SECRET, Live
 from tests.launch.stranger import stranger
 from tests.support import web
@@ -71,7 +71,13 @@ NO_STRIPE: Rows = {
 }
 NO_ANSWER: Rows = {f"edge {name}": None for name in ("ready", "headers", "cors", "admin listener")}
 NO_ENDPOINT: Rows = {"webhook endpoint": "FAIL", "webhook events": None, "webhook api version": None}
-NO_STRIPE_ANSWER: Rows = {**NO_ENDPOINT, "webhook endpoint": None, "stripe account": "FAIL", "stripe rights": None, "clocks Stripe": None}
+NO_STRIPE_ANSWER: Rows = {
+    **NO_ENDPOINT,
+    "webhook endpoint": None,
+    "stripe account": "FAIL",
+    "stripe rights": None,
+    "clocks Stripe": None,
+}
 NO_OPENAI: Rows = {"openai key": "FAIL", "openai models": None, "prices allowlist": None}
 IN_SQL = (
     "database version",
@@ -98,7 +104,9 @@ setting("no openai key", {**NO_OPENAI, "clocks OpenAI": None}, OPENAI_API_KEY=""
 setting("a wrong openai key", NO_OPENAI, OPENAI_API_KEY="sk-of-somebody-else")
 setting("openai is not reached", {**NO_OPENAI, "clocks OpenAI": None}, TOLLKEEPER_UPSTREAM__BASE_URL=f"{NOWHERE}/v1")
 setting("a wrong openai admin key", {"openai admin key": "FAIL"}, OPENAI_ADMIN_KEY="sk-admin-of-somebody-else")
-setting("openai's costs are not reached", {"openai admin key": "FAIL"}, TOLLKEEPER_JOBS__OPENAI_COSTS_URL=f"{NOWHERE}/costs")
+setting(
+    "openai's costs are not reached", {"openai admin key": "FAIL"}, TOLLKEEPER_JOBS__OPENAI_COSTS_URL=f"{NOWHERE}/costs"
+)
 setting("no openai admin key", {"openai admin key": None}, OPENAI_ADMIN_KEY="")
 setting("no stripe", NO_STRIPE, STRIPE_API_KEY="", STRIPE_WEBHOOK_SECRET="")
 setting(
@@ -110,7 +118,11 @@ setting(
 )
 setting("a wrong stripe key", NO_STRIPE_ANSWER, STRIPE_API_KEY="sk_test_of_somebody_else")
 setting("stripe is not reached", NO_STRIPE_ANSWER, TOLLKEEPER_STRIPE__API_BASE=NOWHERE)
-setting("another webhook secret than the server's", {"webhook signature": "FAIL"}, STRIPE_WEBHOOK_SECRET="whsec_of_another_endpoint")
+setting(
+    "another webhook secret than the server's",
+    {"webhook signature": "FAIL"},
+    STRIPE_WEBHOOK_SECRET="whsec_of_another_endpoint",
+)
 
 
 @case({**NO_OPENAI, "clocks OpenAI": "FAIL"})
@@ -119,8 +131,13 @@ def openai_answers_no_list_from_another_time(live: Live) -> Iterator[Given]:
         yield Given({"TOLLKEEPER_UPSTREAM__BASE_URL": f"{url}/v1"})
 
 
-LISTS = tuple(f"/v1/{name}" for name in ("checkout/sessions", "payment_intents", "charges", "refunds", "disputes", "events"))
-NOT_PERMITTED = (403, {"error": {"type": "invalid_request_error", "message": "The provided key 'rk_test_***' may not do this"}})
+LISTS = tuple(
+    f"/v1/{name}" for name in ("checkout/sessions", "payment_intents", "charges", "refunds", "disputes", "events")
+)
+NOT_PERMITTED = (
+    403,
+    {"error": {"type": "invalid_request_error", "message": "The provided key 'rk_test_***' may not do this"}},
+)
 
 
 def account(**fields: Any) -> dict[str, tuple[int, Any]]:
@@ -158,7 +175,9 @@ def the_key_may_not_read_events_and_disputes(live: Live) -> Iterator[Given]:
 
 def at_stripe(live: Live, method: str, path: str, **form: Any) -> Any:
     """A call of the API's, as the dashboard would make it."""
-    answer = web.request(method, f"{live.bank}/v1/{path}", data=form, headers={"Authorization": "Bearer sk_test_sandbox"}, timeout=20)
+    answer = web.request(
+        method, f"{live.bank}/v1/{path}", data=form, headers={"Authorization": "Bearer sk_test_sandbox"}, timeout=20
+    )
     assert answer.status_code == 200, answer.text
     return answer.json()
 
@@ -172,7 +191,12 @@ def other_endpoint(live: Live, **form: Any) -> Iterator[Given]:
     """Ours is away, another one stands in for it."""
     ours, url = endpoint(live), f"{live.server.url}/webhooks/stripe"
     at_stripe(live, "DELETE", f"webhook_endpoints/{ours}")
-    made = at_stripe(live, "POST", "webhook_endpoints", **{"url": url, "enabled_events[]": [*KINDS], "api_version": API_VERSION, **form})
+    made = at_stripe(
+        live,
+        "POST",
+        "webhook_endpoints",
+        **{"url": url, "enabled_events[]": [*KINDS], "api_version": API_VERSION, **form},
+    )
     yield Given()
     at_stripe(live, "DELETE", f"webhook_endpoints/{made['id']}")
     live.endpoint()
@@ -281,8 +305,12 @@ def a_server_that_is_not_ready(live: Live) -> Iterator[Given]:
         yield Given({"TOLLKEEPER_PORTAL__PUBLIC_URL": url})
 
 
-setting("origins that are not https", {"edge origins": "FAIL"}, TOLLKEEPER_CORS__ALLOWED_ORIGINS='["http://app.example"]')
-setting("an origin of a developer", {"edge origins": "WARN"}, TOLLKEEPER_CORS__ALLOWED_ORIGINS='["http://localhost:3000"]')
+setting(
+    "origins that are not https", {"edge origins": "FAIL"}, TOLLKEEPER_CORS__ALLOWED_ORIGINS='["http://app.example"]'
+)
+setting(
+    "an origin of a developer", {"edge origins": "WARN"}, TOLLKEEPER_CORS__ALLOWED_ORIGINS='["http://localhost:3000"]'
+)
 setting("admin listens everywhere", {"admin listener": "FAIL"}, TOLLKEEPER_LISTEN__ADMIN_HOST="0.0.0.0")  # noqa: S104
 
 # -- prices --------------------------------------------------------------------------------------------------
@@ -291,7 +319,11 @@ setting("nothing for sale", {"prices packages": "FAIL", "prices margin": None}, 
 setting("sold below cost", {"prices margin": "WARN"}, TOLLKEEPER_BILLING__MARKUP="1")
 setting("other packages", {"prices packages": "WARN"}, TOLLKEEPER_PACKAGES='[{"code": "starter", "usd": "9.99"}]')
 setting("everything is allowed", {"openai models": "WARN"}, TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["*"]')
-setting("an allowed model has no price", {"prices allowlist": "FAIL"}, TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["gpt-4o-mini", "gpt-99"]')
+setting(
+    "an allowed model has no price",
+    {"prices allowlist": "FAIL"},
+    TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["gpt-4o-mini", "gpt-99"]',
+)
 
 
 @case({"openai models": "FAIL"})
@@ -326,7 +358,10 @@ def an_old_rate_card(live: Live) -> Iterator[Given]:
 @case({"prices rate card": "FAIL", "prices allowlist": None, "openai models": None})
 def no_rate_card(live: Live) -> Iterator[Given]:
     move = "UPDATE rate_activations SET effective_at = effective_at {} 10000000000000"
-    allow, forbid = "ALTER TABLE rate_activations DISABLE TRIGGER ALL", "ALTER TABLE rate_activations ENABLE TRIGGER ALL"
+    allow, forbid = (
+        "ALTER TABLE rate_activations DISABLE TRIGGER ALL",
+        "ALTER TABLE rate_activations ENABLE TRIGGER ALL",
+    )
     live.sql(allow, move.format("+"), forbid)
     yield Given()
     live.sql(allow, move.format("-"), forbid)
@@ -371,7 +406,11 @@ def migrations_are_behind(live: Live) -> Iterator[Given]:
     live.sql("UPDATE alembic_version SET version_num = '0001'")
     yield Given()
     live.sql(f"UPDATE alembic_version SET version_num = '{newest_revision()}'")
-    wait_until(lambda: all(web.get(f"{live.server.url}/readyz").is_success for _ in range(6)), 10, "both workers are ready again")
+    wait_until(
+        lambda: all(web.get(f"{live.server.url}/readyz").is_success for _ in range(6)),
+        10,
+        "both workers are ready again",
+    )
 
 
 setting("sql is away", NO_SCHEMA, TOLLKEEPER_DATABASE__URL="postgresql+asyncpg://postgres@127.0.0.1:9/none")
@@ -426,7 +465,11 @@ def old_file(folder: Path) -> None:
 backup("nothing there", "FAIL", lambda _: None)
 backup("an empty file", "FAIL", lambda folder: (folder / "tonight.dump").touch())
 backup("an old file", "FAIL", old_file)
-backup("a torn sqlite file", "FAIL", lambda folder: (folder / "tonight.db").write_bytes(b"SQLite format 3\0" + b"torn" * 2_000))
+backup(
+    "a torn sqlite file",
+    "FAIL",
+    lambda folder: (folder / "tonight.db").write_bytes(b"SQLite format 3\0" + b"torn" * 2_000),
+)
 backup("a fresh dump", "PASS", lambda folder: (folder / "tonight.dump").write_bytes(b"PGDMP..."))
 
 
@@ -450,7 +493,11 @@ def nobody_is_owner(live: Live) -> Iterator[Given]:
 @case({"admin owner": "WARN"})
 def owners_by_the_issuer_only(live: Live) -> Iterator[Given]:
     live.sql(REVOKED)
-    issuer = {"ISSUER": "https://login.example", "AUDIENCE": "tollkeeper", "JWKS_URL": "https://login.example/jwks.json"}
+    issuer = {
+        "ISSUER": "https://login.example",
+        "AUDIENCE": "tollkeeper",
+        "JWKS_URL": "https://login.example/jwks.json",
+    }
     yield Given({f"TOLLKEEPER_ADMIN__OIDC_{name}": value for name, value in issuer.items()})
     live.sql(BACK)
 
@@ -483,7 +530,9 @@ redis_setting("appendonly", "no", "FAIL")
 redis_setting("appendonly", "no", "WARN", TOLLKEEPER_REDIS__REQUIRE_AOF="false")
 redis_setting("appendfsync", "everysec", "WARN")
 redis_setting("appendfsync", "no", "FAIL")
-NO_REDIS: Rows = {f"redis {name}": None for name in ("version", "maxmemory-policy", "appendonly", "appendfsync", "epoch")}
+NO_REDIS: Rows = {
+    f"redis {name}": None for name in ("version", "maxmemory-policy", "appendonly", "appendfsync", "epoch")
+}
 NO_REDIS["clocks Redis"] = None
 setting("redis is away", {**NO_REDIS, "redis reachable": "FAIL"}, TOLLKEEPER_REDIS__URL="redis://127.0.0.1:9/0")
 

@@ -13,7 +13,7 @@ from typing import Any
 import asyncpg
 import pytest
 
-from billing.event_types import API_VERSION, KINDS
+from billing.payments.stripe.event_types import API_VERSION, KINDS
 from tests.support import web
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port
 

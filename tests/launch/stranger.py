@@ -32,7 +32,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         status, body = self.server.answers.get(self.path.partition("?")[0], (200, {}))
         content = json.dumps(body).encode()
         self.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": str(len(content)), **self.server.headers}.items():
+        for name, value in {
+            "content-type": "application/json",
+            "content-length": str(len(content)),
+            **self.server.headers,
+        }.items():
             self.send_header(name, value)
         self.end_headers()
         self.wfile.write(content)
@@ -47,7 +51,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def stranger(answers: dict[str, tuple[int, Any]] | None = None, *, seconds_ahead: float = 0, **headers: str) -> Iterator[str]:
+def stranger(
+    answers: dict[str, tuple[int, Any]] | None = None, *, seconds_ahead: float = 0, **headers: str
+) -> Iterator[str]:
     """Its URL."""
     server = Stranger(answers or {}, {name.replace("_", "-"): value for name, value in headers.items()}, seconds_ahead)
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()

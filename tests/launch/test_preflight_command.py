@@ -46,7 +46,9 @@ def test_a_good_server_passes(live: Live, good: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_break_is_seen_with_what_to_do_and_nothing_else_changes(name: str, live: Live, good: dict[str, str]) -> None:
+def test_each_break_is_seen_with_what_to_do_and_nothing_else_changes(
+    name: str, live: Live, good: dict[str, str]
+) -> None:
     work, rows = CASES[name]
     expected = {row: state for row, state in rows.items() if good.get(row) != state}
     with work(live) as given:
@@ -76,7 +78,9 @@ def test_a_server_whose_redis_hangs_is_not_ready(live: Live, good: dict[str, str
 
     live.redis.signal(signal.SIGSTOP)
     try:
-        wait_until(lambda: {"redis reachable": "FAIL", "edge ready": "FAIL"}.items() <= seen().items(), 20, "both rows fail")
+        wait_until(
+            lambda: {"redis reachable": "FAIL", "edge ready": "FAIL"}.items() <= seen().items(), 20, "both rows fail"
+        )
     finally:
         live.redis.signal(signal.SIGCONT)
     wait_until(lambda: seen() == good, 20, "all is well again")

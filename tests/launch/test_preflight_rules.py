@@ -8,17 +8,19 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from billing.database import Database
-from config.keys import StripeKeys
+from billing.storage.database import Database
+from config.secrets import StripeKeys
 from config.settings import Cors, Portal, Secret, Settings, Stripe
-from proxy.preflight_edge import edge_checks
-from proxy.preflight_remote import clock_checks, stripe_checks
-from proxy.preflight_site import Check, Offset, Site
-from proxy.preflight_stores import _redis_version, _version_check, backup_checks
+from proxy.cli.preflight.edge import edge_checks
+from proxy.cli.preflight.remote import clock_checks, stripe_checks
+from proxy.cli.preflight.site import Check, Offset, Site
+from proxy.cli.preflight.stores import _redis_version, _version_check, backup_checks
 from tests.support.servers import wait_until
 
 
-def site(settings: Settings, *, database: Any = None, base: str = "http://127.0.0.1:9", stripe: StripeKeys | None = None) -> Site:
+def site(
+    settings: Settings, *, database: Any = None, base: str = "http://127.0.0.1:9", stripe: StripeKeys | None = None
+) -> Site:
     client = httpx.AsyncClient(timeout=5)
     return Site(settings, cast("Database", database), (), Secret(""), stripe, client, base, None, 26, 1)
 
@@ -32,7 +34,9 @@ def test_an_old_postgresql(number: int, state: str) -> None:
     assert _version_check(number).state == state
 
 
-@pytest.mark.parametrize(("version", "state"), [("6.0.16", "FAIL"), ("6.2.14", "PASS"), ("7.0.15", "PASS"), ("10.0.0", "PASS")])
+@pytest.mark.parametrize(
+    ("version", "state"), [("6.0.16", "FAIL"), ("6.2.14", "PASS"), ("7.0.15", "PASS"), ("10.0.0", "PASS")]
+)
 def test_an_old_redis(version: str, state: str) -> None:
     assert _redis_version(version).state == state
 
@@ -49,7 +53,9 @@ async def test_live_mode_is_right_and_asks_for_tls() -> None:
     live = Settings(stripe=Stripe(livemode=True, api_base="http://127.0.0.1:9"))
     assert states(await stripe_checks(site(live, stripe=keys)))["mode"] == "PASS"
     assert states(await edge_checks(site(live)))["tls"] == "FAIL"
-    public = Settings(portal=Portal(public_url="http://credits.example"), cors=Cors(allowed_origins=("https://app.example",)))
+    public = Settings(
+        portal=Portal(public_url="http://credits.example"), cors=Cors(allowed_origins=("https://app.example",))
+    )
     assert states(await edge_checks(site(public, base="http://credits.example:9")))["tls"] == "FAIL"
     far = states(await edge_checks(site(live, base="https://127.0.0.1:9")))
     assert far["tls"] == "FAIL", "an https address that only this machine has"

@@ -67,7 +67,9 @@ class Customer:
         return before - self.balance()
 
     def page(self) -> dict[str, Any]:
-        answer = web.post(f"{self.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=self.headers, timeout=20)
+        answer = web.post(
+            f"{self.server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=self.headers, timeout=20
+        )
         assert answer.status_code == 201, answer.text
         found: dict[str, Any] = answer.json()
         return found
@@ -101,7 +103,9 @@ def test_sql_from_a_dump_and_an_empty_redis(
         cost = customer.call()
         assert cost > 0
         server.cli("drain")
-        postgres_tool("pg_dump", "--format=custom", f"--file={folder}/tonight.dump", empty_postgres.replace("+asyncpg", ""))
+        postgres_tool(
+            "pg_dump", "--format=custom", f"--file={folder}/tonight.dump", empty_postgres.replace("+asyncpg", "")
+        )
         kept = STARTER - cost
         # what the backup will not know of
         later = customer.call()
@@ -116,7 +120,9 @@ def test_sql_from_a_dump_and_an_empty_redis(
         shutil.rmtree(redis_server.folder)
         run_sql(postgres_url, f"CREATE DATABASE {restored}")
         there = postgres_url.replace("/postgres?", f"/{restored}?")
-        postgres_tool("pg_restore", "--exit-on-error", f"--dbname={there.replace('+asyncpg', '')}", f"{folder}/tonight.dump")
+        postgres_tool(
+            "pg_restore", "--exit-on-error", f"--dbname={there.replace('+asyncpg', '')}", f"{folder}/tonight.dump"
+        )
         run_sql(there, *role_statements())
         redis_server.start()
         server.environment["TOLLKEEPER_DATABASE__URL"] = there.replace("//postgres:@", f"//{SERVES}@")
@@ -139,7 +145,10 @@ def comes_back_as_the_backup_was(server: Tollkeeper, customer: Customer, kept: i
     )
     assert ledger == [(kept,)]
     assert server.cli("reconcile", "--no-stripe")["findings"] == []
-    states = {f"{row['area']} {row['name']}": row["state"] for row in json.loads(server.run("preflight", "--json").stdout)["checks"]}
+    states = {
+        f"{row['area']} {row['name']}": row["state"]
+        for row in json.loads(server.run("preflight", "--json").stdout)["checks"]
+    }
     good = ("database migrations", "database role", "admin audit chain", "redis epoch")
     assert [states[name] for name in good] == ["PASS"] * len(good)
     months_can_be_made(url)
@@ -151,13 +160,17 @@ def months_can_be_made(url: str) -> None:
     make = "CREATE TABLE usage_y2099m01 (LIKE usage_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
     month = "FOR VALUES FROM (4070908800000) TO (4073587200000)"
     as_role = f"SET ROLE {SERVES}"
-    run_sql(url, as_role, make, f"ALTER TABLE usage ATTACH PARTITION usage_y2099m01 {month}", "DROP TABLE usage_y2099m01")
+    run_sql(
+        url, as_role, make, f"ALTER TABLE usage ATTACH PARTITION usage_y2099m01 {month}", "DROP TABLE usage_y2099m01"
+    )
     for statement in ("ALTER TABLE transfers DISABLE TRIGGER ALL", "TRUNCATE transfers", "DROP TABLE audit_log"):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             run_sql(url, as_role, statement)
 
 
-def stripe_tells_again(server: Tollkeeper, bank: str, customer: Customer, kept: int, pages: tuple[dict[str, Any], ...]) -> None:
+def stripe_tells_again(
+    server: Tollkeeper, bank: str, customer: Customer, kept: int, pages: tuple[dict[str, Any], ...]
+) -> None:
     """Every event once more: the purchase of the backup is not credited again; the one after it is found, and given by hand, once."""
     bought, lost = pages
     for event in {row["event"] for row in control(bank, "deliveries", "GET")["deliveries"]}:
@@ -168,7 +181,15 @@ def stripe_tells_again(server: Tollkeeper, bank: str, customer: Customer, kept: 
     findings = server.cli("reconcile", code=1)["findings"]
     assert [(row["subject"], row["expected"], row["found"]) for row in findings] == [(lost["id"], "999", "0")]
     for _ in range(2):
-        grant = ("grant", customer.account_id, "9990", "--reason", "bought after the backup", "--reference", f"restored:{lost['id']}")
+        grant = (
+            "grant",
+            customer.account_id,
+            "9990",
+            "--reason",
+            "bought after the backup",
+            "--reference",
+            f"restored:{lost['id']}",
+        )
         server.cli(*grant)
     wait_until(lambda: customer.balance() == kept + STARTER, 5, "given")
     cost = customer.call()

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from billing.event_types import API_VERSION, KINDS
-from proxy.cli import _parser
+from billing.payments.stripe.event_types import API_VERSION, KINDS
+from proxy.cli.main import _parser
 from tests.launch.conftest import SECRET, start_bank, stripe_environment
 from tests.launch.test_restore import control
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
@@ -36,7 +36,9 @@ def served(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Itera
     """The smallest installation: SQLite, the embedded store, Stripe's simulator."""
     home = new_folder("runbook")
     bank, process = start_bank()
-    server = Tollkeeper(home, {**stripe_environment(bank), "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}).start()
+    server = Tollkeeper(
+        home, {**stripe_environment(bank), "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
+    ).start()
     about = {"secret": SECRET, "enabled_events": list(KINDS), "api_version": API_VERSION}
     control(bank, "endpoints", url=f"{server.url}/webhooks/stripe", **about)
     yield server
@@ -118,23 +120,25 @@ def is_command(word: str) -> bool:
 
 def is_route(word: str) -> bool:
     method, _, path = word.partition(" ")
-    return method.lower() in json.loads((ROOT / "proxy" / "openapi.json").read_text())["paths"].get(path, {})
+    return method.lower() in json.loads((ROOT / "proxy" / "customer_api" / "openapi.json").read_text())["paths"].get(
+        path, {}
+    )
 
 
 def is_panel(word: str) -> bool:
-    boards = [json.loads(path.read_text()) for path in (ROOT / "config" / "dashboards").glob("*.json")]
+    boards = [json.loads(path.read_text()) for path in (ROOT / "deploy" / "dashboards").glob("*.json")]
     return word in {panel["title"] for board in boards for panel in board["panels"]}
 
 
 def is_row(word: str) -> bool:
     """A row of preflight's table: its area and name are in the code that makes it."""
     area, _, name = word.partition(" ")
-    code = "".join(path.read_text() for path in (ROOT / "proxy").glob("preflight*.py"))
+    code = "".join(path.read_text() for path in (ROOT / "proxy" / "cli" / "preflight").glob("*.py"))
     return f'"{area}"' in code and (f'"{name}"' in code or (area == "flags" and is_setting(f"billing.{name}")))
 
 
 def is_step(word: str) -> bool:
-    return word in STEPS and f'("{word}", run.' in (ROOT / "proxy" / "smoke.py").read_text()
+    return word in STEPS and f'("{word}", run.' in (ROOT / "proxy" / "cli" / "smoke.py").read_text()
 
 
 KINDS_OF_PROOF: tuple[Callable[[str], bool], ...] = (
@@ -164,11 +168,14 @@ def test_what_it_names_exists(word: str) -> None:
 def test_its_links_lead_somewhere(link: str) -> None:
     name, _, anchor = link.partition("#")
     text = (DOCS / name).read_text()
-    headings = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)}
+    headings = {
+        re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
     assert not anchor or anchor in headings, headings
 
 
 def test_every_alert_has_its_row() -> None:
-    alerts = set(re.findall(r"alert: (\w+)", (ROOT / "config" / "alerts" / "tollkeeper.yml").read_text()))
+    alerts = set(re.findall(r"alert: (\w+)", (ROOT / "deploy" / "alerts" / "tollkeeper.yml").read_text()))
     incidents = RUNBOOK[RUNBOOK.index("## Incidents") : RUNBOOK.index("## Backups")]
     assert set(re.findall(r"^\| \[(\w+)\]\(alerts\.md#\w+\)", incidents, re.MULTILINE)) == alerts

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from config.settings import Settings, Stripe
-from proxy.cli_context import Context
-from proxy.smoke import Run
+from proxy.cli.context import Context
+from proxy.cli.smoke import Run
 from tests.launch.breaks import NOWHERE
 from tests.launch.conftest import Live
 from tests.launch.stranger import stranger
@@ -28,7 +28,7 @@ STARTER = 9_990_000
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What never comes is not waited for as long as on a slow production machine."""
-    monkeypatch.setattr("proxy.smoke.STEP_SECONDS", 1.0)
+    monkeypatch.setattr("proxy.cli.smoke.STEP_SECONDS", 1.0)
 
 
 def smoke(live: Live, *arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
@@ -147,7 +147,12 @@ BROKEN: dict[str, tuple[Break, tuple[str, ...], str, str]] = {
     "the jobs process hangs": (jobs_process_hangs, (), "purchase", "tollkeeper stripe inbox"),
     "the jobs process hangs, a grant": (jobs_process_hangs, ("--skip-purchase",), "purchase", "jobs process"),
     "purchases are off": (switch("purchase_enabled", "false"), (), "purchase", "flags set purchase_enabled true"),
-    "charging is paused": (switch("charging_enabled", "false"), ("--skip-purchase",), "call", "flags set charging_enabled true"),
+    "charging is paused": (
+        switch("charging_enabled", "false"),
+        ("--skip-purchase",),
+        "call",
+        "flags set charging_enabled true",
+    ),
     "charging is off and calls are free": (
         switch("charging_enabled", "false", "charging_disabled_mode", "free"),
         ("--skip-purchase",),
@@ -155,7 +160,9 @@ BROKEN: dict[str, tuple[Break, tuple[str, ...], str, str]] = {
         "charging is off",
     ),
     "the purchase is booked with another price": (
-        bent("transfers", "IF NEW.kind = 'purchase' THEN NEW.amount_millicredits := NEW.amount_millicredits - 1; END IF;"),
+        bent(
+            "transfers", "IF NEW.kind = 'purchase' THEN NEW.amount_millicredits := NEW.amount_millicredits - 1; END IF;"
+        ),
         (),
         "purchase",
         "switch purchases off",
@@ -192,7 +199,9 @@ def test_broken_on_purpose(name: str, live: Live, request: pytest.FixtureRequest
         found_later = live.server.cli("reconcile", "--no-stripe", code=1)["findings"]
         assert any(row["check"] == "usage row vs its transfer" for row in found_later)
     wanted = STEPS[: STEPS.index(step) + 1]
-    assert [row for row in rows if row not in ("clean-up", "webhook again")] == [row for row in wanted if row != "webhook again"]
+    assert [row for row in rows if row not in ("clean-up", "webhook again")] == [
+        row for row in wanted if row != "webhook again"
+    ]
     if found["accountId"] and not environment:
         assert status_of(live, found["accountId"]) == "blocked"
 
@@ -239,5 +248,7 @@ def test_beside_make_run(live: Live) -> None:
 def test_only_a_simulators_page_is_paid_by_the_command(url: str, session: str, api_base: str, simulator: str) -> None:
     """A shop's own domain at Stripe, and whatever is live, is paid by a person."""
     context = SimpleNamespace(settings=Settings(stripe=Stripe(api_base=api_base)))
-    going = Run(cast("Context", context), cast("httpx.AsyncClient", None), "", purchase={"url": url, "sessionId": session})
+    going = Run(
+        cast("Context", context), cast("httpx.AsyncClient", None), "", purchase={"url": url, "sessionId": session}
+    )
     assert going.simulator == simulator

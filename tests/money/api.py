@@ -11,19 +11,19 @@ import msgspec
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
 
-from billing.accounts import KeyRules
-from billing.admins import Admins
-from billing.audit import Who
-from billing.signatures import sign
-from billing.statements import Statements
-from billing.stripe_gateway import StripeGateway
-from config.keys import StripeKeys
+from billing.accounting.statements import Statements
+from billing.ledger.accounts import KeyRules
+from billing.ledger.admins import Admins
+from billing.ledger.audit_log import Who
+from billing.payments.stripe.gateway import StripeGateway
+from billing.payments.stripe.signatures import sign
+from config.secrets import StripeKeys
 from config.settings import Package, Secret, Settings
-from proxy.authenticate import Authenticator
-from proxy.checkout_api import CheckoutApi
-from proxy.metrics import Metrics
-from proxy.money import MoneyIn, StripeParts
-from proxy.settings_api import SettingsApi
+from proxy.customer_api.checkout import CheckoutApi
+from proxy.customer_api.money_in import MoneyIn, StripeParts
+from proxy.customer_api.settings import SettingsApi
+from proxy.gateway.authenticate import Authenticator
+from proxy.observability.metrics import Metrics
 from tests.money.shop import Shop
 
 SECRET = "whsec_test"
@@ -47,7 +47,9 @@ class Api:
         _, secret = await Admins(self.shop.books.database).create("the app", "service", Who("test", "owner"))
         return {"authorization": f"Bearer {secret}", "tollkeeper-account": account}
 
-    async def hook(self, body: bytes, *, secret: str = SECRET, at: int | None = None, header: str | None = None) -> httpx.Response:
+    async def hook(
+        self, body: bytes, *, secret: str = SECRET, at: int | None = None, header: str | None = None
+    ) -> httpx.Response:
         """One webhook delivery, signed now unless told otherwise."""
         signature = sign(body, secret, int(time.time()) if at is None else at) if header is None else header
         return await self.client.post("/webhooks/stripe", content=body, headers={"stripe-signature": signature})
@@ -61,18 +63,28 @@ class Api:
 
 def settings(**changes: Any) -> Settings:
     """Settings for the in-process API; `billing`, `stripe` and so on as dicts."""
-    sections = {"stripe": {"success_url": "https://app.test/ok", "cancel_url": "https://app.test/credits", **changes.pop("stripe", {})}}
+    sections = {
+        "stripe": {
+            "success_url": "https://app.test/ok",
+            "cancel_url": "https://app.test/credits",
+            **changes.pop("stripe", {}),
+        }
+    }
     return msgspec.structs.replace(msgspec.convert({**sections, **changes}, Settings), packages=PACKAGES)
 
 
 @contextlib.asynccontextmanager
-async def open_api(shop: Shop, conf: Settings | None = None, *, secrets: tuple[str, ...] = (SECRET,)) -> AsyncIterator[Api]:
+async def open_api(
+    shop: Shop, conf: Settings | None = None, *, secrets: tuple[str, ...] = (SECRET,)
+) -> AsyncIterator[Api]:
     conf = conf or settings()
     registry = CollectorRegistry()
     keys = StripeKeys(Secret("sk_test_1"), tuple(Secret(secret) for secret in secrets)) if secrets else None
     money = MoneyIn(conf, shop.books.database, keys, Metrics(registry))
     gateway = cast("StripeGateway", shop.stripe)
-    money._parts = StripeParts(gateway, shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger, shop.refunding)
+    money._parts = StripeParts(
+        gateway, shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger, shop.refunding
+    )
     authenticator = Authenticator(shop.books.accounts, 60, Admins(shop.books.database))
     routes = CheckoutApi(money, authenticator, shop.books.accounts).routes()
     routes += SettingsApi(money, authenticator, Statements(shop.books.database)).routes()

@@ -1,4 +1,4 @@
-"""FakeStripe over HTTP, for Stripe's real library: just the calls that billing/stripe_gateway.py makes.
+"""FakeStripe over HTTP, for Stripe's real library: just the calls that billing/payments/stripe/gateway.py makes.
 
 Where the simulator of sandbox/stripe is richer, this is small enough to read and fast enough for a storm.
 """
@@ -19,9 +19,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from billing.errors import StripeRefused
-from billing.stripe_gateway import Declined, Order
-from billing.stripe_objects import OWN_ID, Intent
+from billing.money.errors import StripeRefused
+from billing.payments.stripe.gateway import Declined, Order
+from billing.payments.stripe.objects import OWN_ID, Intent
 from tests.money.fake_stripe import FakeStripe
 
 
@@ -62,35 +62,61 @@ class FakeServer:
             self.break_next -= 1
             return self.reply({"error": {"type": "api_error", "message": "broken"}}, 500)
         if request.headers.get("authorization") != "Bearer sk_test_1":
-            return self.reply({"error": {"type": "invalid_request_error", "message": "Invalid API Key provided: sk_****"}}, 401)
+            return self.reply(
+                {"error": {"type": "invalid_request_error", "message": "Invalid API Key provided: sk_****"}}, 401
+            )
         try:
             return await (self.post(path, form, request) if request.method == "POST" else self.get(path, form))
         except StripeRefused as refused:
-            return self.reply({"error": {"type": "idempotency_error", "code": refused.code, "message": "other parameters"}}, refused.status)
+            return self.reply(
+                {"error": {"type": "idempotency_error", "code": refused.code, "message": "other parameters"}},
+                refused.status,
+            )
 
     async def post(self, path: str, form: dict[str, Any], request: Request) -> Response:
         key = request.headers.get("idempotency-key", "")
         if path == "customers":
             return self.reply(
-                {"object": "customer", "id": await self.stripe.create_customer(form["metadata"]["tollkeeper_account"], "", key)}
+                {
+                    "object": "customer",
+                    "id": await self.stripe.create_customer(form["metadata"]["tollkeeper_account"], "", key),
+                }
             )
         if path == "billing_portal/sessions":
             return self.reply(
-                {"object": "billing_portal.session", "url": await self.stripe.portal_url(form["customer"], form["return_url"])}
+                {
+                    "object": "billing_portal.session",
+                    "url": await self.stripe.portal_url(form["customer"], form["return_url"]),
+                }
             )
         if path == "checkout/sessions":
             line = form["line_items"]["0"]
             data = line["price_data"]
             order = Order(
-                form["client_reference_id"], key, form["customer"], data["currency"], int(data["unit_amount"]), data["product_data"]["name"]
+                form["client_reference_id"],
+                key,
+                form["customer"],
+                data["currency"],
+                int(data["unit_amount"]),
+                data["product_data"]["name"],
             )
             save = form["payment_intent_data"].get("setup_future_usage") == "off_session"
             pages = {"success_url": form["success_url"], "cancel_url": form["cancel_url"]}
             return self.reply(
-                as_json(await self.stripe.create_session(order, save_method=save, tax="automatic_tax" in form, **pages), "checkout.session")
+                as_json(
+                    await self.stripe.create_session(order, save_method=save, tax="automatic_tax" in form, **pages),
+                    "checkout.session",
+                )
             )
         if path == "payment_intents":
-            order = Order(form["metadata"][OWN_ID], key, form["customer"], form["currency"], int(form["amount"]), form["description"])
+            order = Order(
+                form["metadata"][OWN_ID],
+                key,
+                form["customer"],
+                form["currency"],
+                int(form["amount"]),
+                form["description"],
+            )
             assert (form["off_session"], form["confirm"]) == ("true", "true")
             answer = await self.stripe.charge_saved_method(order, form["payment_method"])
             if isinstance(answer, Declined):
@@ -114,19 +140,27 @@ class FakeServer:
         }
         if path == "events":
             since, types = int(form["created"]["gte"]), set(form["types"].values())
-            rows = [{"object": "event", **msgspec.json.decode(payload)} async for _, payload in self.stripe.events(since, types)]
+            rows = [
+                {"object": "event", **msgspec.json.decode(payload)}
+                async for _, payload in self.stripe.events(since, types)
+            ]
             return self.reply(self.page(rows, form, path))
         name, _, object_id = path.rpartition("/")
         if path in kinds:
             kind, _, listing = kinds[path]
-            filters: dict[str, Any] = {key: value for key, value in form.items() if key not in ("limit", "starting_after", "created")}
+            filters: dict[str, Any] = {
+                key: value for key, value in form.items() if key not in ("limit", "starting_after", "created")
+            }
             if "created" in form:
                 filters["created"] = {key: int(value) for key, value in form["created"].items()}
             return self.reply(self.page([as_json(row, kind) async for row in listing(**filters)], form, path))
         kind, one, _ = kinds[name]
         found = await one(object_id)
         if found is None:
-            return self.reply({"error": {"type": "invalid_request_error", "code": "resource_missing", "message": f"No such {kind}"}}, 404)
+            return self.reply(
+                {"error": {"type": "invalid_request_error", "code": "resource_missing", "message": f"No such {kind}"}},
+                404,
+            )
         shown = as_json(found, kind)
         if isinstance(found, Intent) and "expand" not in form:
             shown["latest_charge"] = shown["latest_charge"]["id"]

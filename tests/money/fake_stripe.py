@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from billing.errors import StoreUnavailable, StripeRefused
-from billing.stripe_gateway import Declined, Order
-from billing.stripe_objects import (
+from billing.money.errors import StoreUnavailable, StripeRefused
+from billing.payments.stripe.gateway import Declined, Order
+from billing.payments.stripe.objects import (
     OWN_ID,
     BalanceTransaction,
     Charge,
@@ -75,7 +75,9 @@ class FakeStripe:
         session = self.sessions_by_id[session_id]
         assert session.status == "open"
         total = (session.amount_subtotal or 0) + tax
-        intent = self._new_intent(total, session.customer, session.client_reference_id or "", "processing" if delayed else "succeeded")
+        intent = self._new_intent(
+            total, session.customer, session.client_reference_id or "", "processing" if delayed else "succeeded"
+        )
         changes: dict[str, Any] = {
             "status": "complete",
             "payment_status": "unpaid" if delayed else "paid",
@@ -95,7 +97,9 @@ class FakeStripe:
         session = self.sessions_by_id[session_id]
         intent = self.intents_by_id[str(session.payment_intent)]
         self.intents_by_id[intent.id] = replace(
-            intent, status="succeeded" if paid else "requires_payment_method", amount_received=intent.amount if paid else 0
+            intent,
+            status="succeeded" if paid else "requires_payment_method",
+            amount_received=intent.amount if paid else 0,
         )
         if paid:
             self.sessions_by_id[session_id] = replace(session, payment_status="paid")
@@ -137,7 +141,9 @@ class FakeStripe:
         self.refunds_by_id[refund_id] = replace(self.refunds_by_id[refund_id], status=status)
         self.emit("refund.failed" if status == "failed" else "refund.updated", refund_id)
 
-    def open_dispute(self, intent_id: str, cents: int | None = None, status: str = "needs_response", *, withdraw: bool = True) -> Dispute:
+    def open_dispute(
+        self, intent_id: str, cents: int | None = None, status: str = "needs_response", *, withdraw: bool = True
+    ) -> Dispute:
         intent = self.intents_by_id[intent_id]
         charge = intent.latest_charge
         assert isinstance(charge, Charge)
@@ -178,7 +184,9 @@ class FakeStripe:
                 if isinstance(thing, Intent) and isinstance(thing.latest_charge, Charge):
                     charge = replace(thing.latest_charge, created=thing.latest_charge.created - seconds)
                     things[key] = replace(things[key], latest_charge=charge)
-        self.events_made = [(replace(event, created=event.created - seconds), payload) for event, payload in self.events_made]
+        self.events_made = [
+            (replace(event, created=event.created - seconds), payload) for event, payload in self.events_made
+        ]
 
     def _new_intent(self, cents: int, customer: str | None, purchase_id: str, status: str) -> Intent:
         number = next(self._numbers)
@@ -221,7 +229,9 @@ class FakeStripe:
         self._called()
         return str(self.by_key.setdefault(key, self.new_id("cus")))
 
-    async def create_session(self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool) -> Session:
+    async def create_session(
+        self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
+    ) -> Session:
         self._called()
         self.orders.append(order)
         if order.key in self.poisoned_keys:
@@ -251,7 +261,9 @@ class FakeStripe:
             client_reference_id=order.purchase_id,
             url=f"https://checkout.stripe.test/{session_id}",
         )
-        self.asked.append({"success_url": success_url, "cancel_url": cancel_url, "save_method": save_method, "tax": tax})
+        self.asked.append(
+            {"success_url": success_url, "cancel_url": cancel_url, "save_method": save_method, "tax": tax}
+        )
         self.sessions_by_id[session_id] = session
         self.by_key[order.key] = (order, session)
         return session
@@ -268,7 +280,9 @@ class FakeStripe:
                 self.by_key[order.key] = self.decline._replace(intent_id=intent.id)
                 self.emit("payment_intent.payment_failed", intent.id)
             else:
-                intent = self._new_intent(order.cents, order.customer_id, order.purchase_id, "processing" if self.slow else "succeeded")
+                intent = self._new_intent(
+                    order.cents, order.customer_id, order.purchase_id, "processing" if self.slow else "succeeded"
+                )
                 self.by_key[order.key] = intent
                 self.emit("payment_intent.processing" if self.slow else "payment_intent.succeeded", intent.id)
         found: Intent | Declined = self.by_key[order.key]

@@ -5,21 +5,21 @@ from typing import Any, cast
 
 from sqlalchemy import text
 
-from billing.buyers import Buyers
-from billing.checkout import Checkout, CheckoutTerms
-from billing.inbox import Inbox
-from billing.notices import Notices
-from billing.purchases import Offer, offer
-from billing.recharge import Recharges
-from billing.recharge_worker import RechargeWorker
-from billing.reconcile import reconcile
-from billing.refunding import Refunding
-from billing.sales import Purchase, Sales
-from billing.stripe_check import check_purchases, check_stripe
-from billing.stripe_gateway import StripeGateway
-from billing.stripe_sync import Sync
-from billing.stripe_worker import StripeWorker
-from billing.sweeper import Sweeper
+from billing.accounting.reconcile import reconcile
+from billing.accounting.reconcile_stripe import check_purchases, check_stripe
+from billing.ledger.notices import NoticeQueue
+from billing.payments.checkout import Checkout, CheckoutTerms
+from billing.payments.purchase import Offer, offer
+from billing.payments.purchase_store import Purchase, Sales
+from billing.payments.recharge.rules import Recharges
+from billing.payments.recharge.worker import RechargeWorker
+from billing.payments.refunds import Refunding
+from billing.payments.stripe.gateway import StripeGateway
+from billing.payments.stripe.inbox import Inbox
+from billing.payments.stripe.sweeper import Sweeper
+from billing.payments.stripe.sync import Sync
+from billing.payments.stripe.worker import StripeWorker
+from billing.payments.stripe_customers import Buyers
 from tests.billing.stores import Books
 from tests.money.fake_stripe import FakeStripe
 
@@ -43,7 +43,7 @@ class Shop:
     sweeper: Sweeper
     recharges: Recharges
     recharger: RechargeWorker
-    notices: Notices
+    notices: NoticeQueue
     refunding: Refunding
     delivered: int = 0
 
@@ -96,25 +96,41 @@ class Shop:
     async def age(self, seconds: int) -> None:
         """Let time pass for SQL and for Stripe."""
         async with self.books.database.write() as connection:
-            for table, column in (("purchases", "created_at"), ("purchases", "updated_at"), ("purchases", "credited_at")):
+            for table, column in (
+                ("purchases", "created_at"),
+                ("purchases", "updated_at"),
+                ("purchases", "credited_at"),
+            ):
                 await connection.execute(text(f"UPDATE {table} SET {column} = {column} - {seconds * 1_000}"))
-            await connection.execute(text(f"UPDATE stripe_inbox SET received_at = received_at - {seconds * 1_000}, next_at = 0"))
+            await connection.execute(
+                text(f"UPDATE stripe_inbox SET received_at = received_at - {seconds * 1_000}, next_at = 0")
+            )
         self.stripe.age(seconds)
 
     async def check_stripe(self) -> list[str]:
-        return [str(finding) for finding in await check_stripe(cast("StripeGateway", self.stripe), self.books.database, 30)]
+        return [
+            str(finding) for finding in await check_stripe(cast("StripeGateway", self.stripe), self.books.database, 30)
+        ]
 
 
-def open_shop(books: Books, stripe: FakeStripe | None = None, *, block_after: int = 0, terms: CheckoutTerms = TERMS) -> Shop:
+def open_shop(
+    books: Books, stripe: FakeStripe | None = None, *, block_after: int = 0, terms: CheckoutTerms = TERMS
+) -> Shop:
     fake = stripe or FakeStripe()
     gateway = cast("StripeGateway", fake)
-    sales, buyers, inbox = Sales(books.database, block_after_lost_disputes=block_after), Buyers(books.database), Inbox(books.database)
+    sales, buyers, inbox = (
+        Sales(books.database, block_after_lost_disputes=block_after),
+        Buyers(books.database),
+        Inbox(books.database),
+    )
     sync = Sync(gateway, sales, buyers)
     worker = StripeWorker(inbox, sync, buyers)
     checkout = Checkout(sales, buyers, gateway, sync, terms)
     sweeper = Sweeper(books.database, gateway, inbox, sales, sync)
-    notices = Notices(books.database, wanted=True)
+    notices = NoticeQueue(books.database, wanted=True)
     recharges = Recharges(books.database, notices)
     recharger = RechargeWorker(recharges, sales, books.accounts, gateway, sync, checkout)
     refunding = Refunding(books.database, gateway, sales, sync)
-    return Shop(books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices, refunding)
+    return Shop(
+        books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices, refunding
+    )

@@ -13,15 +13,15 @@ import time
 
 import uvloop
 
-from billing.buyers import Buyers
-from billing.database import Database
-from billing.errors import StoreUnavailable
-from billing.inbox import Inbox
-from billing.sales import Sales
-from billing.stripe_gateway import StripeGateway
-from billing.stripe_sync import Sync
-from billing.stripe_worker import StripeWorker
-from proxy.serve import die_with_parent
+from billing.money.errors import StoreUnavailable
+from billing.payments.purchase_store import Sales
+from billing.payments.stripe.gateway import StripeGateway
+from billing.payments.stripe.inbox import Inbox
+from billing.payments.stripe.sync import Sync
+from billing.payments.stripe.worker import StripeWorker
+from billing.payments.stripe_customers import Buyers
+from billing.storage.database import Database
+from proxy.server.supervisor import die_with_parent
 
 
 async def work(url: str, api_base: str) -> None:

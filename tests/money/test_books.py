@@ -10,11 +10,24 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from billing.books import ADJUSTMENTS, DEFERRED, PROMO_MEMO, RECOGNISED, REFUNDS, Books, Movement, _Account, _apply, _recognise, sums
-from billing.holds import Entry
-from billing.posting import CASH, COGS, DISPUTES, FEES, PAYABLE, TAX
-from billing.statements import Statement, StatementEntry, Statements, StatementUsage, month_bounds
-from proxy.statement_files import safe_cell, statement_csv, statement_pdf
+from billing.accounting.journal import (
+    ADJUSTMENTS,
+    DEFERRED,
+    PROMO_MEMO,
+    RECOGNISED,
+    REFUNDS,
+    Books,
+    Movement,
+    _Account,
+    _apply,
+    _recognise,
+    sums,
+)
+from billing.accounting.statements import Statement, StatementEntry, Statements, StatementUsage, month_bounds
+from billing.money.holds import Entry
+from billing.money.postings import CASH, COGS, DISPUTES, FEES, PAYABLE, TAX
+from proxy.customer_api.statement_csv import safe_cell, statement_csv
+from proxy.customer_api.statement_pdf import statement_pdf
 from tests.billing.stores import record
 from tests.money.shop import PRO, STARTER, Shop
 
@@ -52,7 +65,13 @@ async def test_a_purchase_is_owed_until_it_is_used_and_bonus_credits_dilute_it(s
     assert found[RECOGNISED] == -99_990_000
     assert found.get(DEFERRED, 0) == 0
     (day,) = await Books(shop.books.database).days(today(), today())
-    assert (day.purchased, day.deducted, day.recognised, day.liability, day.deferred) == (109_989_000, 109_989_000, 99_990_000, 0, 0)
+    assert (day.purchased, day.deducted, day.recognised, day.liability, day.deferred) == (
+        109_989_000,
+        109_989_000,
+        99_990_000,
+        0,
+        0,
+    )
     assert (day.cogs, day.margin) == (6, 109_989_000 - 6)
     assert day.fees == (30 + 9_999 * 29 // 1_000) * 10_000
     assert day.profit == 99_990_000 - 6 - day.fees
@@ -146,7 +165,10 @@ async def test_a_quiet_day_still_owes_what_the_day_before_owed(shop: Shop) -> No
     assert await Books(shop.books.database).journal(tomorrow, tomorrow) == []
 
 
-MOVES = st.lists(st.tuples(st.sampled_from(["buy", "use", "grant", "take", "refund", "unrefund"]), st.integers(1, 10_000)), max_size=25)
+MOVES = st.lists(
+    st.tuples(st.sampled_from(["buy", "use", "grant", "take", "refund", "unrefund"]), st.integers(1, 10_000)),
+    max_size=25,
+)
 
 
 @given(MOVES)
@@ -160,7 +182,10 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
         rows: list[Movement] = []
         if kind == "buy":
             paid[f"p{number}"] = amount
-            rows = [Movement(1, "a", "purchase", f"p{number}", amount), Movement(1, "a", "purchase_bonus", f"p{number}", amount // 3 or 1)]
+            rows = [
+                Movement(1, "a", "purchase", f"p{number}", amount),
+                Movement(1, "a", "purchase_bonus", f"p{number}", amount // 3 or 1),
+            ]
         elif kind == "use":
             rows = [Movement(1, "a", "usage", "", -amount)]
         elif kind in ("grant", "take"):
@@ -224,10 +249,19 @@ async def test_a_statement_adds_up_and_is_the_same_bytes_twice(shop: Shop) -> No
     assert round(float(rows[-1]["credits"]) * 1_000) == total
 
 
-@pytest.mark.parametrize("text", ['=HYPERLINK("http://evil")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"])
+@pytest.mark.parametrize(
+    "text", ['=HYPERLINK("http://evil")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
+)
 def test_no_cell_is_a_formula(text: str) -> None:
     statement = Statement(
-        "acct_1", text, "2026-11", 0, -5, [], [StatementEntry(1, "x", text, text, 5)], [StatementUsage("2026-11-01", text, 1, 1, 1, 10)]
+        "acct_1",
+        text,
+        "2026-11",
+        0,
+        -5,
+        [],
+        [StatementEntry(1, "x", text, text, 5)],
+        [StatementUsage("2026-11-01", text, 1, 1, 1, 10)],
     )
     for row in csv.reader(io.StringIO(statement_csv(statement).decode())):
         for cell in row:
@@ -299,22 +333,31 @@ async def test_what_customers_set(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         assert len(rows) == 4
         assert {row[2] for row in rows} == {account}
         assert all(row[0].startswith(f"customer:{account} by ") for row in rows)
-        assert (await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": "7"}, headers=key)).json() == {
-            "thresholdMillicredits": "7"
-        }
-        assert (await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)).json() == {
-            "thresholdMillicredits": None
-        }
-        assert (await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)).status_code == 200
-        rows = await shop.rows("SELECT before, after, actor FROM audit_log WHERE action = 'low_balance.set' ORDER BY id")
+        assert (
+            await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": "7"}, headers=key)
+        ).json() == {"thresholdMillicredits": "7"}
+        assert (
+            await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)
+        ).json() == {"thresholdMillicredits": None}
+        assert (
+            await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)
+        ).status_code == 200
+        rows = await shop.rows(
+            "SELECT before, after, actor FROM audit_log WHERE action = 'low_balance.set' ORDER BY id"
+        )
         assert [row[:2] for row in rows] == [("null", "7"), ("7", "null")]
         assert all(row[2].startswith(f"customer:{account} by ") for row in rows)
         month = today().isoformat()[:7]
         for kind, media in (("csv", "text/csv; charset=utf-8"), ("pdf", "application/pdf")):
             answer = await api.client.get(f"/api/billing/statement?month={month}&format={kind}", headers=key)
             assert (answer.status_code, answer.headers["content-type"]) == (200, media)
-            assert answer.content == (await api.client.get(f"/api/billing/statement?month={month}&format={kind}", headers=key)).content
+            assert (
+                answer.content
+                == (await api.client.get(f"/api/billing/statement?month={month}&format={kind}", headers=key)).content
+            )
         assert (await api.client.get("/api/billing/statement?month=2026-13", headers=key)).status_code == 400
-        assert (await api.client.get(f"/api/billing/statement?month={month}&format=xls", headers=key)).status_code == 400
+        assert (
+            await api.client.get(f"/api/billing/statement?month={month}&format=xls", headers=key)
+        ).status_code == 400
     async with open_api(shop) as api:  # auto_recharge = false
         assert (await api.client.put("/api/billing/auto-recharge", json=wish, headers=key)).status_code == 503

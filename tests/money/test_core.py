@@ -8,13 +8,23 @@ from hypothesis import strategies as st
 from stripe import SignatureVerificationError, Webhook
 from stripe._webhook import WebhookSignature
 
-from billing.claims import NOTHING, Claim, Parts, Whole, allocate, claim_postings, dispute_standing, refund_standing, share
-from billing.errors import InvariantBroken
-from billing.money import MoneyError
-from billing.posting import purchase_postings
-from billing.purchases import NEXT, Payment, Sold, Verdict, judge, may_become, offer
-from billing.recognition import Lot, Span, position, recognised_of, withdraw_free
-from billing.signatures import BadSignature, sign, verify
+from billing.money.amounts import MoneyError
+from billing.money.errors import InvariantBroken
+from billing.money.postings import purchase_postings
+from billing.money.revenue_recognition import Lot, Span, position, recognised_of, withdraw_free
+from billing.payments.claims import (
+    NOTHING,
+    Claim,
+    Parts,
+    Whole,
+    allocate,
+    claim_postings,
+    dispute_standing,
+    refund_standing,
+    share,
+)
+from billing.payments.purchase import NEXT, Payment, Sold, Verdict, judge, may_become, offer
+from billing.payments.stripe.signatures import BadSignature, sign, verify
 
 SOLD = Sold("open", "usd", 999, False, "cus_1")
 PAID = Payment("paid", "payment", "usd", 999, 999, 0, False, "cus_1")
@@ -22,7 +32,11 @@ PAID = Payment("paid", "payment", "usd", 999, 999, 0, False, "cus_1")
 
 @pytest.mark.parametrize(
     ("code", "usd", "bonus", "cents", "millicredits"),
-    [("starter", "9.99", "0", 999, 9_990_000), ("plus", "49.99", "5", 4_999, 52_489_500), ("pro", "99.99", "10", 9_999, 109_989_000)],
+    [
+        ("starter", "9.99", "0", 999, 9_990_000),
+        ("plus", "49.99", "5", 4_999, 52_489_500),
+        ("pro", "99.99", "10", 9_999, 109_989_000),
+    ],
 )
 def test_packages_are_exact_millicredits(code, usd, bonus, cents, millicredits) -> None:
     found = offer(code, usd, bonus)
@@ -112,7 +126,10 @@ def test_partial_refunds_of_any_split_sum_to_the_whole(whole, cents) -> None:
 @given(wholes, st.lists(st.tuples(st.integers(1, 200_000), st.booleans(), st.booleans()), max_size=8))
 @settings(max_examples=300, deadline=None)
 def test_never_more_is_taken_back_than_was_sold(whole, rows) -> None:
-    claims = [Claim(str(n), "dispute" if d else "refund", cents, counts, lost=False) for n, (cents, counts, d) in enumerate(rows)]
+    claims = [
+        Claim(str(n), "dispute" if d else "refund", cents, counts, lost=False)
+        for n, (cents, counts, d) in enumerate(rows)
+    ]
     parts = allocate(whole, claims)
     for column, most in ((0, whole.paid), (1, whole.bonus), (2, whole.tax)):
         assert 0 <= sum(part[column] for part in parts) <= most
@@ -139,12 +156,19 @@ def test_a_refund_posts_each_part_and_its_failure_posts_it_back() -> None:
         ("customer:a", "promo", 5_000_000, "refund_bonus", "re_1:1"),
     ]
     back = claim_postings(claim._replace(booked=parts), NOTHING, "a", 2, 8)
-    assert [(r.debit, r.credit, r.amount) for r in back] == [("cash", "customer:a", 50_000_000), ("promo", "customer:a", 5_000_000)]
+    assert [(r.debit, r.credit, r.amount) for r in back] == [
+        ("cash", "customer:a", 50_000_000),
+        ("promo", "customer:a", 5_000_000),
+    ]
     assert claim_postings(claim._replace(booked=parts), parts, "a", 3, 9) == []
 
 
 def test_a_lost_dispute_leaves_nothing_in_disputes_whatever_was_withdrawn() -> None:
-    for withdrawn, expected in ((0, ("disputes", "cash")), (99_990_000, None), (200_000_000, ("platform_loss", "disputes"))):
+    for withdrawn, expected in (
+        (0, ("disputes", "cash")),
+        (99_990_000, None),
+        (200_000_000, ("platform_loss", "disputes")),
+    ):
         claim = Claim("dp_1", "dispute", 9_999, True, lost=True, withdrawn=withdrawn)
         rows = claim_postings(claim, share(PRO, 9_999), "a", 1, 7)
         balance = sum(r.amount * ((r.credit == "disputes") - (r.debit == "disputes")) for r in rows) - withdrawn
@@ -179,9 +203,9 @@ def test_dispute_statuses(status, counts, lost, known) -> None:
 
 
 def test_refund_statuses() -> None:
-    assert [refund_standing(s).counts for s in ("pending", "requires_action", "succeeded", "failed", "canceled")] == [True] * 3 + [
-        False
-    ] * 2
+    assert [refund_standing(s).counts for s in ("pending", "requires_action", "succeeded", "failed", "canceled")] == [
+        True
+    ] * 3 + [False] * 2
     assert refund_standing("new").known is False
 
 

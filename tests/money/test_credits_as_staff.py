@@ -6,13 +6,13 @@ from collections.abc import Awaitable, Callable
 import pytest
 from sqlalchemy import text
 
-from billing.accounts import KeyRules
-from billing.admins import Admins
-from billing.audit import Who
-from billing.database import now_ms
-from billing.portal import Portal, Staff
-from proxy.admin_auth import AdminAuth
-from proxy.failures import Failures
+from billing.ledger.accounts import KeyRules
+from billing.ledger.admins import Admins
+from billing.ledger.audit_log import Who
+from billing.ledger.portal_tokens import Portal, Staff
+from billing.storage.database import now_ms
+from proxy.admin.auth import AdminAuth
+from proxy.web.auth_failures import Failures
 from tests.billing.stores import Books
 from tests.money.shop import Shop
 from tests.money.test_credits_page import Visit, visiting
@@ -46,7 +46,10 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
         assert "Max-Age=3" in (await visit.enter(asking)).headers["set-cookie"]
         page = await visit.page()
         assert f"seen as staff by the {role} ({admin_id}), role {role}" in page
-        assert re.findall(r'<form method="(\w+)" action="([^"]+)"', page) == [("post", "/credits/sign-out"), ("get", "/credits/statement")]
+        assert re.findall(r'<form method="(\w+)" action="([^"]+)"', page) == [
+            ("post", "/credits/sign-out"),
+            ("get", "/credits/statement"),
+        ]
         before = await shop.rows("SELECT count(*) FROM audit_log UNION ALL SELECT count(*) FROM purchases")
         recharge = {"enabled": "yes", "consent": "yes", "threshold": "5", "ceiling": "100", "package": "pro"}
         for path, fields in (

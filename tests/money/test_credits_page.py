@@ -13,14 +13,14 @@ import pytest
 from sqlalchemy import text
 from starlette.applications import Starlette
 
-from billing.audit import AuditLog
-from billing.portal import Portal
-from billing.statements import Statements
+from billing.accounting.statements import Statements
+from billing.ledger.audit_log import AuditLog
+from billing.ledger.portal_tokens import Portal
 from config.settings import Secret, Settings
-from proxy.account_api import AccountApi
-from proxy.admin_auth import AdminAuth
-from proxy.credits_page import CreditsPage
-from proxy.services import Services
+from proxy.admin.auth import AdminAuth
+from proxy.credits_page.page import CreditsPage
+from proxy.customer_api.account import AccountApi
+from proxy.gateway.services import Services
 from tests.money.api import open_api, settings
 from tests.money.shop import PRO, Shop
 
@@ -35,7 +35,9 @@ class Visit:
         self.client, self.shop = client, shop
 
     async def link(self, account: str, key: str = KEY) -> httpx.Response:
-        return await self.client.post("/api/portal/sessions", json={"accountId": account}, headers={"authorization": f"Bearer {key}"})
+        return await self.client.post(
+            "/api/portal/sessions", json={"accountId": account}, headers={"authorization": f"Bearer {key}"}
+        )
 
     async def sign_in(self, account: str) -> httpx.Response:
         url = (await self.link(account)).json()["url"]
@@ -63,7 +65,9 @@ class Visit:
 async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth | None = None) -> AsyncIterator[Visit]:
     conf = conf or settings(billing={"auto_recharge": True})
     async with open_api(shop, conf) as api:
-        services = cast("Services", SimpleNamespace(settings=conf, balances=shop.books.store, authenticator=None, prices=None))
+        services = cast(
+            "Services", SimpleNamespace(settings=conf, balances=shop.books.store, authenticator=None, prices=None)
+        )
         page = CreditsPage(
             api.money,
             Portal(shop.books.database),
@@ -88,7 +92,11 @@ async def test_a_link_opens_one_session_once(shop: Shop) -> None:
         assert url.startswith(f"{HOST}/credits/enter?token=")
         for _ in range(2):  # a scanner's look spends nothing
             asking = await visit.client.get(url)
-            assert (asking.status_code, "set-cookie" in asking.headers, asking.headers["cache-control"]) == (200, False, "no-store")
+            assert (asking.status_code, "set-cookie" in asking.headers, asking.headers["cache-control"]) == (
+                200,
+                False,
+                "no-store",
+            )
             assert account in asking.text
         entered = await visit.enter(asking)
         assert (entered.status_code, entered.headers["location"]) == (303, "/credits")
@@ -108,7 +116,9 @@ async def test_no_other_site_sends_the_form_that_signs_in(shop: Shop, origin: st
     account = await shop.books.account(5_000)
     async with visiting(shop) as visit:
         asking = await visit.client.get((await visit.link(account)).json()["url"])
-        assert asking.headers["referrer-policy"] == "same-origin"  # with none the browser's own form would come from "null"
+        assert (
+            asking.headers["referrer-policy"] == "same-origin"
+        )  # with none the browser's own form would come from "null"
         refused = await visit.enter(asking, origin=origin)
         assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
         assert (await visit.enter(asking)).status_code == 303
@@ -136,7 +146,9 @@ async def test_only_the_service_key_makes_links(shop: Shop, key: str) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
         headers = {b"authorization": f"Bearer {key}".encode()}
-        answer = await visit.client.post("/api/portal/sessions", json={"accountId": account}, headers=cast("Any", headers))
+        answer = await visit.client.post(
+            "/api/portal/sessions", json={"accountId": account}, headers=cast("Any", headers)
+        )
         assert answer.status_code == 401
         assert (await visit.link("acct_missing")).status_code == 404
 
@@ -155,7 +167,9 @@ async def test_links_and_sessions_end(shop: Shop) -> None:
         assert (await visit.send("sign-out")).status_code == 200
         assert (await visit.client.get("/credits")).status_code == 401
         async with shop.books.database.read() as connection:
-            tokens = (await connection.execute(text("SELECT count(*) FROM portal_tokens WHERE kind = 'session'"))).scalar_one()
+            tokens = (
+                await connection.execute(text("SELECT count(*) FROM portal_tokens WHERE kind = 'session'"))
+            ).scalar_one()
     assert tokens == 0
 
 
@@ -321,6 +335,8 @@ async def test_statements_and_receipts_are_ones_own(shop: Shop) -> None:
         assert "pro" in csv.text
         assert (await visit.client.get("/credits/statement?month=never")).status_code == 400
         if purchase.receipt_url:
-            assert (await visit.client.get(f"/credits/receipts/{purchase.id}")).headers["location"] == purchase.receipt_url
+            assert (await visit.client.get(f"/credits/receipts/{purchase.id}")).headers[
+                "location"
+            ] == purchase.receipt_url
         assert (await theirs.client.get(f"/credits/receipts/{purchase.id}")).status_code == 404
         assert (await visit.client.get("/credits/receipts/nothing")).status_code == 404

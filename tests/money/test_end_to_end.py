@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from billing.signatures import sign, verify
+from billing.payments.stripe.signatures import sign, verify
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
 from tests.support import web
@@ -36,14 +36,19 @@ class Town:
     def deliver(self) -> None:
         for _, payload in self.stripe.events_made[self.delivered :]:
             answer = web.post(
-                f"{self.server.url}/webhooks/stripe", content=payload, headers={"stripe-signature": sign(payload, SECRET, int(time.time()))}
+                f"{self.server.url}/webhooks/stripe",
+                content=payload,
+                headers={"stripe-signature": sign(payload, SECRET, int(time.time()))},
             )
             assert answer.status_code == 200, answer.text
         self.delivered = len(self.stripe.events_made)
 
     def buy(self, customer: Customer, code: str = "starter", **more: Any) -> dict[str, Any]:
         answer = web.post(
-            f"{self.server.url}/api/billing/checkout", json={"packageCode": code, **more}, headers=customer.headers, timeout=20
+            f"{self.server.url}/api/billing/checkout",
+            json={"packageCode": code, **more},
+            headers=customer.headers,
+            timeout=20,
         )
         assert answer.status_code == 201, answer.text
         found: dict[str, Any] = answer.json()
@@ -89,7 +94,9 @@ def environment(api_base: str, notices_url: str) -> dict[str, str]:
 
 @pytest.fixture(params=["embedded", "redis"])
 def town(
-    request: pytest.FixtureRequest, make_tollkeeper: Callable[..., Tollkeeper], notices: tuple[str, list[tuple[bytes, str]]]
+    request: pytest.FixtureRequest,
+    make_tollkeeper: Callable[..., Tollkeeper],
+    notices: tuple[str, list[tuple[bytes, str]]],
 ) -> Iterator[Town]:
     stripe = FakeStripe()
     with serve_fake(stripe) as (fake, api_base):
@@ -138,7 +145,9 @@ def test_a_landing_buyer_is_credited_though_no_webhook_ever_comes(town: Town) ->
     customer = new_customer(town.server, 0)
     page = town.buy(customer)
     town.stripe.pay(page["sessionId"])
-    landed = web.get(f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers, timeout=20).json()
+    landed = web.get(
+        f"{town.server.url}/api/billing/purchases/{page['sessionId']}", headers=customer.headers, timeout=20
+    ).json()
     assert landed["state"] == "credited"
     customer.wait_balance(9_990_000, 3)
 
@@ -150,7 +159,13 @@ def test_auto_recharge_and_low_balance_follow_real_spending(town: Town) -> None:
     town.deliver()
     customer.wait_balance(9_990_000, 3)
     time.sleep(1.2)  # armed: the watch has seen it above
-    wish = {"enabled": True, "thresholdMillicredits": "9989999", "packageCode": "starter", "monthlyCeilingCents": 2_000, "consent": True}
+    wish = {
+        "enabled": True,
+        "thresholdMillicredits": "9989999",
+        "packageCode": "starter",
+        "monthlyCeilingCents": 2_000,
+        "consent": True,
+    }
     put = web.put(f"{town.server.url}/api/billing/auto-recharge", json=wish, headers=acting_for(customer))
     assert put.status_code == 200, put.text
     time.sleep(1.2)

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
-from billing.errors import StoreUnavailable, StripeRefused
-from billing.event_types import API_VERSION
-from billing.stripe_gateway import Declined, Order, StripeGateway
-from billing.stripe_objects import OWN_ID, BalanceTransaction, Charge, Intent
+from billing.money.errors import StoreUnavailable, StripeRefused
+from billing.payments.stripe.event_types import API_VERSION
+from billing.payments.stripe.gateway import Declined, Order, StripeGateway
+from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Charge, Intent
 from tests.launch.stranger import stranger
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
@@ -32,7 +32,9 @@ async def gateway(fake: tuple[FakeServer, str]) -> AsyncIterator[StripeGateway]:
     await made.close()
 
 
-async def test_a_payment_page_is_asked_for_with_our_key_version_and_price(fake: tuple[FakeServer, str], gateway: StripeGateway) -> None:
+async def test_a_payment_page_is_asked_for_with_our_key_version_and_price(
+    fake: tuple[FakeServer, str], gateway: StripeGateway
+) -> None:
     session = await gateway.create_session(ORDER, **PAGES, save_method=True, tax=False)
     again = await gateway.create_session(ORDER, **PAGES, save_method=True, tax=False)
     assert session.id == again.id
@@ -45,7 +47,12 @@ async def test_a_payment_page_is_asked_for_with_our_key_version_and_price(fake: 
         "price_data": {"currency": "usd", "unit_amount": "999", "product_data": {"name": "9,990 credits"}},
     }
     assert form["mode"] == "payment"
-    assert form["client_reference_id"] == form["metadata"][OWN_ID] == form["payment_intent_data"]["metadata"][OWN_ID] == "pur_1"
+    assert (
+        form["client_reference_id"]
+        == form["metadata"][OWN_ID]
+        == form["payment_intent_data"]["metadata"][OWN_ID]
+        == "pur_1"
+    )
     assert form["payment_intent_data"]["setup_future_usage"] == "off_session"
     assert not {"allow_promotion_codes", "discounts", "adjustable_quantity"} & set(form)
     with pytest.raises(StripeRefused, match="idempotency_error"):
@@ -122,9 +129,13 @@ async def test_stripe_away_broken_or_not_ours_is_unavailable(fake: tuple[FakeSer
 
 async def test_what_a_restricted_key_may_not_do_is_a_refusal_and_quotes_no_key() -> None:
     """It answers, and will never do it: whoever waits for it to be back would wait for ever."""
-    refusal = {"error": {"type": "invalid_request_error", "message": "The provided key 'rk_live_secret' does not have access"}}
+    refusal = {
+        "error": {"type": "invalid_request_error", "message": "The provided key 'rk_live_secret' does not have access"}
+    }
     empty = {"object": "list", "data": [], "has_more": False}
-    with stranger({"/v1/refunds": (403, refusal), "/v1/events": (403, refusal), **dict.fromkeys(LISTS, (200, empty))}) as url:
+    with stranger(
+        {"/v1/refunds": (403, refusal), "/v1/events": (403, refusal), **dict.fromkeys(LISTS, (200, empty))}
+    ) as url:
         gateway = StripeGateway("rk_test_1", api_base=url, timeout_seconds=2)
         with pytest.raises(StripeRefused, match="permission_denied") as refused:
             [row async for row in gateway.refunds(charge="ch_1")]

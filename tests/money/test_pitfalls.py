@@ -11,15 +11,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
-from billing.errors import NotYet, StoreUnavailable
-from billing.inbox import read_event
-from billing.sales import Purchase
-from billing.signatures import BadSignature, sign, verify
-from billing.stripe_objects import BalanceTransaction, Dispute, Session, payment_of_session
-from config.keys import stripe_keys
+from billing.money.errors import NotYet, StoreUnavailable
+from billing.payments.purchase_store import Purchase
+from billing.payments.stripe.inbox import read_event
+from billing.payments.stripe.objects import BalanceTransaction, Dispute, Session, payment_of_session
+from billing.payments.stripe.signatures import BadSignature, sign, verify
 from config.load import ConfigError
-from proxy.metrics import Metrics
-from proxy.money import MoneyCounter
+from config.secrets import stripe_keys
+from proxy.customer_api.money_in import MoneyCounter
+from proxy.observability.metrics import Metrics
 from tests.money.api import SECRET, open_api, settings
 from tests.money.shop import PRO, STARTER, Shop
 from tests.support.servers import ROOT
@@ -97,7 +97,9 @@ async def test_pitfall_04_no_payment_required_grants_nothing(shop: Shop) -> None
     assert any("a person must decide" in finding for finding in await shop.findings())
 
 
-async def test_pitfall_05_an_expired_session_ends_and_a_late_payment_still_wins(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+async def test_pitfall_05_an_expired_session_ends_and_a_late_payment_still_wins(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     account = await shop.books.account()
     purchase = await shop.buy(account)
     session_id = purchase.session_id or ""
@@ -118,7 +120,10 @@ async def test_pitfalls_05_and_14_are_counted_each_once_and_so_alert(shop: Shop)
 
     def odd() -> tuple[float | None, float | None]:
         metrics.publish()
-        late, unknown = (registry.get_sample_value("stripe_oddities_total", {"kind": kind}) for kind in ("paid_late", "unknown_status"))
+        late, unknown = (
+            registry.get_sample_value("stripe_oddities_total", {"kind": kind})
+            for kind in ("paid_late", "unknown_status")
+        )
         return late, unknown
 
     first = await shop.paid(await shop.books.account())
@@ -164,7 +169,13 @@ async def test_pitfall_06_what_a_session_says_of_itself_is_only_a_hint(shop: Sho
     assert await shop.balance(victim) == 0
     assert (await shop.get(target)).state == "open"
     # and each wrong field of its own session keeps it from being credited
-    for wrong in ({"livemode": True}, {"mode": "setup"}, {"currency": "jpy"}, {"customer": "cus_other"}, {"amount_subtotal": 1}):
+    for wrong in (
+        {"livemode": True},
+        {"mode": "setup"},
+        {"currency": "jpy"},
+        {"customer": "cus_other"},
+        {"amount_subtotal": 1},
+    ):
         account, purchase = await paid_page(shop, **wrong)
         await shop.deliver()
         assert (await shop.get(purchase)).state == "review", wrong
@@ -174,10 +185,20 @@ async def test_pitfall_06_what_a_session_says_of_itself_is_only_a_hint(shop: Sho
 async def test_pitfall_07_the_client_names_a_package_and_no_price(shop: Shop) -> None:
     account = await shop.books.account()
     async with open_api(shop) as api:
-        tampered = {"packageCode": "pro", "amount": 1, "priceCents": 1, "credits": 10**9, "usd": "0.01", "currency": "jpy", "quantity": 100}
+        tampered = {
+            "packageCode": "pro",
+            "amount": 1,
+            "priceCents": 1,
+            "credits": 10**9,
+            "usd": "0.01",
+            "currency": "jpy",
+            "quantity": 100,
+        }
         answer = await api.client.post("/api/billing/checkout", json=tampered, headers=await api.key(account))
         assert answer.status_code == 201, answer.text
-        unknown = await api.client.post("/api/billing/checkout", json={"packageCode": "free"}, headers=await api.key(account))
+        unknown = await api.client.post(
+            "/api/billing/checkout", json={"packageCode": "free"}, headers=await api.key(account)
+        )
         assert unknown.status_code == 400
     (session,) = shop.stripe.sessions_by_id.values()
     assert (session.amount_subtotal, session.currency) == (9_999, "usd")
@@ -195,7 +216,9 @@ async def test_pitfall_08_the_grant_is_the_packages_whatever_the_total(shop: Sho
     assert await shop.balance(discounted) == 0
 
 
-async def test_pitfall_09_adaptive_pricing_leaves_the_integrations_currency_and_foreign_balance_moves_are_not_cash(shop: Shop) -> None:
+async def test_pitfall_09_adaptive_pricing_leaves_the_integrations_currency_and_foreign_balance_moves_are_not_cash(
+    shop: Shop,
+) -> None:
     raw = {
         "id": "cs_test_9",
         "mode": "payment",
@@ -214,7 +237,9 @@ async def test_pitfall_09_adaptive_pricing_leaves_the_integrations_currency_and_
     purchase = await shop.paid(account)
     dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "", withdraw=False)
     foreign = BalanceTransaction(id="txn_eur", amount=-9_150, currency="eur", fee=1_500)
-    shop.stripe.disputes_by_id[dispute.id] = replace(shop.stripe.disputes_by_id[dispute.id], balance_transactions=(foreign,))
+    shop.stripe.disputes_by_id[dispute.id] = replace(
+        shop.stripe.disputes_by_id[dispute.id], balance_transactions=(foreign,)
+    )
     await shop.deliver()
     assert await shop.rows("SELECT * FROM transfers WHERE reference_id = 'txn_eur'") == []
 
@@ -266,14 +291,18 @@ async def test_pitfall_13_spent_credits_go_below_zero_and_are_never_clamped(shop
 async def test_pitfall_14_a_disputes_credits_and_a_disputes_money_are_two_things(shop: Shop) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account)
-    dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "", status="warning_needs_response", withdraw=False)
+    dispute = shop.stripe.open_dispute(
+        purchase.payment_intent_id or "", status="warning_needs_response", withdraw=False
+    )
     await shop.deliver()
     assert await shop.balance(account) == 0  # held from the first warning on, though no money has moved
     assert await shop.rows("SELECT kind FROM transfers WHERE kind = 'dispute_cash'") == []
     shop.stripe.disputes_by_id[dispute.id] = replace(shop.stripe.disputes_by_id[dispute.id], status="needs_response")
     shop.stripe.move_funds(dispute.id, -9_999, 1_500)
     await shop.deliver()
-    assert [row[0] for row in await shop.rows("SELECT amount_millicredits FROM transfers WHERE kind = 'dispute_cash'")] == [99_990_000]
+    assert [
+        row[0] for row in await shop.rows("SELECT amount_millicredits FROM transfers WHERE kind = 'dispute_cash'")
+    ] == [99_990_000]
     assert await shop.ledger_of("fees") == -((30 + 9_999 * 29 // 1_000) + 1_500) * 10_000
     shop.stripe.close_dispute(dispute.id, "lost")
     await shop.deliver()
@@ -291,7 +320,9 @@ async def test_pitfall_15_a_dispute_on_top_of_a_refund_takes_no_more_than_was_so
     assert await shop.findings() == []
 
 
-async def test_pitfall_16_another_api_version_is_stored_and_processed_all_the_same(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+async def test_pitfall_16_another_api_version_is_stored_and_processed_all_the_same(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     account, purchase = await paid_page(shop)
     body = event_body(object_id=purchase.session_id or "", api_version="2019-02-19")
     async with open_api(shop) as api:
@@ -303,7 +334,10 @@ async def test_pitfall_16_another_api_version_is_stored_and_processed_all_the_sa
         assert await api.count("stripe_event_version_mismatches_total") == 2
     await shop.work()
     assert await shop.balance(account) == 109_989_000
-    assert await shop.rows("SELECT api_version FROM stripe_inbox ORDER BY api_version") == [("2019-02-19",), ("2026-10-28.endive",)]
+    assert await shop.rows("SELECT api_version FROM stripe_inbox ORDER BY api_version") == [
+        ("2019-02-19",),
+        ("2026-10-28.endive",),
+    ]
 
 
 async def test_pitfall_17_an_event_of_the_other_mode_is_refused(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
@@ -315,7 +349,9 @@ async def test_pitfall_17_an_event_of_the_other_mode_is_refused(shop: Shop, capl
     assert await shop.rows("SELECT * FROM stripe_inbox") == []
     assert "livemode" in caplog.text
     with pytest.raises(ConfigError):
-        stripe_keys(settings(stripe={"livemode": True}), {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": SECRET})
+        stripe_keys(
+            settings(stripe={"livemode": True}), {"STRIPE_API_KEY": "sk_test_1", "STRIPE_WEBHOOK_SECRET": SECRET}
+        )
 
 
 async def test_pitfall_18_the_raw_body_within_the_tolerance_both_ways_under_a_cap(shop: Shop) -> None:
@@ -355,7 +391,9 @@ async def test_pitfall_20_two_secrets_while_rotating(shop: Shop) -> None:
         assert (await api.hook(event_body(id="evt_b"), secret="whsec_new")).status_code == 200
         assert (await api.hook(event_body(id="evt_c"), secret="whsec_gone")).status_code == 400
         both = event_body(id="evt_d")
-        header = sign(both, "whsec_gone", int(time.time())) + "," + sign(both, "whsec_new", int(time.time())).split(",")[1]
+        header = (
+            sign(both, "whsec_gone", int(time.time())) + "," + sign(both, "whsec_new", int(time.time())).split(",")[1]
+        )
         assert (await api.hook(both, header=header)).status_code == 200
 
 
@@ -377,7 +415,9 @@ async def test_pitfall_21_thin_events_are_stored_counted_and_left_alone(shop: Sh
 
 
 async def test_pitfall_22_events_are_kept_as_they_came_never_as_library_objects(shop: Shop) -> None:
-    body = event_body("invoice.paid", marker="ünïcode", data={"object": {"id": "in_1"}, "previous_attributes": {"x": 1}})
+    body = event_body(
+        "invoice.paid", marker="ünïcode", data={"object": {"id": "in_1"}, "previous_attributes": {"x": 1}}
+    )
     async with open_api(shop) as api:
         assert (await api.hook(body)).status_code == 200
     assert await shop.rows("SELECT payload FROM stripe_inbox") == [(body.decode(),)]
@@ -465,7 +505,9 @@ async def test_pitfall_26_dying_between_stripe_and_sql_loses_no_payment(shop: Sh
     # and one that Stripe never heard of ends, without ever being asked for again
     lost = await shop.buy(await shop.books.account())
     async with shop.books.database.write() as connection:
-        await connection.execute(text(f"UPDATE purchases SET state = 'created', session_id = NULL WHERE id = '{lost.id}'"))
+        await connection.execute(
+            text(f"UPDATE purchases SET state = 'created', session_id = NULL WHERE id = '{lost.id}'")
+        )
     shop.stripe.sessions_by_id.pop(lost.session_id or "")
     await shop.age(1_000)
     await shop.sweeper.sweep(1, livemode=False)
@@ -473,7 +515,7 @@ async def test_pitfall_26_dying_between_stripe_and_sql_loses_no_payment(shop: Sh
 
 
 def test_pitfall_28_stripes_own_credit_grants_are_not_used() -> None:
-    source = (ROOT / "billing" / "stripe_gateway.py").read_text()
+    source = (ROOT / "billing" / "payments" / "stripe" / "gateway.py").read_text()
     assert "credit_grants" not in source
     assert "billing.credit" not in source
 
@@ -497,10 +539,14 @@ async def test_pitfall_30_portal_and_pages_are_the_callers_own_and_lead_back_to_
         mine, theirs = await api.acting(account), await api.acting(other)
         evil = {"returnUrl": "https://evil.com", "customer": "cus_000001", "return_url": "//evil.com"}
         answer = await api.client.post("/api/billing/portal", json=evil, headers=mine)
-        assert answer.json()["url"] == f"https://billing.stripe.test/{purchase.customer_id}?back=https://app.test/credits"
+        assert (
+            answer.json()["url"] == f"https://billing.stripe.test/{purchase.customer_id}?back=https://app.test/credits"
+        )
         assert (await api.client.post("/api/billing/portal", json=evil, headers=theirs)).status_code == 404
         for wanted in (purchase.id, purchase.session_id):
-            assert (await api.client.get(f"/api/billing/purchases/{wanted}", headers=mine)).json()["state"] == "credited"
+            assert (await api.client.get(f"/api/billing/purchases/{wanted}", headers=mine)).json()[
+                "state"
+            ] == "credited"
             assert (await api.client.get(f"/api/billing/purchases/{wanted}", headers=theirs)).status_code == 404
         tampered = {"packageCode": "pro", "successUrl": "https://app.test@evil.com", "cancelUrl": "//evil.com"}
         await api.client.post("/api/billing/checkout", json=tampered, headers=mine)
@@ -510,7 +556,7 @@ async def test_pitfall_30_portal_and_pages_are_the_callers_own_and_lead_back_to_
 
 
 def test_pitfall_31_every_call_to_stripe_is_asynchronous() -> None:
-    tree = ast.parse((ROOT / "billing" / "stripe_gateway.py").read_text())
+    tree = ast.parse((ROOT / "billing" / "payments" / "stripe" / "gateway.py").read_text())
     calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
     spoken = [call for call in calls if call.startswith("self._v1.")]
     assert len(spoken) >= 8

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
-from billing.errors import NotYet, StoreUnavailable, TooManyCheckouts
-from billing.jobs import relay_once
-from billing.sales import Receipt, Stale
-from billing.stripe_gateway import Order
-from billing.stripe_objects import payment_of_session
+from billing.ledger.flush import relay_once
+from billing.money.errors import NotYet, StoreUnavailable, TooManyCheckouts
+from billing.payments.purchase_store import Receipt, Stale
+from billing.payments.stripe.gateway import Order
+from billing.payments.stripe.objects import payment_of_session
 from tests.money.fake_stripe import FakeStripe, replace
 from tests.money.shop import PRO, STARTER, TERMS, Shop, open_shop
 
@@ -21,7 +21,9 @@ async def test_a_purchase_is_credited_once_and_live_in_the_balance_store(shop: S
     assert await shop.balance(account) == 109_989_000
     await relay_once(shop.books.store, shop.books.ledger)
     assert (await shop.books.store.read(account)).balance == 109_989_000
-    rows = await shop.rows("SELECT debit_account, credit_account, amount_millicredits, kind, reference_id FROM transfers ORDER BY id")
+    rows = await shop.rows(
+        "SELECT debit_account, credit_account, amount_millicredits, kind, reference_id FROM transfers ORDER BY id"
+    )
     fee = 30 + 9_999 * 29 // 1_000
     assert rows == [
         ("cash", f"customer:{account}", 99_990_000, "purchase", purchase.id),
@@ -60,7 +62,9 @@ async def test_a_reply_that_was_lost_is_asked_for_again_with_the_same_key(shop: 
 
 async def test_a_double_click_opens_one_page_and_two_packages_open_two(shop: Shop) -> None:
     account = await shop.books.account()
-    pages = await asyncio.gather(*(shop.buy(account) for _ in range(5)), shop.buy(account, STARTER), shop.buy(account, save_method=True))
+    pages = await asyncio.gather(
+        *(shop.buy(account) for _ in range(5)), shop.buy(account, STARTER), shop.buy(account, save_method=True)
+    )
     assert len({page.session_id for page in pages[:5]}) == 1
     assert len({page.session_id for page in pages}) == 3
     for page in {page.session_id: page for page in pages}.values():
@@ -173,7 +177,9 @@ async def test_a_dispute_holds_the_credits_and_ends(shop: Shop, end: str) -> Non
     assert await shop.findings() == []
 
 
-async def test_an_unknown_dispute_status_keeps_the_hold_and_alerts(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_unknown_dispute_status_keeps_the_hold_and_alerts(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     account = await shop.books.account()
     purchase = await shop.paid(account)
     dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
@@ -248,7 +254,7 @@ async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: S
 
 
 async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
-    from billing.stripe_objects import BalanceTransaction, Charge, Intent
+    from billing.payments.stripe.objects import BalanceTransaction, Charge, Intent
 
     account = await shop.books.account()
     purchase = await shop.buy(account)
@@ -293,8 +299,12 @@ async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(sho
     if disputed:
         shop.stripe.open_dispute(intent.id, disputed)
     await shop.deliver()
-    assert {row[0] for row in await shop.rows("SELECT kind FROM transfers")} == {"stripe_fee"}  # which Stripe keeps in any case
-    shop.stripe.sessions_by_id[session_id] = replace(shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999)
+    assert {row[0] for row in await shop.rows("SELECT kind FROM transfers")} == {
+        "stripe_fee"
+    }  # which Stripe keeps in any case
+    shop.stripe.sessions_by_id[session_id] = replace(
+        shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999
+    )
     await shop.sync.session(session_id)
     back = 1_000 + disputed
     assert await shop.balance(account) == (9_999 - back) * 10_000 + 9_999_000 - 9_999_000 * back // 9_999
@@ -348,7 +358,9 @@ def dying(stripe: FakeStripe, work: Any, *, before: bool) -> Any:
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 @pytest.mark.parametrize("step", ["create_customer", "replace", "readdressed", "create_session", "opened"])
-async def test_a_deleted_customer_and_a_crash_leave_one_page(shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, before: bool) -> None:
+async def test_a_deleted_customer_and_a_crash_leave_one_page(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
+) -> None:
     account = await shop.books.account()
     first = await shop.paid(account)
     shop.stripe.deleted_customers.add(first.customer_id)
@@ -412,15 +424,22 @@ async def test_the_three_way_check_finds_each_tampering_and_nothing_else(shop: S
         return {finding.partition(":")[0] for finding in [*await shop.findings(), *await shop.check_stripe()]}
 
     assert await checks() == set()
-    assert await checks("UPDATE claims SET amount_cents = 600") == {"claim vs what it should take", "refund succeeded at Stripe (cents)"}
+    assert await checks("UPDATE claims SET amount_cents = 600") == {
+        "claim vs what it should take",
+        "refund succeeded at Stripe (cents)",
+    }
     assert await checks("UPDATE claims SET amount_cents = 500, booked_paid = booked_paid + 1") == {
         "claim vs what it should take",
         "claim vs its transfers",
     }
-    assert await checks("UPDATE claims SET booked_paid = booked_paid - 1", "UPDATE purchases SET bonus_millicredits = 1") == {
-        "purchase vs its transfers"
+    assert await checks(
+        "UPDATE claims SET booked_paid = booked_paid - 1", "UPDATE purchases SET bonus_millicredits = 1"
+    ) == {"purchase vs its transfers"}
+    lost = {
+        "purchase transfer without a credited purchase",
+        "paid at Stripe vs credited purchase (cents)",
+        "claim vs what it should take",
     }
-    lost = {"purchase transfer without a credited purchase", "paid at Stripe vs credited purchase (cents)", "claim vs what it should take"}
     assert await checks("UPDATE purchases SET bonus_millicredits = 0, state = 'expired'") == lost
     await checks("UPDATE purchases SET state = 'credited'")
     del shop.stripe.sessions_by_id[purchase.session_id or ""]

@@ -8,14 +8,15 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from billing.audit import Who
-from billing.errors import StoreUnavailable
-from billing.holds import Entry
-from billing.low_balance import LowBalance
-from billing.purchases import Offer
-from billing.recharge import Wish, month_start_ms, next_month_ms
-from billing.signatures import verify
-from billing.stripe_gateway import Declined
+from billing.jobs.low_balance import LowBalance
+from billing.jobs.notices import NoticeDelivery
+from billing.ledger.audit_log import Who
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import Entry
+from billing.payments.purchase import Offer
+from billing.payments.recharge.rules import Wish, month_start_ms, next_month_ms
+from billing.payments.stripe.gateway import Declined
+from billing.payments.stripe.signatures import verify
 from tests.billing.stores import record
 from tests.money.shop import STARTER, Shop, open_shop
 
@@ -51,7 +52,9 @@ async def spend(shop: Shop, account: str, leave: int) -> None:
         await shop.books.correct(account, more)
     elif more < 0:
         number = next(_charges)
-        await shop.books.ledger.post([Entry(str(number), -more, 0, record(f"spent {number} of {account}", account, cost=1))])
+        await shop.books.ledger.post(
+            [Entry(str(number), -more, 0, record(f"spent {number} of {account}", account, cost=1))]
+        )
 
 
 async def told(shop: Shop) -> list[str]:
@@ -67,7 +70,9 @@ async def test_pitfall_27_one_recharge_a_crossing_with_a_saved_card_and_consent(
     await step(shop)
     assert len(shop.stripe.orders) == 1  # nothing was crossed yet
     await spend(shop, account, 4_999_999)
-    await asyncio.gather(*(open_shop(shop.books, shop.stripe).recharger.step(offer_of, enabled=True, livemode=False) for _ in range(5)))
+    await asyncio.gather(
+        *(open_shop(shop.books, shop.stripe).recharger.step(offer_of, enabled=True, livemode=False) for _ in range(5))
+    )
     await step(shop)
     assert await shop.balance(account) == 4_999_999 + 9_990_000
     # five workers may ask, with one key: one payment
@@ -105,9 +110,11 @@ async def test_dying_anywhere_asks_for_the_same_payment_again(shop: Shop) -> Non
     second = await shop.recharges.begin(account, STARTER, livemode=False)
     assert second is not None
     shop.stripe.down = False
-    from billing.checkout import order_of
+    from billing.payments.checkout import order_of
 
-    await shop.stripe.charge_saved_method(order_of(second, second.customer_id), second.payment_method_id)  # and here, after
+    await shop.stripe.charge_saved_method(
+        order_of(second, second.customer_id), second.payment_method_id
+    )  # and here, after
     await step(shop)
     assert await shop.balance(account) == 9_990_000
     assert len([key for key in shop.stripe.by_key if key.startswith("auto:")]) == 2
@@ -142,7 +149,9 @@ async def test_one_payment_without_an_answer_does_not_hold_up_the_others(shop: S
     assert row is not None
     assert row.failures == 0  # nobody declined anything
     await step(shop)
-    assert await shop.balance(stuck) == 0  # not at once: Stripe may have been asked in the moment in which it was given up
+    assert (
+        await shop.balance(stuck) == 0
+    )  # not at once: Stripe may have been asked in the moment in which it was given up
     async with shop.books.database.write() as connection:
         await connection.execute(text("UPDATE auto_recharges SET next_try_at = 0 WHERE next_try_at IS NOT NULL"))
     await step(shop)  # under another key
@@ -290,7 +299,7 @@ async def test_notices_are_signed_retried_and_finally_dead(shop: Shop) -> None:
         return "status 500"
 
     for _ in range(5):
-        await shop.notices.deliver(post, "0123456789abcdef", 3)
+        await NoticeDelivery(shop.books.database).deliver(post, "0123456789abcdef", 3)
         async with shop.books.database.write() as connection:
             await connection.execute(text("UPDATE notices SET next_at = 0"))
     assert len(seen) == 3
@@ -306,5 +315,5 @@ async def test_notices_are_signed_retried_and_finally_dead(shop: Shop) -> None:
         return ""
 
     await shop.notices.revive(row["id"])
-    assert await shop.notices.deliver(taken, "0123456789abcdef", 3) == 1
-    assert await shop.notices.deliver(taken, "0123456789abcdef", 3) == 0
+    assert await NoticeDelivery(shop.books.database).deliver(taken, "0123456789abcdef", 3) == 1
+    assert await NoticeDelivery(shop.books.database).deliver(taken, "0123456789abcdef", 3) == 0

@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from billing.audit import AuditLog, Who
-from billing.purchases import NotAcceptable
-from billing.sales import Purchase, Receipt, Stale
-from billing.stripe_objects import payment_of_session
+from billing.ledger.audit_log import AuditLog, Who
+from billing.payments.purchase import NotAcceptable
+from billing.payments.purchase_store import Purchase, Receipt, Stale
+from billing.payments.stripe.objects import payment_of_session
 from tests.money.fake_stripe import replace
 from tests.money.shop import Shop
 
@@ -41,7 +41,10 @@ async def returned(shop: Shop, purchase: Purchase, cents: int) -> str:
     [
         ({"amount_subtotal": 5_000, "amount_total": 5_000}, 50_000_000 + 5_000_000),
         ({"amount_total": 1}, 10_000 + 1_000),
-        ({"amount_subtotal": 20_000, "amount_total": 20_000}, 200_000_000 + 9_999_000),  # no more bonus than was promised
+        (
+            {"amount_subtotal": 20_000, "amount_total": 20_000},
+            200_000_000 + 9_999_000,
+        ),  # no more bonus than was promised
         ({"customer": "cus_of_their_other_mail"}, 109_989_000),
     ],
 )

@@ -10,17 +10,18 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from billing.accounts import KeyRules
-from billing.audit import Who
-from billing.errors import NotYet, StoreUnavailable
-from billing.money import millicredits
-from billing.purchases import NotAcceptable
-from billing.sales import Purchase
-from billing.statements import Statement, StatementEntry, Statements
-from billing.stripe_gateway import Declined
+from billing.accounting.statements import Statement, StatementEntry, Statements
+from billing.ledger.accounts import KeyRules
+from billing.ledger.audit_log import Who
+from billing.money.amounts import millicredits
+from billing.money.errors import NotYet, StoreUnavailable
+from billing.payments.purchase import NotAcceptable
+from billing.payments.purchase_store import Purchase
+from billing.payments.stripe.gateway import Declined
 from config.load import ConfigError, check_combinations
 from config.settings import Package
-from proxy.statement_files import statement_csv, statement_pdf
+from proxy.customer_api.statement_csv import statement_csv
+from proxy.customer_api.statement_pdf import statement_pdf
 from tests.billing.stores import Books
 from tests.money.api import open_api, settings
 from tests.money.fake_stripe import replace
@@ -205,17 +206,27 @@ async def test_a_payment_that_needs_a_person_is_not_made_once_more(shop: Shop) -
 async def test_an_api_key_cannot_reach_the_card(shop: Shop) -> None:
     """Also one without any limit: what leaks may cost what is prepaid, and not what is on the card behind it."""
     account = await account_with_card(shop)
-    body = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 50_000, "consent": True}
+    body = {
+        "enabled": True,
+        "thresholdMillicredits": "9990000",
+        "packageCode": "starter",
+        "monthlyCeilingCents": 50_000,
+        "consent": True,
+    }
     async with open_api(shop, settings(billing={"auto_recharge": True})) as api:
         for rules in (KeyRules(), KeyRules(spend_limit=millicredits(1_000), spend_period="day")):
             _, secret = await shop.books.accounts.create_key(account, rules)
-            answer = await api.client.put("/api/billing/auto-recharge", json=body, headers={"authorization": f"Bearer {secret}"})
+            answer = await api.client.put(
+                "/api/billing/auto-recharge", json=body, headers={"authorization": f"Bearer {secret}"}
+            )
             assert (answer.status_code, answer.json()["error"]["code"]) == (403, "credits_page_only")
 
 
 async def test_switching_off_works_whatever_has_become_of_the_package(shop: Shop) -> None:
     account = await account_with_card(shop)
-    dearer = msgspec.structs.replace(settings(billing={"auto_recharge": True}), packages=(Package(code="starter", usd="29.99"),))
+    dearer = msgspec.structs.replace(
+        settings(billing={"auto_recharge": True}), packages=(Package(code="starter", usd="29.99"),)
+    )
     async with visiting(shop, dearer) as visit:
         await visit.sign_in(account)
         page = await visit.send("recharge", threshold="", package="gone", ceiling="x", enabled="no")
@@ -291,11 +302,18 @@ async def test_refunds_and_disputes_of_old_purchases_are_compared(shop: Shop) ->
     refund = shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     shop.stripe.refunds_by_id[refund.id] = replace(refund, created=int(time.time()) - 3_600)
     dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "", 2_000)
-    shop.stripe.disputes_by_id[dispute.id] = replace(shop.stripe.disputes_by_id[dispute.id], created=int(time.time()) - 3_600)
+    shop.stripe.disputes_by_id[dispute.id] = replace(
+        shop.stripe.disputes_by_id[dispute.id], created=int(time.time()) - 3_600
+    )
     found = await shop.check_stripe()
-    assert {line.split(":")[0] for line in found} >= {"refund succeeded at Stripe (cents)", "dispute needs_response at Stripe (cents)"}
+    assert {line.split(":")[0] for line in found} >= {
+        "refund succeeded at Stripe (cents)",
+        "dispute needs_response at Stripe (cents)",
+    }
     await shop.deliver()
-    shop.stripe.disputes_by_id[dispute.id] = replace(shop.stripe.disputes_by_id[dispute.id], created=int(time.time()) - 3_600)
+    shop.stripe.disputes_by_id[dispute.id] = replace(
+        shop.stripe.disputes_by_id[dispute.id], created=int(time.time()) - 3_600
+    )
     assert await shop.check_stripe() == []
 
 
@@ -309,7 +327,9 @@ async def test_money_that_stripe_moved_and_cash_did_not_is_found(shop: Shop) -> 
     assert await shop.check_stripe() == []
     async with shop.books.database.write() as connection:
         if shop.books.database.is_sqlite:
-            names = await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'transfers'"))
+            names = await connection.execute(
+                text("SELECT name FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'transfers'")
+            )
             for (name,) in names.all():
                 await connection.execute(text(f"DROP TRIGGER {name}"))
         else:
@@ -329,7 +349,9 @@ async def test_what_stripe_took_before_the_purchase_was_credited_is_booked_with_
     shop.stripe.close_dispute(dispute.id, "lost")
     await shop.deliver()
     assert await shop.ledger_of("cash") > 0  # fees only: what never came in does not go out
-    shop.stripe.sessions_by_id[session_id] = replace(shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999)
+    shop.stripe.sessions_by_id[session_id] = replace(
+        shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999
+    )
     dispute_calls = shop.stripe.dispute
     shop.stripe.dispute = no_more  # type: ignore[method-assign]
     await shop.sync.session(session_id)
@@ -384,7 +406,9 @@ async def test_every_unsettled_purchase_gets_its_look(shop: Shop) -> None:
 
     shop.sync.session = session  # type: ignore[method-assign]
     await shop.sweeper.sweep(1, livemode=False)
-    await shop.sweeper.sweep(1, livemode=False)  # the same three are not looked at again at once: others would come first
+    await shop.sweeper.sweep(
+        1, livemode=False
+    )  # the same three are not looked at again at once: others would come first
     assert sorted(looked) == sorted(purchase.session_id or "" for purchase in purchases)
 
 
@@ -417,7 +441,9 @@ async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
     await shop.age(1_000)
     assert (await shop.get(purchase)).state == "dismissed"
     assert [*await shop.findings(), *await shop.check_stripe()] == []
-    assert await shop.rows("SELECT actor, reason FROM audit_log WHERE action = 'purchase.dismiss'") == [("ada", "a test")]
+    assert await shop.rows("SELECT actor, reason FROM audit_log WHERE action = 'purchase.dismiss'") == [
+        ("ada", "a test")
+    ]
     with pytest.raises(NotAcceptable):
         await shop.sales.dismiss("pur_none", ADA, "x")
 
@@ -452,7 +478,9 @@ async def test_a_statement_says_what_was_paid_and_the_tax_in_it(shop: Shop, mont
     await shop.sync.accept(accepted.id, ADA, "x")
     await shop.paid(account, STARTER, tax=190)
     statement = await Statements(shop.books.database).read(account, month)
-    rows = [row for row in csv.DictReader(io.StringIO(statement_csv(statement).decode())) if row["section"] == "purchase"]
+    rows = [
+        row for row in csv.DictReader(io.StringIO(statement_csv(statement).decode())) if row["section"] == "purchase"
+    ]
     assert sorted((row["paidUsd"], row["paidTaxUsd"]) for row in rows) == [("11.89", "1.90"), ("50.00", "0.00")]
     assert statement_pdf(statement) == statement_pdf(statement)
 
@@ -518,7 +546,9 @@ async def test_a_page_that_is_still_being_settled_is_said(shop: Shop) -> None:
 
     shop.sync.session = session  # type: ignore[method-assign, assignment]
     async with open_api(shop) as api:
-        answer = await api.client.post("/api/billing/checkout", json={"packageCode": "pro"}, headers=await api.key(account))
+        answer = await api.client.post(
+            "/api/billing/checkout", json={"packageCode": "pro"}, headers=await api.key(account)
+        )
         assert (answer.status_code, answer.json()["error"]["code"]) == (503, "checkout_settling")
     async with visiting(shop) as visit:
         await visit.sign_in(account)

@@ -5,10 +5,10 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from billing.audit import Who
-from billing.errors import NotYet, StoreUnavailable, StripeRefused
-from billing.money import MoneyError
-from billing.purchases import NotRefundable, refund_cents
+from billing.ledger.audit_log import Who
+from billing.money.amounts import MoneyError
+from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
+from billing.payments.purchase import NotRefundable, refund_cents
 from tests.money.fake_stripe import replace
 from tests.money.shop import Shop
 from tests.money.test_recharge import BUYER, WISH, account_with_card, spend, told
@@ -129,7 +129,9 @@ async def stuck(shop: Shop) -> str:
     purchase = await shop.buy(await shop.books.account())
     del shop.stripe.sessions_by_id[purchase.session_id or ""]
     async with shop.books.database.write() as connection:
-        await connection.execute(text("UPDATE purchases SET state = 'created', session_id = NULL WHERE id = :id"), {"id": purchase.id})
+        await connection.execute(
+            text("UPDATE purchases SET state = 'created', session_id = NULL WHERE id = :id"), {"id": purchase.id}
+        )
     return purchase.id
 
 
@@ -188,7 +190,9 @@ async def test_what_goes_back_in_the_moment_of_crediting_is_counted_as_going_bac
     shop.stripe.open_dispute(intent.id, 1_000)
     await shop.deliver()
     assert seen.moves == []
-    shop.stripe.sessions_by_id[purchase.session_id or ""] = replace(shop.stripe.sessions_by_id[purchase.session_id or ""], livemode=False)
+    shop.stripe.sessions_by_id[purchase.session_id or ""] = replace(
+        shop.stripe.sessions_by_id[purchase.session_id or ""], livemode=False
+    )
     applied = await shop.sync.accept(purchase.id, ADA, "it was paid")
     bought = [amount for kind, amount in seen.moves if kind == "purchase"]
     back = {kind: amount for kind, amount in seen.moves if kind != "purchase"}
@@ -224,7 +228,9 @@ async def test_a_refund_is_audited_asked_for_and_booked_once(shop: Shop) -> None
     assert (rest.cents, await shop.balance(purchase.account_id)) == (4_999, 0)
     with pytest.raises(NotRefundable, match="refunded or disputed already"):
         await shop.refunding.refund(purchase.id, None, ADA, "again")
-    asked = await shop.rows("SELECT actor, role, subject, reason FROM audit_log WHERE action = 'purchase.refund' ORDER BY id")
+    asked = await shop.rows(
+        "SELECT actor, role, subject, reason FROM audit_log WHERE action = 'purchase.refund' ORDER BY id"
+    )
     assert asked == [("ada", "finance", purchase.id, "they asked"), ("ada", "finance", purchase.id, "the rest as well")]
     assert await shop.findings() == []
 

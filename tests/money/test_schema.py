@@ -4,9 +4,9 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from billing.migrate import current_revision, newest_revision
-from billing.money_tables import purchases
-from billing.ops_tables import audit_log
+from billing.storage.migrate import current_revision, newest_revision
+from billing.storage.tables.operations import audit_log
+from billing.storage.tables.payments import purchases
 from tests.billing.stores import Books
 
 

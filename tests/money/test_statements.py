@@ -10,9 +10,17 @@ from decimal import Decimal
 
 import pytest
 
-from billing.purchases import offer
-from billing.statements import Statement, StatementEntry, StatementPurchase, Statements, StatementUsage, month_bounds
-from proxy.statement_files import statement_csv, statement_pdf
+from billing.accounting.statements import (
+    Statement,
+    StatementEntry,
+    StatementPurchase,
+    Statements,
+    StatementUsage,
+    month_bounds,
+)
+from billing.payments.purchase import offer
+from proxy.customer_api.statement_csv import statement_csv
+from proxy.customer_api.statement_pdf import statement_pdf
 from tests.money.shop import PRO, STARTER, Shop
 from tests.money.test_books import use
 
@@ -32,7 +40,11 @@ def written_in(pdf: bytes) -> str:
     """The text of a PDF of ours, one string a line."""
     streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL)
     plain = [zlib.decompress(a85decode(b"<~" + stream.strip(), adobe=True)) for stream in streams]
-    found = [re.sub(rb"\\([()\\])", rb"\1", text) for page in plain for text in re.findall(rb"\(((?:\\.|[^\\)])*)\) Tj", page)]
+    found = [
+        re.sub(rb"\\([()\\])", rb"\1", text)
+        for page in plain
+        for text in re.findall(rb"\(((?:\\.|[^\\)])*)\) Tj", page)
+    ]
     return "\n".join(text.decode("latin-1") for text in found)
 
 
@@ -43,7 +55,7 @@ def this_month() -> str:
 async def history(shop: Shop) -> str:
     """Every way in which credits come and go, after a month that ended with a balance."""
     with pytest.MonkeyPatch.context() as earlier:
-        earlier.setattr("billing.ledger.now_ms", lambda: month_bounds(this_month())[0] - 1)
+        earlier.setattr("billing.ledger.ledger.now_ms", lambda: month_bounds(this_month())[0] - 1)
         account = await shop.books.account(7_000_500)
     bonus, taxed, whole, failed, won, lost = [await shop.paid(account, what, tax=tax) for what, tax in BOUGHT]
     shop.stripe.give_back(bonus.payment_intent_id or "", 1_234)  # a part of one with a bonus
@@ -69,7 +81,11 @@ async def test_every_column_beside_a_balance_adds_up_to_the_closing_one(shop: Sh
     account = await history(shop)
     statement = await Statements(shop.books.database).read(account, this_month())
     rows = rows_of(statement)
-    assert (rows[0]["item"], rows[-1]["item"], len(rows)) == ("opening", "closing", 2 + len(BOUGHT) + len(statement.entries) + 1)
+    assert (rows[0]["item"], rows[-1]["item"], len(rows)) == (
+        "opening",
+        "closing",
+        2 + len(BOUGHT) + len(statement.entries) + 1,
+    )
     assert rows[0]["credits"] == "7000.500"
     for column in ("credits", "creditsUsd"):
         assert total(rows[:-1], column) == Decimal(rows[-1][column]), column
@@ -89,10 +105,14 @@ async def test_what_was_paid_and_went_back_is_what_stripe_has(shop: Shop) -> Non
     assert total(rows, "paidTaxUsd") * 100 == sum(tax for _, tax in BOUGHT)
     assert total(rows, "returnedUsd") * 100 == 1_234 + 333 + cents[2] + cents[5]
     assert total(rows, "returnedTaxUsd") * 10_000 * 100 == 790_000 * 333 // 1_078 + 5_000_000 + 8_250_000
-    assert sum(1 for row in rows if row["returnedUsd"].startswith("-")) == 2, "the refund that failed, and the dispute that was won"
+    assert sum(1 for row in rows if row["returnedUsd"].startswith("-")) == 2, (
+        "the refund that failed, and the dispute that was won"
+    )
     kept = -await shop.ledger_of("cash") - await shop.ledger_of("fees")
     assert (total(rows, "paidUsd") - total(rows, "returnedUsd")) * 1_000_000 == kept
-    assert await shop.ledger_of("payable:tax") == (total(rows, "paidTaxUsd") - total(rows, "returnedTaxUsd")) * 1_000_000
+    assert (
+        await shop.ledger_of("payable:tax") == (total(rows, "paidTaxUsd") - total(rows, "returnedTaxUsd")) * 1_000_000
+    )
 
 
 async def test_money_that_took_no_credits_along_is_on_the_statement(shop: Shop) -> None:
@@ -134,18 +154,41 @@ LONG = Statement(
             "https://pay.stripe.com/receipts/a?b=1&c=2",
         ),
         StatementPurchase(
-            1_794_086_400_000, "pur_89abcdef0123456701234567", "plus", 4_999, 0, 52_489_500, "http://127.0.0.1:12111/receipt/1"
+            1_794_086_400_000,
+            "pur_89abcdef0123456701234567",
+            "plus",
+            4_999,
+            0,
+            52_489_500,
+            "http://127.0.0.1:12111/receipt/1",
         ),
-        StatementPurchase(1_794_086_500_000, "pur_ffffffffffffffffffffffff", "plus", 4_999, 0, 52_489_500, "javascript:alert(1)"),
+        StatementPurchase(
+            1_794_086_500_000, "pur_ffffffffffffffffffffffff", "plus", 4_999, 0, 52_489_500, "javascript:alert(1)"
+        ),
     ],
     [
-        StatementEntry(1_794_172_800_000, "refund", "re_3SxAbcDEFghiJKLmno0pQrStUv:1", "", -47_500_000, 50_000_000, 2_500_000),
+        StatementEntry(
+            1_794_172_800_000, "refund", "re_3SxAbcDEFghiJKLmno0pQrStUv:1", "", -47_500_000, 50_000_000, 2_500_000
+        ),
         StatementEntry(1_794_172_800_000, "refund_bonus", "re_3SxAbcDEFghiJKLmno0pQrStUv:1", "", -1_000_000),
         StatementEntry(
-            1_794_172_900_000, "adjustment", "grant_0123456789abcdef01234567", "an apology for the outage of last week", 1_000_000
+            1_794_172_900_000,
+            "adjustment",
+            "grant_0123456789abcdef01234567",
+            "an apology for the outage of last week",
+            1_000_000,
         ),
     ],
-    [StatementUsage("2026-11-02", "ft:gpt-4o-mini-2024-07-18:the-customers-organisation::AbCdEfGh", 1_234, 12_345_678, 987_654, 1_235_234)],
+    [
+        StatementUsage(
+            "2026-11-02",
+            "ft:gpt-4o-mini-2024-07-18:the-customers-organisation::AbCdEfGh",
+            1_234,
+            12_345_678,
+            987_654,
+            1_235_234,
+        )
+    ],
 )
 
 
@@ -166,10 +209,17 @@ def test_the_pdf_says_what_the_csv_says_with_totals_and_links() -> None:
     ):
         assert amount in text, amount
     assert [line for line in text if line == "receipt"] == ["receipt"] * 2
-    assert re.findall(rb"/URI \(([^)]*)\)", pdf) == [b"https://pay.stripe.com/receipts/a?b=1&c=2", b"http://127.0.0.1:12111/receipt/1"]
+    assert re.findall(rb"/URI \(([^)]*)\)", pdf) == [
+        b"https://pay.stripe.com/receipts/a?b=1&c=2",
+        b"http://127.0.0.1:12111/receipt/1",
+    ]
     totals = text[text.index("Paid less returned") :][:3]
     assert totals == ["Paid less returned", "$1,129.97", "$77.50"]
-    for reference in ("pur_0123456789abcdef01234567", "re_3SxAbcDEFghiJKLmno0pQrStUv:1", "grant_0123456789abcdef01234567"):
+    for reference in (
+        "pur_0123456789abcdef01234567",
+        "re_3SxAbcDEFghiJKLmno0pQrStUv:1",
+        "grant_0123456789abcdef01234567",
+    ):
         assert reference in text, "whole, on one line"
     model = [line for line in text if "gpt-4o" in line or "organisation" in line]
     assert all(line.endswith(("-", ":")) or "AbCdEfGh" in line for line in model), model

@@ -14,8 +14,8 @@ from collections import defaultdict
 
 import pytest
 
-from billing.purchases import Offer
-from billing.stripe_check import check_purchases
+from billing.accounting.reconcile_stripe import check_purchases
+from billing.payments.purchase import Offer
 from tests.billing.stores import Books
 from tests.money.api import Api, open_api
 from tests.money.fake_server import serve_fake
@@ -143,13 +143,23 @@ async def test_a_storm_of_deliveries_and_kills_ends_at_stripes_own_record(sql: B
     accounts = [await sql.account() for _ in range(20)]
     weather = Weather(shop, dice)
     with serve_fake(shop.stripe) as (_, api_base):
-        command = [sys.executable, "-m", "tests.money.storm_worker", sql.database.url.render_as_string(hide_password=False), api_base]
-        worker = subprocess.Popen([*command, str(KILLS), str(seed)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        command = [
+            sys.executable,
+            "-m",
+            "tests.money.storm_worker",
+            sql.database.url.render_as_string(hide_password=False),
+            api_base,
+        ]
+        worker = subprocess.Popen(
+            [*command, str(KILLS), str(seed)], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
         try:
             async with open_api(shop) as api:
 
                 async def make() -> None:
-                    for _ in range(max(1, DELIVERIES // 140)):  # ten histories make about 47 events, each delivered 3 times
+                    for _ in range(
+                        max(1, DELIVERIES // 140)
+                    ):  # ten histories make about 47 events, each delivered 3 times
                         await asyncio.gather(*(weather.history(dice.choice(accounts)) for _ in range(10)))
 
                 delivered = await deliver_all(api, weather, dice, asyncio.create_task(make()))
@@ -166,7 +176,9 @@ async def test_a_storm_of_deliveries_and_kills_ends_at_stripes_own_record(sql: B
     assert [str(finding) for finding in await check_purchases(sql.database)] == []
     assert await shop.findings() == []
     waits = sorted(row[0] - row[1] for row in await shop.rows("SELECT handled_at, received_at FROM stripe_inbox"))
-    print(f"handled after {waits[len(waits) // 2]} ms (median), {waits[int(len(waits) * 0.999)]} ms (p99.9), {waits[-1]} ms (all)")
+    print(
+        f"handled after {waits[len(waits) // 2]} ms (median), {waits[int(len(waits) * 0.999)]} ms (p99.9), {waits[-1]} ms (all)"
+    )
     assert waits[-1] < BOUND_MS
     assert len(await shop.rows("SELECT event_id FROM stripe_inbox")) == weather.seen
 

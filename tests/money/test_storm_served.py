@@ -24,8 +24,8 @@ import psutil
 import pytest
 from sqlalchemy import text
 
-from billing.database import Database
-from billing.event_types import API_VERSION, KINDS
+from billing.payments.stripe.event_types import API_VERSION, KINDS
+from billing.storage.database import Database
 from tests.launch.conftest import SECRET, start_bank, stripe_environment
 from tests.money.test_with_simulator import CREDITS, Bank
 from tests.support import web
@@ -76,7 +76,9 @@ def bank() -> Iterator[Bank]:
 
 
 @pytest.fixture
-def shop(bank: Bank, redis_server: RedisServer, empty_postgres: str, make_tollkeeper: Callable[..., Tollkeeper]) -> Tollkeeper:
+def shop(
+    bank: Bank, redis_server: RedisServer, empty_postgres: str, make_tollkeeper: Callable[..., Tollkeeper]
+) -> Tollkeeper:
     """Two workers and a jobs process, whose webhook the simulator knows as docs/stripe.md says."""
     server = make_tollkeeper(
         **stripe_environment(bank.url),
@@ -85,7 +87,13 @@ def shop(bank: Bank, redis_server: RedisServer, empty_postgres: str, make_tollke
         TOLLKEEPER_LISTEN__WORKERS="2",
         TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS="0",
     ).start()
-    bank.control("endpoints", url=f"{server.url}/webhooks/stripe", secret=SECRET, enabled_events=list(KINDS), api_version=API_VERSION)
+    bank.control(
+        "endpoints",
+        url=f"{server.url}/webhooks/stripe",
+        secret=SECRET,
+        enabled_events=list(KINDS),
+        api_version=API_VERSION,
+    )
     # the first retry after 60 ms: a copy that met a killed worker is soon back in the crowd
     chaos = {"copies_min": 1, "copies_max": 5, "shuffle_ms": 1_500, "parallel": 16, "retry_scale": 0.001, "seed": SEED}
     bank.settings(delivery=chaos, async_delay_s=0.5, refund_delay_s=0.5)
@@ -136,7 +144,9 @@ class Weather:
             return
         outcome = dice.choice(OUTCOMES)
         if outcome == "decline":
-            declined = web.post(f"{self.bank.url}/__stripe/sessions/{session}/pay", json={"outcome": outcome}, timeout=40)
+            declined = web.post(
+                f"{self.bank.url}/__stripe/sessions/{session}/pay", json={"outcome": outcome}, timeout=40
+            )
             assert declined.status_code == 402, declined.text
             pause(dice)
         self.bank.control(f"sessions/{session}/pay", outcome="succeed" if outcome == "decline" else outcome)
@@ -164,7 +174,9 @@ class Weather:
         raise AssertionError("no worker takes a click")
 
     def paid(self, session: str) -> int:
-        rows = web.get(f"{self.bank.url}/__stripe/record", params={"session": session, "kind": "paid"}, timeout=20).json()["records"]
+        rows = web.get(
+            f"{self.bank.url}/__stripe/record", params={"session": session, "kind": "paid"}, timeout=20
+        ).json()["records"]
         return int(rows[0]["amount"]) if rows else 0
 
     def afterwards(self, dice: random.Random, session: str, paid: int) -> None:
@@ -252,8 +264,12 @@ def test_a_storm_over_the_served_product_ends_at_the_simulators_record(shop: Tol
     wait_until(lambda: sql.count(WAITING) == 0, BOUND_SECONDS, "every event is handled")
     took = time.monotonic() - began
     slowest = max(row[0] - row[1] for row in sql.rows("SELECT handled_at, received_at FROM stripe_inbox")) / 1_000
-    print(f"{sent['deliveries']} deliveries of {len(sent['events'])} events, {sent['again']} sent again, {len(weather.sold)} pages")
-    print(f"{KILLS} kills of tk-jobs ({killer.met_waiting} met waiting events, {killer.met_working} in the middle of handling them)")
+    print(
+        f"{sent['deliveries']} deliveries of {len(sent['events'])} events, {sent['again']} sent again, {len(weather.sold)} pages"
+    )
+    print(
+        f"{KILLS} kills of tk-jobs ({killer.met_waiting} met waiting events, {killer.met_working} in the middle of handling them)"
+    )
     print(
         f"{killer.workers_killed} kills of workers, {weather.lost_clicks} clicks made again; slowest event {slowest:.1f} s, {took:.0f} s in all"
     )
@@ -264,7 +280,14 @@ def test_a_storm_over_the_served_product_ends_at_the_simulators_record(shop: Tol
     assert {row[2] for row in inbox} == {"done"}, "all were ours and of types we handle"
     shop.cli("drain")
     record = bank.record()
-    assert {row["kind"] for row in record["records"]} == {"paid", "refunded", "refund_failed", "disputed", "dispute_won", "dispute_lost"}
+    assert {row["kind"] for row in record["records"]} == {
+        "paid",
+        "refunded",
+        "refund_failed",
+        "disputed",
+        "dispute_won",
+        "dispute_lost",
+    }
     everything_moved_once(sql, record)
     credits_are_the_records(sql, record, weather)
     assert shop.cli("stripe", "sweep", "--days", "1")["fixed"] == []
@@ -282,7 +305,11 @@ def everything_arrives(bank: Bank) -> dict[str, Any]:
     assert set(attempts) <= {200, None}, "every answer is an acknowledgement; None: its worker died"
     delivered = attempts.count(200)
     assert delivered == sum(sending["copies"] for sending in sendings)
-    return {"events": {sending["event"] for sending in sendings}, "deliveries": delivered, "again": len(attempts) - delivered}
+    return {
+        "events": {sending["event"] for sending in sendings},
+        "deliveries": delivered,
+        "again": len(attempts) - delivered,
+    }
 
 
 def everything_moved_once(sql: Sql, record: Any) -> None:
@@ -291,7 +318,11 @@ def everything_moved_once(sql: Sql, record: Any) -> None:
     for row in record["records"]:
         taken = -1 if row["kind"] in ("refunded", "disputed") else 1
         # what a dispute moves is known by Stripe's balance transactions, and a fee always is
-        known_by = {"paid": row["client_reference_id"], "disputed": row["balance_transaction"], "dispute_won": row["balance_transaction"]}
+        known_by = {
+            "paid": row["client_reference_id"],
+            "disputed": row["balance_transaction"],
+            "dispute_won": row["balance_transaction"],
+        }
         if row["kind"] != "dispute_lost":
             expected[known_by.get(row["kind"], row["refund"])] += taken * row["amount"] * 10_000
         if row["fee"]:
@@ -311,7 +342,9 @@ def nonzero(sums: dict[str, int]) -> dict[str, int]:
 
 def credits_are_the_records(sql: Sql, record: Any, weather: Weather) -> None:
     """Purchase by purchase in the ledger, and account by account in the ledger and at the side API."""
-    purchase_of = {row[key]: row["client_reference_id"] for row in record["records"] for key in ("refund", "dispute") if row[key]}
+    purchase_of = {
+        row[key]: row["client_reference_id"] for row in record["records"] for key in ("refund", "dispute") if row[key]
+    }
     purchase_by_session = {row["session"]: row["client_reference_id"] for row in record["records"]}
     accounts = dict.fromkeys((customer.account_id for customer in weather.customers), 0)
     expected: dict[tuple[str, str], int] = {}

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from billing.event_types import KINDS
+from billing.payments.stripe.event_types import KINDS
 from tests.money.test_end_to_end import PACKAGES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
@@ -45,10 +45,19 @@ class Town:
         """A command of the CLI's: what it prints. It must succeed."""
         assert STRIPE.is_file(), "no Stripe CLI: `make install-dev` installs it with npm (linux-x64)"
         where = ("--api-base", self.bank, "--api-key", "sk_test_sandbox") if at_bank else ()
-        quiet = {"STRIPE_CLI_TELEMETRY_OPTOUT": "1", "DO_NOT_TRACK": "1"}  # without a way out to Stripe it panics now and then
+        quiet = {
+            "STRIPE_CLI_TELEMETRY_OPTOUT": "1",
+            "DO_NOT_TRACK": "1",
+        }  # without a way out to Stripe it panics now and then
         environment = {"PATH": os.environ["PATH"], "HOME": str(self.home), "XDG_CONFIG_HOME": str(self.home), **quiet}
         done = subprocess.run(
-            [str(STRIPE), *arguments, *where], env=environment, capture_output=True, text=True, timeout=60, check=False, cwd=self.home
+            [str(STRIPE), *arguments, *where],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            cwd=self.home,
         )
         assert done.returncode == 0, (arguments, done.stdout[-2_000:], done.stderr[-2_000:])
         return done.stdout
@@ -69,10 +78,16 @@ class Town:
     def inbox(self) -> list[dict[str, Any]]:
         """Every stored event."""
         states = ("pending", "parked", "done", "ignored")
-        return [row for state in states for row in self.server.cli("stripe", "inbox", "--state", state, "--limit", "500")["data"]]
+        return [
+            row
+            for state in states
+            for row in self.server.cli("stripe", "inbox", "--state", state, "--limit", "500")["data"]
+        ]
 
     def mismatches(self) -> int:
-        found = re.search(r"^stripe_event_version_mismatches_total ([\d.]+)", web.get(f"{self.server.url}/metrics").text, re.MULTILINE)
+        found = re.search(
+            r"^stripe_event_version_mismatches_total ([\d.]+)", web.get(f"{self.server.url}/metrics").text, re.MULTILINE
+        )
         return int(float(found[1])) if found else 0
 
     def supported(self) -> set[str]:

@@ -135,7 +135,15 @@ def test_bad_weather_ends_at_the_simulators_record(shop: Tollkeeper, bank: Bank)
     seed = time.time_ns() % 2**32
     print(f"seed {seed}")
     dice = random.Random(seed)
-    chaos = {"copies_min": 1, "copies_max": 5, "shuffle_ms": 300, "drop": 0.1, "cut": 0.1, "retry_scale": 0.0005, "seed": seed}
+    chaos = {
+        "copies_min": 1,
+        "copies_max": 5,
+        "shuffle_ms": 300,
+        "drop": 0.1,
+        "cut": 0.1,
+        "retry_scale": 0.0005,
+        "seed": seed,
+    }
     bank.settings(delivery=chaos, async_delay_s=0.2, refund_delay_s=0.2)
     customers = [new_customer(shop, 0) for _ in range(4)]
     sold: dict[str, tuple[Customer, str]] = {}
@@ -168,7 +176,9 @@ def live_one_life(bank: Bank, dice: random.Random, session: str) -> None:
     if fate < 0.1:
         bank.control(f"sessions/{session}/expire")
         return
-    bank.control(f"sessions/{session}/pay", outcome=dice.choice(["succeed"] * 5 + ["authenticate", "delay", "delay_fail"]))
+    bank.control(
+        f"sessions/{session}/pay", outcome=dice.choice(["succeed"] * 5 + ["authenticate", "delay", "delay_fail"])
+    )
     if fate < 0.4:
         return
     time.sleep(0.25)
@@ -201,7 +211,9 @@ def live_one_life(bank: Bank, dice: random.Random, session: str) -> None:
         {"signature": "missing"},
     ],
 )
-def test_what_does_not_verify_is_not_believed_and_the_sweeper_finds_the_truth(shop: Tollkeeper, bank: Bank, wrong: dict[str, Any]) -> None:
+def test_what_does_not_verify_is_not_believed_and_the_sweeper_finds_the_truth(
+    shop: Tollkeeper, bank: Bank, wrong: dict[str, Any]
+) -> None:
     bank.settings(delivery={**wrong, "retry_scale": 0.0, "max_attempts": 2})
     customer = new_customer(shop, 0)
     page = checkout(customer)
@@ -221,7 +233,13 @@ def test_replies_that_are_lost_open_one_page_and_take_one_payment(shop: Tollkeep
     customer.wait_balance(9_990_000, 5)
     assert len({row["session"] for row in bank.record()["records"]}) == 1
     bank.control("faults", kind="reset", after=True, path="payment_intents", count=2)
-    wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
+    wish = {
+        "enabled": True,
+        "thresholdMillicredits": "9990000",
+        "packageCode": "starter",
+        "monthlyCeilingCents": 5_000,
+        "consent": True,
+    }
     assert web.put(f"{shop.url}/api/billing/auto-recharge", json=wish, headers=acting_for(customer)).status_code == 200
     used = int(float(customer.chat(max_tokens=5).headers["x-credits-charged"]) * 1_000)
     customer.wait_balance(9_990_000 * 2 - used, 15)
@@ -234,11 +252,19 @@ def test_a_card_that_wants_its_owner_yields_a_page(shop: Tollkeeper, bank: Bank)
     page = checkout(customer, savePaymentMethod=True)
     bank.control(f"sessions/{page['sessionId']}/pay", outcome="authenticate_always")
     customer.wait_balance(9_990_000, 5)
-    wish = {"enabled": True, "thresholdMillicredits": "9990000", "packageCode": "starter", "monthlyCeilingCents": 5_000, "consent": True}
+    wish = {
+        "enabled": True,
+        "thresholdMillicredits": "9990000",
+        "packageCode": "starter",
+        "monthlyCeilingCents": 5_000,
+        "consent": True,
+    }
     url = f"{shop.url}/api/billing/auto-recharge"
     assert web.put(url, json=wish, headers=acting_for(customer)).status_code == 200
     used = int(float(customer.chat(max_tokens=5).headers["x-credits-charged"]) * 1_000)
-    found = wait_until(lambda: (row := web.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page")
+    found = wait_until(
+        lambda: (row := web.get(url, headers=customer.headers).json())["state"] == "action_needed" and row, 15, "a page"
+    )
     session = found["actionUrl"].rpartition("/")[2]
     bank.control(f"sessions/{session}/pay")
     customer.wait_balance(9_990_000 * 2 - used, 10)
@@ -299,7 +325,9 @@ def test_finance_gives_a_payment_back(shop: Tollkeeper, bank: Bank) -> None:
 
     def refund(role: str, **asked: Any) -> Any:
         url = f"{shop.url}/api/admin/purchases/{page['id']}/refund"
-        return web.post(url, json={"reason": "they asked", **asked}, headers={"Authorization": f"Bearer {keys[role]}"}, timeout=20)
+        return web.post(
+            url, json={"reason": "they asked", **asked}, headers={"Authorization": f"Bearer {keys[role]}"}, timeout=20
+        )
 
     assert refund("support").status_code == 403
     assert refund("finance", usd="1.005").json()["error"]["param"] == "usd"

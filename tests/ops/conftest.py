@@ -18,7 +18,9 @@ async def sql(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Boo
 
 
 @pytest.fixture(scope="module")
-def pair(new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: pytest.FixtureRequest) -> Iterator[Tollkeeper]:
+def pair(
+    new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: pytest.FixtureRequest
+) -> Iterator[Tollkeeper]:
     """Two workers and a jobs process on Redis."""
     home = new_folder(f"pair-{request.module.__name__.rpartition('.')[2]}")
     redis = RedisServer(home / "redis")

@@ -46,7 +46,9 @@ class Load:
             thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._stop.set()
         for thread in self._threads:
             thread.join(60)
@@ -56,7 +58,9 @@ class Load:
         headers = {**self._account.headers, "x-credits-usage": "1"}
         while not self._stop.is_set():
             asked = time.monotonic()
-            with web.stream("POST", f"{self._account.server.v1}/chat/completions", json=body, headers=headers, timeout=30) as answer:
+            with web.stream(
+                "POST", f"{self._account.server.v1}/chat/completions", json=body, headers=headers, timeout=30
+            ) as answer:
                 data, status = answer.read().decode(), answer.status_code
             code, charged = "", None
             if status == 200:
@@ -71,7 +75,9 @@ class Load:
         body = BODY
         while not self._stop.is_set():
             asked = time.monotonic()
-            answer = web.post(f"{self._account.server.v1}/chat/completions", json=body, headers=self._account.headers, timeout=30)
+            answer = web.post(
+                f"{self._account.server.v1}/chat/completions", json=body, headers=self._account.headers, timeout=30
+            )
             charged = answer.headers.get("x-credits-charged")
             self.replies.append(
                 Reply(

@@ -9,13 +9,13 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from billing.accounts import hash_key
-from billing.admins import LONGEST_NAME, Admin, Admins
-from billing.audit import AuditLog, Change, Who
-from billing.database import Database, now_ms
-from billing.errors import KeyNotFound, StoreUnavailable
-from billing.money import Millicredits
-from billing.overrides import Override, Overrides, in_force
+from billing.ledger.accounts import hash_key
+from billing.ledger.admins import LONGEST_NAME, Admin, Admins
+from billing.ledger.audit_log import AuditLog, Change, Who
+from billing.ledger.flag_overrides import Override, Overrides, in_force
+from billing.money.amounts import Millicredits
+from billing.money.errors import KeyNotFound, StoreUnavailable
+from billing.storage.database import Database, now_ms
 from tests.billing.stores import Books
 from tests.support.servers import Tollkeeper
 
@@ -42,7 +42,7 @@ async def tamper(database: Database, *statements: str) -> None:
 
 
 async def test_the_chain_holds_over_batches(sql: Books, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("billing.audit.BATCH", 2)
+    monkeypatch.setattr("billing.ledger.audit_log.BATCH", 2)
     log = await filled(sql)
     verdict = await log.verify()
     assert (verdict.rows, verdict.problem, verdict.head.id) == (5, "", 5)
@@ -53,7 +53,9 @@ async def test_the_chain_holds_over_batches(sql: Books, monkeypatch: pytest.Monk
     assert "cut off" in (await log.verify(known="f" * 64)).problem
 
 
-@pytest.mark.parametrize("statement", ["UPDATE audit_log SET actor = 'eve'", "DELETE FROM audit_log", "TRUNCATE audit_log"])
+@pytest.mark.parametrize(
+    "statement", ["UPDATE audit_log SET actor = 'eve'", "DELETE FROM audit_log", "TRUNCATE audit_log"]
+)
 async def test_the_database_refuses_changes(statement: str, sql: Books) -> None:
     await filled(sql)
     if sql.database.is_sqlite and statement.startswith("TRUNCATE"):
@@ -90,7 +92,9 @@ async def test_a_tail_that_was_cut_off_is_found_by_the_head_that_was_kept(sql: B
 
 async def test_many_writers_make_one_chain(sql: Books) -> None:
     log = AuditLog(sql.database)
-    await asyncio.gather(*(log.write(Who(f"a{number}", "ops"), Change("test", str(number), None, None)) for number in range(40)))
+    await asyncio.gather(
+        *(log.write(Who(f"a{number}", "ops"), Change("test", str(number), None, None)) for number in range(40))
+    )
     verdict = await log.verify()
     assert (verdict.rows, verdict.problem) == (40, "")
 
@@ -150,11 +154,22 @@ async def test_the_longest_names_fit_the_ledger(sql: Books) -> None:
 
 async def test_what_somebody_granted_counts_over_accounts_and_addresses(sql: Books) -> None:
     one, other = await sql.account(), await sql.account()
-    actors = ("oidc:u1 (ann@a.example)", "oidc:u1 (ann@b.example)", "oidc:u1", "oidc:u10 (eve@a.example)", "oidc:u_ (x)")
+    actors = (
+        "oidc:u1 (ann@a.example)",
+        "oidc:u1 (ann@b.example)",
+        "oidc:u1",
+        "oidc:u10 (eve@a.example)",
+        "oidc:u_ (x)",
+    )
     for number, actor in enumerate(actors):
         await sql.ledger.grant(one if number % 2 else other, Millicredits(10**number), f"grant {number}", actor, "why")
     async with sql.database.read() as connection:
-        for actor, wanted in (("oidc:u1 (ann@c.example)", 111), ("oidc:u10", 1_000), ("oidc:u_", 10_000), ("ann (adm_1)", 0)):
+        for actor, wanted in (
+            ("oidc:u1 (ann@c.example)", 111),
+            ("oidc:u10", 1_000),
+            ("oidc:u_", 10_000),
+            ("ann (adm_1)", 0),
+        ):
             assert await sql.ledger.granted_by(connection, Admin(actor, "support", None).identity, 0) == wanted
         assert await sql.ledger.granted_by(connection, "oidc:u1", now_ms() + 60_000) == 0
 

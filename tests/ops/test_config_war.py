@@ -66,7 +66,9 @@ class Looker(threading.Thread):
         (package,) = me["packages"]
         number = int(package["code"].removeprefix("edit-"))
         body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}]}
-        answer = web.post(f"{self.server.v1}/chat/completions", json=body, headers={"Authorization": f"Bearer {self.poor}"})
+        answer = web.post(
+            f"{self.server.v1}/chat/completions", json=body, headers={"Authorization": f"Bearer {self.poor}"}
+        )
         refusal = answer.json()
         if answer.status_code != 402:
             self.faults.append(f"{answer.status_code}: {answer.text[:200]}")
@@ -122,7 +124,9 @@ def test_a_thousand_edits_half_of_them_broken(pair: Tollkeeper) -> None:
     refused = re.search(r'^tollkeeper_config_reloads_total\{result="refused"\} (\S+)', metrics, re.MULTILINE)
     assert refused is not None
     assert float(refused[1]) >= 3
-    wait_until(lambda: "tollkeeper_config_valid 1.0" in web.get(f"{pair.url}/metrics").text, 3, "valid again, in every process")
+    wait_until(
+        lambda: "tollkeeper_config_valid 1.0" in web.get(f"{pair.url}/metrics").text, 3, "valid again, in every process"
+    )
     assert '"the configuration stays as it was' in pair.log()
 
 

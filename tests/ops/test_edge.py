@@ -16,7 +16,9 @@ APP = "https://app.example.com"
 
 
 @pytest.fixture(scope="module", params=["embedded", "redis"])
-def server(request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
+def server(
+    request: pytest.FixtureRequest, new_folder: Callable[[str], Path], session_sandbox: Sandbox
+) -> Iterator[Tollkeeper]:
     home = new_folder(f"edge-{request.param}")
     environment = {
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,

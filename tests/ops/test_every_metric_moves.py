@@ -18,7 +18,7 @@ import pytest
 import redis
 from prometheus_client.parser import text_string_to_metric_families
 
-from billing.signatures import sign
+from billing.payments.stripe.signatures import sign
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe, replace
 from tests.money.test_end_to_end import SECRET, environment
@@ -26,7 +26,9 @@ from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
-DOCUMENTED = re.findall(r"^\| `(\w+)` \| (counter|gauge|histogram) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE)
+DOCUMENTED = re.findall(
+    r"^\| `(\w+)` \| (counter|gauge|histogram) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE
+)
 
 MODELS = {"openai_calls_total", "openai_tokens_in_total", "openai_tokens_out_total"}
 LABELLED_BY_OTHERS = {*MODELS, "tollkeeper_requests_total", "tollkeeper_outcomes_total", "tollkeeper_job_runs_total"}
@@ -79,7 +81,9 @@ def fake(stripe: FakeStripe) -> Iterator[tuple[FakeServer, str]]:
 
 
 @pytest.fixture
-def busy(folder: Path, redis_server: RedisServer, sandbox: Sandbox, fake: tuple[FakeServer, str]) -> Iterator[Tollkeeper]:
+def busy(
+    folder: Path, redis_server: RedisServer, sandbox: Sandbox, fake: tuple[FakeServer, str]
+) -> Iterator[Tollkeeper]:
     """Two workers and their jobs, with Stripe, whose files the test edits."""
     (folder / "proxy.toml").write_text("# nothing is changed yet\n")
     more = {
@@ -101,7 +105,9 @@ def deliver(server: Tollkeeper, payload: bytes, secret: str = SECRET) -> int:
     return web.post(f"{server.url}/webhooks/stripe", content=payload, headers=headers, timeout=20).status_code
 
 
-def test_every_metric_moves(busy: Tollkeeper, stripe: FakeStripe, fake: tuple[FakeServer, str], redis_server: RedisServer) -> None:
+def test_every_metric_moves(
+    busy: Tollkeeper, stripe: FakeStripe, fake: tuple[FakeServer, str], redis_server: RedisServer
+) -> None:
     watch = Watch(busy)
     try:
         requests_of_every_kind(busy)
@@ -125,7 +131,9 @@ def test_every_metric_moves(busy: Tollkeeper, stripe: FakeStripe, fake: tuple[Fa
     assert max(watch.seen["billing_credits_purchased_total"]["{}"]) == 2 * 9_990
     assert max(watch.seen["billing_credits_taken_back_total"]['{"kind": "refund"}']) == 6_000
     losses = [json.loads(line)["millicredits"] for line in busy.log().splitlines() if '"event":"platform_loss"' in line]
-    assert losses == [258]  # gpt-4o: 23 tokens in at 2.5 and 100 out at 10 are 1,058 millicredits, of which there were 800
+    assert losses == [
+        258
+    ]  # gpt-4o: 23 tokens in at 2.5 and 100 out at 10 are 1,058 millicredits, of which there were 800
     assert max(watch.seen["tollkeeper_platform_loss_credits_total"]["{}"]) == pytest.approx(0.258)
     assert max(watch.seen["billing_402_insufficient_credits_total"]['{"source": "balance"}']) == 1
     assert max(watch.seen["tollkeeper_reconciliation_mismatch_credits"]["{}"]) == 5
@@ -139,7 +147,12 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
     assert customer.chat(max_tokens=5).status_code == 200
     assert poor.chat(max_tokens=5).status_code == 402
     assert customer.chat(sandbox_says(status=500)).status_code == 500
-    assert customer.chat(sandbox_says(usage={"prompt_tokens": 10**9, "completion_tokens": 1, "total_tokens": 10**9 + 1})).status_code == 200
+    assert (
+        customer.chat(
+            sandbox_says(usage={"prompt_tokens": 10**9, "completion_tokens": 1, "total_tokens": 10**9 + 1})
+        ).status_code
+        == 200
+    )
     above = sandbox_says(output_tokens=100, ignore_cap=True)
     assert pays_it_all.chat(above, model="gpt-4o", max_tokens=10).status_code == 200
     nobody = {"Authorization": "Bearer tk-nobody", "x-forwarded-for": "192.0.2.1"}
@@ -156,7 +169,9 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
 def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
     """Bought, half of it given back, an event that nobody signed, one of another version, and one that waits for Stripe."""
     customer = new_customer(server, 0)
-    made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    made = web.post(
+        f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20
+    )
     session = made.json()["sessionId"]
     paid_late(server, stripe)
     stripe.pay(session)
@@ -176,12 +191,18 @@ def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
 def paid_late(server: Tollkeeper, stripe: FakeStripe) -> None:
     """Another buyer's payment, after its page had expired."""
     customer = new_customer(server, 0)
-    made = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20)
+    made = web.post(
+        f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=customer.headers, timeout=20
+    )
     session = made.json()["sessionId"]
     stripe.expire(session)
     assert deliver(server, stripe.events_made[-1][1]) == 200
     purchase = f"{server.url}/api/billing/purchases/{session}"
-    wait_until(lambda: web.get(purchase, headers=customer.headers, timeout=20).json()["state"] == "expired", 20, "it has expired")
+    wait_until(
+        lambda: web.get(purchase, headers=customer.headers, timeout=20).json()["state"] == "expired",
+        20,
+        "it has expired",
+    )
     stripe.sessions_by_id[session] = replace(stripe.sessions_by_id[session], status="open")
     stripe.pay(session)
     assert deliver(server, stripe.events_made[-1][1]) == 200
@@ -194,7 +215,9 @@ def closed_day(server: Tollkeeper) -> None:
     row = (day, 0, 7_000, 5_000, 0, 0, 1, int(time.time() * 1_000))
     with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
         ledger.execute(f"INSERT INTO finance_daily VALUES ({', '.join('?' * len(row))})", row)
-    wait_until(lambda: "finance_closed_margin_daily_usd 0.002" in web.get(f"{server.url}/metrics").text, 10, "it is shown")
+    wait_until(
+        lambda: "finance_closed_margin_daily_usd 0.002" in web.get(f"{server.url}/metrics").text, 10, "it is shown"
+    )
 
 
 def missed_event(server: Tollkeeper, stripe: FakeStripe) -> None:
@@ -204,9 +227,15 @@ def missed_event(server: Tollkeeper, stripe: FakeStripe) -> None:
     event = msgspec.structs.replace(event, created=int(time.time()) - 600)  # what is younger may be on its way
     stripe.events_made.append((event, msgspec.json.encode(event)))
     owner = server.cli("admin", "create", "who asks for a sweep", "--role", "owner")["adminKey"]
-    asked = {"url": f"{server.url}/api/admin/jobs/sweep/run", "json": {"reason": "a test"}, "headers": {"Authorization": f"Bearer {owner}"}}
+    asked = {
+        "url": f"{server.url}/api/admin/jobs/sweep/run",
+        "json": {"reason": "a test"},
+        "headers": {"Authorization": f"Bearer {owner}"},
+    }
     assert web.post(**asked).status_code == 202
-    wait_until(lambda: re.search("stripe_events_missed_total [1-9]", web.get(f"{server.url}/metrics").text), 20, "it was found")
+    wait_until(
+        lambda: re.search("stripe_events_missed_total [1-9]", web.get(f"{server.url}/metrics").text), 20, "it was found"
+    )
 
 
 def edits(server: Tollkeeper) -> None:
@@ -234,7 +263,9 @@ def faults(server: Tollkeeper, store: RedisServer) -> None:
     owner = {"Authorization": f"Bearer {server.cli('admin', 'create', 'the owner', '--role', 'owner')['adminKey']}"}
     ask: dict[str, Any] = {"json": {"reason": "a test"}, "headers": owner, "timeout": 10}
     assert web.post(f"{server.url}/api/admin/jobs/reconcile/run", **ask).status_code == 202
-    wait_until(lambda: "tollkeeper_reconciliation_mismatch_credits 5.0" in web.get(f"{server.url}/metrics").text, 20, "found")
+    wait_until(
+        lambda: "tollkeeper_reconciliation_mismatch_credits 5.0" in web.get(f"{server.url}/metrics").text, 20, "found"
+    )
     with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10, isolation_level=None)) as ledger:
         ledger.execute("BEGIN EXCLUSIVE")
         for _ in range(3):

@@ -10,10 +10,10 @@ import httpx
 import pytest
 from openai import OpenAI, RateLimitError
 
-import proxy.failures
-from billing.signatures import sign
-from proxy.failures import MOST_ADDRESSES, Failures
-from proxy.rejections import Rejection
+import proxy.web.auth_failures
+from billing.payments.stripe.signatures import sign
+from proxy.web.auth_failures import MOST_ADDRESSES, Failures
+from proxy.web.rejections import Rejection
 from tests.money.test_end_to_end import SECRET, environment
 from tests.support import web
 from tests.support.customers import new_customer
@@ -25,9 +25,14 @@ MOST = 5
 @pytest.fixture(scope="module")
 def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
     """One worker behind a proxy of its own, which is this test."""
-    limits = {"TOLLKEEPER_LISTEN__MAX_FAILURES_PER_MINUTE": str(MOST), "TOLLKEEPER_LISTEN__TRUSTED_PROXIES": '["127.0.0.1/32"]'}
+    limits = {
+        "TOLLKEEPER_LISTEN__MAX_FAILURES_PER_MINUTE": str(MOST),
+        "TOLLKEEPER_LISTEN__TRUSTED_PROXIES": '["127.0.0.1/32"]',
+    }
     stripe = environment("http://127.0.0.1:9", "http://127.0.0.1:9/notices")
-    server = Tollkeeper(new_folder("failures"), {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, **stripe, **limits}).start()
+    server = Tollkeeper(
+        new_folder("failures"), {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, **stripe, **limits}
+    ).start()
     yield server
     server.kill()
 
@@ -59,10 +64,16 @@ def test_unknown_keys_are_refused_unseen_and_known_ones_and_other_addresses_are_
         assert web.get(path, headers={"x-forwarded-for": "192.0.2.1"}).status_code == 401, "no key is not looked up"
     assert web.get(me, headers=bearer(new, "192.0.2.2")).status_code == 200
     assert web.get(me, headers=bearer(new, "192.0.2.1")).status_code == 200, "known now"
-    with OpenAI(api_key="sk-no", base_url=server.v1, max_retries=0, default_headers={"x-forwarded-for": "192.0.2.1"}) as client:
+    with OpenAI(
+        api_key="sk-no", base_url=server.v1, max_retries=0, default_headers={"x-forwarded-for": "192.0.2.1"}
+    ) as client:
         with pytest.raises(RateLimitError):
             client.models.list()
-    wait_until(lambda: 'tollkeeper_too_many_failures_total{kind="key"} 6.0' in web.get(f"{server.url}/metrics").text, 5, "counted")
+    wait_until(
+        lambda: 'tollkeeper_too_many_failures_total{kind="key"} 6.0' in web.get(f"{server.url}/metrics").text,
+        5,
+        "counted",
+    )
 
 
 def test_admins_who_were_here_are_not_locked_out(server: Tollkeeper) -> None:
@@ -77,7 +88,9 @@ def test_admins_who_were_here_are_not_locked_out(server: Tollkeeper) -> None:
     signing_in = web.post(f"{server.url}/admin/sign-in", data={"key": "tka-wrong"}, headers=from_there)
     assert (signing_in.status_code, "Wait a minute" in signing_in.text) == (429, True)
     assert web.post(f"{server.url}/admin/sign-in", data={"key": first}, headers=from_there).status_code == 303
-    link = web.post(f"{server.url}/api/portal/sessions", json={"accountId": "x"}, headers=bearer("tka-wrong", "192.0.2.3"))
+    link = web.post(
+        f"{server.url}/api/portal/sessions", json={"accountId": "x"}, headers=bearer("tka-wrong", "192.0.2.3")
+    )
     assert link.status_code == 429
 
 
@@ -93,7 +106,9 @@ def test_signatures_of_stripe_pass_whoever_fails_at_the_same_address(server: Tol
     assert deliver(SECRET).status_code == 200
     assert deliver("whsec_wrong").status_code == 429
     failures = 'stripe_webhook_failures_total{reason="signature"} 7.0'
-    wait_until(lambda: failures in web.get(f"{server.url}/metrics").text, 5, "all of them are still failures to the alerts")
+    wait_until(
+        lambda: failures in web.get(f"{server.url}/metrics").text, 5, "all of them are still failures to the alerts"
+    )
 
 
 def test_who_leaves_in_the_middle_of_a_webhook_is_no_failing_of_ours(server: Tollkeeper) -> None:

@@ -15,13 +15,13 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
-from billing.overrides import Overrides
+from billing.ledger.flag_overrides import Overrides
 from config.settings import Secret, Settings
 from config.watch import Judge, Watcher
-from proxy.app import background
-from proxy.live import LiveSettings
-from proxy.metrics import Metrics
-from proxy.serve import Listeners, Supervisor
+from proxy.observability.metrics import Metrics
+from proxy.server.app import background
+from proxy.server.live_settings import LiveSettings
+from proxy.server.supervisor import Listeners, Supervisor
 from tests.billing.stores import Books
 from tests.conftest import Serve
 from tests.faults.test_sql_fails import frozen
@@ -59,7 +59,9 @@ def test_an_edit_that_breaks_the_reader_is_one_bad_edit(make_tollkeeper: Serve, 
     wait_until(lambda: "RecursionError" in notes(server).get("config", ""), 5, "the edit is refused by name")
     before = children(server)
     before[-1].kill()
-    wait_until(lambda: len(children(server)) == len(before) and not before[-1].is_running(), 5, "the supervisor still tends")
+    wait_until(
+        lambda: len(children(server)) == len(before) and not before[-1].is_running(), 5, "the supervisor still tends"
+    )
     wait_until(lambda: answers(customer, 200), 5, "all serve")
     file.write_text(CLOSED)
     wait_until(lambda: answers(customer, 503), 5, "the next edit is taken")
@@ -105,16 +107,22 @@ def test_a_database_that_refuses_our_questions_ends_no_loop(make_tollkeeper: Ser
     wait_until(lambda: metric(server, "tollkeeper_config_valid 1.0"), 3, "the metric follows")
 
 
-def test_switches_work_while_postgresql_hangs(make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path) -> None:
+def test_switches_work_while_postgresql_hangs(
+    make_tollkeeper: Serve, redis_server: RedisServer, sandbox: Sandbox, folder: Path
+) -> None:
     with postgres(folder / "pg") as url:
-        server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TOLLKEEPER_DATABASE__URL=url)
+        server = make_tollkeeper(
+            TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TOLLKEEPER_DATABASE__URL=url
+        )
         file = server.folder / "proxy.toml"
         file.write_text("# fine\n")
         server.start()
         account = server.account("100")
         account.wait_balance(100_000)
         assert answers(account, 200)
-        override = server.cli("flags", "set", "rounding_mode", "ceil", "--reason", "ends while SQL hangs", "--expires", "7s")
+        override = server.cli(
+            "flags", "set", "rounding_mode", "ceil", "--reason", "ends while SQL hangs", "--expires", "7s"
+        )
         ends = datetime.fromisoformat(override["expiresAt"]).timestamp()
         wait_until(lambda: charged(account) == {1_000}, 3, "the override applies")
         postmaster = psutil.Process(int((folder / "pg" / "postmaster.pid").read_text().split()[0]))
@@ -185,7 +193,9 @@ def test_an_override_set_on_one_machine_is_in_force_on_another_within_2_seconds(
         second.kill()
 
 
-async def test_a_look_that_fails_is_noted_and_tried_again(sql: Books, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_look_that_fails_is_noted_and_tried_again(
+    sql: Books, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     file, settings, metrics, apply = tmp_path / "proxy.toml", Settings(), Metrics(CollectorRegistry()), FailsOnce()
     file.write_text("# fine\n")
     live = LiveSettings(settings, Watcher(Judge(file, settings, environ={})), Overrides(sql.database), metrics, apply)
@@ -223,7 +233,9 @@ def test_the_supervisor_outlives_a_look_that_fails(tmp_path: Path) -> None:
     listeners.main.close()
 
 
-def test_a_frozen_supervisor_is_said_and_over_when_it_goes_on(make_tollkeeper: Serve, redis_server: RedisServer) -> None:
+def test_a_frozen_supervisor_is_said_and_over_when_it_goes_on(
+    make_tollkeeper: Serve, redis_server: RedisServer
+) -> None:
     """It watches the file for all: a kill switch would reach nobody."""
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2")
     (server.folder / "proxy.toml").write_text("# fine\n")
@@ -244,7 +256,9 @@ def test_a_cleaned_temporary_folder_costs_neither_edits_nor_workers(
 ) -> None:
     temporary = folder / "tmp"
     temporary.mkdir()
-    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TMPDIR=str(temporary))
+    server = make_tollkeeper(
+        TOLLKEEPER_REDIS__URL=redis_server.url, TOLLKEEPER_LISTEN__WORKERS="2", TMPDIR=str(temporary)
+    )
     file = server.folder / "proxy.toml"
     file.write_text("# fine\n")
     server.start()
@@ -256,7 +270,11 @@ def test_a_cleaned_temporary_folder_costs_neither_edits_nor_workers(
     before = children(server)
     for child in before:
         child.kill()
-    wait_until(lambda: len(children(server)) == len(before) and not any(child.is_running() for child in before), 10, "all are back")
+    wait_until(
+        lambda: len(children(server)) == len(before) and not any(child.is_running() for child in before),
+        10,
+        "all are back",
+    )
     file.write_text("# fine again\n")
     wait_until(lambda: answers(customer, 200), 10, "and serve")
     assert web.get(f"{server.url}/metrics").status_code == 200

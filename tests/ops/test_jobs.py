@@ -9,27 +9,27 @@ from decimal import Decimal
 import pytest
 from sqlalchemy import text
 
-import billing.ledger
-import billing.partitions
-from billing.audit import AuditLog, Change, Who
-from billing.costs import CHECK, WITH_TOOLS, OwnCost, compare_costs, own_costs
-from billing.errors import StoreUnavailable
-from billing.finance import DAY_MS, Figures, Finance, below_target, day_of, span
-from billing.findings import Finding, mismatch
-from billing.holds import Entry, Reading
-from billing.partitions import keep_partitions, month_of
-from billing.portal import Portal
-from billing.pricing import Charge, PriceBook, load_catalogue
-from billing.rates import RateCards
-from billing.reconcile import check_audit, check_ledger, check_store
-from billing.record import UsageRecord, encode_record
-from billing.retention import drop_detail
-from billing.runs import DIFFERENCES, FAILED, PARTLY, Runs
-from billing.samples import check_sample
-from billing.schedule import Job, JobIsRunning, Result, Scheduler
-from billing.statements import Statements
-from billing.usage import Usage
-from proxy.statement_files import statement_csv
+import billing.ledger.ledger
+import billing.storage.partitions
+from billing.accounting.daily_finance import DAY_MS, Figures, Finance, below_target, day_of, span
+from billing.accounting.openai_costs import CHECK, WITH_TOOLS, OwnCost, compare_costs, own_costs
+from billing.accounting.reconcile import check_audit, check_ledger, check_store
+from billing.accounting.reconcile_charges import check_sample
+from billing.accounting.statements import Statements
+from billing.jobs.retention import drop_detail
+from billing.jobs.runs import DIFFERENCES, FAILED, PARTLY, Runs
+from billing.jobs.schedule import Job, JobIsRunning, Result, Scheduler
+from billing.ledger.audit_log import AuditLog, Change, Who
+from billing.ledger.portal_tokens import Portal
+from billing.ledger.rate_cards import RateCards
+from billing.money.errors import StoreUnavailable
+from billing.money.findings import Finding, mismatch
+from billing.money.holds import Entry, Reading
+from billing.money.pricing import Charge, PriceBook, load_catalogue
+from billing.money.usage import Usage
+from billing.money.usage_record import UsageRecord, encode_record
+from billing.storage.partitions import keep_partitions, month_of
+from proxy.customer_api.statement_csv import statement_csv
 from tests.billing.stores import Books
 
 PRICES = PriceBook(load_catalogue(), "1.3", "exact")
@@ -54,7 +54,9 @@ def priced(model: str, usage: Usage) -> Charge:
     return PRICES.price(found, "default", usage)
 
 
-def settled(charge_id: str, account: str, asked: int, model: str = "gpt-4o-mini", tokens: tuple[int, int] = (1_000, 200)) -> Entry:
+def settled(
+    charge_id: str, account: str, asked: int, model: str = "gpt-4o-mini", tokens: tuple[int, int] = (1_000, 200)
+) -> Entry:
     """A charge as the data path writes it."""
     charge = priced(model, Usage(input_tokens=tokens[0], output_tokens=tokens[1], cached_tokens=tokens[0] // 4))
     made = UsageRecord(
@@ -81,7 +83,11 @@ async def run_sql(books: Books, *statements: str) -> None:
     """By hand, past the triggers that protect the ledger and the audit log."""
     async with books.database.write() as connection:
         if books.database.is_sqlite:
-            names = (await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'"))).scalars().all()
+            names = (
+                (await connection.execute(text("SELECT name FROM sqlite_master WHERE type = 'trigger'")))
+                .scalars()
+                .all()
+            )
             for name in names:
                 await connection.execute(text(f"DROP TRIGGER {name}"))
         else:
@@ -101,7 +107,11 @@ FAULTS = {
         "usage row vs its transfer",
         "c1",
     ),
-    "a grant that is gone": ("DELETE FROM transfers WHERE kind = 'adjustment'", "posted balance vs sum(transfers)", "{account}"),
+    "a grant that is gone": (
+        "DELETE FROM transfers WHERE kind = 'adjustment'",
+        "posted balance vs sum(transfers)",
+        "{account}",
+    ),
     "a usage row that is gone": ("DELETE FROM usage WHERE charge_id = 'c2'", "charge without a usage row", "c2"),
     "a charge that is gone": (
         "DELETE FROM transfers WHERE reference_id = 'c2' AND kind = 'usage'",
@@ -114,10 +124,26 @@ FAULTS = {
         "sum(usage) vs sum(ledger charges)",
         "{account} 2026-11-18",
     ),
-    "tokens": ("UPDATE usage SET output_tokens = output_tokens + 50 WHERE charge_id = 'c3'", "cost vs its own rates", "c3"),
-    "a rate": ("""UPDATE usage SET rates = replace(rates, '"0.15"', '"0.16"') WHERE charge_id = 'c0'""", "cost vs its own rates", "c0"),
-    "a markup": ("""UPDATE usage SET rates = replace(rates, '"1.3"', '"1.2"') WHERE charge_id = 'c0'""", "charge vs its own rates", "c0"),
-    "rates that are gone": ("UPDATE usage SET rates = '{{}}' WHERE charge_id = 'c4'", "usage row without readable rates", "c4"),
+    "tokens": (
+        "UPDATE usage SET output_tokens = output_tokens + 50 WHERE charge_id = 'c3'",
+        "cost vs its own rates",
+        "c3",
+    ),
+    "a rate": (
+        """UPDATE usage SET rates = replace(rates, '"0.15"', '"0.16"') WHERE charge_id = 'c0'""",
+        "cost vs its own rates",
+        "c0",
+    ),
+    "a markup": (
+        """UPDATE usage SET rates = replace(rates, '"1.3"', '"1.2"') WHERE charge_id = 'c0'""",
+        "charge vs its own rates",
+        "c0",
+    ),
+    "rates that are gone": (
+        "UPDATE usage SET rates = '{{}}' WHERE charge_id = 'c4'",
+        "usage row without readable rates",
+        "c4",
+    ),
     "the cost of a charge": (
         "UPDATE transfers SET amount_millicredits = amount_millicredits + 700 WHERE kind = 'usage_cost' AND reference_id = 'c1'",
         "cost of a usage row vs its transfer",
@@ -164,7 +190,9 @@ async def busy(sql: Books, clock: Callable[[int], None]) -> tuple[Books, str]:
     for number in range(7):
         booked = NOW - (6 - number) * DAY_MS + 500
         clock(booked)
-        await sql.ledger.post([settled(f"c{number}", account, booked - 500, MODELS[number % 3], (900 + number, 100 + number))])
+        await sql.ledger.post(
+            [settled(f"c{number}", account, booked - 500, MODELS[number % 3], (900 + number, 100 + number))]
+        )
     for number in range(3):
         await AuditLog(sql.database).write(WHO, Change("test", f"{number}", None, None, "a reason"))
     return sql, account
@@ -182,7 +210,12 @@ async def test_every_fault_is_found_by_its_check(busy: tuple[Books, str]) -> Non
         wanted = subject.format(account=account)
         assert any(one.check == check and one.subject.startswith(wanted) for one in found), (name, found)
         await run_sql(
-            books, *(part for table in tables for part in (f"DELETE FROM {table}", f"INSERT INTO {table} SELECT * FROM kept_{table}"))
+            books,
+            *(
+                part
+                for table in tables
+                for part in (f"DELETE FROM {table}", f"INSERT INTO {table} SELECT * FROM kept_{table}")
+            ),
         )
         assert await every_check(books) == [], name
 
@@ -202,7 +235,10 @@ async def test_the_store_is_compared_exactly_and_only_with_what_is_new(busy: tup
     assert asked == [None]
     figures[account] = Reading(posted.balance + 3, 41, posted.sequence)
     found = (await check_store(books.database, store)).findings
-    assert [(one.check, one.found - one.expected) for one in found] == [("cached balance vs ledger", 3), ("held vs sum(holds)", 1)]
+    assert [(one.check, one.found - one.expected) for one in found] == [
+        ("cached balance vs ledger", 3),
+        ("held vs sum(holds)", 1),
+    ]
     assert mismatch(found) == 4
     assert asked[2:] == [{account}] * len(asked[2:])
 
@@ -222,7 +258,9 @@ async def test_an_account_that_never_stands_still_is_reported_as_such_and_not_as
 # -- retention --------------------------------------------------------------------------------------------------------
 
 
-async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(sql: Books, clock: Callable[[int], None]) -> None:
+async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(
+    sql: Books, clock: Callable[[int], None]
+) -> None:
     rng = random.Random(5)
     clock(NOW - 80 * DAY_MS)
     accounts = [await sql.account(900_000_000), await sql.account(900_000_000)]
@@ -231,7 +269,12 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(sql: B
         asked = NOW - rng.randrange(75 * DAY_MS)
         model = rng.choice(MODELS)
         entries.append(
-            (asked, settled(f"r{number}", rng.choice(accounts), asked, model, (rng.randrange(40, 3_000), rng.randrange(1, 900))))
+            (
+                asked,
+                settled(
+                    f"r{number}", rng.choice(accounts), asked, model, (rng.randrange(40, 3_000), rng.randrange(1, 900))
+                ),
+            )
         )
     # one that was asked for at the end of a month and booked in the next, and one that was free
     late = span(date(2026, 9, 30))[1] - 200
@@ -244,9 +287,14 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(sql: B
     statements, portal, finance = Statements(sql.database), Portal(sql.database), Finance(sql.database)
 
     async def seen() -> list[object]:
-        shown: list[object] = [statement_csv(await statements.read(account, month)) for account in accounts for month in months]
+        shown: list[object] = [
+            statement_csv(await statements.read(account, month)) for account in accounts for month in months
+        ]
         shown += [await portal.spend(account, NOW // DAY_MS - 100) for account in accounts]
-        shown += [await sql.ledger.key_spent("key_1", since) for since in (0, span(date(2026, 11, 1))[0], span(date(2026, 10, 1))[0])]
+        shown += [
+            await sql.ledger.key_spent("key_1", since)
+            for since in (0, span(date(2026, 11, 1))[0], span(date(2026, 10, 1))[0])
+        ]
         shown += [await finance.compute(day_of(NOW) - timedelta(days=back)) for back in (0, 3, 30, 55, 70)]
         own = await own_costs(sql.database, date(2026, 9, 30))
         return [*shown, {name: cost.amount for name, cost in own.items()}]
@@ -262,10 +310,15 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(sql: B
     assert await check_ledger(sql.database) == []
     # a charge that is flushed once more, long after its row went, is not booked again
     clock(NOW)
-    assert await sql.ledger.post([entry for asked, entry in entries if asked < dropped.before_ms and entry.charged]) == 0
+    assert (
+        await sql.ledger.post([entry for asked, entry in entries if asked < dropped.before_ms and entry.charged]) == 0
+    )
     assert await seen() == before
     assert (await drop_detail(sql.database, 20, NOW)).rows == 0
-    await run_sql(sql, "UPDATE usage_daily SET charged_millicredits = charged_millicredits + 9 WHERE charged AND booked_day = 20727")
+    await run_sql(
+        sql,
+        "UPDATE usage_daily SET charged_millicredits = charged_millicredits + 9 WHERE charged AND booked_day = 20727",
+    )
     assert {one.check for one in await check_ledger(sql.database)} == {"sum(usage) vs sum(ledger charges)"}
 
 
@@ -281,7 +334,9 @@ async def test_two_at_once_drop_each_row_once(sql: Books, clock: Callable[[int],
 # -- finance ----------------------------------------------------------------------------------------------------------
 
 
-async def test_a_day_keeps_the_liability_of_its_end_whenever_it_is_computed(sql: Books, clock: Callable[[int], None]) -> None:
+async def test_a_day_keeps_the_liability_of_its_end_whenever_it_is_computed(
+    sql: Books, clock: Callable[[int], None]
+) -> None:
     finance, first = Finance(sql.database), day_of(NOW) - timedelta(days=3)
     start = span(first)[0]
     clock(start + 1)
@@ -297,7 +352,9 @@ async def test_a_day_keeps_the_liability_of_its_end_whenever_it_is_computed(sql:
     ends = [by_day[(first + timedelta(days=back)).isoformat()].liability for back in range(4)]
     assert ends == [50_001, 50_000 - entry.charged, 50_000 - entry.charged, 57_000 - entry.charged]
     assert len(rolled.closed) == 3
-    assert [figures.day for figures in (await finance.roll_up(NOW + 1_000)).days] == [day_of(NOW).isoformat()], "closed days stay"
+    assert [figures.day for figures in (await finance.roll_up(NOW + 1_000)).days] == [day_of(NOW).isoformat()], (
+        "closed days stay"
+    )
     tomorrow = await finance.roll_up(NOW + DAY_MS)
     assert [figures.day for figures in tomorrow.closed] == [day_of(NOW).isoformat()]
 
@@ -332,7 +389,10 @@ def test_costs_are_compared_by_model_and_with_a_tolerance() -> None:
     billed["web search"] = Decimal("0.10")
     assert [one.subject for one in compare_costs(day, ours, billed, 2)] == [f"2026-11-20 {WITH_TOOLS}"]
     only = {"gpt-4o": OwnCost(1_000, 1, False)}
-    assert [one.subject for one in compare_costs(day, only, {"o3, input": Decimal("0.001")}, 50)] == ["2026-11-20 gpt-4o", "2026-11-20 o3"]
+    assert [one.subject for one in compare_costs(day, only, {"o3, input": Decimal("0.001")}, 50)] == [
+        "2026-11-20 gpt-4o",
+        "2026-11-20 o3",
+    ]
 
 
 # -- partitions -------------------------------------------------------------------------------------------------------
@@ -365,9 +425,16 @@ async def test_months_are_made_ahead_also_beside_rows_and_a_large_default(
     await sql.ledger.post([settled("far", account, beyond.start)])
     kept = await keep_partitions(sql.database, today, None, months=4)
     assert (kept.made, [one.subject for one in kept.findings]) == (["usage_2027_02"], [beyond.name])
-    await sql.ledger.post([settled("february", account, month_of(today, 3).start + 9), settled("march", account, beyond.start + 1)])
+    await sql.ledger.post(
+        [settled("february", account, month_of(today, 3).start + 9), settled("march", account, beyond.start + 1)]
+    )
     assert (await partitions_of(sql))["usage_2027_02"] == 1
-    assert await sql.ledger.post([settled("now", account, NOW), settled("february", account, month_of(today, 3).start + 9)]) == 0
+    assert (
+        await sql.ledger.post(
+            [settled("now", account, NOW), settled("february", account, month_of(today, 3).start + 9)]
+        )
+        == 0
+    )
     # what retention emptied is dropped, once it is past
     long_after = span(date(2027, 6, 1))[0]
     await drop_detail(sql.database, 20, long_after)
@@ -445,7 +512,9 @@ async def test_clean_runs_are_forgotten_and_the_others_are_not(sql: Books) -> No
     runs = Runs(sql.database)
     await runs.keep("j", 1, [Finding("c", "s", 1, 2)], "first")
     async with sql.database.write() as connection:
-        row = "INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES ('j', 1, 1, true, 0, '')"
+        row = (
+            "INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES ('j', 1, 1, true, 0, '')"
+        )
         for _ in range(220):
             await connection.execute(text(row))
     await runs.keep("j", 2, [], "last")
@@ -462,7 +531,11 @@ async def test_a_fault_of_ours_in_a_job_is_a_row_too(sql: Books) -> None:
     with pytest.raises(KeyError):
         await scheduler.steps()[0][0]()
     (row,) = await Runs(sql.database).latest("j", 10)
-    assert (row["ok"], row["findings"], row["report"]) == (False, 0, f"{FAILED}KeyError: 'a field that was always there'")
+    assert (row["ok"], row["findings"], row["report"]) == (
+        False,
+        0,
+        f"{FAILED}KeyError: 'a field that was always there'",
+    )
     assert await Runs(sql.database).completed_at("j") == 0
     await scheduler.steps()[0][0]()  # not at once again
 
@@ -486,7 +559,9 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
     assert whole[1:3] == (1, 500)
     async with sql.database.write() as connection:
         await connection.execute(text("UPDATE job_runs SET started_at = 1"))  # long ago: it is due again
-    results.append(Result([Finding("c", "s", 1, 2), Finding("c", "t", 1, 4)], "12.1 s", "Stripe's record: stripe: is away"))
+    results.append(
+        Result([Finding("c", "s", 1, 2), Finding("c", "t", 1, 4)], "12.1 s", "Stripe's record: stripe: is away")
+    )
     await again()
     results.append(results[-1]._replace(report="13.7 s"))
     await again()
@@ -498,7 +573,11 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
     standing = await runs.standing("j")
     assert standing is not None
     assert standing[:3] == (whole.succeeded_at, 2, 500), "the worse of both"
-    assert [(row["check"], row["subject"]) for row in await runs.standing_findings("j")] == [("c", "s"), ("c", "t"), ("dear", "s")]
+    assert [(row["check"], row["subject"]) for row in await runs.standing_findings("j")] == [
+        ("c", "s"),
+        ("c", "t"),
+        ("dear", "s"),
+    ]
     results.append(Result([Finding("dear", "s", 0, 60, 10)], "12.9 s", "Stripe's record: stripe: is away"))
     await again()
     await runs.keep_failure("j", 1, "sql: is away")
@@ -513,7 +592,9 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
     assert (after[1:3], await runs.standing_findings("j")) == ((0, 0), [])
 
 
-async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(sql: Books, clock: Callable[[int], None]) -> None:
+async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(
+    sql: Books, clock: Callable[[int], None]
+) -> None:
     finance = Finance(sql.database)
     assert await finance.kept() == (None, 0, None)
     clock(NOW - 2 * DAY_MS)
@@ -548,9 +629,7 @@ async def test_a_sample_says_what_it_passes_over(sql: Books, clock: Callable[[in
     clock(NOW)
     account = await sql.account(900_000_000)
     await sql.ledger.post([settled(f"s{number}", account, NOW) for number in range(6)])
-    calls = (
-        """tool_calls = '{"web_search":2}', cost_millicredits = cost_millicredits + 20000, loss_millicredits = loss_millicredits + 26000"""
-    )
+    calls = """tool_calls = '{"web_search":2}', cost_millicredits = cost_millicredits + 20000, loss_millicredits = loss_millicredits + 26000"""
     await run_sql(
         sql,
         "UPDATE usage SET usage_source = 'bounded' WHERE charge_id = 's1'",

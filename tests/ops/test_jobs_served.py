@@ -17,9 +17,9 @@ import psutil
 import pytest
 import redis
 
-from billing.runs import FAILED
+from billing.jobs.runs import FAILED
 from config.settings import Secret
-from proxy.openai_costs import OpenAICosts
+from proxy.server.openai_costs import OpenAICosts
 from tests.ops.load import Load
 from tests.support import web
 from tests.support.customers import Customer, new_customer
@@ -74,7 +74,9 @@ def run_by_api(server: Tollkeeper, owner: dict[str, str], name: str) -> dict[str
     before = (job(server, owner, name)["lastRun"] or {"id": ""})["id"]
     asked = web.post(f"{server.url}/api/admin/jobs/{name}/run", json={"reason": "a test"}, headers=owner, timeout=10)
     assert asked.status_code == 202, asked.text
-    finished = wait_until(lambda: (row := job(server, owner, name)["lastRun"]) and row["id"] != before and row, 20, f"{name} ran")
+    finished = wait_until(
+        lambda: (row := job(server, owner, name)["lastRun"]) and row["id"] != before and row, 20, f"{name} ran"
+    )
     found: dict[str, Any] = finished
     return found
 
@@ -89,7 +91,12 @@ def test_everything_agrees_under_load_and_a_fault_in_the_store_is_found(single: 
     assert metric(single, "tollkeeper_reconciliation_mismatch_credits") == 0
     change_figures(single, still, 7)
     (finding,) = single.cli("reconcile", code=1)["findings"]
-    assert finding == {"check": "cached balance vs ledger", "subject": still.account_id, "expected": "5000000", "found": "5000007"}
+    assert finding == {
+        "check": "cached balance vs ledger",
+        "subject": still.account_id,
+        "expected": "5000000",
+        "found": "5000007",
+    }
     done = run_by_api(single, owner, "reconcile")
     assert (done["ok"], done["findings"]) == (False, 1)
     shown = web.get(f"{single.url}/api/admin/reconciliation", headers=owner, timeout=10).json()
@@ -116,14 +123,18 @@ def test_stripe_being_away_hides_nothing_that_others_found(make_tollkeeper: Call
     still = new_customer(server, 5_000_000)
     change_figures(server, still, 5_000)
     done = server.cli("reconcile", code=3)
-    assert [(row["check"], row["subject"]) for row in done["findings"]] == [("cached balance vs ledger", still.account_id)]
+    assert [(row["check"], row["subject"]) for row in done["findings"]] == [
+        ("cached balance vs ledger", still.account_id)
+    ]
     assert (done["ok"], "Stripe's record: " in done["incomplete"]) == (False, True)
     wait_until(lambda: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 5, 10, "the metric")
     assert metric(server, 'tollkeeper_job_findings{task="reconcile"}') == 1
     assert metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') == -1
     (row,) = [row for row in server.cli("jobs", "list", code=1)["data"] if row["job"] == "reconcile"]
     assert (row["lastRun"]["ok"], row["lastRun"]["findings"], row["nextDueAt"]) == (False, 1, None)
-    assert re.search(r"reconcile +\S+ +1 findings, could not be done in whole: Stripe's record: ", server.run("jobs", "list").stdout)
+    assert re.search(
+        r"reconcile +\S+ +1 findings, could not be done in whole: Stripe's record: ", server.run("jobs", "list").stdout
+    )
     shown = web.get(f"{server.url}/api/admin/reconciliation", headers=owner_of(server), timeout=10).json()
     assert (shown["findings"], shown["lastReconciliation"]["completed"]) == (done["findings"], False)
     # what leaves Stripe out is not the whole, and does not pass for it
@@ -153,7 +164,9 @@ def test_while_the_file_is_broken_switches_are_set_elsewhere(single: Tollkeeper)
     assert (done.returncode, "/admin" in done.stderr) == (2, True)
 
 
-def test_a_run_that_failed_neither_reads_as_agreement_nor_hides_what_is_found(make_tollkeeper: Callable[..., Tollkeeper]) -> None:
+def test_a_run_that_failed_neither_reads_as_agreement_nor_hides_what_is_found(
+    make_tollkeeper: Callable[..., Tollkeeper],
+) -> None:
     server = make_tollkeeper().start()
     owner = owner_of(server)
     wait_until(lambda: job(server, owner, "reconcile")["lastRun"], 20, "the first run")
@@ -163,7 +176,11 @@ def test_a_run_that_failed_neither_reads_as_agreement_nor_hides_what_is_found(ma
         return page, web.get(f"{server.url}/api/admin/reconciliation", headers=owner, timeout=10).json()["findings"]
 
     with httpx.Client(base_url=server.url, follow_redirects=True, timeout=10) as browser:
-        browser.post("/admin/sign-in", data={"key": owner["Authorization"].removeprefix("Bearer ")}, headers={"origin": server.url})
+        browser.post(
+            "/admin/sign-in",
+            data={"key": owner["Authorization"].removeprefix("Bearer ")},
+            headers={"origin": server.url},
+        )
         assert "Everything agreed" in shown()[0]
         fail(server)
         page, found = shown()
@@ -180,13 +197,21 @@ def fail(server: Tollkeeper) -> None:
     """Leave behind what a reconciliation leaves that could not be done."""
     row = ("reconcile", 1, 2, 0, 0, f"{FAILED}sql: is away")
     with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10)) as connection, connection:
-        connection.execute("INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES (?, ?, ?, ?, ?, ?)", row)
+        connection.execute(
+            "INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES (?, ?, ?, ?, ?, ?)", row
+        )
 
 
-def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(make_tollkeeper: Callable[..., Tollkeeper]) -> None:
+def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(
+    make_tollkeeper: Callable[..., Tollkeeper],
+) -> None:
     server = make_tollkeeper().start()
     still = new_customer(server, 5_000_000)
-    wait_until(lambda: metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') > 0, 20, "the first run")
+    wait_until(
+        lambda: metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') > 0,
+        20,
+        "the first run",
+    )
     assert metric(server, 'tollkeeper_job_interval_seconds{task="reconcile"}') == 3_600
     change_figures(server, still, 5_000)
     server.cli("reconcile", code=1)
@@ -201,7 +226,12 @@ def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(make_t
 def change_figures(server: Tollkeeper, customer: Customer, by: int) -> None:
     def changed() -> bool:
         with closing(sqlite3.connect(server.folder / "var" / "embedded.db", timeout=10)) as store, store:
-            return store.execute("UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id)).rowcount == 1
+            return (
+                store.execute(
+                    "UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id)
+                ).rowcount
+                == 1
+            )
 
     wait_until(changed, 5, "there is a row to change")
 
@@ -213,7 +243,11 @@ def test_the_day_is_rolled_up_while_it_runs_and_by_hand(single: Tollkeeper) -> N
     single.cli("drain")
     (today, *_), ok = (done := single.cli("finance", "--days", "3"))["days"], done["ok"]
     assert (ok, today["marginMillicredits"], int(today["deductedMillicredits"]) > 0) == (True, "0", True)
-    wait_until(lambda: metric(single, "finance_liability_credits_usd") == int(today["liabilityMillicredits"]) / 1e6, 10, "the gauge")
+    wait_until(
+        lambda: metric(single, "finance_liability_credits_usd") == int(today["liabilityMillicredits"]) / 1e6,
+        10,
+        "the gauge",
+    )
     assert metric(single, "finance_margin_daily_usd") == 0
     bought = single.run("finance", "--days", "0")
     assert bought.returncode == 2
@@ -257,7 +291,9 @@ def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, ope
 def test_pages_of_costs_are_read_to_the_end(single: Tollkeeper, openai: Sandbox) -> None:
     assert new_customer(single).chat(max_tokens=5).status_code == 200
     today = datetime.now(UTC).date()
-    costs = asyncio.run(OpenAICosts(f"{openai.url}/organization/costs", Secret(ADMIN_KEY)).days(today - timedelta(days=19), today))
+    costs = asyncio.run(
+        OpenAICosts(f"{openai.url}/organization/costs", Secret(ADMIN_KEY)).days(today - timedelta(days=19), today)
+    )
     assert list(costs) == [today - timedelta(days=back) for back in range(19, -1, -1)]
     assert [day for day, items in costs.items() if items] == [today]
 
@@ -270,7 +306,9 @@ def jobs_processes(server: Tollkeeper) -> list[int]:
 
 def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, empty_postgres: str) -> None:
     """Two supervisors, each with its jobs process, over one PostgreSQL and one Redis."""
-    openai = start_sandbox("--admin-key", ADMIN_KEY)  # another ledger's usage must not stand in the record that others compare with
+    openai = start_sandbox(
+        "--admin-key", ADMIN_KEY
+    )  # another ledger's usage must not stand in the record that others compare with
     store = RedisServer(folder / "redis")
     store.start()
     shared = {**environment_of(openai), "TOLLKEEPER_DATABASE__URL": empty_postgres, "TOLLKEEPER_REDIS__URL": store.url}
@@ -290,11 +328,19 @@ def test_two_machines_run_a_job_once_and_again_after_a_kill(folder: Path, empty_
         assert second.cli("jobs", "list", code=1)["data"]
         # both machines say what the one of them found that ran the job, also when it is no longer the one
         for machine in machines:
-            wait_until(lambda server=machine: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 0.007, 5, "on both")
+            wait_until(
+                lambda server=machine: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 0.007,
+                5,
+                "on both",
+            )
         assert second.cli("reconcile") == {"ok": True, "findings": []}
         for machine in machines:
-            wait_until(lambda server=machine: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 0, 5, "on both")
-            liability = wait_until(lambda server=machine: metric(server, "finance_liability_credits_usd"), 10, "finance on both")
+            wait_until(
+                lambda server=machine: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 0, 5, "on both"
+            )
+            liability = wait_until(
+                lambda server=machine: metric(server, "finance_liability_credits_usd"), 10, "finance on both"
+            )
             assert liability > 0
             for task in ("reconcile", "finance", "costs"):
                 assert metric(machine, f'tollkeeper_job_last_success_timestamp_seconds{{task="{task}"}}') > 0, task
@@ -330,5 +376,7 @@ def _change_in_redis(store: RedisServer, customer: Customer, by: int) -> None:
 
 
 def _runs(server: Tollkeeper, owner: dict[str, str], name: str) -> list[dict[str, Any]]:
-    rows: list[dict[str, Any]] = web.get(f"{server.url}/api/admin/reconciliation?limit=100", headers=owner, timeout=10).json()["runs"]
+    rows: list[dict[str, Any]] = web.get(
+        f"{server.url}/api/admin/reconciliation?limit=100", headers=owner, timeout=10
+    ).json()["runs"]
     return [row for row in rows if row["job"] == name]

@@ -19,21 +19,21 @@ import yaml
 from prometheus_client import CollectorRegistry
 from redis import Redis
 
-from billing.event_types import API_VERSION
-from billing.finance import Figures
-from billing.holds import Outstanding
-from billing.runs import Standing
-from billing.signatures import sign
+from billing.accounting.daily_finance import Figures
+from billing.jobs.runs import Standing
+from billing.money.holds import Outstanding
+from billing.payments.stripe.event_types import API_VERSION
+from billing.payments.stripe.signatures import sign
 from config.load import load_settings
-from proxy.metrics import Metrics
+from proxy.observability.metrics import Metrics
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.prometheus import RULES, Exporter, Prometheus, promtool
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
 SECRET = "whsec_monitored"
-CASES = ROOT / "config" / "alerts" / "tests" / "tollkeeper_test.yml"
-DASHBOARDS = sorted((ROOT / "config" / "dashboards").glob("*.json"))
+CASES = ROOT / "deploy" / "alerts" / "tests" / "tollkeeper_test.yml"
+DASHBOARDS = sorted((ROOT / "deploy" / "dashboards").glob("*.json"))
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
 RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
@@ -70,7 +70,7 @@ def test_promtool_accepts_the_rules_and_their_cases() -> None:
     for arguments in (("check", "rules", str(RULES)), ("test", "rules", str(CASES))):
         done = promtool(*arguments)
         assert done.returncode == 0, done.stdout + done.stderr
-    done = promtool("check", "config", "--syntax-only", str(ROOT / "config" / "prometheus" / "prometheus.yml"))
+    done = promtool("check", "config", "--syntax-only", str(ROOT / "deploy" / "prometheus" / "prometheus.yml"))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -88,7 +88,9 @@ def test_an_alert_is_explained_proved_to_fire_and_proved_to_be_silent(alert: str
 
 def test_alerts_and_dashboards_name_only_series_that_exist() -> None:
     known = series() | RECORDED
-    used = {name for rule in (rule for group in GROUPS for rule in group["rules"]) for name in OURS.findall(rule["expr"])}
+    used = {
+        name for rule in (rule for group in GROUPS for rule in group["rules"]) for name in OURS.findall(rule["expr"])
+    }
     used |= {name for _, query in queries() for name in OURS.findall(query)}
     assert used - known - {"tollkeeper", "finance", "stripe"} == set()  # which are names of jobs
 
@@ -104,8 +106,12 @@ def test_a_dashboard_is_complete(path: Path) -> None:
         assert panel["description"].endswith(".")
         assert panel["fieldConfig"]["defaults"]["unit"]
         assert panel["targets"]
-        assert all(target["datasource"]["uid"] == "${datasource}" and target["legendFormat"] for target in panel["targets"])
-        assert all("rate(" not in target["expr"] or "$__rate_interval" in target["expr"] for target in panel["targets"]), panel["title"]
+        assert all(
+            target["datasource"]["uid"] == "${datasource}" and target["legendFormat"] for target in panel["targets"]
+        )
+        assert all(
+            "rate(" not in target["expr"] or "$__rate_interval" in target["expr"] for target in panel["targets"]
+        ), panel["title"]
         place = panel["gridPos"]
         assert 0 <= place["x"] < place["x"] + place["w"] <= 24
     taken = [(panel["gridPos"]["y"], panel["gridPos"]["x"]) for panel in panels]
@@ -113,17 +119,21 @@ def test_a_dashboard_is_complete(path: Path) -> None:
 
 
 def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pytest.MonkeyPatch) -> None:
-    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    compose = yaml.safe_load((ROOT / "deploy" / "docker-compose.yml").read_text())
     services = compose["services"]
     assert set(services) == {"migrate", "roles", "tollkeeper", "postgres", "redis", "prometheus", "grafana"}
-    example = set(re.findall(r"^([A-Z_]+)=", (ROOT / ".env.example").read_text(), re.MULTILINE))
-    assert set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "docker-compose.yml").read_text())) == example
+    example = set(re.findall(r"^([A-Z_]+)=", (ROOT / "deploy" / ".env.example").read_text(), re.MULTILINE))
+    assert set(re.findall(r"\$\{([A-Z_]+)", (ROOT / "deploy" / "docker-compose.yml").read_text())) == example
     for name, service in services.items():
-        assert service["image"] == "tollkeeper" or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"]), "an image is pinned"
+        assert service["image"] == "tollkeeper" or re.fullmatch(r"[a-z/]+:v?\d+\.\d+(\.\d+)?", service["image"]), (
+            "an image is pinned"
+        )
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
             assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
-        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), "nothing is open to the world by itself"
+        assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), (
+            "nothing is open to the world by itself"
+        )
     for name, value in services["tollkeeper"]["environment"].items():
         if name.startswith("TOLLKEEPER_"):
             monkeypatch.setenv(
@@ -132,11 +142,15 @@ def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pyte
             )
     settings = load_settings(ROOT / "proxy.toml")
     assert settings.listen.workers == 2
-    assert not re.search(r"//[^ ]*\$\{", (ROOT / "docker-compose.yml").read_text()), "a secret in a URL would have to be escaped"
+    assert not re.search(r"//[^ ]*\$\{", (ROOT / "deploy" / "docker-compose.yml").read_text()), (
+        "a secret in a URL would have to be escaped"
+    )
     # what operators use is on a port of its own, which Prometheus reaches inside and nobody from outside
     assert settings.listen.admin_port not in (0, settings.listen.port)
     assert f"127.0.0.1:{settings.listen.admin_port}:{settings.listen.admin_port}" in services["tollkeeper"]["ports"]
-    scraped = yaml.safe_load((ROOT / "config" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0]["static_configs"]
+    scraped = yaml.safe_load((ROOT / "deploy" / "prometheus" / "prometheus.yml").read_text())["scrape_configs"][0][
+        "static_configs"
+    ]
     assert scraped == [{"targets": [f"tollkeeper:{settings.listen.admin_port}"]}]
     # tables are made by their owner, and served by a role that is not
     owner = services["migrate"]["environment"]["TOLLKEEPER_DATABASE__URL"]
@@ -151,7 +165,7 @@ def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pyte
 
 def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_postgres: str) -> None:
     """What compose runs with psql: twice, with a password that no URL could carry as it is."""
-    script = ROOT / "config" / "postgres" / "serving-role.sql"
+    script = ROOT / "deploy" / "postgres" / "serving-role.sql"
     says = re.search(r"```sql\n(CREATE ROLE.*?)```", (ROOT / "docs" / "runbook.md").read_text(), re.DOTALL)
     assert says is not None
     assert says[1].splitlines()[1:] == script.read_text().splitlines()[6:]
@@ -160,11 +174,19 @@ def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_
     try:
         for password in ("first", "p@ss/w:rd%20?#'\" "):
             environment = {**os.environ, "SERVING_PASSWORD": password}
-            done = subprocess.run([*command, f"--file={script}"], env=environment, capture_output=True, text=True, check=False)
+            done = subprocess.run(
+                [*command, f"--file={script}"], env=environment, capture_output=True, text=True, check=False
+            )
             assert done.returncode == 0, done.stderr
         tables = "SELECT count(*) FROM usage; INSERT INTO sweep_marks VALUES ('a test', 1); DELETE FROM sweep_marks WHERE name = 'a test'"
-        for wanted, statement in ((0, tables), (3, "ALTER TABLE transfers DISABLE TRIGGER ALL"), (3, "DROP TABLE audit_log")):
-            done = subprocess.run(command, input=f"SET ROLE tollkeeper_serves; {statement};", capture_output=True, text=True, check=False)
+        for wanted, statement in (
+            (0, tables),
+            (3, "ALTER TABLE transfers DISABLE TRIGGER ALL"),
+            (3, "DROP TABLE audit_log"),
+        ):
+            done = subprocess.run(
+                command, input=f"SET ROLE tollkeeper_serves; {statement};", capture_output=True, text=True, check=False
+            )
             assert done.returncode == wanted, (statement, done.stderr)
     finally:  # a role is the whole server's, and other tests make it themselves
         dropped = "DROP OWNED BY tollkeeper_serves CASCADE; DROP ROLE tollkeeper_serves;"
@@ -225,7 +247,8 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
             fired.add(alert)
 
         fires(
-            "WebhookSignatures", lambda: web.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"})
+            "WebhookSignatures",
+            lambda: web.post(f"{server.url}/webhooks/stripe", content=b"{}", headers={"stripe-signature": "t=1,v1=0"}),
         )
         assert prometheus.firing() == {"WebhookSignatures"}, "what anybody can post wakes nobody"
         fires("WebhookFailures", lambda: deliver_in_live_mode(server))
@@ -271,7 +294,11 @@ def deliver_in_live_mode(server: Tollkeeper) -> None:
 def deliver(server: Tollkeeper, **event: Any) -> httpx.Response:
     """An event of Stripe's, signed."""
     body = json.dumps({"object": "event", "created": int(time.time()), "livemode": False, **event}).encode()
-    return web.post(f"{server.url}/webhooks/stripe", content=body, headers={"stripe-signature": sign(body, SECRET, int(time.time()))})
+    return web.post(
+        f"{server.url}/webhooks/stripe",
+        content=body,
+        headers={"stripe-signature": sign(body, SECRET, int(time.time()))},
+    )
 
 
 def test_what_goes_wrong_for_long_fires_there_as_well(watched: tuple[Tollkeeper, RedisServer], folder: Path) -> None:
@@ -284,7 +311,11 @@ def test_what_goes_wrong_for_long_fires_there_as_well(watched: tuple[Tollkeeper,
     (frozen,) = [child for child in psutil.Process(server.process.pid).children() if child.name() == "tk-worker-1"]
 
     def ask_slowly() -> None:
-        body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": sandbox_says(latency_ms=250_000)}], "max_tokens": 5}
+        body = {
+            "model": "gpt-4o-mini",
+            "messages": [{"role": "user", "content": sandbox_says(latency_ms=250_000)}],
+            "max_tokens": 5,
+        }
         with contextlib.suppress(httpx.HTTPError):  # the server is gone before it answers
             web.post(f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=250)
 
@@ -304,7 +335,9 @@ def test_what_goes_wrong_for_long_fires_there_as_well(watched: tuple[Tollkeeper,
         sql.execute(f"INSERT INTO stripe_inbox ({names}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", event)
         # Stripe is not there, so that no run of this comes to its end
         done = ("reconcile", ago(10_800), ago(10_800), 1, 0, "")
-        sql.execute("INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES (?, ?, ?, ?, ?, ?)", done)
+        sql.execute(
+            "INSERT INTO job_runs (job, started_at, finished_at, ok, findings, report) VALUES (?, ?, ?, ?, ?, ?)", done
+        )
         sql.execute("BEGIN IMMEDIATE")  # and from here on nobody else writes
         assert account.chat(max_tokens=5).status_code == 200
         wait_until(lambda: prometheus.firing() >= SLOW, 90, "all of them fire")
@@ -326,7 +359,14 @@ def test_every_panel_shows_something_and_nothing_fires_while_all_is_well(folder:
     exporter = Exporter()
     metrics = exporter.metrics
     today = Figures("2026-11-23", 9_000_000, 100_000_000, 80_000_000, 0, 5_000_000, 7)
-    intervals = {"finance": 30, "reconcile": 3_600, "stripe": 86_400, "costs": 86_400, "retention": 86_400, "partitions": 86_400}
+    intervals = {
+        "finance": 30,
+        "reconcile": 3_600,
+        "stripe": 86_400,
+        "costs": 86_400,
+        "retention": 86_400,
+        "partitions": 86_400,
+    }
 
     def busy() -> None:
         for _ in range(20):

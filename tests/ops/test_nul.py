@@ -25,7 +25,10 @@ def server(make_tollkeeper: Any, fresh_postgres: str, sandbox: Sandbox) -> Itera
 
 
 def test_it_is_refused_wherever_it_comes_in(server: Tollkeeper) -> None:
-    customer, owner = new_customer(server, 10_000_000), bearer(server.cli("admin", "create", "o", "--role", "owner")["adminKey"])
+    customer, owner = (
+        new_customer(server, 10_000_000),
+        bearer(server.cli("admin", "create", "o", "--role", "owner")["adminKey"]),
+    )
     _by_customers(server, customer)
     _by_the_operators_app_and_people(server, customer, owner)
     assert customer.chat(max_tokens=5).status_code == 200
@@ -39,13 +42,26 @@ def _by_customers(server: Tollkeeper, customer: Customer) -> None:
         {"model": "gpt-4o-mini\0"},
     ]
     for more in bodies:
-        assert web.post(f"{server.v1}/responses", json={**asked, **more}, headers=customer.headers, timeout=20).status_code == 404, more
+        assert (
+            web.post(f"{server.v1}/responses", json={**asked, **more}, headers=customer.headers, timeout=20).status_code
+            == 404
+        ), more
     for method in ("GET", "DELETE"):
         assert web.request(method, f"{server.v1}/responses/resp_%00", headers=customer.headers).status_code == 404
-    for path in ("generations/%00", "purchases/cs_%00", "purchases/%00/receipt", "usage?model=a%00", "ledger?%00=1", "statement?month=%00"):
+    for path in (
+        "generations/%00",
+        "purchases/cs_%00",
+        "purchases/%00/receipt",
+        "usage?model=a%00",
+        "ledger?%00=1",
+        "statement?month=%00",
+    ):
         assert web.get(f"{server.url}/api/billing/{path}", headers=customer.headers).status_code == 400, path
     text = {"packageCode": "\\u0000"}  # which is six characters, and none of them NUL
-    assert web.post(f"{server.url}/api/billing/checkout", json=text, headers=customer.headers).json()["error"]["code"] == "invalid_value"
+    assert (
+        web.post(f"{server.url}/api/billing/checkout", json=text, headers=customer.headers).json()["error"]["code"]
+        == "invalid_value"
+    )
 
 
 def _by_the_operators_app_and_people(server: Tollkeeper, customer: Customer, owner: dict[str, str]) -> None:

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from config.settings import Admin as AdminSettings
-from proxy.oidc import TokenChecker
-from proxy.rejections import Rejection
+from proxy.admin.oidc import TokenChecker
+from proxy.web.rejections import Rejection
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
@@ -85,7 +85,9 @@ def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox, issuer: 
     server.kill()
 
 
-def token(key: Any = RSA_KEY, kid: str | None = "first", algorithm: str = "RS256", without: str = "", **changes: Any) -> str:
+def token(
+    key: Any = RSA_KEY, kid: str | None = "first", algorithm: str = "RS256", without: str = "", **changes: Any
+) -> str:
     now = int(time.time())
     claims = {
         "iss": ISSUER,
@@ -175,8 +177,15 @@ def test_a_role_of_a_token_is_held_to_the_table_and_its_name_is_in_the_audit_log
     assert web.post(url, json=body, headers=viewer).status_code == 403
     finance = {"Authorization": f"Bearer {token()}", "x-request-id": "ticket-7"}
     assert web.post(url, json=body, headers=finance).status_code == 200
-    (row,) = web.get(f"{server.url}/api/admin/audit", params={"subject": customer.account_id}, headers=finance).json()["data"]
-    assert (row["actor"], row["role"], row["action"], row["reason"]) == ("oidc:u1 (ann@example.com)", "finance", "money.grant", "sorry")
+    (row,) = web.get(f"{server.url}/api/admin/audit", params={"subject": customer.account_id}, headers=finance).json()[
+        "data"
+    ]
+    assert (row["actor"], row["role"], row["action"], row["reason"]) == (
+        "oidc:u1 (ann@example.com)",
+        "finance",
+        "money.grant",
+        "sorry",
+    )
     assert (row["requestId"], row["ip"]) == ("ticket-7", "127.0.0.1")
 
 
@@ -194,7 +203,9 @@ def test_an_issuer_that_is_away_does_not_lock_out_whoever_it_vouched_for(server:
 
 
 def key_set(**keys: rsa.RSAPrivateKey) -> list[dict[str, Any]]:
-    return [{**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"} for kid, key in keys.items()]
+    return [
+        {**RSAAlgorithm.to_jwk(key.public_key(), as_dict=True), "kid": kid, "use": "sig"} for kid, key in keys.items()
+    ]
 
 
 class Publisher:
@@ -212,7 +223,10 @@ class Publisher:
 
     def checker(self) -> TokenChecker:
         conf = AdminSettings(
-            oidc_issuer=ISSUER, oidc_audience=AUDIENCE, oidc_jwks_url="https://id.example.com/jwks", oidc_role_claim="realm_access.roles"
+            oidc_issuer=ISSUER,
+            oidc_audience=AUDIENCE,
+            oidc_jwks_url="https://id.example.com/jwks",
+            oidc_role_claim="realm_access.roles",
         )
         return TokenChecker(conf, httpx.AsyncClient(transport=httpx.MockTransport(self)))
 
@@ -241,16 +255,18 @@ NOTHING_USABLE = {
 
 
 @pytest.mark.parametrize("answer", NOTHING_USABLE.values(), ids=NOTHING_USABLE.keys())
-async def test_a_key_set_without_a_usable_key_wipes_none(answer: httpx.Response, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_key_set_without_a_usable_key_wipes_none(
+    answer: httpx.Response, monkeypatch: pytest.MonkeyPatch
+) -> None:
     issuer = Publisher(published(*key_set(first=RSA_KEY)), answer)
     checker = issuer.checker()
     assert await role_of(checker, token()) == "finance"
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.oidc.time.monotonic", later(400))
+        patch.setattr("proxy.admin.oidc.time.monotonic", later(400))
         assert await role_of(checker, token()) == "finance"
         assert issuer.asked == 2
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.oidc.time.monotonic", later(800))
+        patch.setattr("proxy.admin.oidc.time.monotonic", later(800))
         assert await role_of(checker, token()) == "finance"
 
 
@@ -267,11 +283,13 @@ async def test_a_key_that_nobody_can_use_leaves_the_others_good() -> None:
 
 
 @pytest.mark.parametrize("known", [True, False])
-async def test_tokens_of_unknown_keys_do_not_make_us_ask_an_issuer_that_is_down(known: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_tokens_of_unknown_keys_do_not_make_us_ask_an_issuer_that_is_down(
+    known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     issuer = Publisher(published(*key_set(first=RSA_KEY)) if known else httpx.Response(500), httpx.Response(500))
     checker = issuer.checker()
     assert await role_of(checker, token()) == ("finance" if known else "issuer_unavailable")
-    monkeypatch.setattr("proxy.oidc.time.monotonic", later(10))
+    monkeypatch.setattr("proxy.admin.oidc.time.monotonic", later(10))
     refusals = [await role_of(checker, token(OTHER_KEY, f"unknown-{number}")) for number in range(20)]
     assert set(refusals) == {"unknown_signing_key" if known else "issuer_unavailable"}
     assert issuer.asked == 2
@@ -282,7 +300,7 @@ async def test_good_tokens_do_not_wait_for_an_issuer_that_hangs(monkeypatch: pyt
     checker = issuer.checker()
     assert await role_of(checker, token()) == "finance"
     issuer.hangs = True
-    monkeypatch.setattr("proxy.oidc.time.monotonic", later(400))
+    monkeypatch.setattr("proxy.admin.oidc.time.monotonic", later(400))
     waiting = asyncio.create_task(role_of(checker, token(OTHER_KEY, "unknown")))
     await asyncio.sleep(0)
     assert await role_of(checker, token()) == "finance"  # waits for a moment, once

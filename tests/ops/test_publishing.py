@@ -12,17 +12,17 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
-import proxy.jobs
-from billing.balances.redis import RedisBalances
-from billing.findings import Finding
-from billing.inbox import Inbox
-from billing.runs import Runs
-from billing.stripe_objects import Event
+import proxy.server.jobs
+from billing.balances.redis.store import RedisBalances
+from billing.jobs.runs import Runs
+from billing.money.findings import Finding
+from billing.payments.stripe.inbox import Inbox
+from billing.payments.stripe.objects import Event
 from config.settings import Database as DatabaseSettings
 from config.settings import Settings
-from proxy.jobs import JobBook
-from proxy.metrics import Metrics
-from proxy.money import money_in
+from proxy.customer_api.money_in import money_in
+from proxy.observability.metrics import Metrics
+from proxy.server.jobs import JobBook
 from tests.billing.stores import Books, close_books, open_books, request
 from tests.ops.test_jobs_served import metric
 from tests.support import web
@@ -54,7 +54,9 @@ async def test_outstanding_holds_are_those_of_all_processes(folder: Path, redis_
         await close_books(books)
 
 
-def test_a_hold_whose_process_died_is_shown_until_it_is_resolved(folder: Path, redis_server: RedisServer, sandbox: Sandbox) -> None:
+def test_a_hold_whose_process_died_is_shown_until_it_is_resolved(
+    folder: Path, redis_server: RedisServer, sandbox: Sandbox
+) -> None:
     environment = {
         "TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis_server.url,
@@ -65,8 +67,13 @@ def test_a_hold_whose_process_died_is_shown_until_it_is_resolved(folder: Path, r
     try:
         customer = new_customer(server)
         assert metric(server, "tollkeeper_holds_outstanding ") == 0
-        slow = {"stream": True, "messages": [{"role": "user", "content": sandbox_says(output_tokens=400, chunk_interval_ms=100)}]}
-        reading = threading.Thread(target=read_until_cut, args=(server, {"model": "gpt-4o-mini", **slow}, customer.headers))
+        slow = {
+            "stream": True,
+            "messages": [{"role": "user", "content": sandbox_says(output_tokens=400, chunk_interval_ms=100)}],
+        }
+        reading = threading.Thread(
+            target=read_until_cut, args=(server, {"model": "gpt-4o-mini", **slow}, customer.headers)
+        )
         reading.start()
         wait_until(lambda: metric(server, "tollkeeper_holds_outstanding ") == 1, 10, "the hold is shown, once")
         assert server.process is not None
@@ -74,7 +81,11 @@ def test_a_hold_whose_process_died_is_shown_until_it_is_resolved(folder: Path, r
             if child.name().startswith("tk-worker"):
                 os.kill(child.pid, signal.SIGKILL)
         reading.join(20)
-        wait_until(lambda: metric(server, "tollkeeper_holds_oldest_seconds") >= 2, 10, "it is shown without its process, and grows old")
+        wait_until(
+            lambda: metric(server, "tollkeeper_holds_oldest_seconds") >= 2,
+            10,
+            "it is shown without its process, and grows old",
+        )
         assert metric(server, "tollkeeper_holds_outstanding_credits") > 0
         wait_until(lambda: metric(server, "tollkeeper_holds_outstanding ") == 0, LEASE_SECONDS + 15, "it was resolved")
     finally:
@@ -95,7 +106,11 @@ def test_a_loss_is_counted_where_it_is_booked(make_tollkeeper: Callable[..., Tol
     customer = new_customer(server, 800)
     more_than_held = sandbox_says(output_tokens=100, ignore_cap=True)
     assert customer.chat(more_than_held, model="gpt-4o", max_tokens=10).status_code == 200
-    wait_until(lambda: metric(server, "tollkeeper_platform_loss_credits_total") == 0.258, 5, "23 in at 2.5, 100 out at 10, of which 800")
+    wait_until(
+        lambda: metric(server, "tollkeeper_platform_loss_credits_total") == 0.258,
+        5,
+        "23 in at 2.5, 100 out at 10, of which 800",
+    )
     time.sleep(1)
     assert metric(server, "tollkeeper_platform_loss_credits_total") == 0.258
 
@@ -111,7 +126,9 @@ async def test_an_event_that_never_came_has_waited_since_stripe_made_it(sql: Boo
     assert {one.event_id: one.received_at >= now * 1_000 for one in await inbox.due(10)} == {"evt_1": True}
     await inbox.store(event(2, 90), b"{}", "webhook")
     async with sql.database.write() as connection:
-        await connection.exec_driver_sql(f"UPDATE stripe_inbox SET received_at = {(now - 3_600) * 1_000} WHERE source = 'webhook'")
+        await connection.exec_driver_sql(
+            f"UPDATE stripe_inbox SET received_at = {(now - 3_600) * 1_000} WHERE source = 'webhook'"
+        )
     await inbox.store(event(3, 900), b"{}", "sweep")
     since = {one.event_id: one.received_at for one in await inbox.due(10)}
     assert since["evt_1"] >= now * 1_000
@@ -142,11 +159,16 @@ def test_a_refused_delivery_counts_neither_way() -> None:
     ):
         metrics.side_answer(path, status, selling=True)
     metrics.publish()
-    counted = [registry.get_sample_value("tollkeeper_slo_total", {"slo": "purchase", "result": result}) for result in ("good", "bad")]
+    counted = [
+        registry.get_sample_value("tollkeeper_slo_total", {"slo": "purchase", "result": result})
+        for result in ("good", "bad")
+    ]
     assert counted == [2, 1]
 
 
-async def test_a_fault_of_ours_in_one_check_hides_nothing_that_others_found(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_fault_of_ours_in_one_check_hides_nothing_that_others_found(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     books = await open_books(folder, "")
     account = await books.account(5_000)
     async with books.database.write() as connection:

@@ -13,10 +13,10 @@ from typing import Any, cast
 import httpx
 import pytest
 
-from proxy.admin_api import AdminApi
-from proxy.admin_auth import AdminRoute
-from proxy.ops_page import OpsPage
-from proxy.roles import MAY, ROLES
+from proxy.admin.api import AdminApi
+from proxy.admin.auth import AdminRoute
+from proxy.admin.ops_page import OpsPage
+from proxy.admin.roles import MAY, ROLES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
@@ -42,7 +42,10 @@ BODIES: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def server(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterator[Tollkeeper]:
     home = new_folder("roles")
-    environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_ADMIN__SUPPORT_GRANT_CREDITS": str(CAP)}
+    environment = {
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_ADMIN__SUPPORT_GRANT_CREDITS": str(CAP),
+    }
     server = Tollkeeper(home, environment).start()
     yield server
     server.kill()
@@ -78,11 +81,15 @@ def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict
         job="finance",
     )
     body = next((body for ending, body in BODIES.items() if route.path.endswith(ending)), {"reason": "test"})
-    return web.request(route.method, server.url + path, json=None if route.method == "GET" else body, headers=headers, timeout=20)
+    return web.request(
+        route.method, server.url + path, json=None if route.method == "GET" else body, headers=headers, timeout=20
+    )
 
 
 @pytest.mark.parametrize("route", API, ids=lambda route: f"{route.method} {route.path}")
-def test_every_route_of_the_api_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+def test_every_route_of_the_api_with_every_role(
+    route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer
+) -> None:
     for headers in ({}, bearer("tka-wrong"), bearer(customer.api_key), {"Authorization": "Basic x"}, bearer("a.b.c")):
         refused = ask(server, route, customer, headers)
         fits(refused, route.path)
@@ -104,7 +111,9 @@ def test_every_route_of_the_api_with_every_role(route: AdminRoute, server: Tollk
 
 
 @pytest.mark.parametrize("route", PAGE, ids=lambda route: f"{route.method} {route.path}")
-def test_every_route_of_the_page_with_every_role(route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+def test_every_route_of_the_page_with_every_role(
+    route: AdminRoute, server: Tollkeeper, keys: dict[str, str], customer: Customer
+) -> None:
     path = server.url + route.path.format(account_id=customer.account_id)
     assert web.request(route.method, path).status_code == 401
     for role in ROLES:
@@ -141,9 +150,13 @@ def test_every_route_of_the_page_with_every_role(route: AdminRoute, server: Toll
 
 def test_no_admin_route_is_mounted_past_the_table() -> None:
     open_to_all = {"/admin/sign-in", "/admin/sign-out", "/admin/static/ops.css"}
-    for source in (ROOT / "proxy").glob("*.py"):
+    for source in (ROOT / "proxy").rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
-            named = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in ("Route", "WebSocketRoute", "Mount")
+            named = (
+                isinstance(node, ast.Call)
+                and isinstance(node.func, ast.Name)
+                and node.func.id in ("Route", "WebSocketRoute", "Mount")
+            )
             if named and isinstance(node, ast.Call) and isinstance(node.args[0], ast.Constant):
                 path = node.args[0].value
                 assert not path.startswith(("/admin", "/api/admin")) or path in open_to_all, (source.name, path)
@@ -198,7 +211,9 @@ def test_a_refused_grant_leaves_neither_money_nor_a_row(server: Tollkeeper, keys
 
 
 @pytest.mark.parametrize("credits", ["0", "-1", "nan", "x", "", "0.0001", "9999999999"])
-def test_what_is_no_grant_is_refused(credits: str, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+def test_what_is_no_grant_is_refused(
+    credits: str, server: Tollkeeper, keys: dict[str, str], customer: Customer
+) -> None:
     assert grant(server, keys["owner"], customer.account_id, credits).status_code == 400
     assert grant(server, keys["owner"], customer.account_id, "1", reason=" ").status_code == 400
     assert grant(server, keys["owner"], "acct_missing", "1").status_code == 404
@@ -208,7 +223,11 @@ def test_the_same_reference_is_booked_once(server: Tollkeeper, keys: dict[str, s
     someone = new_customer(server, 0)
     first = grant(server, keys["owner"], someone.account_id, "5", reference="once").json()
     again = grant(server, keys["owner"], someone.account_id, "5", reference="once").json()
-    assert (first["bookedMillicredits"], again["bookedMillicredits"], again["postedMillicredits"]) == ("5000", "0", "5000")
+    assert (first["bookedMillicredits"], again["bookedMillicredits"], again["postedMillicredits"]) == (
+        "5000",
+        "0",
+        "5000",
+    )
 
 
 def test_who_makes_accounts_makes_no_credits_with_them(server: Tollkeeper, keys: dict[str, str]) -> None:
@@ -251,7 +270,10 @@ def test_a_months_journal_is_the_one_of_the_command(server: Tollkeeper, keys: di
     assert answer.text.splitlines()[0] == "day,account,debitUsd,creditUsd"
     assert len(answer.text.splitlines()) > 2
     for month in ("2026-13", "2026", "x", "", "2026-1", "1999-01"):
-        assert web.get(f"{server.url}/api/admin/books/journal", params={"month": month}, headers=finance).status_code == 400, month
+        assert (
+            web.get(f"{server.url}/api/admin/books/journal", params={"month": month}, headers=finance).status_code
+            == 400
+        ), month
 
 
 def test_the_exported_audit_log_is_the_one_of_the_command(server: Tollkeeper, keys: dict[str, str]) -> None:
@@ -287,12 +309,16 @@ def test_the_operators_app_makes_accounts_and_acts_for_them(server: Tollkeeper, 
     assert chat({**service, "Tollkeeper-Account": "x y"}).status_code == 401
     assert chat({**bearer(keys["owner"]), "Tollkeeper-Account": made["accountId"]}).status_code == 401
     mine = new_customer(server)
-    theirs = web.get(f"{server.url}/api/billing/me", headers={**mine.headers, "Tollkeeper-Account": made["accountId"]}).json()
+    theirs = web.get(
+        f"{server.url}/api/billing/me", headers={**mine.headers, "Tollkeeper-Account": made["accountId"]}
+    ).json()
     assert theirs["accountId"] == mine.account_id
     link = web.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=service)
     assert link.status_code == 201
     assert (
-        web.post(f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=bearer(keys["viewer"])).status_code
+        web.post(
+            f"{server.url}/api/portal/sessions", json={"accountId": made["accountId"]}, headers=bearer(keys["viewer"])
+        ).status_code
         == 401
     )
     assert made["accountId"] in web.get(link.json()["url"]).text
@@ -333,7 +359,9 @@ def test_a_sign_in_ends_with_its_key_and_with_its_time(server: Tollkeeper) -> No
 
 def test_no_other_site_signs_anybody_in_or_out(server: Tollkeeper, keys: dict[str, str]) -> None:
     with web.client(base_url=server.url) as browser:
-        assert browser.get("/admin").headers["referrer-policy"] == "same-origin"  # with none, our own form would come from "null"
+        assert (
+            browser.get("/admin").headers["referrer-policy"] == "same-origin"
+        )  # with none, our own form would come from "null"
         for origin in ({}, {"origin": "null"}, {"origin": "https://evil.example"}):
             refused = browser.post("/admin/sign-in", data={"key": keys["viewer"]}, headers=origin)
             assert (refused.status_code, "set-cookie" in refused.headers) == (403, False)
@@ -350,8 +378,12 @@ def test_no_other_site_signs_anybody_in_or_out(server: Tollkeeper, keys: dict[st
         assert browser.get("/admin").status_code == 401
 
 
-@pytest.mark.parametrize("when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2020-01-01T00:00:00Z", "soon"])
-def test_nothing_ends_in_the_past_or_beyond_the_calendar(when: str, server: Tollkeeper, keys: dict[str, str], customer: Customer) -> None:
+@pytest.mark.parametrize(
+    "when", ["9999-12-31T23:59:59-14:00", "0001-01-01T00:00:00+14:00", "2020-01-01T00:00:00Z", "soon"]
+)
+def test_nothing_ends_in_the_past_or_beyond_the_calendar(
+    when: str, server: Tollkeeper, keys: dict[str, str], customer: Customer
+) -> None:
     base, owner = f"{server.url}/api/admin", bearer(keys["owner"])
     asked: list[tuple[str, str, dict[str, Any]]] = [
         ("POST", f"/accounts/{customer.account_id}/keys", {}),

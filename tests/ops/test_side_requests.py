@@ -10,15 +10,22 @@ from typing import Any
 import httpx
 import pytest
 
-from billing.signatures import sign
-from proxy.addresses import client_address
+from billing.payments.stripe.signatures import sign
+from proxy.web.client_address import client_address
 from tests.conftest import Serve
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
 
-STRIPE = {"STRIPE_API_KEY": "sk_test_x", "STRIPE_WEBHOOK_SECRET": "whsec_x", "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9"}
-PAGES = {"TOLLKEEPER_STRIPE__SUCCESS_URL": "http://127.0.0.1:9/ok", "TOLLKEEPER_STRIPE__CANCEL_URL": "http://127.0.0.1:9/no"}
+STRIPE = {
+    "STRIPE_API_KEY": "sk_test_x",
+    "STRIPE_WEBHOOK_SECRET": "whsec_x",
+    "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9",
+}
+PAGES = {
+    "TOLLKEEPER_STRIPE__SUCCESS_URL": "http://127.0.0.1:9/ok",
+    "TOLLKEEPER_STRIPE__CANCEL_URL": "http://127.0.0.1:9/no",
+}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +60,9 @@ def line_of(server: Tollkeeper, request_id: str) -> dict[str, Any]:
 
 
 def newest(server: Tollkeeper, owner: dict[str, str], subject: str) -> dict[str, Any]:
-    rows = web.get(f"{server.url}/api/admin/audit", params={"subject": subject, "limit": "1"}, headers=owner).json()["data"]
+    rows = web.get(f"{server.url}/api/admin/audit", params={"subject": subject, "limit": "1"}, headers=owner).json()[
+        "data"
+    ]
     found: dict[str, Any] = rows[0]
     return found
 
@@ -63,7 +72,9 @@ def block(server: Tollkeeper, customer: Customer, headers: dict[str, str]) -> ht
     return web.post(url, json={"blocked": False, "reason": "x"}, headers=headers)
 
 
-def test_one_id_is_in_the_answer_the_row_and_the_line(server: Tollkeeper, owner: dict[str, str], customer: Customer) -> None:
+def test_one_id_is_in_the_answer_the_row_and_the_line(
+    server: Tollkeeper, owner: dict[str, str], customer: Customer
+) -> None:
     answer = block(server, customer, owner)
     request_id = answer.headers["x-request-id"]
     assert answer.status_code == 200
@@ -82,7 +93,9 @@ def test_one_id_is_in_the_answer_the_row_and_the_line(server: Tollkeeper, owner:
     assert "must-not-be-logged" not in server.log()
 
 
-def test_an_admins_own_id_is_kept_and_a_strange_one_is_not(server: Tollkeeper, owner: dict[str, str], customer: Customer) -> None:
+def test_an_admins_own_id_is_kept_and_a_strange_one_is_not(
+    server: Tollkeeper, owner: dict[str, str], customer: Customer
+) -> None:
     answer = block(server, customer, {**owner, "x-request-id": "ticket-9"})
     assert answer.headers["x-request-id"] == "ticket-9"
     assert newest(server, owner, customer.account_id)["requestId"] == "ticket-9"
@@ -102,8 +115,12 @@ def test_an_admins_own_id_is_kept_and_a_strange_one_is_not(server: Tollkeeper, o
         ("GET", "/api/admin/whoami", "/api/admin/whoami", 401),
     ],
 )
-def test_every_request_beside_v1_has_a_line(method: str, path: str, route: str, status: int | None, server: Tollkeeper) -> None:
-    answer = web.request(method, server.url + path, headers={"x-request-id": "not-an-admins"} if "admin" not in path else {})
+def test_every_request_beside_v1_has_a_line(
+    method: str, path: str, route: str, status: int | None, server: Tollkeeper
+) -> None:
+    answer = web.request(
+        method, server.url + path, headers={"x-request-id": "not-an-admins"} if "admin" not in path else {}
+    )
     request_id = answer.headers["x-request-id"]
     assert request_id.startswith(("side_", "adm_"))
     line = line_of(server, request_id)
@@ -112,7 +129,9 @@ def test_every_request_beside_v1_has_a_line(method: str, path: str, route: str, 
     assert "must-not-be-logged" not in server.log()
 
 
-def test_health_and_metrics_have_none_and_the_switch_is_the_same_as_for_v1(make_tollkeeper: Serve, server: Tollkeeper) -> None:
+def test_health_and_metrics_have_none_and_the_switch_is_the_same_as_for_v1(
+    make_tollkeeper: Serve, server: Tollkeeper
+) -> None:
     quiet = make_tollkeeper(TOLLKEEPER_LOG__ACCESS="false").start()
     for one in (quiet, server):
         for path in ("/healthz", "/readyz", "/metrics"):
@@ -175,20 +194,29 @@ def test_the_audit_log_names_the_client_behind_a_trusted_proxy_only(
 # -- what has a row --------------------------------------------------------------------------------------------
 
 
-def test_links_into_a_customers_page_have_a_row_each(server: Tollkeeper, owner: dict[str, str], customer: Customer) -> None:
+def test_links_into_a_customers_page_have_a_row_each(
+    server: Tollkeeper, owner: dict[str, str], customer: Customer
+) -> None:
     rows = server.cli("audit", "verify")["rows"]
-    keys = {role: server.cli("admin", "create", role, "--role", role)["adminKey"] for role in ("support", "service", "ops")}
+    keys = {
+        role: server.cli("admin", "create", role, "--role", role)["adminKey"] for role in ("support", "service", "ops")
+    }
     asked = {"accountId": customer.account_id}
 
     def link(role: str) -> httpx.Response:
-        return web.post(f"{server.url}/api/portal/sessions", json=asked, headers={"Authorization": f"Bearer {keys[role]}"})
+        return web.post(
+            f"{server.url}/api/portal/sessions", json=asked, headers={"Authorization": f"Bearer {keys[role]}"}
+        )
 
     assert link("support").status_code == 201
     row = newest(server, owner, customer.account_id)
     assert (row["action"], row["role"], row["actor"].startswith("support (adm_")) == ("portal.link", "support", True)
     assert row["requestId"].startswith("side_")
     server.cli("portal", customer.account_id)
-    assert (newest(server, owner, customer.account_id)["action"], newest(server, owner, customer.account_id)["role"]) == (
+    assert (
+        newest(server, owner, customer.account_id)["action"],
+        newest(server, owner, customer.account_id)["role"],
+    ) == (
         "portal.link",
         "cli",
     )
@@ -214,7 +242,9 @@ def test_reasons_are_kept_wherever_they_are_given_and_asked_for_nowhere(
     assert newest(server, owner, card)["reason"] == "again"
     admins = f"{server.url}/api/admin/admins"
     for body, reason in (({"reason": "by API"}, "by API"), (None, "")):
-        made = web.post(admins, json={"name": "eve", "role": "viewer", **(body or {})}, headers=owner).json()["adminKeyId"]
+        made = web.post(admins, json={"name": "eve", "role": "viewer", **(body or {})}, headers=owner).json()[
+            "adminKeyId"
+        ]
         assert newest(server, owner, made)["reason"] == reason
         assert web.post(f"{admins}/{made}/revoke", json=body, headers=owner).status_code == 200
         assert newest(server, owner, made)["reason"] == reason
@@ -226,7 +256,13 @@ def test_reasons_are_kept_wherever_they_are_given_and_asked_for_nowhere(
 def test_a_replay_has_a_row_by_whichever_way_it_is_asked_for(make_tollkeeper: Serve) -> None:
     server = make_tollkeeper(**STRIPE, **PAGES).start()
     owner = {"Authorization": f"Bearer {server.cli('admin', 'create', 'owner', '--role', 'owner')['adminKey']}"}
-    event = {"id": "evt_1", "type": "a.type.of.no.interest", "livemode": False, "created": 1, "data": {"object": {"id": "obj_1"}}}
+    event = {
+        "id": "evt_1",
+        "type": "a.type.of.no.interest",
+        "livemode": False,
+        "created": 1,
+        "data": {"object": {"id": "obj_1"}},
+    }
     body = json.dumps(event).encode()
     signed = {"stripe-signature": sign(body, "whsec_x", int(time.time()))}
     assert web.post(f"{server.url}/webhooks/stripe", content=body, headers=signed).status_code == 200
@@ -234,7 +270,12 @@ def test_a_replay_has_a_row_by_whichever_way_it_is_asked_for(make_tollkeeper: Se
     for given, reason in (({"json": {"reason": "a try"}}, "a try"), ({}, "")):
         assert web.post(replay, headers=owner, **given).status_code == 200
         row = newest(server, owner, "evt_1")
-        assert (row["action"], row["reason"], row["role"], row["after"]) == ("webhook.replay", reason, "owner", {"state": "pending"})
+        assert (row["action"], row["reason"], row["role"], row["after"]) == (
+            "webhook.replay",
+            reason,
+            "owner",
+            {"state": "pending"},
+        )
     server.cli("stripe", "replay", "evt_1", "--reason", "by hand", code=None)
     row = newest(server, owner, "evt_1")
     assert (row["action"], row["reason"], row["role"]) == ("webhook.replay", "by hand", "cli")

@@ -49,8 +49,12 @@ def cleared(pair: Tollkeeper) -> Iterator[None]:
             pair.cli("flags", "clear", row["flag"], "--reason", "end of a test")
 
 
-@pytest.mark.parametrize(("flips", "does"), SWITCHES, ids=[",".join(f"{n}={v}" for n, v in flips) for flips, _ in SWITCHES])
-def test_a_switch_under_load(flips: list[tuple[str, str]], does: Callable[[Reply], bool], pair: Tollkeeper, sandbox: Sandbox) -> None:
+@pytest.mark.parametrize(
+    ("flips", "does"), SWITCHES, ids=[",".join(f"{n}={v}" for n, v in flips) for flips, _ in SWITCHES]
+)
+def test_a_switch_under_load(
+    flips: list[tuple[str, str]], does: Callable[[Reply], bool], pair: Tollkeeper, sandbox: Sandbox
+) -> None:
     customer = new_customer(pair, START)
     with Load(customer, 4, streams=2) as load:
         wait_until(lambda: {reply.stream for reply in load.replies} == {True, False}, 10, "there is load of both kinds")
@@ -127,7 +131,9 @@ def test_purchase_enabled_under_load_stops_new_sales_and_credits_what_was_paid(s
 
     def checkout(number: int) -> tuple[int, str]:
         headers = {**buyer.headers, "idempotency-key": f"buy {number}"}
-        answer = web.post(f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20)
+        answer = web.post(
+            f"{server.url}/api/billing/checkout", json={"packageCode": "starter"}, headers=headers, timeout=20
+        )
         return answer.status_code, answer.json().get("sessionId") or answer.json()["error"]["code"]
 
     with Load(spender, 3, streams=1) as load:
@@ -158,8 +164,17 @@ def test_auto_recharge_under_load_stops_charging_cards_and_goes_on_after(shop: T
     shop.deliver()
     buyer.wait_balance(9_990_000, 10)
     time.sleep(1.2)  # armed: the watch has seen it above
-    wish = {"enabled": True, "thresholdMillicredits": "9989999", "packageCode": "starter", "monthlyCeilingCents": 2_000, "consent": True}
-    assert web.put(f"{server.url}/api/billing/auto-recharge", json=wish, headers=acting_for(buyer), timeout=10).status_code == 200
+    wish = {
+        "enabled": True,
+        "thresholdMillicredits": "9989999",
+        "packageCode": "starter",
+        "monthlyCeilingCents": 2_000,
+        "consent": True,
+    }
+    assert (
+        web.put(f"{server.url}/api/billing/auto-recharge", json=wish, headers=acting_for(buyer), timeout=10).status_code
+        == 200
+    )
     server.cli("flags", "set", "auto_recharge", "false", "--reason", "a test")
     time.sleep(2)
     spender = new_customer(server, START)
@@ -197,13 +212,19 @@ def test_the_override_wins_over_the_file_and_the_file_comes_back(pair: Tollkeepe
     customer = new_customer(pair, 100_000)
     file = pair.folder / "proxy.toml"
     file.write_text("[billing]\ncharging_enabled = false\n")
-    wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [503] * 4, 2.5, "the file applies")
+    wait_until(
+        lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [503] * 4, 2.5, "the file applies"
+    )
     pair.cli("flags", "set", "charging_enabled", "true", "--reason", "the file is wrong")
-    wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [200] * 4, 2.5, "the override wins")
+    wait_until(
+        lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [200] * 4, 2.5, "the override wins"
+    )
     pair.cli("flags", "clear", "charging_enabled", "--reason", "the file is right after all")
     wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [503] * 4, 2.5, "the file again")
     file.write_text("# nothing\n")
-    wait_until(lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [200] * 4, 2.5, "the defaults again")
+    wait_until(
+        lambda: [customer.chat(max_tokens=5).status_code for _ in range(4)] == [200] * 4, 2.5, "the defaults again"
+    )
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ CONTEXT = f"00-{TRACE}-{PARENT}-01"
 
 def ask(account: Account, *headers: tuple[str, str]) -> dict[str, Any]:
     """One request with these headers; the headers that OpenAI got."""
-    body = {"model": "gpt-4o-mini", "max_tokens": 900, "messages": [{"role": "user", "content": sandbox_says(echo=True)}]}
+    body = {
+        "model": "gpt-4o-mini",
+        "max_tokens": 900,
+        "messages": [{"role": "user", "content": sandbox_says(echo=True)}],
+    }
     sent = [("Authorization", f"Bearer {account.api_key}"), *headers]
     answer = web.post(f"{account.server.v1}/chat/completions", json=body, headers=sent, timeout=30)
     assert answer.status_code == 200, answer.text
@@ -69,7 +73,9 @@ def test_a_well_formed_context_goes_on_and_into_the_log(
 @pytest.fixture(scope="module")
 def traced(new_folder: Callable[[str], Path], session_sandbox: Any) -> Iterator[Account]:
     home = new_folder("traced")
-    server = Tollkeeper(home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_BILLING__ALLOW_STORE": "true"}).start()
+    server = Tollkeeper(
+        home, {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url, "TOLLKEEPER_BILLING__ALLOW_STORE": "true"}
+    ).start()
     yield server.account("100")
     server.kill()
 
@@ -79,7 +85,12 @@ def test_a_stored_responses_routes_pass_it_too(traced: Account) -> None:
     made = client.responses.create(model="gpt-4o-mini", input="hello", max_output_tokens=50, store=True)
     found = web.get(f"{traced.server.v1}/responses/{made.id}", headers={**traced.headers, "traceparent": CONTEXT})
     assert found.status_code == 200, found.text
-    assert wait_until(lambda: lines(traced.server)[-1]["method"] == "GET" and lines(traced.server)[-1], 5, "logged")["trace_id"] == TRACE
+    assert (
+        wait_until(lambda: lines(traced.server)[-1]["method"] == "GET" and lines(traced.server)[-1], 5, "logged")[
+            "trace_id"
+        ]
+        == TRACE
+    )
 
 
 # -- OpenTelemetry ---------------------------------------------------------------------------------
@@ -131,7 +142,10 @@ def test_each_request_is_a_span_below_the_clients(make_tollkeeper: Serve) -> Non
         assert served.name == "POST /v1/chat/completions"
         said, row = dict_of(served), account_usage(account)
         assert (said["gen_ai.request.model"], said["http.response.status_code"]) == ("gpt-4o-mini", 200)
-        assert (said["gen_ai.usage.input_tokens"], said["gen_ai.usage.output_tokens"]) == (row["inputTokens"], row["outputTokens"])
+        assert (said["gen_ai.usage.input_tokens"], said["gen_ai.usage.output_tokens"]) == (
+            row["inputTokens"],
+            row["outputTokens"],
+        )
         assert said["tollkeeper.charged_millicredits"] == int(row["chargedMillicredits"]) > 0
         other = spans["model_not_found"]
         assert other.parent_span_id == b""

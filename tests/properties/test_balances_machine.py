@@ -26,8 +26,8 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from billing.holds import Gone, Held, Refused, Settled
-from billing.money import Millicredits
+from billing.money.amounts import Millicredits
+from billing.money.holds import Gone, Held, Refused, Settled
 from tests.billing.stores import Books, close_books, open_books, record, request
 from tests.support.servers import RedisServer
 
@@ -122,7 +122,9 @@ class Machine(RuleBasedStateMachine):
         account, hold_id = hold
         model = self.model[account]
         del model.holds[hold_id]
-        assert self.run(self.books.store.release(hold_id, account)) == Settled(0, 0, model.balance, sum(model.holds.values()))
+        assert self.run(self.books.store.release(hold_id, account)) == Settled(
+            0, 0, model.balance, sum(model.holds.values())
+        )
         return hold
 
     @rule(hold=resolved, due=amounts)
@@ -176,7 +178,9 @@ class Machine(RuleBasedStateMachine):
             assert sum(effects) == model.balance
 
 
-PUSH = settings(max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True)
+PUSH = settings(
+    max_examples=40, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck), print_blob=True
+)
 
 
 @pytest.mark.timeout(170)

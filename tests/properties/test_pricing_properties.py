@@ -7,12 +7,14 @@ from math import ceil
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.pricing import Bounds, PriceBook, load_catalogue
-from billing.usage import Usage
+from billing.money.pricing import Bounds, PriceBook, load_catalogue
+from billing.money.usage import Usage
 from tests.support.servers import ROOT
 
 CATALOGUE = json.loads((ROOT / "config" / "prices" / "catalogue.json").read_text())
-CHAT = sorted(name for name, row in CATALOGUE["models"].items() if row["mode"] in ("chat", "completion") and row["rates"])
+CHAT = sorted(
+    name for name, row in CATALOGUE["models"].items() if row["mode"] in ("chat", "completion") and row["rates"]
+)
 BOOK = PriceBook(load_catalogue(), "1", "exact")
 
 tokens = st.integers(0, 600_000)
@@ -37,7 +39,8 @@ def plainly(name: str, tier: str, usage: Usage) -> int:
     """openai/README.md 2.1, in Fractions."""
     block = CATALOGUE["models"][name]["rates"][tier]
     rates = {
-        part: Fraction(price) for part, price in block["long" if usage.input_tokens > 272_000 and "long" in block else "short"].items()
+        part: Fraction(price)
+        for part, price in block["long" if usage.input_tokens > 272_000 and "long" in block else "short"].items()
     }
     plain = usage.input_tokens - usage.cached_tokens - usage.cache_write_30m_tokens - usage.cache_write_12h_tokens
     total = plain * rates["input"]
@@ -58,14 +61,22 @@ def test_every_charge_is_what_the_formula_says(name: str, usage: Usage, data: st
 
 
 @settings(max_examples=400, deadline=None)
-@given(name=st.sampled_from(CHAT), usage=usages(), spare_in=st.integers(0, 1_000), spare_out=st.integers(0, 1_000), data=st.data())
+@given(
+    name=st.sampled_from(CHAT),
+    usage=usages(),
+    spare_in=st.integers(0, 1_000),
+    spare_out=st.integers(0, 1_000),
+    data=st.data(),
+)
 def test_no_usage_within_its_bounds_costs_more_than_its_hold(
     name: str, usage: Usage, spare_in: int, spare_out: int, data: st.DataObject
 ) -> None:
     tier = data.draw(st.sampled_from(sorted(CATALOGUE["models"][name]["rates"])))
     model = BOOK.find(name)
     assert model is not None
-    bounds = Bounds(usage.input_tokens + spare_in, usage.output_tokens + spare_out, cache_write_12h=usage.cache_write_12h_tokens > 0)
+    bounds = Bounds(
+        usage.input_tokens + spare_in, usage.output_tokens + spare_out, cache_write_12h=usage.cache_write_12h_tokens > 0
+    )
     assert BOOK.price(model, tier, usage).amount <= BOOK.ceiling(model, tier, bounds).amount
 
 

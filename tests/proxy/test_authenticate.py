@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from billing.accounts import Accounts, ApiKey, KeyRules
-from billing.database import Database, now_ms
-from billing.errors import StoreUnavailable
-from billing.migrate import current_revision, newest_revision
-from proxy.authenticate import MAX_AGE_SECONDS, Authenticator, may_use_model
-from proxy.rejections import Rejection
+from billing.ledger.accounts import Accounts, ApiKey, KeyRules
+from billing.money.errors import StoreUnavailable
+from billing.storage.database import Database, now_ms
+from billing.storage.migrate import current_revision, newest_revision
+from proxy.gateway.authenticate import MAX_AGE_SECONDS, Authenticator, may_use_model
+from proxy.web.rejections import Rejection
 from tests.support.schema import lay_sqlite
 
 
@@ -158,7 +158,10 @@ async def test_a_revoked_and_an_unknown_key_are_told_the_same(office: Office) ->
     await office.open()
     await office.accounts.revoke_key(office.key_id)
     authenticator = Authenticator(office.accounts, 60)
-    revoked, unknown = await refused(authenticator, bearer(office.secret)), await refused(authenticator, bearer("tk-nobody"))
+    revoked, unknown = (
+        await refused(authenticator, bearer(office.secret)),
+        await refused(authenticator, bearer("tk-nobody")),
+    )
     assert revoked.body() == unknown.body()
 
 
@@ -212,11 +215,15 @@ async def test_a_known_key_does_not_work_for_ever_while_sql_is_away(office: Offi
         ("GPT-4O", ("gpt-*",), None, False),
     ],
 )
-def test_which_models_a_key_may_use(model: str, allowlist: tuple[str, ...], own: tuple[str, ...] | None, may: bool) -> None:
+def test_which_models_a_key_may_use(
+    model: str, allowlist: tuple[str, ...], own: tuple[str, ...] | None, may: bool
+) -> None:
     assert may_use_model(model, allowlist, own) is may
 
 
-async def test_requests_with_a_known_key_hardly_wait_for_a_database_that_hangs(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_requests_with_a_known_key_hardly_wait_for_a_database_that_hangs(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
     await office.open()
     authenticator, answers = Authenticator(office.accounts, 60), asyncio.Event()
     assert (await authenticator.authenticate(bearer(office.secret))).key_id == office.key_id

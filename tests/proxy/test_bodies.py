@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.bodies import (
+from proxy.gateway.bodies.chat import (
     CHAT_FIELDS,
     chat_texts,
     completion_texts,
@@ -22,10 +22,10 @@ from proxy.bodies import (
     parse_embedding,
     with_members,
 )
-from proxy.pictures import image_tokens
-from proxy.plan import bounds_of
-from proxy.rejections import Rejection
-from proxy.tokenizer import Tokenizer
+from proxy.gateway.bodies.image_tokens import image_tokens
+from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.plan import bounds_of
+from proxy.web.rejections import Rejection
 from sandbox.tokens import count_chat, count_legacy, load_encoding
 
 O200K = load_encoding("o200k_base")
@@ -36,7 +36,16 @@ TEXTS = st.one_of(
     st.text(alphabet="漢字かな交じり文", max_size=80),
     st.text(alphabet="👩‍👦🏳️🌈🇩🇪", max_size=40),
     st.sampled_from(
-        ["", "a" * 300, " " * 300, "\n\t" * 60, "1" * 99, '\\"\u0000\u001f' * 20, "<|endoftext|>" * 9, "The quick brown fox. " * 9]
+        [
+            "",
+            "a" * 300,
+            " " * 300,
+            "\n\t" * 60,
+            "1" * 99,
+            '\\"\u0000\u001f' * 20,
+            "<|endoftext|>" * 9,
+            "The quick brown fox. " * 9,
+        ]
     ),
 )
 NAMES = st.text(alphabet="abc_XYZ09", min_size=1, max_size=20)
@@ -66,14 +75,22 @@ TOOLS = st.lists(
     max_size=3,
 )
 CALLS = st.lists(
-    st.builds(lambda name, given: {"id": "call_1", "type": "function", "function": {"name": name, "arguments": given}}, NAMES, TEXTS),
+    st.builds(
+        lambda name, given: {"id": "call_1", "type": "function", "function": {"name": name, "arguments": given}},
+        NAMES,
+        TEXTS,
+    ),
     max_size=2,
 )
 CONTENT = st.one_of(TEXTS, st.lists(st.builds(lambda text: {"type": "text", "text": text}, TEXTS), max_size=3))
 MESSAGES = st.lists(
     st.one_of(
-        st.fixed_dictionaries({"role": st.sampled_from(["system", "user", "developer"]), "content": CONTENT}, optional={"name": NAMES}),
-        st.fixed_dictionaries({"role": st.just("assistant"), "content": st.one_of(st.none(), TEXTS), "tool_calls": CALLS}),
+        st.fixed_dictionaries(
+            {"role": st.sampled_from(["system", "user", "developer"]), "content": CONTENT}, optional={"name": NAMES}
+        ),
+        st.fixed_dictionaries(
+            {"role": st.just("assistant"), "content": st.one_of(st.none(), TEXTS), "tool_calls": CALLS}
+        ),
     ),
     min_size=1,
     max_size=12,
@@ -83,7 +100,9 @@ CHATS = st.fixed_dictionaries(
     optional={
         "tools": TOOLS,
         "tool_choice": st.sampled_from(["none", "auto", {"type": "function", "function": {"name": "look_it_up"}}]),
-        "response_format": st.builds(lambda text: {"type": "json_schema", "json_schema": {"name": "n", "description": text}}, TEXTS),
+        "response_format": st.builds(
+            lambda text: {"type": "json_schema", "json_schema": {"name": "n", "description": text}}, TEXTS
+        ),
     },
 )
 
@@ -111,7 +130,11 @@ def test_without_tools_the_count_is_exact(messages: list[dict[str, Any]]) -> Non
 
 @settings(max_examples=60, deadline=None)
 @given(
-    value=st.one_of(TEXTS.filter(bool), st.lists(TEXTS.filter(bool), min_size=1, max_size=5), st.lists(st.integers(0, 99_999), min_size=1))
+    value=st.one_of(
+        TEXTS.filter(bool),
+        st.lists(TEXTS.filter(bool), min_size=1, max_size=5),
+        st.lists(st.integers(0, 99_999), min_size=1),
+    )
 )
 def test_prompts_and_embedding_inputs_are_covered(value: Any) -> None:
     inputs = [value] if isinstance(value, str) or isinstance(value[0], int) else value
@@ -159,7 +182,9 @@ def test_a_member_that_is_there_is_replaced_and_the_others_keep_their_bytes() ->
 
 @settings(max_examples=100, deadline=None)
 @given(
-    options=st.dictionaries(st.text(max_size=12), st.one_of(st.booleans(), st.text(max_size=8), st.integers(-9, 9)), max_size=4),
+    options=st.dictionaries(
+        st.text(max_size=12), st.one_of(st.booleans(), st.text(max_size=8), st.integers(-9, 9)), max_size=4
+    ),
     include=st.booleans(),
 )
 def test_stream_options_keep_what_they_had(options: dict[str, Any], include: bool) -> None:
@@ -211,7 +236,9 @@ def test_any_bytes_are_refused_or_read_never_worse(raw: bytes) -> None:
 
 
 JSON = st.recursive(
-    st.one_of(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)),
+    st.one_of(
+        st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False, allow_infinity=False), st.text(max_size=8)
+    ),
     lambda inner: st.one_of(st.lists(inner, max_size=3), st.dictionaries(st.text(max_size=8), inner, max_size=3)),
     max_leaves=8,
 )
@@ -249,7 +276,8 @@ def test_the_bytes_of_an_image_are_not_text_and_its_most_tokens_are_added() -> N
 
 
 @pytest.mark.parametrize(
-    ("model", "least"), [("gpt-4o", 765), ("gpt-5", 630), ("gpt-4o-mini", 25_501), ("gpt-5.4", 1_229), ("gpt-4.1-mini", 1_659)]
+    ("model", "least"),
+    [("gpt-4o", 765), ("gpt-5", 630), ("gpt-4o-mini", 25_501), ("gpt-5.4", 1_229), ("gpt-4.1-mini", 1_659)],
 )
 def test_an_image_of_1024_pixels_fits_its_bound(model: str, least: int) -> None:
     bound = image_tokens(model, None, None)

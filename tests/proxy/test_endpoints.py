@@ -4,15 +4,17 @@ import json
 
 import pytest
 
-from proxy.endpoints import METERED, OBJECT_PATH, find_endpoint
-from proxy.rejections import Rejection
+from proxy.gateway.endpoints import METERED, OBJECT_PATH, find_endpoint
+from proxy.web.rejections import Rejection
 from scripts import build_docs
 from tests.support.servers import ROOT
 
-REFUSED = json.loads((ROOT / "proxy" / "refused.json").read_text())
+REFUSED = json.loads((ROOT / "proxy" / "gateway" / "refused.json").read_text())
 
 
-def test_a_row_without_a_price_fails_the_build(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_row_without_a_price_fails_the_build(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr("sys.argv", ["build_docs", "--check"])
     assert build_docs.main() == 0
     row = METERED["POST", b"/v1/decisions"]._replace(name="/v1/oracles")
@@ -32,7 +34,9 @@ def test_what_openai_has_and_we_refuse_is_refused_with_the_reason(family: str) -
             find_endpoint(row["method"], path)
         assert refused.value.status in (403, 405), row
         if refused.value.status == 403:
-            assert row["reason"].split(":")[0][:30] in refused.value.message or "not offered here" in refused.value.message
+            assert (
+                row["reason"].split(":")[0][:30] in refused.value.message or "not offered here" in refused.value.message
+            )
 
 
 @pytest.mark.parametrize("path", [b"/v1/nothing", b"/v1/files/a/b/c/d", b"/v1/responses/x/y", b"/v2/chat/completions"])

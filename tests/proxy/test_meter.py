@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.pricing import PriceBook, load_catalogue
-from billing.usage import Usage
-from proxy.bodies import parse_chat, parse_embedding
-from proxy.meter import StreamMeter, is_plausible, read_answer, read_usage, with_cost
+from billing.money.pricing import PriceBook, load_catalogue
+from billing.money.usage import Usage
+from proxy.gateway.answers.meter import StreamMeter, is_plausible, read_answer, read_usage, with_cost
+from proxy.gateway.bodies.chat import parse_chat, parse_embedding
 from tests.support.servers import SAMPLES
 
 STREAMS = sorted([*SAMPLES.glob("chat_stream_*.sse"), *SAMPLES.glob("completions_*.sse")])
@@ -42,7 +42,11 @@ def by_hand(data: bytes) -> tuple[dict[str, Any] | None, dict[int, str], bool]:
         for choice in chunk.get("choices") or ():
             delta = choice.get("delta") or {"content": choice.get("text")}
             calls = [call["function"] for call in delta.get("tool_calls") or ()]
-            said = [delta.get("content"), delta.get("refusal"), *(call.get(part) for call in calls for part in ("name", "arguments"))]
+            said = [
+                delta.get("content"),
+                delta.get("refusal"),
+                *(call.get(part) for call in calls for part in ("name", "arguments")),
+            ]
             texts[choice["index"]] = texts.get(choice["index"], "") + "".join(part or "" for part in said)
     return usage, texts, done
 
@@ -51,7 +55,9 @@ def by_hand(data: bytes) -> tuple[dict[str, Any] | None, dict[int, str], bool]:
 @pytest.mark.parametrize("crlf", [False, True], ids=["lf", "crlf"])
 @settings(max_examples=25, deadline=None)
 @given(cuts=st.lists(st.integers(0, 100_000), max_size=40), hide=st.booleans())
-def test_any_split_of_a_stream_gives_the_same_bytes_and_usage(path: Any, crlf: bool, cuts: list[int], hide: bool) -> None:
+def test_any_split_of_a_stream_gives_the_same_bytes_and_usage(
+    path: Any, crlf: bool, cuts: list[int], hide: bool
+) -> None:
     data = path.read_bytes()
     usage, texts, done = by_hand(data)
     if crlf:
@@ -60,7 +66,9 @@ def test_any_split_of_a_stream_gives_the_same_bytes_and_usage(path: Any, crlf: b
     assert passed == (USAGE_CHUNK.sub(b"", data) if hide else data)
     assert meter.done == done
     found = meter.report().usage
-    assert (found and (found.input_tokens, found.output_tokens)) == (usage and (usage["prompt_tokens"], usage["completion_tokens"]))
+    assert (found and (found.input_tokens, found.output_tokens)) == (
+        usage and (usage["prompt_tokens"], usage["completion_tokens"])
+    )
     assert meter.shown() == ([texts[index] for index in sorted(texts)], 0)
     assert meter.report().model.startswith("gpt-")
 
@@ -176,7 +184,10 @@ def test_usage_is_read_with_its_parts() -> None:
 
 
 @given(
-    st.dictionaries(st.sampled_from(["cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens"]), st.integers(-(10**6), 10**6))
+    st.dictionaries(
+        st.sampled_from(["cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens"]),
+        st.integers(-(10**6), 10**6),
+    )
 )
 def test_parts_never_exceed_their_whole(details: dict[str, int]) -> None:
     found = read_usage(usage_of(prompt_tokens_details=details))
@@ -204,9 +215,18 @@ def test_what_a_model_cannot_have_used_is_not_plausible() -> None:
 
 def test_a_json_answer_is_read_with_its_texts() -> None:
     report, produced, texts = read_answer((SAMPLES / "chat_nonstream.json").read_bytes())
-    assert (report.model, report.service_tier, produced, texts) == ("gpt-5.4-mini-2026-03-17", "default", True, ["Blue whale."])
+    assert (report.model, report.service_tier, produced, texts) == (
+        "gpt-5.4-mini-2026-03-17",
+        "default",
+        True,
+        ["Blue whale."],
+    )
     assert report.usage is not None
-    assert (report.usage.input_tokens, report.usage.cached_tokens, report.usage.cache_write_30m_tokens) == (1419, 1024, 256)
+    assert (report.usage.input_tokens, report.usage.cached_tokens, report.usage.cache_write_30m_tokens) == (
+        1419,
+        1024,
+        256,
+    )
     report, produced, _ = read_answer((SAMPLES / "embeddings.json").read_bytes())
     assert (produced, report.usage) == (True, Usage(input_tokens=8))
 
@@ -217,7 +237,9 @@ def test_an_unreadable_answer_has_no_usage_and_does_no_harm(body: bytes) -> None
 
 
 def test_usage_is_found_even_where_the_choices_are_odd() -> None:
-    report, _, _ = read_answer(b'{"choices": "none", "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}')
+    report, _, _ = read_answer(
+        b'{"choices": "none", "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}'
+    )
     assert report.usage == Usage(input_tokens=3, output_tokens=4)
 
 
@@ -239,5 +261,8 @@ def test_whether_anything_was_produced(choices: list[Any], produced: bool) -> No
 def test_the_cost_is_the_last_member_of_the_usage_object_and_nothing_else_changes() -> None:
     event = b'data: {"choices":[],"usage": {"prompt_tokens":1,"details":{"a":{}}},"obfuscation":"}"}\n\n'
     priced = with_cost(event, 0.125)
-    assert priced == b'data: {"choices":[],"usage": {"prompt_tokens":1,"details":{"a":{}},"cost_credits":0.125},"obfuscation":"}"}\n\n'
+    assert (
+        priced
+        == b'data: {"choices":[],"usage": {"prompt_tokens":1,"details":{"a":{}},"cost_credits":0.125},"obfuscation":"}"}\n\n'
+    )
     assert with_cost(b"data: {}\n\n", 1) == b"data: {}\n\n"

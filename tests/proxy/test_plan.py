@@ -7,14 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.accounts import ApiKey, KeyRules
-from billing.holds import KeyLimits
-from billing.money import Millicredits
-from billing.pricing import PriceBook, load_catalogue
-from billing.usage import Usage
+from billing.ledger.accounts import ApiKey, KeyRules
+from billing.money.amounts import Millicredits
+from billing.money.holds import KeyLimits
+from billing.money.pricing import PriceBook, load_catalogue
+from billing.money.usage import Usage
 from config.settings import Billing, Limits
-from proxy.endpoints import METERED, Endpoint, find_endpoint
-from proxy.plan import (
+from proxy.gateway.endpoints import METERED, Endpoint, find_endpoint
+from proxy.gateway.plan import (
     Plan,
     body_to_send,
     checkpoint_charge,
@@ -26,7 +26,7 @@ from proxy.plan import (
     smallest,
     with_counted_input,
 )
-from proxy.rejections import Rejection
+from proxy.web.rejections import Rejection
 
 PRICES = PriceBook(load_catalogue(), "1", "exact")
 CHAT = METERED["POST", b"/v1/chat/completions"]
@@ -42,7 +42,9 @@ def sent_by(found: Plan) -> bytes:
     return body_to_send(found, Billing(), lambda value: "tk_" + value.decode().strip('"'))
 
 
-def plan(fields: dict[str, Any] | None = None, billing: Billing | None = None, endpoint: Endpoint = CHAT, **rules: Any) -> Plan:
+def plan(
+    fields: dict[str, Any] | None = None, billing: Billing | None = None, endpoint: Endpoint = CHAT, **rules: Any
+) -> Plan:
     default = {
         CHAT: {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
         LEGACY: {"model": "gpt-3.5-turbo-instruct", "prompt": "hello"},
@@ -88,7 +90,9 @@ def test_counting_never_raises_a_bound() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    budget=st.integers(0, 400_000), choices=st.integers(1, 5), model=st.sampled_from(["gpt-4o", "gpt-4o-mini", "gpt-5-mini", "gpt-6-astra"])
+    budget=st.integers(0, 400_000),
+    choices=st.integers(1, 5),
+    model=st.sampled_from(["gpt-4o", "gpt-4o-mini", "gpt-5-mini", "gpt-6-astra"]),
 )
 def test_a_clamp_fits_its_budget_and_wastes_little_of_it(budget: int, choices: int, model: str) -> None:
     found = plan({"model": model, "n": choices})
@@ -139,7 +143,9 @@ def test_the_operators_default_cap_is_sent() -> None:
         ("fast", {}, "priority", "fast"),
     ],
 )
-def test_the_tier_that_is_priced_is_the_tier_that_is_sent(asked: str | None, billing: dict[str, Any], tier: str, sent: str) -> None:
+def test_the_tier_that_is_priced_is_the_tier_that_is_sent(
+    asked: str | None, billing: dict[str, Any], tier: str, sent: str
+) -> None:
     found = plan({} if asked is None else {"service_tier": asked}, Billing(**billing))
     assert (found.tier, json.loads(sent_by(found))["service_tier"]) == (tier, sent)
 
@@ -176,7 +182,9 @@ def test_endpoints_without_tiers_get_none() -> None:
         ({"web_search_options": {}}, {}, {}, 400, "unsupported_parameter"),  # gpt-4o has no search price
     ],
 )
-def test_what_is_refused(fields: dict[str, Any], billing: dict[str, Any], rules: dict[str, Any], status: int, code: str) -> None:
+def test_what_is_refused(
+    fields: dict[str, Any], billing: dict[str, Any], rules: dict[str, Any], status: int, code: str
+) -> None:
     found = refused(fields, Billing(**billing), **rules)
     assert (found.status, found.code) == (status, code)
 

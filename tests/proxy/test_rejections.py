@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from proxy.rejections import (
+from proxy.web.rejections import (
     Rejection,
     bad_gateway,
     forbidden,
@@ -71,7 +71,10 @@ def test_a_402_word_for_word() -> None:
     }
     body = json.loads(rejection.body())
     message = body["error"].pop("message")
-    assert body == {"error": {"type": "insufficient_credits", "param": None, "code": "insufficient_credits", **figures}, **figures}
+    assert body == {
+        "error": {"type": "insufficient_credits", "param": None, "code": "insufficient_credits", **figures},
+        **figures,
+    }
     for part in ("42.5 credits", "in flight", "310 output tokens"):
         assert part in message
     assert dict(rejection.headers()) == {b"retry-after": b"1", b"retry-after-ms": b"1000", b"x-should-retry": b"false"}

@@ -4,10 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.sse import event_data, last_boundary, next_boundary, split_events
+from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
 
 PIECES = st.lists(
-    st.sampled_from([b"data: {}", b"data:x", b": note", b"\n", b"\n\n", b"\r\n", b"\r\n\r\n", b"event: a\n", b"\xf0\x9f"]), max_size=30
+    st.sampled_from(
+        [b"data: {}", b"data:x", b": note", b"\n", b"\n\n", b"\r\n", b"\r\n\r\n", b"event: a\n", b"\xf0\x9f"]
+    ),
+    max_size=30,
 )
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from proxy.account_api import EARLIEST_MS, LATEST_MS, iso_time, read_time
+from proxy.web.times import EARLIEST_MS, LATEST_MS, iso_time, read_time
 
 
 @pytest.mark.parametrize(

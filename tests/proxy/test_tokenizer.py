@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import proxy.tokenizer as module
-from proxy.tokenizer import RANKS_SHA256, Tokenizer, TokenizerError, encoding_name, load_encoding
+import proxy.gateway.bodies.tokenizer as module
+from proxy.gateway.bodies.tokenizer import RANKS_SHA256, Tokenizer, TokenizerError, encoding_name, load_encoding
 from sandbox.tokens import load_encoding as sandbox_encoding
 
 
@@ -38,9 +38,21 @@ def test_known_token_ids(name: str, ids: list[int]) -> None:
     [
         *(
             (model, "o200k_base")
-            for model in ("gpt-4o", "gpt-4o-mini-2024-07-18", "gpt-4.1", "gpt-5", "gpt-6-sol", "o3", "chat-latest", "ft:gpt-4o:x")
+            for model in (
+                "gpt-4o",
+                "gpt-4o-mini-2024-07-18",
+                "gpt-4.1",
+                "gpt-5",
+                "gpt-6-sol",
+                "o3",
+                "chat-latest",
+                "ft:gpt-4o:x",
+            )
         ),
-        *((model, "cl100k_base") for model in ("gpt-4", "gpt-4-turbo", "gpt-3.5-turbo-instruct", "text-embedding-3-small", "davinci-002")),
+        *(
+            (model, "cl100k_base")
+            for model in ("gpt-4", "gpt-4-turbo", "gpt-3.5-turbo-instruct", "text-embedding-3-small", "davinci-002")
+        ),
         ("ft:gpt-3.5-turbo:acme", "cl100k_base"),
     ],
 )
@@ -96,7 +108,9 @@ def test_counts_agree_with_an_encoding_built_by_the_sandbox(texts: list[str]) ->
 _shared = Tokenizer()
 
 
-async def test_a_cut_into_pieces_costs_at_most_a_token_each(tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_cut_into_pieces_costs_at_most_a_token_each(
+    tokenizer: Tokenizer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     text = "The quick brown fox. " * 500
     whole = await tokenizer.count("gpt-4o", [text])
     monkeypatch.setattr(module, "PIECE_CHARACTERS", 1_000)

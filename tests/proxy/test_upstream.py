@@ -14,7 +14,7 @@ import pytest
 import uvloop
 
 from config.settings import Secret, Upstream
-from proxy.upstream import Answer, Interrupted, Interruption, UpstreamError, UpstreamPool
+from proxy.gateway.upstream.pool import Answer, Interrupted, Interruption, UpstreamError, UpstreamPool
 
 KEY = "sk-test-upstream"
 LINGER_ZERO = struct.pack("ii", 1, 0)
@@ -89,7 +89,9 @@ class Upstreamer:
 
     def send(self, body: bytes = b"{}", interruption: Interruption | None = None) -> "asyncio.Task[Answer]":
         return asyncio.create_task(
-            self.pool.send("POST", "/chat/completions", b"X-A: b\r\n", body, interruption or Interruption(), lambda: None)
+            self.pool.send(
+                "POST", "/chat/completions", b"X-A: b\r\n", body, interruption or Interruption(), lambda: None
+            )
         )
 
     async def exchange(self, reply: bytes = HELLO) -> tuple[Line, Answer]:
@@ -106,7 +108,9 @@ async def upstream(scheme: str = "http", **settings: Any) -> AsyncIterator[Upstr
     listener = socket.create_server(("127.0.0.1", 0))
     listener.setblocking(False)
     port = listener.getsockname()[1]
-    pool = UpstreamPool(Upstream(base_url=f"{scheme}://127.0.0.1:{port}/v1", **settings), Secret(KEY), "tollkeeper/test")
+    pool = UpstreamPool(
+        Upstream(base_url=f"{scheme}://127.0.0.1:{port}/v1", **settings), Secret(KEY), "tollkeeper/test"
+    )
     made = Upstreamer(listener, pool)
     try:
         yield made
@@ -307,7 +311,11 @@ async def test_a_request_that_was_answered_in_part_is_never_sent_again() -> None
 
 FRAMED = {
     "length": (b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n", b"helloworld", False),
-    "chunked": (b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n", b"5\r\nhello\r\n5;ext=1\r\nworld\r\n0\r\nx: y\r\n\r\n", False),
+    "chunked": (
+        b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+        b"5\r\nhello\r\n5;ext=1\r\nworld\r\n0\r\nx: y\r\n\r\n",
+        False,
+    ),
     "until close": (b"HTTP/1.1 200 OK\r\n\r\n", b"helloworld", True),
     "informational": (
         b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\nlink: x\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n",
@@ -397,7 +405,9 @@ async def test_a_reader_that_waits_makes_the_server_wait() -> None:
         async def talk() -> None:
             nonlocal sent
             while sent < size:
-                sent += await asyncio.get_running_loop().run_in_executor(None, _send_some, line.socket, min(1_000_000, size - sent))
+                sent += await asyncio.get_running_loop().run_in_executor(
+                    None, _send_some, line.socket, min(1_000_000, size - sent)
+                )
 
         talking = asyncio.create_task(talk())
         # until the server has not been able to send anything for a while
@@ -523,7 +533,9 @@ async def test_above_max_connections_a_request_is_told_at_once() -> None:
 # -- interruptions --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reply", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc"], ids=["before the head", "in the body"])
+@pytest.mark.parametrize(
+    "reply", [b"", b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc"], ids=["before the head", "in the body"]
+)
 @on_uvloop
 async def test_an_interruption_hangs_up_on_the_server(reply: bytes) -> None:
     async with upstream() as made:
@@ -569,7 +581,18 @@ async def test_a_muted_interruption_lets_the_answer_be_read_to_its_end() -> None
 def certificate(folder: Path, name: str, san: str) -> tuple[Path, Path]:
     """A self-signed certificate and its key."""
     cert, key = folder / f"{name}.pem", folder / f"{name}.key"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+    ]
     command += ["-keyout", str(key), "-out", str(cert), "-subj", "/CN=upstream", "-addext", f"subjectAltName={san}"]
     subprocess.run(command, check=True, capture_output=True)
     return cert, key
@@ -601,7 +624,9 @@ async def test_only_a_certificate_that_is_trusted_and_for_this_host_is_talked_to
     server = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=context)
     port = server.sockets[0].getsockname()[1]
     pool = UpstreamPool(
-        Upstream(base_url=f"https://127.0.0.1:{port}/v1", ca_file=str(cert) if trusted else ""), Secret(KEY), "tollkeeper/test"
+        Upstream(base_url=f"https://127.0.0.1:{port}/v1", ca_file=str(cert) if trusted else ""),
+        Secret(KEY),
+        "tollkeeper/test",
     )
     try:
         sending = pool.send("POST", "/x", b"", b"{}", Interruption(), lambda: None)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest.mock import patch
 
-from proxy.cli import main
+from proxy.cli.main import main
 
 
 @dataclass

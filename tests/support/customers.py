@@ -3,10 +3,10 @@
 import asyncio
 from typing import Any
 
-from billing.accounts import Accounts, KeyRules
-from billing.database import Database
-from billing.ledger import Ledger
-from billing.money import millicredits
+from billing.ledger.accounts import Accounts, KeyRules
+from billing.ledger.ledger import Ledger
+from billing.money.amounts import millicredits
+from billing.storage.database import Database
 from tests.support.servers import Account, Tollkeeper
 
 

@@ -38,7 +38,9 @@ class MakeRun:
         """Lines in a second terminal; `known`: one that has read the file."""
         lines = f"set -a; . var/sandbox.env; set +a\n{lines}" if known else lines
         command = ["bash", "-euo", "pipefail", "-c", lines]
-        return subprocess.run(command, cwd=self.folder, env=self.beside, capture_output=True, text=True, timeout=timeout, check=False)
+        return subprocess.run(
+            command, cwd=self.folder, env=self.beside, capture_output=True, text=True, timeout=timeout, check=False
+        )
 
 
 def recipe() -> list[str]:

@@ -19,6 +19,19 @@ def wav(seconds: int, rate: int = 8_000) -> bytes:
     """Silence: 8-bit mono PCM."""
     samples = b"\x80" * (seconds * rate)
     head = struct.pack(
-        "<4sI4s4sIHHIIHH4sI", b"RIFF", 36 + len(samples), b"WAVE", b"fmt ", 16, 1, 1, rate, rate, 1, 8, b"data", len(samples)
+        "<4sI4s4sIHHIIHH4sI",
+        b"RIFF",
+        36 + len(samples),
+        b"WAVE",
+        b"fmt ",
+        16,
+        1,
+        1,
+        rate,
+        rate,
+        1,
+        8,
+        b"data",
+        len(samples),
     )
     return head + samples

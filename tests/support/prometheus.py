@@ -11,11 +11,11 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
-from proxy.metrics import Metrics
+from proxy.observability.metrics import Metrics
 from tests.support import web
 from tests.support.servers import ROOT, free_port, wait_until
 
-RULES = ROOT / "config" / "alerts" / "tollkeeper.yml"
+RULES = ROOT / "deploy" / "alerts" / "tollkeeper.yml"
 SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 FASTER = 300
 
@@ -42,7 +42,9 @@ def hurried(rules: str) -> str:
         return f"{match[1]}{shorter(int(match[2]) * SECONDS[match[3]], 3)}{match[4]}"
 
     rules = re.sub(r"(\[|offset )(\d+)([smhd])(\]|\b)", window, rules)
-    return re.sub(r"(for: )(\d+)([smhd])(\b)", lambda match: f"for: {shorter(int(match[2]) * SECONDS[match[3]], 1)}", rules)
+    return re.sub(
+        r"(for: )(\d+)([smhd])(\b)", lambda match: f"for: {shorter(int(match[2]) * SECONDS[match[3]], 1)}", rules
+    )
 
 
 @dataclass

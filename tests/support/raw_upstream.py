@@ -45,7 +45,9 @@ class RawUpstream:
             request += part
         head, _, body = request.partition(b"\r\n\r\n")
         length = (
-            next(int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:"))
+            next(
+                int(line.split(b":")[1]) for line in head.lower().split(b"\r\n") if line.startswith(b"content-length:")
+            )
             if b"content-length:" in head.lower()
             else 0
         )

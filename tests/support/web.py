@@ -47,4 +47,6 @@ def sign_in(browser: httpx.Client, link: str) -> httpx.Response:
     asking = browser.get(link)
     fields = dict(re.findall(r'<input[^>]* name="([^"]+)" value="([^"]*)"', asking.text))
     here = asking.url.copy_with(query=None)
-    return browser.post(here, data=fields, headers={"origin": str(here.copy_with(path="")).rstrip("/")}, follow_redirects=True)
+    return browser.post(
+        here, data=fields, headers={"origin": str(here.copy_with(path="")).rstrip("/")}, follow_redirects=True
+    )

@@ -35,7 +35,10 @@ class Wire:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
         self._connection = http.client.HTTPConnection("127.0.0.1", account.server.port, timeout=30)
         self._connection.request(
-            "POST", path, data, {"Content-Type": "application/json", "Authorization": f"Bearer {account.api_key}", **(headers or {})}
+            "POST",
+            path,
+            data,
+            {"Content-Type": "application/json", "Authorization": f"Bearer {account.api_key}", **(headers or {})},
         )
         self._socket = self._connection.sock
         self._answer: http.client.HTTPResponse | None = None

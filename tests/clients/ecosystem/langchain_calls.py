@@ -30,7 +30,9 @@ def main() -> None:
         found[f"{name} tools"] = [call["name"] for call in called.tool_calls]
         found[f"{name} structured"] = model.with_structured_output(Person).invoke("Ann is 40").model_dump()
     found["embeddings"] = len(
-        OpenAIEmbeddings(model="text-embedding-3-small", check_embedding_ctx_length=False).embed_query("a road with a toll")
+        OpenAIEmbeddings(model="text-embedding-3-small", check_embedding_ctx_length=False).embed_query(
+            "a road with a toll"
+        )
     )
     print(json.dumps(found))
 

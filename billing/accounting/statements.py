@@ -1,0 +1,281 @@
+"""One account's month: balances at both ends, purchases, what went back, usage by model and day. Days and months are
+UTC.
+
+Everything counts on the day on which the ledger booked it, so that opening + movements = closing to the millicredit.
+"""
+
+import re
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import ColumnElement, RowMapping, and_, case, func, literal, or_, select, union_all
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.accounting.journal import DAY_MS
+from billing.money.postings import CASH, DISPUTES, customer
+from billing.storage.database import Database
+from billing.storage.tables.core import accounts, transfers, usage, usage_daily
+from billing.storage.tables.payments import claims, purchases
+
+UNKNOWN = "unknown"
+RETURNING = ("refund", "refund_tax", "refund_loss", "dispute", "dispute_tax", "dispute_loss")
+"""Bookings that move a buyer's money: back to the buyer when they credit `cash` or `disputes`."""
+MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
+
+
+class StatementPurchase(NamedTuple):
+    """A credited purchase; `at` in Unix milliseconds, money in cents, credits in millicredits.
+
+    `paid_cents` is what was paid, tax and all: of a payment that a person accepted it need not be the package's price.
+    """
+
+    at: int
+    purchase_id: str
+    package_code: str
+    paid_cents: int
+    tax_cents: int
+    millicredits: int
+    receipt_url: str
+
+
+class StatementUsage(NamedTuple):
+    """A day's charges for one model."""
+
+    day: str
+    model: str
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    millicredits: int
+
+
+class StatementEntry(NamedTuple):
+    """Anything else that changed the balance: refunds, disputes, adjustments.
+
+    `returned` is the money that went back with it, `returned_tax` the tax in that, both in millionths of a dollar;
+    negative when it came to us again: a failed refund, a dispute won.
+    """
+
+    at: int
+    kind: str
+    reference: str
+    reason: str
+    millicredits: int
+    returned: int = 0
+    returned_tax: int = 0
+
+
+class Returned(NamedTuple):
+    """The money of one booking of a refund or dispute. See StatementEntry."""
+
+    at: int
+    kind: str
+    money: int
+    tax: int
+
+
+class Statement(NamedTuple):
+    """A month of an account. Balances in millicredits; opening + everything in it = closing.
+
+    What entries returned in money stands beside that: it is no part of the balances.
+    """
+
+    account_id: str
+    name: str
+    month: str
+    opening: int
+    closing: int
+    purchases: list[StatementPurchase]
+    entries: list[StatementEntry]
+    usage: list[StatementUsage]
+
+    @property
+    def usage_total(self) -> int:
+        """Millicredits that usage took."""
+        return sum(row.millicredits for row in self.usage)
+
+
+class Statements:
+    """Reads statements. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def read(self, account_id: str, month: str) -> Statement:
+        """The statement of a month written YYYY-MM. Raises ValueError when it is not written so."""
+        start, end = month_bounds(month)
+        who = customer(account_id)
+        effect = case((transfers.c.credit_account == who, 1), else_=-1) * transfers.c.amount_millicredits
+        mine = or_(transfers.c.debit_account == who, transfers.c.credit_account == who)
+        within = and_(mine, transfers.c.created_at >= start, transfers.c.created_at < end)
+        async with self._db.read() as connection:
+            name = (await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))).scalar_one()
+            before = select(func.coalesce(func.sum(effect), 0)).where(mine, transfers.c.created_at < start)
+            opening = int((await connection.execute(before)).scalar_one())
+            rows = (
+                await connection.execute(
+                    select(transfers).where(within, transfers.c.kind != "usage").order_by(transfers.c.id)
+                )
+            ).mappings()
+            moved = [
+                (
+                    row["kind"],
+                    row["created_at"],
+                    row["reference_id"],
+                    row["reason"],
+                    _effect(row["credit_account"] == who, row),
+                )
+                for row in rows
+            ]
+            used = await self._usage(connection, account_id, within, (start, end))
+            bought = await self._purchases(connection, account_id, [row[2] for row in moved if row[0] == "purchase"])
+            returned = await self._returned(connection, account_id, (start, end))
+        entries = _with_money(
+            [
+                StatementEntry(at, kind, reference, reason, amount)
+                for kind, at, reference, reason, amount in moved
+                if kind not in ("purchase", "purchase_bonus")
+            ],
+            returned,
+        )
+        closing = opening + sum(row[4] for row in moved) - sum(row.millicredits for row in used)
+        return Statement(account_id, name, month, opening, closing, bought, entries, used)
+
+    @staticmethod
+    async def _usage(
+        connection: AsyncConnection, account_id: str, within: ColumnElement[bool], bounds: tuple[int, int]
+    ) -> list[StatementUsage]:
+        """By day of booking and model: from usage rows, and from the sums of those that retention has dropped."""
+        day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
+        detail = (
+            select(
+                day.label("day"),
+                usage.c.model.label("model"),
+                func.count().label("requests"),
+                func.sum(usage.c.input_tokens).label("tokens_in"),
+                func.sum(usage.c.output_tokens).label("tokens_out"),
+                func.sum(transfers.c.amount_millicredits).label("amount"),
+            )
+            .select_from(transfers.outerjoin(usage, usage.c.charge_id == transfers.c.reference_id))
+            .where(within, transfers.c.kind == "usage")
+            .group_by(day, usage.c.model)
+        )
+        kept = usage_daily.c
+        sums = (
+            select(
+                kept.booked_day,
+                kept.model,
+                func.sum(kept.requests),
+                func.sum(kept.input_tokens),
+                func.sum(kept.output_tokens),
+                func.sum(kept.charged_millicredits),
+            )
+            .where(
+                kept.account_id == account_id,
+                kept.charged,
+                kept.booked_day >= bounds[0] // DAY_MS,
+                kept.booked_day < bounds[1] // DAY_MS,
+            )
+            .group_by(kept.booked_day, kept.model)
+        )
+        # one statement is one snapshot: a charge is in its row or in a sum, never in both
+        columns = [detail.add_columns(literal(0)), sums.add_columns(literal(1))]
+        return _by_day_and_model([tuple(row) for row in await connection.execute(union_all(*columns))])
+
+    @staticmethod
+    async def _returned(connection: AsyncConnection, account_id: str, bounds: tuple[int, int]) -> dict[str, Returned]:
+        """By the reference of the booking: what went back of the account's payments, and more than was paid where that
+        happened.
+        """
+        owned = claims.join(purchases, purchases.c.id == claims.c.purchase_id)
+        known = await connection.execute(
+            select(claims.c.id, claims.c.version).select_from(owned).where(purchases.c.account_id == account_id)
+        )
+        references = [f"{claim}:{number}" for claim, version in known for number in range(1, version + 1)]
+        query = select(transfers).where(
+            transfers.c.kind.in_(RETURNING),
+            transfers.c.reference_id.in_(references),
+            transfers.c.created_at >= bounds[0],
+            transfers.c.created_at < bounds[1],
+        )
+        found: dict[str, Returned] = {}
+        for row in (await connection.execute(query.order_by(transfers.c.id))).mappings():
+            amount = _effect(row["credit_account"] in (CASH, DISPUTES), row)
+            before = found.get(row["reference_id"], Returned(row["created_at"], row["reference_type"], 0, 0))
+            tax = amount if row["kind"].endswith("_tax") else 0
+            found[row["reference_id"]] = before._replace(money=before.money + amount, tax=before.tax + tax)
+        return found
+
+    @staticmethod
+    async def _purchases(connection: AsyncConnection, account_id: str, wanted: list[str]) -> list[StatementPurchase]:
+        query = (
+            select(purchases)
+            .where(purchases.c.account_id == account_id, purchases.c.id.in_(wanted))
+            .order_by(purchases.c.credited_at, purchases.c.id)
+        )
+        return [
+            StatementPurchase(
+                row["credited_at"],
+                row["id"],
+                row["package_code"],
+                row["total_cents"],
+                row["tax_cents"],
+                row["paid_millicredits"] + row["bonus_millicredits"],
+                row["receipt_url"],
+            )
+            for row in (await connection.execute(query)).mappings()
+        ]
+
+
+def month_bounds(month: str) -> tuple[int, int]:
+    """(start, end) of a UTC month in Unix milliseconds. Raises ValueError."""
+    found = MONTH.fullmatch(month)
+    if found is None:
+        raise ValueError("a month is written YYYY-MM")
+    year, number = int(found[1]), int(found[2])
+    following = datetime(year + number // 12, number % 12 + 1, 1, tzinfo=UTC)
+    return int(datetime(year, number, 1, tzinfo=UTC).timestamp()) * 1_000, int(following.timestamp()) * 1_000
+
+
+def _by_day_and_model(rows: list[tuple[Any, ...]]) -> list[StatementUsage]:
+    """(day, model or None, requests, tokens in, tokens out, millicredits, whether it is a sum) → the statement's lines,
+    in order.
+
+    Charges without a usage row are those that were summed up, and what is left of them then is nobody's.
+    """
+    lines: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
+    for day, model, *numbers, summed in rows:
+        for place, number in enumerate(numbers):
+            lines[int(day), model or UNKNOWN][place] += int(number or 0)
+            if summed:  # its transfer was counted among those without a row
+                lines[int(day), UNKNOWN][place] -= int(number) if place in (0, 3) else 0
+    return [
+        StatementUsage(_day(day), model, *lines[day, model]) for day, model in sorted(lines) if any(lines[day, model])
+    ]
+
+
+def _with_money(entries: list[StatementEntry], returned: dict[str, Returned]) -> list[StatementEntry]:
+    """Each booking's money on its first entry.
+
+    Money that took no credits along (paid back beyond the price) is an entry of its own.
+    """
+    left, found = dict(returned), []
+    for entry in entries:
+        money = left.pop(entry.reference, None)
+        found.append(entry._replace(returned=money.money, returned_tax=money.tax) if money else entry)
+    found += [
+        StatementEntry(money.at, money.kind, reference, "", 0, money.money, money.tax)
+        for reference, money in left.items()
+    ]
+    return sorted(found, key=lambda entry: entry.at)
+
+
+def _effect(credited: bool, row: RowMapping) -> int:
+    amount = int(row["amount_millicredits"])
+    return amount if credited else -amount
+
+
+def _day(number: int) -> str:
+    return datetime.fromtimestamp(number * DAY_MS // 1_000, UTC).date().isoformat()

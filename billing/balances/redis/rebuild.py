@@ -1,0 +1,183 @@
+"""Rebuilding one bucket of the Redis store from SQL, under a fence that late writes cannot cross.
+
+    F:<nonce>  fenced: surviving charges are flushed to SQL, balances rewritten, surviving holds kept
+    R:<token>  recovering: every process puts back its live holds and the charges that did not survive
+    <token>    open
+
+Only the holder of the fence writes (rewrite.lua), and only it moves on (advance.lua): a rival whose lock ran out finds
+the fence changed and stops. A bucket that recovers without a lock was left by one that died: it is rebuilt again.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, NamedTuple
+
+from billing.balances.redis.connection import RedisLink
+from billing.ledger.ledger import Ledger
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import Entry
+from billing.money.spend_periods import period_start_ms
+
+log = logging.getLogger("tollkeeper.redis")
+
+LOCK_MS = 10_000
+CHUNK = 500
+
+
+class Survivor(NamedTuple):
+    """A hold that is in Redis."""
+
+    hold_id: str
+    account_id: str
+    amount: int
+    key_id: str
+
+
+class Rebuilder:
+    """Rebuilds buckets; knows nothing of what its process lives by."""
+
+    def __init__(self, link: RedisLink, ledger: Ledger, lease_ms: int) -> None:
+        """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
+        self._link, self._ledger, self._lease_ms = link, ledger, lease_ms
+        self._rebuilt = 0
+
+    def take_rebuilt(self) -> int:
+        """How many buckets were rebuilt since this was asked last."""
+        number, self._rebuilt = self._rebuilt, 0
+        return number
+
+    async def rebuild(
+        self, bucket: int, run_id: str, recover: Callable[[str], Awaitable[None]], *, force: bool = False
+    ) -> bool:
+        """Rewrite a bucket from SQL; False when another process is at it.
+
+        `recover(token)` is awaited in the recovering state: it puts back what this process lives by and gives the
+        others time to do the same.
+        """
+        prefix, nonce = prefix_of(bucket), secrets.token_hex(4)
+        lock = f"{prefix}lock:{run_id}"  # a lock that came back with a restarted server's data binds nobody
+        if not await self._link.call("SET", lock, nonce, "NX", "PX", LOCK_MS):
+            return False
+        try:
+            before = await self._link.call("GET", f"{prefix}epoch")
+            if not force and before and before.decode().startswith(f"{run_id}:"):
+                return True
+            fence, token = f"F:{nonce}", f"{run_id}:{nonce}"
+            await self._link.call("SET", f"{prefix}epoch", fence)
+            await self._ledger.fence(bucket, nonce)
+            await self._flush_survivors(bucket, prefix, nonce)
+            known = await self._rewrite_accounts(bucket, prefix, fence)
+            await self._link.call("DEL", f"{prefix}flushed")
+            if not await self._advance(prefix, fence, f"R:{token}"):
+                return False
+            if before is not None or known:
+                log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
+                self._rebuilt += 1
+                await recover(token)
+            return await self._advance(prefix, f"R:{token}", token)
+        finally:
+            with contextlib.suppress(StoreUnavailable):
+                if await self._link.call("GET", lock) == nonce.encode():
+                    await self._link.call("DEL", lock)
+
+    async def _advance(self, prefix: str, before: str, after: str) -> bool:
+        return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
+
+    async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
+        """Into SQL with them; what cannot be booked stays where it is."""
+        start = "-"
+        while items := await self._link.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
+            entries = [entry_of(bucket, item, epoch) for item in items]
+            booked, stuck = await self._ledger.post_bookable(entries)
+            if len(booked) + len(stuck) != len(entries):
+                raise StoreUnavailable("redis", "another process rebuilds this bucket")
+            if stuck:
+                log.error("bucket %d: %d charges cannot be booked: %s", bucket, len(stuck), next(iter(stuck.values())))
+            done = {entry.position for entry in booked}
+            if done:
+                mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
+                await self._link.call("XDEL", f"{prefix}log", *mine)
+            start = f"({items[-1][0].decode()}"
+
+    async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
+        """Balances from SQL, held from the holds that survived; return how many accounts there are."""
+        holds = await self.surviving_holds(prefix)
+        charged = await self._ledger.charged_ids(hold.hold_id for hold in holds)
+        for hold in holds:
+            if hold.hold_id in charged:
+                await self._link.call("DEL", f"{prefix}h:{hold.hold_id}")
+                await self._link.call("ZREM", f"{prefix}leases", hold.hold_id)
+        holds = [hold for hold in holds if hold.hold_id not in charged]
+        held: dict[str, int] = {}
+        for hold in holds:
+            held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
+        accounts = await self._ledger.posted_in(bucket)
+        for start in range(0, len(accounts), CHUNK):
+            await asyncio.gather(
+                *(
+                    self._link.run(
+                        "rewrite",
+                        (f"{prefix}epoch", f"{prefix}a:{row.account_id}"),
+                        (fence, "balance", row.balance, "held", held.get(row.account_id, 0), "seq", row.sequence),
+                    )
+                    for row in accounts[start : start + CHUNK]
+                )
+            )
+        await self._rewrite_keys(prefix, holds, fence)
+        seconds, _ = await self._link.call("TIME")
+        for hold in holds:
+            await self._link.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
+        return len(accounts)
+
+    async def _rewrite_keys(self, prefix: str, holds: Iterable[Survivor], fence: str) -> None:
+        """Limited keys: spending from SQL, what is in flight from the holds."""
+        mine = list(holds)
+        for name in await self.scan(f"{prefix}k:*"):
+            key_id = name.removeprefix(f"{prefix}k:")
+            period = ((await self._link.call("HGET", name, "period")) or b"total").decode()
+            spent = await self._ledger.key_spent(key_id, period_start_ms(period)) if period else 0
+            of_key = [hold.amount for hold in mine if hold.key_id == key_id]
+            fields = (fence, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
+            await self._link.run("rewrite", (f"{prefix}epoch", name), fields)
+
+    async def surviving_holds(self, prefix: str) -> list[Survivor]:
+        """The holds that Redis has, by their leases; leases without a hold are dropped."""
+        found = []
+        for raw in await self._link.call("ZRANGE", f"{prefix}leases", 0, -1):
+            hold_id = raw.decode()
+            values = await self._link.call("HMGET", f"{prefix}h:{hold_id}", "a", "m", "k")
+            if values[0] is None:
+                await self._link.call("ZREM", f"{prefix}leases", hold_id)
+                continue
+            found.append(Survivor(hold_id, values[0].decode(), int(values[1]), (values[2] or b"").decode()))
+        return found
+
+    async def scan(self, pattern: str) -> list[str]:
+        """Every key that matches, sorted."""
+        cursor: bytes = b"0"
+        found: set[str] = set()
+        while True:
+            cursor, names = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
+            found.update(name.decode() for name in names)
+            if cursor == b"0":
+                return sorted(found)
+
+
+def prefix_of(bucket: int) -> str:
+    """The keys of a bucket share a cluster slot by this tag."""
+    return f"{{b{bucket}}}:"
+
+
+def fields_of(item: Any) -> dict[bytes, bytes]:
+    """The fields of a stream entry as hiredis gives it."""
+    values = item[1]
+    return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def entry_of(bucket: int, item: Any, epoch: str) -> Entry:
+    """A stream entry as a journal entry; its position names the bucket."""
+    fields = fields_of(item)
+    return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"], bucket, epoch)

@@ -1,0 +1,157 @@
+"""What a process knows of its holds, and the script calls about one hold: keys and arguments as lua/*.lua wants them.
+
+Pure.
+"""
+
+from typing import Any, NamedTuple
+
+from billing.money.amounts import Millicredits
+from billing.money.holds import HoldRequest
+from billing.money.usage_record import rest_of
+
+Call = tuple[str, tuple[str, ...], tuple[Any, ...]]
+"""(script, keys, arguments)."""
+
+
+class Live(NamedTuple):
+    """A hold this process lives by since a time (monotonic seconds), and what it would be charged if we died now."""
+
+    request: HoldRequest
+    checkpoint: int
+    record: bytes
+    since: float
+
+
+class Due(NamedTuple):
+    """A resolution this process has decided: kept until SQL is known to have it, or until it is delivered.
+
+    `late`: there is no hold to take it from any more, it takes what is available.
+    """
+
+    request: HoldRequest
+    due: Millicredits
+    record: bytes
+    tokens: int
+    late: bool = False
+
+
+def release_of(request: HoldRequest) -> Due:
+    """The resolution that charges nothing."""
+    return Due(request, Millicredits(0), b"", 0)
+
+
+def rest_after_reaping(wanted: Due, charged: int, booked: bytes) -> Due | None:
+    """What is still due when the reaper took our hold for an orphan's and charged `charged` millicredits with the row
+    `booked`.
+    """
+    if not wanted.record or wanted.due <= charged:
+        return None
+    hold_id, record = wanted.request.hold_id, wanted.record
+    if booked:  # the reaper's row has the request's own id
+        hold_id, record = rest_of(record, booked)
+    request = wanted.request._replace(hold_id=hold_id, amount=Millicredits(0))
+    return Due(request, Millicredits(wanted.due - charged), record, -1, late=True)
+
+
+def hold_call(prefix: str, token: str, request: HoldRequest) -> Call:
+    """Make a hold."""
+    limits = request.limits
+    keys = (*_hold_keys(prefix, request), f"{prefix}leases", f"{prefix}k:{request.key_id}")
+    return (
+        "hold",
+        keys,
+        (
+            token,
+            request.hold_id,
+            request.amount,
+            request.lease_ms,
+            request.record,
+            request.account_id,
+            request.key_id,
+            request.tokens,
+            1 if limits.any else 0,
+            -1 if limits.spend_limit is None else limits.spend_limit,
+            limits.period,
+            limits.requests_per_minute,
+            limits.tokens_per_minute,
+            limits.concurrency,
+        ),
+    )
+
+
+def settle_call(prefix: str, token: str, wanted: Due) -> Call:
+    """Resolve a hold."""
+    request = wanted.request
+    if wanted.late:
+        return resettle_call(prefix, token, wanted)
+    return (
+        "settle",
+        _resolving_keys(prefix, request),
+        (token, request.hold_id, wanted.due, wanted.record, wanted.tokens),
+    )
+
+
+def resettle_call(prefix: str, token: str, wanted: Due) -> Call:
+    """Resolve a hold that may not be there any more."""
+    request, limits = wanted.request, wanted.request.limits
+    limited = 1 if limits.any else 0
+    return (
+        "resettle",
+        _resolving_keys(prefix, request),
+        (token, request.hold_id, wanted.due, wanted.record, request.amount, limited, request.key_id, limits.period),
+    )
+
+
+def rehold_call(prefix: str, token: str, live: Live) -> Call:
+    """Put a hold back."""
+    request, limits = live.request, live.request.limits
+    keys = (
+        *_hold_keys(prefix, request),
+        f"{prefix}leases",
+        f"{prefix}k:{request.key_id}",
+        f"{prefix}t:{request.hold_id}",
+    )
+    return (
+        "rehold",
+        keys,
+        (
+            token,
+            request.hold_id,
+            request.amount,
+            request.lease_ms,
+            live.record,
+            request.account_id,
+            request.key_id,
+            request.tokens,
+            1 if limits.any else 0,
+            limits.tokens_per_minute,
+            limits.period,
+            live.checkpoint,
+        ),
+    )
+
+
+def reap_call(prefix: str, token: str, account_id: str, hold_id: str) -> Call:
+    """Resolve a hold whose owner is gone."""
+    keys = _resolving_keys_of(prefix, account_id, hold_id)
+    return "reap", keys, (token, hold_id)
+
+
+def _hold_keys(prefix: str, request: HoldRequest) -> tuple[str, str, str]:
+    return f"{prefix}epoch", f"{prefix}a:{request.account_id}", f"{prefix}h:{request.hold_id}"
+
+
+def _resolving_keys(prefix: str, request: HoldRequest) -> tuple[str, ...]:
+    return _resolving_keys_of(prefix, request.account_id, request.hold_id)
+
+
+def _resolving_keys_of(prefix: str, account_id: str, hold_id: str) -> tuple[str, ...]:
+    return (
+        f"{prefix}epoch",
+        f"{prefix}a:{account_id}",
+        f"{prefix}h:{hold_id}",
+        f"{prefix}leases",
+        f"{prefix}log",
+        f"{prefix}k:",
+        f"{prefix}t:{hold_id}",
+    )

@@ -1,0 +1,27 @@
+"""The Lua scripts as the server will run them: common.lua before each body."""
+
+from importlib.resources import files
+
+NAMES = (
+    "hold",
+    "settle",
+    "rehold",
+    "resettle",
+    "renew",
+    "mark",
+    "shrink",
+    "reap",
+    "credit",
+    "load",
+    "rewrite",
+    "advance",
+    "figures",
+    "holds",
+)
+
+
+def load_scripts() -> dict[str, bytes]:
+    """Script name → source."""
+    folder = files("billing.balances.redis").joinpath("lua")
+    common = folder.joinpath("common.lua").read_bytes()
+    return {name: common + b"\n" + folder.joinpath(f"{name}.lua").read_bytes() for name in NAMES}

@@ -1,0 +1,269 @@
+"""Which job is due, and that one process of all machines runs it. The schedule is SQL's: it survives every restart.
+
+A job is due when its last completed run began longer ago than its interval, or when somebody asked for it. Whoever runs
+it holds its lease in SQL, renewed while it runs, by the database's clock. The row of a run is written at its end,
+whatever that was: killed before it, the job is due again as soon as the lease is over.
+"""
+
+import asyncio
+import contextlib
+import logging
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, NamedTuple
+
+from sqlalchemy import select, text, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.jobs.runs import Runs
+from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.flush import Step
+from billing.money.errors import BillingError, StoreUnavailable
+from billing.money.findings import Finding
+from billing.storage.database import Database, now_ms
+from billing.storage.tables.operations import job_leases
+
+log = logging.getLogger("tollkeeper.jobs")
+
+LEASE_MS = 6_000
+RENEW_SECONDS = 1.5
+LOOK_SECONDS = 1.0
+RETRY_SECONDS = 60.0
+PARTLY_RETRY_SECONDS = 600.0
+"""Of a run that could only look at a part: what it could look at, the whole ledger perhaps, is not read again every
+minute.
+"""
+LONGEST_PROBLEM = 2_000
+SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+
+
+class Result(NamedTuple):
+    """What a run found, and its report for people. `problem`: why it could not look at everything ("": it did)."""
+
+    findings: list[Finding]
+    report: str
+    problem: str = ""
+
+
+Run = Callable[[int], Awaitable[Result]]
+"""Does a job; told when its last completed run began (Unix ms, 0: never).
+
+Raises BillingError when it cannot be done now.
+"""
+
+
+class Job(NamedTuple):
+    """A job: its name, the seconds from one run's beginning to the next one's, what it does, and that in words."""
+
+    name: str
+    every_seconds: float
+    run: Run
+    about: str
+
+
+class Status(NamedTuple):
+    """Where a job stands.
+
+    Times in Unix milliseconds; `last` is the row of the last run, whether it came to its end or not.
+    """
+
+    job: str
+    every_seconds: float
+    about: str
+    last: dict[str, Any] | None
+    next_due: int
+    running: bool
+    requested: bool
+
+
+class JobIsRunning(BillingError):
+    """Another process runs the job now."""
+
+
+Noted = Callable[[str, Result | None, float], None]
+"""Told of every run: the job's name, its result (None: it could not be done), and the seconds it took."""
+
+
+class Scheduler:
+    """Runs jobs when they are due. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database, jobs: Sequence[Job], noted: Noted | None = None) -> None:
+        """`database` must be migrated; `noted` for metrics."""
+        self._db, self._runs, self._noted = database, Runs(database), noted
+        self.jobs = {job.name: job for job in jobs}
+        self._owner = secrets.token_hex(8)
+        self._not_before: dict[str, float] = {}
+        self._due: dict[str, int] = {}
+        self._asked, self._looked_at = frozenset[str](), 0.0
+
+    def steps(self) -> list[Step]:
+        """One step a job, so that a long one does not hold up the others."""
+        return [(self._step_of(job), LOOK_SECONDS, f"job {job.name}") for job in self.jobs.values()]
+
+    def _step_of(self, job: Job) -> Callable[[], Awaitable[int]]:
+        async def step() -> int:
+            if time.monotonic() >= self._not_before.get(job.name, 0):
+                await self._run_if_due(job)
+            return 0
+
+        return step
+
+    async def _run_if_due(self, job: Job) -> None:
+        if job.name not in await self._asked_for():
+            if now_ms() < self._due.get(job.name, 0):
+                return
+            completed = await self._runs.completed_at(job.name)
+            self._due[job.name] = completed + round(job.every_seconds * 1_000)
+            if now_ms() < self._due[job.name]:
+                return
+        self._not_before[job.name] = time.monotonic() + RETRY_SECONDS  # unless it comes to its end
+        try:
+            result = await self.run(job.name)
+        except JobIsRunning:
+            self._not_before[job.name] = time.monotonic() + RENEW_SECONDS
+            return
+        except BillingError as error:
+            log.warning("job %s could not be done: %s", job.name, error)
+            return
+        del self._not_before[job.name]
+        if result.problem:
+            log.warning("job %s could not be done in whole: %s", job.name, result.problem)
+            self._due[job.name] = now_ms() + round(PARTLY_RETRY_SECONDS * 1_000)
+
+    async def _asked_for(self) -> frozenset[str]:
+        """The jobs that somebody wants run; looked up once a second for all."""
+        if time.monotonic() >= self._looked_at + LOOK_SECONDS / 2:
+            query = select(job_leases.c.job).where(job_leases.c.requested_at.is_not(None))
+            async with self._db.read() as connection:
+                self._asked = frozenset((await connection.execute(query)).scalars())
+            self._looked_at = time.monotonic()
+        return self._asked
+
+    async def run(self, name: str, instead: Run | None = None, kept_as: str = "") -> Result:
+        """Run a job now and keep what came of it. Raises JobIsRunning, and what the job raises: BillingError when it
+        cannot be done.
+
+        By hand: `instead` of what the job does by itself, `kept_as` another name, so that the schedule does not count
+        it.
+        """
+        run, began, started = instead or self.jobs[name].run, time.monotonic(), now_ms()
+        result = None
+        async with self._leased(name):
+            try:
+                result = await run(await self._runs.completed_at(name))
+                if result.problem:
+                    await self._runs.keep_partly(
+                        kept_as or name, started, result.findings, result.report, result.problem
+                    )
+                else:
+                    await self._runs.keep(kept_as or name, started, result.findings, result.report)
+                if not kept_as:
+                    await self._fulfilled(name, started)
+            except Exception as error:
+                # also a fault of ours: what is in no row is seen by nobody. The step logs it, with its trace
+                problem = str(error) if isinstance(error, BillingError) else f"{type(error).__name__}: {error}"
+                with contextlib.suppress(StoreUnavailable):
+                    await self._runs.keep_failure(kept_as or name, started, problem[:LONGEST_PROBLEM])
+                raise
+            finally:
+                if self._noted is not None:
+                    self._noted(name, result, time.monotonic() - began)
+        for finding in result.findings:
+            log.error("%s: %s", name, finding)
+        return result
+
+    async def request(self, name: str, who: Who, reason: str) -> None:
+        """Have a job run by the process that runs the jobs, as soon as it looks."""
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        async with self._db.write() as connection:
+            wanted = {"requested_at": now_ms()}
+            insert = dialect.insert(job_leases).values(job=name, owner="", until_ms=0, **wanted)
+            await connection.execute(insert.on_conflict_do_update(index_elements=["job"], set_=wanted))
+            await note_by(connection, who, Change("job.run", name, None, {"requested": True}, reason))
+
+    async def _fulfilled(self, name: str, started: int) -> None:
+        """Forget requests from before a run that came to its end; one that came later asks for another."""
+        asked = (job_leases.c.job == name, job_leases.c.requested_at <= started)
+        async with self._db.write() as connection:
+            await connection.execute(update(job_leases).where(*asked).values(requested_at=None))
+        self._looked_at = 0.0
+
+    async def status(self) -> list[Status]:
+        """Every job, by name."""
+        async with self._db.read() as connection:
+            clock = await self._clock(connection)
+            leases = {row["job"]: row for row in (await connection.execute(select(job_leases))).mappings()}
+        found = []
+        for name, job in sorted(self.jobs.items()):
+            rows, lease = await self._runs.latest(name, 1), leases.get(name)
+            completed = await self._runs.completed_at(name)
+            requested = lease is not None and lease["requested_at"] is not None
+            running = lease is not None and lease["until_ms"] > clock
+            due = completed + round(job.every_seconds * 1_000) if completed else 0
+            found.append(Status(name, job.every_seconds, job.about, rows[0] if rows else None, due, running, requested))
+        return found
+
+    @contextlib.asynccontextmanager
+    async def _leased(self, name: str) -> Any:
+        """Hold the job's lease for the block; a block that loses it is cancelled. Raises JobIsRunning."""
+        if not await self._take(name, first=True):
+            raise JobIsRunning(f"the job {name} is running already")
+        work = asyncio.current_task()
+        lost = False
+
+        async def renew() -> None:
+            nonlocal lost
+            held_until = time.monotonic() + LEASE_MS / 1_000
+            while time.monotonic() < held_until:
+                await asyncio.sleep(RENEW_SECONDS)
+                with contextlib.suppress(StoreUnavailable):
+                    if not await self._take(name, first=False):
+                        break
+                    held_until = time.monotonic() + LEASE_MS / 1_000
+            lost = True
+            if work is not None:
+                work.cancel()
+
+        renewing = asyncio.create_task(renew(), name=f"lease of {name}")
+        try:
+            yield
+        except asyncio.CancelledError:
+            if lost and work is not None:
+                work.uncancel()
+                raise StoreUnavailable("sql", f"the lease of the job {name} could not be renewed") from None
+            raise
+        finally:
+            renewing.cancel()
+            with contextlib.suppress(StoreUnavailable):
+                await self._release(name)
+
+    async def _take(self, name: str, *, first: bool) -> bool:
+        """Take the lease, or prolong ours."""
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        async with self._db.write() as connection:
+            clock = await self._clock(connection)
+            values: dict[str, Any] = {"owner": self._owner, "until_ms": clock + LEASE_MS}
+            if not first:
+                ours = update(job_leases).where(
+                    job_leases.c.job == name, job_leases.c.owner == self._owner, job_leases.c.until_ms > clock
+                )
+                return (await connection.execute(ours.values(values))).rowcount == 1
+            insert = dialect.insert(job_leases).values(job=name, **values)
+            free = insert.on_conflict_do_update(
+                index_elements=["job"], set_=values, where=job_leases.c.until_ms <= clock
+            )
+            return (await connection.execute(free.returning(job_leases.c.job))).first() is not None
+
+    async def _release(self, name: str) -> None:
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(job_leases).where(job_leases.c.job == name, job_leases.c.owner == self._owner).values(until_ms=0)
+            )
+
+    async def _clock(self, connection: AsyncConnection) -> int:
+        """The database's own time, in Unix milliseconds: machines differ."""
+        statement = SQLITE_CLOCK if self._db.is_sqlite else POSTGRESQL_CLOCK
+        return int((await connection.execute(text(statement))).scalar_one())

@@ -1,0 +1,168 @@
+"""The audit log: what admins changed, in rows that only grow, each chained to the one before by its hash.
+
+A row is written in the transaction of the change that it tells of, so neither is there without the other. A changed,
+missing or inserted row breaks the chain; rows cut off at the end do not, so keep the head (`tollkeeper audit verify`
+prints it) elsewhere.
+"""
+
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import insert, select, text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.storage.database import Database, now_ms
+from billing.storage.tables.operations import audit_log
+
+BEGINNING = "0" * 64
+BATCH = 1_000
+ADVISORY_LOCK = 7_305_002
+FIELDS = (
+    "id",
+    "created_at",
+    "actor",
+    "role",
+    "action",
+    "subject",
+    "before",
+    "after",
+    "reason",
+    "request_id",
+    "ip",
+    "previous_hash",
+)
+
+Check = Callable[[AsyncConnection], Awaitable[None]]
+"""Looks at the books inside the transaction of a change, and raises to stop it.
+
+Runs after the audit row, which lets one writer in.
+"""
+
+
+class Who(NamedTuple):
+    """Who asks for a change, and through what."""
+
+    actor: str
+    role: str
+    request_id: str = ""
+    ip: str = ""
+
+
+class Change(NamedTuple):
+    """One change. `before` and `after` are JSON values without secrets; None where there was or is nothing."""
+
+    action: str
+    subject: str
+    before: Any
+    after: Any
+    reason: str = ""
+
+
+class Head(NamedTuple):
+    """The last row: its number (0: there is none) and hash."""
+
+    id: int
+    hash: str
+
+
+class Verdict(NamedTuple):
+    """What a verification found: how many rows hold, the head, and the first thing that is wrong ("" = nothing)."""
+
+    rows: int
+    head: Head
+    problem: str
+
+
+async def note_by(connection: AsyncConnection, who: Who | None, change: Change) -> None:
+    """Append a row if an admin did it; what the product does by itself is in its own records."""
+    if who is not None:
+        await note_change(connection, who, change)
+
+
+async def take_turn(connection: AsyncConnection) -> None:
+    """Wait until no other change is on its way; the turn ends with the transaction.
+
+    SQLite's write transactions take turns anyhow.
+    """
+    if connection.dialect.name == "postgresql":
+        await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
+
+
+async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:
+    """Append a row. Writers come one after the other: the chain has one end."""
+    await take_turn(connection)
+    query = select(audit_log.c.id, audit_log.c.hash).order_by(audit_log.c.id.desc()).limit(1)
+    last = (await connection.execute(query)).first()
+    row = {
+        "id": (last[0] if last else 0) + 1,
+        "created_at": now_ms(),
+        "actor": who.actor[:120],
+        "role": who.role,
+        "action": change.action,
+        "subject": change.subject[:200],
+        "before": msgspec.json.encode(change.before).decode(),
+        "after": msgspec.json.encode(change.after).decode(),
+        "reason": change.reason,
+        "request_id": who.request_id[:80],
+        "ip": who.ip[:64],
+        "previous_hash": last[1] if last else BEGINNING,
+    }
+    await connection.execute(insert(audit_log).values(**row, hash=hash_of(row)))
+
+
+def hash_of(row: dict[str, Any]) -> str:
+    """SHA-256 over every field, the hash of the row before among them."""
+    return hashlib.sha256(msgspec.json.encode([row[name] for name in FIELDS])).hexdigest()
+
+
+class AuditLog:
+    """Reads the log. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def write(self, who: Who, change: Change) -> None:
+        """Append a row by itself, for what has no transaction of ours."""
+        async with self._db.write() as connection:
+            await note_change(connection, who, change)
+
+    async def rows(self, after_id: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """Every row after that number, oldest first."""
+        while True:
+            query = select(audit_log).where(audit_log.c.id > after_id).order_by(audit_log.c.id).limit(BATCH)
+            async with self._db.read() as connection:
+                batch = [dict(row) for row in (await connection.execute(query)).mappings()]
+            for row in batch:
+                yield row
+            if len(batch) < BATCH:
+                return
+            after_id = batch[-1]["id"]
+
+    async def newest(
+        self, limit: int, subject: str | None = None, before_id: int | None = None
+    ) -> list[dict[str, Any]]:
+        """The latest rows, newest first."""
+        query = select(audit_log).order_by(audit_log.c.id.desc()).limit(limit)
+        if subject is not None:
+            query = query.where(audit_log.c.subject == subject)
+        if before_id is not None:
+            query = query.where(audit_log.c.id < before_id)
+        async with self._db.read() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def verify(self, known: str = "") -> Verdict:
+        """Walk the chain. `known`: a hash that was the head once and must still be in it."""
+        head, count, seen = Head(0, BEGINNING), 0, not known
+        async for row in self.rows():
+            if row["id"] != head.id + 1:
+                return Verdict(count, head, f"row {head.id + 1} is missing: row {row['id']} follows row {head.id}")
+            if row["previous_hash"] != head.hash:
+                return Verdict(count, head, f"row {row['id']} does not continue row {head.id}")
+            if row["hash"] != hash_of(row):
+                return Verdict(count, head, f"row {row['id']} was changed after it was written")
+            head, count = Head(row["id"], row["hash"]), count + 1
+            seen = seen or head.hash == known
+        return Verdict(count, head, "" if seen else f"no row has the hash {known}: rows were cut off")

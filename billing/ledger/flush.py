@@ -1,0 +1,223 @@
+"""The jobs that carry money between the stores: flush, outbox relay, reaper. Each step is idempotent.
+
+    charges   balance store's journal ──flush──▶ SQL (committed) ──acknowledge──▶ forgotten
+    credits   SQL outbox ──relay──▶ balance store (applied once, in order) ──▶ marked applied
+
+Killed between any two of these arrows, the step is simply done again.
+"""
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from typing import NamedTuple, NoReturn, Protocol
+
+from billing.ledger.ledger import Ledger
+from billing.money.errors import AccountNotFound, StoreUnavailable
+from billing.money.holds import Balances, Entry, Outstanding
+
+log = logging.getLogger("tollkeeper.jobs")
+
+RELAY_BATCH = 500
+RELAY_SECONDS = 0.2
+REAP_SECONDS = 0.5
+LEASE_MS = 3_000
+BACK_OFF_SECONDS = 0.5
+
+
+Step = tuple[Callable[[], Awaitable[int]], float, str]
+"""(what to do, the pause in seconds when there was nothing to do, its name)."""
+
+
+class Journal(Protocol):
+    """Where settled charges wait for SQL."""
+
+    async def pending(self, limit: int) -> list[Entry]:
+        """The oldest entries."""
+        ...
+
+    async def acknowledge(self, entries: list[Entry]) -> None:
+        """Forget entries that SQL has committed."""
+        ...
+
+    async def refused(self, entries: list[Entry]) -> None:
+        """SQL did not take these: it knows another epoch than the one they were read under."""
+        ...
+
+    async def depth(self) -> tuple[int, int]:
+        """(entries waiting, age of the oldest in milliseconds)."""
+        ...
+
+
+class Store(Balances, Journal, Protocol):
+    """A balance store with its journal."""
+
+    async def open(self) -> None:
+        """Get ready."""
+        ...
+
+    async def close(self) -> None:
+        """Let go."""
+        ...
+
+    async def ping(self) -> None:
+        """Raise StoreUnavailable unless it serves now."""
+        ...
+
+    async def outstanding(self) -> Outstanding:
+        """Every hold it has, whichever process made it, and whether that lives or not."""
+        ...
+
+    def rebuilt(self) -> int:
+        """How many times this process rebuilt a part of it from SQL, since the last time this was asked."""
+        ...
+
+
+class Drained(NamedTuple):
+    """What a drain moved."""
+
+    charges: int
+    credits: int
+
+
+async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
+    """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
+
+    A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
+    """
+    entries = await journal.pending(batch)
+    booked, stuck = await ledger.post_bookable(entries)
+    if booked:
+        await journal.acknowledge(booked)
+    settled = {entry.position for entry in booked} | stuck.keys()
+    refused = [entry for entry in entries if entry.position not in settled]
+    if refused:
+        await journal.refused(refused)
+    if stuck:
+        raise StoreUnavailable(
+            "sql", f"{len(stuck)} charges cannot be booked, the first because: {next(iter(stuck.values()))}"
+        )
+    return len(booked)
+
+
+async def relay_once(balances: Balances, ledger: Ledger) -> int:
+    """Apply pending outbox rows to the balance store; return how many. Raises StoreUnavailable."""
+    applied = []
+    for row in await ledger.outbox_pending(RELAY_BATCH):
+        try:
+            if await balances.credit(row.account_id, row.sequence, row.delta):
+                applied.append(row.row_id)
+        except AccountNotFound:
+            log.error("outbox row %d names an unknown account", row.row_id)
+    if applied:
+        await ledger.outbox_applied(applied)
+    return len(applied)
+
+
+async def drain(balances: Balances, journal: Journal, ledger: Ledger, batch: int) -> Drained:
+    """Move everything that is pending, both ways. Raises StoreUnavailable."""
+    charges = credited = 0
+    while moved := await flush_once(journal, ledger, batch):
+        charges += moved
+    while moved := await relay_once(balances, ledger):
+        credited += moved
+    return Drained(charges, credited)
+
+
+def not_told(_problem: str) -> None:
+    """For work whose trouble is only logged."""
+
+
+async def repeat(
+    step: Callable[[], Awaitable[int]], idle_seconds: float, name: str, tell: Callable[[str], None] = not_told
+) -> NoReturn:
+    """Run a step for ever: at once again while it finds work, after a pause when it does not or cannot.
+
+    `tell` is told what is wrong when the step fails, and "" when it has worked.
+    """
+    failing = ""
+    while True:
+        try:
+            found = await step()
+            problem = ""
+        except StoreUnavailable as error:
+            problem, found = str(error), 0
+            if not failing:
+                log.warning("%s waits: %s", name, error)
+        except Exception as error:
+            # the one place where a job may not die: the error is logged and the work stays where it was
+            problem, found = f"{name} failed ({type(error).__name__}); it is tried again", 0
+            if problem != failing:  # said once, however often it is tried
+                log.exception("%s failed; it will be tried again", name)
+        if problem != failing:
+            tell(problem)
+        failing = problem
+        if not found:
+            await asyncio.sleep(BACK_OFF_SECONDS if failing else idle_seconds)
+
+
+class Jobs:
+    """The running jobs of one process. `is_leader` says whether this process is the one that runs them now."""
+
+    def __init__(
+        self,
+        store: Store,
+        ledger: Ledger,
+        *,
+        flush_seconds: float,
+        batch: int,
+        lead: Callable[[], Awaitable[bool]] | None,
+        reap: Callable[[], Awaitable[int]] | None,
+        more: Sequence[Step] = (),
+    ) -> None:
+        """`lead` tries to take the lease (None: there is no other process).
+
+        `reap` resolves orphans; `more` run beside them.
+        """
+        self._store, self._ledger, self._batch, self._lead = store, ledger, batch, lead
+        self._flush_seconds, self._reap, self._more = flush_seconds, reap, more
+        self._leading = lead is None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Start every job."""
+        steps: list[Step] = [
+            (self._flush, self._flush_seconds, "flush"),
+            (self._relay, RELAY_SECONDS, "outbox relay"),
+        ]
+        if self._reap is not None:
+            steps.append((self._reap_once, REAP_SECONDS, "reaper"))
+        steps += [(self._led(run), pause, name) for run, pause, name in self._more]
+        if self._lead is not None:
+            steps.append((self._take_lease, LEASE_MS / 3_000, "lease"))
+        self._tasks = [asyncio.create_task(repeat(*step), name=step[2]) for step in steps]
+
+    async def stop(self) -> None:
+        """Stop, after a last flush if the stores allow one."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._leading:
+            with contextlib.suppress(StoreUnavailable):
+                await drain(self._store, self._store, self._ledger, self._batch)
+
+    async def _flush(self) -> int:
+        """One batch; only a full one is followed by the next at once, so that small ones gather meanwhile."""
+        moved = await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
+        return moved if moved >= self._batch else 0
+
+    async def _relay(self) -> int:
+        return await relay_once(self._store, self._ledger) if self._leading else 0
+
+    async def _reap_once(self) -> int:
+        return await self._reap() if self._leading and self._reap is not None else 0
+
+    def _led(self, run: Callable[[], Awaitable[int]]) -> Callable[[], Awaitable[int]]:
+        async def step() -> int:
+            return await run() if self._leading else 0
+
+        return step
+
+    async def _take_lease(self) -> int:
+        self._leading = False if self._lead is None else await self._lead()
+        return 0

@@ -1,0 +1,125 @@
+"""Rate cards in SQL: imported once, never edited, made active from a time on."""
+
+import json
+from typing import Any, NamedTuple
+
+from sqlalchemy import insert, select
+from sqlalchemy.dialects import postgresql, sqlite
+
+from billing.ledger.audit_log import Change, Who, note_by
+from billing.money.errors import BillingError
+from billing.money.pricing import load_catalogue
+from billing.money.rate_card import read_card
+from billing.storage.database import Database, now_ms
+from billing.storage.tables.core import rate_activations, rate_cards
+
+
+class RateCardError(BillingError):
+    """There is no such rate card, or one of that id holds other prices."""
+
+
+class Activation(NamedTuple):
+    """A card and the time (Unix milliseconds) from which it applies."""
+
+    card_id: str
+    effective_at: int
+    created_at: int
+    actor: str
+
+
+class RateCards:
+    """The cards and their activations. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def add(self, document: dict[str, Any], actor: str, who: Who | None = None) -> bool:
+        """Keep a checked card; False when it is known already. Raises RateCardError when its id has other prices."""
+        card_id, text = document["catalogueId"], _canonical(document)
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        async with self._db.write() as connection:
+            # whoever else adds it at the same moment (workers that start together) is waited for, not collided with
+            values = {"id": card_id, "document": text, "created_at": now_ms(), "actor": actor}
+            statement = dialect.insert(rate_cards).values(values).on_conflict_do_nothing().returning(rate_cards.c.id)
+            if (await connection.execute(statement)).first() is None:
+                known = (
+                    await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))
+                ).scalar_one()
+                if known != text:
+                    raise RateCardError(
+                        f"a rate card {card_id!r} with other prices exists: a card is never edited, give it another id"
+                    )
+                return False
+            await note_by(connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])}))
+        return True
+
+    async def activate(
+        self, card_id: str, effective_at: int, actor: str, who: Who | None = None, reason: str = ""
+    ) -> None:
+        """Let a card apply from a time (Unix milliseconds) on. Raises RateCardError."""
+        await self.get(card_id)
+        before = await self.active_id()
+        async with self._db.write() as connection:
+            await connection.execute(
+                insert(rate_activations).values(
+                    rate_card_id=card_id, effective_at=effective_at, created_at=now_ms(), actor=actor
+                )
+            )
+            after = {"rateCardId": card_id, "effectiveAt": effective_at}
+            await note_by(connection, who, Change("rates.activate", card_id, before, after, reason))
+
+    async def active_id(self) -> str | None:
+        """The card that applies now: of the activations in effect the latest; of equal ones the one made last."""
+        query = (
+            select(rate_activations.c.rate_card_id)
+            .where(rate_activations.c.effective_at <= now_ms())
+            .order_by(rate_activations.c.effective_at.desc(), rate_activations.c.id.desc())
+            .limit(1)
+        )
+        async with self._db.read() as connection:
+            found: str | None = (await connection.execute(query)).scalar_one_or_none()
+            return found
+
+    async def get(self, card_id: str) -> dict[str, Any]:
+        """A card's document. Raises RateCardError."""
+        async with self._db.read() as connection:
+            text = (
+                await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))
+            ).scalar_one_or_none()
+        if text is None:
+            raise RateCardError(f"there is no rate card {card_id!r}: `tollkeeper rates show` lists them")
+        return read_card(text)
+
+    async def cards(self) -> list[dict[str, Any]]:
+        """Every card's id, time and actor, oldest first."""
+        query = select(rate_cards.c.id, rate_cards.c.created_at, rate_cards.c.actor).order_by(
+            rate_cards.c.created_at, rate_cards.c.id
+        )
+        async with self._db.read() as connection:
+            return [dict(row) for row in (await connection.execute(query)).mappings()]
+
+    async def activations(self) -> list[Activation]:
+        """Every activation, oldest first."""
+        columns = (
+            rate_activations.c.rate_card_id,
+            rate_activations.c.effective_at,
+            rate_activations.c.created_at,
+            rate_activations.c.actor,
+        )
+        async with self._db.read() as connection:
+            return [
+                Activation(*row) for row in await connection.execute(select(*columns).order_by(rate_activations.c.id))
+            ]
+
+    async def begin_with_shipped(self) -> None:
+        """A ledger without prices starts with the shipped card."""
+        if await self.activations():
+            return
+        document = load_catalogue()
+        await self.add(document, "system")
+        await self.activate(document["catalogueId"], 0, "system")
+
+
+def _canonical(document: dict[str, Any]) -> str:
+    return json.dumps(document, sort_keys=True, separators=(",", ":"))

@@ -1,0 +1,89 @@
+"""Which event debits and credits which ledger account. Pure; the table is design.md 7.
+
+Every posting is one debit and one credit of the same amount, so the books balance by construction.
+"""
+
+from typing import NamedTuple
+
+from billing.money.errors import InvariantBroken
+
+CASH = "cash"
+REVENUE = "revenue"
+PROMO = "promo"
+PLATFORM_LOSS = "platform_loss"
+COGS = "cogs"
+PAYABLE = "payable:openai"
+TAX = "payable:tax"
+DISPUTES = "disputes"
+FEES = "fees"
+CUSTOMER = "customer:"
+
+
+class Posting(NamedTuple):
+    """One ledger row to be: `amount` millicredits out of `credit`'s pocket into `debit`'s, seen as books see it."""
+
+    debit: str
+    credit: str
+    amount: int
+    kind: str
+    reference_type: str
+    reference_id: str
+    created_at: int
+    actor: str = "system"
+    reason: str = ""
+
+
+def customer(account_id: str) -> str:
+    """The liability account that holds a customer's credits."""
+    return CUSTOMER + account_id
+
+
+def charge_postings(
+    charge_id: str, account_id: str, charged: int, loss: int, cost: int, created_at: int
+) -> list[Posting]:
+    """A settled request: customer → revenue, what it cost us, and what nobody pays. Zero parts post nothing."""
+    rows = [
+        Posting(customer(account_id), REVENUE, charged, "usage", "charge", charge_id, created_at),
+        Posting(PLATFORM_LOSS, REVENUE, loss, "platform_loss", "charge", charge_id, created_at),
+        Posting(COGS, PAYABLE, cost, "usage_cost", "charge", charge_id, created_at),
+    ]
+    if min(charged, loss, cost) < 0:
+        raise InvariantBroken(f"charge {charge_id} has a negative part")
+    return [row for row in rows if row.amount]
+
+
+def grant_posting(account_id: str, amount: int, reference_id: str, created_at: int, actor: str, reason: str) -> Posting:
+    """An admin's grant (or, negative, a correction back): promo ↔ customer."""
+    debit, credit = PROMO, customer(account_id)
+    if amount < 0:
+        debit, credit = credit, debit
+    return Posting(debit, credit, abs(amount), "adjustment", "grant", reference_id, created_at, actor, reason)
+
+
+def purchase_postings(
+    purchase_id: str, account_id: str, paid: int, bonus: int, tax: int, created_at: int
+) -> list[Posting]:
+    """A paid package: its price in cash and its bonus from promo to the customer; tax is owed on, never credited."""
+    rows = [
+        Posting(CASH, customer(account_id), paid, "purchase", "purchase", purchase_id, created_at),
+        Posting(PROMO, customer(account_id), bonus, "purchase_bonus", "purchase", purchase_id, created_at),
+        Posting(CASH, TAX, tax, "purchase_tax", "purchase", purchase_id, created_at),
+    ]
+    if min(paid, bonus, tax) < 0:
+        raise InvariantBroken(f"purchase {purchase_id} has a negative part")
+    return [row for row in rows if row.amount]
+
+
+def signed(
+    debit: str, credit: str, amount: int, kind: str, reference: tuple[str, str], created_at: int, reason: str = ""
+) -> list[Posting]:
+    """Debit ↔ credit by the sign of `amount`; nothing for 0. `reference` is (type, id)."""
+    if amount < 0:
+        debit, credit = credit, debit
+    row = Posting(debit, credit, abs(amount), kind, *reference, created_at, "stripe", reason)
+    return [row] if amount else []
+
+
+def effect_on(account: str, posting: Posting) -> int:
+    """How the posting changes a liability account's balance: credits raise it, debits lower it."""
+    return (posting.amount if posting.credit == account else 0) - (posting.amount if posting.debit == account else 0)

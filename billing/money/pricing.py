@@ -1,0 +1,461 @@
+"""Usage → money, exactly. Prices are USD per 1,000,000 tokens, which is millicredits per token.
+
+Every rate becomes an integer of 10**-15 millicredits when the book is built (the catalogue has at most 12
+decimals for a million tokens and 15 for a second), so a charge is integer sums and one division, rounded up
+once. Rules and their sources: openai/README.md 2.1 (formula), 2.2 (tiers), 1.4 (tools), 4 (prices).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from fnmatch import fnmatchcase
+from fractions import Fraction
+from importlib.resources import files
+from typing import Any, NamedTuple, NoReturn
+
+import msgspec
+
+from billing.money.amounts import MILLICREDITS_PER_USD, Millicredits, RoundingMode, round_up
+from billing.money.errors import InvariantBroken, UnpricedModel
+from billing.money.usage import MAX_TOKENS, Usage
+
+SCALE = 10**15
+PER_UNIT = SCALE * MILLICREDITS_PER_USD
+"""What turns USD per call, character or second into a rate."""
+LONG_CONTEXT_TOKENS = 272_000
+"""Above this many input tokens the whole request costs the long rates; exactly this many is still short."""
+
+CACHE_WRITE_30M_FACTOR = Fraction(5, 4)
+CACHE_WRITE_12H_FACTOR = Fraction(5, 2)
+TIER_OF_ECHO = {"default": "default", "standard": "default", "auto": "default", "fast": "priority"}
+DATED = re.compile(r"^(.+)-\d{4}-\d{2}-\d{2}$")
+
+
+class Card(NamedTuple):
+    """The rates of one model, tier and context length, in 10**-15 millicredits per token, call, millisecond or
+    character.
+    """
+
+    tier: str
+    context: str
+    input: int
+    cached_input: int
+    cache_write_30m: int
+    cache_write_12h: int
+    output: int
+    audio_input: int
+    cached_audio_input: int
+    audio_output: int
+    image_input: int
+    cached_image_input: int
+    image_output: int
+    web_search: int
+    millisecond: int
+    character: int
+    snapshot: msgspec.Raw
+
+
+class Tier(NamedTuple):
+    """One service tier: the usual card, and the one for long context where the model has one."""
+
+    short: Card
+    long: Card | None
+
+    def card(self, input_tokens: int) -> Card:
+        """The card that a request with that much input is priced by."""
+        return self.long if self.long is not None and input_tokens > LONG_CONTEXT_TOKENS else self.short
+
+
+class Model(NamedTuple):
+    """A model that can be sold: what it costs us (`tiers`), what customers pay, and what bounds it.
+
+    Customers pay `markup` times the cost, or by `sale` where a tier has explicit prices.
+    """
+
+    name: str
+    mode: str
+    endpoints: frozenset[str]
+    reasoning: bool
+    context_window: int | None
+    max_input_tokens: int | None
+    max_output_tokens: int | None
+    searches_each_call: bool
+    tiers: Mapping[str, Tier]
+    markup: Fraction
+    sale: Mapping[str, Tier]
+
+    def tier(self, name: str) -> Tier:
+        """The rates of a service tier. Raises UnpricedModel when this model is not sold in it."""
+        found = self.tiers.get(name)
+        if found is None:
+            raise UnpricedModel(self.name, f"has no price in service tier {name!r}.")
+        return found
+
+
+class Charge(NamedTuple):
+    """One request's priced usage: what the customer pays and what OpenAI bills us, in millicredits, and by which rates."""
+
+    amount: Millicredits
+    cost: Millicredits
+    tier: str
+    rates: msgspec.Raw
+
+
+class Line(NamedTuple):
+    """What another model did inside a request: an image tool, an SVG author, a transcriber."""
+
+    model: Model
+    tier: str
+    usage: Usage
+
+
+class Bounds(NamedTuple):
+    """Upper bounds of one request: tokens (audio input is a part of input), calls, milliseconds, characters.
+
+    `more` are the bounds of other models that hosted tools may call.
+    """
+
+    input_tokens: int
+    output_tokens: int
+    audio_input_tokens: int = 0
+    audio_output: bool = False
+    cache_write_12h: bool = False
+    web_searches: int = 0
+    milliseconds: int = 0
+    characters: int = 0
+    calls: tuple[tuple[str, int], ...] = ()
+    more: tuple[tuple[Model, str, "Bounds"], ...] = ()
+
+
+class BookOrigin(NamedTuple):
+    """A rate card's id, and the markup and rounding that a book was made with."""
+
+    card_id: str
+    markup: str
+    rounding: RoundingMode
+
+
+def family(name: str) -> str:
+    """The name under which a model's figures are shown: without its date, and of a fine-tuned one only the base.
+
+    A name that is served is priced by itself or by such a name (PriceBook.find), so there are no more of them than
+    priced models, whatever dates and owners clients think of.
+    """
+    base = f"ft:{name.split(':')[1]}" if name.startswith("ft:") else name
+    dated = DATED.match(base)
+    return dated[1] if dated else base
+
+
+class PriceBook:
+    """All prices that apply now: a rate card's costs, and what customers pay for them."""
+
+    def __init__(self, catalogue: Mapping[str, Any], markup: str, rounding: RoundingMode) -> None:
+        """`catalogue` as in config/prices/catalogue.json; `markup` a decimal string, "1" sells at cost.
+
+        The catalogue may have `prices`: {"markup": "1.2", "models": {GLOB: {"markup": "1.5"} or {"rates": ...}}},
+        which then wins over `markup`. Raises InvariantBroken for a price that cannot be exact.
+        """
+        sale = catalogue.get("prices", {})
+        self.catalogue_id: str = catalogue["catalogueId"]
+        self.effective_from: str = catalogue["effectiveFrom"]
+        self._markup_text: str = sale.get("markup", markup)
+        self._rules: Mapping[str, Any] = sale.get("models", {})
+        self._rounding: RoundingMode = rounding
+        self._calls = {name: exact_rate(price, PER_UNIT) for name, price in catalogue["tools"].items()}
+        self._models = {name: self._model(name, row) for name, row in catalogue["models"].items() if is_priced(row)}
+
+    @property
+    def origin(self) -> "BookOrigin":
+        """What this very book can be made of again."""
+        return BookOrigin(self.catalogue_id, self._markup_text, self._rounding)
+
+    def names(self) -> list[str]:
+        """Every priced model's name, sorted."""
+        return sorted(self._models)
+
+    def find(self, name: str) -> Model | None:
+        """The model of that name; a dated snapshot falls back to its alias, `ft:` to its base's ft row."""
+        model = self._models.get(name)
+        if model is None and name.startswith("ft:"):
+            base = f"ft:{name.split(':')[1]}"
+            dated = DATED.match(base)
+            return self._models.get(base) or (self._models.get(dated[1]) if dated else None)
+        if model is None and (dated := DATED.match(name)):
+            return self._models.get(dated[1])
+        return model
+
+    def prices_call(self, name: str) -> bool:
+        """Whether a hosted tool's call has a price."""
+        return name in self._calls
+
+    def call_price(self, name: str) -> int:
+        """What a hosted tool's call costs, for comparing. Raises UnpricedModel."""
+        return self._call(name)
+
+    def price(self, model: Model, tier: str, usage: Usage, more: Sequence[Line] = ()) -> Charge:
+        """Price a normalised usage by the formula of openai/README.md 2.1, rounded up once.
+
+        Raises UnpricedModel when the model is not sold in `tier`.
+        """
+        card = model.tier(tier).card(usage.input_tokens)
+        cost = self._cost(card, usage)
+        if not more and model.markup == 1 and not model.sale:
+            return self._charge(card, cost, None, ())
+        due, cards = Fraction(self._due(model, tier, usage, cost)), []
+        for line in more:
+            other = line.model.tier(line.tier).card(line.usage.input_tokens)
+            its_cost = self._cost(other, line.usage)
+            cost += its_cost
+            due += self._due(line.model, line.tier, line.usage, its_cost)
+            cards.append(other)
+        return self._charge(card, cost, due, cards)
+
+    def ceiling(self, model: Model, tier: str, bounds: Bounds) -> Charge:
+        """The most that a request within `bounds` can cost: every token at the dearest rate that can apply."""
+        card = model.tier(tier).card(bounds.input_tokens)
+        cost = self._most(card, bounds)
+        if not bounds.more and model.markup == 1 and not model.sale:
+            return self._charge(card, cost, None, ())
+        due, cards = Fraction(self._most_due(model, tier, bounds, cost)), []
+        for other_model, other_tier, other_bounds in bounds.more:
+            other = other_model.tier(other_tier).card(other_bounds.input_tokens)
+            its_cost = self._most(other, other_bounds)
+            cost += its_cost
+            due += self._most_due(other_model, other_tier, other_bounds, its_cost)
+            cards.append(other)
+        return self._charge(card, cost, due, cards)
+
+    def affordable_output(self, model: Model, tier: str, bounds: Bounds, budget: int) -> int:
+        """How many output tokens fit into `budget` millicredits beside the rest of `bounds` (0 when none do)."""
+        low, high = 0, MAX_TOKENS
+        if (
+            not model.tier(tier).short.output
+            or self.ceiling(model, tier, bounds._replace(output_tokens=1)).amount > budget
+        ):
+            return 0
+        while low < high:
+            middle = (low + high + 1) // 2
+            if self.ceiling(model, tier, bounds._replace(output_tokens=middle)).amount <= budget:
+                low = middle
+            else:
+                high = middle - 1
+        return low
+
+    def _charge(self, card: Card, cost_scaled: int, due_scaled: Fraction | None, more: Sequence[Card]) -> Charge:
+        """`due_scaled` None: sold at cost."""
+        cost = round_up(cost_scaled, SCALE)
+        if due_scaled is None:
+            due = cost if self._rounding == "exact" else round_up(cost_scaled, SCALE, self._rounding)
+        else:
+            due = round_up(due_scaled.numerator, SCALE * due_scaled.denominator, self._rounding)
+        rates = card.snapshot
+        if more:
+            rates = msgspec.Raw(
+                msgspec.json.encode({**msgspec.json.decode(rates), "more": [other.snapshot for other in more]})
+            )
+        return Charge(due, cost, card.tier, rates)
+
+    def _cost(self, card: Card, usage: Usage) -> int:
+        scaled = scaled_cost(card, usage)
+        for name, number in usage.calls:
+            scaled += self._call(name) * number
+        return scaled
+
+    def _due(self, model: Model, tier: str, usage: Usage, cost: int) -> Fraction | int:
+        explicit = model.sale.get(tier)
+        if explicit is None:
+            return cost * model.markup
+        calls = sum(self._call(name) * number for name, number in usage.calls)
+        return scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
+
+    def _most(self, card: Card, bounds: Bounds) -> int:
+        return _scaled_ceiling(card, bounds) + sum(self._call(name) * number for name, number in bounds.calls)
+
+    def _most_due(self, model: Model, tier: str, bounds: Bounds, cost: int) -> Fraction | int:
+        explicit = model.sale.get(tier)
+        if explicit is None:
+            return cost * model.markup
+        calls = sum(self._call(name) * number for name, number in bounds.calls)
+        return _scaled_ceiling(explicit.card(bounds.input_tokens), bounds) + calls * model.markup
+
+    def _call(self, name: str) -> int:
+        rate = self._calls.get(name)
+        if rate is None:
+            raise UnpricedModel(name, "has no price per call.")
+        return rate
+
+    def _model(self, name: str, row: Mapping[str, Any]) -> Model:
+        rule: Mapping[str, Any] = next(
+            (rule for pattern, rule in self._rules.items() if fnmatchcase(name, pattern)), {}
+        )
+        markup = rule.get("markup", self._markup_text)
+        return Model(
+            name=name,
+            mode=row["mode"],
+            endpoints=frozenset(row["endpoints"]),
+            reasoning=row["reasoning"],
+            context_window=row["contextWindow"],
+            max_input_tokens=row["maxInputTokens"],
+            max_output_tokens=row["maxOutputTokens"],
+            searches_each_call=row.get("webSearchIncluded", False),
+            tiers=self._tiers(row, row["rates"], markup, rule.get("rates", {})),
+            markup=Fraction(Decimal(markup)),
+            sale=self._tiers(row, rule["rates"], markup, {}) if "rates" in rule else {},
+        )
+
+    def _tiers(
+        self, row: Mapping[str, Any], rates: Mapping[str, Any], markup: str, explicit: Mapping[str, Any]
+    ) -> dict[str, Tier]:
+        units = {name: row[name] for name in ("per_second", "per_character") if name in row}
+        units |= {"web_search": row["per_call"]["web_search"]} if "web_search" in row.get("per_call", {}) else {}
+        tiers = {}
+        for tier, block in (rates or {"default": {"short": {}}}).items():
+            cards: dict[str, Card] = {}
+            for context, parts in block.items():
+                sold = explicit.get(tier, {})
+                shown = (
+                    {"markup": markup}
+                    if tier not in explicit
+                    else {"customerUsdPerMillionTokens": sold.get(context, sold["short"])}
+                )
+                cards[context] = self._card(tier, context, parts, units, shown)
+            tiers[tier] = Tier(cards["short"], cards.get("long"))
+        return tiers
+
+    def _card(
+        self, tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], sold: Mapping[str, Any]
+    ) -> Card:
+        snapshot = {
+            "rateCardId": self.catalogue_id,
+            "tier": tier,
+            "context": context,
+            "usdPerMillionTokens": dict(rates),
+            "usdPerUnit": dict(units),
+            **sold,
+        }
+        return card_of(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
+
+
+def card_of(tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], snapshot: msgspec.Raw) -> Card:
+    """The card of decimal prices: USD per million tokens by part, and per unit.
+
+    Raises InvariantBroken when one cannot be exact.
+    """
+    exact = {part: exact_rate(price, SCALE) for part, price in rates.items()}
+    base = exact.get("input", 0)
+    image_output = exact.get("image_output", exact.get("output", 0))
+    output = exact.get("output", image_output)
+    audio = exact.get("audio_input", base)
+    image = exact.get("image_input", base)
+    cached = exact.get("cached_input", base)
+    second = exact_rate(units.get("per_second", "0"), PER_UNIT)
+    if second % 1_000:
+        raise InvariantBroken(f"the price of a second {units['per_second']!r} has more than 15 decimals")
+    return Card(
+        tier=tier,
+        context=context,
+        input=base,
+        cached_input=cached,
+        cache_write_30m=exact.get("cache_write_30m", _times(base, CACHE_WRITE_30M_FACTOR)),
+        cache_write_12h=exact.get("cache_write_12h", _times(base, CACHE_WRITE_12H_FACTOR)),
+        output=output,
+        audio_input=audio,
+        cached_audio_input=exact.get("cached_audio_input", audio),
+        audio_output=exact.get("audio_output", output),
+        image_input=image,
+        cached_image_input=exact.get("cached_image_input", image),
+        image_output=image_output,
+        web_search=exact_rate(units.get("web_search", "0"), PER_UNIT),
+        millisecond=second // 1_000,
+        character=exact_rate(units.get("per_character", "0"), PER_UNIT),
+        snapshot=snapshot,
+    )
+
+
+def is_priced(row: Mapping[str, Any]) -> bool:
+    """Whether a catalogue row has any price to sell by."""
+    return bool(row["rates"] or "per_second" in row or "per_character" in row)
+
+
+def tier_of(echo: str | None, asked: str) -> str:
+    """The price tier of an echoed `service_tier`; without an echo, the tier that was asked for."""
+    if echo is None:
+        return asked
+    return TIER_OF_ECHO.get(echo, echo)
+
+
+def load_catalogue() -> dict[str, Any]:
+    """The shipped price catalogue (strings, never floats)."""
+    return read_catalogue(files("config").joinpath("prices/catalogue.json").read_text(encoding="utf-8"))
+
+
+def read_catalogue(text: str) -> dict[str, Any]:
+    """A price catalogue as JSON. Raises InvariantBroken for a price that is a number, ValueError for no JSON."""
+    catalogue: dict[str, Any] = json.loads(text, parse_float=_refuse_float)
+    return catalogue
+
+
+def _scaled_ceiling(card: Card, bounds: Bounds) -> int:
+    dearest_in = max(card.input, card.cache_write_30m, card.image_input)
+    if bounds.cache_write_12h:
+        dearest_in = max(dearest_in, card.cache_write_12h)
+    dearest_out = max(card.output, card.image_output)
+    if bounds.audio_output:
+        dearest_out = max(dearest_out, card.audio_output)
+    return (
+        dearest_in * (bounds.input_tokens - bounds.audio_input_tokens)
+        + max(dearest_in, card.audio_input) * bounds.audio_input_tokens
+        + dearest_out * bounds.output_tokens
+        + card.web_search * bounds.web_searches
+        + card.millisecond * bounds.milliseconds
+        + card.character * bounds.characters
+    )
+
+
+def scaled_cost(card: Card, usage: Usage) -> int:
+    """Σ tokens × rate in 10**-15 millicredits.
+
+    Audio and image are taken out of the text only where they are priced apart.
+    """
+    audio = usage.audio_input_tokens if card.audio_input != card.input else 0
+    cached_audio = usage.cached_audio_tokens if audio else 0
+    image = usage.image_input_tokens if card.image_input != card.input else 0
+    cached_image = usage.cached_image_tokens if image else 0
+    cached = usage.cached_tokens - cached_audio - cached_image
+    written = usage.cache_write_30m_tokens + usage.cache_write_12h_tokens
+    plain = max(0, usage.input_tokens - (audio - cached_audio) - (image - cached_image) - usage.cached_tokens - written)
+    audio_out, image_out = usage.audio_output_tokens, usage.image_output_tokens
+    return (
+        plain * card.input
+        + cached * card.cached_input
+        + usage.cache_write_30m_tokens * card.cache_write_30m
+        + usage.cache_write_12h_tokens * card.cache_write_12h
+        + (audio - cached_audio) * card.audio_input
+        + cached_audio * card.cached_audio_input
+        + (image - cached_image) * card.image_input
+        + cached_image * card.cached_image_input
+        + (usage.output_tokens - audio_out - image_out) * card.output
+        + audio_out * card.audio_output
+        + image_out * card.image_output
+        + usage.web_searches * card.web_search
+        + usage.milliseconds * card.millisecond
+        + usage.characters * card.character
+    )
+
+
+def exact_rate(price: str, scale: int) -> int:
+    """A decimal string times `scale` as an integer. Raises InvariantBroken when that loses anything, or is negative."""
+    value = Fraction(Decimal(price)) * scale
+    if value.denominator != 1 or value < 0:
+        raise InvariantBroken(f"the price {price!r} has too many decimals or is negative")
+    return value.numerator
+
+
+def _times(rate: int, factor: Fraction) -> int:
+    product = rate * factor
+    return -(-product.numerator // product.denominator)
+
+
+def _refuse_float(text: str) -> NoReturn:
+    raise InvariantBroken(f"a price stands as a number, not a string: {text}")

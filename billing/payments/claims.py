@@ -1,0 +1,144 @@
+"""Money that goes back: refunds and disputes as claims on a purchase. Pure.
+
+Every claim that counts takes its share of what was sold: `share(cents)` of all claims so far minus that of the claims
+before it, never more than the purchase. So partial refunds of any split sum to the whole, a dispute on top of a refund
+takes only what is left, and a refund that fails gives back exactly what it took, whatever came in between.
+
+    refund    customer → cash (paid part), customer → promo (bonus), payable:tax → cash; what exceeds the purchase is
+    our loss dispute   customer → disputes (paid part), customer → promo (bonus), payable:tax → disputes; won: all of it
+    back
+              Stripe takes or returns the money: disputes ↔ cash; lost: what then remains in `disputes` is cleared
+"""
+
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
+
+from billing.money.errors import InvariantBroken
+from billing.money.postings import CASH, DISPUTES, PLATFORM_LOSS, PROMO, TAX, Posting, customer, signed
+from billing.payments.purchase import MILLICREDITS_PER_CENT
+
+Kind = Literal["refund", "dispute"]
+
+REFUND_COUNTS = {"pending": True, "requires_action": True, "succeeded": True, "failed": False, "canceled": False}
+DISPUTE_OPEN = frozenset({"needs_response", "under_review", "warning_needs_response", "warning_under_review"})
+DISPUTE_RELEASED = frozenset({"won", "warning_closed", "charge_refunded"})
+DISPUTE_LOST = frozenset({"lost", "prevented"})
+
+
+class Whole(NamedTuple):
+    """What was sold: total paid in cents, and its parts in millicredits."""
+
+    total_cents: int
+    paid: int
+    bonus: int
+    tax: int
+
+
+class Parts(NamedTuple):
+    """Millicredits taken back by a claim. `loss` is what we return beyond what was sold."""
+
+    paid: int = 0
+    bonus: int = 0
+    tax: int = 0
+    loss: int = 0
+
+
+NOTHING = Parts()
+
+
+class Claim(NamedTuple):
+    """A refund or dispute as it stands, and what of it is booked already.
+
+    `withdrawn` is what Stripe has taken for a dispute, net of what it gave back; `cleared` what was booked out of
+    `disputes` when it was lost. Both in millicredits.
+    """
+
+    claim_id: str
+    kind: Kind
+    cents: int
+    counts: bool
+    lost: bool
+    booked: Parts = NOTHING
+    withdrawn: int = 0
+    cleared: int = 0
+
+
+class Standing(NamedTuple):
+    """Whether a status counts against the purchase, whether it is final as lost, and whether we know it at all."""
+
+    counts: bool
+    lost: bool
+    known: bool
+
+
+def refund_standing(status: str) -> Standing:
+    """A refund counts from its creation until it fails; an unknown status counts (and is reported)."""
+    return Standing(REFUND_COUNTS.get(status, True), lost=False, known=status in REFUND_COUNTS)
+
+
+def dispute_standing(status: str) -> Standing:
+    """A dispute counts while it is open and when it is lost; an unknown status keeps the hold (and is reported)."""
+    known = status in DISPUTE_OPEN | DISPUTE_RELEASED | DISPUTE_LOST or status.startswith("appeal_")
+    return Standing(status not in DISPUTE_RELEASED, lost=status in DISPUTE_LOST, known=known)
+
+
+def share(whole: Whole, cents: int) -> Parts:
+    """What of the purchase `cents` (cumulative) take back. The whole total takes exactly the whole.
+
+    paid + tax is exactly the cents; the bonus is rounded down, for the customer.
+    """
+    if whole.total_cents < 1 or whole.paid + whole.tax != whole.total_cents * MILLICREDITS_PER_CENT:
+        raise InvariantBroken("the parts of a purchase do not sum to what was paid")
+    counted = min(max(cents, 0), whole.total_cents)
+    tax = (2 * whole.tax * counted + whole.total_cents) // (2 * whole.total_cents)
+    return Parts(counted * MILLICREDITS_PER_CENT - tax, whole.bonus * counted // whole.total_cents, tax)
+
+
+def allocate(whole: Whole, claims: Sequence[Claim]) -> list[Parts]:
+    """What each claim takes, in the order of their arrival."""
+    found, so_far, before = [], 0, share(whole, 0)
+    for claim in claims:
+        if not claim.counts:
+            found.append(NOTHING)
+            continue
+        so_far += claim.cents
+        after = share(whole, so_far)
+        mine = Parts(after.paid - before.paid, after.bonus - before.bonus, after.tax - before.tax)
+        if claim.kind == "refund":
+            mine = mine._replace(loss=claim.cents * MILLICREDITS_PER_CENT - mine.paid - mine.tax)
+        found.append(mine)
+        before = after
+    return found
+
+
+def clearing(claim: Claim, parts: Parts) -> int:
+    """What must leave `disputes` for a lost dispute so that it ends at zero.
+
+    Negative = more was withdrawn than taken back.
+    """
+    return parts.paid + parts.tax - claim.withdrawn if claim.lost else 0
+
+
+def claim_postings(claim: Claim, parts: Parts, account_id: str, version: int, created_at: int) -> list[Posting]:
+    """The transfers that take a claim from what is booked to `parts`. `version` makes their reference unique."""
+    reference = (claim.kind, f"{claim.claim_id}:{version}")
+    who, booked = customer(account_id), claim.booked
+    change = Parts(*(new - old for new, old in zip(parts, booked, strict=True)))
+    other = CASH if claim.kind == "refund" else DISPUTES
+    rows = signed(who, other, change.paid, claim.kind, reference, created_at)
+    rows += signed(who, PROMO, change.bonus, f"{claim.kind}_bonus", reference, created_at)
+    rows += signed(TAX, other, change.tax, f"{claim.kind}_tax", reference, created_at)
+    rows += signed(PLATFORM_LOSS, CASH, change.loss, "refund_loss", reference, created_at)
+    rows += _clearing_postings(claim, clearing(claim, parts), reference, created_at)
+    return rows
+
+
+def _clearing_postings(claim: Claim, target: int, reference: tuple[str, str], created_at: int) -> list[Posting]:
+    """Positive clearing is cash we have yet to lose, negative is lost beyond the purchase.
+
+    From one to the other is both.
+    """
+    cash = max(target, 0) - max(claim.cleared, 0)
+    loss = max(-target, 0) - max(-claim.cleared, 0)
+    rows = signed(DISPUTES, CASH, cash, "dispute_cleared", reference, created_at)
+    return rows + signed(PLATFORM_LOSS, DISPUTES, loss, "dispute_loss", reference, created_at)

@@ -1,0 +1,418 @@
+"""Automatic recharges: a balance falls below its threshold, and the saved card buys a package.
+
+    ready ──crossing──▶ paying ──credited──▶ ready        one payment in flight per account (a unique index says so),
+      ▲                   ├──declined──▶ waiting           one per crossing (its number is in the idempotency key)
+      │                   │                 └─ 1 h, 6 h, 24 h later ──▶ paying; then ▶ stopped
+      │                   ├──needs the buyer──▶ action_needed (a link to pay on)
+      │                   └──needs a person──▶ stopped     disputed: a purchase is disputed ──▶ stopped
+      └──above again──────────────────────────┘            ceiling: next month
+
+While a payment is in flight crossings are not looked at: it is concluded first. Credits that are taken back (a refund,
+an adjustment) use a crossing up instead of making one (crossings.py); accounts that are blocked are never charged.
+
+Driven from the ledger's balances, after charges are booked: requests neither wait for it nor know of it. Written to SQL
+before Stripe is asked, so that dying anywhere asks Stripe for the same payment again, never for another.
+"""
+
+from datetime import UTC, datetime
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.notices import Notice, NoticeQueue
+from billing.ledger.recharge_blocks import DISPUTED
+from billing.payments.purchase import UNSETTLED, Offer
+from billing.payments.purchase_store import Purchase, insert_purchase
+from billing.payments.stripe.objects import NEEDS_BUYER
+from billing.storage.database import Database, now_ms
+from billing.storage.tables.core import accounts, balances
+from billing.storage.tables.payments import auto_recharges, purchases, stripe_customers
+
+HOUR_MS = 3_600_000
+BACK_OFF_MS = (HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS)
+NO_MOST = 2**53
+AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
+
+REFUSED = "refused: "
+"""How the problem of a payment begins that Stripe would not even try: that is no decline of the card."""
+NOT_ASKED = "not_asked"
+"""Why a payment ended that Stripe never heard of: nobody declined anything."""
+NOT_ASKED_PAUSE_MS = 300_000
+IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
+
+RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling", "disputed"]
+
+
+class Wish(NamedTuple):
+    """What an account asks for."""
+
+    enabled: bool
+    threshold: int
+    package_code: str
+    monthly_ceiling_cents: int
+
+
+class Recharge(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of auto_recharges. Times in Unix milliseconds."""
+
+    account_id: str
+    enabled: bool
+    threshold_millicredits: int
+    package_code: str
+    monthly_ceiling_cents: int
+    below: bool
+    crossing: int
+    attempt: int
+    failures: int
+    next_try_at: int | None
+    state: RechargeState
+    message: str
+    action_url: str
+    purchase_id: str | None
+    updated_at: int
+
+    @property
+    def wish(self) -> Wish:
+        """What the account asked for."""
+        return Wish(self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents)
+
+
+class Recharges:
+    """The table and its transitions. Raises StoreUnavailable."""
+
+    def __init__(self, database: Database, notices: NoticeQueue) -> None:
+        """`notices` are told what the buyer should know."""
+        self._db, self._notices = database, notices
+
+    async def get(self, account_id: str) -> Recharge | None:
+        """An account's settings."""
+        async with self._db.read() as connection:
+            query = select(auto_recharges).where(auto_recharges.c.account_id == account_id)
+            row = (await connection.execute(query)).mappings().first()
+        return Recharge(**row) if row is not None else None
+
+    async def put(self, account_id: str, wish: Wish, who: Who) -> None:
+        """Change them, which is what `who` consents to (an audit row says so); also how a stopped one starts again.
+
+        Switched on, a balance already below counts as a crossing, once. Saving again what is on already, or is waiting
+        after a decline, changes only the figures: it must not become a way to try a declined card again and again.
+        """
+        now = now_ms()
+        asked = {
+            "enabled": wish.enabled,
+            "threshold_millicredits": wish.threshold,
+            "package_code": wish.package_code,
+            "monthly_ceiling_cents": wish.monthly_ceiling_cents,
+            "updated_at": now,
+        }
+        fresh = {**asked, **AS_NEW}
+        async with self._db.write() as connection:
+            row = await _locked(connection, account_id)
+            if row is None:
+                dialect = sqlite if self._db.is_sqlite else postgresql
+                statement = dialect.insert(auto_recharges).values(account_id=account_id, **fresh)
+                await connection.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=asked))
+            else:
+                await _set(connection, account_id, await self._changed(connection, row, wish, now) | asked)
+            before = None if row is None else row.wish._asdict()
+            await note_change(connection, who, Change("auto_recharge.set", account_id, before, wish._asdict()))
+
+    async def switch_off(self, account_id: str, who: Who) -> None:
+        """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
+        async with self._db.write() as connection:
+            row = await _locked(connection, account_id)
+            if row is not None and row.enabled:
+                await _set(connection, account_id, {"enabled": False, "updated_at": now_ms()})
+                await note_change(
+                    connection, who, Change("auto_recharge.set", account_id, {"enabled": True}, {"enabled": False})
+                )
+
+    async def _changed(self, connection: AsyncConnection, row: Recharge, wish: Wish, now: int) -> dict[str, Any]:
+        """What new settings do to where it stands."""
+        if row.state == "paying" or not wish.enabled:
+            return {}
+        buyer = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
+        last = select(purchases.c.payment_method_id).where(purchases.c.id == row.purchase_id)
+        another_card = (await connection.execute(buyer)).scalar() != (await connection.execute(last)).scalar()
+        if row.state == "ceiling" and wish.monthly_ceiling_cents > row.monthly_ceiling_cents:
+            return {"next_try_at": now} if row.enabled else AS_NEW
+        if row.state in ("waiting", "action_needed") and not another_card and (row.enabled or row.state == "waiting"):
+            return {}
+        if row.enabled and row.state in ("ready", "ceiling"):
+            return {}
+        return AS_NEW
+
+    async def watch(self) -> int:
+        """Note crossings both ways, and disputes; how many accounts fell below."""
+        posted = (
+            select(balances.c.posted_millicredits)
+            .where(balances.c.account_id == auto_recharges.c.account_id)
+            .scalar_subquery()
+        )
+        above, under = (
+            posted >= auto_recharges.c.threshold_millicredits,
+            posted < auto_recharges.c.threshold_millicredits,
+        )
+        settled = auto_recharges.c.state != "paying"
+        rises, falls = (
+            and_(auto_recharges.c.below, above, settled),
+            and_(auto_recharges.c.enabled, ~auto_recharges.c.below, under, settled),
+        )
+        disputed = auto_recharges.c.state == "disputed"
+        async with self._db.read() as connection:
+            if (
+                await connection.execute(
+                    select(auto_recharges.c.account_id).where(or_(rises, falls, disputed)).limit(1)
+                )
+            ).first() is None:
+                return 0
+        await self._tell_of_disputes()
+        cured = {"below": False, "next_try_at": None, "updated_at": now_ms()}
+        ended = auto_recharges.c.state.in_(("stopped", "disputed"))
+        async with self._db.write() as connection:
+            await connection.execute(update(auto_recharges).where(rises, ended).values(**cured))
+            await connection.execute(update(auto_recharges).where(rises, ~ended).values(**{**cured, **AS_NEW}))
+            crossing = {"below": True, "crossing": auto_recharges.c.crossing + 1, "attempt": 0, "next_try_at": now_ms()}
+            return (await connection.execute(update(auto_recharges).where(falls).values(**crossing))).rowcount
+
+    async def due(self, limit: int = 100) -> list[str]:
+        """Accounts that may start a payment now; a blocked one never."""
+        table = auto_recharges.c
+        query = (
+            select(table.account_id)
+            .join(accounts, accounts.c.id == table.account_id)
+            .where(
+                accounts.c.status == "active",
+                table.enabled,
+                table.below,
+                table.state.in_(("ready", "waiting", "ceiling")),
+                table.next_try_at <= now_ms(),
+            )
+        )
+        async with self._db.read() as connection:
+            return list((await connection.execute(query.order_by(table.next_try_at).limit(limit))).scalars())
+
+    async def begin(
+        self, account_id: str, offer: Offer | None, *, livemode: bool, most_cents: int = NO_MOST
+    ) -> Purchase | None:
+        """Commit the purchase of this crossing's next attempt; None when there is none to make. Stripe is asked
+        afterwards.
+
+        `most_cents`: the operator's own ceiling of a UTC month, whatever the account's is.
+        """
+        now = now_ms()
+        try:
+            async with self._db.write() as connection:
+                row = await _locked(connection, account_id)
+                if row is None or not _may_begin(row, now):
+                    return None
+                balance = (
+                    select(balances.c.posted_millicredits)
+                    .join(accounts, accounts.c.id == balances.c.account_id)
+                    .where(balances.c.account_id == account_id, accounts.c.status == "active")
+                )
+                posted = (await connection.execute(balance)).scalar_one_or_none()
+                if posted is None or posted >= row.threshold_millicredits:
+                    return None  # blocked, or cured meanwhile; watch() arms it again
+                refusal = await self._refusal(connection, row, offer, min(row.monthly_ceiling_cents, most_cents), now)
+                if refusal is not None:
+                    await self._end(connection, row, **refusal)
+                    return None
+                return await self._insert(connection, row, offer, livemode=livemode)
+        except IntegrityError:
+            return None  # another payment of this account is in flight: the unique index says so
+
+    async def concluded(self) -> list[tuple[Recharge, Purchase]]:
+        """Accounts whose payment has ended, each with it."""
+        ended = purchases.c.id.in_(
+            select(auto_recharges.c.purchase_id).where(
+                auto_recharges.c.state == "paying", auto_recharges.c.purchase_id.is_not(None)
+            )
+        )
+        query = select(purchases).where(ended, purchases.c.state.not_in(UNSETTLED))
+        found = []
+        async with self._db.read() as connection:
+            for purchase in (await connection.execute(query)).mappings().all():
+                query_row = select(auto_recharges).where(
+                    auto_recharges.c.purchase_id == purchase["id"], auto_recharges.c.state == "paying"
+                )
+                row = (await connection.execute(query_row)).mappings().first()
+                if row is not None:
+                    found.append((Recharge(**row), Purchase(**purchase)))
+        return found
+
+    async def _tell_of_disputes(self) -> None:
+        """Those that a dispute has ended: stopped, and told once."""
+        query = select(auto_recharges.c.account_id).where(auto_recharges.c.state == "disputed")
+        async with self._db.read() as connection:
+            ended = list((await connection.execute(query)).scalars())
+        for account_id in ended:
+            async with self._db.write() as connection:
+                row = await _locked(connection, account_id)
+                if row is not None and row.state == "disputed":
+                    await self._end(connection, row, state="stopped", message=DISPUTED)
+
+    async def credited(self, row: Recharge) -> None:
+        """The payment arrived."""
+        async with self._db.write() as connection:
+            if await self._still(connection, row):
+                values = {"state": "ready", "failures": 0, "message": "", "action_url": "", "next_try_at": None}
+                await _set(connection, row.account_id, {**values, "updated_at": now_ms()})
+
+    async def reviewed(self, row: Recharge) -> None:
+        """The payment came, and is not what was asked for: no other is tried before a person has looked."""
+        async with self._db.write() as connection:
+            if await self._still(connection, row):
+                await self._end(connection, row, state="stopped", message=IN_REVIEW, enabled=False)
+
+    async def failed(self, row: Recharge, code: str, action_url: str = "") -> None:
+        """The payment was declined, or Stripe was never asked (NOT_ASKED), or it needs the buyer (`action_url`: where
+        they can pay).
+        """
+        async with self._db.write() as connection:
+            if not await self._still(connection, row):
+                return
+            if code == NOT_ASKED:
+                # not at once: whoever asked Stripe in the very moment that the sweeper gave up is heard of first, and
+                # begin() looks at the balance again, so that one crossing is not paid twice
+                again = now_ms() + NOT_ASKED_PAUSE_MS
+                await _set(connection, row.account_id, {"state": "ready", "next_try_at": again, "updated_at": now_ms()})
+                return
+            if code == NEEDS_BUYER:
+                text = "Your bank wants you to confirm the payment."
+                await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
+                return
+            if code.startswith(REFUSED):
+                text = "The saved card cannot be charged any more. Buy once and save it again."
+                await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
+                return
+            failures = row.failures + 1
+            if failures > len(BACK_OFF_MS):
+                text = f"Your card was declined {failures} times ({code}). Automatic recharge is off: check the card, then switch it on."
+                await self._end(connection, row, state="stopped", message=text, failures=failures, enabled=False)
+                return
+            again = now_ms() + BACK_OFF_MS[failures - 1]
+            text = f"Your card was declined ({code}). It is tried again later."
+            await self._end(connection, row, state="waiting", message=text, failures=failures, next_try_at=again)
+
+    async def _insert(
+        self, connection: AsyncConnection, row: Recharge, offer: Offer | None, *, livemode: bool
+    ) -> Purchase:
+        buyer = (
+            (await connection.execute(select(stripe_customers).where(stripe_customers.c.account_id == row.account_id)))
+            .mappings()
+            .one()
+        )
+        if offer is None:
+            raise ValueError("no offer")  # _refusal has looked
+        purchase = await insert_purchase(
+            connection,
+            row.account_id,
+            offer,
+            "auto",
+            livemode=livemode,
+            save_method=False,
+            key=key_of(row.account_id, row.crossing, row.attempt + 1),
+            customer_id=buyer["customer_id"],
+            payment_method_id=buyer["payment_method_id"],
+        )
+        values = {
+            "state": "paying",
+            "attempt": row.attempt + 1,
+            "next_try_at": None,
+            "purchase_id": purchase.id,
+            "updated_at": now_ms(),
+        }
+        await _set(connection, row.account_id, values)
+        return purchase
+
+    async def _refusal(
+        self, connection: AsyncConnection, row: Recharge, offer: Offer | None, ceiling_cents: int, now: int
+    ) -> dict[str, Any] | None:
+        """Why this attempt is not made, as the state it leads to."""
+        if offer is None:
+            return {
+                "state": "stopped",
+                "enabled": False,
+                "message": f"The package {row.package_code!r} is not on sale any more.",
+            }
+        query = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
+        if not (await connection.execute(query)).scalar_one_or_none():
+            return {"state": "action_needed", "message": "There is no saved card any more: buy once and save it."}
+        month = month_start_ms(now)
+        spent = select(func.coalesce(func.sum(purchases.c.price_cents), 0)).where(
+            purchases.c.account_id == row.account_id,
+            purchases.c.origin == "auto",
+            purchases.c.state.in_((*UNSETTLED, "credited", "review")),
+            purchases.c.created_at >= month,
+        )
+        if (await connection.execute(spent)).scalar_one() + offer.price_cents > ceiling_cents:
+            text = "The monthly ceiling of automatic recharges is reached."
+            return {"state": "ceiling", "message": text, "next_try_at": next_month_ms(now)}
+        return None
+
+    async def _still(self, connection: AsyncConnection, row: Recharge) -> bool:
+        """Whether the row still waits for this very attempt.
+
+        One that was disputed meanwhile is stopped, however the attempt ended.
+        """
+        now = await _locked(connection, row.account_id)
+        if now is None or (now.state, now.purchase_id) != ("paying", row.purchase_id):
+            return False
+        if now.message == DISPUTED and not now.enabled:
+            await self._end(connection, now, state="stopped", message=DISPUTED)
+            return False
+        return True
+
+    async def _end(self, connection: AsyncConnection, row: Recharge, **values: Any) -> None:
+        now = now_ms()
+        fixed = {"next_try_at": None, "action_url": "", **values, "updated_at": now}
+        await _set(connection, row.account_id, fixed)
+        state = values["state"]
+        data = {
+            "state": state,
+            "message": values["message"],
+            "actionUrl": fixed["action_url"] or None,
+            "packageCode": row.package_code,
+        }
+        # once each time that it ends: switched on again, it may end in the same way without another attempt
+        notice_id = f"auto_recharge:{row.account_id}:{row.crossing}:{row.attempt}:{state}:{now}"
+        await self._notices.write(connection, [Notice(notice_id, row.account_id, f"auto_recharge.{state}", data)])
+
+
+def key_of(account_id: str, crossing: int, attempt: int) -> str:
+    """The idempotency key of an attempt: the same crossing's same attempt is one payment at Stripe."""
+    return f"auto:{account_id}:{crossing}:{attempt}"
+
+
+def month_start_ms(now: int) -> int:
+    """The start of the UTC month of a time."""
+    moment = datetime.fromtimestamp(now // 1_000, UTC)
+    return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()) * 1_000
+
+
+def next_month_ms(now: int) -> int:
+    """The start of the UTC month after a time."""
+    moment = datetime.fromtimestamp(now // 1_000, UTC)
+    year, month = divmod(moment.year * 12 + moment.month, 12)
+    return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp()) * 1_000
+
+
+def _may_begin(row: Recharge, now: int) -> bool:
+    due = row.next_try_at is not None and row.next_try_at <= now
+    return row.enabled and row.below and row.state in ("ready", "waiting", "ceiling") and due
+
+
+async def _locked(connection: AsyncConnection, account_id: str) -> Recharge | None:
+    query = select(auto_recharges).where(auto_recharges.c.account_id == account_id).with_for_update()
+    row = (await connection.execute(query)).mappings().first()
+    return Recharge(**row) if row is not None else None
+
+
+async def _set(connection: AsyncConnection, account_id: str, values: dict[str, Any]) -> None:
+    await connection.execute(update(auto_recharges).where(auto_recharges.c.account_id == account_id).values(**values))

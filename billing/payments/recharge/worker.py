@@ -1,0 +1,150 @@
+"""Carries automatic recharges out: notes crossings, begins payments, asks Stripe, concludes.
+
+Each step may be done again.
+"""
+
+import logging
+from collections.abc import Callable
+
+from billing.ledger.accounts import Accounts
+from billing.money.errors import BillingError, NotYet, StoreUnavailable, StripeRefused
+from billing.payments.checkout import Checkout, order_of
+from billing.payments.purchase import Offer
+from billing.payments.purchase_store import NEVER_HEARD, Purchase, Sales
+from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharge, Recharges
+from billing.payments.stripe.gateway import Declined, StripeGateway
+from billing.payments.stripe.objects import NEEDS_BUYER
+from billing.payments.stripe.sync import Sync
+from billing.storage.database import now_ms
+
+log = logging.getLogger("tollkeeper.recharge")
+
+KEY_KEPT_MS = 23 * 3_600_000
+"""Stripe may forget an idempotency key after a day; from then on the sweeper looks instead of asking again."""
+
+
+class RechargeWorker:
+    """One step does all that is due. Raises StoreUnavailable."""
+
+    def __init__(
+        self,
+        recharges: Recharges,
+        sales: Sales,
+        accounts: Accounts,
+        gateway: StripeGateway,
+        sync: Sync,
+        checkout: Checkout,
+    ) -> None:
+        """The parts."""
+        self._recharges, self._sales, self._accounts = recharges, sales, accounts
+        self._gateway, self._sync, self._checkout = gateway, sync, checkout
+
+    async def step(
+        self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool, most_cents: int = NO_MOST
+    ) -> int:
+        """`enabled` False: what Stripe has been asked for is concluded; nothing new is asked, and no page is opened.
+
+        `most_cents`: what one account may be charged in a UTC month at most.
+        """
+        done = await self._recharges.watch()
+        if enabled:
+            for account_id in await self._recharges.due():
+                row = await self._recharges.get(account_id)
+                if row is not None:
+                    offer = offer_of(row.package_code)
+                    done += (
+                        await self._recharges.begin(account_id, offer, livemode=livemode, most_cents=most_cents)
+                        is not None
+                    )
+        away = await self._ask_stripe() if enabled else None
+        for row, purchase in await self._recharges.concluded():
+            await self._conclude(row, purchase, may_open_page=enabled)
+            done += 1
+        if away is not None:
+            raise away
+        return done
+
+    async def _ask_stripe(self) -> StoreUnavailable | None:
+        """Pay what was begun; why Stripe could not be asked for some of it."""
+        now, away = now_ms(), None
+        for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
+            if purchase.origin == "auto":
+                away = await self._try(purchase) or away
+        return away
+
+    async def _try(self, purchase: Purchase) -> StoreUnavailable | None:
+        """Pay; one payment that Stripe does not answer must not hold up the others.
+
+        The sweeper ends it after 15 minutes.
+        """
+        try:
+            await self._pay(purchase)
+        except StoreUnavailable as error:
+            if error.store == "sql":
+                raise
+            return error
+        return None
+
+    async def _pay(self, purchase: Purchase) -> None:
+        try:
+            answer = await self._gateway.charge_saved_method(
+                order_of(purchase, purchase.customer_id), purchase.payment_method_id
+            )
+        except StoreUnavailable:
+            raise
+        except StripeRefused as refused:
+            log.error(
+                "automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused
+            )  # its words are not for customers
+            await self._sales.ended(purchase.id, "failed", REFUSED + refused.code)
+            return
+        intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
+        if intent_id:
+            await self._sales.intended(purchase.id, intent_id)
+        if isinstance(answer, Declined):
+            await self._sales.ended(purchase.id, "failed", answer.code)
+            return
+        if answer.status == "requires_action":
+            await self._sales.ended(purchase.id, "failed", NEEDS_BUYER)
+            return
+        try:
+            await self._sync.intent(answer.id)
+        except NotYet as error:
+            log.warning("automatic recharge of %s is settled by its events: %s", purchase.account_id, error)
+
+    async def _conclude(self, row: Recharge, purchase: Purchase, *, may_open_page: bool) -> None:
+        if purchase.state == "credited":
+            await self._recharges.credited(row)
+            return
+        if purchase.state in ("review", "dismissed"):
+            log.error(
+                "automatic recharge of %s: %s waits for a person: %s", row.account_id, purchase.id, purchase.problem
+            )
+            await self._recharges.reviewed(row)
+            return
+        code, link = purchase.problem or "failed", ""
+        if code == NEVER_HEARD:
+            code = NOT_ASKED
+        if (code == NEEDS_BUYER or code.startswith(REFUSED)) and may_open_page:
+            link = await self._link(purchase)
+        log.warning("automatic recharge of %s: %s", row.account_id, code)
+        await self._recharges.failed(row, code, link)
+
+    async def _link(self, purchase: Purchase) -> str:
+        """A page on which the buyer pays the same package themselves; "" when Stripe opens none now."""
+        account = await self._accounts.get(purchase.account_id)
+        offer = Offer(
+            purchase.package_code,
+            purchase.currency,
+            purchase.price_cents,
+            purchase.paid_millicredits,  # type: ignore[arg-type]
+            purchase.bonus_millicredits,  # type: ignore[arg-type]
+        )
+        try:
+            page = await self._checkout.open(purchase.account_id, account["name"], offer, save_method=True)
+        except StoreUnavailable:
+            raise
+        except BillingError as error:
+            log.warning("no page for %s: %s", purchase.account_id, error)
+            return ""
+        return page.url

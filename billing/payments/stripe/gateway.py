@@ -1,0 +1,314 @@
+"""The one module that speaks to Stripe, through its own library (pinned to an API version), asynchronously.
+
+Everything is read back as our own structs (stripe_objects.py). A call that Stripe did not answer raises
+StoreUnavailable: whoever called tries again, with the same idempotency key, and Stripe does a thing once. Imported only
+where Stripe is configured, because the library takes time and memory.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar, cast
+
+import msgspec
+import stripe
+
+from billing.money.errors import StoreUnavailable, StripeRefused
+from billing.payments.stripe.event_types import API_VERSION
+from billing.payments.stripe.objects import (
+    OWN_ID,
+    Account,
+    Charge,
+    Dispute,
+    Endpoint,
+    Event,
+    Intent,
+    PaymentError,
+    Refund,
+    Session,
+)
+
+PAGE = 100
+RETRIES = 2
+TYPES_IN_ONE_LIST = 20
+SESSION_DETAILS = ["payment_intent.latest_charge.balance_transaction"]
+INTENT_DETAILS = ["latest_charge.balance_transaction"]
+
+NOT_PERMITTED = "permission_denied"
+"""Our code for what a restricted key may not do."""
+
+View = TypeVar("View")
+
+
+class Declined(NamedTuple):
+    """The bank said no, or wants the buyer to be there (`authentication_required`)."""
+
+    code: str
+    message: str
+    intent_id: str
+
+
+class Order(NamedTuple):
+    """What a purchase asks Stripe for. `key` is its idempotency key: the same order twice is one payment."""
+
+    purchase_id: str
+    key: str
+    customer_id: str
+    currency: str
+    cents: int
+    title: str
+
+
+class StripeGateway:
+    """Calls to Stripe. Each raises StoreUnavailable when Stripe does not answer, StripeRefused when it refuses."""
+
+    def __init__(self, api_key: str, *, api_base: str, timeout_seconds: int | float) -> None:
+        """`api_base`: "" is Stripe itself; a URL is a simulator."""
+        self._http = stripe.HTTPXClient(timeout=timeout_seconds)
+        addresses: Any = {"base_addresses": {"api": api_base}} if api_base else {}
+        self._client = stripe.StripeClient(
+            api_key,
+            stripe_version=API_VERSION,
+            max_network_retries=RETRIES,
+            http_client=self._http,
+            **addresses,
+        )
+        self._v1 = self._client.v1
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._http.close_async()  # type: ignore[no-untyped-call]
+
+    # -- making ---------------------------------------------------------------------------------------------
+
+    async def create_customer(self, account_id: str, name: str, key: str) -> str:
+        """A Stripe customer for an account; twice with the same key within a day is one."""
+        params: Any = {"name": name, "metadata": {"tollkeeper_account": account_id}}
+        made = await _asked(self._v1.customers.create_async(params, {"idempotency_key": key}))
+        return str(made["id"])
+
+    async def create_session(
+        self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
+    ) -> Session:
+        """A hosted payment page for an order."""
+        line: dict[str, Any] = {
+            "quantity": 1,
+            "price_data": {
+                "currency": order.currency,
+                "unit_amount": order.cents,
+                "product_data": {"name": order.title},
+            },
+        }
+        intent: dict[str, Any] = {"metadata": {OWN_ID: order.purchase_id}}
+        if save_method:
+            intent["setup_future_usage"] = "off_session"
+        params: dict[str, Any] = {
+            "mode": "payment",
+            "customer": order.customer_id,
+            "client_reference_id": order.purchase_id,
+            "line_items": [line],
+            "metadata": {OWN_ID: order.purchase_id},
+            "payment_intent_data": intent,
+            "success_url": success_url,
+            "cancel_url": cancel_url,
+        }
+        if tax:
+            line["price_data"]["tax_behavior"] = "exclusive"
+            params |= {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
+        made = await _asked(
+            self._v1.checkout.sessions.create_async(cast("Any", params), {"idempotency_key": order.key})
+        )
+        return _view(made, Session)
+
+    async def charge_saved_method(self, order: Order, payment_method_id: str) -> Intent | Declined:
+        """Take a payment while the buyer is away, with the method they consented to."""
+        params: Any = {
+            "amount": order.cents,
+            "currency": order.currency,
+            "customer": order.customer_id,
+            "payment_method": payment_method_id,
+            "off_session": True,
+            "confirm": True,
+            "description": order.title,
+            "metadata": {OWN_ID: order.purchase_id},
+            "expand": INTENT_DETAILS,
+        }
+        try:
+            made = await _asked(self._v1.payment_intents.create_async(params, {"idempotency_key": order.key}))
+        except _CardRefused as refused:
+            return refused.declined
+        return _view(made, Intent)
+
+    async def refund_payment(self, intent_id: str, cents: int, purchase_id: str, key: str) -> Refund:
+        """Give so much of a payment back; twice with the same key within a day is once."""
+        params: Any = {
+            "payment_intent": intent_id,
+            "amount": cents,
+            "reason": "requested_by_customer",
+            "metadata": {OWN_ID: purchase_id},
+        }
+        return _view(await _asked(self._v1.refunds.create_async(params, {"idempotency_key": key})), Refund)
+
+    async def portal_url(self, customer_id: str, return_url: str) -> str:
+        """A one-time link for a customer to manage saved cards and see receipts."""
+        made = await _asked(
+            self._v1.billing_portal.sessions.create_async({"customer": customer_id, "return_url": return_url})
+        )
+        return str(made["url"])
+
+    # -- the account itself, for preflight ---------------------------------------------------------------------
+
+    async def account(self) -> tuple[Account, str]:
+        """Our Stripe account, and the Date of Stripe's answer ("" when it has none)."""
+        found = await _asked(self._v1.accounts.retrieve_current_async())
+        last = found.last_response
+        return _view(found, Account), str(last.headers.get("date", "")) if last is not None else ""
+
+    async def endpoints(self) -> list[Endpoint]:
+        """Every webhook endpoint of the account."""
+        listed = await _asked(self._v1.webhook_endpoints.list_async({"limit": PAGE}))
+        return [_view(row, Endpoint) for row in listed.data]
+
+    async def unreadable(self) -> list[str]:
+        """What we must read and the key may not (a restricted key has rights of its own for each kind), in Stripe's
+        names.
+        """
+        services: dict[str, Any] = {
+            "Checkout Sessions": self._v1.checkout.sessions,
+            "PaymentIntents": self._v1.payment_intents,
+            "Charges": self._v1.charges,
+            "Refunds": self._v1.refunds,
+            "Disputes": self._v1.disputes,
+            "Events": self._v1.events,
+        }
+        found = []
+        for name, service in services.items():
+            try:
+                await _asked(service.list_async({"limit": 1}))
+            except StripeRefused as refused:
+                if refused.code != NOT_PERMITTED:
+                    raise
+                found.append(name)
+        return found
+
+    # -- one object, as it is now ---------------------------------------------------------------------------
+
+    async def session(self, session_id: str) -> Session | None:
+        """A Checkout Session with its payment; None when there is no such."""
+        return await _found(self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), Session)
+
+    async def intent(self, intent_id: str) -> Intent | None:
+        """A PaymentIntent with its charge; None when there is no such."""
+        return await _found(self._v1.payment_intents.retrieve_async(intent_id, {"expand": INTENT_DETAILS}), Intent)
+
+    async def refund(self, refund_id: str) -> Refund | None:
+        """A refund; None when there is no such."""
+        return await _found(self._v1.refunds.retrieve_async(refund_id), Refund)
+
+    async def dispute(self, dispute_id: str) -> Dispute | None:
+        """A dispute with its balance transactions; None when there is no such."""
+        return await _found(self._v1.disputes.retrieve_async(dispute_id), Dispute)
+
+    async def charge(self, charge_id: str) -> Charge | None:
+        """A charge, with the link to its receipt as it is now; None when there is no such."""
+        return await _found(self._v1.charges.retrieve_async(charge_id, {"expand": ["balance_transaction"]}), Charge)
+
+    # -- lists, newest first ----------------------------------------------------------------------------------
+
+    def sessions(self, **filters: Any) -> AsyncIterator[Session]:
+        """Checkout Sessions: `payment_intent=`, `customer=`, `created={"gte": seconds}`."""
+        return self._list(self._v1.checkout.sessions, Session, filters)
+
+    def intents(self, **filters: Any) -> AsyncIterator[Intent]:
+        """PaymentIntents: `customer=`, `created=`, `expand=["data...."]`."""
+        return self._list(self._v1.payment_intents, Intent, filters)
+
+    def refunds(self, **filters: Any) -> AsyncIterator[Refund]:
+        """Refunds: `charge=`, `payment_intent=`, `created=`."""
+        return self._list(self._v1.refunds, Refund, filters)
+
+    def disputes(self, **filters: Any) -> AsyncIterator[Dispute]:
+        """Disputes: `charge=`, `payment_intent=`, `created=`."""
+        return self._list(self._v1.disputes, Dispute, filters)
+
+    async def events(self, since: int, types: Sequence[str]) -> AsyncIterator[tuple[Event, bytes]]:
+        """Events of these types since a time (Unix seconds; Stripe keeps 30 days), each with its JSON."""
+        for start in range(0, len(types), TYPES_IN_ONE_LIST):
+            filters = {"created": {"gte": since}, "types": list(types[start : start + TYPES_IN_ONE_LIST])}
+            async for raw in self._pages(self._v1.events, filters):
+                yield msgspec.convert(raw, Event), msgspec.json.encode(raw)
+
+    async def _list(self, service: Any, kind: type[View], filters: Mapping[str, Any]) -> AsyncIterator[View]:
+        async for raw in self._pages(service, filters):
+            yield msgspec.convert(raw, kind)
+
+    async def _pages(self, service: Any, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
+        params: dict[str, Any] = {**filters, "limit": PAGE}
+        while True:
+            page = (await _asked(service.list_async(params))).to_dict()
+            for raw in page["data"]:
+                yield raw
+            if not page.get("has_more") or not page["data"]:
+                return
+            params["starting_after"] = page["data"][-1]["id"]
+
+
+class _CardRefused(Exception):
+    """A card error, on its way to becoming a Declined."""
+
+    def __init__(self, declined: Declined) -> None:
+        super().__init__(declined.code)
+        self.declined = declined
+
+
+async def _asked(call: Awaitable[Any]) -> Any:
+    """A call's answer, its failures in our words. Raises StoreUnavailable, StripeRefused, _CardRefused."""
+    try:
+        return await call
+    except stripe.CardError as error:
+        raise _CardRefused(_declined(error)) from None
+    except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.PermissionError) as error:
+        if error.http_status == 409:  # the same key is being worked on at this moment
+            raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
+        raise StripeRefused(_code_of(error), _words(error), error.http_status or 400) from None
+    except stripe.StripeError as error:
+        raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
+
+
+def _code_of(refusal: stripe.StripeError) -> str:
+    """Stripe's own code; a word of ours where it gives none."""
+    if isinstance(refusal, stripe.IdempotencyError):
+        return "idempotency_error"
+    if isinstance(refusal, stripe.PermissionError):
+        return NOT_PERMITTED
+    return refusal.code or "invalid_request"
+
+
+async def _found(call: Awaitable[Any], kind: type[View]) -> View | None:
+    try:
+        return _view(await _asked(call), kind)
+    except StripeRefused as refused:
+        if refused.status == 404:
+            return None
+        raise
+
+
+def _view(answer: Any, kind: type[View]) -> View:
+    return msgspec.convert(answer.to_dict(), kind)
+
+
+def _declined(error: stripe.CardError) -> Declined:
+    body: Any = error.json_body if isinstance(error.json_body, dict) else {}
+    inner = body.get("error", {})
+    known = msgspec.convert({name: inner.get(name) for name in ("code", "decline_code", "message")}, PaymentError)
+    intent = inner.get("payment_intent") or {}
+    return Declined(known.code or "card_declined", known.message or "The card was declined.", str(intent.get("id", "")))
+
+
+def _words(error: stripe.StripeError) -> str:
+    """What went wrong, without anything that could hold a key (Stripe quotes the key it does not accept, or that may
+    not do something).
+    """
+    if isinstance(error, stripe.AuthenticationError):
+        return "AuthenticationError: Stripe does not accept STRIPE_API_KEY"
+    if isinstance(error, stripe.PermissionError):
+        return "PermissionError: STRIPE_API_KEY is a restricted key that may not do this"
+    return f"{type(error).__name__}: {error.user_message or error.code or 'no answer'}"

@@ -1,0 +1,220 @@
+"""Stripe's objects as far as money in needs them, and what they say of a payment. Pure: nothing here calls anyone.
+
+Fields that Stripe may leave out or null have a default; fields we do not read are ignored, so a newer API version with
+more of them still decodes. Amounts are cents of `currency`; `created` is Unix seconds.
+"""
+
+import msgspec
+
+from billing.payments.purchase import Payment, PaymentStatus
+
+NEEDS_BUYER = "authentication_required"
+"""The bank wants the buyer to be there."""
+OWN_ID = "tollkeeper_purchase"
+"""The metadata key by which our objects name their purchase: a hint for people and for finding rows, never proof."""
+
+
+class StripeObject(msgspec.Struct, frozen=True, kw_only=True):
+    """Base: immutable."""
+
+
+class BalanceTransaction(StripeObject, frozen=True):
+    """Money that moved on our Stripe balance; `net` = amount - fee."""
+
+    id: str
+    amount: int
+    currency: str
+    fee: int = 0
+
+
+class Charge(StripeObject, frozen=True):
+    """One payment taken."""
+
+    id: str
+    created: int = 0
+    receipt_url: str | None = None
+    payment_intent: str | None = None
+    balance_transaction: BalanceTransaction | str | None = None
+
+
+class PaymentError(StripeObject, frozen=True):
+    """Why the last attempt did not work."""
+
+    code: str | None = None
+    decline_code: str | None = None
+    message: str | None = None
+
+
+class Intent(StripeObject, frozen=True):
+    """A PaymentIntent."""
+
+    id: str
+    status: str
+    amount: int
+    currency: str
+    livemode: bool
+    created: int = 0
+    amount_received: int = 0
+    customer: str | None = None
+    payment_method: str | None = None
+    latest_charge: Charge | str | None = None
+    last_payment_error: PaymentError | None = None
+    metadata: dict[str, str] = {}
+
+
+class TotalDetails(StripeObject, frozen=True):
+    """Of what a session's total consists beside its lines."""
+
+    amount_tax: int = 0
+
+
+class Session(StripeObject, frozen=True):
+    """A Checkout Session."""
+
+    id: str
+    mode: str
+    payment_status: str
+    livemode: bool
+    created: int = 0
+    status: str | None = None
+    currency: str | None = None
+    amount_subtotal: int | None = None
+    amount_total: int | None = None
+    total_details: TotalDetails | None = None
+    customer: str | None = None
+    client_reference_id: str | None = None
+    url: str | None = None
+    payment_intent: Intent | str | None = None
+
+
+class Refund(StripeObject, frozen=True):
+    """Money on its way back to a buyer."""
+
+    id: str
+    amount: int
+    currency: str
+    created: int = 0
+    status: str | None = None
+    charge: str | None = None
+    payment_intent: str | None = None
+    reason: str | None = None
+
+
+class Dispute(StripeObject, frozen=True):
+    """A chargeback or an inquiry that may become one."""
+
+    id: str
+    amount: int
+    currency: str
+    status: str
+    created: int = 0
+    livemode: bool | None = None
+    reason: str = ""
+    charge: str | None = None
+    payment_intent: str | None = None
+    balance_transactions: tuple[BalanceTransaction, ...] = ()
+
+
+class Event(StripeObject, frozen=True):
+    """The envelope of an event; what it carries is fetched anew, for what it carries may be old."""
+
+    id: str
+    type: str
+    created: int | str
+    livemode: bool = False
+    api_version: str | None = None
+    data: "EventData | None" = None
+    object: str = "event"
+
+
+class EventData(StripeObject, frozen=True):
+    """What the event is about."""
+
+    object: "EventObject"
+
+
+class EventObject(StripeObject, frozen=True):
+    """The id is all we take from it."""
+
+    id: str | None = None
+    object: str | None = None
+
+
+class Account(StripeObject, frozen=True):
+    """Our own Stripe account."""
+
+    id: str
+    charges_enabled: bool = False
+    payouts_enabled: bool = False
+
+
+class Endpoint(StripeObject, frozen=True):
+    """A webhook endpoint; `api_version` None: the account's default."""
+
+    id: str
+    url: str
+    status: str
+    livemode: bool = False
+    enabled_events: tuple[str, ...] = ()
+    api_version: str | None = None
+
+
+INTENT_STATUS: dict[str, PaymentStatus] = {
+    "succeeded": "paid",
+    "processing": "processing",
+    "requires_payment_method": "failed",
+    "requires_action": "failed",
+    "requires_confirmation": "failed",
+    "canceled": "failed",
+}
+"""Of an off-session payment: whatever would need the buyer has failed, for the buyer is not there."""
+
+
+def payment_of_session(session: Session) -> Payment:
+    """What a Checkout Session says of its purchase."""
+    tax = session.total_details.amount_tax if session.total_details else 0
+    return Payment(
+        _session_status(session),
+        session.mode,
+        session.currency or "",
+        session.amount_subtotal or 0,
+        session.amount_total or 0,
+        tax,
+        session.livemode,
+        session.customer or "",
+    )
+
+
+def payment_of_intent(intent: Intent) -> Payment:
+    """What an off-session PaymentIntent says of its purchase."""
+    paid = intent.amount_received if intent.status == "succeeded" else intent.amount
+    status: PaymentStatus = INTENT_STATUS.get(intent.status, "unknown")
+    return Payment(status, "payment", intent.currency, paid, paid, 0, intent.livemode, intent.customer or "")
+
+
+def failure_of(intent: Intent) -> str:
+    """The code of why a payment did not work; "" when it did, or may yet."""
+    if intent.status in ("requires_action", "requires_confirmation"):
+        return NEEDS_BUYER
+    error = intent.last_payment_error
+    return (error.code or "card_declined") if error is not None and intent.status != "succeeded" else ""
+
+
+def _session_status(session: Session) -> PaymentStatus:
+    if session.payment_status == "paid":
+        return "paid"
+    if session.payment_status == "no_payment_required":
+        return "free" if session.status == "complete" else "open"
+    if session.payment_status != "unpaid" or session.status not in ("open", "complete", "expired"):
+        return "unknown"
+    if session.status == "complete":
+        intent = session.payment_intent
+        # a delayed method: still on its way, unless its PaymentIntent asks for another method or is canceled
+        failed = isinstance(intent, Intent) and intent.status in ("requires_payment_method", "canceled")
+        return "failed" if failed else "processing"
+    return "open" if session.status == "open" else "expired"
+
+
+def id_of(reference: "str | Intent | Charge | BalanceTransaction | None") -> str:
+    """The id, whether the object was expanded or not; "" for none."""
+    return reference if isinstance(reference, str) else reference.id if reference is not None else ""

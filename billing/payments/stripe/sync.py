@@ -1,0 +1,342 @@
+"""From one object at Stripe to its purchase: fetch it as it is now, apply it, once and in any order.
+
+Webhooks, the sweeper, `stripe replay` and the landing page all end here. Nothing is taken from an event but an id, so
+late, repeated, stale and shuffled events make no difference; every call is safe at any time.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple, Protocol, TypeVar
+
+from billing.ledger.audit_log import Who
+from billing.money.errors import NotYet
+from billing.payments.claims import dispute_standing, refund_standing
+from billing.payments.purchase import NotAcceptable, Payment
+from billing.payments.purchase_store import NOT_CREDITED, Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
+from billing.payments.stripe.event_types import Oddity
+from billing.payments.stripe.gateway import StripeGateway
+from billing.payments.stripe.objects import (
+    OWN_ID,
+    BalanceTransaction,
+    Charge,
+    Dispute,
+    Intent,
+    Refund,
+    Session,
+    failure_of,
+    id_of,
+    payment_of_intent,
+    payment_of_session,
+)
+from billing.payments.stripe_customers import Buyers
+
+log = logging.getLogger("tollkeeper.stripe")
+
+TRIES = 8
+NOT_OURS = "not ours"
+
+Result = TypeVar("Result")
+
+
+class Outcome(NamedTuple):
+    """What a sync did, in words; `foreign`: it belongs to something else on the same Stripe account."""
+
+    text: str
+    foreign: bool = False
+    changed: bool = False
+
+
+class Observer(Protocol):
+    """Who wants to know what money did (metrics)."""
+
+    def moved(self, kind: str, millicredits: int) -> None:
+        """`kind` is purchase, refund or dispute."""
+        ...
+
+    def odd(self, kind: Oddity) -> None:
+        """Something came that a person should look at; told once of each."""
+        ...
+
+
+class Sync:
+    """Applies Stripe's objects. Raises StoreUnavailable, StripeRefused, NotYet."""
+
+    def __init__(self, gateway: StripeGateway, sales: Sales, buyers: Buyers, observer: Observer | None = None) -> None:
+        """`observer` is told after each commit."""
+        self._gateway, self._sales, self._buyers, self._observer = gateway, sales, buyers, observer
+
+    async def session(self, session_id: str) -> Outcome:
+        """Bring the purchase of a Checkout Session to where its payment is."""
+
+        async def once() -> Outcome:
+            purchase = await self._sales.of_session(session_id)
+            session = await self._gateway.session(session_id)
+            if session is None:
+                return Outcome("Stripe has no such session", foreign=purchase is None)
+            if purchase is None:
+                purchase = await self._adopt(session)
+                if purchase is None:
+                    return Outcome(NOT_OURS, foreign=True)
+            return await self._settle(
+                purchase, payment_of_session(session), _receipt(session.payment_intent), session.payment_intent
+            )
+
+        return await _until_fresh(once)
+
+    async def intent(self, intent_id: str) -> Outcome:
+        """Bring the purchase of a PaymentIntent to where it is; one of a Checkout Session is settled by its session."""
+
+        async def once() -> Outcome:
+            purchase = await self._sales.of_intent(intent_id)
+            if purchase is not None and purchase.session_id is not None:
+                return await self.session(purchase.session_id)
+            intent = await self._gateway.intent(intent_id)
+            if intent is None:
+                return Outcome("Stripe has no such payment", foreign=purchase is None)
+            if purchase is None:
+                purchase = await self._sales.get(intent.metadata.get(OWN_ID, ""))
+                if purchase is None:
+                    return Outcome(NOT_OURS, foreign=True)
+                if purchase.origin != "auto":
+                    # its session tells of it, unless that event never comes: then this one does
+                    return await self._session_of(intent_id) or Outcome(NOT_OURS, foreign=True)
+                if purchase.payment_intent_id not in (None, intent_id) or purchase.customer_id != (
+                    intent.customer or ""
+                ):
+                    log.warning("payment %s names purchase %s and is not its payment", intent_id, purchase.id)
+                    return Outcome(NOT_OURS, foreign=True)
+            return await self._settle(purchase, payment_of_intent(intent), _receipt(intent), intent)
+
+        return await _until_fresh(once)
+
+    async def accept(self, purchase_id: str, who: Who, reason: str) -> Applied:
+        """Credit a payment in review because a person says so, by what Stripe has of it now; once.
+
+        Raises NotAcceptable.
+        """
+
+        async def once() -> Applied:
+            purchase = await self._sales.get(purchase_id)
+            if purchase is None:
+                raise NotAcceptable(
+                    f"there is no purchase {purchase_id!r}: `tollkeeper purchases review` lists those in review"
+                )
+            payment, intent = await self._paid_for(purchase)
+            return await self._sales.accept(purchase_id, payment, _receipt(intent), purchase.revision, who, reason)
+
+        applied = await _until_fresh(once)
+        if not applied.changed:
+            return applied
+        log.warning("purchase %s was accepted by %s: %s", purchase_id, who.actor, reason)
+        self._tell("purchase", applied.credited - sum(applied.taken.values()))
+        self._tell_taken(applied)
+        return applied
+
+    async def _paid_for(self, purchase: Purchase) -> "tuple[Payment, Intent | str | None]":
+        if purchase.session_id is not None:
+            session = await self._gateway.session(purchase.session_id)
+            if session is not None:
+                return payment_of_session(session), session.payment_intent
+        intent = await self._gateway.intent(purchase.payment_intent_id) if purchase.payment_intent_id else None
+        if intent is None:
+            raise NotAcceptable(f"Stripe knows no payment of purchase {purchase.id}")
+        return payment_of_intent(intent), intent
+
+    async def payment(self, charge_id: str) -> Outcome:
+        """What became known of a charge later (its fee) belongs to its payment."""
+        intent_id = await self._intent_of_charge(charge_id)
+        return await self.intent(intent_id) if intent_id else Outcome(NOT_OURS, foreign=True)
+
+    async def refund(self, refund_id: str) -> Outcome:
+        """Apply a refund to its purchase."""
+        found = await self._gateway.refund(refund_id)
+        if found is None:
+            return Outcome("Stripe has no such refund", foreign=True)
+        intent_id = found.payment_intent or await self._intent_of_charge(found.charge)
+        purchase_id = await self._purchase_of(intent_id)
+        if purchase_id is None:
+            return Outcome(NOT_OURS, foreign=True)
+
+        async def news() -> ClaimNews | None:
+            refund = await self._gateway.refund(refund_id)
+            return _refund_news(refund) if refund is not None else None
+
+        return await self._claim(purchase_id, news, found.currency)
+
+    async def refunds_of(self, charge_id: str) -> Outcome:
+        """Apply every refund of a charge."""
+        outcomes = [await self.refund(refund.id) async for refund in self._gateway.refunds(charge=charge_id)]
+        if not outcomes:
+            return Outcome("a charge without refunds", foreign=True)
+        return Outcome(
+            "; ".join(outcome.text for outcome in outcomes),
+            foreign=all(outcome.foreign for outcome in outcomes),
+            changed=any(outcome.changed for outcome in outcomes),
+        )
+
+    async def dispute(self, dispute_id: str) -> Outcome:
+        """Apply a dispute to its purchase."""
+        found = await self._gateway.dispute(dispute_id)
+        if found is None:
+            return Outcome("Stripe has no such dispute", foreign=True)
+        purchase_id = await self._purchase_of(found.payment_intent or await self._intent_of_charge(found.charge))
+        if purchase_id is None:
+            return Outcome(NOT_OURS, foreign=True)
+
+        async def news() -> ClaimNews | None:
+            dispute = await self._gateway.dispute(dispute_id)
+            return _dispute_news(dispute) if dispute is not None else None
+
+        return await self._claim(purchase_id, news, found.currency)
+
+    # -- how ------------------------------------------------------------------------------------------------
+
+    async def _settle(
+        self, purchase: Purchase, payment: Payment, receipt: Receipt, intent: "Intent | str | None"
+    ) -> Outcome:
+        applied = await self._sales.settle(purchase.id, payment, receipt, purchase.revision)
+        newly = applied.changed and applied.state == "credited" and purchase.state != "credited"
+        if newly:
+            self._tell("purchase", purchase.paid_millicredits + purchase.bonus_millicredits)
+            self._tell_taken(applied)
+            if purchase.state in ("expired", "failed"):
+                log.warning("purchase %s was paid after it had %s", purchase.id, purchase.state)
+                self._tell_odd("paid_late")
+        elif applied.state == "review" and purchase.state != "review":
+            log.error("purchase %s is paid and not credited: %s", purchase.id, applied.problem)
+        if (
+            applied.state == "credited"
+            and isinstance(intent, Intent)
+            and purchase.save_method
+            and intent.payment_method
+        ):
+            await self._buyers.save_method(
+                purchase.account_id, purchase.customer_id, intent.payment_method, purchase.created_at
+            )
+        return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed)
+
+    async def _adopt(self, session: Session) -> Purchase | None:
+        """The purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
+
+        What the session says of itself is only a hint: the row must be ours, without a session, and of the same
+        customer.
+        """
+        purchase = await self._sales.get(session.client_reference_id or "")
+        if purchase is None or purchase.origin != "checkout":
+            return None
+        if purchase.session_id not in (None, session.id) or purchase.customer_id != (session.customer or ""):
+            log.warning("session %s names purchase %s and is not its session", session.id, purchase.id)
+            return None
+        return await self._sales.opened(purchase.id, session.id, session.url or "")
+
+    async def _session_of(self, intent_id: str) -> Outcome | None:
+        async for session in self._gateway.sessions(payment_intent=intent_id):
+            return await self.session(session.id)
+        return None
+
+    async def _intent_of_charge(self, charge_id: str | None) -> str | None:
+        charge = await self._gateway.charge(charge_id) if charge_id else None
+        return charge.payment_intent if charge is not None else None
+
+    async def _purchase_of(self, intent_id: str | None) -> str | None:
+        """The purchase paid by a PaymentIntent; None when it is not ours. Raises NotYet."""
+        if intent_id is None:
+            return None
+        purchase = await self._sales.of_intent(intent_id)
+        if purchase is None:
+            # before its payment was told of: the payment first, then what goes back
+            outcome = await self._session_of(intent_id) or await self.intent(intent_id)
+            purchase = await self._sales.of_intent(intent_id)
+            if purchase is None and not outcome.foreign:
+                raise NotYet(f"payment {intent_id} belongs to a purchase we do not know yet")
+        if purchase is None:
+            intent = await self._gateway.intent(intent_id)
+            if intent is not None and intent.metadata.get(OWN_ID):
+                raise NotYet(f"payment {intent_id} names {intent.metadata[OWN_ID]}, which we do not know")
+        return purchase.id if purchase is not None else None
+
+    async def _claim(
+        self, purchase_id: str, fetch: Callable[[], Awaitable[ClaimNews | None]], currency: str
+    ) -> Outcome:
+        async def once() -> Outcome:
+            purchase = await self._sales.get(purchase_id)
+            if purchase is None or (purchase.currency != currency and purchase.state not in NOT_CREDITED):
+                raise NotYet(f"{purchase_id} cannot take back {currency!r}")
+            news = await fetch()
+            if news is None:
+                return Outcome("Stripe has no such object", foreign=True)
+            applied = await self._sales.claim(purchase_id, news, purchase.revision)
+            self._report(purchase, news, applied)
+            return Outcome(f"{news.claim_id} {news.status} on {purchase_id}", changed=applied.changed)
+
+        return await _until_fresh(once)
+
+    def _report(self, purchase: Purchase, news: ClaimNews, applied: Applied) -> None:
+        if news.counts is None:
+            log.error(
+                "%s %s has the status %r, which we do not know: what stood stands",
+                news.kind,
+                news.claim_id,
+                news.status,
+            )
+            if applied.changed:
+                self._tell_odd("unknown_status")
+        self._tell_taken(applied)
+        if applied.blocked:
+            log.error("account %s is blocked after a lost dispute (%s)", purchase.account_id, news.claim_id)
+
+    def _tell_taken(self, applied: Applied) -> None:
+        for kind, millicredits in applied.taken.items():
+            if millicredits:
+                self._tell(kind, -millicredits)
+
+    def _tell(self, kind: str, millicredits: int) -> None:
+        if self._observer is not None:
+            self._observer.moved(kind, millicredits)
+
+    def _tell_odd(self, kind: Oddity) -> None:
+        if self._observer is not None:
+            self._observer.odd(kind)
+
+
+async def _until_fresh(once: Callable[[], Awaitable[Result]]) -> Result:
+    """Fetch and apply, again while somebody else was faster. Raises NotYet when that does not end."""
+    for _ in range(TRIES):
+        try:
+            return await once()
+        except Stale:
+            continue
+    raise NotYet("others keep changing this purchase")
+
+
+def _receipt(intent: "Intent | str | None") -> Receipt:
+    if not isinstance(intent, Intent):
+        return Receipt(id_of(intent))
+    charge, failure = intent.latest_charge, failure_of(intent)
+    if not isinstance(charge, Charge):
+        return Receipt(intent.id, id_of(charge), failure=failure)
+    fee = charge.balance_transaction
+    known = isinstance(fee, BalanceTransaction) and fee.currency == intent.currency
+    fee_id, cents = (fee.id, fee.fee) if known and isinstance(fee, BalanceTransaction) else ("", 0)
+    return Receipt(intent.id, charge.id, charge.receipt_url or "", fee_id, cents, failure)
+
+
+def _refund_news(refund: Refund) -> ClaimNews:
+    standing = refund_standing(refund.status or "pending")
+    counts = standing.counts if standing.known else None
+    return ClaimNews(
+        refund.id, "refund", refund.amount, refund.status or "pending", counts, lost=False, reason=refund.reason or ""
+    )
+
+
+def _dispute_news(dispute: Dispute) -> ClaimNews:
+    standing = dispute_standing(dispute.status)
+    movements = tuple(
+        Movement(row.id, -row.amount, row.fee)
+        for row in dispute.balance_transactions
+        if row.currency == dispute.currency
+    )
+    counts = standing.counts if standing.known else None
+    return ClaimNews(
+        dispute.id, "dispute", dispute.amount, dispute.status, counts, standing.lost, dispute.reason, movements
+    )

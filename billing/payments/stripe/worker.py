@@ -1,0 +1,113 @@
+"""Handles the inbox: each event leads to one sync of the object it is about; events of one object share a sync.
+
+stored (2xx to Stripe) ──▶ synced ──▶ done            killed in between: it is simply synced again
+│ └────▶ ignored         unknown type, or an object that is not ours
+└──────▶ parked          cannot be applied yet, or Stripe is away: tried again, at most 5 min apart
+"""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from billing.money.errors import StoreUnavailable
+from billing.payments.stripe.event_types import KINDS
+from billing.payments.stripe.inbox import Inbox, Waiting
+from billing.payments.stripe.sync import Outcome, Sync
+from billing.payments.stripe_customers import Buyers
+from billing.storage.database import now_ms
+
+log = logging.getLogger("tollkeeper.stripe")
+
+BATCH = 200
+AT_ONCE = 8
+FIRST_RETRY_MS = 1_000
+LONGEST_RETRY_MS = 300_000
+ALERT_MS = 300_000
+LONGEST_OUTCOME = 2_000
+
+
+class Subject(NamedTuple):
+    """What several events are about."""
+
+    kind: str
+    object_id: str
+
+
+class StripeWorker:
+    """One step handles what is due. Safe to run twice at once: everything under it is idempotent."""
+
+    def __init__(
+        self, inbox: Inbox, sync: Sync, buyers: Buyers, handled: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """`handled` is told, for each event that is handled for the first time, how many milliseconds passed since it
+        was received.
+        """
+        self._inbox, self._sync, self._buyers, self._handled = inbox, sync, buyers, handled
+
+    async def step(self) -> int:
+        """Handle a batch; how many events were finished. Raises StoreUnavailable when SQL is away."""
+        subjects: defaultdict[Subject, list[Waiting]] = defaultdict(list)
+        for event in await self._inbox.due(BATCH):
+            kind = KINDS.get(event.type)
+            subjects[Subject(kind, event.object_id) if kind and event.object_id else Subject("", event.type)].append(
+                event
+            )
+        room = asyncio.Semaphore(AT_ONCE)
+
+        async def handle(subject: Subject, events: list[Waiting]) -> int:
+            async with room:
+                return await self._handle(subject, events)
+
+        work = [handle(subject, events) for subject, events in subjects.items()]
+        results = await asyncio.gather(*work, return_exceptions=True)
+        finished = 0
+        for (subject, events), result in zip(subjects.items(), results, strict=True):
+            if isinstance(result, BaseException):
+                await self._park(subject, events, result)
+            else:
+                finished += result
+        return finished
+
+    async def _handle(self, subject: Subject, events: Sequence[Waiting]) -> int:
+        ids = [event.event_id for event in events]
+        if not subject.kind:
+            await self._inbox.finish(ids, "a type we do not handle", ignored=True)
+        else:
+            outcome = await self.apply(subject)
+            await self._inbox.finish(ids, outcome.text[:LONGEST_OUTCOME], ignored=outcome.foreign)
+        now = now_ms()
+        for event in events:
+            if not event.replayed:
+                self._handled(now - event.received_at)
+        return len(ids)
+
+    async def apply(self, subject: Subject) -> Outcome:
+        """Sync one object. Raises what Sync raises."""
+        sync = self._sync
+        if subject.kind == "method":
+            ours = await self._buyers.forget_method(subject.object_id)
+            return Outcome("saved method removed" if ours else "not a saved method", foreign=not ours)
+        calls = {
+            "session": sync.session,
+            "intent": sync.intent,
+            "payment": sync.payment,
+            "refund": sync.refund,
+            "charge": sync.refunds_of,
+            "dispute": sync.dispute,
+        }
+        return await calls[subject.kind](subject.object_id)
+
+    async def _park(self, subject: Subject, events: Sequence[Waiting], error: BaseException) -> None:
+        if isinstance(error, asyncio.CancelledError) or (isinstance(error, StoreUnavailable) and error.store == "sql"):
+            raise error
+        now = now_ms()
+        attempts = max(event.attempts for event in events)
+        wait = min(LONGEST_RETRY_MS, FIRST_RETRY_MS * 2 ** min(attempts, 20))
+        level = logging.ERROR if now - min(event.received_at for event in events) > ALERT_MS else logging.WARNING
+        # an error that is not one of ours is a fault of this code or of Stripe's answer: it must not hold up the others
+        trace = error if not isinstance(error, (StoreUnavailable, ValueError)) else None
+        log.log(level, "%s %s waits: %s", subject.kind, subject.object_id, error, exc_info=trace)
+        reason = f"{type(error).__name__}: {error}"[:LONGEST_OUTCOME]
+        await self._inbox.park([event.event_id for event in events], reason, now + wait)

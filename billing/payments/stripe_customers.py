@@ -1,0 +1,75 @@
+"""Accounts as Stripe customers, and the payment method each has agreed to be charged with while away."""
+
+from typing import NamedTuple
+
+from sqlalchemy import select, update
+from sqlalchemy.dialects import postgresql, sqlite
+
+from billing.storage.database import Database, now_ms
+from billing.storage.tables.payments import stripe_customers
+
+
+class Buyer(NamedTuple):
+    """A Stripe customer; `payment_method_id` is "" without a saved method. Times in Unix milliseconds."""
+
+    account_id: str
+    customer_id: str
+    payment_method_id: str
+    consented_at: int | None
+
+
+class Buyers:
+    """Reads and writes stripe_customers. Raises StoreUnavailable when SQL is away."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        self._db = database
+
+    async def find(self, account_id: str) -> Buyer | None:
+        """The account's customer, if Stripe has one."""
+        columns = (
+            stripe_customers.c.account_id,
+            stripe_customers.c.customer_id,
+            stripe_customers.c.payment_method_id,
+            stripe_customers.c.consented_at,
+        )
+        async with self._db.read() as connection:
+            row = (
+                await connection.execute(select(*columns).where(stripe_customers.c.account_id == account_id))
+            ).first()
+        return Buyer(*row) if row is not None else None
+
+    async def remember(self, account_id: str, customer_id: str) -> str:
+        """Keep an account's customer; the first one stays, and is returned."""
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        statement = dialect.insert(stripe_customers).values(
+            account_id=account_id, customer_id=customer_id, created_at=now_ms()
+        )
+        async with self._db.write() as connection:
+            await connection.execute(statement.on_conflict_do_nothing())
+            query = select(stripe_customers.c.customer_id).where(stripe_customers.c.account_id == account_id)
+            return str((await connection.execute(query)).scalar_one())
+
+    async def replace(self, account_id: str, customer_id: str) -> None:
+        """The account's customer is another one from now on, without a saved method."""
+        values = {"customer_id": customer_id, "payment_method_id": "", "consented_at": None}
+        async with self._db.write() as connection:
+            await connection.execute(
+                update(stripe_customers).where(stripe_customers.c.account_id == account_id).values(**values)
+            )
+
+    async def save_method(self, account_id: str, customer_id: str, payment_method_id: str, consented_at: int) -> None:
+        """Keep the method of a purchase whose buyer agreed to be charged again, unless that was another customer of
+        Stripe's.
+        """
+        values = {"payment_method_id": payment_method_id, "consented_at": consented_at}
+        newer = stripe_customers.c.consented_at.is_(None) | (stripe_customers.c.consented_at < consented_at)
+        async with self._db.write() as connection:
+            same = (stripe_customers.c.account_id == account_id, stripe_customers.c.customer_id == customer_id)
+            await connection.execute(update(stripe_customers).where(*same, newer).values(**values))
+
+    async def forget_method(self, payment_method_id: str) -> bool:
+        """A method was removed; whether it was one of ours."""
+        statement = update(stripe_customers).where(stripe_customers.c.payment_method_id == payment_method_id)
+        async with self._db.write() as connection:
+            return (await connection.execute(statement.values(payment_method_id=""))).rowcount > 0

@@ -1,0 +1,146 @@
+"""One SQL database, SQLite or PostgreSQL, behind two context managers: `read()` and `write()`."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy.engine.interfaces import DBAPIConnection
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.pool import ConnectionPoolEntry
+
+from billing.money.errors import StoreUnavailable
+
+OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
+OUR_FAULT_STATES = ("22", "23", "42", "P0")
+"""Classes of SQLSTATE: data that does not fit, broken constraints, wrong SQL, a trigger of ours that said no."""
+
+
+class Database:
+    """An engine and its manners: bounded waits, write transactions that take their lock at once."""
+
+    def __init__(
+        self, url: str, pool_size: int, timeout_seconds: int | float, statement_seconds: int | float | None = None
+    ) -> None:
+        """`timeout_seconds` bounds connecting, one statement, and waiting for a lock or a pooled connection.
+
+        `statement_seconds` is another bound for one statement, for jobs that read whole tables.
+        """
+        self.url = make_url(url)
+        self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        if self.is_sqlite:
+            self.engine = _sqlite(self.url, timeout_seconds, transactions=True)
+            self.reader = _sqlite(self.url, timeout_seconds, transactions=False)
+        else:
+            statement = timeout_seconds if statement_seconds is None else statement_seconds
+            self.engine = _postgresql(self.url, pool_size, timeout_seconds, statement)
+            self.reader = _postgresql(self.url, pool_size, timeout_seconds, statement, isolation_level="AUTOCOMMIT")
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
+        with _translated():
+            async with self.reader.connect() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """One transaction: committed at the end, rolled back on any exception. Raises StoreUnavailable."""
+        with _translated():
+            async with self.engine.begin() as connection:
+                yield connection
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+        await self.reader.dispose()
+
+
+def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> AsyncEngine:
+    """Without `transactions` every statement commits by itself: reading then takes no lock and no round trips."""
+    # a reader has nothing to roll back, and asking for it costs a third of a small read
+    reset = "rollback" if transactions else None
+    engine = create_async_engine(
+        url, connect_args={"timeout": timeout_seconds}, hide_parameters=True, pool_reset_on_return=reset
+    )
+
+    @event.listens_for(engine.sync_engine, "do_connect")
+    def make_folder(
+        *_connecting: object,
+    ) -> None:  # not before: who only asks whether there is a ledger leaves no trace
+        if url.database and url.database != ":memory:":
+            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+        # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
+        # transaction waits for the lock at its start and never fails half-way with "database is locked".
+        connection.isolation_level = None
+
+    if transactions:
+
+        @event.listens_for(engine.sync_engine, "begin")
+        def begin(connection: Connection) -> None:
+            connection.exec_driver_sql("BEGIN IMMEDIATE")
+
+    return engine
+
+
+def _postgresql(
+    url: URL, pool_size: int, timeout_seconds: int | float, statement_seconds: int | float, **options: str
+) -> AsyncEngine:
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=pool_size,
+        pool_timeout=timeout_seconds,
+        pool_pre_ping=True,
+        hide_parameters=True,
+        connect_args={"timeout": timeout_seconds, "command_timeout": statement_seconds},
+        **options,
+    )
+
+
+def now_ms() -> int:
+    """The wall clock in Unix milliseconds."""
+    return time.time_ns() // 1_000_000
+
+
+def is_our_fault(error: DBAPIError) -> bool:
+    """Whether the database answered and refused what we sent, so that trying again cannot help."""
+    root = error.orig
+    refused_by_driver = isinstance(
+        getattr(root, "__cause__", None), ValueError
+    )  # asyncpg, before it sends a number too large
+    return (
+        isinstance(error, OUR_FAULT)
+        or str(getattr(root, "sqlstate", "") or "")[:2] in OUR_FAULT_STATES
+        or refused_by_driver
+    )
+
+
+class _translated:  # noqa: N801 - reads as a statement
+    """Turns every way in which a database can be away into StoreUnavailable."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        if error is None or isinstance(error, (StoreUnavailable, asyncio.CancelledError)):
+            return
+        # a failover's read-only server or a full disk arrive as plain DBAPIErrors: only what is our own fault is not
+        # "away"
+        away = isinstance(error, (OperationalError, InterfaceError, PoolTimeout, OSError, TimeoutError))
+        if isinstance(error, DBAPIError):
+            away = error.connection_invalidated or not is_our_fault(error)
+        if away or type(error).__module__.startswith("asyncpg"):
+            root = getattr(error, "orig", None) or error
+            raise StoreUnavailable("sql", f"{type(root).__name__}: {root}", in_doubt=True) from error

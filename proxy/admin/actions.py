@@ -1,0 +1,468 @@
+"""What admins can do, whether by API or on the page: each action once, checked, booked and audited. No HTTP in here."""
+
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import date
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
+from billing.accounting.journal import Line
+from billing.jobs.runs import Runs, came_to_its_end
+from billing.jobs.schedule import Scheduler, Status
+from billing.ledger.accounts import Accounts, KeyRules
+from billing.ledger.admins import Admins
+from billing.ledger.audit_log import AuditLog
+from billing.ledger.flag_overrides import Overrides, in_force
+from billing.ledger.ledger import Ledger
+from billing.ledger.rate_cards import RateCards
+from billing.money.amounts import MoneyError, display_credits, display_usd, millicredits, parse_credits
+from billing.money.errors import AccountNotFound, NotYet, ReferenceTaken, StripeRefused
+from billing.payments.purchase import NotAcceptable, NotRefundable, refund_cents
+from billing.payments.stripe.inbox import Inbox
+from billing.storage.database import now_ms
+from config.flags import FLAGS, check_flag, flag_named, full_name, value_of, with_flags
+from config.load import ConfigError
+from config.settings import Settings
+from proxy.admin.auth import Caller
+from proxy.customer_api.money_in import MoneyIn
+from proxy.customer_api.rows import purchase_row, refund_row
+from proxy.gateway.services import Services
+from proxy.web.rejections import Rejection, forbidden, invalid, not_found, unavailable
+from proxy.web.times import iso_time
+
+MOST_CREDITS = 1_000_000_000
+LONGEST_REASON = 2_000
+TOP_MODELS = 10
+OVERVIEW_DAYS = 14
+
+Journal = Callable[[date, date], Awaitable[list[Line]]]
+"""The books' journal of these days. Raises StoreUnavailable."""
+
+
+@dataclass(frozen=True, slots=True)
+class AdminDesk:
+    """The parts. `file_settings`: what the file says, without overrides."""
+
+    services: Services
+    accounts: Accounts
+    ledger: Ledger
+    admins: Admins
+    overrides: Overrides
+    rates: RateCards
+    finance: Finance
+    runs: Runs
+    jobs: Scheduler
+    money: MoneyIn
+    inbox: Inbox
+    audit: AuditLog
+    journal: Journal
+    file_settings: Callable[[], Settings]
+
+    # -- money ------------------------------------------------------------------------------------
+
+    async def move(
+        self, caller: Caller, account_id: str, amount_text: str, reason: str, reference: str, *, adjust: bool
+    ) -> dict[str, Any]:
+        """Grant credits, or adjust by credits either way. The same reference is booked once. Raises Rejection."""
+        try:
+            amount = parse_credits(amount_text)
+        except MoneyError as error:
+            raise invalid(f"`credits` is not an amount: {error}", "credits") from None
+        if not amount or abs(amount) > MOST_CREDITS * 1_000 or (amount < 0 and not adjust):
+            raise invalid(
+                f"`credits` must be {'not 0' if adjust else 'above 0'} and at most {MOST_CREDITS}.", "credits"
+            )
+        if not caller.may("money.grant_any" if not adjust else "money.adjust"):
+            self._within_cap(caller, amount)
+        reference = checked_text(reference or "grant_" + secrets.token_hex(12), "reference", 80)
+
+        async def check(connection: AsyncConnection) -> None:
+            if not caller.may("money.grant_any"):
+                since = span(day_of(now_ms()))[0]
+                self._within_cap(caller, await self.ledger.granted_by(connection, caller.admin.identity, since))
+
+        try:
+            new = await self.ledger.grant(
+                account_id, millicredits(amount), reference, caller.who.actor, checked_reason(reason), caller.who, check
+            )
+        except AccountNotFound:
+            raise no_account() from None
+        except ReferenceTaken as error:
+            raise Rejection(409, "reference_taken", f"Not booked: {error}.", param="reference") from None
+        posted = await self.ledger.posted(account_id)
+        return {
+            "accountId": account_id,
+            "bookedMillicredits": str(amount if new else 0),
+            "reference": reference,
+            "postedMillicredits": str(posted.balance),
+        }
+
+    def _within_cap(self, caller: Caller, amount: int) -> None:
+        cap = self.services.settings.admin.support_grant_credits
+        if amount > cap * 1_000:
+            message = f"The role {caller.admin.role!r} may grant at most {cap} credits a day, over all accounts; ask someone in finance."
+            raise forbidden(message, "grant_over_cap")
+
+    # -- payments in review -----------------------------------------------------------------------
+
+    async def in_review(self) -> list[dict[str, Any]]:
+        """Paid and not credited: a person must decide. Oldest first."""
+        rows = await self.money.sales.in_review()
+        return [
+            {**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents}
+            for row in rows
+        ]
+
+    async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
+        """Credit a payment in review, once. Raises Rejection, StoreUnavailable."""
+        reason = checked_reason(reason)
+        if await self.money.sales.get(purchase_id) is None:
+            raise not_found("There is no such purchase.", "purchase_not_found")
+        if self.money.keys is None:
+            raise unavailable(
+                "Stripe is not configured here, so its record of the payment cannot be read.", "stripe_not_configured"
+            )
+        try:
+            applied = await (await self.money.parts()).sync.accept(purchase_id, caller.who, reason)
+        except (NotAcceptable, StripeRefused, NotYet) as refused:
+            raise Rejection(409, "not_acceptable", f"{refused}.") from None
+        return {"id": purchase_id, "state": applied.state, "creditedMillicredits": str(applied.credited)}
+
+    async def refund(self, caller: Caller, purchase_id: str, usd: str | None, reason: str) -> dict[str, Any]:
+        """Ask Stripe to give a payment back, in dollars or (None) all that is left.
+
+        Raises Rejection, StoreUnavailable.
+        """
+        reason = checked_reason(reason)
+        try:
+            cents = None if usd is None else refund_cents(usd)
+        except MoneyError as error:
+            raise invalid(f"`usd` is not an amount: {error}", "usd") from None
+        if await self.money.sales.get(purchase_id) is None:
+            raise not_found("There is no such purchase.", "purchase_not_found")
+        if self.money.keys is None:
+            raise unavailable("Stripe is not configured here.", "stripe_not_configured")
+        try:
+            made = await (await self.money.parts()).refunding.refund(purchase_id, cents, caller.who, reason)
+        except (NotRefundable, StripeRefused) as refused:
+            raise Rejection(409, "not_refundable", f"{refused}.") from None
+        return refund_row(purchase_id, made)
+
+    async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
+        """Close a payment in review for which nothing is to be credited. Raises Rejection, StoreUnavailable."""
+        reason = checked_reason(reason)
+        if await self.money.sales.get(purchase_id) is None:
+            raise not_found("There is no such purchase.", "purchase_not_found")
+        try:
+            await self.money.sales.dismiss(purchase_id, caller.who, reason)
+        except NotAcceptable as refused:
+            raise Rejection(409, "not_in_review", f"{refused}.") from None
+        return {"id": purchase_id, "state": "dismissed"}
+
+    # -- accounts ---------------------------------------------------------------------------------
+
+    async def account(self, account_id: str) -> dict[str, Any]:
+        """One account with its balance, holds and keys. Raises Rejection."""
+        try:
+            row = await self.accounts.get(account_id)
+            reading = await self.services.balances.read(account_id)
+            posted, keys = await self.ledger.posted(account_id), await self.accounts.keys_of(account_id)
+        except AccountNotFound:
+            raise no_account() from None
+        return {
+            **account_row({**row, "posted_millicredits": posted.balance}),
+            "balanceMillicredits": str(reading.balance),
+            "heldMillicredits": str(reading.held),
+            "availableMillicredits": str(reading.balance - reading.held),
+            "keys": [key_row(key) for key in keys],
+        }
+
+    async def search(self, words: str, limit: int) -> list[dict[str, Any]]:
+        """Accounts by id, name, or key id; the newest when there are no words."""
+        return [account_row(row) for row in await self.accounts.search(words, limit)]
+
+    async def create_account(self, caller: Caller, name: str) -> dict[str, Any]:
+        """An account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
+        account_id = await self.accounts.create(name, caller.who)
+        key_id = secret = None
+        if caller.may("keys.create"):
+            key_id, secret = await self.accounts.create_key(account_id, KeyRules(), caller.who)
+        return {"accountId": account_id, "name": name, "keyId": key_id, "apiKey": secret}
+
+    async def block(self, caller: Caller, account_id: str, reason: str, *, blocked: bool) -> dict[str, Any]:
+        """Block or unblock. Raises Rejection."""
+        status = "blocked" if blocked else "active"
+        try:
+            await self.accounts.set_status(account_id, status, caller.who, checked_reason(reason))
+        except AccountNotFound:
+            raise no_account() from None
+        return {"accountId": account_id, "status": status}
+
+    # -- flags ------------------------------------------------------------------------------------
+
+    async def flags(self) -> list[dict[str, Any]]:
+        """Every flag: the file's value, the one in force, and its override."""
+        file, rows = self.file_settings(), {row.flag: row for row in await self.overrides.all()}
+        found = []
+        for flag in FLAGS:
+            row = rows.get(flag)
+            rules = row is not None and not row.ended(now_ms())
+            override = None
+            if row is not None:
+                override = {
+                    "value": row.value,
+                    "reason": row.reason,
+                    "actor": row.actor,
+                    "createdAt": iso_time(row.created_at),
+                    "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
+                    "ended": not rules,
+                }
+            value = value_of(file, flag)
+            found.append(
+                {
+                    "flag": full_name(flag),
+                    "file": value,
+                    "value": row.value if row and rules else value,
+                    "override": override,
+                }
+            )
+        return found
+
+    async def set_flag(
+        self, caller: Caller, name: str, value: Any, reason: str, expires_at: int | None
+    ) -> dict[str, Any]:
+        """Override a flag. Raises Rejection."""
+        if expires_at is not None and expires_at <= now_ms():
+            raise invalid("`expiresAt` is in the past.", "expiresAt")
+        flag = self._flag(name)
+        try:
+            value = check_flag(flag, value)
+            others = {
+                key: other
+                for key, other in in_force(await self.overrides.all(), now_ms()).items()
+                if key != flag and key in FLAGS
+            }
+            with_flags(self.file_settings(), {**others, flag: value})
+        except ConfigError as error:
+            raise invalid(str(error), "value") from None
+        await self.overrides.set(flag, value, checked_reason(reason), caller.who, expires_at)
+        return {
+            "flag": full_name(flag),
+            "value": value,
+            "expiresAt": iso_time(expires_at) if expires_at is not None else None,
+        }
+
+    async def clear_flag(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
+        """Let the file decide again. Raises Rejection."""
+        flag = self._flag(name)
+        if not await self.overrides.clear(flag, checked_reason(reason), caller.who):
+            raise not_found(f"Nothing overrides {full_name(flag)}.", "no_override")
+        return {"flag": full_name(flag), "value": value_of(self.file_settings(), flag), "expiresAt": None}
+
+    @staticmethod
+    def _flag(name: str) -> str:
+        try:
+            return flag_named(name)
+        except ConfigError as error:
+            raise not_found(str(error), "no_such_flag") from None
+
+    # -- what is going on -------------------------------------------------------------------------
+
+    async def overview(self) -> dict[str, Any]:
+        """Margin, liability, top models, by what was rolled up last."""
+        now = now_ms()
+        days = await self.finance.days(OVERVIEW_DAYS)
+        paid = (
+            await self.finance.paid(date.fromisoformat(days[-1].day), date.fromisoformat(days[0].day)) if days else {}
+        )
+        models = await self.finance.top_models(now - 7 * DAY_MS, TOP_MODELS)
+        liability = await self.finance.liability()
+        return {
+            "liabilityMillicredits": str(liability),
+            "liabilityUsd": display_usd(liability),
+            "days": [
+                {
+                    "day": day.day,
+                    "purchasedCredits": display_credits(day.purchased),
+                    "paidNetUsd": display_usd(paid.get(day.day, 0)),
+                    "deductedCredits": display_credits(day.deducted),
+                    "costUsd": display_usd(day.cost),
+                    "lossCredits": display_credits(day.loss),
+                    "marginUsd": display_usd(day.margin),
+                    "liabilityUsd": display_usd(day.liability),
+                    "requests": day.requests,
+                }
+                for day in days
+            ],
+            "topModels": [
+                {
+                    "model": row.model,
+                    "requests": row.requests,
+                    "inputTokens": row.input_tokens,
+                    "outputTokens": row.output_tokens,
+                    "chargedCredits": display_credits(row.charged),
+                    "costUsd": display_usd(row.cost),
+                }
+                for row in models
+            ],
+        }
+
+    async def reconciliation(self, limit: int) -> dict[str, Any]:
+        """The last runs of the jobs (clean ones of `finance` left out), the last reconciliation, and what is found as
+        of now.
+
+        A run that could not be done, or only in part, takes back nothing of what one before it found.
+        """
+        rows = await self.runs.notable("finance", limit)
+        last = await self.runs.latest("reconcile", 1)
+        found = await self.runs.standing_findings("reconcile")
+        return {
+            "runs": [run_row(row) for row in rows],
+            "lastReconciliation": run_row(last[0]) if last else None,
+            "findings": [
+                {
+                    "check": row["check"],
+                    "subject": row["subject"],
+                    "expected": str(row["expected"]),
+                    "found": str(row["found"]),
+                }
+                for row in found
+            ],
+        }
+
+    async def job_list(self) -> list[dict[str, Any]]:
+        """Every job: its schedule, its last run, whether it runs now."""
+        return [job_row(status) for status in await self.jobs.status()]
+
+    async def run_job(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
+        """Have a job run now by the process that runs the jobs. Raises Rejection."""
+        if name not in self.jobs.jobs:
+            names = ", ".join(sorted(self.jobs.jobs))
+            raise not_found(f"There is no such job with this configuration. There are: {names}.", "job_not_found")
+        await self.jobs.request(name, caller.who, checked_reason(reason))
+        return {"job": name, "requested": True}
+
+    async def webhooks(self, state: str | None, limit: int) -> dict[str, Any]:
+        """The inbox of Stripe's events."""
+        depth = await self.inbox.depth()
+        rows = await self.inbox.listing(state, limit)
+        return {
+            "waiting": depth.waiting,
+            "oldestSeconds": depth.oldest_ms // 1_000,
+            "data": [
+                {
+                    "eventId": row["event_id"],
+                    "type": row["type"],
+                    "objectId": row["object_id"],
+                    "state": row["state"],
+                    "attempts": row["attempts"],
+                    "receivedAt": iso_time(row["received_at"]),
+                    "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
+                    "outcome": row["outcome"],
+                }
+                for row in rows
+            ],
+        }
+
+    async def replay(self, caller: Caller, event_id: str, reason: str = "") -> dict[str, Any]:
+        """Have an event handled again by the worker. Raises EventNotFound."""
+        await self.inbox.replay(event_id, caller.who, reason)
+        return {"eventId": event_id, "state": "pending"}
+
+    async def ignore(self, caller: Caller, event_id: str, reason: str) -> dict[str, Any]:
+        """Stop trying an event that waits. Raises Rejection, EventNotFound when none of that id waits."""
+        await self.inbox.ignore(event_id, checked_reason(reason), caller.who)
+        return {"eventId": event_id, "state": "ignored"}
+
+    async def rate_cards(self) -> dict[str, Any]:
+        """Every card, and which applies from when."""
+        active = await self.rates.active_id()
+        return {
+            "active": active,
+            "cards": [
+                {"rateCardId": row["id"], "createdAt": iso_time(row["created_at"]), "actor": row["actor"]}
+                for row in await self.rates.cards()
+            ],
+            "activations": [
+                {
+                    "rateCardId": row.card_id,
+                    "effectiveAt": iso_time(row.effective_at),
+                    "activatedAt": iso_time(row.created_at),
+                    "actor": row.actor,
+                }
+                for row in await self.rates.activations()
+            ],
+        }
+
+
+def checked_text(text: str, name: str, longest: int) -> str:
+    """Printable text of at most so many characters. Raises Rejection."""
+    text = text.strip()
+    if not 0 < len(text) <= longest or not text.isprintable():
+        raise invalid(f"`{name}` must be 1 to {longest} printable characters.", name)
+    return text
+
+
+def checked_reason(reason: str) -> str:
+    """Every change has a reason. Raises Rejection."""
+    return checked_text(reason, "reason", LONGEST_REASON)
+
+
+def no_account() -> Rejection:
+    """404."""
+    return not_found("There is no such account.", "account_not_found")
+
+
+def run_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A run of a job."""
+    return {
+        "id": str(row["id"]),
+        "job": row["job"],
+        "startedAt": iso_time(row["started_at"]),
+        "finishedAt": iso_time(row["finished_at"]),
+        "ok": bool(row["ok"]),
+        "completed": came_to_its_end(row),
+        "findings": row["findings"],
+        "report": row["report"],
+    }
+
+
+def job_row(status: Status) -> dict[str, Any]:
+    """Where a job stands."""
+    return {
+        "job": status.job,
+        "about": status.about,
+        "everySeconds": round(status.every_seconds),
+        "running": status.running,
+        "requested": status.requested,
+        "nextDueAt": iso_time(status.next_due) if status.next_due else None,
+        "lastRun": run_row(status.last) if status.last is not None else None,
+    }
+
+
+def account_row(row: dict[str, Any]) -> dict[str, Any]:
+    """An account in a listing."""
+    return {
+        "accountId": row["id"],
+        "name": row["name"],
+        "status": row["status"],
+        "postedMillicredits": str(row["posted_millicredits"]),
+        "createdAt": iso_time(row["created_at"]),
+    }
+
+
+def key_row(row: dict[str, Any]) -> dict[str, Any]:
+    """A customer's key as admins see it."""
+    limit = row["spend_limit_millicredits"]
+    return {
+        "keyId": row["id"],
+        "hint": row["hint"],
+        "spendLimitMillicredits": None if limit is None else str(limit),
+        "spendPeriod": row["spend_period"],
+        "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] else None,
+        "revokedAt": iso_time(row["revoked_at"]) if row["revoked_at"] else None,
+        "createdAt": iso_time(row["created_at"]),
+    }

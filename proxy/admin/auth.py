@@ -1,0 +1,107 @@
+"""Who asks an admin route, and whether their role may.
+
+Admin keys, tokens of an identity provider, sign-ins of the ops page.
+"""
+
+import re
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from billing.ledger.accounts import hash_key
+from billing.ledger.admins import ADMIN_PREFIX, Admin, Admins
+from billing.ledger.audit_log import Who
+from proxy.admin.oidc import TokenChecker
+from proxy.admin.roles import may
+from proxy.web.auth_failures import Failures
+from proxy.web.origin import asked_by
+from proxy.web.rejections import Rejection, forbidden, unauthorized
+
+UNAUTHORIZED = 401
+BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,8192})")
+
+
+class Caller(NamedTuple):
+    """Who asks, and what the audit log is to know of it."""
+
+    admin: Admin
+    who: Who
+
+    def may(self, action: str) -> bool:
+        """Whether their role may do this."""
+        return may(self.admin.role, action)
+
+    def must(self, action: str) -> None:
+        """Raises Rejection (403) unless their role may do this."""
+        if not self.may(action):
+            raise forbidden(f"The role {self.admin.role!r} may not do this ({action}).", "role_not_allowed")
+
+
+Handler = Callable[[Request, Caller], Awaitable[Response]]
+
+
+class AdminRoute(NamedTuple):
+    """A route of the admin API or the ops page: its action in proxy/admin/roles.py decides who may use it."""
+
+    method: str
+    path: str
+    action: str
+    handler: Handler
+
+
+class AdminAuth:
+    """Recognises admins. Raises Rejection."""
+
+    def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: Failures) -> None:
+        """`tokens` None: no identity provider is configured. `failures`: of keys and tokens, by address."""
+        self.admins, self._tokens, self._failures = admins, tokens, failures
+
+    async def bearer(self, request: Request) -> Caller:
+        """By the Authorization header: an admin key, or a token."""
+        given = request.headers.getlist("authorization")
+        match = BEARER.fullmatch(given[0]) if len(given) == 1 else None
+        if match is None:
+            raise unauthorized("Send an admin key or a token as `Authorization: Bearer ...`.", "missing_admin_key")
+        return caller_of(await self.admin(match[1], request), request)
+
+    async def admin(self, token: str, request: Request) -> Admin:
+        """Whose key or token this is. Keys are looked up each time: a revoked one ends at once. Raises Rejection."""
+        address, digest = asked_by(request.scope).address, hash_key(token)
+        self._failures.check("admin", address, digest)
+        try:
+            found = await self._find(token)
+        except Rejection as rejection:
+            if rejection.status == UNAUTHORIZED:
+                self._failures.note("admin", address)
+            raise
+        self._failures.proved(digest)
+        return found
+
+    async def _find(self, token: str) -> Admin:
+        found = await self.admins.find(hash_key(token)) if token.startswith(ADMIN_PREFIX) else None
+        if found is None and self._tokens is not None and token.count(".") == 2:
+            found = await self._tokens.check(token)
+        if found is None:
+            raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
+        return found
+
+    async def opens_portal(self, request: Request) -> Caller | None:
+        """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else.
+
+        Raises Rejection (429, 503) when it cannot be said.
+        """
+        try:
+            caller = await self.bearer(request)
+        except Rejection as rejection:
+            if rejection.status == UNAUTHORIZED:
+                return None
+            raise
+        return caller if caller.may("portal.open") else None
+
+
+def caller_of(admin: Admin, request: Request) -> Caller:
+    """The admin, with where and by which request they came."""
+    asked = asked_by(request.scope)
+    return Caller(admin, Who(admin.actor, admin.role, asked.request_id, asked.address))

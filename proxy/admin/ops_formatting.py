@@ -1,0 +1,148 @@
+"""How the ops page shows figures, times and flags. Pure."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from billing.storage.database import now_ms
+from config.flags import FLAGS, full_name
+from proxy.web.http import asked_time
+from proxy.web.rejections import Rejection, invalid
+from proxy.web.spend_chart import exact
+from proxy.web.times import iso_time
+
+SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
+SPAN_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+class Choice(NamedTuple):
+    """What a flag is for, and the values it is set to by hand; none = typed."""
+
+    words: str
+    values: tuple[str, ...] = ()
+    hint: str = ""
+
+
+ON_OFF = ("true", "false")
+CHOICES: Mapping[str, Choice] = {
+    "purchase_enabled": Choice(
+        "Customers can buy credits. Off: no new payment pages; payments already made are still credited.", ON_OFF
+    ),
+    "charging_enabled": Choice("Requests are charged. Off: see charging_disabled_mode.", ON_OFF),
+    "charging_disabled_mode": Choice("While charging is off, requests are served free, or refused.", ("block", "free")),
+    "rounding_mode": Choice("Charges to a thousandth of a credit, or up to whole credits.", ("exact", "ceil")),
+    "model_allowlist": Choice("The models that are served, as globs.", (), 'a list such as ["gpt-5*", "o4-mini"]'),
+    "auto_recharge": Choice("Saved cards are charged for customers who switched that on.", ON_OFF),
+    "percent": Choice("How many in a hundred accounts are metered.", (), "0 to 100"),
+    "outside": Choice("Accounts that are not metered yet are served free, or refused.", ("free", "block")),
+}
+SWITCHED_OFF = {
+    "purchase_enabled": "Purchases are switched off.",
+    "charging_enabled": "Charging is switched off.",
+}
+DONE = {
+    "grant": "The credits are granted.",
+    "adjust": "The adjustment is booked.",
+    "block": "The account is blocked. Its requests are refused within seconds.",
+    "unblock": "The account is unblocked.",
+    "run-job": "The job is asked for. It starts within seconds.",
+    "set": "The flag is set. Every server follows within 2 seconds.",
+    "clear": "The override is cleared. The file decides again, on every server within 2 seconds.",
+    "activate": "The rate card is active for requests from now on.",
+    "replay": "The event is handled again now.",
+}
+"""What a page says after a form, by the word in its address."""
+
+
+def credits_of(millicredits: str | int) -> str:
+    """Millicredits as credits with all three places."""
+    return exact(int(millicredits))
+
+
+def signed_credits(millicredits: str | int) -> str:
+    """The same, with the sign of what it does to a balance."""
+    return ("+" if int(millicredits) > 0 else "") + exact(int(millicredits))
+
+
+def number(value: float) -> str:
+    """A figure with thousands apart; as many places as it has."""
+    return f"{value:,}".replace("-", "−")
+
+
+def usd(value: float, places: int = 2) -> str:
+    """Dollars, the minus before the sign."""
+    return f"{'−' if value < 0 else ''}${abs(value):,.{places}f}"
+
+
+def stamp(iso: str | None) -> str:
+    """A time of ours as people read it; the pages say that it is UTC."""
+    return f"{iso[:10]} {iso[11:19]}" if iso else ""
+
+
+def flag_views(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Each flag with its words, its values as JSON, and whether it is set by hand now."""
+    found = []
+    for flag, row in zip(FLAGS, rows, strict=True):
+        shown, file = as_json(row["value"]), as_json(row["file"])
+        ruled = row["override"] is not None and not row["override"]["ended"]
+        more = {
+            "shown": shown,
+            "file": file,
+            "choice": CHOICES[flag],
+            "ruled": ruled,
+            "off": flag in SWITCHED_OFF and row["value"] is False,
+        }
+        found.append({**row, **more})
+    return found
+
+
+def alarms(flags: list[dict[str, Any]]) -> list[str]:
+    """What is not as usual, for the top of the overview."""
+    found = []
+    for flag, row in zip(FLAGS, flags, strict=True):
+        override = row["override"]
+        by = f" Set by {override['actor']}: {override['reason']}" if row["ruled"] else ""
+        if row["off"]:
+            found.append(f"{SWITCHED_OFF[flag]}{by}")
+        elif row["ruled"]:
+            found.append(f"{full_name(flag)} is {row['shown']}, not the file's {row['file']}.{by}")
+    return found
+
+
+def flag_ends(text: str, now: int) -> int | None:
+    """When an override ends (Unix milliseconds): after 15m, 4h, 7d, or at an ISO 8601 time; None for never.
+
+    Raises Rejection.
+    """
+    span = SPAN.fullmatch(text)
+    if span is not None:
+        return now + int(span[1]) * SPAN_MS[span[2]]
+    try:
+        return asked_time(text or None, "expires")
+    except Rejection:
+        raise invalid("`until` must be 15m, 4h, 7d or so, or a UTC time such as 2026-11-23T12:00.", "expires") from None
+
+
+def as_json(value: Any) -> str:
+    """A value as JSON; nothing for nothing."""
+    return "" if value is None else msgspec.json.encode(value).decode()
+
+
+FILTERS = {"credits": credits_of, "signed": signed_credits, "number": number, "usd": usd, "stamp": stamp}
+
+
+def admin_row(row: dict[str, Any]) -> dict[str, Any]:
+    """An admin key as shown: everything but the key."""
+    ended = row["expires_at"] is not None and row["expires_at"] <= now_ms()
+    return {
+        "adminKeyId": row["id"],
+        "name": row["name"],
+        "role": row["role"],
+        "hint": row["hint"],
+        "state": "revoked" if row["revoked_at"] is not None else "expired" if ended else "active",
+        "createdAt": iso_time(row["created_at"]),
+        "createdBy": row["created_by"],
+        "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] is not None else None,
+    }

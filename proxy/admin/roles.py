@@ -1,0 +1,55 @@
+"""Who may do what: the one table. Every admin route names an action of this table, and nothing else decides.
+
+`owner` may do everything. `service` is the operator's own app, which creates accounts and keys and acts for accounts;
+it sees no books and flips no switch. Roles do not include one another: what a role may do is what its row says.
+"""
+
+from collections.abc import Mapping
+from typing import Literal
+
+Role = Literal["viewer", "support", "finance", "ops", "owner", "service"]
+ROLES: tuple[Role, ...] = ("viewer", "support", "finance", "ops", "owner", "service")
+
+_PEOPLE = frozenset[Role]({"viewer", "support", "finance", "ops", "owner"})
+
+MAY: Mapping[str, frozenset[Role]] = {
+    # reading
+    "accounts.read": _PEOPLE | {"service"},
+    "usage.read": _PEOPLE,
+    "overview.read": _PEOPLE,
+    "flags.read": _PEOPLE,
+    "rates.read": _PEOPLE,
+    "reconciliation.read": _PEOPLE,
+    "webhooks.read": _PEOPLE,
+    "whoami": _PEOPLE | {"service"},
+    # accounts
+    "accounts.create": frozenset({"support", "ops", "owner", "service"}),
+    "accounts.block": frozenset({"support", "ops", "owner"}),
+    "keys.create": frozenset({"ops", "owner", "service"}),
+    "keys.revoke": frozenset({"support", "ops", "owner", "service"}),
+    "portal.open": frozenset({"support", "owner", "service"}),
+    "act_for": frozenset({"service"}),
+    # money
+    "money.grant": frozenset({"support", "finance", "owner"}),
+    "money.grant_any": frozenset({"finance", "owner"}),
+    "money.adjust": frozenset({"finance", "owner"}),
+    "purchases.decide": frozenset({"finance", "owner"}),
+    "purchases.refund": frozenset({"finance", "owner"}),
+    "books.export": frozenset({"finance", "owner"}),
+    # operating
+    "flags.write": frozenset({"ops", "owner"}),
+    "rates.write": frozenset({"ops", "owner"}),
+    "webhooks.replay": frozenset({"finance", "ops", "owner"}),
+    "jobs.run": frozenset({"finance", "ops", "owner"}),
+    "audit.read": frozenset({"finance", "ops", "owner"}),
+    "admins.read": frozenset({"ops", "owner"}),
+    "admins.write": frozenset({"owner"}),
+}
+"""Action → roles. `money.grant` is capped by admin.support_grant_credits for whoever may not do `money.grant_any`.
+`purchases.decide`: what becomes of a payment in review. `purchases.refund`: also who has no key here may refund, at
+Stripe itself."""
+
+
+def may(role: str, action: str) -> bool:
+    """Whether a role may do an action. Raises KeyError for an action that is not in the table."""
+    return role in MAY[action]

@@ -1,0 +1,144 @@
+"""What every command of the CLI works with, and what it gives back."""
+
+import argparse
+import os
+import pwd
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from billing.ledger.accounts import Accounts
+from billing.ledger.audit_log import Who
+from billing.ledger.ledger import Ledger
+from billing.storage.database import Database, now_ms
+from config.load import ConfigError
+from config.settings import Settings
+from proxy.web.times import read_time
+
+MAX_WHOLE_NUMBER = 2**31 - 1
+SPAN = re.compile(r"([0-9]{1,5})([dhms])")
+SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
+LONGEST_REASON = 2_000
+
+
+class Refusal(Exception):
+    """The command cannot be carried out; exit code 1."""
+
+
+@dataclass(slots=True)
+class Context:
+    """What a command works with."""
+
+    settings: Settings
+    database: Database
+    ledger: Ledger
+    accounts: Accounts
+    arguments: argparse.Namespace
+
+
+Result = tuple[dict[str, Any], str, int]
+"""(the JSON object, the text for people, the exit code)."""
+Command = Callable[[Context], Awaitable[Result]]
+
+
+class Add(Protocol):
+    """Adds a command to a group, with the options that all have."""
+
+    def __call__(self, group: Any, name: str, run: Command | None, text: str) -> argparse.ArgumentParser:
+        """The command's parser, for its own arguments."""
+        ...
+
+
+def who() -> Who:
+    """Who runs the command, for the audit log: whoever may run it may do everything."""
+    return Who(actor(), "cli")
+
+
+def actor() -> str:
+    """Who runs the command, for rows that say who did something."""
+    return f"cli:{os.environ.get('USER') or _login_name()}"[:80]
+
+
+def _login_name() -> str:
+    """Where nothing is in the environment, as in a container or a cron job: the name of the uid, or its number if it
+    has none.
+    """
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return f"uid {os.getuid()}"
+
+
+def expiry(text: str | None) -> int | None:
+    """ISO 8601, or 30d / 12h / 15m from now, in Unix milliseconds.
+
+    Raises ConfigError, also for what is no time to come.
+    """
+    if text is None:
+        return None
+    span, now = SPAN.fullmatch(text), now_ms()
+    if span is not None:
+        ends = now + int(span[1]) * SECONDS[span[2]] * 1_000
+    else:
+        try:
+            ends = read_time(text)
+        except ValueError:
+            fix = "write 2026-12-31T00:00:00Z, or 30d, 12h, 15m"
+            raise ConfigError(
+                "command line", "--expires", f"{text!r} is not a time of the years 1 to 9999", fix
+            ) from None
+    if ends <= now:
+        raise ConfigError(
+            "command line", "--expires", f"{text!r} is in the past", "write a later time, or 30d, 12h, 15m"
+        )
+    return ends
+
+
+def in_credits(millicredits: int) -> str:
+    """An amount for people: 12,345.678 credits, always to the millicredit, so that columns line up."""
+    sign, amount = ("-" if millicredits < 0 else ""), abs(millicredits)
+    return f"{sign}{amount // 1_000:,}.{amount % 1_000:03}"
+
+
+def table(columns: str, rows: Sequence[Sequence[str]]) -> str:
+    """Rows under a line of column names; `>` before a name aligns its column to the right. Empty without rows."""
+    if not rows:
+        return ""
+    names = columns.split()
+    lines = [[name.lstrip(">").replace("-", " ").upper() for name in names], *rows]
+    widths = [max(len(line[number]) for line in lines) for number in range(len(names))]
+    aligned = [
+        "  ".join(
+            cell.rjust(width) if name.startswith(">") else cell.ljust(width)
+            for cell, width, name in zip(line, widths, names, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+    return "\n".join(aligned)
+
+
+def not_negative(text: str) -> int:
+    """A whole number as argparse takes it."""
+    if not text.isascii() or not text.isdigit() or int(text) > MAX_WHOLE_NUMBER:
+        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_WHOLE_NUMBER}")
+    return int(text)
+
+
+def because(command: argparse.ArgumentParser) -> None:
+    """Let a command be told why, for the audit log; it need not be."""
+    check = short_text(LONGEST_REASON)
+    command.add_argument(
+        "--reason", default="", type=lambda text: check(text) if text else "", help="for the audit log"
+    )
+
+
+def short_text(longest: int) -> Callable[[str], str]:
+    """Text that fits its column in every database."""
+
+    def check(text: str) -> str:
+        if not 0 < len(text.strip()) <= longest or not text.isprintable():
+            raise argparse.ArgumentTypeError(f"must be 1 to {longest} printable characters")
+        return text
+
+    return check

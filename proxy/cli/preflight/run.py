@@ -1,0 +1,171 @@
+"""`tollkeeper preflight`: may this go live? A table of checks with what to do about each.
+
+It changes nothing: it reads the stores, asks OpenAI and Stripe for what they have, and sends our own webhook one signed
+event of a type that is verified and dropped (proxy/customer_api/checkout.py). Safe on a live system, at any time.
+"""
+
+import contextlib
+import os
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from pathlib import Path
+from typing import Any
+
+import certifi
+import httpx
+
+from billing.ledger.flag_overrides import Overrides, in_force
+from billing.money.amounts import MoneyError
+from billing.money.errors import StoreUnavailable
+from billing.money.pricing import PriceBook
+from billing.storage.database import Database, now_ms
+from config.flags import FLAGS, with_flags
+from config.load import ConfigError, upstream_key
+from config.secrets import StripeKeys, notices_secret, openai_admin_key, service_key, stripe_keys
+from config.settings import Secret, Settings
+from proxy.cli.preflight.edge import edge_checks, flag_checks, host_checks, package_checks, rate_checks
+from proxy.cli.preflight.remote import (
+    clock_checks,
+    cost_checks,
+    inbox_checks,
+    stripe_checks,
+    upstream_checks,
+    webhook_checks,
+)
+from proxy.cli.preflight.site import Check, Site, base_url_of
+from proxy.cli.preflight.stores import admin_checks, backup_checks, redis_checks, schema_checks, sql_checks
+
+HTTP_SECONDS = 10.0
+
+
+async def preflight(
+    settings: Settings, database: Database, *, backup: Path | None, backup_hours: int, min_free_gib: int
+) -> list[Check]:
+    """Every check, in the order of the table."""
+    checks, upstream, stripe = _keys(settings)
+    async with _client(settings) as http:
+        site = Site(
+            settings, database, (), upstream, stripe, http, base_url_of(settings), backup, backup_hours, min_free_gib
+        )
+        checks += await schema_checks(site)
+        prices = None
+        if site.migrated:
+            more, prices = await _in_sql(site)
+            checks += more
+        checks += await _tried("database", "backup", backup_checks(site))
+        checks += await redis_checks(site)
+        checks += await _outside(site, prices)
+        checks += [*package_checks(site.settings), *clock_checks(site), *flag_checks(site), *host_checks(site)]
+    return sorted(checks, key=lambda check: AREAS.index(check.area))
+
+
+AREAS = (
+    "config",
+    "openai",
+    "stripe",
+    "webhook",
+    "prices",
+    "flags",
+    "database",
+    "redis",
+    "clocks",
+    "edge",
+    "admin",
+    "host",
+)
+
+
+async def _in_sql(site: Site) -> tuple[list[Check], PriceBook | None]:
+    checks: list[Check] = []
+    try:
+        await _take_overrides(site, checks)
+        checks += await sql_checks(site)
+        more, prices = await rate_checks(site)
+        return [*checks, *more, *await admin_checks(site), *await inbox_checks(site)], prices
+    except StoreUnavailable as error:
+        return [
+            *checks,
+            Check("database", "answers", "FAIL", str(error), "look at the database's log; then run this again"),
+        ], None
+
+
+async def _outside(site: Site, prices: PriceBook | None) -> list[Check]:
+    asked = [
+        await upstream_checks(site, prices),
+        await cost_checks(site),
+        await stripe_checks(site),
+        await webhook_checks(site),
+    ]
+    return [*(check for checks in asked for check in checks), *await edge_checks(site)]
+
+
+async def _tried(area: str, name: str, work: Awaitable[list[Check]]) -> list[Check]:
+    try:
+        return await work
+    except StoreUnavailable as error:
+        return [Check(area, name, "FAIL", str(error), "look at the database's log; then run this again")]
+
+
+async def _take_overrides(site: Site, checks: list[Check]) -> None:
+    """Look at the settings as servers do: with the overrides that count now."""
+    rows = await Overrides(site.database).all()
+    site.overrides = tuple(row for row in rows if not row.ended(now_ms()) and row.flag in FLAGS)
+    try:
+        site.settings = with_flags(site.settings, in_force(site.overrides, now_ms()))
+    except (ConfigError, MoneyError) as error:
+        fix = "`tollkeeper flags clear FLAG --reason ...`, or edit the file"
+        checks.append(Check("flags", "overrides", "FAIL", f"they do not fit the file: {error}", fix))
+
+
+def _keys(settings: Settings) -> tuple[list[Check], Secret, StripeKeys | None]:
+    """The secrets, and whether each can be used."""
+    checks: list[Check] = []
+    upstream, stripe = Secret(""), None
+    try:
+        upstream = upstream_key(settings)
+        stripe = stripe_keys(settings)
+        notices_secret(settings)
+        service_key(settings)
+        openai_admin_key(settings)
+    except ConfigError as error:
+        checks.append(broken(error))
+    return checks or [Check("config", "valid", "PASS", "the configuration and its keys fit together")], upstream, stripe
+
+
+def broken(error: ConfigError) -> Check:
+    """The row of a configuration that cannot be used."""
+    return Check("config", "valid", "FAIL", f"{error.where}: {error.key} {error.reason}", error.fix)
+
+
+@contextlib.asynccontextmanager
+async def _client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
+    """Follows no redirect: a load balancer that redirects Stripe's POST would lose it."""
+    verify = ssl.create_default_context(
+        cafile=settings.upstream.ca_file or os.environ.get("SSL_CERT_FILE") or certifi.where()
+    )
+    async with httpx.AsyncClient(verify=verify, timeout=HTTP_SECONDS, follow_redirects=False) as client:
+        yield client
+
+
+def as_result(checks: Sequence[Check]) -> tuple[dict[str, Any], str, int]:
+    """JSON object, table, exit code: 0 unless something failed."""
+    counts = {state: len([check for check in checks if check.state == state]) for state in ("PASS", "WARN", "FAIL")}
+    rows = [check._asdict() for check in checks]
+    good = not counts["FAIL"]
+    return {"ok": good, "counts": counts, "checks": rows}, table([*checks], counts), 0 if good else 1
+
+
+def table(checks: Sequence[Check], counts: dict[str, int]) -> str:
+    """For people: one line a check, its fix on a line of its own."""
+    width = max(len(f"{check.area} {check.name}") for check in checks)
+    lines = []
+    for check in checks:
+        lines.append(f"{check.state}  {f'{check.area} {check.name}':<{width}}  {check.found}")
+        if check.fix:
+            lines.append(f"      {'':<{width}}  → {check.fix}")
+    verdict = (
+        "Nothing stands in the way." if not counts["FAIL"] else f"{counts['FAIL']} to put right before going live."
+    )
+    return "\n".join(
+        [*lines, "", f"{counts['PASS']} pass, {counts['WARN']} to look at, {counts['FAIL']} fail. {verdict}"]
+    )

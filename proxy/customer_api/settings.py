@@ -1,0 +1,122 @@
+"""What a customer sets and takes away: automatic recharge, the low-balance threshold, monthly statements."""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from billing.accounting.statements import Statements
+from billing.ledger.accounts import ApiKey
+from billing.ledger.audit_log import Who
+from billing.payments.recharge.rules import Recharge, Wish
+from proxy.customer_api.money_in import MoneyIn
+from proxy.customer_api.recharge import is_offered, save_recharge
+from proxy.customer_api.statement_file import statement_file
+from proxy.gateway.authenticate import Authenticator
+from proxy.web.http import answering, json_body, json_response
+from proxy.web.origin import asked_by
+from proxy.web.rejections import forbidden, invalid
+
+Amount = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,15}$")]
+Cents = Annotated[int, msgspec.Meta(gt=0, le=100_000_000)]
+
+
+class RechargeRequest(msgspec.Struct, rename="camel", frozen=True):
+    """The whole of what an account may set. Amounts in millicredits as strings, the ceiling in cents a UTC month."""
+
+    enabled: bool
+    threshold_millicredits: Amount
+    package_code: str
+    monthly_ceiling_cents: Cents
+    consent: bool = False
+
+
+class ThresholdRequest(msgspec.Struct, rename="camel", frozen=True):
+    """The balance below which the operator's app is told; null = the operator's default."""
+
+    threshold_millicredits: Amount | None
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsApi:
+    """The handlers and what they need."""
+
+    money: MoneyIn
+    authenticator: Authenticator
+    statements: Statements
+
+    def routes(self) -> list[Route]:
+        """What to mount."""
+        return [
+            Route("/api/billing/auto-recharge", answering(self._recharge), methods=["GET", "PUT"]),
+            Route("/api/billing/low-balance", answering(self._low_balance), methods=["GET", "PUT"]),
+            Route("/api/billing/statement", answering(self._statement)),
+        ]
+
+    async def _recharge(self, request: Request) -> Response:
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        if request.method == "PUT":
+            await self._set_recharge(key, request)
+        row, buyer = await self.money.recharges.get(key.account_id), await self.money.buyers.find(key.account_id)
+        saved = buyer is not None and bool(buyer.payment_method_id)
+        return json_response(
+            {"available": is_offered(self.money), "hasSavedPaymentMethod": saved, **_recharge_row(row)}
+        )
+
+    async def _set_recharge(self, key: ApiKey, request: Request) -> None:
+        """Only on behalf of the account's owner: a key that leaks may cost what is prepaid, and must not reach the card
+        behind it.
+        """
+        asked = await json_body(request, RechargeRequest)
+        if asked.enabled and not key.acted_for:
+            message = (
+                "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
+            )
+            raise forbidden(message, "credits_page_only")
+        wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
+        await save_recharge(self.money, key.account_id, wish, _who(key, request), consent=asked.consent)
+
+    async def _low_balance(self, request: Request) -> Response:
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        if request.method == "PUT":
+            asked = await json_body(request, ThresholdRequest)
+            threshold = None if asked.threshold_millicredits is None else int(asked.threshold_millicredits)
+            await self.money.low_balance.set_threshold(key.account_id, threshold, _who(key, request))
+        found = await self.money.low_balance.threshold(key.account_id)
+        return json_response({"thresholdMillicredits": None if found is None else str(found)})
+
+    async def _statement(self, request: Request) -> Response:
+        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        month, kind = request.query_params.get("month", ""), request.query_params.get("format", "csv")
+        if kind not in ("csv", "pdf"):
+            raise invalid("`format` is csv or pdf.", "format")
+        try:
+            statement = await self.statements.read(key.account_id, month)
+        except ValueError:
+            raise invalid("`month` is written YYYY-MM.", "month") from None
+        body, media = statement_file(statement, "pdf" if kind == "pdf" else "csv")
+        headers = {
+            "content-disposition": f'attachment; filename="statement-{month}.{kind}"',
+            "cache-control": "no-store",
+        }
+        return Response(body, 200, headers, media)
+
+
+def _who(key: ApiKey, request: Request) -> Who:
+    """The customer by one of their keys, for the audit log."""
+    return Who(f"customer:{key.account_id} by {key.key_id}", "customer", *asked_by(request.scope))
+
+
+def _recharge_row(row: Recharge | None) -> dict[str, object]:
+    return {
+        "enabled": row is not None and row.enabled,
+        "thresholdMillicredits": str(row.threshold_millicredits) if row else None,
+        "packageCode": row.package_code if row else None,
+        "monthlyCeilingCents": row.monthly_ceiling_cents if row else None,
+        "state": row.state if row else "ready",
+        "message": row.message if row else "",
+        "actionUrl": row.action_url or None if row else None,
+    }

@@ -1,0 +1,396 @@
+"""Bodies of the image and audio endpoints, moderations and decisions: JSON or multipart, bounded before they are sent.
+
+Sans I/O.
+"""
+
+import string
+import struct
+from typing import Any, NamedTuple
+
+import msgspec
+
+from proxy.gateway.bodies.chat import (
+    FRAMING_TOKENS,
+    ImageTool,
+    Parsed,
+    decode,
+    image_bound,
+    no_such_file,
+    positive,
+    tenant_fields,
+    top_level,
+)
+from proxy.gateway.bodies.image_bounds import (
+    DEFAULT_IMAGE_MODEL,
+    INPUT_IMAGE_TOKENS,
+    MAX_IMAGES,
+    SVG_AUTHOR_TOKENS,
+    image_output_bound,
+)
+from proxy.gateway.bodies.multipart import Form, Part
+from proxy.web.rejections import invalid
+
+IMAGE_FIELDS = frozenset(
+    "background complexity frame_count frame_duration_ms image images input_fidelity markup mask model moderation n output_compression "
+    "output_format partial_images prompt quality response_format safety_identifier size stream style svg user".split()
+)
+SPEECH_FIELDS = frozenset("input instructions model response_format speed stream_format voice".split())
+TRANSCRIPTION_FIELDS = frozenset(
+    "chunking_strategy file include keywords known_speaker_names known_speaker_references language languages model prompt "
+    "response_format stream temperature timestamp_granularities".split()
+)
+TRANSLATION_FIELDS = frozenset("file model prompt response_format temperature".split())
+MODERATION_FIELDS = frozenset("input model".split())
+DECISION_FIELDS = frozenset("input model prompt_cache_key prompt_cache_options questions safety_identifier".split())
+
+IMAGE_FILES, AUDIO_FILES = frozenset(("image", "mask")), frozenset(("file",))
+DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
+SPEECH_MAX_CHARACTERS = 4_096
+SPEECH_TOKENS_PER_LETTER = 4
+"""Speech is 20 tokens a second (one per 50 ms) and seldom slower than 10 letters a second: 2; doubled for safety."""
+SPEECH_TOKENS_PER_SIGN = 16
+"""Digits, punctuation and control characters may be read out by their names: "backslash" takes 0.7 s, which is 14."""
+SPEECH_TOKENS_PER_OTHER_BYTE = 8
+"""Other scripts say more with a character, up to a syllable a byte of UTF-8."""
+SPEECH_EXTRA_TOKENS = 256
+LETTERS = string.ascii_letters + " "
+MIN_SPEED_HUNDREDTHS = 25
+SLOWEST_BYTES_PER_SECOND = 500
+"""No audio worth transcribing has fewer (4 kbit/s): what bounds a compressed file's length."""
+SILENCE_IS_FREE = (b"fLaC", b"OggS", b"\x1aE\xdf\xa3")
+LONGEST_SILENCE_MS = 3_600_000
+"""FLAC, Ogg and WebM store silence in next to nothing, so their size says little: an hour is held for."""
+PCM = 1
+AUDIO_TOKENS_PER_SECOND = 20
+MAX_QUESTIONS = 400
+SVG_FORMATS = frozenset(("svg",))
+TIMED_FORMATS = frozenset(("srt", "vtt"))
+AUDIO_FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
+
+
+class _Speech(msgspec.Struct):
+    model: str
+    input: str
+    response_format: str | None = None
+    stream_format: str | None = None
+    speed: int | float | None = None
+    instructions: str | None = None
+    voice: Any = None
+
+
+class _Decision(msgspec.Struct):
+    model: str
+    input: Any
+    questions: list[Any]
+    prompt_cache_options: dict[str, Any] | None = None
+
+
+class _Moderation(msgspec.Struct):
+    input: Any
+    model: str | None = None
+
+
+class _Image(NamedTuple):
+    """What bounds an image request, from JSON or from a form."""
+
+    model: str
+    prompt_bytes: int
+    n: int
+    output_tokens: int
+    input_images: int
+    stream: bool
+    svg: bool
+
+
+_speech = msgspec.json.Decoder(_Speech)
+_decision = msgspec.json.Decoder(_Decision)
+_moderation = msgspec.json.Decoder(_Moderation)
+
+
+def parse_image(body: bytes, content_type: bytes) -> Parsed:
+    """Read a /v1/images/generations or /edits body, JSON or multipart. Raises Rejection."""
+    if content_type.lower().startswith(b"multipart/"):
+        return _image_form(Form(body, content_type), content_type)
+    members, verbatim = top_level(body, IMAGE_FIELDS)
+    request = msgspec.json.decode(body)
+    found = _image(request, _json_images(request))
+    return _bounded_image(found, tenant_fields(members))._replace(source=body, members=members, verbatim=verbatim)
+
+
+def _image_form(form: Form, content_type: bytes) -> Parsed:
+    _refuse_unknown(form.field_names(), IMAGE_FIELDS)
+    _files_only_as(form, IMAGE_FILES)
+    request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS - IMAGE_FILES}
+    for name in ("n", "partial_images"):
+        request[name] = _whole_number(request.get(name), name)
+    request["stream"] = request.get("stream") == "true"
+    images = len(form.files("image")) + len(form.files("mask"))
+    found = _image(request, images)
+    fields = {name: request[name].encode() for name in ("user", "safety_identifier") if request.get(name)}
+    return _bounded_image(found, fields)._replace(source=form.body, form=form, content_type=content_type)
+
+
+def _json_images(request: dict[str, Any]) -> int:
+    """How many input images a JSON edit carries. Raises Rejection for file ids."""
+    given = [request[name] for name in ("image", "images", "mask") if request.get(name)]
+    images = [inner for value in given for inner in (value if isinstance(value, list) else [value])]
+    for image in images:
+        if isinstance(image, dict) and image.get("file_id"):
+            raise no_such_file(str(image["file_id"]), "images")
+    return len(images)
+
+
+def _image(request: dict[str, Any], input_images: int) -> _Image:
+    prompt = request.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise invalid("Missing required parameter: 'prompt'.", "prompt", "missing_required_parameter")
+    model = request.get("model") or DEFAULT_IMAGE_MODEL
+    if not isinstance(model, str):
+        raise invalid("`model` must be a string.", "model", "invalid_type")
+    n = request.get("n")
+    if n is not None and type(n) is not int:
+        raise invalid("`n` must be a whole number.", "n", "invalid_type")
+    markup = request.get("markup")
+    return _Image(
+        model=model,
+        prompt_bytes=len(prompt.encode()) + (len(markup.encode()) if isinstance(markup, str) else 0),
+        n=positive(n, "n", MAX_IMAGES),
+        output_tokens=image_output_bound(request.get("size"), request.get("quality"), request.get("partial_images")),
+        input_images=input_images,
+        stream=bool(request.get("stream")),
+        svg=request.get("output_format") in SVG_FORMATS or request.get("svg") is not None,
+    )
+
+
+def _bounded_image(found: _Image, fields: dict[str, bytes]) -> Parsed:
+    author = ImageTool("gpt-6-luna", found.prompt_bytes + SVG_AUTHOR_TOKENS, SVG_AUTHOR_TOKENS) if found.svg else None
+    return Parsed(
+        model=found.model,
+        source=b"",
+        tenant_values=fields,
+        stream=found.stream,
+        wants_usage=True,
+        input_bytes_bound=found.prompt_bytes + FRAMING_TOKENS + found.input_images * INPUT_IMAGE_TOKENS,
+        choices=found.n,
+        explicit_cap=found.output_tokens,
+        image_tool=author,
+        max_calls=found.n if author else None,
+        finals=found.n,
+    )
+
+
+def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
+    """Read a /v1/audio/speech body. Raises Rejection.
+
+    Models billed by tokens say what they used only in an event stream: it is asked for, and turned into the audio that
+    the client asked for. tts-1 knows no such stream and is billed by the character.
+    """
+    members, verbatim = top_level(body, SPEECH_FIELDS)
+    request: _Speech = decode(_speech, body)
+    if not 0 < len(request.input) <= SPEECH_MAX_CHARACTERS:
+        raise invalid(f"`input` must have between 1 and {SPEECH_MAX_CHARACTERS} characters.", "input")
+    if is_custom_voice(request.voice):
+        raise invalid(
+            "Custom voices belong to the shared account and are not available here: use a built-in voice.", "voice"
+        )
+    by_character = request.model.startswith("tts-1")
+    wants_events = request.stream_format == "sse"
+    if by_character and wants_events:
+        raise invalid(
+            f"`stream_format` sse is not supported by {request.model!r}.", "stream_format", "unsupported_parameter"
+        )
+    chosen = request.response_format or "mp3"
+    if chosen not in AUDIO_FORMATS:
+        raise invalid(f"`response_format` must be one of {', '.join(AUDIO_FORMATS)}.", "response_format")
+    hundredths = 100 if request.speed is None else max(MIN_SPEED_HUNDREDTHS, min(100, int(request.speed * 100)))
+    spoken = -(-_spoken_tokens(request.input) * 100 // hundredths) + SPEECH_EXTRA_TOKENS
+    text = len(request.input.encode()) + len((request.instructions or "").encode())
+    changes: dict[str, bytes] = {} if by_character or wants_events else {"stream_format": b'"sse"'}
+    return Parsed(
+        model=request.model,
+        source=body,
+        members=members,
+        verbatim=verbatim,
+        sets=changes,
+        stream=True,
+        wants_usage=True,
+        input_bytes_bound=text + FRAMING_TOKENS,
+        explicit_cap=0 if by_character else spoken,
+        characters=len(request.input) if by_character else 0,
+        convert="" if wants_events else f"audio:{chosen}",
+    )
+
+
+def _spoken_tokens(text: str) -> int:
+    """The most audio tokens that reading a text aloud takes, at its natural speed."""
+    said = text.encode()
+    ascii_only = said.decode("ascii", "ignore")
+    letters = sum(map(ascii_only.count, LETTERS))
+    signs, others = len(ascii_only) - letters, len(said) - len(ascii_only)
+    return letters * SPEECH_TOKENS_PER_LETTER + signs * SPEECH_TOKENS_PER_SIGN + others * SPEECH_TOKENS_PER_OTHER_BYTE
+
+
+def is_custom_voice(voice: Any) -> bool:
+    """Whether a voice is one that somebody made in the shared account."""
+    return isinstance(voice, dict) or (isinstance(voice, str) and voice.startswith("voice_"))
+
+
+def parse_transcription(body: bytes, content_type: bytes) -> Parsed:
+    """Read a /v1/audio/transcriptions body. Raises Rejection."""
+    form = Form(body, content_type)
+    _refuse_unknown(form.field_names(), TRANSCRIPTION_FIELDS)
+    model, stream = _form_model(form), form.text("stream") == "true"
+    chosen = form.text("response_format") or "json"
+    sets: dict[str, bytes] = {}
+    convert = ""
+    if not stream and chosen in ("text", "srt", "vtt"):
+        # these answers say nothing of what they used: ask for one that does, and write the text ourselves
+        sets["response_format"] = b"verbose_json" if model.startswith("whisper") or chosen in TIMED_FORMATS else b"json"
+        convert = chosen
+    return _audio(form, content_type, model)._replace(stream=stream, sets=sets, convert=convert)
+
+
+def parse_translation(body: bytes, content_type: bytes) -> Parsed:
+    """Read a /v1/audio/translations body. Raises Rejection. Only verbose_json tells how long the audio is."""
+    form = Form(body, content_type)
+    _refuse_unknown(form.field_names(), TRANSLATION_FIELDS)
+    chosen = form.text("response_format") or "json"
+    changed = {} if chosen == "verbose_json" else {"response_format": b"verbose_json"}
+    return _audio(form, content_type, _form_model(form))._replace(
+        sets=changed, convert="" if chosen == "verbose_json" else chosen
+    )
+
+
+def _files_only_as(form: Form, names: frozenset[str]) -> None:
+    """A file under another name could hide a field that decides the price. Raises Rejection."""
+    for part in form.parts:
+        if part.filename is not None and part.name.removesuffix("[]") not in names:
+            raise invalid(f"`{part.name[:60]}` must be a plain field, not a file.", part.name[:60])
+
+
+def _form_model(form: Form) -> str:
+    _files_only_as(form, AUDIO_FILES)
+    model = form.text("model")
+    if not model:
+        raise invalid("Missing required parameter: 'model'.", "model", "missing_required_parameter")
+    return model
+
+
+def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
+    files = form.files("file")
+    if len(files) != 1:
+        raise invalid(
+            "Send exactly one `file`.", "file", "missing_required_parameter" if not files else "invalid_value"
+        )
+    milliseconds = audio_milliseconds(form, files[0])
+    prompt = sum(part.end - part.start for part in form.parts if part.filename is None)
+    spoken = -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000) + FRAMING_TOKENS
+    return Parsed(
+        model=model,
+        source=form.body,
+        form=form,
+        content_type=content_type,
+        wants_usage=True,
+        input_bytes_bound=prompt + FRAMING_TOKENS,
+        audio_tokens=spoken,
+        milliseconds=milliseconds,
+    )
+
+
+def audio_milliseconds(form: Form, part: Part) -> int:
+    """How long a file plays at most: by its samples for PCM WAV, else by its size.
+
+    Billed durations are whole seconds, rounded up.
+    """
+    data = form.data(part)
+    head = bytes(data[:4_096])
+    length = wav_milliseconds(head, len(data))
+    if length is None:
+        length = -(-len(data) * 1_000 // SLOWEST_BYTES_PER_SECOND)
+        if head.startswith(SILENCE_IS_FREE):
+            length = max(length, LONGEST_SILENCE_MS)
+    return -(-length // 1_000) * 1_000 + 1_000
+
+
+def wav_milliseconds(head: bytes, size: int) -> int | None:
+    """The length of a PCM WAV file of `size` bytes by rate, channels and width of its samples; None when it is
+    something else.
+
+    The header's own byte rate is nothing that decoders look at, so it may say anything.
+    """
+    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
+        return None
+    position = 12
+    while position + 24 <= len(head):
+        name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
+        if name == b"fmt ":
+            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
+            second = rate * channels * (bits // 8)
+            return None if kind != PCM or second < SLOWEST_BYTES_PER_SECOND else -(-size * 1_000 // second)
+        position += 8 + length + length % 2
+    return None
+
+
+def parse_moderation(body: bytes, _content_type: bytes = b"") -> Parsed:
+    """Read a /v1/moderations body. Raises Rejection."""
+    members, verbatim = top_level(body, MODERATION_FIELDS)
+    request: _Moderation = decode(_moderation, body)
+    if not request.input:
+        raise invalid("`input` is empty: send a text, or a list of inputs.", "input")
+    return Parsed(
+        model=request.model or DEFAULT_MODERATION_MODEL,
+        source=body,
+        members=members,
+        verbatim=verbatim,
+        input_bytes_bound=len(body),
+        choices=0,
+        explicit_cap=0,
+    )
+
+
+def parse_decision(body: bytes, _content_type: bytes = b"") -> Parsed:
+    """Read a /v1/decisions body. Raises Rejection. Only its input is billed."""
+    members, verbatim = top_level(body, DECISION_FIELDS)
+    request: _Decision = decode(_decision, body)
+    if not 1 <= len(request.questions) <= MAX_QUESTIONS:
+        raise invalid(f"`questions` must have between 1 and {MAX_QUESTIONS} entries.", "questions")
+    images: list[tuple[int | None, int]] = []
+    _decision_images(request.input, request.model, images)
+    return Parsed(
+        model=request.model,
+        source=body,
+        members=members,
+        verbatim=verbatim,
+        tenant_values=tenant_fields(members),
+        input_bytes_bound=len(body) - sum(size for _, size in images) + FRAMING_TOKENS,
+        unbounded=any(known is None for known, _ in images),
+        image_tokens=sum(known or 0 for known, _ in images),
+        choices=0,
+        explicit_cap=0,
+        cache_write_12h=(request.prompt_cache_options or {}).get("ttl") == "12h",
+    )
+
+
+def _decision_images(value: Any, model: str, images: list[tuple[int | None, int]]) -> None:
+    for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
+        _decision_images(inner, model, images)
+    if isinstance(value, dict):
+        if value.get("file_id"):
+            raise no_such_file(str(value["file_id"]), "input")
+        if isinstance(value.get("image_url"), str):
+            detail = value.get("detail")
+            images.append(image_bound(model, value["image_url"], detail if isinstance(detail, str) else None))
+
+
+def _refuse_unknown(names: set[str], known: frozenset[str]) -> None:
+    if unknown := names - known:
+        name = min(unknown)[:60]
+        raise invalid(f"Unrecognized request argument supplied: {name}. Remove it.", name, "unknown_parameter")
+
+
+def _whole_number(value: str | None, name: str) -> int | None:
+    if value is None:
+        return None
+    if not value.isascii() or not value.isdigit() or len(value) > 9:
+        raise invalid(f"`{name}` must be a whole number.", name, "invalid_type")
+    return int(value)

@@ -1,0 +1,352 @@
+"""Bodies of /v1/responses and its relatives: bounds, hosted tools, and every id that points into the shared account.
+
+Sans I/O.
+"""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import msgspec
+
+from proxy.gateway.bodies.chat import (
+    FRAMING_TOKENS,
+    ImageTool,
+    Parsed,
+    Reference,
+    cap_of,
+    image_bound,
+    no_such_file,
+    positive,
+    tenant_fields,
+    top_level,
+)
+from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
+from proxy.web.rejections import Rejection, invalid
+
+RESPONSE_FIELDS = frozenset(
+    "background include image input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
+    "previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier "
+    "store stream stream_options temperature text tool_choice tools top_logprobs top_p truncation user".split()
+)
+COMPACT_FIELDS = frozenset(
+    "image input instructions model previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention service_tier".split()
+)
+COUNT_FIELDS = frozenset(
+    "input instructions model parallel_tool_calls personality previous_response_id reasoning text tool_choice tools truncation".split()
+)
+SHARED = {"conversation": "conversation", "prompt": "prompt template"}
+UNPRICED = {
+    "moderation": "is not available through this proxy: leave it out",
+    "context_management": "is not available through this proxy: leave it out, and use /v1/responses/compact",
+    "background_options": "has no price here: leave it out",
+    "access_programs": "is not available through this proxy: leave it out",
+    "betas": "is not available through this proxy: leave it out",
+}
+TOKEN_TOOLS = frozenset(("function", "custom", "apply_patch", "local_shell"))
+"""Tools that run at the client: they cost tokens only."""
+HOSTED_TOOLS = {
+    "web_search": 20_000,
+    "web_search_2025_08_26": 20_000,
+    "web_search_preview": 20_000,
+    "web_search_preview_2025_03_11": 20_000,
+    "file_search": 40_000,
+    "code_interpreter": 32_000,
+    "image_generation": 8_000,
+    "mcp": 40_000,
+    "computer": 8_000,
+    "computer_use_preview": 8_000,
+}
+"""Hosted tools that can be priced → the tokens that one call may add to what the model reads next (calibrated, not
+published).
+"""
+STATEFUL_KEYS = {
+    "vector_store_ids": "vector store",
+    "skill_id": "skill",
+    "skills": "skill",
+    "connector_id": "connector",
+    "tunnel_id": "tunnel",
+}
+SCHEMA_KEYS = frozenset(("parameters", "schema", "arguments", "metadata"))
+"""What stands in these is the client's own data, not ours to read."""
+FREE_CONTAINER_SIZES = (None, "1g")
+NOT_TEXT = frozenset(("image_url", "file_data"))
+"""What stands under these is bounded as an image or a file. Everything else is counted, whatever it looks like."""
+ITEM_CONTENT = (
+    "content",
+    "arguments",
+    "input",
+    "encrypted_content",
+    "result",
+    "output",
+    "summary",
+    "action",
+    "code",
+    "queries",
+    "tools",
+)
+
+
+class _Seen(NamedTuple):
+    """What a walk through `input` and `tools` found."""
+
+    images: list[tuple[int | None, int]]
+    references: list[Reference]
+    files: list[int]
+
+
+def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
+    """Read a /v1/responses body. Raises Rejection."""
+    members, verbatim = _members(body, RESPONSE_FIELDS)
+    request = _whole(body)
+    model = _text(request, "model")
+    tools = _tools(request.get("tools"))
+    seen = _walk(request, model)
+    cap = request.get("max_output_tokens")
+    max_calls = request.get("max_tool_calls")
+    background = _flag(request, "background")
+    if background and _flag(request, "stream"):
+        raise invalid(
+            "A background response cannot be streamed here: poll GET /v1/responses/{id}.",
+            "stream",
+            "unsupported_parameter",
+        )
+    return Parsed(
+        model=model,
+        members=members,
+        source=body,
+        verbatim=verbatim,
+        stream=_flag(request, "stream"),
+        wants_usage=True,
+        asked_tier=_optional_text(request, "service_tier"),
+        input_bytes_bound=len(body) - sum(size for _, size in seen.images) + FRAMING_TOKENS,
+        image_tokens=sum(known or 0 for known, _ in seen.images),
+        unbounded=bool(seen.files) or any(known is None for known, _ in seen.images),
+        tenant_values=tenant_fields(members),
+        explicit_cap=None if cap is None else cap_of(_integer(cap, "max_output_tokens"), "max_output_tokens"),
+        cap_field="max_output_tokens",
+        cache_write_12h=_writes_12h(request),
+        store=None if request.get("store") is None else _flag(request, "store"),
+        tools=tools,
+        max_calls=None if max_calls is None else positive(_integer(max_calls, "max_tool_calls"), "max_tool_calls", 128),
+        image_tool=_image_tool(request.get("tools"), len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
+        references=tuple(seen.references),
+        background=background,
+    )
+
+
+def parse_compact(body: bytes, _content_type: bytes = b"") -> Parsed:
+    """Read a /v1/responses/compact body. Raises Rejection. Its output is never larger than what it compacts."""
+    members, verbatim = _members(body, COMPACT_FIELDS)
+    request = _whole(body)
+    seen = _walk(request, _text(request, "model"))
+    bound = len(body) - sum(size for _, size in seen.images) + FRAMING_TOKENS
+    return Parsed(
+        model=_text(request, "model"),
+        members=members,
+        source=body,
+        verbatim=verbatim,
+        asked_tier=_optional_text(request, "service_tier"),
+        input_bytes_bound=bound,
+        image_tokens=sum(known or 0 for known, _ in seen.images),
+        unbounded=bool(seen.files) or any(known is None for known, _ in seen.images),
+        tenant_values=tenant_fields(members),
+        # what it stands for may be larger than what it says: then only the model's own maximum bounds the summary
+        output_bound=None if seen.references or seen.files or seen.images else bound + FRAMING_TOKENS,
+        cache_write_12h=_writes_12h(request),
+        references=tuple(seen.references),
+    )
+
+
+def parse_input_tokens(body: bytes, _content_type: bytes = b"") -> Parsed:
+    """Read a /v1/responses/input_tokens body. Raises Rejection."""
+    members, verbatim = _members(body, COUNT_FIELDS)
+    request = _whole(body)
+    seen = _walk(request, _text(request, "model"))
+    return Parsed(
+        model=_text(request, "model"),
+        members=members,
+        source=body,
+        verbatim=verbatim,
+        choices=0,
+        explicit_cap=0,
+        references=tuple(seen.references),
+    )
+
+
+def response_texts(body: bytes) -> tuple[list[str], int]:
+    """Every text of a request that its model reads, and the framing tokens around them (openai/README.md 3)."""
+    request = msgspec.json.decode(body)
+    texts, framing = [], 3
+    for name in ("tools", "text", "tool_choice"):
+        if request.get(name):
+            raw = json.dumps(request[name], ensure_ascii=False)
+            texts.append(raw)
+            framing += 16 + raw.count('"type"') * 8
+    if isinstance(request.get("instructions"), str):
+        texts.append(request["instructions"])
+        framing += 4
+    items = request.get("input")
+    if isinstance(items, str):
+        return [*texts, items], framing + 4
+    for item in items or ():
+        framing += 8
+        texts += [text for key, text in _strings(item) if key not in NOT_TEXT]
+    return texts, framing
+
+
+def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string inside a JSON value with the name it stands under."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _strings(inner, name)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strings(inner, key)
+
+
+def _members(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Raw], bool]:
+    """As top_level, but what we refuse by name gets its own sentence."""
+    members, verbatim = top_level(body, known | SHARED.keys() | UNPRICED.keys())
+    for name in members.keys() - known:
+        if bytes(members[name]) == b"null":
+            continue
+        if name in SHARED:
+            raise Rejection(404, f"{name}_not_found", f"No such {SHARED[name]}.", param=name)
+        raise invalid(f"`{name}` {UNPRICED[name]}.", name, "unsupported_parameter")
+    return members, verbatim
+
+
+def _whole(body: bytes) -> dict[str, Any]:
+    """The body as objects; a member given twice anywhere is refused: two parsers could see two requests."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            raise invalid("A member of the request is given twice: send it once.", code="duplicate_parameter")
+        return found
+
+    request: dict[str, Any] = json.loads(body, object_pairs_hook=once)
+    return request
+
+
+def _tools(value: Any) -> frozenset[str]:
+    """The tool types asked for. Raises Rejection for one that is not known here."""
+    if value is None:
+        return frozenset()
+    if not isinstance(value, list) or not all(
+        isinstance(tool, dict) and isinstance(tool.get("type"), str) for tool in value
+    ):
+        raise invalid("`tools` must be a list of objects with a `type`.", "tools", "invalid_type")
+    types = frozenset(tool["type"] for tool in value)
+    for name in types - TOKEN_TOOLS - HOSTED_TOOLS.keys():
+        raise invalid(f"Tool type {name[:60]!r} is not available here.", "tools", "unsupported_tool")
+    for tool in value:
+        container = tool.get("container")
+        if isinstance(container, dict) and container.get("memory_limit") not in FREE_CONTAINER_SIZES:
+            raise invalid(
+                "Only 1g containers have a price here: leave `memory_limit` out.", "tools", "unsupported_parameter"
+            )
+    return types
+
+
+def _image_tool(tools: Any, input_tokens: int) -> ImageTool | None:
+    """The most that one call of the image generation tool can use. Raises Rejection for a second one."""
+    if sum(tool.get("type") == "image_generation" for tool in tools or ()) > 1:
+        raise invalid("Send the image_generation tool once.", "tools")
+    for tool in tools or ():
+        if tool.get("type") == "image_generation":
+            model = tool.get("model") or DEFAULT_IMAGE_MODEL
+            if not isinstance(model, str):
+                raise invalid("`tools[].model` must be a string.", "tools", "invalid_type")
+            if tool.get("svg") is not None or tool.get("output_format") == "svg":
+                raise invalid(
+                    "SVG output of the image tool is not available here: use /v1/images/generations.", "tools"
+                )
+            output = image_output_bound(tool.get("size"), tool.get("quality"), tool.get("partial_images"))
+            return ImageTool(model, input_tokens + FRAMING_TOKENS, output)
+    return None
+
+
+def _walk(request: dict[str, Any], model: str) -> _Seen:
+    """Images, files and references, wherever they stand in `input` and `tools`."""
+    seen = _Seen([], [], [])
+    for name in ("previous_response_id",):
+        if request.get(name) is not None:
+            seen.references.append(Reference("response", _text(request, name), name))
+    options = request.get("prompt_cache_options")
+    if isinstance(options, dict) and options.get("comparison_response_id") is not None:
+        seen.references.append(Reference("response", str(options["comparison_response_id"]), "prompt_cache_options"))
+    value = request.get("input")
+    if not isinstance(value, str | list | None):
+        raise invalid("`input` must be a string or a list of items.", "input", "invalid_type")
+    for item in value if isinstance(value, list) else ():
+        if (
+            isinstance(item, dict)
+            and isinstance(item.get("id"), str)
+            and not any(item.get(name) for name in ITEM_CONTENT)
+        ):
+            seen.references.append(Reference("item", item["id"], "input"))
+    _look(value, "input", model, seen)
+    _look(request.get("tools"), "tools", model, seen)
+    return seen
+
+
+def _look(value: Any, param: str, model: str, seen: _Seen) -> None:
+    if isinstance(value, list):
+        for inner in value:
+            _look(inner, param, model, seen)
+    if not isinstance(value, dict):
+        return
+    for name, inner in value.items():
+        if name in SCHEMA_KEYS:
+            continue
+        if inner and (name in ("file_id", "file_ids")):
+            raise no_such_file(str(inner), param)
+        if inner and name in STATEFUL_KEYS:
+            raise Rejection(404, "not_found", f"No such {STATEFUL_KEYS[name]}: {str(inner)[:100]}.", param=param)
+        if inner and name in ("container", "container_id") and isinstance(inner, str):
+            seen.references.append(Reference("container", inner, param))
+        elif inner and name == "image_url":
+            url = inner.get("url") if isinstance(inner, dict) else inner
+            seen.images.append(
+                image_bound(model, str(url), value.get("detail") if isinstance(value.get("detail"), str) else None)
+            )
+        elif inner and name in ("file_data", "file_url"):
+            seen.files.append(1)
+        else:
+            _look(inner, param, model, seen)
+
+
+def _writes_12h(request: dict[str, Any]) -> bool:
+    options = request.get("prompt_cache_options")
+    ttl = options.get("ttl") if isinstance(options, dict) else None
+    return ttl == "12h" or request.get("prompt_cache_retention") not in (None, "in_memory")
+
+
+def _text(request: dict[str, Any], name: str) -> str:
+    value = request.get(name)
+    if value is None:
+        raise invalid(f"Missing required parameter: {name!r}.", name, "missing_required_parameter")
+    if not isinstance(value, str) or not value:
+        raise invalid(f"`{name}` must be a string.", name, "invalid_type")
+    return value
+
+
+def _optional_text(request: dict[str, Any], name: str) -> str | None:
+    return None if request.get(name) is None else _text(request, name)
+
+
+def _flag(request: dict[str, Any], name: str) -> bool:
+    value = request.get(name)
+    if value not in (None, True, False):
+        raise invalid(f"`{name}` must be true or false.", name, "invalid_type")
+    return bool(value)
+
+
+def _integer(value: Any, name: str) -> int:
+    if type(value) is not int:
+        raise invalid(f"`{name}` must be a whole number.", name, "invalid_type")
+    return value

@@ -1,0 +1,238 @@
+"""Which (method, path) pairs exist, as data. Adding a metered endpoint is adding a row here.
+
+One table makes the routing, the refusals (refused.json: every other path of the API, with a reason), the documentation
+page (docs/endpoints.md) and the tests. Paths are matched raw, byte for byte: no decoding, no `..`, no double slashes;
+the upstream path is this table's, never built from the client's but for an id that its owner made here.
+"""
+
+import json
+import re
+from collections.abc import Callable
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
+
+from proxy.gateway.answers.convert import AUDIO_PREFIX, AudioMeter, SpeechMeter
+from proxy.gateway.answers.events import (
+    IMAGE_EVENTS,
+    RESPONSE_EVENTS,
+    SPEECH_EVENTS,
+    TRANSCRIPT_EVENTS,
+    EventKind,
+    EventMeter,
+    audio_report,
+    decision_report,
+    free_report,
+    image_report,
+    reads,
+    response_report,
+)
+from proxy.gateway.answers.meter import Report, StreamMeter, read_answer
+from proxy.gateway.bodies.chat import (
+    Parsed,
+    chat_texts,
+    completion_texts,
+    embedding_texts,
+    parse_chat,
+    parse_completion,
+    parse_embedding,
+)
+from proxy.gateway.bodies.media import (
+    parse_decision,
+    parse_image,
+    parse_moderation,
+    parse_speech,
+    parse_transcription,
+    parse_translation,
+)
+from proxy.gateway.bodies.responses import parse_compact, parse_input_tokens, parse_response, response_texts
+from proxy.web.rejections import Rejection, forbidden, not_found
+
+Texts = tuple[list[str], int]
+"""(texts that the model reads, framing tokens around them)."""
+
+
+class Endpoint(NamedTuple):
+    """A metered endpoint: how its requests are bounded and its answers are metered.
+
+    `name` is OpenAI's path (for usage rows and prices); `upstream_path` is relative to base_url. `unit` says what it is
+    billed by. `stores`: what it makes is kept in the upstream account unless we say otherwise. `texts` is what can be
+    counted of its input; None where it is bounded but not counted. `priced_as`: the path that the price source lists
+    its models under. `drains`: an answer whose client left is read to its end, because what it cost cannot be told from
+    a part of it.
+    """
+
+    name: str
+    upstream_path: str
+    unit: str
+    parse: Callable[[bytes, bytes], Parsed]
+    read: Callable[[bytes], tuple[Report, bool, list[str]]]
+    events: EventKind | None = None
+    texts: Callable[[bytes], Texts] | None = None
+    tiered: bool = False
+    stores: bool = False
+    free: bool = False
+    priced_as: str = ""
+    drains: bool = False
+
+    def meter(self, parsed: Parsed) -> StreamMeter:
+        """What reads a stream of this endpoint."""
+        if parsed.convert.startswith(AUDIO_PREFIX):
+            return AudioMeter() if parsed.characters else SpeechMeter(parsed.convert.removeprefix(AUDIO_PREFIX))
+        if self.events is not None:
+            return EventMeter(self.events, parsed.finals)
+        return StreamMeter(hide_usage=not parsed.wants_usage)
+
+
+def _no_body(_body: bytes, _content_type: bytes) -> Parsed:
+    raise Rejection(426, "websocket_required", "Open this as a WebSocket.")
+
+
+METERED: dict[tuple[str, bytes], Endpoint] = {
+    ("POST", f"/v1{row.upstream_path}".encode()): row
+    for row in (
+        Endpoint(
+            "/v1/chat/completions",
+            "/chat/completions",
+            "tokens",
+            parse_chat,
+            read_answer,
+            texts=chat_texts,
+            tiered=True,
+        ),
+        Endpoint("/v1/completions", "/completions", "tokens", parse_completion, read_answer, texts=completion_texts),
+        Endpoint("/v1/embeddings", "/embeddings", "input tokens", parse_embedding, read_answer, texts=embedding_texts),
+        Endpoint(
+            "/v1/responses",
+            "/responses",
+            "tokens, hosted tool calls",
+            parse_response,
+            reads(response_report),
+            RESPONSE_EVENTS,
+            response_texts,
+            tiered=True,
+            stores=True,
+        ),
+        Endpoint(
+            "/v1/responses/compact",
+            "/responses/compact",
+            "tokens",
+            parse_compact,
+            reads(response_report),
+            texts=response_texts,
+            tiered=True,
+            priced_as="/v1/responses",
+        ),
+        Endpoint(
+            "/v1/responses/input_tokens",
+            "/responses/input_tokens",
+            "free",
+            parse_input_tokens,
+            reads(free_report),
+            free=True,
+            priced_as="/v1/responses",
+        ),
+        Endpoint(
+            "/v1/images/generations",
+            "/images/generations",
+            "text and image tokens",
+            parse_image,
+            reads(image_report),
+            IMAGE_EVENTS,
+            drains=True,
+        ),
+        Endpoint(
+            "/v1/images/edits",
+            "/images/edits",
+            "text and image tokens",
+            parse_image,
+            reads(image_report),
+            IMAGE_EVENTS,
+            drains=True,
+            priced_as="/v1/images/generations",
+        ),
+        Endpoint(
+            "/v1/audio/speech",
+            "/audio/speech",
+            "text and audio tokens, or characters",
+            parse_speech,
+            reads(audio_report),
+            SPEECH_EVENTS,
+            drains=True,
+        ),
+        Endpoint(
+            "/v1/audio/transcriptions",
+            "/audio/transcriptions",
+            "audio tokens, or seconds",
+            parse_transcription,
+            reads(audio_report),
+            TRANSCRIPT_EVENTS,
+        ),
+        Endpoint(
+            "/v1/audio/translations",
+            "/audio/translations",
+            "seconds",
+            parse_translation,
+            reads(audio_report),
+            priced_as="/v1/audio/transcriptions",
+        ),
+        Endpoint("/v1/moderations", "/moderations", "free", parse_moderation, reads(free_report), free=True),
+        Endpoint("/v1/decisions", "/decisions", "input tokens", parse_decision, reads(decision_report)),
+    )
+}
+MODELS_PATH = b"/v1/models"
+MODEL_PREFIX = b"/v1/models/"
+OBJECT_PATH = re.compile(rb"^/v1/responses/([A-Za-z0-9_-]{1,110})(/cancel|/input_items)?$")
+OBJECT_ROUTES = {
+    ("", "GET"): "its maker only",
+    ("", "DELETE"): "its maker only",
+    ("/cancel", "POST"): "its maker only",
+    ("/input_items", "GET"): "its maker only",
+}
+"""Routes under a response's id; they cost nothing and are open to the account that made it."""
+REALTIME = Endpoint(
+    "/v1/realtime", "/realtime", "text, audio and image tokens", _no_body, reads(response_report), drains=True
+)
+SOCKETS = (b"/v1/responses", b"/v1/realtime")
+"""Paths that are also (or only) WebSockets; see sockets.py."""
+
+
+def find_endpoint(method: str, raw_path: bytes) -> Endpoint:
+    """The row for a request.
+
+    Raises Rejection: 405 for a wrong method, 403 with the reason for what OpenAI has and we refuse, 404.
+    """
+    endpoint = METERED.get((method, raw_path))
+    if endpoint is not None:
+        return endpoint
+    path = raw_path.decode("ascii", "replace")[:200]
+    offered = sorted(allowed for allowed, known in METERED if known == raw_path)
+    if raw_path == MODELS_PATH or raw_path.startswith(MODEL_PREFIX):
+        offered = ["GET"]
+    reason = refusal(method, path)
+    if reason and not offered:
+        raise forbidden(f"{method} {path} is not offered here: {reason}.", "endpoint_not_offered")
+    if offered:
+        raise Rejection(405, "method_not_allowed", f"Not allowed to {method} on {path}: use {', '.join(offered)}.")
+    raise not_found(
+        f"The endpoint {method} {path} is not offered here. Offered: POST {', '.join(known.decode() for _, known in METERED)}; "
+        "GET /v1/models, /v1/models/{model}.",
+        "endpoint_not_offered",
+    )
+
+
+def refusal(method: str, path: str) -> str | None:
+    """Why a path of OpenAI's API is refused; None when OpenAI has no such path."""
+    for pattern, methods in _refused():
+        if pattern.fullmatch(path):
+            return methods.get(method) or next(iter(methods.values()))
+    return None
+
+
+@cache
+def _refused() -> list[tuple[re.Pattern[str], dict[str, str]]]:
+    rows: list[dict[str, Any]] = json.loads(files("proxy.gateway").joinpath("refused.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, str]] = {}
+    for row in rows:
+        found.setdefault(row["path"], {})[row["method"]] = row["reason"]
+    return [(re.compile(re.sub(r"\\\{\w+\\\}", "[^/]+", re.escape(path))), methods) for path, methods in found.items()]

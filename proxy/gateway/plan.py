@@ -1,0 +1,349 @@
+"""From a parsed request to what is held for it: model, tier, bounds, price. Sans I/O.
+
+Everything here decides about money and knows nothing of HTTP servers, sockets or stores.
+"""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+from billing.ledger.accounts import ApiKey
+from billing.money.amounts import Millicredits
+from billing.money.errors import UnpricedModel
+from billing.money.holds import KeyLimits
+from billing.money.pricing import Bounds, Charge, Line, Model, PriceBook
+from billing.money.spend_periods import period_name
+from billing.money.usage import Usage
+from config.settings import Billing, Limits
+from proxy.gateway.authenticate import may_use_model, refuse_model
+from proxy.gateway.bodies.chat import Parsed, input_bound, with_members
+from proxy.gateway.bodies.responses import HOSTED_TOOLS
+from proxy.gateway.endpoints import METERED, Endpoint
+from proxy.gateway.upstream.tenants import as_json
+from proxy.web.rejections import Rejection, forbidden, invalid
+
+# what a client may ask for → the tier we price ("" = the operator's own)
+ASKED_TIERS = {
+    None: "",
+    "auto": "",
+    "default": "default",
+    "flex": "flex",
+    "priority": "priority",
+    "fast": "priority",
+    "ultrafast": "ultrafast",
+}
+MODEL_NAME = re.compile(r"[!-~]{1,120}")
+"""What may be stored and sent: any other character is in no model's name."""
+IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
+SEARCH_TOKENS = HOSTED_TOOLS["web_search"]
+CALL_PRICES = {
+    "web_search": "web_search",
+    "web_search_2025_08_26": "web_search",
+    "web_search_preview": "",
+    "web_search_preview_2025_03_11": "",
+    "file_search": "file_search",
+    "code_interpreter": "code_interpreter_1g",
+}
+"""Hosted tool → the name of its price per call; "" = by its model, others cost tokens only."""
+TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
+
+
+class Plan(NamedTuple):
+    """One request, ready to be held for. `cap` is output tokens per choice; `ceiling` the most it can cost."""
+
+    endpoint: Endpoint
+    parsed: Parsed
+    model: Model
+    tier: str
+    cap: int
+    cap_is_ours: bool
+    searches: int
+    bounds: Bounds
+    ceiling: Charge
+    tools: "Tools"
+    context: int | None = 0
+    input_is_counted: bool = False
+    keeps: bool = False
+    """Whether what it makes stays in the upstream account, where its owner must be known."""
+
+
+class Tools(NamedTuple):
+    """Hosted tools in use: how many calls at most, what each may add to the model's input, and by what names they are
+    priced.
+    """
+
+    calls: int = 0
+    call_tokens: int = 0
+    search: str = "web_search"
+    dearest: str = ""
+    image: Model | None = None
+
+
+NO_TOOLS = Tools()
+
+
+def make_plan(
+    endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, billing: Billing, context: int | None = 0
+) -> Plan:
+    """Check model, tier, tools and fields; bound by bytes; price the worst case. Raises Rejection.
+
+    `context`: tokens of stored objects that the request refers to; None = unknown.
+    """
+    model = sold_model(parsed.model, endpoint.priced_as or endpoint.name, key, prices, billing)
+    if parsed.store and not billing.allow_store:
+        raise invalid(
+            "`store` must be false here: what is stored would be kept in a shared account.",
+            "store",
+            "unsupported_parameter",
+        )
+    if parsed.background and not billing.allow_background:
+        raise invalid(
+            "`background` is not enabled here: leave it out, and stream the response.",
+            "background",
+            "unsupported_parameter",
+        )
+    tier = _tier(endpoint, parsed, model, billing)
+    tools = _tools(parsed, model, key, prices, billing) if parsed.tools or parsed.image_tool else NO_TOOLS
+    searches = _searches(parsed, model)
+    cap, cap_is_ours = _output_cap(parsed, model, billing)
+    tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound, context, tools, cap)
+    if searches and model.context_window is not None:
+        tokens_in = min(model.context_window, tokens_in + searches * SEARCH_TOKENS)
+    bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
+    ceiling = prices.ceiling(model, tier, bounds)
+    keeps = endpoint.stores and billing.allow_store and parsed.store is not False
+    return Plan(endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context, keeps=keeps)
+
+
+def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
+    """The model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
+    plain = MODEL_NAME.fullmatch(name) is not None
+    model = prices.find(name) if plain and may_use_model(name, billing.model_allowlist, key.rules.models) else None
+    if model is None:
+        raise refuse_model(name)
+    if endpoint not in model.endpoints:
+        raise _wrong_endpoint(name, endpoint, model.endpoints)
+    return model
+
+
+def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejection:
+    """A model that may be used, but not here."""
+    served = sorted(other for other in others if ("POST", other.encode()) in METERED)
+    instead = f" Use {' or '.join(served)}." if served else ""
+    return Rejection(
+        404, "model_not_found", f"The model {model!r} does not work at {endpoint}.{instead}", param="model"
+    )
+
+
+def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
+    """The same plan with its text counted instead of bounded by bytes."""
+    counted = _tokens_in(plan.parsed, plan.model, tokens, plan.context, plan.tools, plan.cap)
+    tokens_in = min(plan.bounds.input_tokens, counted)
+    return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
+
+
+def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | None:
+    """The same plan with our own output cap lowered to what `budget` millicredits pay for; None below `minimum`."""
+    choices = max(1, plan.parsed.choices)
+    affordable = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget)
+    cap = min(plan.cap, (affordable - plan.parsed.extra_output) // choices)
+    if not plan.cap_is_ours or cap < min(minimum, plan.cap):
+        return None
+    return _rebound(plan, prices, plan.bounds.input_tokens, cap)
+
+
+def smallest(plan: Plan, minimum: int, prices: PriceBook) -> Plan:
+    """The least that could be held for this request: what a 402 says is required."""
+    return _rebound(plan, prices, plan.bounds.input_tokens, min(plan.cap, minimum)) if plan.cap_is_ours else plan
+
+
+def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str]) -> bytes:
+    """The client's body with what we must set: usage reporting, an explicit tier, our cap below the model's own, no
+    storing.
+
+    `identifier` makes this tenant's own name out of one that the client gave.
+    """
+    parsed, changes = plan.parsed, dict(plan.parsed.sets)
+    for name, value in parsed.tenant_values.items():
+        changes[name] = as_json(identifier(value)) if parsed.form is None else identifier(value).encode()
+    if plan.endpoint.tiered and parsed.asked_tier not in (plan.tier, _wire_alias(plan.tier)):
+        changes["service_tier"] = TIER_JSON[plan.tier]
+    if parsed.stream and not parsed.wants_usage:
+        changes["stream_options"] = b'{"include_usage":true' + parsed.keeps_stream_options + b"}"
+    if plan.endpoint.stores and not billing.allow_store and parsed.store is None:
+        changes["store"] = b"false"
+    if plan.tools.calls and parsed.max_calls is None:
+        changes["max_tool_calls"] = str(plan.tools.calls).encode()
+    most = plan.model.max_output_tokens
+    if plan.cap_is_ours and parsed.cap_field and (most is None or plan.cap < most):
+        changes[parsed.cap_field] = str(plan.cap).encode()
+    if not changes:
+        return parsed.source
+    return parsed.form.with_fields(changes) if parsed.form is not None else with_members(parsed, changes)
+
+
+def checkpoint_charge(plan: Plan, prices: PriceBook, output_tokens: int) -> Charge:
+    """What an orphan of this plan would be charged: its input bound, and the output shown so far."""
+    bounds = plan.bounds._replace(output_tokens=min(output_tokens, plan.bounds.output_tokens))
+    return prices.ceiling(plan.model, plan.tier, bounds)
+
+
+def price_usage(
+    plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str, more: Sequence[Line] = ()
+) -> Charge:
+    """Price by the echoed model and tier; where the echo has no price, by what was asked for.
+
+    `more`: other models' work.
+    """
+    model = (prices.find(billed_model) if billed_model else None) or plan.model
+    try:
+        return prices.price(model, tier, usage, more)
+    except UnpricedModel:
+        return prices.price(plan.model, plan.tier, usage, more)
+
+
+def key_limits(key: ApiKey, defaults: Limits, now_ms: int) -> KeyLimits:
+    """A key's limits, the operator's defaults where it names none."""
+    rules = key.rules
+    if rules.spend_limit is None and not any(defaults_of(defaults)) and rules[4:6] == (None, None) and rules[3] is None:
+        return NO_LIMITS
+    return KeyLimits(
+        spend_limit=rules.spend_limit,
+        period=period_name(rules.spend_period or "total", now_ms),
+        requests_per_minute=_either(rules.requests_per_minute, defaults.requests_per_minute),
+        tokens_per_minute=_either(rules.tokens_per_minute, defaults.tokens_per_minute),
+        concurrency=_either(rules.concurrency, defaults.concurrency),
+    )
+
+
+NO_LIMITS = KeyLimits()
+
+
+def defaults_of(limits: Limits) -> tuple[int, int, int]:
+    """The operator's defaults as a tuple."""
+    return limits.requests_per_minute, limits.tokens_per_minute, limits.concurrency
+
+
+def held_amount(plan: Plan, *, free: bool) -> Millicredits:
+    """What to hold: the ceiling, or nothing while charging is off."""
+    return Millicredits(0) if free or plan.endpoint.free else plan.ceiling.amount
+
+
+def _rebound(plan: Plan, prices: PriceBook, tokens_in: int, cap: int) -> Plan:
+    bounds = bounds_of(plan.parsed, tokens_in, cap, plan.searches, plan.tools)
+    return plan._replace(cap=cap, bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
+
+
+def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) -> str:
+    """The tier to send and to price: the client's, else the operator's. Raises Rejection."""
+    if not endpoint.tiered:
+        return "default"
+    asked = ASKED_TIERS.get(parsed.asked_tier)
+    if asked is None:
+        raise invalid(f"`service_tier` {parsed.asked_tier!r} is not offered here.", "service_tier")
+    if not asked:
+        return billing.service_tier if billing.service_tier in model.tiers else "default"
+    if asked not in billing.allowed_service_tiers:
+        raise forbidden(
+            f"`service_tier` {parsed.asked_tier!r} is not enabled here.", "service_tier_not_allowed", "service_tier"
+        )
+    if asked not in model.tiers:
+        raise invalid(
+            f"The model {parsed.model!r} is not offered in service tier {parsed.asked_tier!r}.", "service_tier"
+        )
+    return asked
+
+
+def _tokens_in(parsed: Parsed, model: Model, text: int, context: int | None, tools: Tools, cap: int) -> int:
+    """Input tokens at most.
+
+    Every call of a hosted tool makes the model read all of it again, and what came before the call.
+    """
+    window = model.context_window
+    once = window if context is None and window is not None else input_bound(parsed, text + (context or 0), window)
+    if not tools.calls or not parsed.tools:
+        return once
+    more = tools.call_tokens + cap * parsed.choices
+    turns = (once + turn * more for turn in range(tools.calls + 1))
+    return sum(turn if window is None else min(turn, window) for turn in turns)
+
+
+def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: Tools = NO_TOOLS) -> Bounds:
+    """The bounds that the hold is priced by; `cap` is output tokens per choice."""
+    more: tuple[tuple[Model, str, Bounds], ...] = ()
+    if tools.image is not None and parsed.image_tool is not None:
+        each = parsed.image_tool
+        more = ((tools.image, "default", Bounds(each.input_tokens * tools.calls, each.output_tokens * tools.calls)),)
+    return Bounds(
+        input_tokens=tokens_in,
+        output_tokens=cap * parsed.choices + parsed.extra_output,
+        audio_input_tokens=min(parsed.audio_tokens, tokens_in),
+        audio_output=parsed.audio_output,
+        cache_write_12h=parsed.cache_write_12h,
+        web_searches=searches,
+        milliseconds=parsed.milliseconds,
+        characters=parsed.characters,
+        calls=((tools.dearest, tools.calls),) if tools.dearest else (),
+        more=more,
+    )
+
+
+def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, billing: Billing) -> Tools:
+    """Check the hosted tools against the configuration and the prices. Raises Rejection."""
+    hosted = parsed.tools & HOSTED_TOOLS.keys()
+    for tool in sorted(hosted):
+        if tool not in billing.allowed_tools:
+            raise forbidden(f"The tool {tool!r} is not enabled here.", "tool_not_allowed", "tools")
+    search = "web_search" if model.reasoning or "web_search" in hosted else "web_search_preview_non_reasoning"
+    names = {CALL_PRICES[tool] or search for tool in hosted if tool in CALL_PRICES}
+    for name in names:
+        if not prices.prices_call(name):
+            raise invalid(f"The tool has no price here ({name}).", "tools", "unsupported_tool")
+    calls = 0
+    if hosted or parsed.image_tool:
+        calls = parsed.max_calls or billing.max_tool_calls
+    image = None
+    if parsed.image_tool is not None:
+        image = sold_model(parsed.image_tool.model, IMAGES if hosted else RESPONSES, key, prices, billing)
+    added = max((HOSTED_TOOLS[tool] for tool in hosted), default=0)
+    return Tools(calls, added, search, max(names, key=prices.call_price, default=""), image)
+
+
+def _searches(parsed: Parsed, model: Model) -> int:
+    """Web searches that will be billed beside the tokens (their fee is not in usage)."""
+    if not (model.searches_each_call or parsed.web_search):
+        return 0
+    if model.tiers["default"].short.web_search == 0:
+        raise invalid(
+            f"Web search has no price on the model {parsed.model!r}.", "web_search_options", "unsupported_parameter"
+        )
+    return max(1, parsed.choices)
+
+
+def _output_cap(parsed: Parsed, model: Model, billing: Billing) -> tuple[int, bool]:
+    """(output tokens per choice, whether we chose it). Raises Rejection."""
+    most = model.max_output_tokens
+    if parsed.explicit_cap is not None:
+        if most is not None and parsed.explicit_cap > most:
+            raise invalid(
+                f"The output maximum is too large: {parsed.explicit_cap}. {parsed.model!r} supports at most {most} output tokens.",
+                parsed.cap_field or "max_tokens",
+            )
+        return parsed.explicit_cap, False
+    if parsed.cap_field is None:
+        bounds = [bound for bound in (most, parsed.output_bound) if bound is not None]
+        return min(bounds, default=0), False
+    chosen = billing.default_max_output_tokens or most
+    if chosen is None:
+        raise invalid(
+            f"The model {parsed.model!r} has no known output maximum: send `{parsed.cap_field}`.", parsed.cap_field
+        )
+    return (min(chosen, most) if most is not None else chosen), True
+
+
+def _wire_alias(tier: str) -> str:
+    return "fast" if tier == "priority" else tier
+
+
+def _either(own: int | None, default: int) -> int:
+    return default if own is None else own

@@ -1,0 +1,132 @@
+"""What stands before the side API and the pages: which listener serves what, security headers, CORS. Raw ASGI; /v1
+passes by.
+
+groups   v1      /v1
+side    /api/billing, /api/portal, /credits, /webhooks
+admin   /api/admin, /admin, /metrics
+health  /healthz, /readyz: everywhere
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from ipaddress import ip_network
+from typing import Any
+
+from config.settings import Settings
+from proxy.gateway.access_log import CLIENT_CLOSED
+from proxy.observability.log import RequestLog
+from proxy.web.client_address import client_address
+from proxy.web.origin import ASKED, HEALTH_PATHS, Asked, Group, header_of, is_under, request_id_of
+
+CORS_PATHS = ("/api/billing",)
+"""Pages sign in by cookie and the admin API is no browser's business: neither answers other origins."""
+
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'"),
+)
+"""Set where the answer does not set its own."""
+PREFLIGHT = (
+    (b"access-control-allow-methods", b"GET, POST, PUT"),
+    (b"access-control-allow-headers", b"authorization, content-type, idempotency-key"),
+    (b"access-control-max-age", b"600"),
+)
+EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
+UNLOGGED_PATHS = (*HEALTH_PATHS, "/metrics")
+"""Asked every few seconds by machines, for ever."""
+NOT_HERE = b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error","param":null,"code":"not_found"}}'
+
+
+def groups_by_port(main: int, side: int, admin: int) -> Mapping[int, frozenset[Group]]:
+    """Port → what it serves; empty when one listener serves everything. A port of 0 is not listened on."""
+    if not side and not admin:
+        return {}
+    served: dict[int, set[Group]] = {main: {"v1", "health"}}
+    served.setdefault(side or main, {"health"}).add("side")
+    served.setdefault(admin or main, {"health"}).add("admin")
+    return {port: frozenset(groups) for port, groups in served.items()}
+
+
+class Edge:
+    """Wraps the Starlette application of everything but /v1."""
+
+    def __init__(
+        self, app: Any, settings: Callable[[], Settings], count: Callable[[str, int], None], log: RequestLog
+    ) -> None:
+        """`settings`: those in force; `count` is told path and status of every answer; `log` takes a line for each."""
+        self._app, self._settings, self._count, self._log = app, settings, count, log
+        self._trusted = [ip_network(network) for network in settings().listen.trusted_proxies]
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """One request."""
+        started, path = time.monotonic(), scope["path"]
+        asked = scope[ASKED] = Asked(request_id_of(scope), client_address(scope, self._trusted))
+        status = 0
+
+        async def noting(message: Any) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message = {**message, "headers": [*message["headers"], (b"x-request-id", asked.request_id.encode())]}
+            await send(message)
+
+        try:
+            await self._answered(scope, receive, noting)
+        finally:
+            if path not in UNLOGGED_PATHS:
+                self._log.side_request(
+                    {
+                        "request_id": asked.request_id,
+                        "method": scope["method"][:20],
+                        # as it is written in our table: what stands in a path may be anything
+                        "path": getattr(scope.get("route"), "path", ""),
+                        "status": status or CLIENT_CLOSED,
+                        "duration_ms": round((time.monotonic() - started) * 1_000),
+                    }
+                )
+
+    async def _answered(self, scope: Any, receive: Any, send: Any) -> None:
+        path: str = scope["path"]
+        origin = header_of(scope, b"origin")
+        allowed = (
+            origin and is_under(path, CORS_PATHS) and origin.decode("latin-1") in self._settings().cors.allowed_origins
+        )
+        if allowed and scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method"):
+            await _answer(send, 204, [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), *PREFLIGHT], b"")
+            return
+
+        async def sending(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                self._count(path, message["status"])
+                present = {name.lower() for name, _ in message["headers"]}
+                more = [pair for pair in HEADERS if pair[0] not in present]
+                if allowed:
+                    more += [(b"access-control-allow-origin", origin), EXPOSED]
+                if is_under(path, CORS_PATHS):
+                    more.append((b"vary", b"Origin"))
+                message = {**message, "headers": [*message["headers"], *more]}
+            await send(message)
+
+        await self._app(scope, receive, sending)
+
+
+async def not_on_this_port(send: Any) -> None:
+    """404."""
+    await _answer(send, 404, [(b"content-type", b"application/json"), *HEADERS], NOT_HERE)
+
+
+async def refuse_socket(receive: Any, send: Any) -> None:
+    """404 instead of a handshake."""
+    await receive()
+    headers = [(b"content-type", b"application/json"), *HEADERS]
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": NOT_HERE})
+
+
+async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+    length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
+    await send({"type": "http.response.body", "body": body})

@@ -1,0 +1,117 @@
+"""Everything that is served beside /v1, put together: the customers' API and pages, and those of admins."""
+
+import asyncio
+from dataclasses import dataclass
+from datetime import date
+
+from starlette.routing import Route
+
+from billing.accounting.daily_finance import Finance
+from billing.accounting.journal import Books, Line
+from billing.accounting.statements import Statements
+from billing.jobs.runs import Runs
+from billing.jobs.schedule import Scheduler
+from billing.ledger.accounts import Accounts
+from billing.ledger.admins import Admins
+from billing.ledger.audit_log import AuditLog
+from billing.ledger.flag_overrides import Overrides
+from billing.ledger.ledger import Ledger
+from billing.ledger.portal_tokens import Portal
+from billing.ledger.rate_cards import RateCards
+from billing.storage.database import Database
+from config.secrets import service_key
+from config.settings import Database as DatabaseSettings
+from proxy.admin.actions import AdminDesk, Journal
+from proxy.admin.api import AdminApi
+from proxy.admin.auth import AdminAuth
+from proxy.admin.oidc import TokenChecker
+from proxy.admin.ops_page import OpsPage
+from proxy.credits_page.page import CreditsPage
+from proxy.customer_api.account import AccountApi
+from proxy.customer_api.checkout import CheckoutApi
+from proxy.customer_api.money_in import MoneyIn
+from proxy.customer_api.settings import SettingsApi
+from proxy.gateway.services import Services
+from proxy.server.jobs import STATEMENT_SECONDS
+from proxy.server.live_settings import LiveSettings
+from proxy.web.auth_failures import Failures
+
+
+def journal_apart(conf: DatabaseSettings) -> Journal:
+    """The journal, read in a thread of its own over a connection of its own: it goes through every transfer there is."""
+
+    async def read(first: date, last: date) -> list[Line]:
+        database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
+        try:
+            return await Books(database).journal(first, last)
+        finally:
+            await database.close()
+
+    async def journal(first: date, last: date) -> list[Line]:
+        return await asyncio.to_thread(lambda: asyncio.run(read(first, last)))
+
+    return journal
+
+
+@dataclass(frozen=True, slots=True)
+class SideParts:
+    """What the handlers need. `origin`: how browsers reach us; `tokens` None: no identity provider is configured."""
+
+    services: Services
+    database: Database
+    ledger: Ledger
+    accounts: Accounts
+    admins: Admins
+    money: MoneyIn
+    live: LiveSettings
+    tokens: TokenChecker | None
+    origin: str
+    jobs: Scheduler
+    failures: Failures
+
+
+def side_routes(parts: SideParts) -> list[Route]:
+    """What to mount."""
+    database, services, money = parts.database, parts.services, parts.money
+    api, statements = AccountApi(services, parts.ledger), Statements(database)
+    auth, desk = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_desk(parts)
+    settings = services.settings
+    portal = CreditsPage(
+        money,
+        Portal(database),
+        parts.accounts,
+        api,
+        statements,
+        service_key(settings),
+        settings.portal.public_url or parts.origin,
+        auth.opens_portal,
+    )
+    return [
+        *api.routes(),
+        *CheckoutApi(money, services.authenticator, parts.accounts, parts.failures).routes(),
+        *SettingsApi(money, services.authenticator, statements).routes(),
+        *portal.routes(),
+        *AdminApi(desk, auth).routes(),
+        *OpsPage(desk, auth).routes(),
+    ]
+
+
+def admin_desk(parts: SideParts) -> AdminDesk:
+    """What admins work with."""
+    database = parts.database
+    return AdminDesk(
+        parts.services,
+        parts.accounts,
+        parts.ledger,
+        parts.admins,
+        Overrides(database),
+        RateCards(database),
+        Finance(database),
+        Runs(database),
+        parts.jobs,
+        parts.money,
+        parts.money.inbox,
+        AuditLog(database),
+        journal_apart(parts.services.settings.database),
+        lambda: parts.live.file,
+    )

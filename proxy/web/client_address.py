@@ -1,0 +1,43 @@
+"""Which address a request is from: the peer's, or what a proxy of our own says of it."""
+
+from collections.abc import Sequence
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from typing import Any
+
+Networks = Sequence[IPv4Network | IPv6Network]
+MOST_HOPS = 32
+
+
+def client_address(scope: Any, trusted: Networks) -> str:
+    """Who sent a request: the peer, or whom a proxy that we trust names. "" where there is no peer.
+
+    Each proxy appends to X-Forwarded-For who connected to it, so only the entries from the right are worth anything:
+    the first that is no proxy of ours is the client, and whatever stands to its left the client may have made up.
+    """
+    peer = scope.get("client")
+    address = _address(peer[0]) if peer else None
+    if address is None:
+        return str(peer[0]) if peer else ""
+    named = (
+        b",".join(value for key, value in scope["headers"] if key == b"x-forwarded-for").decode("latin-1").split(",")
+    )
+    for entry in reversed(named[-MOST_HOPS:]):
+        if not any(address in network for network in trusted):
+            break
+        before = _address(entry.strip())
+        if before is None:
+            break
+        address = before
+    return str(address)
+
+
+def _address(text: str) -> IPv4Address | IPv6Address | None:
+    """An address as proxies write it: alone, with a port, in brackets; IPv4 also where it is mapped into IPv6."""
+    bare = (
+        text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0] if text.count(":") == 1 else text
+    )
+    try:
+        found = ip_address(bare.partition("%")[0])  # a zone may be any text
+    except ValueError:
+        return None
+    return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
