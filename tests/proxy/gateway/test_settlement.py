@@ -1,0 +1,24 @@
+"""What an ending is charged by: the terms it began under, and nothing that may have changed since."""
+
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from proxy.gateway.answers.meter import NO_REPORT
+from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.services import Services
+from proxy.gateway.settlement import Shown, Terms, decide_ending
+from proxy.observability.metrics import Metrics
+from tests.proxy.gateway.test_plan import PRICES, plan
+
+
+@pytest.mark.parametrize("insurance", [True, False])
+async def test_the_insurance_is_the_one_the_request_began_with(insurance: bool) -> None:
+    # no settings at all: whoever asks for those in force fails here
+    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=Tokenizer()))
+    ending = await decide_ending(
+        services, Terms(PRICES, insurance), plan(), NO_REPORT, Shown([], insured=True), "upstream_cut"
+    )
+    assert (ending.outcome, ending.charge.amount == 0) == (("insured", True) if insurance else ("upstream_cut", False))
