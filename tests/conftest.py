@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.live import Live, run_sql, start_bank, stripe_environment
 from tests.support.schema import in_thread, migrated
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port, postgres, start_sandbox
+from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, free_port, postgres, start_sandbox
 from tests.support.shop import Shop, open_shop
 from tests.support.stores import Books, close_books, open_books
 
@@ -119,9 +119,6 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
     server.start()
     yield server
     server.kill()
-
-
-Serve = Callable[..., Tollkeeper]
 
 
 @pytest.fixture

@@ -5,54 +5,17 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from billing.payments.stripe.signatures import sign, verify
+from billing.payments.stripe.signatures import verify
 from tests.support import web
-from tests.support.customers import Customer, acting_for, new_customer
+from tests.support.customers import acting_for, new_customer
 from tests.support.fake_stripe import FakeStripe
-from tests.support.fake_stripe_server import FakeServer, serve_fake
+from tests.support.fake_stripe_server import serve_fake
 from tests.support.servers import RedisServer, Tollkeeper, wait_until
-
-SECRET = "whsec_e2e"
-PACKAGES = json.dumps([{"code": "starter", "usd": "9.99"}, {"code": "pro", "usd": "99.99", "bonus_percent": "10"}])
-NOTICES = "0123456789abcdef"
-
-
-@dataclass
-class Town:
-    """A served Tollkeeper and its Stripe."""
-
-    server: Tollkeeper
-    stripe: FakeStripe
-    fake: FakeServer
-    notices: list[tuple[bytes, str]]
-    delivered: int = 0
-
-    def deliver(self) -> None:
-        for _, payload in self.stripe.events_made[self.delivered :]:
-            answer = web.post(
-                f"{self.server.url}/webhooks/stripe",
-                content=payload,
-                headers={"stripe-signature": sign(payload, SECRET, int(time.time()))},
-            )
-            assert answer.status_code == 200, answer.text
-        self.delivered = len(self.stripe.events_made)
-
-    def buy(self, customer: Customer, code: str = "starter", **more: Any) -> dict[str, Any]:
-        answer = web.post(
-            f"{self.server.url}/api/billing/checkout",
-            json={"packageCode": code, **more},
-            headers=customer.headers,
-            timeout=20,
-        )
-        assert answer.status_code == 201, answer.text
-        found: dict[str, Any] = answer.json()
-        return found
+from tests.support.town import NOTICES, Town, environment
 
 
 @pytest.fixture
@@ -75,21 +38,6 @@ def notices() -> Iterator[tuple[str, list[tuple[bytes, str]]]]:
     yield f"http://127.0.0.1:{server.server_address[1]}/hooks", taken
     server.shutdown()
     server.server_close()
-
-
-def environment(api_base: str, notices_url: str) -> dict[str, str]:
-    return {
-        "STRIPE_API_KEY": "sk_test_1",
-        "STRIPE_WEBHOOK_SECRET": SECRET,
-        "NOTICES_SECRET": NOTICES,
-        "TOLLKEEPER_STRIPE__API_BASE": api_base,
-        "TOLLKEEPER_STRIPE__SUCCESS_URL": "https://app.test/ok?s={CHECKOUT_SESSION_ID}",
-        "TOLLKEEPER_STRIPE__CANCEL_URL": "https://app.test/no",
-        "TOLLKEEPER_NOTICES__URL": notices_url,
-        "TOLLKEEPER_NOTICES__LOW_BALANCE_CREDITS": "100",
-        "TOLLKEEPER_BILLING__AUTO_RECHARGE": "true",
-        "TOLLKEEPER_PACKAGES": PACKAGES,
-    }
 
 
 @pytest.fixture(params=["embedded", "redis"])

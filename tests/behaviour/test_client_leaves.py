@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import Tollkeeper, wait_until
 from tests.support.wire import events_of
 

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer, metric, usd_to_charge
 from tests.support import web
+from tests.support.served import Customer, metric, usd_to_charge
 from tests.support.servers import Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import events_of
 

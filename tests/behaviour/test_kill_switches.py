@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.behaviour.test_buy_spend_refund import Town, environment
 from tests.support import web
 from tests.support.customers import Customer, acting_for, new_customer
 from tests.support.fake_stripe import FakeStripe
 from tests.support.fake_stripe_server import serve_fake
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
 from tests.support.timed_load import PER_REQUEST, Load, Reply
+from tests.support.town import Town, environment
 
 START = 1_000_000_000
 

@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from billing.money.pricing import load_catalogue
-from tests.behaviour.conftest import Customer, usd_to_charge
-from tests.conftest import Serve
 from tests.support.customers import new_customer
-from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
+from tests.support.served import Customer, usd_to_charge
+from tests.support.servers import RedisServer, Sandbox, Serve, sandbox_says, wait_until
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

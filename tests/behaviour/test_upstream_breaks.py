@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import Customer, metric, usd_to_charge, wait_log
+from tests.support.served import Customer, metric, usd_to_charge, wait_log
 from tests.support.servers import SAMPLES, Tollkeeper, wait_until
 from tests.support.wire import Ended, events_of, text_of
 

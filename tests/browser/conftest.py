@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from tests.behaviour.test_buy_spend_refund import PACKAGES
 from tests.browser.visits import Visits, opened_browser
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
+from tests.support.town import PACKAGES
 
 SECRET = "whsec_browser"
 FLAG_FILE = "# what the tests change is appended\n"

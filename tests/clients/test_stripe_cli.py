@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from billing.payments.stripe.event_types import KINDS
-from tests.behaviour.test_buy_spend_refund import PACKAGES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
+from tests.support.town import PACKAGES
 
 STRIPE = ROOT / "tests" / "clients" / "node" / "node_modules" / "@stripe" / "cli-linux-x64" / "bin" / "stripe"
 SECRET = "whsec_by_cli"

@@ -12,7 +12,6 @@ from typing import Any, cast
 import httpx
 import msgspec
 import pytest
-from jsonschema import Draft202012Validator
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from proxy.admin import api as admin_api
@@ -20,25 +19,10 @@ from proxy.admin.auth import AdminRoute
 from proxy.admin.roles import MAY, ROLES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
+from tests.support.openapi import DOCUMENT, fits
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 ADMIN = admin_api.AdminApi(cast("Any", None), cast("Any", None)).table()
-DOCUMENT = json.loads((ROOT / "proxy" / "customer_api" / "openapi.json").read_text())
-
-
-def fits(answer: httpx.Response, path: str) -> Any:
-    """The JSON of an answer, after checking it against what the document says of that path and status."""
-    described = DOCUMENT["paths"][path][answer.request.method.lower()]["responses"][str(answer.status_code)]
-    if "$ref" in described:
-        described = DOCUMENT["components"]["responses"][described["$ref"].rpartition("/")[2]]
-    (content_type,) = described["content"]
-    assert answer.headers["content-type"].partition(";")[0] == content_type
-    schema = {**described["content"][content_type]["schema"], "components": DOCUMENT["components"]}
-    if content_type != "application/json":
-        return answer.text
-    found = answer.json()
-    Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER).validate(found)
-    return found
 
 
 @pytest.fixture(scope="module")

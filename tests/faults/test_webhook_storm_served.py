@@ -26,8 +26,8 @@ from sqlalchemy import text
 
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from billing.storage.database import Database
-from tests.behaviour.test_stripe_simulator import CREDITS, Bank
 from tests.support import web
+from tests.support.bank import CREDITS, Bank
 from tests.support.customers import Customer, database_url, new_customer
 from tests.support.live import SECRET, start_bank, stripe_environment
 from tests.support.servers import RedisServer, Tollkeeper, wait_until, within

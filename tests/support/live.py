@@ -79,3 +79,9 @@ def stripe_environment(bank: str) -> dict[str, str]:
         "TOLLKEEPER_STRIPE__MAX_CHECKOUTS_PER_HOUR": "0",
         "TOLLKEEPER_PACKAGES": PACKAGES,
     }
+
+
+def control(bank: str, what: str, method: str = "POST", **body: Any) -> Any:
+    answer = web.request(method, f"{bank}/__stripe/{what}", json=body, timeout=40)
+    assert answer.status_code == 200, answer.text
+    return answer.json()

@@ -8,6 +8,7 @@ from sqlalchemy import text
 from billing.accounting.reconcile import reconcile
 from billing.accounting.reconcile_stripe import check_purchases, check_stripe
 from billing.ledger.notices import NoticeQueue
+from billing.money.holds import Entry
 from billing.payments.checkout import Checkout, CheckoutTerms
 from billing.payments.purchase import Offer, offer
 from billing.payments.purchase_store import Purchase, Sales
@@ -21,7 +22,7 @@ from billing.payments.stripe.sync import Sync
 from billing.payments.stripe.worker import StripeWorker
 from billing.payments.stripe_customers import Buyers
 from tests.support.fake_stripe import FakeStripe
-from tests.support.stores import Books
+from tests.support.stores import Books, record
 
 STARTER = offer("starter", "9.99", "0")
 PRO = offer("pro", "99.99", "10")
@@ -134,3 +135,7 @@ def open_shop(
     return Shop(
         books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices, refunding
     )
+
+
+async def use(shop: Shop, account: str, amount: int, number: int, cost: int = 3) -> None:
+    await shop.books.ledger.post([Entry(str(number), amount, 0, record(f"c{number}", account, cost=cost))])

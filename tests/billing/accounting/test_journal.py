@@ -24,20 +24,14 @@ from billing.accounting.journal import (
     sums,
 )
 from billing.accounting.statements import Statement, StatementEntry, Statements, StatementUsage, month_bounds
-from billing.money.holds import Entry
 from billing.money.postings import CASH, COGS, DISPUTES, FEES, PAYABLE, TAX
 from proxy.customer_api.statement_csv import safe_cell, statement_csv
 from proxy.customer_api.statement_pdf import statement_pdf
-from tests.support.shop import PRO, STARTER, Shop
-from tests.support.stores import record
+from tests.support.shop import PRO, STARTER, Shop, use
 
 
 def today() -> date:
     return datetime.now(UTC).date()
-
-
-async def use(shop: Shop, account: str, amount: int, number: int, cost: int = 3) -> None:
-    await shop.books.ledger.post([Entry(str(number), amount, 0, record(f"c{number}", account, cost=cost))])
 
 
 async def journal(shop: Shop) -> dict[str, int]:

@@ -21,8 +21,7 @@ from billing.accounting.statements import (
 from billing.payments.purchase import offer
 from proxy.customer_api.statement_csv import statement_csv
 from proxy.customer_api.statement_pdf import statement_pdf
-from tests.billing.accounting.test_journal import use
-from tests.support.shop import PRO, STARTER, Shop
+from tests.support.shop import PRO, STARTER, Shop, use
 
 PLUS = offer("plus", "49.99", "5")
 MONEY = ("paidUsd", "paidTaxUsd", "returnedUsd", "returnedTaxUsd")

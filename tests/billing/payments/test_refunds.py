@@ -9,9 +9,8 @@ from billing.ledger.audit_log import Who
 from billing.money.amounts import MoneyError
 from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.payments.purchase import NotRefundable, refund_cents
-from tests.billing.payments.recharge.test_recharge import BUYER, WISH, account_with_card, spend, told
-from tests.billing.payments.recharge.test_recharge_stops import autos, run, state_of
 from tests.support.fake_stripe import replace
+from tests.support.recharge import BUYER, WISH, account_with_card, autos, run, spend, state_of, told
 from tests.support.shop import Shop
 
 ADA = Who("ada", "finance")

@@ -17,9 +17,10 @@ from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminRoute
 from proxy.admin.ops_page import OpsPage
 from proxy.admin.roles import MAY, ROLES
-from tests.docs.test_openapi import fits
 from tests.support import web
+from tests.support.admins import bearer, enter
 from tests.support.customers import Customer, new_customer
+from tests.support.openapi import fits
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 API = AdminApi(cast("Any", None), cast("Any", None)).table()
@@ -59,15 +60,6 @@ def keys(server: Tollkeeper) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def customer(server: Tollkeeper) -> Customer:
     return new_customer(server)
-
-
-def enter(browser: httpx.Client, key: str) -> httpx.Response:
-    """Send the form that asks for a key, as a browser does from our own page."""
-    return browser.post("/admin/sign-in", data={"key": key}, headers={"origin": str(browser.base_url).rstrip("/")})
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {key}"}
 
 
 def ask(server: Tollkeeper, route: AdminRoute, customer: Customer, headers: dict[str, str]) -> httpx.Response:

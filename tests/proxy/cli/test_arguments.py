@@ -8,9 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from proxy.cli.context import actor
-from tests.conftest import Serve
 from tests.support.customers import new_customer
-from tests.support.servers import TOLLKEEPER, Tollkeeper
+from tests.support.servers import TOLLKEEPER, Serve, Tollkeeper
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from billing.ledger.portal_tokens import Portal, Staff
 from billing.storage.database import now_ms
 from proxy.admin.auth import AdminAuth
 from proxy.web.auth_failures import Failures
-from tests.proxy.credits_page.test_credits_page import Visit, visiting
+from tests.support.credits_page import Visit, visiting
 from tests.support.shop import Shop
 from tests.support.stores import Books
 

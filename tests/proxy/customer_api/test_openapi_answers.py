@@ -2,8 +2,8 @@
 
 from datetime import UTC, datetime
 
-from tests.docs.test_openapi import fits
 from tests.support.money_api import open_api, settings
+from tests.support.openapi import fits
 from tests.support.shop import STARTER, Shop
 
 

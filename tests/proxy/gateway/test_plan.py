@@ -7,13 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from billing.ledger.accounts import ApiKey, KeyRules
 from billing.money.amounts import Millicredits
 from billing.money.holds import KeyLimits
-from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
 from config.settings import Billing, Limits
-from proxy.gateway.endpoints import METERED, Endpoint, find_endpoint
+from proxy.gateway.endpoints import find_endpoint
 from proxy.gateway.plan import (
     Plan,
     body_to_send,
@@ -21,37 +19,16 @@ from proxy.gateway.plan import (
     clamped,
     held_amount,
     key_limits,
-    make_plan,
     price_usage,
     smallest,
     with_counted_input,
 )
 from proxy.web.rejections import Rejection
-
-PRICES = PriceBook(load_catalogue(), "1", "exact")
-CHAT = METERED["POST", b"/v1/chat/completions"]
-LEGACY = METERED["POST", b"/v1/completions"]
-EMBEDDINGS = METERED["POST", b"/v1/embeddings"]
-
-
-def key(**rules: Any) -> ApiKey:
-    return ApiKey("key_1", "acct_1", "active", KeyRules(**rules), None)
+from tests.support.plans import EMBEDDINGS, LEGACY, PRICES, key, plan
 
 
 def sent_by(found: Plan) -> bytes:
     return body_to_send(found, Billing(), lambda value: "tk_" + value.decode().strip('"'))
-
-
-def plan(
-    fields: dict[str, Any] | None = None, billing: Billing | None = None, endpoint: Endpoint = CHAT, **rules: Any
-) -> Plan:
-    default = {
-        CHAT: {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
-        LEGACY: {"model": "gpt-3.5-turbo-instruct", "prompt": "hello"},
-        EMBEDDINGS: {"model": "text-embedding-3-small", "input": "hello"},
-    }[endpoint]
-    body = json.dumps({**default, **(fields or {})}).encode()
-    return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, billing or Billing())
 
 
 def refused(*arguments: Any, **named: Any) -> Rejection:

@@ -11,7 +11,7 @@ from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.services import Services
 from proxy.gateway.settlement import Shown, Terms, decide_ending
 from proxy.observability.metrics import Metrics
-from tests.proxy.gateway.test_plan import PRICES, plan
+from tests.support.plans import PRICES, plan
 
 
 @pytest.mark.parametrize("insurance", [True, False])

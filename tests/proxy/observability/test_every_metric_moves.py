@@ -19,12 +19,12 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from billing.payments.stripe.signatures import sign
-from tests.behaviour.test_buy_spend_refund import SECRET, environment
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.fake_stripe import FakeStripe, replace
 from tests.support.fake_stripe_server import FakeServer, serve_fake
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.town import SECRET, environment
 
 DOCUMENTED = re.findall(
     r"^\| `(\w+)` \| (counter|gauge|histogram) \|", (ROOT / "docs" / "metrics.md").read_text(), re.MULTILINE

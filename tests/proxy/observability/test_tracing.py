@@ -12,9 +12,8 @@ import pytest
 from openai import OpenAI
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import UPSTREAM_KEY, Account, Tollkeeper, free_port, sandbox_says, wait_until
+from tests.support.servers import UPSTREAM_KEY, Account, Serve, Tollkeeper, free_port, sandbox_says, wait_until
 
 TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 CONTEXT = f"00-{TRACE}-{PARENT}-01"

@@ -23,9 +23,9 @@ from config.settings import Settings
 from proxy.customer_api.money_in import money_in
 from proxy.observability.metrics import Metrics
 from proxy.server.jobs import JobBook
-from tests.proxy.server.test_jobs import metric
 from tests.support import web
 from tests.support.customers import new_customer
+from tests.support.figures import metric
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 from tests.support.stores import Books, close_books, open_books, request
 

@@ -22,6 +22,7 @@ from config.settings import Secret
 from proxy.server.openai_costs import OpenAICosts
 from tests.support import web
 from tests.support.customers import Customer, new_customer
+from tests.support.figures import change_figures, metric
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, start_sandbox, wait_until
 from tests.support.timed_load import Load
 
@@ -53,11 +54,6 @@ def single(new_folder: Callable[[str], Path], openai: Sandbox) -> Iterator[Tollk
     server = Tollkeeper(home, environment_of(openai)).start()
     yield server
     server.kill()
-
-
-def metric(server: Tollkeeper, name: str) -> float:
-    lines = web.get(f"{server.url}/metrics", timeout=10).text.splitlines()
-    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(name)), -1.0)
 
 
 def owner_of(server: Tollkeeper) -> dict[str, str]:
@@ -221,19 +217,6 @@ def test_figures_are_those_of_sql_after_a_restart_and_after_a_run_by_hand(
     wait_until(lambda: metric(server, "tollkeeper_reconciliation_mismatch_credits") == 5, 5, "the last run still shows")
     assert metric(server, 'tollkeeper_job_findings{task="reconcile"}') == 1
     assert metric(server, 'tollkeeper_job_last_success_timestamp_seconds{task="reconcile"}') > 0
-
-
-def change_figures(server: Tollkeeper, customer: Customer, by: int) -> None:
-    def changed() -> bool:
-        with closing(sqlite3.connect(server.folder / "var" / "embedded.db", timeout=10)) as store, store:
-            return (
-                store.execute(
-                    "UPDATE figures SET balance = balance + ? WHERE account_id = ?", (by, customer.account_id)
-                ).rowcount
-                == 1
-            )
-
-    wait_until(changed, 5, "there is a row to change")
 
 
 def test_the_day_is_rolled_up_while_it_runs_and_by_hand(single: Tollkeeper) -> None:

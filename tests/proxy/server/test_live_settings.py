@@ -22,12 +22,11 @@ from proxy.observability.metrics import Metrics
 from proxy.server.app import background
 from proxy.server.live_settings import LiveSettings
 from proxy.server.supervisor import Listeners, Supervisor
-from tests.conftest import Serve
-from tests.faults.test_sql_fails import frozen
 from tests.support import web
 from tests.support.customers import new_customer
+from tests.support.processes import frozen
 from tests.support.schema import in_thread
-from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, postgres, wait_until, within
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, postgres, wait_until, within
 from tests.support.stores import Books
 
 DEEP = "x = " + "[" * 5_000 + "]" * 5_000 + "\n"

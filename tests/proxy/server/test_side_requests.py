@@ -12,10 +12,9 @@ import pytest
 
 from billing.payments.stripe.signatures import sign
 from proxy.web.client_address import client_address
-from tests.conftest import Serve
 from tests.support import web
 from tests.support.customers import Customer, new_customer
-from tests.support.servers import Sandbox, Tollkeeper, wait_until
+from tests.support.servers import Sandbox, Serve, Tollkeeper, wait_until
 
 STRIPE = {
     "STRIPE_API_KEY": "sk_test_x",

@@ -14,10 +14,10 @@ import proxy.web.auth_failures
 from billing.payments.stripe.signatures import sign
 from proxy.web.auth_failures import MOST_ADDRESSES, Failures
 from proxy.web.rejections import Rejection
-from tests.behaviour.test_buy_spend_refund import SECRET, environment
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
+from tests.support.town import SECRET, environment
 
 MOST = 5
 

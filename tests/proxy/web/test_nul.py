@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from tests.proxy.admin.test_roles import bearer, enter
 from tests.support import web
+from tests.support.admins import bearer, enter
 from tests.support.customers import Customer, new_customer
 from tests.support.schema import in_thread, migrated
 from tests.support.servers import Sandbox, Tollkeeper

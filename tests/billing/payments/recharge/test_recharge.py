@@ -1,7 +1,6 @@
 """Automatic recharges and low-balance notices: once per crossing, within the ceiling, stopped by declines."""
 
 import asyncio
-import itertools
 import json
 from typing import Any
 
@@ -10,55 +9,18 @@ from sqlalchemy import text
 
 from billing.jobs.low_balance import LowBalance
 from billing.jobs.notices import NoticeDelivery
-from billing.ledger.audit_log import Who
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Entry
-from billing.payments.purchase import Offer
-from billing.payments.recharge.rules import Wish, month_start_ms, next_month_ms
+from billing.payments.recharge.rules import month_start_ms, next_month_ms
 from billing.payments.stripe.gateway import Declined
 from billing.payments.stripe.signatures import verify
+from tests.support.recharge import BUYER, WISH, account_with_card, offer_of, spend, told
 from tests.support.shop import STARTER, Shop, open_shop
-from tests.support.stores import record
-
-WISH = Wish(True, 5_000_000, "starter", 2_500)
-BUYER = Who("customer:test", "customer")
-
-_charges = itertools.count()
-
-
-def offer_of(code: str) -> Offer | None:
-    return STARTER if code == "starter" else None
 
 
 async def step(shop: Shop, times: int = 4, *, enabled: bool = True) -> None:
     for _ in range(times):
         await shop.recharger.step(offer_of, enabled=enabled, livemode=False)
         await shop.deliver()
-
-
-async def account_with_card(shop: Shop, wish: Wish = WISH) -> str:
-    account = await shop.books.account()
-    purchase = await shop.checkout.open(account, "test", STARTER, save_method=True)
-    shop.stripe.pay(purchase.session_id or "")
-    await shop.deliver()
-    await shop.recharges.put(account, wish, BUYER)
-    return account
-
-
-async def spend(shop: Shop, account: str, leave: int) -> None:
-    """Bring the balance there: down by usage, up by a grant."""
-    more = leave - await shop.balance(account)
-    if more > 0:
-        await shop.books.correct(account, more)
-    elif more < 0:
-        number = next(_charges)
-        await shop.books.ledger.post(
-            [Entry(str(number), -more, 0, record(f"spent {number} of {account}", account, cost=1))]
-        )
-
-
-async def told(shop: Shop) -> list[str]:
-    return [row["kind"] for row in await shop.notices.listing(None, 100)]
 
 
 async def test_pitfall_27_one_recharge_a_crossing_with_a_saved_card_and_consent(shop: Shop) -> None:

@@ -14,7 +14,7 @@ from billing.accounting.statements import Statement, StatementEntry, Statements
 from billing.ledger.accounts import KeyRules
 from billing.ledger.audit_log import Who
 from billing.money.amounts import millicredits
-from billing.money.errors import NotYet, StoreUnavailable
+from billing.money.errors import NotYet
 from billing.payments.purchase import NotAcceptable
 from billing.payments.purchase_store import Purchase
 from billing.payments.stripe.gateway import Declined
@@ -22,37 +22,15 @@ from config.load import ConfigError, check_combinations
 from config.settings import Package
 from proxy.customer_api.statement_csv import statement_csv
 from proxy.customer_api.statement_pdf import statement_pdf
-from tests.billing.payments.recharge.test_recharge import BUYER, WISH, account_with_card, offer_of, spend
-from tests.proxy.credits_page.test_credits_page import visiting
+from tests.support.credits_page import visiting
 from tests.support.fake_stripe import replace
 from tests.support.money_api import open_api, settings
+from tests.support.recharge import BUYER, WISH, account_with_card, autos, offer_of, run, spend, state_of
 from tests.support.shop import STARTER, Shop, open_shop
 from tests.support.stores import Books
 
 ADA = Who("ada", "finance")
 DAY = 86_400
-
-
-async def run(shop: Shop, times: int = 4, *, enabled: bool = True) -> None:
-    """Steps of the recharge worker, each followed by what Stripe tells of it."""
-    for _ in range(times):
-        try:
-            await shop.recharger.step(offer_of, enabled=enabled, livemode=False)
-        except StoreUnavailable:
-            continue
-        finally:
-            await shop.deliver()
-
-
-def autos(shop: Shop) -> list[str]:
-    """The keys of the automatic payments that Stripe was asked for, each once."""
-    return list(dict.fromkeys(order.key for order in shop.stripe.orders if order.key.startswith("auto:")))
-
-
-async def state_of(shop: Shop, account: str) -> str:
-    row = await shop.recharges.get(account)
-    assert row is not None
-    return row.state
 
 
 # -- a card is charged for usage, once, and only while its owner wants it ---------------------------------------------

@@ -13,13 +13,12 @@ from proxy.gateway.bodies.chat import chat_texts
 from proxy.gateway.bodies.media import parse_image, parse_transcription, wav_milliseconds
 from proxy.gateway.bodies.responses import parse_compact, parse_response, response_texts
 from proxy.web.rejections import Rejection
-from tests.behaviour.conftest import Customer
-from tests.conftest import Serve
 from tests.support import web
 from tests.support.customers import new_customer as new_account
 from tests.support.media import wav
 from tests.support.raw_upstream import RawUpstream
-from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.served import Customer
+from tests.support.servers import Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 
 TEXT = "all work and no play makes jack a dull boy. " * 2_000
 
