@@ -1,12 +1,14 @@
 """Everything behind the gateway, put together over a test's database, with FakeStripe on the other side."""
 
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from typing import Any, cast
 
 from sqlalchemy import text
 
 from billing.accounting.reconcile import reconcile
 from billing.accounting.reconcile_stripe import check_purchases, check_stripe
+from billing.ledger.audit_log import Who
 from billing.ledger.notices import NoticeQueue
 from billing.money.holds import Entry
 from billing.payments.checkout import Checkout, CheckoutTerms
@@ -23,6 +25,9 @@ from billing.payments.stripe.worker import StripeWorker
 from billing.payments.stripe_customers import Buyers
 from tests.support.fake_stripe import FakeStripe
 from tests.support.stores import Books, record
+
+ADA = Who("ada", "finance")
+
 
 STARTER = offer("starter", "9.99", "0")
 PRO = offer("pro", "99.99", "10")
@@ -139,3 +144,14 @@ def open_shop(
 
 async def use(shop: Shop, account: str, amount: int, number: int, cost: int = 3) -> None:
     await shop.books.ledger.post([Entry(str(number), amount, 0, record(f"c{number}", account, cost=cost))])
+
+
+async def paid_page(shop: Shop, **wrong: object) -> tuple[str, Purchase]:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "", **wrong)
+    return account, purchase
+
+
+def today() -> date:
+    return datetime.now(UTC).date()

@@ -11,7 +11,7 @@ from billing.balances.redis.store import RedisBalances
 from billing.ledger.accounts import Accounts
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
-from billing.money.holds import HoldRequest, KeyLimits
+from billing.money.holds import Entry, HoldRequest, KeyLimits
 from billing.money.usage_record import UsageRecord, encode_record
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, newest_revision
@@ -113,3 +113,7 @@ def request(
     return HoldRequest(
         hold_id, account_id, key_id, Millicredits(amount), tokens, 60_000, limits, record(hold_id, account_id)
     )
+
+
+def charge(number: int, account: str, charged: int = 10, loss: int = 0) -> Entry:
+    return Entry(str(number), charged, loss, record(f"c{number}", account, cost=3))

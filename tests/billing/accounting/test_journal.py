@@ -1,12 +1,8 @@
 """Journal, liability, statements: every day sums to zero, every month adds up, every byte is the same twice."""
 
-import csv
-import io
 from collections import defaultdict
-from datetime import UTC, date, datetime
-from typing import Any
+from datetime import date
 
-import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -23,15 +19,8 @@ from billing.accounting.journal import (
     _recognise,
     sums,
 )
-from billing.accounting.statements import Statement, StatementEntry, Statements, StatementUsage, month_bounds
 from billing.money.postings import CASH, COGS, DISPUTES, FEES, PAYABLE, TAX
-from proxy.customer_api.statement_csv import safe_cell, statement_csv
-from proxy.customer_api.statement_pdf import statement_pdf
-from tests.support.shop import PRO, STARTER, Shop, use
-
-
-def today() -> date:
-    return datetime.now(UTC).date()
+from tests.support.shop import PRO, STARTER, Shop, today, use
 
 
 async def journal(shop: Shop) -> dict[str, int]:
@@ -209,149 +198,3 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
     assert lines["cash"] == held
     assert -lines[RECOGNISED] - lines[REFUNDS] == account.at.recognised
     assert 0 <= account.at.recognised <= held
-
-
-# -- statements ------------------------------------------------------------------------------------------------------
-
-
-async def test_a_statement_adds_up_and_is_the_same_bytes_twice(shop: Shop) -> None:
-    account, other = await shop.books.account(), await shop.books.account(77)
-    purchase = await shop.paid(account, PRO)
-    await use(shop, account, 1_234, 1)
-    await use(shop, account, 766, 2)
-    await use(shop, other, 50, 3)
-    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
-    await shop.deliver()
-    month = today().isoformat()[:7]
-    statement = await Statements(shop.books.database).read(account, month)
-    assert (statement.opening, statement.closing) == (0, await shop.balance(account))
-    ((day, model, requests, _, _, amount),) = statement.usage
-    assert (day, model, requests, amount) == (today().isoformat(), "gpt-4o-mini", 2, 2_000)
-    assert [row.kind for row in statement.entries] == ["refund", "refund_bonus"]
-    assert statement.purchases[0].receipt_url == purchase.receipt_url
-    year, number = divmod(int(month[:4]) * 12 + int(month[5:]), 12)
-    following = await Statements(shop.books.database).read(account, f"{year}-{number + 1:02d}")
-    assert (following.opening, following.closing, following.usage) == (statement.closing, statement.closing, [])
-    again = await Statements(shop.books.database).read(account, month)
-    assert statement_csv(again) == statement_csv(statement)
-    pdf = statement_pdf(statement)
-    assert pdf == statement_pdf(again)
-    assert pdf.startswith(b"%PDF-")
-    rows = list(csv.DictReader(io.StringIO(statement_csv(statement).decode())))
-    assert rows[0]["item"] == "opening"
-    total = sum(round(float(row["credits"]) * 1_000) for row in rows[:-1])
-    assert round(float(rows[-1]["credits"]) * 1_000) == total
-
-
-@pytest.mark.parametrize(
-    "text", ['=HYPERLINK("http://evil")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", "=cmd|' /C calc'!A0"]
-)
-def test_no_cell_is_a_formula(text: str) -> None:
-    statement = Statement(
-        "acct_1",
-        text,
-        "2026-11",
-        0,
-        -5,
-        [],
-        [StatementEntry(1, "x", text, text, 5)],
-        [StatementUsage("2026-11-01", text, 1, 1, 1, 10)],
-    )
-    for row in csv.reader(io.StringIO(statement_csv(statement).decode())):
-        for cell in row:
-            assert not cell.startswith(("=", "+", "@", "\t", "\r")), cell
-            assert not cell.startswith("-") or cell.lstrip("-").replace(".", "", 1).isdigit(), cell
-    assert safe_cell("-12.500") == "-12.500"
-    statement_pdf(statement)  # markup and odd characters do no harm there either
-
-
-def test_a_pdf_pages_over_and_survives_markup() -> None:
-    usage = [StatementUsage("2026-11-01", f"<b>model & {n}", 1, 1, 1, 1) for n in range(300)]
-    statement = Statement("acct_1", "A <i>& B", "2026-11", 0, -300, [], [], usage)
-    assert statement_pdf(statement) == statement_pdf(statement)
-
-
-def test_months_are_bounded() -> None:
-    assert month_bounds("2026-12") == (1_796_083_200_000, 1_798_761_600_000)
-    for wrong in ("2026-13", "2026-1", "26-01", "2026-01-01", "", "../etc"):
-        with pytest.raises(ValueError):
-            month_bounds(wrong)
-
-
-async def test_what_customers_set(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    from tests.support.money_api import open_api
-    from tests.support.money_api import settings as api_settings
-
-    account = await shop.books.account()
-    conf = api_settings(billing={"auto_recharge": True})
-    wish: dict[str, Any] = {
-        "enabled": True,
-        "thresholdMillicredits": "5000000",
-        "packageCode": "starter",
-        "monthlyCeilingCents": 5_000,
-        "consent": True,
-    }
-    async with open_api(shop, conf) as api:
-        key = await api.acting(account)
-
-        async def put(**changes: Any) -> tuple[int, Any]:
-            answer = await api.client.put("/api/billing/auto-recharge", json={**wish, **changes}, headers=key)
-            return answer.status_code, answer.json()
-
-        assert (await put())[0] == 409  # no saved card yet
-        purchase = await shop.checkout.open(account, "t", STARTER, save_method=True)
-        shop.stripe.pay(purchase.session_id or "")
-        await shop.deliver()
-        for changes in (
-            {"consent": False},
-            {"packageCode": "none"},
-            {"thresholdMillicredits": "0"},
-            {"thresholdMillicredits": "99999999999"},
-            {"thresholdMillicredits": 5},
-            {"monthlyCeilingCents": 998},
-        ):
-            assert (await put(**changes))[0] == 400, changes
-        status, body = await put()
-        assert status == 200
-        assert (body["enabled"], body["state"], body["hasSavedPaymentMethod"]) == (True, "ready", True)
-        own = await api.key(account)  # what a leaked key could do: nothing that reaches the card, but switch it off
-        refused = await api.client.put("/api/billing/auto-recharge", json=wish, headers=own)
-        assert (refused.status_code, refused.json()["error"]["code"]) == (403, "credits_page_only")
-        assert (await api.client.post("/api/billing/portal", headers=own)).status_code == 403
-        off = {**wish, "enabled": False, "consent": False, "packageCode": "gone", "monthlyCeilingCents": 1}
-        assert (await api.client.put("/api/billing/auto-recharge", json=off, headers=own)).json()["enabled"] is False
-        assert (await put())[1]["enabled"] is True
-        assert (await put(enabled=False, consent=False))[1]["enabled"] is False
-        assert (await put(monthlyCeilingCents=100_001))[0] == 400  # billing.auto_recharge_monthly_usd is 1000
-        rows = await shop.rows("SELECT actor, action, subject FROM audit_log WHERE action = 'auto_recharge.set'")
-        assert len(rows) == 4
-        assert {row[2] for row in rows} == {account}
-        assert all(row[0].startswith(f"customer:{account} by ") for row in rows)
-        assert (
-            await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": "7"}, headers=key)
-        ).json() == {"thresholdMillicredits": "7"}
-        assert (
-            await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)
-        ).json() == {"thresholdMillicredits": None}
-        assert (
-            await api.client.put("/api/billing/low-balance", json={"thresholdMillicredits": None}, headers=key)
-        ).status_code == 200
-        rows = await shop.rows(
-            "SELECT before, after, actor FROM audit_log WHERE action = 'low_balance.set' ORDER BY id"
-        )
-        assert [row[:2] for row in rows] == [("null", "7"), ("7", "null")]
-        assert all(row[2].startswith(f"customer:{account} by ") for row in rows)
-        month = today().isoformat()[:7]
-        for kind, media in (("csv", "text/csv; charset=utf-8"), ("pdf", "application/pdf")):
-            answer = await api.client.get(f"/api/billing/statement?month={month}&format={kind}", headers=key)
-            assert (answer.status_code, answer.headers["content-type"]) == (200, media)
-            assert (
-                answer.content
-                == (await api.client.get(f"/api/billing/statement?month={month}&format={kind}", headers=key)).content
-            )
-        assert (await api.client.get("/api/billing/statement?month=2026-13", headers=key)).status_code == 400
-        assert (
-            await api.client.get(f"/api/billing/statement?month={month}&format=xls", headers=key)
-        ).status_code == 400
-    async with open_api(shop) as api:  # auto_recharge = false
-        assert (await api.client.put("/api/billing/auto-recharge", json=wish, headers=key)).status_code == 503

@@ -7,8 +7,10 @@ import pytest
 from sqlalchemy import text
 
 from billing.ledger.flush import flush_once
+from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
+from tests.support.charges import NOW, settled
 from tests.support.stores import Books, record
 
 
@@ -68,3 +70,15 @@ async def test_a_charge_that_cannot_be_booked_keeps_no_other_waiting(sql: Books)
     assert (await sql.ledger.posted(account)).balance == 1_000 - 10 * 5
     async with sql.database.read() as connection:
         assert (await connection.execute(text("SELECT count(*) FROM usage"))).scalar_one() == 5
+
+
+async def test_every_charge_that_is_booked_is_told_of_once(sql: Books) -> None:
+    """By the flush, by a repeat of it, after a rebuilding."""
+    told: list[str] = []
+    ledger = Ledger(sql.database, lambda entries: told.extend(entry.position for entry in entries))
+    account = await sql.account(900_000_000)
+    first, second = settled("n1", account, NOW)._replace(loss=7), settled("n2", account, NOW)
+    await ledger.post_current([first])
+    await ledger.post_bookable([first, second])
+    await ledger.post([second, first])
+    assert told == ["n1", "n2"]

@@ -1,7 +1,6 @@
 """The ledger on SQLite and PostgreSQL: final, unique, balanced, safe under replays and races; reconcile sees every tampering."""
 
 import asyncio
-from collections.abc import Collection
 
 import pytest
 from sqlalchemy import text
@@ -11,18 +10,7 @@ from billing.accounting.reconcile import reconcile
 from billing.ledger.flush import relay_once
 from billing.money.amounts import Millicredits
 from billing.money.errors import AccountNotFound
-from billing.money.holds import Entry, Reading
-from billing.storage.migrate import current_revision, migrate, newest_revision
-from tests.support.stores import Books, record
-
-
-def charge(number: int, account: str, charged: int = 10, loss: int = 0) -> Entry:
-    return Entry(str(number), charged, loss, record(f"c{number}", account, cost=3))
-
-
-async def test_the_schema_is_current_and_migrating_again_does_nothing(sql: Books) -> None:
-    assert await current_revision(sql.database) == newest_revision()
-    assert await migrate(sql.database) == newest_revision()
+from tests.support.stores import Books, charge
 
 
 @pytest.mark.parametrize(
@@ -96,41 +84,3 @@ async def test_a_relay_that_dies_between_applying_and_marking_applies_nothing_tw
     assert await relay_once(sql.store, sql.ledger) == 2  # the first grant's row and this one, both applied before
     assert (await sql.store.read(account)).balance == 150
     assert await sql.ledger.outbox_pending(10) == []
-
-
-async def test_usage_has_a_default_partition_on_postgresql(sql: Books) -> None:
-    if sql.database.is_sqlite:
-        return
-    async with sql.database.read() as connection:
-        found = (await connection.execute(text("SELECT inhrelid::regclass::text FROM pg_inherits"))).scalars().all()
-    assert "usage_default" in found
-
-
-async def test_reconcile_finds_each_tampering_and_nothing_else(sql: Books) -> None:
-    account = await sql.account(1_000)
-    await sql.ledger.post([charge(1, account), charge(2, account)])
-    figures = {account: Reading(980, 7, 1)}
-
-    async def store(_only: Collection[str] | None) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
-        return figures, {account: 7}, {}
-
-    assert await reconcile(sql.database, store) == []
-    figures[account] = Reading(981, 7, 1)
-    assert [(f.check, f.expected, f.found) for f in await reconcile(sql.database, store)] == [
-        ("cached balance vs ledger", 980, 981)
-    ]
-    figures[account] = Reading(980, 8, 1)
-    assert [f.check for f in await reconcile(sql.database, store)] == ["held vs sum(holds)"]
-    figures[account] = Reading(980, 7, 1)
-    async with sql.database.write() as connection:
-        await connection.execute(text("UPDATE usage SET charged_millicredits = 11 WHERE charge_id = 'c1'"))
-    assert {f.check for f in await reconcile(sql.database, store)} == {
-        "sum(usage) vs sum(ledger charges)",
-        "usage row vs its transfer",
-    }
-    async with sql.database.write() as connection:
-        await connection.execute(text("DELETE FROM usage WHERE charge_id = 'c1'"))
-    assert "charge without a usage row" in {f.check for f in await reconcile(sql.database, store)}
-    async with sql.database.write() as connection:
-        await connection.execute(text("UPDATE balances SET posted_millicredits = posted_millicredits + 1"))
-    assert "posted balance vs sum(transfers)" in {f.check for f in await reconcile(sql.database, store)}

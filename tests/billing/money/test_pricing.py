@@ -1,10 +1,14 @@
 """Charges against figures worked out by hand from openai/README.md 4 (USD per million tokens = millicredits per token)."""
 
+import json
+from fractions import Fraction
+
 import pytest
 
 from billing.money.errors import UnpricedModel
-from billing.money.pricing import Bounds, PriceBook, load_catalogue, tier_of
+from billing.money.pricing import Bounds, Line, PriceBook, load_catalogue, tier_of
 from billing.money.usage import Usage
+from tests.support.rate_cards import SHIPPED, card
 
 BOOK = PriceBook(load_catalogue(), "1", "exact")
 
@@ -129,3 +133,57 @@ def test_the_echoed_tier_prices() -> None:
         "priority",
         "flex",
     ]
+
+
+def test_what_customers_pay_is_by_model_and_what_it_costs_us_is_not() -> None:
+    prices = {
+        "markup": "1.2",
+        "models": {
+            "gpt-4o-mini": {"rates": {"default": {"short": {"input": "1", "output": "2"}}}},
+            "gpt-4o*": {"markup": "1.5"},
+            "gpt-free": {"markup": "0"},
+        },
+    }
+    book = PriceBook(card("sale", prices=prices), "7", "exact")
+    usage = Usage(input_tokens=1_000, output_tokens=100)
+
+    def charge(name: str) -> tuple[int, int]:
+        model = book.find(name)
+        assert model is not None
+        found = book.price(model, "default", usage)
+        return found.amount, found.cost
+
+    # cost by the catalogue: gpt-4o 2.5/10, gpt-4.1 2/8, gpt-4o-mini 0.15/0.6
+    assert charge("gpt-4o") == (5_250, 3_500)  # x 1.5
+    assert charge("gpt-4.1") == (3_360, 2_800)  # x 1.2
+    assert charge("gpt-4o-mini") == (1_200, 210)  # its own price
+    mini = book.find("gpt-4o-mini")
+    assert mini is not None
+    shown = json.loads(bytes(book.price(mini, "default", usage).rates))
+    assert shown["customerUsdPerMillionTokens"] == {"input": "1", "output": "2"}
+    assert shown["rateCardId"] == "sale"
+
+
+def test_several_models_of_one_request_are_summed_before_the_one_rounding() -> None:
+    book = PriceBook(SHIPPED, "1", "exact")
+    luna, mini = book.find("gpt-6-luna"), book.find("gpt-4o-mini")
+    assert luna is not None
+    assert mini is not None
+    # 0.1 x 3 + 0.15 x 3 = 0.75: one millicredit, not two
+    assert (
+        book.price(luna, "default", Usage(input_tokens=3), [Line(mini, "default", Usage(input_tokens=3))]).amount == 1
+    )
+
+
+def test_durations_are_exact_to_the_millisecond() -> None:
+    book = PriceBook(SHIPPED, "1", "exact")
+    realtime, whisper = book.find("gpt-realtime-whisper"), book.find("whisper-1")
+    assert realtime is not None
+    assert whisper is not None
+    # $0.000283333333333 a second, 15 decimals in the source
+    exact = Fraction("0.000283333333333") * 1_000_000 * 3600
+    assert book.price(realtime, "default", Usage(milliseconds=3_600_000)).amount == -(
+        -exact.numerator // exact.denominator
+    )
+    assert book.price(whisper, "default", Usage(milliseconds=8_470)).amount == 847
+    assert book.price(whisper, "default", Usage(milliseconds=8_471)).amount == 848

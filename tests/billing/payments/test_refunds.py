@@ -1,17 +1,19 @@
 """What a second reviewer found in money in; each of these failed once."""
 
+import logging
 from typing import Any
 
 import pytest
-from sqlalchemy import text
 
 from billing.ledger.audit_log import Who
+from billing.ledger.flush import relay_once
 from billing.money.amounts import MoneyError
-from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
+from billing.money.errors import NotYet, StoreUnavailable
 from billing.payments.purchase import NotRefundable, refund_cents
+from billing.payments.stripe.objects import Dispute
 from tests.support.fake_stripe import replace
-from tests.support.recharge import BUYER, WISH, account_with_card, autos, run, spend, state_of, told
-from tests.support.shop import Shop
+from tests.support.recharge import spend
+from tests.support.shop import PRO, STARTER, Shop
 
 ADA = Who("ada", "finance")
 
@@ -24,155 +26,6 @@ class Seen:
 
     def moved(self, kind: str, millicredits: int) -> None:
         self.moves.append((kind, millicredits))
-
-
-# -- who disputes is not charged again ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("when", ["in review", "before it is settled"])
-async def test_a_dispute_stops_it_whatever_the_purchase_is(shop: Shop, when: str) -> None:
-    account = await account_with_card(shop)
-    purchase = await shop.buy(account)
-    odd = {"currency": "eur"} if when == "in review" else {}
-    shop.stripe.pay(purchase.session_id or "", **odd)
-    if when == "in review":
-        await shop.deliver()
-        assert (await shop.get(purchase)).state == "review"
-    intent = shop.stripe.intent_of(purchase.session_id or "")
-    shop.stripe.open_dispute(intent.id)
-    await shop.deliver()
-    await run(shop)
-    row = await shop.recharges.get(account)
-    assert row is not None
-    assert (row.enabled, row.state) == (False, "stopped")
-    await spend(shop, account, 0)
-    await run(shop)
-    assert autos(shop) == []
-
-
-async def test_every_dispute_is_told(shop: Shop) -> None:
-    account = await account_with_card(shop)
-    first, second = await shop.paid(account), await shop.paid(account)
-    for purchase in (first, second):
-        shop.stripe.open_dispute(purchase.payment_intent_id or "")
-        await shop.deliver()
-        await run(shop)
-        await shop.recharges.put(account, WISH, BUYER)  # on again
-    assert (await told(shop)).count("auto_recharge.stopped") == 2
-
-
-@pytest.mark.parametrize("ends", ["credited", "declined"])
-async def test_a_dispute_while_a_payment_is_in_flight_stops_it_when_that_has_ended(shop: Shop, ends: str) -> None:
-    account = await account_with_card(shop)
-    shop.stripe.slow = True
-    await spend(shop, account, 0)
-    await run(shop)
-    assert await state_of(shop, account) == "paying"
-    (bought,) = [row for row in await shop.sales.of_account(account, 9) if row.origin == "checkout"]
-    shop.stripe.open_dispute(bought.payment_intent_id or "")
-    await shop.deliver()
-    await run(shop)
-    if ends == "credited":
-        shop.stripe.arrive()
-    else:
-        (intent,) = [one for one in shop.stripe.intents_by_id.values() if one.status == "processing"]
-        shop.stripe.intents_by_id[intent.id] = replace(intent, status="requires_payment_method")
-        shop.stripe.emit("payment_intent.payment_failed", intent.id)
-    await shop.deliver()
-    await run(shop)
-    row = await shop.recharges.get(account)
-    assert row is not None
-    assert (row.enabled, row.state, "disputed" in row.message) == (False, "stopped", True)
-    assert (await told(shop))[0] == "auto_recharge.stopped"
-    assert len(autos(shop)) == 1
-
-
-async def test_who_switches_it_on_after_a_dispute_while_a_payment_is_in_flight_means_it(shop: Shop) -> None:
-    account = await account_with_card(shop)
-    shop.stripe.slow = True
-    await spend(shop, account, 0)
-    await run(shop)
-    (bought,) = [row for row in await shop.sales.of_account(account, 9) if row.origin == "checkout"]
-    shop.stripe.open_dispute(bought.payment_intent_id or "")
-    await shop.deliver()
-    await shop.recharges.put(account, WISH, BUYER)
-    shop.stripe.arrive()
-    await run(shop)
-    row = await shop.recharges.get(account)
-    assert row is not None
-    assert (row.enabled, row.state) == (True, "ready")
-
-
-async def test_a_refusal_is_no_decline(shop: Shop) -> None:
-    """The customer is not told that a card was declined which nobody tried, and nothing is asked for again and again."""
-    account = await account_with_card(shop)
-
-    async def refuse(_order: Any, _method: str) -> Any:
-        raise StripeRefused("resource_missing", "No such PaymentMethod", 400)
-
-    shop.stripe.charge_saved_method = refuse  # type: ignore[method-assign]
-    await spend(shop, account, 0)
-    await run(shop)
-    row = await shop.recharges.get(account)
-    assert row is not None
-    assert (row.state, row.failures, row.next_try_at) == ("action_needed", 0, None)
-    assert "declined" not in row.message
-    assert row.action_url
-
-
-# -- sweeps ------------------------------------------------------------------------------------------------------------
-
-
-async def stuck(shop: Shop) -> str:
-    """A purchase that died before Stripe answered, of a customer that Stripe may not know."""
-    purchase = await shop.buy(await shop.books.account())
-    del shop.stripe.sessions_by_id[purchase.session_id or ""]
-    async with shop.books.database.write() as connection:
-        await connection.execute(
-            text("UPDATE purchases SET state = 'created', session_id = NULL WHERE id = :id"), {"id": purchase.id}
-        )
-    return purchase.id
-
-
-@pytest.mark.parametrize(("code", "becomes"), [("resource_missing", "failed"), ("permission_denied", "created")])
-async def test_a_refusal_ends_no_sweep(shop: Shop, code: str, becomes: str) -> None:
-    """Where Stripe knows no such customer it was never asked; where it does not say, nothing is given up."""
-    lost = await shop.buy(await shop.books.account())
-    purchase_id = await stuck(shop)
-    await shop.age(1_000)
-    shop.stripe.pay(lost.session_id or "")
-    shop.delivered = len(shop.stripe.events_made)  # nobody told us
-    shop.stripe.events_made.clear()  # and Stripe made no event
-    real = shop.stripe.sessions
-
-    def sessions(**filters: Any) -> Any:
-        if "customer" in filters:
-            raise StripeRefused(code, "No", 400)
-        return real(**filters)
-
-    shop.stripe.sessions = sessions  # type: ignore[method-assign]
-    swept = await shop.sweeper.sweep(30, livemode=False)
-    assert (await shop.get(lost)).state == "credited"
-    assert [row[0] for row in await shop.rows(f"SELECT state FROM purchases WHERE id = '{purchase_id}'")] == [becomes]
-    assert len(swept.problems) == (code != "resource_missing")
-    assert await shop.rows("SELECT name FROM sweep_marks") == [("events",)]
-
-
-async def test_a_list_that_cannot_be_read_keeps_no_other_waiting_and_is_read_again(shop: Shop) -> None:
-    paid = await shop.paid(await shop.books.account())
-    shop.stripe.give_back(paid.payment_intent_id or "", 500)
-    shop.delivered = len(shop.stripe.events_made)
-    shop.stripe.events_made.clear()
-
-    async def broken(**_filters: Any) -> Any:
-        raise StripeRefused("permission_denied", "No", 403)
-        yield
-
-    shop.stripe.sessions = broken  # type: ignore[method-assign]
-    swept = await shop.sweeper.sweep(30, livemode=False)
-    assert [line.partition(":")[0] for line in swept.problems] == ["the list of sessions"]
-    assert len(swept.fixed) == 1
-    assert await shop.rows("SELECT name FROM sweep_marks") == [], "the next one reads from the same time on"
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------
@@ -286,3 +139,148 @@ def test_only_whole_cents_go_back(usd: str) -> None:
     with pytest.raises(MoneyError):
         refund_cents(usd)
     assert refund_cents("12.34") == 1_234
+
+
+async def test_pitfall_10_refunds_go_by_the_refund_object_not_by_the_charges_cumulative_figure(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER)
+    for cents in (100, 200):
+        shop.stripe.give_back(purchase.payment_intent_id or "", cents)  # refund.created and charge.refunded for each
+    await shop.deliver()
+    assert await shop.balance(account) == 9_990_000 - 3_000_000
+    assert len(await shop.rows("SELECT id FROM claims")) == 2
+
+
+async def test_pitfall_11_partial_refunds_sum_to_the_whole(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, PRO, tax=777)
+    for cents in (1, 3_333, 10_776 - 3_335, 1):
+        shop.stripe.give_back(purchase.payment_intent_id or "", cents)
+        await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.ledger_of("promo") == 0
+    assert await shop.ledger_of("payable:tax") == 0
+
+
+@pytest.mark.parametrize("end", ["failed", "canceled"])
+async def test_pitfall_12_a_refund_that_fails_afterwards_gives_the_credits_back_once(shop: Shop, end: str) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    refund = shop.stripe.give_back(purchase.payment_intent_id or "", 9_999)
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    for _ in range(3):
+        shop.stripe.change_refund(refund.id, end)
+        await shop.deliver()
+    assert await shop.balance(account) == 109_989_000
+
+
+async def test_pitfall_13_spent_credits_go_below_zero_and_are_never_clamped(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER)
+    await shop.books.correct(account, -9_990_000)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
+    await shop.deliver()
+    assert await shop.balance(account) == -9_990_000
+    assert await shop.findings() == []
+
+
+async def test_a_refused_currency_waits_for_a_person(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    refund = shop.stripe.give_back(purchase.payment_intent_id or "", 100)
+    shop.stripe.refunds_by_id[refund.id] = replace(refund, currency="eur")
+    with pytest.raises(NotYet):
+        await shop.sync.refund(refund.id)
+    with caplog.at_level(logging.WARNING):
+        await shop.deliver()
+    assert "cannot take back" in caplog.text
+    assert isinstance(shop.stripe.open_dispute(purchase.payment_intent_id or ""), Dispute)
+
+
+async def test_partial_refunds_and_one_that_fails(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    intent = purchase.payment_intent_id or ""
+    refunds = [shop.stripe.give_back(intent, cents) for cents in (3_333, 3_333, 3_333)]
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.ledger_of("cash") == (30 + 9_999 * 29 // 1_000) * 10_000  # all that is gone is the fee
+    shop.stripe.change_refund(refunds[1].id, "failed")
+    await shop.deliver()
+    assert await shop.balance(account) == 33_330_000 + 9_999_000 - 9_999_000 * 6_666 // 9_999
+    shop.stripe.give_back(intent, 3_333)
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.findings() == []
+
+
+async def test_a_refund_of_spent_credits_goes_below_zero_until_cured(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER)
+    await shop.books.correct(account, -9_000_000)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 999)
+    await shop.deliver()
+    assert await shop.balance(account) == -9_000_000
+    await relay_once(shop.books.store, shop.books.ledger)
+    assert (await shop.books.store.read(account)).balance == -9_000_000
+    await shop.paid(account, STARTER)
+    assert await shop.balance(account) == 990_000
+
+
+async def test_tax_is_owed_on_and_goes_back_with_the_refund(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.paid(account, STARTER, tax=190)
+    assert (purchase.total_cents, purchase.tax_cents) == (1_189, 190)
+    assert await shop.ledger_of("payable:tax") == 1_900_000
+    shop.stripe.give_back(purchase.payment_intent_id or "", 1_189)
+    await shop.deliver()
+    assert await shop.balance(account) == 0
+    assert await shop.ledger_of("payable:tax") == 0
+    assert await shop.findings() == []
+
+
+async def test_a_refund_known_before_its_purchase_settles_the_purchase_first(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "")
+    shop.delivered = len(shop.stripe.events_made)  # the payment's own events are late
+    shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, 9_999)
+    await shop.deliver()
+    assert (await shop.get(purchase)).state == "credited"
+    assert await shop.balance(account) == 0
+    assert await shop.findings() == []
+
+
+async def test_a_refund_that_names_a_purchase_we_do_not_know_is_parked(shop: Shop) -> None:
+    intent = shop.stripe._new_intent(500, "cus_x", "pur_unknown", "succeeded")
+    refund = shop.stripe.give_back(intent.id, 500)
+    with pytest.raises(NotYet):
+        await shop.sync.refund(refund.id)
+    await shop.deliver()
+    assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"parked"}
+
+
+@pytest.mark.parametrize("disputed", [0, 2_000])
+async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(shop: Shop, disputed: int) -> None:
+
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    session_id = purchase.session_id or ""
+    shop.stripe.pay(session_id, amount_subtotal=1, amount_total=1)  # review
+    intent = shop.stripe.intent_of(session_id)
+    shop.stripe.give_back(intent.id, 1_000)
+    if disputed:
+        shop.stripe.open_dispute(intent.id, disputed)
+    await shop.deliver()
+    assert {row[0] for row in await shop.rows("SELECT kind FROM transfers")} == {
+        "stripe_fee"
+    }  # which Stripe keeps in any case
+    shop.stripe.sessions_by_id[session_id] = replace(
+        shop.stripe.sessions_by_id[session_id], amount_subtotal=9_999, amount_total=9_999
+    )
+    await shop.sync.session(session_id)
+    back = 1_000 + disputed
+    assert await shop.balance(account) == (9_999 - back) * 10_000 + 9_999_000 - 9_999_000 * back // 9_999
+    assert await shop.ledger_of("disputes") == 0  # the credits held and the money withdrawn, both
+    assert await shop.findings() == []

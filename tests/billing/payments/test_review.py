@@ -10,7 +10,7 @@ from billing.payments.purchase import NotAcceptable
 from billing.payments.purchase_store import Purchase, Receipt, Stale
 from billing.payments.stripe.objects import payment_of_session
 from tests.support.fake_stripe import replace
-from tests.support.shop import Shop
+from tests.support.shop import ADA, Shop
 
 FINANCE = Who("ada", "finance")
 
@@ -142,3 +142,48 @@ async def test_an_older_picture_of_the_purchase_is_not_accepted(shop: Shop) -> N
         await shop.sales.accept(purchase.id, seen, Receipt(), purchase.revision - 1, FINANCE, "test")
     assert await shop.balance(account) == 0
     assert await shop.rows("SELECT count(*) FROM audit_log") == [(0,)]
+
+
+async def test_a_payment_in_review_is_done_with_once_it_was_refunded(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.pay(purchase.session_id or "", amount_total=500)
+    await shop.deliver()
+    assert any("a person must decide" in finding for finding in await shop.findings())
+    shop.stripe.give_back(shop.stripe.intent_of(purchase.session_id or "").id, 500)
+    await shop.deliver()
+    assert await shop.findings() == []
+    assert await shop.balance(account) == 0
+
+
+async def test_a_payment_in_another_currency_is_refunded_and_closed(shop: Shop) -> None:
+    purchase = await shop.buy(await shop.books.account())
+    shop.stripe.pay(purchase.session_id or "", currency="eur")
+    intent = shop.stripe.intent_of(purchase.session_id or "")
+    shop.stripe.intents_by_id[intent.id] = replace(intent, currency="eur")
+    await shop.deliver()
+    assert await shop.findings() != []
+    with pytest.raises(NotAcceptable, match="refund it at Stripe"):
+        await shop.sync.accept(purchase.id, ADA, "x")
+    shop.stripe.give_back(intent.id, 9_999)
+    await shop.deliver()
+    assert await shop.findings() == []
+    assert {row[0] for row in await shop.rows("SELECT state FROM stripe_inbox")} == {"done"}
+
+
+async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
+    purchase = await shop.buy(await shop.books.account())
+    shop.stripe.pay(purchase.session_id or "", payment_status="no_payment_required", amount_total=0)
+    await shop.deliver()
+    assert len(await shop.findings()) == 1
+    assert await shop.sales.dismiss(purchase.id, ADA, "a test")
+    assert not await shop.sales.dismiss(purchase.id, ADA, "again")
+    await shop.sync.session(purchase.session_id or "")  # whatever Stripe says afterwards
+    await shop.age(1_000)
+    assert (await shop.get(purchase)).state == "dismissed"
+    assert [*await shop.findings(), *await shop.check_stripe()] == []
+    assert await shop.rows("SELECT actor, reason FROM audit_log WHERE action = 'purchase.dismiss'") == [
+        ("ada", "a test")
+    ]
+    with pytest.raises(NotAcceptable):
+        await shop.sales.dismiss("pur_none", ADA, "x")

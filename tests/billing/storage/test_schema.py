@@ -4,7 +4,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import Connection
 
-from billing.storage.migrate import current_revision, newest_revision
+from billing.storage.migrate import current_revision, migrate, newest_revision
 from billing.storage.tables.operations import audit_log
 from billing.storage.tables.payments import purchases
 from tests.support.stores import Books
@@ -20,3 +20,8 @@ async def test_migrations_make_the_tables(sql: Books) -> None:
     assert await current_revision(sql.database) == newest_revision()
     async with sql.database.read() as connection:
         assert await connection.run_sync(differences) == []
+
+
+async def test_the_schema_is_current_and_migrating_again_does_nothing(sql: Books) -> None:
+    assert await current_revision(sql.database) == newest_revision()
+    assert await migrate(sql.database) == newest_revision()

@@ -16,9 +16,17 @@ import pytest
 
 from tests.support import web
 from tests.support.customers import new_customer
-from tests.support.servers import TOLLKEEPER, RedisServer, Sandbox, Tollkeeper, free_port, sandbox_says, wait_until
+from tests.support.servers import (
+    TOLLKEEPER,
+    RedisServer,
+    Sandbox,
+    Serve,
+    Tollkeeper,
+    free_port,
+    sandbox_says,
+    wait_until,
+)
 
-Serve = Callable[..., Tollkeeper]
 LEDGER_KEYS = {
     "id", "kind", "amountMillicredits", "debitAccount", "creditAccount", "referenceType", "referenceId", "purchaseId", "actor", "reason", "createdAt"
 }  # fmt: skip

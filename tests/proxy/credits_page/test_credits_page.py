@@ -5,13 +5,17 @@ import time
 from html.parser import HTMLParser
 from typing import Any, cast
 
+import msgspec
 import pytest
 from sqlalchemy import text
 
 from billing.ledger.audit_log import AuditLog
+from billing.money.errors import NotYet
+from config.settings import Package
 from tests.support.credits_page import HOST, KEY, visiting
-from tests.support.money_api import settings
-from tests.support.shop import PRO, Shop
+from tests.support.money_api import open_api, settings
+from tests.support.recharge import WISH, account_with_card
+from tests.support.shop import PRO, STARTER, Shop
 
 
 async def test_a_link_opens_one_session_once(shop: Shop) -> None:
@@ -271,3 +275,74 @@ async def test_statements_and_receipts_are_ones_own(shop: Shop) -> None:
             ] == purchase.receipt_url
         assert (await theirs.client.get(f"/credits/receipts/{purchase.id}")).status_code == 404
         assert (await visit.client.get("/credits/receipts/nothing")).status_code == 404
+
+
+async def test_switching_off_works_whatever_has_become_of_the_package(shop: Shop) -> None:
+    account = await account_with_card(shop)
+    dearer = msgspec.structs.replace(
+        settings(billing={"auto_recharge": True}), packages=(Package(code="starter", usd="29.99"),)
+    )
+    async with visiting(shop, dearer) as visit:
+        await visit.sign_in(account)
+        page = await visit.send("recharge", threshold="", package="gone", ceiling="x", enabled="no")
+        assert page.status_code == 303
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert (row.enabled, row.threshold_millicredits) == (False, WISH.threshold)
+
+
+async def test_a_decimal_comma_is_not_a_thousand_times_as_much(shop: Shop) -> None:
+    account = await account_with_card(shop)
+    async with visiting(shop, settings(billing={"auto_recharge": True})) as visit:
+        await visit.sign_in(account)
+        wish = {"threshold": "5,000", "package": "starter", "enabled": "yes", "consent": "yes"}
+        for odd in ("20,00", "1e3", "1_000", "٣٠٠", "NaN", "200.001"):
+            assert (await visit.send("recharge", **wish, ceiling=odd)).status_code == 400, odd
+        assert (await visit.send("recharge", **wish, ceiling="1,000.00")).status_code == 303
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert (row.threshold_millicredits, row.monthly_ceiling_cents) == (5_000_000, 100_000)
+
+
+async def test_the_page_says_what_became_of_a_purchase(shop: Shop) -> None:
+    account = await shop.books.account()
+    for back in (100, 999, None):
+        purchase = await shop.paid(account, STARTER)
+        if back:
+            shop.stripe.give_back(purchase.payment_intent_id or "", back)
+        else:
+            shop.stripe.open_dispute(purchase.payment_intent_id or "")
+        await shop.deliver()
+    async with visiting(shop) as visit:
+        await visit.sign_in(account)
+        page = await visit.page()
+    assert all(f">{state}<" in page for state in ("partly refunded", "refunded", "disputed"))
+    assert "Credits are prepaid. 1,000 Credits = $1.00. You only pay for actual token usage." in page
+
+
+async def test_no_page_breaks_on_a_nul(shop: Shop) -> None:
+    account = await shop.books.account()
+    async with visiting(shop) as visit:
+        await visit.sign_in(account)
+        for path in ("?session=%00", "?usage=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
+            refused = await visit.client.get(f"/credits{path}")
+            assert (refused.status_code, "holds a NUL character" in refused.text) == (400, True), path
+
+
+async def test_a_page_that_is_still_being_settled_is_said(shop: Shop) -> None:
+    account = await shop.books.account()
+    purchase = await shop.buy(account)
+    shop.stripe.expire(purchase.session_id or "")
+
+    async def session(_session_id: str) -> None:
+        raise NotYet("others keep changing this purchase")
+
+    shop.sync.session = session  # type: ignore[method-assign, assignment]
+    async with open_api(shop) as api:
+        answer = await api.client.post(
+            "/api/billing/checkout", json={"packageCode": "pro"}, headers=await api.key(account)
+        )
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "checkout_settling")
+    async with visiting(shop) as visit:
+        await visit.sign_in(account)
+        assert (await visit.send("buy", package="pro")).status_code == 503

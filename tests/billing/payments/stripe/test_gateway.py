@@ -1,5 +1,6 @@
 """The gateway through Stripe's own library, over HTTP: what is asked, what is understood, how failures read."""
 
+import ast
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -9,9 +10,15 @@ import pytest
 from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.gateway import Declined, Order, StripeGateway
-from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Charge, Intent
+from billing.payments.stripe.objects import (
+    OWN_ID,
+    BalanceTransaction,
+    Charge,
+    Intent,
+)
 from tests.support.fake_stripe import FakeStripe
 from tests.support.fake_stripe_server import FakeServer, serve_fake
+from tests.support.servers import ROOT
 from tests.support.stranger import stranger
 
 LISTS = [f"/v1/{name}" for name in ("checkout/sessions", "payment_intents", "charges", "disputes")]
@@ -158,3 +165,18 @@ async def test_the_loop_turns_while_stripe_thinks(fake: tuple[FakeServer, str], 
     await gateway.session("cs_none")
     task.cancel()
     assert turns > 10
+
+
+def test_pitfall_28_stripes_own_credit_grants_are_not_used() -> None:
+    source = (ROOT / "billing" / "payments" / "stripe" / "gateway.py").read_text()
+    assert "credit_grants" not in source
+    assert "billing.credit" not in source
+
+
+def test_pitfall_31_every_call_to_stripe_is_asynchronous() -> None:
+    tree = ast.parse((ROOT / "billing" / "payments" / "stripe" / "gateway.py").read_text())
+    calls = [ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    spoken = [call for call in calls if call.startswith("self._v1.")]
+    assert len(spoken) >= 8
+    assert all(call.endswith("_async") for call in spoken)
+    assert "stripe.HTTPXClient" in calls
