@@ -19,6 +19,23 @@ from tests.support.stores import Books, close_books, open_books
 _numbers = itertools.count()
 
 
+_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "browser", "bank", "live", "box"})
+"""Fixtures that start a process; whatever asks for one of them, by whatever way, is marked `served`."""
+_SERVED_BY_PARAMETER = {"sql": "postgresql", "books": "redis"}
+"""Fixtures that start a process for one of their parameters only."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server: `make test-fast` runs the rest."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        by_parameter = any(parameters.get(name) == value for name, value in _SERVED_BY_PARAMETER.items())
+        if by_parameter or not _SERVERS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.served)
+
+
 @pytest.fixture
 def folder() -> Iterator[Path]:
     """A short-pathed folder of the test's own (PostgreSQL's socket path is limited to 107 bytes)."""

@@ -1,4 +1,4 @@
-"""Journal, liability, statements: every day sums to zero, every month adds up, every byte is the same twice."""
+"""The journal and the liability: every day sums to zero."""
 
 from collections import defaultdict
 from datetime import date

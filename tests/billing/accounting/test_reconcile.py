@@ -1,4 +1,4 @@
-"""What the scheduled jobs check and keep, on SQLite and PostgreSQL: every planted fault is found, and nothing else."""
+"""Reconciliation of the ledger, the usage and the balance store: every planted fault is found, and nothing else."""
 
 from collections.abc import Collection
 

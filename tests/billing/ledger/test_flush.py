@@ -1,4 +1,4 @@
-"""Charges that SQL cannot take as they are: they are made to fit, or stand aside, and keep nobody else's out of the ledger."""
+"""The flush: charges that SQL cannot take as they are are made to fit, or stand aside, and keep nobody else's out of the ledger."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The ledger on SQLite and PostgreSQL: final, unique, balanced, safe under replays and races; reconcile sees every tampering."""
+"""The ledger on SQLite and PostgreSQL: final, unique, balanced, safe under replays and races."""
 
 import asyncio
 

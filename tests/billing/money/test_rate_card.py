@@ -1,4 +1,4 @@
-"""Rate cards: complete or refused, never edited, active from their time on."""
+"""Rate cards: complete or refused."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""Buying, refunding, disputing, in every order: SQL on both databases, FakeStripe on the other side."""
+"""Buying: one page a click, by our key and price, whatever is lost, deleted or clicked twice."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Packages, states, splits, lots and signatures: the pure core, by hand and by property."""
+"""Claims, which are refunds and disputes: what goes back is a share of what was sold, and never more; by hand and by property."""
 
 import itertools
 

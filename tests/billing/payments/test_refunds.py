@@ -1,4 +1,4 @@
-"""What a second reviewer found in money in; each of these failed once."""
+"""Refunds: by Stripe's refund objects or by a person's order, in parts, failed, of spent credits, booked once."""
 
 import logging
 from typing import Any

@@ -6,7 +6,6 @@ from datetime import date
 import pytest
 from sqlalchemy import text
 
-import billing.ledger.ledger
 import billing.storage.partitions
 from billing.accounting.daily_finance import DAY_MS, day_of, span
 from billing.accounting.reconcile import check_ledger

@@ -179,7 +179,7 @@ async def test_a_fault_of_ours_in_one_check_hides_nothing_that_others_found(
     async def broken(_database: object) -> list[Finding]:
         raise KeyError("hash")
 
-    monkeypatch.setattr(proxy.jobs, "check_audit", broken)
+    monkeypatch.setattr(proxy.server.jobs, "check_audit", broken)
     book = JobBook(settings, None, money_in(settings, books.database, metrics), metrics)
     try:
         result = await book.schedule.run("reconcile")

@@ -137,7 +137,7 @@ def refuses(failures: Failures, address: str, digest: str = "") -> bool:
 
 def test_it_is_over_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
-    monkeypatch.setattr(proxy.failures.time, "monotonic", lambda: now)
+    monkeypatch.setattr(proxy.web.auth_failures.time, "monotonic", lambda: now)
     failures = Failures(2)
     for _ in range(2):
         failures.note("key", "192.0.2.1")

@@ -1,4 +1,4 @@
-"""Automatic recharges and low-balance notices: once per crossing, within the ceiling, stopped by declines."""
+"""Automatic recharges: once per crossing, within the ceiling, stopped by declines."""
 
 import asyncio
 

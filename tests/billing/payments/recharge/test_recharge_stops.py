@@ -1,4 +1,4 @@
-"""What a reviewer with fresh eyes found in money in; each of these failed once."""
+"""When automatic recharge stops or waits: a card is charged for usage, once, and only while its owner wants it."""
 
 from typing import Any
 

@@ -1,4 +1,7 @@
-"""The 31 Stripe pitfalls of ledger-and-stripe.md 2, each with its test, by number."""
+"""Webhooks: signed, stored as they came, answered once committed, and processed once whatever comes twice, late or odd.
+
+The numbers are those of the 31 pitfalls of docs/stripe.md; the others stand with their rules: `git grep test_pitfall_`.
+"""
 
 import asyncio
 import json

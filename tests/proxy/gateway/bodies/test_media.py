@@ -1,4 +1,4 @@
-"""What a review of the money paths found, each tried again: nobody spends beyond the hold, one customer cannot stop the others."""
+"""Bodies of media: the length of a sound, the fields of a form, the size of an image."""
 
 import pytest
 
