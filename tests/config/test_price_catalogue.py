@@ -221,9 +221,6 @@ def all_blocks() -> list[tuple[str, dict[str, str]]]:
     ]
 
 
-# --- the build ---------------------------------------------------------------
-
-
 def test_head_of_the_catalogue() -> None:
     assert CATALOGUE["catalogueId"] == "openai-2026-11-23"
     assert CATALOGUE["effectiveFrom"] == "2026-11-23"
@@ -392,6 +389,3 @@ def test_models_that_always_search() -> None:
 def test_end_dates() -> None:
     assert MODELS["gpt-5"]["ends"] == "2026-12-11"
     assert MODELS["gpt-4.1"]["ends"] is None
-
-
-# --- what the build refuses --------------------------------------------------

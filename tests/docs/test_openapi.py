@@ -18,9 +18,6 @@ from tests.support.servers import ROOT
 ADMIN = admin_api.AdminApi(cast("Any", None), cast("Any", None)).table()
 
 
-# -- the document ---------------------------------------------------------------------------------------------
-
-
 def test_the_document_is_valid_openapi_3_1() -> None:
     assert DOCUMENT["openapi"].startswith("3.1.")
     validate(DOCUMENT, cls=OpenAPIV31SpecValidator)

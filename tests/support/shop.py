@@ -26,6 +26,10 @@ from billing.payments.stripe_customers import Buyers
 from tests.support.fake_stripe import FakeStripe
 from tests.support.stores import Books, record
 
+PLUS = offer("plus", "49.99", "5")
+"""52,489.5 credits: not a whole number of them."""
+
+
 ADA = Who("ada", "finance")
 
 

@@ -13,7 +13,7 @@ from billing.payments.stripe.objects import BalanceTransaction, Session, payment
 from tests.support.fake_stripe import FakeStripe, replace
 from tests.support.money_api import open_api
 from tests.support.recharge import account_with_card
-from tests.support.shop import PRO, STARTER, TERMS, Shop, open_shop
+from tests.support.shop import PLUS, PRO, STARTER, TERMS, Shop, open_shop
 
 
 async def test_the_row_is_committed_before_stripe_is_asked_and_the_key_is_ours(shop: Shop) -> None:
@@ -272,3 +272,10 @@ async def test_the_card_of_a_deleted_customer_does_not_come_back(shop: Shop) -> 
     buyer = await shop.buyers.find(account)
     assert buyer is not None
     assert buyer.payment_method_id == ""
+
+
+async def test_the_payment_page_sells_what_is_credited_to_the_last_credit(shop: Shop) -> None:
+    account = await shop.books.account()
+    await shop.buy(account, PLUS)
+    await shop.buy(account, PRO)
+    assert [order.title for order in shop.stripe.orders] == ["52,489.5 credits", "109,989 credits"]

@@ -18,8 +18,6 @@ from billing.payments.claims import (
     share,
 )
 
-# -- what goes back -------------------------------------------------------------------------------------------------
-
 PRO = Whole(9_999, 99_990_000, 9_999_000, 0)
 wholes = st.builds(
     lambda price, tax, bonus: Whole(price + tax, price * 10_000, bonus, tax * 10_000),

@@ -28,9 +28,6 @@ class Seen:
         self.moves.append((kind, millicredits))
 
 
-# -- figures -----------------------------------------------------------------------------------------------------------
-
-
 async def test_what_goes_back_in_the_moment_of_crediting_is_counted_as_going_back(shop: Shop) -> None:
     seen = Seen()
     shop.sync._observer = seen
@@ -64,9 +61,6 @@ async def test_what_takes_a_purchase_back_says_which(shop: Shop) -> None:
     named = {(row["kind"].removesuffix("_bonus"), row["purchase_id"]) for row in rows}
     wanted = {("purchase", first.id), ("purchase", second.id), ("refund", first.id), ("dispute", second.id)}
     assert named == wanted | {("usage", None), ("adjustment", None)}
-
-
-# -- refunds that are asked for here ------------------------------------------------------------------------------------
 
 
 async def test_a_refund_is_audited_asked_for_and_booked_once(shop: Shop) -> None:

@@ -9,17 +9,13 @@ from typing import Any, cast
 import msgspec
 
 from billing.accounting.daily_finance import Finance
-from billing.payments.purchase import offer
 from config.settings import Settings
 from proxy.admin.actions import AdminDesk
 from proxy.cli.books import _days
 from proxy.cli.context import Command, Context
 from proxy.cli.jobs import _finance
 from proxy.cli.purchases import _purchases
-from tests.support.shop import PRO, STARTER, Shop
-
-PLUS = offer("plus", "49.99", "5")
-"""52,489.5 credits: not a whole number of them."""
+from tests.support.shop import PLUS, PRO, STARTER, Shop
 
 
 async def command(shop: Shop, run: Command, **arguments: Any) -> tuple[dict[str, Any], list[str]]:
@@ -30,13 +26,6 @@ async def command(shop: Shop, run: Command, **arguments: Any) -> tuple[dict[str,
         Context(conf, books.database, books.ledger, books.accounts, argparse.Namespace(**arguments))
     )
     return data, text.splitlines()
-
-
-async def test_the_payment_page_sells_what_is_credited_to_the_last_credit(shop: Shop) -> None:
-    account = await shop.books.account()
-    await shop.buy(account, PLUS)
-    await shop.buy(account, PRO)
-    assert [order.title for order in shop.stripe.orders] == ["52,489.5 credits", "109,989 credits"]
 
 
 async def test_a_purchase_is_called_the_same_by_command_and_on_the_page(shop: Shop) -> None:

@@ -10,8 +10,6 @@ from tests.support.fake_stripe import replace
 from tests.support.recharge import BUYER, WISH, account_with_card, autos, offer_of, run, spend, state_of
 from tests.support.shop import STARTER, Shop
 
-# -- a card is charged for usage, once, and only while its owner wants it ---------------------------------------------
-
 
 async def test_a_payment_in_flight_is_concluded_whatever_the_balance_does_meanwhile(shop: Shop) -> None:
     account = await account_with_card(shop)
@@ -135,9 +133,6 @@ async def test_a_payment_that_needs_a_person_is_not_made_once_more(shop: Shop) -
     await run(shop)
     assert (len(autos(shop)), await state_of(shop, account)) == (1, "stopped")
     assert len(await shop.sales.in_review()) == 1
-
-
-# -- what waits, and since when ---------------------------------------------------------------------------------------
 
 
 async def test_a_refusal_is_no_decline(shop: Shop) -> None:
