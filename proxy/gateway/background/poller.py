@@ -1,14 +1,13 @@
 """Background responses: polled and settled by us, once, also when the client never returns and across restarts.
 
-A worker that was told "queued" writes down who is owed what (Objects.begin_background) and lets go of the hold. The
-process that runs the jobs takes every open one on: it holds the same hold, asks upstream, and when the response has
+A worker that was told "queued" writes down who is owed what (Objects.begin_background) and detaches the hold. The
+process that runs the jobs takes every open one on: it resumes the same hold, asks upstream, and when the response has
 ended
 
-    1. notes the final charge on the hold (a crash after this is settled by the reaper, with exactly this charge)
-    2. marks the response as settled in SQL
-    3. settles.
+    1. checkpoints the decided charge on the hold (a crash after this is settled by the reaper, with exactly this
+    charge) 2. marks the response as settled in SQL 3. charges.
 
-A crash before 2 is taken on again by the next process; after 2 by nobody, since the hold's own note is enough.
+A crash before 2 is taken on again by the next process; after 2 by nobody, since the checkpoint is enough (I3, I4).
 """
 
 import asyncio
@@ -25,14 +24,15 @@ from billing.ledger.rate_cards import RateCards
 from billing.ledger.upstream_objects import Pending
 from billing.money.amounts import Millicredits
 from billing.money.errors import BillingError, StoreUnavailable
-from billing.money.holds import Checkpoint, Held, HoldRequest, KeyLimits
 from billing.money.pricing import PriceBook
+from billing.money.usage_record import Outcome
 from billing.storage.database import now_ms
 from proxy.gateway.answers.events import answer_texts, response_report
-from proxy.gateway.plan import Plan, checkpoint_charge
-from proxy.gateway.services import Services
-from proxy.gateway.settlement import Shown, Terms, decide_ending
-from proxy.gateway.usage_rows import Facts, PendingRecord, decode_pending, orphan_record, pending_plan, usage_record
+from proxy.gateway.background.pending import PendingRecord, decode_pending, pending_plan
+from proxy.gateway.plan import Plan
+from proxy.gateway.request_hold import RequestHold
+from proxy.gateway.services import PricingTerms, Services
+from proxy.gateway.settlement import ObservedOutput
 
 log = logging.getLogger("tollkeeper.background")
 
@@ -41,7 +41,6 @@ AT_ONCE = 200
 GONE = "gone"
 ENDED = ("completed", "incomplete", "failed", "cancelled", GONE)
 LONGEST_HOURS = 24
-TAKE_TRIES = 3
 
 
 class _Taken(NamedTuple):
@@ -50,8 +49,17 @@ class _Taken(NamedTuple):
     pending: Pending
     record: PendingRecord
     plan: Plan
-    held: Millicredits
-    terms: Terms
+    hold: RequestHold
+
+    @property
+    def key(self) -> ApiKey:
+        """The key that is charged."""
+        return ApiKey(self.record.key_id, self.pending.account_id, "active", KeyRules(), None)
+
+    async def resume(self, amount: Millicredits) -> bool:
+        """Hold for it; where it is held already, make that hold live on. Raises StoreUnavailable."""
+        # nothing was held because nothing was to be charged when it began
+        return await self.hold.resume(self.plan, self.key, amount, free=self.record.held == 0)
 
 
 class BackgroundResponses:
@@ -70,7 +78,7 @@ class BackgroundResponses:
             del self._taken[response_id]
         # first all of them, so that no hold runs out while another response is asked about
         taken = [self._taken.get(one.response_id) or await self._take_on(one) for one in pending]
-        return sum(await asyncio.gather(*(self._look(one) for one in taken if one is not None)))
+        return sum(await asyncio.gather(*(self._settle_if_ended(one) for one in taken if one is not None)))
 
     async def _take_on(self, pending: Pending) -> _Taken | None:
         """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
@@ -86,45 +94,30 @@ class BackgroundResponses:
         if await self._ledger.charged_ids([pending.charge_id]):
             await services.tenants.objects.end_background(pending.response_id)
             return None
-        taken = await self._hold(_Taken(pending, record, plan, Millicredits(record.held), terms))
-        if taken is not None:
-            self._taken[pending.response_id] = taken
+        taken = _Taken(pending, record, plan, RequestHold(services, terms, pending.charge_id, record.started_ms))
+        if not await taken.resume(Millicredits(record.held)):
+            return None
+        self._taken[pending.response_id] = taken
         return taken
 
-    async def _terms(self, record: PendingRecord) -> Terms:
-        """What it was begun under, though another card may be active by now. Raises StoreUnavailable, RateCardError."""
+    async def _terms(self, record: PendingRecord) -> PricingTerms:
+        """Terms it was begun under, though another card may be active by now.
+
+        Raises StoreUnavailable, RateCardError.
+        """
         services, origin = self._services, record.book
         insurance = (
             services.settings.billing.zero_completion_insurance if record.insurance is None else record.insurance
         )
-        books = (services.prices, *(one.terms.prices for one in self._taken.values()))
+        books = (services.prices, *(one.hold.terms.prices for one in self._taken.values()))
         book = books[0] if origin is None else next((book for book in books if book.origin == origin), None)
         if book is None and origin is not None:
             book = await asyncio.to_thread(
                 PriceBook, await self._cards.get(origin.card_id), origin.markup, origin.rounding
             )
-        return Terms(book or services.prices, insurance)
+        return PricingTerms(book or services.prices, insurance)
 
-    async def _hold(self, taken: _Taken) -> _Taken | None:
-        """Hold for it; where it is held already, make that hold live on. Raises StoreUnavailable."""
-        services, pending, record = self._services, taken.pending, taken.record
-        owed = checkpoint_charge(taken.plan, taken.terms.prices, 0)
-        lease_ms = services.settings.billing.hold_lease_seconds * 1_000
-        facts, amount = self._facts(pending, record, taken.plan), taken.held
-        for _ in range(TAKE_TRIES):
-            noted = orphan_record(facts, owed, 0)
-            request = HoldRequest(
-                pending.charge_id, pending.account_id, record.key_id, amount, 0, lease_ms, KeyLimits(), noted
-            )
-            result = await services.balances.hold(request)
-            if isinstance(result, Held):
-                return taken._replace(held=amount)
-            # its hold was lost with all processes, and the money is spent meanwhile: hold what is left, the rest is our
-            # loss
-            amount = Millicredits(max(0, min(amount, result.balance - result.held)))
-        return None
-
-    async def _look(self, taken: _Taken) -> int:
+    async def _settle_if_ended(self, taken: _Taken) -> int:
         """Ask upstream; settle when it has ended. Returns 1 then."""
         pending = taken.pending
         answer = await self._fetch(pending.response_id)
@@ -155,33 +148,19 @@ class BackgroundResponses:
         return found if isinstance(found, dict) else None
 
     async def _settle(self, taken: _Taken, answer: dict[str, Any]) -> None:
-        services, pending, plan = self._services, taken.pending, taken.plan
+        services, pending, hold = self._services, taken.pending, taken.hold
         report = response_report(answer)
         produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
-        sessions = await services.tenants.sessions(pending.account_id, pending.charge_id, report.containers)
-        shown = Shown(answer_texts(answer), insured=not produced, sessions=sessions)
-        outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
-        ending = await decide_ending(services, taken.terms, plan, report, shown, outcome)  # type: ignore[arg-type]
-        free = taken.record.held == 0  # nothing was held because nothing was to be charged when it began
-        due = Millicredits(0) if free else ending.charge.amount
-        record = usage_record(self._facts(pending, taken.record, plan), ending, free=free, head=[])
-        if await self._hold(taken) is None:  # whatever became of the hold meanwhile: what is noted now needs one
+        outcome: Outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
+        decision = await hold.decide(report, ObservedOutput(answer_texts(answer), failed_empty=not produced), outcome)
+        elapsed_ms = now_ms() - taken.record.started_ms
+        if not await taken.resume(hold.amount):  # whatever became of the hold meanwhile: a checkpoint needs one
             return
-        services.balances.checkpoint(Checkpoint(pending.charge_id, pending.account_id, due, record))
+        hold.checkpoint_decided(decision, elapsed_ms)
         await services.tenants.objects.end_background(pending.response_id)
         self._taken.pop(pending.response_id, None)
-        used = ending.usage.input_tokens + ending.usage.output_tokens
-        try:
-            await services.balances.settle(pending.charge_id, pending.account_id, due, record, used)
-        except StoreUnavailable:
-            log.warning("the charge of background response %s is queued", pending.response_id)
-        services.metrics.metered(plan.model.name, taken.held, due, ending.usage, ending.source)
-        await services.tenants.note_made(pending.account_id, pending.charge_id, report, ending.usage)
-
-    @staticmethod
-    def _facts(pending: Pending, record: PendingRecord, plan: Plan) -> Facts:
-        key = ApiKey(record.key_id, pending.account_id, "active", KeyRules(), None)
-        return Facts(pending.charge_id, key, plan, record.held, record.started_ms, 0, now_ms() - record.started_ms)
+        await hold.charge(decision, [], 0, elapsed_ms)
+        await services.tenants.record_made(pending.account_id, pending.charge_id, report, decision.usage)
 
 
 async def follow_background(poller: BackgroundResponses, leads: Callable[[], Awaitable[bool]]) -> None:
