@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from sandbox.stripe.keeping import UnreadableState
-from sandbox.stripe.server import start
-from sandbox.stripe.settings import Live, Settings, Webhook, merged
+from sandbox.stripe.account.settings import Live, Settings, Webhook, merged
+from sandbox.stripe.wire.server import start
+from sandbox.stripe.wire.state_file import UnreadableState
 
 _EPILOG = """\
 Client:        stripe.StripeClient(KEY, base_addresses={"api": URL})

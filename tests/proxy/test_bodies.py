@@ -26,7 +26,7 @@ from proxy.pictures import image_tokens
 from proxy.plan import bounds_of
 from proxy.rejections import Rejection
 from proxy.tokenizer import Tokenizer
-from sandbox.tokens import count_chat, count_legacy, load_encoding
+from sandbox.openai.tokens.count import count_chat, count_legacy, load_encoding
 
 O200K = load_encoding("o200k_base")
 TOKENIZER = Tokenizer()

@@ -1,0 +1,65 @@
+"""Legacy completions as JSON and as a stream."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+
+from sandbox.openai.chat.choices import Choice
+from sandbox.openai.chat.completions import Frame
+from sandbox.openai.exchange.answer import Event
+from sandbox.openai.exchange.bill import Bill, Spent
+
+_encode = msgspec.json.encode
+
+
+def _head(frame: Frame) -> dict[str, Any]:
+    return {
+        "id": frame.id,
+        "object": "text_completion",
+        "created": frame.created,
+        "model": frame.model,
+    }
+
+
+def _choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
+    return {"text": text, "index": index, "logprobs": None, "finish_reason": finish}
+
+
+def legacy_json(frame: Frame, choices: list[Choice], usage: Any) -> bytes:
+    """The body of a legacy answer that is not streamed."""
+    shown = [_choice(choice.index, choice.text, choice.finish) for choice in choices]
+    answer = _head(frame) | {"choices": shown}
+    if usage is not None:
+        answer["usage"] = usage
+    return _encode(answer)
+
+
+def legacy_events(frame: Frame, choices: list[Choice], bill: Bill) -> Iterator[Event]:
+    """Pieces interleaved by choice, the finish reason on each choice's last piece."""
+    mode = bill.directives.usage_on
+    head = _head(frame)
+    tail: dict[str, Any] = {"usage": None} if frame.include_usage else {}
+    longest = max(max(len(choice.pieces), 1) for choice in choices)
+    left = len(choices)
+    for position in range(longest):
+        for choice in choices:
+            count = max(len(choice.pieces), 1)
+            if position >= count:
+                continue
+            text, tokens = choice.pieces[position] if choice.pieces else ("", 0)
+            finish = choice.finish if position == count - 1 else None
+            left -= finish is not None
+            usage: Any = msgspec.UNSET
+            extra = tail
+            if mode == "every" or (mode == "finish" and left == 0):
+                usage = bill.with_spent(Spent(tokens)).sent()
+                extra = tail if usage is None else {"usage": usage}
+            body = head | {"choices": [_choice(choice.index, text, finish)]} | extra
+            yield Event(b"data: " + _encode(body) + b"\n\n", text, Spent(tokens), usage=usage)
+    sent = bill.sent()
+    if frame.include_usage and mode == "last" and sent is not None:
+        body = head | {"choices": [], "usage": sent}
+        yield Event(b"data: " + _encode(body) + b"\n\n", usage=sent)
+    if frame.done:
+        yield Event(b"data: [DONE]\n\n", counted=False)

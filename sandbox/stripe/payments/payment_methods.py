@@ -1,0 +1,264 @@
+"""Customers and their payment methods."""
+
+import time
+import zlib
+from typing import Any, Final
+
+from sandbox.stripe.account.cards import (
+    ACCOUNT_NUMBERS,
+    ACCOUNTS,
+    BANK_TYPES,
+    CARDS,
+    DECLINES,
+    DEFAULT_ACCOUNT,
+    DEFAULT_NUMBER,
+    NUMBERS,
+    TestCard,
+    digits,
+    luhn,
+)
+from sandbox.stripe.account.errors import StripeError, card_error, invalid, missing
+from sandbox.stripe.account.object_fields import ADDRESS, BILLING, blank, card_fields
+from sandbox.stripe.account.world import Obj, World
+
+_CURRENCY_OF: Final = {"us_bank_account": "usd", "sepa_debit": "eur"}
+_EXCLUSIVE: Final = ("payment_method_types", "excluded_payment_method_types", "automatic_payment_methods", "payment_method_configuration")
+_CUSTOMER_FIELDS: Final = (
+    "business_name description email individual_name name phone preferred_locales shipping tax_exempt invoice_prefix"
+).split()
+
+
+def laid_over(present: dict[str, str], params: dict[str, Any]) -> dict[str, str]:
+    """Metadata after an update: an empty value unsets a key, an empty hash all of them."""
+    given = params.get("metadata")
+    if given == "":
+        return {}
+    return {name: value for name, value in (present | (given or {})).items() if value != ""}
+
+
+# -- customers -----------------------------------------------------------------------------------
+
+
+def customer(world: World, wanted: str, param: str = "customer") -> Obj:
+    """A customer that has not been deleted."""
+    found = world.get("customer", wanted, param)
+    if found.get("deleted"):
+        raise invalid(f"No such customer: '{wanted}'", "resource_missing", param, 404 if param == "id" else 400)
+    return found
+
+
+def not_of_customer(found: Obj, param: str) -> StripeError:
+    """The payment method is somebody else's, or nobody's."""
+    message = f"The customer does not have a payment method with the ID {found['id']}. The payment method must be attached to the customer."
+    return invalid(message, "resource_missing", param)
+
+
+def create_customer(world: World, params: dict[str, Any]) -> Obj:
+    """POST /v1/customers."""
+    made = world.add("customer", blank("customer", created=world.now()))
+    made["invoice_prefix"] = world.new_id("")[:8].upper()
+    _set_customer(world, made, params)
+    world.emit("customer.created", made)
+    if params.get("payment_method"):
+        attach(world, method(world, params["payment_method"], "payment_method"), made["id"])
+    return made
+
+
+def update_customer(world: World, found: Obj, params: dict[str, Any]) -> Obj:
+    """POST /v1/customers/:id."""
+    before = {name: found[name] for name in (*_CUSTOMER_FIELDS, "address", "metadata", "invoice_settings")}
+    _set_customer(world, found, params)
+    previous = {name: value for name, value in before.items() if found[name] != value}
+    world.emit("customer.updated", found, previous)
+    return found
+
+
+def _set_customer(world: World, found: Obj, params: dict[str, Any]) -> None:
+    found |= {name: params[name] or None for name in _CUSTOMER_FIELDS if name in params}
+    if "address" in params:
+        found["address"] = (ADDRESS | params["address"]) if params["address"] else None
+    settings = params.get("invoice_settings") or {}
+    if settings.get("default_payment_method"):
+        wanted = method(world, settings["default_payment_method"], "invoice_settings[default_payment_method]")
+        if wanted["customer"] != found["id"]:
+            raise not_of_customer(wanted, "invoice_settings[default_payment_method]")
+    if "default_payment_method" in settings:
+        found["invoice_settings"] = found["invoice_settings"] | {"default_payment_method": settings["default_payment_method"] or None}
+    found["metadata"] = laid_over(found["metadata"], params)
+
+
+def delete_customer(world: World, found: Obj) -> Obj:
+    """DELETE /v1/customers/:id: what is left is a stub."""
+    for attached in list(world.find("payment_method", customer=found["id"])):
+        detach(world, attached)
+    wanted = found["id"]
+    world.emit("customer.deleted", found)
+    found.clear()
+    found |= {"id": wanted, "object": "customer", "deleted": True}
+    return found
+
+
+# -- payment methods -----------------------------------------------------------------------------
+
+
+def offered(world: World, params: dict[str, Any]) -> list[str]:
+    """The types a session or intent takes: the account's, narrowed by allowed_ or excluded_payment_method_types."""
+    allowed, excluded = params.get("allowed_payment_method_types"), params.get("excluded_payment_method_types") or []
+    if allowed:
+        for other in _EXCLUSIVE:
+            if params.get(other):
+                raise invalid(f"You may only specify one of these parameters: allowed_payment_method_types, {other}.", None, other)
+    currency = params.get("currency", "usd").lower()
+    names = allowed or [name for name in world.live.dynamic_payment_methods if name not in excluded]
+    found = [name for name in names if _CURRENCY_OF.get(name, currency) == currency]
+    if not found:
+        raise invalid("No payment method types are available with the given parameters.", None, "allowed_payment_method_types")
+    return found
+
+
+def method(world: World, wanted: str, param: str | None = "id") -> Obj:
+    """The payment method; names such as pm_card_visa make a new one."""
+    if wanted in NUMBERS:
+        return create_method(world, {"type": "card", "card": {"token": wanted}})
+    if wanted in ACCOUNT_NUMBERS:
+        return create_method(world, {"type": "us_bank_account", "us_bank_account": {"account_number": ACCOUNT_NUMBERS[wanted]}})
+    return world.get("payment_method", wanted, param)
+
+
+def behaviour(found: Obj) -> TestCard:
+    """What happens with it."""
+    return CARDS[found["_number"]] if found["type"] == "card" else ACCOUNTS[found["_number"]]
+
+
+def create_method(world: World, params: dict[str, Any]) -> Obj:
+    """POST /v1/payment_methods."""
+    kind = params.get("type")
+    if kind is None:
+        raise missing("type")
+    if kind != "card" and kind not in BANK_TYPES:
+        raise invalid(f"The sandbox has no payment methods of type {kind}.", None, "type")
+    given = params.get(kind)
+    if given is None:
+        raise missing(kind)
+    details, number = _card(world, given) if kind == "card" else _account(world, kind, given)
+    billing = BILLING | (params.get("billing_details") or {})
+    billing["address"] = ADDRESS | (billing["address"] or {})
+    fields = blank("payment_method", type=kind, created=world.now(), billing_details=billing, metadata=laid_over({}, params))
+    if params.get("allow_redisplay"):
+        fields["allow_redisplay"] = params["allow_redisplay"]
+    return world.add("payment_method", fields | {kind: details}, number=number, decline="", set_up=False, detached=False)
+
+
+def _card(world: World, given: dict[str, Any]) -> tuple[Obj, str]:
+    if given.get("token"):
+        number = NUMBERS.get(given["token"], "")
+        if not number:
+            raise invalid(f"No such token: '{given['token']}'", "resource_missing", "card[token]")
+    else:
+        number = digits(given.get("number", DEFAULT_NUMBER))
+    exp_month, exp_year = int(given.get("exp_month") or 12), int(given.get("exp_year") or 2034)
+    exp_year += 2000 if exp_year < 100 else 0
+    check_card(world, number, exp_month, exp_year, given.get("cvc"))
+    card = CARDS[number]
+    fingerprint = f"fp{number[-4:]}{hash_of(number):010d}"[:16]
+    return card_fields(card.brand, card.funding, card.country, number[-4:], exp_month, exp_year, fingerprint), number
+
+
+def hash_of(text: str) -> int:
+    """The same small number for the same text in every run."""
+    return zlib.crc32(text.encode())
+
+
+def check_card(world: World, number: str, exp_month: int, exp_year: int, cvc: str | None) -> None:
+    """Raise StripeError unless Stripe would take the card to the issuer."""
+    if not luhn(number):
+        raise _refused("incorrect_number")
+    if number not in CARDS:
+        raise card_error(
+            "Your card was declined. Your request was in test mode, but used a non test card.", "card_declined", "live_mode_test_card"
+        )
+    if not 1 <= exp_month <= 12:
+        raise card_error("Your card's expiration month is invalid.", "invalid_expiry_month", None)
+    if (exp_year, exp_month) < _month(world.now()):
+        raise card_error("Your card's expiration year is invalid.", "invalid_expiry_year", None)
+    if cvc is not None and not (cvc.isdecimal() and len(cvc) in {3, 4}):
+        raise card_error("Your card's security code is invalid.", "invalid_cvc", None)
+
+
+def _month(now: int) -> tuple[int, int]:
+    moment = time.gmtime(now)
+    return moment.tm_year, moment.tm_mon
+
+
+def _refused(why: str) -> StripeError:
+    reason = DECLINES[why]
+    return card_error(reason.message, reason.code, reason.decline_code)
+
+
+def _account(world: World, kind: str, given: dict[str, Any]) -> tuple[Obj, str]:
+    number = digits(given.get("iban" if kind == "sepa_debit" else "account_number") or DEFAULT_ACCOUNT)
+    if number not in ACCOUNTS:
+        raise invalid("You must use a test bank account number in test mode.", "account_number_invalid", kind)
+    shared: Obj = {"fingerprint": f"fp{world.account_id[-4:]}{number[-4:]}", "last4": number[-4:]}
+    if kind == "sepa_debit":
+        return shared | {"bank_code": "19043", "branch_code": "", "country": "AT", "generated_from": None}, number
+    return shared | {
+        "account_holder_type": given.get("account_holder_type") or "individual",
+        "account_type": given.get("account_type") or "checking",
+        "bank_name": "STRIPE TEST BANK",
+        "financial_connections_account": None,
+        "networks": {"preferred": "ach", "supported": ["ach"]},
+        "routing_number": given.get("routing_number") or "110000000",
+        "status_details": {},
+    }, number
+
+
+def attach(world: World, found: Obj, customer_id: str) -> Obj:
+    """POST /v1/payment_methods/:id/attach."""
+    customer(world, customer_id)
+    if found["customer"] not in {None, customer_id}:
+        message = "The payment method you provided has already been attached to a customer."
+        raise invalid(message, "payment_method_unexpected_state", "payment_method")
+    if found["_detached"]:
+        raise invalid(
+            "This PaymentMethod was previously used without being attached to a Customer or was detached from a Customer, and may not be "
+            "used again.",
+            "payment_method_unactivated",
+        )
+    card = behaviour(found)
+    if not card.saves:
+        raise _refused(card.decline)
+    if found["customer"] is None:
+        found["customer"] = customer_id
+        world.emit("payment_method.attached", found)
+    return found
+
+
+def detach(world: World, found: Obj) -> Obj:
+    """POST /v1/payment_methods/:id/detach."""
+    if found["customer"] is None:
+        message = "The payment method you provided is not attached to a customer so detachment is impossible."
+        raise invalid(message, "payment_method_unexpected_state", "payment_method")
+    owner = world.objects["customer"][found["customer"]]
+    settings = owner["invoice_settings"]
+    if settings["default_payment_method"] == found["id"]:
+        owner["invoice_settings"] = settings | {"default_payment_method": None}
+    previous = {"customer": found["customer"]}
+    found |= {"customer": None, "_detached": True}
+    world.emit("payment_method.detached", found, previous)
+    return found
+
+
+def set_up(world: World, found: Obj, customer_id: str | None) -> None:
+    """The customer has agreed to later use; without a customer there is nobody to keep it for."""
+    found["_set_up"] = True
+    if customer_id is not None and found["customer"] is None:
+        found["customer"] = customer_id
+        world.emit("payment_method.attached", found)
+
+
+def replace_card(world: World, found: Obj, *, last4: str, exp_year: int) -> None:
+    """The network's updater knows of a new card: same payment method, other numbers."""
+    previous = {"card": {"last4": found["card"]["last4"], "exp_year": found["card"]["exp_year"]}}
+    found["card"] = found["card"] | {"last4": last4, "exp_year": exp_year}
+    world.emit("payment_method.automatically_updated", found, previous)
