@@ -4,11 +4,9 @@ import zlib
 from typing import Any, Final, Literal
 
 import msgspec
-import tiktoken
 
+from sandbox.openai.exchange.call import Context
 from sandbox.openai.requests.checks import is_reasoning
-from sandbox.openai.steering.directives import Directives
-from sandbox.openai.steering.settings import Live
 from sandbox.openai.tokens.count import count_text
 from sandbox.openai.tokens.output_text import Piece, limit, pseudo_english, split_text
 
@@ -45,20 +43,6 @@ class Choice(msgspec.Struct, kw_only=True):
     def visible(self) -> int:
         """Transcript or text tokens."""
         return sum([piece.tokens for piece in self.pieces])
-
-
-class Context(msgspec.Struct, frozen=True):
-    """All that decides what is said."""
-
-    encoding: tiktoken.Encoding
-    model: str
-    body: dict[str, Any]
-    directives: Directives
-    live: Live
-    echo: str
-    """Text of the `echo` directive, made by whoever saw the headers; empty without it."""
-    schema: Any = None
-    """JSON schema that the text has to fit."""
 
 
 def chat_choices(context: Context) -> list[Choice]:
@@ -153,7 +137,9 @@ def cap_of(body: dict[str, Any]) -> int:
 def forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
     """The function the model has to call, or None."""
     functions: list[dict[str, Any]] = [
-        tool["function"] for tool in body.get("tools") or () if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
+        tool["function"]
+        for tool in body.get("tools") or ()
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
     ]
     choice = body.get("tool_choice")
     if not functions:

@@ -5,26 +5,17 @@ from typing import Any, Final
 
 import msgspec
 
-from sandbox.openai.chat.choices import Choice, call_object, logprobs
-from sandbox.openai.exchange.answer import Event
+from sandbox.openai.chat.choices import Choice, call_object, chat_choices, logprobs
+from sandbox.openai.chat.frame import Frame, finish_json, frame_of
+from sandbox.openai.exchange.answer import Answer, Event
 from sandbox.openai.exchange.bill import Bill, Spent
+from sandbox.openai.exchange.call import Call
+from sandbox.openai.requests.checks import check_chat, check_context
+from sandbox.openai.tokens.count import count_chat
 
 _encode = msgspec.json.encode
 _DONE = Event(b"data: [DONE]\n\n", counted=False)
 _PADDINGS: Final = tuple(b',"obfuscation":"%b"' % b"q7Xw2ZkpL9rT4vBn8sJd"[:length] for length in range(1, 12))
-
-
-class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """What all chunks of one answer share."""
-
-    id: str
-    created: int
-    """Unix seconds."""
-    model: str
-    service_tier: str | None
-    include_usage: bool
-    obfuscate: bool
-    done: bool
 
 
 def chat_json(frame: Frame, choices: list[Choice], usage: Any) -> bytes:
@@ -190,3 +181,24 @@ def _role(choice: Choice) -> dict[str, Any]:
         audio = {"id": f"audio_{choice.index + 1}", "transcript": ""}
         return role | {"refusal": None, "audio": audio}
     return role | {"content": "", "refusal": None}
+
+
+def complete(call: Call) -> Answer:
+    """POST /v1/chat/completions."""
+    body = call.body
+    check_chat(call.model, body, reject_max_tokens=call.live.reject_max_tokens)
+    prompt = count_chat(call.encoding, call.model, body)
+    check_context(prompt.total, call.live.context_tokens)
+    said = chat_choices(call)
+    frame = frame_of(call, "chatcmpl")
+    spoken = any(choice.kind == "audio" for choice in said)
+    bill = Bill("chat", prompt, call.directives, spoken)
+    answer = Answer(200, bill=bill, service_tier=frame.service_tier, model=frame.model)
+    if body.get("stream"):
+        answer.events = ChatStream(frame, said, bill).events()
+        return answer
+    for choice in said:
+        voice = choice.visible * choice.audio_factor
+        output = choice.reasoning + choice.name_tokens + choice.visible + voice
+        bill.add(Spent(output, choice.reasoning, voice))
+    return finish_json(answer, said, lambda usage: chat_json(frame, said, usage))

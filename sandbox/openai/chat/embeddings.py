@@ -9,7 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
+from sandbox.openai.chat.frame import finish_json
+from sandbox.openai.exchange.answer import Answer
+from sandbox.openai.exchange.bill import Bill
+from sandbox.openai.exchange.call import Call
+from sandbox.openai.requests.checks import text_inputs
 from sandbox.openai.requests.errors import invalid
+from sandbox.openai.tokens.count import PromptCount, count_legacy
 
 _MAX_INPUT_TOKENS: Final = 8_192
 _MAX_REQUEST_TOKENS: Final = 300_000
@@ -64,3 +70,20 @@ def _vector(seed: int, length: int) -> list[float]:
     raw = [source.random() - 0.5 for _ in range(length)]
     norm = math.sqrt(math.fsum(value * value for value in raw)) or 1.0
     return [round(value / norm, 7) for value in raw]
+
+
+def embed(call: Call) -> Answer:
+    """POST /v1/embeddings."""
+    body, model = call.body, call.model
+    inputs = text_inputs(body.get("input"), "input")
+    counts = count_legacy(call.encoding, inputs)
+    length = check_embeddings(model, body, counts)
+    bill = Bill("embeddings", PromptCount(sum(counts)), call.directives)
+    shown = call.directives.model or model
+    packed = body.get("encoding_format") == "base64"
+    answer = Answer(200, bill=bill, model=shown)
+    return finish_json(
+        answer,
+        [],
+        lambda usage: embeddings_json(shown, inputs, length, usage, packed=packed),
+    )

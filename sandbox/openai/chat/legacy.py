@@ -5,10 +5,13 @@ from typing import Any
 
 import msgspec
 
-from sandbox.openai.chat.choices import Choice
-from sandbox.openai.chat.completions import Frame
-from sandbox.openai.exchange.answer import Event
+from sandbox.openai.chat.choices import Choice, legacy_choices
+from sandbox.openai.chat.frame import Frame, finish_json, frame_of
+from sandbox.openai.exchange.answer import Answer, Event
 from sandbox.openai.exchange.bill import Bill, Spent
+from sandbox.openai.exchange.call import Call
+from sandbox.openai.requests.checks import check_context, check_legacy
+from sandbox.openai.tokens.count import PromptCount, count_legacy
 
 _encode = msgspec.json.encode
 
@@ -63,3 +66,23 @@ def legacy_events(frame: Frame, choices: list[Choice], bill: Bill) -> Iterator[E
         yield Event(b"data: " + _encode(body) + b"\n\n", usage=sent)
     if frame.done:
         yield Event(b"data: [DONE]\n\n", counted=False)
+
+
+def complete(call: Call) -> Answer:
+    """POST /v1/completions."""
+    body = call.body
+    prompts = check_legacy(body)
+    counts = count_legacy(call.encoding, prompts)
+    check_context(max(counts), call.live.context_tokens)
+    said = legacy_choices(call, prompts)
+    frame = frame_of(call, "cmpl")
+    bill = Bill("legacy", PromptCount(sum(counts)), call.directives)
+    answer = Answer(200, bill=bill, model=frame.model)
+    if body.get("stream"):
+        answer.events = legacy_events(frame, said, bill)
+        return answer
+    # All best_of candidates are billed, shown or not; unshown ones are taken as equally long.
+    candidates = max(body.get("best_of") or 1, body.get("n") or 1)
+    produced = sum(choice.visible for choice in said)
+    bill.add(Spent(produced * candidates // (body.get("n") or 1)))
+    return finish_json(answer, said, lambda usage: legacy_json(frame, said, usage))

@@ -26,7 +26,11 @@ _MILLION: Final = Decimal(1_000_000)
 _DATED: Final = re.compile(r"^(.+)-\d{4}-\d{2}-\d{2}$")
 _LONG_PROMPT: Final = 272_000
 _DEFAULT_BUCKETS, _MOST_BUCKETS = 7, 180
-_TOOLS: Final = (("web search", "web_search"), ("file search", "file_search"), ("code interpreter", "code_interpreter_1g"))
+_TOOLS: Final = (
+    ("web search", "web_search"),
+    ("file search", "file_search"),
+    ("code interpreter", "code_interpreter_1g"),
+)
 
 Cost = tuple[str, Decimal]
 """(line item, USD)."""
@@ -38,7 +42,9 @@ class Costs:
     def __init__(self, log: Log, admin_key: str) -> None:
         """`log` is the simulator's record."""
         self._log, self._bearer = log, f"Bearer {admin_key}"
-        self._catalogue: dict[str, Any] = json.loads(files("config").joinpath("prices/catalogue.json").read_text(encoding="utf-8"))
+        self._catalogue: dict[str, Any] = json.loads(
+            files("config").joinpath("prices/catalogue.json").read_text(encoding="utf-8")
+        )
 
     def answer(self, request: Request, live: Live) -> Answer:
         """One page of days."""
@@ -52,7 +58,9 @@ class Costs:
             page = asked.get("page", [""])[0]
             first = int(base64.urlsafe_b64decode(page).decode()) if page else start
         except (KeyError, ValueError):
-            return json_answer({"error": error_object("start_time, end_time, limit or page is wrong.", "invalid_request_error")}, 400)
+            return json_answer(
+                {"error": error_object("start_time, end_time, limit or page is wrong.", "invalid_request_error")}, 400
+            )
         spent = self._spent(live)
         days = list(range(first, end, _DAY))
         shown, rest = days[:limit], days[limit:]

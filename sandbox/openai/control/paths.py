@@ -6,9 +6,9 @@ from urllib.parse import parse_qs
 
 import msgspec
 
-from sandbox.openai.api import Api
 from sandbox.openai.exchange.answer import Answer, Request, json_answer
 from sandbox.openai.exchange.record import Log
+from sandbox.openai.exchange.simulator import Simulator
 from sandbox.openai.requests.errors import ApiError, error_object
 from sandbox.openai.steering.settings import Live
 
@@ -18,16 +18,16 @@ CONTROL_PREFIX: Final = "/__sandbox/"
 class Control:
     """Answers to whoever drives the simulator."""
 
-    def __init__(self, api: Api, log: Log, stats: Callable[[], dict[str, int]]) -> None:
+    def __init__(self, simulator: Simulator, log: Log, stats: Callable[[], dict[str, int]]) -> None:
         """`stats` makes the counts of GET /__sandbox/stats."""
-        self._api, self._log, self._stats = api, log, stats
+        self._simulator, self._log, self._stats = simulator, log, stats
 
     def answer(self, request: Request) -> Answer:
         """The answer to a control request."""
         action = (request.method, request.path.removeprefix(CONTROL_PREFIX))
         try:
             if action == ("GET", "settings"):
-                return json_answer(self._api.live)
+                return json_answer(self._simulator.live)
             if action in {("PUT", "settings"), ("PATCH", "settings")}:
                 return self._put_settings(request.body)
             if action == ("GET", "record"):
@@ -44,11 +44,11 @@ class Control:
         """Lay the given keys over the present settings."""
         try:
             given = msgspec.json.decode(body, type=dict[str, object])
-            present = msgspec.to_builtins(self._api.live)
-            self._api.live = msgspec.convert(present | given, Live)
+            present = msgspec.to_builtins(self._simulator.live)
+            self._simulator.live = msgspec.convert(present | given, Live)
         except (msgspec.DecodeError, msgspec.ValidationError) as error:
             raise ApiError(400, error_object(str(error), "sandbox_error")) from None
-        return json_answer(self._api.live)
+        return json_answer(self._simulator.live)
 
     def _get_record(self, query: str) -> Answer:
         values = parse_qs(query)

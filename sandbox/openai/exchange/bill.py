@@ -31,7 +31,9 @@ _IN: Final = "input_tokens_details"
 _OUT: Final = "output_tokens_details"
 _ONE_IN: Final = "input_token_details"
 _CHAT_HOMES: Final[dict[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens"), (_CHAT_IN,)),
+    **dict.fromkeys(
+        ("cached_tokens", "cache_write_tokens", "audio_tokens", "image_tokens", "text_tokens"), (_CHAT_IN,)
+    ),
     **dict.fromkeys(("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), (_CHAT_OUT,)),
 }
 _RESPONSES_HOMES: Final[dict[str, tuple[str, ...]]] = {
@@ -325,5 +327,8 @@ def _believable(usage: dict[str, Any]) -> bool:
     if usage.get("type") == "duration":
         seconds = usage.get("seconds")
         return isinstance(seconds, int | float) and seconds >= 0
-    counts = [usage.get("prompt_tokens", usage.get("input_tokens")), usage.get("completion_tokens", usage.get("output_tokens", 0))]
+    counts = [
+        usage.get("prompt_tokens", usage.get("input_tokens")),
+        usage.get("completion_tokens", usage.get("output_tokens", 0)),
+    ]
     return all(isinstance(count, int) and count >= 0 for count in counts)

@@ -5,16 +5,16 @@ from typing import Any, Protocol
 
 import msgspec
 
-from sandbox.openai.api import Api
 from sandbox.openai.exchange.answer import Answer, Event, Request
 from sandbox.openai.exchange.record import Entry
+from sandbox.openai.exchange.simulator import Simulator
 from sandbox.openai.requests.errors import ApiError, invalid, status_error
 
 
-class Line(Protocol):
+class Channel(Protocol):
     """The socket as a session sees it."""
 
-    api: Api
+    simulator: Simulator
     request: Request
     """The handshake."""
 

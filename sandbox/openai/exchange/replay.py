@@ -57,7 +57,13 @@ def _lined(body: bytes) -> Iterator[dict[str, Any]]:
         yield from _documents(line, streamed=False)
 
 
-_DELTAS: Final = ("output_text.delta", "refusal.delta", "call_arguments.delta", "transcript.text.delta", "transcript.delta")
+_DELTAS: Final = (
+    "output_text.delta",
+    "refusal.delta",
+    "call_arguments.delta",
+    "transcript.text.delta",
+    "transcript.delta",
+)
 
 
 def said(document: dict[str, Any]) -> str:

@@ -16,10 +16,12 @@ _STARTED: Final = 2
 """Events (created, queued) that a background response has at once."""
 
 
-class Job:
+class BackgroundJob:
     """A background response: decided at once, coming to light by the clock."""
 
-    def __init__(self, events: list[Event], states: dict[str, dict[str, Any]], bill: Bill, *, queued_s: float, working_s: float) -> None:
+    def __init__(
+        self, events: list[Event], states: dict[str, dict[str, Any]], bill: Bill, *, queued_s: float, working_s: float
+    ) -> None:
         """`states` are the response objects by status; `final` is the last one. `bill` counts no output yet."""
         self._events, self._states, self._bill = events, states, bill
         self._began = time.monotonic()
@@ -106,7 +108,7 @@ class Stored(msgspec.Struct):
     conversation: list[dict[str, Any]]
     """All items a response that follows this one starts from."""
     later: dict[str, Any]
-    job: Job | None = None
+    job: BackgroundJob | None = None
 
     def response(self) -> dict[str, Any]:
         """The response object as it is now."""

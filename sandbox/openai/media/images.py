@@ -29,7 +29,14 @@ from sandbox.openai.requests.fields import (
     wrong_type,
 )
 from sandbox.openai.tokens.count import PromptCount, count_text
-from sandbox.openai.tokens.generated_images import PNG_BASE64, SVG_BASE64, chosen_quality, chosen_size, input_tokens, output_tokens
+from sandbox.openai.tokens.generated_images import (
+    PNG_BASE64,
+    SVG_BASE64,
+    chosen_quality,
+    chosen_size,
+    input_tokens,
+    output_tokens,
+)
 from sandbox.openai.tokens.prompt_media import raw_image_size
 
 _GENERATE: Final[Fields] = {
@@ -53,7 +60,13 @@ _GENERATE: Final[Fields] = {
     "svg": OBJECT,
     "user": TEXT,
 }
-_EDIT: Final[Fields] = _GENERATE | {"image": ANY, "images": ARRAY, "input_fidelity": one_of("high", "low"), "markup": ANY, "mask": ANY}
+_EDIT: Final[Fields] = _GENERATE | {
+    "image": ANY,
+    "images": ARRAY,
+    "input_fidelity": one_of("high", "low"),
+    "markup": ANY,
+    "mask": ANY,
+}
 _MAX_IMAGES: Final = 16
 _SVG_USAGE: Final = {"input_tokens": 1300, "output_tokens": 2200, "reasoning_tokens": 400, "total_tokens": 3500}
 _SVG_MODEL: Final = "gpt-6-luna"
@@ -75,7 +88,9 @@ def edit(call: Call) -> Answer:
     if not pictures:
         raise missing("image" if call.form else "images")
     if len(pictures) > _MAX_IMAGES:
-        raise invalid(f"Invalid 'image': too many images. Expected at most {_MAX_IMAGES}.", "image", "array_above_max_length")
+        raise invalid(
+            f"Invalid 'image': too many images. Expected at most {_MAX_IMAGES}.", "image", "array_above_max_length"
+        )
     high = body.get("input_fidelity") == "high"
     tokens = sum(input_tokens(None if data is None else raw_image_size(data), high_fidelity=high) for data in pictures)
     return _make(call, body, "image_edit", tokens)
@@ -88,7 +103,9 @@ def _uploaded(call: Call) -> list[bytes | None]:
         return []
     for upload in files:
         if raw_image_size(upload.data) is None and not upload.data.startswith(b"RIFF"):
-            raise invalid("Invalid image file or mode for image 0, please check your image file.", "image", "invalid_image_file")
+            raise invalid(
+                "Invalid image file or mode for image 0, please check your image file.", "image", "invalid_image_file"
+            )
     return [upload.data for upload in files]
 
 
@@ -173,7 +190,9 @@ def _check(options: dict[str, Any]) -> None:
     if size not in {None, "auto"} and not _SIZE.fullmatch(str(size)):
         raise invalid(f"Invalid value: '{size}'.", "size", "invalid_value")
     if options.get("stream") and options.get("output_format") in {"gif", "svg"}:
-        raise invalid(f"Streaming is not supported for output format '{options['output_format']}'.", "stream", "unsupported_value")
+        raise invalid(
+            f"Streaming is not supported for output format '{options['output_format']}'.", "stream", "unsupported_value"
+        )
 
 
 def _body(made: _Made, usage: Any) -> dict[str, Any]:

@@ -50,7 +50,11 @@ def speech(call: Call) -> Answer:
     prompt = PromptCount(count_text(call.encoding, text) + count_text(call.encoding, body.get("instructions") or ""))
     by_character = call.model.startswith("tts-1")
     bill = Bill("characters" if by_character else "speech", prompt, directives, characters=len(text))
-    tokens = AUDIO_PER_TEXT * count_text(call.encoding, text) if directives.output_tokens is None else directives.output_tokens
+    tokens = (
+        AUDIO_PER_TEXT * count_text(call.encoding, text)
+        if directives.output_tokens is None
+        else directives.output_tokens
+    )
     content_type, head = _FORMATS[body.get("response_format") or "mp3"]
     if content_type == "audio/wav":
         head = _wav_head(tokens * _BYTES_PER_TOKEN)
@@ -77,7 +81,9 @@ def _check(call: Call) -> None:
     if not body["input"]:
         raise invalid("Invalid 'input': empty string.", "input", "empty_string")
     if body.get("stream_format") == "sse" and call.model.startswith("tts-1"):
-        raise invalid(f"stream_format 'sse' is not supported with the model '{call.model}'.", "stream_format", "unsupported_value")
+        raise invalid(
+            f"stream_format 'sse' is not supported with the model '{call.model}'.", "stream_format", "unsupported_value"
+        )
 
 
 def _wav_head(size: int) -> bytes:

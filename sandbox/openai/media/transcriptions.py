@@ -14,7 +14,18 @@ from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Call
 from sandbox.openai.exchange.typed_events import Step, typed_stream
 from sandbox.openai.requests.errors import invalid
-from sandbox.openai.requests.fields import ANY, ARRAY, FLAG, TEXT, Field, Fields, check_fields, from_form, missing, one_of
+from sandbox.openai.requests.fields import (
+    ANY,
+    ARRAY,
+    FLAG,
+    TEXT,
+    Field,
+    Fields,
+    check_fields,
+    from_form,
+    missing,
+    one_of,
+)
 from sandbox.openai.requests.forms import Upload
 from sandbox.openai.tokens.count import PromptCount, count_text
 
@@ -134,7 +145,9 @@ def _hear(call: Call, table: Fields) -> _Heard:
         seconds = len(upload.data) / _BYTES_PER_S
     diarizes = call.model.startswith("gpt-4o-transcribe-diarize")
     if diarizes and seconds > _UNCHUNKED_S and not any(name.startswith("chunking_strategy") for name in body):
-        raise invalid("chunking_strategy is required for diarization models", "chunking_strategy", "missing_required_parameter")
+        raise invalid(
+            "chunking_strategy is required for diarization models", "chunking_strategy", "missing_required_parameter"
+        )
     said = {"messages": [], "seed": zlib.crc32(upload.data)}
     if "logprobs" in (body.get("include") or ()):
         said |= {"logprobs": True}

@@ -34,7 +34,9 @@ class Spoken(msgspec.Struct, frozen=True, kw_only=True):
 class RealtimeStream:
     """The events from response.created to response.done."""
 
-    def __init__(self, spoken: Spoken, bill: Bill, event_id: Callable[[], str], on_item: Callable[[dict[str, Any], Bill], None]) -> None:
+    def __init__(
+        self, spoken: Spoken, bill: Bill, event_id: Callable[[], str], on_item: Callable[[dict[str, Any], Bill], None]
+    ) -> None:
         """`bill` is read, not changed. `on_item` gets the finished item before response.done leaves."""
         self._spoken, self._bill, self._event_id, self._on_item = spoken, bill, event_id, on_item
         self._mode = spoken.directives.usage_on
@@ -179,7 +181,10 @@ class RealtimeStream:
 
     def _outcome(self, failure: Failure | None) -> tuple[str, dict[str, Any] | None]:
         if failure is not None:
-            return "failed", {"type": "failed", "error": {"type": failure.code, "code": failure.code, "message": failure.message}}
+            return "failed", {
+                "type": "failed",
+                "error": {"type": failure.code, "code": failure.code, "message": failure.message},
+            }
         if self.cancelled is not None:
             return "cancelled", {"type": "cancelled", "reason": self.cancelled}
         reason = _REASONS.get(self._spoken.choice.finish)

@@ -31,7 +31,9 @@ class Item(msgspec.Struct, frozen=True):
 
 def plus(counts: list[PromptCount]) -> PromptCount:
     """The sum by kind."""
-    return PromptCount(sum(count.text for count in counts), sum(count.image for count in counts), sum(count.audio for count in counts))
+    return PromptCount(
+        sum(count.text for count in counts), sum(count.image for count in counts), sum(count.audio for count in counts)
+    )
 
 
 def audio_seconds(data: bytes | int, form: dict[str, Any] | None) -> float:
@@ -78,7 +80,11 @@ def read_item(value: Any, fresh_id: str, encoding: tiktoken.Encoding, model: str
 
 
 def _count(
-    item: dict[str, Any], content: list[dict[str, Any]], encoding: tiktoken.Encoding, model: str, form: dict[str, Any] | None
+    item: dict[str, Any],
+    content: list[dict[str, Any]],
+    encoding: tiktoken.Encoding,
+    model: str,
+    form: dict[str, Any] | None,
 ) -> PromptCount:
     count = PromptCount(_FRAMING + count_text(encoding, str(item.get("role", ""))))
     for name in ("name", "arguments", "output"):

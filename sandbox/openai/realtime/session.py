@@ -9,15 +9,15 @@ from urllib.parse import parse_qs
 import msgspec
 import tiktoken
 
-from sandbox.openai.api import wrong_body
-from sandbox.openai.chat.choices import Choice, Context, chat_choices, forced_tool
+from sandbox.openai.chat.choices import Choice, chat_choices, forced_tool
 from sandbox.openai.exchange.answer import NO_DIRECTIVES, Answer
 from sandbox.openai.exchange.bill import Bill, Spent
-from sandbox.openai.exchange.channel import Line, error_of, only_event, read_message
+from sandbox.openai.exchange.call import Context
+from sandbox.openai.exchange.channel import Channel, error_of, only_event, read_message
 from sandbox.openai.exchange.typed_events import Step, typed_stream
 from sandbox.openai.realtime.events import RealtimeStream, Spoken, error_frame
 from sandbox.openai.realtime.items import Item, audio_seconds, audio_tokens, count_frame, decode_audio, plus, read_item
-from sandbox.openai.requests.errors import ApiError, error_object, invalid
+from sandbox.openai.requests.errors import ApiError, error_object, invalid, wrong_body
 from sandbox.openai.requests.fields import missing, wrong_type
 from sandbox.openai.steering.directives import Directives, found_keys, read_directives
 from sandbox.openai.tokens.count import PromptCount, count_text, encoding_name
@@ -33,22 +33,22 @@ _LIFE_S: Final = 3600
 class RealtimeSession:
     """One socket: one session, one conversation, one response at a time."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, channel: Channel) -> None:
         """The model comes with the handshake."""
-        self._line = line
-        api = line.api
-        model = parse_qs(line.request.query).get("model", [""])[0]
+        self._channel = channel
+        simulator = channel.simulator
+        model = parse_qs(channel.request.query).get("model", [""])[0]
         self._session: dict[str, Any] = {
             "type": "realtime",
             "object": "realtime.session",
-            "id": api.new_id("sess"),
+            "id": simulator.new_id("sess"),
             "model": model,
             "output_modalities": ["audio"],
             "instructions": "",
             "expires_at": int(time.time()) + _LIFE_S,
             "audio": {"input": {"format": _PCM, "transcription": None}, "output": {"format": _PCM, "voice": "marin"}},
         }
-        self._conversation_id = api.new_id("conv")
+        self._conversation_id = simulator.new_id("conv")
         self._items: list[Item] = []
         self._cached = 0
         """How many leading items the last response has read; nothing before them has changed since."""
@@ -60,12 +60,25 @@ class RealtimeSession:
         self._standing: dict[str, Any] = {}
         self._pending: dict[str, Any] = {}
         self._encoding: tiktoken.Encoding | None = None
+        self._handlers: dict[str, Callable[[dict[str, Any], bytes], None]] = {
+            "session.update": self._on_session_update,
+            "conversation.item.create": self._on_item_create,
+            "conversation.item.delete": self._on_item_delete,
+            "conversation.item.retrieve": self._on_item_retrieve,
+            "conversation.item.truncate": self._on_item_truncate,
+            "input_audio_buffer.append": self._on_audio_append,
+            "input_audio_buffer.clear": self._on_audio_clear,
+            "input_audio_buffer.commit": self._on_audio_commit,
+            "output_audio_buffer.clear": self._on_output_clear,
+            "response.create": self._on_response_create,
+            "response.cancel": self._on_response_cancel,
+        }
 
     # -- the socket ------------------------------------------------------------------------------
 
     def check(self) -> None:
         """Refuse a handshake without a model."""
-        query = parse_qs(self._line.request.query)
+        query = parse_qs(self._channel.request.query)
         if "call_id" in query:
             raise ApiError(404, error_object("No session found for this call.", "invalid_request_error"))
         if not self._session["model"]:
@@ -73,7 +86,7 @@ class RealtimeSession:
 
     async def start(self) -> None:
         """The server speaks first."""
-        self._encoding = await self._line.api.encoding(encoding_name(self._model))
+        self._encoding = await self._channel.simulator.encoding(encoding_name(self._model))
         self._say("session.created", {"session": self._session})
 
     async def message(self, text: bytes) -> None:
@@ -85,14 +98,14 @@ class RealtimeSession:
             kind = event.get("type")
             if kind is None:
                 raise invalid("The type field is missing.", None, "invalid_event")
-            handler = _HANDLERS.get(str(kind))
+            handler = self._handlers.get(str(kind))
             if handler is None:
                 raise invalid(f"Invalid value: '{kind}'.", "type", "invalid_value")
-            handler(self, event, text)
+            handler(event, text)
         except ApiError as error:
-            self._line.send(error_frame(error.error, self._event_id(), cause))
+            self._channel.send(error_frame(error.error, self._event_id(), cause))
         except (TypeError, ValueError, KeyError, AttributeError) as error:
-            self._line.send(error_frame(wrong_body(error), self._event_id(), cause))
+            self._channel.send(error_frame(wrong_body(error), self._event_id(), cause))
 
     @property
     def _model(self) -> str:
@@ -109,10 +122,10 @@ class RealtimeSession:
         return found
 
     def _event_id(self) -> str:
-        return self._line.api.new_id("event")
+        return self._channel.simulator.new_id("event")
 
     def _say(self, kind: str, fields: dict[str, Any]) -> None:
-        self._line.send({"type": kind, "event_id": self._event_id(), **fields})
+        self._channel.send({"type": kind, "event_id": self._event_id(), **fields})
 
     # -- session and conversation ----------------------------------------------------------------
 
@@ -130,7 +143,13 @@ class RealtimeSession:
     def _on_item_create(self, event: dict[str, Any], text: bytes) -> None:
         # A directive inside an item steers the next response.
         self._pending |= found_keys(text, event)
-        item = read_item(event.get("item"), self._line.api.new_id("item"), self._encoder, self._model, self._input().get("format"))
+        item = read_item(
+            event.get("item"),
+            self._channel.simulator.new_id("item"),
+            self._encoder,
+            self._model,
+            self._input().get("format"),
+        )
         after = event.get("previous_item_id")
         at = len(self._items)
         if after == "root":
@@ -188,7 +207,7 @@ class RealtimeSession:
 
     def _turn_ends(self, detection: dict[str, Any], text: bytes) -> None:
         """The server finds the end of the user's turn, and answers unasked."""
-        item_id = self._line.api.new_id("item")
+        item_id = self._channel.simulator.new_id("item")
         self._say("input_audio_buffer.speech_started", {"audio_start_ms": self._heard_ms, "item_id": item_id})
         self._heard_ms += int(self._seconds() * 1000)
         if self._active is not None and detection.get("interrupt_response") is not False:
@@ -206,13 +225,20 @@ class RealtimeSession:
         if self._seconds() < 0.1:
             message = "Error committing input audio buffer: buffer too small. Expected at least 100ms of audio."
             raise invalid(message, None, "input_audio_buffer_commit_empty")
-        self._commit(self._line.api.new_id("item"), text)
+        self._commit(self._channel.simulator.new_id("item"), text)
 
     def _commit(self, item_id: str, text: bytes) -> None:
         seconds = self._seconds()
         self._buffer.clear()
         content = [{"type": "input_audio", "transcript": None}]
-        shown = {"id": item_id, "object": "realtime.item", "type": "message", "status": "completed", "role": "user", "content": content}
+        shown = {
+            "id": item_id,
+            "object": "realtime.item",
+            "type": "message",
+            "status": "completed",
+            "role": "user",
+            "content": content,
+        }
         item = Item(item_id, shown, PromptCount(4, audio=audio_tokens(seconds)))
         previous = self._items[-1].id if self._items else None
         self._items.append(item)
@@ -224,8 +250,8 @@ class RealtimeSession:
 
     def _transcribe(self, item_id: str, model: str, seconds: float, text: bytes) -> None:
         """The transcript has a usage of its own, at the price of its own model."""
-        line = self._line
-        standing = line.api.live.directive | self._standing | self._pending
+        channel = self._channel
+        standing = channel.simulator.live.directive | self._standing | self._pending
         directives = msgspec.convert(standing.get("transcription") or {}, Directives)
         by_tokens = model.startswith("gpt-4o")
         said = directives.text if directives.text is not None else _HEARD
@@ -237,9 +263,11 @@ class RealtimeSession:
         delta = {"type": f"{head}.delta", "event_id": self._event_id(), **at, "delta": said}
         done = {"type": f"{head}.completed", "event_id": self._event_id(), **at, "transcript": said}
         steps = [Step(delta, said, spent), Step(done, final=True)]
-        answer = Answer(200, events=typed_stream(bill, steps, msgspec.json.encode), bill=bill, model=model, directives=directives)
-        entry = line.open_entry(text, {"type": "input_audio_buffer.commit", "model": model, "item_id": item_id})
-        line.spawn(line.deliver(answer, entry))
+        answer = Answer(
+            200, events=typed_stream(bill, steps, msgspec.json.encode), bill=bill, model=model, directives=directives
+        )
+        entry = channel.open_entry(text, {"type": "input_audio_buffer.commit", "model": model, "item_id": item_id})
+        channel.spawn(channel.deliver(answer, entry))
 
     # -- responses -------------------------------------------------------------------------------
 
@@ -259,35 +287,35 @@ class RealtimeSession:
 
     def _respond(self, event: dict[str, Any], text: bytes) -> None:
         """Begin a response; errors of its options become events."""
-        line = self._line
-        standing = line.api.live.directive | self._standing | self._pending
+        channel = self._channel
+        standing = channel.simulator.live.directive | self._standing | self._pending
         self._pending = {}
         directives = read_directives(text, event, standing) or NO_DIRECTIVES
         options = event.get("response") or {}
         if not isinstance(options, dict):
             raise wrong_type("response", "an object", options)
-        failure = line.api.failure(directives)
+        failure = channel.simulator.failure(directives)
         entry_body = event | {"model": self._model}
         if failure is not None:
-            entry = line.open_entry(text, entry_body)
+            entry = channel.open_entry(text, entry_body)
             answer = only_event(failure, error_frame(error_of(failure), self._event_id(), event.get("event_id")))
             answer.directives = directives
-            line.spawn(line.deliver(answer, entry))
+            channel.spawn(channel.deliver(answer, entry))
             return
         stream, answer = self._speak(options, directives)
         self._active = stream
-        line.spawn(self._deliver(answer, text, entry_body))
+        channel.spawn(self._deliver(answer, text, entry_body))
 
     async def _deliver(self, answer: Answer, text: bytes, body: dict[str, Any]) -> None:
-        entry = self._line.open_entry(text, body)
+        entry = self._channel.open_entry(text, body)
         try:
-            await self._line.deliver(answer, entry)
+            await self._channel.deliver(answer, entry)
         finally:
             self._active = None
 
     def _speak(self, options: dict[str, Any], directives: Directives) -> tuple[RealtimeStream, Answer]:
         """Decide a whole response. Raises ApiError."""
-        api = self._line.api
+        simulator = self._channel.simulator
         merged = self._session | options
         inside = options.get("conversation") != "none"
         given = options.get("input")
@@ -303,9 +331,9 @@ class RealtimeSession:
             # Own instructions replace those of the session for this one response.
             self._cached, self._frame_cached = len(self._items), not {"instructions", "tools"} & options.keys()
         spoken = Spoken(
-            id=api.new_id("resp"),
-            item_id=api.new_id("item"),
-            call_id=api.new_id("call"),
+            id=simulator.new_id("resp"),
+            item_id=simulator.new_id("item"),
+            call_id=simulator.new_id("call"),
             conversation_id=self._conversation_id if inside else None,
             modalities=list(merged.get("output_modalities") or ["audio"]),
             max_output_tokens=merged.get("max_output_tokens", "inf"),
@@ -315,17 +343,21 @@ class RealtimeSession:
             directives=directives,
         )
         stream = RealtimeStream(spoken, bill, self._event_id, self._keep if inside else lambda _item, _bill: None)
-        answer = Answer(200, events=stream.events(), bill=bill, model=directives.model or self._model, directives=directives)
+        answer = Answer(
+            200, events=stream.events(), bill=bill, model=directives.model or self._model, directives=directives
+        )
         answer.error_event, answer.response_id = stream.error_event, spoken.id
         if directives.replay is not None:
-            api.replay(answer, self._encoder, directives, frames=True)
+            simulator.replay(answer, self._encoder, directives, frames=True)
         return stream, answer
 
     def _given_item(self, item: Any) -> Item:
         """An item of out-of-band input: whole, or a reference to one of the conversation."""
         if isinstance(item, dict) and item.get("type") == "item_reference":
             return self._items[self._place(item.get("id"), "response.input")]
-        return read_item(item, self._line.api.new_id("item"), self._encoder, self._model, self._input().get("format"))
+        return read_item(
+            item, self._channel.simulator.new_id("item"), self._encoder, self._model, self._input().get("format")
+        )
 
     def _choice(self, merged: dict[str, Any], directives: Directives) -> Choice:
         cap = merged.get("max_output_tokens", "inf")
@@ -343,7 +375,7 @@ class RealtimeSession:
         # Audio and tools exclude each other in a chat, not here.
         if forced_tool(body) is not None:
             body["modalities"] = None
-        context = Context(self._encoder, self._model, body, directives, self._line.api.live, "")
+        context = Context(self._encoder, self._model, body, directives, self._channel.simulator.live, "")
         return chat_choices(context)[0]
 
     def _keep(self, item: dict[str, Any], bill: Bill) -> None:
@@ -359,19 +391,3 @@ def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
         present = result.get(name)
         result[name] = _merged(present, value) if isinstance(present, dict) and isinstance(value, dict) else value
     return result
-
-
-_Handler = Callable[[RealtimeSession, dict[str, Any], bytes], None]
-_HANDLERS: Final[dict[str, _Handler]] = {
-    "session.update": RealtimeSession._on_session_update,
-    "conversation.item.create": RealtimeSession._on_item_create,
-    "conversation.item.delete": RealtimeSession._on_item_delete,
-    "conversation.item.retrieve": RealtimeSession._on_item_retrieve,
-    "conversation.item.truncate": RealtimeSession._on_item_truncate,
-    "input_audio_buffer.append": RealtimeSession._on_audio_append,
-    "input_audio_buffer.clear": RealtimeSession._on_audio_clear,
-    "input_audio_buffer.commit": RealtimeSession._on_audio_commit,
-    "output_audio_buffer.clear": RealtimeSession._on_output_clear,
-    "response.create": RealtimeSession._on_response_create,
-    "response.cancel": RealtimeSession._on_response_cancel,
-}

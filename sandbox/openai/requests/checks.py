@@ -70,7 +70,9 @@ def _check_messages(body: dict[str, Any]) -> None:
             )
         content = message.get("content")
         parts = content if isinstance(content, list) else []
-        if not (content is None or isinstance(content, str | list)) or not all(isinstance(part, dict) for part in parts):
+        if not (content is None or isinstance(content, str | list)) or not all(
+            isinstance(part, dict) for part in parts
+        ):
             raise invalid(f"Invalid type for '{where}.content'.", f"{where}.content", "invalid_type")
 
 
@@ -137,13 +139,21 @@ def text_inputs(value: Any, name: str) -> list[str | list[int]]:
         return [value]
     if _is_ids(value):
         return [value]
-    if isinstance(value, list) and 1 <= len(value) <= _MAX_INPUTS and all(isinstance(item, str) or _is_ids(item) for item in value):
+    if (
+        isinstance(value, list)
+        and 1 <= len(value) <= _MAX_INPUTS
+        and all(isinstance(item, str) or _is_ids(item) for item in value)
+    ):
         return value
     raise ApiError(400, error_object("Invalid value.", "invalid_request_error", name, "invalid_value"))
 
 
 def _is_ids(value: Any) -> bool:
-    return isinstance(value, list) and bool(value) and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(isinstance(item, int) and not isinstance(item, bool) for item in value)
+    )
 
 
 def check_context(tokens: int, limit: int) -> None:

@@ -89,3 +89,9 @@ class ApiError(Exception):
 def invalid(message: str, param: str | None, code: str | None) -> ApiError:
     """A 400 with OpenAI's invalid_request_error shape."""
     return ApiError(400, error_object(message, "invalid_request_error", param, code))
+
+
+def wrong_body(error: Exception) -> dict[str, Any]:
+    """The error object for a body whose values are of types that no check names."""
+    message = f"Invalid value. ({type(error).__name__}: {error})"
+    return error_object(message, "invalid_request_error", code="invalid_value")

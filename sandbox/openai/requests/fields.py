@@ -52,7 +52,9 @@ def missing(name: str) -> ApiError:
 
 def wrong_type(name: str, expected: str, value: Any) -> ApiError:
     """The complaint about a value of another type."""
-    return invalid(f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead.", name, "invalid_type")
+    return invalid(
+        f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead.", name, "invalid_type"
+    )
 
 
 def _name(value: Any) -> str:
@@ -97,17 +99,23 @@ def _check_length(name: str, field: Field, value: Any) -> None:
     longest = field.longest or 0
     if len(value) > longest:
         noun = "string" if field.kind == "string" else "array"
-        message = f"Invalid '{name}': {noun} too long. Expected a maximum length of {longest}, but got {len(value)} instead."
+        message = (
+            f"Invalid '{name}': {noun} too long. Expected a maximum length of {longest}, but got {len(value)} instead."
+        )
         raise invalid(message, name, f"{noun}_above_max_length")
 
 
 def _check_range(name: str, field: Field, value: float) -> None:
     noun = "integer" if field.kind == "integer" else "decimal"
     if field.low is not None and value < field.low:
-        message = f"Invalid '{name}': {noun} below minimum value. Expected a value >= {field.low}, but got {value} instead."
+        message = (
+            f"Invalid '{name}': {noun} below minimum value. Expected a value >= {field.low}, but got {value} instead."
+        )
         raise invalid(message, name, f"{noun}_below_min_value")
     if field.high is not None and value > field.high:
-        message = f"Invalid '{name}': {noun} above maximum value. Expected a value <= {field.high}, but got {value} instead."
+        message = (
+            f"Invalid '{name}': {noun} above maximum value. Expected a value <= {field.high}, but got {value} instead."
+        )
         raise invalid(message, name, f"{noun}_above_max_value")
 
 

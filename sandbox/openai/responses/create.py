@@ -1,20 +1,29 @@
 """POST /v1/responses with its helpers, and the paths of one stored response."""
 
 import time
-from collections.abc import Iterator
 from typing import Any, Final
-from urllib.parse import parse_qs
 
 import msgspec
 
 from sandbox.openai.chat.choices import chat_choices
-from sandbox.openai.exchange.answer import Answer, Event, Request, json_answer, named_event
+from sandbox.openai.exchange.answer import Answer, Event, json_answer, named_event
 from sandbox.openai.exchange.bill import Bill, Spent
-from sandbox.openai.exchange.call import Call, tier
-from sandbox.openai.exchange.store import Job, Store, Stored
+from sandbox.openai.exchange.call import Call, served_tier
+from sandbox.openai.exchange.store import BackgroundJob, Store, Stored
 from sandbox.openai.requests.checks import check_context, check_stream
 from sandbox.openai.requests.errors import ApiError, error_object, invalid
-from sandbox.openai.requests.fields import ANY, ARRAY, FLAG, OBJECT, TEXT, Field, Fields, check_fields, one_of, wrong_type
+from sandbox.openai.requests.fields import (
+    ANY,
+    ARRAY,
+    FLAG,
+    OBJECT,
+    TEXT,
+    Field,
+    Fields,
+    check_fields,
+    one_of,
+    wrong_type,
+)
 from sandbox.openai.responses.events import Plan, ResponseStream, Wrap
 from sandbox.openai.responses.hosted_tools import hosted_calls
 from sandbox.openai.responses.input import as_chat, count_input, input_items, output_schema
@@ -77,12 +86,12 @@ _CREATE: Final[Fields] = (
         "user": TEXT,
     }
 )
-_COUNT: Final[Fields] = _COUNTED | {name: _COMMON[name] for name in ("model", "input", "instructions", "previous_response_id")}
+_COUNT: Final[Fields] = _COUNTED | {
+    name: _COMMON[name] for name in ("model", "input", "instructions", "previous_response_id")
+}
 _COUNT["personality"] = TEXT
 _STREAM_OPTIONS: Final[Fields] = {"include_obfuscation": FLAG}
 _SUMMARY_TOKENS: Final = 40
-_PAGE: Final = 20
-_PAGE_MAX: Final = 100
 
 
 class Opened(msgspec.Struct, frozen=True):
@@ -110,9 +119,17 @@ def _check_create(call: Call) -> None:
             raise invalid(f"Invalid value: '{name}'.", "include[0]", "invalid_value")
     for index, tool in enumerate(body.get("tools") or ()):
         if not isinstance(tool, dict) or not isinstance(tool.get("type"), str):
-            raise invalid(f"Missing required parameter: 'tools[{index}].type'.", f"tools[{index}].type", "missing_required_parameter")
+            raise invalid(
+                f"Missing required parameter: 'tools[{index}].type'.",
+                f"tools[{index}].type",
+                "missing_required_parameter",
+            )
         if tool["type"] == "function" and not isinstance(tool.get("name"), str):
-            raise invalid(f"Missing required parameter: 'tools[{index}].name'.", f"tools[{index}].name", "missing_required_parameter")
+            raise invalid(
+                f"Missing required parameter: 'tools[{index}].name'.",
+                f"tools[{index}].name",
+                "missing_required_parameter",
+            )
     for key, value in (body.get("metadata") or {}).items():
         if not isinstance(value, str):
             raise wrong_type(f"metadata.{key}", "a string", value)
@@ -183,7 +200,7 @@ def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True
     return opened
 
 
-def remember(store: Store, opened: Opened, response: dict[str, Any], job: Job | None = None) -> None:
+def remember(store: Store, opened: Opened, response: dict[str, Any], job: BackgroundJob | None = None) -> None:
     """Store a response for later requests."""
     later = opened.plan.call.directives.later
     stored = Stored(response, opened.items, opened.conversation + response["output"], later, job)
@@ -204,7 +221,7 @@ def create(call: Call) -> Answer:
 def streamed(opened: Opened) -> Answer:
     """The answer as a stream of events."""
     plan, directives = opened.plan, opened.plan.call.directives
-    served = tier(plan.call.body) if directives.service_tier is msgspec.UNSET else directives.service_tier
+    served = served_tier(plan.call.body) if directives.service_tier is msgspec.UNSET else directives.service_tier
     return Answer(
         200,
         events=opened.stream.events(),
@@ -247,7 +264,7 @@ def _to_background(call: Call, opened: Opened, answer: Answer) -> None:
     events = _exhaust(opened, opened.bill)
     states = {status: stream.state(status) for status in ("queued", "in_progress", "cancelled")}
     queued_s, working_s = _pace(call)
-    job = Job(events, states | {"final": stream.response}, empty, queued_s=queued_s, working_s=working_s)
+    job = BackgroundJob(events, states | {"final": stream.response}, empty, queued_s=queued_s, working_s=working_s)
     remember(call.store, opened, stream.response, job)
     answer.job, answer.bill = job, None
     if call.body.get("stream"):
@@ -279,7 +296,7 @@ def compact(call: Call) -> Answer:
     }
     answer = json_answer(shown | ({} if bill.sent() is None else {"usage": bill.sent()}))
     answer.bill, answer.usage, answer.model = bill, bill.sent(), call.model
-    answer.service_tier = tier(body)
+    answer.service_tier = served_tier(body)
     return answer
 
 
@@ -292,80 +309,3 @@ def input_tokens(call: Call) -> Answer:
     items = earlier + input_items(body.get("input"), call.new_id)
     count = count_input(call.encoding, call.model, body, items)
     return json_answer({"object": "response.input_tokens", "input_tokens": count.total})
-
-
-# -- the paths of one response ---------------------------------------------------------------------
-
-
-def by_id(store: Store, request: Request) -> Answer:
-    """GET, DELETE, cancel and input_items of a stored response. Raises ApiError."""
-    response_id, _, action = request.path.removeprefix("/v1/responses/").partition("/")
-    handler = _ACTIONS.get((request.method, action))
-    if handler is None:
-        message = f"Invalid URL ({request.method} {request.path})"
-        raise ApiError(404, error_object(message, "invalid_request_error"))
-    stored = store.get(response_id)
-    answer = handler(store, response_id, stored, request)
-    answer.response_id = response_id
-    return answer
-
-
-def _retrieve(_store: Store, _id: str, stored: Stored, request: Request) -> Answer:
-    query = parse_qs(request.query)
-    if query.get("stream", ["false"])[0] != "true":
-        return json_answer(stored.response())
-    if stored.job is None:
-        message = "Cannot stream a response that was not created with background=true."
-        raise invalid(message, "stream", "invalid_value")
-    after = query.get("starting_after", ["-1"])[0]
-    if not after.lstrip("-").isdigit():
-        raise invalid("Invalid type for 'starting_after': expected an integer.", "starting_after", "invalid_type")
-    answer = Answer(200, events=_unbilled(stored.job.follow(int(after))))
-    answer.model = stored.final["model"]
-    return answer
-
-
-def _unbilled(events: Iterator[Event]) -> Iterator[Event]:
-    for event in events:
-        yield msgspec.structs.replace(event, spent=Spent())
-
-
-def _delete(store: Store, response_id: str, stored: Stored, _request: Request) -> Answer:
-    if stored.job is not None:
-        stored.job.cancel()
-    store.delete(response_id)
-    return json_answer({"id": response_id, "object": "response", "deleted": True})
-
-
-def _cancel(_store: Store, _id: str, stored: Stored, _request: Request) -> Answer:
-    if stored.job is None:
-        raise invalid("Cannot cancel a synchronous response.", None, None)
-    if not stored.job.running() and stored.job.status() != "cancelled":
-        raise invalid(f"Cannot cancel a {stored.job.status()} response.", None, None)
-    stored.job.cancel()
-    return json_answer(stored.response())
-
-
-def _input_items(_store: Store, _id: str, stored: Stored, request: Request) -> Answer:
-    query = parse_qs(request.query)
-    limit = query.get("limit", [str(_PAGE)])[0]
-    if not limit.isdigit() or not 1 <= int(limit) <= _PAGE_MAX:
-        raise invalid(f"Invalid 'limit': expected an integer between 1 and {_PAGE_MAX}.", "limit", "invalid_value")
-    items = list(stored.input_items)
-    if query.get("order", ["desc"])[0] != "asc":
-        items.reverse()
-    after = query.get("after", [""])[0]
-    if after:
-        places = [index for index, item in enumerate(items) if item["id"] == after]
-        items = items[places[0] + 1 :] if places else []
-    page = items[: int(limit)]
-    ends = {"first_id": page[0]["id"], "last_id": page[-1]["id"]} if page else {"first_id": None, "last_id": None}
-    return json_answer({"object": "list", "data": page, **ends, "has_more": len(page) < len(items)})
-
-
-_ACTIONS: Final = {
-    ("GET", ""): _retrieve,
-    ("DELETE", ""): _delete,
-    ("POST", "cancel"): _cancel,
-    ("GET", "input_items"): _input_items,
-}

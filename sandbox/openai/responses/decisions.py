@@ -1,4 +1,4 @@
-"""POST /v1/moderations and /v1/decisions."""
+"""POST /v1/decisions."""
 
 from typing import Any, Final
 
@@ -13,16 +13,6 @@ from sandbox.openai.requests.fields import ANY, OBJECT, TEXT, Field, Fields, che
 from sandbox.openai.responses.input import count_input, input_items
 from sandbox.openai.tokens.count import count_text
 
-DEFAULT_MODEL: Final = "omni-moderation-latest"
-_CATEGORIES: Final = tuple(
-    (
-        "harassment harassment/threatening hate hate/threatening illicit illicit/violent self-harm "
-        "self-harm/instructions self-harm/intent sexual sexual/minors violence violence/graphic"
-    ).split()
-)
-_PICTURED: Final = frozenset({"self-harm", "self-harm/instructions", "self-harm/intent", "sexual", "violence", "violence/graphic"})
-"""Categories that look at images, too."""
-_MODERATION: Final[Fields] = {"input": ANY, "model": TEXT}
 _DECISION: Final[Fields] = {
     "model": TEXT,
     "input": ANY,
@@ -41,38 +31,6 @@ _QUESTION: Final[Fields] = {
 _DECIDERS: Final = ("gpt-6-luna",)
 
 
-def moderate(call: Call) -> Answer:
-    """A judgement per input; nothing is charged, and there is no usage."""
-    body = call.body
-    check_fields(body, _MODERATION)
-    given = body.get("input")
-    if given is None:
-        raise missing("input")
-    if given in ("", []) or not isinstance(given, str | list):
-        raise invalid("Invalid value for 'input'.", "input", "invalid_value")
-    parts: list[Any] = given if isinstance(given, list) else [given]
-    if all(isinstance(part, str) for part in parts):
-        results = [_result({"text"})] * len(parts)
-    elif all(isinstance(part, dict) for part in parts):
-        results = [_result({"image" if part.get("type") == "image_url" else "text" for part in parts})]
-    else:
-        raise invalid("Invalid value for 'input'.", "input", "invalid_value")
-    model = call.directives.model or call.model
-    answer = json_answer({"id": call.new_id("modr").replace("_", "-"), "model": model, "results": results})
-    answer.model = model
-    return answer
-
-
-def _result(kinds: set[str]) -> dict[str, Any]:
-    applied = {name: [kind for kind in sorted(kinds) if kind == "text" or name in _PICTURED] for name in _CATEGORIES}
-    return {
-        "flagged": False,
-        "categories": dict.fromkeys(_CATEGORIES, False),
-        "category_scores": dict.fromkeys(_CATEGORIES, 1e-05),
-        "category_applied_input_types": applied,
-    }
-
-
 def decide(call: Call) -> Answer:
     """An answer per question."""
     body = call.body
@@ -80,7 +38,9 @@ def decide(call: Call) -> Answer:
     if body.get("input") is None:
         raise missing("input")
     if not body["questions"]:
-        raise invalid("Invalid 'questions': empty array. Expected an array with minimum length 1.", "questions", "empty_array")
+        raise invalid(
+            "Invalid 'questions': empty array. Expected an array with minimum length 1.", "questions", "empty_array"
+        )
     if call.model not in _DECIDERS:
         raise ApiError(404, status_error(404))
     for index, question in enumerate(body["questions"]):
@@ -92,7 +52,9 @@ def decide(call: Call) -> Answer:
     # One token per answer, as in the sample; no price list charges it.
     bill.add(Spent(len(body["questions"])))
     shown: dict[str, Any] = {"model": call.directives.model or call.model}
-    shown["answers"] = [_answer(question, refused=call.directives.refusal is not None) for question in body["questions"]]
+    shown["answers"] = [
+        _answer(question, refused=call.directives.refusal is not None) for question in body["questions"]
+    ]
     usage = bill.sent()
     answer = json_answer(shown if usage is None else shown | {"usage": usage})
     answer.bill, answer.usage, answer.model = bill, usage, shown["model"]
@@ -122,5 +84,8 @@ def _answer(question: dict[str, Any], *, refused: bool) -> dict[str, Any]:
         odds = [{"value": value, "probability": 1.0 if index == 0 else 0.0} for index, value in enumerate(values)]
         return head | {"choice": values[0], "confidence": 1.0, "probabilities": odds}
     labels = [level["label"] for level in question["levels"]]
-    odds = [{"label": label, "value": index, "probability": 1.0 if index == 0 else 0.0} for index, label in enumerate(labels)]
+    odds = [
+        {"label": label, "value": index, "probability": 1.0 if index == 0 else 0.0}
+        for index, label in enumerate(labels)
+    ]
     return head | {"score": 0.0, "confidence": 1.0, "probabilities": odds}

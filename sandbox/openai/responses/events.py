@@ -9,7 +9,7 @@ import msgspec
 from sandbox.openai.chat.choices import Choice, logprobs
 from sandbox.openai.exchange.answer import Event, named_event
 from sandbox.openai.exchange.bill import NO_TOOLS, Bill, Spent
-from sandbox.openai.exchange.call import Call, tier
+from sandbox.openai.exchange.call import Call, served_tier
 from sandbox.openai.requests.checks import is_reasoning
 from sandbox.openai.responses.hosted_tools import HostedCall
 from sandbox.openai.responses.input import text_format, tools_of
@@ -183,7 +183,12 @@ class ResponseStream:
 
     def _reasoning(self) -> Iterator[Event]:
         plan = self._plan
-        item: dict[str, Any] = {"id": plan.call.new_id("rs"), "type": "reasoning", "summary": [], "encrypted_content": ""}
+        item: dict[str, Any] = {
+            "id": plan.call.new_id("rs"),
+            "type": "reasoning",
+            "summary": [],
+            "encrypted_content": "",
+        }
         yield self._added(item)
         summary = []
         if (plan.call.body.get("reasoning") or {}).get("summary"):
@@ -221,7 +226,12 @@ class ResponseStream:
 
     def _message(self) -> Iterator[Event]:
         plan, choice = self._plan, self._plan.choice
-        item: dict[str, Any] = {"id": plan.call.new_id("msg"), "type": "message", "status": "in_progress", "role": "assistant"}
+        item: dict[str, Any] = {
+            "id": plan.call.new_id("msg"),
+            "type": "message",
+            "status": "in_progress",
+            "role": "assistant",
+        }
         item |= {"phase": "final_answer", "content": []}
         at: dict[str, Any] = {"item_id": item["id"], "output_index": len(self._output), "content_index": 0}
         refused = choice.kind == "refusal"
@@ -238,7 +248,9 @@ class ResponseStream:
         text = "".join(piece.text for piece in self._said)
         notes = [{"type": "url_citation", **note["url_citation"]} for note in choice.annotations]
         for index, note in enumerate(notes):
-            yield self._emit("response.output_text.annotation.added", at | {"annotation_index": index, "annotation": note})
+            yield self._emit(
+                "response.output_text.annotation.added", at | {"annotation_index": index, "annotation": note}
+            )
         if refused:
             yield self._emit("response.refusal.done", at | {"refusal": text})
         else:
@@ -269,7 +281,7 @@ class ResponseStream:
         usage: Any = self._bill.sent()
         if (failure is not None and not failure.usage) or self._mode == "finish":
             usage = None
-        served = tier(plan.call.body) if directives.service_tier is msgspec.UNSET else directives.service_tier
+        served = served_tier(plan.call.body) if directives.service_tier is msgspec.UNSET else directives.service_tier
         changes: dict[str, Any] = {"output": self._output, "service_tier": served, "usage": usage}
         if failure is not None:
             status = "failed"

@@ -66,7 +66,10 @@ _KINDS: Final[dict[str, _Kind]] = {
     ),
 }
 _INCLUDED: Final[dict[str, tuple[str, dict[str, Any]]]] = {
-    "file_search": ("file_search_call.results", {"results": [{"file_id": "file_01", "filename": "a.txt", "score": 0.9, "text": "x"}]}),
+    "file_search": (
+        "file_search_call.results",
+        {"results": [{"file_id": "file_01", "filename": "a.txt", "score": 0.9, "text": "x"}]},
+    ),
     "code_interpreter": ("code_interpreter_call.outputs", {"outputs": [{"type": "logs", "logs": "1\n"}]}),
 }
 

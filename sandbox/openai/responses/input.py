@@ -30,7 +30,9 @@ def input_items(value: Any, new_id: Callable[[str], str]) -> list[dict[str, Any]
     if isinstance(value, str):
         value = [{"role": "user", "content": value}]
     if not isinstance(value, list):
-        raise invalid("Invalid type for 'input': expected one of a string or array of objects.", "input", "invalid_type")
+        raise invalid(
+            "Invalid type for 'input': expected one of a string or array of objects.", "input", "invalid_type"
+        )
     return [_item(item, f"input[{index}]", new_id) for index, item in enumerate(value)]
 
 
@@ -123,7 +125,9 @@ def _part(part: dict[str, Any]) -> dict[str, Any]:
     return {"type": "text", "text": str(part.get("text", ""))}
 
 
-def count_input(encoding: tiktoken.Encoding, model: str, body: dict[str, Any], items: list[dict[str, Any]]) -> PromptCount:
+def count_input(
+    encoding: tiktoken.Encoding, model: str, body: dict[str, Any], items: list[dict[str, Any]]
+) -> PromptCount:
     """Input tokens of a request whose whole conversation is `items`."""
     count = count_chat(encoding, model, as_chat(body, items))
     for tool in tools_of(body):

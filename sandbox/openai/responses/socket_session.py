@@ -5,11 +5,10 @@ from typing import Any
 
 import msgspec
 
-from sandbox.openai.api import wrong_body
 from sandbox.openai.exchange.answer import NO_DIRECTIVES, Answer
-from sandbox.openai.exchange.channel import Line, as_answer, error_of, only_event, read_message
+from sandbox.openai.exchange.channel import Channel, as_answer, error_of, only_event, read_message
 from sandbox.openai.exchange.store import Store
-from sandbox.openai.requests.errors import ApiError, invalid
+from sandbox.openai.requests.errors import ApiError, invalid, wrong_body
 from sandbox.openai.requests.fields import missing, wrong_type
 from sandbox.openai.responses.create import Opened, open_response, remember, streamed
 from sandbox.openai.responses.events import ResponseStream, Wrap
@@ -30,12 +29,12 @@ class _Active:
 class ResponsesSession:
     """One socket. Messages of one lane are answered one after the other, lanes side by side."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, channel: Channel) -> None:
         """Unstored responses live as long as the socket."""
-        self._line = line
+        self._channel = channel
         self._lanes: dict[str | None, asyncio.Queue[tuple[bytes, dict[str, Any]]]] = {}
         self._active: dict[str, _Active] = {}
-        self._store = Store(beyond=line.api.store)
+        self._store = Store(beyond=channel.simulator.store)
 
     def check(self) -> None:
         """Nothing in the handshake can be wrong."""
@@ -57,11 +56,11 @@ class ResponsesSession:
             if lane is not None and not isinstance(lane, str):
                 raise wrong_type("stream_id", "a string", lane)
         except ApiError as error:
-            self._line.send(_error_frame(as_answer(error), NO_DIRECTIVES))
+            self._channel.send(_error_frame(as_answer(error), NO_DIRECTIVES))
             return
         if lane not in self._lanes:
             self._lanes[lane] = asyncio.Queue()
-            self._line.spawn(self._work(self._lanes[lane]))
+            self._channel.spawn(self._work(self._lanes[lane]))
         self._lanes[lane].put_nowait((text, frame))
 
     async def _work(self, lane: "asyncio.Queue[tuple[bytes, dict[str, Any]]]") -> None:
@@ -74,18 +73,18 @@ class ResponsesSession:
 
     async def _answer(self, text: bytes, frame: dict[str, Any]) -> dict[str, Any] | None:
         """Say one response; returns the message of the successor that the server starts by itself."""
-        line = self._line
-        entry = line.open_entry(text, frame)
+        channel = self._channel
+        entry = channel.open_entry(text, frame)
         directives, active = NO_DIRECTIVES, None
         try:
-            directives = read_directives(text, frame, line.api.live.directive) or NO_DIRECTIVES
-            failure = line.api.failure(directives)
+            directives = read_directives(text, frame, channel.simulator.live.directive) or NO_DIRECTIVES
+            failure = channel.simulator.failure(directives)
             if failure is None:
                 active = await self._open(frame, directives)
                 answer = streamed(active.opened)
                 answer.error_event = _broken_off
                 if directives.replay is not None:
-                    line.api.replay(answer, active.opened.plan.call.encoding, directives, frames=True)
+                    channel.simulator.replay(answer, active.opened.plan.call.encoding, directives, frames=True)
             else:
                 answer = only_event(failure, _error_frame(failure, directives))
         except ApiError as error:
@@ -96,12 +95,12 @@ class ResponsesSession:
             answer = only_event(refused, _error_frame(refused, directives))
         answer.directives = directives
         if active is None:
-            await line.deliver(answer, entry)
+            await channel.deliver(answer, entry)
             return None
         name = active.opened.plan.id
         self._active[name] = active
         try:
-            await line.deliver(answer, entry)
+            await channel.deliver(answer, entry)
         finally:
             del self._active[name]
         if not active.steers:
@@ -118,10 +117,10 @@ class ResponsesSession:
             raise missing("model") if model is None else wrong_type("model", "a string", model)
         # Over a socket every response is a stream.
         body["stream"] = True
-        api = self._line.api
-        call = await api.call(self._line.request, body, model, directives, self._store)
+        simulator = self._channel.simulator
+        call = await simulator.call(self._channel.request, body, model, directives, self._store)
         opened = open_response(call, _wrap(frame.get("stream_id")), generate=frame.get("generate") is not False)
-        kept = self._store if body.get("store") is False else api.store
+        kept = self._store if body.get("store") is False else simulator.store
         opened.stream.on_end = lambda response: remember(kept, opened, response)
         return _Active(opened, frame)
 
@@ -139,14 +138,19 @@ class ResponsesSession:
         if active is None or code is not None:
             error = {"type": "invalid_request_error", "code": code, "message": f"The input cannot be used: {code}."}
             failed = {"type": "response.steer.failed", "error": error, "steer": {"input": given, **steer}}
-            self._line.send(failed | {"sequence_number": 0})
+            self._channel.send(failed | {"sequence_number": 0})
             return
         active.steers.append(items)
         stream: ResponseStream = active.opened.stream
         stream.steered = True
-        accepted = {"type": "response.steer.accepted", "steer": {"id": self._line.api.new_id("steer"), **steer}}
+        accepted = {
+            "type": "response.steer.accepted",
+            "steer": {"id": self._channel.simulator.new_id("steer"), **steer},
+        }
         lane = active.frame.get("stream_id")
-        self._line.send(accepted | {"sequence_number": stream.next_number()} | ({} if lane is None else {"stream_id": lane}))
+        self._channel.send(
+            accepted | {"sequence_number": stream.next_number()} | ({} if lane is None else {"stream_id": lane})
+        )
 
 
 def _broken_off(error: dict[str, Any], _sent: int) -> bytes:

@@ -53,7 +53,9 @@ def load_encoding(name: str) -> tiktoken.Encoding:
     ranks = lzma.decompress((RANKS / f"{name}.tiktoken.xz").read_bytes())
     if hashlib.sha256(ranks).hexdigest() != _SHA256[name]:
         raise RuntimeError(f"{name}: the rank file is damaged")
-    table = {base64.b64decode(token): int(rank) for token, _, rank in (line.partition(b" ") for line in ranks.splitlines())}
+    table = {
+        base64.b64decode(token): int(rank) for token, _, rank in (line.partition(b" ") for line in ranks.splitlines())
+    }
     pattern = CL100K_PATTERN if name == "cl100k_base" else O200K_PATTERN
     return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=table, special_tokens={})
 
@@ -62,7 +64,10 @@ def count_text(encoding: tiktoken.Encoding, text: str) -> int:
     """Tokens of a text; special-token spellings count as ordinary text."""
     if len(text) <= _SLICE_CHARACTERS:
         return len(encoding.encode_ordinary(text))
-    return sum(len(encoding.encode_ordinary(text[start : start + _SLICE_CHARACTERS])) for start in range(0, len(text), _SLICE_CHARACTERS))
+    return sum(
+        len(encoding.encode_ordinary(text[start : start + _SLICE_CHARACTERS]))
+        for start in range(0, len(text), _SLICE_CHARACTERS)
+    )
 
 
 class PromptCount(msgspec.Struct):
@@ -117,7 +122,11 @@ def _add_message(encoding: tiktoken.Encoding, model: str, message: dict[str, Any
 
 
 def _tools(encoding: tiktoken.Encoding, body: dict[str, Any], *, has_system: bool) -> int:
-    functions = [tool["function"] for tool in body.get("tools") or () if isinstance(tool, dict) and isinstance(tool.get("function"), dict)]
+    functions = [
+        tool["function"]
+        for tool in body.get("tools") or ()
+        if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
+    ]
     functions += [item for item in body.get("functions") or () if isinstance(item, dict)]
     if not functions:
         return 0

@@ -68,7 +68,16 @@ class Stopped(Exception):
 class Delivery:
     """One answer on one connection."""
 
-    def __init__(self, wire: Wire, request: Request, answer: Answer, entry: Entry | None, request_id: str, *, frames: bool = False) -> None:
+    def __init__(
+        self,
+        wire: Wire,
+        request: Request,
+        answer: Answer,
+        entry: Entry | None,
+        request_id: str,
+        *,
+        frames: bool = False,
+    ) -> None:
         """`entry` is None for requests that are not billable; `frames` means a WebSocket."""
         self._wire, self._answer, self._entry = wire, answer, entry
         self._directives: Directives = answer.directives

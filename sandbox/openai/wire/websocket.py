@@ -15,10 +15,10 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as Frames
 from websockets.protocol import Side, State
 
-from sandbox.openai.api import Api
 from sandbox.openai.exchange.answer import Answer, Request
 from sandbox.openai.exchange.channel import as_answer
 from sandbox.openai.exchange.record import Entry, Log
+from sandbox.openai.exchange.simulator import Simulator
 from sandbox.openai.realtime.session import RealtimeSession
 from sandbox.openai.requests.errors import ApiError
 from sandbox.openai.responses.socket_session import ResponsesSession
@@ -35,7 +35,7 @@ _SESSIONS: Final[dict[str, Callable[["Socket"], "Session"]]] = {
 class Host(Protocol):
     """What a socket needs of the server."""
 
-    api: Api
+    simulator: Simulator
     log: Log
 
     def request_id(self) -> str:
@@ -69,7 +69,7 @@ class Socket:
 
     def __init__(self, wire: Wire, request: Request, host: Host, request_id: str) -> None:
         """`wire` is the connection, `request` the handshake."""
-        self._wire, self.request, self._request_id, self.api = wire, request, request_id, host.api
+        self._wire, self.request, self._request_id, self.simulator = wire, request, request_id, host.simulator
         self._host = host
         self._frames = Frames(Side.SERVER, state=State.OPEN, max_size=_MAX_MESSAGE)
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -150,11 +150,11 @@ class Socket:
     def _refusal(self, session: Session) -> Answer | None:
         """The answer to a handshake that fails."""
         try:
-            self.api.authenticate(self.request)
+            self.simulator.authenticate(self.request)
             session.check()
         except ApiError as error:
             return as_answer(error)
-        return self.api.standing_failure()
+        return self.simulator.standing_failure()
 
     def send(self, value: dict[str, Any]) -> None:
         """One event outside of any answer."""
@@ -163,13 +163,16 @@ class Socket:
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the reading of messages; it ends with the socket."""
-        task = asyncio.get_running_loop().create_task(_guarded(work))
+        task = asyncio.get_running_loop().create_task(_until_stopped(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(_show_fault)
 
     def open_entry(self, raw: bytes, body: Any) -> Entry:
         """The record of one answer: the handshake's headers, and the client's message as the body."""
-        request = Request("WS", self.request.path, self.request.query, self.request.headers, raw, keep_alive=True, http10=False)
+        request = Request(
+            "WS", self.request.path, self.request.query, self.request.headers, raw, keep_alive=True, http10=False
+        )
         entry = self._host.log.open_entry(request, self._host.request_id())
         entry.body = body
         self._host.log.write(entry)
@@ -186,15 +189,17 @@ class Socket:
             entry.finish("client_gone")
 
 
-async def _guarded(work: Coroutine[Any, Any, None]) -> None:
-    """A fault of the simulator must be seen, and must not end the other answers of a socket."""
+async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
+    """Run work that a directive may cut short."""
     with contextlib.suppress(Stopped):
-        try:
-            await work
-        except Stopped:
-            raise
-        except Exception:
-            traceback.print_exc()
+        await work
+
+
+def _show_fault(task: asyncio.Task[None]) -> None:
+    """Show a fault of the simulator, which ends one answer and must not end the others of a socket."""
+    fault = None if task.cancelled() else task.exception()
+    if fault is not None:
+        traceback.print_exception(fault)
 
 
 def _handshake(request: Request, request_id: str) -> bytes:
