@@ -38,11 +38,26 @@ def _arguments(argv: list[str]) -> Settings:
     add("--api-key", default=defaults.api_key, help="the only accepted key (%(default)s)")
     add("--public-url", help="base of the URLs of hosted pages (the address listened on)")
     add("--record", type=Path, metavar="FILE", help="append the record of money to FILE as JSON lines")
-    add("--state", type=Path, metavar="FILE", help="keep everything in FILE, the port as well, and go on from it at the next start")
+    add(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="keep everything in FILE, the port as well, and go on from it at the next start",
+    )
     add("--webhook", action="append", default=[], metavar="URL", help="send events there; may be given again")
-    add("--webhook-secret", action="append", default=[], metavar="whsec_...", help="its secret, in the order of --webhook")
+    add(
+        "--webhook-secret",
+        action="append",
+        default=[],
+        metavar="whsec_...",
+        help="its secret, in the order of --webhook",
+    )
     add("--webhook-events", metavar="TYPE,...", help="event types sent to all --webhook (all)")
-    add("--api-version", default=defaults.account_api_version, help="version of events and of calls that name none (%(default)s)")
+    add(
+        "--api-version",
+        default=defaults.account_api_version,
+        help="version of events and of calls that name none (%(default)s)",
+    )
     add("--seed", type=int, help="make ids repeatable")
     add("--settings", metavar="JSON", default="{}", help="what GET /__stripe/settings shows, or a part of it")
     options = parser.parse_args(argv)
@@ -62,7 +77,8 @@ def _arguments(argv: list[str]) -> Settings:
             state=options.state,
             account_api_version=options.api_version,
             webhooks=tuple(
-                Webhook(url=url, secret=secret, enabled_events=events) for url, secret in zip(options.webhook, secrets, strict=True)
+                Webhook(url=url, secret=secret, enabled_events=events)
+                for url, secret in zip(options.webhook, secrets, strict=True)
             ),
             seed=options.seed,
             live=merged(Live(), msgspec.json.decode(options.settings)),

@@ -43,11 +43,17 @@ DECLINES: Final[dict[str, Decline]] = {
     "lost_card": Decline("card_declined", "lost_card", "Your card was declined.", "do_not_try_again"),
     "stolen_card": Decline("card_declined", "stolen_card", "Your card was declined.", "do_not_try_again"),
     "expired_card": Decline("expired_card", "expired_card", "Your card has expired.", "do_not_try_again"),
-    "incorrect_cvc": Decline("incorrect_cvc", "incorrect_cvc", "Your card's security code is incorrect.", "confirm_card_data"),
-    "processing_error": Decline(
-        "processing_error", "processing_error", "An error occurred while processing your card. Try again in a little bit."
+    "incorrect_cvc": Decline(
+        "incorrect_cvc", "incorrect_cvc", "Your card's security code is incorrect.", "confirm_card_data"
     ),
-    "incorrect_number": Decline("incorrect_number", "incorrect_number", "Your card number is incorrect.", "confirm_card_data"),
+    "processing_error": Decline(
+        "processing_error",
+        "processing_error",
+        "An error occurred while processing your card. Try again in a little bit.",
+    ),
+    "incorrect_number": Decline(
+        "incorrect_number", "incorrect_number", "Your card number is incorrect.", "confirm_card_data"
+    ),
     "velocity": Decline(
         "card_declined",
         "card_velocity_exceeded",
@@ -55,7 +61,9 @@ DECLINES: Final[dict[str, Decline]] = {
     ),
     "fraudulent": Decline("card_declined", "fraudulent", "Your card was declined.", "do_not_try_again"),
     "authentication_required": Decline(
-        "authentication_required", "authentication_required", "Your card was declined. This transaction requires authentication."
+        "authentication_required",
+        "authentication_required",
+        "Your card was declined. This transaction requires authentication.",
     ),
     "authentication_failed": Decline(
         "payment_intent_authentication_failure",
@@ -63,7 +71,9 @@ DECLINES: Final[dict[str, Decline]] = {
         "We are unable to authenticate your payment method. Please choose a different payment method and try again.",
     ),
     "account_closed": Decline("account_closed", None, "The customer's bank account has been closed."),
-    "bank_insufficient_funds": Decline("insufficient_funds", None, "The customer's account has insufficient funds to cover this payment."),
+    "bank_insufficient_funds": Decline(
+        "insufficient_funds", None, "The customer's account has insufficient funds to cover this payment."
+    ),
 }
 
 DEFAULT_NUMBER: Final = "4242424242424242"
@@ -74,7 +84,10 @@ CARDS: Final[dict[str, TestCard]] = {
     "378282246310005": TestCard(brand="amex", aliases=("pm_card_amex", "tok_amex")),
     "4000000000000077": TestCard(aliases=("pm_card_bypassPending", "tok_bypassPending")),
     "4000000000000002": TestCard(
-        "decline", "generic", saves=False, aliases=("pm_card_visa_chargeDeclined", "pm_card_chargeDeclined", "tok_chargeDeclined")
+        "decline",
+        "generic",
+        saves=False,
+        aliases=("pm_card_visa_chargeDeclined", "pm_card_chargeDeclined", "tok_chargeDeclined"),
     ),
     "4000000000009995": TestCard(
         "decline",
@@ -83,16 +96,30 @@ CARDS: Final[dict[str, TestCard]] = {
         aliases=("pm_card_visa_chargeDeclinedInsufficientFunds", "pm_card_chargeDeclinedInsufficientFunds"),
     ),
     "4000000000009987": TestCard("decline", "lost_card", saves=False, aliases=("pm_card_visa_chargeDeclinedLostCard",)),
-    "4000000000009979": TestCard("decline", "stolen_card", saves=False, aliases=("pm_card_visa_chargeDeclinedStolenCard",)),
-    "4000000000000069": TestCard("decline", "expired_card", saves=False, aliases=("pm_card_chargeDeclinedExpiredCard",)),
-    "4000000000000127": TestCard("decline", "incorrect_cvc", saves=False, aliases=("pm_card_chargeDeclinedIncorrectCvc",)),
-    "4000000000000119": TestCard("decline", "processing_error", saves=False, aliases=("pm_card_chargeDeclinedProcessingError",)),
-    "4000000000006975": TestCard("decline", "velocity", saves=False, aliases=("pm_card_visa_chargeDeclinedVelocityLimitExceeded",)),
+    "4000000000009979": TestCard(
+        "decline", "stolen_card", saves=False, aliases=("pm_card_visa_chargeDeclinedStolenCard",)
+    ),
+    "4000000000000069": TestCard(
+        "decline", "expired_card", saves=False, aliases=("pm_card_chargeDeclinedExpiredCard",)
+    ),
+    "4000000000000127": TestCard(
+        "decline", "incorrect_cvc", saves=False, aliases=("pm_card_chargeDeclinedIncorrectCvc",)
+    ),
+    "4000000000000119": TestCard(
+        "decline", "processing_error", saves=False, aliases=("pm_card_chargeDeclinedProcessingError",)
+    ),
+    "4000000000006975": TestCard(
+        "decline", "velocity", saves=False, aliases=("pm_card_visa_chargeDeclinedVelocityLimitExceeded",)
+    ),
     "4100000000000019": TestCard("decline", "fraudulent", saves=False, aliases=("pm_card_radarBlock",)),
     "4000000000000341": TestCard("decline", "generic", aliases=("pm_card_chargeCustomerFail",)),
     "4000002500003155": TestCard("authenticate", aliases=("pm_card_authenticationRequiredOnSetup",)),
-    "4000002760003184": TestCard("authenticate", authenticate_off_session=True, aliases=("pm_card_authenticationRequired",)),
-    "4000000000003220": TestCard("authenticate", authenticate_off_session=True, aliases=("pm_card_threeDSecure2Required",)),
+    "4000002760003184": TestCard(
+        "authenticate", authenticate_off_session=True, aliases=("pm_card_authenticationRequired",)
+    ),
+    "4000000000003220": TestCard(
+        "authenticate", authenticate_off_session=True, aliases=("pm_card_threeDSecure2Required",)
+    ),
     "4000003800000446": TestCard("succeed", aliases=("pm_card_authenticationRequiredSetupForOffSession",)),
     "4000008260003178": TestCard(
         "authenticate",

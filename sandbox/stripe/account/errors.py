@@ -8,7 +8,9 @@ _DOCS: Final = "https://stripe.com/docs/error-codes/"
 class StripeError(Exception):
     """An answer other than 200."""
 
-    def __init__(self, status: int, kind: str, message: str, code: str | None = None, param: str | None = None, **extra: Any) -> None:
+    def __init__(
+        self, status: int, kind: str, message: str, code: str | None = None, param: str | None = None, **extra: Any
+    ) -> None:
         """`extra` are further fields of the error object, such as the payment_intent of a decline."""
         super().__init__(message)
         self.status = status

@@ -46,7 +46,16 @@ _NULLS: Final[dict[str, Sequence[str]]] = {
         "saved_payment_method_options setup_intent shipping_address_collection shipping_cost submit_type subscription "
         "success_url total_details url wallet_options"
     ).split(),
-    "product": ("default_price", "description", "package_dimensions", "shippable", "statement_descriptor", "tax_code", "unit_label", "url"),
+    "product": (
+        "default_price",
+        "description",
+        "package_dimensions",
+        "shippable",
+        "statement_descriptor",
+        "tax_code",
+        "unit_label",
+        "url",
+    ),
     "price": ("custom_unit_amount", "lookup_key", "nickname", "recurring", "tiers_mode", "transform_quantity"),
     "payment_method": ("customer", "customer_account"),
     "webhook_endpoint": ("application", "description"),
@@ -58,7 +67,12 @@ _REST: Final[dict[str, Obj]] = {
         "balance": 0,
         "delinquent": False,
         "invoice_prefix": "",
-        "invoice_settings": {"custom_fields": None, "default_payment_method": None, "footer": None, "rendering_options": None},
+        "invoice_settings": {
+            "custom_fields": None,
+            "default_payment_method": None,
+            "footer": None,
+            "rendering_options": None,
+        },
         "livemode": False,
         "metadata": {},
         "next_invoice_sequence": 1,
@@ -113,7 +127,12 @@ _REST: Final[dict[str, Obj]] = {
         "automatic_tax": {"enabled": False, "liability": None, "provider": None, "status": None},
         "branding_settings": None,
         "custom_fields": [],
-        "custom_text": {"after_submit": None, "shipping_address": None, "submit": None, "terms_of_service_acceptance": None},
+        "custom_text": {
+            "after_submit": None,
+            "shipping_address": None,
+            "submit": None,
+            "terms_of_service_acceptance": None,
+        },
         "discounts": [],
         "livemode": False,
         "metadata": {},
@@ -157,7 +176,9 @@ def blank(kind: str, **fields: Any) -> Obj:
 _CHECKS: Final[Obj] = {"address_line1_check": None, "address_postal_code_check": "pass", "cvc_check": "pass"}
 
 
-def card_fields(brand: str, funding: str, country: str, last4: str, exp_month: int, exp_year: int, fingerprint: str) -> Obj:
+def card_fields(
+    brand: str, funding: str, country: str, last4: str, exp_month: int, exp_year: int, fingerprint: str
+) -> Obj:
     """`card` of a payment method."""
     return {
         "brand": brand,
@@ -190,7 +211,18 @@ def charged_card(card: Obj, amount: int, *, authenticated: bool) -> Obj:
             "transaction_id": "00000000-0000-0000-0000-000000000000",
             "version": "2.2.0",
         }
-    shared = ("brand", "checks", "country", "exp_month", "exp_year", "fingerprint", "funding", "last4", "regulated_status", "wallet")
+    shared = (
+        "brand",
+        "checks",
+        "country",
+        "exp_month",
+        "exp_year",
+        "fingerprint",
+        "funding",
+        "last4",
+        "regulated_status",
+        "wallet",
+    )
     return {name: card[name] for name in shared} | {
         "amount_authorized": amount,
         "authorization_code": "123456",
@@ -224,3 +256,11 @@ def evidence() -> Obj:
 def page(data: list[Obj], url: str, *, has_more: bool) -> Obj:
     """A list object."""
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
+
+
+def metadata_after(present: dict[str, str], params: dict[str, Any]) -> dict[str, str]:
+    """Metadata after an update: an empty value unsets a key, an empty hash all of them."""
+    given = params.get("metadata")
+    if given == "":
+        return {}
+    return {name: value for name, value in (present | (given or {})).items() if value != ""}

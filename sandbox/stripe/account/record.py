@@ -59,7 +59,9 @@ class Record:
     def show(self, since: int = 0, **wanted: str) -> dict[str, Any]:
         """The entries with seq above `since` whose fields have the wanted values, and their sums."""
         chosen = [
-            entry for entry in self.entries if entry.seq > since and all(getattr(entry, name) == value for name, value in wanted.items())
+            entry
+            for entry in self.entries
+            if entry.seq > since and all(getattr(entry, name) == value for name, value in wanted.items())
         ]
         return {
             "records": msgspec.to_builtins(chosen),
@@ -74,7 +76,8 @@ class Record:
         for entry in chosen:
             grouped.setdefault(entry.payment_intent or entry.charge, []).append(entry)
         return {
-            key: {"session": entries[0].session, "customer": entries[0].customer, "currency": entries[0].currency} | _sums(entries)
+            key: {"session": entries[0].session, "customer": entries[0].customer, "currency": entries[0].currency}
+            | _sums(entries)
             for key, entries in grouped.items()
         }
 

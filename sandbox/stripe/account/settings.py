@@ -52,7 +52,10 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     def __post_init__(self) -> None:
         """Refuse what no delivery could follow."""
         _check(
-            (1 <= self.copies_min <= self.copies_max <= 5, "copies must lie between 1 and 5, copies_min not above copies_max"),
+            (
+                1 <= self.copies_min <= self.copies_max <= 5,
+                "copies must lie between 1 and 5, copies_min not above copies_max",
+            ),
             (0 <= self.drop <= 1, "drop must lie between 0 and 1"),
             (0 <= self.cut <= 1, "cut must lie between 0 and 1"),
             (self.shuffle_ms >= 0 and self.delay_ms >= 0 and self.cut_after_ms >= 0, "times must be at least 0"),
@@ -92,7 +95,10 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
         """Refuse what no payment could follow."""
         _check(
             (self.api_latency_ms >= 0, "api_latency_ms must be at least 0"),
-            (min(self.fee_permille, self.fee_fixed, self.dispute_fee, self.tax_permille) >= 0, "fees and taxes must be at least 0"),
+            (
+                min(self.fee_permille, self.fee_fixed, self.dispute_fee, self.tax_permille) >= 0,
+                "fees and taxes must be at least 0",
+            ),
             (bool(self.dynamic_payment_methods), "dynamic_payment_methods must name at least one"),
         )
 

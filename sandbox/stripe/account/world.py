@@ -82,7 +82,9 @@ def name_of(action: Action) -> str:
 class World:
     """One Stripe account in test mode."""
 
-    def __init__(self, clock: Callable[[], float], rng: random.Random, record: Record, live: Live, api_version: str) -> None:
+    def __init__(
+        self, clock: Callable[[], float], rng: random.Random, record: Record, live: Live, api_version: str
+    ) -> None:
         """`clock` gives seconds since the epoch; `rng` makes the ids."""
         self._clock, self._rng = clock, rng
         self.record, self.live, self.api_version = record, live, api_version
@@ -128,7 +130,11 @@ class World:
 
     def add(self, kind: str, fields: Obj, prefix: str | None = None, **own: Any) -> Obj:
         """Store a new object; `own` become its hidden fields."""
-        made = {"id": self.new_id(prefix or PREFIXES[kind]), "object": kind} | fields | {f"_{name}": value for name, value in own.items()}
+        made = (
+            {"id": self.new_id(prefix or PREFIXES[kind]), "object": kind}
+            | fields
+            | {f"_{name}": value for name, value in own.items()}
+        )
         self.objects[kind][made["id"]] = made
         return made
 
@@ -141,7 +147,11 @@ class World:
 
     def find(self, kind: str, **fields: Any) -> Iterable[Obj]:
         """All objects with these fields, oldest first."""
-        return [found for found in self.objects[kind].values() if all(found.get(name) == value for name, value in fields.items())]
+        return [
+            found
+            for found in self.objects[kind].values()
+            if all(found.get(name) == value for name, value in fields.items())
+        ]
 
     def any_object(self, wanted: str) -> Obj | None:
         """The object of that id, of whatever kind."""
@@ -173,7 +183,11 @@ class World:
 
     def change(self, found: Obj, event_type: str | None, **fields: Any) -> None:
         """Set fields, and emit an event that names their former values."""
-        previous = {name: copy.deepcopy(found.get(name)) for name, value in fields.items() if found.get(name) != value and name[0] != "_"}
+        previous = {
+            name: copy.deepcopy(found.get(name))
+            for name, value in fields.items()
+            if found.get(name) != value and name[0] != "_"
+        }
         found.update(fields)
         if event_type is not None:
             self.emit(event_type, found, previous if event_type.endswith(("updated", "refunded")) else None)

@@ -80,7 +80,14 @@ class Api:
         return {"error": {"request_log_url": url} | error.error}
 
     async def _checked(
-        self, method: str, path: str, query: str, headers: Mapping[str, str], body: bytes, request_id: str, fault: Fault | None
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: Mapping[str, str],
+        body: bytes,
+        request_id: str,
+        fault: Fault | None,
     ) -> tuple[int, Obj, dict[str, str]]:
         _authenticate(headers.get("authorization"), self._api_key)
         version = _version(headers.get("stripe-version", self._world.api_version))
@@ -97,7 +104,14 @@ class Api:
         return await self._once(key, found, tree, version, Cause(request_id, key), path, fault)
 
     async def _once(
-        self, key: str, found: tuple[routes.Route, list[str]], tree: forms.Tree, version: str, cause: Cause, path: str, fault: Fault | None
+        self,
+        key: str,
+        found: tuple[routes.Route, list[str]],
+        tree: forms.Tree,
+        version: str,
+        cause: Cause,
+        path: str,
+        fault: Fault | None,
     ) -> tuple[int, Obj, dict[str, str]]:
         """Do the work at most once per key."""
         if not key or len(key) > _MAX_KEY:
@@ -138,7 +152,9 @@ class Api:
         if self._world.live.api_latency_ms > 0:
             await asyncio.sleep(self._world.live.api_latency_ms / 1000)
 
-    def _run(self, route: routes.Route, ids: list[str], tree: forms.Tree, version: str, cause: Cause) -> tuple[int, Obj]:
+    def _run(
+        self, route: routes.Route, ids: list[str], tree: forms.Tree, version: str, cause: Cause
+    ) -> tuple[int, Obj]:
         """Typed parameters, the handler, and what falls due by it."""
         world = self._world
         world.run_due()
@@ -185,5 +201,7 @@ def _check_same(key: str, saved: Saved, path: str, fingerprint: str) -> None:
         message = f"Keys for idempotent requests can only be used for the same endpoint they were first used for {where}. {hint}"
         raise idempotency(400, message)
     if saved.fingerprint != fingerprint:
-        message = f"Keys for idempotent requests can only be used with the same parameters they were first used with. {hint}"
+        message = (
+            f"Keys for idempotent requests can only be used with the same parameters they were first used with. {hint}"
+        )
         raise idempotency(400, message)

@@ -25,7 +25,9 @@ def show(objects: Iterable[Obj], params: dict[str, Any], url: str) -> Obj:
     found = [item for item in reversed(list(objects)) if created_fits(item, params.get("created"))]
     after, before = params.get("starting_after"), params.get("ending_before")
     if after and before:
-        raise invalid("You may only specify one of these parameters: starting_after, ending_before.", None, "ending_before")
+        raise invalid(
+            "You may only specify one of these parameters: starting_after, ending_before.", None, "ending_before"
+        )
     if before:
         newer = found[: _place(found, before, "ending_before")]
         return page([public(item) for item in newer[-limit:]], url, has_more=len(newer) > limit)
@@ -54,7 +56,9 @@ def expand(world: World, shown: Obj, paths: list[str]) -> Obj:
     for path in paths:
         parts = path.split(".")
         if len(parts) > _MAX_DEPTH + (parts[0] == "data"):
-            raise invalid(f"You cannot expand more than {_MAX_DEPTH} levels of a property. Property: {path}", None, "expand")
+            raise invalid(
+                f"You cannot expand more than {_MAX_DEPTH} levels of a property. Property: {path}", None, "expand"
+            )
         _expand(world, shown, parts, path)
     return shown
 
@@ -89,7 +93,9 @@ def _include(world: World, place: Obj, name: str) -> None:
     kind = place.get("object")
     if (kind, name) == ("checkout.session", "line_items"):
         items = world.objects["checkout.session"][place["id"]]["_items"]
-        place[name] = page([public(item) for item in items], f"/v1/checkout/sessions/{place['id']}/line_items", has_more=False)
+        place[name] = page(
+            [public(item) for item in items], f"/v1/checkout/sessions/{place['id']}/line_items", has_more=False
+        )
     elif (kind, name) == ("charge", "refunds"):
         refunds = [public(refund) for refund in reversed(list(world.find("refund", charge=place["id"])))]
         place[name] = page(refunds[:10], f"/v1/charges/{place['id']}/refunds", has_more=len(refunds) > 10)

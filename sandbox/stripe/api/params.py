@@ -47,7 +47,9 @@ class StripeParamError(Exception):
 
 def _take_legacy(params_class: str, tree: Tree, version: str) -> list[str] | None:
     """Pull `payment_method_types` out where older versions had it; the Stripe CLI still sends it."""
-    if _LEGACY_TYPES not in tree or not params_class.endswith(("IntentCreateParams", "IntentConfirmParams", "SessionCreateParams")):
+    if _LEGACY_TYPES not in tree or not params_class.endswith(
+        ("IntentCreateParams", "IntentConfirmParams", "SessionCreateParams")
+    ):
         return None
     if version >= _LAST_LEGACY:
         # One value of documented wording; the code is what the changelog of 2026-09-30 names.
@@ -73,7 +75,9 @@ def _hints(found: Any) -> tuple[dict[str, Any], frozenset[str]]:
     inherits = "stripe_version" in found.__annotations__
     own = {name: hint for name, hint in found.__annotations__.items() if not (inherits and name in options)}
     holder = types.SimpleNamespace(__annotations__=own)
-    return get_type_hints(holder, vars(import_module(found.__module__)), include_extras=True), frozenset(found.__required_keys__)
+    return get_type_hints(holder, vars(import_module(found.__module__)), include_extras=True), frozenset(
+        found.__required_keys__
+    )
 
 
 def _refuse(message: str, param: str, code: str | None = None) -> StripeParamError:

@@ -6,16 +6,21 @@ from typing import Any, Final
 
 import msgspec
 
+from sandbox.stripe.account import profile
 from sandbox.stripe.account.errors import invalid
 from sandbox.stripe.account.world import Obj, World
 from sandbox.stripe.api import lists, params
-from sandbox.stripe.checkout import catalog
-from sandbox.stripe.checkout import sessions as checkout
-from sandbox.stripe.payments import balance as money
-from sandbox.stripe.payments import disputes, refunds
-from sandbox.stripe.payments import payment_intents as payments
-from sandbox.stripe.payments import payment_methods as methods
-from sandbox.stripe.payments import setup_intents as setups
+from sandbox.stripe.checkout import catalog, portal, sessions
+from sandbox.stripe.payments import (
+    balance,
+    customers,
+    disputes,
+    payment_intents,
+    payment_methods,
+    refunds,
+    setup_intents,
+)
+from sandbox.stripe.webhooks import endpoints
 
 Handler = Callable[[World, dict[str, Any], list[str]], Obj]
 """Gets the typed parameters and the ids of the path."""
@@ -70,7 +75,7 @@ def _line_items(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 
 def _customer_methods(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
-    methods.customer(world, ids[0], "id")
+    customers.customer(world, ids[0], "id")
     return _methods_of(world, params | {"customer": ids[0]}, f"/v1/customers/{ids[0]}/payment_methods")
 
 
@@ -80,7 +85,11 @@ def _list_methods(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 
 def _methods_of(world: World, params: dict[str, Any], url: str) -> Obj:
-    found = [item for item in world.objects["payment_method"].values() if item["customer"] and item["customer"] == params.get("customer")]
+    found = [
+        item
+        for item in world.objects["payment_method"].values()
+        if item["customer"] and item["customer"] == params.get("customer")
+    ]
     return lists.show([item for item in found if params.get("type") in {None, item["type"]}], params, url)
 
 
@@ -123,7 +132,7 @@ def _list_sessions(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 
 def _attach(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
-    return methods.attach(world, methods.method(world, ids[0]), _needed(params, "customer"))
+    return customers.attach(world, payment_methods.method(world, ids[0]), _needed(params, "customer"))
 
 
 def _needed(params: dict[str, Any], name: str) -> Any:
@@ -145,46 +154,91 @@ def _confirm_page(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
     total = session["amount_total"] or 0
     if int(params.get("expected_amount") or total) != total:
         raise invalid("The expected amount does not match.", "checkout_amount_mismatch", "expected_amount")
-    method = methods.method(world, params["payment_method"], "payment_method")
+    method = payment_methods.method(world, params["payment_method"], "payment_method")
     billing = method["billing_details"]
-    checkout.pay(world, session, method, checkout.Payment(email=billing["email"], name=billing["name"]))
+    sessions.pay(world, session, method, sessions.Payment(email=billing["email"], name=billing["name"]))
     return session
 
 
 _Row = tuple[str, str, str, Handler]
 _ROWS: Final[tuple[_Row, ...]] = (
-    ("POST", "checkout/sessions", "checkout._session_create_params.SessionCreateParams", lambda w, p, _: checkout.create(w, p)),
+    (
+        "POST",
+        "checkout/sessions",
+        "checkout._session_create_params.SessionCreateParams",
+        lambda w, p, _: sessions.create(w, p),
+    ),
     ("GET", "checkout/sessions", "checkout._session_list_params.SessionListParams", _list_sessions),
     ("GET", "checkout/sessions/:id", "", _retrieve("checkout.session")),
-    ("POST", "checkout/sessions/:id", "checkout._session_update_params.SessionUpdateParams", _change("checkout.session", checkout.update)),
-    ("POST", "checkout/sessions/:id/expire", "", _act("checkout.session", checkout.expire)),
-    ("GET", "checkout/sessions/:id/line_items", "checkout._session_list_line_items_params.SessionListLineItemsParams", _line_items),
-    ("POST", "customers", "_customer_create_params.CustomerCreateParams", lambda w, p, _: methods.create_customer(w, p)),
+    (
+        "POST",
+        "checkout/sessions/:id",
+        "checkout._session_update_params.SessionUpdateParams",
+        _change("checkout.session", sessions.update),
+    ),
+    ("POST", "checkout/sessions/:id/expire", "", _act("checkout.session", sessions.expire)),
+    (
+        "GET",
+        "checkout/sessions/:id/line_items",
+        "checkout._session_list_line_items_params.SessionListLineItemsParams",
+        _line_items,
+    ),
+    (
+        "POST",
+        "customers",
+        "_customer_create_params.CustomerCreateParams",
+        lambda w, p, _: customers.create_customer(w, p),
+    ),
     ("GET", "customers", "_customer_list_params.CustomerListParams", _list("customer", "email")),
     ("GET", "customers/:id", "", _retrieve("customer")),
     (
         "POST",
         "customers/:id",
         "_customer_update_params.CustomerUpdateParams",
-        lambda w, p, i: methods.update_customer(w, methods.customer(w, i[0], "id"), p),
+        lambda w, p, i: customers.update_customer(w, customers.customer(w, i[0], "id"), p),
     ),
-    ("DELETE", "customers/:id", "", lambda w, _, i: methods.delete_customer(w, methods.customer(w, i[0], "id"))),
-    ("GET", "customers/:id/payment_methods", "_customer_list_payment_methods_params.CustomerListPaymentMethodsParams", _customer_methods),
-    ("POST", "payment_intents", "_payment_intent_create_params.PaymentIntentCreateParams", lambda w, p, _: payments.create(w, p)),
-    ("GET", "payment_intents", "_payment_intent_list_params.PaymentIntentListParams", _list("payment_intent", "customer")),
-    ("GET", "payment_intents/:id", "_payment_intent_retrieve_params.PaymentIntentRetrieveParams", _retrieve("payment_intent")),
-    ("POST", "payment_intents/:id", "_payment_intent_update_params.PaymentIntentUpdateParams", _change("payment_intent", payments.update)),
+    ("DELETE", "customers/:id", "", lambda w, _, i: customers.delete_customer(w, customers.customer(w, i[0], "id"))),
+    (
+        "GET",
+        "customers/:id/payment_methods",
+        "_customer_list_payment_methods_params.CustomerListPaymentMethodsParams",
+        _customer_methods,
+    ),
+    (
+        "POST",
+        "payment_intents",
+        "_payment_intent_create_params.PaymentIntentCreateParams",
+        lambda w, p, _: payment_intents.create(w, p),
+    ),
+    (
+        "GET",
+        "payment_intents",
+        "_payment_intent_list_params.PaymentIntentListParams",
+        _list("payment_intent", "customer"),
+    ),
+    (
+        "GET",
+        "payment_intents/:id",
+        "_payment_intent_retrieve_params.PaymentIntentRetrieveParams",
+        _retrieve("payment_intent"),
+    ),
+    (
+        "POST",
+        "payment_intents/:id",
+        "_payment_intent_update_params.PaymentIntentUpdateParams",
+        _change("payment_intent", payment_intents.update),
+    ),
     (
         "POST",
         "payment_intents/:id/confirm",
         "_payment_intent_confirm_params.PaymentIntentConfirmParams",
-        _change("payment_intent", payments.confirm),
+        _change("payment_intent", payment_intents.confirm),
     ),
     (
         "POST",
         "payment_intents/:id/cancel",
         "_payment_intent_cancel_params.PaymentIntentCancelParams",
-        _change("payment_intent", payments.cancel),
+        _change("payment_intent", payment_intents.cancel),
     ),
     ("GET", "charges", "_charge_list_params.ChargeListParams", _list("charge", "customer", "payment_intent")),
     ("GET", "charges/:id", "", _retrieve("charge")),
@@ -204,23 +258,48 @@ _ROWS: Final[tuple[_Row, ...]] = (
         _list("balance_transaction", "type", "source", "currency"),
     ),
     ("GET", "balance_transactions/:id", "", _retrieve("balance_transaction")),
-    ("POST", "payment_methods", "_payment_method_create_params.PaymentMethodCreateParams", lambda w, p, _: methods.create_method(w, p)),
+    (
+        "POST",
+        "payment_methods",
+        "_payment_method_create_params.PaymentMethodCreateParams",
+        lambda w, p, _: payment_methods.create_method(w, p),
+    ),
     ("GET", "payment_methods", "_payment_method_list_params.PaymentMethodListParams", _list_methods),
-    ("GET", "payment_methods/:id", "", lambda w, _, i: methods.method(w, i[0])),
+    ("GET", "payment_methods/:id", "", lambda w, _, i: payment_methods.method(w, i[0])),
     ("POST", "payment_methods/:id/attach", "_payment_method_attach_params.PaymentMethodAttachParams", _attach),
-    ("POST", "payment_methods/:id/detach", "", _act("payment_method", methods.detach)),
-    ("POST", "setup_intents", "_setup_intent_create_params.SetupIntentCreateParams", lambda w, p, _: setups.create(w, p)),
-    ("GET", "setup_intents", "_setup_intent_list_params.SetupIntentListParams", _list("setup_intent", "customer", "payment_method")),
+    ("POST", "payment_methods/:id/detach", "", _act("payment_method", customers.detach)),
+    (
+        "POST",
+        "setup_intents",
+        "_setup_intent_create_params.SetupIntentCreateParams",
+        lambda w, p, _: setup_intents.create(w, p),
+    ),
+    (
+        "GET",
+        "setup_intents",
+        "_setup_intent_list_params.SetupIntentListParams",
+        _list("setup_intent", "customer", "payment_method"),
+    ),
     ("GET", "setup_intents/:id", "_setup_intent_retrieve_params.SetupIntentRetrieveParams", _retrieve("setup_intent")),
-    ("POST", "setup_intents/:id/confirm", "_setup_intent_confirm_params.SetupIntentConfirmParams", _change("setup_intent", setups.confirm)),
-    ("POST", "setup_intents/:id/cancel", "_setup_intent_cancel_params.SetupIntentCancelParams", _change("setup_intent", setups.cancel)),
+    (
+        "POST",
+        "setup_intents/:id/confirm",
+        "_setup_intent_confirm_params.SetupIntentConfirmParams",
+        _change("setup_intent", setup_intents.confirm),
+    ),
+    (
+        "POST",
+        "setup_intents/:id/cancel",
+        "_setup_intent_cancel_params.SetupIntentCancelParams",
+        _change("setup_intent", setup_intents.cancel),
+    ),
     ("GET", "events", "_event_list_params.EventListParams", _list_events),
     ("GET", "events/:id", "", _retrieve_event),
     (
         "POST",
         "webhook_endpoints",
         "_webhook_endpoint_create_params.WebhookEndpointCreateParams",
-        lambda w, p, _: catalog.create_endpoint(w, p),
+        lambda w, p, _: endpoints.create_endpoint(w, p),
     ),
     ("GET", "webhook_endpoints", "_webhook_endpoint_list_params.WebhookEndpointListParams", _list("webhook_endpoint")),
     ("GET", "webhook_endpoints/:id", "", _retrieve("webhook_endpoint")),
@@ -228,9 +307,9 @@ _ROWS: Final[tuple[_Row, ...]] = (
         "POST",
         "webhook_endpoints/:id",
         "_webhook_endpoint_update_params.WebhookEndpointUpdateParams",
-        _change("webhook_endpoint", catalog.update_endpoint),
+        _change("webhook_endpoint", endpoints.update_endpoint),
     ),
-    ("DELETE", "webhook_endpoints/:id", "", _act("webhook_endpoint", catalog.delete_endpoint)),
+    ("DELETE", "webhook_endpoints/:id", "", _act("webhook_endpoint", endpoints.delete_endpoint)),
     ("POST", "products", "_product_create_params.ProductCreateParams", lambda w, p, _: catalog.create_product(w, p)),
     ("GET", "products", "_product_list_params.ProductListParams", _list("product", "active", "shippable", "url")),
     ("GET", "products/:id", "", _retrieve("product")),
@@ -239,13 +318,13 @@ _ROWS: Final[tuple[_Row, ...]] = (
     ("GET", "prices", "_price_list_params.PriceListParams", _list("price", "active", "currency", "product", "type")),
     ("GET", "prices/:id", "", _retrieve("price")),
     ("POST", "prices/:id", "_price_update_params.PriceUpdateParams", _change("price", catalog.update_price)),
-    ("GET", "account", "", lambda w, _p, _i: catalog.account(w)),
-    ("GET", "balance", "", lambda w, _p, _i: money.balance(w)),
+    ("GET", "account", "", lambda w, _p, _i: profile.account(w)),
+    ("GET", "balance", "", lambda w, _p, _i: balance.balance(w)),
     (
         "POST",
         "billing_portal/sessions",
         "billing_portal._session_create_params.SessionCreateParams",
-        lambda w, p, _: catalog.create_portal(w, p),
+        lambda w, p, _: portal.create_portal(w, p),
     ),
     ("GET", "payment_pages/:id", ANYTHING, _page),
     ("POST", "payment_pages/:id/confirm", ANYTHING, _confirm_page),

@@ -8,11 +8,8 @@ import msgspec
 
 from sandbox.stripe.account.errors import StripeError
 from sandbox.stripe.account.world import Obj, World
-from sandbox.stripe.checkout import pages as page
-from sandbox.stripe.checkout import sessions as checkout
-from sandbox.stripe.payments import payment_intents as payments
-from sandbox.stripe.payments import payment_methods as methods
-from sandbox.stripe.payments import setup_intents as setups
+from sandbox.stripe.checkout import pages, sessions
+from sandbox.stripe.payments import customers, payment_intents, payment_methods, setup_intents
 
 Fields = Mapping[str, str]
 _NO_PAGE: Final = "There is no such page in this sandbox."
@@ -52,30 +49,36 @@ class Hosted:
                 return self._authenticate_intent(parts[1], fields, posted=posted)
             if parts[0] == "receipts" and len(parts) == 2:
                 charge = world.get("charge", parts[1])
-                return Shown(200, page.receipt(charge, list(world.find("refund", charge=charge["id"]))))
+                return Shown(200, pages.receipt(charge, list(world.find("refund", charge=charge["id"]))))
             if parts[:2] == ["p", "session"] and len(parts) == 3:
                 return self._portal(world.get("billing_portal.session", parts[2]), fields)
         except StripeError as error:
-            return Shown(error.status, page.closed("Not found", str(error)))
+            return Shown(error.status, pages.closed("Not found", str(error)))
         finally:
             world.run_due()
-        return Shown(404, page.closed("Not found", _NO_PAGE))
+        return Shown(404, pages.closed("Not found", _NO_PAGE))
 
     def _pay(self, session: Obj, fields: Fields, *, posted: bool) -> Shown:
         if session["status"] == "complete":
             if posted:
                 # A second press of the button must not look like a failure.
                 return self._done(session)
-            return Shown(200, page.closed("You're all done here", "This session has been paid.", checkout.success_url(session)))
+            return Shown(
+                200, pages.closed("You're all done here", "This session has been paid.", sessions.success_url(session))
+            )
         if session["status"] == "expired":
-            return Shown(410, page.closed("Session expired", "This checkout session has expired.", session["cancel_url"]))
+            return Shown(
+                410, pages.closed("Session expired", "This checkout session has expired.", session["cancel_url"])
+            )
         if not posted:
-            return Shown(200, page.checkout(session, session["_items"], self._prefilled(session)))
+            return Shown(200, pages.checkout(session, session["_items"], self._prefilled(session)))
         try:
             method = self._method(fields)
-            checkout.pay(self._world, session, method, checkout.Payment(email=fields.get("email"), name=fields.get("name")))
+            sessions.pay(
+                self._world, session, method, sessions.Payment(email=fields.get("email"), name=fields.get("name"))
+            )
         except StripeError as error:
-            return Shown(402, page.checkout(session, session["_items"], dict(fields), str(error)))
+            return Shown(402, pages.checkout(session, session["_items"], dict(fields), str(error)))
         return self._next(session)
 
     def _prefilled(self, session: Obj) -> dict[str, str]:
@@ -91,28 +94,32 @@ class Hosted:
             expiry = {"exp_month": _number(month), "exp_year": _number(year)}
             details = {"number": fields.get("number", ""), "cvc": fields.get("cvc", "").strip()} | expiry
         else:
-            details = {"iban": fields.get("account", "")} if kind == "sepa_debit" else {"account_number": fields.get("account", "")}
-        return methods.create_method(self._world, {"type": kind, kind: details, "billing_details": billing})
+            details = (
+                {"iban": fields.get("account", "")}
+                if kind == "sepa_debit"
+                else {"account_number": fields.get("account", "")}
+            )
+        return payment_methods.create_method(self._world, {"type": kind, kind: details, "billing_details": billing})
 
     def _next(self, session: Obj) -> Shown:
-        if checkout.waits_for_bank(self._world, session):
+        if sessions.waits_for_bank(self._world, session):
             return Shown(303, location=f"/c/pay/{session['id']}/authenticate")
         return self._done(session)
 
     def _done(self, session: Obj) -> Shown:
         if not session["success_url"]:
-            return Shown(200, page.closed("Thank you", "This session has been paid."))
-        return Shown(303, location=checkout.success_url(session))
+            return Shown(200, pages.closed("Thank you", "This session has been paid."))
+        return Shown(303, location=sessions.success_url(session))
 
     def _authenticate(self, session: Obj, fields: Fields, *, posted: bool) -> Shown:
-        if not checkout.waits_for_bank(self._world, session):
+        if not sessions.waits_for_bank(self._world, session):
             return Shown(303, location=f"/c/pay/{session['id']}")
         if not posted:
-            return Shown(200, page.authentication(f"/c/pay/{session['id']}/authenticate", "Your payment"))
+            return Shown(200, pages.authentication(f"/c/pay/{session['id']}/authenticate", "Your payment"))
         try:
-            checkout.authenticate(self._world, session, passed=fields.get("result") == "pass")
+            sessions.authenticate(self._world, session, passed=fields.get("result") == "pass")
         except StripeError as error:
-            return Shown(402, page.checkout(session, session["_items"], self._prefilled(session), str(error)))
+            return Shown(402, pages.checkout(session, session["_items"], self._prefilled(session), str(error)))
         return self._next(session)
 
     def _authenticate_intent(self, wanted: str, fields: Fields, *, posted: bool) -> Shown:
@@ -120,24 +127,30 @@ class Hosted:
         is_payment = wanted.startswith("pi_")
         intent = self._world.get("payment_intent" if is_payment else "setup_intent", wanted)
         if intent["status"] != "requires_action":
-            return Shown(200, page.closed("Nothing to do", f"The status is {intent['status']}."))
+            return Shown(200, pages.closed("Nothing to do", f"The status is {intent['status']}."))
         if not posted:
-            return Shown(200, page.authentication(f"/authenticate/{wanted}", "Your payment"))
+            return Shown(200, pages.authentication(f"/authenticate/{wanted}", "Your payment"))
         back = intent["next_action"]["redirect_to_url"]["return_url"]
         try:
-            (payments if is_payment else setups).authenticate(self._world, intent, passed=fields.get("result") == "pass")
+            (payment_intents if is_payment else setup_intents).authenticate(
+                self._world, intent, passed=fields.get("result") == "pass"
+            )
         except StripeError as error:
             if not back:
-                return Shown(402, page.closed("Failed", str(error)))
-        return Shown(303, location=back) if back else Shown(200, page.closed("Done", f"The status is {intent['status']}."))
+                return Shown(402, pages.closed("Failed", str(error)))
+        return (
+            Shown(303, location=back)
+            if back
+            else Shown(200, pages.closed("Done", f"The status is {intent['status']}."))
+        )
 
     def _portal(self, session: Obj, fields: Fields) -> Shown:
         if fields.get("remove"):
             found = self._world.get("payment_method", fields["remove"])
             if found["customer"] == session["customer"]:
-                methods.detach(self._world, found)
+                customers.detach(self._world, found)
             return Shown(303, location=f"/p/session/{session['id']}")
-        return Shown(200, page.portal(session, list(self._world.find("payment_method", customer=session["customer"]))))
+        return Shown(200, pages.portal(session, list(self._world.find("payment_method", customer=session["customer"]))))
 
 
 def _number(text: str) -> int:

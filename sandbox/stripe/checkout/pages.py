@@ -56,13 +56,19 @@ def checkout(session: Obj, items: list[Obj], fields: Fields, error: str | None =
         if details.get(name):
             rows += f"<tr><td>{label}</td><td>{money(details[name], session['currency'])}</td></tr>"
     summary = (
-        f"<table><caption class=note>Your order</caption>{rows}<tr><th scope=row>Total</th><th>{total}</th></tr></table>" if paying else ""
+        f"<table><caption class=note>Your order</caption>{rows}<tr><th scope=row>Total</th><th>{total}</th></tr></table>"
+        if paying
+        else ""
     )
     alert = f'<p role="alert" id="error">{escape(error)}</p>' if error else ""
     later = (
         session["_data"].get("setup_future_usage") or not paying
     ) and "<p class=note>Your payment method will be saved for future payments.</p>"
-    cancel = f'<a class="button plain" id="cancel" href="{escape(session["cancel_url"])}">Cancel</a>' if session["cancel_url"] else ""
+    cancel = (
+        f'<a class="button plain" id="cancel" href="{escape(session["cancel_url"])}">Cancel</a>'
+        if session["cancel_url"]
+        else ""
+    )
     label = f"Pay {total}" if paying else "Save card"
     return document(
         "Checkout",
@@ -92,7 +98,12 @@ def _methods(session: Obj, fields: Fields) -> str:
         for name in kinds
     )
     card = (
-        _input("number", "Card number", fields.get("number", DEFAULT_NUMBER), 'inputmode="numeric" autocomplete="cc-number"')
+        _input(
+            "number",
+            "Card number",
+            fields.get("number", DEFAULT_NUMBER),
+            'inputmode="numeric" autocomplete="cc-number"',
+        )
         + '<div class="row">'
         + _input("expiry", "Expires (MM/YY)", fields.get("expiry", "12/34"), 'autocomplete="cc-exp"')
         + _input("cvc", "Security code", fields.get("cvc", "123"), 'inputmode="numeric" autocomplete="cc-csc"')
@@ -135,7 +146,8 @@ def receipt(charge: Obj, refunds: list[Obj]) -> str:
     """The receipt of a charge in its present state."""
     rows = f"<tr><td>Paid</td><td>{money(charge['amount'], charge['currency'])}</td></tr>"
     rows += "".join(
-        f"<tr><td>Refund ({escape(item['status'])})</td><td>-{money(item['amount'], item['currency'])}</td></tr>" for item in refunds
+        f"<tr><td>Refund ({escape(item['status'])})</td><td>-{money(item['amount'], item['currency'])}</td></tr>"
+        for item in refunds
     )
     return document("Receipt", f"<p>{escape(charge['id'])}</p><table>{rows}</table>")
 
@@ -147,7 +159,9 @@ def portal(session: Obj, methods: list[Obj]) -> str:
         f'<button type="submit" class="plain" name="remove" value="{found["id"]}">Remove</button></p></form>'
         for found in methods
     )
-    back = f'<p><a class="button" href="{escape(session["return_url"])}">Return</a></p>' if session["return_url"] else ""
+    back = (
+        f'<p><a class="button" href="{escape(session["return_url"])}">Return</a></p>' if session["return_url"] else ""
+    )
     return document("Payment methods", (rows or "<p>No saved payment methods.</p>") + back)
 
 

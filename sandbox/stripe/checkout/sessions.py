@@ -6,12 +6,10 @@ from urllib.parse import urlsplit
 import msgspec
 
 from sandbox.stripe.account.errors import invalid, missing
-from sandbox.stripe.account.object_fields import ADDRESS, blank
+from sandbox.stripe.account.object_fields import ADDRESS, blank, metadata_after
 from sandbox.stripe.account.world import Obj, World, by_itself, name_of
 from sandbox.stripe.checkout import catalog
-from sandbox.stripe.payments import payment_intents as payments
-from sandbox.stripe.payments import payment_methods as methods
-from sandbox.stripe.payments import setup_intents as setups
+from sandbox.stripe.payments import customers, payment_intents, payment_methods, setup_intents
 
 _DAY_S: Final = 86_400
 _SHORTEST_S: Final = 30 * 60
@@ -66,16 +64,24 @@ def create(world: World, params: dict[str, Any]) -> Obj:
     fields |= {
         "currency": currency,
         "expires_at": _expiry(params, created),
-        "metadata": methods.laid_over({}, params),
+        "metadata": metadata_after({}, params),
         "payment_method_collection": "if_required" if mode == "payment" else "always",
-        "payment_method_types": params.get("payment_method_types") or methods.offered(world, params | {"currency": currency or "usd"}),
+        "payment_method_types": params.get("payment_method_types")
+        or payment_methods.offered(world, params | {"currency": currency or "usd"}),
     }
     if mode == "payment":
-        fields |= {"customer_creation": None if params.get("customer") else params.get("customer_creation", "if_required")}
-        fields |= {"payment_method_options": {"card": {"request_three_d_secure": "automatic"}} | fields["payment_method_options"]}
+        fields |= {
+            "customer_creation": None if params.get("customer") else params.get("customer_creation", "if_required")
+        }
+        fields |= {
+            "payment_method_options": {"card": {"request_three_d_secure": "automatic"}}
+            | fields["payment_method_options"]
+        }
     fields["custom_text"] |= params.get("custom_text", {})
     fields["automatic_tax"] |= params.get("automatic_tax", {})
-    session = world.add("checkout.session", fields, items=items, data=params.get("payment_intent_data", {}), payment=None)
+    session = world.add(
+        "checkout.session", fields, items=items, data=params.get("payment_intent_data", {}), payment=None
+    )
     _total(world, session, 0)
     if mode == "payment" and session["amount_total"] and session["amount_total"] < 50:
         del world.objects["checkout.session"][session["id"]]
@@ -98,9 +104,11 @@ def _check(world: World, params: dict[str, Any], mode: str) -> None:
     if params.get("customer") and params.get("customer_email"):
         raise invalid("You may only specify one of these parameters: customer, customer_email.", None, "customer")
     if params.get("customer") and params.get("customer_creation"):
-        raise invalid("You may only specify one of these parameters: customer, customer_creation.", None, "customer_creation")
+        raise invalid(
+            "You may only specify one of these parameters: customer, customer_creation.", None, "customer_creation"
+        )
     if params.get("customer"):
-        methods.customer(world, params["customer"])
+        customers.customer(world, params["customer"])
     if len(params.get("client_reference_id", "")) > 200:
         raise invalid("Invalid string: client_reference_id must be at most 200 characters", None, "client_reference_id")
     if mode == "setup" and params.get("line_items"):
@@ -110,9 +118,13 @@ def _check(world: World, params: dict[str, Any], mode: str) -> None:
 def _expiry(params: dict[str, Any], created: int) -> int:
     wanted = int(params.get("expires_at", created + _DAY_S))
     if wanted < created + _SHORTEST_S:
-        raise invalid("The `expires_at` timestamp must be at least 30 minutes from Checkout Session creation.", None, "expires_at")
+        raise invalid(
+            "The `expires_at` timestamp must be at least 30 minutes from Checkout Session creation.", None, "expires_at"
+        )
     if wanted > created + _DAY_S:
-        raise invalid("The `expires_at` timestamp must be less than 24 hours from Checkout Session creation.", None, "expires_at")
+        raise invalid(
+            "The `expires_at` timestamp must be less than 24 hours from Checkout Session creation.", None, "expires_at"
+        )
     return wanted
 
 
@@ -123,22 +135,39 @@ def _line_items(world: World, given: list[dict[str, Any]]) -> list[Obj]:
         if ("price" in item) == ("price_data" in item):
             raise invalid(f"You must specify either `price` or `price_data` for {where}.", None, f"{where}[price]")
         if item.get("quantity") is None:
-            raise invalid(f"Quantity is required. Add `quantity` to `{where}`", "parameter_missing", f"{where}[quantity]")
+            raise invalid(
+                f"Quantity is required. Add `quantity` to `{where}`", "parameter_missing", f"{where}[quantity]"
+            )
         if item["quantity"] < 1:
-            raise invalid("This value must be greater than or equal to 1.", "parameter_invalid_integer", f"{where}[quantity]")
+            raise invalid(
+                "This value must be greater than or equal to 1.", "parameter_invalid_integer", f"{where}[quantity]"
+            )
         price = world.get("price", item["price"], f"{where}[price]") if "price" in item else None
         if price is None:
             price = catalog.create_price(world, item["price_data"], param=f"{where}[price_data]", inline=True)
         if not price["active"] and "price" in item:
-            raise invalid("The price specified is inactive. This field only accepts active prices.", None, f"{where}[price]")
+            raise invalid(
+                "The price specified is inactive. This field only accepts active prices.", None, f"{where}[price]"
+            )
         if price["type"] == "recurring":
-            raise invalid("You specified `payment` mode but passed a recurring price. Use only one-time prices.", None, "line_items")
+            raise invalid(
+                "You specified `payment` mode but passed a recurring price. Use only one-time prices.",
+                None,
+                "line_items",
+            )
         amount = price["unit_amount"] * item["quantity"]
         product = world.get("product", price["product"])
-        fields = {"amount_subtotal": amount, "amount_total": amount, "currency": price["currency"], "description": product["name"]}
+        fields = {
+            "amount_subtotal": amount,
+            "amount_total": amount,
+            "currency": price["currency"],
+            "description": product["name"],
+        }
         fields |= {"price": price, "quantity": item["quantity"], "metadata": item.get("metadata", {})}
         if item.get("adjustable_quantity"):
-            fields["adjustable_quantity"] = {"enabled": False, "maximum": None, "minimum": None} | item["adjustable_quantity"]
+            fields["adjustable_quantity"] = {"enabled": False, "maximum": None, "minimum": None} | item[
+                "adjustable_quantity"
+            ]
         made.append(world.add("item", blank("item", **fields)))
     return made
 
@@ -154,7 +183,11 @@ def _total(world: World, session: Obj, discount: int) -> None:
     session |= {"amount_subtotal": subtotal, "amount_total": subtotal - discount + tax}
     session["total_details"] = {"amount_discount": discount, "amount_shipping": 0, "amount_tax": tax}
     if taxed:
-        session["automatic_tax"] = session["automatic_tax"] | {"liability": {"type": "self"}, "provider": "stripe", "status": "complete"}
+        session["automatic_tax"] = session["automatic_tax"] | {
+            "liability": {"type": "self"},
+            "provider": "stripe",
+            "status": "complete",
+        }
 
 
 def _show_page(world: World, session: Obj) -> None:
@@ -167,13 +200,13 @@ def _show_page(world: World, session: Obj) -> None:
 def _prepare_setup(world: World, session: Obj, params: dict[str, Any]) -> None:
     data = params.get("setup_intent_data", {})
     shared = {"customer": params.get("customer"), "payment_method_types": session["payment_method_types"]}
-    session["setup_intent"] = setups.create(world, data | shared)["id"]
+    session["setup_intent"] = setup_intents.create(world, data | shared)["id"]
 
 
 def update(world: World, session: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/checkout/sessions/:id."""
     del world
-    session["metadata"] = methods.laid_over(session["metadata"], params)
+    session["metadata"] = metadata_after(session["metadata"], params)
     return session
 
 
@@ -193,25 +226,27 @@ def pay(world: World, session: Obj, method: Obj, payment: Payment) -> None:
     """
     need_open(session)
     if session["customer"] is None and session["customer_creation"] == "always":
-        made = methods.create_customer(world, {"email": payment.email or session["customer_email"], "name": payment.name})
+        made = customers.create_customer(
+            world, {"email": payment.email or session["customer_email"], "name": payment.name}
+        )
         session["customer"] = made["id"]
     session["_payment"] = msgspec.to_builtins(payment)
     if session["mode"] == "setup":
         intent = world.get("setup_intent", session["setup_intent"])
-        setups.attempt(world, intent, method)
+        setup_intents.attempt(world, intent, method)
     else:
         _total(world, session, payment.discount)
         if session["amount_total"] == 0:
             _complete(world, session, "no_payment_required")
             return
-        payments.attempt(world, _intent(world, session, payment), method)
+        payment_intents.attempt(world, _intent(world, session, payment), method)
     _finish(world, session)
 
 
 def _intent(world: World, session: Obj, payment: Payment) -> Obj:
     amount = session["amount_total"] if payment.charge_amount is None else payment.charge_amount
     if session["payment_intent"] is None:
-        intent = payments.for_session(world, amount, session, session["_data"])
+        intent = payment_intents.for_session(world, amount, session, session["_data"])
         session["payment_intent"] = intent["id"]
     else:
         intent = world.get("payment_intent", session["payment_intent"])
@@ -226,9 +261,9 @@ def authenticate(world: World, session: Obj, *, passed: bool) -> None:
     """The customer answers the bank's question. Raises StripeError when the payment then fails; the session stays open."""
     need_open(session)
     if session["mode"] == "setup":
-        setups.authenticate(world, world.get("setup_intent", session["setup_intent"]), passed=passed)
+        setup_intents.authenticate(world, world.get("setup_intent", session["setup_intent"]), passed=passed)
     else:
-        payments.authenticate(world, world.get("payment_intent", session["payment_intent"]), passed=passed)
+        payment_intents.authenticate(world, world.get("payment_intent", session["payment_intent"]), passed=passed)
     _finish(world, session)
 
 
@@ -253,7 +288,10 @@ def _complete(world: World, session: Obj, payment_status: str) -> None:
     payment = msgspec.convert(session["_payment"], Payment)
     known = world.objects["customer"].get(session["customer"] or "") or {}
     email = payment.email or session["customer_email"] or known.get("email")
-    details: Obj = {"address": ADDRESS | {"country": payment.country, "postal_code": payment.postal_code}, "business_name": None}
+    details: Obj = {
+        "address": ADDRESS | {"country": payment.country, "postal_code": payment.postal_code},
+        "business_name": None,
+    }
     details |= {"email": email, "individual_name": None, "name": payment.name or known.get("name"), "phone": None}
     session |= {"customer_details": details | {"tax_exempt": "none", "tax_ids": []}, "payment_status": payment_status}
     session |= {"status": "complete", "url": None} | payment.session_fields
@@ -283,12 +321,10 @@ def success_url(session: Obj) -> str:
 def expire(world: World, session: Obj) -> Obj:
     """POST /v1/checkout/sessions/:id/expire."""
     if session["status"] != "open":
-        message = (
-            f'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of {session["status"]}.'
-        )
+        message = f'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of {session["status"]}.'
         raise invalid(message)
     session |= {"status": "expired", "url": None}
-    for kind, close in (("payment_intent", _void), ("setup_intent", setups.close_quietly)):
+    for kind, close in (("payment_intent", _void), ("setup_intent", setup_intents.close_quietly)):
         intent = world.objects[kind].get(session[kind] or "")
         if intent is not None:
             close(world, intent)
@@ -297,7 +333,7 @@ def expire(world: World, session: Obj) -> Obj:
 
 
 def _void(world: World, intent: Obj) -> None:
-    payments.void(world, intent, "expired")
+    payment_intents.void(world, intent, "expired")
 
 
 @by_itself("checkout._expire_in_time")

@@ -12,12 +12,25 @@ from sandbox.stripe.account.record import Record
 from sandbox.stripe.account.settings import merged
 from sandbox.stripe.account.world import Obj, World, public
 from sandbox.stripe.api.faults import Fault, Faults
-from sandbox.stripe.checkout import catalog
-from sandbox.stripe.checkout import sessions as checkout
-from sandbox.stripe.payments import disputes, refunds
-from sandbox.stripe.payments import payment_intents as payments
-from sandbox.stripe.payments import payment_methods as methods
-from sandbox.stripe.payments import setup_intents as setups
+from sandbox.stripe.checkout import sessions
+from sandbox.stripe.control.orders import (
+    AuthenticateOrder,
+    ClockChange,
+    DisputeOrder,
+    DisputeStep,
+    DrainOrder,
+    EndpointOrder,
+    EventOrder,
+    MethodChange,
+    PayOrder,
+    RawSending,
+    RefundOrder,
+    RefundStep,
+    SecretRoll,
+    SettleOrder,
+)
+from sandbox.stripe.payments import customers, disputes, payment_intents, payment_methods, refunds, setup_intents
+from sandbox.stripe.webhooks import endpoints
 from sandbox.stripe.webhooks.deliveries import Deliveries
 
 CONTROL_PREFIX: Final = "/__stripe/"
@@ -41,112 +54,20 @@ OUTCOMES: Final[dict[str, tuple[str, bool | None]]] = {
 }
 
 
-class _Pay(checkout.Payment, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Body of POST /__stripe/sessions/:id/pay."""
-
-    outcome: str = "succeed"
-    payment_method: str | None = None
-    """pm_… or pm_card_… instead of what `outcome` would take."""
-
-
-class _Refund(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    payment_intent: str | None = None
-    charge: str | None = None
-    session: str | None = None
-    amount: int | None = None
-    reason: str | None = None
-    status: str | None = None
-    """pending or requires_action instead of what the card does."""
-
-
-class _Dispute(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    payment_intent: str | None = None
-    charge: str | None = None
-    session: str | None = None
-    reason: str = "fraudulent"
-    amount: int | None = None
-    inquiry: bool = False
-    status: str | None = None
-    withdraw: bool = True
-
-
-class _Act(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    action: str
-    reason: str = "unknown"
-
-
-class _ActDispute(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    action: str | None = None
-    """One of disputes.ACTIONS."""
-    status: str | None = None
-    """Any status instead of an action: also one that Stripe has yet to invent."""
-
-
-class _Emit(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """An event of any type about any object, known or made up."""
-
-    type: str
-    object: dict[str, Any] | str = {}
-    """The object itself, or the id of one that exists."""
-    fields: dict[str, Any] = {}
-    """Laid over the object."""
-
-
-class _Send(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Raw bytes to one endpoint, signed as the settings say: thin events, broken JSON…"""
-
-    body: str
-    endpoint: str | None = None
-    """we_…; the first one when absent."""
-
-
-class _Clock(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    offset_s: float | None = None
-    advance_s: float = 0.0
-
-
-class _Endpoint(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    url: str
-    secret: str | None = None
-    enabled_events: tuple[str, ...] = ("*",)
-    api_version: str | None = None
-
-
-class _Roll(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    secret: str | None = None
-    overlap_s: float = 86_400.0
-
-
-class _Method(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    decline: str | None = None
-    """Key of cards.DECLINES that later payments meet; "" lets them succeed again."""
-    detach: bool = False
-    new_card: bool = False
-    """The network's card updater replaces number and expiry."""
-
-
-class _Settle(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    payment_intent: str | None = None
-    session: str | None = None
-    fail: str | None = None
-    """Key of cards.DECLINES; "": the money arrives; null: as the account number says."""
-
-
-class _Authenticate(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    intent: str
-    passed: bool = True
-
-
-class _Drain(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    timeout_s: float = 30.0
-
-
 class Control:
     """Answers to whoever drives the simulator."""
 
-    def __init__(self, world: World, record: Record, faults: Faults, deliveries: Deliveries, stats: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self, world: World, record: Record, faults: Faults, deliveries: Deliveries, stats: Callable[[], dict[str, int]]
+    ) -> None:
         """`stats` makes the counts of GET /__stripe/stats."""
-        self._world, self._record, self._faults, self._deliveries, self._stats = world, record, faults, deliveries, stats
+        self._world, self._record, self._faults, self._deliveries, self._stats = (
+            world,
+            record,
+            faults,
+            deliveries,
+            stats,
+        )
         self._actions: dict[tuple[str, str], Callable[[str, bytes, str], Any]] = {
             ("GET", "settings"): lambda _i, _b, _q: self._world.live,
             ("PUT", "settings"): self._put_settings,
@@ -215,14 +136,18 @@ class Control:
 
     def _get_deliveries(self, _wanted: str, _body: bytes, query: str) -> Any:
         values = {name: found[0] for name, found in parse_qs(query).items()}
-        found = [sending for sending in self._deliveries.sendings if all(getattr(sending, name) == value for name, value in values.items())]
+        found = [
+            sending
+            for sending in self._deliveries.sendings
+            if all(getattr(sending, name) == value for name, value in values.items())
+        ]
         return {"deliveries": found, "pending": self._deliveries.pending}
 
     def _clock(self) -> Any:
         return {"now": self._world.time(), "offset_s": self._world.clock_offset_s}
 
     def _put_clock(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Clock)
+        given = msgspec.json.decode(body, type=ClockChange)
         world = self._world
         world.clock_offset_s = (world.clock_offset_s if given.offset_s is None else given.offset_s) + given.advance_s
         world.run_due()
@@ -237,22 +162,22 @@ class Control:
         return {"faults": []}
 
     async def _drain(self, body: bytes) -> Any:
-        given = msgspec.json.decode(body or b"{}", type=_Drain)
+        given = msgspec.json.decode(body or b"{}", type=DrainOrder)
         return {"drained": await self._deliveries.drain(given.timeout_s), "pending": self._deliveries.pending}
 
     # -- webhooks ----------------------------------------------------------------------------------
 
     def _add_endpoint(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Endpoint)
-        return public(catalog.create_endpoint(self._world, msgspec.to_builtins(given)))
+        given = msgspec.json.decode(body, type=EndpointOrder)
+        return public(endpoints.create_endpoint(self._world, msgspec.to_builtins(given)))
 
     def _roll(self, wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body or b"{}", type=_Roll)
+        given = msgspec.json.decode(body or b"{}", type=SecretRoll)
         endpoint = self._world.get("webhook_endpoint", wanted)
-        return {"id": wanted, "secret": catalog.roll_secret(self._world, endpoint, given.secret, given.overlap_s)}
+        return {"id": wanted, "secret": endpoints.roll_secret(self._world, endpoint, given.secret, given.overlap_s)}
 
     def _emit(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Emit)
+        given = msgspec.json.decode(body, type=EventOrder)
         found = self._world.any_object(given.object) if isinstance(given.object, str) else given.object
         if found is None:
             raise invalid(f"No such object: {given.object}", "resource_missing", status=404)
@@ -267,32 +192,34 @@ class Control:
         return public(event)
 
     async def _send(self, body: bytes) -> Any:
-        given = msgspec.json.decode(body, type=_Send)
+        given = msgspec.json.decode(body, type=RawSending)
         known = self._world.objects["webhook_endpoint"]
         endpoint = self._world.get("webhook_endpoint", given.endpoint or next(iter(known), ""))
-        secrets = catalog.secrets_of(self._world, endpoint)
+        secrets = endpoints.secrets_of(self._world, endpoint)
         return await self._deliveries.send(endpoint["url"], given.body.encode(), secrets, self._world.live.delivery)
 
     # -- the customer ------------------------------------------------------------------------------
 
     def _pay(self, wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body or b"{}", type=_Pay)
+        given = msgspec.json.decode(body or b"{}", type=PayOrder)
         if given.outcome not in OUTCOMES:
             raise ValueError(f"outcome is one of {', '.join(OUTCOMES)}")
         world, session = self._world, self._world.get("checkout.session", wanted)
-        checkout.need_open(session)
+        sessions.need_open(session)
         alias, passed = OUTCOMES[given.outcome]
-        method = methods.method(world, given.payment_method or alias, "payment_method")
+        method = payment_methods.method(world, given.payment_method or alias, "payment_method")
         if method["type"] not in session["payment_method_types"]:
-            raise invalid(f"This session does not take {method['type']}, only {', '.join(session['payment_method_types'])}.")
+            raise invalid(
+                f"This session does not take {method['type']}, only {', '.join(session['payment_method_types'])}."
+            )
         method["billing_details"] = method["billing_details"] | {"email": given.email, "name": given.name}
-        checkout.pay(world, session, method, given)
-        if passed is not None and checkout.waits_for_bank(world, session):
-            checkout.authenticate(world, session, passed=passed)
+        sessions.pay(world, session, method, given)
+        if passed is not None and sessions.waits_for_bank(world, session):
+            sessions.authenticate(world, session, passed=passed)
         return public(session)
 
     def _expire(self, wanted: str, _body: bytes, _query: str) -> Any:
-        return public(checkout.expire(self._world, self._world.get("checkout.session", wanted)))
+        return public(sessions.expire(self._world, self._world.get("checkout.session", wanted)))
 
     def _set_fields(self, wanted: str, body: bytes, _query: str) -> Any:
         session = self._world.get("checkout.session", wanted)
@@ -300,39 +227,43 @@ class Control:
         return public(session)
 
     def _settle(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body or b"{}", type=_Settle)
+        given = msgspec.json.decode(body or b"{}", type=SettleOrder)
         if given.fail and given.fail not in DECLINES:
             raise ValueError(f"fail is one of {', '.join(DECLINES)}")
         world = self._world
         chosen = given.payment_intent
         if given.session is not None:
             chosen = world.get("checkout.session", given.session)["payment_intent"]
-        intents = list(world.find("payment_intent", status="processing")) if chosen is None else [world.get("payment_intent", chosen)]
-        return {"settled": [intent["id"] for intent in intents if payments.settle(world, intent, given.fail)]}
+        intents = (
+            list(world.find("payment_intent", status="processing"))
+            if chosen is None
+            else [world.get("payment_intent", chosen)]
+        )
+        return {"settled": [intent["id"] for intent in intents if payment_intents.settle(world, intent, given.fail)]}
 
     def _authenticate(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Authenticate)
+        given = msgspec.json.decode(body, type=AuthenticateOrder)
         is_payment = given.intent.startswith("pi_")
         intent = self._world.get("payment_intent" if is_payment else "setup_intent", given.intent)
-        (payments if is_payment else setups).authenticate(self._world, intent, passed=given.passed)
+        (payment_intents if is_payment else setup_intents).authenticate(self._world, intent, passed=given.passed)
         return public(intent)
 
     def _change_method(self, wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Method)
+        given = msgspec.json.decode(body, type=MethodChange)
         found = self._world.get("payment_method", wanted)
         if given.decline is not None:
             if given.decline and given.decline not in DECLINES:
                 raise ValueError(f"decline is one of {', '.join(DECLINES)}")
             found["_decline"] = given.decline
         if given.new_card and found["type"] not in BANK_TYPES:
-            methods.replace_card(self._world, found, last4="1881", exp_year=found["card"]["exp_year"] + 3)
+            payment_methods.replace_card(self._world, found, last4="1881", exp_year=found["card"]["exp_year"] + 3)
         if given.detach:
-            methods.detach(self._world, found)
+            customers.detach(self._world, found)
         return public(found)
 
     # -- the dashboard and the bank ----------------------------------------------------------------
 
-    def _charge(self, given: _Refund | _Dispute) -> Obj:
+    def _charge(self, given: RefundOrder | DisputeOrder) -> Obj:
         world, intent = self._world, given.payment_intent
         if given.charge is not None:
             return world.get("charge", given.charge)
@@ -341,14 +272,14 @@ class Control:
         return world.get("charge", world.get("payment_intent", intent)["latest_charge"])
 
     def _refund(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Refund)
+        given = msgspec.json.decode(body, type=RefundOrder)
         params: dict[str, Any] = {"charge": self._charge(given)["id"], "reason": given.reason}
         if given.amount is not None:
             params["amount"] = given.amount
         return public(refunds.create(self._world, params, status=given.status))
 
     def _act_refund(self, wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Act)
+        given = msgspec.json.decode(body, type=RefundStep)
         refund = self._world.get("refund", wanted)
         if given.action == "succeed":
             refunds.succeed(self._world, refund)
@@ -361,7 +292,7 @@ class Control:
         return public(refund)
 
     def _dispute(self, _wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_Dispute)
+        given = msgspec.json.decode(body, type=DisputeOrder)
         charge = self._charge(given)
         opened = disputes.open_dispute(
             self._world,
@@ -375,7 +306,7 @@ class Control:
         return public(opened)
 
     def _act_dispute(self, wanted: str, body: bytes, _query: str) -> Any:
-        given = msgspec.json.decode(body, type=_ActDispute)
+        given = msgspec.json.decode(body, type=DisputeStep)
         dispute = self._world.get("dispute", wanted)
         if given.status is not None:
             return public(disputes.move(self._world, dispute, given.status))

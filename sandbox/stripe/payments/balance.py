@@ -15,10 +15,19 @@ def fee_of(world: World, amount: int) -> int:
 
 
 def post(
-    world: World, kind: str, source: Obj, amount: int, fee: int = 0, *, category: str | None = None, description: str | None = None
+    world: World,
+    kind: str,
+    source: Obj,
+    amount: int,
+    fee: int = 0,
+    *,
+    category: str | None = None,
+    description: str | None = None,
 ) -> Obj:
     """A movement of the balance: `amount` is signed, `fee` is taken on top."""
-    details = [] if not fee else [{"amount": fee, "application": None, "currency": source["currency"], "type": "stripe_fee"}]
+    details = (
+        [] if not fee else [{"amount": fee, "application": None, "currency": source["currency"], "type": "stripe_fee"}]
+    )
     for detail in details:
         detail["description"] = "Dispute fee" if source["object"] == "dispute" else "Stripe processing fees"
     now = world.now()
@@ -76,7 +85,11 @@ def balance(world: World) -> Obj:
 
     def rows(status: str) -> list[Obj]:
         return [
-            {"amount": sums.get((status, currency), 0), "currency": currency, "source_types": {"card": sums.get((status, currency), 0)}}
+            {
+                "amount": sums.get((status, currency), 0),
+                "currency": currency,
+                "source_types": {"card": sums.get((status, currency), 0)},
+            }
             for currency in currencies
         ]
 

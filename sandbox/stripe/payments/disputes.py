@@ -5,7 +5,7 @@ from typing import Any, Final
 from sandbox.stripe.account.errors import invalid
 from sandbox.stripe.account.object_fields import blank, evidence
 from sandbox.stripe.account.world import Obj, World
-from sandbox.stripe.payments import balance as money
+from sandbox.stripe.payments import balance
 
 _ANSWER_S: Final = 9 * 86_400
 _INQUIRY: Final = ("warning_needs_response", "warning_under_review")
@@ -15,7 +15,12 @@ ACTIONS: Final = (*_CLOSED, "withdraw", "escalate", *_OPEN)
 """What a bank may do: decide, take the money, make a dispute of an inquiry, or move on to another open status."""
 # Words in the evidence that decide a dispute in Stripe's own test mode.
 _VERDICTS: Final = {"winning_evidence": "won", "losing_evidence": "lost", "escalate_inquiry_evidence": "escalate"}
-_NETWORK_CODES: Final = {"fraudulent": "10.4", "product_not_received": "13.1", "duplicate": "12.6.1", "credit_not_processed": "13.6"}
+_NETWORK_CODES: Final = {
+    "fraudulent": "10.4",
+    "product_not_received": "13.1",
+    "duplicate": "12.6.1",
+    "credit_not_processed": "13.6",
+}
 
 
 def open_dispute(
@@ -76,8 +81,12 @@ def withdraw_funds(world: World, dispute: Obj) -> None:
     if dispute["balance_transactions"]:
         return
     charge, fee = world.get("charge", dispute["charge"]), world.live.dispute_fee
-    transaction = money.post(world, "adjustment", dispute, -dispute["amount"], fee, category="dispute", description="Chargeback withdrawal")
-    money.note(world, "disputed", charge, dispute["amount"], fee, dispute=dispute["id"], balance_transaction=transaction["id"])
+    transaction = balance.post(
+        world, "adjustment", dispute, -dispute["amount"], fee, category="dispute", description="Chargeback withdrawal"
+    )
+    balance.note(
+        world, "disputed", charge, dispute["amount"], fee, dispute=dispute["id"], balance_transaction=transaction["id"]
+    )
     dispute["balance_transactions"] = [transaction]
     world.emit("charge.dispute.funds_withdrawn", dispute)
 
@@ -85,10 +94,24 @@ def withdraw_funds(world: World, dispute: Obj) -> None:
 def _reinstate(world: World, dispute: Obj) -> None:
     charge = world.get("charge", dispute["charge"])
     fee = world.live.dispute_fee if world.live.dispute_fee_returned else 0
-    transaction = money.post(
-        world, "adjustment", dispute, dispute["amount"], -fee, category="dispute_reversal", description="Chargeback reversal"
+    transaction = balance.post(
+        world,
+        "adjustment",
+        dispute,
+        dispute["amount"],
+        -fee,
+        category="dispute_reversal",
+        description="Chargeback reversal",
     )
-    money.note(world, "dispute_won", charge, dispute["amount"], fee, dispute=dispute["id"], balance_transaction=transaction["id"])
+    balance.note(
+        world,
+        "dispute_won",
+        charge,
+        dispute["amount"],
+        fee,
+        dispute=dispute["id"],
+        balance_transaction=transaction["id"],
+    )
     dispute["balance_transactions"] = [*dispute["balance_transactions"], transaction]
     world.emit("charge.dispute.funds_reinstated", dispute)
 
@@ -120,7 +143,7 @@ def _close(world: World, dispute: Obj, verdict: str) -> Obj:
         raise invalid(f"This dispute is already closed: {dispute['status']}.")
     if verdict == "lost" and taken and not returned:
         charge = world.get("charge", dispute["charge"])
-        money.note(world, "dispute_lost", charge, dispute["amount"], 0, dispute=dispute["id"])
+        balance.note(world, "dispute_lost", charge, dispute["amount"], 0, dispute=dispute["id"])
     world.change(dispute, "charge.dispute.closed", status=verdict)
     if verdict == "won" and taken and not returned:
         _reinstate(world, dispute)
@@ -133,7 +156,9 @@ def update(world: World, dispute: Obj, params: dict[str, Any]) -> Obj:
     if given and dispute["status"] not in _OPEN:
         raise invalid("This dispute is already closed, so its evidence cannot be updated.")
     known = dispute["evidence"] | given
-    details = dispute["evidence_details"] | {"has_evidence": any(value for name, value in known.items() if name != "enhanced_evidence")}
+    details = dispute["evidence_details"] | {
+        "has_evidence": any(value for name, value in known.items() if name != "enhanced_evidence")
+    }
     changes: Obj = {"evidence": known, "metadata": {**dispute["metadata"], **(params.get("metadata") or {})}}
     if given and params.get("submit", True):
         details |= {"submission_count": details["submission_count"] + 1, "submission_method": "manual"}

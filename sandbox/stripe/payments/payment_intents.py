@@ -5,11 +5,9 @@ from typing import Any, Final, NoReturn
 
 from sandbox.stripe.account.cards import DECLINES
 from sandbox.stripe.account.errors import StripeError, card_error, invalid
-from sandbox.stripe.account.object_fields import blank, charged_card
+from sandbox.stripe.account.object_fields import blank, charged_card, metadata_after
 from sandbox.stripe.account.world import ACTIONS, Obj, World, by_itself, public
-from sandbox.stripe.payments import balance as money
-from sandbox.stripe.payments import disputes
-from sandbox.stripe.payments import payment_methods as methods
+from sandbox.stripe.payments import balance, customers, disputes, payment_methods
 
 _MIN_AMOUNT: Final = 50
 _MAX_AMOUNT: Final = 99_999_999
@@ -33,7 +31,9 @@ def check_amount(amount: int, currency: str) -> None:
 def check_currency(currency: str, param: str = "currency") -> str:
     """The currency in lower case."""
     if len(currency) != 3 or not currency.isalpha():
-        raise invalid(f"Invalid currency: {currency}. Stripe currently supports these currencies: usd, eur, gbp, …", None, param)
+        raise invalid(
+            f"Invalid currency: {currency}. Stripe currently supports these currencies: usd, eur, gbp, …", None, param
+        )
     return currency.lower()
 
 
@@ -49,7 +49,7 @@ def create(world: World, params: dict[str, Any]) -> Obj:
     if params.get("off_session") is not None and not params.get("confirm"):
         raise invalid("`off_session` can only be used when `confirm` is true.", None, "off_session")
     if params.get("customer"):
-        methods.customer(world, params["customer"])
+        customers.customer(world, params["customer"])
     intent = _new(world, params["amount"], currency, params)
     if params.get("payment_method"):
         intent["payment_method"] = _usable(world, intent, params["payment_method"])["id"]
@@ -59,13 +59,15 @@ def create(world: World, params: dict[str, Any]) -> Obj:
 
 
 def _new(world: World, amount: int, currency: str, params: dict[str, Any]) -> Obj:
-    fields = blank("payment_intent", amount=amount, currency=currency, created=world.now(), customer=params.get("customer"))
+    fields = blank(
+        "payment_intent", amount=amount, currency=currency, created=world.now(), customer=params.get("customer")
+    )
     fields |= {name: params[name] for name in _COPIED if name in params and name in fields}
     types = params.get("payment_method_types")
     if types:
         fields |= {"payment_method_types": types, "automatic_payment_methods": None}
     else:
-        fields["payment_method_types"] = methods.offered(world, params)
+        fields["payment_method_types"] = payment_methods.offered(world, params)
     if "automatic_payment_methods" in params:
         fields["automatic_payment_methods"] |= params["automatic_payment_methods"]
     intent = world.add("payment_intent", fields)
@@ -109,7 +111,7 @@ def confirm(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
 
 def _usable(world: World, intent: Obj, wanted: str) -> Obj:
     """The payment method, if this intent may be paid with it."""
-    method = methods.method(world, wanted, "payment_method")
+    method = payment_methods.method(world, wanted, "payment_method")
     if method["_detached"]:
         raise invalid(
             "The provided PaymentMethod was previously used with a PaymentIntent without Customer attachment, shared with a connected "
@@ -119,7 +121,7 @@ def _usable(world: World, intent: Obj, wanted: str) -> Obj:
             "payment_method",
         )
     if method["customer"] and method["customer"] != intent["customer"]:
-        raise methods.not_of_customer(method, "payment_method")
+        raise customers.not_of_customer(method, "payment_method")
     if method["type"] not in intent["payment_method_types"]:
         message = f"The PaymentMethod provided ({method['type']}) is not allowed for this PaymentIntent."
         raise invalid(message, "payment_intent_incompatible_payment_method", "payment_method")
@@ -134,10 +136,17 @@ def update(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
         raise invalid(message, "payment_intent_unexpected_state")
     if "amount" in params:
         check_amount(params["amount"], intent["currency"])
-    changes = {name: params[name] for name in (*_COPIED, "amount", "customer") if name in params and name in intent and name != "metadata"}
+    changes = {
+        name: params[name]
+        for name in (*_COPIED, "amount", "customer")
+        if name in params and name in intent and name != "metadata"
+    }
     if "payment_method" in params:
-        changes |= {"payment_method": _usable(world, intent, params["payment_method"])["id"], "status": "requires_confirmation"}
-    intent.update(changes | {"metadata": methods.laid_over(intent["metadata"], params)})
+        changes |= {
+            "payment_method": _usable(world, intent, params["payment_method"])["id"],
+            "status": "requires_confirmation",
+        }
+    intent.update(changes | {"metadata": metadata_after(intent["metadata"], params)})
     return intent
 
 
@@ -145,7 +154,9 @@ def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/payment_intents/:id/cancel."""
     session = world.objects["checkout.session"].get(intent.get("_session", ""))
     if session is not None and session["status"] == "open":
-        raise invalid("You cannot cancel this PaymentIntent because it belongs to a Checkout Session. Expire the session instead.")
+        raise invalid(
+            "You cannot cancel this PaymentIntent because it belongs to a Checkout Session. Expire the session instead."
+        )
     if intent["status"] not in _CANCELABLE:
         message = (
             f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a PaymentIntent with one of the "
@@ -158,7 +169,9 @@ def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
 def void(world: World, intent: Obj, reason: str | None) -> Obj:
     """Cancel, whatever the API would say."""
     intent |= {"next_action": None}
-    world.change(intent, "payment_intent.canceled", status="canceled", canceled_at=world.now(), cancellation_reason=reason)
+    world.change(
+        intent, "payment_intent.canceled", status="canceled", canceled_at=world.now(), cancellation_reason=reason
+    )
     return intent
 
 
@@ -166,10 +179,16 @@ def void(world: World, intent: Obj, reason: str | None) -> Obj:
 
 
 def attempt(
-    world: World, intent: Obj, method: Obj, *, off_session: bool = False, authenticated: bool = False, fail_on_action: bool = False
+    world: World,
+    intent: Obj,
+    method: Obj,
+    *,
+    off_session: bool = False,
+    authenticated: bool = False,
+    fail_on_action: bool = False,
 ) -> None:
     """Try to take the money. Raises StripeError when the issuer refuses; then the intent tells why."""
-    card = methods.behaviour(method)
+    card = payment_methods.behaviour(method)
     intent |= {"payment_method": method["id"], "next_action": None, "last_payment_error": None}
     if method["_decline"] or card.outcome == "decline":
         decline(world, intent, method, method["_decline"] or card.decline)
@@ -191,7 +210,11 @@ def attempt(
 def _charge(world: World, intent: Obj, method: Obj, *, authenticated: bool = False) -> Obj:
     """A pending charge."""
     kind = method["type"]
-    details = charged_card(method["card"], intent["amount"], authenticated=authenticated) if kind == "card" else _bank_details(method)
+    details = (
+        charged_card(method["card"], intent["amount"], authenticated=authenticated)
+        if kind == "card"
+        else _bank_details(method)
+    )
     fields = blank(
         "charge",
         amount=intent["amount"],
@@ -216,7 +239,11 @@ def _charge(world: World, intent: Obj, method: Obj, *, authenticated: bool = Fal
 
 def _bank_details(method: Obj) -> Obj:
     account = method[method["type"]]
-    shown = {name: value for name, value in account.items() if name not in {"financial_connections_account", "networks", "status_details"}}
+    shown = {
+        name: value
+        for name, value in account.items()
+        if name not in {"financial_connections_account", "networks", "status_details"}
+    }
     return (
         shown
         | {"mandate": None}
@@ -238,21 +265,32 @@ _APPROVED: Final[Obj] = {
 
 
 def _succeed(world: World, intent: Obj, charge: Obj, method: Obj) -> None:
-    amount, fee = charge["amount"], money.fee_of(world, charge["amount"])
-    charge |= {"amount_captured": amount, "captured": True, "outcome": dict(_APPROVED), "paid": True, "status": "succeeded"}
+    amount, fee = charge["amount"], balance.fee_of(world, charge["amount"])
+    charge |= {
+        "amount_captured": amount,
+        "captured": True,
+        "outcome": dict(_APPROVED),
+        "paid": True,
+        "status": "succeeded",
+    }
     charge["receipt_url"] = f"{world.base_url}/receipts/{charge['id']}"
     intent |= {"amount_received": amount, "processing": None, "status": "succeeded"}
-    transaction = money.post(
-        world, "charge" if method["type"] == "card" else "payment", charge, amount, fee, description=charge["description"]
+    transaction = balance.post(
+        world,
+        "charge" if method["type"] == "card" else "payment",
+        charge,
+        amount,
+        fee,
+        description=charge["description"],
     )
-    money.note(world, "paid", charge, amount, fee, balance_transaction=transaction["id"])
+    balance.note(world, "paid", charge, amount, fee, balance_transaction=transaction["id"])
     if intent["setup_future_usage"]:
-        methods.set_up(world, method, intent["customer"])
+        customers.set_up(world, method, intent["customer"])
     world.emit("charge.succeeded", charge)
     world.emit("payment_intent.succeeded", intent)
     # Captured asynchronously: the transaction is not yet on the charge that charge.succeeded shows.
     world.later(world.live.balance_delay_s, _captured, charge["id"], transaction["id"])
-    card = methods.behaviour(method)
+    card = payment_methods.behaviour(method)
     if card.dispute:
         world.later(world.live.dispute_delay_s, _disputed, charge["id"], card.dispute, card.inquiry)
 
@@ -308,7 +346,10 @@ def decline(world: World, intent: Obj, method: Obj, why: str, charge: Obj | None
 
 def _ask_customer(world: World, intent: Obj) -> None:
     url = f"{world.base_url}/authenticate/{intent['id']}"
-    intent["next_action"] = {"type": "redirect_to_url", "redirect_to_url": {"return_url": intent.get("_return_url"), "url": url}}
+    intent["next_action"] = {
+        "type": "redirect_to_url",
+        "redirect_to_url": {"return_url": intent.get("_return_url"), "url": url},
+    }
     intent["status"] = "requires_action"
     world.emit("payment_intent.requires_action", intent)
 
@@ -317,7 +358,7 @@ def authenticate(world: World, intent: Obj, *, passed: bool) -> None:
     """The customer answers the bank's question. Raises StripeError when the payment then fails."""
     if intent["status"] != "requires_action":
         raise invalid(f"The PaymentIntent has a status of {intent['status']}.", "payment_intent_unexpected_state")
-    method = methods.method(world, intent["payment_method"], "payment_method")
+    method = payment_methods.method(world, intent["payment_method"], "payment_method")
     if not passed:
         decline(world, intent, method, "authentication_failed")
     attempt(world, intent, method, authenticated=True)
@@ -345,9 +386,9 @@ def settle(world: World, intent: Obj, why: str | None = None) -> bool:
     if intent["status"] != "processing":
         return False
     charge = world.get("charge", intent["latest_charge"])
-    method = methods.method(world, intent["payment_method"], "payment_method")
+    method = payment_methods.method(world, intent["payment_method"], "payment_method")
     if why is None:
-        why = methods.behaviour(method).decline
+        why = payment_methods.behaviour(method).decline
     if why:
         # Nobody waits for the answer: the events tell.
         with contextlib.suppress(StripeError):

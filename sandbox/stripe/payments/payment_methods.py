@@ -1,4 +1,4 @@
-"""Customers and their payment methods."""
+"""Payment methods: cards and bank accounts, and what Stripe checks before it asks an issuer."""
 
 import time
 import zlib
@@ -18,87 +18,16 @@ from sandbox.stripe.account.cards import (
     luhn,
 )
 from sandbox.stripe.account.errors import StripeError, card_error, invalid, missing
-from sandbox.stripe.account.object_fields import ADDRESS, BILLING, blank, card_fields
+from sandbox.stripe.account.object_fields import ADDRESS, BILLING, blank, card_fields, metadata_after
 from sandbox.stripe.account.world import Obj, World
 
 _CURRENCY_OF: Final = {"us_bank_account": "usd", "sepa_debit": "eur"}
-_EXCLUSIVE: Final = ("payment_method_types", "excluded_payment_method_types", "automatic_payment_methods", "payment_method_configuration")
-_CUSTOMER_FIELDS: Final = (
-    "business_name description email individual_name name phone preferred_locales shipping tax_exempt invoice_prefix"
-).split()
-
-
-def laid_over(present: dict[str, str], params: dict[str, Any]) -> dict[str, str]:
-    """Metadata after an update: an empty value unsets a key, an empty hash all of them."""
-    given = params.get("metadata")
-    if given == "":
-        return {}
-    return {name: value for name, value in (present | (given or {})).items() if value != ""}
-
-
-# -- customers -----------------------------------------------------------------------------------
-
-
-def customer(world: World, wanted: str, param: str = "customer") -> Obj:
-    """A customer that has not been deleted."""
-    found = world.get("customer", wanted, param)
-    if found.get("deleted"):
-        raise invalid(f"No such customer: '{wanted}'", "resource_missing", param, 404 if param == "id" else 400)
-    return found
-
-
-def not_of_customer(found: Obj, param: str) -> StripeError:
-    """The payment method is somebody else's, or nobody's."""
-    message = f"The customer does not have a payment method with the ID {found['id']}. The payment method must be attached to the customer."
-    return invalid(message, "resource_missing", param)
-
-
-def create_customer(world: World, params: dict[str, Any]) -> Obj:
-    """POST /v1/customers."""
-    made = world.add("customer", blank("customer", created=world.now()))
-    made["invoice_prefix"] = world.new_id("")[:8].upper()
-    _set_customer(world, made, params)
-    world.emit("customer.created", made)
-    if params.get("payment_method"):
-        attach(world, method(world, params["payment_method"], "payment_method"), made["id"])
-    return made
-
-
-def update_customer(world: World, found: Obj, params: dict[str, Any]) -> Obj:
-    """POST /v1/customers/:id."""
-    before = {name: found[name] for name in (*_CUSTOMER_FIELDS, "address", "metadata", "invoice_settings")}
-    _set_customer(world, found, params)
-    previous = {name: value for name, value in before.items() if found[name] != value}
-    world.emit("customer.updated", found, previous)
-    return found
-
-
-def _set_customer(world: World, found: Obj, params: dict[str, Any]) -> None:
-    found |= {name: params[name] or None for name in _CUSTOMER_FIELDS if name in params}
-    if "address" in params:
-        found["address"] = (ADDRESS | params["address"]) if params["address"] else None
-    settings = params.get("invoice_settings") or {}
-    if settings.get("default_payment_method"):
-        wanted = method(world, settings["default_payment_method"], "invoice_settings[default_payment_method]")
-        if wanted["customer"] != found["id"]:
-            raise not_of_customer(wanted, "invoice_settings[default_payment_method]")
-    if "default_payment_method" in settings:
-        found["invoice_settings"] = found["invoice_settings"] | {"default_payment_method": settings["default_payment_method"] or None}
-    found["metadata"] = laid_over(found["metadata"], params)
-
-
-def delete_customer(world: World, found: Obj) -> Obj:
-    """DELETE /v1/customers/:id: what is left is a stub."""
-    for attached in list(world.find("payment_method", customer=found["id"])):
-        detach(world, attached)
-    wanted = found["id"]
-    world.emit("customer.deleted", found)
-    found.clear()
-    found |= {"id": wanted, "object": "customer", "deleted": True}
-    return found
-
-
-# -- payment methods -----------------------------------------------------------------------------
+_EXCLUSIVE: Final = (
+    "payment_method_types",
+    "excluded_payment_method_types",
+    "automatic_payment_methods",
+    "payment_method_configuration",
+)
 
 
 def offered(world: World, params: dict[str, Any]) -> list[str]:
@@ -107,12 +36,16 @@ def offered(world: World, params: dict[str, Any]) -> list[str]:
     if allowed:
         for other in _EXCLUSIVE:
             if params.get(other):
-                raise invalid(f"You may only specify one of these parameters: allowed_payment_method_types, {other}.", None, other)
+                raise invalid(
+                    f"You may only specify one of these parameters: allowed_payment_method_types, {other}.", None, other
+                )
     currency = params.get("currency", "usd").lower()
     names = allowed or [name for name in world.live.dynamic_payment_methods if name not in excluded]
     found = [name for name in names if _CURRENCY_OF.get(name, currency) == currency]
     if not found:
-        raise invalid("No payment method types are available with the given parameters.", None, "allowed_payment_method_types")
+        raise invalid(
+            "No payment method types are available with the given parameters.", None, "allowed_payment_method_types"
+        )
     return found
 
 
@@ -121,7 +54,9 @@ def method(world: World, wanted: str, param: str | None = "id") -> Obj:
     if wanted in NUMBERS:
         return create_method(world, {"type": "card", "card": {"token": wanted}})
     if wanted in ACCOUNT_NUMBERS:
-        return create_method(world, {"type": "us_bank_account", "us_bank_account": {"account_number": ACCOUNT_NUMBERS[wanted]}})
+        return create_method(
+            world, {"type": "us_bank_account", "us_bank_account": {"account_number": ACCOUNT_NUMBERS[wanted]}}
+        )
     return world.get("payment_method", wanted, param)
 
 
@@ -143,10 +78,14 @@ def create_method(world: World, params: dict[str, Any]) -> Obj:
     details, number = _card(world, given) if kind == "card" else _account(world, kind, given)
     billing = BILLING | (params.get("billing_details") or {})
     billing["address"] = ADDRESS | (billing["address"] or {})
-    fields = blank("payment_method", type=kind, created=world.now(), billing_details=billing, metadata=laid_over({}, params))
+    fields = blank(
+        "payment_method", type=kind, created=world.now(), billing_details=billing, metadata=metadata_after({}, params)
+    )
     if params.get("allow_redisplay"):
         fields["allow_redisplay"] = params["allow_redisplay"]
-    return world.add("payment_method", fields | {kind: details}, number=number, decline="", set_up=False, detached=False)
+    return world.add(
+        "payment_method", fields | {kind: details}, number=number, decline="", set_up=False, detached=False
+    )
 
 
 def _card(world: World, given: dict[str, Any]) -> tuple[Obj, str]:
@@ -172,10 +111,12 @@ def hash_of(text: str) -> int:
 def check_card(world: World, number: str, exp_month: int, exp_year: int, cvc: str | None) -> None:
     """Raise StripeError unless Stripe would take the card to the issuer."""
     if not luhn(number):
-        raise _refused("incorrect_number")
+        raise refused("incorrect_number")
     if number not in CARDS:
         raise card_error(
-            "Your card was declined. Your request was in test mode, but used a non test card.", "card_declined", "live_mode_test_card"
+            "Your card was declined. Your request was in test mode, but used a non test card.",
+            "card_declined",
+            "live_mode_test_card",
         )
     if not 1 <= exp_month <= 12:
         raise card_error("Your card's expiration month is invalid.", "invalid_expiry_month", None)
@@ -190,7 +131,7 @@ def _month(now: int) -> tuple[int, int]:
     return moment.tm_year, moment.tm_mon
 
 
-def _refused(why: str) -> StripeError:
+def refused(why: str) -> StripeError:
     reason = DECLINES[why]
     return card_error(reason.message, reason.code, reason.decline_code)
 
@@ -211,50 +152,6 @@ def _account(world: World, kind: str, given: dict[str, Any]) -> tuple[Obj, str]:
         "routing_number": given.get("routing_number") or "110000000",
         "status_details": {},
     }, number
-
-
-def attach(world: World, found: Obj, customer_id: str) -> Obj:
-    """POST /v1/payment_methods/:id/attach."""
-    customer(world, customer_id)
-    if found["customer"] not in {None, customer_id}:
-        message = "The payment method you provided has already been attached to a customer."
-        raise invalid(message, "payment_method_unexpected_state", "payment_method")
-    if found["_detached"]:
-        raise invalid(
-            "This PaymentMethod was previously used without being attached to a Customer or was detached from a Customer, and may not be "
-            "used again.",
-            "payment_method_unactivated",
-        )
-    card = behaviour(found)
-    if not card.saves:
-        raise _refused(card.decline)
-    if found["customer"] is None:
-        found["customer"] = customer_id
-        world.emit("payment_method.attached", found)
-    return found
-
-
-def detach(world: World, found: Obj) -> Obj:
-    """POST /v1/payment_methods/:id/detach."""
-    if found["customer"] is None:
-        message = "The payment method you provided is not attached to a customer so detachment is impossible."
-        raise invalid(message, "payment_method_unexpected_state", "payment_method")
-    owner = world.objects["customer"][found["customer"]]
-    settings = owner["invoice_settings"]
-    if settings["default_payment_method"] == found["id"]:
-        owner["invoice_settings"] = settings | {"default_payment_method": None}
-    previous = {"customer": found["customer"]}
-    found |= {"customer": None, "_detached": True}
-    world.emit("payment_method.detached", found, previous)
-    return found
-
-
-def set_up(world: World, found: Obj, customer_id: str | None) -> None:
-    """The customer has agreed to later use; without a customer there is nobody to keep it for."""
-    found["_set_up"] = True
-    if customer_id is not None and found["customer"] is None:
-        found["customer"] = customer_id
-        world.emit("payment_method.attached", found)
 
 
 def replace_card(world: World, found: Obj, *, last4: str, exp_year: int) -> None:

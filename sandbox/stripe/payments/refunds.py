@@ -3,10 +3,9 @@
 from typing import Any, Final
 
 from sandbox.stripe.account.errors import invalid, missing
-from sandbox.stripe.account.object_fields import blank
+from sandbox.stripe.account.object_fields import blank, metadata_after
 from sandbox.stripe.account.world import Obj, World, by_itself
-from sandbox.stripe.payments import balance as money
-from sandbox.stripe.payments import payment_methods as methods
+from sandbox.stripe.payments import balance, payment_methods
 
 _OPEN_DISPUTE: Final = ("needs_response", "under_review", "lost")
 
@@ -18,7 +17,7 @@ def create(world: World, params: dict[str, Any], *, status: str | None = None) -
     amount = params.get("amount", left)
     _check(world, charge, amount, left)
     method = world.objects["payment_method"].get(charge["payment_method"])
-    manner = methods.behaviour(method).refund if method else "succeed"
+    manner = payment_methods.behaviour(method).refund if method else "succeed"
     card = charge["payment_method_details"]["type"] == "card"
     begins = status or ("pending" if manner == "pending" or not card else "succeeded")
     fields = blank(
@@ -28,7 +27,7 @@ def create(world: World, params: dict[str, Any], *, status: str | None = None) -
         created=world.now(),
         currency=charge["currency"],
         customer=charge["customer"],
-        metadata=methods.laid_over({}, params),
+        metadata=metadata_after({}, params),
         payment_intent=charge["payment_intent"],
         payment_method=charge["payment_method"],
         reason=params.get("reason"),
@@ -40,9 +39,9 @@ def create(world: World, params: dict[str, Any], *, status: str | None = None) -
     if begins == "pending":
         fields["pending_reason"] = "processing"
     refund = world.add("refund", fields)
-    transaction = money.post(world, "refund" if card else "payment_refund", refund, -amount, category="refund")
+    transaction = balance.post(world, "refund" if card else "payment_refund", refund, -amount, category="refund")
     refund["balance_transaction"] = transaction["id"]
-    money.note(world, "refunded", charge, amount, 0, refund=refund["id"], balance_transaction=transaction["id"])
+    balance.note(world, "refunded", charge, amount, 0, refund=refund["id"], balance_transaction=transaction["id"])
     world.emit("refund.created", refund)
     world.change(charge, "charge.refunded", amount_refunded=charge["amount_refunded"] + amount, refunded=amount == left)
     _follow(world, refund, manner)
@@ -54,7 +53,9 @@ def _charge_of(world: World, params: dict[str, Any]) -> Obj:
         return world.get("charge", params["charge"], "charge")
     if not params.get("payment_intent"):
         raise (
-            missing("payment_intent") if "charge" not in params else invalid("You must provide a charge or payment_intent.", None, "charge")
+            missing("payment_intent")
+            if "charge" not in params
+            else invalid("You must provide a charge or payment_intent.", None, "charge")
         )
     intent = world.get("payment_intent", params["payment_intent"], "payment_intent")
     if intent["status"] != "succeeded":
@@ -110,8 +111,10 @@ def fail(world: World, refund: Obj, reason: str = "unknown", *, status: str = "f
     if refund["status"] in {"failed", "canceled"}:
         return
     charge = world.get("charge", refund["charge"])
-    transaction = money.post(world, "refund_failure", refund, refund["amount"])
-    money.note(world, "refund_failed", charge, refund["amount"], 0, refund=refund["id"], balance_transaction=transaction["id"])
+    transaction = balance.post(world, "refund_failure", refund, refund["amount"])
+    balance.note(
+        world, "refund_failed", charge, refund["amount"], 0, refund=refund["id"], balance_transaction=transaction["id"]
+    )
     charge |= {"amount_refunded": charge["amount_refunded"] - refund["amount"], "refunded": False}
     refund.pop("pending_reason", None)
     changes = {"failure_balance_transaction": transaction["id"], "status": status}
@@ -133,6 +136,6 @@ def cancel(world: World, refund: Obj) -> Obj:
 
 def update(world: World, refund: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/refunds/:id."""
-    world.change(refund, "refund.updated", metadata=methods.laid_over(refund["metadata"], params))
+    world.change(refund, "refund.updated", metadata=metadata_after(refund["metadata"], params))
     world.emit("charge.refund.updated", refund)
     return refund

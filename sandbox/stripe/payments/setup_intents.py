@@ -5,9 +5,9 @@ from typing import Any, Final, NoReturn
 
 from sandbox.stripe.account.cards import DECLINES
 from sandbox.stripe.account.errors import StripeError, card_error, invalid
-from sandbox.stripe.account.object_fields import blank
+from sandbox.stripe.account.object_fields import blank, metadata_after
 from sandbox.stripe.account.world import Obj, World, public
-from sandbox.stripe.payments import payment_methods as methods
+from sandbox.stripe.payments import customers, payment_methods
 
 _DONE: Final = ("succeeded", "canceled")
 
@@ -15,15 +15,15 @@ _DONE: Final = ("succeeded", "canceled")
 def create(world: World, params: dict[str, Any]) -> Obj:
     """POST /v1/setup_intents."""
     if params.get("customer"):
-        methods.customer(world, params["customer"])
+        customers.customer(world, params["customer"])
     types = params.get("payment_method_types")
     fields = blank(
         "setup_intent",
         created=world.now(),
         customer=params.get("customer"),
         description=params.get("description"),
-        metadata=methods.laid_over({}, params),
-        payment_method_types=types or methods.offered(world, params),
+        metadata=metadata_after({}, params),
+        payment_method_types=types or payment_methods.offered(world, params),
         usage=params.get("usage", "off_session"),
     )
     if types:
@@ -33,7 +33,7 @@ def create(world: World, params: dict[str, Any]) -> Obj:
     intent = world.add("setup_intent", fields)
     intent["client_secret"] = f"{intent['id']}_secret_{world.new_id('')}"
     if params.get("payment_method"):
-        found = methods.method(world, params["payment_method"], "payment_method")
+        found = payment_methods.method(world, params["payment_method"], "payment_method")
         intent |= {"payment_method": found["id"], "status": "requires_confirmation"}
     world.emit("setup_intent.created", intent)
     return confirm(world, intent, params) if params.get("confirm") else intent
@@ -52,13 +52,13 @@ def confirm(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     if automatic and automatic["allow_redirects"] == "always" and not params.get("return_url"):
         message = "This SetupIntent is configured to accept payment methods enabled in your Dashboard; you must provide a `return_url`."
         raise invalid(message, None, "return_url")
-    attempt(world, intent, methods.method(world, wanted, "payment_method"))
+    attempt(world, intent, payment_methods.method(world, wanted, "payment_method"))
     return intent
 
 
 def attempt(world: World, intent: Obj, found: Obj, *, authenticated: bool = False) -> None:
     """Try to set the method up. Raises StripeError when the issuer refuses."""
-    card = methods.behaviour(found)
+    card = payment_methods.behaviour(found)
     intent |= {"payment_method": found["id"], "next_action": None, "last_setup_error": None}
     if card.outcome == "decline" and not card.saves:
         _fail(world, intent, found, card.decline)
@@ -71,7 +71,7 @@ def attempt(world: World, intent: Obj, found: Obj, *, authenticated: bool = Fals
         world.emit("setup_intent.requires_action", intent)
         return
     intent["status"] = "succeeded"
-    methods.set_up(world, found, intent["customer"])
+    customers.set_up(world, found, intent["customer"])
     world.emit("setup_intent.succeeded", intent)
 
 
@@ -79,7 +79,7 @@ def authenticate(world: World, intent: Obj, *, passed: bool) -> None:
     """The customer answers the bank's question. Raises StripeError when the setup then fails."""
     if intent["status"] != "requires_action":
         raise invalid(f"The SetupIntent has a status of {intent['status']}.", "setup_intent_unexpected_state")
-    found = methods.method(world, intent["payment_method"], "payment_method")
+    found = payment_methods.method(world, intent["payment_method"], "payment_method")
     if not passed:
         _fail(world, intent, found, "authentication_failed")
     attempt(world, intent, found, authenticated=True)
@@ -89,7 +89,12 @@ def _fail(world: World, intent: Obj, found: Obj, why: str) -> NoReturn:
     reason = DECLINES[why]
     code = reason.code.replace("payment_intent", "setup_intent")
     error = card_error(reason.message, code, reason.decline_code, payment_method=public(found))
-    intent |= {"last_setup_error": dict(error.error), "payment_method": None, "next_action": None, "status": "requires_payment_method"}
+    intent |= {
+        "last_setup_error": dict(error.error),
+        "payment_method": None,
+        "next_action": None,
+        "status": "requires_payment_method",
+    }
     error.error["setup_intent"] = public(intent)
     world.emit("setup_intent.setup_failed", intent)
     raise error
@@ -98,8 +103,13 @@ def _fail(world: World, intent: Obj, found: Obj, why: str) -> NoReturn:
 def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/setup_intents/:id/cancel."""
     if intent["status"] in _DONE:
-        raise invalid(f"You cannot cancel this SetupIntent because it has a status of {intent['status']}.", "setup_intent_unexpected_state")
-    world.change(intent, "setup_intent.canceled", status="canceled", cancellation_reason=params.get("cancellation_reason"))
+        raise invalid(
+            f"You cannot cancel this SetupIntent because it has a status of {intent['status']}.",
+            "setup_intent_unexpected_state",
+        )
+    world.change(
+        intent, "setup_intent.canceled", status="canceled", cancellation_reason=params.get("cancellation_reason")
+    )
     return intent
 
 

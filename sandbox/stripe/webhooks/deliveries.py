@@ -16,7 +16,7 @@ import msgspec
 
 from sandbox.stripe.account.settings import Delivery, Signature
 from sandbox.stripe.account.world import Obj, World, public
-from sandbox.stripe.checkout import catalog
+from sandbox.stripe.webhooks import endpoints
 
 _BACK_OFF_S: Final = (60, 300, 1800, 7200, 18_000, 36_000, 43_200)
 _POLL_S: Final = 0.005
@@ -73,7 +73,9 @@ class Deliveries:
     def __init__(self, world: World) -> None:
         """Needs a running loop."""
         self._world = world
-        self._client = httpx.AsyncClient(trust_env=False, follow_redirects=False, limits=httpx.Limits(max_connections=None))
+        self._client = httpx.AsyncClient(
+            trust_env=False, follow_redirects=False, limits=httpx.Limits(max_connections=None)
+        )
         self._tasks: set[asyncio.Task[None]] = set()
         self.sendings: list[Sending] = []
         self._number = 0
@@ -128,7 +130,14 @@ class Deliveries:
         rng = random.Random(f"{live.seed}:{self._number}")  # noqa: S311 - chaos is no secret
         dropped = rng.random() < live.drop
         copies = rng.randint(live.copies_min, live.copies_max)
-        sending = Sending(event=event["id"], type=event["type"], endpoint=endpoint["id"], url=endpoint["url"], copies=copies, attempts=[])
+        sending = Sending(
+            event=event["id"],
+            type=event["type"],
+            endpoint=endpoint["id"],
+            url=endpoint["url"],
+            copies=copies,
+            attempts=[],
+        )
         self.sendings.append(sending)
         if dropped:
             sending.state, sending.left = "dropped", 0
@@ -163,7 +172,9 @@ class Deliveries:
 
     # -- sending ---------------------------------------------------------------------------------
 
-    async def _deliver(self, sending: Sending, event: Obj, body: Obj, endpoint: Obj, copy: int, delay_s: float, rng: random.Random) -> None:
+    async def _deliver(
+        self, sending: Sending, event: Obj, body: Obj, endpoint: Obj, copy: int, delay_s: float, rng: random.Random
+    ) -> None:
         try:
             await asyncio.sleep(delay_s)
             arrived = await self._until_accepted(sending, body, endpoint, copy, rng)
@@ -200,10 +211,12 @@ class Deliveries:
         if live.livemode is not None:
             shown["livemode"] = live.livemode
         raw = json.dumps(shown, indent=2).encode()
-        secrets = catalog.secrets_of(self._world, endpoint)
+        secrets = endpoints.secrets_of(self._world, endpoint)
         return await self.send(endpoint["url"], raw, secrets, live, copy, cut=cut)
 
-    async def send(self, url: str, raw: bytes, secrets: list[str], live: Delivery, copy: int = 0, *, cut: bool = False) -> Attempt:
+    async def send(
+        self, url: str, raw: bytes, secrets: list[str], live: Delivery, copy: int = 0, *, cut: bool = False
+    ) -> Attempt:
         """One signed request. The time that is signed is the true one: the simulator's clock may be elsewhere."""
         signature = signature_header(secrets, raw, int(time.time()) + live.timestamp_offset_s, live.signature)
         headers = _HEADERS | ({} if signature is None else {"stripe-signature": signature})
@@ -214,7 +227,9 @@ class Deliveries:
                     await _send_and_cut(url, raw, headers, live.cut_after_ms / 1000)
                     attempt.error = "cut by the sandbox"
                 else:
-                    attempt.status = (await self._client.post(url, content=raw, headers=headers, timeout=live.timeout_s)).status_code
+                    attempt.status = (
+                        await self._client.post(url, content=raw, headers=headers, timeout=live.timeout_s)
+                    ).status_code
         except (TimeoutError, httpx.HTTPError, OSError) as error:
             attempt.error = f"{type(error).__name__}: {error}"
         attempt.ms = round((time.perf_counter() - began) * 1000, 2)

@@ -23,9 +23,9 @@ from sandbox.stripe.account.world import World
 from sandbox.stripe.api import routes
 from sandbox.stripe.api.calls import Answer, Api
 from sandbox.stripe.api.faults import Faults
-from sandbox.stripe.checkout import catalog
 from sandbox.stripe.checkout.browser import Hosted
 from sandbox.stripe.control.paths import CONTROL_PREFIX, Control
+from sandbox.stripe.webhooks import endpoints
 from sandbox.stripe.webhooks.deliveries import Deliveries
 from sandbox.stripe.wire.state_file import Keeper
 
@@ -65,7 +65,9 @@ class Server:
         self.deliveries = Deliveries(self.world)
         self.world.on_event = self.deliveries.submit
         self._api = Api(self.world, self.faults, settings.api_key)
-        self._keeper = Keeper(settings.state, self.world, self._api, self.record, self.deliveries) if settings.state else None
+        self._keeper = (
+            Keeper(settings.state, self.world, self._api, self.record, self.deliveries) if settings.state else None
+        )
         self._hosted = Hosted(self.world)
         self._control = Control(self.world, self.record, self.faults, self.deliveries, self.stats)
         self._server: uvicorn.Server
@@ -97,13 +99,18 @@ class Server:
         self.world.base_url = self.settings.public_url or self.url
         if self._keeper is not None:
             self._keeper.restore(self.port)
-        catalog.give_endpoints(self.world, [msgspec.to_builtins(webhook) for webhook in self.settings.webhooks])
+        endpoints.give_endpoints(self.world, [msgspec.to_builtins(webhook) for webhook in self.settings.webhooks])
         if self._keeper is not None:
             self._keeper.resume()
             # at once, so that a file that cannot be written is said before anything depends on it
             self._keeper.write()
         config = uvicorn.Config(
-            self._app(), http=_Protocol, lifespan="off", access_log=False, log_level="warning", timeout_graceful_shutdown=1
+            self._app(),
+            http=_Protocol,
+            lifespan="off",
+            access_log=False,
+            log_level="warning",
+            timeout_graceful_shutdown=1,
         )
         config.load()
         server = uvicorn.Server(config)
@@ -165,7 +172,9 @@ class Server:
         self.world.changed |= request.method != "GET"
 
     async def _control_path(self, request: Request) -> Response:
-        status, body = await self._control.answer(request.method, request.url.path, request.url.query, await request.body())
+        status, body = await self._control.answer(
+            request.method, request.url.path, request.url.query, await request.body()
+        )
         self._note(request)
         return Response(msgspec.json.encode(body), status, media_type="application/json")
 
@@ -178,7 +187,9 @@ class Server:
         return HTMLResponse(shown.html, shown.status, policy | {"cache-control": "no-store"})
 
     async def _api_path(self, request: Request) -> Response:
-        answer = await self._api.answer(request.method, request.url.path, request.url.query, request.headers, await request.body())
+        answer = await self._api.answer(
+            request.method, request.url.path, request.url.query, request.headers, await request.body()
+        )
         self._note(request)
         fault = answer.fault
         if fault is not None and fault.kind != "status":

@@ -170,6 +170,9 @@ def _join(world: World) -> None:
     """Objects that stand in others are the same objects again, so that a change of one shows in both."""
     for item in world.objects["item"].values():
         item["price"] = world.objects["price"].get(item["price"]["id"], item["price"])
-    for holder, name, kind in (("checkout.session", "_items", "item"), ("dispute", "balance_transactions", "balance_transaction")):
+    for holder, name, kind in (
+        ("checkout.session", "_items", "item"),
+        ("dispute", "balance_transactions", "balance_transaction"),
+    ):
         for found in world.objects[holder].values():
             found[name] = [world.objects[kind].get(one["id"], one) for one in found[name]]
