@@ -25,7 +25,13 @@ def wav(seconds, rate=8000):
 
 
 def spoken(directive=None, **fields):
-    return {"model": TTS, "voice": "alloy", "input": "Name a whale.", "instructions": steer("Calmly.", directive), **fields}
+    return {
+        "model": TTS,
+        "voice": "alloy",
+        "input": "Name a whale.",
+        "instructions": steer("Calmly.", directive),
+        **fields,
+    }
 
 
 async def say(box, directive=None, **fields):
@@ -69,7 +75,9 @@ async def test_binary_speech_is_the_same_bytes_without_usage(box):
     assert joined == binary.content
 
 
-@pytest.mark.parametrize(("name", "kind"), [("wav", "audio/wav"), ("opus", "audio/opus"), ("pcm", "audio/pcm"), ("aac", "audio/aac")])
+@pytest.mark.parametrize(
+    ("name", "kind"), [("wav", "audio/wav"), ("opus", "audio/opus"), ("pcm", "audio/pcm"), ("aac", "audio/aac")]
+)
 async def test_speech_formats(box, name, kind):
     answer = await say(box, response_format=name)
     assert answer.headers["content-type"] == kind
@@ -162,7 +170,10 @@ async def test_token_usage_of_a_transcript(box):
     ("name", "fields"),
     [
         ("transcription_stream.sse", {}),
-        ("transcription_diarized_stream.sse", {"model": "gpt-4o-transcribe-diarize", "response_format": "diarized_json"}),
+        (
+            "transcription_diarized_stream.sse",
+            {"model": "gpt-4o-transcribe-diarize", "response_format": "diarized_json"},
+        ),
     ],
 )
 async def test_transcript_stream_has_the_shapes_of_the_sample(box, name, fields):
@@ -179,7 +190,12 @@ async def test_record_shows_the_form(box):
     await hear(box, file=("voice.wav", content, "audio/wav"), language="en")
     body = (await box.last())["requestBody"]
     digest = hashlib.sha256(content).hexdigest()
-    assert body["file"] == {"filename": "voice.wav", "contentType": "audio/wav", "bytes": len(content), "sha256": digest}
+    assert body["file"] == {
+        "filename": "voice.wav",
+        "contentType": "audio/wav",
+        "bytes": len(content),
+        "sha256": digest,
+    }
     assert (body["language"], body["model"]) == ("en", "gpt-4o-transcribe")
 
 
@@ -222,7 +238,10 @@ async def test_transcript_directives(box):
     assert ("usage" in events[-2], "usage" in events[-1]) == (True, False)
     with pytest.raises(openai.APIError):
         stream = await box.sdk.audio.transcriptions.create(
-            model="gpt-4o-transcribe", file=("a.wav", wav(1)), stream=True, prompt=steer("", {"cut": {"after_chunks": 2}})
+            model="gpt-4o-transcribe",
+            file=("a.wav", wav(1)),
+            stream=True,
+            prompt=steer("", {"cut": {"after_chunks": 2}}),
         )
         async for _ in stream:
             pass
@@ -268,21 +287,29 @@ async def test_requests_without_a_readable_file(box):
     assert answer.status_code == 400
     answer = await post(path, content=b"x", headers={"content-type": "multipart/form-data"})
     assert answer.status_code == 400
-    answer = await post(path, data={"model": "whisper-1"}, files={"file": ("a", b"x")}, headers={"authorization": "Bearer no"})
+    answer = await post(
+        path, data={"model": "whisper-1"}, files={"file": ("a", b"x")}, headers={"authorization": "Bearer no"}
+    )
     assert (answer.status_code, answer.json()) == (401, sample("errors.json")["401"])
 
 
 async def test_the_sdk_parses_transcripts_strictly(box):
-    async with openai.AsyncOpenAI(api_key=KEY, base_url=box.server.url, max_retries=0, _strict_response_validation=True) as sdk:
+    async with openai.AsyncOpenAI(
+        api_key=KEY, base_url=box.server.url, max_retries=0, _strict_response_validation=True
+    ) as sdk:
         create = sdk.audio.transcriptions.create
         file = ("a.wav", wav(2.5), "audio/wav")
         found = await create(model="gpt-4o-transcribe", file=file, include=["logprobs"])
         assert found.usage.input_token_details.audio_tokens == 25
         assert found.logprobs[0].token
-        verbose = await create(model="whisper-1", file=file, response_format="verbose_json", timestamp_granularities=["word", "segment"])
+        verbose = await create(
+            model="whisper-1", file=file, response_format="verbose_json", timestamp_granularities=["word", "segment"]
+        )
         assert verbose.words[0].word
         assert verbose.usage.seconds == 3
-        diarized = await create(model="gpt-4o-transcribe-diarize", file=file, response_format="diarized_json", chunking_strategy="auto")
+        diarized = await create(
+            model="gpt-4o-transcribe-diarize", file=file, response_format="diarized_json", chunking_strategy="auto"
+        )
         assert diarized.segments[0].speaker == "A"
         assert (await create(model="gpt-transcribe", file=file)).languages[0].code == "en"
         for model in ("gpt-4o-mini-transcribe", "gpt-transcribe"):

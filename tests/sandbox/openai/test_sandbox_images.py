@@ -116,7 +116,9 @@ async def test_image_directives(box):
     assert found[-1][1]["error"]["type"] == "server_error"
     assert (await box.last())["usage"]["output_tokens"] == 1256 // 3
     with pytest.raises(openai.APIConnectionError):
-        async for _ in await box.sdk.images.generate(**wanted({"cut": {"after_chunks": 2}}, stream=True, partial_images=2)):
+        async for _ in await box.sdk.images.generate(
+            **wanted({"cut": {"after_chunks": 2}}, stream=True, partial_images=2)
+        ):
             pass
     assert (await box.last())["outcome"] == "cut"
     found = typed_events((await make(box, {"usage_on": "finish"}, stream=True, partial_images=1)).text)
@@ -188,7 +190,10 @@ async def test_moderations(box):
     assert (record["usage"], record["usageSent"], record["path"]) == (None, None, "/v1/moderations")
     async with strict(box) as sdk:
         assert len((await sdk.moderations.create(input=["a", "b"])).results) == 2
-        parts = [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}}]
+        parts = [
+            {"type": "text", "text": "a"},
+            {"type": "image_url", "image_url": {"url": "https://example.com/a.png"}},
+        ]
         found = (await sdk.moderations.create(input=parts)).results[0]
         assert found.category_applied_input_types.violence == ["image", "text"]
     for wrong in (None, 5, [], [5]):

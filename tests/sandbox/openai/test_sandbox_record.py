@@ -219,7 +219,9 @@ async def test_seq_goes_on_after_a_restart(tmp_path):
 
 
 def spawn(*arguments):
-    process = subprocess.Popen([sys.executable, "-m", "sandbox", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
     line = process.stdout.readline()
     assert line.startswith("sandbox listening on http")
     return process, line.split()[-1]

@@ -12,7 +12,11 @@ from tests.sandbox.openai.sandbox_shapes import KEY, sample, sample_events, shap
 
 pytestmark = pytest.mark.asyncio
 MODEL = "gpt-6.2-sol"
-FUNCTION = {"type": "function", "name": "get_time", "parameters": {"type": "object", "properties": {"tz": {"type": "string"}}}}
+FUNCTION = {
+    "type": "function",
+    "name": "get_time",
+    "parameters": {"type": "object", "properties": {"tz": {"type": "string"}}},
+}
 SEARCH = {"type": "web_search", "search_context_size": "medium"}
 IMAGE = {"type": "image_generation", "model": "gpt-image-2.6-flare", "partial_images": 1}
 FILES = [
@@ -52,7 +56,10 @@ def terminal(events):
 
 STREAMS = {
     "responses_stream_completed.sse": ({"text": "Blue whale."}, {}),
-    "responses_stream_incomplete.sse": ({"output_tokens": 30, "reasoning_tokens": 12, **NO_TOOLS}, {"max_output_tokens": 16}),
+    "responses_stream_incomplete.sse": (
+        {"output_tokens": 30, "reasoning_tokens": 12, **NO_TOOLS},
+        {"max_output_tokens": 16},
+    ),
     "responses_stream_failed.sse": ({"failed": True}, {}),
     "responses_stream_error_event.sse": ({"error_after_chunks": 2}, {}),
     "responses_stream_web_search.sse": (
@@ -78,7 +85,11 @@ async def test_stream_has_the_events_and_shapes_of_the_sample(box, name):
 @pytest.mark.parametrize(
     ("name", "directive", "fields"),
     [
-        ("responses_nonstream_tools.json", {"text": "Done.", "calls": ["file_search", "code_interpreter"], **NO_TOOLS}, {"tools": FILES}),
+        (
+            "responses_nonstream_tools.json",
+            {"text": "Done.", "calls": ["file_search", "code_interpreter"], **NO_TOOLS},
+            {"tools": FILES},
+        ),
         ("responses_background_create.json", {}, {"background": True}),
     ],
 )
@@ -156,7 +167,9 @@ async def test_max_output_tokens_covers_reasoning(box):
 async def test_tools_are_charged_apart(box):
     calls = ["web_search", "open_page", "web_search", "file_search", "code_interpreter", "code_interpreter"]
     directive = {"calls": calls, "text": "Done.", "retrieved_tokens": 100, "reasoning_tokens": 0}
-    plain = (await post(box, {"text": "x"} | {key: directive[key] for key in ("retrieved_tokens",)}, tools=[SEARCH, *FILES])).json()
+    plain = (
+        await post(box, {"text": "x"} | {key: directive[key] for key in ("retrieved_tokens",)}, tools=[SEARCH, *FILES])
+    ).json()
     assert plain["tool_usage"]["web_search"]["num_requests"] == 0
     found = (await post(box, directive, tools=[SEARCH, *FILES])).json()
     assert found["tool_usage"]["web_search"]["num_requests"] == 2
@@ -188,7 +201,9 @@ async def test_image_tool_bills_image_tokens(box):
 
 
 async def test_hosted_tool_can_be_forced_by_the_request(box):
-    found = (await post(box, tools=[SEARCH], tool_choice={"type": "web_search"}, include=["web_search_call.action.sources"])).json()
+    found = (
+        await post(box, tools=[SEARCH], tool_choice={"type": "web_search"}, include=["web_search_call.action.sources"])
+    ).json()
     assert found["output"][1]["action"]["sources"]
     message = found["output"][2]["content"][0]
     assert message["annotations"][0]["type"] == "url_citation"
@@ -344,7 +359,13 @@ async def test_bad_key_and_unknown_ids(box):
     for method, path in (("POST", ""), ("GET", "/resp_1"), ("POST", "/resp_1/cancel"), ("POST", "/compact")):
         answer = await box.http.request(method, f"/v1/responses{path}", json=request(), headers=wrong)
         assert (answer.status_code, answer.json()) == (401, sample("errors.json")["401"])
-    for method, path in (("GET", ""), ("DELETE", ""), ("GET", "/input_items"), ("POST", "/cancel"), ("GET", "/nothing")):
+    for method, path in (
+        ("GET", ""),
+        ("DELETE", ""),
+        ("GET", "/input_items"),
+        ("POST", "/cancel"),
+        ("GET", "/nothing"),
+    ):
         answer = await box.http.request(method, f"/v1/responses/resp_none{path}")
         assert answer.status_code == 404
         assert list(answer.json()["error"]) == ["message", "type", "param", "code"]
@@ -508,5 +529,7 @@ async def test_the_sdk_parses_every_answer_strictly(box):
         await sdk.responses.delete(found.id)
         with pytest.raises(openai.NotFoundError):
             await sdk.responses.retrieve(found.id)
-        call = await sdk.responses.create(**request(tools=[FUNCTION], tool_choice={"type": "function", "name": "get_time"}))
+        call = await sdk.responses.create(
+            **request(tools=[FUNCTION], tool_choice={"type": "function", "name": "get_time"})
+        )
         assert call.output[1].type == "function_call"

@@ -96,7 +96,12 @@ async def test_frames_have_the_shapes_of_the_sample(box):
     assert [RESPONSES.validate_python(frame).type for frame in found] == types(found)
     first, second = await records(box)
     assert first["usage"] == first["usageSent"] == found[-2]["response"]["usage"]
-    assert (first["outcome"], first["transport"], first["stream"], first["textSent"]) == ("completed", "websocket", True, "Whale")
+    assert (first["outcome"], first["transport"], first["stream"], first["textSent"]) == (
+        "completed",
+        "websocket",
+        True,
+        "Whale",
+    )
     assert (first["clientRequestId"], first["model"], first["serviceTier"]) == ("sock-1", MODEL, "default")
     assert first["requestBody"]["stream_id"] == "lane-a"
     assert (second["outcome"], second["status"], second["usage"]) == ("error", 429, None)
@@ -135,7 +140,9 @@ async def test_prepared_prompt_writes_the_cache_and_continues(box):
         await wire.send(**create({"text": "Whale"}, previous_response_id=frames[-1]["response"]["id"]))
         assert (await wire.until())[-1]["type"] == "response.completed"
     # It was not stored, and the socket is gone.
-    answer = await box.http.post("/v1/responses", json={"model": MODEL, "input": "x", "previous_response_id": frames[-1]["response"]["id"]})
+    answer = await box.http.post(
+        "/v1/responses", json={"model": MODEL, "input": "x", "previous_response_id": frames[-1]["response"]["id"]}
+    )
     assert answer.json()["error"]["code"] == "previous_response_not_found"
 
 
@@ -144,7 +151,9 @@ async def test_steering_ends_a_response_and_starts_another_unasked(box):
         await wire.send(**create({"chunk_interval_ms": 20, "output_tokens": 200}, stream_id="a"))
         first = (await wire.next())["response"]["id"]
         await wire.until("response.output_text.delta")
-        await wire.send(type="response.steer", previous_response_id=first, input=steer("In French.", {"text": "Baleine."}))
+        await wire.send(
+            type="response.steer", previous_response_id=first, input=steer("In French.", {"text": "Baleine."})
+        )
         frames = await wire.until()
         assert "response.steer.accepted" in types(frames)
         assert frames[-1]["response"]["incomplete_details"] == {"reason": "steered"}
@@ -282,7 +291,11 @@ def one(frames, kind):
     return next(frame for frame in frames if frame["type"] == kind)
 
 
-TRANSCRIBED = {"type": "realtime", "instructions": "Be brief.", "audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}}}
+TRANSCRIBED = {
+    "type": "realtime",
+    "instructions": "Be brief.",
+    "audio": {"input": {"transcription": {"model": "gpt-4o-transcribe"}}},
+}
 
 
 async def test_realtime_events_have_the_shapes_of_the_sample(box):
@@ -332,7 +345,9 @@ async def test_every_turn_bills_the_conversation_again(box):
     assert [usage["output_tokens"] for usage in usages] == [3, 3, 3]
     found = await records(box, "/v1/realtime")
     assert [record["usage"] for record in found] == usages == [record["usageSent"] for record in found]
-    assert {(record["model"], record["clientRequestId"], record["textSent"]) for record in found} == {(VOICE, "sock-1", "Blue whale.")}
+    assert {(record["model"], record["clientRequestId"], record["textSent"]) for record in found} == {
+        (VOICE, "sock-1", "Blue whale.")
+    }
 
 
 async def test_audio_costs_by_its_length(box):
@@ -353,7 +368,11 @@ async def test_audio_costs_by_its_length(box):
     # Three tokens of transcript, each with three of audio.
     assert usage["output_token_details"] == {"text_tokens": 3, "audio_tokens": 9}
     assert again["input_token_details"]["audio_tokens"] == 13 + 9
-    assert again["input_token_details"]["cached_tokens_details"] == {"text_tokens": 14, "audio_tokens": 13, "image_tokens": 0}
+    assert again["input_token_details"]["cached_tokens_details"] == {
+        "text_tokens": 14,
+        "audio_tokens": 13,
+        "image_tokens": 0,
+    }
     found = await records(box, "/v1/realtime")
     assert [record["model"] for record in found] == ["gpt-4o-transcribe", VOICE, VOICE]
     assert found[0]["usage"] == heard
@@ -380,7 +399,11 @@ async def test_turn_detection_answers_unasked(box):
         await wire.send(type="input_audio_buffer.append", audio=pcm(0.6))
         await wire.send(type="input_audio_buffer.append", audio=pcm(0.6))
         frames = await wire.until()
-    for kind in ("input_audio_buffer.speech_started", "input_audio_buffer.speech_stopped", "input_audio_buffer.committed"):
+    for kind in (
+        "input_audio_buffer.speech_started",
+        "input_audio_buffer.speech_stopped",
+        "input_audio_buffer.committed",
+    ):
         REALTIME.validate_python(one(frames, kind), strict=True)
     assert frames[-1]["response"]["usage"]["input_token_details"]["audio_tokens"] == 12
     assert len(await records(box, "/v1/realtime")) == 1
@@ -405,12 +428,18 @@ async def test_client_cancels_a_response(box):
 
 
 async def test_functions_caps_and_out_of_band_responses(box):
-    tool = {"type": "function", "name": "get_time", "parameters": {"type": "object", "properties": {"tz": {"type": "string"}}}}
+    tool = {
+        "type": "function",
+        "name": "get_time",
+        "parameters": {"type": "object", "properties": {"tz": {"type": "string"}}},
+    }
     async with opened(box, TALK) as wire:
         await wire.next()
         await wire.send(**said("Hi"))
         await wire.until("conversation.item.done")
-        await wire.send(type="response.create", response={"tools": [tool], "tool_choice": "required", "conversation": "none"})
+        await wire.send(
+            type="response.create", response={"tools": [tool], "tool_choice": "required", "conversation": "none"}
+        )
         frames = await wire.until()
         for frame in frames:
             REALTIME.validate_python(frame, strict=True)
@@ -418,9 +447,14 @@ async def test_functions_caps_and_out_of_band_responses(box):
         assert (item["type"], json.loads(item["arguments"])) == ("function_call", {"tz": "UTC"})
         assert frames[-1]["response"]["conversation_id"] is None
         assert "conversation.item.added" not in types(frames)
-        await wire.send(type="response.create", response={"max_output_tokens": 8, "output_modalities": ["text"], "input": []})
+        await wire.send(
+            type="response.create", response={"max_output_tokens": 8, "output_modalities": ["text"], "input": []}
+        )
         done = (await wire.until())[-1]["response"]
-        assert (done["status"], done["status_details"]) == ("incomplete", {"type": "incomplete", "reason": "max_output_tokens"})
+        assert (done["status"], done["status_details"]) == (
+            "incomplete",
+            {"type": "incomplete", "reason": "max_output_tokens"},
+        )
         assert (done["usage"]["output_tokens"], done["usage"]["input_tokens"]) == (8, 3)
         await wire.send(type="response.create", response={"metadata": {"x": steer("", {"failed": True})}})
         done = (await wire.until())[-1]

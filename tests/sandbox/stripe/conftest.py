@@ -147,7 +147,9 @@ def settings(tmp_path: Path, receiver: Receiver) -> "Settings":
 async def box(settings: "Settings", receiver: Receiver) -> AsyncIterator[Box]:
     """A running simulator."""
     server = await start(settings)
-    client = stripe.StripeClient(KEY, base_addresses={"api": server.url}, http_client=stripe.HTTPXClient(timeout=5), max_network_retries=0)
+    client = stripe.StripeClient(
+        KEY, base_addresses={"api": server.url}, http_client=stripe.HTTPXClient(timeout=5), max_network_retries=0
+    )
     async with httpx.AsyncClient(base_url=server.url, trust_env=False, timeout=10) as http:
         yield Box(server, http, client, receiver)
     await client._requestor._client.close_async()

@@ -10,7 +10,16 @@ from stripe._object_classes import get_object_class
 # Fields of the library that the simulator leaves out, where Stripe shows them only for other products
 # and payment methods, or only when something has happened.
 ABSENT = {
-    "account": {"company", "deleted", "external_accounts", "future_requirements", "groups", "individual", "requirements", "tos_acceptance"},
+    "account": {
+        "company",
+        "deleted",
+        "external_accounts",
+        "future_requirements",
+        "groups",
+        "individual",
+        "requirements",
+        "tos_acceptance",
+    },
     "balance": {"connect_reserved", "instant_available", "issuing"},
     "billing_portal.session": set(),
     "charge": {"authorization_code", "level3", "presentment_details", "refunds", "transfer"},

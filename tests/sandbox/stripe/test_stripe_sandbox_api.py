@@ -95,7 +95,9 @@ async def test_ordered_failures_before_and_after_the_work(
 
 async def test_the_sdk_retries_over_lost_answers_without_doing_it_twice(box: Box) -> None:
     paid = await box.paid(999)
-    patient = stripe.StripeClient(KEY, base_addresses={"api": box.server.url}, http_client=stripe.HTTPXClient(), max_network_retries=3)
+    patient = stripe.StripeClient(
+        KEY, base_addresses={"api": box.server.url}, http_client=stripe.HTTPXClient(), max_network_retries=3
+    )
     await box.control("POST", "faults", {"kind": "reset", "after": True, "path": "refunds", "count": 2})
     refund = await patient.v1.refunds.create_async({"payment_intent": paid.payment_intent.id, "amount": 100})
     assert refund.amount == 100
@@ -117,14 +119,37 @@ async def test_settings_are_merged_and_checked(box: Box) -> None:
     await box.chaos(copies_max=3)
     shown = await box.settings(fee_fixed=25, delivery={"drop": 0.5})
     assert (shown["delivery"]["copies_max"], shown["delivery"]["drop"], shown["fee_fixed"]) == (3, 0.5, 25)
-    for bad in ({"nonsense": 1}, {"delivery": {"copies_max": 6}}, {"delivery": {"drop": 2}}, {"delivery": 1}, {"fee_fixed": -1}):
+    for bad in (
+        {"nonsense": 1},
+        {"delivery": {"copies_max": 6}},
+        {"delivery": {"drop": 2}},
+        {"delivery": 1},
+        {"fee_fixed": -1},
+    ):
         await box.control("PUT", "settings", bad, status=400)
     await box.control("GET", "nothing", status=404)
 
 
 def test_the_command_line_prints_its_url_and_ends_on_sigterm(tmp_path: Any) -> None:
-    command = [sys.executable, "-m", "sandbox.stripe", "--port", "0", "--record", str(tmp_path / "r.jsonl"), "--seed", "1"]
-    command += ["--webhook", "http://127.0.0.1:9/", "--webhook-secret", "whsec_x", "--settings", '{"delivery": {"max_attempts": 1}}']
+    command = [
+        sys.executable,
+        "-m",
+        "sandbox.stripe",
+        "--port",
+        "0",
+        "--record",
+        str(tmp_path / "r.jsonl"),
+        "--seed",
+        "1",
+    ]
+    command += [
+        "--webhook",
+        "http://127.0.0.1:9/",
+        "--webhook-secret",
+        "whsec_x",
+        "--settings",
+        '{"delivery": {"max_attempts": 1}}',
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         line = process.stdout.readline()

@@ -74,7 +74,12 @@ async def test_a_declined_payment_leaves_the_session_open_for_another_try(
     types = await box.types()
     assert types.count("payment_intent.payment_failed") == 1
     assert types.count("payment_intent.created") == 1
-    assert types[-4:] == ["charge.succeeded", "payment_intent.succeeded", "checkout.session.completed", "charge.updated"]
+    assert types[-4:] == [
+        "charge.succeeded",
+        "payment_intent.succeeded",
+        "checkout.session.completed",
+        "charge.updated",
+    ]
 
 
 async def test_the_charge_gets_its_balance_transaction_after_charge_succeeded(box: Box) -> None:
@@ -136,7 +141,10 @@ TAMPERED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     ({"discount": 499}, {"amount_total": 500, "payment_status": "paid"}),
     ({"discount": 999}, {"amount_total": 0, "payment_status": "no_payment_required", "payment_intent": None}),
     ({"charge_amount": 50}, {"amount_total": 999, "payment_status": "paid"}),
-    ({"presentment": {"presentment_amount": 950, "presentment_currency": "eur"}}, {"currency": "usd", "amount_total": 999}),
+    (
+        {"presentment": {"presentment_amount": 950, "presentment_currency": "eur"}},
+        {"currency": "usd", "amount_total": 999},
+    ),
 ]
 
 
@@ -164,7 +172,14 @@ async def saved_card(box: Box, outcome: str = "succeed") -> tuple[str, str]:
 
 
 async def recharge(box: Box, customer: str, method: str, **fields: Any) -> Any:
-    params = {"amount": 4999, "currency": "usd", "customer": customer, "payment_method": method, "off_session": True, "confirm": True}
+    params = {
+        "amount": 4999,
+        "currency": "usd",
+        "customer": customer,
+        "payment_method": method,
+        "off_session": True,
+        "confirm": True,
+    }
     return await box.v1.payment_intents.create_async({**params, "metadata": {"auto": "1"}} | fields)
 
 
@@ -185,7 +200,9 @@ ALIASES = {"decline_later": "pm_card_chargeCustomerFail", "authenticate_always":
 
 
 @pytest.mark.parametrize(("outcome", "code", "decline_code"), OFF_SESSION)
-async def test_off_session_refusals_are_card_errors_with_the_intent_in_them(box: Box, outcome: str, code: str, decline_code: str) -> None:
+async def test_off_session_refusals_are_card_errors_with_the_intent_in_them(
+    box: Box, outcome: str, code: str, decline_code: str
+) -> None:
     customer = await box.v1.customers.create_async({})
     method = await box.v1.payment_methods.attach_async(ALIASES[outcome], {"customer": customer.id})
     with pytest.raises(stripe.CardError) as caught:
@@ -246,7 +263,9 @@ async def test_setup_intents_save_cards_for_later(box: Box) -> None:
     base = {"customer": customer.id, "confirm": True, "return_url": "http://x.example/"}
     done = await box.v1.setup_intents.create_async({**base, "payment_method": "pm_card_visa"})
     assert done.status == "succeeded"
-    waiting = await box.v1.setup_intents.create_async({**base, "payment_method": "pm_card_authenticationRequiredOnSetup"})
+    waiting = await box.v1.setup_intents.create_async(
+        {**base, "payment_method": "pm_card_authenticationRequiredOnSetup"}
+    )
     assert waiting.status == "requires_action"
     await box.control("POST", "authenticate", {"intent": waiting.id})
     method = (await box.v1.setup_intents.retrieve_async(waiting.id)).payment_method
@@ -265,7 +284,9 @@ async def test_setup_intents_save_cards_for_later(box: Box) -> None:
 
 async def test_partial_refunds_add_up_and_never_exceed_the_charge(box: Box) -> None:
     intent = (await box.paid(999)).payment_intent.id
-    first = await box.v1.refunds.create_async({"payment_intent": intent, "amount": 400, "reason": "requested_by_customer"})
+    first = await box.v1.refunds.create_async(
+        {"payment_intent": intent, "amount": 400, "reason": "requested_by_customer"}
+    )
     assert (first.status, first.reason, first.charge[:3]) == ("succeeded", "requested_by_customer", "ch_")
     with pytest.raises(stripe.InvalidRequestError, match="greater than unrefunded"):
         await box.v1.refunds.create_async({"payment_intent": intent, "amount": 600})
@@ -277,7 +298,10 @@ async def test_partial_refunds_add_up_and_never_exceed_the_charge(box: Box) -> N
     assert (charge.amount_refunded, charge.refunded) == (999, True)
     shown = (await box.v1.events.list_async({"type": "charge.refunded"})).data
     assert [event.data.object["amount_refunded"] for event in shown] == [999, 400]
-    assert [refund.amount for refund in (await box.v1.refunds.list_async({"payment_intent": intent})).data] == [599, 400]
+    assert [refund.amount for refund in (await box.v1.refunds.list_async({"payment_intent": intent})).data] == [
+        599,
+        400,
+    ]
 
 
 async def test_a_refund_fails_after_it_had_succeeded(box: Box) -> None:
@@ -299,7 +323,9 @@ async def test_refunds_by_the_dashboard_pending_succeeded_canceled(box: Box) -> 
     paid = await box.paid(999)
     waiting = await box.control("POST", "refunds", {"session": paid.id, "amount": 100, "status": "requires_action"})
     assert (await box.v1.refunds.cancel_async(waiting["id"])).status == "canceled"
-    pending = await box.control("POST", "refunds", {"payment_intent": paid.payment_intent.id, "amount": 200, "status": "pending"})
+    pending = await box.control(
+        "POST", "refunds", {"payment_intent": paid.payment_intent.id, "amount": 200, "status": "pending"}
+    )
     assert pending["pending_reason"] == "processing"
     assert (await box.control("POST", f"refunds/{pending['id']}", {"action": "succeed"}))["status"] == "succeeded"
     assert (await box.control("POST", f"refunds/{pending['id']}", {"action": "fail"}))["status"] == "failed"
@@ -321,7 +347,11 @@ async def open_dispute(box: Box, **fields: Any) -> tuple[str, Any]:
 async def test_unknown_actions_are_refused_with_the_known_ones(box: Box) -> None:
     _, dispute = await open_dispute(box)
     for path, action, words in (
-        (f"disputes/{dispute['id']}", {"action": "nonsense"}, "action is one of won, lost, warning_closed, prevented, withdraw, escalate"),
+        (
+            f"disputes/{dispute['id']}",
+            {"action": "nonsense"},
+            "action is one of won, lost, warning_closed, prevented, withdraw, escalate",
+        ),
         (f"disputes/{dispute['id']}", {"action": "win"}, "won"),
         (f"disputes/{dispute['id']}", {}, "won"),
     ):
@@ -337,16 +367,32 @@ DISPUTES = [
     ({}, ["lost"], ["created", "funds_withdrawn", "closed"], "lost", 1, 0),
     ({}, ["won"], ["created", "funds_withdrawn", "closed", "funds_reinstated"], "won", 2, 999),
     ({"amount": 400}, ["lost"], ["created", "funds_withdrawn", "closed"], "lost", 1, 599),
-    ({"withdraw": False}, ["withdraw", "won"], ["created", "funds_withdrawn", "closed", "funds_reinstated"], "won", 2, 999),
+    (
+        {"withdraw": False},
+        ["withdraw", "won"],
+        ["created", "funds_withdrawn", "closed", "funds_reinstated"],
+        "won",
+        2,
+        999,
+    ),
     ({"inquiry": True}, ["warning_closed"], ["created", "closed"], "warning_closed", 0, 999),
     ({"inquiry": True}, ["escalate", "lost"], ["created", "updated", "funds_withdrawn", "closed"], "lost", 1, 0),
     ({"status": "prevented"}, [], ["created"], "prevented", 0, 999),
-    ({}, ["under_review", "never_heard_of"], ["created", "funds_withdrawn", "updated", "updated"], "never_heard_of", 1, 0),
+    (
+        {},
+        ["under_review", "never_heard_of"],
+        ["created", "funds_withdrawn", "updated", "updated"],
+        "never_heard_of",
+        1,
+        0,
+    ),
 ]
 
 
 @pytest.mark.parametrize(("fields", "actions", "types", "status", "movements", "held"), DISPUTES)
-async def test_disputes(box: Box, fields: Any, actions: list[str], types: list[str], status: str, movements: int, held: int) -> None:
+async def test_disputes(
+    box: Box, fields: Any, actions: list[str], types: list[str], status: str, movements: int, held: int
+) -> None:
     _, dispute = await open_dispute(box, **fields)
     for action in actions:
         known = action != "never_heard_of"

@@ -31,24 +31,46 @@ async def every_object(box: Box) -> dict[str, Any]:
     """One or more of each kind, in states that fill many fields."""
     v1 = box.v1
     customer, method = await customer_with_card(box)
-    product = await v1.products.create_async({"name": "P", "default_price_data": {"currency": "usd", "unit_amount": 4999}})
-    await v1.prices.create_async({"product": product.id, "currency": "usd", "unit_amount": 100, "recurring": {"interval": "month"}})
+    product = await v1.products.create_async(
+        {"name": "P", "default_price_data": {"currency": "usd", "unit_amount": 4999}}
+    )
+    await v1.prices.create_async(
+        {"product": product.id, "currency": "usd", "unit_amount": 100, "recurring": {"interval": "month"}}
+    )
     await v1.payment_intents.create_async({"amount": 1000, "currency": "usd"})
     await v1.payment_intents.create_async(
-        {"amount": 1000, "currency": "usd", "customer": customer.id, "payment_method": method.id, "off_session": True, "confirm": True}
+        {
+            "amount": 1000,
+            "currency": "usd",
+            "customer": customer.id,
+            "payment_method": method.id,
+            "off_session": True,
+            "confirm": True,
+        }
     )
     await v1.setup_intents.create_async({"customer": customer.id})
     await v1.setup_intents.create_async(
         {"payment_method": "pm_card_authenticationRequired", "confirm": True, "return_url": "http://x.example/"}
     )
-    for outcome in ("succeed", "authenticate", "dispute", "inquiry", "refund_fails", "refund_pending", "delay", "delay_fail"):
+    for outcome in (
+        "succeed",
+        "authenticate",
+        "dispute",
+        "inquiry",
+        "refund_fails",
+        "refund_pending",
+        "delay",
+        "delay_fail",
+    ):
         await box.paid(2000, outcome)
     await box.pay((await box.session()).id, outcome="decline", status=402)
     await box.pay((await box.session()).id, outcome="authenticate_wait")
     await v1.checkout.sessions.expire_async((await box.session()).id)
     taxed = await box.session(automatic_tax={"enabled": True}, client_reference_id="ref", customer=customer.id)
     await box.pay(taxed.id, discount=100, presentment={"presentment_amount": 950, "presentment_currency": "eur"})
-    await box.v1.checkout.sessions.create_async({"mode": "setup", "success_url": "http://x.example/", "currency": "usd"})
+    await box.v1.checkout.sessions.create_async(
+        {"mode": "setup", "success_url": "http://x.example/", "currency": "usd"}
+    )
     await box.control("POST", "settle", {})
     for charge in (await v1.charges.list_async({"limit": 100})).data:
         if charge.status == "succeeded" and not charge.disputed:
@@ -143,10 +165,15 @@ async def test_events_are_filtered_by_type_time_and_delivery_and_vanish_after_30
     await box.paid()
     await box.drain()
     events = box.v1.events
-    assert {e.type for e in (await events.list_async({"type": "charge.*"})).data} == {"charge.succeeded", "charge.updated"}
+    assert {e.type for e in (await events.list_async({"type": "charge.*"})).data} == {
+        "charge.succeeded",
+        "charge.updated",
+    }
     both = await events.list_async({"types": ["charge.succeeded", "price.created"]})
     assert {e.type for e in both.data} == {"charge.succeeded", "price.created"}
-    assert len((await events.list_async({"delivery_success": True})).data) == len((await events.list_async({"limit": 100})).data)
+    assert len((await events.list_async({"delivery_success": True})).data) == len(
+        (await events.list_async({"limit": 100})).data
+    )
     box.receiver.answers = [500] * 99
     await box.chaos(max_attempts=1)
     await box.v1.customers.create_async({})
@@ -157,7 +184,9 @@ async def test_events_are_filtered_by_type_time_and_delivery_and_vanish_after_30
     assert known.pending_webhooks == 1
     await box.control("PUT", "clock", {"advance_s": 3600})
     later = await box.v1.customers.create_async({})
-    assert [e.data.object["id"] for e in (await events.list_async({"created": {"gt": known.created}})).data] == [later.id]
+    assert [e.data.object["id"] for e in (await events.list_async({"created": {"gt": known.created}})).data] == [
+        later.id
+    ]
     await box.control("PUT", "clock", {"advance_s": 30 * 86_400 + 2})
     assert (await events.list_async({})).data == []
     with pytest.raises(stripe.InvalidRequestError):
@@ -166,7 +195,12 @@ async def test_events_are_filtered_by_type_time_and_delivery_and_vanish_after_30
 
 async def test_expand_replaces_ids_by_objects_to_any_useful_depth(box: Box) -> None:
     paid = await box.paid(customer_creation="always")
-    paths = ["line_items", "customer", "payment_intent.latest_charge.balance_transaction", "payment_intent.payment_method"]
+    paths = [
+        "line_items",
+        "customer",
+        "payment_intent.latest_charge.balance_transaction",
+        "payment_intent.payment_method",
+    ]
     session = await box.v1.checkout.sessions.retrieve_async(paid.id, {"expand": paths})
     assert session.line_items.data[0].amount_total == 999
     assert session.customer.object == "customer"
@@ -206,16 +240,29 @@ PRICE = "line_items[0][price_data][currency]=usd&line_items[0][price_data][produ
 SESSION = f"mode=payment&success_url=http://x.example/&{PRICE}&line_items[0][price_data][unit_amount]=999&line_items[0][quantity]=1"
 BAD = [
     ("checkout/sessions", f"{SESSION}&nonsense=1", "parameter_unknown", "nonsense"),
-    ("checkout/sessions", f"{SESSION}&line_items[0][price_data][amount]=1", "parameter_unknown", "line_items[0][price_data][amount]"),
+    (
+        "checkout/sessions",
+        f"{SESSION}&line_items[0][price_data][amount]=1",
+        "parameter_unknown",
+        "line_items[0][price_data][amount]",
+    ),
     ("checkout/sessions", f"{SESSION}&api_key=x", "parameter_unknown", "api_key"),
     ("checkout/sessions", SESSION.replace("unit_amount]=999", "unit_amount]=9.99"), "parameter_invalid_integer", None),
     ("checkout/sessions", SESSION.replace("unit_amount]=999", "unit_amount]=10"), "amount_too_small", None),
     ("checkout/sessions", "mode=payment&success_url=http://x.example/", "parameter_missing", "line_items"),
     ("checkout/sessions", SESSION.replace("success_url", "cancel_url"), "parameter_missing", "success_url"),
-    ("checkout/sessions", SESSION.replace("&line_items[0][quantity]=1", ""), "parameter_missing", "line_items[0][quantity]"),
     (
         "checkout/sessions",
-        SESSION.replace("&line_items[0][price_data][product_data][name]=x", "&line_items[0][price_data][product_data][description]=x"),
+        SESSION.replace("&line_items[0][quantity]=1", ""),
+        "parameter_missing",
+        "line_items[0][quantity]",
+    ),
+    (
+        "checkout/sessions",
+        SESSION.replace(
+            "&line_items[0][price_data][product_data][name]=x",
+            "&line_items[0][price_data][product_data][description]=x",
+        ),
         "parameter_missing",
         "line_items[0][price_data][product_data][name]",
     ),
@@ -226,7 +273,12 @@ BAD = [
     ("checkout/sessions", f"{SESSION}&automatic_tax[enabled]=maybe", None, "automatic_tax[enabled]"),
     ("checkout/sessions", f"{SESSION}&metadata=x", None, "metadata"),
     ("checkout/sessions", f"{SESSION}&metadata[k]={'v' * 501}", None, "metadata[k]"),
-    ("checkout/sessions", f"{SESSION}&payment_method_types[]=card", "payment_method_types_no_longer_supported", "payment_method_types"),
+    (
+        "checkout/sessions",
+        f"{SESSION}&payment_method_types[]=card",
+        "payment_method_types_no_longer_supported",
+        "payment_method_types",
+    ),
     ("payment_intents", "currency=usd", "parameter_missing", "amount"),
     ("payment_intents", "amount=12x&currency=usd", "parameter_invalid_integer", "amount"),
     ("payment_intents", "amount=49&currency=usd", "amount_too_small", "amount"),
@@ -254,7 +306,9 @@ async def test_bad_parameters_are_refused_in_stripes_words(box: Box) -> None:
 
 
 async def test_an_older_version_still_takes_payment_method_types(box: Box) -> None:
-    answer = await box.raw("POST", "/v1/checkout/sessions", f"{SESSION}&payment_method_types[]=card", stripe_version="2026-08-26.dahlia")
+    answer = await box.raw(
+        "POST", "/v1/checkout/sessions", f"{SESSION}&payment_method_types[]=card", stripe_version="2026-08-26.dahlia"
+    )
     assert answer.json()["payment_method_types"] == ["card"]
     assert answer.headers["stripe-version"] == "2026-08-26.dahlia"
 

@@ -98,8 +98,20 @@ async def test_everything_is_as_it_was(state: Path, receiver: Receiver) -> None:
         still_open = await life.post("checkout/sessions", **PAGE)
         await life.control("clock", {"advance_s": 3_600}, "PUT")
         await life.control("drain")
-        paths = [f"checkout/sessions/{first['id']}", f"refunds/{refund['id']}", f"disputes/{dispute['id']}", "events?limit=100", "balance"]
-        paths += ["payment_intents", "charges", "balance_transactions", "webhook_endpoints", f"checkout/sessions/{first['id']}/line_items"]
+        paths = [
+            f"checkout/sessions/{first['id']}",
+            f"refunds/{refund['id']}",
+            f"disputes/{dispute['id']}",
+            "events?limit=100",
+            "balance",
+        ]
+        paths += [
+            "payment_intents",
+            "charges",
+            "balance_transactions",
+            "webhook_endpoints",
+            f"checkout/sessions/{first['id']}/line_items",
+        ]
         before = [await life.get(path) for path in paths]
         record, account = (await life.control("record", method="GET")), await life.get("account")
         receipt = (await life.get("charges"))["data"][0]["receipt_url"]
@@ -118,7 +130,9 @@ async def test_everything_is_as_it_was(state: Path, receiver: Receiver) -> None:
         moved = (await life.get(f"disputes/{dispute['id']}"))["balance_transactions"]
         assert len(moved) == 2
         await life.control("clock", {"advance_s": 3 * 86_400}, "PUT")
-        assert [one["status"] for one in (await life.get(f"disputes/{dispute['id']}"))["balance_transactions"]] == ["available"] * 2
+        assert [one["status"] for one in (await life.get(f"disputes/{dispute['id']}"))["balance_transactions"]] == [
+            "available"
+        ] * 2
         await life.control("drain")
         assert len({event["id"] for event in receiver.events}) == len(receiver.events) > sent  # nothing was sent again
 
@@ -141,7 +155,9 @@ async def test_what_was_to_happen_happens(state: Path, receiver: Receiver) -> No
         assert (await life.get(f"checkout/sessions/{later['id']}"))["payment_status"] == "paid"
         assert (await life.get(f"refunds/{refund['id']}"))["status"] == "failed"
         assert (await life.get(f"refunds/{pending['id']}"))["status"] == "succeeded"
-        assert (await life.get(f"disputes?payment_intent={disputed['payment_intent']}"))["data"][0]["status"] == "needs_response"
+        assert (await life.get(f"disputes?payment_intent={disputed['payment_intent']}"))["data"][0][
+            "status"
+        ] == "needs_response"
         await life.control("clock", {"advance_s": 2 * 86_400}, "PUT")
         assert (await life.get(f"checkout/sessions/{expiring['id']}"))["status"] == "expired"
 
@@ -225,7 +241,9 @@ async def test_two_simulators_do_not_share_a_file(state: Path, receiver: Receive
 
 
 def test_a_killed_simulator_is_as_it_was_a_moment_before(state: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-m", "sandbox.stripe", "--state", str(state)], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "sandbox.stripe", "--state", str(state)], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None
     url = process.stdout.readline().split()[-1]
     with httpx.Client(base_url=url, trust_env=False, headers=AUTHORIZED) as http:
@@ -236,7 +254,9 @@ def test_a_killed_simulator_is_as_it_was_a_moment_before(state: Path) -> None:
             time.sleep(0.05)
     process.kill()
     process.communicate()
-    again = subprocess.Popen([sys.executable, "-m", "sandbox.stripe", "--state", str(state)], stdout=subprocess.PIPE, text=True)
+    again = subprocess.Popen(
+        [sys.executable, "-m", "sandbox.stripe", "--state", str(state)], stdout=subprocess.PIPE, text=True
+    )
     assert again.stdout is not None
     assert again.stdout.readline().split()[-1] == url
     assert httpx.get(f"{url}/v1/customers/{made['id']}", headers=AUTHORIZED, trust_env=False).json()["name"] == "Ada"
@@ -246,4 +266,6 @@ def test_a_killed_simulator_is_as_it_was_a_moment_before(state: Path) -> None:
 
 
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run([sys.executable, "-m", "sandbox.stripe", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "sandbox.stripe", *arguments], capture_output=True, text=True, timeout=30, check=False
+    )

@@ -145,7 +145,9 @@ async def test_a_seed_repeats_what_is_dropped_and_how_often_it_is_sent(box: Box)
     dropped = [sending for sending in listed if sending["state"] == "dropped"]
     assert 3 <= len(dropped) <= 16
     assert all(sending["attempts"] == [] for sending in dropped)
-    lost = [event.id async for event in (await box.v1.events.list_async({"delivery_success": False})).auto_paging_iter()]
+    lost = [
+        event.id async for event in (await box.v1.events.list_async({"delivery_success": False})).auto_paging_iter()
+    ]
     assert sorted(lost) == sorted(sending["event"] for sending in dropped)
     from sandbox.stripe import Settings, start
     from sandbox.stripe.account.settings import Delivery, Live, Webhook
@@ -172,7 +174,11 @@ async def test_paused_deliveries_wait(box: Box) -> None:
 
 async def test_endpoints_by_the_api_get_only_what_they_ask_for(box: Box) -> None:
     made = await box.v1.webhook_endpoints.create_async(
-        {"url": f"{box.receiver.url}/two", "enabled_events": ["checkout.session.completed"], "api_version": "2026-08-26.dahlia"}
+        {
+            "url": f"{box.receiver.url}/two",
+            "enabled_events": ["checkout.session.completed"],
+            "api_version": "2026-08-26.dahlia",
+        }
     )
     assert made.secret.startswith("whsec_")
     assert not hasattr(await box.v1.webhook_endpoints.retrieve_async(made.id), "secret")
@@ -190,7 +196,9 @@ async def test_endpoints_by_the_api_get_only_what_they_ask_for(box: Box) -> None
 async def test_any_event_and_any_bytes_by_control(box: Box) -> None:
     customer = (await customers(box, 1))[0]
     await box.control("POST", "events", {"type": "moon.phase_changed", "object": {"id": "x_1", "object": "moon"}})
-    await box.control("POST", "events", {"type": "customer.updated", "object": customer, "fields": {"email": "stale@example.com"}})
+    await box.control(
+        "POST", "events", {"type": "customer.updated", "object": customer, "fields": {"email": "stale@example.com"}}
+    )
     await box.drain()
     assert construct(box.receiver.requests[-2]).type == "moon.phase_changed"
     assert box.receiver.events[-1]["data"]["object"]["email"] == "stale@example.com"
