@@ -44,7 +44,7 @@ class _Route(msgspec.Struct, frozen=True):
     """The endpoint complains about its model itself, in the newer words."""
 
     def model(self, body: Any) -> str:
-        """The model of a request. Raises ApiError."""
+        """Return the model of a request. Raises ApiError."""
         if not self.checks_model:
             return check_model(body)
         if not isinstance(body, dict):
@@ -77,7 +77,7 @@ _ROUTES: Final[dict[str, _Route]] = {
 
 
 def is_recorded(method: str, path: str) -> bool:
-    """Whether a request belongs into the record: all that make something, and those on what was made."""
+    """Tell the requests that belong into the record: all that make something, and those on something made."""
     return (method == "POST" and path in _ROUTES) or path.startswith("/v1/responses/")
 
 
@@ -85,11 +85,11 @@ class Api:
     """The paths under /v1."""
 
     def __init__(self, simulator: Simulator) -> None:
-        """`simulator` holds what requests share."""
+        """Take `simulator`, which holds the state that requests share."""
         self._simulator = simulator
 
     async def answer(self, request: Request, entry: Entry | None) -> Answer:
-        """The answer to one request on /v1; errors are answers too."""
+        """Answer one request on /v1; errors are answers too."""
         try:
             self._simulator.authenticate(request)
             if entry is None:
@@ -104,7 +104,7 @@ class Api:
             return json_answer({"error": wrong_body(error)}, 400)
 
     def _by_id(self, request: Request) -> Answer:
-        """A request on a stored response, steered by the directive of the request that made it."""
+        """Answer a request on a stored response, steered by the directive of the request that made it."""
         simulator = self._simulator
         name = request.path.removeprefix("/v1/responses/").partition("/")[0]
         kept = simulator.store.find(name)

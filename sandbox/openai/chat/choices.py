@@ -1,4 +1,4 @@
-"""What the model says: the choices of a chat or legacy answer, within the request's caps."""
+"""Choices of a chat or legacy answer: the model's words, within the request's caps."""
 
 import zlib
 from typing import Any, Final, Literal
@@ -46,7 +46,7 @@ class Choice(msgspec.Struct, kw_only=True):
 
 
 def chat_choices(context: Context) -> list[Choice]:
-    """The `n` choices of a chat request."""
+    """Return the `n` choices of a chat request."""
     body = context.body
     reasoning, room = _chat_room(context)
     seed = zlib.crc32(msgspec.json.encode(body["messages"])) + int(body.get("seed") or 0)
@@ -107,7 +107,7 @@ def _kind(context: Context, tool: dict[str, Any] | None) -> Kind:
 
 
 def _natural(context: Context, choice: Choice, tool: dict[str, Any] | None, seed: int, room: int | None) -> list[Piece]:
-    """What the model would say without a cap (generated text: at most one piece above it)."""
+    """Return the output of a model without a cap (generated text: at most one piece above the cap)."""
     directives = context.directives
     given = directives.refusal if choice.kind == "refusal" else directives.text
     if context.echo:
@@ -130,12 +130,12 @@ def _natural(context: Context, choice: Choice, tool: dict[str, Any] | None, seed
 
 
 def cap_of(body: dict[str, Any]) -> int:
-    """The cap the request names, 0 without one."""
+    """Return the cap the request names, 0 without one."""
     return int(body.get("max_completion_tokens") or body.get("max_tokens") or 0)
 
 
 def forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
-    """The function the model has to call, or None."""
+    """Return the function the model has to call, or None."""
     functions: list[dict[str, Any]] = [
         tool["function"]
         for tool in body.get("tools") or ()
@@ -158,7 +158,7 @@ def arguments(function: dict[str, Any]) -> str:
 
 
 def _chat_schema(body: dict[str, Any]) -> Any:
-    """The JSON schema that a chat's `response_format` asks for; None for free text."""
+    """Return the JSON schema that a chat's `response_format` asks for; None for free text."""
     form = body.get("response_format")
     if not isinstance(form, dict) or form.get("type") != "json_schema":
         return None
@@ -167,7 +167,7 @@ def _chat_schema(body: dict[str, Any]) -> Any:
 
 
 def fitting_json(schema: dict[str, Any]) -> str:
-    """An object that fits the schema, as compact JSON."""
+    """Return an object that fits the schema, as compact JSON."""
     return msgspec.json.encode(_value(schema, "object")).decode()
 
 
@@ -186,7 +186,7 @@ def _value(schema: Any, kind: str = "string") -> Any:
 
 
 def call_object(choice: Choice, text: str) -> dict[str, Any]:
-    """The tool call with its arguments so far."""
+    """Return the tool call with its arguments so far."""
     return {
         "id": f"call_{zlib.crc32(choice.tool.encode()) + choice.index:x}",
         "type": "function",
@@ -211,7 +211,7 @@ def _annotate(context: Context, choice: Choice) -> None:
 
 
 def logprobs(choice: Choice, pieces: list[Piece]) -> dict[str, Any]:
-    """The logprobs object of some pieces of a choice."""
+    """Return the logprobs object of some pieces of a choice."""
     rows = []
     for text, _ in pieces:
         row = {"token": text, "logprob": -0.01, "bytes": list(text.encode())}

@@ -19,7 +19,7 @@ _PADDINGS: Final = tuple(b',"obfuscation":"%b"' % b"q7Xw2ZkpL9rT4vBn8sJd"[:lengt
 
 
 def chat_json(frame: Frame, choices: list[Choice], usage: Any) -> bytes:
-    """The body of an answer that is not streamed."""
+    """Return the body of an answer that is not streamed."""
     answer: dict[str, Any] = {
         "id": frame.id,
         "object": "chat.completion",

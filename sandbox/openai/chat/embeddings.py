@@ -24,7 +24,7 @@ _SMALL: Final = 1536
 
 
 def check_embeddings(model: str, body: dict[str, Any], counts: list[int]) -> int:
-    """The vector length. Raises ApiError when inputs or options are beyond the limits."""
+    """Return the vector length. Raises ApiError when inputs or options are beyond the limits."""
     if max(counts) > _MAX_INPUT_TOKENS:
         raise invalid(
             f"This model's maximum context length is {_MAX_INPUT_TOKENS} tokens, however you requested {max(counts)} tokens.",
@@ -51,7 +51,7 @@ def check_embeddings(model: str, body: dict[str, Any], counts: list[int]) -> int
 
 
 def embeddings_json(model: str, inputs: list[str | list[int]], length: int, usage: Any, *, packed: bool) -> bytes:
-    """The answer's body; `packed` means base64 of little-endian 32-bit floats."""
+    """Return the answer's body; `packed` means base64 of little-endian 32-bit floats."""
     rows = []
     for index, item in enumerate(inputs):
         vector = _vector(zlib.crc32(msgspec.json.encode(item)), length)

@@ -13,7 +13,7 @@ from sandbox.openai.steering.directives import Directives
 
 
 class Frame(msgspec.Struct, frozen=True, kw_only=True):
-    """What all chunks of one answer share."""
+    """Fields that all chunks of one answer share."""
 
     id: str
     created: int
@@ -41,7 +41,7 @@ def frame_of(call: Call, prefix: str) -> Frame:
 
 
 def _echoed_tier(body: dict[str, Any], directives: Directives) -> str | None:
-    """The echoed tier: only when the request named one; `fast` is called priority."""
+    """Return the echoed tier: only when the request named one; `fast` is called priority."""
     if directives.service_tier is not msgspec.UNSET:
         return directives.service_tier
     asked = body.get("service_tier")

@@ -30,7 +30,7 @@ def _choice(index: int, text: str, finish: str | None) -> dict[str, Any]:
 
 
 def legacy_json(frame: Frame, choices: list[Choice], usage: Any) -> bytes:
-    """The body of a legacy answer that is not streamed."""
+    """Return the body of a legacy answer that is not streamed."""
     shown = [_choice(choice.index, choice.text, choice.finish) for choice in choices]
     answer = _head(frame) | {"choices": shown}
     if usage is not None:

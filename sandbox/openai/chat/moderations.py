@@ -22,7 +22,7 @@ _MODERATION: Final[Fields] = {"input": ANY, "model": TEXT}
 
 
 def moderate(call: Call) -> Answer:
-    """A judgement per input; nothing is charged, and there is no usage."""
+    """Judge each input; nothing is charged, and there is no usage."""
     body = call.body
     check_fields(body, _MODERATION)
     given = body.get("input")

@@ -105,7 +105,7 @@ class Costs:
 
 
 def _parts(row: Mapping[str, Any], usage: Mapping[str, Any], tier: str | None) -> Iterator[Cost]:
-    """What a model's tokens, seconds or characters cost, part by part."""
+    """Price a model's tokens, seconds or characters, part by part."""
     if usage.get("type") == "duration":
         yield "seconds", Decimal(str(usage["seconds"])) * Decimal(row["per_second"])
         return

@@ -23,7 +23,7 @@ class Control:
         self._simulator, self._log, self._stats = simulator, log, stats
 
     def answer(self, request: Request) -> Answer:
-        """The answer to a control request."""
+        """Answer a control request."""
         action = (request.method, request.path.removeprefix(CONTROL_PREFIX))
         try:
             if action == ("GET", "settings"):

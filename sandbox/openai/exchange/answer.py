@@ -30,13 +30,13 @@ class Job(Protocol):
     """Work that outlives its request and is charged when it ends."""
 
     def charge(self) -> dict[str, Any] | None:
-        """What it costs; None while it runs, or when it costs nothing."""
+        """Return its usage; None while it runs, or when it costs nothing."""
 
     def status(self) -> str:
         """Its present status."""
 
     def tool_use(self) -> dict[str, Any] | None:
-        """What hosted tools cost so far."""
+        """Return the use of hosted tools so far."""
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -59,17 +59,17 @@ ErrorEvent = Callable[[dict[str, Any], int], bytes]
 
 
 def data_line(value: Any) -> bytes:
-    """An SSE event without a name."""
+    """Return an SSE event without a name."""
     return b"data: " + msgspec.json.encode(value) + b"\n\n"
 
 
 def named_event(value: dict[str, Any]) -> bytes:
-    """An SSE event named after its type."""
+    """Return an SSE event named after its type."""
     return b"event: " + str(value["type"]).encode() + b"\n" + data_line(value)
 
 
 def plain_error(error: dict[str, Any], _sent: int) -> bytes:
-    """An error in the middle of a stream of data lines."""
+    """Return an error in the middle of a stream of data lines."""
     return data_line({"error": error})
 
 
@@ -101,5 +101,5 @@ class Answer(msgspec.Struct):
 
 
 def json_answer(value: Any, status: int = 200) -> Answer:
-    """An uncharged JSON answer."""
+    """Return an uncharged JSON answer."""
     return Answer(status, msgspec.json.encode(value))

@@ -1,4 +1,4 @@
-"""What one request costs in tokens, and the usage object that says so."""
+"""Bill of one request in tokens, and the usage object that states it."""
 
 from collections.abc import Callable
 from types import MappingProxyType
@@ -52,7 +52,7 @@ _DETAIL_HOMES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
 
 
 class ToolUse(msgspec.Struct, frozen=True):
-    """What hosted tools of the Responses API did."""
+    """Use of hosted tools of the Responses API."""
 
     web_searches: int = 0
     file_searches: int = 0
@@ -77,7 +77,7 @@ class ToolUse(msgspec.Struct, frozen=True):
         )
 
     def to_wire(self) -> dict[str, Any]:
-        """The `tool_usage` of a response; without image calls the zeros lack output details."""
+        """Return the `tool_usage` of a response; without image calls the zeros lack output details."""
         given = self.image_text + self.image_input
         image: dict[str, Any] = {
             "input_tokens": given,
@@ -90,7 +90,7 @@ class ToolUse(msgspec.Struct, frozen=True):
         return {"image_gen": image, "web_search": {"num_requests": self.web_searches}}
 
     def to_record(self) -> dict[str, Any]:
-        """What is charged on top of tokens: the wire's part, file searches and containers."""
+        """Return the charges on top of tokens: the wire's part, file searches and containers."""
         return self.to_wire() | {
             "file_search": {"num_requests": self.file_searches},
             "code_interpreter": {"container_ids": list(self.containers)},
@@ -144,13 +144,13 @@ class Bill(msgspec.Struct):
             self.tools = self.tools.plus(spent.tools)
 
     def with_spent(self, spent: Spent) -> "Bill":
-        """A copy that includes what is about to leave."""
+        """Return a copy that includes the output about to leave."""
         running = msgspec.structs.replace(self)
         running.add(spent)
         return running
 
     def usage(self) -> dict[str, Any]:
-        """The usage object of everything accounted so far, with `usage_details` merged in."""
+        """Return the usage object of everything accounted so far, with `usage_details` merged in."""
         usage = _RENDERERS[self.kind](self)
         homes = _DETAIL_HOMES.get(self.kind, {})
         for name, value in self.directives.usage_details.items():
@@ -160,12 +160,12 @@ class Bill(msgspec.Struct):
         return usage
 
     def sent(self) -> Any:
-        """What goes over the wire as `usage`: the truth or the directive's replacement."""
+        """Return the `usage` that goes over the wire: the truth or the directive's replacement."""
         override = self.directives.usage
         return self.usage() if override is msgspec.UNSET else override
 
     def billed(self, *, complete: bool) -> dict[str, Any]:
-        """What is charged: a believable override of a complete answer, else the count."""
+        """Return the usage that is charged: a believable override of a complete answer, else the count."""
         override = self.directives.usage
         if complete and isinstance(override, dict) and _believable(override):
             return override
@@ -268,7 +268,7 @@ def _transcript(bill: Bill) -> dict[str, Any]:
 
 
 def _heard(bill: Bill) -> dict[str, Any]:
-    """A transcript inside a realtime session: the same in another order."""
+    """Return the usage of a transcript inside a realtime session: the same in another order."""
     usage = _transcript(bill)
     return {"type": usage.pop("type"), "total_tokens": usage.pop("total_tokens"), **usage}
 

@@ -13,7 +13,7 @@ from sandbox.openai.steering.settings import Live
 
 
 class Context(msgspec.Struct, frozen=True):
-    """All that decides what is said."""
+    """Input of the choices: model, body, directives and settings."""
 
     encoding: tiktoken.Encoding
     model: str
@@ -40,6 +40,6 @@ class Call(Context, frozen=True, kw_only=True):
 
 
 def served_tier(body: dict[str, Any]) -> str:
-    """The tier that served a request: `auto` is default here, `fast` is called priority."""
+    """Return the tier that served a request: `auto` is default here, `fast` is called priority."""
     asked = body.get("service_tier")
     return {"auto": "default", "fast": "priority"}.get(asked, asked) if isinstance(asked, str) else "default"

@@ -1,4 +1,4 @@
-"""What the sessions on WebSockets share."""
+"""WebSockets as their sessions see them, and the helpers those sessions share."""
 
 from collections.abc import Coroutine
 from typing import Any, Protocol
@@ -25,14 +25,14 @@ class Channel(Protocol):
         """Run something beside the reading of messages; it ends with the socket."""
 
     def open_entry(self, raw: bytes, body: Any) -> Entry:
-        """The record of one answer."""
+        """Begin the record of one answer."""
 
     async def deliver(self, answer: Answer, entry: Entry) -> None:
         """Send an answer made of events."""
 
 
 def read_message(text: bytes) -> dict[str, Any]:
-    """The decoded message. Raises ApiError."""
+    """Decode the message. Raises ApiError."""
     try:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -43,7 +43,7 @@ def read_message(text: bytes) -> dict[str, Any]:
 
 
 def error_of(answer: Answer) -> dict[str, Any]:
-    """The error object of an error answer; pages of the edge have none."""
+    """Return the error object of an error answer; pages of the edge have none."""
     try:
         shown = msgspec.json.decode(answer.body)["error"]
     except (msgspec.DecodeError, KeyError, TypeError):
@@ -52,11 +52,11 @@ def error_of(answer: Answer) -> dict[str, Any]:
 
 
 def as_answer(error: ApiError) -> Answer:
-    """An error answer."""
+    """Turn an error into an answer."""
     return Answer(error.status, msgspec.json.encode({"error": error.error}))
 
 
 def only_event(answer: Answer, value: dict[str, Any]) -> Answer:
-    """An error answer turned into the one event that says so."""
+    """Turn an error answer into the one event that says so."""
     answer.events = iter([Event(msgspec.json.encode(value), counted=False)])
     return answer

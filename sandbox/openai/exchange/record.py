@@ -47,7 +47,7 @@ class Entry:
         self._text_size = 0
 
     def opened(self, status: int) -> None:
-        """A socket was opened; it stays without an answer."""
+        """Note an opened socket, which stays without an answer."""
         self.status, self.outcome = status, "headers_sent"
         self._log.write(self)
 
@@ -69,7 +69,7 @@ class Entry:
         return self.finished_at is not None
 
     def sending(self, answer: Answer) -> None:
-        """The headers are on their way."""
+        """Note that the headers are on their way."""
         self.answer, self.outcome, self.status = answer, "headers_sent", answer.status
 
     def sent_event(self, event: Event) -> None:
@@ -112,7 +112,7 @@ class Entry:
         return self.answer.bill.billed(complete=self.outcome == "completed")
 
     def to_json(self) -> dict[str, Any]:
-        """The record as shown; times are Unix seconds."""
+        """Return the record as shown; times are Unix seconds."""
         request, answer = self.request, self.answer
         body = self.body if isinstance(self.body, dict) else {}
         job = answer.job if answer else None
@@ -149,7 +149,7 @@ class Entry:
         }
 
     def _tool_use(self) -> dict[str, Any] | None:
-        """What hosted tools cost on top of `usage`; None where nothing used any."""
+        """Return the use of hosted tools, charged on top of `usage`; None without any."""
         answer = self.answer
         if answer is not None and answer.job is not None:
             return answer.job.tool_use()
@@ -185,7 +185,7 @@ class Log:
                 line = line[os.write(self._file, line) :]
 
     def show(self, client_request_id: str | None, since: int, *, brief: bool) -> dict[str, Any]:
-        """The entries with seq above `since`, oldest first."""
+        """Return the entries with seq above `since`, oldest first."""
         records = []
         for entry in self._entries:
             wanted = entry.request.headers.get("x-client-request-id") == client_request_id
@@ -210,13 +210,13 @@ class Log:
 
 
 def _is_torn(path: Path) -> bool:
-    """Whether a kill left a last line without its end, to which the next one must not stick."""
+    """Tell whether a kill left a last line without its end, to which the next one must not stick."""
     content = path.read_bytes()
     return bool(content) and not content.endswith(b"\n")
 
 
 def _last_seq(path: Path) -> int:
-    """The highest seq in an older file, so that a restarted simulator does not reuse numbers."""
+    """Return the highest seq in an older file, so that a restarted simulator does not reuse numbers."""
     highest = 0
     with contextlib.suppress(FileNotFoundError), path.open("rb") as lines:
         for line in lines:

@@ -67,7 +67,7 @@ _DELTAS: Final = (
 
 
 def said(document: dict[str, Any]) -> str:
-    """The output text inside one answer, chunk or event."""
+    """Return the output text inside one answer, chunk or event."""
     kind = str(document.get("type", ""))
     if kind.endswith(_DELTAS):
         return str(document.get("delta", ""))
@@ -86,7 +86,7 @@ def said(document: dict[str, Any]) -> str:
 
 
 def _item_text(item: dict[str, Any]) -> str:
-    """The text of an output item of a response."""
+    """Return the text of an output item of a response."""
     if item.get("type") == "function_call":
         return str(item.get("arguments", ""))
     parts = item.get("content") or () if item.get("type") == "message" else ()
@@ -94,14 +94,14 @@ def _item_text(item: dict[str, Any]) -> str:
 
 
 def usage_in(document: dict[str, Any]) -> Any:
-    """The usage object of an answer, chunk or event; None without one."""
+    """Return the usage object of an answer, chunk or event; None without one."""
     response = document.get("response")
     place = response if isinstance(response, dict) else document
     return place.get("usage")
 
 
 def sample_events(sample: Sample, encoding: tiktoken.Encoding, *, frames: bool = False) -> Iterator[Event]:
-    """The file cut after each blank line, together the pieces are the file; or each line's JSON alone."""
+    """Cut the file after each blank line, so that the pieces together are the file; or take each line's JSON alone."""
     for data in _lines(sample.body) if frames else _blocks(sample.body):
         text, counted, usage = "", False, msgspec.UNSET
         for document in _documents(data, streamed=not frames):

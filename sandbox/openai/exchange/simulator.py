@@ -46,7 +46,7 @@ class Simulator:
     async def call(
         self, request: Request, body: dict[str, Any], model: str, directives: Directives, store: Store | None = None
     ) -> Call:
-        """All that a handler needs."""
+        """Gather everything that a handler needs."""
         echo = ""
         if directives.echo:
             echo = msgspec.json.encode({"headers": request.headers, "body": body}).decode()
@@ -63,7 +63,7 @@ class Simulator:
         )
 
     def new_id(self, prefix: str) -> str:
-        """A fresh id such as resp_0c2f9a51e7."""
+        """Return a fresh id such as resp_0c2f9a51e7."""
         return f"{prefix}_{self.new_digits()}"
 
     def new_digits(self) -> str:
@@ -80,7 +80,7 @@ class Simulator:
             asyncio.get_running_loop().call_later(job.total_s + 0.005, entry.settle)
 
     async def encoding(self, name: str) -> tiktoken.Encoding:
-        """The encoding of that name; the first use loads it off the loop, once for all who wait."""
+        """Return the encoding of that name; the first use loads it off the loop, once for all who wait."""
         loaded = self._encodings.get(name)
         if loaded is None:
             loop = asyncio.get_running_loop()
@@ -90,12 +90,12 @@ class Simulator:
         return loaded.result() if loaded.done() else await asyncio.shield(loaded)
 
     def standing_failure(self) -> Answer | None:
-        """The error answer that the directive for all requests asks for."""
+        """Return the error answer that the directive for all requests asks for."""
         standing = self.live.directive
         return self.failure(msgspec.convert(standing, Directives), dice=False) if standing else None
 
     def failure(self, directives: Directives, *, dice: bool = True) -> Answer | None:
-        """The error answer that a directive, or chance, asks for."""
+        """Return the error answer that a directive, or chance, asks for."""
         status = directives.status
         if status is None:
             if not dice or self.live.fail_rate <= 0 or self._dice.random() >= self.live.fail_rate:

@@ -35,7 +35,7 @@ class BackgroundJob:
         return self._queued_s + self._working_s
 
     def position(self) -> int:
-        """How many events have happened."""
+        """Return the number of events that have happened."""
         if self._cancelled_at is not None:
             return self._cancelled_at
         rest = time.monotonic() - self._began - self._queued_s
@@ -55,7 +55,7 @@ class BackgroundJob:
         return "queued" if position <= _STARTED else "in_progress"
 
     def response(self) -> dict[str, Any]:
-        """The response object as it is now."""
+        """Return the response object as it is now."""
         status = self.status()
         return self._states[status if status in self._states else "final"]
 
@@ -71,7 +71,7 @@ class BackgroundJob:
                 self.on_end()
 
     def follow(self, after: int) -> Iterator[Event]:
-        """The events with a sequence number above `after`, each when it happens."""
+        """Yield the events with a sequence number above `after`, each when it happens."""
         at = after + 1
         while at < len(self._events):
             if at < self.position():
@@ -83,7 +83,7 @@ class BackgroundJob:
                 return
 
     def charge(self) -> dict[str, Any] | None:
-        """A finished job costs what it says, one cancelled at work what it produced, a queued one nothing."""
+        """Bill a finished job its whole usage, one cancelled at work its output so far, a queued one nothing."""
         position = self.position()
         if self.running() or position <= _STARTED:
             return None
@@ -93,7 +93,7 @@ class BackgroundJob:
         return bill.billed(complete=self._cancelled_at is None)
 
     def tool_use(self) -> dict[str, Any] | None:
-        """What hosted tools cost so far."""
+        """Return the use of hosted tools so far."""
         bill = msgspec.structs.replace(self._bill)
         for event in self._events[: self.position()]:
             bill.add(event.spent)
@@ -111,7 +111,7 @@ class Stored(msgspec.Struct):
     job: BackgroundJob | None = None
 
     def response(self) -> dict[str, Any]:
-        """The response object as it is now."""
+        """Return the response object as it is now."""
         return self.final if self.job is None else self.job.response()
 
 
@@ -119,7 +119,7 @@ class Store:
     """All stored responses by id; `beyond` is asked for what is not here (sockets keep their own)."""
 
     def __init__(self, beyond: "Store | None" = None) -> None:
-        """Starts empty."""
+        """Start empty."""
         self._stored: dict[str, Stored] = {}
         self._beyond = beyond
 
@@ -130,14 +130,14 @@ class Store:
             del self._stored[next(iter(self._stored))]
 
     def find(self, response_id: str) -> Stored | None:
-        """The response of that id."""
+        """Return the response of that id."""
         found = self._stored.get(response_id)
         if found is None and self._beyond is not None:
             found = self._beyond.find(response_id)
         return found
 
     def get(self, response_id: str) -> Stored:
-        """The response of that id. Raises ApiError 404."""
+        """Return the response of that id. Raises ApiError 404."""
         found = self.find(response_id)
         if found is None:
             message = f"Response with id '{response_id}' not found."
@@ -145,7 +145,7 @@ class Store:
         return found
 
     def conversation(self, response_id: str | None) -> list[dict[str, Any]]:
-        """The items before a request with that previous_response_id. Raises ApiError 400."""
+        """Return the items before a request with that previous_response_id. Raises ApiError 400."""
         if response_id is None:
             return []
         found = self.find(response_id)

@@ -24,7 +24,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 def typed_stream(bill: Bill, steps: Iterable[Step], wrap: Callable[[dict[str, Any]], bytes]) -> Iterator[Event]:
-    """The events; `bill` is read, not changed. `usage_on` says which ones carry usage."""
+    """Yield the events; `bill` is read, not changed. `usage_on` says which ones carry usage."""
     mode = bill.directives.usage_on
     listed = list(steps)
     for index, step in enumerate(listed):

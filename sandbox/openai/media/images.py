@@ -110,7 +110,7 @@ def _uploaded(call: Call) -> list[bytes | None]:
 
 
 def _linked(body: dict[str, Any]) -> list[bytes | None]:
-    """The bytes of data URLs; None for images that are only named."""
+    """Return the bytes of data URLs; None for images that are only named."""
     listed = list(body.get("images") or ())
     if listed and isinstance(body.get("mask"), dict):
         listed.append(body["mask"])
@@ -149,7 +149,7 @@ class _Made(msgspec.Struct, frozen=True):
     created: int
 
     def look(self) -> dict[str, Any]:
-        """The properties as the answer repeats them."""
+        """Return the properties as the answer repeats them."""
         svg = self.options.get("output_format") == "svg"
         background = self.options.get("background")
         return {
@@ -207,7 +207,7 @@ def _body(made: _Made, usage: Any) -> dict[str, Any]:
 
 
 def _svg_usage(made: _Made) -> Any:
-    """What the text model that draws the SVG costs, image for image."""
+    """Return the usage of the text model that draws the SVG, image for image."""
     wanted = made.call.directives.svg_usage
     if wanted is not msgspec.UNSET:
         return wanted
@@ -216,7 +216,7 @@ def _svg_usage(made: _Made) -> Any:
 
 
 def _steps(made: _Made) -> Iterator[Step]:
-    """The input is charged on the first image only, so that the sum over all of them is the charge."""
+    """Charge the input on the first image only, so that the sum over all of them is the charge."""
     partial = int(made.options.get("partial_images") or 0)
     picture = {"b64_json": PNG_BASE64, "created_at": made.created}
     look = made.look()

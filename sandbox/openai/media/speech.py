@@ -43,7 +43,7 @@ _NOISE: Final = bytes(index * 7 % 251 for index in range(251)) * 7
 
 
 def speech(call: Call) -> Answer:
-    """The spoken input."""
+    """Answer with the spoken input."""
     body, directives = call.body, call.directives
     _check(call)
     text = body["input"]
@@ -93,7 +93,7 @@ def _wav_head(size: int) -> bytes:
 
 
 def _chunks(head: bytes, tokens: int) -> Iterator[tuple[bytes, int]]:
-    """The file in chunks, with the audio tokens each one stands for."""
+    """Cut the file into chunks, with the audio tokens each one stands for."""
     start = 0
     while start < tokens or head:
         count = min(_TOKENS_PER_CHUNK, tokens - start)

@@ -100,13 +100,13 @@ class _Heard(msgspec.Struct, frozen=True):
         return self.format == "diarized_json"
 
     def segment(self) -> dict[str, Any]:
-        """The only speaker's only segment."""
+        """Return the only speaker's only segment."""
         span = {"id": "seg_0", "start": 0.0, "end": round(self.seconds, 2)}
         return {"type": "transcript.text.segment", **span, "text": self.text, "speaker": "A"}
 
 
 def transcribe(call: Call) -> Answer:
-    """What the file says."""
+    """Answer with the words of the file."""
     heard = _hear(call, _TRANSCRIBE)
     answer = Answer(200, bill=heard.bill, model=call.directives.model or call.model)
     if call.body.get("stream") in {True, "true", "1"} and not call.model.startswith("whisper"):
@@ -118,7 +118,7 @@ def transcribe(call: Call) -> Answer:
 
 
 def translate(call: Call) -> Answer:
-    """What the file says, in English. The answer holds no usage in any format."""
+    """Answer with the words of the file in English, without usage in any format."""
     if not call.model.startswith("whisper"):
         raise invalid(f"Invalid value: '{call.model}'. Supported values are: 'whisper-1'.", "model", "invalid_value")
     heard = _hear(call, _TRANSLATE)

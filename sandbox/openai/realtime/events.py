@@ -16,7 +16,7 @@ _REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_fil
 
 
 class Spoken(msgspec.Struct, frozen=True, kw_only=True):
-    """What is fixed before a response begins."""
+    """Facts that are fixed before a response begins."""
 
     id: str
     item_id: str
@@ -55,7 +55,7 @@ class RealtimeStream:
         yield self._done(failure)
 
     def error_event(self, error: dict[str, Any], _sent: int) -> bytes:
-        """An error in the middle of a response."""
+        """Return an error in the middle of a response."""
         return msgspec.json.encode(error_frame(error, self._event_id()))
 
     def _failure(self) -> Failure | None:
@@ -98,7 +98,7 @@ class RealtimeStream:
         return {"id": self._spoken.item_id, "object": "realtime.item", "type": kind, "status": status, **fields}
 
     def _own(self, status: str, text: str) -> dict[str, Any]:
-        """The output item with what it says."""
+        """Return the output item with its content."""
         choice = self._spoken.choice
         if choice.kind == "tool":
             head = {"name": choice.tool, "call_id": self._spoken.call_id}
@@ -194,7 +194,7 @@ class RealtimeStream:
 
 
 def error_frame(error: dict[str, Any], event_id: str, cause: Any = None) -> dict[str, Any]:
-    """An error event; `cause` is the event_id of the client's message."""
+    """Return an error event; `cause` is the event_id of the client's message."""
     shown = {name: error.get(name) for name in ("type", "code", "message", "param")}
     return {"type": "error", "event_id": event_id, "error": shown | {"event_id": cause}}
 

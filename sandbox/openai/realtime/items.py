@@ -30,7 +30,7 @@ class Item(msgspec.Struct, frozen=True):
 
 
 def plus(counts: list[PromptCount]) -> PromptCount:
-    """The sum by kind."""
+    """Add up counts by kind."""
     return PromptCount(
         sum(count.text for count in counts), sum(count.image for count in counts), sum(count.audio for count in counts)
     )
@@ -46,7 +46,7 @@ def audio_seconds(data: bytes | int, form: dict[str, Any] | None) -> float:
 
 
 def decode_audio(value: Any, where: str) -> bytes:
-    """The bytes of base64 audio. Raises ApiError."""
+    """Return the bytes of base64 audio. Raises ApiError."""
     if value is None:
         raise missing(where)
     if not isinstance(value, str):
@@ -58,7 +58,7 @@ def decode_audio(value: Any, where: str) -> bytes:
 
 
 def read_item(value: Any, fresh_id: str, encoding: tiktoken.Encoding, model: str, form: dict[str, Any] | None) -> Item:
-    """A client's item, complete. Raises ApiError."""
+    """Complete a client's item. Raises ApiError."""
     if not isinstance(value, dict):
         raise missing("item") if value is None else wrong_type("item", "an object", value)
     kind = value.get("type")

@@ -34,7 +34,7 @@ class RealtimeSession:
     """One socket: one session, one conversation, one response at a time."""
 
     def __init__(self, channel: Channel) -> None:
-        """The model comes with the handshake."""
+        """Take the model from the handshake."""
         self._channel = channel
         simulator = channel.simulator
         model = parse_qs(channel.request.query).get("model", [""])[0]
@@ -85,7 +85,7 @@ class RealtimeSession:
             raise missing("model")
 
     async def start(self) -> None:
-        """The server speaks first."""
+        """Send the first event: here the server speaks first."""
         self._encoding = await self._channel.simulator.encoding(encoding_name(self._model))
         self._say("session.created", {"session": self._session})
 
@@ -183,7 +183,7 @@ class RealtimeSession:
         self._say("conversation.item.retrieved", {"item": item.shown})
 
     def _on_item_truncate(self, event: dict[str, Any], _text: bytes) -> None:
-        """The audio beyond the mark goes, and the transcript with it: it has no times."""
+        """Drop the audio beyond the mark, and the whole transcript with it: that has no times."""
         at = self._place(event.get("item_id"), "item_id")
         item, kept = self._items[at], event.get("audio_end_ms")
         if not isinstance(kept, int) or isinstance(kept, bool):
@@ -206,7 +206,7 @@ class RealtimeSession:
         return audio_seconds(len(self._buffer), self._input().get("format"))
 
     def _turn_ends(self, detection: dict[str, Any], text: bytes) -> None:
-        """The server finds the end of the user's turn, and answers unasked."""
+        """End the user's turn as the server's detection does, and answer unasked."""
         item_id = self._channel.simulator.new_id("item")
         self._say("input_audio_buffer.speech_started", {"audio_start_ms": self._heard_ms, "item_id": item_id})
         self._heard_ms += int(self._seconds() * 1000)
@@ -249,7 +249,7 @@ class RealtimeSession:
             self._transcribe(item_id, str(transcription["model"]), seconds, text)
 
     def _transcribe(self, item_id: str, model: str, seconds: float, text: bytes) -> None:
-        """The transcript has a usage of its own, at the price of its own model."""
+        """Send a transcript, whose usage is its own, at the price of its own model."""
         channel = self._channel
         standing = channel.simulator.live.directive | self._standing | self._pending
         directives = msgspec.convert(standing.get("transcription") or {}, Directives)
@@ -352,7 +352,7 @@ class RealtimeSession:
         return stream, answer
 
     def _given_item(self, item: Any) -> Item:
-        """An item of out-of-band input: whole, or a reference to one of the conversation."""
+        """Return an item of out-of-band input: whole, or a reference to one of the conversation."""
         if isinstance(item, dict) and item.get("type") == "item_reference":
             return self._items[self._place(item.get("id"), "response.input")]
         return read_item(
@@ -379,13 +379,13 @@ class RealtimeSession:
         return chat_choices(context)[0]
 
     def _keep(self, item: dict[str, Any], bill: Bill) -> None:
-        """The answer becomes part of the conversation: its text and its audio are read on later turns."""
+        """Add the answer to the conversation: its text and its audio are read on later turns."""
         count = PromptCount(4 + bill.tokens - bill.audio, audio=bill.audio)
         self._items.append(Item(str(item["id"]), item, count))
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """The new fields laid over the old ones, objects field by field."""
+    """Lay the new fields over the old ones, objects field by field."""
     result = dict(old)
     for name, value in new.items():
         present = result.get(name)

@@ -11,13 +11,13 @@ _MAX_INPUTS: Final = 2048
 
 
 def is_reasoning(model: str) -> bool:
-    """True for models that think before they speak (o1, o3, o4, gpt-5, gpt-6, not *chat*)."""
+    """Tell models that think before they speak (o1, o3, o4, gpt-5, gpt-6, not *chat*)."""
     base = model.removeprefix("ft:")
     return base.startswith(_REASONING_PREFIXES) and "chat" not in base
 
 
 def check_model(body: Any) -> str:
-    """The model's name. Raises ApiError."""
+    """Return the model's name. Raises ApiError."""
     if not isinstance(body, dict):
         raise invalid("We could not parse the JSON body of your request.", None, None)
     model = body.get("model")
@@ -119,7 +119,7 @@ def check_stream(body: dict[str, Any]) -> None:
 
 
 def check_legacy(body: dict[str, Any]) -> list[str | list[int]]:
-    """The prompts of a legacy completion. Raises ApiError."""
+    """Return the prompts of a legacy completion. Raises ApiError."""
     check_integer(body, "n", 1, _MAX_CHAT_CHOICES)
     check_integer(body, "best_of", 1, _MAX_BEST_OF)
     check_integer(body, "max_tokens", 0)
@@ -134,7 +134,7 @@ def check_legacy(body: dict[str, Any]) -> list[str | list[int]]:
 
 
 def text_inputs(value: Any, name: str) -> list[str | list[int]]:
-    """A string, strings, token ids or lists of token ids as a list of inputs. Raises ApiError."""
+    """List the inputs of a string, strings, token ids or lists of token ids. Raises ApiError."""
     if isinstance(value, str):
         return [value]
     if _is_ids(value):

@@ -48,18 +48,18 @@ _DEFAULTS: Final = MappingProxyType({429: "429_rate"})
 
 
 def error_object(message: str, kind: str, param: str | None = None, code: str | None = None) -> dict[str, Any]:
-    """The value under `error`: always all four keys."""
+    """Return the value under `error`: always all four keys."""
     return {"message": message, "type": kind, "param": param, "code": code}
 
 
 def named_error(name: str) -> dict[str, Any] | None:
-    """The error object of a sample such as `429_quota`; None when there is no such sample."""
+    """Return the error object of a sample such as `429_quota`; None when there is no such sample."""
     shape = _SHAPES.get(name)
     return error_object(*shape) if shape else None
 
 
 def status_error(status: int) -> dict[str, Any]:
-    """The error object that goes with an HTTP status."""
+    """Return the error object that goes with an HTTP status."""
     known = named_error(_DEFAULTS.get(status, str(status)))
     if known is not None:
         return known
@@ -69,7 +69,7 @@ def status_error(status: int) -> dict[str, Any]:
 
 
 def edge_page(status: int) -> bytes:
-    """The HTML page that a CDN edge sends in place of JSON (502, 504, 520)."""
+    """Return the HTML page that a CDN edge sends in place of JSON (502, 504, 520)."""
     return (
         f"<html>\r\n<head><title>{status} Bad Gateway</title></head>\r\n<body>\r\n"
         f"<center><h1>{status} Bad Gateway</h1></center>\r\n<hr><center>cloudflare</center>\r\n"
@@ -87,11 +87,11 @@ class ApiError(Exception):
 
 
 def invalid(message: str, param: str | None, code: str | None) -> ApiError:
-    """A 400 with OpenAI's invalid_request_error shape."""
+    """Return a 400 with OpenAI's invalid_request_error shape."""
     return ApiError(400, error_object(message, "invalid_request_error", param, code))
 
 
 def wrong_body(error: Exception) -> dict[str, Any]:
-    """The error object for a body whose values are of types that no check names."""
+    """Return the error object for a body whose values are of types that no check names."""
     message = f"Invalid value. ({type(error).__name__}: {error})"
     return error_object(message, "invalid_request_error", code="invalid_value")

@@ -20,7 +20,7 @@ _TRUTH: Final = {"true": True, "false": False, "1": True, "0": False}
 
 
 class Field(msgspec.Struct, frozen=True):
-    """What one field may hold; null is the same as absent."""
+    """Permitted values of one field; null is the same as absent."""
 
     kind: FieldKind
     low: int | None = None
@@ -41,17 +41,17 @@ ARRAY: Final = Field("array")
 
 
 def one_of(*names: str) -> Field:
-    """A string out of a list."""
+    """Return a field that holds one string out of a list."""
     return Field("string", choices=names)
 
 
 def missing(name: str) -> ApiError:
-    """The complaint about an absent field."""
+    """Return the complaint about an absent field."""
     return invalid(f"Missing required parameter: '{name}'.", name, "missing_required_parameter")
 
 
 def wrong_type(name: str, expected: str, value: Any) -> ApiError:
-    """The complaint about a value of another type."""
+    """Return the complaint about a value of another type."""
     return invalid(
         f"Invalid type for '{name}': expected {expected}, but got {_name(value)} instead.", name, "invalid_type"
     )
@@ -120,7 +120,7 @@ def _check_range(name: str, field: Field, value: float) -> None:
 
 
 def from_form(form: dict[str, Any], table: Fields) -> dict[str, Any]:
-    """The fields of a form with their texts turned into the types of the table; `x[]` becomes `x`."""
+    """Turn the texts of a form into the types of the table; `x[]` becomes `x`."""
     body: dict[str, Any] = {}
     for key, value in form.items():
         name = key.removesuffix("[]")

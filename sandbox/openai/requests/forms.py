@@ -17,7 +17,7 @@ class Upload(msgspec.Struct, frozen=True):
     data: bytes
 
     def shown(self) -> dict[str, Any]:
-        """What the record says about it."""
+        """Return its entry in the record."""
         digest = hashlib.sha256(self.data).hexdigest()
         return {"filename": self.filename, "contentType": self.content_type, "bytes": len(self.data), "sha256": digest}
 
@@ -27,12 +27,12 @@ Uploads = dict[str, list[Upload]]
 
 
 def is_form(content_type: str) -> bool:
-    """Whether a body of that type is a form."""
+    """Tell whether a body of that type is a form."""
     return content_type.lower().startswith("multipart/form-data")
 
 
 def read_form(content_type: str, raw: bytes) -> tuple[dict[str, Any], Uploads]:
-    """The fields, repeated ones as lists, and the files. Raises ApiError when it is no form."""
+    """Return the fields, repeated ones as lists, and the files. Raises ApiError when it is no form."""
     boundary = _parameters("content-type", content_type).get("boundary")
     if not boundary:
         raise invalid("Could not parse multipart form: no boundary.", None, None)
@@ -71,7 +71,7 @@ def _header(line: str) -> tuple[str, str]:
 
 
 def _parameters(name: str, value: str) -> dict[str, str]:
-    """The parameters of a header such as `form-data; name="file"`."""
+    """Return the parameters of a header such as `form-data; name="file"`."""
     message = Message()
     message[name] = value
     return {key.lower(): str(text) for key, text in message.get_params(failobj=[], header=name)}

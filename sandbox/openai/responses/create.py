@@ -219,7 +219,7 @@ def create(call: Call) -> Answer:
 
 
 def streamed(opened: Opened) -> Answer:
-    """The answer as a stream of events."""
+    """Return the answer as a stream of events."""
     plan, directives = opened.plan, opened.plan.call.directives
     served = served_tier(plan.call.body) if directives.service_tier is msgspec.UNSET else directives.service_tier
     return Answer(

@@ -32,7 +32,7 @@ _DECIDERS: Final = ("gpt-6-luna",)
 
 
 def decide(call: Call) -> Answer:
-    """An answer per question."""
+    """Answer each question."""
     body = call.body
     check_fields(body, _DECISION)
     if body.get("input") is None:

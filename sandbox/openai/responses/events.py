@@ -43,13 +43,13 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def reason(self) -> str | None:
-        """Why the response is incomplete; None when it is not."""
+        """Reason of an incomplete response; None when it is complete."""
         finish = _INCOMPLETE.get(self.choice.finish, self.choice.finish)
         return finish if finish in _REASONS else None
 
     @property
     def failure(self) -> Failure | None:
-        """How the response fails, if it does."""
+        """Failure of the response, if it has one."""
         wanted = self.call.directives.failed
         return Failure() if wanted is True else wanted or None
 
@@ -86,7 +86,7 @@ class ResponseStream:
         self._said: list[Piece] = []
 
     def state(self, status: str, **changes: Any) -> dict[str, Any]:
-        """The response object in a status, without output and usage unless given."""
+        """Return the response object in a status, without output and usage unless given."""
         plan, body = self._plan, self._plan.call.body
         cache = body.get("prompt_cache_options") or {}
         text = body.get("text") or {}
@@ -144,7 +144,7 @@ class ResponseStream:
         yield self._last()
 
     def error_event(self, error: dict[str, Any], sent: int) -> bytes:
-        """The bare error event that ends a stream instead of a terminal one."""
+        """Return the bare error event that ends a stream instead of a terminal one."""
         shown = {"type": "error", "code": error.get("code") or error.get("type"), "message": error.get("message")}
         return self._wrap(shown | {"param": error.get("param"), "sequence_number": sent})
 

@@ -105,7 +105,7 @@ class HostedCall(msgspec.Struct, frozen=True):
 
 
 def hosted_calls(call: Call) -> list[HostedCall]:
-    """The calls the directive names, or the one that tool_choice forces, as far as the tools allow."""
+    """Return the calls the directive names, or the one that tool_choice forces, as far as the tools allow."""
     tools = tools_of(call.body)
     fresh = call.new_id("cntr")
     made = []

@@ -24,7 +24,7 @@ _SILENT: Final = frozenset({"reasoning", "item_reference", "image_generation_cal
 
 
 def input_items(value: Any, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
-    """The `input` as a list of complete items. Raises ApiError."""
+    """Return the `input` as a list of complete items. Raises ApiError."""
     if value is None:
         return []
     if isinstance(value, str):
@@ -61,7 +61,7 @@ def _item(item: Any, where: str, new_id: Callable[[str], str]) -> dict[str, Any]
 
 
 def as_chat(body: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
-    """The chat request that says the same."""
+    """Return the chat request that says the same."""
     messages = [_message(item) for item in items if item.get("type") not in _SILENT]
     instructions = body.get("instructions")
     if isinstance(instructions, str):
@@ -83,13 +83,13 @@ def as_chat(body: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]
 
 
 def text_format(body: dict[str, Any]) -> dict[str, Any]:
-    """The `text.format` of a request."""
+    """Return the `text.format` of a request."""
     form = (body.get("text") or {}).get("format")
     return form if isinstance(form, dict) else {"type": "text"}
 
 
 def output_schema(body: dict[str, Any]) -> Any:
-    """The JSON schema the output has to fit; None for free text."""
+    """Return the JSON schema the output has to fit; None for free text."""
     form = text_format(body)
     if form.get("type") == "json_object":
         return {"type": "object", "properties": {"answer": {"type": "string"}}}
@@ -97,7 +97,7 @@ def output_schema(body: dict[str, Any]) -> Any:
 
 
 def tools_of(body: dict[str, Any], kind: str | None = None) -> list[dict[str, Any]]:
-    """The tools of one type, or of all."""
+    """Return the tools of one type, or of all."""
     tools = [tool for tool in body.get("tools") or () if isinstance(tool, dict)]
     return tools if kind is None else [tool for tool in tools if tool.get("type") == kind]
 
@@ -142,7 +142,7 @@ def count_input(
 
 
 def _file_tokens(part: dict[str, Any]) -> int:
-    """A quarter of the bytes of an inline file; a file behind an id or URL counts as one of 1,000 tokens."""
+    """Count a quarter of an inline file's bytes; a file behind an id or URL counts as one of 1,000 tokens."""
     data = part.get("file_data")
     if not isinstance(data, str):
         return _FILE_TOKENS

@@ -40,7 +40,7 @@ class ResponsesSession:
         """Nothing in the handshake can be wrong."""
 
     async def start(self) -> None:
-        """The server waits for the client to begin."""
+        """Wait for the client to begin."""
 
     async def message(self, text: bytes) -> None:
         """One message of the client."""
@@ -172,7 +172,7 @@ def _wrap(lane: str | None) -> Wrap:
 
 
 def error_frame(error: dict[str, Any], status: int, directives: Directives) -> dict[str, Any]:
-    """The frame of an error that HTTP would say as a status; headers of the directive move inside."""
+    """Return the frame of an error that HTTP would say as a status; headers of the directive move inside."""
     shown = {name: error.get(name) for name in ("type", "code", "message", "param")}
     if directives.headers:
         shown["headers"] = directives.headers

@@ -29,7 +29,7 @@ _NOT_NEGATIVE = (
 
 
 class AfterChunks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where in a stream something happens; counted in SSE events sent, `[DONE]` excluded."""
+    """Place in a stream; counted in SSE events sent, `[DONE]` excluded."""
 
     after_chunks: int
     mid_chunk: bool = False
@@ -38,7 +38,7 @@ class AfterChunks(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Failure(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How a response fails."""
+    """Error of a response that fails."""
 
     code: str = "server_error"
     message: str = "The model failed to generate a response."
@@ -188,13 +188,13 @@ def _parse(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _bad(reason: str) -> ApiError:
-    """A broken directive is the tester's slip: answer in a way that cannot be mistaken."""
+    """Refuse a broken directive: it is the tester's slip, and the answer must not be mistaken for another."""
     error = error_object(f"sandbox directive: {reason}", "sandbox_error", code="bad_directive")
     return ApiError(400, error)
 
 
 def found_keys(raw: bytes, body: Any) -> dict[str, Any]:
-    """The keys of all directives in one request. Raises ApiError when one cannot be understood."""
+    """Return the keys of all directives in one request. Raises ApiError when one cannot be understood."""
     merged: dict[str, Any] = {}
     # The scan of all strings costs more than the rest of a small request, so skip it when hopeless.
     if b"sandbox" not in raw:
@@ -211,7 +211,7 @@ def found_keys(raw: bytes, body: Any) -> dict[str, Any]:
 
 
 def read_directives(raw: bytes, body: Any, standing: dict[str, Any]) -> Directives | None:
-    """The directives of one request laid over the `standing` ones; None when there are none.
+    """Lay the directives of one request over the `standing` ones; None when there are none.
 
     Raises ApiError when a directive cannot be understood.
     """

@@ -1,4 +1,4 @@
-"""What the simulator is started with, and what may be changed while it runs."""
+"""Settings of the simulator: those of its start, and those that may change while it runs."""
 
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulator is started with."""
+    """Settings at the start, fixed until the end."""
 
     host: str = "127.0.0.1"
     port: int = 0

@@ -40,7 +40,7 @@ _CL100K_PREFIXES: Final = ("gpt-3.5", "text-embedding-", "davinci", "babbage")
 
 
 def encoding_name(model: str) -> str:
-    """The encoding of a model; unknown and new models use o200k_base."""
+    """Return the encoding of a model; unknown and new models use o200k_base."""
     base = model.removeprefix("ft:")
     if base == "gpt-4" or base.startswith(("gpt-4-", "gpt-4:")):
         return "cl100k_base"
@@ -49,7 +49,7 @@ def encoding_name(model: str) -> str:
 
 @functools.cache
 def load_encoding(name: str) -> tiktoken.Encoding:
-    """The encoding built from its rank file, checked by hash. Takes about 0.3 s the first time."""
+    """Build the encoding from its rank file, checked by hash. Takes about 0.3 s the first time."""
     ranks = lzma.decompress((RANKS / f"{name}.tiktoken.xz").read_bytes())
     if hashlib.sha256(ranks).hexdigest() != _SHA256[name]:
         raise RuntimeError(f"{name}: the rank file is damaged")

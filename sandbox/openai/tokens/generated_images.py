@@ -43,13 +43,13 @@ _FIDELITY_OTHER: Final = 6_240
 
 
 def chosen_size(options: dict[str, Any]) -> str:
-    """The size of the image that is made."""
+    """Return the size of the image that is made."""
     size = options.get("size")
     return size if isinstance(size, str) and size != "auto" else DEFAULT_SIZE
 
 
 def chosen_quality(options: dict[str, Any]) -> str:
-    """The quality of the image that is made; the names of older models are mapped."""
+    """Return the quality of the image that is made; the names of older models are mapped."""
     quality = options.get("quality")
     if not isinstance(quality, str) or quality == "auto":
         return DEFAULT_QUALITY

@@ -32,7 +32,7 @@ _STOP: Final = Piece(".", 1)
 
 
 def _step(state: int) -> int:
-    """A linear congruential generator: cheap, and the same on every machine."""
+    """Step a linear congruential generator: cheap, and the same on every machine."""
     return (state * 1664525 + 1013904223) & 0xFFFFFFFF
 
 
@@ -71,7 +71,7 @@ def pseudo_english(seed: int, length: int) -> list[Piece]:
 
 
 def split_text(encoding: tiktoken.Encoding, text: str) -> list[Piece]:
-    """A given text in pieces of about one token; tokens inside one character stay together."""
+    """Cut a given text into pieces of about one token; tokens inside one character stay together."""
     pieces: list[Piece] = []
     decoder = codecs.getincrementaldecoder("utf-8")()
     waiting = 0
@@ -86,7 +86,7 @@ def split_text(encoding: tiktoken.Encoding, text: str) -> list[Piece]:
 
 
 def limit(pieces: list[Piece], room: int | None) -> list[Piece]:
-    """As many leading pieces as fit into `room` tokens; None is no limit."""
+    """Keep the leading pieces that fit into `room` tokens; None is no limit."""
     if room is None:
         return pieces
     used = 0

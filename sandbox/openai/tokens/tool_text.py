@@ -5,7 +5,7 @@ from typing import Any
 
 
 def render_tools(functions: list[dict[str, Any]]) -> str:
-    """The `namespace functions { ... }` text of a request's function definitions."""
+    """Return the `namespace functions { ... }` text of a request's function definitions."""
     lines = ["namespace functions {", ""]
     for function in functions:
         if function.get("description"):

@@ -30,10 +30,10 @@ _TOO_LARGE: Final = b"HTTP/1.1 413 Content Too Large\r\ncontent-length: 0\r\ncon
 
 
 class Hub:
-    """What all connections share."""
+    """State that all connections share."""
 
     def __init__(self, settings: Settings) -> None:
-        """Opens the record file."""
+        """Open the record file."""
         self.simulator = Simulator(settings)
         self.api = Api(self.simulator)
         self.log = Log(settings.record, settings.record_keep)
@@ -46,7 +46,7 @@ class Hub:
         self._ids = random.Random()  # noqa: S311 - request ids are no secrets
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start; control requests are not counted as requests."""
+        """Count since the start; control requests are not counted as requests."""
         return {
             "requests": self.requests,
             "served": self.served,
@@ -64,7 +64,7 @@ class Hub:
         )
 
     def request_id(self) -> str:
-        """A fresh x-request-id."""
+        """Return a fresh x-request-id."""
         return f"req_{self._ids.getrandbits(128):032x}"
 
 
@@ -72,7 +72,7 @@ class Connection(asyncio.Protocol):
     """One client socket; answers its requests one after the other."""
 
     def __init__(self, hub: Hub) -> None:
-        """The parser is fed by data_received."""
+        """Make the parser, which data_received feeds."""
         self._hub = hub
         self._loop = asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
@@ -91,13 +91,13 @@ class Connection(asyncio.Protocol):
     # -- asyncio.Protocol ------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """A client has connected."""
+        """Take in a client that has connected."""
         self._transport = cast("asyncio.Transport", transport)
         self._hub.connections.add(self)
         self._hub.connections_total += 1
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """The socket is gone, whoever closed it."""
+        """Cancel the work for a socket that is gone, whoever closed it."""
         self._transport = None
         self._hub.connections.discard(self)
         self._writable.set()
@@ -129,11 +129,11 @@ class Connection(asyncio.Protocol):
         self.close()
 
     def pause_writing(self) -> None:
-        """The client reads more slowly than we write."""
+        """Hold writes: the client reads more slowly than we write."""
         self._writable.clear()
 
     def resume_writing(self) -> None:
-        """The client has caught up."""
+        """Let writes go on: the client has caught up."""
         self._writable.set()
 
     # -- httptools callbacks ---------------------------------------------------------------------
@@ -158,7 +158,7 @@ class Connection(asyncio.Protocol):
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
     def on_body(self, data: bytes) -> None:
-        """A part of the body."""
+        """Take in a part of the body."""
         self._body_size += len(data)
         if self._body_size <= _MAX_BODY_BYTES:
             self._body.append(data)
@@ -167,7 +167,7 @@ class Connection(asyncio.Protocol):
             self.close()
 
     def on_message_complete(self) -> None:
-        """A whole request has arrived."""
+        """Queue a request that has arrived as a whole."""
         path, _, query = self._url.decode("latin-1").partition("?")
         request = Request(
             self._parser.get_method().decode("ascii"),

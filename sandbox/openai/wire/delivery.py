@@ -46,7 +46,7 @@ UPSTREAM_HEAD: Final = "".join(f"{name}: {value}\r\n" for name, value in _UPSTRE
 
 
 class Wire(Protocol):
-    """What delivery needs of a connection."""
+    """Connection as delivery sees it."""
 
     def write(self, data: bytes) -> None:
         """Hand bytes to the socket."""
@@ -271,7 +271,7 @@ class Delivery:
 
 
 def text_frames(data: bytes, piece: int) -> Iterator[bytes]:
-    """A WebSocket text message in fragments of that many bytes."""
+    """Cut a WebSocket text message into fragments of that many bytes."""
     for start in range(0, len(data), piece):
         kind = Opcode.CONT if start else Opcode.TEXT
         yield Frame(kind, data[start : start + piece], start + piece >= len(data)).serialize(mask=False)
@@ -279,7 +279,7 @@ def text_frames(data: bytes, piece: int) -> Iterator[bytes]:
 
 @functools.lru_cache(maxsize=1)
 def _http_date(second: int) -> str:
-    """The date header; formatting it costs more than the rest of the head, so once a second."""
+    """Format the date header; it costs more than the rest of the head, so once a second."""
     return formatdate(second, usegmt=True)
 
 

@@ -33,33 +33,33 @@ _SESSIONS: Final[dict[str, Callable[["Socket"], "Session"]]] = {
 
 
 class Host(Protocol):
-    """What a socket needs of the server."""
+    """Server as a socket sees it."""
 
     simulator: Simulator
     log: Log
 
     def request_id(self) -> str:
-        """A fresh x-request-id."""
+        """Return a fresh x-request-id."""
 
     def pace(self, answer: Answer) -> tuple[float, float]:
         """Latency and interval in seconds."""
 
 
 class Session(Protocol):
-    """What is spoken on one kind of socket."""
+    """Protocol that is spoken on one kind of socket."""
 
     def check(self) -> None:
         """Raise ApiError when the handshake is to be refused."""
 
     async def start(self) -> None:
-        """Called once the socket is open."""
+        """Begin, once the socket is open."""
 
     async def message(self, text: bytes) -> None:
         """One message of the client."""
 
 
 def is_socket(request: Request) -> bool:
-    """Whether a request asks for one of the WebSockets served here."""
+    """Tell the requests that ask for one of the WebSockets served here."""
     wanted = request.headers.get("upgrade", "").lower() == "websocket" and "sec-websocket-key" in request.headers
     return wanted and request.method == "GET" and request.path in _SESSIONS
 
@@ -103,7 +103,7 @@ class Socket:
                 self._parts = []
 
     def lost(self) -> None:
-        """The connection is gone."""
+        """Cancel the work for a connection that is gone."""
         for task in self._tasks:
             task.cancel()
 
@@ -148,7 +148,7 @@ class Socket:
             entry.finish("completed" if self._orderly else "client_gone")
 
     def _refusal(self, session: Session) -> Answer | None:
-        """The answer to a handshake that fails."""
+        """Return the answer to a handshake that fails."""
         try:
             self.simulator.authenticate(self.request)
             session.check()
@@ -169,7 +169,7 @@ class Socket:
         task.add_done_callback(_show_fault)
 
     def open_entry(self, raw: bytes, body: Any) -> Entry:
-        """The record of one answer: the handshake's headers, and the client's message as the body."""
+        """Begin the record of one answer: the handshake's headers, and the client's message as the body."""
         request = Request(
             "WS", self.request.path, self.request.query, self.request.headers, raw, keep_alive=True, http10=False
         )

@@ -8,7 +8,7 @@ Outcome = Literal["succeed", "decline", "authenticate", "delay"]
 
 
 class Decline(msgspec.Struct, frozen=True):
-    """Why an issuer says no."""
+    """Refusal of an issuer."""
 
     code: str
     decline_code: str | None
@@ -17,7 +17,7 @@ class Decline(msgspec.Struct, frozen=True):
 
 
 class TestCard(msgspec.Struct, frozen=True):
-    """What one number stands for."""
+    """Behaviour of one card or account number."""
 
     outcome: Outcome = "succeed"
     decline: str = ""
@@ -152,12 +152,12 @@ BANK_TYPES: Final = ("us_bank_account", "sepa_debit")
 
 
 def digits(number: str) -> str:
-    """A number as people type it, without its spaces."""
+    """Strip a number, as people type it, of its spaces."""
     return "".join(number.split()).replace("-", "")
 
 
 def luhn(number: str) -> bool:
-    """Whether the check digit is right."""
+    """Check the check digit."""
     if not number.isdecimal() or not 12 <= len(number) <= 19:
         return False
     doubled = (int(digit) * (1 + place % 2) for place, digit in enumerate(reversed(number)))

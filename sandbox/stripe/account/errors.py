@@ -29,22 +29,22 @@ class StripeError(Exception):
 
 
 def invalid(message: str, code: str | None = None, param: str | None = None, status: int = 400) -> StripeError:
-    """An invalid_request_error."""
+    """Return an invalid_request_error."""
     return StripeError(status, "invalid_request_error", message, code, param)
 
 
 def missing(param: str) -> StripeError:
-    """A required parameter is absent."""
+    """Return the error of an absent parameter."""
     return invalid(f"Missing required param: {param}.", "parameter_missing", param)
 
 
 def unknown_parameter(param: str) -> StripeError:
-    """The endpoint has no such parameter."""
+    """Return the error of a parameter that the endpoint does not have."""
     return invalid(f"Received unknown parameter: {param}", "parameter_unknown", param)
 
 
 def no_such(kind: str, wanted: str, param: str | None = "id") -> StripeError:
-    """An object does not exist: 404 where the path names it, 400 where a parameter does."""
+    """Return the error of an absent object: 404 where the path names it, 400 where a parameter does."""
     status = 404 if param == "id" else 400
     return invalid(f"No such {kind}: '{wanted}'", "resource_missing", param, status)
 
@@ -55,12 +55,12 @@ def unauthorized(message: str) -> StripeError:
 
 
 def idempotency(status: int, message: str, code: str | None = None) -> StripeError:
-    """The Idempotency-Key cannot be used for this request, or not now."""
+    """Return the error of an Idempotency-Key that cannot be used for this request, or not now."""
     return StripeError(status, "idempotency_error", message, code).not_started()
 
 
 def card_error(message: str, code: str, decline_code: str | None, **extra: Any) -> StripeError:
-    """A 402: the issuer refused."""
+    """Return a 402: the issuer refused."""
     if decline_code is not None:
         extra["decline_code"] = decline_code
     return StripeError(402, "card_error", message, code, None, **extra)

@@ -254,7 +254,7 @@ def evidence() -> Obj:
 
 
 def page(data: list[Obj], url: str, *, has_more: bool) -> Obj:
-    """A list object."""
+    """Return a list object."""
     return {"object": "list", "data": data, "has_more": has_more, "url": url}
 
 

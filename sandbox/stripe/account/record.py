@@ -42,7 +42,7 @@ class Record:
     """All entries; the file gets a line at each."""
 
     def __init__(self, path: Path | None) -> None:
-        """An existing file is continued."""
+        """Go on with an existing file."""
         self.entries: list[Entry] = []
         # Unbuffered O_APPEND writes survive a kill -9.
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600) if path else None
@@ -57,7 +57,7 @@ class Record:
                 line = line[os.write(self._file, line) :]
 
     def show(self, since: int = 0, **wanted: str) -> dict[str, Any]:
-        """The entries with seq above `since` whose fields have the wanted values, and their sums."""
+        """Return the entries with seq above `since` whose fields have the wanted values, and their sums."""
         chosen = [
             entry
             for entry in self.entries
@@ -71,7 +71,7 @@ class Record:
         }
 
     def _payments(self, chosen: list[Entry]) -> dict[str, Any]:
-        """The sums per payment intent."""
+        """Return the sums per payment intent."""
         grouped: dict[str, list[Entry]] = {}
         for entry in chosen:
             grouped.setdefault(entry.payment_intent or entry.charge, []).append(entry)

@@ -1,4 +1,4 @@
-"""What the simulator is started with, and what may be changed while it runs."""
+"""Settings of the simulator: those of its start, and those that may change while it runs."""
 
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -18,7 +18,7 @@ def _check(*checks: tuple[bool, str]) -> None:
 
 
 class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """How events reach webhook endpoints; holds for attempts that begin later."""
+    """Delivery of events to webhook endpoints; holds for attempts that begin later."""
 
     paused: bool = False
     """Events are kept, and sent when this becomes false."""
@@ -113,7 +113,7 @@ class Webhook(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=T
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What a simulator is started with."""
+    """Settings at the start, fixed until the end."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -135,7 +135,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def merged(live: Live, given: dict[str, Any]) -> Live:
-    """The settings with the given keys laid over them, also inside `delivery`. Raises msgspec.ValidationError."""
+    """Lay the given keys over the settings, also inside `delivery`. Raises msgspec.ValidationError."""
     present: dict[str, Any] = msgspec.to_builtins(live)
     inner = given.get("delivery", {})
     if isinstance(inner, dict):

@@ -107,7 +107,7 @@ class World:
         return self._clock() + self.clock_offset_s
 
     def now(self) -> int:
-        """The same in whole seconds, as Stripe states times."""
+        """Return the same in whole seconds, as Stripe states times."""
         return int(self.time())
 
     def later(self, delay_s: float, action: Action, *given: Any) -> None:
@@ -125,7 +125,7 @@ class World:
     # -- objects ---------------------------------------------------------------------------------
 
     def new_id(self, prefix: str) -> str:
-        """A fresh id with that prefix."""
+        """Return a fresh id with that prefix."""
         return prefix + "".join(self._rng.choices(_ALPHABET, k=_LENGTHS.get(prefix, 24)))
 
     def add(self, kind: str, fields: Obj, prefix: str | None = None, **own: Any) -> Obj:
@@ -139,7 +139,7 @@ class World:
         return made
 
     def get(self, kind: str, wanted: Any, param: str | None = "id") -> Obj:
-        """The object. Raises StripeError: 404 when the path named it, 400 when the parameter `param` did."""
+        """Return the object. Raises StripeError: 404 when the path named it, 400 when the parameter `param` did."""
         found = self.objects[kind].get(wanted)
         if found is None:
             raise no_such(kind, str(wanted), param)
@@ -154,7 +154,7 @@ class World:
         ]
 
     def any_object(self, wanted: str) -> Obj | None:
-        """The object of that id, of whatever kind."""
+        """Return the object of that id, of whatever kind."""
         return next((known[wanted] for known in self.objects.values() if wanted in known), None)
 
     # -- events ----------------------------------------------------------------------------------
@@ -193,14 +193,14 @@ class World:
             self.emit(event_type, found, previous if event_type.endswith(("updated", "refunded")) else None)
 
     def visible_events(self) -> list[Obj]:
-        """The events of the last 30 days, oldest first: what the API still shows."""
+        """Return the events of the last 30 days, which the API still shows, oldest first."""
         return [event for event in self.objects["event"].values() if self.is_visible(event)]
 
     def is_visible(self, event: Obj) -> bool:
-        """Whether the API still shows the event."""
+        """Tell whether the API still shows the event."""
         return bool(event["created"] >= self.now() - _EVENT_WINDOW_S)
 
 
 def public(found: Obj) -> Obj:
-    """A copy of an object as clients may see it."""
+    """Copy an object as clients may see it."""
     return {name: copy.deepcopy(value) for name, value in found.items() if not name.startswith("_")}

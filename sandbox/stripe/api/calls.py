@@ -23,7 +23,7 @@ _UNSAVED: Final = (401, 409, 429)
 
 
 class Answer(msgspec.Struct, frozen=True):
-    """What goes back to the client."""
+    """Answer to the client."""
 
     status: int
     body: Obj

@@ -64,11 +64,11 @@ class Faults:
         self._waiting.clear()
 
     def show(self) -> list[dict[str, Any]]:
-        """What is still to come."""
+        """Return the failures still to come."""
         return [msgspec.to_builtins(fault) | {"count": left} for fault, left in self._waiting]
 
     def take(self, method: str, path: str) -> Fault | None:
-        """The failure of this call, if one was ordered."""
+        """Return the failure of this call, if one was ordered."""
         for index, (fault, left) in enumerate(self._waiting):
             if fault.method in {"", method} and re.search(fault.path, path):
                 if left > 1:

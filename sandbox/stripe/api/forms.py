@@ -13,7 +13,7 @@ _MAX_DEPTH: Final = 12
 
 
 def decode(text: str) -> Tree:
-    """The parameters as nested dicts; an array is a dict whose keys are its indices."""
+    """Return the parameters as nested dicts; an array is a dict whose keys are its indices."""
     tree: Tree = {}
     for key, value in parse_qsl(text, keep_blank_values=True):
         match = _NAME.fullmatch(key)
@@ -38,7 +38,7 @@ def _put(tree: Tree, parts: list[str], value: str, key: str) -> None:
 
 
 def _index(place: Tree, rest: list[str]) -> str:
-    """The element that `[]` means: the last one, unless that has the rest already (as Rack reads it)."""
+    """Return the element that `[]` means: the last one, unless that has the rest already (as Rack reads it)."""
     last = str(len(place) - 1)
     element: Any = place.get(last)
     for part in rest:
@@ -49,7 +49,7 @@ def _index(place: Tree, rest: list[str]) -> str:
 
 
 def array(value: Any) -> list[Any] | None:
-    """The elements, or None when the tree is no array."""
+    """Return the elements, or None when the tree is no array."""
     if not isinstance(value, dict) or not all(name.isdecimal() for name in value):
         return None
     return [value[name] for name in sorted(value, key=int)]

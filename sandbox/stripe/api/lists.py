@@ -43,7 +43,7 @@ def _place(found: list[Obj], wanted: str, param: str) -> int:
 
 
 def created_fits(item: Obj, wanted: Any) -> bool:
-    """Whether `created` is the number or lies within the bounds."""
+    """Tell whether `created` is the number or lies within the bounds."""
     if wanted is None:
         return True
     if isinstance(wanted, int):
@@ -52,7 +52,7 @@ def created_fits(item: Obj, wanted: Any) -> bool:
 
 
 def expand(world: World, shown: Obj, paths: list[str]) -> Obj:
-    """The answer with the ids at these paths replaced by the objects."""
+    """Replace the ids at these paths by the objects."""
     for path in paths:
         parts = path.split(".")
         if len(parts) > _MAX_DEPTH + (parts[0] == "data"):
@@ -89,7 +89,7 @@ def _expand(world: World, place: Any, parts: list[str], path: str) -> None:
 
 
 def _include(world: World, place: Obj, name: str) -> None:
-    """Lists that an object shows only when asked to."""
+    """Add a list that an object shows only when asked to."""
     kind = place.get("object")
     if (kind, name) == ("checkout.session", "line_items"):
         items = world.objects["checkout.session"][place["id"]]["_items"]

@@ -24,7 +24,7 @@ _LAST_LEGACY: Final = "2026-09-30"
 
 
 def read(params_class: str, tree: Tree, version: str) -> dict[str, Any]:
-    """The typed parameters. `params_class` is `module.Class` inside stripe.params; empty takes none but `expand`."""
+    """Type the parameters. `params_class` is `module.Class` inside stripe.params; empty takes none but `expand`."""
     legacy = _take_legacy(params_class, tree, version)
     hints, required = ({"expand": list[str]}, frozenset[str]()) if not params_class else load(params_class)
     try:
@@ -117,7 +117,7 @@ def _value(hint: Any, value: Any, param: str) -> Any:
 
 
 def _union(alternatives: tuple[Any, ...], value: Any, param: str) -> Any:
-    """The first alternative that fits; the refusal of the last one when none does."""
+    """Take the first alternative that fits; the refusal of the last one when none does."""
     names = [name for hint in alternatives if get_origin(hint) is Literal for name in get_args(hint)]
     # The library writes open enums as `Literal[...] | str`, but the API refuses other words; only the
     # empty string stands beside a free text, to clear it.

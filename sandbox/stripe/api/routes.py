@@ -136,20 +136,20 @@ def _attach(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 
 def _needed(params: dict[str, Any], name: str) -> Any:
-    """A parameter that the library marks as optional but this use requires."""
+    """Return a parameter that the library marks as optional but this use requires."""
     if not params.get(name):
         raise invalid(f"Missing required param: {name}.", "parameter_missing", name)
     return params[name]
 
 
 def _page(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
-    """The private endpoint with which the Stripe CLI looks at a session's page."""
+    """Answer the private endpoint with which the Stripe CLI looks at a session's page."""
     del params
     return world.get("checkout.session", ids[0])
 
 
 def _confirm_page(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
-    """The private endpoint with which the Stripe CLI pays a session."""
+    """Answer the private endpoint with which the Stripe CLI pays a session."""
     session = world.get("checkout.session", ids[0])
     total = session["amount_total"] or 0
     if int(params.get("expected_amount") or total) != total:
@@ -339,7 +339,7 @@ ROUTES: Final = tuple(Route(method, _pattern(path), params, handler) for method,
 
 
 def match(method: str, path: str) -> tuple[Route, list[str]] | None:
-    """The endpoint and the ids of the path."""
+    """Return the endpoint and the ids of the path."""
     for route in ROUTES:
         found = route.pattern.fullmatch(path)
         if found is not None and route.method == method:

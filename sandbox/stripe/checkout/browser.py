@@ -1,4 +1,4 @@
-"""What the customer's browser does: pages, form posts, redirects."""
+"""Paths of the customer's browser: pages, form posts, redirects."""
 
 from collections.abc import Mapping
 from typing import Final
@@ -31,7 +31,7 @@ class Hosted:
         self._world = world
 
     def answer(self, method: str, path: str, body: bytes) -> Shown:
-        """The page for a browser's request."""
+        """Return the page for a browser's request."""
         world = self._world
         world.run_due()
         parts = path.strip("/").split("/")
@@ -123,7 +123,7 @@ class Hosted:
         return self._next(session)
 
     def _authenticate_intent(self, wanted: str, fields: Fields, *, posted: bool) -> Shown:
-        """The page of a next_action outside of checkout."""
+        """Return the page of a next_action outside of checkout."""
         is_payment = wanted.startswith("pi_")
         intent = self._world.get("payment_intent" if is_payment else "setup_intent", wanted)
         if intent["status"] != "requires_action":
@@ -154,5 +154,5 @@ class Hosted:
 
 
 def _number(text: str) -> int:
-    """What is no number is left for the card check to refuse."""
+    """Read a number; any other text is left for the card check to refuse."""
     return int(text.strip()) if text.strip().isdecimal() else 99

@@ -28,7 +28,7 @@ _CARDS_HINT: Final = (
 
 
 def document(title: str, body: str) -> str:
-    """A whole page."""
+    """Return a whole page."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>{body}"
@@ -43,7 +43,7 @@ def money(amount: int | None, currency: str | None) -> str:
 
 
 def checkout(session: Obj, items: list[Obj], fields: Fields, error: str | None = None) -> str:
-    """The form with which a session is paid."""
+    """Return the form with which a session is paid."""
     total = money(session["amount_total"], session["currency"])
     paying = session["mode"] == "payment"
     rows = "".join(
@@ -126,7 +126,7 @@ def _hint() -> str:
 
 
 def authentication(action: str, what: str) -> str:
-    """The bank asks whether it is really the customer."""
+    """Return the page on which the bank asks whether it is really the customer."""
     return document(
         "3D Secure test page",
         f"<p>{escape(what)} requires authentication.</p>"
@@ -143,7 +143,7 @@ def closed(title: str, text: str, url: str | None = None) -> str:
 
 
 def receipt(charge: Obj, refunds: list[Obj]) -> str:
-    """The receipt of a charge in its present state."""
+    """Return the receipt of a charge in its present state."""
     rows = f"<tr><td>Paid</td><td>{money(charge['amount'], charge['currency'])}</td></tr>"
     rows += "".join(
         f"<tr><td>Refund ({escape(item['status'])})</td><td>-{money(item['amount'], item['currency'])}</td></tr>"
@@ -153,7 +153,7 @@ def receipt(charge: Obj, refunds: list[Obj]) -> str:
 
 
 def portal(session: Obj, methods: list[Obj]) -> str:
-    """The customer's saved cards, each with a button to remove it."""
+    """Return the customer's saved cards, each with a button to remove it."""
     rows = "".join(
         f'<form method="post" action="/p/session/{session["id"]}"><p>{escape(_described(found))} '
         f'<button type="submit" class="plain" name="remove" value="{found["id"]}">Remove</button></p></form>'

@@ -23,7 +23,7 @@ _ECHOED: Final = (
 
 
 class Payment(msgspec.Struct, frozen=True, kw_only=True):
-    """What a customer enters, and how a session may lie about it."""
+    """Entries of a customer, and the lies a session may tell about them."""
 
     email: str | None = None
     name: str | None = None
@@ -220,7 +220,7 @@ def need_open(session: Obj) -> None:
 
 
 def pay(world: World, session: Obj, method: Obj, payment: Payment) -> None:
-    """The customer presses Pay. Raises StripeError when declined; the session then stays open.
+    """Pay, as the customer's button does. Raises StripeError when declined; the session then stays open.
 
     Afterwards the session is complete, or its intent asks for authentication.
     """
@@ -258,7 +258,7 @@ def _intent(world: World, session: Obj, payment: Payment) -> Obj:
 
 
 def authenticate(world: World, session: Obj, *, passed: bool) -> None:
-    """The customer answers the bank's question. Raises StripeError when the payment then fails; the session stays open."""
+    """Answer the bank's question. Raises StripeError when the payment then fails; the session stays open."""
     need_open(session)
     if session["mode"] == "setup":
         setup_intents.authenticate(world, world.get("setup_intent", session["setup_intent"]), passed=passed)
@@ -268,7 +268,7 @@ def authenticate(world: World, session: Obj, *, passed: bool) -> None:
 
 
 def waits_for_bank(world: World, session: Obj) -> bool:
-    """Whether authentication is what comes next."""
+    """Tell whether authentication comes next."""
     intent = world.any_object(session["payment_intent"] or session["setup_intent"] or "")
     return session["status"] == "open" and intent is not None and intent["status"] == "requires_action"
 
@@ -300,7 +300,7 @@ def _complete(world: World, session: Obj, payment_status: str) -> None:
 
 @by_itself("checkout.settled")
 def settled(world: World, session_id: str, arrived: bool) -> None:
-    """A bank debit of a session has come to its end."""
+    """End a session's bank debit."""
     session = world.get("checkout.session", session_id)
     if arrived:
         session["payment_status"] = "paid"
@@ -311,7 +311,7 @@ def settled(world: World, session_id: str, arrived: bool) -> None:
 
 
 def success_url(session: Obj) -> str:
-    """Where the customer is sent after payment."""
+    """Return the URL to which the customer is sent after payment."""
     return str(session["success_url"]).replace("{CHECKOUT_SESSION_ID}", session["id"])
 
 

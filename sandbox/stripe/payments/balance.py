@@ -24,7 +24,7 @@ def post(
     category: str | None = None,
     description: str | None = None,
 ) -> Obj:
-    """A movement of the balance: `amount` is signed, `fee` is taken on top."""
+    """Move the balance: `amount` is signed, `fee` is taken on top."""
     details = (
         [] if not fee else [{"amount": fee, "application": None, "currency": source["currency"], "type": "stripe_fee"}]
     )
@@ -76,7 +76,7 @@ def note(world: World, kind: str, charge: Obj, amount: int, fee: int, **ids: Any
 
 
 def balance(world: World) -> Obj:
-    """The balance object: sums of the net amounts by currency."""
+    """Return the balance object: sums of the net amounts by currency."""
     sums: dict[tuple[str, str], int] = {}
     for transaction in world.objects["balance_transaction"].values():
         key = (transaction["status"], transaction["currency"])

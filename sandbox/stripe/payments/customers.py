@@ -13,7 +13,7 @@ _CUSTOMER_FIELDS: Final = (
 
 
 def customer(world: World, wanted: str, param: str = "customer") -> Obj:
-    """A customer that has not been deleted."""
+    """Return a customer that has not been deleted."""
     found = world.get("customer", wanted, param)
     if found.get("deleted"):
         raise invalid(f"No such customer: '{wanted}'", "resource_missing", param, 404 if param == "id" else 400)
@@ -21,7 +21,7 @@ def customer(world: World, wanted: str, param: str = "customer") -> Obj:
 
 
 def not_of_customer(found: Obj, param: str) -> StripeError:
-    """The payment method is somebody else's, or nobody's."""
+    """Return the error of a payment method that is somebody else's, or nobody's."""
     message = f"The customer does not have a payment method with the ID {found['id']}. The payment method must be attached to the customer."
     return invalid(message, "resource_missing", param)
 
@@ -110,7 +110,7 @@ def detach(world: World, found: Obj) -> Obj:
 
 
 def set_up(world: World, found: Obj, customer_id: str | None) -> None:
-    """The customer has agreed to later use; without a customer there is nobody to keep it for."""
+    """Note the customer's consent to later use; without a customer there is nobody to keep it for."""
     found["_set_up"] = True
     if customer_id is not None and found["customer"] is None:
         found["customer"] = customer_id

@@ -33,7 +33,7 @@ def open_dispute(
     status: str | None = None,
     withdraw: bool = True,
 ) -> Obj:
-    """The customer's bank disputes a charge. `withdraw` False leaves the money for a later "withdraw"."""
+    """Dispute a charge for the customer's bank. `withdraw` False leaves the money for a later "withdraw"."""
     begins = status or ("warning_needs_response" if inquiry else "needs_response")
     disputed = charge["amount"] if amount is None else amount
     fields = blank(
@@ -117,7 +117,7 @@ def _reinstate(world: World, dispute: Obj) -> None:
 
 
 def act(world: World, dispute: Obj, action: str) -> Obj:
-    """What the bank does: one of ACTIONS."""
+    """Act as the bank does: one of ACTIONS."""
     if action in _CLOSED:
         return _close(world, dispute, action)
     if action == "withdraw":

@@ -29,7 +29,7 @@ def check_amount(amount: int, currency: str) -> None:
 
 
 def check_currency(currency: str, param: str = "currency") -> str:
-    """The currency in lower case."""
+    """Return the currency in lower case."""
     if len(currency) != 3 or not currency.isalpha():
         raise invalid(
             f"Invalid currency: {currency}. Stripe currently supports these currencies: usd, eur, gbp, …", None, param
@@ -76,7 +76,7 @@ def _new(world: World, amount: int, currency: str, params: dict[str, Any]) -> Ob
 
 
 def for_session(world: World, amount: int, session: Obj, data: dict[str, Any]) -> Obj:
-    """The payment intent of a checkout session."""
+    """Make the payment intent of a checkout session."""
     intent = _new(world, amount, session["currency"], data | {"customer": session["customer"]})
     intent |= {"payment_method_types": session["payment_method_types"], "_session": session["id"]}
     world.emit("payment_intent.created", intent)
@@ -110,7 +110,7 @@ def confirm(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
 
 
 def _usable(world: World, intent: Obj, wanted: str) -> Obj:
-    """The payment method, if this intent may be paid with it."""
+    """Return the payment method, if this intent may be paid with it."""
     method = payment_methods.method(world, wanted, "payment_method")
     if method["_detached"]:
         raise invalid(
@@ -208,7 +208,7 @@ def attempt(
 
 
 def _charge(world: World, intent: Obj, method: Obj, *, authenticated: bool = False) -> Obj:
-    """A pending charge."""
+    """Make a pending charge."""
     kind = method["type"]
     details = (
         charged_card(method["card"], intent["amount"], authenticated=authenticated)
@@ -355,7 +355,7 @@ def _ask_customer(world: World, intent: Obj) -> None:
 
 
 def authenticate(world: World, intent: Obj, *, passed: bool) -> None:
-    """The customer answers the bank's question. Raises StripeError when the payment then fails."""
+    """Answer the bank's question. Raises StripeError when the payment then fails."""
     if intent["status"] != "requires_action":
         raise invalid(f"The PaymentIntent has a status of {intent['status']}.", "payment_intent_unexpected_state")
     method = payment_methods.method(world, intent["payment_method"], "payment_method")
@@ -382,7 +382,7 @@ def _arrive(world: World, intent_id: str) -> None:
 
 
 def settle(world: World, intent: Obj, why: str | None = None) -> bool:
-    """The bank debit arrives, or fails with a key of DECLINES (None: as its account does); returns whether one was under way."""
+    """End a bank debit: it arrives, or fails with a key of DECLINES (None: as its account does)."""
     if intent["status"] != "processing":
         return False
     charge = world.get("charge", intent["latest_charge"])

@@ -31,7 +31,7 @@ _EXCLUSIVE: Final = (
 
 
 def offered(world: World, params: dict[str, Any]) -> list[str]:
-    """The types a session or intent takes: the account's, narrowed by allowed_ or excluded_payment_method_types."""
+    """Return the types a session or intent takes: the account's, narrowed by allowed_ or excluded_payment_method_types."""
     allowed, excluded = params.get("allowed_payment_method_types"), params.get("excluded_payment_method_types") or []
     if allowed:
         for other in _EXCLUSIVE:
@@ -50,7 +50,7 @@ def offered(world: World, params: dict[str, Any]) -> list[str]:
 
 
 def method(world: World, wanted: str, param: str | None = "id") -> Obj:
-    """The payment method; names such as pm_card_visa make a new one."""
+    """Return the payment method; names such as pm_card_visa make a new one."""
     if wanted in NUMBERS:
         return create_method(world, {"type": "card", "card": {"token": wanted}})
     if wanted in ACCOUNT_NUMBERS:
@@ -61,7 +61,7 @@ def method(world: World, wanted: str, param: str | None = "id") -> Obj:
 
 
 def behaviour(found: Obj) -> TestCard:
-    """What happens with it."""
+    """Return the behaviour of its test number."""
     return CARDS[found["_number"]] if found["type"] == "card" else ACCOUNTS[found["_number"]]
 
 
@@ -104,7 +104,7 @@ def _card(world: World, given: dict[str, Any]) -> tuple[Obj, str]:
 
 
 def hash_of(text: str) -> int:
-    """The same small number for the same text in every run."""
+    """Return the same small number for the same text in every run."""
     return zlib.crc32(text.encode())
 
 
@@ -155,7 +155,7 @@ def _account(world: World, kind: str, given: dict[str, Any]) -> tuple[Obj, str]:
 
 
 def replace_card(world: World, found: Obj, *, last4: str, exp_year: int) -> None:
-    """The network's updater knows of a new card: same payment method, other numbers."""
+    """Renew a card as the network's updater does: same payment method, other numbers."""
     previous = {"card": {"last4": found["card"]["last4"], "exp_year": found["card"]["exp_year"]}}
     found["card"] = found["card"] | {"last4": last4, "exp_year": exp_year}
     world.emit("payment_method.automatically_updated", found, previous)

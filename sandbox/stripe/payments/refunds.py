@@ -80,7 +80,7 @@ def _check(world: World, charge: Obj, amount: int, left: int) -> None:
 
 
 def _follow(world: World, refund: Obj, manner: str) -> None:
-    """What the bank does with it later on."""
+    """Plan the bank's later treatment of a refund."""
     delay = world.live.refund_delay_s
     if manner == "fail_later":
         world.later(delay, _come_back, refund["id"])
@@ -99,7 +99,7 @@ def _go_through(world: World, refund_id: str) -> None:
 
 
 def succeed(world: World, refund: Obj) -> None:
-    """A pending refund goes through."""
+    """Let a pending refund go through."""
     if refund["status"] in {"pending", "requires_action"}:
         refund.pop("pending_reason", None)
         world.change(refund, "refund.updated", status="succeeded")
@@ -107,7 +107,7 @@ def succeed(world: World, refund: Obj) -> None:
 
 
 def fail(world: World, refund: Obj, reason: str = "unknown", *, status: str = "failed") -> None:
-    """The money comes back to us: also after the refund had succeeded. `status` may be canceled."""
+    """Take the money back: also after the refund had succeeded. `status` may be canceled."""
     if refund["status"] in {"failed", "canceled"}:
         return
     charge = world.get("charge", refund["charge"])

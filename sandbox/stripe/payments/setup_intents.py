@@ -76,7 +76,7 @@ def attempt(world: World, intent: Obj, found: Obj, *, authenticated: bool = Fals
 
 
 def authenticate(world: World, intent: Obj, *, passed: bool) -> None:
-    """The customer answers the bank's question. Raises StripeError when the setup then fails."""
+    """Answer the bank's question. Raises StripeError when the setup then fails."""
     if intent["status"] != "requires_action":
         raise invalid(f"The SetupIntent has a status of {intent['status']}.", "setup_intent_unexpected_state")
     found = payment_methods.method(world, intent["payment_method"], "payment_method")

@@ -57,7 +57,7 @@ def delete_endpoint(world: World, found: Obj) -> Obj:
 
 
 def roll_secret(world: World, found: Obj, secret: str | None, overlap_s: float) -> str:
-    """A new secret; for `overlap_s` events are signed with the old one as well, as after "Roll secret"."""
+    """Make a new secret; for `overlap_s` the old one signs events as well, as after "Roll secret"."""
     fresh = secret or world.new_id("whsec_")
     until = world.time() + overlap_s
     found["_secrets"] = [(fresh, None), *((old, until) for old, end in found["_secrets"] if end is None)]
@@ -65,5 +65,5 @@ def roll_secret(world: World, found: Obj, secret: str | None, overlap_s: float) 
 
 
 def secrets_of(world: World, found: Obj) -> list[str]:
-    """The secrets events are signed with, the newest first."""
+    """Return the secrets events are signed with, the newest first."""
     return [secret for secret, until in found["_secrets"] if until is None or until > world.time()]

@@ -85,7 +85,7 @@ class Server:
         return self.world.live
 
     def stats(self) -> dict[str, int]:
-        """Counts since the start."""
+        """Count since the start."""
         counts = {kind: len(known) for kind, known in self.world.objects.items()}
         return counts | {"api_calls": self._api.calls, "pending_deliveries": self.deliveries.pending}
 
@@ -121,7 +121,7 @@ class Server:
         self._ticking = asyncio.create_task(self._tick())
 
     def _listener(self) -> socket.socket:
-        """The port asked for; for a world that is kept the one of the last time, and when somebody else has it now, a free one."""
+        """Listen on the port asked for; a kept world listens on its last one, or on a free one when that is taken."""
         if self._keeper is not None and not self.settings.port:
             with contextlib.suppress(OSError):
                 lasting = self._keeper.port or random.choice(_LASTING_PORTS)  # noqa: S311 - a port is no secret

@@ -30,7 +30,7 @@ class UnreadableState(Exception):
 
 
 class Kept(msgspec.Struct, kw_only=True):
-    """What the file holds."""
+    """Content of the file."""
 
     format: int
     port: int
@@ -49,7 +49,7 @@ class Keeper:
     """Reads the file at the start, and writes it when something has changed."""
 
     def __init__(self, path: Path, world: World, api: Api, record: Record, deliveries: Deliveries) -> None:
-        """The file, and what is kept in it. Raises UnreadableState, OSError."""
+        """Open the file, and name the objects it keeps. Raises UnreadableState, OSError."""
         self._path = path
         self._world, self._api, self._record, self._deliveries = world, api, record, deliveries
         self._next = 0.0
