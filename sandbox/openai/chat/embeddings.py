@@ -27,7 +27,8 @@ def check_embeddings(model: str, body: dict[str, Any], counts: list[int]) -> int
     """Return the vector length. Raises ApiError when inputs or options are beyond the limits."""
     if max(counts) > _MAX_INPUT_TOKENS:
         raise invalid(
-            f"This model's maximum context length is {_MAX_INPUT_TOKENS} tokens, however you requested {max(counts)} tokens.",
+            f"This model's maximum context length is {_MAX_INPUT_TOKENS} tokens, however you requested "
+            f"{max(counts)} tokens.",
             None,
             None,
         )

@@ -1,8 +1,8 @@
-"""GET /v1/organization/costs: what the simulator itself says its answers cost, from its own record and its own arithmetic.
+"""GET /v1/organization/costs: the price of the simulator's answers, from its own record and its own arithmetic.
 
-Costs are by UTC day and line item, such as "gpt-4o-2024-08-06, input". The prices are the catalogue's, each price times the tokens that
-the record says; hosted image tools are left out, for the record does not name their model. Live settings shift the days and skew
-models' sums, so that a test can ask for a finished day and for a wrong one.
+Costs are by UTC day and line item, such as "gpt-4o-2024-08-06, input". The prices are the catalogue's, each price times
+the tokens that the record says; hosted image tools are left out, for the record does not name their model. Live
+settings shift the days and skew models' sums, so that a test can ask for a finished day and for a wrong one.
 """
 
 import base64

@@ -34,7 +34,7 @@ class Entry:
         self.body: Any = None
         self.uploads: Uploads = {}
         self.form_error: ApiError | None = None
-        """Why the body is no form although it says so."""
+        """Error of a body that says it is a form and is none."""
         self.answer: Answer | None = None
         self.outcome: Outcome = "received"
         self.status: int | None = None

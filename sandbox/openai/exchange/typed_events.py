@@ -20,7 +20,7 @@ class Step(msgspec.Struct, frozen=True):
     final: bool = False
     """Usage belongs on this one."""
     bill: Bill | None = None
-    """What the usage on it speaks of; None: the whole request."""
+    """Bill that the usage on it states; None: that of the whole request."""
 
 
 def typed_stream(bill: Bill, steps: Iterable[Step], wrap: Callable[[dict[str, Any]], bytes]) -> Iterator[Event]:

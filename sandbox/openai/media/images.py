@@ -143,7 +143,7 @@ class _Made(msgspec.Struct, frozen=True):
     kind: str
     prompt: PromptCount
     count: int
-    """How many images."""
+    """Number of images."""
     each: int
     """Output tokens of one image, its partial images included."""
     created: int

@@ -51,7 +51,7 @@ class RealtimeSession:
         self._conversation_id = simulator.new_id("conv")
         self._items: list[Item] = []
         self._cached = 0
-        """How many leading items the last response has read; nothing before them has changed since."""
+        """Number of leading items that the last response has read; nothing before them has changed since."""
         self._frame_cached = False
         """The last response has read the same instructions and tools."""
         self._buffer = bytearray()

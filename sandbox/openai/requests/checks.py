@@ -42,7 +42,8 @@ def check_chat(model: str, body: dict[str, Any], *, reject_max_tokens: bool) -> 
         )
     if old is not None and reject_max_tokens and is_reasoning(model):
         raise invalid(
-            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' "
+            "instead.",
             "max_tokens",
             "unsupported_parameter",
         )

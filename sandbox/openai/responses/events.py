@@ -34,7 +34,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     speaks: bool
     """There is a message or a function call at the end."""
     takes_s: float = 0.0
-    """How long a background response takes."""
+    """Duration of a background response."""
 
     @property
     def background(self) -> bool:

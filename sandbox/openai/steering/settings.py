@@ -26,9 +26,9 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     retrieved_tokens: int = 500
     """Input tokens that each web search or file search call of a response adds."""
     queued_ms: float = 50.0
-    """How long a background response stays queued, in milliseconds."""
+    """Time a background response stays queued, in milliseconds."""
     background_ms: float = 150.0
-    """How long a background response is in progress after that, in milliseconds."""
+    """Time a background response is in progress after that, in milliseconds."""
     context_tokens: int = 1_050_000
     """Prompts above this many tokens get 400 context_length_exceeded."""
     reject_max_tokens: bool = True
@@ -72,7 +72,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     record: Path | None = None
     """File that receives the record as JSON lines; None keeps it in memory only."""
     record_keep: int = 100_000
-    """How many records stay in memory; the file keeps all."""
+    """Records that stay in memory; the file keeps all."""
     samples: Path | None = None
     """Directory of the `replay` directive; None: tests/samples beside the package."""
     tls_cert: Path | None = None

@@ -30,7 +30,7 @@ class TestCard(msgspec.Struct, frozen=True):
     authenticate_off_session: bool = False
     """Needs authentication even when it was set up for off-session use."""
     saves: bool = True
-    """Whether attaching it to a customer works."""
+    """It can be attached to a customer."""
     dispute: str = ""
     """Reason of the dispute that follows a successful payment."""
     inquiry: bool = False

@@ -15,7 +15,7 @@ class StripeError(Exception):
         super().__init__(message)
         self.status = status
         self.started = True
-        """Whether the endpoint had begun to work: only then is an idempotent result saved."""
+        """The endpoint had begun to work: only then is an idempotent result saved."""
         self.error: dict[str, Any] = {"message": message, "type": kind} | extra
         if code is not None:
             self.error |= {"code": code, "doc_url": _DOCS + code.replace("_", "-")}

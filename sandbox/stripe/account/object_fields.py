@@ -10,20 +10,22 @@ BILLING: Final[Obj] = {"address": ADDRESS, "email": None, "name": None, "phone":
 
 _NULLS: Final[dict[str, Sequence[str]]] = {
     "customer": (
-        "address business_name currency customer_account default_source description discount email individual_name name "
-        "phone shipping test_clock"
+        "address business_name currency customer_account default_source description discount email individual_name "
+        "name phone shipping test_clock"
     ).split(),
     "payment_intent": (
-        "allowed_payment_method_types amount_details application application_fee_amount canceled_at cancellation_reason "
-        "client_secret customer customer_account description excluded_payment_method_types hooks last_payment_error "
-        "latest_charge managed_payments next_action on_behalf_of payment_details payment_method "
+        "allowed_payment_method_types amount_details application application_fee_amount canceled_at "
+        "cancellation_reason client_secret customer customer_account description excluded_payment_method_types hooks "
+        "last_payment_error latest_charge managed_payments next_action on_behalf_of payment_details payment_method "
         "payment_method_configuration_details payment_method_options payment_record processing receipt_email review "
-        "setup_future_usage shipping source statement_descriptor statement_descriptor_suffix transfer_data transfer_group"
+        "setup_future_usage shipping source statement_descriptor statement_descriptor_suffix transfer_data "
+        "transfer_group"
     ).split(),
     "setup_intent": (
-        "allowed_payment_method_types application cancellation_reason client_secret customer customer_account description "
-        "excluded_payment_method_types flow_directions last_setup_error latest_attempt managed_payments mandate next_action "
-        "on_behalf_of payment_method payment_method_configuration_details payment_method_options single_use_mandate"
+        "allowed_payment_method_types application cancellation_reason client_secret customer customer_account "
+        "description excluded_payment_method_types flow_directions last_setup_error latest_attempt managed_payments "
+        "mandate next_action on_behalf_of payment_method payment_method_configuration_details payment_method_options "
+        "single_use_mandate"
     ).split(),
     "charge": (
         "application application_fee application_fee_amount balance_transaction customer description "
@@ -243,8 +245,9 @@ _EVIDENCE: Final = (
     "access_activity_log billing_address cancellation_policy cancellation_policy_disclosure cancellation_rebuttal "
     "customer_communication customer_email_address customer_name customer_purchase_ip customer_signature "
     "duplicate_charge_documentation duplicate_charge_explanation duplicate_charge_id product_description receipt "
-    "refund_policy refund_policy_disclosure refund_refusal_explanation service_date service_documentation shipping_address "
-    "shipping_carrier shipping_date shipping_documentation shipping_tracking_number uncategorized_file uncategorized_text"
+    "refund_policy refund_policy_disclosure refund_refusal_explanation service_date service_documentation "
+    "shipping_address shipping_carrier shipping_date shipping_documentation shipping_tracking_number "
+    "uncategorized_file uncategorized_text"
 ).split()
 
 

@@ -21,10 +21,10 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     kind: Kind
     at: float
     amount: int
-    """paid adds it to the balance; refunded and disputed take it; refund_failed and dispute_won give it back; dispute_lost moves
-    nothing."""
+    """paid adds it to the balance; refunded and disputed take it; refund_failed and dispute_won give it back;
+    dispute_lost moves nothing."""
     fee: int
-    """What Stripe keeps for this movement (for dispute_won: what it gives back)."""
+    """Stripe's share of this movement (for dispute_won: the share it gives back)."""
     currency: str
     payment_intent: str | None
     charge: str

@@ -77,7 +77,7 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Stripe's fee on a charge: fee_permille of the amount plus fee_fixed cents."""
     dispute_fee: int = 1500
     dispute_fee_returned: bool = False
-    """Whether a won dispute returns its fee."""
+    """A won dispute returns its fee."""
     balance_delay_s: float = 0.0
     """Until a charge gets its balance transaction (a charge.updated event); never in charge.succeeded itself."""
     async_delay_s: float | None = 2.0
@@ -89,7 +89,7 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     tax_permille: int = 0
     """Exclusive tax on sessions with automatic_tax[enabled]."""
     dynamic_payment_methods: list[str] = msgspec.field(default_factory=lambda: ["card", "us_bank_account"])
-    """What the account has enabled; a session may narrow it by allowed_ or excluded_payment_method_types."""
+    """Types that the account has enabled; a session may narrow it by allowed_ or excluded_payment_method_types."""
 
     def __post_init__(self) -> None:
         """Refuse what no payment could follow."""

@@ -14,7 +14,7 @@ from sandbox.stripe.account.record import Record
 from sandbox.stripe.account.settings import Live
 
 Obj = dict[str, Any]
-"""A Stripe object. Keys that begin with `_` are the simulator's own and are never shown. All of it can be written as JSON."""
+"""A Stripe object, all of it writable as JSON. Keys that begin with `_` are the simulator's own and never shown."""
 Action = Callable[..., None]
 """Something that happens by itself: takes the world, and ids."""
 Timer = tuple[float, int, str, tuple[Any, ...]]
@@ -98,7 +98,7 @@ class World:
         """A heap."""
         self.timer_number = 0
         self.changed = False
-        """Whether there is something new to keep."""
+        """There is something new to keep."""
 
     # -- time ------------------------------------------------------------------------------------
 

@@ -29,7 +29,7 @@ class Answer(msgspec.Struct, frozen=True):
     body: Obj
     headers: dict[str, str]
     fault: Fault | None = None
-    """How the connection fails instead of carrying the answer."""
+    """Failure of the connection, which then does not carry the answer."""
 
 
 class Saved(msgspec.Struct, frozen=True):
@@ -93,7 +93,10 @@ class Api:
         version = _version(headers.get("stripe-version", self._world.api_version))
         found = routes.match(method, path)
         if found is None:
-            message = f"Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs or we can help at https://support.stripe.com/."
+            message = (
+                f"Unrecognized request URL ({method}: {path}). Please see https://stripe.com/docs or we can help "
+                "at https://support.stripe.com/."
+            )
             raise invalid(message, status=404).not_started()
         tree = forms.decode(query if method in {"GET", "DELETE"} and not body else body.decode("utf-8", "replace"))
         key = headers.get("idempotency-key") if method == "POST" else None
@@ -125,8 +128,8 @@ class Api:
         if key in self._busy:
             raise idempotency(
                 409,
-                "There is currently another in-progress request using this Idempotent Key (that probably means you submitted twice, and "
-                f"the other request is still going through): {key}. Please try again later.",
+                "There is currently another in-progress request using this Idempotent Key (that probably means you "
+                f"submitted twice, and the other request is still going through): {key}. Please try again later.",
                 "idempotency_key_in_use",
             )
         self._busy.add(key)
@@ -179,8 +182,9 @@ def _authenticate(header: str | None, api_key: str) -> None:
             given = ""
     if not given or scheme.lower() not in {"basic", "bearer"}:
         raise unauthorized(
-            "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth "
-            "(e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details."
+            "You did not provide an API key. You need to provide your API key in the Authorization header, using "
+            "Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See "
+            "https://stripe.com/docs/api#authentication for details."
         )
     if given != api_key:
         raise unauthorized(f"Invalid API Key provided: {given[:8]}{'*' * max(0, len(given) - 12)}{given[-4:]}")
@@ -198,7 +202,10 @@ def _check_same(key: str, saved: Saved, path: str, fingerprint: str) -> None:
     hint = f"Try using a key other than '{key}' if you meant to execute a different request."
     if saved.endpoint != path:
         where = f"('{path}' vs '{saved.endpoint}')"
-        message = f"Keys for idempotent requests can only be used for the same endpoint they were first used for {where}. {hint}"
+        message = (
+            "Keys for idempotent requests can only be used for the same endpoint they were first used for "
+            f"{where}. {hint}"
+        )
         raise idempotency(400, message)
     if saved.fingerprint != fingerprint:
         message = (

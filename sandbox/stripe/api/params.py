@@ -53,7 +53,10 @@ def _take_legacy(params_class: str, tree: Tree, version: str) -> list[str] | Non
         return None
     if version >= _LAST_LEGACY:
         # One value of documented wording; the code is what the changelog of 2026-09-30 names.
-        message = "`payment_method_types` is no longer supported. Use `allowed_payment_method_types` or dynamic payment methods."
+        message = (
+            "`payment_method_types` is no longer supported. Use `allowed_payment_method_types` or dynamic payment "
+            "methods."
+        )
         raise invalid(message, "payment_method_types_no_longer_supported", _LEGACY_TYPES).not_started()
     given = array(tree.pop(_LEGACY_TYPES))
     if not given:

@@ -10,9 +10,11 @@ Fields = dict[str, str]
 _STYLE: Final = """
 :root{color-scheme:light dark}body{font:1rem/1.5 system-ui,sans-serif;max-width:34rem;margin:2rem auto;padding:0 1rem}
 label,legend{display:block;font-weight:600;margin-top:.75rem}input:not([type=radio]){width:100%;box-sizing:border-box;font:inherit;padding:.5rem;margin-top:.25rem}
-fieldset{border:1px solid #8888;border-radius:.5rem;margin:1rem 0}.row{display:flex;gap:1rem}.row>*{flex:1}fieldset label{font-weight:400}
-button,.button{font:inherit;padding:.6rem 1.2rem;border-radius:.5rem;border:1px solid #635bff;background:#635bff;color:#fff;cursor:pointer;
-text-decoration:none;display:inline-block}.button.plain,button.plain{background:none;color:inherit;border-color:#8888}table{width:100%;border-collapse:collapse}td,th{text-align:left;
+fieldset{border:1px solid #8888;border-radius:.5rem;margin:1rem 0}
+.row{display:flex;gap:1rem}.row>*{flex:1}fieldset label{font-weight:400}
+button,.button{font:inherit;padding:.6rem 1.2rem;border-radius:.5rem;border:1px solid #635bff;background:#635bff;
+color:#fff;cursor:pointer;text-decoration:none;display:inline-block}
+.button.plain,button.plain{background:none;color:inherit;border-color:#8888}table{width:100%;border-collapse:collapse}td,th{text-align:left;
 padding:.25rem 0}td:last-child,th:last-child{text-align:right}
 [role=alert]{border:2px solid #c00;border-radius:.5rem;padding:.75rem}.note{font-size:.875rem}
 :focus-visible{outline:3px solid #ffb300;outline-offset:2px}
@@ -30,7 +32,8 @@ _CARDS_HINT: Final = (
 def document(title: str, body: str) -> str:
     """Return a whole page."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>{body}"
         '<p class="note">Stripe sandbox: a simulator. No money moves.</p></main></body></html>'
     )
@@ -56,7 +59,8 @@ def checkout(session: Obj, items: list[Obj], fields: Fields, error: str | None =
         if details.get(name):
             rows += f"<tr><td>{label}</td><td>{money(details[name], session['currency'])}</td></tr>"
     summary = (
-        f"<table><caption class=note>Your order</caption>{rows}<tr><th scope=row>Total</th><th>{total}</th></tr></table>"
+        f"<table><caption class=note>Your order</caption>{rows}"
+        f"<tr><th scope=row>Total</th><th>{total}</th></tr></table>"
         if paying
         else ""
     )
@@ -72,13 +76,17 @@ def checkout(session: Obj, items: list[Obj], fields: Fields, error: str | None =
     label = f"Pay {total}" if paying else "Save card"
     return document(
         "Checkout",
-        f'{summary}{alert}<form method="post" action="/c/pay/{session["id"]}">{_contact(fields)}{_methods(session, fields)}{later or ""}'
+        f'{summary}{alert}<form method="post" action="/c/pay/{session["id"]}">'
+        f"{_contact(fields)}{_methods(session, fields)}{later or ''}"
         f'<p><button type="submit" id="pay">{label}</button> {cancel}</p></form>{_hint()}',
     )
 
 
 def _input(name: str, label: str, value: str, more: str = "") -> str:
-    return f'<div><label for="{name}">{label}</label><input id="{name}" name="{name}" value="{escape(value)}" {more}></div>'
+    return (
+        f'<div><label for="{name}">{label}</label>'
+        f'<input id="{name}" name="{name}" value="{escape(value)}" {more}></div>'
+    )
 
 
 def _contact(fields: Fields) -> str:
@@ -132,7 +140,8 @@ def authentication(action: str, what: str) -> str:
         f"<p>{escape(what)} requires authentication.</p>"
         f'<form method="post" action="{escape(action)}"><p>'
         '<button type="submit" name="result" value="pass" id="complete">Complete authentication</button> '
-        '<button type="submit" class="plain" name="result" value="fail" id="fail">Fail authentication</button></p></form>',
+        '<button type="submit" class="plain" name="result" value="fail" id="fail">Fail authentication</button>'
+        "</p></form>",
     )
 
 

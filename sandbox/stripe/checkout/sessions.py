@@ -15,9 +15,10 @@ _DAY_S: Final = 86_400
 _SHORTEST_S: Final = 30 * 60
 # What a session shows as it was given.
 _ECHOED: Final = (
-    "after_expiration allow_promotion_codes allowed_payment_method_types billing_address_collection branding_settings cancel_url "
-    "client_reference_id consent_collection currency customer customer_email excluded_payment_method_types integration_identifier locale "
-    "origin_context payment_method_options phone_number_collection redirect_on_completion return_url saved_payment_method_options "
+    "after_expiration allow_promotion_codes allowed_payment_method_types billing_address_collection "
+    "branding_settings cancel_url client_reference_id consent_collection currency customer customer_email "
+    "excluded_payment_method_types integration_identifier locale origin_context payment_method_options "
+    "phone_number_collection redirect_on_completion return_url saved_payment_method_options "
     "shipping_address_collection submit_type success_url ui_mode wallet_options"
 ).split()
 
@@ -321,7 +322,10 @@ def success_url(session: Obj) -> str:
 def expire(world: World, session: Obj) -> Obj:
     """POST /v1/checkout/sessions/:id/expire."""
     if session["status"] != "open":
-        message = f'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status of {session["status"]}.'
+        message = (
+            'Only Checkout Sessions with a status in ["open"] can be expired. This Checkout Session has a status '
+            f"of {session['status']}."
+        )
         raise invalid(message)
     session |= {"status": "expired", "url": None}
     for kind, close in (("payment_intent", _void), ("setup_intent", setup_intents.close_quietly)):

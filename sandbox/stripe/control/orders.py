@@ -16,6 +16,8 @@ class PayOrder(sessions.Payment, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class RefundOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/refunds."""
+
     payment_intent: str | None = None
     charge: str | None = None
     session: str | None = None
@@ -26,6 +28,8 @@ class RefundOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class DisputeOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/disputes."""
+
     payment_intent: str | None = None
     charge: str | None = None
     session: str | None = None
@@ -37,11 +41,15 @@ class DisputeOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RefundStep(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/refunds/:id."""
+
     action: str
     reason: str = "unknown"
 
 
 class DisputeStep(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/disputes/:id."""
+
     action: str | None = None
     """One of disputes.ACTIONS."""
     status: str | None = None
@@ -67,11 +75,15 @@ class RawSending(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class ClockChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of PUT /__stripe/clock."""
+
     offset_s: float | None = None
     advance_s: float = 0.0
 
 
 class EndpointOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/endpoints."""
+
     url: str
     secret: str | None = None
     enabled_events: tuple[str, ...] = ("*",)
@@ -79,11 +91,15 @@ class EndpointOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class SecretRoll(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/endpoints/:id/roll."""
+
     secret: str | None = None
     overlap_s: float = 86_400.0
 
 
 class MethodChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/payment_methods/:id."""
+
     decline: str | None = None
     """Key of cards.DECLINES that later payments meet; "" lets them succeed again."""
     detach: bool = False
@@ -92,6 +108,8 @@ class MethodChange(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class SettleOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/settle."""
+
     payment_intent: str | None = None
     session: str | None = None
     fail: str | None = None
@@ -99,9 +117,13 @@ class SettleOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class AuthenticateOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/authenticate."""
+
     intent: str
     passed: bool = True
 
 
 class DrainOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
+    """Body of POST /__stripe/drain."""
+
     timeout_s: float = 30.0

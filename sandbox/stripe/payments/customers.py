@@ -22,7 +22,10 @@ def customer(world: World, wanted: str, param: str = "customer") -> Obj:
 
 def not_of_customer(found: Obj, param: str) -> StripeError:
     """Return the error of a payment method that is somebody else's, or nobody's."""
-    message = f"The customer does not have a payment method with the ID {found['id']}. The payment method must be attached to the customer."
+    message = (
+        f"The customer does not have a payment method with the ID {found['id']}. The payment method must be "
+        "attached to the customer."
+    )
     return invalid(message, "resource_missing", param)
 
 
@@ -81,8 +84,8 @@ def attach(world: World, found: Obj, customer_id: str) -> Obj:
         raise invalid(message, "payment_method_unexpected_state", "payment_method")
     if found["_detached"]:
         raise invalid(
-            "This PaymentMethod was previously used without being attached to a Customer or was detached from a Customer, and may not be "
-            "used again.",
+            "This PaymentMethod was previously used without being attached to a Customer or was detached from a "
+            "Customer, and may not be used again.",
             "payment_method_unactivated",
         )
     card = behaviour(found)

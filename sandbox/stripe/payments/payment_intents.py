@@ -13,8 +13,8 @@ _MIN_AMOUNT: Final = 50
 _MAX_AMOUNT: Final = 99_999_999
 _CANCELABLE: Final = ("requires_payment_method", "requires_capture", "requires_confirmation", "requires_action")
 _COPIED: Final = (
-    "description metadata receipt_email return_url setup_future_usage shipping statement_descriptor statement_descriptor_suffix "
-    "transfer_group allowed_payment_method_types excluded_payment_method_types"
+    "description metadata receipt_email return_url setup_future_usage shipping statement_descriptor "
+    "statement_descriptor_suffix transfer_group allowed_payment_method_types excluded_payment_method_types"
 ).split()
 
 
@@ -86,13 +86,17 @@ def for_session(world: World, amount: int, session: Obj, data: dict[str, Any]) -
 def confirm(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/payment_intents/:id/confirm; also the second half of create."""
     if intent["status"] not in {"requires_payment_method", "requires_confirmation", "requires_action"}:
-        message = f"You cannot confirm this PaymentIntent because it has already {intent['status']} after being previously confirmed."
+        message = (
+            f"You cannot confirm this PaymentIntent because it has already {intent['status']} after being "
+            "previously confirmed."
+        )
         raise invalid(message, "payment_intent_unexpected_state")
     wanted = params.get("payment_method") or intent["payment_method"]
     if not wanted:
         message = (
-            "You cannot confirm this PaymentIntent because it's missing a payment method. You can either update the PaymentIntent with a "
-            "payment method and then confirm it again, or confirm it again directly with a payment method or ConfirmationToken."
+            "You cannot confirm this PaymentIntent because it's missing a payment method. You can either update the "
+            "PaymentIntent with a payment method and then confirm it again, or confirm it again directly with a "
+            "payment method or ConfirmationToken."
         )
         raise invalid(message, "payment_intent_unexpected_state")
     intent["_return_url"] = params.get("return_url")
@@ -100,8 +104,8 @@ def confirm(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     automatic = intent["automatic_payment_methods"]
     if automatic and automatic["allow_redirects"] == "always" and not off_session and not params.get("return_url"):
         message = (
-            "This PaymentIntent is configured to accept payment methods enabled in your Dashboard. Because some of these payment methods "
-            "might redirect your customer off of your page, you must provide a `return_url`."
+            "This PaymentIntent is configured to accept payment methods enabled in your Dashboard. Because some of "
+            "these payment methods might redirect your customer off of your page, you must provide a `return_url`."
         )
         raise invalid(message, None, "return_url")
     method = _usable(world, intent, wanted)
@@ -114,9 +118,9 @@ def _usable(world: World, intent: Obj, wanted: str) -> Obj:
     method = payment_methods.method(world, wanted, "payment_method")
     if method["_detached"]:
         raise invalid(
-            "The provided PaymentMethod was previously used with a PaymentIntent without Customer attachment, shared with a connected "
-            "account without Customer attachment, or was detached from a Customer. It may not be used again. To use a PaymentMethod "
-            "multiple times, you must attach it to a Customer first.",
+            "The provided PaymentMethod was previously used with a PaymentIntent without Customer attachment, shared "
+            "with a connected account without Customer attachment, or was detached from a Customer. It may not be "
+            "used again. To use a PaymentMethod multiple times, you must attach it to a Customer first.",
             "payment_method_unactivated",
             "payment_method",
         )
@@ -132,7 +136,10 @@ def update(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
     """POST /v1/payment_intents/:id."""
     fixed = {name for name in ("amount", "currency", "customer", "payment_method") if name in params}
     if fixed and intent["status"] in {"succeeded", "canceled", "processing"}:
-        message = f"This PaymentIntent's {', '.join(sorted(fixed))} could not be updated because it has a status of {intent['status']}."
+        message = (
+            f"This PaymentIntent's {', '.join(sorted(fixed))} could not be updated because it has a status of "
+            f"{intent['status']}."
+        )
         raise invalid(message, "payment_intent_unexpected_state")
     if "amount" in params:
         check_amount(params["amount"], intent["currency"])
@@ -159,8 +166,8 @@ def cancel(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
         )
     if intent["status"] not in _CANCELABLE:
         message = (
-            f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a PaymentIntent with one of the "
-            f"following statuses may be canceled: {', '.join(_CANCELABLE)}."
+            f"You cannot cancel this PaymentIntent because it has a status of {intent['status']}. Only a "
+            f"PaymentIntent with one of the following statuses may be canceled: {', '.join(_CANCELABLE)}."
         )
         raise invalid(message, "payment_intent_unexpected_state")
     return void(world, intent, params.get("cancellation_reason"))
@@ -382,7 +389,10 @@ def _arrive(world: World, intent_id: str) -> None:
 
 
 def settle(world: World, intent: Obj, why: str | None = None) -> bool:
-    """End a bank debit: it arrives, or fails with a key of DECLINES (None: as its account does)."""
+    """End a bank debit, which arrives or fails with a key of DECLINES (None: as its account does).
+
+    Return whether one was under way.
+    """
     if intent["status"] != "processing":
         return False
     charge = world.get("charge", intent["latest_charge"])

@@ -31,7 +31,7 @@ _EXCLUSIVE: Final = (
 
 
 def offered(world: World, params: dict[str, Any]) -> list[str]:
-    """Return the types a session or intent takes: the account's, narrowed by allowed_ or excluded_payment_method_types."""
+    """Return the types a session or intent takes: the account's, narrowed by allowed_ or excluded_ ones."""
     allowed, excluded = params.get("allowed_payment_method_types"), params.get("excluded_payment_method_types") or []
     if allowed:
         for other in _EXCLUSIVE:
@@ -132,6 +132,7 @@ def _month(now: int) -> tuple[int, int]:
 
 
 def refused(why: str) -> StripeError:
+    """Return the error of a key of DECLINES."""
     reason = DECLINES[why]
     return card_error(reason.message, reason.code, reason.decline_code)
 

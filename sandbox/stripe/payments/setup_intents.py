@@ -50,7 +50,10 @@ def confirm(world: World, intent: Obj, params: dict[str, Any]) -> Obj:
         raise invalid(message, "setup_intent_unexpected_state")
     automatic = intent["automatic_payment_methods"]
     if automatic and automatic["allow_redirects"] == "always" and not params.get("return_url"):
-        message = "This SetupIntent is configured to accept payment methods enabled in your Dashboard; you must provide a `return_url`."
+        message = (
+            "This SetupIntent is configured to accept payment methods enabled in your Dashboard; you must provide "
+            "a `return_url`."
+        )
         raise invalid(message, None, "return_url")
     attempt(world, intent, payment_methods.method(world, wanted, "payment_method"))
     return intent

@@ -28,7 +28,7 @@ def create_endpoint(world: World, params: dict[str, Any]) -> Obj:
 
 
 def give_endpoints(world: World, given: list[dict[str, Any]]) -> None:
-    """Those of the command line. A world that was kept has them already: they follow when address or secret are other ones now."""
+    """Add those of the command line. A kept world has them already: they follow a new address or secret."""
     known = list(world.find("webhook_endpoint", _given=True))
     for number, params in enumerate(given):
         if number < len(known):

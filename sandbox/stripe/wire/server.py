@@ -114,7 +114,8 @@ class Server:
         )
         config.load()
         server = uvicorn.Server(config)
-        # Without uvicorn's own loop: signals belong to whoever started the simulator, and closing need not wait for its next turn.
+        # Without uvicorn's own loop: signals belong to whoever started the simulator, and closing need not wait for
+        # its next turn.
         server.lifespan = config.lifespan_class(config)
         await server.startup(sockets=[listener])
         self._server = server
@@ -129,7 +130,7 @@ class Server:
         return socket.create_server((self.settings.host, self.settings.port), backlog=2048)
 
     async def close(self) -> None:
-        """Stop listening, and give up requests and deliveries under way. Raises OSError when the state cannot be written."""
+        """Stop listening, and give up what is under way. Raises OSError when the state cannot be written."""
         self._ticking.cancel()
         # Not by uvicorn's shutdown, which waits politely.
         for listening in self._server.servers:

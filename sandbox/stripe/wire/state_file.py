@@ -1,7 +1,7 @@
 """The world in a file, so that a simulator that is started again goes on where it was stopped.
 
-Kept: objects, events, timers, the clock's offset, answers under idempotency keys, the record of money, and what was on its way
-to webhook endpoints. Not kept: settings and ordered failures, so that a restart always ends them.
+Kept: objects, events, timers, the clock's offset, answers under idempotency keys, the record of money, and what was
+on its way to webhook endpoints. Not kept: settings and ordered failures, so that a restart always ends them.
 """
 
 import fcntl
