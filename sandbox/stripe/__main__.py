@@ -99,7 +99,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
+    """Run until SIGTERM or SIGINT; return the exit code."""
     settings = _arguments(sys.argv[1:] if argv is None else argv)
     factory = None
     with contextlib.suppress(ImportError):

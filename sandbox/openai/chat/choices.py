@@ -10,7 +10,7 @@ from sandbox.openai.requests.checks import is_reasoning
 from sandbox.openai.tokens.count import count_text
 from sandbox.openai.tokens.output_text import Piece, limit, pseudo_english, split_text
 
-Kind = Literal["text", "refusal", "tool", "audio"]
+OutputKind = Literal["text", "refusal", "tool", "audio"]
 _AUDIO_PER_TEXT: Final = 3
 _LEGACY_CAP: Final = 16
 
@@ -19,7 +19,7 @@ class Choice(msgspec.Struct, kw_only=True):
     """One candidate answer."""
 
     index: int
-    kind: Kind = "text"
+    kind: OutputKind = "text"
     pieces: list[Piece]
     finish: str
     reasoning: int = 0
@@ -75,7 +75,7 @@ def chat_choices(context: Context) -> list[Choice]:
 
 
 def _chat_room(context: Context) -> tuple[int, int | None]:
-    """Reasoning tokens, and the tokens left for the visible output (None: no cap)."""
+    """Return the reasoning tokens, and the tokens left for the visible output (None: no cap)."""
     body, directives = context.body, context.directives
     reasoning = context.directives.reasoning_tokens
     if reasoning is None:
@@ -97,7 +97,7 @@ def _visible_room(choice: Choice, room: int | None) -> int | None:
     return max(0, room - choice.name_tokens) // (1 + choice.audio_factor)
 
 
-def _kind(context: Context, tool: dict[str, Any] | None) -> Kind:
+def _kind(context: Context, tool: dict[str, Any] | None) -> OutputKind:
     modalities = context.body.get("modalities")
     if context.directives.refusal is not None:
         return "refusal"

@@ -66,7 +66,7 @@ class ChatStream:
     """The events of one streamed chat answer."""
 
     def __init__(self, frame: Frame, choices: list[Choice], bill: Bill) -> None:
-        """`bill` is read, not changed: whoever sends the events accounts for them."""
+        """Read `bill` without changing it: whoever sends the events accounts for them."""
         self._frame, self._choices, self._bill = frame, choices, bill
         self._mode = bill.directives.usage_on
         head: dict[str, Any] = {

@@ -37,10 +37,10 @@ Cost = tuple[str, Decimal]
 
 
 class Costs:
-    """Answers whoever has the admin key."""
+    """Costs page, for whoever has the admin key."""
 
     def __init__(self, log: Log, admin_key: str) -> None:
-        """`log` is the simulator's record."""
+        """Price the entries of `log`, the simulator's record."""
         self._log, self._bearer = log, f"Bearer {admin_key}"
         self._catalogue: dict[str, Any] = json.loads(
             files("config").joinpath("prices/catalogue.json").read_text(encoding="utf-8")

@@ -16,10 +16,10 @@ CONTROL_PREFIX: Final = "/__sandbox/"
 
 
 class Control:
-    """Answers to whoever drives the simulator."""
+    """Control paths, for whoever drives the simulator."""
 
     def __init__(self, simulator: Simulator, log: Log, stats: Callable[[], dict[str, int]]) -> None:
-        """`stats` makes the counts of GET /__sandbox/stats."""
+        """Take the shared state, the record, and `stats`, which makes the counts of GET /__sandbox/stats."""
         self._simulator, self._log, self._stats = simulator, log, stats
 
     def answer(self, request: Request) -> Answer:

@@ -9,7 +9,7 @@ import msgspec
 from sandbox.openai.steering.directives import Directives
 from sandbox.openai.tokens.count import PromptCount
 
-Kind = Literal[
+UsageKind = Literal[
     "chat",
     "legacy",
     "embeddings",
@@ -65,7 +65,7 @@ class ToolUse(msgspec.Struct, frozen=True):
     image_output: int = 0
 
     def plus(self, other: "ToolUse") -> "ToolUse":
-        """Both together."""
+        """Add up both."""
         fresh = tuple(name for name in other.containers if name not in self.containers)
         return ToolUse(
             self.web_searches + other.web_searches,
@@ -114,7 +114,7 @@ class Spent(msgspec.Struct, frozen=True):
 class Bill(msgspec.Struct):
     """Running account of one request: the prompt at once, the output as it is produced."""
 
-    kind: Kind
+    kind: UsageKind
     prompt: PromptCount
     directives: Directives
     spoken: bool = False
@@ -172,7 +172,7 @@ class Bill(msgspec.Struct):
         return self.usage()
 
     def _split_cache_write(self, details: dict[str, Any]) -> None:
-        """Cache writes named as one number belong to the lifetime the request asked for."""
+        """Assign cache writes named as one number to the lifetime the request asked for."""
         split = details.get("cache_write_tokens_details")
         if isinstance(split, dict) and not any(split.values()):
             split["ttl_12h_tokens" if self.long_cache else "ttl_30m_tokens"] = details["cache_write_tokens"]

@@ -19,7 +19,7 @@ class Channel(Protocol):
     """The handshake."""
 
     def send(self, value: dict[str, Any]) -> None:
-        """One event outside of any answer."""
+        """Send one event outside of any answer."""
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> None:
         """Run something beside the reading of messages; it ends with the socket."""

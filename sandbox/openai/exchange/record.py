@@ -28,7 +28,7 @@ class Entry:
     """The record of one billable request; the numbers move while the answer is being sent."""
 
     def __init__(self, log: "Log", seq: int, request: Request, request_id: str) -> None:
-        """`request_id` is the x-request-id of the answer."""
+        """Begin an entry; `request_id` is the x-request-id of the answer."""
         self._log = log
         self.seq, self.request, self.request_id = seq, request, request_id
         self.body: Any = None
@@ -73,7 +73,7 @@ class Entry:
         self.answer, self.outcome, self.status = answer, "headers_sent", answer.status
 
     def sent_event(self, event: Event) -> None:
-        """One event of a stream was handed to the socket."""
+        """Note that one event of a stream was handed to the socket."""
         if event.counted:
             self.chunks_sent += 1
         if event.text:
@@ -84,13 +84,13 @@ class Entry:
             self.answer.bill.add(event.spent)
 
     def sent_text(self, text: str) -> None:
-        """Output text left; kept up to 20,000 characters."""
+        """Note output text that left; kept up to 20,000 characters."""
         if self._text_size < _TEXT_BYTES:
             self._text.append(text[: _TEXT_BYTES - self._text_size])
             self._text_size += len(text)
 
     def settle(self) -> None:
-        """Work that outlived the request has ended: note what it costs."""
+        """Note the cost of work that outlived the request and has ended."""
         if self.finished:
             self._log.write(self)
 
@@ -158,10 +158,10 @@ class Entry:
 
 
 class Log:
-    """All entries. The file gets a line at reception and one at the end; the last one counts."""
+    """All entries, of which the file gets a line at reception and one at the end; the last one counts."""
 
     def __init__(self, path: Path | None, keep: int) -> None:
-        """`keep` is how many entries stay in memory."""
+        """Open the file; `keep` entries stay in memory."""
         self._entries: deque[Entry] = deque(maxlen=keep)
         self._seq = _last_seq(path) if path else 0
         # Unbuffered O_APPEND writes survive a kill -9; the file shows a key, hence the mode.

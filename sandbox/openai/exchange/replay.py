@@ -15,7 +15,7 @@ from sandbox.openai.tokens.count import count_text
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """A sample file and what it says."""
+    """Content of a sample file."""
 
     body: bytes
     streamed: bool
@@ -35,7 +35,7 @@ def read_sample(directory: Path, name: str) -> Sample:
     usage, text = None, ""
     documents = _lined(body) if path.suffix == ".jsonl" else _documents(body, streamed=streamed)
     for document in documents:
-        text += said(document)
+        text += output_text(document)
         if isinstance(usage_in(document), dict):
             usage = usage_in(document)
     return Sample(body, streamed, text, usage)
@@ -66,7 +66,7 @@ _DELTAS: Final = (
 )
 
 
-def said(document: dict[str, Any]) -> str:
+def output_text(document: dict[str, Any]) -> str:
     """Return the output text inside one answer, chunk or event."""
     kind = str(document.get("type", ""))
     if kind.endswith(_DELTAS):
@@ -105,7 +105,7 @@ def sample_events(sample: Sample, encoding: tiktoken.Encoding, *, frames: bool =
     for data in _lines(sample.body) if frames else _blocks(sample.body):
         text, counted, usage = "", False, msgspec.UNSET
         for document in _documents(data, streamed=not frames):
-            text += said(document)
+            text += output_text(document)
             counted = "error" not in document and document.get("type") != "error"
             if usage_in(document) is not None:
                 usage = usage_in(document)

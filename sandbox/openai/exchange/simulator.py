@@ -23,10 +23,10 @@ _GATEWAY_STATUSES: Final = frozenset({502, 504, 520})
 
 
 class Simulator:
-    """Makes calls out of requests, and the failures and replays that directives ask for."""
+    """Shared state, which makes calls out of requests, and the failures and replays that directives ask for."""
 
     def __init__(self, settings: Settings) -> None:
-        """Nothing is loaded yet: rank files come with the first request that needs them."""
+        """Load nothing yet: rank files come with the first request that needs them."""
         self.live: Live = settings.live
         self._bearer = f"Bearer {settings.api_key}"
         self._subprotocol = f"openai-insecure-api-key.{settings.api_key}"
@@ -67,7 +67,7 @@ class Simulator:
         return f"{prefix}_{self.new_digits()}"
 
     def new_digits(self) -> str:
-        """Fresh digits of an id."""
+        """Return fresh digits of an id."""
         return f"{self._dice.getrandbits(96):024x}"
 
     @staticmethod

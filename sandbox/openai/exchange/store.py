@@ -22,7 +22,7 @@ class BackgroundJob:
     def __init__(
         self, events: list[Event], states: dict[str, dict[str, Any]], bill: Bill, *, queued_s: float, working_s: float
     ) -> None:
-        """`states` are the response objects by status; `final` is the last one. `bill` counts no output yet."""
+        """Take the response objects by status, `final` being the last one, and a `bill` that counts no output yet."""
         self._events, self._states, self._bill = events, states, bill
         self._began = time.monotonic()
         self._queued_s, self._working_s = queued_s, working_s
@@ -60,7 +60,7 @@ class BackgroundJob:
         return self._states[status if status in self._states else "final"]
 
     def running(self) -> bool:
-        """More is to come."""
+        """Tell whether more is to come."""
         return self.status() in {"queued", "in_progress"}
 
     def cancel(self) -> None:
@@ -116,7 +116,7 @@ class Stored(msgspec.Struct):
 
 
 class Store:
-    """All stored responses by id; `beyond` is asked for what is not here (sockets keep their own)."""
+    """Stored responses by id; `beyond` is asked for those not here (sockets keep their own)."""
 
     def __init__(self, beyond: "Store | None" = None) -> None:
         """Start empty."""

@@ -11,7 +11,7 @@ from sandbox.openai.exchange.bill import Bill, Spent
 NOTHING = Spent()
 
 
-class Step(msgspec.Struct, frozen=True):
+class TypedEvent(msgspec.Struct, frozen=True):
     """One event."""
 
     fields: dict[str, Any]
@@ -23,7 +23,7 @@ class Step(msgspec.Struct, frozen=True):
     """Bill that the usage on it states; None: that of the whole request."""
 
 
-def typed_stream(bill: Bill, steps: Iterable[Step], wrap: Callable[[dict[str, Any]], bytes]) -> Iterator[Event]:
+def typed_stream(bill: Bill, steps: Iterable[TypedEvent], wrap: Callable[[dict[str, Any]], bytes]) -> Iterator[Event]:
     """Yield the events; `bill` is read, not changed. `usage_on` says which ones carry usage."""
     mode = bill.directives.usage_on
     listed = list(steps)

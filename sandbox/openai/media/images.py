@@ -12,7 +12,7 @@ import msgspec
 from sandbox.openai.exchange.answer import Answer, named_event
 from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Call
-from sandbox.openai.exchange.typed_events import Step, typed_stream
+from sandbox.openai.exchange.typed_events import TypedEvent, typed_stream
 from sandbox.openai.requests.errors import invalid
 from sandbox.openai.requests.fields import (
     ANY,
@@ -34,8 +34,8 @@ from sandbox.openai.tokens.generated_images import (
     SVG_BASE64,
     chosen_quality,
     chosen_size,
-    input_tokens,
-    output_tokens,
+    generated_image_tokens,
+    uploaded_image_tokens,
 )
 from sandbox.openai.tokens.prompt_media import raw_image_size
 
@@ -92,12 +92,14 @@ def edit(call: Call) -> Answer:
             f"Invalid 'image': too many images. Expected at most {_MAX_IMAGES}.", "image", "array_above_max_length"
         )
     high = body.get("input_fidelity") == "high"
-    tokens = sum(input_tokens(None if data is None else raw_image_size(data), high_fidelity=high) for data in pictures)
+    tokens = sum(
+        uploaded_image_tokens(None if data is None else raw_image_size(data), high_fidelity=high) for data in pictures
+    )
     return _make(call, body, "image_edit", tokens)
 
 
 def _uploaded(call: Call) -> list[bytes | None]:
-    """All images of a form; a mask is read like an image."""
+    """Return all images of a form; a mask is read like an image."""
     files = [upload for name in ("image", "mask", "markup") for upload in call.uploads.get(name, ())]
     if not call.uploads.get("image"):
         return []
@@ -135,7 +137,7 @@ def _data_of(url: str) -> bytes | None:
         raise invalid("Invalid image_url: not valid base64.", "images", "invalid_base64_image") from None
 
 
-class _Made(msgspec.Struct, frozen=True):
+class _ImageBatch(msgspec.Struct, frozen=True):
     """All images of one answer."""
 
     call: Call
@@ -167,8 +169,8 @@ def _make(call: Call, options: dict[str, Any], kind: str, image_tokens: int) -> 
     streamed = bool(options.get("stream"))
     # Without a stream there are no partial images to pay for.
     paid = options if streamed else options | {"partial_images": 0}
-    each = output_tokens(paid) if directives.output_tokens is None else directives.output_tokens
-    made = _Made(call, options, kind, prompt, options.get("n") or 1, each, int(time.time()))
+    each = generated_image_tokens(paid) if directives.output_tokens is None else directives.output_tokens
+    made = _ImageBatch(call, options, kind, prompt, options.get("n") or 1, each, int(time.time()))
     bill = Bill("images", prompt, directives)
     answer = Answer(200, bill=bill, model=directives.model or call.model)
     if streamed:
@@ -195,7 +197,7 @@ def _check(options: dict[str, Any]) -> None:
         )
 
 
-def _body(made: _Made, usage: Any) -> dict[str, Any]:
+def _body(made: _ImageBatch, usage: Any) -> dict[str, Any]:
     svg = made.options.get("output_format") == "svg"
     shown: dict[str, Any] = {"created": made.created, **made.look()}
     shown["data"] = [{"b64_json": SVG_BASE64 if svg else PNG_BASE64}] * made.count
@@ -206,7 +208,7 @@ def _body(made: _Made, usage: Any) -> dict[str, Any]:
     return shown
 
 
-def _svg_usage(made: _Made) -> Any:
+def _svg_usage(made: _ImageBatch) -> Any:
     """Return the usage of the text model that draws the SVG, image for image."""
     wanted = made.call.directives.svg_usage
     if wanted is not msgspec.UNSET:
@@ -215,7 +217,7 @@ def _svg_usage(made: _Made) -> Any:
     return {"model": author, **{name: count * made.count for name, count in _SVG_USAGE.items()}}
 
 
-def _steps(made: _Made) -> Iterator[Step]:
+def _steps(made: _ImageBatch) -> Iterator[TypedEvent]:
     """Charge the input on the first image only, so that the sum over all of them is the charge."""
     partial = int(made.options.get("partial_images") or 0)
     picture = {"b64_json": PNG_BASE64, "created_at": made.created}
@@ -225,8 +227,8 @@ def _steps(made: _Made) -> Iterator[Step]:
         share = made.each // (partial + 1)
         for index in range(partial):
             fields = {"type": f"{made.kind}.partial_image", **picture, **look, "partial_image_index": index}
-            yield Step(fields, spent=Spent(share))
+            yield TypedEvent(fields, spent=Spent(share))
         prompt = made.prompt if number == 0 else PromptCount()
         bill = Bill("image_events", prompt, made.call.directives, tokens=made.each)
         done = {"type": f"{made.kind}.completed", **picture, **look}
-        yield Step(done, spent=Spent(made.each - share * partial), final=True, bill=bill)
+        yield TypedEvent(done, spent=Spent(made.each - share * partial), final=True, bill=bill)

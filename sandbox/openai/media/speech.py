@@ -8,7 +8,7 @@ from typing import Any, Final
 from sandbox.openai.exchange.answer import Answer, Event, data_line
 from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Call
-from sandbox.openai.exchange.typed_events import Step, typed_stream
+from sandbox.openai.exchange.typed_events import TypedEvent, typed_stream
 from sandbox.openai.requests.errors import invalid
 from sandbox.openai.requests.fields import ANY, TEXT, Field, Fields, check_fields, missing, one_of, wrong_type
 from sandbox.openai.tokens.count import PromptCount, count_text
@@ -103,8 +103,8 @@ def _chunks(head: bytes, tokens: int) -> Iterator[tuple[bytes, int]]:
         head, start = b"", start + count
 
 
-def _steps(chunks: Iterator[tuple[bytes, int]]) -> Iterator[Step]:
+def _steps(chunks: Iterator[tuple[bytes, int]]) -> Iterator[TypedEvent]:
     for data, count in chunks:
         audio: dict[str, Any] = {"type": "speech.audio.delta", "audio": base64.b64encode(data).decode("ascii")}
-        yield Step(audio, spent=Spent(count))
-    yield Step({"type": "speech.audio.done"}, final=True)
+        yield TypedEvent(audio, spent=Spent(count))
+    yield TypedEvent({"type": "speech.audio.done"}, final=True)

@@ -12,7 +12,7 @@ from sandbox.openai.chat.choices import Choice, chat_choices, logprobs
 from sandbox.openai.exchange.answer import Answer, data_line
 from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Call
-from sandbox.openai.exchange.typed_events import Step, typed_stream
+from sandbox.openai.exchange.typed_events import TypedEvent, typed_stream
 from sandbox.openai.requests.errors import invalid
 from sandbox.openai.requests.fields import (
     ANY,
@@ -81,7 +81,7 @@ def wav_seconds(data: bytes) -> float | None:
     return None
 
 
-class _Heard(msgspec.Struct, frozen=True):
+class _Transcript(msgspec.Struct, frozen=True):
     """A transcript before it meets a format."""
 
     call: Call
@@ -127,7 +127,7 @@ def translate(call: Call) -> Answer:
     return answer
 
 
-def _hear(call: Call, table: Fields) -> _Heard:
+def _hear(call: Call, table: Fields) -> _Transcript:
     """Check the request and decide the transcript. Raises ApiError."""
     upload = _file(call)
     body = from_form(call.body, table)
@@ -156,7 +156,7 @@ def _hear(call: Call, table: Fields) -> _Heard:
     text = count_text(call.encoding, body.get("prompt") or "")
     prompt = PromptCount(text, audio=math.ceil(seconds * AUDIO_TOKENS_PER_S))
     bill = Bill("transcript" if by_tokens else "duration", prompt, call.directives, seconds=float(math.ceil(seconds)))
-    return _Heard(call, choice, seconds, by_tokens, wanted, bill)
+    return _Transcript(call, choice, seconds, by_tokens, wanted, bill)
 
 
 def _file(call: Call) -> Upload:
@@ -172,15 +172,15 @@ def _file(call: Call) -> Upload:
     return files[0]
 
 
-def _steps(heard: _Heard) -> Iterator[Step]:
+def _steps(heard: _Transcript) -> Iterator[TypedEvent]:
     extra = {"segment_id": "seg_0"} if heard.diarized else {}
     for piece in heard.choice.pieces:
         fields: dict[str, Any] = {"type": "transcript.text.delta", "delta": piece.text, **extra}
         if heard.choice.logprobs >= 0:
             fields["logprobs"] = _probabilities(heard, [piece])
-        yield Step(fields, piece.text, Spent(piece.tokens if heard.by_tokens else 0))
+        yield TypedEvent(fields, piece.text, Spent(piece.tokens if heard.by_tokens else 0))
     if heard.diarized:
-        yield Step(heard.segment())
+        yield TypedEvent(heard.segment())
     done: dict[str, Any] = {"type": "transcript.text.done", "text": heard.text}
     if heard.choice.logprobs >= 0:
         done["logprobs"] = _probabilities(heard, heard.choice.pieces)
@@ -188,15 +188,15 @@ def _steps(heard: _Heard) -> Iterator[Step]:
         done["languages"] = [{"code": "en"}]
     # The event's type knows usage of models billed by tokens only.
     overridden = heard.call.directives.usage is not msgspec.UNSET
-    yield Step(done, final=heard.by_tokens or overridden)
+    yield TypedEvent(done, final=heard.by_tokens or overridden)
 
 
-def _probabilities(heard: _Heard, pieces: list[Any]) -> list[dict[str, Any]]:
+def _probabilities(heard: _Transcript, pieces: list[Any]) -> list[dict[str, Any]]:
     rows = logprobs(heard.choice, pieces)["content"]
     return [{key: row[key] for key in ("token", "logprob", "bytes")} for row in rows]
 
 
-def _render(heard: _Heard, answer: Answer, task: str) -> None:
+def _render(heard: _Transcript, answer: Answer, task: str) -> None:
     """Fill the body in the format asked for."""
     wanted, seconds = heard.format, heard.seconds
     answer.text = heard.text
@@ -221,7 +221,7 @@ def _render(heard: _Heard, answer: Answer, task: str) -> None:
     answer.body = msgspec.json.encode(fields)
 
 
-def _verbose(heard: _Heard) -> dict[str, Any]:
+def _verbose(heard: _Transcript) -> dict[str, Any]:
     end = round(heard.seconds, 2)
     span: dict[str, Any] = {"id": 0, "seek": 0, "start": 0.0, "end": end, "text": heard.text, "tokens": [50364]}
     odds = {"temperature": 0.0, "avg_logprob": -0.2, "compression_ratio": 1.0, "no_speech_prob": 0.01}

@@ -15,7 +15,7 @@ _AUDIO: Final = "AAAA"
 _REASONS: Final = {"length": "max_output_tokens", "content_filter": "content_filter"}
 
 
-class Spoken(msgspec.Struct, frozen=True, kw_only=True):
+class RealtimePlan(msgspec.Struct, frozen=True, kw_only=True):
     """Facts that are fixed before a response begins."""
 
     id: str
@@ -35,23 +35,27 @@ class RealtimeStream:
     """The events from response.created to response.done."""
 
     def __init__(
-        self, spoken: Spoken, bill: Bill, event_id: Callable[[], str], on_item: Callable[[dict[str, Any], Bill], None]
+        self,
+        plan: RealtimePlan,
+        bill: Bill,
+        event_id: Callable[[], str],
+        on_item: Callable[[dict[str, Any], Bill], None],
     ) -> None:
-        """`bill` is read, not changed. `on_item` gets the finished item before response.done leaves."""
-        self._spoken, self._bill, self._event_id, self._on_item = spoken, bill, event_id, on_item
-        self._mode = spoken.directives.usage_on
+        """Read `bill` without changing it. `on_item` gets the finished item before response.done leaves."""
+        self._plan, self._bill, self._event_id, self._on_item = plan, bill, event_id, on_item
+        self._mode = plan.directives.usage_on
         self._sent = 0
         self._said: list[Piece] = []
         self.cancelled: str | None = None
         """Set from outside: the reason to stop at the next event."""
 
     def events(self) -> Iterator[Event]:
-        """All events; a cancelled response stops its output and says so in response.done."""
+        """Yield all events; a cancelled response stops its output and says so in response.done."""
         yield self._emit("response.created", {"response": self._response("in_progress", None, [], None)})
         yield self._emit("rate_limits.updated", {"rate_limits": _limits()})
         failure = self._failure()
         if failure is None:
-            yield from self._call() if self._spoken.choice.kind == "tool" else self._message()
+            yield from self._call() if self._plan.choice.kind == "tool" else self._message()
         yield self._done(failure)
 
     def error_event(self, error: dict[str, Any], _sent: int) -> bytes:
@@ -59,7 +63,7 @@ class RealtimeStream:
         return msgspec.json.encode(error_frame(error, self._event_id()))
 
     def _failure(self) -> Failure | None:
-        wanted = self._spoken.directives.failed
+        wanted = self._plan.directives.failed
         return Failure() if wanted is True else wanted or None
 
     def _emit(self, kind: str, fields: dict[str, Any], text: str = "", spent: Spent = Spent()) -> Event:  # noqa: B008 - frozen
@@ -68,55 +72,55 @@ class RealtimeStream:
             usage = self._bill.with_spent(spent).sent()
             fields.get("response", fields)["usage"] = usage
         self._sent += 1
-        limit = self._spoken.directives.cancel_after_chunks
+        limit = self._plan.directives.cancel_after_chunks
         if limit is not None and self._sent >= limit:
             self.cancelled = self.cancelled or "turn_detected"
         data = msgspec.json.encode({"type": kind, "event_id": self._event_id(), **fields})
         return Event(data, text, spent, usage=msgspec.UNSET if usage is None else usage)
 
     def _response(self, status: str, details: Any, output: list[Any], usage: Any) -> dict[str, Any]:
-        spoken = self._spoken
+        plan = self._plan
         return {
             "object": "realtime.response",
-            "id": spoken.id,
+            "id": plan.id,
             "status": status,
             "status_details": details,
             "output": output,
-            "conversation_id": spoken.conversation_id,
-            "output_modalities": spoken.modalities,
-            "max_output_tokens": spoken.max_output_tokens,
+            "conversation_id": plan.conversation_id,
+            "output_modalities": plan.modalities,
+            "max_output_tokens": plan.max_output_tokens,
             "usage": usage,
-            "metadata": spoken.metadata,
+            "metadata": plan.metadata,
         }
 
     @property
     def _at(self) -> dict[str, Any]:
-        spoken = self._spoken
-        return {"response_id": spoken.id, "item_id": spoken.item_id, "output_index": 0}
+        plan = self._plan
+        return {"response_id": plan.id, "item_id": plan.item_id, "output_index": 0}
 
     def _item(self, kind: str, status: str, **fields: Any) -> dict[str, Any]:
-        return {"id": self._spoken.item_id, "object": "realtime.item", "type": kind, "status": status, **fields}
+        return {"id": self._plan.item_id, "object": "realtime.item", "type": kind, "status": status, **fields}
 
     def _own(self, status: str, text: str) -> dict[str, Any]:
         """Return the output item with its content."""
-        choice = self._spoken.choice
+        choice = self._plan.choice
         if choice.kind == "tool":
-            head = {"name": choice.tool, "call_id": self._spoken.call_id}
+            head = {"name": choice.tool, "call_id": self._plan.call_id}
             return self._item("function_call", status, **head, arguments=text)
         kind, name = ("output_audio", "transcript") if choice.kind == "audio" else ("output_text", "text")
         return self._item("message", status, role="assistant", content=[{"type": kind, name: text}])
 
     def _opened(self, item: dict[str, Any]) -> Iterator[Event]:
-        spoken = self._spoken
-        yield self._emit("response.output_item.added", {"response_id": spoken.id, "output_index": 0, "item": item})
-        if spoken.conversation_id is not None:
-            yield self._emit("conversation.item.added", {"previous_item_id": spoken.previous_item_id, "item": item})
+        plan = self._plan
+        yield self._emit("response.output_item.added", {"response_id": plan.id, "output_index": 0, "item": item})
+        if plan.conversation_id is not None:
+            yield self._emit("conversation.item.added", {"previous_item_id": plan.previous_item_id, "item": item})
 
     def _closed(self, item: dict[str, Any]) -> Iterator[Event]:
-        spoken = self._spoken
-        if spoken.conversation_id is not None:
-            yield self._emit("conversation.item.done", {"previous_item_id": spoken.previous_item_id, "item": item})
-        fields: dict[str, Any] = {"response_id": spoken.id, "output_index": 0, "item": item}
+        plan = self._plan
+        if plan.conversation_id is not None:
+            yield self._emit("conversation.item.done", {"previous_item_id": plan.previous_item_id, "item": item})
+        fields: dict[str, Any] = {"response_id": plan.id, "output_index": 0, "item": item}
         if self._mode == "finish":
             fields["usage"] = self._bill.sent()
         event = self._emit("response.output_item.done", fields)
@@ -124,7 +128,7 @@ class RealtimeStream:
         yield event if sent is None else msgspec.structs.replace(event, usage=sent)
 
     def _message(self) -> Iterator[Event]:
-        choice = self._spoken.choice
+        choice = self._plan.choice
         audio = choice.kind == "audio"
         kind = "output_audio_transcript" if audio else "output_text"
         yield from self._opened(self._item("message", "in_progress", role="assistant", content=[]))
@@ -148,9 +152,9 @@ class RealtimeStream:
         yield from self._closed(self._own(self._item_status(), text))
 
     def _call(self) -> Iterator[Event]:
-        choice, spoken = self._spoken.choice, self._spoken
+        choice, plan = self._plan.choice, self._plan
         yield from self._opened(self._own("in_progress", ""))
-        at = self._at | {"call_id": spoken.call_id}
+        at = self._at | {"call_id": plan.call_id}
         spent = Spent(choice.name_tokens)
         for piece in choice.pieces:
             if self.cancelled:
@@ -165,7 +169,7 @@ class RealtimeStream:
         yield from self._closed(self._own(self._item_status(), text))
 
     def _item_status(self) -> str:
-        return "incomplete" if self.cancelled or self._spoken.choice.finish in _REASONS else "completed"
+        return "incomplete" if self.cancelled or self._plan.choice.finish in _REASONS else "completed"
 
     def _done(self, failure: Failure | None) -> Event:
         status, details = self._outcome(failure)
@@ -187,7 +191,7 @@ class RealtimeStream:
             }
         if self.cancelled is not None:
             return "cancelled", {"type": "cancelled", "reason": self.cancelled}
-        reason = _REASONS.get(self._spoken.choice.finish)
+        reason = _REASONS.get(self._plan.choice.finish)
         if reason is not None:
             return "incomplete", {"type": "incomplete", "reason": reason}
         return "completed", None

@@ -29,7 +29,7 @@ class Item(msgspec.Struct, frozen=True):
     count: PromptCount
 
 
-def plus(counts: list[PromptCount]) -> PromptCount:
+def sum_counts(counts: list[PromptCount]) -> PromptCount:
     """Add up counts by kind."""
     return PromptCount(
         sum(count.text for count in counts), sum(count.image for count in counts), sum(count.audio for count in counts)
@@ -93,7 +93,7 @@ def _count(
         kind = part.get("type")
         if kind == "input_audio":
             data = decode_audio(part.get("audio"), f"item.content[{index}].audio")
-            count.audio += audio_tokens(audio_seconds(data, form))
+            count.audio += input_audio_tokens(audio_seconds(data, form))
         elif kind == "input_image":
             count.image += image_tokens(model, {"url": part.get("image_url") or "", "detail": part.get("detail")})
         else:
@@ -101,7 +101,7 @@ def _count(
     return count
 
 
-def audio_tokens(seconds: float) -> int:
+def input_audio_tokens(seconds: float) -> int:
     """Tokens of the user's audio."""
     return math.ceil(round(seconds * INPUT_TOKENS_PER_S, 6))
 

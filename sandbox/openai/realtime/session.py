@@ -14,9 +14,17 @@ from sandbox.openai.exchange.answer import NO_DIRECTIVES, Answer
 from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Context
 from sandbox.openai.exchange.channel import Channel, error_of, only_event, read_message
-from sandbox.openai.exchange.typed_events import Step, typed_stream
-from sandbox.openai.realtime.events import RealtimeStream, Spoken, error_frame
-from sandbox.openai.realtime.items import Item, audio_seconds, audio_tokens, count_frame, decode_audio, plus, read_item
+from sandbox.openai.exchange.typed_events import TypedEvent, typed_stream
+from sandbox.openai.realtime.events import RealtimePlan, RealtimeStream, error_frame
+from sandbox.openai.realtime.items import (
+    Item,
+    audio_seconds,
+    count_frame,
+    decode_audio,
+    input_audio_tokens,
+    read_item,
+    sum_counts,
+)
 from sandbox.openai.requests.errors import ApiError, error_object, invalid, wrong_body
 from sandbox.openai.requests.fields import missing, wrong_type
 from sandbox.openai.steering.directives import Directives, found_keys, read_directives
@@ -90,7 +98,7 @@ class RealtimeSession:
         self._say("session.created", {"session": self._session})
 
     async def message(self, text: bytes) -> None:
-        """One event of the client."""
+        """Handle one event of the client."""
         cause = None
         try:
             event = read_message(text)
@@ -239,7 +247,7 @@ class RealtimeSession:
             "role": "user",
             "content": content,
         }
-        item = Item(item_id, shown, PromptCount(4, audio=audio_tokens(seconds)))
+        item = Item(item_id, shown, PromptCount(4, audio=input_audio_tokens(seconds)))
         previous = self._items[-1].id if self._items else None
         self._items.append(item)
         self._say("input_audio_buffer.committed", {"previous_item_id": previous, "item_id": item_id})
@@ -255,14 +263,14 @@ class RealtimeSession:
         directives = msgspec.convert(standing.get("transcription") or {}, Directives)
         by_tokens = model.startswith("gpt-4o")
         said = directives.text if directives.text is not None else _HEARD
-        prompt = PromptCount(audio=audio_tokens(seconds))
+        prompt = PromptCount(audio=input_audio_tokens(seconds))
         bill = Bill("heard" if by_tokens else "duration", prompt, directives, seconds=float(math.ceil(seconds)))
         at = {"item_id": item_id, "content_index": 0}
         head = "conversation.item.input_audio_transcription"
         spent = Spent(count_text(self._encoder, said) if by_tokens else 0)
         delta = {"type": f"{head}.delta", "event_id": self._event_id(), **at, "delta": said}
         done = {"type": f"{head}.completed", "event_id": self._event_id(), **at, "transcript": said}
-        steps = [Step(delta, said, spent), Step(done, final=True)]
+        steps = [TypedEvent(delta, said, spent), TypedEvent(done, final=True)]
         answer = Answer(
             200, events=typed_stream(bill, steps, msgspec.json.encode), bill=bill, model=model, directives=directives
         )
@@ -321,16 +329,16 @@ class RealtimeSession:
         given = options.get("input")
         items = self._items if given is None else [self._given_item(item) for item in given]
         frame = count_frame(self._encoder, self._model, merged)
-        prompt = plus([frame, *(item.count for item in items)])
+        prompt = sum_counts([frame, *(item.count for item in items)])
         cached = PromptCount()
         if given is None and self._frame_cached:
-            cached = plus([frame, *(item.count for item in self._items[: self._cached])])
+            cached = sum_counts([frame, *(item.count for item in self._items[: self._cached])])
         choice = self._choice(merged, directives)
         bill = Bill("realtime", prompt, directives, cached=cached)
         if given is None:
             # Own instructions replace those of the session for this one response.
             self._cached, self._frame_cached = len(self._items), not {"instructions", "tools"} & options.keys()
-        spoken = Spoken(
+        plan = RealtimePlan(
             id=simulator.new_id("resp"),
             item_id=simulator.new_id("item"),
             call_id=simulator.new_id("call"),
@@ -342,11 +350,11 @@ class RealtimeSession:
             choice=choice,
             directives=directives,
         )
-        stream = RealtimeStream(spoken, bill, self._event_id, self._keep if inside else lambda _item, _bill: None)
+        stream = RealtimeStream(plan, bill, self._event_id, self._keep if inside else lambda _item, _bill: None)
         answer = Answer(
             200, events=stream.events(), bill=bill, model=directives.model or self._model, directives=directives
         )
-        answer.error_event, answer.response_id = stream.error_event, spoken.id
+        answer.error_event, answer.response_id = stream.error_event, plan.id
         if directives.replay is not None:
             simulator.replay(answer, self._encoder, directives, frames=True)
         return stream, answer

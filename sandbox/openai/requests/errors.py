@@ -78,10 +78,10 @@ def edge_page(status: int) -> bytes:
 
 
 class ApiError(Exception):
-    """The request is answered with `status` and `{"error": error}`."""
+    """Refusal, answered with `status` and `{"error": error}`."""
 
     def __init__(self, status: int, error: dict[str, Any]) -> None:
-        """`error` is the object under the `error` key."""
+        """Take the object under the `error` key."""
         super().__init__(f"{status} {error.get('message')}")
         self.status, self.error = status, error
 

@@ -24,7 +24,7 @@ from sandbox.openai.requests.fields import (
     one_of,
     wrong_type,
 )
-from sandbox.openai.responses.events import Plan, ResponseStream, Wrap
+from sandbox.openai.responses.events import ResponsePlan, ResponseStream, Wrap
 from sandbox.openai.responses.hosted_tools import hosted_calls
 from sandbox.openai.responses.input import as_chat, count_input, input_items, output_schema
 
@@ -94,10 +94,10 @@ _STREAM_OPTIONS: Final[Fields] = {"include_obfuscation": FLAG}
 _SUMMARY_TOKENS: Final = 40
 
 
-class Opened(msgspec.Struct, frozen=True):
+class OpenedResponse(msgspec.Struct, frozen=True):
     """A response that is ready to be said."""
 
-    plan: Plan
+    plan: ResponsePlan
     bill: Bill
     stream: ResponseStream
     items: list[dict[str, Any]]
@@ -157,7 +157,7 @@ def _check_links(body: dict[str, Any]) -> None:
     raise ApiError(404, error_object(f"Conversation with id '{name}' not found.", "invalid_request_error"))
 
 
-def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True) -> Opened:
+def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True) -> OpenedResponse:
     """Check the request and decide its whole answer. Raises ApiError."""
     _check_create(call)
     body = call.body
@@ -179,7 +179,7 @@ def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True
     if not generate:
         choice.reasoning = 0
     pictured = bool(hosted) and hosted[-1].kind == "image_generation" and call.directives.text is None
-    plan = Plan(
+    plan = ResponsePlan(
         call=call,
         id=call.new_id("resp"),
         created=int(time.time()),
@@ -194,13 +194,15 @@ def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True
         # What a prepared prompt is for.
         bill.cache_write = prompt.total
     stream = ResponseStream(plan, bill, wrap)
-    opened = Opened(plan, bill, stream, items, conversation)
+    opened = OpenedResponse(plan, bill, stream, items, conversation)
     if body.get("store") is not False and not plan.background:
-        stream.on_end = lambda response: remember(call.store, opened, response)
+        stream.on_end = lambda response: store_response(call.store, opened, response)
     return opened
 
 
-def remember(store: Store, opened: Opened, response: dict[str, Any], job: BackgroundJob | None = None) -> None:
+def store_response(
+    store: Store, opened: OpenedResponse, response: dict[str, Any], job: BackgroundJob | None = None
+) -> None:
     """Store a response for later requests."""
     later = opened.plan.call.directives.later
     stored = Stored(response, opened.items, opened.conversation + response["output"], later, job)
@@ -218,7 +220,7 @@ def create(call: Call) -> Answer:
     return answer
 
 
-def streamed(opened: Opened) -> Answer:
+def streamed(opened: OpenedResponse) -> Answer:
     """Return the answer as a stream of events."""
     plan, directives = opened.plan, opened.plan.call.directives
     served = served_tier(plan.call.body) if directives.service_tier is msgspec.UNSET else directives.service_tier
@@ -233,8 +235,8 @@ def streamed(opened: Opened) -> Answer:
     )
 
 
-def _exhaust(opened: Opened, bill: Bill) -> list[Event]:
-    """All events, accounted for on the bill their stream reads."""
+def _exhaust(opened: OpenedResponse, bill: Bill) -> list[Event]:
+    """Return all events, accounted for on the bill their stream reads."""
     events = []
     for event in opened.stream.events():
         bill.add(event.spent)
@@ -242,7 +244,7 @@ def _exhaust(opened: Opened, bill: Bill) -> list[Event]:
     return events
 
 
-def _to_json(opened: Opened, answer: Answer) -> None:
+def _to_json(opened: OpenedResponse, answer: Answer) -> None:
     events = _exhaust(opened, opened.bill)
     answer.events = None
     answer.text = "".join(event.text for event in events)
@@ -258,14 +260,14 @@ def _pace(call: Call) -> tuple[float, float]:
     return queued / 1000, working / 1000
 
 
-def _to_background(call: Call, opened: Opened, answer: Answer) -> None:
+def _to_background(call: Call, opened: OpenedResponse, answer: Answer) -> None:
     stream = opened.stream
     empty = msgspec.structs.replace(opened.bill)
     events = _exhaust(opened, opened.bill)
     states = {status: stream.state(status) for status in ("queued", "in_progress", "cancelled")}
     queued_s, working_s = _pace(call)
     job = BackgroundJob(events, states | {"final": stream.response}, empty, queued_s=queued_s, working_s=working_s)
-    remember(call.store, opened, stream.response, job)
+    store_response(call.store, opened, stream.response, job)
     answer.job, answer.bill = job, None
     if call.body.get("stream"):
         answer.events = job.follow(-1)

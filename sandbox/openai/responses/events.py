@@ -23,8 +23,8 @@ _REASONS: Final = frozenset({"max_output_tokens", "max_messages", "content_filte
 Wrap = Callable[[dict[str, Any]], bytes]
 
 
-class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """All of an answer, before any of it is said."""
+class ResponsePlan(msgspec.Struct, frozen=True, kw_only=True):
+    """Whole answer, before any of it is said."""
 
     call: Call
     id: str
@@ -38,7 +38,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def background(self) -> bool:
-        """The response goes on without its request."""
+        """True where the response goes on without its request."""
         return self.call.body.get("background") is True
 
     @property
@@ -67,10 +67,10 @@ def _reasoning(model: str, body: dict[str, Any]) -> dict[str, Any]:
 
 
 class ResponseStream:
-    """The events of one response. `response` is its object as of the last event."""
+    """Events of one response. `response` is its object as of the last event."""
 
-    def __init__(self, plan: Plan, bill: Bill, wrap: Wrap = named_event) -> None:
-        """`bill` is read, not changed: whoever sends the events accounts for them."""
+    def __init__(self, plan: ResponsePlan, bill: Bill, wrap: Wrap = named_event) -> None:
+        """Read `bill` without changing it: whoever sends the events accounts for them."""
         self._plan, self._bill, self._wrap = plan, bill, wrap
         call = plan.call
         self._mode = call.directives.usage_on
@@ -127,7 +127,7 @@ class ResponseStream:
         } | changes
 
     def events(self) -> Iterator[Event]:
-        """From response.created to exactly one of completed, incomplete and failed."""
+        """Yield from response.created to exactly one of completed, incomplete and failed."""
         plan = self._plan
         first = "queued" if plan.background else "in_progress"
         yield self._lifecycle("response.created", self.state(first))

@@ -9,7 +9,7 @@ from sandbox.openai.exchange.call import Call
 from sandbox.openai.requests.errors import invalid
 from sandbox.openai.responses.input import tools_of
 from sandbox.openai.tokens.count import count_text
-from sandbox.openai.tokens.generated_images import PNG_BASE64, output_tokens
+from sandbox.openai.tokens.generated_images import PNG_BASE64, generated_image_tokens
 
 _URL: Final = "https://example.com/"
 _QUERY: Final = "blue whale mass"
@@ -167,5 +167,5 @@ def _use(call: Call, name: str, item: dict[str, Any], tool: dict[str, Any]) -> T
     if name == "image_generation":
         prompt = call.body.get("input")
         text = prompt if isinstance(prompt, str) else msgspec.json.encode(prompt).decode()
-        return ToolUse(image_text=count_text(call.encoding, text), image_output=output_tokens(tool))
+        return ToolUse(image_text=count_text(call.encoding, text), image_output=generated_image_tokens(tool))
     return NO_TOOLS

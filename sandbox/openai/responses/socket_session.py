@@ -10,7 +10,7 @@ from sandbox.openai.exchange.channel import Channel, as_answer, error_of, only_e
 from sandbox.openai.exchange.store import Store
 from sandbox.openai.requests.errors import ApiError, invalid, wrong_body
 from sandbox.openai.requests.fields import missing, wrong_type
-from sandbox.openai.responses.create import Opened, open_response, remember, streamed
+from sandbox.openai.responses.create import OpenedResponse, open_response, store_response, streamed
 from sandbox.openai.responses.events import ResponseStream, Wrap
 from sandbox.openai.steering.directives import Directives, read_directives
 
@@ -18,32 +18,32 @@ _ENVELOPE = frozenset({"type", "stream_id", "generate", "stream"})
 
 
 class _Active:
-    """A response that is being said, and what was queued for after it."""
+    """Response that is being said, with the steering queued for after it."""
 
-    def __init__(self, opened: Opened, frame: dict[str, Any]) -> None:
-        """`frame` is the client's message."""
+    def __init__(self, opened: OpenedResponse, frame: dict[str, Any]) -> None:
+        """Take `frame`, the client's message."""
         self.opened, self.frame = opened, frame
         self.steers: list[Any] = []
 
 
 class ResponsesSession:
-    """One socket. Messages of one lane are answered one after the other, lanes side by side."""
+    """One socket, which answers messages of one lane one after the other, and lanes side by side."""
 
     def __init__(self, channel: Channel) -> None:
-        """Unstored responses live as long as the socket."""
+        """Make a store for unstored responses, which live as long as the socket."""
         self._channel = channel
         self._lanes: dict[str | None, asyncio.Queue[tuple[bytes, dict[str, Any]]]] = {}
         self._active: dict[str, _Active] = {}
         self._store = Store(beyond=channel.simulator.store)
 
     def check(self) -> None:
-        """Nothing in the handshake can be wrong."""
+        """Accept every handshake."""
 
     async def start(self) -> None:
         """Wait for the client to begin."""
 
     async def message(self, text: bytes) -> None:
-        """One message of the client."""
+        """Handle one message of the client."""
         try:
             frame = read_message(text)
             kind = frame.get("type")
@@ -72,7 +72,7 @@ class ResponsesSession:
                 text = msgspec.json.encode(following)
 
     async def _answer(self, text: bytes, frame: dict[str, Any]) -> dict[str, Any] | None:
-        """Say one response; returns the message of the successor that the server starts by itself."""
+        """Say one response; return the message of the successor that the server starts by itself."""
         channel = self._channel
         entry = channel.open_entry(text, frame)
         directives, active = NO_DIRECTIVES, None
@@ -121,7 +121,7 @@ class ResponsesSession:
         call = await simulator.call(self._channel.request, body, model, directives, self._store)
         opened = open_response(call, _wrap(frame.get("stream_id")), generate=frame.get("generate") is not False)
         kept = self._store if body.get("store") is False else simulator.store
-        opened.stream.on_end = lambda response: remember(kept, opened, response)
+        opened.stream.on_end = lambda response: store_response(kept, opened, response)
         return _Active(opened, frame)
 
     def _steer(self, frame: dict[str, Any]) -> None:
@@ -162,7 +162,7 @@ def _is_user(item: Any) -> bool:
 
 
 def _wrap(lane: str | None) -> Wrap:
-    """Events of a lane name it."""
+    """Name the lane in its events."""
     extra = {} if lane is None else {"stream_id": lane}
 
     def wrap(value: dict[str, Any]) -> bytes:

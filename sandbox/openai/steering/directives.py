@@ -160,7 +160,7 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 
 
 def _strings(value: Any) -> Iterator[str]:
-    """Every string inside a decoded JSON value, in order; not recursive: depth is the client's."""
+    """Yield every string inside a decoded JSON value, in order; not recursive: depth is the client's."""
     pending = [value]
     while pending:
         item = pending.pop()

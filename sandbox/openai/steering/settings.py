@@ -41,7 +41,7 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Directive keys that hold for every request; a request's own directive wins key by key."""
 
     def __post_init__(self) -> None:
-        """Refuse what no answer could follow."""
+        """Refuse values that no answer could follow."""
         checks = (
             (self.retrieved_tokens >= 0, "retrieved_tokens must be at least 0"),
             (self.queued_ms >= 0, "queued_ms must be at least 0"),

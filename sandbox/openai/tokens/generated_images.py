@@ -56,7 +56,7 @@ def chosen_quality(options: dict[str, Any]) -> str:
     return {"standard": "medium", "hd": "high"}.get(quality, quality)
 
 
-def output_tokens(options: dict[str, Any]) -> int:
+def generated_image_tokens(options: dict[str, Any]) -> int:
     """Output tokens of one image with its partial images."""
     size, quality = chosen_size(options), chosen_quality(options)
     doublings = _DOUBLINGS.get(quality, 0)
@@ -68,7 +68,7 @@ def output_tokens(options: dict[str, Any]) -> int:
     return (base << doublings) + PARTIAL_TOKENS * int(options.get("partial_images") or 0)
 
 
-def input_tokens(size: tuple[int, int] | None, *, high_fidelity: bool) -> int:
+def uploaded_image_tokens(size: tuple[int, int] | None, *, high_fidelity: bool) -> int:
     """Tokens of one uploaded image: tiles of 512 pixels once its short side is at most 512."""
     width, height = size or (1024, 1024)
     shrink = min(1.0, _TILE / min(width, height))

@@ -107,7 +107,7 @@ class Connection(asyncio.Protocol):
             self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        """Bytes from the client."""
+        """Parse bytes from the client."""
         if self._socket is not None:
             self._socket.receive(data)
             return
@@ -139,21 +139,21 @@ class Connection(asyncio.Protocol):
     # -- httptools callbacks ---------------------------------------------------------------------
 
     def on_message_begin(self) -> None:
-        """Start of a request."""
+        """Start a request."""
         self._url, self._headers, self._body, self._body_size = b"", {}, [], 0
 
     def on_url(self, url: bytes) -> None:
-        """Request target, perhaps in parts."""
+        """Take in the request target, perhaps in parts."""
         self._url += url
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """One header line."""
+        """Take in one header line."""
         key, text = name.decode("latin-1").lower(), value.decode("latin-1")
         known = self._headers.get(key)
         self._headers[key] = text if known is None else f"{known}, {text}"
 
     def on_headers_complete(self) -> None:
-        """All headers are there."""
+        """Answer an expectation of 100-continue, now that all headers are there."""
         if self._headers.get("expect", "").lower() == "100-continue":
             self.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 

@@ -62,7 +62,7 @@ class Wire(Protocol):
 
 
 class Stopped(Exception):
-    """The answer was cut; the connection is closed."""
+    """Cut of an answer; the connection is closed."""
 
 
 class Delivery:
@@ -78,7 +78,7 @@ class Delivery:
         *,
         frames: bool = False,
     ) -> None:
-        """`entry` is None for requests that are not billable; `frames` means a WebSocket."""
+        """Take an answer; `entry` is None for requests that are not billable, and `frames` means a WebSocket."""
         self._wire, self._answer, self._entry = wire, answer, entry
         self._directives: Directives = answer.directives
         self._stop: Stop | None = answer.directives.stop

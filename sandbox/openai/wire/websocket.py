@@ -55,7 +55,7 @@ class Session(Protocol):
         """Begin, once the socket is open."""
 
     async def message(self, text: bytes) -> None:
-        """One message of the client."""
+        """Handle one message of the client."""
 
 
 def is_socket(request: Request) -> bool:
@@ -65,10 +65,10 @@ def is_socket(request: Request) -> bool:
 
 
 class Socket:
-    """One WebSocket. A Wire for deliveries, which hand over whole frames."""
+    """One WebSocket, and a Wire for deliveries, which hand over whole frames."""
 
     def __init__(self, wire: Wire, request: Request, host: Host, request_id: str) -> None:
-        """`wire` is the connection, `request` the handshake."""
+        """Take `wire`, the connection, and `request`, the handshake."""
         self._wire, self.request, self._request_id, self.simulator = wire, request, request_id, host.simulator
         self._host = host
         self._frames = Frames(Side.SERVER, state=State.OPEN, max_size=_MAX_MESSAGE)
@@ -80,7 +80,7 @@ class Socket:
     # -- from the connection ---------------------------------------------------------------------
 
     def receive(self, data: bytes) -> None:
-        """Bytes of the client."""
+        """Parse bytes of the client."""
         if data:
             self._frames.receive_data(data)
         for frame in self._frames.events_received():
@@ -157,7 +157,7 @@ class Socket:
         return self.simulator.standing_failure()
 
     def send(self, value: dict[str, Any]) -> None:
-        """One event outside of any answer."""
+        """Send one event outside of any answer."""
         data = msgspec.json.encode(value)
         self._wire.write(b"".join(text_frames(data, len(data))))
 

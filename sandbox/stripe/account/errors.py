@@ -11,7 +11,7 @@ class StripeError(Exception):
     def __init__(
         self, status: int, kind: str, message: str, code: str | None = None, param: str | None = None, **extra: Any
     ) -> None:
-        """`extra` are further fields of the error object, such as the payment_intent of a decline."""
+        """Take the parts of the error object; `extra` are further fields, such as the payment_intent of a decline."""
         super().__init__(message)
         self.status = status
         self.started = True
@@ -50,7 +50,7 @@ def no_such(kind: str, wanted: str, param: str | None = "id") -> StripeError:
 
 
 def unauthorized(message: str) -> StripeError:
-    """No key or a wrong one."""
+    """Return the error of a missing or a wrong key."""
     return StripeError(401, "invalid_request_error", message).not_started()
 
 

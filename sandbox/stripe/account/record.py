@@ -39,7 +39,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Record:
-    """All entries; the file gets a line at each."""
+    """All entries, of which the file gets a line each."""
 
     def __init__(self, path: Path | None) -> None:
         """Go on with an existing file."""

@@ -50,7 +50,7 @@ class Delivery(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     """Begins the random sequence anew whenever the settings are put."""
 
     def __post_init__(self) -> None:
-        """Refuse what no delivery could follow."""
+        """Refuse values that no delivery could follow."""
         _check(
             (
                 1 <= self.copies_min <= self.copies_max <= 5,
@@ -92,7 +92,7 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Types that the account has enabled; a session may narrow it by allowed_ or excluded_payment_method_types."""
 
     def __post_init__(self) -> None:
-        """Refuse what no payment could follow."""
+        """Refuse values that no payment could follow."""
         _check(
             (self.api_latency_ms >= 0, "api_latency_ms must be at least 0"),
             (

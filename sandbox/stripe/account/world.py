@@ -63,7 +63,7 @@ class Cause(msgspec.Struct, frozen=True):
     idempotency_key: str | None = None
 
 
-def by_itself(name: str) -> Callable[[Action], Action]:
+def timer_action(name: str) -> Callable[[Action], Action]:
     """Let `World.later` do this. State files hold the name, so it stays whatever becomes of the function."""
 
     def register(action: Action) -> Action:
@@ -85,7 +85,7 @@ class World:
     def __init__(
         self, clock: Callable[[], float], rng: random.Random, record: Record, live: Live, api_version: str
     ) -> None:
-        """`clock` gives seconds since the epoch; `rng` makes the ids."""
+        """Begin an account; `clock` gives seconds since the epoch, and `rng` makes the ids."""
         self._clock, self._rng = clock, rng
         self.record, self.live, self.api_version = record, live, api_version
         self.clock_offset_s = 0.0
@@ -111,12 +111,12 @@ class World:
         return int(self.time())
 
     def later(self, delay_s: float, action: Action, *given: Any) -> None:
-        """Do something when the clock has moved on by `delay_s`; 0 means before the present request is answered."""
+        """Schedule an action for the time `delay_s` from now; 0 is before the present request is answered."""
         self.timer_number += 1
         heapq.heappush(self.timers, (self.time() + delay_s, self.timer_number, name_of(action), given))
 
     def run_due(self) -> None:
-        """Do what has become due, in the order of its time."""
+        """Run the actions that have become due, in the order of their time."""
         while self.timers and self.timers[0][0] <= self.time():
             _, _, name, given = heapq.heappop(self.timers)
             self.changed = True

@@ -32,7 +32,7 @@ class Answer(msgspec.Struct, frozen=True):
     """Failure of the connection, which then does not carry the answer."""
 
 
-class Saved(msgspec.Struct, frozen=True):
+class SavedResult(msgspec.Struct, frozen=True):
     """The first result under an idempotency key."""
 
     endpoint: str
@@ -47,9 +47,9 @@ class Api:
     """The paths under /v1/."""
 
     def __init__(self, world: World, faults: Faults, api_key: str) -> None:
-        """`api_key` is the only accepted one."""
+        """Accept `api_key` as the only one."""
         self._world, self._faults, self._api_key = world, faults, api_key
-        self.saved: dict[str, Saved] = {}
+        self.saved: dict[str, SavedResult] = {}
         self._busy: set[str] = set()
         self.calls = 0
 
@@ -146,7 +146,9 @@ class Api:
                 failed = self._failed(fault, {}, request_id)
                 status, result = failed.status, failed.body
             if status not in _UNSAVED:
-                self.saved[key] = Saved(path, fingerprint, status, result, request_id, self._world.time() + _KEPT_S)
+                self.saved[key] = SavedResult(
+                    path, fingerprint, status, result, request_id, self._world.time() + _KEPT_S
+                )
         finally:
             self._busy.discard(key)
         return status, result, {"idempotency-key": key, "original-request": request_id}
@@ -158,7 +160,7 @@ class Api:
     def _run(
         self, route: routes.Route, ids: list[str], tree: forms.Tree, version: str, cause: Cause
     ) -> tuple[int, Obj]:
-        """Typed parameters, the handler, and what falls due by it."""
+        """Type the parameters, call the handler, and run the actions that fall due by it."""
         world = self._world
         world.run_due()
         typed = tree if route.params == routes.ANYTHING else params.read(route.params, tree, version)
@@ -198,7 +200,7 @@ def _version(given: str) -> str:
     return given
 
 
-def _check_same(key: str, saved: Saved, path: str, fingerprint: str) -> None:
+def _check_same(key: str, saved: SavedResult, path: str, fingerprint: str) -> None:
     hint = f"Try using a key other than '{key}' if you meant to execute a different request."
     if saved.endpoint != path:
         where = f"('{path}' vs '{saved.endpoint}')"

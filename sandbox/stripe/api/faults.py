@@ -9,7 +9,7 @@ _TYPES: Final = {400: "invalid_request_error", 429: "invalid_request_error"}
 
 
 class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """The next `count` matching calls fail."""
+    """Failure of the next `count` matching calls."""
 
     kind: Literal["status", "timeout", "reset"] = "status"
     """status answers with an error; timeout says nothing for hang_s and then closes; reset closes at once by RST."""
@@ -30,7 +30,7 @@ class Fault(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     hang_s: float = 60.0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot match or fail."""
+        """Refuse a fault that cannot match or fail."""
         if self.count < 1:
             raise ValueError("count must be at least 1")
         if self.status // 100 not in {4, 5}:
@@ -52,7 +52,7 @@ class Faults:
     """The failures still to come, in the order they were given."""
 
     def __init__(self) -> None:
-        """None at first."""
+        """Begin without any."""
         self._waiting: list[tuple[Fault, int]] = []
 
     def add(self, fault: Fault) -> None:

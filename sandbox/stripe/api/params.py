@@ -37,10 +37,10 @@ def read(params_class: str, tree: Tree, version: str) -> dict[str, Any]:
 
 
 class StripeParamError(Exception):
-    """Carries a refusal out of the walk through a union, where another alternative may still fit."""
+    """Refusal on its way out of the walk through a union, where another alternative may still fit."""
 
     def __init__(self, error: Exception) -> None:
-        """`error` is what the client gets."""
+        """Take `error`, which the client gets."""
         super().__init__(str(error))
         self.error = error
 

@@ -109,7 +109,7 @@ def _list_events(world: World, params: dict[str, Any], ids: list[str]) -> Obj:
 
 
 def _matches(event_type: str, pattern: str) -> bool:
-    """`charge.*` stands for all events of charges."""
+    """Match a type or a pattern; `charge.*` stands for all events of charges."""
     return event_type == pattern or (pattern.endswith("*") and event_type.startswith(pattern[:-1]))
 
 

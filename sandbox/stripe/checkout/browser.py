@@ -15,7 +15,7 @@ Fields = Mapping[str, str]
 _NO_PAGE: Final = "There is no such page in this sandbox."
 
 
-class Shown(msgspec.Struct, frozen=True):
+class Page(msgspec.Struct, frozen=True):
     """HTML, or a redirect when `location` is set."""
 
     status: int
@@ -23,14 +23,14 @@ class Shown(msgspec.Struct, frozen=True):
     location: str | None = None
 
 
-class Hosted:
+class HostedPages:
     """The paths outside /v1/ and /__stripe/."""
 
     def __init__(self, world: World) -> None:
-        """Shares the world with the API."""
+        """Share the world with the API."""
         self._world = world
 
-    def answer(self, method: str, path: str, body: bytes) -> Shown:
+    def answer(self, method: str, path: str, body: bytes) -> Page:
         """Return the page for a browser's request."""
         world = self._world
         world.run_due()
@@ -49,36 +49,36 @@ class Hosted:
                 return self._authenticate_intent(parts[1], fields, posted=posted)
             if parts[0] == "receipts" and len(parts) == 2:
                 charge = world.get("charge", parts[1])
-                return Shown(200, pages.receipt(charge, list(world.find("refund", charge=charge["id"]))))
+                return Page(200, pages.receipt(charge, list(world.find("refund", charge=charge["id"]))))
             if parts[:2] == ["p", "session"] and len(parts) == 3:
                 return self._portal(world.get("billing_portal.session", parts[2]), fields)
         except StripeError as error:
-            return Shown(error.status, pages.closed("Not found", str(error)))
+            return Page(error.status, pages.closed("Not found", str(error)))
         finally:
             world.run_due()
-        return Shown(404, pages.closed("Not found", _NO_PAGE))
+        return Page(404, pages.closed("Not found", _NO_PAGE))
 
-    def _pay(self, session: Obj, fields: Fields, *, posted: bool) -> Shown:
+    def _pay(self, session: Obj, fields: Fields, *, posted: bool) -> Page:
         if session["status"] == "complete":
             if posted:
                 # A second press of the button must not look like a failure.
                 return self._done(session)
-            return Shown(
+            return Page(
                 200, pages.closed("You're all done here", "This session has been paid.", sessions.success_url(session))
             )
         if session["status"] == "expired":
-            return Shown(
+            return Page(
                 410, pages.closed("Session expired", "This checkout session has expired.", session["cancel_url"])
             )
         if not posted:
-            return Shown(200, pages.checkout(session, session["_items"], self._prefilled(session)))
+            return Page(200, pages.checkout(session, session["_items"], self._prefilled(session)))
         try:
             method = self._method(fields)
             sessions.pay(
                 self._world, session, method, sessions.Payment(email=fields.get("email"), name=fields.get("name"))
             )
         except StripeError as error:
-            return Shown(402, pages.checkout(session, session["_items"], dict(fields), str(error)))
+            return Page(402, pages.checkout(session, session["_items"], dict(fields), str(error)))
         return self._next(session)
 
     def _prefilled(self, session: Obj) -> dict[str, str]:
@@ -101,35 +101,35 @@ class Hosted:
             )
         return payment_methods.create_method(self._world, {"type": kind, kind: details, "billing_details": billing})
 
-    def _next(self, session: Obj) -> Shown:
+    def _next(self, session: Obj) -> Page:
         if sessions.waits_for_bank(self._world, session):
-            return Shown(303, location=f"/c/pay/{session['id']}/authenticate")
+            return Page(303, location=f"/c/pay/{session['id']}/authenticate")
         return self._done(session)
 
-    def _done(self, session: Obj) -> Shown:
+    def _done(self, session: Obj) -> Page:
         if not session["success_url"]:
-            return Shown(200, pages.closed("Thank you", "This session has been paid."))
-        return Shown(303, location=sessions.success_url(session))
+            return Page(200, pages.closed("Thank you", "This session has been paid."))
+        return Page(303, location=sessions.success_url(session))
 
-    def _authenticate(self, session: Obj, fields: Fields, *, posted: bool) -> Shown:
+    def _authenticate(self, session: Obj, fields: Fields, *, posted: bool) -> Page:
         if not sessions.waits_for_bank(self._world, session):
-            return Shown(303, location=f"/c/pay/{session['id']}")
+            return Page(303, location=f"/c/pay/{session['id']}")
         if not posted:
-            return Shown(200, pages.authentication(f"/c/pay/{session['id']}/authenticate", "Your payment"))
+            return Page(200, pages.authentication(f"/c/pay/{session['id']}/authenticate", "Your payment"))
         try:
             sessions.authenticate(self._world, session, passed=fields.get("result") == "pass")
         except StripeError as error:
-            return Shown(402, pages.checkout(session, session["_items"], self._prefilled(session), str(error)))
+            return Page(402, pages.checkout(session, session["_items"], self._prefilled(session), str(error)))
         return self._next(session)
 
-    def _authenticate_intent(self, wanted: str, fields: Fields, *, posted: bool) -> Shown:
+    def _authenticate_intent(self, wanted: str, fields: Fields, *, posted: bool) -> Page:
         """Return the page of a next_action outside of checkout."""
         is_payment = wanted.startswith("pi_")
         intent = self._world.get("payment_intent" if is_payment else "setup_intent", wanted)
         if intent["status"] != "requires_action":
-            return Shown(200, pages.closed("Nothing to do", f"The status is {intent['status']}."))
+            return Page(200, pages.closed("Nothing to do", f"The status is {intent['status']}."))
         if not posted:
-            return Shown(200, pages.authentication(f"/authenticate/{wanted}", "Your payment"))
+            return Page(200, pages.authentication(f"/authenticate/{wanted}", "Your payment"))
         back = intent["next_action"]["redirect_to_url"]["return_url"]
         try:
             (payment_intents if is_payment else setup_intents).authenticate(
@@ -137,20 +137,18 @@ class Hosted:
             )
         except StripeError as error:
             if not back:
-                return Shown(402, pages.closed("Failed", str(error)))
+                return Page(402, pages.closed("Failed", str(error)))
         return (
-            Shown(303, location=back)
-            if back
-            else Shown(200, pages.closed("Done", f"The status is {intent['status']}."))
+            Page(303, location=back) if back else Page(200, pages.closed("Done", f"The status is {intent['status']}."))
         )
 
-    def _portal(self, session: Obj, fields: Fields) -> Shown:
+    def _portal(self, session: Obj, fields: Fields) -> Page:
         if fields.get("remove"):
             found = self._world.get("payment_method", fields["remove"])
             if found["customer"] == session["customer"]:
                 customers.detach(self._world, found)
-            return Shown(303, location=f"/p/session/{session['id']}")
-        return Shown(200, pages.portal(session, list(self._world.find("payment_method", customer=session["customer"]))))
+            return Page(303, location=f"/p/session/{session['id']}")
+        return Page(200, pages.portal(session, list(self._world.find("payment_method", customer=session["customer"]))))
 
 
 def _number(text: str) -> int:

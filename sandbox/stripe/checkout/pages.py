@@ -40,7 +40,7 @@ def document(title: str, body: str) -> str:
 
 
 def money(amount: int | None, currency: str | None) -> str:
-    """Cents as people read them."""
+    """Write cents as people read them."""
     whole, cents = divmod(amount or 0, 100)
     return f"{'$' if currency == 'usd' else ''}{whole}.{cents:02d} {(currency or '').upper()}".strip()
 
@@ -146,7 +146,7 @@ def authentication(action: str, what: str) -> str:
 
 
 def closed(title: str, text: str, url: str | None = None) -> str:
-    """Nothing can be done here any more."""
+    """Return a page on which nothing can be done any more."""
     link = f'<p><a class="button" href="{escape(url)}">Continue</a></p>' if url else ""
     return document(title, f"<p>{escape(text)}</p>{link}")
 

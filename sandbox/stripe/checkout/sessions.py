@@ -7,7 +7,7 @@ import msgspec
 
 from sandbox.stripe.account.errors import invalid, missing
 from sandbox.stripe.account.object_fields import ADDRESS, blank, metadata_after
-from sandbox.stripe.account.world import Obj, World, by_itself, name_of
+from sandbox.stripe.account.world import Obj, World, name_of, timer_action
 from sandbox.stripe.checkout import catalog
 from sandbox.stripe.payments import customers, payment_intents, payment_methods, setup_intents
 
@@ -299,7 +299,7 @@ def _complete(world: World, session: Obj, payment_status: str) -> None:
     world.emit("checkout.session.completed", session | payment.event_fields)
 
 
-@by_itself("checkout.settled")
+@timer_action("checkout.settled")
 def settled(world: World, session_id: str, arrived: bool) -> None:
     """End a session's bank debit."""
     session = world.get("checkout.session", session_id)
@@ -340,7 +340,7 @@ def _void(world: World, intent: Obj) -> None:
     payment_intents.void(world, intent, "expired")
 
 
-@by_itself("checkout._expire_in_time")
+@timer_action("checkout._expire_in_time")
 def _expire_in_time(world: World, session_id: str) -> None:
     session = world.get("checkout.session", session_id)
     if session["status"] == "open":

@@ -55,12 +55,12 @@ OUTCOMES: Final[dict[str, tuple[str, bool | None]]] = {
 
 
 class Control:
-    """Answers to whoever drives the simulator."""
+    """Control paths, for whoever drives the simulator."""
 
     def __init__(
         self, world: World, record: Record, faults: Faults, deliveries: Deliveries, stats: Callable[[], dict[str, int]]
     ) -> None:
-        """`stats` makes the counts of GET /__stripe/stats."""
+        """Take the world and its parts, and `stats`, which makes the counts of GET /__stripe/stats."""
         self._world, self._record, self._faults, self._deliveries, self._stats = (
             world,
             record,

@@ -3,7 +3,7 @@
 from typing import Any, Final
 
 from sandbox.stripe.account.object_fields import blank
-from sandbox.stripe.account.world import Obj, World, by_itself
+from sandbox.stripe.account.world import Obj, World, timer_action
 
 _AVAILABLE_S: Final = 2 * 86_400
 _CATEGORIES: Final = {"refund_failure": "refund_failure", "payment": "charge", "payment_refund": "refund"}
@@ -50,12 +50,12 @@ def post(
     return made
 
 
-@by_itself("money._available")
+@timer_action("money._available")
 def _available(world: World, transaction_id: str) -> None:
     world.objects["balance_transaction"][transaction_id]["status"] = "available"
 
 
-def note(world: World, kind: str, charge: Obj, amount: int, fee: int, **ids: Any) -> None:
+def record_movement(world: World, kind: str, charge: Obj, amount: int, fee: int, **ids: Any) -> None:
     """Put a movement on record, with everything a ledger may know it by."""
     intent = world.objects["payment_intent"].get(charge["payment_intent"]) or {}
     session = world.objects["checkout.session"].get(intent.get("_session", "")) or {}

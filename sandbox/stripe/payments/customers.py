@@ -5,7 +5,7 @@ from typing import Any, Final
 from sandbox.stripe.account.errors import StripeError, invalid
 from sandbox.stripe.account.object_fields import ADDRESS, blank, metadata_after
 from sandbox.stripe.account.world import Obj, World
-from sandbox.stripe.payments.payment_methods import behaviour, method, refused
+from sandbox.stripe.payments.payment_methods import behaviour, issuer_refusal, method
 
 _CUSTOMER_FIELDS: Final = (
     "business_name description email individual_name name phone preferred_locales shipping tax_exempt invoice_prefix"
@@ -20,7 +20,7 @@ def customer(world: World, wanted: str, param: str = "customer") -> Obj:
     return found
 
 
-def not_of_customer(found: Obj, param: str) -> StripeError:
+def not_attached(found: Obj, param: str) -> StripeError:
     """Return the error of a payment method that is somebody else's, or nobody's."""
     message = (
         f"The customer does not have a payment method with the ID {found['id']}. The payment method must be "
@@ -57,7 +57,7 @@ def _set_customer(world: World, found: Obj, params: dict[str, Any]) -> None:
     if settings.get("default_payment_method"):
         wanted = method(world, settings["default_payment_method"], "invoice_settings[default_payment_method]")
         if wanted["customer"] != found["id"]:
-            raise not_of_customer(wanted, "invoice_settings[default_payment_method]")
+            raise not_attached(wanted, "invoice_settings[default_payment_method]")
     if "default_payment_method" in settings:
         found["invoice_settings"] = found["invoice_settings"] | {
             "default_payment_method": settings["default_payment_method"] or None
@@ -90,7 +90,7 @@ def attach(world: World, found: Obj, customer_id: str) -> Obj:
         )
     card = behaviour(found)
     if not card.saves:
-        raise refused(card.decline)
+        raise issuer_refusal(card.decline)
     if found["customer"] is None:
         found["customer"] = customer_id
         world.emit("payment_method.attached", found)

@@ -77,14 +77,14 @@ def _method_details(charge: Obj, reason: str, *, inquiry: bool) -> Obj | None:
 
 
 def withdraw_funds(world: World, dispute: Obj) -> None:
-    """Stripe takes the amount and its fee; at most once."""
+    """Take the amount and the fee; at most once."""
     if dispute["balance_transactions"]:
         return
     charge, fee = world.get("charge", dispute["charge"]), world.live.dispute_fee
     transaction = balance.post(
         world, "adjustment", dispute, -dispute["amount"], fee, category="dispute", description="Chargeback withdrawal"
     )
-    balance.note(
+    balance.record_movement(
         world, "disputed", charge, dispute["amount"], fee, dispute=dispute["id"], balance_transaction=transaction["id"]
     )
     dispute["balance_transactions"] = [transaction]
@@ -103,7 +103,7 @@ def _reinstate(world: World, dispute: Obj) -> None:
         category="dispute_reversal",
         description="Chargeback reversal",
     )
-    balance.note(
+    balance.record_movement(
         world,
         "dispute_won",
         charge,
@@ -132,7 +132,7 @@ def act(world: World, dispute: Obj, action: str) -> Obj:
 
 
 def move(world: World, dispute: Obj, status: str) -> Obj:
-    """Another status, and nothing else."""
+    """Set another status, and nothing else."""
     world.change(dispute, "charge.dispute.updated", status=status)
     return dispute
 
@@ -143,7 +143,7 @@ def _close(world: World, dispute: Obj, verdict: str) -> Obj:
         raise invalid(f"This dispute is already closed: {dispute['status']}.")
     if verdict == "lost" and taken and not returned:
         charge = world.get("charge", dispute["charge"])
-        balance.note(world, "dispute_lost", charge, dispute["amount"], 0, dispute=dispute["id"])
+        balance.record_movement(world, "dispute_lost", charge, dispute["amount"], 0, dispute=dispute["id"])
     world.change(dispute, "charge.dispute.closed", status=verdict)
     if verdict == "won" and taken and not returned:
         _reinstate(world, dispute)

@@ -6,7 +6,7 @@ from typing import Any, Final, NoReturn
 from sandbox.stripe.account.cards import DECLINES
 from sandbox.stripe.account.errors import StripeError, card_error, invalid
 from sandbox.stripe.account.object_fields import blank, charged_card, metadata_after
-from sandbox.stripe.account.world import ACTIONS, Obj, World, by_itself, public
+from sandbox.stripe.account.world import ACTIONS, Obj, World, public, timer_action
 from sandbox.stripe.payments import balance, customers, disputes, payment_methods
 
 _MIN_AMOUNT: Final = 50
@@ -125,7 +125,7 @@ def _usable(world: World, intent: Obj, wanted: str) -> Obj:
             "payment_method",
         )
     if method["customer"] and method["customer"] != intent["customer"]:
-        raise customers.not_of_customer(method, "payment_method")
+        raise customers.not_attached(method, "payment_method")
     if method["type"] not in intent["payment_method_types"]:
         message = f"The PaymentMethod provided ({method['type']}) is not allowed for this PaymentIntent."
         raise invalid(message, "payment_intent_incompatible_payment_method", "payment_method")
@@ -290,7 +290,7 @@ def _succeed(world: World, intent: Obj, charge: Obj, method: Obj) -> None:
         fee,
         description=charge["description"],
     )
-    balance.note(world, "paid", charge, amount, fee, balance_transaction=transaction["id"])
+    balance.record_movement(world, "paid", charge, amount, fee, balance_transaction=transaction["id"])
     if intent["setup_future_usage"]:
         customers.set_up(world, method, intent["customer"])
     world.emit("charge.succeeded", charge)
@@ -302,12 +302,12 @@ def _succeed(world: World, intent: Obj, charge: Obj, method: Obj) -> None:
         world.later(world.live.dispute_delay_s, _disputed, charge["id"], card.dispute, card.inquiry)
 
 
-@by_itself("payments._captured")
+@timer_action("payments._captured")
 def _captured(world: World, charge_id: str, transaction_id: str) -> None:
     world.change(world.get("charge", charge_id), "charge.updated", balance_transaction=transaction_id)
 
 
-@by_itself("payments._disputed")
+@timer_action("payments._disputed")
 def _disputed(world: World, charge_id: str, reason: str, inquiry: bool) -> None:
     disputes.open_dispute(world, world.get("charge", charge_id), reason, inquiry=inquiry)
 
@@ -383,7 +383,7 @@ def _begin_delayed(world: World, intent: Obj, method: Obj) -> None:
         world.later(world.live.async_delay_s, _arrive, intent["id"])
 
 
-@by_itself("payments._arrive")
+@timer_action("payments._arrive")
 def _arrive(world: World, intent_id: str) -> None:
     settle(world, world.get("payment_intent", intent_id))
 

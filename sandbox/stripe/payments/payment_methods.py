@@ -111,7 +111,7 @@ def hash_of(text: str) -> int:
 def check_card(world: World, number: str, exp_month: int, exp_year: int, cvc: str | None) -> None:
     """Raise StripeError unless Stripe would take the card to the issuer."""
     if not luhn(number):
-        raise refused("incorrect_number")
+        raise issuer_refusal("incorrect_number")
     if number not in CARDS:
         raise card_error(
             "Your card was declined. Your request was in test mode, but used a non test card.",
@@ -131,7 +131,7 @@ def _month(now: int) -> tuple[int, int]:
     return moment.tm_year, moment.tm_mon
 
 
-def refused(why: str) -> StripeError:
+def issuer_refusal(why: str) -> StripeError:
     """Return the error of a key of DECLINES."""
     reason = DECLINES[why]
     return card_error(reason.message, reason.code, reason.decline_code)

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 from sandbox.stripe.account.errors import invalid, missing
 from sandbox.stripe.account.object_fields import blank, metadata_after
-from sandbox.stripe.account.world import Obj, World, by_itself
+from sandbox.stripe.account.world import Obj, World, timer_action
 from sandbox.stripe.payments import balance, payment_methods
 
 _OPEN_DISPUTE: Final = ("needs_response", "under_review", "lost")
@@ -41,7 +41,9 @@ def create(world: World, params: dict[str, Any], *, status: str | None = None) -
     refund = world.add("refund", fields)
     transaction = balance.post(world, "refund" if card else "payment_refund", refund, -amount, category="refund")
     refund["balance_transaction"] = transaction["id"]
-    balance.note(world, "refunded", charge, amount, 0, refund=refund["id"], balance_transaction=transaction["id"])
+    balance.record_movement(
+        world, "refunded", charge, amount, 0, refund=refund["id"], balance_transaction=transaction["id"]
+    )
     world.emit("refund.created", refund)
     world.change(charge, "charge.refunded", amount_refunded=charge["amount_refunded"] + amount, refunded=amount == left)
     _follow(world, refund, manner)
@@ -88,12 +90,12 @@ def _follow(world: World, refund: Obj, manner: str) -> None:
         world.later(delay, _go_through, refund["id"])
 
 
-@by_itself("refunds._come_back")
+@timer_action("refunds._come_back")
 def _come_back(world: World, refund_id: str) -> None:
     fail(world, world.get("refund", refund_id), "expired_or_canceled_card")
 
 
-@by_itself("refunds._go_through")
+@timer_action("refunds._go_through")
 def _go_through(world: World, refund_id: str) -> None:
     succeed(world, world.get("refund", refund_id))
 
@@ -112,7 +114,7 @@ def fail(world: World, refund: Obj, reason: str = "unknown", *, status: str = "f
         return
     charge = world.get("charge", refund["charge"])
     transaction = balance.post(world, "refund_failure", refund, refund["amount"])
-    balance.note(
+    balance.record_movement(
         world, "refund_failed", charge, refund["amount"], 0, refund=refund["id"], balance_transaction=transaction["id"]
     )
     charge |= {"amount_refunded": charge["amount_refunded"] - refund["amount"], "refunded": False}

@@ -68,10 +68,10 @@ class Sending(msgspec.Struct, kw_only=True):
 
 
 class Deliveries:
-    """Sends every event to every endpoint that wants it."""
+    """Sender of every event to every endpoint that wants it."""
 
     def __init__(self, world: World) -> None:
-        """Needs a running loop."""
+        """Make the client; a loop must be running."""
         self._world = world
         self._client = httpx.AsyncClient(
             trust_env=False, follow_redirects=False, limits=httpx.Limits(max_connections=None)
@@ -152,7 +152,7 @@ class Deliveries:
             self._spawn(self._deliver(sending, event, body, endpoint, copy, delay_s, random.Random(rng.random())))  # noqa: S311
 
     def resume(self, sendings: list[Sending]) -> None:
-        """Go on from a simulator that was stopped: what was under way is sent anew."""
+        """Send anew the events that were under way when a former simulator was stopped."""
         self.sendings, self._number = sendings, len(sendings)
         for sending in sendings:
             event = self._world.objects["event"].get(sending.event)
@@ -217,7 +217,7 @@ class Deliveries:
     async def send(
         self, url: str, raw: bytes, secrets: list[str], live: Delivery, copy: int = 0, *, cut: bool = False
     ) -> Attempt:
-        """One signed request. The time that is signed is the true one: the simulator's clock may be elsewhere."""
+        """Send one signed request, signed with the true time: the simulator's clock may be elsewhere."""
         signature = signature_header(secrets, raw, int(time.time()) + live.timestamp_offset_s, live.signature)
         headers = _HEADERS | ({} if signature is None else {"stripe-signature": signature})
         attempt, began = Attempt(at=time.time(), copy=copy), time.perf_counter()

@@ -27,7 +27,7 @@ def create_endpoint(world: World, params: dict[str, Any]) -> Obj:
     return made | {"secret": secret}
 
 
-def give_endpoints(world: World, given: list[dict[str, Any]]) -> None:
+def register_endpoints(world: World, given: list[dict[str, Any]]) -> None:
     """Add those of the command line. A kept world has them already: they follow a new address or secret."""
     known = list(world.find("webhook_endpoint", _given=True))
     for number, params in enumerate(given):

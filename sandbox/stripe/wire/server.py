@@ -23,11 +23,11 @@ from sandbox.stripe.account.world import World
 from sandbox.stripe.api import routes
 from sandbox.stripe.api.calls import Answer, Api
 from sandbox.stripe.api.faults import Faults
-from sandbox.stripe.checkout.browser import Hosted
+from sandbox.stripe.checkout.browser import HostedPages
 from sandbox.stripe.control.paths import CONTROL_PREFIX, Control
 from sandbox.stripe.webhooks import endpoints
 from sandbox.stripe.webhooks.deliveries import Deliveries
-from sandbox.stripe.wire.state_file import Keeper
+from sandbox.stripe.wire.state_file import StateKeeper
 
 _LINGER_ZERO: Final = struct.pack("ii", 1, 0)
 _TICK_S: Final = 0.05
@@ -66,9 +66,9 @@ class Server:
         self.world.on_event = self.deliveries.submit
         self._api = Api(self.world, self.faults, settings.api_key)
         self._keeper = (
-            Keeper(settings.state, self.world, self._api, self.record, self.deliveries) if settings.state else None
+            StateKeeper(settings.state, self.world, self._api, self.record, self.deliveries) if settings.state else None
         )
-        self._hosted = Hosted(self.world)
+        self._hosted = HostedPages(self.world)
         self._control = Control(self.world, self.record, self.faults, self.deliveries, self.stats)
         self._server: uvicorn.Server
         self._ticking: asyncio.Task[None]
@@ -99,7 +99,7 @@ class Server:
         self.world.base_url = self.settings.public_url or self.url
         if self._keeper is not None:
             self._keeper.restore(self.port)
-        endpoints.give_endpoints(self.world, [msgspec.to_builtins(webhook) for webhook in self.settings.webhooks])
+        endpoints.register_endpoints(self.world, [msgspec.to_builtins(webhook) for webhook in self.settings.webhooks])
         if self._keeper is not None:
             self._keeper.resume()
             # at once, so that a file that cannot be written is said before anything depends on it
@@ -168,20 +168,20 @@ class Server:
             ]
         )
 
-    def _note(self, request: Request) -> None:
-        """Whatever is more than a look may have changed something."""
+    def _mark_changed(self, request: Request) -> None:
+        """Mark the world as changed by whatever is more than a look."""
         self.world.changed |= request.method != "GET"
 
     async def _control_path(self, request: Request) -> Response:
         status, body = await self._control.answer(
             request.method, request.url.path, request.url.query, await request.body()
         )
-        self._note(request)
+        self._mark_changed(request)
         return Response(msgspec.json.encode(body), status, media_type="application/json")
 
     async def _page_path(self, request: Request) -> Response:
         shown = self._hosted.answer(request.method, request.url.path, await request.body())
-        self._note(request)
+        self._mark_changed(request)
         if shown.location is not None:
             return RedirectResponse(shown.location, shown.status)
         policy = {"content-security-policy": "default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"}
@@ -191,7 +191,7 @@ class Server:
         answer = await self._api.answer(
             request.method, request.url.path, request.url.query, request.headers, await request.body()
         )
-        self._note(request)
+        self._mark_changed(request)
         fault = answer.fault
         if fault is not None and fault.kind != "status":
             await self._fail(request, fault.hang_s if fault.kind == "timeout" else 0.0, reset=fault.kind == "reset")

@@ -16,7 +16,7 @@ import msgspec
 
 from sandbox.stripe.account.record import Entry, Record
 from sandbox.stripe.account.world import ACTIONS, PREFIXES, Obj, World
-from sandbox.stripe.api.calls import Api, Saved
+from sandbox.stripe.api.calls import Api, SavedResult
 from sandbox.stripe.webhooks.deliveries import Deliveries, Sending
 
 _FORMAT: Final = 1
@@ -26,10 +26,10 @@ _PAUSE_PER_WRITING: Final = 20
 
 
 class UnreadableState(Exception):
-    """The file is none of ours."""
+    """Error of a file that is none of ours."""
 
 
-class Kept(msgspec.Struct, kw_only=True):
+class StateFile(msgspec.Struct, kw_only=True):
     """Content of the file."""
 
     format: int
@@ -41,12 +41,12 @@ class Kept(msgspec.Struct, kw_only=True):
     timers: list[tuple[float, int, str, list[Any]]]
     timer_number: int
     entries: list[Entry]
-    saved: dict[str, Saved]
+    saved: dict[str, SavedResult]
     sendings: list[Sending]
 
 
-class Keeper:
-    """Reads the file at the start, and writes it when something has changed."""
+class StateKeeper:
+    """Reader of the file at the start, and its writer when something has changed."""
 
     def __init__(self, path: Path, world: World, api: Api, record: Record, deliveries: Deliveries) -> None:
         """Open the file, and name the objects it keeps. Raises UnreadableState, OSError."""
@@ -112,12 +112,12 @@ class Keeper:
         finally:
             os.close(self._lock)
 
-    def _kept(self) -> Kept:
+    def _kept(self) -> StateFile:
         world = self._world
         seen = {event["id"]: event for event in world.visible_events()}
         sendings = self._deliveries.sendings
         under_way = [sending for sending in sendings[:-_SENDINGS] if sending.state == "pending"]
-        return Kept(
+        return StateFile(
             format=_FORMAT,
             port=self.port,
             base_url=world.base_url,
@@ -133,7 +133,7 @@ class Keeper:
 
 
 def _locked(path: Path) -> int:
-    """One simulator at a time: two would write their worlds over each other's. The lock ends with the process."""
+    """Lock the file, for two simulators would write their worlds over each other's. The lock ends with the process."""
     lock = os.open(path.with_name(path.name + ".lock"), os.O_WRONLY | os.O_CREAT, 0o600)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -152,9 +152,9 @@ def _read(path: Path) -> bytes | None:
         raise UnreadableState(f"{path} cannot be read: {error}") from None
 
 
-def _decode(path: Path, raw: bytes) -> Kept:
+def _decode(path: Path, raw: bytes) -> StateFile:
     try:
-        kept = msgspec.json.decode(raw, type=Kept)
+        kept = msgspec.json.decode(raw, type=StateFile)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UnreadableState(f"{path} is no state of this simulator ({error})") from None
     if (
@@ -167,7 +167,7 @@ def _decode(path: Path, raw: bytes) -> Kept:
 
 
 def _join(world: World) -> None:
-    """Objects that stand in others are the same objects again, so that a change of one shows in both."""
+    """Make objects that stand in others the same objects again, so that a change of one shows in both."""
     for item in world.objects["item"].values():
         item["price"] = world.objects["price"].get(item["price"]["id"], item["price"])
     for holder, name, kind in (
