@@ -11,18 +11,12 @@ from billing.money.amounts import Millicredits
 from billing.money.holds import KeyLimits
 from billing.money.usage import Usage
 from config.settings import Billing, Limits
+from proxy.gateway.checkpoint import checkpoint_charge
 from proxy.gateway.endpoints import find_endpoint
-from proxy.gateway.plan import (
-    Plan,
-    body_to_send,
-    checkpoint_charge,
-    clamped,
-    held_amount,
-    key_limits,
-    price_usage,
-    smallest,
-    with_counted_input,
-)
+from proxy.gateway.plan import Plan, clamped, smallest, with_counted_input
+from proxy.gateway.request_hold import held_amount, key_limits
+from proxy.gateway.settlement import price_usage
+from proxy.gateway.upstream.request_body import body_to_send
 from proxy.web.rejections import Rejection
 from tests.support.plans import EMBEDDINGS, LEGACY, PRICES, key, plan
 

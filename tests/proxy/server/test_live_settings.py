@@ -19,9 +19,9 @@ from billing.ledger.flag_overrides import Overrides
 from config.settings import Secret, Settings
 from config.watch import Judge, Watcher
 from proxy.observability.metrics import Metrics
-from proxy.server.app import background
 from proxy.server.live_settings import LiveSettings
 from proxy.server.supervisor import Listeners, Supervisor
+from proxy.server.wiring import background
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.processes import frozen
