@@ -16,15 +16,14 @@ from proxy.gateway.bodies.chat import (
     chat_texts,
     completion_texts,
     embedding_texts,
-    input_bound,
     parse_chat,
     parse_completion,
     parse_embedding,
-    with_members,
 )
 from proxy.gateway.bodies.image_tokens import image_tokens
 from proxy.gateway.bodies.tokenizer import Tokenizer
-from proxy.gateway.plan import bounds_of
+from proxy.gateway.plan import bounds_of, input_bound
+from proxy.gateway.upstream.request_body import with_members
 from proxy.web.rejections import Rejection
 from sandbox.openai.tokens.count import count_chat, count_legacy, load_encoding
 

@@ -286,33 +286,6 @@ def parse_embedding(body: bytes, _content_type: bytes = b"") -> Parsed:
     )
 
 
-def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
-    """Input tokens at most: text, plus images and audio; what cannot be bounded is the window.
-
-    Never more than it, per input.
-    """
-    if parsed.unbounded:
-        if window is None:
-            raise invalid(
-                f"The model {parsed.model!r} has no known context window, so this input cannot be priced.", "messages"
-            )
-        return window
-    bound = text_bound + parsed.image_tokens + parsed.audio_tokens
-    return bound if window is None else min(bound, window * parsed.inputs)
-
-
-def with_members(parsed: Parsed, changes: dict[str, bytes]) -> bytes:
-    """The body to send: the client's bytes with `changes` (name → JSON) set."""
-    if not changes:
-        return parsed.source
-    if parsed.verbatim and not (changes.keys() & parsed.members.keys()):
-        start = parsed.source.index(b"{") + 1
-        added = b",".join(b'"%s":%s' % (name.encode(), value) for name, value in changes.items())
-        return b"".join((parsed.source[:start], added, b",", parsed.source[start:]))
-    merged: dict[str, bytes] = {name: bytes(raw) for name, raw in parsed.members.items()} | changes
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in merged.items()) + b"}"
-
-
 def embedding_texts(body: bytes) -> tuple[list[str], int]:
     """Every text of an embeddings request, and the number of its token ids."""
     return _strings(decode(_embedding, body).input)
