@@ -4,7 +4,7 @@
       → relay & meter → settle
 
 Forward, relay and settle live in this one coroutine. Whatever happens after the hold — an error, a client that
-leaves, a shutdown — ends in exactly one settle or release, decided by the table of design.md 5.
+leaves, a shutdown — ends in exactly one settle or release, decided by the table of docs/architecture.md#exits.
 """
 
 import asyncio

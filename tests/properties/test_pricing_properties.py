@@ -36,7 +36,7 @@ def usages(draw: st.DrawFn) -> Usage:
 
 
 def plainly(name: str, tier: str, usage: Usage) -> int:
-    """openai/README.md 2.1, in Fractions."""
+    """docs/openai.md#price-formula, in Fractions."""
     block = CATALOGUE["models"][name]["rates"][tier]
     rates = {
         part: Fraction(price)
