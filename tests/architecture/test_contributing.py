@@ -104,13 +104,19 @@ def test_every_citation_of_a_document_leads_somewhere() -> None:
     assert lost == []
 
 
+@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS], ids=name_of)
+def test_files_that_a_document_names_exist(page: Path) -> None:
+    text = page.read_text()
+    named = {*re.findall(rf"`((?:{FOLDERS})/[\w./-]*)`", text), *re.findall(r"\btests/[\w/]+\.py\b", text)}
+    assert sorted(path for path in named if not (ROOT / path).exists()) == [], (
+        f"{name_of(page)} names files that are gone"
+    )
+
+
 @pytest.mark.parametrize("guide", GUIDES, ids=lambda path: path.name)
 def test_what_a_guide_names_exists(guide: Path) -> None:
-    """Paths, tests by their function's name, and `name` in `path`."""
+    """Tests by their function's name, and `name` in `path`."""
     text = guide.read_text()
-    paths = set(re.findall(rf"`((?:{FOLDERS})/[\w./-]*|[\w.]+\.(?:toml|md))`", text))
-    gone = sorted(path for path in paths if not (ROOT / path).exists() and not (ROOT / "docs" / path).exists())
-    assert gone == [], f"{guide.name} names files that are gone"
     tests = set(re.findall(r"`(test_\w+)(?:\[[^]]*\])?`", text))
     assert [name for name in sorted(tests) if f"def {name}(" not in all_tests()] == [], "no such test"
     missing = []
