@@ -28,7 +28,7 @@ MAX_AGE_SECONDS = 3.0
 ACCOUNT_ID = re.compile(rb"^[\x21-\x7e]{1,40}$")
 CACHE_SIZE = 50_000
 KNOWN_KEY_SECONDS = 0.5
-"""How long a request with a known key waits for SQL; all of them together, not each."""
+"""Seconds that a request with a known key waits for SQL; all of them together, not each."""
 CANNOT_CHECK = "API keys cannot be checked right now. Try again shortly."
 BEARER = re.compile(rb"^(?i:bearer) +([\x21-\x7e]{1,512})$")
 WRONG_KEY = "Incorrect API key provided. Use the key you were given by your provider."
@@ -163,7 +163,7 @@ def _acted_for(headers: list[tuple[bytes, bytes]]) -> str:
 
 
 def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:
-    """Whether a model's name passes the operator's globs and the key's own."""
+    """Tell whether a model's name passes the operator's globs and the key's own."""
     return _matches(model, allowlist) and (key_models is None or _matches(model, key_models))
 
 

@@ -1,4 +1,4 @@
-"""Which (method, path) pairs exist, as data. Adding a metered endpoint is adding a row here.
+"""The table of (method, path) pairs, as data. Adding a metered endpoint is adding a row here.
 
 One table makes the routing, the refusals (refused.json: every other path of the API, with a reason), the documentation
 page (docs/endpoints.md) and the tests. Paths are matched raw, byte for byte: no decoding, no `..`, no double slashes;
@@ -76,7 +76,7 @@ class Endpoint(NamedTuple):
     drains: bool = False
 
     def meter(self, parsed: Parsed) -> StreamMeter:
-        """What reads a stream of this endpoint."""
+        """Make the meter that reads a stream of this endpoint."""
         if parsed.convert.startswith(AUDIO_PREFIX):
             return AudioMeter() if parsed.characters else SpeechMeter(parsed.convert.removeprefix(AUDIO_PREFIX))
         if self.events is not None:
@@ -215,14 +215,15 @@ def find_endpoint(method: str, raw_path: bytes) -> Endpoint:
     if offered:
         raise Rejection(405, "method_not_allowed", f"Not allowed to {method} on {path}: use {', '.join(offered)}.")
     raise not_found(
-        f"The endpoint {method} {path} is not offered here. Offered: POST {', '.join(known.decode() for _, known in METERED)}; "
+        f"The endpoint {method} {path} is not offered here. "
+        f"Offered: POST {', '.join(known.decode() for _, known in METERED)}; "
         "GET /v1/models, /v1/models/{model}.",
         "endpoint_not_offered",
     )
 
 
 def refusal(method: str, path: str) -> str | None:
-    """Why a path of OpenAI's API is refused; None when OpenAI has no such path."""
+    """Reason why a path of OpenAI's API is refused; None when OpenAI has no such path."""
     for pattern, methods in _refused():
         if pattern.fullmatch(path):
             return methods.get(method) or next(iter(methods.values()))

@@ -28,7 +28,7 @@ CATCH_ALL = {
     "proxy/server/app.py",
     "proxy/server/jobs.py",
     "proxy/server/supervisor.py",
-    "proxy/gateway/upstream/pool.py",
+    "proxy/gateway/upstream/connection.py",
 }
 
 

@@ -26,7 +26,7 @@ from proxy.gateway.bodies.image_tokens import image_tokens
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import bounds_of
 from proxy.web.rejections import Rejection
-from sandbox.tokens import count_chat, count_legacy, load_encoding
+from sandbox.openai.tokens.count import count_chat, count_legacy, load_encoding
 
 O200K = load_encoding("o200k_base")
 TOKENIZER = Tokenizer()

@@ -69,7 +69,7 @@ def test_any_split_of_a_stream_gives_the_same_bytes_and_usage(
     assert (found and (found.input_tokens, found.output_tokens)) == (
         usage and (usage["prompt_tokens"], usage["completion_tokens"])
     )
-    assert meter.shown() == ([texts[index] for index in sorted(texts)], 0)
+    assert meter.streamed() == ([texts[index] for index in sorted(texts)], 0)
     assert meter.report().model.startswith("gpt-")
 
 

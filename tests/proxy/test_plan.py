@@ -13,19 +13,12 @@ from billing.money.holds import KeyLimits
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
 from config.settings import Billing, Limits
+from proxy.gateway.checkpoint import checkpoint_charge
 from proxy.gateway.endpoints import METERED, Endpoint, find_endpoint
-from proxy.gateway.plan import (
-    Plan,
-    body_to_send,
-    checkpoint_charge,
-    clamped,
-    held_amount,
-    key_limits,
-    make_plan,
-    price_usage,
-    smallest,
-    with_counted_input,
-)
+from proxy.gateway.plan import Plan, clamped, make_plan, smallest, with_counted_input
+from proxy.gateway.request_hold import held_amount, key_limits
+from proxy.gateway.settlement import price_usage
+from proxy.gateway.upstream.request_body import body_to_send
 from proxy.web.rejections import Rejection
 
 PRICES = PriceBook(load_catalogue(), "1", "exact")

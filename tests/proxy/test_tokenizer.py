@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import proxy.gateway.bodies.tokenizer as module
 from proxy.gateway.bodies.tokenizer import RANKS_SHA256, Tokenizer, TokenizerError, encoding_name, load_encoding
-from sandbox.tokens import load_encoding as sandbox_encoding
+from sandbox.openai.tokens.count import load_encoding as sandbox_encoding
 
 
 @pytest.fixture(scope="module")

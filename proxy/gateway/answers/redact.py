@@ -1,4 +1,4 @@
-"""What of an upstream's answer may be passed on: headers by allow-list, bodies without our account's key and identity."""
+"""Passing an upstream's answer on: headers by allow-list, bodies without our account's key and identity."""
 
 import re
 
@@ -14,7 +14,7 @@ HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
 Headers = list[tuple[bytes, bytes]]
 
 
-class Passing:
+class ResponseRedactor:
     """For the answer to one request."""
 
     __slots__ = ("_key", "_request_id")
@@ -30,17 +30,17 @@ class Passing:
         return found
 
     def in_clients_form(self, form: str, sent: Headers, body: bytes) -> tuple[Headers, bytes]:
-        """The headers and body to hand over, converted where the upstream was asked for another form than the client."""
+        """Headers and body to hand over, converted where the upstream was asked for another form than the client."""
         headers = self.headers(sent)
         changed = converted(form, body) if form else None
         if changed is None:
             return headers, body
         return [(b"content-type", changed[0]), *(pair for pair in headers if pair[0] != b"content-type")], changed[1]
 
-    def without_identity(self, body: bytes) -> bytes:
-        """An error's body without the names of our account."""
-        return IDENTITY.sub(rb"\1***", self.without_key(body))
+    def redact_identity(self, body: bytes) -> bytes:
+        """Return an error's body without the names of our account."""
+        return IDENTITY.sub(rb"\1***", self.redact_key(body))
 
-    def without_key(self, data: bytes) -> bytes:
-        """Any bytes without our key."""
+    def redact_key(self, data: bytes) -> bytes:
+        """Return the bytes without our key."""
         return data.replace(self._key, b"***") if self._key and self._key in data else data

@@ -155,7 +155,7 @@ class ImageTool(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What pricing and forwarding need to know of a request. Token figures are upper bounds.
+    """A request as pricing and forwarding need it. Token figures are upper bounds.
 
     `sets` are members that we set whatever else happens, `tenant_values` are those that we replace by the tenant's own;
     `form` is there instead of `members` for multipart bodies. `convert` names what the upstream's answer is turned
@@ -473,7 +473,7 @@ def cap_of(value: int, name: str) -> int:
 
 
 def _inputs(prompt: Any) -> int:
-    """How many prompts or embedding inputs a request carries: each has the window, and its completions, to itself."""
+    """Count the prompts or embedding inputs of a request: each has the window, and its completions, to itself."""
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         return len(prompt)
     return 1
