@@ -1,4 +1,4 @@
-"""Every sample of the newer endpoints goes through untouched and costs what the prices below say.
+"""Every sample of the newer endpoints goes through untouched and costs what docs/openai.md's prices say.
 
 Prices are written down by hand, apart from the catalogue, in USD per million tokens, which is millicredits per token; the
 counts are the samples' own. Charges are rounded up once.

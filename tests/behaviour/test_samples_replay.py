@@ -1,4 +1,4 @@
-"""Every chat, completion and embedding sample goes through untouched and costs what the prices below say.
+"""Every chat, completion and embedding sample goes through untouched and costs what docs/openai.md's prices say.
 
 The prices below are written down by hand, apart from the catalogue, in USD per million tokens, which is
 millicredits per token; the token counts from the samples. Charges are rounded up once.

@@ -1,4 +1,4 @@
-"""Charges against figures worked out by hand from OpenAI's prices (USD per million tokens = millicredits per token)."""
+"""Charges against figures worked out by hand from docs/openai.md (USD per million tokens = millicredits per token)."""
 
 import pytest
 
