@@ -33,7 +33,7 @@ from tests.support.servers import ROOT, SAMPLES
 DOCS = sorted((ROOT / "docs").rglob("*.md"))
 GUIDES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md", ROOT / "docs" / "openai.md"]
 OUTSIDE = re.compile(
-    r"\bdesign\.md|openai/README|\bREADME [0-9]|\bfact sheet|house\.md|ledger-and-stripe|peers\.md|\.\./shared"
+    r"\bdesign\.md|(?<!sandbox/)\bopenai/README|\bREADME [0-9]|\b[Ff]act sheet|\bhouse\.md|ledger-and-stripe|\.\./shared"
 )
 """Documents that stand beside the repository."""
 FOLDERS = "proxy|billing|config|sandbox|scripts|tests|docs|deploy|bench|requirements"
