@@ -1,6 +1,6 @@
 """What is read of a request bounds what the upstream will bill; what is sent is the client's bytes and our members.
 
-The independent count of a prompt is the sandbox's, written a second time from the fact sheet.
+The independent count of a prompt is the sandbox's, written a second time from docs/openai.md.
 """
 
 import asyncio
@@ -270,7 +270,7 @@ def test_the_bytes_of_an_image_are_not_text_and_its_most_tokens_are_added() -> N
     parsed = parse_chat(chat_with({"type": "image_url", "image_url": {"url": url}}))
     assert parsed.image_tokens == 85 + 170 * 8
     assert parsed.input_bytes_bound < 300
-    # the fact sheet: gpt-4o at most 85 + 170 x 8 tiles (768 x 2048)
+    # docs/openai.md#image-tokens: gpt-4o at most 85 + 170 x 8 tiles (768 x 2048)
     assert input_bound(parsed, parsed.input_bytes_bound, 128_000) == parsed.input_bytes_bound + 85 + 170 * 8
 
 

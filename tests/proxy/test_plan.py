@@ -1,4 +1,4 @@
-"""From a request to what is held for it and sent for it; prices by hand from the fact sheet."""
+"""From a request to what is held for it and sent for it; prices by hand."""
 
 import json
 from typing import Any

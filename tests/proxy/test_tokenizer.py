@@ -24,7 +24,7 @@ def tokenizer() -> Iterator[Tokenizer]:
 @pytest.mark.parametrize(
     ("name", "ids"),
     [
-        # openai/README.md 6: "tiktoken is great!"
+        # docs/openai.md: "tiktoken is great!"
         ("cl100k_base", [83, 1609, 5963, 374, 2294, 0]),
         ("o200k_base", [83, 8251, 2488, 382, 2212, 0]),
     ],

@@ -34,7 +34,10 @@ FRAMING_TOKENS = 64
 """Slack over the byte bound for what OpenAI adds around messages and tools (3 a message, 3 priming, 9 + for tools):
 JSON's own framing of a message is longer than that already."""
 AUDIO_BYTES_PER_TOKEN = 50
-"""About 10 tokens a second (README 3) of at least 1,000 bytes a second (MP3 at 8 kbit/s) is 100; halved for safety."""
+"""About 10 tokens a second (docs/openai.md#audio-tokens) of at least 1,000 bytes a second (MP3 at 8 kbit/s) is 100.
+
+Halved for safety.
+"""
 MAX_CHOICES = 128
 MAX_BEST_OF = 20
 EMBEDDING_MAX_TOKENS = 300_000
@@ -235,7 +238,7 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
         choices=positive(request.n, "n", MAX_CHOICES),
         explicit_cap=cap_of(max(caps), "max_completion_tokens") if caps else None,
         cap_field="max_completion_tokens",
-        # rejected prediction tokens are billed as output (README 2.1)
+        # rejected prediction tokens are billed as output (docs/openai.md#usage-fields)
         extra_output=len(prediction) if prediction and prediction != b"null" else 0,
         audio_output="audio" in (request.modalities or ()),
         cache_write_12h=ttl == "12h" or request.prompt_cache_retention not in (None, "in_memory"),
@@ -297,7 +300,7 @@ def completion_texts(body: bytes) -> tuple[list[str], int]:
 
 
 def chat_texts(body: bytes) -> tuple[list[str], int]:
-    """Every text of a chat that its model reads, and the framing tokens around them (README 3).
+    """Every text of a chat that its model reads, and the framing tokens around them (docs/openai.md#counting-text).
 
     Tools and response schemas count as their JSON, which is longer than the form OpenAI gives them.
     """
