@@ -2,7 +2,7 @@
 
 The memory (a `Book`) decides; a writer thread makes each decision durable together with everything else
 that was decided meanwhile, one commit (one fsync) at a time. A request may be forwarded before its hold
-is on disk, but no byte of a paid answer goes out before `wait_persisted()` says so (design.md 6).
+is on disk, but no byte of a paid answer goes out before `wait_persisted()` says so (I3 of docs/architecture.md).
 
 One process owns the file, by a lock beside it. All holds found at opening are orphans of a process that
 died: they are charged their checkpoint, or released when they never got one, before anything is served.

@@ -15,8 +15,11 @@ def is_free(settings: Settings, account_id: str) -> bool:
     return not settings.billing.charging_enabled or not is_in(settings.rollout, account_id)
 
 
-def check_admitted(settings: Settings, account_id: str, overloaded: str) -> None:
-    """Raise Rejection when this account's requests are not served right now. `overloaded`: why nobody's are, or ""."""
+def admit(settings: Settings, account_id: str, overloaded: str) -> bool:
+    """Admit a request; True when it is recorded and not charged. `overloaded`: why nobody's is served, or "".
+
+    Raises Rejection when this account's requests are not served right now.
+    """
     billing, rollout = settings.billing, settings.rollout
     if not billing.charging_enabled and billing.charging_disabled_mode == "block":
         raise unavailable(PAUSED, "charging_paused", 60_000)
@@ -24,6 +27,7 @@ def check_admitted(settings: Settings, account_id: str, overloaded: str) -> None
         raise forbidden(NOT_YET, "not_in_rollout")
     if overloaded:
         raise unavailable(overloaded, "journal_full", 5_000)
+    return is_free(settings, account_id)
 
 
 def banners(settings: Settings, account_id: str) -> list[str]:

@@ -46,7 +46,7 @@ from proxy.gateway.bodies.media import (
     parse_translation,
 )
 from proxy.gateway.bodies.responses import parse_compact, parse_input_tokens, parse_response, response_texts
-from proxy.web.rejections import Rejection, forbidden, not_found
+from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 Texts = tuple[list[str], int]
 """(texts that the model reads, framing tokens around them)."""
@@ -182,6 +182,7 @@ METERED: dict[tuple[str, bytes], Endpoint] = {
 }
 MODELS_PATH = b"/v1/models"
 MODEL_PREFIX = b"/v1/models/"
+OBJECT_PREFIX = b"/v1/responses/"
 OBJECT_PATH = re.compile(rb"^/v1/responses/([A-Za-z0-9_-]{1,110})(/cancel|/input_items)?$")
 OBJECT_ROUTES = {
     ("", "GET"): "its maker only",
@@ -197,13 +198,16 @@ SOCKETS = (b"/v1/responses", b"/v1/realtime")
 """Paths that are also (or only) WebSockets; see sockets.py."""
 
 
-def find_endpoint(method: str, raw_path: bytes) -> Endpoint:
+def find_endpoint(method: str, raw_path: bytes, query: bytes = b"") -> Endpoint:
     """The row for a request.
 
     Raises Rejection: 405 for a wrong method, 403 with the reason for what OpenAI has and we refuse, 404.
     """
     endpoint = METERED.get((method, raw_path))
     if endpoint is not None:
+        if b"beta=true" in query:
+            message = "Beta variants of endpoints are not available here: leave `beta` out."
+            raise invalid(message, "beta", "unsupported_parameter")
         return endpoint
     path = raw_path.decode("ascii", "replace")[:200]
     offered = sorted(allowed for allowed, known in METERED if known == raw_path)

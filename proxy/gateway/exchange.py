@@ -33,7 +33,8 @@ from functools import partial
 from billing.money.amounts import display_credits
 from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
-from proxy.gateway.admission import check_admitted
+from proxy.gateway.access_log import log_request
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.meter import NO_REPORT, Report, StreamMeter
 from proxy.gateway.background.pending import pending_record
 from proxy.gateway.endpoints import find_endpoint
@@ -45,7 +46,7 @@ from proxy.gateway.stream_relay import StreamRelay
 from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.gateway.upstream.request_body import body_to_send
-from proxy.web.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
+from proxy.web.rejections import Rejection, bad_gateway, instead_of, unavailable
 
 ERROR_BODY_LIMIT = 65_536
 UNFINISHED = ("queued", "in_progress")
@@ -61,7 +62,9 @@ class Exchange:
     def __init__(self, request: GatewayRequest) -> None:
         """Nothing is held yet."""
         self.request, self.services, self.settings = request, request.services, request.settings
-        self.hold = RequestHold(self.services, self.services.terms, request.request_id, request.started_ms)
+        self.hold = RequestHold(
+            self.services, self.services.terms, request.request_id, request.started_ms, request.started
+        )
         self.meter: StreamMeter | None = None
 
     async def run(self) -> None:
@@ -70,15 +73,15 @@ class Exchange:
         services.live.add(request)
         try:
             key = request.key = await services.authenticator.authenticate(request.headers, request.peer)
-            endpoint = find_endpoint(request.method, request.path)
+            endpoint = find_endpoint(request.method, request.path, request.query)
             request.endpoint = endpoint.name
-            _refuse_beta(request.query)
             body = await request.client.read_body()
-            check_admitted(settings, key.account_id, services.overloaded)
-            parsed = endpoint.parse(body, request.header(b"content-type"))
+            free = admit(settings, key.account_id, services.overloaded)
+            content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
+            parsed = endpoint.parse(body, content_type)
             context = await services.tenants.context(key.account_id, parsed.references) if parsed.references else 0
             plan = make_plan(endpoint, parsed, key, self.hold.terms.prices, settings.billing, context)
-            plan = await self.hold.hold(plan, key)
+            plan = await self.hold.hold(plan, key, free=free)
             identifier = partial(services.tenants.identifier, key.account_id)
             await self._forward(plan, body_to_send(plan, settings.billing, identifier))
         except Rejection as rejection:
@@ -88,21 +91,23 @@ class Exchange:
             request.client.abort()
         finally:
             services.live.discard(request)
-            await self._release_or_settle_remaining()
+            if self.hold.is_open:
+                await self._release_or_settle_remaining()
             request.client.let_go()
-            request.log(self.hold)
+            log_request(services, request, self.hold)
 
     async def _release_or_settle_remaining(self) -> None:
         """After a failure or cancellation: output that was streamed is owed as by an orphan, the rest released."""
         hold, streaming = self.hold, bool(self.request.first_byte_ms)
         streamed = 0
         try:
-            if streaming and hold.is_open and self.meter is not None:
+            if streaming and self.meter is not None:
                 streamed = self.meter.streamed_tokens_estimate()
         finally:
-            if streaming and hold.is_open:
+            if streaming:
                 await hold.settle_abandoned(streamed)
-            await hold.release()
+            else:
+                await hold.release()
 
     # -- forward ----------------------------------------------------------------------------------
 
@@ -157,7 +162,7 @@ class Exchange:
 
     async def _pass_error(self, answer: Answer) -> None:
         """An upstream error costs nothing and passes through, without our account's identity."""
-        request, metrics = self.request, self.services.metrics
+        request, metrics, redactor = self.request, self.services.metrics, self.services.redactor
         await self.hold.release()  # first: whoever leaves while the error arrives owes nothing either
         body = await _collect(answer, ERROR_BODY_LIMIT)
         status = answer.head.status
@@ -166,13 +171,13 @@ class Exchange:
             self.services.log.key_refused()
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = request.redactor.headers(answer.head.headers), instead_of(status, body)
+        headers, own = redactor.headers(answer.head.headers, request.request_id), instead_of(status, body)
         if own is not None:
             body = own.body()
             headers = [(name, value) for name, value in headers if name != b"content-type"]
             headers.insert(0, (b"content-type", b"application/json"))
         request.status, request.outcome = status, own.code if own is not None else "upstream_error"
-        await request.client.respond(status, headers, request.redactor.redact_identity(body))
+        await request.client.respond(status, headers, redactor.redact_identity(body))
 
     # -- the answer, whole or as a stream; both end in `_settle` ------------------------------------
 
@@ -189,14 +194,18 @@ class Exchange:
         media = plan.bounds.output_tokens if report.usage is None and plan.endpoint.drains else 0
         observed = ObservedOutput(texts, media, failed_empty=not produced)
         await self._settle(report, observed, outcome, answer.head.headers)
-        headers, body = request.redactor.in_clients_form(plan.parsed.convert, answer.head.headers, body)
-        headers.append((b"x-credits-charged", _credits(hold.charged)))
+        redactor = self.services.redactor
+        headers, body = redactor.in_clients_form(plan.parsed.convert, answer.head.headers, body, request.request_id)
+        body = redactor.redact_key(body)
         headers += plan.cap_headers()
+        headers.append((b"x-credits-charged", str(display_credits(hold.charged)).encode()))
         if hold.settled is not None:
-            headers.append((b"x-credits-remaining", _credits(hold.settled.balance - hold.settled.held)))
+            headers.append(
+                (b"x-credits-remaining", str(display_credits(hold.settled.balance - hold.settled.held)).encode())
+            )
         request.status = 200
         request.count_first_byte()
-        await request.client.respond(200, headers, request.redactor.redact_key(body))
+        await request.client.respond(200, headers, body)
 
     async def _stream(self, plan: Plan, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
@@ -215,7 +224,7 @@ class Exchange:
     ) -> None:
         """The one ending of whatever was forwarded and is owed for."""
         request = self.request
-        decision = await self.hold.settle(report, observed, outcome, head, request.first_byte_ms, request.elapsed_ms)
+        decision = await self.hold.settle(report, observed, outcome, head, request.first_byte_ms)
         request.outcome = decision.outcome
 
     async def _go_on_in_background(self, report: Report, answer: Answer, body: bytes) -> None:
@@ -232,8 +241,10 @@ class Exchange:
         hold.detach()
         request.status, request.outcome = 200, "background"
         request.count_first_byte()
-        headers = [*request.redactor.headers(answer.head.headers), (b"x-credits-held", _credits(hold.amount))]
-        await request.client.respond(200, headers, request.redactor.redact_key(body))
+        redactor = self.services.redactor
+        headers = redactor.headers(answer.head.headers, request.request_id)
+        headers.append((b"x-credits-held", str(display_credits(hold.amount)).encode()))
+        await request.client.respond(200, headers, redactor.redact_key(body))
 
 
 async def _collect(answer: Answer, limit: int) -> bytes:
@@ -247,12 +258,6 @@ async def _collect(answer: Answer, limit: int) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _refuse_beta(query: bytes) -> None:
-    if b"beta=true" in query:
-        message = "Beta variants of endpoints are not available here: leave `beta` out."
-        raise invalid(message, "beta", "unsupported_parameter")
-
-
 def _upstream_rejection(error: UpstreamError) -> Rejection:
     """Our answer when the upstream gave none."""
     if error.reason == "busy":
@@ -260,7 +265,3 @@ def _upstream_rejection(error: UpstreamError) -> Rejection:
     status = TIMEOUT_REASONS.get(error.reason, 502)
     what = "did not answer in time" if status == 504 else "could not be reached or broke off"
     return bad_gateway(f"The upstream {what}. Nothing was charged; try again.", f"upstream_{error.reason}", status)
-
-
-def _credits(amount: int) -> bytes:
-    return str(display_credits(amount)).encode()

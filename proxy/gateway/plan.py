@@ -3,6 +3,7 @@
 Everything here decides about money and knows nothing of HTTP servers, sockets or stores.
 """
 
+import fnmatch
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -10,8 +11,7 @@ from typing import NamedTuple
 from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Bounds, Charge, Model, PriceBook
 from config.settings import Billing
-from proxy.gateway.authenticate import may_use_model, refuse_model
-from proxy.gateway.bodies.chat import Parsed, input_bound
+from proxy.gateway.bodies.chat import Parsed
 from proxy.gateway.bodies.responses import HOSTED_TOOLS
 from proxy.gateway.endpoints import METERED, Endpoint
 from proxy.web.rejections import Rejection, forbidden, invalid
@@ -268,3 +268,34 @@ def _output_cap(parsed: Parsed, model: Model, billing: Billing) -> tuple[int, bo
             f"The model {parsed.model!r} has no known output maximum: send `{parsed.cap_field}`.", parsed.cap_field
         )
     return (min(chosen, most) if most is not None else chosen), True
+
+
+def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
+    """Input tokens at most: text, plus images and audio; what cannot be bounded is the window.
+
+    Never more than it, per input.
+    """
+    if parsed.unbounded:
+        if window is None:
+            raise invalid(
+                f"The model {parsed.model!r} has no known context window, so this input cannot be priced.", "messages"
+            )
+        return window
+    bound = text_bound + parsed.image_tokens + parsed.audio_tokens
+    return bound if window is None else min(bound, window * parsed.inputs)
+
+
+def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:
+    """Tell whether a model's name passes the operator's globs and the key's own."""
+    return _matches_any(model, allowlist) and (key_models is None or _matches_any(model, key_models))
+
+
+def refuse_model(model: str) -> Rejection:
+    """The same words whether a model is unknown, unpriced or not allowed."""
+    return Rejection(
+        404, "model_not_found", f"The model {model!r} does not exist or you do not have access to it.", param="model"
+    )
+
+
+def _matches_any(model: str, globs: tuple[str, ...]) -> bool:
+    return any(glob == "*" or fnmatch.fnmatchcase(model, glob) for glob in globs)

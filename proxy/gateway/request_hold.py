@@ -21,9 +21,8 @@ from billing.money.spend_periods import period_end_ms, period_name
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome
 from config.settings import Limits
-from proxy.gateway.admission import is_free
 from proxy.gateway.answers.meter import Report
-from proxy.gateway.checkpoint import checkpoint_charge, orphan_record
+from proxy.gateway.checkpoint import checkpoint_of
 from proxy.gateway.plan import Plan, clamped, smallest, with_counted_input
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.settlement import ObservedOutput, SettlementDecision, decide_settlement
@@ -61,14 +60,21 @@ class RequestHold:
         "request_id",
         "sent_at",
         "settled",
+        "started",
         "started_ms",
         "terms",
         "usage",
     )
 
-    def __init__(self, services: Services, terms: PricingTerms, request_id: str, started_ms: int) -> None:
-        """Nothing is held yet. `request_id` is hold id and charge id too; `started_ms` in Unix milliseconds."""
-        self._services, self.terms, self.request_id, self.started_ms = services, terms, request_id, started_ms
+    def __init__(
+        self, services: Services, terms: PricingTerms, request_id: str, started_ms: int, started: int | float
+    ) -> None:
+        """Nothing is held yet. `request_id` is hold id and charge id too.
+
+        `started_ms` in Unix milliseconds, `started` in monotonic seconds.
+        """
+        self._services, self.terms, self.request_id = services, terms, request_id
+        self.started_ms, self.started = started_ms, started
         self._settings = services.settings  # what a request begins under, it ends under
         self._key: ApiKey | None = None
         self.plan: Plan | None = None
@@ -93,18 +99,19 @@ class RequestHold:
             raise RuntimeError("nothing was held")
         return self.plan
 
-    def facts(self, plan: Plan, first_byte_ms: int = 0, elapsed_ms: int = 0) -> RequestFacts:
+    def facts(self, plan: Plan, first_byte_ms: int = 0) -> RequestFacts:
         """Facts for the request's rows."""
+        elapsed_ms = round((time.monotonic() - self.started) * 1_000)
         return RequestFacts(self.request_id, self.key, plan, self.amount, self.started_ms, first_byte_ms, elapsed_ms)
 
     # -- holding ----------------------------------------------------------------------------------
 
-    async def hold(self, plan: Plan, key: ApiKey) -> Plan:
-        """Hold the worst case by bytes; where money is short count tokens, then clamp.
+    async def hold(self, plan: Plan, key: ApiKey, *, free: bool) -> Plan:
+        """Hold the worst case by bytes; where money is short count tokens, then clamp. `free`: see admission.admit.
 
         Raises Rejection (402, 429, 503).
         """
-        self._key, self.free = key, is_free(self._settings, key.account_id)
+        self._key, self.free = key, free
         services, billing, prices = self._services, self._settings.billing, self.terms.prices
         counted, tries = False, 0
         while True:
@@ -132,8 +139,9 @@ class RequestHold:
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services = self._services
         self.amount = held_amount(plan, free=self.free)
-        bounds, owed = plan.bounds, checkpoint_charge(plan, self.terms.prices, 0)
-        self.input_owed = owed.amount
+        limits = key_limits(key, self._settings.limits, self.started_ms)
+        bounds, checkpoint = plan.bounds, checkpoint_of(self.facts(plan), self.terms.prices, 0)
+        self.input_owed = checkpoint.amount
         request = HoldRequest(
             self.request_id,
             key.account_id,
@@ -141,8 +149,8 @@ class RequestHold:
             self.amount,
             bounds.input_tokens + bounds.output_tokens,
             self._settings.billing.hold_lease_seconds * 1_000,
-            key_limits(key, self._settings.limits, self.started_ms),
-            orphan_record(self.facts(plan), owed, 0),
+            limits,
+            checkpoint.record,
         )
         try:
             return await services.balances.hold(request)
@@ -161,10 +169,9 @@ class RequestHold:
         what is left is held and the rest is our loss. Raises StoreUnavailable.
         """
         self._key, self.plan, self.amount, self.free = key, plan, amount, free
-        owed = checkpoint_charge(plan, self.terms.prices, 0)
         lease_ms = self._settings.billing.hold_lease_seconds * 1_000
         for _ in range(RESUME_TRIES):
-            record = orphan_record(self.facts(plan), owed, 0)
+            record = checkpoint_of(self.facts(plan), self.terms.prices, 0).record
             request = HoldRequest(
                 self.request_id, key.account_id, key.key_id, self.amount, 0, lease_ms, NO_LIMITS, record
             )
@@ -215,10 +222,8 @@ class RequestHold:
         """Tell the store what is owed if we die now, with the output that was streamed so far."""
         self.checkpointed_at = time.monotonic()
         if self.amount:
-            plan = self.held_plan
-            charge = checkpoint_charge(plan, self.terms.prices, tokens_out)
-            record = orphan_record(self.facts(plan), charge, tokens_out)
-            self._services.balances.checkpoint(Checkpoint(self.request_id, self.key.account_id, charge.amount, record))
+            facts = self.facts(self.held_plan)
+            self._services.balances.checkpoint(checkpoint_of(facts, self.terms.prices, tokens_out))
 
     def start_shrinking(self, streamed: Callable[[], int]) -> "asyncio.Task[None] | None":
         """A large hold that is mostly bytes of input: count the input while the answer streams, and hold only that.
@@ -252,12 +257,12 @@ class RequestHold:
         outcome: Outcome,
         head: list[tuple[bytes, bytes]],
         first_byte_ms: int,
-        elapsed_ms: int,
     ) -> SettlementDecision:
         """Decide what the answer costs, charge it once, and keep whose its objects are. `head`: upstream's headers."""
+        keeps = self.held_plan.keeps
         decision = await self.decide(report, observed, outcome)
-        await self.charge(decision, head, first_byte_ms, elapsed_ms)
-        if self.held_plan.keeps:
+        await self.charge(decision, head, first_byte_ms)
+        if keeps:
             tenants = self._services.tenants
             await tenants.record_made(self.key.account_id, self.request_id, report, decision.usage)
         return decision
@@ -269,34 +274,28 @@ class RequestHold:
             sessions = await services.tenants.sessions(self.key.account_id, self.request_id, report.containers)
         return await decide_settlement(services, self.terms, self.held_plan, report, observed, outcome, sessions)
 
-    async def charge(
-        self,
-        decision: SettlementDecision,
-        head: list[tuple[bytes, bytes]],
-        first_byte_ms: int,
-        elapsed_ms: int,
-    ) -> None:
+    async def charge(self, decision: SettlementDecision, head: list[tuple[bytes, bytes]], first_byte_ms: int) -> None:
         """Charge, once. `settled` stays None when the store does not answer now: it has queued the charge."""
-        services, plan = self._services, self.held_plan
+        services, plan, account_id = self._services, self.held_plan, self.key.account_id
         due = self._due(decision)
-        record = usage_record(self.facts(plan, first_byte_ms, elapsed_ms), decision, free=self.free, head=head)
+        record = usage_record(self.facts(plan, first_byte_ms), decision, free=self.free, head=head)
         used = decision.usage.input_tokens + decision.usage.output_tokens
         self.charged, self.usage = due, decision.usage
         self.is_open = False
         try:
-            settled = await services.balances.settle(self.request_id, self.key.account_id, due, record, used)
+            settled = await services.balances.settle(self.request_id, account_id, due, record, used)
         except StoreUnavailable as error:
             services.metrics.count(services.metrics.store_errors, error.store)
             settled = None
         if isinstance(settled, Settled):
             self.settled, self.charged = settled, settled.charged
             if settled.loss:
-                services.log.loss(self.request_id, self.key.account_id, settled.loss)
+                services.log.loss(self.request_id, account_id, settled.loss)
         services.metrics.metered(plan.model.name, self.amount, self.charged, decision.usage, decision.source)
 
-    def checkpoint_decided(self, decision: SettlementDecision, elapsed_ms: int) -> None:
+    def checkpoint_decided(self, decision: SettlementDecision) -> None:
         """Tell the store the final charge: who finds this hold after a crash books exactly that."""
-        record = usage_record(self.facts(self.held_plan, 0, elapsed_ms), decision, free=self.free, head=[])
+        record = usage_record(self.facts(self.held_plan), decision, free=self.free, head=[])
         checkpoint = Checkpoint(self.request_id, self.key.account_id, self._due(decision), record)
         self._services.balances.checkpoint(checkpoint)
 
@@ -305,13 +304,11 @@ class RequestHold:
 
     async def settle_abandoned(self, tokens_out: int) -> None:
         """Something was streamed and then everything went wrong: charge it as an orphan, by its checkpoint."""
-        plan = self.held_plan
-        charge = checkpoint_charge(plan, self.terms.prices, tokens_out)
-        record = orphan_record(self.facts(plan), charge, tokens_out)
-        due = charge.amount if self.amount else Millicredits(0)
+        owed = checkpoint_of(self.facts(self.held_plan), self.terms.prices, tokens_out)
+        due = owed.amount if self.amount else Millicredits(0)
         self.is_open = False
         try:
-            await self._services.balances.settle(self.request_id, self.key.account_id, due, record)
+            await self._services.balances.settle(owed.hold_id, owed.account_id, due, owed.record)
         except StoreUnavailable as error:
             self._services.metrics.count(self._services.metrics.store_errors, error.store)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple, Protocol
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
 from config.settings import Secret, Settings
+from proxy.gateway.answers.redact import ResponseRedactor
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.upstream.interruption import Interruption
@@ -97,11 +98,19 @@ class Services:
     """Address of this server where portal.public_url does not say it; "" = unknown."""
     overloaded: str = ""
     live: "set[Live]" = field(default_factory=set)
+    redactor: ResponseRedactor = field(init=False)
+    terms: PricingTerms = field(init=False)
+    """Terms of whatever begins now."""
 
-    @property
-    def terms(self) -> PricingTerms:
-        """Terms of whatever begins now: the one place where prices are chosen."""
-        return PricingTerms(self.prices, self.settings.billing.zero_completion_insurance)
+    def __post_init__(self) -> None:
+        """Put in force what it was made with."""
+        self.redactor = ResponseRedactor(self.upstream_key)
+        self.put_in_force(self.settings, self.prices)
+
+    def put_in_force(self, settings: Settings, prices: PriceBook) -> None:
+        """Choose settings and prices for the requests that begin from now on: the one place where prices are chosen."""
+        self.settings, self.prices = settings, prices
+        self.terms = PricingTerms(prices, settings.billing.zero_completion_insurance)
 
     def absolute(self, url: str) -> str:
         """Make a link that works outside a page of ours: a path of this server gets its origin."""

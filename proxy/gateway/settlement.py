@@ -10,10 +10,11 @@ import msgspec
 
 from billing.money.amounts import Millicredits
 from billing.money.errors import UnpricedModel
-from billing.money.pricing import Charge, Line, PriceBook, tier_of
-from billing.money.usage import Usage
+from billing.money.pricing import Charge, Line, Model, PriceBook, tier_of
+from billing.money.usage import MAX_TOKENS, Usage
 from billing.money.usage_record import Outcome, UsageSource
-from proxy.gateway.answers.meter import Report, is_plausible
+from proxy.gateway.answers.meter import Report
+from proxy.gateway.bodies.chat import Parsed
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import Plan
 from proxy.gateway.services import PricingTerms, Services
@@ -65,23 +66,20 @@ async def decide_settlement(
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, searched=observed.searched, sessions=sessions)
-    tier = tier_of(report.service_tier, plan.tier)
-    charge = price_usage(plan, terms.prices, usage, report.model, tier, _other_models(plan, terms.prices, report))
+    charge = price_usage(plan, terms.prices, usage, report, _other_models(plan, terms.prices, report))
     if observed.failed_empty and terms.insurance:
         charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
     return SettlementDecision(usage, source, outcome, charge, report)  # type: ignore[arg-type]
 
 
-def price_usage(
-    plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str, more: Sequence[Line] = ()
-) -> Charge:
+def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, more: Sequence[Line] = ()) -> Charge:
     """Price by the echoed model and tier; where the echo has no price, by what was asked for.
 
     `more`: other models' work.
     """
-    model = (prices.find(billed_model) if billed_model else None) or plan.model
+    model = (prices.find(report.model) if report.model else None) or plan.model
     try:
-        return prices.price(model, tier, usage, more)
+        return prices.price(model, tier_of(report.service_tier, plan.tier), usage, more)
     except UnpricedModel:
         return prices.price(plan.model, plan.tier, usage, more)
 
@@ -136,3 +134,14 @@ def _other_models(plan: Plan, prices: PriceBook, report: Report) -> list[Line]:
         model = (prices.find(name) if name else None) or plan.tools.image or plan.model
         lines.append(Line(model, "default", usage.normalised()))
     return lines
+
+
+def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> bool:
+    """Tell whether a model can have used that much at all: each input within its window, each output within its
+    maximum.
+
+    `loops` is how often hosted tools may have made it read its input again.
+    """
+    window = model.context_window or MAX_TOKENS
+    most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
+    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)

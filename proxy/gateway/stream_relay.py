@@ -6,10 +6,10 @@ import time
 from billing.money.amounts import display_credits
 from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
-from proxy.gateway.answers.meter import Report, StreamMeter, is_plausible, with_cost
+from proxy.gateway.answers.meter import Report, StreamMeter, with_cost
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.request_hold import RequestHold
-from proxy.gateway.settlement import ObservedOutput
+from proxy.gateway.settlement import ObservedOutput, is_plausible
 from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.web.rejections import bad_gateway, unavailable
@@ -86,7 +86,7 @@ class StreamRelay:
             if cut:
                 await self._break_off(b"".join(tail), rest)
             else:
-                await request.client.write(request.redactor.redact_key(b"".join((*tail, rest))), last=True)
+                await request.client.write(request.services.redactor.redact_key(b"".join((*tail, rest))), last=True)
                 if not self._answer.finished and meter.done:
                     await self._read_end()
         except Interrupted:
@@ -95,7 +95,7 @@ class StreamRelay:
     async def _relay(self) -> None:
         """Upstream to client until [DONE], the upstream's end, or an interruption."""
         request, hold, meter, answer = self._request, self._hold, self._meter, self._answer
-        client, redactor = request.client, request.redactor
+        client, redactor = request.client, request.services.redactor
         request.interruption.muted = False
         begun = await self._owned_from_the_start() if self._plan.keeps else b""
         request.status = 200
@@ -119,7 +119,7 @@ class StreamRelay:
             await client.drained()
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
-        headers = self._request.redactor.headers(self._answer.head.headers)
+        headers = self._request.services.redactor.headers(self._answer.head.headers, self._request.request_id)
         if self._meter.content_type:
             headers = [(name, value) for name, value in headers if name != b"content-type"]
             headers.insert(0, (b"content-type", self._meter.content_type))
@@ -176,7 +176,7 @@ class StreamRelay:
         """Inside an event: pass what came and break the connection. Between events: say so in an error event."""
         client = self._request.client
         if tail or rest:
-            await client.write(self._request.redactor.redact_key(tail + rest))
+            await client.write(self._request.services.redactor.redact_key(tail + rest))
         if rest or not self._meter.ends_in_events:
             client.abort()
             return

@@ -27,7 +27,7 @@ class RequestFacts(NamedTuple):
     elapsed_ms: int
 
 
-def plain_text(text: str) -> str:
+def _plain_text(text: str) -> str:
     """Text as every database takes it: PostgreSQL refuses a NUL, and with it the whole batch."""
     return text.replace("\0", "")[:LONGEST_NAME]
 
@@ -44,8 +44,8 @@ def usage_record(
             account_id=facts.key.account_id,
             key_id=facts.key.key_id,
             endpoint=plan.endpoint.name,
-            model=plain_text(plan.parsed.model),
-            billed_model=plain_text(decision.report.model),
+            model=plan.parsed.model,
+            billed_model=_plain_text(decision.report.model),
             created_at=facts.started_ms,
             held_millicredits=facts.held,
             cost_millicredits=decision.charge.cost,
@@ -69,8 +69,8 @@ def usage_record(
             characters=usage.characters,
             web_searches=usage.web_searches,
             tool_calls=msgspec.json.encode(dict(usage.calls)).decode() if usage.calls else "",
-            upstream_request_id=plain_text(upstream_id.decode("latin-1")),
-            upstream_id=plain_text(decision.report.upstream_id),
+            upstream_request_id=_plain_text(upstream_id.decode("latin-1")),
+            upstream_id=_plain_text(decision.report.upstream_id),
             first_byte_ms=facts.first_byte_ms,
             duration_ms=facts.elapsed_ms,
         )

@@ -8,7 +8,7 @@ from typing import Any
 from billing.ledger.accounts import ApiKey
 from config.settings import Secret, Settings
 from config.watch import Edits
-from proxy.gateway.endpoints import MODEL_PREFIX, MODELS_PATH
+from proxy.gateway.endpoints import MODEL_PREFIX, MODELS_PATH, OBJECT_PREFIX
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.services import Services
@@ -106,7 +106,8 @@ async def _answer(services: Services, scope: Any, receive: Any) -> None:
         return
     protocol.on_disconnect = request.client_left
     try:
-        await (answer_object(request) if is_object_path(path, method) else Exchange(request).run())
+        is_object = path.startswith(OBJECT_PREFIX) and is_object_path(path, method)
+        await (answer_object(request) if is_object else Exchange(request).run())
     except Exception:
         # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
         log.exception("request %s failed", request.request_id)

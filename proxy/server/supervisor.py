@@ -360,7 +360,7 @@ def tune_process() -> None:
     """Once, before children are forked.
 
     Room for many sockets; fewer garbage collections (requests make hardly any cycles); and large blocks from the heap:
-    uvloop's 256 KB read buffers going through mmap cost 15 µs each (design.md 9).
+    uvloop's 256 KB read buffers going through mmap cost 15 µs each (docs/architecture.md#the-hot-path).
     """
     gc.collect()
     gc.freeze()

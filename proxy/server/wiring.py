@@ -232,7 +232,8 @@ def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
     async def apply(settings: Settings) -> None:
         async with rates.swapping:
             prices = await rates.under(settings.billing, services)
-            services.settings, services.prices, money.settings = settings, prices, settings
+            services.put_in_force(settings, prices)
+            money.settings = settings
 
     return apply
 

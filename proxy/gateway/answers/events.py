@@ -154,7 +154,7 @@ def response_report(event: dict[str, Any]) -> Report:
 
 
 def _calls(items: list[dict[str, Any]], used: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    """Billable calls: searches as reported, else as counted; opening a page is free (openai/README.md 1.4)."""
+    """Billable calls: searches as reported, else as counted; opening a page is free (docs/openai.md#hosted-tools)."""
     counted: Counter[str] = Counter()
     for item in items:
         name = CALL_ITEMS.get(_text(item, "type"))

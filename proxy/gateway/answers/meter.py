@@ -10,10 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from billing.money.pricing import Model
 from billing.money.usage import MAX_TOKENS, Usage
 from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
-from proxy.gateway.bodies.chat import Parsed
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
 COMPACT_AT = 65_536
@@ -99,17 +97,6 @@ def read_usage(raw: Any) -> Usage | None:
         reasoning_tokens=part_of(made, "reasoning_tokens"),
     )
     return usage if usage.is_consistent() else usage.normalised()
-
-
-def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> bool:
-    """Tell whether a model can have used that much at all: each input within its window, each output within its
-    maximum.
-
-    `loops` is how often hosted tools may have made it read its input again.
-    """
-    window = model.context_window or MAX_TOKENS
-    most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
-    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)
 
 
 class StreamMeter:

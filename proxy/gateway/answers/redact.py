@@ -15,23 +15,23 @@ Headers = list[tuple[bytes, bytes]]
 
 
 class ResponseRedactor:
-    """For the answer to one request."""
+    """For the answers of one upstream account."""
 
-    __slots__ = ("_key", "_request_id")
+    __slots__ = ("_key",)
 
-    def __init__(self, request_id: str, upstream_key: Secret) -> None:
-        """`upstream_key` is what must never be seen."""
-        self._request_id, self._key = request_id.encode(), upstream_key.reveal().encode()
+    def __init__(self, upstream_key: Secret) -> None:
+        """`upstream_key` must never be seen."""
+        self._key = upstream_key.reveal().encode()
 
-    def headers(self, sent: Headers) -> Headers:
+    def headers(self, sent: Headers, request_id: str) -> Headers:
         """Those of the upstream's headers that pass, and our request id."""
         found = [(name, value) for name, value in sent if name in PASSED_HEADERS and HEADER_VALUE.match(value)]
-        found.append((b"x-request-id", self._request_id))
+        found.append((b"x-request-id", request_id.encode()))
         return found
 
-    def in_clients_form(self, form: str, sent: Headers, body: bytes) -> tuple[Headers, bytes]:
+    def in_clients_form(self, form: str, sent: Headers, body: bytes, request_id: str) -> tuple[Headers, bytes]:
         """Headers and body to hand over, converted where the upstream was asked for another form than the client."""
-        headers = self.headers(sent)
+        headers = self.headers(sent, request_id)
         changed = converted(form, body) if form else None
         if changed is None:
             return headers, body

@@ -12,6 +12,7 @@ A crash before 2 is taken on again by the next process; after 2 by nobody, since
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
@@ -94,7 +95,9 @@ class BackgroundResponses:
         if await self._ledger.charged_ids([pending.charge_id]):
             await services.tenants.objects.end_background(pending.response_id)
             return None
-        taken = _Taken(pending, record, plan, RequestHold(services, terms, pending.charge_id, record.started_ms))
+        started = time.monotonic() - (now_ms() - record.started_ms) / 1_000
+        hold = RequestHold(services, terms, pending.charge_id, record.started_ms, started)
+        taken = _Taken(pending, record, plan, hold)
         if not await taken.resume(Millicredits(record.held)):
             return None
         self._taken[pending.response_id] = taken
@@ -153,13 +156,12 @@ class BackgroundResponses:
         produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
         outcome: Outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
         decision = await hold.decide(report, ObservedOutput(answer_texts(answer), failed_empty=not produced), outcome)
-        elapsed_ms = now_ms() - taken.record.started_ms
         if not await taken.resume(hold.amount):  # whatever became of the hold meanwhile: a checkpoint needs one
             return
-        hold.checkpoint_decided(decision, elapsed_ms)
+        hold.checkpoint_decided(decision)
         await services.tenants.objects.end_background(pending.response_id)
         self._taken.pop(pending.response_id, None)
-        await hold.charge(decision, [], 0, elapsed_ms)
+        await hold.charge(decision, [], 0)
         await services.tenants.record_made(pending.account_id, pending.charge_id, report, decision.usage)
 
 

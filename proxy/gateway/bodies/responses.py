@@ -177,7 +177,7 @@ def parse_input_tokens(body: bytes, _content_type: bytes = b"") -> Parsed:
 
 
 def response_texts(body: bytes) -> tuple[list[str], int]:
-    """Every text of a request that its model reads, and the framing tokens around them (openai/README.md 3)."""
+    """Texts of a request that its model reads, and framing tokens around them (docs/openai.md#counting-text)."""
     request = msgspec.json.decode(body)
     texts, framing = [], 3
     for name in ("tools", "text", "tool_choice"):

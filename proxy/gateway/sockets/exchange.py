@@ -7,6 +7,7 @@ from typing import NamedTuple
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
 from proxy.gateway.access_log import log_request
+from proxy.gateway.admission import is_free
 from proxy.gateway.answers.meter import NO_REPORT, Report
 from proxy.gateway.plan import Plan
 from proxy.gateway.request import RequestContext
@@ -36,7 +37,8 @@ class SocketExchange:
         """Nothing is held yet; the terms are those in force now."""
         self._services = services
         self.context = RequestContext(services, "GET", *opened)
-        self.hold = RequestHold(services, services.terms, self.context.request_id, self.context.started_ms)
+        context = self.context
+        self.hold = RequestHold(services, services.terms, context.request_id, context.started_ms, context.started)
         self.response_id = ""
         self.texts: list[str] = []
         self.media = 0
@@ -45,13 +47,14 @@ class SocketExchange:
     async def hold_for(self, plan: Plan, key: ApiKey) -> Plan:
         """Hold for the plan; return the one that was held for, perhaps clamped. Raises Rejection."""
         self.context.key = key
-        plan = await self.hold.hold(plan, key)
+        free = is_free(self._services.settings, key.account_id)
+        plan = await self.hold.hold(plan, key, free=free)
         await self.hold.wait_persisted()
         return plan
 
     def begin(self) -> None:
         """The response that was held for in advance is asked for, or has begun, now."""
-        self.context.started = time.monotonic()
+        self.context.started = self.hold.started = time.monotonic()
 
     async def settle(self, report: Report, outcome: Outcome = "completed") -> None:
         """Charge what the response used; when it does not say, the output that passed."""
@@ -60,7 +63,7 @@ class SocketExchange:
         errored = report.status == "failed" or outcome == "upstream_cut"
         failed_empty = errored and not (self.texts or self.media)
         observed = ObservedOutput(["".join(self.texts)], self.media, failed_empty=failed_empty)
-        decision = await self.hold.settle(report, observed, outcome, [], 0, self.context.elapsed_ms)
+        decision = await self.hold.settle(report, observed, outcome, [], 0)
         self._log(OK, decision.outcome)
 
     async def abandon(self, outcome: Outcome) -> None:

@@ -17,7 +17,7 @@ from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Model, PriceBook
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome
-from proxy.gateway.admission import check_admitted
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import audio_report, response_report
 from proxy.gateway.answers.meter import NO_REPORT
 from proxy.gateway.bodies.chat import FRAMING_TOKENS, Parsed
@@ -85,7 +85,7 @@ class RealtimeSession:
     def target(self) -> str:
         """See SocketSession."""
         services = self._services
-        check_admitted(services.settings, self._key.account_id, services.overloaded)
+        admit(services.settings, self._key.account_id, services.overloaded)
         return f"/realtime?model={self._name}"
 
     def opening(self) -> list[bytes]:

@@ -23,7 +23,6 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
-from proxy.gateway.answers.redact import ResponseRedactor
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, Handshake, SocketExchange
@@ -111,7 +110,6 @@ class Socket:
         self._services, self._scope, self._receive, self._send = services, scope, receive, send
         self.interruption = Interruption()
         self.request_id = "req_" + os.urandom(16).hex()
-        self._redactor = ResponseRedactor(self.request_id, services.upstream_key)
 
     async def run(self, open_session: "OpenSession") -> None:
         """The whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
@@ -255,7 +253,10 @@ class Socket:
                 passed = await session.from_upstream(_lenient(raw), raw)
                 if passed:
                     await self._send(
-                        {"type": "websocket.send", "text": self._redactor.redact_key(passed).decode("utf-8", "replace")}
+                        {
+                            "type": "websocket.send",
+                            "text": self._services.redactor.redact_key(passed).decode("utf-8", "replace"),
+                        }
                     )
         except ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd is not None else 0

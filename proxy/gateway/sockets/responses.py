@@ -11,7 +11,7 @@ import msgspec
 
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
-from proxy.gateway.admission import check_admitted
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import DELTA, RESPONSE_EVENTS, response_report
 from proxy.gateway.bodies.chat import Reference
 from proxy.gateway.endpoints import METERED
@@ -45,7 +45,7 @@ class ResponsesSession:
     def target(self) -> str:
         """See SocketSession."""
         services = self._services
-        check_admitted(services.settings, self._key.account_id, services.overloaded)
+        admit(services.settings, self._key.account_id, services.overloaded)
         return "/responses"
 
     def opening(self) -> list[bytes]:
@@ -76,7 +76,7 @@ class ResponsesSession:
     async def _create(self, exchange: SocketExchange, frame: Frame, raw: bytes) -> bytes:
         """Hold for it; what goes upstream. Raises Rejection."""
         services = self._services
-        check_admitted(services.settings, self._key.account_id, services.overloaded)
+        admit(services.settings, self._key.account_id, services.overloaded)
         members = _members.decode(raw)
         kept = {name: members.pop(name) for name in OURS if name in members}
         lane = self._lane(frame)

@@ -4,8 +4,8 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from proxy.gateway.authenticate import may_use_model, refuse_model
 from proxy.gateway.endpoints import METERED, MODEL_PREFIX, MODELS_PATH
+from proxy.gateway.plan import may_use_model, refuse_model
 from proxy.gateway.request import GatewayRequest
 from proxy.web.rejections import Rejection
 

@@ -80,10 +80,12 @@ async def _answer(request: GatewayRequest) -> None:
 
 async def _pass_on(request: GatewayRequest, answer: Answer) -> None:
     """The upstream's answer as it comes; errors without our account's identity."""
-    redactor, client, status = request.redactor, request.client, answer.head.status
+    redactor, client, status = request.services.redactor, request.client, answer.head.status
     request.status, request.outcome = status, "completed" if status == 200 else "upstream_error"
     if answer.head.get(b"content-type").startswith(b"text/event-stream"):
-        await client.start(status, [*redactor.headers(answer.head.headers), (b"cache-control", b"no-cache")])
+        await client.start(
+            status, [*redactor.headers(answer.head.headers, request.request_id), (b"cache-control", b"no-cache")]
+        )
         while data := await answer.read():
             await client.write(redactor.redact_key(data))
         await client.write(b"", last=True)
@@ -97,7 +99,7 @@ async def _pass_on(request: GatewayRequest, answer: Answer) -> None:
             raise UpstreamError("too_large", sent=True)
     body = b"".join(parts)
     body = redactor.redact_key(body) if status == 200 else redactor.redact_identity(body)
-    await client.respond(status, redactor.headers(answer.head.headers), body)
+    await client.respond(status, redactor.headers(answer.head.headers, request.request_id), body)
 
 
 def _query(raw: bytes) -> str:

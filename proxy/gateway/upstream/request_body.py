@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from config.settings import Billing
-from proxy.gateway.bodies.chat import with_members
+from proxy.gateway.bodies.chat import Parsed
 from proxy.gateway.plan import Plan
 
 TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
@@ -38,3 +38,15 @@ def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str
 
 def _wire_alias(tier: str) -> str:
     return "fast" if tier == "priority" else tier
+
+
+def with_members(parsed: Parsed, changes: dict[str, bytes]) -> bytes:
+    """The body to send: the client's bytes with `changes` (name → JSON) set."""
+    if not changes:
+        return parsed.source
+    if parsed.verbatim and not (changes.keys() & parsed.members.keys()):
+        start = parsed.source.index(b"{") + 1
+        added = b",".join(b'"%s":%s' % (name.encode(), value) for name, value in changes.items())
+        return b"".join((parsed.source[:start], added, b",", parsed.source[start:]))
+    merged: dict[str, bytes] = {name: bytes(raw) for name, raw in parsed.members.items()} | changes
+    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in merged.items()) + b"}"
