@@ -22,7 +22,7 @@ from billing.payments.stripe.signatures import BadSignature, verify
 from proxy.customer_api.money_in import MoneyIn, StripeParts
 from proxy.customer_api.rows import purchase_row
 from proxy.gateway.authenticate import Authenticator
-from proxy.observability.metrics import OTHER_TYPES
+from proxy.observability.money_in_metrics import OTHER_TYPES
 from proxy.web.auth_failures import Failures
 from proxy.web.http import (
     TOO_LARGE,
@@ -212,7 +212,7 @@ class CheckoutApi:
         if event.type == PROBE_TYPE:
             return json_response({"received": True, "probe": True})  # verified, which is all it asks; nothing is kept
         if event.api_version not in (API_VERSION, None, ""):  # thin events have none
-            money.metrics.count(money.metrics.event_versions)
+            money.metrics.count(money.metrics.money_in.event_versions)
             log.warning(
                 "event %s (%s) has API version %s, not %s", event.id, event.type, event.api_version, API_VERSION
             )
@@ -222,7 +222,7 @@ class CheckoutApi:
             self._failed("store")
             raise
         # the label comes from our own table: nobody can invent series
-        money.metrics.count(money.metrics.webhook_events, event.type if event.type in KINDS else OTHER_TYPES)
+        money.metrics.count(money.metrics.money_in.webhook_events, event.type if event.type in KINDS else OTHER_TYPES)
         return json_response({"received": True})
 
     async def _own(self, request: Request) -> Purchase:
@@ -251,7 +251,7 @@ class CheckoutApi:
         self.failures.note("webhook", address)
 
     def _failed(self, reason: str) -> None:
-        self.money.metrics.count(self.money.metrics.webhook_failures, reason)
+        self.money.metrics.count(self.money.metrics.money_in.webhook_failures, reason)
 
 
 async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:

@@ -67,7 +67,7 @@ class MoneyCounter:
 
     def moved(self, kind: str, millicredits: int) -> None:
         """`kind` is purchase, refund or dispute; a refund's or dispute's amount is negative when credits came back."""
-        series = self._metrics.purchased if kind == "purchase" else self._metrics.taken_back
+        series = self._metrics.money_in.purchased if kind == "purchase" else self._metrics.money_in.taken_back
         labels = () if kind == "purchase" else (kind,)
         if millicredits > 0:
             self._metrics.count(series, *labels, by=display_credits(millicredits))
@@ -75,11 +75,11 @@ class MoneyCounter:
 
     def odd(self, kind: str) -> None:
         """`kind` is one of event_types.Oddity."""
-        self._metrics.count(self._metrics.oddities, kind)
+        self._metrics.count(self._metrics.money_in.oddities, kind)
 
     def handled(self, waited_ms: int) -> None:
         """An event of Stripe's was handled, so long after it was received."""
-        self._metrics.webhook_handled(waited_ms / 1_000)
+        self._metrics.count_webhook_handled(waited_ms / 1_000)
 
 
 class MoneyIn:
@@ -137,7 +137,7 @@ class MoneyIn:
         """
         sweeper = (await self.parts()).sweeper
         swept = await sweeper.sweep(days, livemode=self.settings.stripe.livemode)
-        self.metrics.count(self.metrics.missed_events, by=swept.missed_events)
+        self.metrics.count(self.metrics.money_in.missed_events, by=swept.missed_events)
         return swept
 
     async def check(self, database: Database, days: int = CHECK_DAYS) -> list[Finding]:

@@ -59,9 +59,9 @@ def account_of(ended: Ended, services: Services) -> None:
         ended.status or CLIENT_CLOSED,
         services.metrics,
     )
-    metrics.answered(ended.endpoint, status, ended.outcome or "unknown")
+    metrics.count_answer(ended.endpoint, status, ended.outcome or "unknown")
     if money.sent_at:
-        metrics.forwarded_after(money.sent_at - ended.started)
+        metrics.observe_forwarded(money.sent_at - ended.started)
     sent_id = next((value for name, value in ended.headers if name == b"x-client-request-id"), b"")
     facts: dict[str, str | int] = {
         "request_id": ended.request_id,

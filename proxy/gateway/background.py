@@ -175,7 +175,7 @@ class BackgroundResponses:
             await services.balances.settle(pending.charge_id, pending.account_id, due, record, used)
         except StoreUnavailable:
             log.warning("the charge of background response %s is queued", pending.response_id)
-        services.metrics.metered(plan.model.name, taken.held, due, ending.usage, ending.source)
+        services.metrics.count_charge(plan.model.name, taken.held, due, ending.usage, ending.source)
         await services.tenants.note_made(pending.account_id, pending.charge_id, report, ending.usage)
 
     @staticmethod

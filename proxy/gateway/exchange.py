@@ -551,7 +551,7 @@ class Exchange:
     def _note_first_byte(self) -> None:
         elapsed = time.monotonic() - self.started
         self.first_byte_ms = max(1, round(elapsed * 1_000))
-        self.services.metrics.first_byte_after(elapsed)
+        self.services.metrics.observe_first_byte(elapsed)
 
     def account(self) -> None:
         """Metrics and the log line of this request."""

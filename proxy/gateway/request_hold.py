@@ -200,7 +200,7 @@ class Holding:
             self.charged = settled.charged
             if settled.loss:
                 services.log.loss(self._request_id, key.account_id, settled.loss)
-        services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
+        services.metrics.count_charge(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
         return settled if isinstance(settled, Settled) else None
 
     async def settle_as_orphan(self, plan: Plan, tokens_out: int) -> None:

@@ -201,7 +201,7 @@ class Application:
         self._stack.callback(tracing.close)
         admins = Admins(database)
         failures = Failures(
-            settings.listen.max_failures_per_minute, settings.listen.trusted_proxies, metrics.failed_too_often
+            settings.listen.max_failures_per_minute, settings.listen.trusted_proxies, metrics.count_refused_unseen
         )
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins, failures)
         services = self._services = Services(
@@ -276,7 +276,7 @@ class Application:
 def _side_answers(services: Services, money: MoneyIn) -> Callable[[str, int], None]:
     def count(path: str, status: int) -> None:
         selling = services.settings.billing.purchase_enabled and money.keys is not None
-        services.metrics.side_answer(path, status, selling=selling)
+        services.metrics.count_side_answer(path, status, selling=selling)
 
     return count
 
@@ -388,7 +388,7 @@ def _look_at(services: Services, database: Database, store: Store, health: Healt
         health.problems["sql"] = await _probe(_check_schema(database))
         health.checked_at = time.monotonic()
         for name in ("balances", "sql"):
-            services.metrics.store_up.labels(name).set(0 if health.problems[name] else 1)
+            services.metrics.stores.store_up.labels(name).set(0 if health.problems[name] else 1)
         if turn % DEPTH_EVERY == 0 and not health.problems["balances"]:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
@@ -399,12 +399,12 @@ def _look_at(services: Services, database: Database, store: Store, health: Healt
                         "Too many charges wait for the ledger database, so nothing more is served for now."
                     )
                 health.problems["journal"] = services.overloaded
-                services.metrics.journal_entries.set(entries)
-                services.metrics.journal_lag.set(lag_ms / 1_000)
+                services.metrics.stores.journal_entries.set(entries)
+                services.metrics.stores.journal_lag.set(lag_ms / 1_000)
         services.metrics.publish()
         publish_store(services.metrics, store)
         for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
-            services.metrics.upstream_connections.labels(state).set(number)
+            services.metrics.stores.upstream_connections.labels(state).set(number)
         turn += 1
         return 0
 
@@ -413,7 +413,7 @@ def _look_at(services: Services, database: Database, store: Store, health: Healt
 
 def publish_store(metrics: Metrics, store: Store) -> None:
     """What this process had to rebuild."""
-    metrics.rebuilds.inc(store.rebuilt())
+    metrics.stores.rebuilds.inc(store.rebuilt())
 
 
 def noted_by(metrics: Metrics) -> Noted:
@@ -424,9 +424,9 @@ def noted_by(metrics: Metrics) -> Noted:
     def noted(entries: Sequence[Entry]) -> None:
         for entry in entries:
             if entry.loss:
-                metrics.lost(entry.loss)
+                metrics.count_loss(entry.loss)
             if ORPHANED in entry.record:
-                metrics.orphan(decode_record(entry.record), entry.charged)
+                metrics.count_abandoned(decode_record(entry.record), entry.charged)
 
     return noted
 
