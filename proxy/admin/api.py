@@ -29,17 +29,8 @@ from proxy.admin.ops_formatting import admin_row
 from proxy.admin.roles import ROLES
 from proxy.customer_api.rows import ledger_row, usage_row
 from proxy.customer_api.statement_csv import journal_csv
-from proxy.web.http import (
-    answering,
-    asked_end,
-    asked_time,
-    json_body,
-    json_response,
-    page_cursor,
-    page_cursor_of,
-    page_limit,
-    whole_number,
-)
+from proxy.web.http import json_body, json_handler, json_response
+from proxy.web.query import page_limit, parse_end, parse_time, read_cursor, whole_number, write_cursor
 from proxy.web.rejections import invalid, not_found
 from proxy.web.times import iso_time
 
@@ -174,7 +165,7 @@ class AdminApi:
         paths: dict[str, dict[str, AdminRoute]] = {}
         for row in self.table():
             paths.setdefault(row.path, {})[row.method] = row
-        return [Route(path, answering(self._guarded(rows)), methods=list(rows)) for path, rows in paths.items()]
+        return [Route(path, json_handler(self._guarded(rows)), methods=list(rows)) for path, rows in paths.items()]
 
     def _guarded(self, rows: dict[str, AdminRoute]) -> Any:
         async def handle(request: Request) -> Response:
@@ -219,10 +210,10 @@ class AdminApi:
         del caller
         account_id, limit = await self._known(request), page_limit(request)
         rows = await self.desk.ledger.usage_of(
-            account_id, limit + 1, UsageFilters(before=page_cursor(request.query_params.get("cursor")))
+            account_id, limit + 1, UsageFilters(before=read_cursor(request.query_params.get("cursor")))
         )
         following = (
-            page_cursor_of(rows[limit - 1]["created_at"], rows[limit - 1]["charge_id"]) if len(rows) > limit else None
+            write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["charge_id"]) if len(rows) > limit else None
         )
         return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
 
@@ -269,7 +260,7 @@ class AdminApi:
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, FlagValue)
-        ends = asked_end(asked.expires_at, "expiresAt")
+        ends = parse_end(asked.expires_at, "expiresAt")
         return json_response(
             await self.desk.set_flag(caller, request.path_params["flag"], asked.value, asked.reason, ends)
         )
@@ -284,7 +275,7 @@ class AdminApi:
 
     async def _activate(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, Activation)
-        start = asked_time(asked.effective_at, "effectiveAt")
+        start = parse_time(asked.effective_at, "effectiveAt")
         reason = checked_reason(asked.reason)
         await self.desk.rates.activate(
             asked.rate_card_id, now_ms() if start is None else start, caller.who.actor[:80], caller.who, reason
@@ -376,7 +367,7 @@ class AdminApi:
         asked = await json_body(request, NewAdmin)
         if asked.role not in ROLES:
             raise invalid(f"`role` is one of {', '.join(ROLES)}.", "role")
-        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_end(asked.expires_at, "expiresAt")
+        name, ends = checked_text(asked.name, "name", LONGEST_NAME), parse_end(asked.expires_at, "expiresAt")
         reason = checked_reason(asked.reason) if asked.reason else ""
         key_id, secret = await self.desk.admins.create(name, asked.role, caller.who, ends, reason)
         return json_response({"adminKeyId": key_id, "name": name, "role": asked.role, "adminKey": secret}, 201)
@@ -437,7 +428,7 @@ def _rules(asked: NewKey) -> KeyRules:
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
         concurrency=asked.concurrency,
-        expires_at=asked_end(asked.expires_at, "expiresAt"),
+        expires_at=parse_end(asked.expires_at, "expiresAt"),
     )
 
 

@@ -15,8 +15,8 @@ from billing.ledger.admins import ADMIN_PREFIX, Admin, Admins
 from billing.ledger.audit_log import Who
 from proxy.admin.oidc import TokenChecker
 from proxy.admin.roles import may
-from proxy.web.auth_failures import Failures
-from proxy.web.origin import asked_by
+from proxy.web.auth_failures import AuthFailures
+from proxy.web.origin import origin_of
 from proxy.web.rejections import Rejection, forbidden, unauthorized
 
 UNAUTHORIZED = 401
@@ -54,7 +54,7 @@ class AdminRoute(NamedTuple):
 class AdminAuth:
     """Recognises admins. Raises Rejection."""
 
-    def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: Failures) -> None:
+    def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: AuthFailures) -> None:
         """`tokens` None: no identity provider is configured. `failures`: of keys and tokens, by address."""
         self.admins, self._tokens, self._failures = admins, tokens, failures
 
@@ -68,15 +68,15 @@ class AdminAuth:
 
     async def admin(self, token: str, request: Request) -> Admin:
         """Whose key or token this is. Keys are looked up each time: a revoked one ends at once. Raises Rejection."""
-        address, digest = asked_by(request.scope).address, hash_key(token)
+        address, digest = origin_of(request.scope).address, hash_key(token)
         self._failures.check("admin", address, digest)
         try:
             found = await self._find(token)
         except Rejection as rejection:
             if rejection.status == UNAUTHORIZED:
-                self._failures.note("admin", address)
+                self._failures.count("admin", address)
             raise
-        self._failures.proved(digest)
+        self._failures.remember_proof(digest)
         return found
 
     async def _find(self, token: str) -> Admin:
@@ -103,5 +103,5 @@ class AdminAuth:
 
 def caller_of(admin: Admin, request: Request) -> Caller:
     """The admin, with where and by which request they came."""
-    asked = asked_by(request.scope)
+    asked = origin_of(request.scope)
     return Caller(admin, Who(admin.actor, admin.role, asked.request_id, asked.address))

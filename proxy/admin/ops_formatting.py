@@ -8,9 +8,9 @@ import msgspec
 
 from billing.storage.database import now_ms
 from config.flags import FLAGS, full_name
-from proxy.web.http import asked_time
+from proxy.web.display import exact_credits
+from proxy.web.query import parse_time
 from proxy.web.rejections import Rejection, invalid
-from proxy.web.spend_chart import exact
 from proxy.web.times import iso_time
 
 SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
@@ -58,12 +58,12 @@ DONE = {
 
 def credits_of(millicredits: str | int) -> str:
     """Millicredits as credits with all three places."""
-    return exact(int(millicredits))
+    return exact_credits(int(millicredits))
 
 
 def signed_credits(millicredits: str | int) -> str:
     """The same, with the sign of what it does to a balance."""
-    return ("+" if int(millicredits) > 0 else "") + exact(int(millicredits))
+    return ("+" if int(millicredits) > 0 else "") + exact_credits(int(millicredits))
 
 
 def number(value: float) -> str:
@@ -120,7 +120,7 @@ def flag_ends(text: str, now: int) -> int | None:
     if span is not None:
         return now + int(span[1]) * SPAN_MS[span[2]]
     try:
-        return asked_time(text or None, "expires")
+        return parse_time(text or None, "expires")
     except Rejection:
         raise invalid("`until` must be 15m, 4h, 7d or so, or a UTC time such as 2026-11-23T12:00.", "expires") from None
 

@@ -31,7 +31,7 @@ from proxy.admin.auth import AdminAuth, AdminRoute, Caller, caller_of
 from proxy.admin.ops_formatting import DONE, FILTERS, alarms, as_json, flag_ends, flag_views
 from proxy.customer_api.rows import ledger_row, usage_row
 from proxy.web.forms import own_form, session_form
-from proxy.web.http import check_parameters, page_cursor, page_cursor_of
+from proxy.web.query import check_parameters, read_cursor, write_cursor
 from proxy.web.rejections import Rejection, invalid
 
 COOKIE = "tk_admin"
@@ -189,14 +189,14 @@ class OpsPage:
         before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
         ledger = await self.desk.ledger.transfers_of(account_id, ROWS + 1, before)
         usage = await self.desk.ledger.usage_of(
-            account_id, ROWS + 1, UsageFilters(before=page_cursor(asked.get("usage")))
+            account_id, ROWS + 1, UsageFilters(before=read_cursor(asked.get("usage")))
         )
         content = {
             "account": await self.desk.account(account_id),
             "ledger": [ledger_row(row) for row in ledger[:ROWS]],
             "ledger_next": ledger[ROWS - 1]["id"] if len(ledger) > ROWS else None,
             "usage": [usage_row(row) for row in usage[:ROWS]],
-            "usage_next": page_cursor_of(usage[ROWS - 1]["created_at"], usage[ROWS - 1]["charge_id"])
+            "usage_next": write_cursor(usage[ROWS - 1]["created_at"], usage[ROWS - 1]["charge_id"])
             if len(usage) > ROWS
             else None,
             "paged": "ledger" in asked or "usage" in asked,

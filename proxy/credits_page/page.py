@@ -32,15 +32,16 @@ from billing.storage.database import now_ms
 from config.settings import Secret
 from proxy.credits_page.responses import Answers
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
+from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.checkout import OFF, receipt_url
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import is_offered, save_recharge
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
-from proxy.web.http import page_cursor, page_cursor_of
+from proxy.web.display import exact_credits, short_credits
+from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import invalid, not_found
-from proxy.web.spend_chart import DAYS, exact, figure, spend_chart
 from proxy.web.times import iso_time
 
 log = logging.getLogger("tollkeeper.stripe")
@@ -138,9 +139,9 @@ class CreditsPage:
             "here": f"{request.url.path}?{request.url.query}",
             "account": account,
             "staff": visitor.staff,
-            "available": figure(reading.balance - reading.held),
-            "balance": figure(reading.balance),
-            "held": figure(reading.held),
+            "available": short_credits(reading.balance - reading.held),
+            "balance": short_credits(reading.balance),
+            "held": short_credits(reading.held),
             "usd": dollars(reading.balance),
             "banners": await self._banners(request, visitor, reading),
             "packages": self._packages(),
@@ -185,7 +186,7 @@ class CreditsPage:
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
-            bought = figure(purchase.paid_millicredits + purchase.bonus_millicredits)
+            bought = short_credits(purchase.paid_millicredits + purchase.bonus_millicredits)
             return [{"text": f"Thank you. {bought} credits were added to your balance.", "look": "good"}]
         if purchase.state in ("expired", "failed"):
             return [{"text": NOT_PAID, "look": "bad"}]
@@ -200,7 +201,7 @@ class CreditsPage:
             if made is not None:
                 bonus = package.bonus_percent if made.bonus else ""
                 every = {"code": package.code, "usd": package.usd, "bonus": bonus}
-                found.append({**every, "credits": figure(made.paid + made.bonus)})
+                found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:
@@ -218,9 +219,9 @@ class CreditsPage:
         }
 
     async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=page_cursor(cursor)))
+        rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=read_cursor(cursor)))
         following = (
-            page_cursor_of(rows[ROWS - 1]["created_at"], rows[ROWS - 1]["charge_id"]) if len(rows) > ROWS else None
+            write_cursor(rows[ROWS - 1]["created_at"], rows[ROWS - 1]["charge_id"]) if len(rows) > ROWS else None
         )
         shown = [
             {
@@ -228,7 +229,7 @@ class CreditsPage:
                 "model": row["model"],
                 "input": f"{row['input_tokens']:,}",
                 "output": f"{row['output_tokens']:,}",
-                "credits": exact(row["charged_millicredits"]),
+                "credits": exact_credits(row["charged_millicredits"]),
                 "free": bool(row["free"]),
                 "id": row["charge_id"],
             }
@@ -246,15 +247,15 @@ class CreditsPage:
                 "reason": row["reason"],
                 "reference": row["reference_id"],
                 "purchase": row["purchase_id"] if row["purchase_id"] != row["reference_id"] else None,
-                "credits": ("+" if row["effect"] > 0 else "") + exact(row["effect"]),
+                "credits": ("+" if row["effect"] > 0 else "") + exact_credits(row["effect"]),
             }
             for row in rows[:ROWS]
         ]
         return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.money.sales.of_account(account, ROWS + 1, page_cursor(cursor))
-        following = page_cursor_of(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
+        rows = await self.money.sales.of_account(account, ROWS + 1, read_cursor(cursor))
+        following = write_cursor(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
         standing = await self.money.sales.standing([row.id for row in rows[:ROWS]])
         found = []
         for row in rows[:ROWS]:
@@ -264,7 +265,7 @@ class CreditsPage:
                 {
                     "at": moment(row.created_at),
                     "package": row.package_code,
-                    "credits": exact(row.paid_millicredits + row.bonus_millicredits),
+                    "credits": exact_credits(row.paid_millicredits + row.bonus_millicredits),
                     "usd": f"{cents // 100:,}.{cents % 100:02}",
                     "state": state,
                     "look": look,
@@ -285,7 +286,9 @@ class CreditsPage:
                 {
                     "id": row["id"],
                     "hint": row["hint"],
-                    "limit": "none" if limit is None else f"{figure(limit)} a {row['spend_period'] or 'lifetime'}",
+                    "limit": "none"
+                    if limit is None
+                    else f"{short_credits(limit)} a {row['spend_period'] or 'lifetime'}",
                     "at": moment(row["created_at"]),
                     "state": "revoked" if row["revoked_at"] else "expired" if ended else "active",
                     "active": not ended,

@@ -25,8 +25,9 @@ from billing.storage.database import now_ms
 from config.settings import Secret
 from proxy.credits_page.responses import Answers
 from proxy.web.forms import own_form, session_form
-from proxy.web.http import answering, check_parameters, json_body, json_response
-from proxy.web.origin import asked_by
+from proxy.web.http import json_body, json_handler, json_response
+from proxy.web.origin import origin_of
+from proxy.web.query import check_parameters
 from proxy.web.rejections import Rejection, forbidden, not_found
 from proxy.web.times import iso_time
 
@@ -72,7 +73,7 @@ class Visitor(NamedTuple):
 
     def who(self, request: Request) -> Who:
         """The customer, for the audit log: staff change nothing."""
-        return Who(f"customer:{self.account_id}", "customer", *asked_by(request.scope))
+        return Who(f"customer:{self.account_id}", "customer", *origin_of(request.scope))
 
 
 Page = Callable[[Request, Visitor], Awaitable[Response]]
@@ -94,7 +95,7 @@ class CreditsSignIn:
     def routes(self) -> list[Route]:
         """What to mount."""
         return [
-            Route("/api/portal/sessions", answering(self._make_link), methods=["POST"]),
+            Route("/api/portal/sessions", json_handler(self._make_link), methods=["POST"]),
             Route("/credits/enter", self._ask_to_enter, methods=["GET"]),
             Route("/credits/enter", self._enter, methods=["POST"]),
             Route("/credits/sign-out", self.page(self._sign_out, for_staff=True), methods=["POST"]),

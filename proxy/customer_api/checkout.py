@@ -23,18 +23,10 @@ from proxy.customer_api.money_in import MoneyIn, StripeParts
 from proxy.customer_api.rows import purchase_row
 from proxy.gateway.authenticate import Authenticator
 from proxy.observability.money_in_metrics import OTHER_TYPES
-from proxy.web.auth_failures import Failures
-from proxy.web.http import (
-    TOO_LARGE,
-    answering,
-    capped_body,
-    json_body,
-    json_response,
-    page_cursor,
-    page_cursor_of,
-    page_limit,
-)
-from proxy.web.origin import asked_by
+from proxy.web.auth_failures import AuthFailures
+from proxy.web.http import TOO_LARGE, capped_body, json_body, json_handler, json_response
+from proxy.web.origin import origin_of
+from proxy.web.query import page_limit, read_cursor, write_cursor
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found, too_many, unavailable
 
 log = logging.getLogger("tollkeeper.stripe")
@@ -63,17 +55,17 @@ class CheckoutApi:
     money: MoneyIn
     authenticator: Authenticator
     accounts: Accounts
-    failures: Failures = field(default_factory=Failures)
+    failures: AuthFailures = field(default_factory=AuthFailures)
 
     def routes(self) -> list[Route]:
         """What to mount."""
         return [
-            Route("/api/billing/checkout", answering(self._checkout), methods=["POST"]),
-            Route("/api/billing/purchases", answering(self._purchases)),
-            Route("/api/billing/purchases/{purchase_id}", answering(self._purchase)),
-            Route("/api/billing/purchases/{purchase_id}/receipt", answering(self._receipt)),
-            Route("/api/billing/portal", answering(self._portal), methods=["POST"]),
-            Route("/webhooks/stripe", answering(self._webhook), methods=["POST"]),
+            Route("/api/billing/checkout", json_handler(self._checkout), methods=["POST"]),
+            Route("/api/billing/purchases", json_handler(self._purchases)),
+            Route("/api/billing/purchases/{purchase_id}", json_handler(self._purchase)),
+            Route("/api/billing/purchases/{purchase_id}/receipt", json_handler(self._receipt)),
+            Route("/api/billing/portal", json_handler(self._portal), methods=["POST"]),
+            Route("/webhooks/stripe", json_handler(self._webhook), methods=["POST"]),
         ]
 
     async def _checkout(self, request: Request) -> Response:
@@ -113,9 +105,9 @@ class CheckoutApi:
         key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         limit = page_limit(request)
         rows = await self.money.sales.of_account(
-            key.account_id, limit + 1, page_cursor(request.query_params.get("cursor"))
+            key.account_id, limit + 1, read_cursor(request.query_params.get("cursor"))
         )
-        following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
+        following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
         return json_response({"data": [purchase_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _purchase(self, request: Request) -> Response:
@@ -181,7 +173,7 @@ class CheckoutApi:
         except BadSignature:
             if body != UNSIGNED_PROBE:
                 self._failed("signature")
-                self._limit_failures(asked_by(request.scope).address)
+                self._limit_failures(origin_of(request.scope).address)
             raise invalid("The signature does not verify.", code="bad_signature") from None
         try:
             return await self._keep(body)
@@ -248,7 +240,7 @@ class CheckoutApi:
         One that does is never asked about.
         """
         self.failures.check("webhook", address)
-        self.failures.note("webhook", address)
+        self.failures.count("webhook", address)
 
     def _failed(self, reason: str) -> None:
         self.money.metrics.count(self.money.metrics.money_in.webhook_failures, reason)

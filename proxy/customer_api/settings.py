@@ -16,8 +16,8 @@ from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import is_offered, save_recharge
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.authenticate import Authenticator
-from proxy.web.http import answering, json_body, json_response
-from proxy.web.origin import asked_by
+from proxy.web.http import json_body, json_handler, json_response
+from proxy.web.origin import origin_of
 from proxy.web.rejections import forbidden, invalid
 
 Amount = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,15}$")]
@@ -51,9 +51,9 @@ class SettingsApi:
     def routes(self) -> list[Route]:
         """What to mount."""
         return [
-            Route("/api/billing/auto-recharge", answering(self._recharge), methods=["GET", "PUT"]),
-            Route("/api/billing/low-balance", answering(self._low_balance), methods=["GET", "PUT"]),
-            Route("/api/billing/statement", answering(self._statement)),
+            Route("/api/billing/auto-recharge", json_handler(self._recharge), methods=["GET", "PUT"]),
+            Route("/api/billing/low-balance", json_handler(self._low_balance), methods=["GET", "PUT"]),
+            Route("/api/billing/statement", json_handler(self._statement)),
         ]
 
     async def _recharge(self, request: Request) -> Response:
@@ -107,7 +107,7 @@ class SettingsApi:
 
 def _who(key: ApiKey, request: Request) -> Who:
     """The customer by one of their keys, for the audit log."""
-    return Who(f"customer:{key.account_id} by {key.key_id}", "customer", *asked_by(request.scope))
+    return Who(f"customer:{key.account_id} by {key.key_id}", "customer", *origin_of(request.scope))
 
 
 def _recharge_row(row: Recharge | None) -> dict[str, object]:

@@ -35,7 +35,7 @@ from proxy.gateway.services import ClientSide, Services
 from proxy.gateway.settlement import Ending, Shown, Terms, decide_ending
 from proxy.gateway.upstream.pool import Answer, Interrupted, Interruption, UpstreamError
 from proxy.gateway.usage_rows import pending_record
-from proxy.web.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
+from proxy.web.rejections import Rejection, bad_gateway, invalid, replacement_error, unavailable
 
 CHECKPOINT_SECONDS = 1.0
 SHRINK_FROM = 100_000
@@ -244,7 +244,7 @@ class Exchange:
             self.services.log.key_refused()
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = self.passing.headers(answer.head.headers), instead_of(status, body)
+        headers, own = self.passing.headers(answer.head.headers), replacement_error(status, body)
         if own is not None:
             body = own.body()
             headers = [

@@ -66,9 +66,9 @@ from proxy.server.http_protocol import UvicornClient
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import RATES, Apply, LiveSettings
 from proxy.server.side_routes import SideParts, side_routes
-from proxy.web.auth_failures import Failures
-from proxy.web.http import json_response, rejected
-from proxy.web.origin import Group, group_of
+from proxy.web.auth_failures import AuthFailures
+from proxy.web.http import json_response, rejection_response
+from proxy.web.paths import Group, group_of
 from proxy.web.rejections import Rejection, not_found
 
 log = logging.getLogger("tollkeeper.app")
@@ -200,7 +200,7 @@ class Application:
         tracing = _tracing(settings.log)
         self._stack.callback(tracing.close)
         admins = Admins(database)
-        failures = Failures(
+        failures = AuthFailures(
             settings.listen.max_failures_per_minute, settings.listen.trusted_proxies, metrics.count_refused_unseen
         )
         authenticator = Authenticator(accounts, settings.journal.max_lag_seconds, admins, failures)
@@ -478,15 +478,17 @@ def _metrics_with(registry: CollectorRegistry, own: Metrics) -> Any:
 
 
 async def _no_such_page(_request: Request, _error: Exception) -> Response:
-    return rejected(not_found("There is no such page here. The API is under /v1 and /api/billing.", "not_found"))
+    return rejection_response(
+        not_found("There is no such page here. The API is under /v1 and /api/billing.", "not_found")
+    )
 
 
 async def _wrong_method(_request: Request, _error: Exception) -> Response:
-    return rejected(Rejection(405, "method_not_allowed", "This path does not take that method."))
+    return rejection_response(Rejection(405, "method_not_allowed", "This path does not take that method."))
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return rejected(
+    return rejection_response(
         Rejection(500, "internal_error", "Something went wrong on our side. Try again.", kind="server_error")
     )
 

@@ -34,7 +34,7 @@ from proxy.customer_api.settings import SettingsApi
 from proxy.gateway.services import Services
 from proxy.server.jobs import STATEMENT_SECONDS
 from proxy.server.live_settings import LiveSettings
-from proxy.web.auth_failures import Failures
+from proxy.web.auth_failures import AuthFailures
 
 
 def journal_apart(conf: DatabaseSettings) -> Journal:
@@ -67,7 +67,7 @@ class SideParts:
     tokens: TokenChecker | None
     origin: str
     jobs: Scheduler
-    failures: Failures
+    failures: AuthFailures
 
 
 def side_routes(parts: SideParts) -> list[Route]:

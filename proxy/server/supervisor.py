@@ -42,7 +42,7 @@ from proxy.server.gauges import Publisher
 from proxy.server.http_protocol import HttpLimits, guarded
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import LiveSettings
-from proxy.web.origin import Group
+from proxy.web.paths import Group
 
 log = logging.getLogger("tollkeeper.serve")
 
