@@ -6,7 +6,6 @@ session; what a customer sees is the session's account only, and staff who look 
 """
 
 import contextlib
-import logging
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -34,8 +33,8 @@ from proxy.credits_page.responses import Answers
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
 from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
-from proxy.customer_api.checkout import OFF, receipt_url
 from proxy.customer_api.money_in import MoneyIn
+from proxy.customer_api.payment_pages import PURCHASES_OFF, open_payment_page, open_saved_cards, receipt_url
 from proxy.customer_api.recharge import is_offered, save_recharge
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
@@ -43,8 +42,6 @@ from proxy.web.display import exact_credits, short_credits
 from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import invalid, not_found
 from proxy.web.times import iso_time
-
-log = logging.getLogger("tollkeeper.stripe")
 
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
@@ -301,15 +298,13 @@ class CreditsPage:
     async def _buy(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
         if not self.money.settings.billing.purchase_enabled:
-            return self._answers.message("Purchases are off", OFF, 503, back=True)
+            return self._answers.message("Purchases are off", PURCHASES_OFF, 503, back=True)
         offer = self.money.offer(str(form.get("package", "")))
         if offer is None or self.money.keys is None:
             raise invalid("There is no such package to buy here.")
-        account = await self.accounts.get(visitor.account_id)
         try:
-            parts = await self.money.parts()
-            purchase = await parts.checkout.open(
-                visitor.account_id, account["name"], offer, save_method=form.get("save") == "yes"
+            purchase = await open_payment_page(
+                self.money, self.accounts, visitor.account_id, offer, save_method=form.get("save") == "yes"
             )
         except TooManyCheckouts:
             text = "Too many were opened for this account. Try again in an hour."
@@ -337,11 +332,10 @@ class CreditsPage:
         if buyer is None or self.money.keys is None:
             raise not_found("No card is saved yet.", "no_customer")
         try:
-            url = await (await self.money.parts()).gateway.portal_url(
-                buyer.customer_id, f"{self.public_url.rstrip('/')}/credits"
+            url = await open_saved_cards(
+                self.money, visitor.account_id, buyer.customer_id, f"{self.public_url.rstrip('/')}/credits"
             )
-        except StripeRefused as refused:
-            log.error("no page of saved cards for %s: %s", visitor.account_id, refused)
+        except StripeRefused:
             return self._answers.message(
                 "Try again shortly", "The payment provider does not open its page now.", 503, back=True
             )

@@ -14,6 +14,7 @@ from starlette.routing import Route
 from billing.ledger.accounts import ApiKey
 from billing.ledger.ledger import Ledger, UsageFilters
 from billing.money.amounts import display_credits, display_usd, package_credits
+from proxy.customer_api.callers import authenticate
 from proxy.customer_api.rows import ledger_row, usage_details, usage_row
 from proxy.gateway.admission import banners
 from proxy.gateway.authenticate import may_use_model
@@ -105,7 +106,7 @@ class AccountApi:
         return json_response({**usage_row(rows[0]), **usage_details(rows[0])})
 
     async def _key(self, request: Request) -> ApiKey:
-        return await self.services.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        return await authenticate(self.services.authenticator, request)
 
     def _rates(self, key: ApiKey) -> list[dict[str, Any]]:
         found, prices = [], self.services.prices

@@ -31,6 +31,7 @@ from proxy.customer_api.account import AccountApi
 from proxy.customer_api.checkout import CheckoutApi
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.settings import SettingsApi
+from proxy.customer_api.stripe_webhook import StripeWebhook
 from proxy.gateway.services import Services
 from proxy.server.jobs import STATEMENT_SECONDS
 from proxy.server.live_settings import LiveSettings
@@ -88,7 +89,8 @@ def side_routes(parts: SideParts) -> list[Route]:
     )
     return [
         *api.routes(),
-        *CheckoutApi(money, services.authenticator, parts.accounts, parts.failures).routes(),
+        *CheckoutApi(money, services.authenticator, parts.accounts).routes(),
+        *StripeWebhook(money, parts.failures).routes(),
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
         *AdminApi(desk, auth).routes(),

@@ -19,7 +19,7 @@ from billing.storage.database import now_ms
 from config.load import ConfigError
 from config.secrets import openai_admin_key
 from proxy.cli.preflight.site import Check, Offset, Site, words
-from proxy.customer_api.checkout import PROBE_TYPE, UNSIGNED_PROBE
+from proxy.customer_api.stripe_webhook import PROBE_TYPE, UNSIGNED_PROBE
 from proxy.gateway.endpoints import METERED
 from proxy.server.openai_costs import OpenAICosts
 

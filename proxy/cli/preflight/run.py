@@ -1,7 +1,7 @@
 """`tollkeeper preflight`: may this go live? A table of checks with what to do about each.
 
 It changes nothing: it reads the stores, asks OpenAI and Stripe for what they have, and sends our own webhook one signed
-event of a type that is verified and dropped (proxy/customer_api/checkout.py). Safe on a live system, at any time.
+event of a type that is verified and dropped (proxy/customer_api/stripe_webhook.py). Safe on a live system, at any time.
 """
 
 import contextlib
