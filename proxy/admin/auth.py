@@ -33,7 +33,7 @@ class Caller(NamedTuple):
         """Whether their role may do this."""
         return may(self.admin.role, action)
 
-    def must(self, action: str) -> None:
+    def require(self, action: str) -> None:
         """Raises Rejection (403) unless their role may do this."""
         if not self.may(action):
             raise forbidden(f"The role {self.admin.role!r} may not do this ({action}).", "role_not_allowed")
@@ -87,7 +87,7 @@ class AdminAuth:
             raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
         return found
 
-    async def opens_portal(self, request: Request) -> Caller | None:
+    async def find_portal_staff(self, request: Request) -> Caller | None:
         """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else.
 
         Raises Rejection (429, 503) when it cannot be said.

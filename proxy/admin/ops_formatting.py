@@ -6,12 +6,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billing.storage.database import now_ms
 from config.flags import FLAGS, full_name
 from proxy.web.display import exact_credits
 from proxy.web.query import parse_time
 from proxy.web.rejections import Rejection, invalid
-from proxy.web.times import iso_time
 
 SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 SPAN_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -131,18 +129,3 @@ def as_json(value: Any) -> str:
 
 
 FILTERS = {"credits": credits_of, "signed": signed_credits, "number": number, "usd": usd, "stamp": stamp}
-
-
-def admin_row(row: dict[str, Any]) -> dict[str, Any]:
-    """An admin key as shown: everything but the key."""
-    ended = row["expires_at"] is not None and row["expires_at"] <= now_ms()
-    return {
-        "adminKeyId": row["id"],
-        "name": row["name"],
-        "role": row["role"],
-        "hint": row["hint"],
-        "state": "revoked" if row["revoked_at"] is not None else "expired" if ended else "active",
-        "createdAt": iso_time(row["created_at"]),
-        "createdBy": row["created_by"],
-        "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] is not None else None,
-    }

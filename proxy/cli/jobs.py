@@ -22,7 +22,7 @@ from billing.jobs.runs import PARTLY
 from billing.jobs.schedule import JobIsRunning, Result, Run
 from billing.money.amounts import written_credits, written_usd
 from billing.storage.database import now_ms
-from proxy.admin.actions import job_row
+from proxy.admin.rows import job_row
 from proxy.cli.context import Add, Context, Refusal
 from proxy.cli.context import Result as Output
 from proxy.customer_api.money_in import CHECK_DAYS, money_in

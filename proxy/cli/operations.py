@@ -7,11 +7,11 @@ import msgspec
 
 from billing.ledger.admins import LONGEST_NAME, Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import Overrides, in_force
-from billing.storage.database import now_ms
-from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
-from proxy.admin.ops_formatting import admin_row
+from billing.ledger.flag_overrides import Overrides
+from config.flags import FLAGS, flag_named, full_name, read_flag, value_of
+from proxy.admin.flags import check_override, list_flags, set_override
 from proxy.admin.roles import ROLES
+from proxy.admin.rows import admin_row
 from proxy.cli.context import Add, Context, Refusal, Result, because, expiry, short_text, who
 from proxy.web.times import iso_time
 
@@ -61,11 +61,9 @@ async def _flag_set(context: Context) -> Result:
     value = read_flag(flag, given.value)
     ends = expiry(given.expires)
     overrides = Overrides(context.database)
-    others = {name: other for name, other in in_force(await overrides.all(), now_ms()).items() if name != flag}
-    with_flags(context.settings, {**others, flag: value})
-    await overrides.set(flag, value, given.reason, who(), ends)
+    await check_override(overrides, context.settings, flag, value)
+    result = await set_override(overrides, flag, value, given.reason, who(), ends)
     until = f" until {iso_time(ends)}" if ends is not None else ""
-    result = {"flag": full_name(flag), "value": value, "expiresAt": iso_time(ends) if ends is not None else None}
     return result, f"{full_name(flag)} = {_shown(value)}{until}, on every server within 2 s.", 0
 
 
@@ -79,27 +77,7 @@ async def _flag_clear(context: Context) -> Result:
 
 
 async def _flag_list(context: Context) -> Result:
-    rows = {row.flag: row for row in await Overrides(context.database).all()}
-    data = []
-    for flag in FLAGS:
-        file, row = value_of(context.settings, flag), rows.get(flag)
-        rules = row is not None and not row.ended(now_ms())
-        shown: dict[str, Any] = {
-            "flag": full_name(flag),
-            "file": file,
-            "value": row.value if row and rules else file,
-            "override": None,
-        }
-        if row is not None:
-            shown["override"] = {
-                "value": row.value,
-                "reason": row.reason,
-                "actor": row.actor,
-                "createdAt": iso_time(row.created_at),
-                "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
-                "ended": not rules,
-            }
-        data.append(shown)
+    data = await list_flags(Overrides(context.database), context.settings)
     lines = [f"{row['flag']:24} {_shown(row['value'])}{_by(row['override'])}" for row in data]
     return {"data": data}, "\n".join(lines), 0
 

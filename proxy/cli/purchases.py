@@ -13,6 +13,7 @@ from billing.payments.purchase_store import Sales
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox
 from config.load import ConfigError
+from proxy.admin.rows import review_row
 from proxy.cli.context import Add, Context, Result, because, short_text, who
 from proxy.customer_api.money_in import MoneyIn, money_in
 from proxy.customer_api.rows import purchase_row, refund_row
@@ -200,10 +201,7 @@ async def _purchases(context: Context) -> Result:
 
 async def _review(context: Context) -> Result:
     rows = await Sales(context.database).in_review()
-    data = [
-        {**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents}
-        for row in rows
-    ]
+    data = [review_row(row) for row in rows]
     lines = [
         f"{row['createdAt']}  {row['id']}  {row['accountId']}  {row['totalCents'] / 100:.2f} paid: {row['problem']}"
         for row in data

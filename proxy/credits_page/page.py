@@ -5,11 +5,8 @@ one-time link; the link opens a session that lives in an HttpOnly cookie. Every 
 session; what a customer sees is the session's account only, and staff who look at it change nothing.
 """
 
-import contextlib
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -18,30 +15,28 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounting.statements import Statements
-from billing.ledger.accounts import Accounts, KeyRules
+from billing.ledger.accounts import Accounts
 from billing.ledger.ledger import UsageFilters
 from billing.ledger.portal_tokens import DAY_MS, Portal
-from billing.money.amounts import MoneyError, decimal_of, millicredits, parse_credits
-from billing.money.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.money.holds import Reading
-from billing.money.spend_periods import PERIODS
 from billing.payments.purchase_store import Purchase, Standing
-from billing.payments.recharge.rules import Recharge, Wish
+from billing.payments.recharge.rules import Recharge
 from billing.storage.database import now_ms
 from config.settings import Secret
-from proxy.credits_page.responses import Answers
+from proxy.credits_page.formatting import dollars, moment, months
+from proxy.credits_page.forms import CreditsForms
+from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
 from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import PURCHASES_OFF, open_payment_page, open_saved_cards, receipt_url
-from proxy.customer_api.recharge import is_offered, save_recharge
+from proxy.customer_api.payment_pages import receipt_url
+from proxy.customer_api.recharge import is_offered
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
 from proxy.web.display import exact_credits, short_credits
 from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import invalid, not_found
-from proxy.web.times import iso_time
 
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
@@ -79,15 +74,13 @@ DONE = {
     "revoked": "The key is revoked. Programs that use it stop working within seconds.",
 }
 """What the page says after a form, by the word in its address."""
-MOST_MONTHS = 36
-GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class CreditsPage:
     """The handlers and what they need.
 
-    `service_key` None: links are only made by the command line, and by whom `may_open` lets.
+    `service_key` None: links are only made by the command line, and by staff that `find_staff` recognises.
     """
 
     money: MoneyIn
@@ -97,23 +90,17 @@ class CreditsPage:
     statements: Statements
     service_key: Secret | None
     public_url: str
-    may_open: Callable[[Request], Awaitable[StaffCaller | None]] | None = None
+    find_staff: Callable[[Request], Awaitable[StaffCaller | None]] | None = None
 
     def routes(self) -> list[Route]:
         """What to mount."""
-        sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.may_open, self._answers)
+        sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.find_staff, self._responses)
         shown = (
             ("/credits", self._credits),
             ("/credits/statement", self._statement),
             ("/credits/receipts/{purchase_id}", self._receipt),
         )
-        changes = (
-            ("/credits/buy", self._buy),
-            ("/credits/recharge", self._recharge),
-            ("/credits/cards", self._cards),
-            ("/credits/keys", self._create_key),
-            ("/credits/keys/revoke", self._revoke_key),
-        )
+        changes = CreditsForms(self.money, self.accounts, self.public_url, self._responses).handlers()
         return [
             *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
@@ -122,8 +109,8 @@ class CreditsPage:
         ]
 
     @property
-    def _answers(self) -> Answers:
-        return Answers(self.money)
+    def _responses(self) -> PageResponses:
+        return PageResponses(self.money)
 
     # -- the page ---------------------------------------------------------------------------------
 
@@ -151,7 +138,7 @@ class CreditsPage:
             "keys": await self._keys_view(account),
             "months": months(row["created_at"], now),
         }
-        return self._answers.page("credits.html", content)
+        return self._responses.page("credits.html", content)
 
     async def _banners(self, request: Request, visitor: Visitor, reading: Reading) -> list[dict[str, Any]]:
         """What the visitor should know first: who they are here, how it went, what is switched off, what is wrong."""
@@ -293,82 +280,7 @@ class CreditsPage:
             )
         return sorted(found, key=lambda key: not key["active"])
 
-    # -- what the forms do ------------------------------------------------------------------------
-
-    async def _buy(self, request: Request, visitor: Visitor) -> Response:
-        form = await request.form()
-        if not self.money.settings.billing.purchase_enabled:
-            return self._answers.message("Purchases are off", PURCHASES_OFF, 503, back=True)
-        offer = self.money.offer(str(form.get("package", "")))
-        if offer is None or self.money.keys is None:
-            raise invalid("There is no such package to buy here.")
-        try:
-            purchase = await open_payment_page(
-                self.money, self.accounts, visitor.account_id, offer, save_method=form.get("save") == "yes"
-            )
-        except TooManyCheckouts:
-            text = "Too many were opened for this account. Try again in an hour."
-            return self._answers.message("Too many payment pages", text, 429, back=True)
-        except StripeRefused:
-            text = "The payment page cannot be opened now. Nothing was charged."
-            return self._answers.message("Try again shortly", text, 503, back=True)
-        return self._answers.go(purchase.url)
-
-    async def _recharge(self, request: Request, visitor: Visitor) -> Response:
-        form = await request.form()
-        enabled, consent = form.get("enabled") == "yes", form.get("consent") == "yes"
-        if enabled and not consent:
-            raise invalid("Tick the box that allows us to charge your saved card.")
-        threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
-        ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit") if enabled else 0
-        wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
-        await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent)
-        return self._answers.go(f"/credits?done=recharge-{'on' if enabled else 'off'}")
-
-    async def _cards(self, request: Request, visitor: Visitor) -> Response:
-        """To Stripe's own page, where saved cards are looked at, replaced and removed."""
-        del request
-        buyer = await self.money.buyers.find(visitor.account_id)
-        if buyer is None or self.money.keys is None:
-            raise not_found("No card is saved yet.", "no_customer")
-        try:
-            url = await open_saved_cards(
-                self.money, visitor.account_id, buyer.customer_id, f"{self.public_url.rstrip('/')}/credits"
-            )
-        except StripeRefused:
-            return self._answers.message(
-                "Try again shortly", "The payment provider does not open its page now.", 503, back=True
-            )
-        return self._answers.go(url)
-
-    async def _create_key(self, request: Request, visitor: Visitor) -> Response:
-        form = await request.form()
-        raw, period = str(form.get("limit", "")).strip(), str(form.get("period", "month"))
-        limit = _amount(raw, parse_credits, "spend limit") if raw else None
-        if limit is not None and (limit <= 0 or period not in PERIODS):
-            raise invalid("The spend limit must be above 0.")
-        rules = KeyRules(
-            spend_limit=None if limit is None else millicredits(limit),
-            spend_period=period if limit is not None else None,
-        )
-        _, secret = await self.accounts.create_key(visitor.account_id, rules, visitor.who(request))
-        text = "This is your new key. It is shown this once: copy it now."
-        content = {
-            "title": "New API key",
-            "text": text,
-            "secret": secret,
-            "back": True,
-            "base_url": f"{self.public_url.rstrip('/')}/v1",
-        }
-        return self._answers.page("message.html", content, 201)
-
-    async def _revoke_key(self, request: Request, visitor: Visitor) -> Response:
-        key_id = str((await request.form()).get("key", ""))
-        if key_id not in {row["id"] for row in await self.accounts.keys_of(visitor.account_id)}:
-            raise not_found("There is no such key of yours.", "key_not_found")
-        with contextlib.suppress(KeyNotFound):  # revoked already
-            await self.accounts.revoke_key(key_id, visitor.who(request))
-        return self._answers.go("/credits?done=revoked")
+    # -- files and receipts ----------------------------------------------------------------------
 
     async def _statement(self, request: Request, visitor: Visitor) -> Response:
         month, form = request.query_params.get("month", ""), request.query_params.get("format", "pdf")
@@ -380,21 +292,19 @@ class CreditsPage:
         body, media = statement_file(statement, kind)
         name = f"statement-{month}.{kind}"
         return Response(
-            body, 200, {**self._answers.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
+            body, 200, {**self._responses.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
         )
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
         purchase = await self.money.sales.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
-        return self._answers.go(await receipt_url(self.money, purchase))
-
-    # -- answers ----------------------------------------------------------------------------------
+        return self._responses.redirect(await receipt_url(self.money, purchase))
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in STATIC:
-            return self._answers.message("Not found", "There is no such file.", 404)
+            return self._responses.message("Not found", "There is no such file.", 404)
         body = files("proxy.credits_page").joinpath(f"templates/{name}").read_bytes()
         return Response(body, 200, {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}, STATIC[name])
 
@@ -409,42 +319,3 @@ def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
     if row.state == "credited" and standing is not None:
         return standing.word, LOOKS[standing.word]
     return STATES[row.state]
-
-
-def moment(at: int) -> dict[str, str]:
-    """A time for a <time> element: ISO 8601, and UTC in words for browsers without the script."""
-    iso = iso_time(at)
-    return {"iso": iso, "text": f"{iso[:10]} {iso[11:16]} UTC"}
-
-
-def dollars(amount: int) -> str:
-    """Millicredits (micro-dollars) as dollars and cents, cut off: $12.97."""
-    cents = abs(amount) // 10_000
-    return f"{'−' if amount < 0 else ''}${cents // 100:,}.{cents % 100:02}"
-
-
-def months(since: int, now: int) -> list[dict[str, str]]:
-    """The months that have a statement, this one first (Unix milliseconds, UTC)."""
-    first, date = iso_time(since)[:7], datetime.fromtimestamp(now / 1_000, UTC)
-    found: list[dict[str, str]] = []
-    year, month = date.year, date.month
-    while len(found) < MOST_MONTHS and (code := f"{year:04}-{month:02}") >= first:
-        found.append({"code": code, "text": f"{date.replace(year=year, month=month, day=1):%B %Y}"})
-        year, month = (year, month - 1) if month > 1 else (year - 1, 12)
-    return found
-
-
-def _cents(text: str) -> int:
-    cents = decimal_of(text, "dollars") * 100
-    if cents.denominator != 1 or not 0 < cents < 10**9:
-        raise MoneyError("not whole cents")
-    return cents.numerator
-
-
-def _amount(text: str, read: Callable[[str], int], name: str) -> int:
-    """A number from a form; a comma only groups thousands: 1,000 is a thousand, 20,00 is refused. Raises Rejection."""
-    plain = text.strip()
-    try:
-        return read(plain.replace(",", "") if GROUPED.fullmatch(plain) else plain)
-    except MoneyError:
-        raise invalid(f"The {name} is not a number we understand.") from None

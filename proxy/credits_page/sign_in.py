@@ -23,7 +23,7 @@ from billing.ledger.portal_tokens import Portal, Session, Staff
 from billing.money.errors import AccountNotFound, NotYet, StoreUnavailable
 from billing.storage.database import now_ms
 from config.settings import Secret
-from proxy.credits_page.responses import Answers
+from proxy.credits_page.responses import PageResponses
 from proxy.web.forms import own_form, session_form
 from proxy.web.http import json_body, json_handler, json_response
 from proxy.web.origin import origin_of
@@ -83,14 +83,14 @@ Page = Callable[[Request, Visitor], Awaitable[Response]]
 class CreditsSignIn:
     """The handlers and what they need.
 
-    `service_key` None: links are only made by the command line, and by whom `may_open` lets.
+    `service_key` None: links are only made by the command line, and by staff that `find_staff` recognises.
     """
 
     portal: Portal
     service_key: Secret | None
     public_url: str
-    may_open: Callable[[Request], Awaitable[StaffCaller | None]] | None
-    answers: Answers
+    find_staff: Callable[[Request], Awaitable[StaffCaller | None]] | None
+    responses: PageResponses
 
     def routes(self) -> list[Route]:
         """What to mount."""
@@ -112,7 +112,7 @@ class CreditsSignIn:
                 check_parameters(request)
                 session = await self._session(request)
                 if session is None:
-                    return self.answers.message("Please sign in", SIGN_IN, 401)
+                    return self.responses.message("Please sign in", SIGN_IN, 401)
                 visitor = Visitor(request.cookies[COOKIE], session.account_id, session.staff)
                 if visitor.staff is not None and not for_staff:
                     raise forbidden(READ_ONLY, "read_only")
@@ -120,12 +120,12 @@ class CreditsSignIn:
                     await session_form(request, self.public_url, visitor.csrf)
                 return await handler(request, visitor)
             except Rejection as rejection:
-                return self.answers.message("That did not work", rejection.message, rejection.status, back=True)
+                return self.responses.message("That did not work", rejection.message, rejection.status, back=True)
             except NotYet:
                 text = "Your last payment page is still being settled. Try again in a moment."
-                return self.answers.message("One moment", text, 503, back=True)
+                return self.responses.message("One moment", text, 503, back=True)
             except (StoreUnavailable, AccountNotFound):
-                return self.answers.message("Try again shortly", f"{AWAY} Nothing was changed.", 503, back=True)
+                return self.responses.message("Try again shortly", f"{AWAY} Nothing was changed.", 503, back=True)
 
         return wrapped
 
@@ -133,7 +133,7 @@ class CreditsSignIn:
         given = request.headers.get("authorization", "")
         wanted = f"Bearer {self.service_key.reveal()}" if self.service_key else ""
         known = bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
-        caller = await self.may_open(request) if not known and self.may_open is not None else None
+        caller = await self.find_staff(request) if not known and self.find_staff is not None else None
         if not known and caller is None:
             raise Rejection(
                 401, "invalid_service_key", "Send the service key as a bearer token.", kind="authentication_error"
@@ -160,14 +160,14 @@ class CreditsSignIn:
             link = await self.portal.opens(token)
             session = await self._session(request)
         except StoreUnavailable:
-            return self.answers.message("Try again shortly", AWAY, 503)
+            return self.responses.message("Try again shortly", AWAY, 503)
         if link is None:
-            return self.answers.message(USED, SIGN_IN, 403)
+            return self.responses.message(USED, SIGN_IN, 403)
         if link.blocked:
-            return self.answers.message("This account is blocked", BLOCKED, 403)
+            return self.responses.message("This account is blocked", BLOCKED, 403)
         instead_of = session.account_id if session is not None and session.account_id != link.account_id else ""
         content = {"token": token, "account": link.account_id, "instead_of": instead_of, "staff": link.staff}
-        answer = self.answers.page("enter.html", content)
+        answer = self.responses.page("enter.html", content)
         answer.headers["referrer-policy"] = "same-origin"  # so that the browser says whose form it sends
         return answer
 
@@ -178,15 +178,15 @@ class CreditsSignIn:
             opened = await self.portal.open(token)
             link = await self.portal.opens(token) if opened is None else None
         except Rejection as rejection:
-            return self.answers.message("That did not work", rejection.message, rejection.status)
+            return self.responses.message("That did not work", rejection.message, rejection.status)
         except StoreUnavailable:
-            return self.answers.message("Try again shortly", AWAY, 503)
+            return self.responses.message("Try again shortly", AWAY, 503)
         if link is not None and link.blocked:
-            return self.answers.message("This account is blocked", BLOCKED, 403)
+            return self.responses.message("This account is blocked", BLOCKED, 403)
         if opened is None:
-            return self.answers.message(USED, SIGN_IN, 403)
+            return self.responses.message(USED, SIGN_IN, 403)
         cookie, session = opened
-        response = self.answers.go("/credits")
+        response = self.responses.redirect("/credits")
         secure = urlsplit(self.public_url).scheme == "https"
         seconds = (session.expires_at - now_ms()) // 1_000
         response.set_cookie(
@@ -202,7 +202,7 @@ class CreditsSignIn:
     async def _sign_out(self, request: Request, visitor: Visitor) -> Response:
         del request
         await self.portal.close(visitor.token)
-        response = self.answers.message("Signed out", "You can close this window.", 200)
+        response = self.responses.message("Signed out", "You can close this window.", 200)
         response.delete_cookie(COOKIE, path="/credits")
         return response
 

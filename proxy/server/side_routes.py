@@ -21,7 +21,7 @@ from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from config.secrets import service_key
 from config.settings import Database as DatabaseSettings
-from proxy.admin.actions import AdminDesk, Journal
+from proxy.admin.actions import AdminActions, Journal
 from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminAuth
 from proxy.admin.oidc import TokenChecker
@@ -75,7 +75,7 @@ def side_routes(parts: SideParts) -> list[Route]:
     """What to mount."""
     database, services, money = parts.database, parts.services, parts.money
     api, statements = AccountApi(services, parts.ledger), Statements(database)
-    auth, desk = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_desk(parts)
+    auth, actions = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_actions(parts)
     settings = services.settings
     portal = CreditsPage(
         money,
@@ -85,7 +85,7 @@ def side_routes(parts: SideParts) -> list[Route]:
         statements,
         service_key(settings),
         settings.portal.public_url or parts.origin,
-        auth.opens_portal,
+        auth.find_portal_staff,
     )
     return [
         *api.routes(),
@@ -93,15 +93,15 @@ def side_routes(parts: SideParts) -> list[Route]:
         *StripeWebhook(money, parts.failures).routes(),
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
-        *AdminApi(desk, auth).routes(),
-        *OpsPage(desk, auth).routes(),
+        *AdminApi(actions, auth).routes(),
+        *OpsPage(actions, auth).routes(),
     ]
 
 
-def admin_desk(parts: SideParts) -> AdminDesk:
+def admin_actions(parts: SideParts) -> AdminActions:
     """What admins work with."""
     database = parts.database
-    return AdminDesk(
+    return AdminActions(
         parts.services,
         parts.accounts,
         parts.ledger,
