@@ -1,10 +1,11 @@
 """What every command of the CLI works with, and what it gives back."""
 
 import argparse
+import contextlib
 import os
 import pwd
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -50,6 +51,16 @@ class Add(Protocol):
         ...
 
 
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Database of these settings, closed at the end."""
+    database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 def who() -> Who:
     """Who runs the command, for the audit log: whoever may run it may do everything."""
     return Who(actor(), "cli")
@@ -93,6 +104,12 @@ def expiry(text: str | None) -> int | None:
             "command line", "--expires", f"{text!r} is in the past", "write a later time, or 30d, 12h, 15m"
         )
     return ends
+
+
+def local_url(settings: Settings, port: int) -> str:
+    """Address at which this machine reaches its own server."""
+    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
+    return f"http://{host}:{port}"
 
 
 def in_credits(millicredits: int) -> str:

@@ -27,6 +27,7 @@ from billing.storage.database import Database
 from config.load import ConfigError, load_settings, upstream_key
 from config.secrets import stripe_keys
 from config.settings import Settings
+from proxy.cli.context import local_url
 from proxy.cli.main import main as tollkeeper
 from proxy.credits_page.sign_in import link_url
 from proxy.server.startup_checks import prepare_database
@@ -134,7 +135,7 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
 
     Raises ConfigError.
     """
-    base, secret = base_url(settings), "whsec_" + secrets.token_hex(8)
+    base, secret = local_url(settings, settings.listen.port), "whsec_" + secrets.token_hex(8)
     command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY, "--state", str(STRIPE_STATE)]
     STRIPE_STATE.parent.mkdir(parents=True, exist_ok=True)
     command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
@@ -152,12 +153,6 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
         "TOLLKEEPER_STRIPE__CANCEL_URL": settings.stripe.cancel_url or f"{base}/credits",
     }
     return process
-
-
-def base_url(settings: Settings) -> str:
-    """Where we are reached from this machine."""
-    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
-    return f"http://{host}:{settings.listen.port}"
 
 
 class Demo(NamedTuple):
@@ -179,7 +174,11 @@ async def demo_account(settings: Settings) -> Demo:
         token, _ = await Portal(database).link(kept["accountId"])
     finally:
         await database.close()
-    return Demo(kept["accountId"], kept["apiKey"], link_url(settings.portal.public_url or base_url(settings), token))
+    return Demo(
+        kept["accountId"],
+        kept["apiKey"],
+        link_url(settings.portal.public_url or local_url(settings, settings.listen.port), token),
+    )
 
 
 async def _create_demo(database: Database) -> None:
@@ -196,7 +195,7 @@ async def _create_demo(database: Database) -> None:
 
 def print_welcome(settings: Settings, demo: Demo, *, sandboxed: bool) -> None:
     """What to paste."""
-    base, key = base_url(settings), demo.key
+    base, key = local_url(settings, settings.listen.port), demo.key
     buying = f"""
 There, credits are bought at a made-up Stripe with the card 4242 4242 4242 4242. By hand: open the `url` that this answers
 
