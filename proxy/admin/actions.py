@@ -1,4 +1,4 @@
-"""What admins can do, whether by API or on the page: each action once, checked, booked and audited. No HTTP in here."""
+"""Actions of admins, by API or on the page: each once, checked, booked and audited. No HTTP in here."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -106,13 +106,16 @@ class AdminActions:
     def _within_cap(self, caller: Caller, amount: int) -> None:
         cap = self.services.settings.admin.support_grant_credits
         if amount > cap * 1_000:
-            message = f"The role {caller.admin.role!r} may grant at most {cap} credits a day, over all accounts; ask someone in finance."
+            message = (
+                f"The role {caller.admin.role!r} may grant at most {cap} credits a day, over all accounts; "
+                "ask someone in finance."
+            )
             raise forbidden(message, "grant_over_cap")
 
     # -- payments in review -----------------------------------------------------------------------
 
     async def in_review(self) -> list[dict[str, Any]]:
-        """Paid and not credited: a person must decide. Oldest first."""
+        """List payments not credited, about which a person must decide. Oldest first."""
         return [review_row(row) for row in await self.money.sales.in_review()]
 
     async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
@@ -184,7 +187,7 @@ class AdminActions:
         return [account_row(row) for row in await self.accounts.search(words, limit)]
 
     async def create_account(self, caller: Caller, name: str) -> dict[str, Any]:
-        """An account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
+        """Create an account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
         account_id = await self.accounts.create(name, caller.who)
         key_id = secret = None
         if caller.may("keys.create"):
@@ -275,8 +278,7 @@ class AdminActions:
         }
 
     async def reconciliation(self, limit: int) -> dict[str, Any]:
-        """The last runs of the jobs (clean ones of `finance` left out), the last reconciliation, and what is found as
-        of now.
+        """Return the last runs of jobs (clean ones of `finance` left out), the last reconciliation, and findings as of now.
 
         A run that could not be done, or only in part, takes back nothing of what one before it found.
         """
@@ -310,7 +312,7 @@ class AdminActions:
         return {"job": name, "requested": True}
 
     async def webhooks(self, state: str | None, limit: int) -> dict[str, Any]:
-        """The inbox of Stripe's events."""
+        """Inbox of Stripe's events."""
         depth = await self.inbox.depth()
         rows = await self.inbox.listing(state, limit)
         return {
@@ -347,7 +349,7 @@ class AdminActions:
 
 
 def check_text(text: str, name: str, longest: int) -> str:
-    """Printable text of at most so many characters. Raises Rejection."""
+    """Return printable text of at most so many characters. Raises Rejection."""
     text = text.strip()
     if not 0 < len(text) <= longest or not text.isprintable():
         raise invalid(f"`{name}` must be 1 to {longest} printable characters.", name)
@@ -355,10 +357,10 @@ def check_text(text: str, name: str, longest: int) -> str:
 
 
 def check_reason(reason: str) -> str:
-    """Every change has a reason. Raises Rejection."""
+    """Return a change's reason. Raises Rejection."""
     return check_text(reason, "reason", LONGEST_REASON)
 
 
 def account_missing() -> Rejection:
-    """404."""
+    """Rejection with 404."""
     return not_found("There is no such account.", "account_not_found")

@@ -95,7 +95,7 @@ class AdminApi:
         ]
 
     def routes(self) -> list[Route]:
-        """What to mount: each path once, with a handler that picks the method's route."""
+        """Routes to mount: each path once, with a handler that picks the method's route."""
         paths: dict[str, dict[str, AdminRoute]] = {}
         for row in self.table():
             paths.setdefault(row.path, {})[row.method] = row
@@ -183,7 +183,7 @@ class AdminApi:
         return json_response({"keyId": key_id, "revoked": True})
 
     async def _existing_account(self, request: Request) -> str:
-        """The path's account. Raises AccountNotFound."""
+        """Id of the path's account. Raises AccountNotFound."""
         account_id = _account_id(request)
         await self.actions.accounts.get(account_id)
         return account_id
@@ -287,7 +287,7 @@ class AdminApi:
         return StreamingResponse(lines, 200, headers, "application/jsonl")
 
     async def _journal(self, request: Request, caller: Caller) -> Response:
-        """A month's journal as CSV, as `tollkeeper books journal` writes it; the present month where none is named."""
+        """Write a month's journal as CSV, as `tollkeeper books journal` does; the present month where none is named."""
         del caller
         month = request.query_params.get("month", f"{datetime.now(UTC):%Y-%m}")
         first, last = _days_of(month)
@@ -315,7 +315,7 @@ class AdminApi:
 
 
 async def _call(handler: Handler, request: Request, caller: Caller) -> Response:
-    """What billing cannot find or do, as a refusal."""
+    """Call a handler; what billing cannot find or do becomes a refusal."""
     try:
         return await handler(request, caller)
     except AccountNotFound:
@@ -329,7 +329,7 @@ async def _call(handler: Handler, request: Request, caller: Caller) -> Response:
 
 
 async def _reason_if_any(request: Request) -> str:
-    """The reason in the body, where there is a body. Raises Rejection."""
+    """Read the reason in the body, where there is a body. Raises Rejection."""
     return check_reason((await json_body(request, ReasonRequest)).reason) if await request.body() else ""
 
 
@@ -339,7 +339,7 @@ def _account_id(request: Request) -> str:
 
 
 def _days_of(month: str) -> tuple[date, date]:
-    """A month's first and last day. Raises Rejection."""
+    """First and last day of a month. Raises Rejection."""
     found = MONTH.fullmatch(month)
     if found is None:
         raise invalid("`month` is a month such as 2026-11.", "month")
@@ -348,7 +348,7 @@ def _days_of(month: str) -> tuple[date, date]:
 
 
 def _key_rules(asked: KeyRequest) -> KeyRules:
-    """Raises Rejection."""
+    """Rules as the body states them. Raises Rejection."""
     try:
         limit = parse_credits(asked.spend_limit_credits) if asked.spend_limit_credits is not None else None
     except MoneyError as error:

@@ -1,4 +1,4 @@
-"""Who asks an admin route, and whether their role may.
+"""Callers of admin routes, and what their roles may do.
 
 Admin keys, tokens of an identity provider, sign-ins of the ops page.
 """
@@ -24,17 +24,17 @@ BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,8192})")
 
 
 class Caller(NamedTuple):
-    """Who asks, and what the audit log is to know of it."""
+    """An admin who asks, and their identity for the audit log."""
 
     admin: Admin
     who: Who
 
     def may(self, action: str) -> bool:
-        """Whether their role may do this."""
+        """Tell whether their role may do this."""
         return may(self.admin.role, action)
 
     def require(self, action: str) -> None:
-        """Raises Rejection (403) unless their role may do this."""
+        """Raise Rejection (403) unless their role may do this."""
         if not self.may(action):
             raise forbidden(f"The role {self.admin.role!r} may not do this ({action}).", "role_not_allowed")
 
@@ -59,7 +59,7 @@ class AdminAuth:
         self.admins, self._tokens, self._failures = admins, tokens, failures
 
     async def bearer(self, request: Request) -> Caller:
-        """By the Authorization header: an admin key, or a token."""
+        """Return the caller by the Authorization header: an admin key, or a token."""
         given = request.headers.getlist("authorization")
         match = BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if match is None:
@@ -67,7 +67,10 @@ class AdminAuth:
         return caller_of(await self.admin(match[1], request), request)
 
     async def admin(self, token: str, request: Request) -> Admin:
-        """Whose key or token this is. Keys are looked up each time: a revoked one ends at once. Raises Rejection."""
+        """Find the owner of a key or token. Keys are looked up each time: a revoked one ends at once.
+
+        Raises Rejection.
+        """
         address, digest = origin_of(request.scope).address, hash_key(token)
         self._failures.check("admin", address, digest)
         try:
@@ -88,7 +91,7 @@ class AdminAuth:
         return found
 
     async def find_portal_staff(self, request: Request) -> Caller | None:
-        """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else.
+        """Return the admin, or the operator's app, that may make a customer's sign-in link; None for anybody else.
 
         Raises Rejection (429, 503) when it cannot be said.
         """
@@ -102,6 +105,6 @@ class AdminAuth:
 
 
 def caller_of(admin: Admin, request: Request) -> Caller:
-    """The admin, with where and by which request they came."""
+    """Return the admin, with the address and request by which they came."""
     asked = origin_of(request.scope)
     return Caller(admin, Who(admin.actor, admin.role, asked.request_id, asked.address))

@@ -36,7 +36,7 @@ def _flag_row(flag: str, file: Any, override: Override | None) -> dict[str, Any]
 
 
 async def check_override(overrides: Overrides, file: Settings, flag: str, value: Any) -> None:
-    """Raise ConfigError for a value that the flag cannot have, or that does not fit the file and the other overrides."""
+    """Raise ConfigError for a value that the flag cannot have, or that does not fit the file and other overrides."""
     check_flag(flag, value)
     known = in_force(await overrides.all(), now_ms())
     others = {name: other for name, other in known.items() if name != flag and name in FLAGS}

@@ -1,4 +1,4 @@
-"""How the ops page shows figures, times and flags. Pure."""
+"""Figures, times and flags as the ops page shows them. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ SPAN_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class Choice(NamedTuple):
-    """What a flag is for, and the values it is set to by hand; none = typed."""
+    """Purpose of a flag, and the values it is set to by hand; none = typed."""
 
     words: str
     values: tuple[str, ...] = ()
@@ -60,12 +60,12 @@ def credits_of(millicredits: str | int) -> str:
 
 
 def signed_credits(millicredits: str | int) -> str:
-    """The same, with the sign of what it does to a balance."""
+    """Millicredits as credits, with the sign of what they do to a balance."""
     return ("+" if int(millicredits) > 0 else "") + exact_credits(int(millicredits))
 
 
 def number(value: float) -> str:
-    """A figure with thousands apart; as many places as it has."""
+    """Write a figure with thousands apart; as many places as it has."""
     return f"{value:,}".replace("-", "−")
 
 
@@ -75,7 +75,7 @@ def usd(value: float, places: int = 2) -> str:
 
 
 def stamp(iso: str | None) -> str:
-    """A time of ours as people read it; the pages say that it is UTC."""
+    """Write a time of ours as people read it; the pages say that it is UTC."""
     return f"{iso[:10]} {iso[11:19]}" if iso else ""
 
 
@@ -97,7 +97,7 @@ def flag_views(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def alarms(flags: list[dict[str, Any]]) -> list[str]:
-    """What is not as usual, for the top of the overview."""
+    """List what is not as usual, for the top of the overview."""
     found = []
     for flag, row in zip(FLAGS, flags, strict=True):
         override = row["override"]
@@ -110,7 +110,7 @@ def alarms(flags: list[dict[str, Any]]) -> list[str]:
 
 
 def flag_ends(text: str, now: int) -> int | None:
-    """When an override ends (Unix milliseconds): after 15m, 4h, 7d, or at an ISO 8601 time; None for never.
+    """Read an override's end (Unix milliseconds): after 15m, 4h, 7d, or at an ISO 8601 time; None for never.
 
     Raises Rejection.
     """
@@ -124,7 +124,7 @@ def flag_ends(text: str, now: int) -> int | None:
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON; nothing for nothing."""
+    """Write a value as JSON; nothing for nothing."""
     return "" if value is None else msgspec.json.encode(value).decode()
 
 

@@ -38,8 +38,8 @@ COOKIE = "tk_admin"
 ROWS = 50
 INBOX_STATES = ("pending", "parked", "done", "ignored")
 HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; "
-    "form-action 'self'",
+    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'self'",
     "cache-control": "no-store",
 }
 MENU = (
@@ -87,7 +87,7 @@ class OpsPage:
         ]
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             Route("/admin/sign-in", self._sign_in, methods=["POST"]),
             Route("/admin/sign-out", self._sign_out, methods=["POST"]),
@@ -133,7 +133,7 @@ class OpsPage:
         return self.actions.services.settings.portal.public_url
 
     def _ask(self, problem: str, status: int) -> Response:
-        """The page that asks for a key.
+        """Show the page that asks for a key.
 
         Its form must name our origin, which a browser does only of a page that sends referrers.
         """
@@ -142,7 +142,7 @@ class OpsPage:
         return answer
 
     def _guarded(self, row: AdminRoute) -> Handler:
-        """The handler for whoever is signed in and may; refusals become pages in plain words."""
+        """Wrap a handler for whoever is signed in and may; refusals become pages in plain words."""
 
         async def wrapped(request: Request) -> Response:
             token = request.cookies.get(COOKIE, "")
@@ -306,7 +306,7 @@ class OpsPage:
 
 
 def csrf_of(token: str) -> str:
-    """What every form of this sign-in carries."""
+    """Token that every form of this sign-in carries."""
     return hmac.new(token.encode(), b"ops page forms", hashlib.sha256).hexdigest()
 
 
@@ -316,7 +316,7 @@ async def _fields(request: Request) -> Callable[[str], str]:
 
 
 def _back(path: str, done: str) -> Response:
-    """To the page that shows what was done; reloading it does not do it again."""
+    """Send on to the page that shows what was done; reloading it does not do it again."""
     return RedirectResponse(f"{path}?done={done}", 303, HEADERS)
 
 

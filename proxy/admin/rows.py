@@ -13,7 +13,7 @@ from proxy.web.times import iso_time
 
 
 def review_row(purchase: Purchase) -> dict[str, Any]:
-    """A payment in review."""
+    """Payment in review."""
     return {
         **purchase_row(purchase),
         "accountId": purchase.account_id,
@@ -23,7 +23,7 @@ def review_row(purchase: Purchase) -> dict[str, Any]:
 
 
 def run_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A run of a job."""
+    """One run of a job."""
     return {
         "id": str(row["id"]),
         "job": row["job"],
@@ -37,7 +37,7 @@ def run_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def job_row(status: Status) -> dict[str, Any]:
-    """Where a job stands."""
+    """State of a job."""
     return {
         "job": status.job,
         "about": status.about,
@@ -50,7 +50,7 @@ def job_row(status: Status) -> dict[str, Any]:
 
 
 def account_row(row: dict[str, Any]) -> dict[str, Any]:
-    """An account in a listing."""
+    """Account in a listing."""
     return {
         "accountId": row["id"],
         "name": row["name"],
@@ -61,7 +61,7 @@ def account_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def key_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A customer's key as admins see it."""
+    """Key of a customer, as admins see it."""
     limit = row["spend_limit_millicredits"]
     return {
         "keyId": row["id"],
@@ -75,7 +75,7 @@ def key_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def admin_row(row: dict[str, Any]) -> dict[str, Any]:
-    """An admin key as shown: everything but the key."""
+    """Admin key as shown: everything but the key."""
     ended = row["expires_at"] is not None and row["expires_at"] <= now_ms()
     return {
         "adminKeyId": row["id"],
@@ -90,7 +90,7 @@ def admin_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def audit_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A row of the audit log."""
+    """One row of the audit log."""
     return {
         "id": str(row["id"]),
         "createdAt": iso_time(row["created_at"]),

@@ -53,7 +53,8 @@ async def _rebuild(context: Context) -> Result:
             await store.rebuild()
     elif (await traces(context.database, 0)).redis:
         raise Refusal(
-            "the service of this ledger keeps balances in Redis, and redis.url is not set here: set TOLLKEEPER_REDIS__URL"
+            "the service of this ledger keeps balances in Redis, and redis.url is not set here: "
+            "set TOLLKEEPER_REDIS__URL"
         )
     else:
         async with _opened(

@@ -74,7 +74,7 @@ def register(commands: Any, add: Add) -> None:
 
 @contextlib.asynccontextmanager
 async def _book(context: Context, *, store: bool = False) -> AsyncIterator[JobBook]:
-    """The jobs; `store`: with the balance store opened for them."""
+    """Open the jobs; `store`: with the balance store opened for them."""
     metrics = Metrics(CollectorRegistry())
     money = money_in(context.settings, context.database, metrics)
     async with contextlib.AsyncExitStack() as stack:
@@ -175,7 +175,7 @@ async def _finance(context: Context) -> Output:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A day, and figures in columns of one width."""
+    """Write a day, and figures in columns of one width."""
     return f"{cells[0]:10}" + "".join(f" {cell:>17}" for cell in cells[1:])
 
 

@@ -42,7 +42,10 @@ async def _import(context: Context) -> Result:
     document = load_catalogue() if given.shipped else read_card(_read(given.file))
     new = await RateCards(context.database).add(document, actor(), who())
     card_id, models = document["catalogueId"], len(document["models"])
-    text = f"{'Imported' if new else 'Already here:'} {card_id} ({models} models). `tollkeeper rates activate {card_id}` makes it apply."
+    text = (
+        f"{'Imported' if new else 'Already here:'} {card_id} ({models} models). "
+        f"`tollkeeper rates activate {card_id}` makes it apply."
+    )
     return {"rateCardId": card_id, "new": new, "models": models}, text, 0
 
 
@@ -98,10 +101,10 @@ async def _show(context: Context) -> Result:
         document = await cards.get(given.card)
         return document, "\n".join(f"{name:40} {_short(row)}" for name, row in sorted(document["models"].items())), 0
     listed = await list_rate_cards(cards)
-    lines = [
-        f"{'*' if row['rateCardId'] == active else ' '} {row['rateCardId']}  imported {row['createdAt']} by {row['actor']}"
-        for row in listed["cards"]
-    ]
+    lines = []
+    for row in listed["cards"]:
+        mark = "*" if row["rateCardId"] == active else " "
+        lines.append(f"{mark} {row['rateCardId']}  imported {row['createdAt']} by {row['actor']}")
     lines += [f"  from {row['effectiveAt']}: {row['rateCardId']}" for row in listed["activations"]]
     return listed, "\n".join(lines), 0
 

@@ -86,9 +86,8 @@ async def _sweep(context: Context) -> Result:
         "fixed": list(swept.fixed),
         "problems": list(swept.problems),
     }
-    lines = [
-        f"{swept.events} events at Stripe, {swept.missed_events} had not reached us; {len(swept.fixed)} objects put right."
-    ]
+    missed = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us"
+    lines = [f"{missed}; {len(swept.fixed)} objects put right."]
     lines += [f"fixed: {line}" for line in swept.fixed] + [f"PROBLEM: {line}" for line in swept.problems]
     return result, "\n".join(lines), 1 if swept.problems else 0
 

@@ -8,7 +8,7 @@ MOST_MONTHS = 36
 
 
 def moment(at: int) -> dict[str, str]:
-    """A time for a <time> element: ISO 8601, and UTC in words for browsers without the script."""
+    """Write a time for a <time> element: ISO 8601, and UTC in words for browsers without the script."""
     iso = iso_time(at)
     return {"iso": iso, "text": f"{iso[:10]} {iso[11:16]} UTC"}
 
@@ -20,7 +20,7 @@ def dollars(amount: int) -> str:
 
 
 def months(since: int, now: int) -> list[dict[str, str]]:
-    """The months that have a statement, this one first (Unix milliseconds, UTC)."""
+    """List the months that have a statement, this one first (Unix milliseconds, UTC)."""
     first, date = iso_time(since)[:7], datetime.fromtimestamp(now / 1_000, UTC)
     found: list[dict[str, str]] = []
     year, month = date.year, date.month

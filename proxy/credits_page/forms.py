@@ -126,7 +126,10 @@ def _read_cents(text: str) -> int:
 
 
 def _read_amount(text: str, read: Callable[[str], int], name: str) -> int:
-    """Read a number from a form; a comma only groups thousands: 1,000 is a thousand, 20,00 is refused. Raises Rejection."""
+    """Read a number from a form; a comma only groups thousands: 1,000 is a thousand, 20,00 is refused.
+
+    Raises Rejection.
+    """
     plain = text.strip()
     try:
         return read(plain.replace(",", "") if GROUPED.fullmatch(plain) else plain)

@@ -93,7 +93,7 @@ class CreditsPage:
     find_staff: Callable[[Request], Awaitable[StaffCaller | None]] | None = None
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.find_staff, self._responses)
         shown = (
             ("/credits", self._credits),
@@ -141,7 +141,7 @@ class CreditsPage:
         return self._responses.page("credits.html", content)
 
     async def _banners(self, request: Request, visitor: Visitor, reading: Reading) -> list[dict[str, Any]]:
-        """What the visitor should know first: who they are here, how it went, what is switched off, what is wrong."""
+        """News to see first: who the visitor is here, how it went, what is switched off, what is wrong."""
         settings, account, found = self.money.settings, visitor.account_id, []
         if visitor.staff is not None:
             who = f"{visitor.staff.actor}, role {visitor.staff.role}"
@@ -163,7 +163,7 @@ class CreditsPage:
         return found
 
     async def _payment_news(self, session_id: str, account: str) -> list[dict[str, Any]]:
-        """How the payment went that the customer comes back from."""
+        """Outcome of the payment that the customer comes back from."""
         if not session_id:
             return []
         purchase = await self.money.sales.of_session(session_id[:255])
@@ -310,12 +310,12 @@ class CreditsPage:
 
 
 def _opens(row: Recharge) -> bool:
-    """Whether the page on which the buyer can pay is still there."""
+    """Tell whether the page on which the buyer can pay is still there."""
     return row.action_url.startswith(("https://", "http://")) and row.updated_at > now_ms() - LINK_MS
 
 
 def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
-    """A purchase in words, with what became of it since."""
+    """Words for a purchase, with what became of it since."""
     if row.state == "credited" and standing is not None:
         return standing.word, LOOKS[standing.word]
     return STATES[row.state]

@@ -40,27 +40,27 @@ AWAY = "Your credits cannot be read right now."
 
 
 class StaffCaller(Protocol):
-    """An admin, or the operator's app with an admin key, that asks for a customer's link; proxy/admin/auth.py makes them."""
+    """An admin, or the operator's app with an admin key, that asks for a customer's link (see proxy/admin/auth.py)."""
 
     @property
     def admin(self) -> Admin:
-        """The admin whose key or token it was."""
+        """Admin whose key or token it was."""
         ...
 
     @property
     def who(self) -> Who:
-        """What the audit log is to know of them."""
+        """Identity for the audit log."""
         ...
 
 
 class PortalRequest(msgspec.Struct, rename="camel", frozen=True):
-    """Whose page a link opens."""
+    """Account whose page a link opens."""
 
     account_id: str
 
 
 class Visitor(NamedTuple):
-    """Who looks at the page. `staff` None: the customer."""
+    """Viewer of the page. `staff` None: the customer."""
 
     token: str
     account_id: str
@@ -68,11 +68,11 @@ class Visitor(NamedTuple):
 
     @property
     def csrf(self) -> str:
-        """What every form of this session must carry."""
+        """Token that every form of this session must carry."""
         return hmac.new(self.token.encode(), b"credits page forms", hashlib.sha256).hexdigest()
 
     def who(self, request: Request) -> Who:
-        """The customer, for the audit log: staff change nothing."""
+        """Name the customer for the audit log: staff change nothing."""
         return Who(f"customer:{self.account_id}", "customer", *origin_of(request.scope))
 
 
@@ -93,7 +93,7 @@ class CreditsSignIn:
     responses: PageResponses
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             Route("/api/portal/sessions", json_handler(self._make_link), methods=["POST"]),
             Route("/credits/enter", self._ask_to_enter, methods=["GET"]),
@@ -102,7 +102,7 @@ class CreditsSignIn:
         ]
 
     def page(self, handler: Page, *, for_staff: bool) -> Callable[[Request], Awaitable[Response]]:
-        """A handler for whoever is signed in; its refusals become pages in plain words.
+        """Wrap a handler for whoever is signed in; its refusals become pages in plain words.
 
         `for_staff`: it changes nothing there.
         """
@@ -150,7 +150,9 @@ class CreditsSignIn:
         return json_response({"url": link_url(self.public_url, token), "expiresAt": iso_time(expires_at)}, 201)
 
     async def _ask_to_enter(self, request: Request) -> Response:
-        """A form that spends the link's token. Looking spends nothing: mail scanners and previews follow links too.
+        """Show a form that spends the link's token.
+
+        Looking spends nothing: mail scanners and previews follow links too.
 
         A script sends the form at once, unless it would put another account in the place of the one this browser shows:
         with a link of their own, somebody could have the visitor buy credits for them.
@@ -172,7 +174,7 @@ class CreditsSignIn:
         return answer
 
     async def _enter(self, request: Request) -> Response:
-        """The token becomes a session, once, and never stands in the address bar of a page that stays."""
+        """Make a session of the token, once; it never stands in the address bar of a page that stays."""
         try:
             token = str((await own_form(request, self.public_url, unnamed=False)).get("token", ""))
             opened = await self.portal.open(token)
@@ -195,7 +197,7 @@ class CreditsSignIn:
         return response
 
     async def _session(self, request: Request) -> Session | None:
-        """The session this browser has open. Raises StoreUnavailable."""
+        """Session this browser has open. Raises StoreUnavailable."""
         token = request.cookies.get(COOKIE, "")
         return await self.portal.session(token) if token else None
 
@@ -208,10 +210,10 @@ class CreditsSignIn:
 
 
 def staff_of(caller: StaffCaller) -> Staff:
-    """The person, as their link and session remember them."""
+    """Person behind a caller, as their link and session remember them."""
     return Staff(caller.admin.actor, caller.admin.role, caller.admin.key_id)
 
 
 def link_url(public_url: str, token: str) -> str:
-    """The one-time link."""
+    """Write the one-time link."""
     return f"{public_url.rstrip('/')}/credits/enter?token={token}"

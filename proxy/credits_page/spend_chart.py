@@ -96,7 +96,7 @@ class Chart(NamedTuple):
 
 
 def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
-    """Chart of the last 30 days up to `today` (days since 1970); the five dearest models by name, the others together."""
+    """Chart of the 30 days up to `today` (days since 1970); the five dearest models by name, the others together."""
     totals: dict[str, int] = defaultdict(int)
     for one in spend:
         totals[one.model] += one.millicredits

@@ -36,7 +36,7 @@ class AccountApi:
     ledger: Ledger
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             Route("/api/billing/me", json_handler(self._me)),
             Route("/api/billing/ledger", json_handler(self._ledger)),

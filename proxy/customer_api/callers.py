@@ -14,5 +14,5 @@ async def authenticate(authenticator: Authenticator, request: Request) -> ApiKey
 
 
 def customer(key: ApiKey, request: Request) -> Who:
-    """Customer by one of their keys, for the audit log."""
+    """Name the customer by one of their keys, for the audit log."""
     return Who(f"customer:{key.account_id} by {key.key_id}", "customer", *origin_of(request.scope))

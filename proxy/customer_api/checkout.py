@@ -27,7 +27,7 @@ log = logging.getLogger("tollkeeper.stripe")
 
 
 class CheckoutRequest(msgspec.Struct, rename="camel", frozen=True):
-    """What may be said about a purchase; anything else in the body (an amount, say) is ignored."""
+    """Body of a purchase: anything else in it (an amount, say) is ignored."""
 
     package_code: str
     save_payment_method: bool = False
@@ -42,7 +42,7 @@ class CheckoutApi:
     accounts: Accounts
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             Route("/api/billing/checkout", json_handler(self._checkout), methods=["POST"]),
             Route("/api/billing/purchases", json_handler(self._purchases)),
@@ -110,7 +110,7 @@ class CheckoutApi:
         return RedirectResponse(url, 303, {"cache-control": "no-store"})
 
     async def _portal(self, request: Request) -> Response:
-        """Always the caller's own Stripe customer, and always back to our own page: neither comes from the request."""
+        """Open saved cards: the caller's own, and back to our own page; neither comes from the request."""
         key = await authenticate(self.authenticator, request)
         if not key.acted_for:
             raise forbidden(
@@ -130,7 +130,7 @@ class CheckoutApi:
         return json_response({"url": url}, 201)
 
     async def _own(self, request: Request) -> Purchase:
-        """The purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
+        """Purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
         key = await authenticate(self.authenticator, request)
         wanted = request.path_params["purchase_id"]
         sales = self.money.sales

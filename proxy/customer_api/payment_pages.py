@@ -26,7 +26,7 @@ async def open_payment_page(
     try:
         return await parts.checkout.open(account_id, account["name"], offer, save_method=save_method)
     except StripeRefused as refused:
-        log.error("no payment page for %s: %s", account_id, refused)
+        _log_refusal("payment page", account_id, refused)
         raise
 
 
@@ -35,8 +35,12 @@ async def open_saved_cards(money: MoneyIn, account_id: str, customer_id: str, re
     try:
         return await (await money.parts()).gateway.portal_url(customer_id, return_url)
     except StripeRefused as refused:
-        log.error("no page of saved cards for %s: %s", account_id, refused)
+        _log_refusal("page of saved cards", account_id, refused)
         raise
+
+
+def _log_refusal(page: str, account_id: str, refused: StripeRefused) -> None:
+    log.error("no %s for %s: %s", page, account_id, refused)
 
 
 async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:

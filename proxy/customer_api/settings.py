@@ -1,4 +1,4 @@
-"""What a customer sets and takes away: automatic recharge, the low-balance threshold, monthly statements."""
+"""Settings and files of a customer: automatic recharge, the low-balance threshold, monthly statements."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -48,7 +48,7 @@ class SettingsApi:
     statements: Statements
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             Route("/api/billing/auto-recharge", json_handler(self._recharge), methods=["GET", "PUT"]),
             Route("/api/billing/low-balance", json_handler(self._low_balance), methods=["GET", "PUT"]),

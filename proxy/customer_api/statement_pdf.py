@@ -223,7 +223,7 @@ def _text(value: str) -> Paragraph:
 
 
 def _code(value: str, width: int) -> Paragraph:
-    """An id in a column so many mm wide, broken where it may be.
+    """Set an id in a column so many mm wide, broken where it may be.
 
     A part that is too long for a line is broken anywhere.
     """
@@ -236,7 +236,7 @@ def _code(value: str, width: int) -> Paragraph:
 
 
 def _receipt(url: str) -> Any:
-    """A link for what is an address on the web, and nothing else that a reader would follow."""
+    """Link to an address on the web; nothing for anything else that a reader would follow."""
     if not url.startswith(("https://", "http://")):
         return ""
     return Paragraph(f'<link href="{escape(url, QUOTED)}"><u>receipt</u></link>', LINK)
@@ -254,12 +254,12 @@ def _usd(amount: int) -> str:
 
 
 def _paid(rows: Iterable[StatementPurchase]) -> tuple[int, int]:
-    """What was paid and the tax in it, in millionths of a dollar."""
+    """Sum of the payments and the tax in it, in millionths of a dollar."""
     found = [(row.paid_cents * MILLICREDITS_PER_CENT, row.tax_cents * MILLICREDITS_PER_CENT) for row in rows]
     return sum(paid for paid, _ in found), sum(tax for _, tax in found)
 
 
 def _returned(rows: Iterable[StatementEntry]) -> tuple[int, int]:
-    """What went back and the tax in it, in millionths of a dollar."""
+    """Sum of the returns and the tax in it, in millionths of a dollar."""
     found = [(row.returned, row.returned_tax) for row in rows]
     return sum(money for money, _ in found), sum(tax for _, tax in found)

@@ -1,4 +1,4 @@
-"""AuthFailures to authenticate, counted by address. Beyond a limit in a minute it is refused (429) instead of looked up.
+"""Failures to authenticate, counted by address. Beyond a limit it is refused (429) instead of looked up.
 
 Only failures count, and what was proven once is let through, however often others fail behind the same address (an
 office, a proxy that is not in `listen.trusted_proxies`): they lose nothing but the first request of a new key, for a
@@ -28,7 +28,7 @@ Kind = Literal["key", "admin", "webhook"]
 
 
 class AuthFailures:
-    """The failures of one process."""
+    """Failures of one process."""
 
     def __init__(
         self, most: int = 0, trusted: Sequence[str] = (), report: Callable[[Kind], None] = lambda _: None

@@ -7,7 +7,7 @@ from proxy.cli.preflight.site import Check, Site
 
 
 async def admin_checks(site: Site) -> list[Check]:
-    """Somebody may administer, and nobody changed what was done. Raises StoreUnavailable."""
+    """Check that somebody may administer, and nobody changed what was done. Raises StoreUnavailable."""
     keys = await Admins(site.database).everyone()
     owners = [
         key

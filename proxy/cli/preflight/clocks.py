@@ -18,7 +18,7 @@ def add_clock(site: Site, clock: str, date: str, sent: float) -> None:
 
 
 def clock_checks(site: Site) -> list[Check]:
-    """Whether every clock that was heard agrees with ours."""
+    """Check that every clock that was heard agrees with ours."""
     if not site.clocks:
         return [Check("clocks", "offset", "WARN", "no other clock was heard", "look at the checks that failed above")]
     checks = []

@@ -83,14 +83,14 @@ async def _preflight(context: Context) -> Result:
 
 
 def broken_config(error: ConfigError) -> Result:
-    """Result of preflight when not even the file can be read."""
+    """Report that not even the file can be read."""
     return as_result([broken(error)])
 
 
 async def preflight(
     settings: Settings, database: Database, *, backup: Path | None, backup_hours: int, min_free_gib: int
 ) -> list[Check]:
-    """Every check, in the order of the table."""
+    """Run every check; rows in the order of the table."""
     checks, upstream, stripe = _keys(settings)
     async with _client(settings) as http:
         site = Site(
@@ -151,7 +151,7 @@ async def _take_overrides(site: Site, checks: list[Check]) -> None:
 
 
 def _keys(settings: Settings) -> tuple[list[Check], Secret, StripeKeys | None]:
-    """The secrets, and whether each can be used."""
+    """Read the secrets, and check that each can be used."""
     checks: list[Check] = []
     upstream, stripe = Secret(""), None
     try:

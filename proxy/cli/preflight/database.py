@@ -20,7 +20,7 @@ SAFE_COMMITS = ("on", "remote_apply", "remote_write", "local")
 
 
 async def schema_checks(site: Site) -> list[Check]:
-    """Whether migrations are at head; everything else in SQL needs that."""
+    """Check that migrations are at head; everything else in SQL needs that."""
     site.migrated = False
     url = site.database.url
     if site.database.is_sqlite and not Path(url.database or "").is_file():  # connecting would make an empty one
@@ -53,7 +53,7 @@ async def schema_checks(site: Site) -> list[Check]:
 
 
 async def sql_checks(site: Site) -> list[Check]:
-    """PostgreSQL's settings and our role's rights. Raises StoreUnavailable."""
+    """Check PostgreSQL's settings and our role's rights. Raises StoreUnavailable."""
     if site.database.is_sqlite:
         path = Path(site.database.url.database or "")
         return [Check("database", "settings", "PASS", f"SQLite at {path} (WAL, synchronous=FULL); for one machine")]
@@ -95,13 +95,16 @@ def _durability_checks(values: dict[str, str]) -> list[Check]:
 
 def _role_check(*, too_mighty: bool) -> Check:
     if too_mighty:
-        fix = "run `tollkeeper migrate` as the owner, and serve as a role with SELECT, INSERT, UPDATE, DELETE only (docs/runbook.md)"
+        fix = (
+            "run `tollkeeper migrate` as the owner, and serve as a role with SELECT, INSERT, UPDATE, DELETE only "
+            "(docs/runbook.md)"
+        )
         return Check("database", "role", "WARN", "our role could drop the triggers that keep the ledger as it is", fix)
     return Check("database", "role", "PASS", "our role cannot drop triggers")
 
 
 async def backup_checks(site: Site) -> list[Check]:
-    """Evidence that there is a backup of the last hours. Raises StoreUnavailable."""
+    """Look for evidence of a backup of the last hours. Raises StoreUnavailable."""
     if site.backup is not None:
         return [await asyncio.to_thread(_backup_file, site.backup, site.backup_hours)]
     if site.database.is_sqlite or not site.migrated:
@@ -129,7 +132,7 @@ async def backup_checks(site: Site) -> list[Check]:
 
 
 def _backup_file(path: Path, hours: int) -> Check:
-    """The file, or the newest of a directory."""
+    """Check the file, or the newest of a directory."""
     fix = f"back up now, and at least every {hours} hours (docs/runbook.md)"
     try:
         files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
@@ -152,7 +155,7 @@ def _backup_file(path: Path, hours: int) -> Check:
 
 
 def _sqlite_problem(path: Path) -> str:
-    """What is wrong with a backup that is an SQLite file; "" when it is whole and ours."""
+    """Fault of a backup that is an SQLite file; "" when it is whole and ours."""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]

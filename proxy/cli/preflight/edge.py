@@ -11,7 +11,7 @@ STRANGER = "https://stranger.example"
 
 
 async def edge_checks(site: Site) -> list[Check]:
-    """Readiness, headers, CORS, who may see admin paths, as the world sees them."""
+    """Check readiness, headers, CORS and who may see admin paths, as the world sees them."""
     base, checks = site.base_url, _static_checks(site)
     try:
         ready = await site.http.get(f"{base}/readyz")

@@ -7,7 +7,7 @@ from proxy.web.times import iso_time
 
 
 def flag_checks(site: Site) -> list[Check]:
-    """Every switch as it is in force now, and who set it."""
+    """Show every switch as it is in force now, and who set it."""
     rows = {row.flag: row for row in site.overrides}
     settings = site.settings
     odd = {

@@ -15,7 +15,7 @@ READABLE_BY_GROUP = 0o070
 
 
 def host_checks(site: Site) -> list[Check]:
-    """Disks, file limits, secrets' permissions."""
+    """Check disks, file limits, secrets' permissions."""
     return [*_disk_checks(site), _files_check(site.settings), _secrets_check(site.settings)]
 
 

@@ -19,7 +19,7 @@ from proxy.server.openai_costs import OpenAICosts
 
 
 async def upstream_checks(site: Site, prices: PriceBook | None) -> list[Check]:
-    """The OpenAI key is there, works, and sees what we sell."""
+    """Check that the OpenAI key is there, works, and sees what we sell."""
     if not site.upstream_key:
         return [
             Check("openai", "key", "FAIL", "OPENAI_API_KEY is not set", "set OPENAI_API_KEY, or upstream.api_key_file")
@@ -59,7 +59,7 @@ async def upstream_checks(site: Site, prices: PriceBook | None) -> list[Check]:
 
 
 async def cost_checks(site: Site) -> list[Check]:
-    """The admin key of OpenAI's, where there is one, reads costs: asked once, for yesterday."""
+    """Check that OpenAI's admin key, where there is one, reads costs: asked once, for yesterday."""
     try:
         key = openai_admin_key(site.settings)
     except ConfigError:
@@ -70,7 +70,10 @@ async def cost_checks(site: Site) -> list[Check]:
     try:
         await OpenAICosts(site.settings.jobs.openai_costs_url, key).days(yesterday, yesterday)
     except StoreUnavailable as error:
-        fix = "use an admin key of the organization that may read usage, not a project's key; unset it to do without the job `costs`"
+        fix = (
+            "use an admin key of the organization that may read usage, not a project's key; "
+            "unset it to do without the job `costs`"
+        )
         return [Check("openai", "admin key", "FAIL", str(error), fix)]
     return [Check("openai", "admin key", "PASS", "reads the organization's costs")]
 

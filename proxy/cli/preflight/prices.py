@@ -15,7 +15,7 @@ OLD_CARD_DAYS = 90
 
 
 def package_checks(settings: Settings) -> list[Check]:
-    """What is on sale, against the runbook's three packages."""
+    """Compare what is on sale with the runbook's three packages."""
     if not settings.packages:
         state = settings.billing.purchase_enabled
         fix = "write [[packages]] in proxy.toml, or set billing.purchase_enabled = false"
@@ -33,26 +33,30 @@ def package_checks(settings: Settings) -> list[Check]:
     sold = {package.code: (Fraction(package.usd), Fraction(package.bonus_percent)) for package in settings.packages}
     planned = {code: (Fraction(usd), Fraction(bonus)) for code, (usd, bonus) in RUNBOOK_PACKAGES.items()}
     if sold != planned:
-        fix = "the runbook sells starter $9.99, plus $49.99 + 5 %, pro $99.99 + 10 %: change [[packages]] unless this is meant"
+        fix = (
+            "the runbook sells starter $9.99, plus $49.99 + 5 %, pro $99.99 + 10 %: "
+            "change [[packages]] unless this is meant"
+        )
         return [Check("prices", "packages", "WARN", "; ".join(shown), fix), _margin_check(settings)]
     return [Check("prices", "packages", "PASS", "; ".join(shown)), _margin_check(settings)]
 
 
 def _margin_check(settings: Settings) -> Check:
-    """What is left of the cheapest credits when they are used: a package's bonus is given on top of the markup over
+    """Check what is left of the cheapest credits when they are used: a package's bonus comes on top of the markup over
     OpenAI's prices.
     """
     cheapest = max(settings.packages, key=lambda package: Fraction(package.bonus_percent))
     margin = 100 - (100 + Fraction(cheapest.bonus_percent)) / Fraction(settings.billing.markup)
     found = f"{cheapest.code} leaves {float(margin):.1f} % at markup {settings.billing.markup}, before Stripe's fees"
     if margin < settings.jobs.margin_target_percent:
-        fix = f"raise billing.markup or lower the bonus: the target is {settings.jobs.margin_target_percent} % (jobs.margin_target_percent)"
+        target = settings.jobs.margin_target_percent
+        fix = f"raise billing.markup or lower the bonus: the target is {target} % (jobs.margin_target_percent)"
         return Check("prices", "margin", "WARN", found, fix)
     return Check("prices", "margin", "PASS", found)
 
 
 async def rate_checks(site: Site) -> tuple[list[Check], PriceBook | None]:
-    """The active rate card is whole and dated. Raises StoreUnavailable."""
+    """Check that the active rate card is whole and dated. Raises StoreUnavailable."""
     cards, billing = RateCards(site.database), site.settings.billing
     active = await cards.active_id()
     if active is None:

@@ -14,7 +14,7 @@ OLDEST_REDIS = (6, 2)
 
 
 async def redis_checks(site: Site) -> list[Check]:
-    """Redis keeps what it is told, and serves under the epochs that SQL knows."""
+    """Check that Redis keeps what it is told, and serves under the epochs that SQL knows."""
     conf = site.settings.redis
     if not conf.url:
         return [Check("redis", "store", "PASS", "not used: the embedded store, one process")]
@@ -88,7 +88,7 @@ def _redis_settings(found: dict[str, Any], *, require_aof: bool) -> list[Check]:
 
 
 async def _epoch_check(site: Site, run_id: str, tokens: list[bytes | None]) -> Check:
-    """SQL knows each bucket's epoch; Redis must name the same, under its present run.
+    """Compare each bucket's epoch in Redis, under its present run, with the one that SQL knows.
 
     A bucket nobody opened yet is in neither.
     """

@@ -12,7 +12,7 @@ TOO_OLD_STRIPE = "set API version {version} on the endpoint (Workbench → Webho
 
 
 async def stripe_checks(site: Site) -> list[Check]:
-    """The Stripe account can charge, and its webhook endpoint is ours and complete."""
+    """Check that the Stripe account can charge, and that its webhook endpoint is ours and complete."""
     conf = site.settings.stripe
     if site.stripe is None:
         fix = "set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET, or billing.purchase_enabled = false"
@@ -22,9 +22,8 @@ async def stripe_checks(site: Site) -> list[Check]:
                 "stripe", "keys", "FAIL" if selling else "WARN", "Stripe is not configured; nothing can be bought", fix
             )
         ]
-    from billing.payments.stripe.gateway import (
-        StripeGateway,  # takes a second and memory: only where Stripe is configured
-    )
+    # takes a second and memory: only where Stripe is configured
+    from billing.payments.stripe.gateway import StripeGateway
 
     mode = "live" if conf.livemode else "test"
     fix = "" if conf.livemode else "with the live keys in place, set stripe.livemode = true"
@@ -84,7 +83,10 @@ def _account_check(account: Account) -> Check:
 def _endpoint_checks(site: Site, endpoints: list[Endpoint]) -> list[Check]:
     ours = [endpoint for endpoint in endpoints if endpoint.url == site.webhook_url]
     if not ours:
-        fix = f"make one at Stripe with the URL {site.webhook_url} (portal.public_url decides it) and the events of docs/stripe.md"
+        fix = (
+            f"make one at Stripe with the URL {site.webhook_url} (portal.public_url decides it) "
+            "and the events of docs/stripe.md"
+        )
         return [Check("webhook", "endpoint", "FAIL", f"none of {len(endpoints)} endpoints at Stripe has our URL", fix)]
     enabled = [endpoint for endpoint in ours if endpoint.status == "enabled"]
     if not enabled:

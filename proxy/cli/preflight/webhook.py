@@ -17,7 +17,7 @@ DAY_MS = 86_400_000
 
 
 async def webhook_checks(site: Site) -> list[Check]:
-    """Our own endpoint is reached from here, takes what is signed and refuses what is not.
+    """Check that our own endpoint is reached from here, takes what is signed and refuses what is not.
 
     The probe is dropped once verified.
     """
@@ -43,7 +43,10 @@ async def webhook_checks(site: Site) -> list[Check]:
     if signed.is_success and b'"probe"' in signed.content:
         checks.append(Check("webhook", "signature", "PASS", f"{url} verifies our signature"))
     else:
-        fix = "the server runs with another STRIPE_WEBHOOK_SECRET (or mode) than this command, or something else answers there"
+        fix = (
+            "the server runs with another STRIPE_WEBHOOK_SECRET (or mode) than this command, "
+            "or something else answers there"
+        )
         checks.append(
             Check("webhook", "signature", "FAIL", f"a signed event is answered with {signed.status_code}", fix)
         )
@@ -58,7 +61,7 @@ async def webhook_checks(site: Site) -> list[Check]:
 
 
 async def inbox_checks(site: Site) -> list[Check]:
-    """What of Stripe's events waits, and whether they speak our version. Raises StoreUnavailable."""
+    """Check which of Stripe's events wait, and that they have our API version. Raises StoreUnavailable."""
     inbox = Inbox(site.database)
     depth = await inbox.depth()
     late = depth.oldest_ms > 5 * 60_000

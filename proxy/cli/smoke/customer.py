@@ -29,7 +29,9 @@ CODES = {
     "insufficient_quota": "OpenAI's own quota is used up: raise the project's budget there",
     "store_unavailable": "Redis or SQL does not answer: look at /readyz and at those servers",
     "checkout_failed": "Stripe refuses the payment page: check STRIPE_API_KEY's rights, success_url and cancel_url",
-    "purchases_unavailable": "set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET and restart the server, or run with --skip-purchase",
+    "purchases_unavailable": (
+        "set STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET and restart the server, or run with --skip-purchase"
+    ),
     "purchases_disabled": "`tollkeeper flags set purchase_enabled true --reason ...`, or run with --skip-purchase",
     "charging_paused": "`tollkeeper flags set charging_enabled true --reason ...`",
 }
@@ -69,7 +71,7 @@ class Customer:
         return answer
 
     async def me(self) -> dict[str, Any]:
-        """GET /api/billing/me."""
+        """Ask GET /api/billing/me."""
         return json_object(await self.ask("GET", "/api/billing/me", 200))
 
     async def wait_balance(self, wanted: int, seconds: float, fix: str) -> int:
@@ -80,12 +82,12 @@ class Customer:
             if balance == wanted:
                 return balance
             if time.monotonic() > deadline:
-                found = f"the balance is {display_credits(balance)} credits, not {display_credits(wanted)}, after {seconds:.0f} s"
-                raise StepFailed(found, fix)
+                found = f"the balance is {display_credits(balance)} credits, not {display_credits(wanted)}"
+                raise StepFailed(f"{found}, after {seconds:.0f} s", fix)
             await asyncio.sleep(PAUSE_SECONDS)
 
     async def ledger_rows(self) -> list[dict[str, Any]]:
-        """The account's ledger, from SQL."""
+        """Read the account's ledger, from SQL."""
         return await self.context.ledger.transfers_of(self.account_id, MOST_ROWS)
 
     async def create_account(self, name: str) -> tuple[str, str]:

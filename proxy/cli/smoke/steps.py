@@ -31,8 +31,8 @@ ME_FIELDS = (
 )
 STRIPE_HOST, TEST_SESSION = ".stripe.com", "cs_test_"
 NOT_PAID = (
-    "paid and no credits: the webhook did not arrive or was refused. STRIPE_WEBHOOK_SECRET must be this endpoint's own; "
-    f"see `tollkeeper stripe inbox`. {LOOK}; `tollkeeper stripe sweep` credits what was missed"
+    "paid and no credits: the webhook did not arrive or was refused. STRIPE_WEBHOOK_SECRET must be this endpoint's "
+    f"own; see `tollkeeper stripe inbox`. {LOOK}; `tollkeeper stripe sweep` credits what was missed"
 )
 
 
@@ -230,7 +230,10 @@ class Steps:
                 "a proxy in front takes headers away, or --url is not Tollkeeper",
             ) from None
         if charged <= 0:
-            fix = "charging is off, or the account is outside the rollout: add it to rollout.include, see `tollkeeper flags list`"
+            fix = (
+                "charging is off, or the account is outside the rollout: add it to rollout.include, "
+                "see `tollkeeper flags list`"
+            )
             raise StepFailed("the call was free", fix)
         await self.customer.wait_balance(
             before - charged, STEP_SECONDS, "the balance did not fall by the charge: `tollkeeper reconcile`"
