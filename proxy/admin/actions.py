@@ -278,7 +278,7 @@ class AdminActions:
         }
 
     async def reconciliation(self, limit: int) -> dict[str, Any]:
-        """Return the last runs of jobs (clean ones of `finance` left out), the last reconciliation, and findings as of now.
+        """Return the last runs of jobs (clean ones of `finance` left out), the last reconciliation, and its findings.
 
         A run that could not be done, or only in part, takes back nothing of what one before it found.
         """

@@ -101,7 +101,7 @@ async def preflight(
         if site.migrated:
             more, prices = await _in_sql(site)
             checks += more
-        checks += await _or_failed("database", "backup", backup_checks(site))
+        checks += await _try_checks("database", "backup", backup_checks(site))
         checks += await redis_checks(site)
         checks += await _outside(site, prices)
         checks += [*package_checks(site.settings), *clock_checks(site), *flag_checks(site), *host_checks(site)]
@@ -132,7 +132,7 @@ async def _outside(site: Site, prices: PriceBook | None) -> list[Check]:
     return [*(check for checks in asked for check in checks), *await edge_checks(site)]
 
 
-async def _or_failed(area: str, name: str, work: Awaitable[list[Check]]) -> list[Check]:
+async def _try_checks(area: str, name: str, work: Awaitable[list[Check]]) -> list[Check]:
     try:
         return await work
     except StoreUnavailable as error:
