@@ -17,8 +17,8 @@ from billing.money.amounts import display_credits, display_usd, package_credits
 from proxy.customer_api.callers import authenticate
 from proxy.customer_api.rows import ledger_row, usage_details, usage_row
 from proxy.gateway.admission import banners
-from proxy.gateway.authenticate import may_use_model
 from proxy.gateway.endpoints import METERED, REALTIME
+from proxy.gateway.plan import may_use_model
 from proxy.gateway.services import Services
 from proxy.web.http import json_handler, json_response
 from proxy.web.query import page_limit, parse_time, read_cursor, whole_number, write_cursor

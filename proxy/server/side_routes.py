@@ -39,7 +39,7 @@ from proxy.web.auth_failures import AuthFailures
 
 
 def journal_apart(conf: DatabaseSettings) -> Journal:
-    """The journal, read in a thread of its own over a connection of its own: it goes through every transfer there is."""
+    """The journal, read in a thread of its own over its own connection: it goes through every transfer there is."""
 
     async def read(first: date, last: date) -> list[Line]:
         database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
@@ -56,7 +56,10 @@ def journal_apart(conf: DatabaseSettings) -> Journal:
 
 @dataclass(frozen=True, slots=True)
 class SideParts:
-    """What the handlers need. `origin`: how browsers reach us; `tokens` None: no identity provider is configured."""
+    """Parts that the handlers need.
+
+    `origin`: the address by which browsers reach us; `tokens` None: no identity provider is configured.
+    """
 
     services: Services
     database: Database
@@ -72,7 +75,7 @@ class SideParts:
 
 
 def side_routes(parts: SideParts) -> list[Route]:
-    """What to mount."""
+    """Routes to mount."""
     database, services, money = parts.database, parts.services, parts.money
     api, statements = AccountApi(services, parts.ledger), Statements(database)
     auth, actions = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_actions(parts)
@@ -99,7 +102,7 @@ def side_routes(parts: SideParts) -> list[Route]:
 
 
 def admin_actions(parts: SideParts) -> AdminActions:
-    """What admins work with."""
+    """The parts that admins work with."""
     database = parts.database
     return AdminActions(
         parts.services,
