@@ -129,10 +129,10 @@ class Balances(Protocol):
     """The balance store. Every method is idempotent by id and raises StoreUnavailable within its bound."""
 
     async def hold(self, request: HoldRequest) -> Held | Refused:
-        """Admit or refuse; durable when it returns, unless `durable()` says to wait."""
+        """Admit or refuse; durable when it returns, unless `wait_persisted()` says to wait."""
         ...
 
-    async def durable(self, hold_id: str) -> None:
+    async def wait_persisted(self, hold_id: str) -> None:
         """Return once the hold is on disk: before the first byte of a paid answer reaches the client."""
         ...
 
@@ -157,7 +157,7 @@ class Balances(Protocol):
         """Lower a hold to `amount` (never below its checkpoint, never raise it); sent soon, never awaited."""
         ...
 
-    def hand_over(self, hold_id: str, account_id: str) -> None:
+    def detach(self, hold_id: str, account_id: str) -> None:
         """Let go of a hold without resolving it: another process takes it on by `hold()`, with the same id, within its
         lease.
 

@@ -170,7 +170,7 @@ class Holding:
     async def durable(self) -> None:
         """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
         try:
-            await self._services.balances.durable(self._request_id)
+            await self._services.balances.wait_persisted(self._request_id)
         except StoreUnavailable:
             raise unavailable(
                 "Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable"
@@ -178,7 +178,7 @@ class Holding:
 
     def hand_over(self) -> None:
         """The request goes on without us: whoever polls it takes the hold on."""
-        self._services.balances.hand_over(self._request_id, self.key.account_id)
+        self._services.balances.detach(self._request_id, self.key.account_id)
         self.holding = False
 
     async def settle(
