@@ -5,11 +5,11 @@ from typing import NamedTuple
 from billing.money.amounts import written_credits
 from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.payments.purchase import Offer
-from billing.payments.purchase_store import Purchase, Sales
+from billing.payments.purchase_store import Purchase, PurchaseStore
 from billing.payments.stripe.gateway import Order, StripeGateway
 from billing.payments.stripe.objects import Session
 from billing.payments.stripe.sync import Sync
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
 
 ATTEMPTS = 3
@@ -30,15 +30,28 @@ class CheckoutTerms(NamedTuple):
 class Checkout:
     """Opens pages. Raises StoreUnavailable, StripeRefused, TooManyCheckouts, AccountNotFound, NotYet."""
 
-    def __init__(self, sales: Sales, buyers: Buyers, gateway: StripeGateway, sync: Sync, terms: CheckoutTerms) -> None:
+    def __init__(
+        self,
+        purchases: PurchaseStore,
+        customers: StripeCustomers,
+        gateway: StripeGateway,
+        sync: Sync,
+        terms: CheckoutTerms,
+    ) -> None:
         """The parts, and the terms."""
-        self._sales, self._buyers, self._gateway, self._sync, self._terms = sales, buyers, gateway, sync, terms
+        self._purchases, self._customers, self._gateway, self._sync, self._terms = (
+            purchases,
+            customers,
+            gateway,
+            sync,
+            terms,
+        )
 
     async def open(self, account_id: str, name: str, offer: Offer, *, save_method: bool = False) -> Purchase:
         """A purchase with the URL of a page on which it can be paid now."""
         terms = self._terms
         for _ in range(ATTEMPTS):
-            purchase = await self._sales.begin(
+            purchase = await self._purchases.begin(
                 account_id,
                 offer,
                 livemode=terms.livemode,
@@ -50,7 +63,7 @@ class Checkout:
                 return await self._ask(purchase, name)
             session = await self._gateway.session(purchase.session_id)
             if session is None:
-                await self._sales.ended(purchase.id, "failed", "Stripe has no such session")
+                await self._purchases.give_up(purchase.id, "failed", "Stripe has no such session")
             elif session.status == "open":
                 return purchase
             else:
@@ -60,17 +73,17 @@ class Checkout:
 
     async def customer(self, account_id: str, name: str) -> str:
         """The account's Stripe customer, made at its first purchase."""
-        buyer = await self._buyers.find(account_id)
+        buyer = await self._customers.find(account_id)
         if buyer is not None:
             return buyer.customer_id
-        return await self._buyers.remember(
+        return await self._customers.remember(
             account_id, await self._gateway.create_customer(account_id, name, f"customer:{account_id}")
         )
 
     async def _ask(self, purchase: Purchase, name: str) -> Purchase:
         customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
         try:
-            purchase = await self._sales.addressed(purchase.id, customer_id)
+            purchase = await self._purchases.assign_customer(purchase.id, customer_id)
             try:
                 session = await self._create(purchase)
             except StripeRefused as refused:
@@ -82,13 +95,13 @@ class Checkout:
             # Stripe keeps the result of a key, its own failures too: after a while another key is the way on. Should a
             # page exist for this one, nobody has its address; should it be paid all the same, it is credited.
             if away.store == "stripe" and now_ms() - purchase.created_at > LONGEST_WAIT_MS:
-                await self._sales.ended(purchase.id, "failed", "Stripe did not answer")
+                await self._purchases.give_up(purchase.id, "failed", "Stripe did not answer")
             raise
         except StripeRefused as refused:
             # the next click begins anew instead of meeting the same refusal
-            await self._sales.ended(purchase.id, "failed", str(refused))
+            await self._purchases.give_up(purchase.id, "failed", str(refused))
             raise
-        return await self._sales.opened(purchase.id, session.id, session.url or "")
+        return await self._purchases.record_session(purchase.id, session.id, session.url or "")
 
     async def _with_new_customer(self, refused: Purchase, name: str) -> Purchase:
         """Our customer was deleted at Stripe: the account gets another, its saved card is gone, and the purchase asks
@@ -113,8 +126,8 @@ class Checkout:
         customer_id = await self._gateway.create_customer(
             refused.account_id, name, f"customer:{refused.idempotency_key}"
         )
-        await self._buyers.replace(refused.account_id, customer_id)
-        return await self._sales.readdressed(refused, customer_id)
+        await self._customers.replace(refused.account_id, customer_id)
+        return await self._purchases.reassign_customer(refused, customer_id)
 
     async def _create(self, purchase: Purchase) -> Session:
         terms = self._terms

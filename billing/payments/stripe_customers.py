@@ -9,7 +9,7 @@ from billing.storage.database import Database, now_ms
 from billing.storage.tables.payments import stripe_customers
 
 
-class Buyer(NamedTuple):
+class StripeCustomer(NamedTuple):
     """A Stripe customer; `payment_method_id` is "" without a saved method. Times in Unix milliseconds."""
 
     account_id: str
@@ -18,14 +18,14 @@ class Buyer(NamedTuple):
     consented_at: int | None
 
 
-class Buyers:
+class StripeCustomers:
     """Reads and writes stripe_customers. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
         """`database` must be migrated."""
         self._db = database
 
-    async def find(self, account_id: str) -> Buyer | None:
+    async def find(self, account_id: str) -> StripeCustomer | None:
         """The account's customer, if Stripe has one."""
         columns = (
             stripe_customers.c.account_id,
@@ -37,7 +37,7 @@ class Buyers:
             row = (
                 await connection.execute(select(*columns).where(stripe_customers.c.account_id == account_id))
             ).first()
-        return Buyer(*row) if row is not None else None
+        return StripeCustomer(*row) if row is not None else None
 
     async def remember(self, account_id: str, customer_id: str) -> str:
         """Keep an account's customer; the first one stays, and is returned."""

@@ -110,7 +110,7 @@ class AdminDesk:
 
     async def in_review(self) -> list[dict[str, Any]]:
         """Paid and not credited: a person must decide. Oldest first."""
-        rows = await self.money.sales.in_review()
+        rows = await self.money.purchases.in_review()
         return [
             {**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents}
             for row in rows
@@ -119,7 +119,7 @@ class AdminDesk:
     async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Credit a payment in review, once. Raises Rejection, StoreUnavailable."""
         reason = checked_reason(reason)
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         if self.money.keys is None:
             raise unavailable(
@@ -141,12 +141,12 @@ class AdminDesk:
             cents = None if usd is None else refund_cents(usd)
         except MoneyError as error:
             raise invalid(f"`usd` is not an amount: {error}", "usd") from None
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         if self.money.keys is None:
             raise unavailable("Stripe is not configured here.", "stripe_not_configured")
         try:
-            made = await (await self.money.parts()).refunding.refund(purchase_id, cents, caller.who, reason)
+            made = await (await self.money.parts()).refunds.refund(purchase_id, cents, caller.who, reason)
         except (NotRefundable, StripeRefused) as refused:
             raise Rejection(409, "not_refundable", f"{refused}.") from None
         return refund_row(purchase_id, made)
@@ -154,10 +154,10 @@ class AdminDesk:
     async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Close a payment in review for which nothing is to be credited. Raises Rejection, StoreUnavailable."""
         reason = checked_reason(reason)
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         try:
-            await self.money.sales.dismiss(purchase_id, caller.who, reason)
+            await self.money.crediting.dismiss(purchase_id, caller.who, reason)
         except NotAcceptable as refused:
             raise Rejection(409, "not_in_review", f"{refused}.") from None
         return {"id": purchase_id, "state": "dismissed"}

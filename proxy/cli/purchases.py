@@ -8,8 +8,10 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from billing.money.amounts import display_credits, written_usd
+from billing.payments.claim_store import ClaimStore
+from billing.payments.crediting import Crediting
 from billing.payments.purchase import MILLICREDITS_PER_CENT, refund_cents
-from billing.payments.purchase_store import Sales
+from billing.payments.purchase_store import PurchaseStore
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox
 from config.load import ConfigError
@@ -169,17 +171,17 @@ async def _ignore(context: Context) -> Result:
 
 
 async def _purchases(context: Context) -> Result:
-    sales, given = Sales(context.database), context.arguments
+    store, claim_store, given = PurchaseStore(context.database), ClaimStore(context.database), context.arguments
     await context.accounts.get(given.account)
     data: list[dict[str, Any]] = []
-    found = await sales.of_account(given.account, given.limit)
-    standing = await sales.standing([purchase.id for purchase in found])
+    found = await store.of_account(given.account, given.limit)
+    totals = await claim_store.totals([purchase.id for purchase in found])
     for purchase in found:
         claims = [
-            {"id": claim["id"], "kind": claim["kind"], "status": claim["status"], "amountCents": claim["amount_cents"]}
-            for claim in await sales.claims_of(purchase.id)
+            {"id": claim.id, "kind": claim.kind, "status": claim.status, "amountCents": claim.amount_cents}
+            for claim in await claim_store.of_purchase(purchase.id)
         ]
-        word = standing[purchase.id].word if purchase.state == "credited" and purchase.id in standing else None
+        word = totals[purchase.id].word if purchase.state == "credited" and purchase.id in totals else None
         more = {
             "problem": purchase.problem,
             "paymentIntentId": purchase.payment_intent_id,
@@ -199,7 +201,7 @@ async def _purchases(context: Context) -> Result:
 
 
 async def _review(context: Context) -> Result:
-    rows = await Sales(context.database).in_review()
+    rows = await PurchaseStore(context.database).in_review()
     data = [
         {**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents}
         for row in rows
@@ -223,7 +225,7 @@ async def _accept(context: Context) -> Result:
 
 async def _dismiss(context: Context) -> Result:
     given = context.arguments
-    changed = await Sales(context.database).dismiss(given.purchase, who(), given.reason)
+    changed = await Crediting(context.database).dismiss(given.purchase, who(), given.reason)
     result = {"id": given.purchase, "state": "dismissed", "changed": changed}
     return result, f"{given.purchase} is dismissed{'' if changed else ' already'}; nothing was credited.", 0
 
@@ -232,7 +234,7 @@ async def _refund(context: Context) -> Result:
     given = context.arguments
     cents = None if given.usd is None else refund_cents(given.usd)
     async with _configured(context) as money:
-        made = await (await money.parts()).refunding.refund(given.purchase, cents, who(), given.reason)
+        made = await (await money.parts()).refunds.refund(given.purchase, cents, who(), given.reason)
     dollars = written_usd(made.cents * MILLICREDITS_PER_CENT)
     return (
         refund_row(given.purchase, made),

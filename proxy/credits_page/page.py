@@ -26,7 +26,8 @@ from billing.money.amounts import MoneyError, decimal_of, millicredits, parse_cr
 from billing.money.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.money.holds import Reading
 from billing.money.spend_periods import PERIODS
-from billing.payments.purchase_store import Purchase, Standing
+from billing.payments.claim_store import ClaimTotals
+from billing.payments.purchase_store import Purchase
 from billing.payments.recharge.rules import Recharge, Wish
 from billing.storage.database import now_ms
 from config.settings import Secret
@@ -181,7 +182,7 @@ class CreditsPage:
         """How the payment went that the customer comes back from."""
         if not session_id:
             return []
-        purchase = await self.money.sales.of_session(session_id[:255])
+        purchase = await self.money.purchases.of_session(session_id[:255])
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
@@ -204,7 +205,7 @@ class CreditsPage:
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:
-        row, buyer = await self.money.recharges.get(account), await self.money.buyers.find(account)
+        row, buyer = await self.money.recharges.get(account), await self.money.customers.find(account)
         return {
             "available": is_offered(self.money),
             "saved": buyer is not None and bool(buyer.payment_method_id),
@@ -253,12 +254,12 @@ class CreditsPage:
         return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.money.sales.of_account(account, ROWS + 1, page_cursor(cursor))
+        rows = await self.money.purchases.of_account(account, ROWS + 1, page_cursor(cursor))
         following = page_cursor_of(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
-        standing = await self.money.sales.standing([row.id for row in rows[:ROWS]])
+        totals = await self.money.claims.totals([row.id for row in rows[:ROWS]])
         found = []
         for row in rows[:ROWS]:
-            state, look = _state_of(row, standing.get(row.id))
+            state, look = _state_of(row, totals.get(row.id))
             cents = row.total_cents or row.price_cents
             found.append(
                 {
@@ -330,7 +331,7 @@ class CreditsPage:
     async def _cards(self, request: Request, visitor: Visitor) -> Response:
         """To Stripe's own page, where saved cards are looked at, replaced and removed."""
         del request
-        buyer = await self.money.buyers.find(visitor.account_id)
+        buyer = await self.money.customers.find(visitor.account_id)
         if buyer is None or self.money.keys is None:
             raise not_found("No card is saved yet.", "no_customer")
         try:
@@ -387,7 +388,7 @@ class CreditsPage:
         )
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
-        purchase = await self.money.sales.get(request.path_params["purchase_id"])
+        purchase = await self.money.purchases.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
         return self._answers.go(await receipt_url(self.money, purchase))
@@ -407,10 +408,10 @@ def _opens(row: Recharge) -> bool:
     return row.action_url.startswith(("https://", "http://")) and row.updated_at > now_ms() - LINK_MS
 
 
-def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
+def _state_of(row: Purchase, totals: ClaimTotals | None) -> tuple[str, str]:
     """A purchase in words, with what became of it since."""
-    if row.state == "credited" and standing is not None:
-        return standing.word, LOOKS[standing.word]
+    if row.state == "credited" and totals is not None:
+        return totals.word, LOOKS[totals.word]
     return STATES[row.state]
 
 

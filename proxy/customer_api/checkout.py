@@ -112,7 +112,7 @@ class CheckoutApi:
     async def _purchases(self, request: Request) -> Response:
         key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         limit = page_limit(request)
-        rows = await self.money.sales.of_account(
+        rows = await self.money.purchases.of_account(
             key.account_id, limit + 1, page_cursor(request.query_params.get("cursor"))
         )
         following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
@@ -146,7 +146,7 @@ class CheckoutApi:
                 "credits_page_only",
             )
         parts = await self._stripe()
-        buyer = await self.money.buyers.find(key.account_id)
+        buyer = await self.money.customers.find(key.account_id)
         if buyer is None:
             raise not_found("This account has not bought anything yet.", "no_customer")
         try:
@@ -229,8 +229,8 @@ class CheckoutApi:
         """The purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
         key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         wanted = request.path_params["purchase_id"]
-        sales = self.money.sales
-        purchase = await (sales.of_session(wanted) if wanted.startswith("cs_") else sales.get(wanted))
+        store = self.money.purchases
+        purchase = await (store.of_session(wanted) if wanted.startswith("cs_") else store.get(wanted))
         if purchase is None or purchase.account_id != key.account_id:
             raise not_found("There is no such purchase of yours.", "purchase_not_found")
         return purchase
@@ -260,9 +260,9 @@ async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:
     Raises Rejection.
     """
     url = purchase.receipt_url
-    if purchase.charge_id and money.keys is not None:
+    if purchase.stripe_charge_id and money.keys is not None:
         try:
-            charge = await (await money.parts()).gateway.charge(purchase.charge_id)
+            charge = await (await money.parts()).gateway.charge(purchase.stripe_charge_id)
             url = (charge.receipt_url if charge is not None else None) or url
         except (StoreUnavailable, StripeRefused) as error:
             log.warning("the receipt of %s is the one we kept: %s", purchase.id, error)

@@ -32,7 +32,7 @@ async def save_recharge(money: MoneyIn, account_id: str, wish: Wish, who: Who, *
         raise unavailable("Automatic recharge is switched off here.", "auto_recharge_disabled", 60_000)
     if not consent:
         raise invalid("Charging a saved card while you are away needs your consent.", "consent")
-    buyer = await money.buyers.find(account_id)
+    buyer = await money.customers.find(account_id)
     if buyer is None or not buyer.payment_method_id:
         raise Rejection(
             409, "no_saved_payment_method", "There is no saved card. Buy a package once and let the card be saved."

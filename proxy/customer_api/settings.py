@@ -60,7 +60,7 @@ class SettingsApi:
         key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
         if request.method == "PUT":
             await self._set_recharge(key, request)
-        row, buyer = await self.money.recharges.get(key.account_id), await self.money.buyers.find(key.account_id)
+        row, buyer = await self.money.recharges.get(key.account_id), await self.money.customers.find(key.account_id)
         saved = buyer is not None and bool(buyer.payment_method_id)
         return json_response(
             {"available": is_offered(self.money), "hasSavedPaymentMethod": saved, **_recharge_row(row)}

@@ -7,7 +7,8 @@ import pytest
 
 from billing.ledger.flush import relay_once
 from billing.money.errors import NotYet, StoreUnavailable, TooManyCheckouts
-from billing.payments.purchase_store import Receipt, Stale
+from billing.payments.crediting import Receipt
+from billing.payments.purchase_store import Stale
 from billing.payments.stripe.gateway import Order
 from billing.payments.stripe.objects import payment_of_session
 from tests.money.fake_stripe import FakeStripe, replace
@@ -102,7 +103,7 @@ async def test_a_stale_picture_is_not_applied_over_a_newer_one(shop: Shop) -> No
     shop.stripe.pay(purchase.session_id or "")
     await shop.deliver()
     with pytest.raises(Stale):
-        await shop.sales.settle(purchase.id, payment_of_session(old), Receipt(), purchase.revision)
+        await shop.crediting.settle(purchase.id, payment_of_session(old), Receipt(), purchase.revision)
     assert (await shop.get(purchase)).state == "credited"
 
 
@@ -319,7 +320,7 @@ async def test_charge_updated_brings_the_fee(shop: Shop) -> None:
         from sqlalchemy import text
 
         await connection.execute(text("UPDATE purchases SET fee_booked = false"))
-    shop.stripe.emit("charge.updated", purchase.charge_id)
+    shop.stripe.emit("charge.updated", purchase.stripe_charge_id)
     await shop.deliver()
     assert (await shop.get(purchase)).fee_booked is True
 
@@ -331,7 +332,7 @@ async def test_a_customer_deleted_at_stripe_is_made_again(shop: Shop) -> None:
     second = await shop.paid(account)
     assert second.customer_id != first.customer_id
     assert await shop.balance(account) == 2 * 109_989_000
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert (buyer.customer_id, buyer.payment_method_id) == (second.customer_id, "")
 
@@ -357,20 +358,22 @@ def dying(stripe: FakeStripe, work: Any, *, before: bool) -> Any:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["create_customer", "replace", "readdressed", "create_session", "opened"])
+@pytest.mark.parametrize(
+    "step", ["create_customer", "replace", "reassign_customer", "create_session", "record_session"]
+)
 async def test_a_deleted_customer_and_a_crash_leave_one_page(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
 ) -> None:
     account = await shop.books.account()
     first = await shop.paid(account)
     shop.stripe.deleted_customers.add(first.customer_id)
-    part: Any = next(part for part in (shop.stripe, shop.buyers, shop.sales) if hasattr(part, step))
+    part: Any = next(part for part in (shop.stripe, shop.customers, shop.purchases) if hasattr(part, step))
     monkeypatch.setattr(part, step, dying(shop.stripe, getattr(part, step), before=before))
     with pytest.raises(Crash):
         await shop.buy(account)
     page = await shop.buy(account)
     assert [one.id for one in shop.stripe.sessions_by_id.values() if one.status == "open"] == [page.session_id]
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert buyer.customer_id == page.customer_id != first.customer_id
     shop.stripe.pay(page.session_id or "")
@@ -390,11 +393,13 @@ async def test_two_clicks_at_once_with_a_deleted_customer_get_one_page(shop: Sho
 async def test_a_slow_click_asks_as_the_row_stands(shop: Shop) -> None:
     """It read the row before another click had put a customer there, and found another customer of the account meanwhile."""
     account = await shop.books.account()
-    purchase = await shop.sales.begin(account, PRO, livemode=False, save_method=False, reuse_ms=600_000, hourly_limit=0)
-    assert (await shop.sales.addressed(purchase.id, "cus_first")).customer_id == "cus_first"
-    assert (await shop.sales.addressed(purchase.id, "cus_second")).customer_id == "cus_first"
-    moved = await shop.sales.readdressed(purchase, "cus_third")
-    assert await shop.sales.readdressed(purchase, "cus_fourth") == moved
+    purchase = await shop.purchases.begin(
+        account, PRO, livemode=False, save_method=False, reuse_ms=600_000, hourly_limit=0
+    )
+    assert (await shop.purchases.assign_customer(purchase.id, "cus_first")).customer_id == "cus_first"
+    assert (await shop.purchases.assign_customer(purchase.id, "cus_second")).customer_id == "cus_first"
+    moved = await shop.purchases.reassign_customer(purchase, "cus_third")
+    assert await shop.purchases.reassign_customer(purchase, "cus_fourth") == moved
     assert moved.customer_id == "cus_third"
     assert moved.idempotency_key != purchase.idempotency_key
 

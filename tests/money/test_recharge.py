@@ -63,7 +63,7 @@ async def told(shop: Shop) -> list[str]:
 
 async def test_pitfall_27_one_recharge_a_crossing_with_a_saved_card_and_consent(shop: Shop) -> None:
     account = await account_with_card(shop)
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert buyer.payment_method_id
     assert buyer.consented_at is not None
@@ -245,7 +245,7 @@ async def test_switched_off_what_stripe_was_asked_for_is_concluded(shop: Shop) -
 
 async def test_a_removed_card_is_not_charged(shop: Shop) -> None:
     account = await account_with_card(shop)
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     shop.stripe.emit("payment_method.detached", buyer.payment_method_id)
     await shop.deliver()

@@ -79,7 +79,7 @@ async def test_a_payment_in_flight_is_concluded_whatever_the_balance_does_meanwh
 
 async def test_a_refund_is_not_answered_by_charging_the_card_again(shop: Shop) -> None:
     account = await account_with_card(shop)
-    (purchase,) = await shop.sales.of_account(account, 5)
+    (purchase,) = await shop.purchases.of_account(account, 5)
     shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     await run(shop)
@@ -104,7 +104,7 @@ async def test_credits_that_an_admin_takes_back_charge_no_card(shop: Shop) -> No
 async def test_who_disputes_is_not_charged_again(sql: Books, block_after: int) -> None:
     shop = open_shop(sql, block_after=block_after)
     account = await account_with_card(shop)
-    (purchase,) = await shop.sales.of_account(account, 5)
+    (purchase,) = await shop.purchases.of_account(account, 5)
     dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
     await shop.deliver()
     await run(shop)
@@ -200,7 +200,7 @@ async def test_a_payment_that_needs_a_person_is_not_made_once_more(shop: Shop) -
         await connection.execute(text("UPDATE auto_recharges SET next_try_at = 0 WHERE next_try_at IS NOT NULL"))
     await run(shop)
     assert (len(autos(shop)), await state_of(shop, account)) == (1, "stopped")
-    assert len(await shop.sales.in_review()) == 1
+    assert len(await shop.purchases.in_review()) == 1
 
 
 async def test_an_api_key_cannot_reach_the_card(shop: Shop) -> None:
@@ -251,12 +251,12 @@ async def test_a_decimal_comma_is_not_a_thousand_times_as_much(shop: Shop) -> No
 
 async def test_the_card_of_a_deleted_customer_does_not_come_back(shop: Shop) -> None:
     account = await account_with_card(shop)
-    (first,) = await shop.sales.of_account(account, 5)
+    (first,) = await shop.purchases.of_account(account, 5)
     shop.stripe.deleted_customers.add(first.customer_id)
     await shop.paid(account)
-    shop.stripe.emit("charge.updated", (await shop.get(first)).charge_id)
+    shop.stripe.emit("charge.updated", (await shop.get(first)).stripe_charge_id)
     await shop.deliver()
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert buyer.payment_method_id == ""
 
@@ -435,8 +435,8 @@ async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
     shop.stripe.pay(purchase.session_id or "", payment_status="no_payment_required", amount_total=0)
     await shop.deliver()
     assert len(await shop.findings()) == 1
-    assert await shop.sales.dismiss(purchase.id, ADA, "a test")
-    assert not await shop.sales.dismiss(purchase.id, ADA, "again")
+    assert await shop.crediting.dismiss(purchase.id, ADA, "a test")
+    assert not await shop.crediting.dismiss(purchase.id, ADA, "again")
     await shop.sync.session(purchase.session_id or "")  # whatever Stripe says afterwards
     await shop.age(1_000)
     assert (await shop.get(purchase)).state == "dismissed"
@@ -445,7 +445,7 @@ async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
         ("ada", "a test")
     ]
     with pytest.raises(NotAcceptable):
-        await shop.sales.dismiss("pur_none", ADA, "x")
+        await shop.crediting.dismiss("pur_none", ADA, "x")
 
 
 async def test_an_event_of_another_installation_is_ignored_by_a_person(shop: Shop) -> None:

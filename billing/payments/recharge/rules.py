@@ -27,7 +27,7 @@ from billing.ledger.audit_log import Change, Who, note_change
 from billing.ledger.notices import Notice, NoticeQueue
 from billing.ledger.recharge_blocks import DISPUTED
 from billing.payments.purchase import UNSETTLED, Offer
-from billing.payments.purchase_store import Purchase, insert_purchase
+from billing.payments.purchase_store import Purchase, insert_purchase, purchase_of
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import accounts, balances
@@ -243,7 +243,7 @@ class Recharges:
                 )
                 row = (await connection.execute(query_row)).mappings().first()
                 if row is not None:
-                    found.append((Recharge(**row), Purchase(**purchase)))
+                    found.append((Recharge(**row), purchase_of(purchase)))
         return found
 
     async def _tell_of_disputes(self) -> None:

@@ -10,7 +10,7 @@ from billing.ledger.accounts import Accounts
 from billing.money.errors import BillingError, NotYet, StoreUnavailable, StripeRefused
 from billing.payments.checkout import Checkout, order_of
 from billing.payments.purchase import Offer
-from billing.payments.purchase_store import NEVER_HEARD, Purchase, Sales
+from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
 from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharge, Recharges
 from billing.payments.stripe.gateway import Declined, StripeGateway
 from billing.payments.stripe.objects import NEEDS_BUYER
@@ -29,14 +29,14 @@ class RechargeWorker:
     def __init__(
         self,
         recharges: Recharges,
-        sales: Sales,
+        purchases: PurchaseStore,
         accounts: Accounts,
         gateway: StripeGateway,
         sync: Sync,
         checkout: Checkout,
     ) -> None:
         """The parts."""
-        self._recharges, self._sales, self._accounts = recharges, sales, accounts
+        self._recharges, self._purchases, self._accounts = recharges, purchases, accounts
         self._gateway, self._sync, self._checkout = gateway, sync, checkout
 
     async def step(
@@ -67,7 +67,7 @@ class RechargeWorker:
     async def _ask_stripe(self) -> StoreUnavailable | None:
         """Pay what was begun; why Stripe could not be asked for some of it."""
         now, away = now_ms(), None
-        for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
+        for purchase in await self._purchases.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
             if purchase.origin == "auto":
                 away = await self._try(purchase) or away
         return away
@@ -96,16 +96,16 @@ class RechargeWorker:
             log.error(
                 "automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused
             )  # its words are not for customers
-            await self._sales.ended(purchase.id, "failed", REFUSED + refused.code)
+            await self._purchases.give_up(purchase.id, "failed", REFUSED + refused.code)
             return
         intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
         if intent_id:
-            await self._sales.intended(purchase.id, intent_id)
+            await self._purchases.record_intent(purchase.id, intent_id)
         if isinstance(answer, Declined):
-            await self._sales.ended(purchase.id, "failed", answer.code)
+            await self._purchases.give_up(purchase.id, "failed", answer.code)
             return
         if answer.status == "requires_action":
-            await self._sales.ended(purchase.id, "failed", NEEDS_BUYER)
+            await self._purchases.give_up(purchase.id, "failed", NEEDS_BUYER)
             return
         try:
             await self._sync.intent(answer.id)

@@ -207,9 +207,11 @@ class StripeGateway:
         """A dispute with its balance transactions; None when there is no such."""
         return await _found(self._v1.disputes.retrieve_async(dispute_id), Dispute)
 
-    async def charge(self, charge_id: str) -> Charge | None:
+    async def charge(self, stripe_charge_id: str) -> Charge | None:
         """A charge, with the link to its receipt as it is now; None when there is no such."""
-        return await _found(self._v1.charges.retrieve_async(charge_id, {"expand": ["balance_transaction"]}), Charge)
+        return await _found(
+            self._v1.charges.retrieve_async(stripe_charge_id, {"expand": ["balance_transaction"]}), Charge
+        )
 
     # -- lists, newest first ----------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.money.errors import StoreUnavailable, StripeRefused
-from billing.payments.purchase_store import NEVER_HEARD, Purchase, Sales
+from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.inbox import Inbox
@@ -90,9 +90,11 @@ class _Notes:
 class Sweeper:
     """Asks Stripe what we missed. Raises StoreUnavailable."""
 
-    def __init__(self, database: Database, gateway: StripeGateway, inbox: Inbox, sales: Sales, sync: Sync) -> None:
+    def __init__(
+        self, database: Database, gateway: StripeGateway, inbox: Inbox, purchases: PurchaseStore, sync: Sync
+    ) -> None:
         """The parts."""
-        self._db, self._gateway, self._inbox, self._sales, self._sync = database, gateway, inbox, sales, sync
+        self._db, self._gateway, self._inbox, self._purchases, self._sync = database, gateway, inbox, purchases, sync
 
     async def sweep(self, days: int | None = None, *, livemode: bool) -> Swept:
         """One sweep: since the last one (and an hour before it), or over so many days."""
@@ -121,9 +123,9 @@ class Sweeper:
         """Rows committed before Stripe was asked, and nothing since: did it hear of them? (The process died in
         between.)
         """
-        for purchase in await self._sales.waiting(("created",), before_ms=now_ms() - STUCK_MS):
+        for purchase in await self._purchases.waiting(("created",), before_ms=now_ms() - STUCK_MS):
             await notes.sync(purchase.id, self._heard_of(purchase))
-            await self._sales.looked_at(purchase.id)
+            await self._purchases.record_look(purchase.id)
 
     async def _heard_of(self, purchase: Purchase) -> Outcome:
         """Settle what Stripe has of a purchase; when it has nothing for long enough, give the purchase up."""
@@ -131,7 +133,7 @@ class Sweeper:
         if call is not None:
             return await call
         if purchase.created_at < now_ms() - NEVER_ASKED_MS:
-            await self._sales.ended(purchase.id, "failed", NEVER_HEARD)
+            await self._purchases.give_up(purchase.id, "failed", NEVER_HEARD)
         return Outcome(NEVER_HEARD)
 
     async def _look_for(self, purchase: Purchase) -> Awaitable[Outcome] | None:
@@ -153,12 +155,12 @@ class Sweeper:
         return None  # also of a customer that is not there
 
     async def _standing_still(self, notes: _Notes) -> None:
-        for purchase in await self._sales.waiting(("open", "processing"), before_ms=now_ms() - QUIET_MS):
+        for purchase in await self._purchases.waiting(("open", "processing"), before_ms=now_ms() - QUIET_MS):
             if purchase.session_id is not None:
                 await notes.sync(purchase.session_id, self._sync.session(purchase.session_id))
             elif purchase.payment_intent_id is not None:
                 await notes.sync(purchase.payment_intent_id, self._sync.intent(purchase.payment_intent_id))
-            await self._sales.looked_at(purchase.id)  # the next sweep looks at those that were not looked at
+            await self._purchases.record_look(purchase.id)  # the next sweep looks at those that were not looked at
 
     async def _open_claims(self, notes: _Notes) -> None:
         """Refunds on their way and disputes without an end: what has become of them?"""
@@ -192,11 +194,11 @@ class Sweeper:
     async def _unsettled_session(self, session: Session) -> bool:
         if session.status != "complete" or not session.client_reference_id:
             return False
-        purchase = await self._sales.get(session.client_reference_id)
+        purchase = await self._purchases.get(session.client_reference_id)
         return purchase is not None and (purchase.state != "credited" or not purchase.fee_booked)
 
     async def _unsettled_intent(self, intent: Intent) -> bool:
-        purchase = await self._sales.get(intent.metadata.get(OWN_ID, ""))
+        purchase = await self._purchases.get(intent.metadata.get(OWN_ID, ""))
         if purchase is None or purchase.origin != "auto" or intent.status != "succeeded":
             return False
         return purchase.state != "credited" or not purchase.fee_booked

@@ -15,7 +15,7 @@ from billing.money.errors import StoreUnavailable
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox, Waiting
 from billing.payments.stripe.sync import Outcome, Sync
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
 
 log = logging.getLogger("tollkeeper.stripe")
@@ -39,12 +39,12 @@ class StripeWorker:
     """One step handles what is due. Safe to run twice at once: everything under it is idempotent."""
 
     def __init__(
-        self, inbox: Inbox, sync: Sync, buyers: Buyers, handled: Callable[[int], None] = lambda _: None
+        self, inbox: Inbox, sync: Sync, customers: StripeCustomers, handled: Callable[[int], None] = lambda _: None
     ) -> None:
         """`handled` is told, for each event that is handled for the first time, how many milliseconds passed since it
         was received.
         """
-        self._inbox, self._sync, self._buyers, self._handled = inbox, sync, buyers, handled
+        self._inbox, self._sync, self._customers, self._handled = inbox, sync, customers, handled
 
     async def step(self) -> int:
         """Handle a batch; how many events were finished. Raises StoreUnavailable when SQL is away."""
@@ -87,7 +87,7 @@ class StripeWorker:
         """Sync one object. Raises what Sync raises."""
         sync = self._sync
         if subject.kind == "method":
-            ours = await self._buyers.forget_method(subject.object_id)
+            ours = await self._customers.forget_method(subject.object_id)
             return Outcome("saved method removed" if ours else "not a saved method", foreign=not ours)
         calls = {
             "session": sync.session,
