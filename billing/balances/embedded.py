@@ -132,7 +132,7 @@ class EmbeddedBalances:
             operations.append((ADD_CHARGE, (account_id, result.charged, result.loss, record, now)))
         commit = self._write(*operations)
         if record:
-            commit.add_done_callback(self._note_charge)
+            commit.add_done_callback(self._count_charge)
             try:
                 await self._committed(commit)
             except StoreUnavailable:
@@ -212,7 +212,7 @@ class EmbeddedBalances:
         """Does not happen: opening it is rebuilding it."""
         return 0
 
-    def _note_charge(self, _commit: "asyncio.Future[None]") -> None:
+    def _count_charge(self, _commit: "asyncio.Future[None]") -> None:
         self._on_disk += 1
 
     def _figures(self, account_id: str) -> Operation:

@@ -7,7 +7,7 @@ from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import Purchase, PurchaseStore
 from billing.payments.stripe.gateway import Order, StripeGateway
-from billing.payments.stripe.objects import Session
+from billing.payments.stripe.objects import CheckoutSession
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
@@ -76,7 +76,7 @@ class Checkout:
         buyer = await self._customers.find(account_id)
         if buyer is not None:
             return buyer.customer_id
-        return await self._customers.remember(
+        return await self._customers.insert(
             account_id, await self._gateway.create_customer(account_id, name, f"customer:{account_id}")
         )
 
@@ -129,7 +129,7 @@ class Checkout:
         await self._customers.replace(refused.account_id, customer_id)
         return await self._purchases.reassign_customer(refused, customer_id)
 
-    async def _create(self, purchase: Purchase) -> Session:
+    async def _create(self, purchase: Purchase) -> CheckoutSession:
         terms = self._terms
         return await self._gateway.create_session(
             order_of(purchase, purchase.customer_id),

@@ -63,7 +63,7 @@ class Claim(NamedTuple):
     cleared: int = 0
 
 
-class Standing(NamedTuple):
+class ClaimStatus(NamedTuple):
     """Whether a status counts against the purchase, whether it is final as lost, and whether we know it at all."""
 
     counts: bool
@@ -71,15 +71,15 @@ class Standing(NamedTuple):
     known: bool
 
 
-def refund_standing(status: str) -> Standing:
+def refund_status(status: str) -> ClaimStatus:
     """A refund counts from its creation until it fails; an unknown status counts (and is reported)."""
-    return Standing(REFUND_COUNTS.get(status, True), lost=False, known=status in REFUND_COUNTS)
+    return ClaimStatus(REFUND_COUNTS.get(status, True), lost=False, known=status in REFUND_COUNTS)
 
 
-def dispute_standing(status: str) -> Standing:
+def dispute_status(status: str) -> ClaimStatus:
     """A dispute counts while it is open and when it is lost; an unknown status keeps the hold (and is reported)."""
     known = status in DISPUTE_OPEN | DISPUTE_RELEASED | DISPUTE_LOST or status.startswith("appeal_")
-    return Standing(status not in DISPUTE_RELEASED, lost=status in DISPUTE_LOST, known=known)
+    return ClaimStatus(status not in DISPUTE_RELEASED, lost=status in DISPUTE_LOST, known=known)
 
 
 def share(whole: Whole, cents: int) -> Parts:

@@ -71,7 +71,7 @@ class Payment(NamedTuple):
     customer_id: str
 
 
-class Verdict(NamedTuple):
+class Transition(NamedTuple):
     """The state a purchase goes to, and what is wrong with its payment ("" = nothing)."""
 
     state: State
@@ -141,23 +141,23 @@ def may_become(now: State, then: State) -> bool:
     return then in NEXT[now]
 
 
-def judge(sold: Sold, payment: Payment) -> Verdict:
+def judge(sold: Sold, payment: Payment) -> Transition:
     """Where a purchase stands, by what Stripe says of its payment.
 
     Only `paid` and exactly what was sold is credited.
     """
-    plain: dict[str, Verdict] = {
-        "open": Verdict("open"),
-        "processing": Verdict("processing"),
-        "expired": Verdict("expired"),
-        "failed": Verdict("failed", "the payment failed"),
-        "free": Verdict("review", "complete without a payment (a full discount?): nothing is credited"),
-        "unknown": Verdict("review", "Stripe reports a status this version does not know"),
+    plain: dict[str, Transition] = {
+        "open": Transition("open"),
+        "processing": Transition("processing"),
+        "expired": Transition("expired"),
+        "failed": Transition("failed", "the payment failed"),
+        "free": Transition("review", "complete without a payment (a full discount?): nothing is credited"),
+        "unknown": Transition("review", "Stripe reports a status this version does not know"),
     }
     if payment.status != "paid":
         return plain[payment.status]
     problem = mismatch(sold, payment)
-    return Verdict("review", problem) if problem else Verdict("credited")
+    return Transition("review", problem) if problem else Transition("credited")
 
 
 def mismatch(sold: Sold, payment: Payment) -> str:

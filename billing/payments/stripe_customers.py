@@ -39,7 +39,7 @@ class StripeCustomers:
             ).first()
         return StripeCustomer(*row) if row is not None else None
 
-    async def remember(self, account_id: str, customer_id: str) -> str:
+    async def insert(self, account_id: str, customer_id: str) -> str:
         """Keep an account's customer; the first one stays, and is returned."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(stripe_customers).values(

@@ -28,7 +28,7 @@ from billing.money.holds import Reading
 from billing.money.spend_periods import PERIODS
 from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
-from billing.payments.recharge.rules import Recharge, Wish
+from billing.payments.recharge.rules import Recharge, RechargeSettings
 from billing.storage.database import now_ms
 from config.settings import Secret
 from proxy.credits_page.responses import Answers
@@ -324,7 +324,7 @@ class CreditsPage:
             raise invalid("Tick the box that allows us to charge your saved card.")
         threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
         ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit") if enabled else 0
-        wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
+        wish = RechargeSettings(enabled, threshold, str(form.get("package", "")), ceiling)
         await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent)
         return self._answers.go(f"/credits?done=recharge-{'on' if enabled else 'off'}")
 

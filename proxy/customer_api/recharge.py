@@ -1,7 +1,7 @@
 """Changing automatic recharge, from the Credits page and from the API: the same rules, whoever asks."""
 
 from billing.ledger.audit_log import Who
-from billing.payments.recharge.rules import Wish
+from billing.payments.recharge.rules import RechargeSettings
 from proxy.customer_api.money_in import MoneyIn, most_cents
 from proxy.web.rejections import Rejection, invalid, unavailable
 
@@ -11,7 +11,7 @@ def is_offered(money: MoneyIn) -> bool:
     return money.keys is not None and money.settings.billing.auto_recharge
 
 
-async def save_recharge(money: MoneyIn, account_id: str, wish: Wish, who: Who, *, consent: bool) -> None:
+async def save_recharge(money: MoneyIn, account_id: str, wish: RechargeSettings, who: Who, *, consent: bool) -> None:
     """Save what an account wishes, and that it consented.
 
     Switching off always works, whatever else is asked. Raises Rejection.

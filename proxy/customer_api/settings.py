@@ -11,7 +11,7 @@ from starlette.routing import Route
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import ApiKey
 from billing.ledger.audit_log import Who
-from billing.payments.recharge.rules import Recharge, Wish
+from billing.payments.recharge.rules import Recharge, RechargeSettings
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import is_offered, save_recharge
 from proxy.customer_api.statement_file import statement_file
@@ -76,7 +76,9 @@ class SettingsApi:
                 "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
             )
             raise forbidden(message, "credits_page_only")
-        wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
+        wish = RechargeSettings(
+            asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents
+        )
         await save_recharge(self.money, key.account_id, wish, _who(key, request), consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:

@@ -143,7 +143,7 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await dying.hold(request("orphan", account, 300)._replace(lease_ms=1))
     dying.checkpoint(Checkpoint("orphan", account, Millicredits(120), b""))
     assert (await dying.read(account)).held == 300
-    await dying._link.close()  # gone without a word, as a killed process is  # noqa: SLF001
+    await dying._connection.close()  # gone without a word, as a killed process is  # noqa: SLF001
 
     async def reaped() -> bool:
         assert isinstance(reaping.store, RedisBalances)
@@ -210,7 +210,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
     else:
         raw.client_kill_filter(_type="normal", skipme=True)
     assert isinstance(books.store, RedisBalances)
-    await until(lambda: not books.store._link.ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
+    await until(lambda: not books.store._connection.ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
     books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
     if restarted:
         redis_server.start()

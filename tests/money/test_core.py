@@ -19,11 +19,11 @@ from billing.payments.claims import (
     Whole,
     allocate,
     claim_postings,
-    dispute_standing,
-    refund_standing,
+    dispute_status,
+    refund_status,
     share,
 )
-from billing.payments.purchase import NEXT, Payment, Sold, Verdict, judge, may_become, offer
+from billing.payments.purchase import NEXT, Payment, Sold, Transition, judge, may_become, offer
 from billing.payments.stripe.signatures import BadSignature, sign, verify
 
 SOLD = Sold("open", "usd", 999, False, "cus_1")
@@ -72,7 +72,7 @@ def test_credited_is_final_and_a_late_payment_wins() -> None:
 )
 def test_only_paid_is_credited(status, state) -> None:
     assert judge(SOLD, PAID._replace(status=status)).state == state
-    assert judge(SOLD, PAID) == Verdict("credited")
+    assert judge(SOLD, PAID) == Transition("credited")
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_what_was_not_sold_is_not_credited(change) -> None:
 
 
 def test_tax_comes_on_top() -> None:
-    assert judge(SOLD, PAID._replace(tax_cents=190, total_cents=1_189)) == Verdict("credited")
+    assert judge(SOLD, PAID._replace(tax_cents=190, total_cents=1_189)) == Transition("credited")
 
 
 # -- what goes back -------------------------------------------------------------------------------------------------
@@ -199,14 +199,14 @@ def test_parts_that_do_not_sum_are_refused() -> None:
     ],
 )
 def test_dispute_statuses(status, counts, lost, known) -> None:
-    assert dispute_standing(status) == (counts, lost, known)
+    assert dispute_status(status) == (counts, lost, known)
 
 
 def test_refund_statuses() -> None:
-    assert [refund_standing(s).counts for s in ("pending", "requires_action", "succeeded", "failed", "canceled")] == [
+    assert [refund_status(s).counts for s in ("pending", "requires_action", "succeeded", "failed", "canceled")] == [
         True
     ] * 3 + [False] * 2
-    assert refund_standing("new").known is False
+    assert refund_status("new").known is False
 
 
 # -- revenue --------------------------------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ import pytest
 from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.gateway import Declined, Order, StripeGateway
-from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Charge, Intent
+from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Intent, StripeCharge
 from tests.launch.stranger import stranger
 from tests.money.fake_server import FakeServer, serve_fake
 from tests.money.fake_stripe import FakeStripe
@@ -67,7 +67,7 @@ async def test_objects_come_back_expanded(fake: tuple[FakeServer, str], gateway:
     assert found.payment_status == "paid"
     assert isinstance(found.payment_intent, Intent)
     charge = found.payment_intent.latest_charge
-    assert isinstance(charge, Charge)
+    assert isinstance(charge, StripeCharge)
     assert isinstance(charge.balance_transaction, BalanceTransaction)
     dispute = fake[0].stripe.open_dispute(found.payment_intent.id)
     refund = fake[0].stripe.give_back(found.payment_intent.id, 5)

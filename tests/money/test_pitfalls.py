@@ -14,7 +14,7 @@ from sqlalchemy import text
 from billing.money.errors import NotYet, StoreUnavailable
 from billing.payments.purchase_store import Purchase
 from billing.payments.stripe.inbox import read_event
-from billing.payments.stripe.objects import BalanceTransaction, Dispute, Session, payment_of_session
+from billing.payments.stripe.objects import BalanceTransaction, CheckoutSession, Dispute, payment_of_session
 from billing.payments.stripe.signatures import BadSignature, sign, verify
 from config.load import ConfigError
 from config.secrets import stripe_keys
@@ -151,7 +151,7 @@ async def test_pitfall_06_what_a_session_says_of_itself_is_only_a_hint(shop: Sho
     cheap = await shop.buy(attacker, STARTER)
     # a paid session that names somebody else's purchase: by reference, by metadata, with or without its customer
     for customer in (cheap.customer_id, target.customer_id):
-        forged = Session(
+        forged = CheckoutSession(
             id=shop.stripe.new_id("cs_test"),
             mode="payment",
             payment_status="paid",
@@ -231,7 +231,7 @@ async def test_pitfall_09_adaptive_pricing_leaves_the_integrations_currency_and_
         "customer": "cus_1",
         "presentment_details": {"presentment_amount": 9_150, "presentment_currency": "eur"},
     }
-    payment = payment_of_session(msgspec.convert(raw, Session))
+    payment = payment_of_session(msgspec.convert(raw, CheckoutSession))
     assert (payment.currency, payment.total_cents) == ("usd", 9_999)
     account = await shop.books.account()
     purchase = await shop.paid(account)

@@ -255,13 +255,13 @@ async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: S
 
 
 async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
-    from billing.payments.stripe.objects import BalanceTransaction, Charge, Intent
+    from billing.payments.stripe.objects import BalanceTransaction, Intent, StripeCharge
 
     account = await shop.books.account()
     purchase = await shop.buy(account)
     shop.stripe.pay(purchase.session_id or "")
     intent = shop.stripe.intent_of(purchase.session_id or "")
-    assert isinstance(intent.latest_charge, Charge)
+    assert isinstance(intent.latest_charge, StripeCharge)
     fee = intent.latest_charge.balance_transaction
     assert isinstance(fee, BalanceTransaction)
     hidden: Intent = replace(intent, latest_charge=replace(intent.latest_charge, balance_transaction=None))

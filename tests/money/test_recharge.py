@@ -14,13 +14,13 @@ from billing.ledger.audit_log import Who
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from billing.payments.purchase import Offer
-from billing.payments.recharge.rules import Wish, month_start_ms, next_month_ms
+from billing.payments.recharge.rules import RechargeSettings, month_start_ms, next_month_ms
 from billing.payments.stripe.gateway import Declined
 from billing.payments.stripe.signatures import verify
 from tests.billing.stores import record
 from tests.money.shop import STARTER, Shop, open_shop
 
-WISH = Wish(True, 5_000_000, "starter", 2_500)
+WISH = RechargeSettings(True, 5_000_000, "starter", 2_500)
 BUYER = Who("customer:test", "customer")
 
 _charges = itertools.count()
@@ -36,7 +36,7 @@ async def step(shop: Shop, times: int = 4, *, enabled: bool = True) -> None:
         await shop.deliver()
 
 
-async def account_with_card(shop: Shop, wish: Wish = WISH) -> str:
+async def account_with_card(shop: Shop, wish: RechargeSettings = WISH) -> str:
     account = await shop.books.account()
     purchase = await shop.checkout.open(account, "test", STARTER, save_method=True)
     shop.stripe.pay(purchase.session_id or "")

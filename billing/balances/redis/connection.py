@@ -25,7 +25,7 @@ MAX_QUEUED = 50_000
 Argument = bytes | str | int
 
 
-class RedisLink:
+class RedisConnection:
     """A self-healing connection. `call()` returns a future; `on_connect` runs before calls are let through."""
 
     def __init__(self, url: str, timeout_seconds: int | float, on_connect: Callable[[str], Awaitable[None]]) -> None:
@@ -52,7 +52,7 @@ class RedisLink:
 
     def start(self) -> None:
         """Keep the connection up from now on."""
-        self._task = asyncio.create_task(self._keep(), name="redis-link")
+        self._task = asyncio.create_task(self._keep(), name="redis-connection")
 
     async def close(self) -> None:
         """Drop the connection for good."""
@@ -63,13 +63,13 @@ class RedisLink:
         self._drop("closed")
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Any]":
-        """Run a script by name. Raises StoreUnavailable at once when the link is down."""
+        """Run a script by name. Raises StoreUnavailable at once when the connection is down."""
         if not self._ready:
             raise StoreUnavailable("redis", "is not reachable")
         return self._send((b"EVALSHA", self._hashes[name], len(keys), *keys, *arguments))
 
     def call(self, *command: Argument) -> "asyncio.Future[Any]":
-        """Run a plain command. Raises StoreUnavailable at once when the link is down."""
+        """Run a plain command. Raises StoreUnavailable at once when the connection is down."""
         if not self._ready:
             raise StoreUnavailable("redis", "is not reachable")
         return self._send(command)
@@ -186,20 +186,20 @@ class RedisLink:
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, link: RedisLink) -> None:
-        self._link = link
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._link.received(data)
+            self._connection.received(data)
         except hiredis.ProtocolError:
-            self._link.lost(self._transport)
+            self._connection.lost(self._transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._link.lost(self._transport)
+        self._connection.lost(self._transport)
 
 
 class _Address:

@@ -15,7 +15,7 @@ import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, NamedTuple
 
-from billing.balances.redis.connection import RedisLink
+from billing.balances.redis.connection import RedisConnection
 from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
@@ -39,9 +39,9 @@ class Survivor(NamedTuple):
 class Rebuilder:
     """Rebuilds buckets; knows nothing of what its process lives by."""
 
-    def __init__(self, link: RedisLink, ledger: Ledger, lease_ms: int) -> None:
+    def __init__(self, connection: RedisConnection, ledger: Ledger, lease_ms: int) -> None:
         """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
-        self._link, self._ledger, self._lease_ms = link, ledger, lease_ms
+        self._connection, self._ledger, self._lease_ms = connection, ledger, lease_ms
         self._rebuilt = 0
 
     def take_rebuilt(self) -> int:
@@ -59,18 +59,18 @@ class Rebuilder:
         """
         prefix, nonce = prefix_of(bucket), secrets.token_hex(4)
         lock = f"{prefix}lock:{run_id}"  # a lock that came back with a restarted server's data binds nobody
-        if not await self._link.call("SET", lock, nonce, "NX", "PX", LOCK_MS):
+        if not await self._connection.call("SET", lock, nonce, "NX", "PX", LOCK_MS):
             return False
         try:
-            before = await self._link.call("GET", f"{prefix}epoch")
+            before = await self._connection.call("GET", f"{prefix}epoch")
             if not force and before and before.decode().startswith(f"{run_id}:"):
                 return True
             fence, token = f"F:{nonce}", f"{run_id}:{nonce}"
-            await self._link.call("SET", f"{prefix}epoch", fence)
+            await self._connection.call("SET", f"{prefix}epoch", fence)
             await self._ledger.fence(bucket, nonce)
             await self._flush_survivors(bucket, prefix, nonce)
             known = await self._rewrite_accounts(bucket, prefix, fence)
-            await self._link.call("DEL", f"{prefix}flushed")
+            await self._connection.call("DEL", f"{prefix}flushed")
             if not await self._advance(prefix, fence, f"R:{token}"):
                 return False
             if before is not None or known:
@@ -80,16 +80,16 @@ class Rebuilder:
             return await self._advance(prefix, f"R:{token}", token)
         finally:
             with contextlib.suppress(StoreUnavailable):
-                if await self._link.call("GET", lock) == nonce.encode():
-                    await self._link.call("DEL", lock)
+                if await self._connection.call("GET", lock) == nonce.encode():
+                    await self._connection.call("DEL", lock)
 
     async def _advance(self, prefix: str, before: str, after: str) -> bool:
-        return bool((await self._link.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
+        return bool((await self._connection.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
         """Into SQL with them; what cannot be booked stays where it is."""
         start = "-"
-        while items := await self._link.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
+        while items := await self._connection.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, epoch) for item in items]
             booked, stuck = await self._ledger.post_bookable(entries)
             if len(booked) + len(stuck) != len(entries):
@@ -99,7 +99,7 @@ class Rebuilder:
             done = {entry.position for entry in booked}
             if done:
                 mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
-                await self._link.call("XDEL", f"{prefix}log", *mine)
+                await self._connection.call("XDEL", f"{prefix}log", *mine)
             start = f"({items[-1][0].decode()}"
 
     async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
@@ -108,8 +108,8 @@ class Rebuilder:
         charged = await self._ledger.charged_ids(hold.hold_id for hold in holds)
         for hold in holds:
             if hold.hold_id in charged:
-                await self._link.call("DEL", f"{prefix}h:{hold.hold_id}")
-                await self._link.call("ZREM", f"{prefix}leases", hold.hold_id)
+                await self._connection.call("DEL", f"{prefix}h:{hold.hold_id}")
+                await self._connection.call("ZREM", f"{prefix}leases", hold.hold_id)
         holds = [hold for hold in holds if hold.hold_id not in charged]
         held: dict[str, int] = {}
         for hold in holds:
@@ -118,7 +118,7 @@ class Rebuilder:
         for start in range(0, len(accounts), CHUNK):
             await asyncio.gather(
                 *(
-                    self._link.run(
+                    self._connection.run(
                         "rewrite",
                         (f"{prefix}epoch", f"{prefix}a:{row.account_id}"),
                         (fence, "balance", row.balance, "held", held.get(row.account_id, 0), "seq", row.sequence),
@@ -127,9 +127,9 @@ class Rebuilder:
                 )
             )
         await self._rewrite_keys(prefix, holds, fence)
-        seconds, _ = await self._link.call("TIME")
+        seconds, _ = await self._connection.call("TIME")
         for hold in holds:
-            await self._link.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
+            await self._connection.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
         return len(accounts)
 
     async def _rewrite_keys(self, prefix: str, holds: Iterable[Survivor], fence: str) -> None:
@@ -137,20 +137,20 @@ class Rebuilder:
         mine = list(holds)
         for name in await self.scan(f"{prefix}k:*"):
             key_id = name.removeprefix(f"{prefix}k:")
-            period = ((await self._link.call("HGET", name, "period")) or b"total").decode()
+            period = ((await self._connection.call("HGET", name, "period")) or b"total").decode()
             spent = await self._ledger.key_spent(key_id, period_start_ms(period)) if period else 0
             of_key = [hold.amount for hold in mine if hold.key_id == key_id]
             fields = (fence, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
-            await self._link.run("rewrite", (f"{prefix}epoch", name), fields)
+            await self._connection.run("rewrite", (f"{prefix}epoch", name), fields)
 
     async def surviving_holds(self, prefix: str) -> list[Survivor]:
         """The holds that Redis has, by their leases; leases without a hold are dropped."""
         found = []
-        for raw in await self._link.call("ZRANGE", f"{prefix}leases", 0, -1):
+        for raw in await self._connection.call("ZRANGE", f"{prefix}leases", 0, -1):
             hold_id = raw.decode()
-            values = await self._link.call("HMGET", f"{prefix}h:{hold_id}", "a", "m", "k")
+            values = await self._connection.call("HMGET", f"{prefix}h:{hold_id}", "a", "m", "k")
             if values[0] is None:
-                await self._link.call("ZREM", f"{prefix}leases", hold_id)
+                await self._connection.call("ZREM", f"{prefix}leases", hold_id)
                 continue
             found.append(Survivor(hold_id, values[0].decode(), int(values[1]), (values[2] or b"").decode()))
         return found
@@ -160,7 +160,7 @@ class Rebuilder:
         cursor: bytes = b"0"
         found: set[str] = set()
         while True:
-            cursor, names = await self._link.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
+            cursor, names = await self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
             found.update(name.decode() for name in names)
             if cursor == b"0":
                 return sorted(found)

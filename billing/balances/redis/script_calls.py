@@ -13,7 +13,7 @@ Call = tuple[str, tuple[str, ...], tuple[Any, ...]]
 """(script, keys, arguments)."""
 
 
-class Live(NamedTuple):
+class LiveHold(NamedTuple):
     """A hold this process lives by since a time (monotonic seconds), and what it would be charged if we died now."""
 
     request: HoldRequest
@@ -22,7 +22,7 @@ class Live(NamedTuple):
     since: float
 
 
-class Due(NamedTuple):
+class Resolution(NamedTuple):
     """A resolution this process has decided: kept until SQL is known to have it, or until it is delivered.
 
     `late`: there is no hold to take it from any more, it takes what is available.
@@ -35,12 +35,12 @@ class Due(NamedTuple):
     late: bool = False
 
 
-def release_of(request: HoldRequest) -> Due:
+def release_of(request: HoldRequest) -> Resolution:
     """The resolution that charges nothing."""
-    return Due(request, Millicredits(0), b"", 0)
+    return Resolution(request, Millicredits(0), b"", 0)
 
 
-def rest_after_reaping(wanted: Due, charged: int, booked: bytes) -> Due | None:
+def rest_after_reaping(wanted: Resolution, charged: int, booked: bytes) -> Resolution | None:
     """What is still due when the reaper took our hold for an orphan's and charged `charged` millicredits with the row
     `booked`.
     """
@@ -50,7 +50,7 @@ def rest_after_reaping(wanted: Due, charged: int, booked: bytes) -> Due | None:
     if booked:  # the reaper's row has the request's own id
         hold_id, record = rest_of(record, booked)
     request = wanted.request._replace(hold_id=hold_id, amount=Millicredits(0))
-    return Due(request, Millicredits(wanted.due - charged), record, -1, late=True)
+    return Resolution(request, Millicredits(wanted.due - charged), record, -1, late=True)
 
 
 def hold_call(prefix: str, token: str, request: HoldRequest) -> Call:
@@ -79,7 +79,7 @@ def hold_call(prefix: str, token: str, request: HoldRequest) -> Call:
     )
 
 
-def settle_call(prefix: str, token: str, wanted: Due) -> Call:
+def settle_call(prefix: str, token: str, wanted: Resolution) -> Call:
     """Resolve a hold."""
     request = wanted.request
     if wanted.late:
@@ -91,7 +91,7 @@ def settle_call(prefix: str, token: str, wanted: Due) -> Call:
     )
 
 
-def resettle_call(prefix: str, token: str, wanted: Due) -> Call:
+def resettle_call(prefix: str, token: str, wanted: Resolution) -> Call:
     """Resolve a hold that may not be there any more."""
     request, limits = wanted.request, wanted.request.limits
     limited = 1 if limits.any else 0
@@ -102,7 +102,7 @@ def resettle_call(prefix: str, token: str, wanted: Due) -> Call:
     )
 
 
-def rehold_call(prefix: str, token: str, live: Live) -> Call:
+def rehold_call(prefix: str, token: str, live: LiveHold) -> Call:
     """Put a hold back."""
     request, limits = live.request, live.request.limits
     keys = (

@@ -48,7 +48,7 @@ IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off un
 RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling", "disputed"]
 
 
-class Wish(NamedTuple):
+class RechargeSettings(NamedTuple):
     """What an account asks for."""
 
     enabled: bool
@@ -77,9 +77,11 @@ class Recharge(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: int
 
     @property
-    def wish(self) -> Wish:
+    def settings(self) -> RechargeSettings:
         """What the account asked for."""
-        return Wish(self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents)
+        return RechargeSettings(
+            self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents
+        )
 
 
 class Recharges:
@@ -96,7 +98,7 @@ class Recharges:
             row = (await connection.execute(query)).mappings().first()
         return Recharge(**row) if row is not None else None
 
-    async def put(self, account_id: str, wish: Wish, who: Who) -> None:
+    async def put(self, account_id: str, settings: RechargeSettings, who: Who) -> None:
         """Change them, which is what `who` consents to (an audit row says so); also how a stopped one starts again.
 
         Switched on, a balance already below counts as a crossing, once. Saving again what is on already, or is waiting
@@ -104,10 +106,10 @@ class Recharges:
         """
         now = now_ms()
         asked = {
-            "enabled": wish.enabled,
-            "threshold_millicredits": wish.threshold,
-            "package_code": wish.package_code,
-            "monthly_ceiling_cents": wish.monthly_ceiling_cents,
+            "enabled": settings.enabled,
+            "threshold_millicredits": settings.threshold,
+            "package_code": settings.package_code,
+            "monthly_ceiling_cents": settings.monthly_ceiling_cents,
             "updated_at": now,
         }
         fresh = {**asked, **AS_NEW}
@@ -118,9 +120,9 @@ class Recharges:
                 statement = dialect.insert(auto_recharges).values(account_id=account_id, **fresh)
                 await connection.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=asked))
             else:
-                await _set(connection, account_id, await self._changed(connection, row, wish, now) | asked)
-            before = None if row is None else row.wish._asdict()
-            await note_change(connection, who, Change("auto_recharge.set", account_id, before, wish._asdict()))
+                await _set(connection, account_id, await self._changed(connection, row, settings, now) | asked)
+            before = None if row is None else row.settings._asdict()
+            await note_change(connection, who, Change("auto_recharge.set", account_id, before, settings._asdict()))
 
     async def switch_off(self, account_id: str, who: Who) -> None:
         """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
@@ -132,14 +134,16 @@ class Recharges:
                     connection, who, Change("auto_recharge.set", account_id, {"enabled": True}, {"enabled": False})
                 )
 
-    async def _changed(self, connection: AsyncConnection, row: Recharge, wish: Wish, now: int) -> dict[str, Any]:
+    async def _changed(
+        self, connection: AsyncConnection, row: Recharge, settings: RechargeSettings, now: int
+    ) -> dict[str, Any]:
         """What new settings do to where it stands."""
-        if row.state == "paying" or not wish.enabled:
+        if row.state == "paying" or not settings.enabled:
             return {}
         buyer = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
         last = select(purchases.c.payment_method_id).where(purchases.c.id == row.purchase_id)
         another_card = (await connection.execute(buyer)).scalar() != (await connection.execute(last)).scalar()
-        if row.state == "ceiling" and wish.monthly_ceiling_cents > row.monthly_ceiling_cents:
+        if row.state == "ceiling" and settings.monthly_ceiling_cents > row.monthly_ceiling_cents:
             return {"next_try_at": now} if row.enabled else AS_NEW
         if row.state in ("waiting", "action_needed") and not another_card and (row.enabled or row.state == "waiting"):
             return {}

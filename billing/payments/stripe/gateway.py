@@ -15,15 +15,15 @@ from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.objects import (
     OWN_ID,
-    Account,
-    Charge,
+    CheckoutSession,
     Dispute,
-    Endpoint,
     Event,
     Intent,
     PaymentError,
     Refund,
-    Session,
+    StripeAccount,
+    StripeCharge,
+    WebhookEndpoint,
 )
 
 PAGE = 100
@@ -87,7 +87,7 @@ class StripeGateway:
 
     async def create_session(
         self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
-    ) -> Session:
+    ) -> CheckoutSession:
         """A hosted payment page for an order."""
         line: dict[str, Any] = {
             "quantity": 1,
@@ -116,7 +116,7 @@ class StripeGateway:
         made = await _asked(
             self._v1.checkout.sessions.create_async(cast("Any", params), {"idempotency_key": order.key})
         )
-        return _view(made, Session)
+        return _view(made, CheckoutSession)
 
     async def charge_saved_method(self, order: Order, payment_method_id: str) -> Intent | Declined:
         """Take a payment while the buyer is away, with the method they consented to."""
@@ -156,16 +156,16 @@ class StripeGateway:
 
     # -- the account itself, for preflight ---------------------------------------------------------------------
 
-    async def account(self) -> tuple[Account, str]:
+    async def account(self) -> tuple[StripeAccount, str]:
         """Our Stripe account, and the Date of Stripe's answer ("" when it has none)."""
         found = await _asked(self._v1.accounts.retrieve_current_async())
         last = found.last_response
-        return _view(found, Account), str(last.headers.get("date", "")) if last is not None else ""
+        return _view(found, StripeAccount), str(last.headers.get("date", "")) if last is not None else ""
 
-    async def endpoints(self) -> list[Endpoint]:
+    async def endpoints(self) -> list[WebhookEndpoint]:
         """Every webhook endpoint of the account."""
         listed = await _asked(self._v1.webhook_endpoints.list_async({"limit": PAGE}))
-        return [_view(row, Endpoint) for row in listed.data]
+        return [_view(row, WebhookEndpoint) for row in listed.data]
 
     async def unreadable(self) -> list[str]:
         """What we must read and the key may not (a restricted key has rights of its own for each kind), in Stripe's
@@ -191,9 +191,11 @@ class StripeGateway:
 
     # -- one object, as it is now ---------------------------------------------------------------------------
 
-    async def session(self, session_id: str) -> Session | None:
+    async def session(self, session_id: str) -> CheckoutSession | None:
         """A Checkout Session with its payment; None when there is no such."""
-        return await _found(self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), Session)
+        return await _found(
+            self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), CheckoutSession
+        )
 
     async def intent(self, intent_id: str) -> Intent | None:
         """A PaymentIntent with its charge; None when there is no such."""
@@ -207,17 +209,17 @@ class StripeGateway:
         """A dispute with its balance transactions; None when there is no such."""
         return await _found(self._v1.disputes.retrieve_async(dispute_id), Dispute)
 
-    async def charge(self, stripe_charge_id: str) -> Charge | None:
+    async def charge(self, stripe_charge_id: str) -> StripeCharge | None:
         """A charge, with the link to its receipt as it is now; None when there is no such."""
         return await _found(
-            self._v1.charges.retrieve_async(stripe_charge_id, {"expand": ["balance_transaction"]}), Charge
+            self._v1.charges.retrieve_async(stripe_charge_id, {"expand": ["balance_transaction"]}), StripeCharge
         )
 
     # -- lists, newest first ----------------------------------------------------------------------------------
 
-    def sessions(self, **filters: Any) -> AsyncIterator[Session]:
+    def sessions(self, **filters: Any) -> AsyncIterator[CheckoutSession]:
         """Checkout Sessions: `payment_intent=`, `customer=`, `created={"gte": seconds}`."""
-        return self._list(self._v1.checkout.sessions, Session, filters)
+        return self._list(self._v1.checkout.sessions, CheckoutSession, filters)
 
     def intents(self, **filters: Any) -> AsyncIterator[Intent]:
         """PaymentIntents: `customer=`, `created=`, `expand=["data...."]`."""

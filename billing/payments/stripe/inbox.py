@@ -27,7 +27,7 @@ class EventNotFound(BillingError):
         )
 
 
-class Waiting(NamedTuple):
+class WaitingEvent(NamedTuple):
     """An event that is due.
 
     `received_at` (Unix milliseconds): of one that never arrived and was fetched, when Stripe made it. `replayed`: it
@@ -42,7 +42,7 @@ class Waiting(NamedTuple):
     replayed: bool
 
 
-class Depth(NamedTuple):
+class InboxDepth(NamedTuple):
     """How many events wait, and for how long the oldest has, in milliseconds.
 
     One that was handled before, since its replay.
@@ -83,7 +83,7 @@ class Inbox:
         async with self._db.write() as connection:
             return (await connection.execute(statement)).first() is not None
 
-    async def due(self, limit: int) -> list[Waiting]:
+    async def due(self, limit: int) -> list[WaitingEvent]:
         """What is to be handled now, longest waiting first."""
         columns = (
             stripe_inbox.c.event_id,
@@ -103,7 +103,7 @@ class Inbox:
             fetched = any(row.source == SWEEP for row in rows)
             # what Stripe made before it ever delivered anything to us was not late: there was no endpoint
             delivers_since = (await connection.execute(first)).scalar_one() if fetched else None
-        return [Waiting(*row[:4], _waits_since(row, delivers_since), row.handled_at is not None) for row in rows]
+        return [WaitingEvent(*row[:4], _waits_since(row, delivers_since), row.handled_at is not None) for row in rows]
 
     async def finish(self, event_ids: Sequence[str], outcome: str, *, ignored: bool = False) -> None:
         """Note that these are handled."""
@@ -167,13 +167,13 @@ class Inbox:
             raise EventNotFound(event_id)
         return dict(row)
 
-    async def depth(self) -> Depth:
+    async def depth(self) -> InboxDepth:
         """How much waits."""
         since = func.coalesce(stripe_inbox.c.replayed_at, stripe_inbox.c.received_at)
         query = select(func.count(), func.min(since)).where(stripe_inbox.c.state.in_(UNHANDLED))
         async with self._db.read() as connection:
             number, oldest = (await connection.execute(query)).one()
-        return Depth(number, max(0, now_ms() - oldest) if number else 0)
+        return InboxDepth(number, max(0, now_ms() - oldest) if number else 0)
 
     async def counts(self) -> list[tuple[str, str, int]]:
         """(type, state, how many)."""

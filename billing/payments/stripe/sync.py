@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol, TypeVar
 from billing.ledger.audit_log import Who
 from billing.money.errors import NotYet
 from billing.payments.claim_store import Applied, ClaimNews, ClaimStore, DisputeMovement
-from billing.payments.claims import dispute_standing, refund_standing
+from billing.payments.claims import dispute_status, refund_status
 from billing.payments.crediting import Crediting, Receipt
 from billing.payments.purchase import NotAcceptable, Payment
 from billing.payments.purchase_store import NOT_CREDITED, Purchase, PurchaseStore, Stale
@@ -20,11 +20,11 @@ from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.objects import (
     OWN_ID,
     BalanceTransaction,
-    Charge,
+    CheckoutSession,
     Dispute,
     Intent,
     Refund,
-    Session,
+    StripeCharge,
     failure_of,
     id_of,
     payment_of_intent,
@@ -226,7 +226,7 @@ class Sync:
             )
         return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed)
 
-    async def _adopt(self, session: Session) -> Purchase | None:
+    async def _adopt(self, session: CheckoutSession) -> Purchase | None:
         """The purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
 
         What the session says of itself is only a hint: the row must be ours, without a session, and of the same
@@ -324,7 +324,7 @@ def _receipt(intent: "Intent | str | None") -> Receipt:
     if not isinstance(intent, Intent):
         return Receipt(id_of(intent))
     charge, failure = intent.latest_charge, failure_of(intent)
-    if not isinstance(charge, Charge):
+    if not isinstance(charge, StripeCharge):
         return Receipt(intent.id, id_of(charge), failure=failure)
     fee = charge.balance_transaction
     known = isinstance(fee, BalanceTransaction) and fee.currency == intent.currency
@@ -333,7 +333,7 @@ def _receipt(intent: "Intent | str | None") -> Receipt:
 
 
 def _refund_news(refund: Refund) -> ClaimNews:
-    standing = refund_standing(refund.status or "pending")
+    standing = refund_status(refund.status or "pending")
     counts = standing.counts if standing.known else None
     return ClaimNews(
         refund.id, "refund", refund.amount, refund.status or "pending", counts, lost=False, reason=refund.reason or ""
@@ -341,7 +341,7 @@ def _refund_news(refund: Refund) -> ClaimNews:
 
 
 def _dispute_news(dispute: Dispute) -> ClaimNews:
-    standing = dispute_standing(dispute.status)
+    standing = dispute_status(dispute.status)
     movements = tuple(
         DisputeMovement(row.id, -row.amount, row.fee)
         for row in dispute.balance_transactions

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from billing.money.errors import StoreUnavailable
 from billing.payments.stripe.event_types import KINDS
-from billing.payments.stripe.inbox import Inbox, Waiting
+from billing.payments.stripe.inbox import Inbox, WaitingEvent
 from billing.payments.stripe.sync import Outcome, Sync
 from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
@@ -48,7 +48,7 @@ class StripeWorker:
 
     async def step(self) -> int:
         """Handle a batch; how many events were finished. Raises StoreUnavailable when SQL is away."""
-        subjects: defaultdict[Subject, list[Waiting]] = defaultdict(list)
+        subjects: defaultdict[Subject, list[WaitingEvent]] = defaultdict(list)
         for event in await self._inbox.due(BATCH):
             kind = KINDS.get(event.type)
             subjects[Subject(kind, event.object_id) if kind and event.object_id else Subject("", event.type)].append(
@@ -56,7 +56,7 @@ class StripeWorker:
             )
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def handle(subject: Subject, events: list[Waiting]) -> int:
+        async def handle(subject: Subject, events: list[WaitingEvent]) -> int:
             async with room:
                 return await self._handle(subject, events)
 
@@ -70,7 +70,7 @@ class StripeWorker:
                 finished += result
         return finished
 
-    async def _handle(self, subject: Subject, events: Sequence[Waiting]) -> int:
+    async def _handle(self, subject: Subject, events: Sequence[WaitingEvent]) -> int:
         ids = [event.event_id for event in events]
         if not subject.kind:
             await self._inbox.finish(ids, "a type we do not handle", ignored=True)
@@ -99,7 +99,7 @@ class StripeWorker:
         }
         return await calls[subject.kind](subject.object_id)
 
-    async def _park(self, subject: Subject, events: Sequence[Waiting], error: BaseException) -> None:
+    async def _park(self, subject: Subject, events: Sequence[WaitingEvent], error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) or (isinstance(error, StoreUnavailable) and error.store == "sql"):
             raise error
         now = now_ms()

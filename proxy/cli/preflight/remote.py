@@ -13,7 +13,7 @@ from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.money.pricing import PriceBook
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from billing.payments.stripe.inbox import Inbox
-from billing.payments.stripe.objects import Account, Endpoint
+from billing.payments.stripe.objects import StripeAccount, WebhookEndpoint
 from billing.payments.stripe.signatures import sign
 from billing.storage.database import now_ms
 from config.load import ConfigError
@@ -201,7 +201,7 @@ def _rights_check(unreadable: list[str]) -> Check:
     return Check("stripe", "rights", "PASS", "the key reads payments, refunds, disputes and events")
 
 
-def _account_check(account: Account) -> Check:
+def _account_check(account: StripeAccount) -> Check:
     if not account.charges_enabled:
         fix = "finish the account's activation in Stripe's dashboard"
         return Check("stripe", "account", "FAIL", f"{account.id} may not take charges", fix)
@@ -216,7 +216,7 @@ def _account_check(account: Account) -> Check:
     return Check("stripe", "account", "PASS", f"{account.id} takes charges and pays out")
 
 
-def _endpoint_checks(site: Site, endpoints: list[Endpoint]) -> list[Check]:
+def _endpoint_checks(site: Site, endpoints: list[WebhookEndpoint]) -> list[Check]:
     ours = [endpoint for endpoint in endpoints if endpoint.url == site.webhook_url]
     if not ours:
         fix = f"make one at Stripe with the URL {site.webhook_url} (portal.public_url decides it) and the events of docs/stripe.md"
