@@ -17,7 +17,8 @@ from typing import Any
 import msgspec
 
 from billing.accounting.reconcile import traces
-from billing.balances.embedded import EmbeddedBalances, journal_depth, lock_file, read_figures
+from billing.balances.embedded import EmbeddedBalances
+from billing.balances.journal_file import journal_depth, lock_file, read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.accounts import Accounts
 from billing.ledger.flush import drain
