@@ -1,8 +1,8 @@
 """The embedded store: balances in this process's memory, holds and charges group-committed to SQLite.
 
-The memory (a `Book`) decides; a writer thread makes each decision durable together with everything else
+The memory (a `Book`) decides (I1, I2); a writer thread makes each decision persistent together with everything else
 that was decided meanwhile, one commit (one fsync) at a time. A request may be forwarded before its hold
-is on disk, but no byte of a paid answer goes out before `wait_persisted()` says so (design.md 6).
+is on disk, but no byte of a paid answer goes out before `wait_persisted()` returns (I3).
 
 One process owns the file, by a lock beside it. All holds found at opening are orphans of a process that
 died: they are charged their checkpoint, or released when they never got one, before anything is served.
@@ -50,7 +50,7 @@ from billing.money.spend_periods import period_start_ms
 
 
 class EmbeddedBalances:
-    """Implements Balances and Journal for one process. Call `open()` first; every await is bounded."""
+    """Balances and Journal for one process. Call `open()` first; every await is bounded."""
 
     def __init__(self, path: Path, ledger: Ledger, timeout_seconds: int | float) -> None:
         """`timeout_seconds` bounds how long a hold may wait for the disk before it is refused (503)."""
@@ -164,11 +164,11 @@ class EmbeddedBalances:
         return Reading(account.balance, account.held, account.sequence)
 
     async def ping(self) -> None:
-        """Raise StoreUnavailable when the disk has not answered within the bound."""
+        """Raise StoreUnavailable when the disk has not answered within the bound (I9)."""
         self._check_disk()
 
     async def pending(self, limit: int) -> list[Entry]:
-        """The oldest unflushed charges."""
+        """See Journal."""
         seen = self._on_disk
         if seen == self._all_read_at:
             return []  # an idle server need not look 20 times a second
@@ -178,25 +178,25 @@ class EmbeddedBalances:
         return entries
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """Forget charges that SQL has committed."""
+        """See Journal (I4: called after the commit)."""
         await self._committed(self._write(*((DROP_CHARGE, (int(entry.position),)) for entry in entries)))
 
     async def refused(self, entries: Sequence[Entry]) -> None:
-        """Does not happen: this journal has no epochs."""
+        """See Journal. Never called: this journal has no epochs."""
 
     async def depth(self) -> tuple[int, int]:
-        """(unflushed charges, age of the oldest in milliseconds)."""
+        """See Journal."""
         return await asyncio.to_thread(journal_depth, self._path)
 
     async def outstanding(self) -> Outstanding:
-        """The live holds; those of a process that died were resolved at opening."""
+        """Return the sum of the live holds; those of a process that died were resolved at opening."""
         holds = self._book.holds
         oldest = next(iter(holds.values()), None)  # a dict keeps its order
         age = _clock_ms() - oldest.since_ms if oldest is not None else 0
         return Outstanding(len(holds), sum(hold.amount for hold in holds.values()), age)
 
     def rebuilt(self) -> int:
-        """Does not happen: opening it is rebuilding it."""
+        """Return 0: opening it is rebuilding it."""
         return 0
 
     def _count_charge(self, _commit: "asyncio.Future[None]") -> None:

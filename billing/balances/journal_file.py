@@ -106,6 +106,7 @@ class JournalWriter(threading.Thread):
                 connection.execute("COMMIT")
             except sqlite3.Error as error:
                 if not failing:
+                    # a full or locked disk needs no trace
                     log.error("the journal file cannot be written, it is tried again: %s", error)
                 failing = True
                 with contextlib.suppress(sqlite3.Error):
@@ -190,7 +191,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare_journal(path: Path) -> None:
-    """Create the tables; charge every orphan its checkpoint, release the others; forget old figures. Once, at opening."""
+    """Create the tables; charge every orphan its checkpoint, release the others; forget old figures."""
     connection = sqlite3.connect(path, timeout=5, isolation_level=None)
     try:
         connection.execute("PRAGMA journal_mode=WAL")

@@ -17,7 +17,7 @@ LONGEST_WAIT_MS = 30_000
 
 
 class CheckoutTerms(NamedTuple):
-    """What every payment page has in common. `reuse_ms`: for how long a second click gets the same page."""
+    """Terms that every payment page has in common. `reuse_ms`: for how long a second click gets the same page."""
 
     livemode: bool
     success_url: str
@@ -28,7 +28,7 @@ class CheckoutTerms(NamedTuple):
 
 
 class Checkout:
-    """Opens pages. Raises StoreUnavailable, StripeRefused, TooManyCheckouts, AccountNotFound, NotYet."""
+    """The way to a payment page. Raises StoreUnavailable, StripeRefused, TooManyCheckouts, AccountNotFound, NotYet."""
 
     def __init__(
         self,
@@ -38,7 +38,7 @@ class Checkout:
         sync: Sync,
         terms: CheckoutTerms,
     ) -> None:
-        """The parts, and the terms."""
+        """`terms` of every page opened here."""
         self._purchases, self._customers, self._gateway, self._sync, self._terms = (
             purchases,
             customers,
@@ -48,7 +48,7 @@ class Checkout:
         )
 
     async def open(self, account_id: str, name: str, offer: Offer, *, save_method: bool = False) -> Purchase:
-        """A purchase with the URL of a page on which it can be paid now."""
+        """Return a purchase with the URL of a page on which it can be paid now."""
         terms = self._terms
         for _ in range(ATTEMPTS):
             purchase = await self._purchases.begin(
@@ -72,7 +72,7 @@ class Checkout:
         raise NotYet("the last payment page is still being settled")
 
     async def customer(self, account_id: str, name: str) -> str:
-        """The account's Stripe customer, made at its first purchase."""
+        """Return the account's Stripe customer, made at its first purchase."""
         buyer = await self._customers.find(account_id)
         if buyer is not None:
             return buyer.customer_id
@@ -104,8 +104,7 @@ class Checkout:
         return await self._purchases.record_session(purchase.id, session.id, session.url or "")
 
     async def _with_new_customer(self, refused: Purchase, name: str) -> Purchase:
-        """Our customer was deleted at Stripe: the account gets another, its saved card is gone, and the purchase asks
-        by another key.
+        """Give the account another customer (ours was deleted at Stripe, its saved card is gone); ask by another key.
 
         Stripe keeps the refusal under the old key, and refuses that key with other parameters. One click must not open
         two pages that both can be paid, so the row's key and customer move together, in one transaction, and only away
@@ -141,6 +140,6 @@ class Checkout:
 
 
 def order_of(purchase: Purchase, customer_id: str) -> Order:
-    """What Stripe is asked for; the same purchase always asks for the same."""
+    """Return what Stripe is asked for; the same purchase always asks for the same."""
     title = f"{written_credits(purchase.paid_millicredits + purchase.bonus_millicredits)} credits"
     return Order(purchase.id, purchase.idempotency_key, customer_id, purchase.currency, purchase.price_cents, title)

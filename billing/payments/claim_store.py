@@ -49,7 +49,7 @@ class ClaimNews(NamedTuple):
 
 
 class Applied(NamedTuple):
-    """The effect of a transaction. `credited` millicredits were added (negative: taken back); `blocked`: the account was.
+    """A transaction's effect: `credited` millicredits were added (negative: taken back); `blocked`: the account was.
 
     `taken`: the part of it that refunds and disputes changed, by their kind (negative: taken back).
     """
@@ -63,7 +63,7 @@ class Applied(NamedTuple):
 
 
 class ClaimTotals(NamedTuple):
-    """What became of a credited purchase: its total, and what refunds and disputes of it count now, in cents."""
+    """A credited purchase's total, and what refunds and disputes of it count now, in cents."""
 
     total_cents: int
     refunded_cents: int
@@ -259,7 +259,7 @@ async def _record(connection: AsyncConnection, row: Purchase, news: ClaimNews, n
 
 
 def _cash(movements: Sequence[DisputeMovement], now: int) -> list[Posting]:
-    """Return postings of credited purchases only: the cash of others was never booked, so what of it goes back is not."""
+    """Return the postings of a credited purchase: the cash of others was never booked, so what goes back is not."""
     found: list[Posting] = []
     for movement in movements:
         reference = ("balance_transaction", movement.balance_transaction_id)

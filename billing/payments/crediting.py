@@ -35,7 +35,7 @@ from billing.storage.tables.payments import purchases
 
 
 class Receipt(NamedTuple):
-    """What else Stripe says of a payment. `fee_id` is the balance transaction of its fee ("" = not known yet).
+    """Stripe's further facts about a payment. `fee_id` is the balance transaction of its fee ("" = not known yet).
 
     `failure` is the code of why it did not work.
     """

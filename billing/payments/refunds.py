@@ -26,7 +26,7 @@ class Refunds:
     def __init__(
         self, database: Database, gateway: StripeGateway, purchases: PurchaseStore, claims: ClaimStore, sync: Sync
     ) -> None:
-        """The parts."""
+        """`sync` books what is made here."""
         self._audit, self._gateway, self._purchases, self._sync = AuditLog(database), gateway, purchases, sync
         self._claims = claims
 
@@ -55,7 +55,7 @@ class Refunds:
 
 
 def _amount(purchase: Purchase, left: int, cents: int | None) -> int:
-    """What to ask for. Raises NotRefundable."""
+    """Return the cents to ask for. Raises NotRefundable."""
     if purchase.payment_intent_id is None or purchase.state not in ("credited", "review", "dismissed"):
         raise NotRefundable(f"purchase {purchase.id} is {purchase.state}: nothing was paid")
     if left < 1:

@@ -47,7 +47,7 @@ class RedisConnection:
 
     @property
     def ready(self) -> bool:
-        """Whether calls are let through now."""
+        """True while calls are let through."""
         return self._ready
 
     def start(self) -> None:
@@ -151,7 +151,7 @@ class RedisConnection:
                     self._send((b"PING",)).add_done_callback(_ignore)
 
     def received(self, data: bytes) -> None:
-        """Replies arrived."""
+        """Hand replies to those that wait for them, in order."""
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if not self._waiting:
@@ -166,7 +166,7 @@ class RedisConnection:
                 future.set_result(reply)
 
     def lost(self, transport: asyncio.BaseTransport) -> None:
-        """The connection broke."""
+        """Drop a connection that broke, if it is still ours."""
         if transport is self._transport:
             self._drop("closed the connection")
 

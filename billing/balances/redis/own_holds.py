@@ -16,7 +16,7 @@ RELEASED_SECONDS = 10.0
 
 
 class OwnHolds:
-    """What this process knows of its holds. Nothing here awaits."""
+    """All that this process knows of its holds. Nothing here awaits."""
 
     def __init__(self) -> None:
         """Nothing is held yet."""

@@ -1,11 +1,38 @@
 """Rebuilding one bucket of the Redis store from SQL, under a fence that late writes cannot cross.
 
-    F:<nonce>  fenced: surviving charges are flushed to SQL, balances rewritten, surviving holds kept
+Why epochs. A Redis that lost its last second (`appendfsync everysec`), was emptied, or came back from an old file is
+consistent in itself: no figure looks wrong. So data loss is not searched for in the data. Every bucket has a token,
+`<run id of the server>:<nonce>`, in `{bN}:epoch`, and every script call carries the token its process knows. A server
+that restarted has another run id, an emptied one has no token: the token does not fit, the script answers {'epoch'}
+and changes nothing (I9), and a process rebuilds the bucket. SQL is the truth it is rebuilt from (I6).
+
+    (none)     never used, or emptied
+    F:<nonce>  fenced: surviving charges are flushed to SQL, figures rewritten, surviving holds kept
     R:<token>  recovering: every process puts back its live holds and the charges that did not survive
     <token>    open
 
-Only the holder of the fence writes (rewrite.lua), and only it moves on (advance.lua): a rival whose lock ran out finds
-the fence changed and stops. A bucket that recovers without a lock was left by one that died: it is rebuilt again.
+    none, another server's token, a left-behind F: or R: ──▶ F: ──▶ R: ──▶ open
+
+F: no script but rewrite.lua, under this very nonce, writes. R: what was decided before may be finished (settle,
+resettle, rehold, renew, mark, shrink); nothing new is admitted. Open: also hold, credit, load and reap.
+
+One rebuilding, by whoever holds `{bN}:lock:<run id>` (10 s; it names the server, so that a lock that came back with
+a restarted server's data binds nobody):
+
+1. Fence Redis, then SQL (`buckets.epoch` = nonce). A flush that read its charges before and commits after is refused
+   by SQL, because figures are about to be read without it; the charges' owners settle them again (I3).
+2. Flush the charges that survived, by their ids (I4). Only then does SQL know exactly what survived.
+3. Rewrite balances and limited keys from SQL; drop holds that SQL has a charge of; `held` is the sum of the others,
+   whose leases start anew so that their owners can renew them.
+4. R:, for 0.4 s. The processes learn of the new token from a refused script or within 0.25 s from the trim loop
+   (store.py), and put back what is theirs (epochs.py `_restore`): charges that SQL does not have are settled again
+   under the same id, once by their tombstones; holds are put back, with no more than is available (I1).
+   A bucket without a token and without an account in SQL skips this.
+5. Open. A process that comes later still puts back what is its own, before it uses the new token.
+
+Only the holder of the fence writes, and only it moves on (advance.lua compares and sets): a rival whose lock ran out
+finds the state changed and stops. A bucket in F: or R: without a lock was left by one that died: it is rebuilt again,
+from the start; every step may be done twice.
 """
 
 import asyncio
@@ -37,7 +64,7 @@ class Survivor(NamedTuple):
 
 
 class Rebuilder:
-    """Rebuilds buckets; knows nothing of what its process lives by."""
+    """Rebuilder of buckets; knows nothing of what its process lives by."""
 
     def __init__(self, connection: RedisConnection, ledger: Ledger, lease_ms: int) -> None:
         """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
@@ -45,7 +72,7 @@ class Rebuilder:
         self._rebuilt = 0
 
     def take_rebuilt(self) -> int:
-        """How many buckets were rebuilt since this was asked last."""
+        """Return the number of buckets rebuilt since this was asked last."""
         number, self._rebuilt = self._rebuilt, 0
         return number
 
@@ -87,7 +114,7 @@ class Rebuilder:
         return bool((await self._connection.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
-        """Into SQL with them; what cannot be booked stays where it is."""
+        """Book the surviving charges in SQL (I4: by their ids); what cannot be booked stays where it is."""
         start = "-"
         while items := await self._connection.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, epoch) for item in items]
@@ -144,7 +171,7 @@ class Rebuilder:
             await self._connection.run("rewrite", (f"{prefix}epoch", name), fields)
 
     async def surviving_holds(self, prefix: str) -> list[Survivor]:
-        """The holds that Redis has, by their leases; leases without a hold are dropped."""
+        """Return the holds that Redis has, by their leases; leases without a hold are dropped."""
         found = []
         for raw in await self._connection.call("ZRANGE", f"{prefix}leases", 0, -1):
             hold_id = raw.decode()
@@ -156,7 +183,7 @@ class Rebuilder:
         return found
 
     async def scan(self, pattern: str) -> list[str]:
-        """Every key that matches, sorted."""
+        """Return every key that matches, sorted."""
         cursor: bytes = b"0"
         found: set[str] = set()
         while True:
@@ -167,17 +194,17 @@ class Rebuilder:
 
 
 def prefix_of(bucket: int) -> str:
-    """The keys of a bucket share a cluster slot by this tag."""
+    """Return the prefix of a bucket's keys; by its tag they share a cluster slot."""
     return f"{{b{bucket}}}:"
 
 
 def fields_of(item: Any) -> dict[bytes, bytes]:
-    """The fields of a stream entry as hiredis gives it."""
+    """Return the fields of a stream entry as hiredis gives it."""
     values = item[1]
     return dict(zip(values[::2], values[1::2], strict=True))
 
 
 def entry_of(bucket: int, item: Any, epoch: str) -> Entry:
-    """A stream entry as a journal entry; its position names the bucket."""
+    """Return a stream entry as a journal entry; its position names the bucket."""
     fields = fields_of(item)
     return Entry(f"{bucket}:{item[0].decode()}", int(fields[b"c"]), int(fields[b"l"]), fields[b"r"], bucket, epoch)

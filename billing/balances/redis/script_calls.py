@@ -1,7 +1,4 @@
-"""What a process knows of its holds, and the script calls about one hold: keys and arguments as lua/*.lua wants them.
-
-Pure.
-"""
+"""The script calls about one hold: keys and arguments as lua/*.lua wants them, and what a process knows of it. Pure."""
 
 from typing import Any, NamedTuple
 
@@ -36,13 +33,14 @@ class Resolution(NamedTuple):
 
 
 def release_of(request: HoldRequest) -> Resolution:
-    """The resolution that charges nothing."""
+    """Return the resolution that charges nothing."""
     return Resolution(request, Millicredits(0), b"", 0)
 
 
 def rest_after_reaping(wanted: Resolution, charged: int, booked: bytes) -> Resolution | None:
-    """What is still due when the reaper took our hold for an orphan's and charged `charged` millicredits with the row
-    `booked`.
+    """Return what is still due after the reaper charged `charged` millicredits with the row `booked`; None: nothing.
+
+    It took our hold for an orphan's: the rest is charged once, under an id of its own (ADR 13).
     """
     if not wanted.record or wanted.due <= charged:
         return None

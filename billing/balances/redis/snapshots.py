@@ -1,4 +1,4 @@
-"""What Redis says of accounts, for comparing it with SQL: of all of them key by key, of some as one snapshot a bucket."""
+"""Accounts as Redis has them, for comparing with SQL (I6): all of them key by key, some as one snapshot a bucket."""
 
 import asyncio
 from collections import defaultdict
@@ -17,7 +17,7 @@ PER_ACCOUNT = 5
 
 
 async def everyone(connection: RedisConnection, rebuilder: Rebuilder) -> Figures:
-    """(figures, sum of live holds, sum of unflushed charges) by account. No snapshot. Raises StoreUnavailable."""
+    """Return (figures, sum of live holds, of unflushed charges) by account. No snapshot. Raises StoreUnavailable."""
     figures: dict[str, Reading] = {}
     held: dict[str, int] = {}
     charged: dict[str, int] = {}
@@ -40,7 +40,7 @@ async def everyone(connection: RedisConnection, rebuilder: Rebuilder) -> Figures
 
 
 async def some(connection: RedisConnection, accounts: Collection[str]) -> Figures:
-    """The same of some accounts, each bucket as one snapshot.
+    """Return the same of some accounts, each bucket as one snapshot.
 
     A bucket with a long log is left out: reading it would keep Redis busy. Raises StoreUnavailable.
     """

@@ -54,7 +54,7 @@ CHUNK = 500
 
 
 class RedisBalances:
-    """Implements Balances and Journal on Redis. Call `open()` first; every await is bounded."""
+    """Balances and Journal on Redis. Call `open()` first; every await is bounded."""
 
     def __init__(self, url: str, ledger: Ledger, timeout_seconds: int | float, lease_ms: int) -> None:
         """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""

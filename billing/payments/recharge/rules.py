@@ -8,7 +8,8 @@
       └──above again──────────────────────────┘            ceiling: next month
 
 While a payment is in flight crossings are not looked at: it is concluded first. Credits that are taken back (a refund,
-an adjustment) use a crossing up instead of making one (crossings.py); accounts that are blocked are never charged.
+an adjustment) use a crossing up instead of making one (billing/ledger/recharge_blocks.py); accounts that are blocked
+are never charged.
 
 Driven from the ledger's balances, after charges are booked: requests neither wait for it nor know of it. Written to SQL
 before Stripe is asked, so that dying anywhere asks Stripe for the same payment again, never for another.
@@ -39,9 +40,9 @@ NO_MOST = 2**53
 AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
 
 REFUSED = "refused: "
-"""How the problem of a payment begins that Stripe would not even try: that is no decline of the card."""
+"""Beginning of the problem of a payment that Stripe would not even try: that is no decline of the card."""
 NOT_ASKED = "not_asked"
-"""Why a payment ended that Stripe never heard of: nobody declined anything."""
+"""Code of a payment that ended because Stripe never heard of it: nobody declined anything."""
 NOT_ASKED_PAUSE_MS = 300_000
 IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
 
@@ -49,7 +50,7 @@ RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped"
 
 
 class RechargeSettings(NamedTuple):
-    """What an account asks for."""
+    """An account's own settings. Amounts in millicredits and cents."""
 
     enabled: bool
     threshold: int
@@ -78,7 +79,7 @@ class Recharge(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def settings(self) -> RechargeSettings:
-        """What the account asked for."""
+        """The account's own part of the row."""
         return RechargeSettings(
             self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents
         )
@@ -88,11 +89,11 @@ class Recharges:
     """The table and its transitions. Raises StoreUnavailable."""
 
     def __init__(self, database: Database, notices: NoticeQueue) -> None:
-        """`notices` are told what the buyer should know."""
+        """`notices` take what the buyer should know."""
         self._db, self._notices = database, notices
 
     async def get(self, account_id: str) -> Recharge | None:
-        """An account's settings."""
+        """Return an account's row."""
         async with self._db.read() as connection:
             query = select(auto_recharges).where(auto_recharges.c.account_id == account_id)
             row = (await connection.execute(query)).mappings().first()
@@ -137,7 +138,7 @@ class Recharges:
     async def _changed(
         self, connection: AsyncConnection, row: Recharge, settings: RechargeSettings, now: int
     ) -> dict[str, Any]:
-        """What new settings do to where it stands."""
+        """Return what new settings change of where it stands."""
         if row.state == "paying" or not settings.enabled:
             return {}
         buyer = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
@@ -152,7 +153,7 @@ class Recharges:
         return AS_NEW
 
     async def watch(self) -> int:
-        """Note crossings both ways, and disputes; how many accounts fell below."""
+        """Record crossings both ways, and disputes; return how many accounts fell below."""
         posted = (
             select(balances.c.posted_millicredits)
             .where(balances.c.account_id == auto_recharges.c.account_id)
@@ -185,7 +186,7 @@ class Recharges:
             return (await connection.execute(update(auto_recharges).where(falls).values(**crossing))).rowcount
 
     async def due(self, limit: int = 100) -> list[str]:
-        """Accounts that may start a payment now; a blocked one never."""
+        """Return accounts that may start a payment now; a blocked one never."""
         table = auto_recharges.c
         query = (
             select(table.account_id)
@@ -232,7 +233,7 @@ class Recharges:
             return None  # another payment of this account is in flight: the unique index says so
 
     async def concluded(self) -> list[tuple[Recharge, Purchase]]:
-        """Accounts whose payment has ended, each with it."""
+        """Return accounts whose payment has ended, each with it."""
         ended = purchases.c.id.in_(
             select(auto_recharges.c.purchase_id).where(
                 auto_recharges.c.state == "paying", auto_recharges.c.purchase_id.is_not(None)
@@ -251,7 +252,7 @@ class Recharges:
         return found
 
     async def _tell_of_disputes(self) -> None:
-        """Those that a dispute has ended: stopped, and told once."""
+        """Stop those that a dispute has ended, and tell them once."""
         query = select(auto_recharges.c.account_id).where(auto_recharges.c.state == "disputed")
         async with self._db.read() as connection:
             ended = list((await connection.execute(query)).scalars())
@@ -262,21 +263,22 @@ class Recharges:
                     await self._end(connection, row, state="stopped", message=DISPUTED)
 
     async def credited(self, row: Recharge) -> None:
-        """The payment arrived."""
+        """Be ready for the next crossing: the payment arrived."""
         async with self._db.write() as connection:
             if await self._still(connection, row):
                 values = {"state": "ready", "failures": 0, "message": "", "action_url": "", "next_try_at": None}
                 await _set(connection, row.account_id, {**values, "updated_at": now_ms()})
 
     async def reviewed(self, row: Recharge) -> None:
-        """The payment came, and is not what was asked for: no other is tried before a person has looked."""
+        """Stop: the payment came and is not what was asked for; no other is tried before a person has looked."""
         async with self._db.write() as connection:
             if await self._still(connection, row):
                 await self._end(connection, row, state="stopped", message=IN_REVIEW, enabled=False)
 
     async def failed(self, row: Recharge, code: str, action_url: str = "") -> None:
-        """The payment was declined, or Stripe was never asked (NOT_ASKED), or it needs the buyer (`action_url`: where
-        they can pay).
+        """Wait, ask the buyer or stop: the payment was declined, was never asked for (NOT_ASKED), or needs the buyer.
+
+        `action_url`: where the buyer can pay.
         """
         async with self._db.write() as connection:
             if not await self._still(connection, row):
@@ -297,7 +299,10 @@ class Recharges:
                 return
             failures = row.failures + 1
             if failures > len(BACK_OFF_MS):
-                text = f"Your card was declined {failures} times ({code}). Automatic recharge is off: check the card, then switch it on."
+                text = (
+                    f"Your card was declined {failures} times ({code}). "
+                    "Automatic recharge is off: check the card, then switch it on."
+                )
                 await self._end(connection, row, state="stopped", message=text, failures=failures, enabled=False)
                 return
             again = now_ms() + BACK_OFF_MS[failures - 1]
@@ -338,7 +343,7 @@ class Recharges:
     async def _refusal(
         self, connection: AsyncConnection, row: Recharge, offer: Offer | None, ceiling_cents: int, now: int
     ) -> dict[str, Any] | None:
-        """Why this attempt is not made, as the state it leads to."""
+        """Return why this attempt is not made, as the state it leads to; None: it is made."""
         if offer is None:
             return {
                 "state": "stopped",
@@ -361,7 +366,7 @@ class Recharges:
         return None
 
     async def _still(self, connection: AsyncConnection, row: Recharge) -> bool:
-        """Whether the row still waits for this very attempt.
+        """Return True while the row waits for this very attempt.
 
         One that was disputed meanwhile is stopped, however the attempt ended.
         """
@@ -390,18 +395,18 @@ class Recharges:
 
 
 def key_of(account_id: str, crossing: int, attempt: int) -> str:
-    """The idempotency key of an attempt: the same crossing's same attempt is one payment at Stripe."""
+    """Return the idempotency key of an attempt: the same crossing's same attempt is one payment at Stripe (I4)."""
     return f"auto:{account_id}:{crossing}:{attempt}"
 
 
 def month_start_ms(now: int) -> int:
-    """The start of the UTC month of a time."""
+    """Return the start of the UTC month of a time (Unix ms)."""
     moment = datetime.fromtimestamp(now // 1_000, UTC)
     return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()) * 1_000
 
 
 def next_month_ms(now: int) -> int:
-    """The start of the UTC month after a time."""
+    """Return the start of the UTC month after a time (Unix ms)."""
     moment = datetime.fromtimestamp(now // 1_000, UTC)
     year, month = divmod(moment.year * 12 + moment.month, 12)
     return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp()) * 1_000

@@ -1,7 +1,4 @@
-"""Carries automatic recharges out: notes crossings, begins payments, asks Stripe, concludes.
-
-Each step may be done again.
-"""
+"""Automatic recharges: record crossings, begin payments, ask Stripe, conclude. Each step may be repeated."""
 
 import logging
 from collections.abc import Callable
@@ -35,14 +32,14 @@ class RechargeWorker:
         sync: Sync,
         checkout: Checkout,
     ) -> None:
-        """The parts."""
+        """`checkout` opens the page on which a buyer pays what the saved card could not."""
         self._recharges, self._purchases, self._accounts = recharges, purchases, accounts
         self._gateway, self._sync, self._checkout = gateway, sync, checkout
 
     async def step(
         self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool, most_cents: int = NO_MOST
     ) -> int:
-        """`enabled` False: what Stripe has been asked for is concluded; nothing new is asked, and no page is opened.
+        """Do what is due. `enabled` False: nothing new is asked, no page opened; what is in flight is concluded.
 
         `most_cents`: what one account may be charged in a UTC month at most.
         """
@@ -65,7 +62,7 @@ class RechargeWorker:
         return done
 
     async def _ask_stripe(self) -> StoreUnavailable | None:
-        """Pay what was begun; why Stripe could not be asked for some of it."""
+        """Pay what was begun; return why Stripe could not be asked for some of it."""
         now, away = now_ms(), None
         for purchase in await self._purchases.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
             if purchase.origin == "auto":
@@ -93,9 +90,8 @@ class RechargeWorker:
         except StoreUnavailable:
             raise
         except StripeRefused as refused:
-            log.error(
-                "automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused
-            )  # its words are not for customers
+            # an answer of Stripe's, no fault of ours; its words are not for customers
+            log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)
             await self._purchases.give_up(purchase.id, "failed", REFUSED + refused.code)
             return
         intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
@@ -131,7 +127,7 @@ class RechargeWorker:
         await self._recharges.failed(row, code, link)
 
     async def _link(self, purchase: Purchase) -> str:
-        """A page on which the buyer pays the same package themselves; "" when Stripe opens none now."""
+        """Return a page on which the buyer pays the same package themselves; "" when Stripe opens none now."""
         account = await self._accounts.get(purchase.account_id)
         offer = Offer(
             purchase.package_code,

@@ -43,7 +43,7 @@ class WaitingEvent(NamedTuple):
 
 
 class InboxDepth(NamedTuple):
-    """How many events wait, and for how long the oldest has, in milliseconds.
+    """The number of events that wait, and for how long the oldest has, in milliseconds.
 
     One that was handled before, since its replay.
     """
@@ -84,7 +84,7 @@ class Inbox:
             return (await connection.execute(statement)).first() is not None
 
     async def due(self, limit: int) -> list[WaitingEvent]:
-        """What is to be handled now, longest waiting first."""
+        """Return what is to be handled now, longest waiting first."""
         columns = (
             stripe_inbox.c.event_id,
             stripe_inbox.c.type,
@@ -106,7 +106,7 @@ class Inbox:
         return [WaitingEvent(*row[:4], _waits_since(row, delivers_since), row.handled_at is not None) for row in rows]
 
     async def finish(self, event_ids: Sequence[str], outcome: str, *, ignored: bool = False) -> None:
-        """Note that these are handled."""
+        """Record that these are handled."""
         values = {"state": "ignored" if ignored else "done", "handled_at": now_ms(), "outcome": outcome}
         async with self._db.write() as connection:
             await connection.execute(
@@ -144,7 +144,7 @@ class Inbox:
             )
 
     async def ignore(self, event_id: str, reason: str, who: Who) -> None:
-        """A person says that an event which waits is nothing to us: it waits no more. Raises EventNotFound."""
+        """Close an event that waits, because a person says that it is nothing to us. Raises EventNotFound."""
         waits = (stripe_inbox.c.event_id == event_id, stripe_inbox.c.state.in_(UNHANDLED))
         outcome = f"ignored by {who.actor}: {reason}"
         async with self._db.write() as connection:
@@ -159,7 +159,7 @@ class Inbox:
             await note_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
 
     async def get(self, event_id: str) -> dict[str, Any]:
-        """An event as stored. Raises EventNotFound."""
+        """Return an event as stored. Raises EventNotFound."""
         async with self._db.read() as connection:
             query = select(stripe_inbox).where(stripe_inbox.c.event_id == event_id)
             row = (await connection.execute(query)).mappings().first()
@@ -168,7 +168,7 @@ class Inbox:
         return dict(row)
 
     async def depth(self) -> InboxDepth:
-        """How much waits."""
+        """Return how much waits."""
         since = func.coalesce(stripe_inbox.c.replayed_at, stripe_inbox.c.received_at)
         query = select(func.count(), func.min(since)).where(stripe_inbox.c.state.in_(UNHANDLED))
         async with self._db.read() as connection:
@@ -176,7 +176,7 @@ class Inbox:
         return InboxDepth(number, max(0, now_ms() - oldest) if number else 0)
 
     async def counts(self) -> list[tuple[str, str, int]]:
-        """(type, state, how many)."""
+        """Return (type, state, number) of every type and state."""
         query = select(stripe_inbox.c.type, stripe_inbox.c.state, func.count()).group_by(
             stripe_inbox.c.type, stripe_inbox.c.state
         )
@@ -187,7 +187,7 @@ class Inbox:
             ]
 
     async def of_object(self, object_id: str) -> list[str]:
-        """The ids of the events about an object, in the order they came."""
+        """Return the ids of the events about an object, in the order they came."""
         query = select(stripe_inbox.c.event_id).where(stripe_inbox.c.object_id == object_id)
         async with self._db.read() as connection:
             return list(
@@ -197,13 +197,13 @@ class Inbox:
             )
 
     async def versions(self, since_ms: int) -> list[str]:
-        """The API versions of events received since a time (Unix milliseconds)."""
+        """Return the API versions of events received since a time (Unix milliseconds)."""
         query = select(stripe_inbox.c.api_version).where(stripe_inbox.c.received_at >= since_ms).distinct()
         async with self._db.read() as connection:
             return sorted((await connection.execute(query)).scalars())
 
     async def listing(self, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """Events as stored, newest first."""
+        """Return events as stored, newest first."""
         query = select(stripe_inbox).order_by(stripe_inbox.c.received_at.desc(), stripe_inbox.c.event_id).limit(limit)
         if state is not None:
             query = query.where(stripe_inbox.c.state == state)
@@ -220,7 +220,7 @@ def _waits_since(row: Any, delivers_since: int | None) -> int:
 
 
 def read_event(body: bytes) -> Event:
-    """The envelope of a verified body. Raises ValueError when it is none of ours to read (not JSON, no id, no type)."""
+    """Return the envelope of a verified body. Raises ValueError for what we cannot read (not JSON, no id, no type)."""
     body.decode()  # what is not UTF-8 can neither be stored nor be Stripe's
     event = msgspec.json.decode(body, type=Event)
     if not event.id or not event.type or len(event.id) > 255:

@@ -38,7 +38,7 @@ class StripeCharge(StripeObject, frozen=True):
 
 
 class PaymentError(StripeObject, frozen=True):
-    """Why the last attempt did not work."""
+    """The reason that the last attempt did not work."""
 
     code: str | None = None
     decline_code: str | None = None
@@ -63,7 +63,7 @@ class Intent(StripeObject, frozen=True):
 
 
 class TotalDetails(StripeObject, frozen=True):
-    """Of what a session's total consists beside its lines."""
+    """Parts of a session's total beside its lines."""
 
     amount_tax: int = 0
 
@@ -128,7 +128,7 @@ class Event(StripeObject, frozen=True):
 
 
 class EventData(StripeObject, frozen=True):
-    """What the event is about."""
+    """The part of an event that names its object."""
 
     object: "EventObject"
 
@@ -171,7 +171,7 @@ INTENT_STATUS: dict[str, PaymentStatus] = {
 
 
 def payment_of_session(session: CheckoutSession) -> Payment:
-    """What a Checkout Session says of its purchase."""
+    """Return what a Checkout Session says of its purchase."""
     tax = session.total_details.amount_tax if session.total_details else 0
     return Payment(
         _session_status(session),
@@ -186,14 +186,14 @@ def payment_of_session(session: CheckoutSession) -> Payment:
 
 
 def payment_of_intent(intent: Intent) -> Payment:
-    """What an off-session PaymentIntent says of its purchase."""
+    """Return what an off-session PaymentIntent says of its purchase."""
     paid = intent.amount_received if intent.status == "succeeded" else intent.amount
     status: PaymentStatus = INTENT_STATUS.get(intent.status, "unknown")
     return Payment(status, "payment", intent.currency, paid, paid, 0, intent.livemode, intent.customer or "")
 
 
 def failure_of(intent: Intent) -> str:
-    """The code of why a payment did not work; "" when it did, or may yet."""
+    """Return the code of why a payment did not work; "" when it did, or may yet."""
     if intent.status in ("requires_action", "requires_confirmation"):
         return NEEDS_BUYER
     error = intent.last_payment_error
@@ -216,5 +216,5 @@ def _session_status(session: CheckoutSession) -> PaymentStatus:
 
 
 def id_of(reference: "str | Intent | StripeCharge | BalanceTransaction | None") -> str:
-    """The id, whether the object was expanded or not; "" for none."""
+    """Return the id of an object, expanded or not; "" for none."""
     return reference if isinstance(reference, str) else reference.id if reference is not None else ""

@@ -1,4 +1,4 @@
-"""What Stripe never told us: missed events, purchases that stand still, objects whose event was never made.
+"""Search for what Stripe never told us: missed events, purchases that stand still, objects whose event was never made.
 
 Stripe keeps events for 30 days, gives up delivering after three, and may fail to make one at all; so a sweep asks for
 events *and* objects. Everything found goes through the same syncs as a webhook; a sweep that finds nothing changes
@@ -40,7 +40,7 @@ Thing = TypeVar("Thing", CheckoutSession, Intent, Refund, Dispute)
 
 
 class Swept(NamedTuple):
-    """What a sweep saw and did.
+    """Counts and lines of one sweep.
 
     `fixed`: what had not reached us and now has; `problems`: what could not be looked at.
     """
@@ -53,7 +53,7 @@ class Swept(NamedTuple):
 
 
 class _Gathered:
-    """What one sweep gathers."""
+    """Counts and lines while a sweep goes on."""
 
     def __init__(self) -> None:
         self.events = self.missed = self.objects = self.unread = 0
@@ -78,22 +78,22 @@ class _Gathered:
 
     @contextlib.contextmanager
     def _going_on(self, what: str) -> Iterator[None]:
-        """What cannot be read or applied must not keep the rest waiting, whatever is wrong with it."""
+        """Write down what cannot be read or applied: it must not keep the rest waiting, whatever is wrong with it."""
         try:
             yield
         except StoreUnavailable:
             raise
-        except Exception as error:
+        except Exception as error:  # one object's fault must not keep the others waiting
             self.problems.append(f"{what}: {type(error).__name__}: {error}")
 
 
 class Sweeper:
-    """Asks Stripe what we missed. Raises StoreUnavailable."""
+    """The search for what we missed at Stripe. Raises StoreUnavailable."""
 
     def __init__(
         self, database: Database, gateway: StripeGateway, inbox: Inbox, purchases: PurchaseStore, sync: Sync
     ) -> None:
-        """The parts."""
+        """`sync` applies what is found."""
         self._db, self._gateway, self._inbox, self._purchases, self._sync = database, gateway, inbox, purchases, sync
 
     async def sweep(self, days: int | None = None, *, livemode: bool) -> Swept:
@@ -122,9 +122,7 @@ class Sweeper:
         )
 
     async def _never_opened(self, gathered: _Gathered) -> None:
-        """Rows committed before Stripe was asked, and nothing since: did it hear of them? (The process died in
-        between.)
-        """
+        """Look for purchases that Stripe may not have been asked for: the process may have died in between."""
         for purchase in await self._purchases.waiting(("created",), before_ms=now_ms() - STUCK_MS):
             await gathered.sync(purchase.id, self._heard_of(purchase))
             await self._purchases.record_look(purchase.id)
@@ -139,7 +137,7 @@ class Sweeper:
         return Outcome(NEVER_HEARD)
 
     async def _look_for(self, purchase: Purchase) -> Awaitable[Outcome] | None:
-        """What is to be applied, if Stripe has anything. Raises StoreUnavailable, StripeRefused."""
+        """Return what is to be applied, if Stripe has anything. Raises StoreUnavailable, StripeRefused."""
         if not purchase.customer_id:
             return None
         try:
@@ -165,7 +163,7 @@ class Sweeper:
             await self._purchases.record_look(purchase.id)  # the next sweep looks at those that were not looked at
 
     async def _open_claims(self, gathered: _Gathered) -> None:
-        """Refunds on their way and disputes without an end: what has become of them?"""
+        """Sync refunds on their way and disputes without an end."""
         moving = claims.c.status.in_(("pending", "requires_action")) | (
             (claims.c.kind == "dispute") & claims.c.counts & ~claims.c.lost  # a dispute that still holds credits
         )

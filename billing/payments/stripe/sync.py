@@ -41,7 +41,7 @@ Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
-    """What a sync did, in words; `foreign`: it belongs to something else on the same Stripe account."""
+    """A sync's effect in words; `foreign`: it belongs to something else on the same Stripe account."""
 
     text: str
     foreign: bool = False
@@ -49,19 +49,19 @@ class Outcome(NamedTuple):
 
 
 class Observer(Protocol):
-    """Who wants to know what money did (metrics)."""
+    """Receiver of what money did (metrics)."""
 
     def moved(self, kind: str, millicredits: int) -> None:
-        """`kind` is purchase, refund or dispute."""
+        """Count millicredits moved; `kind` is purchase, refund or dispute."""
         ...
 
     def odd(self, kind: Oddity) -> None:
-        """Something came that a person should look at; told once of each."""
+        """Count what a person should look at; told once of each."""
         ...
 
 
 class Sync:
-    """Applies Stripe's objects. Raises StoreUnavailable, StripeRefused, NotYet."""
+    """The way of Stripe's objects into our stores. Raises StoreUnavailable, StripeRefused, NotYet."""
 
     def __init__(
         self,
@@ -154,7 +154,7 @@ class Sync:
         return payment_of_intent(intent), intent
 
     async def payment(self, stripe_charge_id: str) -> Outcome:
-        """What became known of a charge later (its fee) belongs to its payment."""
+        """Apply what became known of a charge later (its fee) to its payment."""
         intent_id = await self._intent_of_charge(stripe_charge_id)
         return await self.intent(intent_id) if intent_id else Outcome(NOT_OURS, foreign=True)
 
@@ -227,7 +227,7 @@ class Sync:
         return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed)
 
     async def _adopt(self, session: CheckoutSession) -> Purchase | None:
-        """The purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
+        """Find the purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
 
         What the session says of itself is only a hint: the row must be ours, without a session, and of the same
         customer.
@@ -250,7 +250,7 @@ class Sync:
         return charge.payment_intent if charge is not None else None
 
     async def _purchase_of(self, intent_id: str | None) -> str | None:
-        """The purchase paid by a PaymentIntent; None when it is not ours. Raises NotYet."""
+        """Return the id of the purchase paid by a PaymentIntent; None when it is not ours. Raises NotYet."""
         if intent_id is None:
             return None
         purchase = await self._purchases.of_intent(intent_id)

@@ -1,4 +1,4 @@
-"""Handles the inbox: each event leads to one sync of the object it is about; events of one object share a sync.
+"""The handling of the inbox: each event leads to one sync of the object it is about; events of one object share a sync.
 
 stored (2xx to Stripe) ──▶ synced ──▶ done            killed in between: it is simply synced again
 │ └────▶ ignored         unknown type, or an object that is not ours
@@ -29,7 +29,7 @@ LONGEST_OUTCOME = 2_000
 
 
 class Subject(NamedTuple):
-    """What several events are about."""
+    """The object that several events are about."""
 
     kind: str
     object_id: str
@@ -41,13 +41,11 @@ class StripeWorker:
     def __init__(
         self, inbox: Inbox, sync: Sync, customers: StripeCustomers, handled: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`handled` is told, for each event that is handled for the first time, how many milliseconds passed since it
-        was received.
-        """
+        """Call `handled`, for each event handled for the first time, with the milliseconds since it was received."""
         self._inbox, self._sync, self._customers, self._handled = inbox, sync, customers, handled
 
     async def step(self) -> int:
-        """Handle a batch; how many events were finished. Raises StoreUnavailable when SQL is away."""
+        """Handle a batch; return how many events were finished. Raises StoreUnavailable when SQL is away."""
         subjects: defaultdict[Subject, list[WaitingEvent]] = defaultdict(list)
         for event in await self._inbox.due(BATCH):
             kind = KINDS.get(event.type)
