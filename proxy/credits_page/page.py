@@ -28,7 +28,7 @@ from billing.money.holds import Reading
 from billing.money.spend_periods import PERIODS
 from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
-from billing.payments.recharge.rules import Recharge, RechargeSettings
+from billing.payments.recharge.rows import Recharge, RechargeSettings
 from billing.storage.database import now_ms
 from config.settings import Secret
 from proxy.credits_page.responses import Answers

@@ -1,7 +1,7 @@
 """Changing automatic recharge, from the Credits page and from the API: the same rules, whoever asks."""
 
 from billing.ledger.audit_log import Who
-from billing.payments.recharge.rules import RechargeSettings
+from billing.payments.recharge.rows import RechargeSettings
 from proxy.customer_api.money_in import MoneyIn, most_cents
 from proxy.web.rejections import Rejection, invalid, unavailable
 

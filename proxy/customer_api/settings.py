@@ -11,7 +11,7 @@ from starlette.routing import Route
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import ApiKey
 from billing.ledger.audit_log import Who
-from billing.payments.recharge.rules import Recharge, RechargeSettings
+from billing.payments.recharge.rows import Recharge, RechargeSettings
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import is_offered, save_recharge
 from proxy.customer_api.statement_file import statement_file

@@ -14,7 +14,7 @@ from billing.ledger.audit_log import Who
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from billing.payments.purchase import Offer
-from billing.payments.recharge.rules import RechargeSettings, month_start_ms, next_month_ms
+from billing.payments.recharge.rows import RechargeSettings, month_start_ms, next_month_ms
 from billing.payments.stripe.gateway import Declined
 from billing.payments.stripe.signatures import verify
 from tests.billing.stores import record

@@ -15,10 +15,8 @@ Driven from the ledger's balances, after charges are booked: requests neither wa
 before Stripe is asked, so that dying anywhere asks Stripe for the same payment again, never for another.
 """
 
-from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Unpack
 
-import msgspec
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
@@ -29,6 +27,16 @@ from billing.ledger.notices import Notice, NoticeQueue
 from billing.ledger.recharge_blocks import DISPUTED
 from billing.payments.purchase import UNSETTLED, Offer
 from billing.payments.purchase_store import Purchase, insert_purchase, purchase_of
+from billing.payments.recharge.rows import (
+    Recharge,
+    RechargeChange,
+    RechargeSettings,
+    change_recharge,
+    key_of,
+    lock_recharge,
+    month_start_ms,
+    next_month_ms,
+)
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import accounts, balances
@@ -37,7 +45,14 @@ from billing.storage.tables.payments import auto_recharges, purchases, stripe_cu
 HOUR_MS = 3_600_000
 BACK_OFF_MS = (HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS)
 NO_MOST = 2**53
-AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
+AS_NEW: RechargeChange = {
+    "below": False,
+    "failures": 0,
+    "message": "",
+    "action_url": "",
+    "state": "ready",
+    "next_try_at": None,
+}
 
 REFUSED = "refused: "
 """Beginning of the problem of a payment that Stripe would not even try: that is no decline of the card."""
@@ -45,44 +60,6 @@ NOT_ASKED = "not_asked"
 """Code of a payment that ended because Stripe never heard of it: nobody declined anything."""
 NOT_ASKED_PAUSE_MS = 300_000
 IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
-
-RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling", "disputed"]
-
-
-class RechargeSettings(NamedTuple):
-    """An account's own settings. Amounts in millicredits and cents."""
-
-    enabled: bool
-    threshold: int
-    package_code: str
-    monthly_ceiling_cents: int
-
-
-class Recharge(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of auto_recharges. Times in Unix milliseconds."""
-
-    account_id: str
-    enabled: bool
-    threshold_millicredits: int
-    package_code: str
-    monthly_ceiling_cents: int
-    below: bool
-    crossing: int
-    attempt: int
-    failures: int
-    next_try_at: int | None
-    state: RechargeState
-    message: str
-    action_url: str
-    purchase_id: str | None
-    updated_at: int
-
-    @property
-    def settings(self) -> RechargeSettings:
-        """The account's own part of the row."""
-        return RechargeSettings(
-            self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents
-        )
 
 
 class Recharges:
@@ -106,7 +83,7 @@ class Recharges:
         after a decline, changes only the figures: it must not become a way to try a declined card again and again.
         """
         now = now_ms()
-        asked = {
+        asked: RechargeChange = {
             "enabled": settings.enabled,
             "threshold_millicredits": settings.threshold,
             "package_code": settings.package_code,
@@ -115,29 +92,31 @@ class Recharges:
         }
         fresh = {**asked, **AS_NEW}
         async with self._db.write() as connection:
-            row = await _locked(connection, account_id)
+            row = await lock_recharge(connection, account_id)
             if row is None:
                 dialect = sqlite if self._db.is_sqlite else postgresql
                 statement = dialect.insert(auto_recharges).values(account_id=account_id, **fresh)
                 await connection.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=asked))
             else:
-                await _set(connection, account_id, await self._changed(connection, row, settings, now) | asked)
+                await change_recharge(
+                    connection, account_id, await self._changed(connection, row, settings, now) | asked
+                )
             before = None if row is None else row.settings._asdict()
             await note_change(connection, who, Change("auto_recharge.set", account_id, before, settings._asdict()))
 
     async def switch_off(self, account_id: str, who: Who) -> None:
         """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
         async with self._db.write() as connection:
-            row = await _locked(connection, account_id)
+            row = await lock_recharge(connection, account_id)
             if row is not None and row.enabled:
-                await _set(connection, account_id, {"enabled": False, "updated_at": now_ms()})
+                await change_recharge(connection, account_id, {"enabled": False, "updated_at": now_ms()})
                 await note_change(
                     connection, who, Change("auto_recharge.set", account_id, {"enabled": True}, {"enabled": False})
                 )
 
     async def _changed(
         self, connection: AsyncConnection, row: Recharge, settings: RechargeSettings, now: int
-    ) -> dict[str, Any]:
+    ) -> RechargeChange:
         """Return what new settings change of where it stands."""
         if row.state == "paying" or not settings.enabled:
             return {}
@@ -213,7 +192,7 @@ class Recharges:
         now = now_ms()
         try:
             async with self._db.write() as connection:
-                row = await _locked(connection, account_id)
+                row = await lock_recharge(connection, account_id)
                 if row is None or not _may_begin(row, now):
                     return None
                 balance = (
@@ -258,7 +237,7 @@ class Recharges:
             ended = list((await connection.execute(query)).scalars())
         for account_id in ended:
             async with self._db.write() as connection:
-                row = await _locked(connection, account_id)
+                row = await lock_recharge(connection, account_id)
                 if row is not None and row.state == "disputed":
                     await self._end(connection, row, state="stopped", message=DISPUTED)
 
@@ -266,8 +245,14 @@ class Recharges:
         """Be ready for the next crossing: the payment arrived."""
         async with self._db.write() as connection:
             if await self._still(connection, row):
-                values = {"state": "ready", "failures": 0, "message": "", "action_url": "", "next_try_at": None}
-                await _set(connection, row.account_id, {**values, "updated_at": now_ms()})
+                values: RechargeChange = {
+                    "state": "ready",
+                    "failures": 0,
+                    "message": "",
+                    "action_url": "",
+                    "next_try_at": None,
+                }
+                await change_recharge(connection, row.account_id, {**values, "updated_at": now_ms()})
 
     async def reviewed(self, row: Recharge) -> None:
         """Stop: the payment came and is not what was asked for; no other is tried before a person has looked."""
@@ -287,7 +272,9 @@ class Recharges:
                 # not at once: whoever asked Stripe in the very moment that the sweeper gave up is heard of first, and
                 # begin() looks at the balance again, so that one crossing is not paid twice
                 again = now_ms() + NOT_ASKED_PAUSE_MS
-                await _set(connection, row.account_id, {"state": "ready", "next_try_at": again, "updated_at": now_ms()})
+                await change_recharge(
+                    connection, row.account_id, {"state": "ready", "next_try_at": again, "updated_at": now_ms()}
+                )
                 return
             if code == NEEDS_BUYER:
                 text = "Your bank wants you to confirm the payment."
@@ -330,19 +317,19 @@ class Recharges:
             customer_id=buyer["customer_id"],
             payment_method_id=buyer["payment_method_id"],
         )
-        values = {
+        values: RechargeChange = {
             "state": "paying",
             "attempt": row.attempt + 1,
             "next_try_at": None,
             "purchase_id": purchase.id,
             "updated_at": now_ms(),
         }
-        await _set(connection, row.account_id, values)
+        await change_recharge(connection, row.account_id, values)
         return purchase
 
     async def _refusal(
         self, connection: AsyncConnection, row: Recharge, offer: Offer | None, ceiling_cents: int, now: int
-    ) -> dict[str, Any] | None:
+    ) -> RechargeChange | None:
         """Return why this attempt is not made, as the state it leads to; None: it is made."""
         if offer is None:
             return {
@@ -370,7 +357,7 @@ class Recharges:
 
         One that was disputed meanwhile is stopped, however the attempt ended.
         """
-        now = await _locked(connection, row.account_id)
+        now = await lock_recharge(connection, row.account_id)
         if now is None or (now.state, now.purchase_id) != ("paying", row.purchase_id):
             return False
         if now.message == DISPUTED and not now.enabled:
@@ -378,10 +365,10 @@ class Recharges:
             return False
         return True
 
-    async def _end(self, connection: AsyncConnection, row: Recharge, **values: Any) -> None:
+    async def _end(self, connection: AsyncConnection, row: Recharge, **values: Unpack[RechargeChange]) -> None:
         now = now_ms()
-        fixed = {"next_try_at": None, "action_url": "", **values, "updated_at": now}
-        await _set(connection, row.account_id, fixed)
+        fixed: RechargeChange = {"next_try_at": None, "action_url": "", **values, "updated_at": now}
+        await change_recharge(connection, row.account_id, fixed)
         state = values["state"]
         data = {
             "state": state,
@@ -394,34 +381,6 @@ class Recharges:
         await self._notices.write(connection, [Notice(notice_id, row.account_id, f"auto_recharge.{state}", data)])
 
 
-def key_of(account_id: str, crossing: int, attempt: int) -> str:
-    """Return the idempotency key of an attempt: the same crossing's same attempt is one payment at Stripe (I4)."""
-    return f"auto:{account_id}:{crossing}:{attempt}"
-
-
-def month_start_ms(now: int) -> int:
-    """Return the start of the UTC month of a time (Unix ms)."""
-    moment = datetime.fromtimestamp(now // 1_000, UTC)
-    return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()) * 1_000
-
-
-def next_month_ms(now: int) -> int:
-    """Return the start of the UTC month after a time (Unix ms)."""
-    moment = datetime.fromtimestamp(now // 1_000, UTC)
-    year, month = divmod(moment.year * 12 + moment.month, 12)
-    return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp()) * 1_000
-
-
 def _may_begin(row: Recharge, now: int) -> bool:
     due = row.next_try_at is not None and row.next_try_at <= now
     return row.enabled and row.below and row.state in ("ready", "waiting", "ceiling") and due
-
-
-async def _locked(connection: AsyncConnection, account_id: str) -> Recharge | None:
-    query = select(auto_recharges).where(auto_recharges.c.account_id == account_id).with_for_update()
-    row = (await connection.execute(query)).mappings().first()
-    return Recharge(**row) if row is not None else None
-
-
-async def _set(connection: AsyncConnection, account_id: str, values: dict[str, Any]) -> None:
-    await connection.execute(update(auto_recharges).where(auto_recharges.c.account_id == account_id).values(**values))

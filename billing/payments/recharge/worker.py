@@ -8,7 +8,8 @@ from billing.money.errors import BillingError, NotYet, StoreUnavailable, StripeR
 from billing.payments.checkout import Checkout, order_of
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
-from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharge, Recharges
+from billing.payments.recharge.rows import Recharge
+from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharges
 from billing.payments.stripe.gateway import Declined, StripeGateway
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.payments.stripe.sync import Sync
