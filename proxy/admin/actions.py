@@ -354,14 +354,14 @@ class AdminDesk:
             "oldestSeconds": depth.oldest_ms // 1_000,
             "data": [
                 {
-                    "eventId": row["event_id"],
-                    "type": row["type"],
-                    "objectId": row["object_id"],
-                    "state": row["state"],
-                    "attempts": row["attempts"],
-                    "receivedAt": iso_time(row["received_at"]),
-                    "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
-                    "outcome": row["outcome"],
+                    "eventId": row.event_id,
+                    "type": row.type,
+                    "objectId": row.object_id,
+                    "state": row.state,
+                    "attempts": row.attempts,
+                    "receivedAt": iso_time(row.received_at),
+                    "handledAt": iso_time(row.handled_at) if row.handled_at else None,
+                    "outcome": row.outcome,
                 }
                 for row in rows
             ],

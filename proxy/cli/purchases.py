@@ -131,16 +131,16 @@ async def _inbox(context: Context) -> Result:
     rows = await inbox.listing(given.state, given.limit) if given.state else []
     data = [
         {
-            "eventId": row["event_id"],
-            "type": row["type"],
-            "objectId": row["object_id"],
-            "state": row["state"],
-            "attempts": row["attempts"],
-            "apiVersion": row["api_version"],
-            "source": row["source"],
-            "receivedAt": iso_time(row["received_at"]),
-            "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
-            "outcome": row["outcome"],
+            "eventId": row.event_id,
+            "type": row.type,
+            "objectId": row.object_id,
+            "state": row.state,
+            "attempts": row.attempts,
+            "apiVersion": row.api_version,
+            "source": row.source,
+            "receivedAt": iso_time(row.received_at),
+            "handledAt": iso_time(row.handled_at) if row.handled_at else None,
+            "outcome": row.outcome,
         }
         for row in rows
     ]
@@ -156,11 +156,11 @@ async def _replay(context: Context) -> Result:
         await money.inbox.replay(context.arguments.event, who(), context.arguments.reason)
         await money.work()
         row = await money.inbox.get(context.arguments.event)
-    result = {"eventId": row["event_id"], "state": row["state"], "outcome": row["outcome"]}
+    result = {"eventId": row.event_id, "state": row.state, "outcome": row.outcome}
     return (
         result,
-        f"{row['event_id']}: {row['state']}: {row['outcome']}",
-        0 if row["state"] in ("done", "ignored") else 1,
+        f"{row.event_id}: {row.state}: {row.outcome}",
+        0 if row.state in ("done", "ignored") else 1,
     )
 
 

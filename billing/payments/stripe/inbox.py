@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import Row, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.ledger.audit_log import Change, Who, note_by, note_change
@@ -40,6 +40,25 @@ class WaitingEvent(NamedTuple):
     attempts: int
     received_at: int
     replayed: bool
+
+
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of stripe_inbox. `created` in Unix seconds, the other times in Unix milliseconds."""
+
+    event_id: str
+    type: str
+    object_id: str
+    api_version: str
+    created: int
+    source: str
+    received_at: int
+    payload: str
+    state: str
+    attempts: int
+    next_at: int
+    handled_at: int | None
+    replayed_at: int | None
+    outcome: str
 
 
 class InboxDepth(NamedTuple):
@@ -158,14 +177,14 @@ class Inbox:
             was = {"state": before[0], "outcome": before[1]}
             await note_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
 
-    async def get(self, event_id: str) -> dict[str, Any]:
+    async def get(self, event_id: str) -> StoredEvent:
         """Return an event as stored. Raises EventNotFound."""
         async with self._db.read() as connection:
             query = select(stripe_inbox).where(stripe_inbox.c.event_id == event_id)
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise EventNotFound(event_id)
-        return dict(row)
+        return StoredEvent(**row)
 
     async def depth(self) -> InboxDepth:
         """Return how much waits."""
@@ -202,16 +221,16 @@ class Inbox:
         async with self._db.read() as connection:
             return sorted((await connection.execute(query)).scalars())
 
-    async def listing(self, state: str | None, limit: int) -> list[dict[str, Any]]:
+    async def listing(self, state: str | None, limit: int) -> list[StoredEvent]:
         """Return events as stored, newest first."""
         query = select(stripe_inbox).order_by(stripe_inbox.c.received_at.desc(), stripe_inbox.c.event_id).limit(limit)
         if state is not None:
             query = query.where(stripe_inbox.c.state == state)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
 
 
-def _waits_since(row: Any, delivers_since: int | None) -> int:
+def _waits_since(row: Row[Any], delivers_since: int | None) -> int:
     if row.replayed_at is not None:
         return int(row.replayed_at)
     made = row.created * 1_000
