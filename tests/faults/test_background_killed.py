@@ -10,7 +10,10 @@ from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
-BALANCES = {"embedded": "billing.balances.embedded:EmbeddedBalances", "redis": "billing.balances.redis:RedisBalances"}
+BALANCES = {
+    "embedded": "billing.balances.embedded:EmbeddedBalances",
+    "redis": "billing.balances.redis.store:RedisBalances",
+}
 # point → where the process dies, STORE standing for the balance store's class
 POINTS = {
     "while it runs": "proxy.background:BackgroundResponses._take_on:after:1",

@@ -13,7 +13,10 @@ from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, san
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
-STORES = {"embedded": "billing.balances.embedded:EmbeddedBalances", "redis": "billing.balances.redis:RedisBalances"}
+STORES = {
+    "embedded": "billing.balances.embedded:EmbeddedBalances",
+    "redis": "billing.balances.redis.store:RedisBalances",
+}
 
 # point → (where, flush interval). STORE stands for the balance store's class.
 POINTS = {

@@ -84,6 +84,7 @@ async def test_a_bucket_whose_rebuilder_died_is_taken_over(redis_server: RedisSe
     await close_books(books)
 
 
+# I9
 async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(
     redis_server: RedisServer, folder: Path
 ) -> None:
@@ -103,6 +104,7 @@ async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(
     await close_books(books)
 
 
+# I3
 async def test_a_charge_lost_by_redis_is_settled_again_by_a_process_that_has_no_other_traffic(
     redis_server: RedisServer, folder: Path
 ) -> None:
@@ -220,6 +222,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
     await close_books(books)
 
 
+# I3
 async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> None:
     """A hold on disk without its checkpoint would be released after a crash, though the client had seen paid bytes."""
     books = await open_books(folder, "")
@@ -260,6 +263,7 @@ async def reap_now(store: RedisBalances, account: str) -> None:
         ),
     ],
 )
+# I3, I4
 async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_once(
     redis_server: RedisServer, folder: Path, checkpoint: int, due: int, charged: int, rows: dict[str, int]
 ) -> None:
@@ -292,6 +296,7 @@ async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_o
     await close_books(ours)
 
 
+# I4
 @pytest.mark.parametrize("settled_before", [True, False])
 async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
     redis_server: RedisServer, folder: Path, settled_before: bool

@@ -1,10 +1,10 @@
 """Stripe's events in SQL: stored before they are acknowledged, handled afterwards, kept for ever."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import Row, func, select, update
+from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.ledger.audit_log import Change, Who, note_by, note_change
@@ -71,6 +71,20 @@ class InboxDepth(NamedTuple):
     oldest_ms: int
 
 
+class _DueRow(NamedTuple):
+    """The columns of stripe_inbox that handling an event needs."""
+
+    event_id: str
+    type: str
+    object_id: str
+    attempts: int
+    received_at: int
+    source: str
+    created: int
+    handled_at: int | None
+    replayed_at: int | None
+
+
 class Inbox:
     """The inbox. Raises StoreUnavailable when SQL is away."""
 
@@ -118,7 +132,8 @@ class Inbox:
         query = select(*columns).where(stripe_inbox.c.state.in_(UNHANDLED), stripe_inbox.c.next_at <= now_ms())
         first = select(func.min(stripe_inbox.c.received_at)).where(stripe_inbox.c.source == "webhook")
         async with self._db.read() as connection:
-            rows = (await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))).all()
+            found = await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))
+            rows = [_DueRow(*row) for row in found]
             fetched = any(row.source == SWEEP for row in rows)
             # what Stripe made before it ever delivered anything to us was not late: there was no endpoint
             delivers_since = (await connection.execute(first)).scalar_one() if fetched else None
@@ -230,12 +245,12 @@ class Inbox:
             return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
 
 
-def _waits_since(row: Row[Any], delivers_since: int | None) -> int:
+def _waits_since(row: _DueRow, delivers_since: int | None) -> int:
     if row.replayed_at is not None:
-        return int(row.replayed_at)
+        return row.replayed_at
     made = row.created * 1_000
     missed = row.source == SWEEP and delivers_since is not None and made >= delivers_since
-    return int(min(made, row.received_at) if missed else row.received_at)
+    return min(made, row.received_at) if missed else row.received_at
 
 
 def read_event(body: bytes) -> Event:
