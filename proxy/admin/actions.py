@@ -116,12 +116,12 @@ class AdminActions:
 
     async def in_review(self) -> list[dict[str, Any]]:
         """List payments not credited, about which a person must decide. Oldest first."""
-        return [review_row(row) for row in await self.money.sales.in_review()]
+        return [review_row(row) for row in await self.money.purchases.in_review()]
 
     async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Credit a payment in review, once. Raises Rejection, StoreUnavailable."""
         reason = check_reason(reason)
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         if self.money.keys is None:
             raise unavailable(
@@ -143,12 +143,12 @@ class AdminActions:
             cents = None if usd is None else refund_cents(usd)
         except MoneyError as error:
             raise invalid(f"`usd` is not an amount: {error}", "usd") from None
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         if self.money.keys is None:
             raise unavailable("Stripe is not configured here.", "stripe_not_configured")
         try:
-            made = await (await self.money.parts()).refunding.refund(purchase_id, cents, caller.who, reason)
+            made = await (await self.money.parts()).refunds.refund(purchase_id, cents, caller.who, reason)
         except (NotRefundable, StripeRefused) as refused:
             raise Rejection(409, "not_refundable", f"{refused}.") from None
         return refund_row(purchase_id, made)
@@ -156,10 +156,10 @@ class AdminActions:
     async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Close a payment in review for which nothing is to be credited. Raises Rejection, StoreUnavailable."""
         reason = check_reason(reason)
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         try:
-            await self.money.sales.dismiss(purchase_id, caller.who, reason)
+            await self.money.crediting.dismiss(purchase_id, caller.who, reason)
         except NotAcceptable as refused:
             raise Rejection(409, "not_in_review", f"{refused}.") from None
         return {"id": purchase_id, "state": "dismissed"}
@@ -320,14 +320,14 @@ class AdminActions:
             "oldestSeconds": depth.oldest_ms // 1_000,
             "data": [
                 {
-                    "eventId": row["event_id"],
-                    "type": row["type"],
-                    "objectId": row["object_id"],
-                    "state": row["state"],
-                    "attempts": row["attempts"],
-                    "receivedAt": iso_time(row["received_at"]),
-                    "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
-                    "outcome": row["outcome"],
+                    "eventId": row.event_id,
+                    "type": row.type,
+                    "objectId": row.object_id,
+                    "state": row.state,
+                    "attempts": row.attempts,
+                    "receivedAt": iso_time(row.received_at),
+                    "handledAt": iso_time(row.handled_at) if row.handled_at else None,
+                    "outcome": row.outcome,
                 }
                 for row in rows
             ],

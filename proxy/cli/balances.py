@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from billing.accounting.reconcile import ReadStore, traces
-from billing.balances.embedded import EmbeddedBalances, journal_depth, lock_file, read_figures
+from billing.balances.embedded import EmbeddedBalances
+from billing.balances.journal_file import journal_depth, lock_file, read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import drain
 from billing.money.amounts import display_credits

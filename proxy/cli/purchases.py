@@ -3,8 +3,9 @@
 from typing import Any
 
 from billing.money.amounts import display_credits, written_usd
+from billing.payments.crediting import Crediting
 from billing.payments.purchase import MILLICREDITS_PER_CENT, refund_cents
-from billing.payments.purchase_store import Sales
+from billing.payments.purchase_store import PurchaseStore
 from proxy.admin.rows import review_row
 from proxy.cli.context import Add, Context, Result, short_text, who
 from proxy.cli.stripe import open_stripe
@@ -42,7 +43,7 @@ def register(commands: Any, add: Add) -> None:
 
 
 async def _review(context: Context) -> Result:
-    rows = await Sales(context.database).in_review()
+    rows = await PurchaseStore(context.database).in_review()
     data = [review_row(row) for row in rows]
     lines = [
         f"{row['createdAt']}  {row['id']}  {row['accountId']}  {row['totalCents'] / 100:.2f} paid: {row['problem']}"
@@ -63,7 +64,7 @@ async def _accept(context: Context) -> Result:
 
 async def _dismiss(context: Context) -> Result:
     given = context.arguments
-    changed = await Sales(context.database).dismiss(given.purchase, who(), given.reason)
+    changed = await Crediting(context.database).dismiss(given.purchase, who(), given.reason)
     result = {"id": given.purchase, "state": "dismissed", "changed": changed}
     return result, f"{given.purchase} is dismissed{'' if changed else ' already'}; nothing was credited.", 0
 
@@ -72,7 +73,7 @@ async def _refund(context: Context) -> Result:
     given = context.arguments
     cents = None if given.usd is None else refund_cents(given.usd)
     async with open_stripe(context) as money:
-        made = await (await money.parts()).refunding.refund(given.purchase, cents, who(), given.reason)
+        made = await (await money.parts()).refunds.refund(given.purchase, cents, who(), given.reason)
     dollars = written_usd(made.cents * MILLICREDITS_PER_CENT)
     return (
         refund_row(given.purchase, made),

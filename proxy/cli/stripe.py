@@ -7,7 +7,8 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
-from billing.payments.purchase_store import Sales
+from billing.payments.claim_store import ClaimStore
+from billing.payments.purchase_store import PurchaseStore
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox
 from config.load import ConfigError
@@ -102,16 +103,16 @@ async def _inbox(context: Context) -> Result:
     rows = await inbox.listing(given.state, given.limit) if given.state else []
     data = [
         {
-            "eventId": row["event_id"],
-            "type": row["type"],
-            "objectId": row["object_id"],
-            "state": row["state"],
-            "attempts": row["attempts"],
-            "apiVersion": row["api_version"],
-            "source": row["source"],
-            "receivedAt": iso_time(row["received_at"]),
-            "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
-            "outcome": row["outcome"],
+            "eventId": row.event_id,
+            "type": row.type,
+            "objectId": row.object_id,
+            "state": row.state,
+            "attempts": row.attempts,
+            "apiVersion": row.api_version,
+            "source": row.source,
+            "receivedAt": iso_time(row.received_at),
+            "handledAt": iso_time(row.handled_at) if row.handled_at else None,
+            "outcome": row.outcome,
         }
         for row in rows
     ]
@@ -127,11 +128,11 @@ async def _replay(context: Context) -> Result:
         await money.inbox.replay(context.arguments.event, who(), context.arguments.reason)
         await money.work()
         row = await money.inbox.get(context.arguments.event)
-    result = {"eventId": row["event_id"], "state": row["state"], "outcome": row["outcome"]}
+    result = {"eventId": row.event_id, "state": row.state, "outcome": row.outcome}
     return (
         result,
-        f"{row['event_id']}: {row['state']}: {row['outcome']}",
-        0 if row["state"] in ("done", "ignored") else 1,
+        f"{row.event_id}: {row.state}: {row.outcome}",
+        0 if row.state in ("done", "ignored") else 1,
     )
 
 
@@ -142,17 +143,17 @@ async def _ignore(context: Context) -> Result:
 
 
 async def _purchases(context: Context) -> Result:
-    sales, given = Sales(context.database), context.arguments
+    store, claim_store, given = PurchaseStore(context.database), ClaimStore(context.database), context.arguments
     await context.accounts.get(given.account)
     data: list[dict[str, Any]] = []
-    found = await sales.of_account(given.account, given.limit)
-    standing = await sales.standing([purchase.id for purchase in found])
+    found = await store.of_account(given.account, given.limit)
+    totals = await claim_store.totals([purchase.id for purchase in found])
     for purchase in found:
         claims = [
-            {"id": claim["id"], "kind": claim["kind"], "status": claim["status"], "amountCents": claim["amount_cents"]}
-            for claim in await sales.claims_of(purchase.id)
+            {"id": claim.id, "kind": claim.kind, "status": claim.status, "amountCents": claim.amount_cents}
+            for claim in await claim_store.of_purchase(purchase.id)
         ]
-        word = standing[purchase.id].word if purchase.state == "credited" and purchase.id in standing else None
+        word = totals[purchase.id].word if purchase.state == "credited" and purchase.id in totals else None
         more = {
             "problem": purchase.problem,
             "paymentIntentId": purchase.payment_intent_id,

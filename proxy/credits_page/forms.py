@@ -12,7 +12,7 @@ from billing.ledger.accounts import Accounts, KeyRules
 from billing.money.amounts import MoneyError, decimal_of, millicredits, parse_credits
 from billing.money.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.money.spend_periods import PERIODS
-from billing.payments.recharge.rules import Wish
+from billing.payments.recharge.rows import RechargeSettings
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import Page, Visitor
 from proxy.customer_api.money_in import MoneyIn
@@ -68,14 +68,14 @@ class CreditsForms:
             raise invalid("Tick the box that allows us to charge your saved card.")
         threshold = _read_amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
         ceiling = _read_amount(str(form.get("ceiling", "")), _read_cents, "monthly limit") if enabled else 0
-        wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
+        wish = RechargeSettings(enabled, threshold, str(form.get("package", "")), ceiling)
         await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent)
         return self.responses.redirect(f"/credits?done=recharge-{'on' if enabled else 'off'}")
 
     async def _cards(self, request: Request, visitor: Visitor) -> Response:
         """To Stripe's own page, where saved cards are looked at, replaced and removed."""
         del request
-        buyer = await self.money.buyers.find(visitor.account_id)
+        buyer = await self.money.customers.find(visitor.account_id)
         if buyer is None or self.money.keys is None:
             raise not_found("No card is saved yet.", "no_customer")
         try:

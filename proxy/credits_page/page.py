@@ -19,8 +19,9 @@ from billing.ledger.accounts import Accounts
 from billing.ledger.ledger import UsageFilters
 from billing.ledger.portal_tokens import DAY_MS, Portal
 from billing.money.holds import Reading
-from billing.payments.purchase_store import Purchase, Standing
-from billing.payments.recharge.rules import Recharge
+from billing.payments.claim_store import ClaimTotals
+from billing.payments.purchase_store import Purchase
+from billing.payments.recharge.rows import Recharge
 from billing.storage.database import now_ms
 from config.settings import Secret
 from proxy.credits_page.formatting import dollars, moment, months
@@ -166,7 +167,7 @@ class CreditsPage:
         """Outcome of the payment that the customer comes back from."""
         if not session_id:
             return []
-        purchase = await self.money.sales.of_session(session_id[:255])
+        purchase = await self.money.purchases.of_session(session_id[:255])
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
@@ -189,7 +190,7 @@ class CreditsPage:
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:
-        row, buyer = await self.money.recharges.get(account), await self.money.buyers.find(account)
+        row, buyer = await self.money.recharges.get(account), await self.money.customers.find(account)
         return {
             "available": is_offered(self.money),
             "saved": buyer is not None and bool(buyer.payment_method_id),
@@ -238,12 +239,12 @@ class CreditsPage:
         return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.money.sales.of_account(account, ROWS + 1, read_cursor(cursor))
+        rows = await self.money.purchases.of_account(account, ROWS + 1, read_cursor(cursor))
         following = write_cursor(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
-        standing = await self.money.sales.standing([row.id for row in rows[:ROWS]])
+        totals = await self.money.claims.totals([row.id for row in rows[:ROWS]])
         found = []
         for row in rows[:ROWS]:
-            state, look = _state_of(row, standing.get(row.id))
+            state, look = _state_of(row, totals.get(row.id))
             cents = row.total_cents or row.price_cents
             found.append(
                 {
@@ -296,7 +297,7 @@ class CreditsPage:
         )
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
-        purchase = await self.money.sales.get(request.path_params["purchase_id"])
+        purchase = await self.money.purchases.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
         return self._responses.redirect(await receipt_url(self.money, purchase))
@@ -314,8 +315,8 @@ def _opens(row: Recharge) -> bool:
     return row.action_url.startswith(("https://", "http://")) and row.updated_at > now_ms() - LINK_MS
 
 
-def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
+def _state_of(row: Purchase, totals: ClaimTotals | None) -> tuple[str, str]:
     """Words for a purchase, with what became of it since."""
-    if row.state == "credited" and standing is not None:
-        return standing.word, LOOKS[standing.word]
+    if row.state == "credited" and totals is not None:
+        return totals.word, LOOKS[totals.word]
     return STATES[row.state]

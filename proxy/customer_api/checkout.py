@@ -85,7 +85,7 @@ class CheckoutApi:
     async def _purchases(self, request: Request) -> Response:
         key = await authenticate(self.authenticator, request)
         limit = page_limit(request)
-        rows = await self.money.sales.of_account(
+        rows = await self.money.purchases.of_account(
             key.account_id, limit + 1, read_cursor(request.query_params.get("cursor"))
         )
         following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].id) if len(rows) > limit else None
@@ -118,7 +118,7 @@ class CheckoutApi:
                 "credits_page_only",
             )
         self._require_stripe()
-        buyer = await self.money.buyers.find(key.account_id)
+        buyer = await self.money.customers.find(key.account_id)
         if buyer is None:
             raise not_found("This account has not bought anything yet.", "no_customer")
         try:
@@ -133,8 +133,8 @@ class CheckoutApi:
         """Purchase of the path, if it is the caller's; of anybody else's it is not said that it exists."""
         key = await authenticate(self.authenticator, request)
         wanted = request.path_params["purchase_id"]
-        sales = self.money.sales
-        purchase = await (sales.of_session(wanted) if wanted.startswith("cs_") else sales.get(wanted))
+        store = self.money.purchases
+        purchase = await (store.of_session(wanted) if wanted.startswith("cs_") else store.get(wanted))
         if purchase is None or purchase.account_id != key.account_id:
             raise not_found("There is no such purchase of yours.", "purchase_not_found")
         return purchase

@@ -18,11 +18,13 @@ from billing.ledger.flush import Step
 from billing.ledger.notices import NoticeQueue
 from billing.money.amounts import display_credits, parse_credits
 from billing.money.findings import Finding
+from billing.payments.claim_store import ClaimStore
+from billing.payments.crediting import Crediting
 from billing.payments.purchase import Offer, offer
-from billing.payments.purchase_store import Sales
+from billing.payments.purchase_store import PurchaseStore
 from billing.payments.recharge.rules import Recharges
 from billing.payments.stripe.inbox import Inbox
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import Database
 from config.secrets import StripeKeys, notices_secret, stripe_keys
 from config.settings import Billing, Secret, Settings
@@ -31,7 +33,7 @@ from proxy.observability.metrics import Metrics
 if TYPE_CHECKING:
     from billing.payments.checkout import Checkout
     from billing.payments.recharge.worker import RechargeWorker
-    from billing.payments.refunds import Refunding
+    from billing.payments.refunds import Refunds
     from billing.payments.stripe.gateway import StripeGateway
     from billing.payments.stripe.sweeper import Sweeper, Swept
     from billing.payments.stripe.sync import Sync
@@ -55,7 +57,7 @@ class StripeParts:
     checkout: "Checkout"
     sweeper: "Sweeper"
     recharger: "RechargeWorker"
-    refunding: "Refunding"
+    refunds: "Refunds"
 
 
 class MoneyCounter:
@@ -95,8 +97,9 @@ class MoneyIn:
     ) -> None:
         """Nothing is opened yet. `notices_key` None: nobody is told anything."""
         self.settings, self.keys, self.metrics, self._db = settings, keys, metrics, database
-        self.sales = Sales(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
-        self.buyers, self.inbox = Buyers(database), Inbox(database)
+        self.purchases, self.crediting = PurchaseStore(database), Crediting(database)
+        self.claims = ClaimStore(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
+        self.customers, self.inbox = StripeCustomers(database), Inbox(database)
         self.notices = NoticeQueue(database, wanted=notices_key is not None)
         self._notice_delivery = NoticeDelivery(database)
         self.low_balance = LowBalance(database, self.notices, parse_credits(settings.notices.low_balance_credits))
@@ -188,7 +191,7 @@ class MoneyIn:
     def _make(self) -> StripeParts:
         from billing.payments.checkout import Checkout, CheckoutTerms
         from billing.payments.recharge.worker import RechargeWorker
-        from billing.payments.refunds import Refunding
+        from billing.payments.refunds import Refunds
         from billing.payments.stripe.gateway import StripeGateway
         from billing.payments.stripe.sweeper import Sweeper
         from billing.payments.stripe.sync import Sync
@@ -201,7 +204,7 @@ class MoneyIn:
             self.keys.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds
         )
         counter = MoneyCounter(self.metrics)
-        sync = Sync(gateway, self.sales, self.buyers, counter)
+        sync = Sync(gateway, self.purchases, self.crediting, self.claims, self.customers, counter)
         terms = CheckoutTerms(
             livemode=conf.livemode,
             success_url=conf.success_url,
@@ -210,12 +213,18 @@ class MoneyIn:
             reuse_ms=conf.same_checkout_seconds * 1_000,
             hourly_limit=conf.max_checkouts_per_hour,
         )
-        worker = StripeWorker(self.inbox, sync, self.buyers, counter.handled)
-        sweeper = Sweeper(self._db, gateway, self.inbox, self.sales, sync)
-        checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
-        recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)
+        worker = StripeWorker(self.inbox, sync, self.customers, counter.handled)
+        sweeper = Sweeper(self._db, gateway, self.inbox, self.purchases, sync)
+        checkout = Checkout(self.purchases, self.customers, gateway, sync, terms)
+        recharger = RechargeWorker(self.recharges, self.purchases, Accounts(self._db), gateway, sync, checkout)
         return StripeParts(
-            gateway, sync, worker, checkout, sweeper, recharger, Refunding(self._db, gateway, self.sales, sync)
+            gateway,
+            sync,
+            worker,
+            checkout,
+            sweeper,
+            recharger,
+            Refunds(self._db, gateway, self.purchases, self.claims, sync),
         )
 
 

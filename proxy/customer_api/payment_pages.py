@@ -49,9 +49,9 @@ async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:
     Raises Rejection.
     """
     url = purchase.receipt_url
-    if purchase.charge_id and money.keys is not None:
+    if purchase.stripe_charge_id and money.keys is not None:
         try:
-            charge = await (await money.parts()).gateway.charge(purchase.charge_id)
+            charge = await (await money.parts()).gateway.charge(purchase.stripe_charge_id)
             url = (charge.receipt_url if charge is not None else None) or url
         except (StoreUnavailable, StripeRefused) as error:
             log.warning("the receipt of %s is the one we kept: %s", purchase.id, error)

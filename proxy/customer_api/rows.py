@@ -88,7 +88,7 @@ def purchase_row(purchase: Purchase) -> dict[str, Any]:
         "taxCents": purchase.tax_cents,
         "millicredits": str(total),
         "credits": display_credits(total),
-        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.charge_id else None,
+        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.stripe_charge_id else None,
         "createdAt": iso_time(purchase.created_at),
         "creditedAt": iso_time(purchase.credited_at) if purchase.credited_at else None,
     }

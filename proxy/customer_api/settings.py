@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import ApiKey
-from billing.payments.recharge.rules import Recharge, Wish
+from billing.payments.recharge.rows import Recharge, RechargeSettings
 from proxy.customer_api.callers import authenticate, customer
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import is_offered, save_recharge
@@ -59,7 +59,7 @@ class SettingsApi:
         key = await authenticate(self.authenticator, request)
         if request.method == "PUT":
             await self._set_recharge(key, request)
-        row, buyer = await self.money.recharges.get(key.account_id), await self.money.buyers.find(key.account_id)
+        row, buyer = await self.money.recharges.get(key.account_id), await self.money.customers.find(key.account_id)
         saved = buyer is not None and bool(buyer.payment_method_id)
         return json_response(
             {"available": is_offered(self.money), "hasSavedPaymentMethod": saved, **_recharge_row(row)}
@@ -75,7 +75,9 @@ class SettingsApi:
                 "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
             )
             raise forbidden(message, "credits_page_only")
-        wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
+        wish = RechargeSettings(
+            asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents
+        )
         await save_recharge(self.money, key.account_id, wish, customer(key, request), consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:

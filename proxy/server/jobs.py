@@ -24,7 +24,7 @@ from billing.accounting.daily_finance import (
 from billing.accounting.openai_costs import compare_costs, own_costs
 from billing.accounting.reconcile import ReadStore, StoreFigures, check_audit, check_ledger, check_store
 from billing.accounting.reconcile_charges import check_sample
-from billing.balances.embedded import read_figures
+from billing.balances.journal_file import read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.jobs.retention import drop_detail
 from billing.jobs.schedule import Job, Result, Scheduler

@@ -16,7 +16,7 @@ from billing.payments.stripe.gateway import Declined, Order
 from billing.payments.stripe.objects import (
     OWN_ID,
     BalanceTransaction,
-    Charge,
+    CheckoutSession,
     Dispute,
     Event,
     EventData,
@@ -24,7 +24,7 @@ from billing.payments.stripe.objects import (
     Intent,
     PaymentError,
     Refund,
-    Session,
+    StripeCharge,
     TotalDetails,
 )
 
@@ -36,7 +36,7 @@ class FakeStripe:
 
     def __init__(self) -> None:
         self._numbers = itertools.count(1)
-        self.sessions_by_id: dict[str, Session] = {}
+        self.sessions_by_id: dict[str, CheckoutSession] = {}
         self.intents_by_id: dict[str, Intent] = {}
         self.refunds_by_id: dict[str, Refund] = {}
         self.disputes_by_id: dict[str, Dispute] = {}
@@ -70,7 +70,7 @@ class FakeStripe:
         self.events_made.append((event, msgspec.json.encode(event)))
         return event
 
-    def pay(self, session_id: str, *, delayed: bool = False, tax: int = 0, **wrong: Any) -> Session:
+    def pay(self, session_id: str, *, delayed: bool = False, tax: int = 0, **wrong: Any) -> CheckoutSession:
         """The buyer pays on the page; `wrong` overrides what the session then says."""
         session = self.sessions_by_id[session_id]
         assert session.status == "open"
@@ -122,7 +122,7 @@ class FakeStripe:
     def give_back(self, intent_id: str, cents: int, status: str = "succeeded") -> Refund:
         intent = self.intents_by_id[intent_id]
         charge = intent.latest_charge
-        assert isinstance(charge, Charge)
+        assert isinstance(charge, StripeCharge)
         refund = Refund(
             id=self.new_id("re"),
             amount=cents,
@@ -146,7 +146,7 @@ class FakeStripe:
     ) -> Dispute:
         intent = self.intents_by_id[intent_id]
         charge = intent.latest_charge
-        assert isinstance(charge, Charge)
+        assert isinstance(charge, StripeCharge)
         dispute = Dispute(
             id=self.new_id("dp"),
             amount=intent.amount if cents is None else cents,
@@ -181,7 +181,7 @@ class FakeStripe:
         for things in (self.sessions_by_id, self.intents_by_id, self.refunds_by_id, self.disputes_by_id):
             for key, thing in things.items():
                 things[key] = replace(thing, created=thing.created - seconds)
-                if isinstance(thing, Intent) and isinstance(thing.latest_charge, Charge):
+                if isinstance(thing, Intent) and isinstance(thing.latest_charge, StripeCharge):
                     charge = replace(thing.latest_charge, created=thing.latest_charge.created - seconds)
                     things[key] = replace(things[key], latest_charge=charge)
         self.events_made = [
@@ -192,7 +192,7 @@ class FakeStripe:
         number = next(self._numbers)
         fee = BalanceTransaction(id=f"txn_{number:06d}", amount=cents, currency="usd", fee=30 + cents * 29 // 1_000)
         intent_id = f"pi_{number:06d}"
-        charge = Charge(
+        charge = StripeCharge(
             id=f"ch_{number:06d}",
             created=int(time.time()),
             receipt_url=f"https://pay.stripe.test/r/{number}",
@@ -231,7 +231,7 @@ class FakeStripe:
 
     async def create_session(
         self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
-    ) -> Session:
+    ) -> CheckoutSession:
         self._called()
         self.orders.append(order)
         if order.key in self.poisoned_keys:
@@ -247,7 +247,7 @@ class FakeStripe:
             self.by_key[order.key] = (order, StripeRefused("resource_missing", "No such customer", 400))
             raise self.by_key[order.key][1]
         session_id = self.new_id("cs_test")
-        session = Session(
+        session = CheckoutSession(
             id=session_id,
             mode="payment",
             payment_status="unpaid",
@@ -301,7 +301,7 @@ class FakeStripe:
         self._called()
         return f"https://billing.stripe.test/{customer_id}?back={return_url}"
 
-    async def session(self, session_id: str) -> Session | None:
+    async def session(self, session_id: str) -> CheckoutSession | None:
         self._called()
         found = self.sessions_by_id.get(session_id)
         if found is not None and isinstance(found.payment_intent, str):
@@ -320,14 +320,14 @@ class FakeStripe:
         self._called()
         return self.disputes_by_id.get(dispute_id)
 
-    async def charge(self, charge_id: str) -> Charge | None:
+    async def charge(self, charge_id: str) -> StripeCharge | None:
         self._called()
         for intent in self.intents_by_id.values():
-            if isinstance(intent.latest_charge, Charge) and intent.latest_charge.id == charge_id:
+            if isinstance(intent.latest_charge, StripeCharge) and intent.latest_charge.id == charge_id:
                 return intent.latest_charge
         return None
 
-    def sessions(self, **filters: Any) -> AsyncIterator[Session]:
+    def sessions(self, **filters: Any) -> AsyncIterator[CheckoutSession]:
         return self._list(self.sessions_by_id, filters)
 
     def intents(self, **filters: Any) -> AsyncIterator[Intent]:

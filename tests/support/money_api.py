@@ -84,7 +84,7 @@ async def open_api(
     money = MoneyIn(conf, shop.books.database, keys, Metrics(registry))
     gateway = cast("StripeGateway", shop.stripe)
     money._parts = StripeParts(
-        gateway, shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger, shop.refunding
+        gateway, shop.sync, shop.worker, shop.checkout, shop.sweeper, shop.recharger, shop.refunds
     )
     authenticator = Authenticator(shop.books.accounts, 60, Admins(shop.books.database))
     routes = CheckoutApi(money, authenticator, shop.books.accounts).routes()

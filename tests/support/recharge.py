@@ -6,14 +6,14 @@ from billing.ledger.audit_log import Who
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from billing.payments.purchase import Offer
-from billing.payments.recharge.rules import Wish
+from billing.payments.recharge.rows import RechargeSettings
 from tests.support.shop import STARTER, Shop
 from tests.support.stores import record
 
 _charges = itertools.count()
 
 
-WISH = Wish(True, 5_000_000, "starter", 2_500)
+WISH = RechargeSettings(True, 5_000_000, "starter", 2_500)
 
 
 BUYER = Who("customer:test", "customer")
@@ -23,7 +23,7 @@ def offer_of(code: str) -> Offer | None:
     return STARTER if code == "starter" else None
 
 
-async def account_with_card(shop: Shop, wish: Wish = WISH) -> str:
+async def account_with_card(shop: Shop, wish: RechargeSettings = WISH) -> str:
     account = await shop.books.account()
     purchase = await shop.checkout.open(account, "test", STARTER, save_method=True)
     shop.stripe.pay(purchase.session_id or "")

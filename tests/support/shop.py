@@ -12,17 +12,19 @@ from billing.ledger.audit_log import Who
 from billing.ledger.notices import NoticeQueue
 from billing.money.holds import Entry
 from billing.payments.checkout import Checkout, CheckoutTerms
+from billing.payments.claim_store import ClaimStore
+from billing.payments.crediting import Crediting
 from billing.payments.purchase import Offer, offer
-from billing.payments.purchase_store import Purchase, Sales
+from billing.payments.purchase_store import Purchase, PurchaseStore
 from billing.payments.recharge.rules import Recharges
 from billing.payments.recharge.worker import RechargeWorker
-from billing.payments.refunds import Refunding
+from billing.payments.refunds import Refunds
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.inbox import Inbox
 from billing.payments.stripe.sweeper import Sweeper
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe.worker import StripeWorker
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from tests.support.fake_stripe import FakeStripe
 from tests.support.stores import Books, record
 
@@ -44,8 +46,10 @@ class Shop:
 
     books: Books
     stripe: FakeStripe
-    sales: Sales
-    buyers: Buyers
+    purchases: PurchaseStore
+    crediting: Crediting
+    claims: ClaimStore
+    customers: StripeCustomers
     inbox: Inbox
     sync: Sync
     worker: StripeWorker
@@ -54,7 +58,7 @@ class Shop:
     recharges: Recharges
     recharger: RechargeWorker
     notices: NoticeQueue
-    refunding: Refunding
+    refunds: Refunds
     delivered: int = 0
 
     async def buy(self, account: str, what: Offer = PRO, **options: Any) -> Purchase:
@@ -70,7 +74,7 @@ class Shop:
         return await self.get(purchase)
 
     async def get(self, purchase: Purchase) -> Purchase:
-        found = await self.sales.get(purchase.id)
+        found = await self.purchases.get(purchase.id)
         assert found is not None
         return found
 
@@ -128,21 +132,33 @@ def open_shop(
 ) -> Shop:
     fake = stripe or FakeStripe()
     gateway = cast("StripeGateway", fake)
-    sales, buyers, inbox = (
-        Sales(books.database, block_after_lost_disputes=block_after),
-        Buyers(books.database),
-        Inbox(books.database),
-    )
-    sync = Sync(gateway, sales, buyers)
-    worker = StripeWorker(inbox, sync, buyers)
-    checkout = Checkout(sales, buyers, gateway, sync, terms)
-    sweeper = Sweeper(books.database, gateway, inbox, sales, sync)
+    purchases, crediting = PurchaseStore(books.database), Crediting(books.database)
+    claims = ClaimStore(books.database, block_after_lost_disputes=block_after)
+    customers, inbox = StripeCustomers(books.database), Inbox(books.database)
+    sync = Sync(gateway, purchases, crediting, claims, customers)
+    worker = StripeWorker(inbox, sync, customers)
+    checkout = Checkout(purchases, customers, gateway, sync, terms)
+    sweeper = Sweeper(books.database, gateway, inbox, purchases, sync)
     notices = NoticeQueue(books.database, wanted=True)
     recharges = Recharges(books.database, notices)
-    recharger = RechargeWorker(recharges, sales, books.accounts, gateway, sync, checkout)
-    refunding = Refunding(books.database, gateway, sales, sync)
+    recharger = RechargeWorker(recharges, purchases, books.accounts, gateway, sync, checkout)
+    refunds = Refunds(books.database, gateway, purchases, claims, sync)
     return Shop(
-        books, fake, sales, buyers, inbox, sync, worker, checkout, sweeper, recharges, recharger, notices, refunding
+        books,
+        fake,
+        purchases,
+        crediting,
+        claims,
+        customers,
+        inbox,
+        sync,
+        worker,
+        checkout,
+        sweeper,
+        recharges,
+        recharger,
+        notices,
+        refunds,
     )
 
 

@@ -14,12 +14,14 @@ import time
 import uvloop
 
 from billing.money.errors import StoreUnavailable
-from billing.payments.purchase_store import Sales
+from billing.payments.claim_store import ClaimStore
+from billing.payments.crediting import Crediting
+from billing.payments.purchase_store import PurchaseStore
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.inbox import Inbox
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe.worker import StripeWorker
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import Database
 from proxy.server.supervisor import die_with_parent
 
@@ -27,8 +29,9 @@ from proxy.server.supervisor import die_with_parent
 async def work(url: str, api_base: str) -> None:
     database = Database(url, 5, 20)
     gateway = StripeGateway("sk_test_1", api_base=api_base, timeout_seconds=10)
-    sales, buyers, inbox = Sales(database), Buyers(database), Inbox(database)
-    worker = StripeWorker(inbox, Sync(gateway, sales, buyers), buyers)
+    customers, inbox = StripeCustomers(database), Inbox(database)
+    sync = Sync(gateway, PurchaseStore(database), Crediting(database), ClaimStore(database), customers)
+    worker = StripeWorker(inbox, sync, customers)
     while True:
         try:
             if not await worker.step():

@@ -4,7 +4,7 @@ import time
 
 from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.event_types import API_VERSION, KINDS
-from billing.payments.stripe.objects import Account, Endpoint
+from billing.payments.stripe.objects import StripeAccount, WebhookEndpoint
 from proxy.cli.preflight.clocks import add_clock
 from proxy.cli.preflight.site import Check, Site, list_some
 
@@ -65,7 +65,7 @@ def _rights_check(unreadable: list[str]) -> Check:
     return Check("stripe", "rights", "PASS", "the key reads payments, refunds, disputes and events")
 
 
-def _account_check(account: Account) -> Check:
+def _account_check(account: StripeAccount) -> Check:
     if not account.charges_enabled:
         fix = "finish the account's activation in Stripe's dashboard"
         return Check("stripe", "account", "FAIL", f"{account.id} may not take charges", fix)
@@ -80,7 +80,7 @@ def _account_check(account: Account) -> Check:
     return Check("stripe", "account", "PASS", f"{account.id} takes charges and pays out")
 
 
-def _endpoint_checks(site: Site, endpoints: list[Endpoint]) -> list[Check]:
+def _endpoint_checks(site: Site, endpoints: list[WebhookEndpoint]) -> list[Check]:
     ours = [endpoint for endpoint in endpoints if endpoint.url == site.webhook_url]
     if not ours:
         fix = (

@@ -177,7 +177,7 @@ class Steps:
     async def wait_handled(self, inbox: Inbox, events: list[str]) -> None:
         """Wait until none of these waits. Raises StepFailed."""
         deadline = time.monotonic() + STEP_SECONDS
-        while {(await inbox.get(event_id))["state"] for event_id in events} & {"pending", "parked"}:
+        while {(await inbox.get(event_id)).state for event_id in events} & {"pending", "parked"}:
             if time.monotonic() > deadline:
                 raise StepFailed(
                     "events stay unhandled",

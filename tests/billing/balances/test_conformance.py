@@ -24,6 +24,7 @@ async def test_a_hold_takes_from_available_and_a_settle_gives_the_rest_back(book
     assert await books.store.read(account) == Reading(750, 0, 1)
 
 
+# I1
 async def test_a_hold_needs_all_of_it_available_and_the_refusal_says_what_is_in_the_way(books: Books) -> None:
     account = await books.account(1_000)
     assert await books.store.hold(request("r1", account, 1_001)) == Refused("balance", 1_000, 0)
@@ -31,6 +32,7 @@ async def test_a_hold_needs_all_of_it_available_and_the_refusal_says_what_is_in_
     assert await books.store.hold(request("r3", account, 1)) == Refused("in_flight", 1_000, 1_000)
 
 
+# I4
 async def test_repeating_any_step_changes_nothing(books: Books) -> None:
     account = await books.account(1_000)
     for _ in range(3):
@@ -50,6 +52,7 @@ async def test_a_release_charges_nothing_and_journals_nothing(books: Books) -> N
     assert await books.store.depth() == (0, 0)
 
 
+# I2
 async def test_what_upstream_bills_beyond_hold_and_available_is_a_loss_never_a_negative_balance(books: Books) -> None:
     account = await books.account(1_000)
     await books.store.hold(request("r1", account, 300))
@@ -191,6 +194,7 @@ async def _held_is(books: Books, account: str, held: int) -> None:
     assert (await books.store.read(account)).held == held
 
 
+# I3
 async def test_the_journal_keeps_charges_until_they_are_acknowledged(books: Books) -> None:
     account = await books.account(1_000)
     for number in range(5):
@@ -206,6 +210,7 @@ async def test_the_journal_keeps_charges_until_they_are_acknowledged(books: Book
     assert 0 <= age_ms < 60_000
 
 
+# I4
 async def test_replaying_any_prefix_of_the_journal_books_each_charge_once(books: Books) -> None:
     account = await books.account(1_000)
     for number in range(6):
@@ -225,6 +230,7 @@ async def test_an_account_first_seen_by_many_requests_at_once_is_loaded_once(boo
     assert await books.store.read(account) == Reading(50, 50, 1)
 
 
+# I6
 async def test_reopening_finds_every_figure_again(books: Books) -> None:
     account = await books.account(1_000)
     await books.store.hold(request("r1", account, 100))

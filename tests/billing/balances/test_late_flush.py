@@ -11,6 +11,7 @@ from tests.support.servers import RedisServer
 from tests.support.stores import close_books, open_books, record, request
 
 
+# I3, I4
 async def test_a_late_flush_does_not_cross_the_fence_of_a_rebuilding(redis_server: RedisServer, folder: Path) -> None:
     books = await open_books(folder, redis_server.url)
     account = await books.account(1_000)

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from billing.money.errors import StoreUnavailable, TooManyCheckouts
 from billing.payments.stripe.gateway import Order
-from billing.payments.stripe.objects import BalanceTransaction, Session, payment_of_session
+from billing.payments.stripe.objects import BalanceTransaction, CheckoutSession, payment_of_session
 from tests.support.fake_stripe import FakeStripe, replace
 from tests.support.money_api import open_api
 from tests.support.recharge import account_with_card
@@ -84,7 +84,7 @@ async def test_a_customer_deleted_at_stripe_is_made_again(shop: Shop) -> None:
     second = await shop.paid(account)
     assert second.customer_id != first.customer_id
     assert await shop.balance(account) == 2 * 109_989_000
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert (buyer.customer_id, buyer.payment_method_id) == (second.customer_id, "")
 
@@ -110,20 +110,22 @@ def dying(stripe: FakeStripe, work: Any, *, before: bool) -> Any:
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["create_customer", "replace", "readdressed", "create_session", "opened"])
+@pytest.mark.parametrize(
+    "step", ["create_customer", "replace", "reassign_customer", "create_session", "record_session"]
+)
 async def test_a_deleted_customer_and_a_crash_leave_one_page(
     shop: Shop, monkeypatch: pytest.MonkeyPatch, step: str, before: bool
 ) -> None:
     account = await shop.books.account()
     first = await shop.paid(account)
     shop.stripe.deleted_customers.add(first.customer_id)
-    part: Any = next(part for part in (shop.stripe, shop.buyers, shop.sales) if hasattr(part, step))
+    part: Any = next(part for part in (shop.stripe, shop.customers, shop.purchases) if hasattr(part, step))
     monkeypatch.setattr(part, step, dying(shop.stripe, getattr(part, step), before=before))
     with pytest.raises(Crash):
         await shop.buy(account)
     page = await shop.buy(account)
     assert [one.id for one in shop.stripe.sessions_by_id.values() if one.status == "open"] == [page.session_id]
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert buyer.customer_id == page.customer_id != first.customer_id
     shop.stripe.pay(page.session_id or "")
@@ -143,11 +145,13 @@ async def test_two_clicks_at_once_with_a_deleted_customer_get_one_page(shop: Sho
 async def test_a_slow_click_asks_as_the_row_stands(shop: Shop) -> None:
     """It read the row before another click had put a customer there, and found another customer of the account meanwhile."""
     account = await shop.books.account()
-    purchase = await shop.sales.begin(account, PRO, livemode=False, save_method=False, reuse_ms=600_000, hourly_limit=0)
-    assert (await shop.sales.addressed(purchase.id, "cus_first")).customer_id == "cus_first"
-    assert (await shop.sales.addressed(purchase.id, "cus_second")).customer_id == "cus_first"
-    moved = await shop.sales.readdressed(purchase, "cus_third")
-    assert await shop.sales.readdressed(purchase, "cus_fourth") == moved
+    purchase = await shop.purchases.begin(
+        account, PRO, livemode=False, save_method=False, reuse_ms=600_000, hourly_limit=0
+    )
+    assert (await shop.purchases.assign_customer(purchase.id, "cus_first")).customer_id == "cus_first"
+    assert (await shop.purchases.assign_customer(purchase.id, "cus_second")).customer_id == "cus_first"
+    moved = await shop.purchases.reassign_customer(purchase, "cus_third")
+    assert await shop.purchases.reassign_customer(purchase, "cus_fourth") == moved
     assert moved.customer_id == "cus_third"
     assert moved.idempotency_key != purchase.idempotency_key
 
@@ -215,7 +219,7 @@ async def test_pitfall_09_adaptive_pricing_leaves_the_integrations_currency_and_
         "customer": "cus_1",
         "presentment_details": {"presentment_amount": 9_150, "presentment_currency": "eur"},
     }
-    payment = payment_of_session(msgspec.convert(raw, Session))
+    payment = payment_of_session(msgspec.convert(raw, CheckoutSession))
     assert (payment.currency, payment.total_cents) == ("usd", 9_999)
     account = await shop.books.account()
     purchase = await shop.paid(account)
@@ -264,12 +268,12 @@ async def test_pitfall_30_portal_and_pages_are_the_callers_own_and_lead_back_to_
 
 async def test_the_card_of_a_deleted_customer_does_not_come_back(shop: Shop) -> None:
     account = await account_with_card(shop)
-    (first,) = await shop.sales.of_account(account, 5)
+    (first,) = await shop.purchases.of_account(account, 5)
     shop.stripe.deleted_customers.add(first.customer_id)
     await shop.paid(account)
-    shop.stripe.emit("charge.updated", (await shop.get(first)).charge_id)
+    shop.stripe.emit("charge.updated", (await shop.get(first)).stripe_charge_id)
     await shop.deliver()
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert buyer.payment_method_id == ""
 

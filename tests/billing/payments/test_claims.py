@@ -13,8 +13,8 @@ from billing.payments.claims import (
     Whole,
     allocate,
     claim_postings,
-    dispute_standing,
-    refund_standing,
+    dispute_status,
+    refund_status,
     share,
 )
 
@@ -111,11 +111,11 @@ def test_a_lost_dispute_leaves_nothing_in_disputes_whatever_was_withdrawn() -> N
     ],
 )
 def test_dispute_statuses(status, counts, lost, known) -> None:
-    assert dispute_standing(status) == (counts, lost, known)
+    assert dispute_status(status) == (counts, lost, known)
 
 
 def test_refund_statuses() -> None:
-    assert [refund_standing(s).counts for s in ("pending", "requires_action", "succeeded", "failed", "canceled")] == [
+    assert [refund_status(s).counts for s in ("pending", "requires_action", "succeeded", "failed", "canceled")] == [
         True
     ] * 3 + [False] * 2
-    assert refund_standing("new").known is False
+    assert refund_status("new").known is False

@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry
 from sqlalchemy import text
 
 from billing.ledger.flush import relay_once
-from billing.payments.purchase_store import Receipt, Stale
-from billing.payments.stripe.objects import BalanceTransaction, Session, payment_of_session
+from billing.payments.crediting import Receipt
+from billing.payments.purchase_store import Stale
+from billing.payments.stripe.objects import BalanceTransaction, CheckoutSession, payment_of_session
 from proxy.customer_api.money_in import MoneyCounter
 from proxy.observability.metrics import Metrics
 from tests.support.fake_stripe import replace
@@ -92,7 +93,7 @@ async def test_pitfall_06_what_a_session_says_of_itself_is_only_a_hint(shop: Sho
     cheap = await shop.buy(attacker, STARTER)
     # a paid session that names somebody else's purchase: by reference, by metadata, with or without its customer
     for customer in (cheap.customer_id, target.customer_id):
-        forged = Session(
+        forged = CheckoutSession(
             id=shop.stripe.new_id("cs_test"),
             mode="payment",
             payment_status="paid",
@@ -183,7 +184,7 @@ async def test_a_stale_picture_is_not_applied_over_a_newer_one(shop: Shop) -> No
     shop.stripe.pay(purchase.session_id or "")
     await shop.deliver()
     with pytest.raises(Stale):
-        await shop.sales.settle(purchase.id, payment_of_session(old), Receipt(), purchase.revision)
+        await shop.crediting.settle(purchase.id, payment_of_session(old), Receipt(), purchase.revision)
     assert (await shop.get(purchase)).state == "credited"
 
 
@@ -213,13 +214,13 @@ async def test_money_of_something_else_on_the_same_account_is_left_alone(shop: S
 
 
 async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
-    from billing.payments.stripe.objects import Charge, Intent
+    from billing.payments.stripe.objects import Intent, StripeCharge
 
     account = await shop.books.account()
     purchase = await shop.buy(account)
     shop.stripe.pay(purchase.session_id or "")
     intent = shop.stripe.intent_of(purchase.session_id or "")
-    assert isinstance(intent.latest_charge, Charge)
+    assert isinstance(intent.latest_charge, StripeCharge)
     fee = intent.latest_charge.balance_transaction
     assert isinstance(fee, BalanceTransaction)
     hidden: Intent = replace(intent, latest_charge=replace(intent.latest_charge, balance_transaction=None))
@@ -241,7 +242,7 @@ async def test_charge_updated_brings_the_fee(shop: Shop) -> None:
         from sqlalchemy import text
 
         await connection.execute(text("UPDATE purchases SET fee_booked = false"))
-    shop.stripe.emit("charge.updated", purchase.charge_id)
+    shop.stripe.emit("charge.updated", purchase.stripe_charge_id)
     await shop.deliver()
     assert (await shop.get(purchase)).fee_booked is True
 

@@ -3,7 +3,7 @@
 import pytest
 
 from billing.money.amounts import MoneyError
-from billing.payments.purchase import NEXT, Payment, Sold, Verdict, judge, may_become, offer
+from billing.payments.purchase import NEXT, Payment, Sold, Transition, judge, may_become, offer
 
 SOLD = Sold("open", "usd", 999, False, "cus_1")
 PAID = Payment("paid", "payment", "usd", 999, 999, 0, False, "cus_1")
@@ -51,7 +51,7 @@ def test_credited_is_final_and_a_late_payment_wins() -> None:
 )
 def test_only_paid_is_credited(status, state) -> None:
     assert judge(SOLD, PAID._replace(status=status)).state == state
-    assert judge(SOLD, PAID) == Verdict("credited")
+    assert judge(SOLD, PAID) == Transition("credited")
 
 
 @pytest.mark.parametrize(
@@ -73,4 +73,4 @@ def test_what_was_not_sold_is_not_credited(change) -> None:
 
 
 def test_tax_comes_on_top() -> None:
-    assert judge(SOLD, PAID._replace(tax_cents=190, total_cents=1_189)) == Verdict("credited")
+    assert judge(SOLD, PAID._replace(tax_cents=190, total_cents=1_189)) == Transition("credited")

@@ -65,15 +65,15 @@ async def test_what_takes_a_purchase_back_says_which(shop: Shop) -> None:
 
 async def test_a_refund_is_audited_asked_for_and_booked_once(shop: Shop) -> None:
     purchase = await shop.paid(await shop.books.account())
-    half = await shop.refunding.refund(purchase.id, 5_000, ADA, "they asked")
+    half = await shop.refunds.refund(purchase.id, 5_000, ADA, "they asked")
     assert (half.cents, half.status) == (5_000, "succeeded")
     assert await shop.balance(purchase.account_id) == 109_989_000 * 4_999 // 9_999
     await shop.deliver()  # and its webhooks change nothing
     assert await shop.balance(purchase.account_id) == 109_989_000 * 4_999 // 9_999
-    rest = await shop.refunding.refund(purchase.id, None, ADA, "the rest as well")
+    rest = await shop.refunds.refund(purchase.id, None, ADA, "the rest as well")
     assert (rest.cents, await shop.balance(purchase.account_id)) == (4_999, 0)
     with pytest.raises(NotRefundable, match="refunded or disputed already"):
-        await shop.refunding.refund(purchase.id, None, ADA, "again")
+        await shop.refunds.refund(purchase.id, None, ADA, "again")
     asked = await shop.rows(
         "SELECT actor, role, subject, reason FROM audit_log WHERE action = 'purchase.refund' ORDER BY id"
     )
@@ -87,11 +87,11 @@ async def test_an_answer_that_is_lost_refunds_once(shop: Shop) -> None:
     shop.stripe.poisoned_keys.add(key)
     for _ in range(2):
         with pytest.raises(StoreUnavailable):
-            await shop.refunding.refund(purchase.id, 3_000, ADA, "they asked")
+            await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked")
     shop.stripe.poisoned_keys.clear()
-    await shop.refunding.refund(purchase.id, 3_000, ADA, "they asked")
+    await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked")
     assert [refund.amount for refund in shop.stripe.refunds_by_id.values()] == [3_000]
-    await shop.refunding.refund(purchase.id, 3_000, ADA, "another one, meant so")
+    await shop.refunds.refund(purchase.id, 3_000, ADA, "another one, meant so")
     assert [refund.amount for refund in shop.stripe.refunds_by_id.values()] == [3_000, 3_000]
 
 
@@ -104,7 +104,7 @@ async def test_a_refund_that_cannot_be_booked_at_once_is_booked_by_its_events(sh
         raise NotYet("others keep changing this purchase")
 
     shop.sync.refund = busy  # type: ignore[method-assign]
-    made = await shop.refunding.refund(purchase.id, 3_000, ADA, "they asked")
+    made = await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked")
     assert (made.cents, await shop.balance(purchase.account_id)) == (3_000, 109_989_000)
     shop.sync.refund = real  # type: ignore[method-assign]
     await shop.deliver()
@@ -123,7 +123,7 @@ async def test_what_cannot_go_back_is_refused_before_stripe_is_asked(shop: Shop)
         (paid.id, -5, r"not \$-0.05"),
     ):
         with pytest.raises(NotRefundable, match=because):
-            await shop.refunding.refund(purchase_id, cents, ADA, "test")
+            await shop.refunds.refund(purchase_id, cents, ADA, "test")
     assert shop.stripe.calls == calls
     assert await shop.rows("SELECT action FROM audit_log") == []
 

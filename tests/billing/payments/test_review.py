@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from billing.ledger.audit_log import AuditLog, Who
+from billing.payments.crediting import Receipt
 from billing.payments.purchase import NotAcceptable
-from billing.payments.purchase_store import Purchase, Receipt, Stale
+from billing.payments.purchase_store import Purchase, Stale
 from billing.payments.stripe.objects import payment_of_session
 from tests.support.fake_stripe import replace
 from tests.support.shop import ADA, Shop
@@ -50,7 +51,7 @@ async def returned(shop: Shop, purchase: Purchase, cents: int) -> str:
 )
 async def test_what_came_in_is_credited_exactly_once(shop: Shop, wrong: dict[str, Any], credits: int) -> None:  # noqa: A002
     account, purchase = await in_review(shop, **wrong)
-    assert [row.id for row in await shop.sales.in_review()] == [purchase.id]
+    assert [row.id for row in await shop.purchases.in_review()] == [purchase.id]
     assert await accept(shop, purchase) == credits
     assert (await shop.get(purchase)).state == "credited"
     for _ in range(2):  # again by hand, and by every event there is
@@ -62,7 +63,7 @@ async def test_what_came_in_is_credited_exactly_once(shop: Shop, wrong: dict[str
     assert await shop.rows("SELECT action, actor, subject FROM audit_log") == [("purchase.accept", "ada", purchase.id)]
     assert (await AuditLog(shop.books.database).verify()).problem == ""
     assert await shop.findings() == []
-    assert await shop.sales.in_review() == []
+    assert await shop.purchases.in_review() == []
 
 
 async def test_ten_people_accept_at_once(shop: Shop) -> None:
@@ -83,14 +84,14 @@ async def test_tax_is_nobodys_credits(shop: Shop) -> None:
 async def test_what_was_given_back_whole_cannot_be_accepted(shop: Shop) -> None:
     account, purchase = await in_review(shop, amount_subtotal=5_000, amount_total=5_000)
     refund = await returned(shop, purchase, 5_000)
-    assert await shop.sales.in_review() == []
+    assert await shop.purchases.in_review() == []
     with pytest.raises(NotAcceptable, match="refunded"):
         await accept(shop, purchase)
     assert await shop.balance(account) == 0
     assert await shop.rows("SELECT count(*) FROM audit_log") == [(0,)]
     shop.stripe.change_refund(refund, "failed")  # the money came back to us: now it waits for a person again
     await shop.deliver()
-    assert [row.id for row in await shop.sales.in_review()] == [purchase.id]
+    assert [row.id for row in await shop.purchases.in_review()] == [purchase.id]
     assert await accept(shop, purchase) == 55_000_000
 
 
@@ -139,7 +140,7 @@ async def test_an_older_picture_of_the_purchase_is_not_accepted(shop: Shop) -> N
     account, purchase = await in_review(shop, amount_total=1)
     seen = payment_of_session(shop.stripe.sessions_by_id[purchase.session_id or ""])
     with pytest.raises(Stale):
-        await shop.sales.accept(purchase.id, seen, Receipt(), purchase.revision - 1, FINANCE, "test")
+        await shop.crediting.accept(purchase.id, seen, Receipt(), purchase.revision - 1, FINANCE, "test")
     assert await shop.balance(account) == 0
     assert await shop.rows("SELECT count(*) FROM audit_log") == [(0,)]
 
@@ -176,8 +177,8 @@ async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
     shop.stripe.pay(purchase.session_id or "", payment_status="no_payment_required", amount_total=0)
     await shop.deliver()
     assert len(await shop.findings()) == 1
-    assert await shop.sales.dismiss(purchase.id, ADA, "a test")
-    assert not await shop.sales.dismiss(purchase.id, ADA, "again")
+    assert await shop.crediting.dismiss(purchase.id, ADA, "a test")
+    assert not await shop.crediting.dismiss(purchase.id, ADA, "again")
     await shop.sync.session(purchase.session_id or "")  # whatever Stripe says afterwards
     await shop.age(1_000)
     assert (await shop.get(purchase)).state == "dismissed"
@@ -186,4 +187,4 @@ async def test_a_review_without_money_is_dismissed(shop: Shop) -> None:
         ("ada", "a test")
     ]
     with pytest.raises(NotAcceptable):
-        await shop.sales.dismiss("pur_none", ADA, "x")
+        await shop.crediting.dismiss("pur_none", ADA, "x")

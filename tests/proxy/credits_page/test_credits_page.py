@@ -142,7 +142,7 @@ async def test_buying_leads_to_the_payment_page_and_the_balance_rises(shop: Shop
     async with visiting(shop) as visit:
         await visit.sign_in(account)
         bought = await visit.send("buy", package="pro", credits="999999999", usd="0.01")
-        (purchase,) = await shop.sales.of_account(account, 5)
+        (purchase,) = await shop.purchases.of_account(account, 5)
         assert (bought.status_code, bought.headers["location"]) == (303, purchase.url)
         assert (purchase.price_cents, purchase.paid_millicredits + purchase.bonus_millicredits) == (9_999, 109_989_000)
         assert purchase.session_id is not None
@@ -165,7 +165,7 @@ async def test_the_kill_switch_greys_the_buttons_and_says_so(shop: Shop) -> None
         assert "Buying credits is paused right now." in page
         assert len(re.findall(r"<button name=.package. value=.\w+. disabled>Buy for", page)) == 2
         assert (await visit.send("buy", package="pro")).status_code == 503
-    assert await shop.sales.of_account(account, 5) == []
+    assert await shop.purchases.of_account(account, 5) == []
 
 
 async def test_a_form_of_another_site_or_session_changes_nothing(shop: Shop) -> None:

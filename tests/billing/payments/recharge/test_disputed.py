@@ -47,7 +47,7 @@ async def test_a_dispute_while_a_payment_is_in_flight_stops_it_when_that_has_end
     await spend(shop, account, 0)
     await run(shop)
     assert await state_of(shop, account) == "paying"
-    (bought,) = [row for row in await shop.sales.of_account(account, 9) if row.origin == "checkout"]
+    (bought,) = [row for row in await shop.purchases.of_account(account, 9) if row.origin == "checkout"]
     shop.stripe.open_dispute(bought.payment_intent_id or "")
     await shop.deliver()
     await run(shop)
@@ -71,7 +71,7 @@ async def test_who_switches_it_on_after_a_dispute_while_a_payment_is_in_flight_m
     shop.stripe.slow = True
     await spend(shop, account, 0)
     await run(shop)
-    (bought,) = [row for row in await shop.sales.of_account(account, 9) if row.origin == "checkout"]
+    (bought,) = [row for row in await shop.purchases.of_account(account, 9) if row.origin == "checkout"]
     shop.stripe.open_dispute(bought.payment_intent_id or "")
     await shop.deliver()
     await shop.recharges.put(account, WISH, BUYER)
@@ -86,7 +86,7 @@ async def test_who_switches_it_on_after_a_dispute_while_a_payment_is_in_flight_m
 async def test_who_disputes_is_not_charged_again(sql: Books, block_after: int) -> None:
     shop = open_shop(sql, block_after=block_after)
     account = await account_with_card(shop)
-    (purchase,) = await shop.sales.of_account(account, 5)
+    (purchase,) = await shop.purchases.of_account(account, 5)
     dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
     await shop.deliver()
     await run(shop)

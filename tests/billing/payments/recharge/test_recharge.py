@@ -6,7 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from billing.money.errors import StoreUnavailable
-from billing.payments.recharge.rules import month_start_ms, next_month_ms
+from billing.payments.recharge.rows import month_start_ms, next_month_ms
 from billing.payments.stripe.gateway import Declined
 from tests.support.recharge import BUYER, WISH, account_with_card, offer_of, spend, told
 from tests.support.shop import STARTER, Shop, open_shop
@@ -20,7 +20,7 @@ async def step(shop: Shop, times: int = 4, *, enabled: bool = True) -> None:
 
 async def test_pitfall_27_one_recharge_a_crossing_with_a_saved_card_and_consent(shop: Shop) -> None:
     account = await account_with_card(shop)
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     assert buyer.payment_method_id
     assert buyer.consented_at is not None
@@ -202,7 +202,7 @@ async def test_switched_off_what_stripe_was_asked_for_is_concluded(shop: Shop) -
 
 async def test_a_removed_card_is_not_charged(shop: Shop) -> None:
     account = await account_with_card(shop)
-    buyer = await shop.buyers.find(account)
+    buyer = await shop.customers.find(account)
     assert buyer is not None
     shop.stripe.emit("payment_method.detached", buyer.payment_method_id)
     await shop.deliver()

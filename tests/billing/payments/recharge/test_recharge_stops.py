@@ -32,7 +32,7 @@ async def test_a_payment_in_flight_is_concluded_whatever_the_balance_does_meanwh
 
 async def test_a_refund_is_not_answered_by_charging_the_card_again(shop: Shop) -> None:
     account = await account_with_card(shop)
-    (purchase,) = await shop.sales.of_account(account, 5)
+    (purchase,) = await shop.purchases.of_account(account, 5)
     shop.stripe.give_back(purchase.payment_intent_id or "", 999)
     await shop.deliver()
     await run(shop)
@@ -132,7 +132,7 @@ async def test_a_payment_that_needs_a_person_is_not_made_once_more(shop: Shop) -
         await connection.execute(text("UPDATE auto_recharges SET next_try_at = 0 WHERE next_try_at IS NOT NULL"))
     await run(shop)
     assert (len(autos(shop)), await state_of(shop, account)) == (1, "stopped")
-    assert len(await shop.sales.in_review()) == 1
+    assert len(await shop.purchases.in_review()) == 1
 
 
 async def test_a_refusal_is_no_decline(shop: Shop) -> None:

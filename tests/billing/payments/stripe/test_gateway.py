@@ -13,8 +13,8 @@ from billing.payments.stripe.gateway import Declined, Order, StripeGateway
 from billing.payments.stripe.objects import (
     OWN_ID,
     BalanceTransaction,
-    Charge,
     Intent,
+    StripeCharge,
 )
 from tests.support.fake_stripe import FakeStripe
 from tests.support.fake_stripe_server import FakeServer, serve_fake
@@ -74,7 +74,7 @@ async def test_objects_come_back_expanded(fake: tuple[FakeServer, str], gateway:
     assert found.payment_status == "paid"
     assert isinstance(found.payment_intent, Intent)
     charge = found.payment_intent.latest_charge
-    assert isinstance(charge, Charge)
+    assert isinstance(charge, StripeCharge)
     assert isinstance(charge.balance_transaction, BalanceTransaction)
     dispute = fake[0].stripe.open_dispute(found.payment_intent.id)
     refund = fake[0].stripe.give_back(found.payment_intent.id, 5)
