@@ -5,7 +5,7 @@
       └──(lease over)─▶ expired   charged its checkpoint; released when it never got one
 
 A hold resolves exactly once: whoever comes second finds it gone. `available = balance - held` and a hold
-is admitted only while available covers it, so settling can never break the bound (design.md 3.1, 3.2).
+is admitted only while available covers it, so settling can never break the bound (I1 and I2 of docs/architecture.md).
 
 `Book` is these rules in memory; it is what the embedded store runs on, and what lua/*.lua does in Redis.
 One conformance suite (tests/billing/test_balances_conformance.py) holds both to the same behaviour.
