@@ -10,14 +10,14 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.jobs.runs import Runs
+from billing.jobs.runs import RunRow, Runs
 from billing.ledger.audit_log import Change, Who, note_by
 from billing.ledger.flush import Step
 from billing.money.errors import BillingError, StoreUnavailable
@@ -73,7 +73,7 @@ class Status(NamedTuple):
     job: str
     every_seconds: float
     about: str
-    last: dict[str, Any] | None
+    last: RunRow | None
     next_due: int
     running: bool
     requested: bool
@@ -207,7 +207,7 @@ class Scheduler:
         return found
 
     @contextlib.asynccontextmanager
-    async def _leased(self, name: str) -> Any:
+    async def _leased(self, name: str) -> AsyncIterator[None]:
         """Hold the job's lease for the block; a block that loses it is cancelled. Raises JobIsRunning."""
         if not await self._take(name, first=True):
             raise JobIsRunning(f"the job {name} is running already")
@@ -245,7 +245,7 @@ class Scheduler:
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             clock = await self._clock(connection)
-            values: dict[str, Any] = {"owner": self._owner, "until_ms": clock + LEASE_MS}
+            values: dict[str, str | int] = {"owner": self._owner, "until_ms": clock + LEASE_MS}
             if not first:
                 ours = update(job_leases).where(
                     job_leases.c.job == name, job_leases.c.owner == self._owner, job_leases.c.until_ms > clock

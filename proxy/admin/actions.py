@@ -9,10 +9,10 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
-from billing.accounting.journal import Line
-from billing.jobs.runs import Runs, came_to_its_end
+from billing.accounting.journal import JournalLine
+from billing.jobs.runs import RunRow, Runs, came_to_its_end
 from billing.jobs.schedule import Scheduler, Status
-from billing.ledger.accounts import Accounts, KeyRules
+from billing.ledger.accounts import AccountRow, Accounts, KeyRow, KeyRules
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
 from billing.ledger.flag_overrides import Overrides, in_force
@@ -38,7 +38,7 @@ LONGEST_REASON = 2_000
 TOP_MODELS = 10
 OVERVIEW_DAYS = 14
 
-Journal = Callable[[date, date], Awaitable[list[Line]]]
+Journal = Callable[[date, date], Awaitable[list[JournalLine]]]
 """The books' journal of these days. Raises StoreUnavailable."""
 
 
@@ -173,7 +173,7 @@ class AdminDesk:
         except AccountNotFound:
             raise no_account() from None
         return {
-            **account_row({**row, "posted_millicredits": posted.balance}),
+            **account_row(row._replace(posted_millicredits=posted.balance)),
             "balanceMillicredits": str(reading.balance),
             "heldMillicredits": str(reading.held),
             "availableMillicredits": str(reading.balance - reading.held),
@@ -324,10 +324,10 @@ class AdminDesk:
             "lastReconciliation": run_row(last[0]) if last else None,
             "findings": [
                 {
-                    "check": row["check"],
-                    "subject": row["subject"],
-                    "expected": str(row["expected"]),
-                    "found": str(row["found"]),
+                    "check": row.check,
+                    "subject": row.subject,
+                    "expected": str(row.expected),
+                    "found": str(row.found),
                 }
                 for row in found
             ],
@@ -383,7 +383,7 @@ class AdminDesk:
         return {
             "active": active,
             "cards": [
-                {"rateCardId": row["id"], "createdAt": iso_time(row["created_at"]), "actor": row["actor"]}
+                {"rateCardId": row.id, "createdAt": iso_time(row.created_at), "actor": row.actor}
                 for row in await self.rates.cards()
             ],
             "activations": [
@@ -416,17 +416,17 @@ def no_account() -> Rejection:
     return not_found("There is no such account.", "account_not_found")
 
 
-def run_row(row: dict[str, Any]) -> dict[str, Any]:
+def run_row(row: RunRow) -> dict[str, Any]:
     """A run of a job."""
     return {
-        "id": str(row["id"]),
-        "job": row["job"],
-        "startedAt": iso_time(row["started_at"]),
-        "finishedAt": iso_time(row["finished_at"]),
-        "ok": bool(row["ok"]),
+        "id": str(row.id),
+        "job": row.job,
+        "startedAt": iso_time(row.started_at),
+        "finishedAt": iso_time(row.finished_at),
+        "ok": bool(row.ok),
         "completed": came_to_its_end(row),
-        "findings": row["findings"],
-        "report": row["report"],
+        "findings": row.findings,
+        "report": row.report,
     }
 
 
@@ -443,26 +443,26 @@ def job_row(status: Status) -> dict[str, Any]:
     }
 
 
-def account_row(row: dict[str, Any]) -> dict[str, Any]:
+def account_row(row: AccountRow) -> dict[str, Any]:
     """An account in a listing."""
     return {
-        "accountId": row["id"],
-        "name": row["name"],
-        "status": row["status"],
-        "postedMillicredits": str(row["posted_millicredits"]),
-        "createdAt": iso_time(row["created_at"]),
+        "accountId": row.id,
+        "name": row.name,
+        "status": row.status,
+        "postedMillicredits": str(row.posted_millicredits),
+        "createdAt": iso_time(row.created_at),
     }
 
 
-def key_row(row: dict[str, Any]) -> dict[str, Any]:
+def key_row(row: KeyRow) -> dict[str, Any]:
     """A customer's key as admins see it."""
-    limit = row["spend_limit_millicredits"]
+    limit = row.spend_limit_millicredits
     return {
-        "keyId": row["id"],
-        "hint": row["hint"],
+        "keyId": row.id,
+        "hint": row.hint,
         "spendLimitMillicredits": None if limit is None else str(limit),
-        "spendPeriod": row["spend_period"],
-        "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] else None,
-        "revokedAt": iso_time(row["revoked_at"]) if row["revoked_at"] else None,
-        "createdAt": iso_time(row["created_at"]),
+        "spendPeriod": row.spend_period,
+        "expiresAt": iso_time(row.expires_at) if row.expires_at else None,
+        "revokedAt": iso_time(row.revoked_at) if row.revoked_at else None,
+        "createdAt": iso_time(row.created_at),
     }

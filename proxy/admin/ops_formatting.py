@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from billing.ledger.admins import AdminRow
 from billing.storage.database import now_ms
 from config.flags import FLAGS, full_name
 from proxy.web.http import asked_time
@@ -133,16 +134,16 @@ def as_json(value: Any) -> str:
 FILTERS = {"credits": credits_of, "signed": signed_credits, "number": number, "usd": usd, "stamp": stamp}
 
 
-def admin_row(row: dict[str, Any]) -> dict[str, Any]:
+def admin_row(row: AdminRow) -> dict[str, Any]:
     """An admin key as shown: everything but the key."""
-    ended = row["expires_at"] is not None and row["expires_at"] <= now_ms()
+    ended = row.expires_at is not None and row.expires_at <= now_ms()
     return {
-        "adminKeyId": row["id"],
-        "name": row["name"],
-        "role": row["role"],
-        "hint": row["hint"],
-        "state": "revoked" if row["revoked_at"] is not None else "expired" if ended else "active",
-        "createdAt": iso_time(row["created_at"]),
-        "createdBy": row["created_by"],
-        "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] is not None else None,
+        "adminKeyId": row.id,
+        "name": row.name,
+        "role": row.role,
+        "hint": row.hint,
+        "state": "revoked" if row.revoked_at is not None else "expired" if ended else "active",
+        "createdAt": iso_time(row.created_at),
+        "createdBy": row.created_by,
+        "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
     }

@@ -106,9 +106,7 @@ async def _show(context: Context) -> Result:
         }
         for row in await cards.activations()
     ]
-    listed = [
-        {"rateCardId": row["id"], "createdAt": iso_time(row["created_at"]), "actor": row["actor"]} for row in known
-    ]
+    listed = [{"rateCardId": row.id, "createdAt": iso_time(row.created_at), "actor": row.actor} for row in known]
     lines = [
         f"{'*' if row['rateCardId'] == active else ' '} {row['rateCardId']}  imported {row['createdAt']} by {row['actor']}"
         for row in listed

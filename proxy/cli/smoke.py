@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 import httpx
 
 from billing.ledger.accounts import KeyRules
+from billing.ledger.transfers import TransferRow
 from billing.money.amounts import MoneyError, display_credits, millicredits, package_credits, parse_credits
 from billing.money.errors import BillingError
 from billing.payments.stripe.inbox import Inbox
@@ -112,7 +113,7 @@ class Run:
                 raise StepFailed(found, fix)
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def rows(self) -> list[dict[str, Any]]:
+    async def rows(self) -> list[TransferRow]:
         """The account's ledger, from SQL."""
         return await self.context.ledger.transfers_of(self.account_id, MOST_ROWS)
 
@@ -182,7 +183,7 @@ class Run:
         seconds = await self.pay()
         await self.balance_is(wanted, seconds, NOT_PAID)
         paid, bonus = package_credits(package["usd"], package["bonusPercent"])
-        entries = [(row["kind"], row["effect"], row["reference_id"]) for row in await self.rows()]
+        entries = [(row.kind, row.effect, row.reference_id) for row in await self.rows()]
         expected = [("purchase", paid, self.purchase["id"])] + (
             [("purchase_bonus", bonus, self.purchase["id"])] if bonus else []
         )
@@ -312,13 +313,9 @@ class Run:
             usage = [
                 row
                 for row in await self.context.ledger.usage_of(self.account_id, MOST_ROWS)
-                if row["charge_id"] == request_id
+                if row.charge_id == request_id
             ]
-            entries = [
-                row["effect"]
-                for row in await self.rows()
-                if (row["kind"], row["reference_id"]) == ("usage", request_id)
-            ]
+            entries = [row.effect for row in await self.rows() if (row.kind, row.reference_id) == ("usage", request_id)]
             if usage and entries:
                 break
             if time.monotonic() > deadline:
@@ -326,9 +323,9 @@ class Run:
                     "the charge is not in SQL", "is a jobs process running? Look at tollkeeper_journal_lag_seconds"
                 )
             await asyncio.sleep(PAUSE_SECONDS)
-        if [row["charged_millicredits"] for row in usage] != [charged] or entries != [-charged]:
+        if [row.charged_millicredits for row in usage] != [charged] or entries != [-charged]:
             raise StepFailed(
-                f"answer {charged}, usage {usage[0]['charged_millicredits']}, ledger {entries}",
+                f"answer {charged}, usage {usage[0].charged_millicredits}, ledger {entries}",
                 "`tollkeeper reconcile`",
             )
         return f"{request_id}: {said} credits in the answer, the usage row, the ledger and the balance"
@@ -336,13 +333,11 @@ class Run:
     async def reconciles(self) -> str:
         """Ledger, usage and balance of the account agree."""
         rows, posted = await self.rows(), await self.context.ledger.posted(self.account_id)
-        usage = sum(
-            row["charged_millicredits"] for row in await self.context.ledger.usage_of(self.account_id, MOST_ROWS)
-        )
+        usage = sum(row.charged_millicredits for row in await self.context.ledger.usage_of(self.account_id, MOST_ROWS))
         me = await self.me()
-        booked = -sum(row["effect"] for row in rows if row["kind"] == "usage")
+        booked = -sum(row.effect for row in rows if row.kind == "usage")
         figures = {
-            "sum of the ledger": sum(row["effect"] for row in rows),
+            "sum of the ledger": sum(row.effect for row in rows),
             "posted": posted.balance,
             "live": int(me["balanceMillicredits"]),
         }

@@ -20,8 +20,8 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import Accounts, KeyRules
-from billing.ledger.ledger import UsageFilters
 from billing.ledger.portal_tokens import DAY_MS, Portal
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, decimal_of, millicredits, parse_credits
 from billing.money.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.money.holds import Reading
@@ -151,7 +151,7 @@ class CreditsPage:
             "ledger": await self._ledger_view(account, request.query_params.get("ledger")),
             "purchases": await self._purchases_view(account, request.query_params.get("purchases")),
             "keys": await self._keys_view(account),
-            "months": months(row["created_at"], now),
+            "months": months(row.created_at, now),
         }
         return self._answers.page("credits.html", content)
 
@@ -219,18 +219,16 @@ class CreditsPage:
 
     async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
         rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=page_cursor(cursor)))
-        following = (
-            page_cursor_of(rows[ROWS - 1]["created_at"], rows[ROWS - 1]["charge_id"]) if len(rows) > ROWS else None
-        )
+        following = page_cursor_of(rows[ROWS - 1].created_at, rows[ROWS - 1].charge_id) if len(rows) > ROWS else None
         shown = [
             {
-                "at": moment(row["created_at"]),
-                "model": row["model"],
-                "input": f"{row['input_tokens']:,}",
-                "output": f"{row['output_tokens']:,}",
-                "credits": exact(row["charged_millicredits"]),
-                "free": bool(row["free"]),
-                "id": row["charge_id"],
+                "at": moment(row.created_at),
+                "model": row.model,
+                "input": f"{row.input_tokens:,}",
+                "output": f"{row.output_tokens:,}",
+                "credits": exact(row.charged_millicredits),
+                "free": bool(row.free),
+                "id": row.charge_id,
             }
             for row in rows[:ROWS]
         ]
@@ -241,16 +239,16 @@ class CreditsPage:
         rows = await self.account_api.ledger.transfers_of(account, ROWS + 1, before)
         shown = [
             {
-                "at": moment(row["created_at"]),
-                "kind": KINDS.get(row["kind"], row["kind"].replace("_", " ").capitalize()),
-                "reason": row["reason"],
-                "reference": row["reference_id"],
-                "purchase": row["purchase_id"] if row["purchase_id"] != row["reference_id"] else None,
-                "credits": ("+" if row["effect"] > 0 else "") + exact(row["effect"]),
+                "at": moment(row.created_at),
+                "kind": KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
+                "reason": row.reason,
+                "reference": row.reference_id,
+                "purchase": row.purchase_id if row.purchase_id != row.reference_id else None,
+                "credits": ("+" if row.effect > 0 else "") + exact(row.effect),
             }
             for row in rows[:ROWS]
         ]
-        return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
+        return {"rows": shown, "next": rows[ROWS - 1].id if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
         rows = await self.money.sales.of_account(account, ROWS + 1, page_cursor(cursor))
@@ -278,16 +276,16 @@ class CreditsPage:
         found = []
         for row in reversed(await self.accounts.keys_of(account)):
             limit, ended = (
-                row["spend_limit_millicredits"],
-                row["revoked_at"] is not None or (row["expires_at"] or 2**62) < now_ms(),
+                row.spend_limit_millicredits,
+                row.revoked_at is not None or (row.expires_at or 2**62) < now_ms(),
             )
             found.append(
                 {
-                    "id": row["id"],
-                    "hint": row["hint"],
-                    "limit": "none" if limit is None else f"{figure(limit)} a {row['spend_period'] or 'lifetime'}",
-                    "at": moment(row["created_at"]),
-                    "state": "revoked" if row["revoked_at"] else "expired" if ended else "active",
+                    "id": row.id,
+                    "hint": row.hint,
+                    "limit": "none" if limit is None else f"{figure(limit)} a {row.spend_period or 'lifetime'}",
+                    "at": moment(row.created_at),
+                    "state": "revoked" if row.revoked_at else "expired" if ended else "active",
                     "active": not ended,
                 }
             )
@@ -306,7 +304,7 @@ class CreditsPage:
         try:
             parts = await self.money.parts()
             purchase = await parts.checkout.open(
-                visitor.account_id, account["name"], offer, save_method=form.get("save") == "yes"
+                visitor.account_id, account.name, offer, save_method=form.get("save") == "yes"
             )
         except TooManyCheckouts:
             text = "Too many were opened for this account. Try again in an hour."
@@ -367,7 +365,7 @@ class CreditsPage:
 
     async def _revoke_key(self, request: Request, visitor: Visitor) -> Response:
         key_id = str((await request.form()).get("key", ""))
-        if key_id not in {row["id"] for row in await self.accounts.keys_of(visitor.account_id)}:
+        if key_id not in {row.id for row in await self.accounts.keys_of(visitor.account_id)}:
             raise not_found("There is no such key of yours.", "key_not_found")
         with contextlib.suppress(KeyNotFound):  # revoked already
             await self.accounts.revoke_key(key_id, visitor.who(request))

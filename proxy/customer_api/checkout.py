@@ -90,7 +90,7 @@ class CheckoutApi:
         account = await self.accounts.get(key.account_id)
         try:
             purchase = await parts.checkout.open(
-                key.account_id, account["name"], offer, save_method=asked.save_payment_method
+                key.account_id, account.name, offer, save_method=asked.save_payment_method
             )
         except TooManyCheckouts:
             raise too_many(

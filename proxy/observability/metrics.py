@@ -14,7 +14,7 @@ from typing import get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from billing.accounting.daily_finance import Figures
-from billing.jobs.runs import Standing
+from billing.jobs.runs import JobStanding
 from billing.money.amounts import display_credits, display_usd
 from billing.money.holds import Outstanding
 from billing.money.pricing import family
@@ -394,7 +394,7 @@ class Metrics:
         """Note a run of this process: one of JOB_RESULTS."""
         self.job_runs.labels(job, result).inc()
 
-    def job_stands(self, job: str, standing: Standing) -> None:
+    def job_stands(self, job: str, standing: JobStanding) -> None:
         """Show what a job's runs, of whichever process, came to."""
         self.job_findings.labels(job).set(standing.findings)
         self.job_duration.labels(job).set(standing.seconds)

@@ -29,7 +29,7 @@ from billing.ledger.accounts import Accounts, ApiKey
 from billing.ledger.admins import Admins
 from billing.ledger.flag_overrides import Overrides
 from billing.ledger.flush import Jobs, Step, Store, repeat
-from billing.ledger.ledger import Ledger, Noted
+from billing.ledger.ledger import Ledger, OnBooked
 from billing.ledger.rate_cards import RateCards
 from billing.ledger.upstream_objects import Objects
 from billing.money.errors import StoreUnavailable
@@ -416,7 +416,7 @@ def publish_store(metrics: Metrics, store: Store) -> None:
     metrics.rebuilds.inc(store.rebuilt())
 
 
-def noted_by(metrics: Metrics) -> Noted:
+def noted_by(metrics: Metrics) -> OnBooked:
     """Counts what only who books it sees: charges of requests whose process died, and whatever nobody could be charged
     for.
     """

@@ -7,7 +7,7 @@ from datetime import date
 from starlette.routing import Route
 
 from billing.accounting.daily_finance import Finance
-from billing.accounting.journal import Books, Line
+from billing.accounting.journal import Books, JournalLine
 from billing.accounting.statements import Statements
 from billing.jobs.runs import Runs
 from billing.jobs.schedule import Scheduler
@@ -40,14 +40,14 @@ from proxy.web.auth_failures import Failures
 def journal_apart(conf: DatabaseSettings) -> Journal:
     """The journal, read in a thread of its own over a connection of its own: it goes through every transfer there is."""
 
-    async def read(first: date, last: date) -> list[Line]:
+    async def read(first: date, last: date) -> list[JournalLine]:
         database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
         try:
             return await Books(database).journal(first, last)
         finally:
             await database.close()
 
-    async def journal(first: date, last: date) -> list[Line]:
+    async def journal(first: date, last: date) -> list[JournalLine]:
         return await asyncio.to_thread(lambda: asyncio.run(read(first, last)))
 
     return journal

@@ -96,26 +96,26 @@ async def test_balances_are_what_they_were_and_what_waited_is_booked_once(kept: 
 
 async def test_the_ledger_and_usage_are_read(kept: Books) -> None:
     transfers = await kept.ledger.transfers_of(RICH, 100)
-    effects = [(row["kind"], row["effect"]) for row in reversed(transfers)]
+    effects = [(row.kind, row.effect) for row in reversed(transfers)]
     assert effects[:4] == [
         ("adjustment", 10_000_000),
         ("adjustment", -250_000),
         ("purchase", 49_990_000),
         ("purchase_bonus", 2_499_500),
     ]
-    assert {row["purchase_id"] for row in transfers if row["kind"].startswith(("purchase", "refund"))} == {
+    assert {row.purchase_id for row in transfers if row.kind.startswith(("purchase", "refund"))} == {
         FACTS["purchase_id"]
     }
-    rows = {row["charge_id"]: row for row in await kept.ledger.usage_of(RICH, 100)}
-    assert {name: row["charged_millicredits"] for name, row in rows.items()} == {
+    rows = {row.charge_id: row for row in await kept.ledger.usage_of(RICH, 100)}
+    assert {name: row.charged_millicredits for name, row in rows.items()} == {
         "req_1": 288,
         "req_2": 14_760,
         "req_3": 3,
         "req_unflushed": 576,
         "req_orphan": FACTS["orphan"],
     }
-    assert (rows["req_1"]["cached_tokens"], rows["req_1"]["key_id"]) == (400, FACTS["key_id"])
-    assert (rows["req_3"]["usage_source"], rows["req_3"]["outcome"]) == ("counted", "client_gone")
+    assert (rows["req_1"].cached_tokens, rows["req_1"].key_id) == (400, FACTS["key_id"])
+    assert (rows["req_3"].usage_source, rows["req_3"].outcome) == ("counted", "client_gone")
     assert await kept.ledger.key_spent(FACTS["key_id"], 0) == 234 + 288 + 14_760 + 3 + 576 + FACTS["orphan"]
 
 
@@ -135,7 +135,7 @@ async def test_the_books_agree_and_the_chain_holds(kept: Books) -> None:
 
 
 async def test_accounts_keys_and_admins_are_found(kept: Books) -> None:
-    assert {row["id"]: (row["name"], row["status"]) for row in await kept.accounts.everyone()} == {
+    assert {row.id: (row.name, row.status) for row in await kept.accounts.everyone()} == {
         RICH: ("Rich & Söhne", "active"),
         POOR: ("poor", "blocked"),
     }
@@ -145,9 +145,9 @@ async def test_accounts_keys_and_admins_are_found(kept: Books) -> None:
     old = await kept.accounts.find_key(hash_key(FACTS["old_key"]))
     assert old is not None
     assert old.revoked_at is not None
-    assert [row["revoked_at"] is None for row in await kept.accounts.keys_of(RICH)] == [True, False]
+    assert [row.revoked_at is None for row in await kept.accounts.keys_of(RICH)] == [True, False]
     admins = Admins(kept.database)
-    assert [(row["name"], row["role"], row["revoked_at"] is None) for row in await admins.everyone()] == [
+    assert [(row.name, row.role, row.revoked_at is None) for row in await admins.everyone()] == [
         ("ada", "owner", True),
         ("app", "service", True),
         ("bob", "support", False),
@@ -171,10 +171,10 @@ async def test_cards_flags_objects_runs_and_notices_are_found(kept: Books) -> No
     assert (owned.account_id, owned.context_tokens) == (RICH, 1_200)
     assert [row.response_id for row in await objects.open_background(10)] == ["resp_bg"]
     runs = Runs(kept.database)
-    assert [(row["job"], row["findings"]) for row in await runs.latest(None, 10)] == [("finance", 0), ("reconcile", 1)]
-    assert [(row["expected"], row["found"]) for row in await runs.standing_findings("reconcile")] == [(5, 7)]
+    assert [(row.job, row.findings) for row in await runs.latest(None, 10)] == [("finance", 0), ("reconcile", 1)]
+    assert [(row.expected, row.found) for row in await runs.standing_findings("reconcile")] == [(5, 7)]
     (notice,) = await NoticeQueue(kept.database, wanted=True).listing("pending", 10)
-    assert notice["id"] == f"low_balance:{POOR}:1"
+    assert notice.id == f"low_balance:{POOR}:1"
     purchase = await Sales(kept.database).get(FACTS["purchase_id"])
     assert purchase is not None
     assert (purchase.state, purchase.charge_id, purchase.total_cents) == ("credited", "ch_1", 5949)
@@ -193,7 +193,7 @@ async def test_it_is_written_on(kept: Books) -> None:
     assert (await kept.ledger.posted(RICH)).balance == before + 1_000 - 400
     assert (await kept.store.read(RICH)).balance == before + 1_000 - 400
     key_id, _ = await kept.accounts.create_key(RICH, KeyRules(), who)
-    assert key_id in {row["id"] for row in await kept.accounts.keys_of(RICH)}
+    assert key_id in {row.id for row in await kept.accounts.keys_of(RICH)}
     token, _ = await Portal(kept.database).link(RICH)
     assert await Portal(kept.database).open(token) is not None
     verdict = await AuditLog(kept.database).verify(FACTS["audit_head"])

@@ -62,7 +62,7 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
             refused = await visit.send(path, **fields)
             assert refused.status_code == 403, path
             assert "You see this page as staff" in refused.text
-        assert [row["revoked_at"] for row in await sql.accounts.keys_of(account)] == [None]
+        assert [row.revoked_at for row in await sql.accounts.keys_of(account)] == [None]
         assert await shop.rows("SELECT count(*) FROM audit_log UNION ALL SELECT count(*) FROM purchases") == before
         assert await shop.recharges.get(account) is None
         assert (await visit.client.get("/credits/statement?month=2026-11")).status_code == 200

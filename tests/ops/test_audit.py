@@ -46,9 +46,9 @@ async def test_the_chain_holds_over_batches(sql: Books, monkeypatch: pytest.Monk
     log = await filled(sql)
     verdict = await log.verify()
     assert (verdict.rows, verdict.problem, verdict.head.id) == (5, "", 5)
-    assert [row["id"] async for row in log.rows()] == [1, 2, 3, 4, 5]
-    assert [row["id"] for row in await log.newest(2)] == [5, 4]
-    assert [row["id"] for row in await log.newest(9, subject="thing 1")] == [2]
+    assert [row.id async for row in log.rows()] == [1, 2, 3, 4, 5]
+    assert [row.id for row in await log.newest(2)] == [5, 4]
+    assert [row.id for row in await log.newest(9, subject="thing 1")] == [2]
     assert (await log.verify(known=verdict.head.hash)).problem == ""
     assert "cut off" in (await log.verify(known="f" * 64)).problem
 
@@ -116,11 +116,11 @@ async def test_two_who_set_one_flag_at_once_both_have_their_row(sql: Books) -> N
         await overrides.clear("charging_enabled", "again", ANN)
         await asyncio.gather(*(overrides.set("charging_enabled", number % 2 == 0, "why", ANN) for number in range(4)))
     rows = [row async for row in AuditLog(sql.database).rows()]
-    assert [row["action"] for row in rows].count("flag.set") == 20
+    assert [row.action for row in rows].count("flag.set") == 20
     # each one's `before` is the `after` of the one it came behind
     for earlier, row in itertools.pairwise(rows):
-        if row["action"] == "flag.set":
-            assert row["before"] == earlier["after"] or earlier["action"] == "flag.clear"
+        if row.action == "flag.set":
+            assert row.before == earlier.after or earlier.action == "flag.clear"
 
 
 async def test_a_sign_in_on_its_way_does_not_outlive_its_key(sql: Books) -> None:
