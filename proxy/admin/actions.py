@@ -11,11 +11,11 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
 from billing.accounting.journal import JournalLine
 from billing.jobs.runs import RunRow, Runs, came_to_its_end
-from billing.jobs.schedule import Scheduler, Status
+from billing.jobs.schedule import JobStatus, Scheduler
 from billing.ledger.accounts import AccountRow, Accounts, KeyRow, KeyRules
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import Overrides, in_force
+from billing.ledger.flag_overrides import FlagOverrides, in_force
 from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.money.amounts import MoneyError, display_credits, display_usd, millicredits, parse_credits
@@ -50,7 +50,7 @@ class AdminDesk:
     accounts: Accounts
     ledger: Ledger
     admins: Admins
-    overrides: Overrides
+    overrides: FlagOverrides
     rates: RateCards
     finance: Finance
     runs: Runs
@@ -430,7 +430,7 @@ def run_row(row: RunRow) -> dict[str, Any]:
     }
 
 
-def job_row(status: Status) -> dict[str, Any]:
+def job_row(status: JobStatus) -> dict[str, Any]:
     """Where a job stands."""
     return {
         "job": status.job,

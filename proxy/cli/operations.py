@@ -7,7 +7,7 @@ import msgspec
 
 from billing.ledger.admins import LONGEST_NAME, Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import Overrides, in_force
+from billing.ledger.flag_overrides import FlagOverrides, in_force
 from billing.storage.database import now_ms
 from config.flags import FLAGS, flag_named, full_name, read_flag, value_of, with_flags
 from proxy.admin.ops_formatting import admin_row
@@ -60,7 +60,7 @@ async def _flag_set(context: Context) -> Result:
     flag = flag_named(given.flag)
     value = read_flag(flag, given.value)
     ends = expiry(given.expires)
-    overrides = Overrides(context.database)
+    overrides = FlagOverrides(context.database)
     others = {name: other for name, other in in_force(await overrides.all(), now_ms()).items() if name != flag}
     with_flags(context.settings, {**others, flag: value})
     await overrides.set(flag, value, given.reason, who(), ends)
@@ -71,7 +71,7 @@ async def _flag_set(context: Context) -> Result:
 
 async def _flag_clear(context: Context) -> Result:
     flag = flag_named(context.arguments.flag)
-    if not await Overrides(context.database).clear(flag, context.arguments.reason, who()):
+    if not await FlagOverrides(context.database).clear(flag, context.arguments.reason, who()):
         raise Refusal(f"nothing overrides {full_name(flag)}")
     value = value_of(context.settings, flag)
     result = {"flag": full_name(flag), "value": value}
@@ -79,7 +79,7 @@ async def _flag_clear(context: Context) -> Result:
 
 
 async def _flag_list(context: Context) -> Result:
-    rows = {row.flag: row for row in await Overrides(context.database).all()}
+    rows = {row.flag: row for row in await FlagOverrides(context.database).all()}
     data = []
     for flag in FLAGS:
         file, row = value_of(context.settings, flag), rows.get(flag)

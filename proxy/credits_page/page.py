@@ -20,7 +20,7 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import Accounts, KeyRules
-from billing.ledger.portal_tokens import DAY_MS, Portal
+from billing.ledger.portal_tokens import DAY_MS, PortalTokens
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, decimal_of, millicredits, parse_credits
 from billing.money.errors import KeyNotFound, StripeRefused, TooManyCheckouts
@@ -93,7 +93,7 @@ class CreditsPage:
     """
 
     money: MoneyIn
-    portal: Portal
+    portal: PortalTokens
     accounts: Accounts
     account_api: AccountApi
     statements: Statements

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from billing.ledger.admins import SERVICE, Admin
 from billing.ledger.audit_log import Who
-from billing.ledger.portal_tokens import Portal, Session, Staff
+from billing.ledger.portal_tokens import PortalSession, PortalTokens, Staff
 from billing.money.errors import AccountNotFound, NotYet, StoreUnavailable
 from billing.storage.database import now_ms
 from config.settings import Secret
@@ -85,7 +85,7 @@ class CreditsSignIn:
     `service_key` None: links are only made by the command line, and by whom `may_open` lets.
     """
 
-    portal: Portal
+    portal: PortalTokens
     service_key: Secret | None
     public_url: str
     may_open: Callable[[Request], Awaitable[StaffCaller | None]] | None
@@ -193,7 +193,7 @@ class CreditsSignIn:
         )
         return response
 
-    async def _session(self, request: Request) -> Session | None:
+    async def _session(self, request: Request) -> PortalSession | None:
         """The session this browser has open. Raises StoreUnavailable."""
         token = request.cookies.get(COOKIE, "")
         return await self.portal.session(token) if token else None

@@ -22,7 +22,7 @@ from billing.ledger.accounts import ApiKey, KeyRules
 from billing.ledger.flush import repeat
 from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import Pending
+from billing.ledger.upstream_objects import BackgroundResponse
 from billing.money.amounts import Millicredits
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.holds import Checkpoint, Held, HoldRequest, KeyLimits
@@ -47,7 +47,7 @@ TAKE_TRIES = 3
 class _Taken(NamedTuple):
     """A background response that this process holds for."""
 
-    pending: Pending
+    pending: BackgroundResponse
     record: PendingRecord
     plan: Plan
     held: Millicredits
@@ -72,7 +72,7 @@ class BackgroundResponses:
         taken = [self._taken.get(one.response_id) or await self._take_on(one) for one in pending]
         return sum(await asyncio.gather(*(self._look(one) for one in taken if one is not None)))
 
-    async def _take_on(self, pending: Pending) -> _Taken | None:
+    async def _take_on(self, pending: BackgroundResponse) -> _Taken | None:
         """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
         services, record = self._services, decode_pending(pending.record)
         try:
@@ -179,7 +179,7 @@ class BackgroundResponses:
         await services.tenants.note_made(pending.account_id, pending.charge_id, report, ending.usage)
 
     @staticmethod
-    def _facts(pending: Pending, record: PendingRecord, plan: Plan) -> Facts:
+    def _facts(pending: BackgroundResponse, record: PendingRecord, plan: Plan) -> Facts:
         key = ApiKey(record.key_id, pending.account_id, "active", KeyRules(), None)
         return Facts(pending.charge_id, key, plan, record.held, record.started_ms, 0, now_ms() - record.started_ms)
 

@@ -11,7 +11,7 @@ from billing.ledger.accounts import ApiKey
 from billing.money.amounts import Millicredits
 from billing.money.errors import UnpricedModel
 from billing.money.holds import KeyLimits
-from billing.money.pricing import Bounds, Charge, Line, Model, PriceBook
+from billing.money.pricing import Bounds, Charge, Model, ModelUsage, PriceBook
 from billing.money.spend_periods import period_name
 from billing.money.usage import Usage
 from config.settings import Billing, Limits
@@ -189,7 +189,7 @@ def checkpoint_charge(plan: Plan, prices: PriceBook, output_tokens: int) -> Char
 
 
 def price_usage(
-    plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str, more: Sequence[Line] = ()
+    plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str, more: Sequence[ModelUsage] = ()
 ) -> Charge:
     """Price by the echoed model and tier; where the echo has no price, by what was asked for.
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from billing.money.amounts import Millicredits
-from billing.money.pricing import Charge, Line, PriceBook, tier_of
+from billing.money.pricing import Charge, ModelUsage, PriceBook, tier_of
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome, UsageSource
 from proxy.gateway.answers.meter import Report, is_plausible
@@ -116,10 +116,10 @@ async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media:
     return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, most.output_tokens)).normalised()
 
 
-def _lines(plan: Plan, prices: PriceBook, report: Report) -> list[Line]:
+def _lines(plan: Plan, prices: PriceBook, report: Report) -> list[ModelUsage]:
     """What other models did, priced by the name that the answer gives them, else by the one that the request named."""
     lines = []
     for name, usage in report.more:
         model = (prices.find(name) if name else None) or plan.tools.image or plan.model
-        lines.append(Line(model, "default", usage.normalised()))
+        lines.append(ModelUsage(model, "default", usage.normalised()))
     return lines

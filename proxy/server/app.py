@@ -27,11 +27,11 @@ from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.accounts import Accounts, ApiKey
 from billing.ledger.admins import Admins
-from billing.ledger.flag_overrides import Overrides
-from billing.ledger.flush import Jobs, Step, Store, repeat
+from billing.ledger.flag_overrides import FlagOverrides
+from billing.ledger.flush import Step, Store, TransferJobs, repeat
 from billing.ledger.ledger import Ledger, OnBooked
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import Objects
+from billing.ledger.upstream_objects import UpstreamObjects
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from billing.money.usage_record import decode_record
@@ -210,7 +210,7 @@ class Application:
             store,
             authenticator,
             Tokenizer(),
-            Tenants(Objects(database), self._key),
+            Tenants(UpstreamObjects(database), self._key),
             upstream,
             self._key,
             metrics,
@@ -220,7 +220,9 @@ class Application:
         )
         money = money_in(settings, database, metrics)
         self._stack.push_async_callback(money.close)
-        live = LiveSettings(settings, self._edits, Overrides(database), metrics, swap_in_worker(services, money, rates))
+        live = LiveSettings(
+            settings, self._edits, FlagOverrides(database), metrics, swap_in_worker(services, money, rates)
+        )
         await live.begin()
         await enter(background(live.follow()))
         book = JobBook(
@@ -329,12 +331,12 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator["Emb
 
 def jobs_of(
     settings: Settings, store: "EmbeddedBalances | RedisBalances", ledger: Ledger, more: Sequence[Step] = ()
-) -> Jobs:
+) -> TransferJobs:
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
         lead, reap = leader_of(store, "jobs"), store.reap
-    return Jobs(
+    return TransferJobs(
         store,
         ledger,
         flush_seconds=settings.journal.flush_interval_ms / 1_000,

@@ -14,9 +14,9 @@ from billing.jobs.schedule import Scheduler
 from billing.ledger.accounts import Accounts
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.ledger import Ledger
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from config.secrets import service_key
@@ -78,7 +78,7 @@ def side_routes(parts: SideParts) -> list[Route]:
     settings = services.settings
     portal = CreditsPage(
         money,
-        Portal(database),
+        PortalTokens(database),
         parts.accounts,
         api,
         statements,
@@ -104,7 +104,7 @@ def admin_desk(parts: SideParts) -> AdminDesk:
         parts.accounts,
         parts.ledger,
         parts.admins,
-        Overrides(database),
+        FlagOverrides(database),
         RateCards(database),
         Finance(database),
         Runs(database),

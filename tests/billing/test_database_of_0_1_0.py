@@ -23,12 +23,12 @@ from billing.jobs.runs import Runs
 from billing.ledger.accounts import KeyRules, hash_key
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog, Who
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import drain
 from billing.ledger.notices import NoticeQueue
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import Objects
+from billing.ledger.upstream_objects import UpstreamObjects
 from billing.money.amounts import Millicredits
 from billing.money.holds import Held, Settled
 from billing.payments.purchase_store import Sales
@@ -163,9 +163,9 @@ async def test_cards_flags_objects_runs_and_notices_are_found(kept: Books) -> No
     assert await cards.active_id() == "acme-1"
     assert (await cards.get("acme-1"))["prices"] == {"markup": "1.2"}
     assert len(await cards.cards()) == 2
-    flags = {row.flag: (row.value, row.expires_at) for row in await Overrides(kept.database).all()}
+    flags = {row.flag: (row.value, row.expires_at) for row in await FlagOverrides(kept.database).all()}
     assert flags == {"charging_enabled": (True, None), "purchase_enabled": (False, 4_000_000_000_000)}
-    objects = Objects(kept.database)
+    objects = UpstreamObjects(kept.database)
     owned = await objects.find("resp_1")
     assert owned is not None
     assert (owned.account_id, owned.context_tokens) == (RICH, 1_200)
@@ -194,8 +194,8 @@ async def test_it_is_written_on(kept: Books) -> None:
     assert (await kept.store.read(RICH)).balance == before + 1_000 - 400
     key_id, _ = await kept.accounts.create_key(RICH, KeyRules(), who)
     assert key_id in {row.id for row in await kept.accounts.keys_of(RICH)}
-    token, _ = await Portal(kept.database).link(RICH)
-    assert await Portal(kept.database).open(token) is not None
+    token, _ = await PortalTokens(kept.database).link(RICH)
+    assert await PortalTokens(kept.database).open(token) is not None
     verdict = await AuditLog(kept.database).verify(FACTS["audit_head"])
     assert (verdict.rows, verdict.problem) == (FACTS["audit_rows"] + 2, "")
     assert await reconcile(kept.database, None) == []

@@ -18,9 +18,9 @@ from billing.accounting.reconcile_charges import check_sample
 from billing.accounting.statements import Statements
 from billing.jobs.retention import drop_detail
 from billing.jobs.runs import DIFFERENCES, FAILED, PARTLY, Runs
-from billing.jobs.schedule import Job, JobIsRunning, Result, Scheduler
+from billing.jobs.schedule import Job, JobIsRunning, JobResult, Scheduler
 from billing.ledger.audit_log import AuditLog, Change, Who
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
 from billing.money.errors import StoreUnavailable
 from billing.money.findings import Finding, mismatch
@@ -284,7 +284,7 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(
         clock(asked + rng.randrange(400, 3_000))
         await sql.ledger.post([entry])
     months = ("2026-09", "2026-10", "2026-11")
-    statements, portal, finance = Statements(sql.database), Portal(sql.database), Finance(sql.database)
+    statements, portal, finance = Statements(sql.database), PortalTokens(sql.database), Finance(sql.database)
 
     async def seen() -> list[object]:
         shown: list[object] = [
@@ -451,10 +451,10 @@ async def test_a_job_runs_when_it_is_due_and_once_of_all_processes(sql: Books) -
     release = asyncio.Event()
 
     def process(name: str, every: float) -> Scheduler:
-        async def work(_since: int) -> Result:
+        async def work(_since: int) -> JobResult:
             began.append(name)
             await release.wait()
-            return Result([], "done")
+            return JobResult([], "done")
 
         return Scheduler(sql.database, [Job("j", every, work, "")])
 
@@ -488,10 +488,10 @@ async def test_a_job_runs_when_it_is_due_and_once_of_all_processes(sql: Books) -
 async def test_a_job_that_cannot_be_done_stays_due_and_is_one_row(sql: Books) -> None:
     away = True
 
-    async def work(since: int) -> Result:
+    async def work(since: int) -> JobResult:
         if away:
             raise StoreUnavailable("openai", "is away")
-        return Result([Finding("c", "s", 1, 2)], f"since {since}")
+        return JobResult([Finding("c", "s", 1, 2)], f"since {since}")
 
     runs, scheduler = Runs(sql.database), Scheduler(sql.database, [Job("j", 3_600, work, "")])
     for _ in range(2):
@@ -524,7 +524,7 @@ async def test_clean_runs_are_forgotten_and_the_others_are_not(sql: Books) -> No
 
 
 async def test_a_fault_of_ours_in_a_job_is_a_row_too(sql: Books) -> None:
-    async def work(_since: int) -> Result:
+    async def work(_since: int) -> JobResult:
         raise KeyError("a field that was always there")
 
     scheduler = Scheduler(sql.database, [Job("j", 3_600, work, "")])
@@ -542,9 +542,9 @@ async def test_a_fault_of_ours_in_a_job_is_a_row_too(sql: Books) -> None:
 
 async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_stays_due(sql: Books) -> None:
     """What it found counts together with what the last whole run found, until the next whole one."""
-    results = [Result([Finding("dear", "s", 0, 50, 10)], "whole")]
+    results = [JobResult([Finding("dear", "s", 0, 50, 10)], "whole")]
 
-    async def work(_since: int) -> Result:
+    async def work(_since: int) -> JobResult:
         return results[-1]
 
     runs, scheduler = Runs(sql.database), Scheduler(sql.database, [Job("j", 3_600, work, "")])
@@ -560,7 +560,7 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
     async with sql.database.write() as connection:
         await connection.execute(text("UPDATE job_runs SET started_at = 1"))  # long ago: it is due again
     results.append(
-        Result([Finding("c", "s", 1, 2), Finding("c", "t", 1, 4)], "12.1 s", "Stripe's record: stripe: is away")
+        JobResult([Finding("c", "s", 1, 2), Finding("c", "t", 1, 4)], "12.1 s", "Stripe's record: stripe: is away")
     )
     await again()
     results.append(results[-1]._replace(report="13.7 s"))
@@ -578,14 +578,14 @@ async def test_a_run_that_could_not_look_at_everything_keeps_what_it_found_and_s
         ("c", "t"),
         ("dear", "s"),
     ]
-    results.append(Result([Finding("dear", "s", 0, 60, 10)], "12.9 s", "Stripe's record: stripe: is away"))
+    results.append(JobResult([Finding("dear", "s", 0, 60, 10)], "12.9 s", "Stripe's record: stripe: is away"))
     await again()
     await runs.keep_failure("j", 1, "sql: is away")
     found = [(row.check, row.subject, row.found) for row in await runs.standing_findings("j")]
     assert found == [("dear", "s", 60), ("c", "s", 2), ("c", "t", 4)], "as the newest has it"
     await scheduler.steps()[0][0]()
     assert len(await runs.latest("j", 10)) == 4, "not at once again"
-    results.append(Result([], "all is well"))
+    results.append(JobResult([], "all is well"))
     await again()
     after = await runs.standing("j")
     assert after is not None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from billing.ledger.upstream_objects import Made, Objects, Owned
+from billing.ledger.upstream_objects import MadeObject, OwnedObject, UpstreamObjects
 from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.settings import Secret
@@ -27,7 +27,7 @@ class Context(NamedTuple):
 class Tenants:
     """Owner checks and per-tenant identifiers."""
 
-    def __init__(self, objects: Objects, upstream_key: Secret) -> None:
+    def __init__(self, objects: UpstreamObjects, upstream_key: Secret) -> None:
         """The identifiers are keyed by the upstream key: they stay the same while it does, and tell nothing without it."""
         self.objects = objects
         self._key = hmac.digest(upstream_key.reveal().encode(), PURPOSE, hashlib.sha256)
@@ -54,7 +54,7 @@ class Tenants:
 
     async def note_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
         """A stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
-        await self.objects.note(account_id, charge_id, [Made(response_id, "response")])
+        await self.objects.note(account_id, charge_id, [MadeObject(response_id, "response")])
 
     async def note_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
         """A stored response is whole: note what it made, and how much a request that builds on it re-reads.
@@ -64,7 +64,10 @@ class Tenants:
         if not report.upstream_id:
             return
         tokens = usage.input_tokens + usage.output_tokens
-        made = [Made(report.upstream_id, "response", tokens), *(Made(item, "item") for item in report.items)]
+        made = [
+            MadeObject(report.upstream_id, "response", tokens),
+            *(MadeObject(item, "item") for item in report.items),
+        ]
         with contextlib.suppress(StoreUnavailable):
             await self.objects.note(account_id, charge_id, made)
 
@@ -77,7 +80,7 @@ class Tenants:
         except StoreUnavailable:
             return len(containers)
 
-    async def owned(self, account_id: str, kind: str, object_id: str) -> Owned | None:
+    async def owned(self, account_id: str, kind: str, object_id: str) -> OwnedObject | None:
         """The object, if this account made it and has not deleted it."""
         # no id has a NUL character, and PostgreSQL would not look for one
         found = await self.objects.find(object_id[:120]) if "\0" not in object_id else None
