@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.stripe.cards import ACCOUNTS, CARDS
+from sandbox.stripe.account.cards import ACCOUNTS, CARDS
 from tests.support import web
 from tests.support.make_run import MakeRun, make_run
 from tests.support.servers import ROOT, free_port

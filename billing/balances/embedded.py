@@ -2,7 +2,7 @@
 
 The memory (a `Book`) decides; a writer thread makes each decision durable together with everything else
 that was decided meanwhile, one commit (one fsync) at a time. A request may be forwarded before its hold
-is on disk, but no byte of a paid answer goes out before `durable()` says so (design.md 6).
+is on disk, but no byte of a paid answer goes out before `wait_persisted()` says so (I3 of docs/architecture.md).
 
 One process owns the file, by a lock beside it. All holds found at opening are orphans of a process that
 died: they are charged their checkpoint, or released when they never got one, before anything is served.
@@ -112,7 +112,7 @@ class EmbeddedBalances:
             )
         return result
 
-    async def durable(self, hold_id: str) -> None:
+    async def wait_persisted(self, hold_id: str) -> None:
         """See Balances."""
         commit = self._commits.get(hold_id)
         if commit is not None and not commit.done():
@@ -156,7 +156,7 @@ class EmbeddedBalances:
         if self._book.shrink(hold_id, amount):
             self._write((SHRINK_HOLD, (self._book.holds[hold_id].amount, hold_id)), self._figures(account_id))
 
-    def hand_over(self, hold_id: str, account_id: str) -> None:
+    def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances. There is no other process: the hold stays in the book."""
         self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""))
 

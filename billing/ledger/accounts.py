@@ -207,5 +207,5 @@ class Accounts:
 
 
 def hash_key(secret: str) -> str:
-    """SHA-256, hex. Enough for a 256-bit random key: there is nothing to guess (ledger-and-stripe.md 6, API2)."""
+    """SHA-256, hex. Enough for a 256-bit random key: there is nothing to guess."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

@@ -12,7 +12,10 @@ from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import background_responses, upstream_objects
 
 CONTAINER_SESSION_MS = 20 * 60 * 1_000
-"""A container is billed once per session; a session ends 20 minutes after its last use (openai/README.md 1.4)."""
+"""A container is billed once per session.
+
+A session ends 20 minutes after its last use (docs/openai.md#hosted-tools).
+"""
 
 
 class OwnedObject(NamedTuple):

@@ -35,7 +35,7 @@ def millicredits(value: int) -> Millicredits:
 def round_up(numerator: int, denominator: int, mode: RoundingMode = "exact") -> Millicredits:
     """Round the exact rational `numerator / denominator` millicredits up, once per request.
 
-    "exact" rounds up to the millicredit, "ceil" up to the whole credit (design.md 1).
+    "exact" rounds up to the millicredit, "ceil" up to the whole credit (docs/architecture.md#units-and-words).
     Raises MoneyError for a negative value or a denominator below 1.
     """
     if numerator < 0 or denominator < 1:

@@ -5,7 +5,7 @@
       └──(lease over)─▶ expired   charged its checkpoint; released when it never got one
 
 A hold resolves exactly once: whoever comes second finds it gone. `available = balance - held` and a hold
-is admitted only while available covers it, so settling can never break the bound (design.md 3.1, 3.2).
+is admitted only while available covers it, so settling can never break the bound (I1 and I2 of docs/architecture.md).
 
 `Book` is these rules in memory; it is what the embedded store runs on, and what lua/*.lua does in Redis.
 One conformance suite (tests/billing/test_balances_conformance.py) holds both to the same behaviour.
@@ -129,10 +129,10 @@ class Balances(Protocol):
     """The balance store. Every method is idempotent by id and raises StoreUnavailable within its bound."""
 
     async def hold(self, request: HoldRequest) -> Held | Refused:
-        """Admit or refuse; durable when it returns, unless `durable()` says to wait."""
+        """Admit or refuse; durable when it returns, unless `wait_persisted()` says to wait."""
         ...
 
-    async def durable(self, hold_id: str) -> None:
+    async def wait_persisted(self, hold_id: str) -> None:
         """Return once the hold is on disk: before the first byte of a paid answer reaches the client."""
         ...
 
@@ -157,7 +157,7 @@ class Balances(Protocol):
         """Lower a hold to `amount` (never below its checkpoint, never raise it); sent soon, never awaited."""
         ...
 
-    def hand_over(self, hold_id: str, account_id: str) -> None:
+    def detach(self, hold_id: str, account_id: str) -> None:
         """Let go of a hold without resolving it: another process takes it on by `hold()`, with the same id, within its
         lease.
 

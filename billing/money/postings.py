@@ -1,4 +1,4 @@
-"""Which event debits and credits which ledger account. Pure; the table is design.md 7.
+"""Which event debits and credits which ledger account. Pure; the table stands in docs/ledger.md.
 
 Every posting is one debit and one credit of the same amount, so the books balance by construction.
 """

@@ -2,7 +2,7 @@
 
 Every rate becomes an integer of 10**-15 millicredits when the book is built (the catalogue has at most 12
 decimals for a million tokens and 15 for a second), so a charge is integer sums and one division, rounded up
-once. Rules and their sources: openai/README.md 2.1 (formula), 2.2 (tiers), 1.4 (tools), 4 (prices).
+once. Rules and their sources: docs/openai.md#price-formula, #service-tiers, #hosted-tools.
 """
 
 import json
@@ -194,7 +194,7 @@ class PriceBook:
         return self._call(name)
 
     def price(self, model: Model, tier: str, usage: Usage, more: Sequence[ModelUsage] = ()) -> Charge:
-        """Price a normalised usage by the formula of openai/README.md 2.1, rounded up once.
+        """Price a normalised usage by the formula of docs/openai.md#price-formula, rounded up once.
 
         Raises UnpricedModel when the model is not sold in `tier`.
         """

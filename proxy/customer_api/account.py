@@ -17,8 +17,8 @@ from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import display_credits, display_usd, package_credits
 from proxy.customer_api.rows import ledger_row, usage_details, usage_row
 from proxy.gateway.admission import banners
-from proxy.gateway.authenticate import may_use_model
 from proxy.gateway.endpoints import METERED, REALTIME
+from proxy.gateway.plan import may_use_model
 from proxy.gateway.services import Services
 from proxy.web.http import answering, asked_time, json_response, page_cursor, page_cursor_of, page_limit, whole_number
 from proxy.web.rejections import not_found

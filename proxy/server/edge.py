@@ -1,4 +1,4 @@
-"""What stands before the side API and the pages: which listener serves what, security headers, CORS. Raw ASGI; /v1
+"""The edge before the side API and the pages: which listener serves what, security headers, CORS. Raw ASGI; /v1
 passes by.
 
 groups   v1      /v1
@@ -37,7 +37,10 @@ PREFLIGHT = (
 EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
 UNLOGGED_PATHS = (*HEALTH_PATHS, "/metrics")
 """Asked every few seconds by machines, for ever."""
-NOT_HERE = b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error","param":null,"code":"not_found"}}'
+NOT_HERE = (
+    b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error",'
+    b'"param":null,"code":"not_found"}}'
+)
 
 
 def groups_by_port(main: int, side: int, admin: int) -> Mapping[int, frozenset[Group]]:

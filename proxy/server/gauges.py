@@ -45,7 +45,7 @@ class Publisher:
         )
 
     async def from_store(self) -> int:
-        """What is held, by living processes and dead ones. Raises StoreUnavailable."""
+        """Money held, by living processes and dead ones. Raises StoreUnavailable."""
         self._metrics.holds(await self._store.outstanding())
         return 0
 

@@ -51,11 +51,11 @@ MOST_COST_DAYS = 31
 SHOWN = 20
 
 Part = tuple[list[Finding], list[str]]
-"""What a part of the reconciliation found, and what it has to say beside that."""
+"""Findings of a part of the reconciliation, and remarks beside them."""
 
 
 class JobBook:
-    """What every job does. Close it at the end."""
+    """The work of every job. Close it at the end."""
 
     def __init__(self, settings: Settings, read_store: ReadStore | None, money: MoneyIn, metrics: Metrics) -> None:
         """`read_store` None: there is no balance store to compare with.
@@ -134,7 +134,7 @@ class JobBook:
 
     @property
     def asks_stripe(self) -> bool:
-        """Whether a whole reconciliation asks Stripe for its record."""
+        """Tell whether a whole reconciliation asks Stripe for its record."""
         return self._money.keys is not None
 
     async def reconcile(self, stripe_days: int, missing: Sequence[str] = ()) -> JobResult:
@@ -200,10 +200,11 @@ class JobBook:
         return JobResult(found, "\n".join(_summary(found)))
 
     async def _sweep(self, _since: int) -> JobResult:
-        """What it put right is found: somebody was told later than they should have been."""
+        """Put things right; each is a finding, since somebody was told later than they should have been."""
         swept = await self._money.sweep()
         found = [Finding("had not reached us", line, 0, 1, 0) for line in swept.fixed]
-        report = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us; {len(swept.fixed)} objects put right."
+        seen = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us"
+        report = f"{seen}; {len(swept.fixed)} objects put right."
         return JobResult(found, "\n".join([report, *_shown(found)]), "; ".join(swept.problems[:SHOWN]))
 
     # -- costs ------------------------------------------------------------------------------------
@@ -249,7 +250,7 @@ class JobBook:
 
 
 def store_reader(settings: Settings, store: RedisBalances | None) -> ReadStore:
-    """How to read the balance store: Redis, else the file of the embedded one."""
+    """Make the reader of the balance store: Redis, else the file of the embedded one."""
     if store is not None:
         return store.all_figures
     path = Path(settings.embedded.path)

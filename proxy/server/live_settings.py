@@ -32,7 +32,7 @@ FILE, APPLY, FOLLOWING, SILENCE, OVERRIDES, RATES = (
     "overrides_unread",
     "rates",
 )
-"""What a note is about: the file itself, file and overrides together, our own looking at either, the process that
+"""Subjects of a note: the file itself, file and overrides together, our own looking at either, the process that
 watches the file for us, the active rate card."""
 SILENT_SECONDS = 5.0
 OVERRIDES_SECONDS = 2 * LOOK_SECONDS
@@ -103,7 +103,7 @@ class LiveSettings:
         return 0
 
     def note(self, cause: str, problem: str) -> None:
-        """What is wrong with a part of the configuration; "" = nothing any more.
+        """Report what is wrong with a part of the configuration; "" = nothing any more.
 
         Shown by /readyz and tollkeeper_config_valid.
         """
@@ -113,7 +113,7 @@ class LiveSettings:
             self._problems.pop(cause, None)
 
     def notes(self) -> dict[str, str]:
-        """What /readyz says beside being ready: edits that were refused, keys that wait for a restart, overrides in
+        """Notes for /readyz beside being ready: edits that were refused, keys that wait for a restart, overrides in
         force.
         """
         found = dict(self._problems)

@@ -38,7 +38,7 @@ from proxy.web.auth_failures import Failures
 
 
 def journal_apart(conf: DatabaseSettings) -> Journal:
-    """The journal, read in a thread of its own over a connection of its own: it goes through every transfer there is."""
+    """The journal, read in a thread of its own over its own connection: it goes through every transfer there is."""
 
     async def read(first: date, last: date) -> list[JournalLine]:
         database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
@@ -55,7 +55,10 @@ def journal_apart(conf: DatabaseSettings) -> Journal:
 
 @dataclass(frozen=True, slots=True)
 class SideParts:
-    """What the handlers need. `origin`: how browsers reach us; `tokens` None: no identity provider is configured."""
+    """Parts that the handlers need.
+
+    `origin`: the address by which browsers reach us; `tokens` None: no identity provider is configured.
+    """
 
     services: Services
     database: Database
@@ -71,7 +74,7 @@ class SideParts:
 
 
 def side_routes(parts: SideParts) -> list[Route]:
-    """What to mount."""
+    """Routes to mount."""
     database, services, money = parts.database, parts.services, parts.money
     api, statements = AccountApi(services, parts.ledger), Statements(database)
     auth, desk = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_desk(parts)
@@ -97,7 +100,7 @@ def side_routes(parts: SideParts) -> list[Route]:
 
 
 def admin_desk(parts: SideParts) -> AdminDesk:
-    """What admins work with."""
+    """The parts that admins work with."""
     database = parts.database
     return AdminDesk(
         parts.services,

@@ -1,7 +1,7 @@
 """Every refusal of ours, as OpenAI-shaped JSON. The one place where reasons become status codes.
 
 The body is OpenAI's `{"error": {message, type, param, code}}`; a 402 repeats its figures at the top level,
-because the mission promised them there while SDKs show only the inner object (design.md 4).
+because users were promised them there while SDKs show only the inner object (docs/openai.md#errors-and-retries).
 """
 
 from typing import Any, NamedTuple

@@ -1,4 +1,4 @@
-"""Whatever a request of any kind asks for, what the simulator bills for it is never more than what was held (design.md 3.2, 4)."""
+"""Whatever a request of any kind asks for, what the simulator bills for it is never more than what was held."""
 
 import base64
 import os

@@ -19,7 +19,7 @@ async def settle(books: Books, hold_id: str, account_id: str, due: int, tokens: 
 async def test_a_hold_takes_from_available_and_a_settle_gives_the_rest_back(books: Books) -> None:
     account = await books.account(1_000)
     assert await books.store.hold(request("r1", account, 600)) == Held(1_000, 600)
-    await books.store.durable("r1")
+    await books.store.wait_persisted("r1")
     assert await settle(books, "r1", account, 250) == Settled(250, 0, 750, 0)
     assert await books.store.read(account) == Reading(750, 0, 1)
 

@@ -1,4 +1,4 @@
-"""Charges against figures worked out by hand from openai/README.md 4 (USD per million tokens = millicredits per token)."""
+"""Charges against figures worked out by hand from docs/openai.md (USD per million tokens = millicredits per token)."""
 
 import pytest
 

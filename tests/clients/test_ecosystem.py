@@ -20,7 +20,7 @@ from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 HERE = Path(__file__).parent
 PYTHON = str(ROOT / ".venv-ecosystem" / "bin" / "python")
 START = 1_000_000_000
-# USD per million tokens, by hand from the fact sheet: text in, text out
+# USD per million tokens, by hand: text in, text out
 PRICES = {"gpt-4.1": ("2", "8"), "text-embedding-3-small": ("0.02", "0")}
 COMMANDS = {
     "ai": ["node", str(HERE / "node" / "ai.mjs")],

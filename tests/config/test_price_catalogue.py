@@ -1,7 +1,7 @@
 """The shipped price catalogue: rebuilt byte for byte, and checked against facts.
 
-FACTS, LIMITS and the tables below were copied by hand from the fact sheet (sections
-2 and 4) and not from the catalogue, so a wrong build rule shows up here.
+FACTS, LIMITS and the tables below were written down by hand from the price lists
+that docs/openai.md names and not from the catalogue, so a wrong build rule shows up here.
 """
 
 from __future__ import annotations

@@ -225,15 +225,15 @@ async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> 
     books = await open_books(folder, "")
     account = await books.account(1_000)
     await books.store.hold(request("r1", account, 300))
-    await books.store.durable("r1")
+    await books.store.wait_persisted("r1")
     other = sqlite3.connect(folder / "embedded.db", isolation_level=None, timeout=5)
     other.execute("BEGIN IMMEDIATE")
     books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
     with pytest.raises(StoreUnavailable):
-        await books.store.durable("r1")
+        await books.store.wait_persisted("r1")
     other.execute("ROLLBACK")
     other.close()
-    await books.store.durable("r1")
+    await books.store.wait_persisted("r1")
     await books.store.release("r1", account)
     await close_books(books)
 
@@ -335,7 +335,7 @@ async def test_a_journal_file_that_is_no_database_any_more_is_said_to_be_unavail
     connection.close()
     await books.store.hold(request("r1", account, 400))
     with pytest.raises(StoreUnavailable):
-        await books.store.durable("r1")
+        await books.store.wait_persisted("r1")
     with pytest.raises(StoreUnavailable):
         await books.store.ping()
     with sqlite3.connect(journal) as connection:
@@ -343,7 +343,7 @@ async def test_a_journal_file_that_is_no_database_any_more_is_said_to_be_unavail
         connection.execute("ALTER TABLE elsewhere RENAME TO holds")
     connection.close()
     await until(lambda: serves_disk(books), 3, "the journal is written again")
-    await books.store.durable("r1")
+    await books.store.wait_persisted("r1")
     await close_books(books)
 
 

@@ -1,4 +1,4 @@
-"""The 31 Stripe pitfalls of ledger-and-stripe.md 2, each with its test, by number."""
+"""The 31 known pitfalls of Stripe, each with its test, by number."""
 
 import ast
 import asyncio

@@ -1,7 +1,7 @@
 """Webhooks as they come in bad weather: each event 1 to 5 times, shuffled, 16 at once, while the worker is killed again and again.
 
 At the end the credits must equal Stripe's own record, and nothing may have been booked twice. The size is set by
-TOLLKEEPER_STORM=deliveries,kills (10000,200 is the issue's figure: see docs/stripe.md for a run of it).
+TOLLKEEPER_STORM=deliveries,kills (docs/stripe.md has a run of 10000,200).
 """
 
 import asyncio

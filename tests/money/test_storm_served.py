@@ -3,7 +3,7 @@
 Accounts buy at `POST /api/billing/checkout`; what becomes of the payments is played at the simulator, whose deliveries come 1 to 5 times,
 shuffled, 16 at once, while the jobs process is killed again and again and now and then a worker. At the end the ledger must say of every
 purchase, refund and dispute what the simulator's own record says, and nothing else. The size is set by
-TOLLKEEPER_STORM_SERVED=deliveries,kills (10000,200 is the issue's figure: see docs/stripe.md for a run of it), the dice by
+TOLLKEEPER_STORM_SERVED=deliveries,kills (docs/stripe.md has a run of 10000,200), the dice by
 TOLLKEEPER_STORM_SEED.
 """
 

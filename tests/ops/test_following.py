@@ -19,9 +19,9 @@ from billing.ledger.flag_overrides import FlagOverrides
 from config.settings import Secret, Settings
 from config.watch import Judge, Watcher
 from proxy.observability.metrics import Metrics
-from proxy.server.app import background
 from proxy.server.live_settings import LiveSettings
 from proxy.server.supervisor import Listeners, Supervisor
+from proxy.server.wiring import background
 from tests.billing.stores import Books
 from tests.conftest import Serve
 from tests.faults.test_sql_fails import frozen

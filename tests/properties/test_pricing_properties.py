@@ -36,7 +36,7 @@ def usages(draw: st.DrawFn) -> Usage:
 
 
 def plainly(name: str, tier: str, usage: Usage) -> int:
-    """openai/README.md 2.1, in Fractions."""
+    """The formula of docs/openai.md, in Fractions."""
     block = CATALOGUE["models"][name]["rates"][tier]
     rates = {
         part: Fraction(price)

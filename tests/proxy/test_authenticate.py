@@ -15,7 +15,8 @@ from billing.ledger.accounts import Accounts, ApiKey, KeyRules
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database, now_ms
 from billing.storage.migrate import current_revision, newest_revision
-from proxy.gateway.authenticate import MAX_AGE_SECONDS, Authenticator, may_use_model
+from proxy.gateway.authenticate import MAX_AGE_SECONDS, Authenticator
+from proxy.gateway.plan import may_use_model
 from proxy.web.rejections import Rejection
 from tests.support.schema import lay_sqlite
 

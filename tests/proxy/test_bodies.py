@@ -1,6 +1,6 @@
 """What is read of a request bounds what the upstream will bill; what is sent is the client's bytes and our members.
 
-The independent count of a prompt is the sandbox's, written a second time from the fact sheet.
+The independent count of a prompt is the sandbox's, written a second time from docs/openai.md.
 """
 
 import asyncio
@@ -16,17 +16,16 @@ from proxy.gateway.bodies.chat import (
     chat_texts,
     completion_texts,
     embedding_texts,
-    input_bound,
     parse_chat,
     parse_completion,
     parse_embedding,
-    with_members,
 )
 from proxy.gateway.bodies.image_tokens import image_tokens
 from proxy.gateway.bodies.tokenizer import Tokenizer
-from proxy.gateway.plan import bounds_of
+from proxy.gateway.plan import bounds_of, input_bound
+from proxy.gateway.upstream.request_body import with_members
 from proxy.web.rejections import Rejection
-from sandbox.tokens import count_chat, count_legacy, load_encoding
+from sandbox.openai.tokens.count import count_chat, count_legacy, load_encoding
 
 O200K = load_encoding("o200k_base")
 TOKENIZER = Tokenizer()
@@ -271,7 +270,7 @@ def test_the_bytes_of_an_image_are_not_text_and_its_most_tokens_are_added() -> N
     parsed = parse_chat(chat_with({"type": "image_url", "image_url": {"url": url}}))
     assert parsed.image_tokens == 85 + 170 * 8
     assert parsed.input_bytes_bound < 300
-    # the fact sheet: gpt-4o at most 85 + 170 x 8 tiles (768 x 2048)
+    # docs/openai.md#image-tokens: gpt-4o at most 85 + 170 x 8 tiles (768 x 2048)
     assert input_bound(parsed, parsed.input_bytes_bound, 128_000) == parsed.input_bytes_bound + 85 + 170 * 8
 
 

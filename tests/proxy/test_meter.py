@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
-from proxy.gateway.answers.meter import StreamMeter, is_plausible, read_answer, read_usage, with_cost
+from proxy.gateway.answers.meter import StreamMeter, read_answer, read_usage, with_cost
 from proxy.gateway.bodies.chat import parse_chat, parse_embedding
+from proxy.gateway.settlement import is_plausible
 from tests.support.servers import SAMPLES
 
 STREAMS = sorted([*SAMPLES.glob("chat_stream_*.sse"), *SAMPLES.glob("completions_*.sse")])
@@ -69,7 +70,7 @@ def test_any_split_of_a_stream_gives_the_same_bytes_and_usage(
     assert (found and (found.input_tokens, found.output_tokens)) == (
         usage and (usage["prompt_tokens"], usage["completion_tokens"])
     )
-    assert meter.shown() == ([texts[index] for index in sorted(texts)], 0)
+    assert meter.streamed() == ([texts[index] for index in sorted(texts)], 0)
     assert meter.report().model.startswith("gpt-")
 
 

@@ -1,4 +1,4 @@
-"""From a request to what is held for it and sent for it; prices by hand from the fact sheet."""
+"""From a request to what is held for it and sent for it; prices by hand."""
 
 import json
 from typing import Any
@@ -13,19 +13,13 @@ from billing.money.holds import KeyLimits
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
 from config.settings import Billing, Limits
+from proxy.gateway.answers.meter import NO_REPORT, Report
+from proxy.gateway.checkpoint import checkpoint_charge
 from proxy.gateway.endpoints import METERED, Endpoint, find_endpoint
-from proxy.gateway.plan import (
-    Plan,
-    body_to_send,
-    checkpoint_charge,
-    clamped,
-    held_amount,
-    key_limits,
-    make_plan,
-    price_usage,
-    smallest,
-    with_counted_input,
-)
+from proxy.gateway.plan import Plan, clamped, make_plan, smallest, with_counted_input
+from proxy.gateway.request_hold import held_amount, key_limits
+from proxy.gateway.settlement import price_usage
+from proxy.gateway.upstream.request_body import body_to_send
 from proxy.web.rejections import Rejection
 
 PRICES = PriceBook(load_catalogue(), "1", "exact")
@@ -52,6 +46,10 @@ def plan(
     }[endpoint]
     body = json.dumps({**default, **(fields or {})}).encode()
     return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, billing or Billing())
+
+
+def echo(model: str, tier: str) -> Report:
+    return NO_REPORT._replace(model=model, service_tier=tier)
 
 
 def refused(*arguments: Any, **named: Any) -> Rejection:
@@ -211,12 +209,12 @@ def test_searches_are_held_for() -> None:
 def test_an_echo_without_a_price_is_priced_as_asked() -> None:
     found, usage = plan({"max_tokens": 10}), Usage(input_tokens=8, output_tokens=10)
     # gpt-4o 8 x 2.5 + 10 x 10 = 120; gpt-4o-mini 8 x 0.15 + 10 x 0.6 = 7.2; priority 8 x 4.25 + 10 x 17 = 204
-    assert price_usage(found, PRICES, usage, "", "default").amount == 120
-    assert price_usage(found, PRICES, usage, "gpt-4o-2024-11-20", "default").amount == 120
-    assert price_usage(found, PRICES, usage, "gpt-4o-mini", "default").amount == 8
-    assert price_usage(found, PRICES, usage, "gpt-99", "default").amount == 120
-    assert price_usage(found, PRICES, usage, "gpt-4o", "priority").amount == 204
-    assert price_usage(found, PRICES, usage, "gpt-4o", "platinum").amount == 120
+    assert price_usage(found, PRICES, usage, echo("", "default")).amount == 120
+    assert price_usage(found, PRICES, usage, echo("gpt-4o-2024-11-20", "default")).amount == 120
+    assert price_usage(found, PRICES, usage, echo("gpt-4o-mini", "default")).amount == 8
+    assert price_usage(found, PRICES, usage, echo("gpt-99", "default")).amount == 120
+    assert price_usage(found, PRICES, usage, echo("gpt-4o", "priority")).amount == 204
+    assert price_usage(found, PRICES, usage, echo("gpt-4o", "platinum")).amount == 120
 
 
 def test_an_orphan_is_never_charged_more_than_its_hold() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import proxy.gateway.bodies.tokenizer as module
 from proxy.gateway.bodies.tokenizer import RANKS_SHA256, Tokenizer, TokenizerError, encoding_name, load_encoding
-from sandbox.tokens import load_encoding as sandbox_encoding
+from sandbox.openai.tokens.count import load_encoding as sandbox_encoding
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def tokenizer() -> Iterator[Tokenizer]:
 @pytest.mark.parametrize(
     ("name", "ids"),
     [
-        # openai/README.md 6: "tiktoken is great!"
+        # docs/openai.md: "tiktoken is great!"
         ("cl100k_base", [83, 1609, 5963, 374, 2294, 0]),
         ("o200k_base", [83, 8251, 2488, 382, 2212, 0]),
     ],

@@ -14,7 +14,9 @@ import pytest
 import uvloop
 
 from config.settings import Secret, Upstream
-from proxy.gateway.upstream.pool import Answer, Interrupted, Interruption, UpstreamError, UpstreamPool
+from proxy.gateway.upstream.answer import Answer
+from proxy.gateway.upstream.interruption import Interrupted, Interruption, UpstreamError
+from proxy.gateway.upstream.pool import UpstreamPool
 
 KEY = "sk-test-upstream"
 LINGER_ZERO = struct.pack("ii", 1, 0)

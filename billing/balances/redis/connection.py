@@ -1,7 +1,7 @@
 """One Redis connection that many requests share: commands of one event-loop tick leave in one write.
 
-redis-py costs 33-38 µs a command here; this costs 2-3 (design.md 9). It does only what the hot path needs:
-EVALSHA by name, replies in order, a bound on every wait, reconnecting by itself. Everything else that talks
+redis-py costs 33-38 µs a command here; this costs 2-3 (docs/architecture.md#the-hot-path). It does only what the hot
+path needs: EVALSHA by name, replies in order, a bound on every wait, reconnecting by itself. Everything else that talks
 to Redis (flush, rebuild, checks) uses redis-py.
 """
 

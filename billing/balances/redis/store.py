@@ -130,7 +130,7 @@ class RedisBalances:
             await self._make_up_for(verdict, bucket, request)
         raise StoreUnavailable("redis", "balances keep being rebuilt")
 
-    async def durable(self, hold_id: str) -> None:
+    async def wait_persisted(self, hold_id: str) -> None:
         """A hold that Redis acknowledged is as durable as its `appendfsync` says."""
 
     async def settle(
@@ -177,7 +177,7 @@ class RedisBalances:
             with contextlib.suppress(StoreUnavailable):
                 self._link.run("shrink", keys, (self._tokens[bucket], amount)).add_done_callback(_swallow)
 
-    def hand_over(self, hold_id: str, account_id: str) -> None:
+    def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances."""
         self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""))
         self._live.pop(hold_id, None)

@@ -3,7 +3,7 @@
     Stripe-Signature: t=<Unix seconds>,v1=<hex HMAC-SHA256 of "t.body">,v1=...
 
 stripe-python checks the same, except that it takes any time in the future, decodes the body first and lets a secret of
-"" pass in version 15 (ledger-and-stripe.md 2, 18-19). A test holds this and the library to the same signatures.
+"" pass in version 15 (docs/adr/0023). A test holds this and the library to the same signatures.
 """
 
 import hashlib
