@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, note_change
 from billing.ledger.recharge_blocks import stop_for_dispute, use_up_crossing
-from billing.ledger.transfers import move, note
+from billing.ledger.transfers import insert_missing, move
 from billing.money.errors import AccountNotFound, BillingError, TooManyCheckouts
 from billing.money.postings import CASH, DISPUTES, FEES, Posting, purchase_postings, signed
 from billing.payments.claims import Claim, Kind, Parts, Whole, allocate, claim_postings, clearing
@@ -264,7 +264,7 @@ class Sales:
                 raise Stale(purchase_id)
             facts = _facts(row, receipt)
             if row.state == "credited":
-                await note(connection, _fee(receipt, now))
+                await insert_missing(connection, _fee(receipt, now))
                 if receipt.fee_id and not row.fee_booked:
                     facts["fee_booked"] = True
                 if facts:
@@ -273,7 +273,7 @@ class Sales:
             verdict = judge(row.sold, payment)
             if row.state in NOT_CREDITED or verdict.state in NOT_CREDITED:
                 # what Stripe keeps of a payment is gone, whatever becomes of the purchase
-                await note(connection, _fee(receipt, now))
+                await insert_missing(connection, _fee(receipt, now))
             if not may_become(row.state, verdict.state):
                 if facts:
                     await _change(connection, row, facts)
@@ -292,7 +292,7 @@ class Sales:
                     connection,
                     purchase_postings(row.id, row.account_id, row.paid_millicredits, row.bonus_millicredits, tax, now),
                 )
-                await note(connection, _fee(receipt, now))
+                await insert_missing(connection, _fee(receipt, now))
                 await _note_movements(connection, row.id, now)
             await _change(connection, row, facts)
             if verdict.state != "credited":
@@ -327,7 +327,7 @@ class Sales:
             facts |= {"total_cents": payment.total_cents, "tax_cents": payment.tax_cents}
             tax = payment.tax_cents * MILLICREDITS_PER_CENT
             await move(connection, purchase_postings(row.id, row.account_id, paid, bonus, tax, now))
-            await note(connection, _fee(receipt, now))
+            await insert_missing(connection, _fee(receipt, now))
             await _note_movements(connection, row.id, now)
             await _change(connection, row, facts)
             taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
@@ -371,11 +371,11 @@ class Sales:
                 raise Stale(purchase_id)
             changed, newly_lost = await _remember(connection, row, news, now)
             taken: Mapping[str, int] = {}
-            await note(connection, _fees(news.movements, now))
+            await insert_missing(connection, _fees(news.movements, now))
             if news.kind == "dispute" and changed and news.counts is not False:
                 await stop_for_dispute(connection, row.account_id)
             if row.state == "credited":
-                await note(connection, _cash(news.movements, now))
+                await insert_missing(connection, _cash(news.movements, now))
                 taken = await self._rebook(connection, row, now)
                 if sum(taken.values()) < 0:
                     await use_up_crossing(connection, row.account_id)
@@ -642,7 +642,7 @@ def _fee(receipt: Receipt, now: int) -> list[Posting]:
 async def _note_movements(connection: AsyncConnection, purchase_id: str, now: int) -> None:
     """Book what Stripe moved for disputes that came before the purchase was credited."""
     for found in await _claims_of(connection, purchase_id):
-        await note(connection, _cash(msgspec.json.decode(found["movements"], type=tuple[Movement, ...]), now))
+        await insert_missing(connection, _cash(msgspec.json.decode(found["movements"], type=tuple[Movement, ...]), now))
 
 
 def _cash(movements: Sequence[Movement], now: int) -> list[Posting]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from billing.ledger.upstream_objects import Made, Objects
+from billing.ledger.upstream_objects import MadeObject, UpstreamObjects
 from billing.storage.database import Database
 from tests.behaviour.conftest import Customer
 from tests.behaviour.test_sockets import opened, rows, until
@@ -55,7 +55,7 @@ def test_the_frames_of_responses_pass_as_they_are(
 async def own(server: Tollkeeper, account_id: str, response_id: str) -> None:
     database = Database(f"sqlite+aiosqlite:///{server.folder}/var/tollkeeper.db", 1, 5.0)
     try:
-        await Objects(database).note(account_id, "req_made", [Made(response_id, "response")])
+        await UpstreamObjects(database).note(account_id, "req_made", [MadeObject(response_id, "response")])
     finally:
         await database.close()
 

@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from billing.ledger.rate_cards import RateCardError, RateCards
 from billing.money.errors import StoreUnavailable
-from billing.money.pricing import Line, PriceBook, load_catalogue
+from billing.money.pricing import ModelUsage, PriceBook, load_catalogue
 from billing.money.rate_card import BadRateCard, difference, read_card
 from billing.money.usage import Usage
 from tests.billing.stores import Books, close_books, open_books
@@ -170,7 +170,8 @@ def test_several_models_of_one_request_are_summed_before_the_one_rounding() -> N
     assert mini is not None
     # 0.1 x 3 + 0.15 x 3 = 0.75: one millicredit, not two
     assert (
-        book.price(luna, "default", Usage(input_tokens=3), [Line(mini, "default", Usage(input_tokens=3))]).amount == 1
+        book.price(luna, "default", Usage(input_tokens=3), [ModelUsage(mini, "default", Usage(input_tokens=3))]).amount
+        == 1
     )
 
 

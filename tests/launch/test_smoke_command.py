@@ -11,11 +11,11 @@ from typing import Any, cast
 import httpx
 import psutil
 import pytest
-from proxy.cli.smoke.customer import Customer
-from proxy.cli.smoke.steps import Steps
 
 from config.settings import Settings, Stripe
 from proxy.cli.context import Context
+from proxy.cli.smoke.customer import Customer
+from proxy.cli.smoke.steps import Steps
 from tests.launch.breaks import NOWHERE
 from tests.launch.conftest import Live
 from tests.launch.stranger import stranger

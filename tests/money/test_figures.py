@@ -7,7 +7,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
-from proxy.cli.stripe import _purchases
 
 from billing.accounting.daily_finance import Finance
 from billing.payments.purchase import offer
@@ -16,6 +15,7 @@ from proxy.admin.actions import AdminActions
 from proxy.cli.books import _days
 from proxy.cli.context import Command, Context
 from proxy.cli.jobs import _finance
+from proxy.cli.stripe import _purchases
 from tests.money.shop import PRO, STARTER, Shop
 
 PLUS = offer("plus", "49.99", "5")

@@ -219,7 +219,7 @@ async def test_lost_disputes_block_an_account_by_configuration(sql) -> None:
         dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
         shop.stripe.close_dispute(dispute.id, "lost")
         await shop.deliver()
-        assert (await sql.accounts.get(account))["status"] == expected
+        assert (await sql.accounts.get(account)).status == expected
 
 
 async def test_a_refund_known_before_its_purchase_settles_the_purchase_first(shop: Shop) -> None:
