@@ -55,7 +55,7 @@ class RolledUp(NamedTuple):
     closed: list[Figures]
 
 
-class Kept(NamedTuple):
+class StoredFigures(NamedTuple):
     """What SQL has of now: the newest day that was rolled up, when that was (Unix milliseconds), and the newest closed
     one.
     """
@@ -191,14 +191,14 @@ class Finance:
         """The days that were rolled up, newest first."""
         return [figures for figures, _ in await self._days(limit)]
 
-    async def kept(self) -> Kept:
+    async def kept(self) -> StoredFigures:
         """What there is to show, whichever process computed it."""
         rows = await self._days(DAYS_AT_ONCE)
         closed = [
             figures for figures, updated in rows if updated >= span(date.fromisoformat(figures.day))[1] + CLOSE_AFTER_MS
         ]
         newest, updated_at = rows[0] if rows else (None, 0)
-        return Kept(newest, updated_at, closed[0] if closed else None)
+        return StoredFigures(newest, updated_at, closed[0] if closed else None)
 
     async def _days(self, limit: int) -> list[tuple[Figures, int]]:
         columns = (

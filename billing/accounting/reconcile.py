@@ -91,12 +91,12 @@ POSTED = "SELECT account_id, posted_millicredits, outbox_sequence FROM balances"
 POSTED_OF = text(f"{POSTED} WHERE account_id IN :ids").bindparams(bindparam("ids", expanding=True))
 
 
-class _Posted(NamedTuple):
+class _PostedBalance(NamedTuple):
     balance: int
     sequence: int
 
 
-class _Reading(NamedTuple):
+class _Comparison(NamedTuple):
     """What differs, the accounts that stood still, the accounts that the store told of."""
 
     findings: list[Finding]
@@ -248,7 +248,7 @@ async def check_store(database: Database, read_store: ReadStore) -> Compared:
     return Compared(certain, tuple(sorted((wanted or set()) - {finding.subject for finding in certain})))
 
 
-async def _compare(database: Database, read_store: ReadStore, wanted: set[str] | None) -> _Reading:
+async def _compare(database: Database, read_store: ReadStore, wanted: set[str] | None) -> _Comparison:
     async with database.read() as connection:
         before = await _posted(connection, wanted)
         figures, held, unflushed = await read_store(wanted)
@@ -264,8 +264,8 @@ async def _compare(database: Database, read_store: ReadStore, wanted: set[str] |
 
 
 def _differences(
-    before: dict[str, _Posted], after: dict[str, _Posted], ahead: dict[str, int], store: StoreFigures
-) -> _Reading:
+    before: dict[str, _PostedBalance], after: dict[str, _PostedBalance], ahead: dict[str, int], store: StoreFigures
+) -> _Comparison:
     figures, held, unflushed = store
     quiet = {account for account in figures if before.get(account) == after.get(account)}
     findings = []
@@ -278,18 +278,20 @@ def _differences(
             findings.append(Finding("cached balance vs ledger", account, expected, reading.balance))
         if reading.held != held.get(account, 0):
             findings.append(Finding("held vs sum(holds)", account, held.get(account, 0), reading.held))
-    return _Reading(findings, quiet, set(figures))
+    return _Comparison(findings, quiet, set(figures))
 
 
-async def _posted(connection: AsyncConnection, wanted: set[str] | None) -> dict[str, _Posted]:
+async def _posted(connection: AsyncConnection, wanted: set[str] | None) -> dict[str, _PostedBalance]:
     if wanted is None:
         rows: Sequence[Any] = (await connection.execute(text(POSTED))).all()
     else:
         rows = [row for ids in _batches(wanted) for row in (await connection.execute(POSTED_OF, {"ids": ids})).all()]
-    return {row[0]: _Posted(int(row[1]), int(row[2])) for row in rows}
+    return {row[0]: _PostedBalance(int(row[1]), int(row[2])) for row in rows}
 
 
-async def _unapplied(connection: AsyncConnection, behind: dict[str, int], posted: dict[str, _Posted]) -> dict[str, int]:
+async def _unapplied(
+    connection: AsyncConnection, behind: dict[str, int], posted: dict[str, _PostedBalance]
+) -> dict[str, int]:
     """Account → millicredits that SQL has booked and the store has not been told of yet."""
     found: dict[str, int] = {}
     for ids in _batches(behind):

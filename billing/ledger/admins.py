@@ -4,7 +4,7 @@ A key is 256 random bits behind a prefix of its own; only hashes are stored.
 """
 
 import secrets
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
@@ -12,6 +12,7 @@ from billing.ledger.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
 from billing.ledger.audit_log import Change, Who, note_change
 from billing.money.errors import KeyNotFound
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import accounts
 from billing.storage.tables.operations import admin_keys, admin_sessions
 
@@ -45,6 +46,19 @@ class Admin(NamedTuple):
         return self.actor.partition(" (")[0] if self.actor.startswith("oidc:") else self.actor
 
 
+class AdminRow(NamedTuple):
+    """An admin key without its hash. Times in Unix milliseconds."""
+
+    id: str
+    hint: str
+    name: str
+    role: str
+    created_at: int
+    created_by: str
+    expires_at: int | None
+    revoked_at: int | None
+
+
 class Admins:
     """Creates, lists, finds and revokes. Raises StoreUnavailable when SQL is away."""
 
@@ -73,12 +87,12 @@ class Admins:
             await note_change(connection, who, Change("admin.create", key_id, None, after, reason))
         return key_id, secret
 
-    async def everyone(self) -> list[dict[str, Any]]:
-        """Every key, without its hash."""
-        columns = [column for column in admin_keys.c if column.name != "hash"]
+    async def everyone(self) -> list[AdminRow]:
+        """Return every key, oldest first."""
+        query = select(*columns_of(admin_keys, AdminRow._fields))
         async with self._db.read() as connection:
-            rows = await connection.execute(select(*columns).order_by(admin_keys.c.created_at, admin_keys.c.id))
-            return [dict(row) for row in rows.mappings()]
+            rows = await connection.execute(query.order_by(admin_keys.c.created_at, admin_keys.c.id))
+            return [AdminRow(*row) for row in rows]
 
     async def revoke(self, key_id: str, who: Who, reason: str = "") -> None:
         """Revoke a key and every sign-in made with it. Raises KeyNotFound."""

@@ -29,7 +29,7 @@ Step = tuple[Callable[[], Awaitable[int]], float, str]
 """(what to do, the pause in seconds when there was nothing to do, its name)."""
 
 
-class Journal(Protocol):
+class ChargeJournal(Protocol):
     """Where settled charges wait for SQL."""
 
     async def pending(self, limit: int) -> list[Entry]:
@@ -49,7 +49,7 @@ class Journal(Protocol):
         ...
 
 
-class Store(Balances, Journal, Protocol):
+class Store(Balances, ChargeJournal, Protocol):
     """A balance store with its journal."""
 
     async def open(self) -> None:
@@ -80,7 +80,7 @@ class Drained(NamedTuple):
     credits: int
 
 
-async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
+async def flush_once(journal: ChargeJournal, ledger: Ledger, batch: int) -> int:
     """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
 
     A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
@@ -114,7 +114,7 @@ async def relay_once(balances: Balances, ledger: Ledger) -> int:
     return len(applied)
 
 
-async def drain(balances: Balances, journal: Journal, ledger: Ledger, batch: int) -> Drained:
+async def drain(balances: Balances, journal: ChargeJournal, ledger: Ledger, batch: int) -> Drained:
     """Move everything that is pending, both ways. Raises StoreUnavailable."""
     charges = credited = 0
     while moved := await flush_once(journal, ledger, batch):
@@ -156,7 +156,7 @@ async def repeat(
             await asyncio.sleep(BACK_OFF_SECONDS if failing else idle_seconds)
 
 
-class Jobs:
+class TransferJobs:
     """The running jobs of one process. `is_leader` says whether this process is the one that runs them now."""
 
     def __init__(

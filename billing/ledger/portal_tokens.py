@@ -46,7 +46,7 @@ class Link(NamedTuple):
     staff: Staff | None
 
 
-class Session(NamedTuple):
+class PortalSession(NamedTuple):
     """An open session; `expires_at` in Unix milliseconds; `staff` None: the customer's own."""
 
     account_id: str
@@ -62,7 +62,7 @@ class DaySpend(NamedTuple):
     millicredits: int
 
 
-class Portal:
+class PortalTokens:
     """Links, sessions, and what the page's chart shows. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
@@ -87,7 +87,7 @@ class Portal:
             row = (await connection.execute(query.where(*_is_good_link(token)))).first()
         return None if row is None else Link(row[1], row[0] != "active", _staff(*row[3:]))
 
-    async def open(self, token: str) -> tuple[str, Session] | None:
+    async def open(self, token: str) -> tuple[str, PortalSession] | None:
         """(a session's token, the session) for a link's token; None when it is unknown, used or too old, or its account
         is blocked.
         """
@@ -100,9 +100,9 @@ class Portal:
         account_id, staff = row[0], _staff(*row[2:])
         lifetime = SESSION_MS if staff is None else STAFF_SESSION_MS
         session, expires_at = await self._make(account_id, "session", lifetime, staff)
-        return session, Session(account_id, expires_at, staff)
+        return session, PortalSession(account_id, expires_at, staff)
 
-    async def session(self, token: str) -> Session | None:
+    async def session(self, token: str) -> PortalSession | None:
         """The session of that token; None when it ended or never was, its account is blocked, or who opened it lost
         their key.
         """
@@ -120,7 +120,7 @@ class Portal:
         )
         async with self._db.read() as connection:
             row = (await connection.execute(query)).first()
-        return None if row is None else Session(row[0], row[1], _staff(*row[2:]))
+        return None if row is None else PortalSession(row[0], row[1], _staff(*row[2:]))
 
     async def close(self, token: str) -> None:
         """End a session."""

@@ -11,6 +11,7 @@ from billing.money.errors import BillingError
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import read_card
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import rate_activations, rate_cards
 
 
@@ -18,11 +19,19 @@ class RateCardError(BillingError):
     """There is no such rate card, or one of that id holds other prices."""
 
 
-class Activation(NamedTuple):
+class CardActivation(NamedTuple):
     """A card and the time (Unix milliseconds) from which it applies."""
 
     card_id: str
     effective_at: int
+    created_at: int
+    actor: str
+
+
+class RateCardRow(NamedTuple):
+    """An imported card without its document; `created_at` in Unix milliseconds."""
+
+    id: str
     created_at: int
     actor: str
 
@@ -91,15 +100,13 @@ class RateCards:
             raise RateCardError(f"there is no rate card {card_id!r}: `tollkeeper rates show` lists them")
         return read_card(text)
 
-    async def cards(self) -> list[dict[str, Any]]:
-        """Every card's id, time and actor, oldest first."""
-        query = select(rate_cards.c.id, rate_cards.c.created_at, rate_cards.c.actor).order_by(
-            rate_cards.c.created_at, rate_cards.c.id
-        )
+    async def cards(self) -> list[RateCardRow]:
+        """Return every card, oldest first."""
+        query = select(*columns_of(rate_cards, RateCardRow._fields)).order_by(rate_cards.c.created_at, rate_cards.c.id)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [RateCardRow(*row) for row in await connection.execute(query)]
 
-    async def activations(self) -> list[Activation]:
+    async def activations(self) -> list[CardActivation]:
         """Every activation, oldest first."""
         columns = (
             rate_activations.c.rate_card_id,
@@ -109,7 +116,8 @@ class RateCards:
         )
         async with self._db.read() as connection:
             return [
-                Activation(*row) for row in await connection.execute(select(*columns).order_by(rate_activations.c.id))
+                CardActivation(*row)
+                for row in await connection.execute(select(*columns).order_by(rate_activations.c.id))
             ]
 
     async def begin_with_shipped(self) -> None:

@@ -18,7 +18,7 @@ A session ends 20 minutes after its last use (docs/openai.md#hosted-tools).
 """
 
 
-class Owned(NamedTuple):
+class OwnedObject(NamedTuple):
     """An object and its owner. `context_tokens`: what a request that refers to it re-reads; None = not known."""
 
     kind: str
@@ -28,7 +28,7 @@ class Owned(NamedTuple):
     deleted: bool
 
 
-class Made(NamedTuple):
+class MadeObject(NamedTuple):
     """An object to be noted."""
 
     object_id: str
@@ -36,7 +36,7 @@ class Made(NamedTuple):
     context_tokens: int | None = None
 
 
-class Pending(NamedTuple):
+class BackgroundResponse(NamedTuple):
     """A background response that is not settled yet; `record` is what its settling needs, as JSON."""
 
     response_id: str
@@ -46,14 +46,14 @@ class Pending(NamedTuple):
     created_at: int
 
 
-class Objects:
+class UpstreamObjects:
     """The owners. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
         """`database` must be migrated."""
         self._db = database
 
-    async def note(self, account_id: str, charge_id: str, made: Sequence[Made]) -> None:
+    async def note(self, account_id: str, charge_id: str, made: Sequence[MadeObject]) -> None:
         """Note who made these; the first to be noted stays the owner, what a later note knows better is updated."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(upstream_objects)
@@ -75,7 +75,7 @@ class Objects:
         async with self._db.write() as connection:
             await connection.execute(statement, rows)
 
-    async def find(self, object_id: str) -> Owned | None:
+    async def find(self, object_id: str) -> OwnedObject | None:
         """The object of that id, deleted ones included."""
         table = upstream_objects.c
         query = select(table.kind, table.account_id, table.charge_id, table.context_tokens, table.deleted_at).where(
@@ -83,7 +83,7 @@ class Objects:
         )
         async with self._db.read() as connection:
             row = (await connection.execute(query)).first()
-        return None if row is None else Owned(row[0], row[1], row[2], row[3], row[4] is not None)
+        return None if row is None else OwnedObject(row[0], row[1], row[2], row[3], row[4] is not None)
 
     async def forget(self, object_id: str) -> None:
         """Note that its owner deleted it."""
@@ -126,13 +126,13 @@ class Objects:
                 )
             )
 
-    async def open_background(self, limit: int) -> list[Pending]:
+    async def open_background(self, limit: int) -> list[BackgroundResponse]:
         """Background responses that are not settled, oldest first."""
         table = background_responses.c
         columns = (table.id, table.charge_id, table.account_id, table.record, table.created_at)
         query = select(*columns).where(table.settled_at.is_(None)).order_by(table.created_at).limit(limit)
         async with self._db.read() as connection:
-            return [Pending(*row) for row in await connection.execute(query)]
+            return [BackgroundResponse(*row) for row in await connection.execute(query)]
 
     async def is_running(self, response_id: str) -> bool:
         """Whether it is a background response that is not settled yet."""

@@ -102,7 +102,7 @@ class Charge(NamedTuple):
     rates: msgspec.Raw
 
 
-class Line(NamedTuple):
+class ModelUsage(NamedTuple):
     """What another model did inside a request: an image tool, an SVG author, a transcriber."""
 
     model: Model
@@ -193,7 +193,7 @@ class PriceBook:
         """What a hosted tool's call costs, for comparing. Raises UnpricedModel."""
         return self._call(name)
 
-    def price(self, model: Model, tier: str, usage: Usage, more: Sequence[Line] = ()) -> Charge:
+    def price(self, model: Model, tier: str, usage: Usage, more: Sequence[ModelUsage] = ()) -> Charge:
         """Price a normalised usage by the formula of docs/openai.md#price-formula, rounded up once.
 
         Raises UnpricedModel when the model is not sold in `tier`.

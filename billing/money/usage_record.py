@@ -1,6 +1,6 @@
-"""The record of one request: what is journalled, stored as a usage row, and shown by the side API."""
+"""One metered request: the record that is journalled when it settles, and the row that SQL keeps of it."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -49,6 +49,49 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     status: int = 200
     first_byte_ms: int = 0
     duration_ms: int = 0
+
+
+class UsageRow(NamedTuple):
+    """A booked request as SQL has it. Times are Unix milliseconds, amounts millicredits, counts tokens.
+
+    `tool_calls` is JSON of name → calls ("": none), `rates` the JSON snapshot that it was priced by.
+    """
+
+    charge_id: str
+    created_at: int
+    account_id: str
+    key_id: str
+    endpoint: str
+    model: str
+    billed_model: str
+    service_tier: str
+    stream: bool
+    free: bool
+    usage_source: str
+    outcome: str
+    status: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    audio_input_tokens: int
+    audio_output_tokens: int
+    web_searches: int
+    image_input_tokens: int
+    image_output_tokens: int
+    audio_milliseconds: int
+    characters: int
+    tool_calls: str
+    held_millicredits: int
+    charged_millicredits: int
+    loss_millicredits: int
+    cost_millicredits: int
+    rates: str
+    upstream_request_id: str
+    upstream_id: str
+    first_byte_ms: int
+    duration_ms: int
 
 
 encode_record = msgspec.json.Encoder().encode

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, note_change
 from billing.ledger.recharge_blocks import stop_for_dispute, use_up_crossing
-from billing.ledger.transfers import move, note
+from billing.ledger.transfers import insert_missing, move
 from billing.money.postings import CASH, DISPUTES, FEES, Posting, signed
 from billing.payments.claims import Claim, Kind, Parts, Whole, allocate, claim_postings, clearing
 from billing.payments.purchase import MILLICREDITS_PER_CENT, State
@@ -136,11 +136,11 @@ class ClaimStore:
                 raise Stale(purchase_id)
             changed, newly_lost = await _record(connection, row, news, now)
             taken: Mapping[str, int] = {}
-            await note(connection, _fees(news.movements, now))
+            await insert_missing(connection, _fees(news.movements, now))
             if news.kind == "dispute" and changed and news.counts is not False:
                 await stop_for_dispute(connection, row.account_id)
             if row.state == "credited":
-                await note(connection, _cash(news.movements, now))
+                await insert_missing(connection, _cash(news.movements, now))
                 taken = await rebook_claims(connection, row, now)
                 if sum(taken.values()) < 0:
                     await use_up_crossing(connection, row.account_id)
@@ -224,7 +224,9 @@ async def rebook_claims(connection: AsyncConnection, row: Purchase, now: int) ->
 async def book_movements(connection: AsyncConnection, purchase_id: str, now: int) -> None:
     """Book the cash that Stripe moved for disputes that came before the purchase was credited."""
     for found in await claims_of(connection, purchase_id):
-        await note(connection, _cash(msgspec.json.decode(found.movements, type=tuple[DisputeMovement, ...]), now))
+        await insert_missing(
+            connection, _cash(msgspec.json.decode(found.movements, type=tuple[DisputeMovement, ...]), now)
+        )
 
 
 async def _record(connection: AsyncConnection, row: Purchase, news: ClaimNews, now: int) -> tuple[bool, bool]:

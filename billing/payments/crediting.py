@@ -10,7 +10,7 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, note_change
-from billing.ledger.transfers import move, note
+from billing.ledger.transfers import insert_missing, move
 from billing.money.postings import CASH, FEES, Posting, purchase_postings, signed
 from billing.payments.claim_store import Applied, book_movements, claims_of, rebook_claims
 from billing.payments.purchase import (
@@ -68,7 +68,7 @@ class Crediting:
             verdict = judge(row.sold, payment)
             if row.state in NOT_CREDITED or verdict.state in NOT_CREDITED:
                 # what Stripe keeps of a payment is gone, whatever becomes of the purchase
-                await note(connection, _fee(receipt, now))
+                await insert_missing(connection, _fee(receipt, now))
             if not may_become(row.state, verdict.state):
                 if change:
                     await change_purchase(connection, row, change)
@@ -139,7 +139,7 @@ class Crediting:
 async def _complete(connection: AsyncConnection, row: Purchase, receipt: Receipt, now: int) -> Applied:
     """Add to a credited purchase what became known since, and book its fee."""
     change = _news(row, receipt)
-    await note(connection, _fee(receipt, now))
+    await insert_missing(connection, _fee(receipt, now))
     if receipt.fee_id and not row.fee_booked:
         change["fee_booked"] = True
     if change:
@@ -161,7 +161,7 @@ async def _credit(
     change |= {"credited_at": now, "fee_booked": bool(receipt.fee_id)}
     tax = payment.tax_cents * MILLICREDITS_PER_CENT
     await move(connection, purchase_postings(row.id, row.account_id, paid, bonus, tax, now))
-    await note(connection, _fee(receipt, now))
+    await insert_missing(connection, _fee(receipt, now))
     await book_movements(connection, row.id, now)
     await change_purchase(connection, row, change)
     taken = await rebook_claims(connection, await lock_purchase(connection, row.id), now)

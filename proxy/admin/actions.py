@@ -9,13 +9,13 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
-from billing.accounting.journal import Line
+from billing.accounting.journal import JournalLine
 from billing.jobs.runs import Runs
 from billing.jobs.schedule import Scheduler
 from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.money.amounts import MoneyError, display_credits, display_usd, millicredits, parse_credits
@@ -41,7 +41,7 @@ LONGEST_REASON = 2_000
 TOP_MODELS = 10
 OVERVIEW_DAYS = 14
 
-Journal = Callable[[date, date], Awaitable[list[Line]]]
+Journal = Callable[[date, date], Awaitable[list[JournalLine]]]
 """The books' journal of these days. Raises StoreUnavailable."""
 
 
@@ -53,7 +53,7 @@ class AdminActions:
     accounts: Accounts
     ledger: Ledger
     admins: Admins
-    overrides: Overrides
+    overrides: FlagOverrides
     rates: RateCards
     finance: Finance
     runs: Runs
@@ -175,7 +175,7 @@ class AdminActions:
         except AccountNotFound:
             raise account_missing() from None
         return {
-            **account_row({**row, "posted_millicredits": posted.balance}),
+            **account_row(row._replace(posted_millicredits=posted.balance)),
             "balanceMillicredits": str(reading.balance),
             "heldMillicredits": str(reading.held),
             "availableMillicredits": str(reading.balance - reading.held),
@@ -290,10 +290,10 @@ class AdminActions:
             "lastReconciliation": run_row(last[0]) if last else None,
             "findings": [
                 {
-                    "check": row["check"],
-                    "subject": row["subject"],
-                    "expected": str(row["expected"]),
-                    "found": str(row["found"]),
+                    "check": row.check,
+                    "subject": row.subject,
+                    "expected": str(row.expected),
+                    "found": str(row.found),
                 }
                 for row in found
             ],

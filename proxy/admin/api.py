@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from billing.ledger.accounts import KeyRules
 from billing.ledger.admins import LONGEST_NAME
-from billing.ledger.ledger import UsageFilters
 from billing.ledger.rate_cards import RateCardError
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, parse_credits
 from billing.money.errors import AccountNotFound, KeyNotFound
 from billing.money.spend_periods import PERIODS
@@ -136,8 +136,8 @@ class AdminApi:
         cursor = request.query_params.get("cursor")
         before = None if cursor is None else whole_number(cursor, "cursor")
         rows = await self.actions.ledger.transfers_of(account_id, limit + 1, before)
-        following = str(rows[limit - 1]["id"]) if len(rows) > limit else None
-        data = [{**ledger_row(row), "actor": row["actor"]} for row in rows[:limit]]
+        following = str(rows[limit - 1].id) if len(rows) > limit else None
+        data = [{**ledger_row(row), "actor": row.actor} for row in rows[:limit]]
         return json_response({"data": data, "nextCursor": following})
 
     async def _usage(self, request: Request, caller: Caller) -> Response:
@@ -146,9 +146,7 @@ class AdminApi:
         rows = await self.actions.ledger.usage_of(
             account_id, limit + 1, UsageFilters(before=read_cursor(request.query_params.get("cursor")))
         )
-        following = (
-            write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["charge_id"]) if len(rows) > limit else None
-        )
+        following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
         return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _grant(self, request: Request, caller: Caller) -> Response:
@@ -273,7 +271,7 @@ class AdminApi:
         cursor, limit = request.query_params.get("cursor"), page_limit(request)
         before = None if cursor is None else whole_number(cursor, "cursor")
         rows = await self.actions.audit.newest(limit + 1, request.query_params.get("subject"), before)
-        following = str(rows[limit - 1]["id"]) if len(rows) > limit else None
+        following = str(rows[limit - 1].id) if len(rows) > limit else None
         return json_response({"data": [audit_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _audit_export(self, request: Request, caller: Caller) -> Response:
@@ -282,7 +280,7 @@ class AdminApi:
         Read while it is sent, so of any length.
         """
         del request, caller
-        lines = (msgspec.json.encode(row) + b"\n" async for row in self.actions.audit.rows())
+        lines = (msgspec.json.encode(row._asdict()) + b"\n" async for row in self.actions.audit.rows())
         headers = {"content-disposition": 'attachment; filename="audit.jsonl"', "cache-control": "no-store"}
         return StreamingResponse(lines, 200, headers, "application/jsonl")
 

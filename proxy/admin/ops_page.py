@@ -20,8 +20,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
-from billing.ledger.ledger import UsageFilters
 from billing.ledger.rate_cards import RateCardError
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import AccountNotFound, BillingError, StoreUnavailable
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
@@ -194,9 +194,9 @@ class OpsPage:
         content = {
             "account": await self.actions.account(account_id),
             "ledger": [ledger_row(row) for row in ledger[:ROWS]],
-            "ledger_next": ledger[ROWS - 1]["id"] if len(ledger) > ROWS else None,
+            "ledger_next": ledger[ROWS - 1].id if len(ledger) > ROWS else None,
             "usage": [usage_row(row) for row in usage[:ROWS]],
-            "usage_next": write_cursor(usage[ROWS - 1]["created_at"], usage[ROWS - 1]["charge_id"])
+            "usage_next": write_cursor(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
             if len(usage) > ROWS
             else None,
             "paged": "ledger" in asked or "usage" in asked,

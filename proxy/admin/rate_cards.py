@@ -11,7 +11,7 @@ async def list_rate_cards(rates: RateCards) -> dict[str, Any]:
     return {
         "active": await rates.active_id(),
         "cards": [
-            {"rateCardId": row["id"], "createdAt": iso_time(row["created_at"]), "actor": row["actor"]}
+            {"rateCardId": row.id, "createdAt": iso_time(row.created_at), "actor": row.actor}
             for row in await rates.cards()
         ],
         "activations": [

@@ -8,9 +8,9 @@ from typing import Any
 
 import msgspec
 
-from billing.ledger.accounts import KeyRules
-from billing.ledger.ledger import UsageFilters
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.accounts import KeyRow, KeyRules
+from billing.ledger.portal_tokens import PortalTokens
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, millicredits, parse_credits
 from billing.money.spend_periods import PERIODS
 from billing.storage.database import now_ms
@@ -102,16 +102,16 @@ async def _account_show(context: Context) -> Result:
     balance = figures if figures is not None else posted.balance
     result = {
         "accountId": account_id,
-        "name": account["name"],
-        "status": account["status"],
+        "name": account.name,
+        "status": account.status,
         "balanceMillicredits": str(balance),
         "heldMillicredits": str(held),
         "postedMillicredits": str(posted.balance),
         "unflushedMillicredits": str(unflushed),
-        "createdAt": iso_time(account["created_at"]),
+        "createdAt": iso_time(account.created_at),
     }
     text = (
-        f"{account_id}  {account['name']}  {account['status']}\n"
+        f"{account_id}  {account.name}  {account.status}\n"
         f"balance {in_credits(balance)} credits, held {in_credits(held)}, in the ledger {in_credits(posted.balance)}"
     )
     return result, text, 0
@@ -121,15 +121,15 @@ async def _account_list(context: Context) -> Result:
     rows = await context.accounts.everyone()
     data = [
         {
-            "accountId": row["id"],
-            "name": row["name"],
-            "status": row["status"],
-            "postedMillicredits": str(row["posted_millicredits"]),
-            "createdAt": iso_time(row["created_at"]),
+            "accountId": row.id,
+            "name": row.name,
+            "status": row.status,
+            "postedMillicredits": str(row.posted_millicredits),
+            "createdAt": iso_time(row.created_at),
         }
         for row in rows
     ]
-    shown = [(row["id"], row["status"], in_credits(row["posted_millicredits"]), row["name"]) for row in rows]
+    shown = [(row.id, row.status, in_credits(row.posted_millicredits), row.name) for row in rows]
     return {"data": data}, table("account status >credits name", shown) or "There are no accounts yet.", 0
 
 
@@ -165,55 +165,55 @@ async def _key_list(context: Context) -> Result:
     rows = await context.accounts.keys_of(context.arguments.account)
     data = [
         {
-            "keyId": row["id"],
-            "hint": row["hint"],
-            "models": msgspec.json.decode(row["models"]) if row["models"] else None,
+            "keyId": row.id,
+            "hint": row.hint,
+            "models": msgspec.json.decode(row.models) if row.models else None,
             "spendLimitMillicredits": None
-            if row["spend_limit_millicredits"] is None
-            else str(row["spend_limit_millicredits"]),
-            "spendPeriod": row["spend_period"],
-            "requestsPerMinute": row["requests_per_minute"],
-            "tokensPerMinute": row["tokens_per_minute"],
-            "concurrency": row["concurrency"],
-            "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] else None,
-            "revokedAt": iso_time(row["revoked_at"]) if row["revoked_at"] else None,
-            "createdAt": iso_time(row["created_at"]),
+            if row.spend_limit_millicredits is None
+            else str(row.spend_limit_millicredits),
+            "spendPeriod": row.spend_period,
+            "requestsPerMinute": row.requests_per_minute,
+            "tokensPerMinute": row.tokens_per_minute,
+            "concurrency": row.concurrency,
+            "expiresAt": iso_time(row.expires_at) if row.expires_at else None,
+            "revokedAt": iso_time(row.revoked_at) if row.revoked_at else None,
+            "createdAt": iso_time(row.created_at),
         }
         for row in rows
     ]
     shown = [
         (
-            row["id"],
-            row["hint"],
+            row.id,
+            row.hint,
             _state(row),
             _limits(row),
-            " ".join(msgspec.json.decode(row["models"])) if row["models"] else "all",
+            " ".join(msgspec.json.decode(row.models)) if row.models else "all",
         )
         for row in rows
     ]
     return {"data": data}, table("key begins-with state limits models", shown) or "This account has no keys.", 0
 
 
-def _state(row: dict[str, Any]) -> str:
-    if row["revoked_at"]:
+def _state(row: KeyRow) -> str:
+    if row.revoked_at:
         return "revoked"
-    if not row["expires_at"]:
+    if not row.expires_at:
         return "active"
-    ended = row["expires_at"] <= now_ms()
-    return f"{'expired' if ended else 'active until'} {iso_time(row['expires_at'])}"
+    ended = row.expires_at <= now_ms()
+    return f"{'expired' if ended else 'active until'} {iso_time(row.expires_at)}"
 
 
-def _limits(row: dict[str, Any]) -> str:
+def _limits(row: KeyRow) -> str:
     parts = []
-    if row["spend_limit_millicredits"] is not None:
-        parts.append(f"{in_credits(row['spend_limit_millicredits'])} credits a {row['spend_period']}")
-    for name, unit in (
-        ("requests_per_minute", "requests/min"),
-        ("tokens_per_minute", "tokens/min"),
-        ("concurrency", "at once"),
+    if row.spend_limit_millicredits is not None:
+        parts.append(f"{in_credits(row.spend_limit_millicredits)} credits a {row.spend_period}")
+    for number, unit in (
+        (row.requests_per_minute, "requests/min"),
+        (row.tokens_per_minute, "tokens/min"),
+        (row.concurrency, "at once"),
     ):
-        if row[name] is not None:
-            parts.append(f"{row[name]} {unit}")
+        if number is not None:
+            parts.append(f"{number} {unit}")
     return ", ".join(parts) or "none"
 
 
@@ -248,28 +248,28 @@ async def _ledger(context: Context) -> Result:
     rows = await context.ledger.transfers_of(context.arguments.account, context.arguments.limit)
     data = [
         {
-            "id": str(row["id"]),
-            "kind": row["kind"],
-            "amountMillicredits": str(row["effect"]),
-            "debitAccount": row["debit_account"],
-            "creditAccount": row["credit_account"],
-            "referenceType": row["reference_type"],
-            "referenceId": row["reference_id"],
-            "purchaseId": row["purchase_id"],
-            "actor": row["actor"],
-            "reason": row["reason"],
-            "createdAt": iso_time(row["created_at"]),
+            "id": str(row.id),
+            "kind": row.kind,
+            "amountMillicredits": str(row.effect),
+            "debitAccount": row.debit_account,
+            "creditAccount": row.credit_account,
+            "referenceType": row.reference_type,
+            "referenceId": row.reference_id,
+            "purchaseId": row.purchase_id,
+            "actor": row.actor,
+            "reason": row.reason,
+            "createdAt": iso_time(row.created_at),
         }
         for row in rows
     ]
     shown = [
         (
-            iso_time(row["created_at"]),
-            in_credits(row["effect"]),
-            row["kind"],
-            row["reference_id"],
-            row["actor"],
-            row["reason"],
+            iso_time(row.created_at),
+            in_credits(row.effect),
+            row.kind,
+            row.reference_id,
+            row.actor,
+            row.reason,
         )
         for row in rows
     ]
@@ -286,14 +286,14 @@ async def _usage(context: Context) -> Result:
     data = [usage_row(row) for row in rows]
     shown = [
         (
-            iso_time(row["created_at"]),
-            in_credits(row["charged_millicredits"]),
-            row["model"],
-            str(row["input_tokens"]),
-            str(row["output_tokens"]),
-            row["usage_source"],
-            row["outcome"],
-            row["charge_id"],
+            iso_time(row.created_at),
+            in_credits(row.charged_millicredits),
+            row.model,
+            str(row.input_tokens),
+            str(row.output_tokens),
+            row.usage_source,
+            row.outcome,
+            row.charge_id,
         )
         for row in rows
     ]
@@ -307,6 +307,6 @@ async def _usage(context: Context) -> Result:
 
 async def _portal(context: Context) -> Result:
     settings = context.settings
-    token, expires_at = await Portal(context.database).link(context.arguments.account, who())
+    token, expires_at = await PortalTokens(context.database).link(context.arguments.account, who())
     url = link_url(settings.portal.public_url or local_url(settings, settings.listen.port), token)
     return {"url": url, "expiresAt": iso_time(expires_at)}, url, 0

@@ -69,7 +69,7 @@ async def _audit_export(context: Context) -> Result:
     try:
         with path.open("xb") as file:
             async for row in AuditLog(context.database).rows():
-                file.write(msgspec.json.encode(row) + b"\n")
+                file.write(msgspec.json.encode(row._asdict()) + b"\n")
                 number += 1
     except OSError as error:
         raise Refusal(f"{path} cannot be written ({error.strerror})") from None

@@ -98,14 +98,14 @@ async def _notices(context: Context) -> Result:
     dead = await notices.listing("dead", 1)
     data = [
         {
-            "id": row["id"],
-            "accountId": row["account_id"],
-            "kind": row["kind"],
-            "state": row["state"],
-            "attempts": row["attempts"],
-            "lastError": row["last_error"],
-            "createdAt": iso_time(row["created_at"]),
-            "sentAt": iso_time(row["sent_at"]) if row["sent_at"] else None,
+            "id": row.id,
+            "accountId": row.account_id,
+            "kind": row.kind,
+            "state": row.state,
+            "attempts": row.attempts,
+            "lastError": row.last_error,
+            "createdAt": iso_time(row.created_at),
+            "sentAt": iso_time(row.sent_at) if row.sent_at else None,
         }
         for row in rows
     ]

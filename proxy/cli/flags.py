@@ -4,7 +4,7 @@ from typing import Any
 
 import msgspec
 
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from config.flags import FLAGS, flag_named, full_name, read_flag, value_of
 from proxy.admin.flags import check_override, list_flags, set_override
 from proxy.cli.context import Add, Context, Refusal, Result, expiry, short_text, who
@@ -32,7 +32,7 @@ async def _flag_set(context: Context) -> Result:
     flag = flag_named(given.flag)
     value = read_flag(flag, given.value)
     ends = expiry(given.expires)
-    overrides = Overrides(context.database)
+    overrides = FlagOverrides(context.database)
     await check_override(overrides, context.settings, flag, value)
     result = await set_override(overrides, flag, value, given.reason, who(), ends)
     until = f" until {iso_time(ends)}" if ends is not None else ""
@@ -41,7 +41,7 @@ async def _flag_set(context: Context) -> Result:
 
 async def _flag_clear(context: Context) -> Result:
     flag = flag_named(context.arguments.flag)
-    if not await Overrides(context.database).clear(flag, context.arguments.reason, who()):
+    if not await FlagOverrides(context.database).clear(flag, context.arguments.reason, who()):
         raise Refusal(f"nothing overrides {full_name(flag)}")
     value = value_of(context.settings, flag)
     result = {"flag": full_name(flag), "value": value}
@@ -49,7 +49,7 @@ async def _flag_clear(context: Context) -> Result:
 
 
 async def _flag_list(context: Context) -> Result:
-    data = await list_flags(Overrides(context.database), context.settings)
+    data = await list_flags(FlagOverrides(context.database), context.settings)
     lines = [f"{row['flag']:24} {_shown(row['value'])}{_by(row['override'])}" for row in data]
     return {"data": data}, "\n".join(lines), 0
 

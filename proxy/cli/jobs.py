@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry
 from billing.accounting.daily_finance import DAY_MS, MOST_DAYS, RolledUp, day_of
 from billing.accounting.reconcile import traces
 from billing.jobs.runs import PARTLY
-from billing.jobs.schedule import JobIsRunning, Result, Run
+from billing.jobs.schedule import JobIsRunning, JobResult, Run
 from billing.money.amounts import written_credits, written_usd
 from billing.storage.database import now_ms
 from proxy.admin.rows import job_row
@@ -85,7 +85,7 @@ async def _book(context: Context, *, store: bool = False) -> AsyncIterator[JobBo
         yield book
 
 
-async def _run_job(book: JobBook, name: str, instead: Run | None = None, kept_as: str = "") -> Result:
+async def _run_job(book: JobBook, name: str, instead: Run | None = None, kept_as: str = "") -> JobResult:
     """Run a job; while another process runs it, wait for that. Raises Refusal."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -104,7 +104,7 @@ async def _reconcile(context: Context) -> Output:
     return _output(result, "\n".join(lines))
 
 
-async def _compare(context: Context, book: JobBook, *, stripe: bool) -> Result:
+async def _compare(context: Context, book: JobBook, *, stripe: bool) -> JobResult:
     """Reconcile with what this shell knows.
 
     Where the service knows more, that is said, and the run does not count as the scheduled one.
@@ -117,7 +117,7 @@ async def _compare(context: Context, book: JobBook, *, stripe: bool) -> Result:
         missing.append("the balance store: the service keeps balances in Redis, and redis.url is not set in this shell")
     asked = stripe and book.asks_stripe
 
-    async def compare(_since: int) -> Result:
+    async def compare(_since: int) -> JobResult:
         return await book.reconcile(CHECK_DAYS if asked else 0, missing)
 
     whole = not missing and asked == (book.asks_stripe or known.stripe)
@@ -128,7 +128,7 @@ async def _finance(context: Context) -> Output:
     async with _book(context) as book:
         rolled = RolledUp([], [])
 
-        async def compute(_since: int) -> Result:
+        async def compute(_since: int) -> JobResult:
             nonlocal rolled
             found, rolled = await book.finance_days(context.arguments.days)
             return found
@@ -186,7 +186,7 @@ async def _costs(context: Context) -> Output:
         raise Refusal(f"{day.isoformat()} is not over yet (UTC): costs are compared by finished days")
     async with _book(context) as book:
 
-        async def compare(_since: int) -> Result:
+        async def compare(_since: int) -> JobResult:
             return await book.costs(day, day)
 
         if "costs" not in book.schedule.jobs:
@@ -228,7 +228,7 @@ async def _run(context: Context) -> Output:
     return _output(result, result.report)
 
 
-def _output(result: Result, text: str) -> Output:
+def _output(result: JobResult, text: str) -> Output:
     findings, problem = result.findings, result.problem
     data = [
         {"check": f.check, "subject": f.subject, "expected": str(f.expected), "found": str(f.found)} for f in findings

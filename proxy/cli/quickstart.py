@@ -21,7 +21,7 @@ from typing import NamedTuple
 
 from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.ledger import Ledger
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from billing.money.amounts import parse_credits
 from billing.storage.database import Database
 from config.load import ConfigError, load_settings, upstream_key
@@ -174,7 +174,7 @@ async def demo_account(settings: Settings) -> Demo:
         if not DEMO_FILE.exists():
             await _create_demo(database)
         kept = json.loads(DEMO_FILE.read_text(encoding="utf-8"))
-        token, _ = await Portal(database).link(kept["accountId"])
+        token, _ = await PortalTokens(database).link(kept["accountId"])
     finally:
         await database.close()
     return Demo(

@@ -111,7 +111,7 @@ class CreditsForms:
 
     async def _revoke_key(self, request: Request, visitor: Visitor) -> Response:
         key_id = str((await request.form()).get("key", ""))
-        if key_id not in {row["id"] for row in await self.accounts.keys_of(visitor.account_id)}:
+        if key_id not in {row.id for row in await self.accounts.keys_of(visitor.account_id)}:
             raise not_found("There is no such key of yours.", "key_not_found")
         with contextlib.suppress(KeyNotFound):  # revoked already
             await self.accounts.revoke_key(key_id, visitor.who(request))

@@ -16,8 +16,8 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import Accounts
-from billing.ledger.ledger import UsageFilters
-from billing.ledger.portal_tokens import DAY_MS, Portal
+from billing.ledger.portal_tokens import DAY_MS, PortalTokens
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.holds import Reading
 from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
@@ -85,7 +85,7 @@ class CreditsPage:
     """
 
     money: MoneyIn
-    portal: Portal
+    portal: PortalTokens
     accounts: Accounts
     account_api: AccountApi
     statements: Statements
@@ -137,7 +137,7 @@ class CreditsPage:
             "ledger": await self._ledger_view(account, request.query_params.get("ledger")),
             "purchases": await self._purchases_view(account, request.query_params.get("purchases")),
             "keys": await self._keys_view(account),
-            "months": months(row["created_at"], now),
+            "months": months(row.created_at, now),
         }
         return self._responses.page("credits.html", content)
 
@@ -205,18 +205,16 @@ class CreditsPage:
 
     async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
         rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=read_cursor(cursor)))
-        following = (
-            write_cursor(rows[ROWS - 1]["created_at"], rows[ROWS - 1]["charge_id"]) if len(rows) > ROWS else None
-        )
+        following = write_cursor(rows[ROWS - 1].created_at, rows[ROWS - 1].charge_id) if len(rows) > ROWS else None
         shown = [
             {
-                "at": moment(row["created_at"]),
-                "model": row["model"],
-                "input": f"{row['input_tokens']:,}",
-                "output": f"{row['output_tokens']:,}",
-                "credits": exact_credits(row["charged_millicredits"]),
-                "free": bool(row["free"]),
-                "id": row["charge_id"],
+                "at": moment(row.created_at),
+                "model": row.model,
+                "input": f"{row.input_tokens:,}",
+                "output": f"{row.output_tokens:,}",
+                "credits": exact_credits(row.charged_millicredits),
+                "free": bool(row.free),
+                "id": row.charge_id,
             }
             for row in rows[:ROWS]
         ]
@@ -227,16 +225,16 @@ class CreditsPage:
         rows = await self.account_api.ledger.transfers_of(account, ROWS + 1, before)
         shown = [
             {
-                "at": moment(row["created_at"]),
-                "kind": KINDS.get(row["kind"], row["kind"].replace("_", " ").capitalize()),
-                "reason": row["reason"],
-                "reference": row["reference_id"],
-                "purchase": row["purchase_id"] if row["purchase_id"] != row["reference_id"] else None,
-                "credits": ("+" if row["effect"] > 0 else "") + exact_credits(row["effect"]),
+                "at": moment(row.created_at),
+                "kind": KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
+                "reason": row.reason,
+                "reference": row.reference_id,
+                "purchase": row.purchase_id if row.purchase_id != row.reference_id else None,
+                "credits": ("+" if row.effect > 0 else "") + exact_credits(row.effect),
             }
             for row in rows[:ROWS]
         ]
-        return {"rows": shown, "next": rows[ROWS - 1]["id"] if len(rows) > ROWS else None, "paged": before is not None}
+        return {"rows": shown, "next": rows[ROWS - 1].id if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
         rows = await self.money.purchases.of_account(account, ROWS + 1, read_cursor(cursor))
@@ -264,18 +262,16 @@ class CreditsPage:
         found = []
         for row in reversed(await self.accounts.keys_of(account)):
             limit, ended = (
-                row["spend_limit_millicredits"],
-                row["revoked_at"] is not None or (row["expires_at"] or 2**62) < now_ms(),
+                row.spend_limit_millicredits,
+                row.revoked_at is not None or (row.expires_at or 2**62) < now_ms(),
             )
             found.append(
                 {
-                    "id": row["id"],
-                    "hint": row["hint"],
-                    "limit": "none"
-                    if limit is None
-                    else f"{short_credits(limit)} a {row['spend_period'] or 'lifetime'}",
-                    "at": moment(row["created_at"]),
-                    "state": "revoked" if row["revoked_at"] else "expired" if ended else "active",
+                    "id": row.id,
+                    "hint": row.hint,
+                    "limit": "none" if limit is None else f"{short_credits(limit)} a {row.spend_period or 'lifetime'}",
+                    "at": moment(row.created_at),
+                    "state": "revoked" if row.revoked_at else "expired" if ended else "active",
                     "active": not ended,
                 }
             )

@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from billing.ledger.admins import SERVICE, Admin
 from billing.ledger.audit_log import Who
-from billing.ledger.portal_tokens import Portal, Session, Staff
+from billing.ledger.portal_tokens import PortalSession, PortalTokens, Staff
 from billing.money.errors import AccountNotFound, NotYet, StoreUnavailable
 from billing.storage.database import now_ms
 from config.settings import Secret
@@ -86,7 +86,7 @@ class CreditsSignIn:
     `service_key` None: links are only made by the command line, and by staff that `find_staff` recognises.
     """
 
-    portal: Portal
+    portal: PortalTokens
     service_key: Secret | None
     public_url: str
     find_staff: Callable[[Request], Awaitable[StaffCaller | None]] | None
@@ -196,8 +196,8 @@ class CreditsSignIn:
         )
         return response
 
-    async def _session(self, request: Request) -> Session | None:
-        """Session this browser has open. Raises StoreUnavailable."""
+    async def _session(self, request: Request) -> PortalSession | None:
+        """PortalSession this browser has open. Raises StoreUnavailable."""
         token = request.cookies.get(COOKIE, "")
         return await self.portal.session(token) if token else None
 

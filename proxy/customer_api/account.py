@@ -12,7 +12,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.ledger.accounts import ApiKey
-from billing.ledger.ledger import Ledger, UsageFilters
+from billing.ledger.ledger import Ledger
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import display_credits, display_usd, package_credits
 from proxy.customer_api.callers import authenticate
 from proxy.customer_api.rows import ledger_row, usage_details, usage_row
@@ -75,7 +76,7 @@ class AccountApi:
         cursor = request.query_params.get("cursor")
         before = None if cursor is None else whole_number(cursor, "cursor")
         rows = await self.ledger.transfers_of(key.account_id, limit + 1, before)
-        following = str(rows[limit - 1]["id"]) if len(rows) > limit else None
+        following = str(rows[limit - 1].id) if len(rows) > limit else None
         return json_response({"data": [ledger_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _usage(self, request: Request) -> Response:
@@ -90,9 +91,7 @@ class AccountApi:
             before=read_cursor(query.get("cursor")),
         )
         rows = await self.ledger.usage_of(key.account_id, limit + 1, filters)
-        following = (
-            write_cursor(rows[limit - 1]["created_at"], rows[limit - 1]["charge_id"]) if len(rows) > limit else None
-        )
+        following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
         return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _generation(self, request: Request) -> Response:

@@ -24,7 +24,7 @@ async def open_payment_page(
     parts = await money.parts()
     account = await accounts.get(account_id)
     try:
-        return await parts.checkout.open(account_id, account["name"], offer, save_method=save_method)
+        return await parts.checkout.open(account_id, account.name, offer, save_method=save_method)
     except StripeRefused as refused:
         _log_refusal("payment page", account_id, refused)
         raise

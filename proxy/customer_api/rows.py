@@ -4,68 +4,70 @@ from typing import Any
 
 import msgspec
 
+from billing.ledger.transfers import TransferRow
 from billing.money.amounts import display_credits
+from billing.money.usage_record import UsageRow
 from billing.payments.purchase import Refunded
 from billing.payments.purchase_store import Purchase
 from proxy.web.times import iso_time
 
 
-def usage_row(row: dict[str, Any]) -> dict[str, Any]:
+def usage_row(row: UsageRow) -> dict[str, Any]:
     """Usage row as customers see it."""
     return {
-        "requestId": row["charge_id"],
-        "keyId": row["key_id"],
-        "endpoint": row["endpoint"],
-        "model": row["model"],
-        "serviceTier": row["service_tier"],
-        "stream": bool(row["stream"]),
-        "inputTokens": row["input_tokens"],
-        "outputTokens": row["output_tokens"],
-        "cachedTokens": row["cached_tokens"],
-        "cacheWriteTokens": row["cache_write_tokens"],
-        "reasoningTokens": row["reasoning_tokens"],
-        "audioInputTokens": row["audio_input_tokens"],
-        "audioOutputTokens": row["audio_output_tokens"],
-        "imageInputTokens": row["image_input_tokens"],
-        "imageOutputTokens": row["image_output_tokens"],
-        "audioMilliseconds": row["audio_milliseconds"],
-        "characters": row["characters"],
-        "chargedMillicredits": str(row["charged_millicredits"]),
-        "chargedCredits": display_credits(row["charged_millicredits"]),
-        "usageSource": row["usage_source"],
-        "outcome": row["outcome"],
-        "free": bool(row["free"]),
-        "createdAt": iso_time(row["created_at"]),
+        "requestId": row.charge_id,
+        "keyId": row.key_id,
+        "endpoint": row.endpoint,
+        "model": row.model,
+        "serviceTier": row.service_tier,
+        "stream": bool(row.stream),
+        "inputTokens": row.input_tokens,
+        "outputTokens": row.output_tokens,
+        "cachedTokens": row.cached_tokens,
+        "cacheWriteTokens": row.cache_write_tokens,
+        "reasoningTokens": row.reasoning_tokens,
+        "audioInputTokens": row.audio_input_tokens,
+        "audioOutputTokens": row.audio_output_tokens,
+        "imageInputTokens": row.image_input_tokens,
+        "imageOutputTokens": row.image_output_tokens,
+        "audioMilliseconds": row.audio_milliseconds,
+        "characters": row.characters,
+        "chargedMillicredits": str(row.charged_millicredits),
+        "chargedCredits": display_credits(row.charged_millicredits),
+        "usageSource": row.usage_source,
+        "outcome": row.outcome,
+        "free": bool(row.free),
+        "createdAt": iso_time(row.created_at),
     }
 
 
-def usage_details(row: dict[str, Any]) -> dict[str, Any]:
+def usage_details(row: UsageRow) -> dict[str, Any]:
     """Rest of a usage row, for the record of one request."""
     return {
-        "billedModel": row["billed_model"],
-        "heldMillicredits": str(row["held_millicredits"]),
-        "webSearches": row["web_searches"],
-        "toolCalls": msgspec.json.decode(row["tool_calls"]) if row["tool_calls"] else {},
-        "rates": msgspec.json.decode(row["rates"]),
-        "status": row["status"],
-        "firstByteMs": row["first_byte_ms"],
-        "durationMs": row["duration_ms"],
-        "upstreamId": row["upstream_id"],
+        "billedModel": row.billed_model,
+        "heldMillicredits": str(row.held_millicredits),
+        "webSearches": row.web_searches,
+        "toolCalls": msgspec.json.decode(row.tool_calls) if row.tool_calls else {},
+        "rates": msgspec.json.decode(row.rates),
+        "status": row.status,
+        "firstByteMs": row.first_byte_ms,
+        "durationMs": row.duration_ms,
+        "upstreamId": row.upstream_id,
     }
 
 
-def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
+def ledger_row(row: TransferRow) -> dict[str, Any]:
     """Ledger row as customers see it."""
     return {
-        "id": str(row["id"]),
-        "kind": row["kind"],
-        "amountMillicredits": str(row["effect"]),
-        "amountCredits": display_credits(row["effect"]),
-        "referenceType": row["reference_type"],
-        "referenceId": row["reference_id"],
-        "purchaseId": row["purchase_id"],
-        "reason": row["reason"],
-        "createdAt": iso_time(row["created_at"]),
+        "id": str(row.id),
+        "kind": row.kind,
+        "amountMillicredits": str(row.effect),
+        "amountCredits": display_credits(row.effect),
+        "referenceType": row.reference_type,
+        "referenceId": row.reference_id,
+        "purchaseId": row.purchase_id,
+        "reason": row.reason,
+        "createdAt": iso_time(row.created_at),
     }
 
 

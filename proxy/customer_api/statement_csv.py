@@ -5,7 +5,7 @@ import io
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
-from billing.accounting.journal import Line
+from billing.accounting.journal import JournalLine
 from billing.accounting.statements import Statement, StatementEntry
 from billing.money.amounts import written_usd
 from billing.payments.purchase import MILLICREDITS_PER_CENT
@@ -55,7 +55,7 @@ def rows_csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return out.getvalue()
 
 
-def journal_csv(lines: Iterable[Line]) -> str:
+def journal_csv(lines: Iterable[JournalLine]) -> str:
     """Write the journal, debit and credit in exact USD."""
     rows = [(line.day, line.account, exact_usd(line.debit), exact_usd(line.credit)) for line in lines]
     return rows_csv(("day", "account", "debitUsd", "creditUsd"), rows)
@@ -95,7 +95,7 @@ def _row(
     money: tuple[str, ...] = ("", "", "", ""),
     receipt: str = "",
 ) -> tuple[str, ...]:
-    """Line under HEAD."""
+    """JournalLine under HEAD."""
     return (*what, *counts, exact_credits(millicredits), exact_usd(millicredits), *money, receipt)
 
 

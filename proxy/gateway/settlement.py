@@ -10,7 +10,7 @@ import msgspec
 
 from billing.money.amounts import Millicredits
 from billing.money.errors import UnpricedModel
-from billing.money.pricing import Charge, Line, Model, PriceBook, tier_of
+from billing.money.pricing import Charge, Model, ModelUsage, PriceBook, tier_of
 from billing.money.usage import MAX_TOKENS, Usage
 from billing.money.usage_record import Outcome, UsageSource
 from proxy.gateway.answers.meter import Report
@@ -72,7 +72,7 @@ async def decide_settlement(
     return SettlementDecision(usage, source, outcome, charge, report)  # type: ignore[arg-type]
 
 
-def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, more: Sequence[Line] = ()) -> Charge:
+def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, more: Sequence[ModelUsage] = ()) -> Charge:
     """Price by the echoed model and tier; where the echo has no price, by what was asked for.
 
     `more`: other models' work.
@@ -127,12 +127,12 @@ async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media:
     return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, most.output_tokens)).normalised()
 
 
-def _other_models(plan: Plan, prices: PriceBook, report: Report) -> list[Line]:
+def _other_models(plan: Plan, prices: PriceBook, report: Report) -> list[ModelUsage]:
     """Usage of other models, priced by the name that the answer gives them, else by the one that the request named."""
     lines = []
     for name, usage in report.more:
         model = (prices.find(name) if name else None) or plan.tools.image or plan.model
-        lines.append(Line(model, "default", usage.normalised()))
+        lines.append(ModelUsage(model, "default", usage.normalised()))
     return lines
 
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
-from billing.jobs.runs import Standing
+from billing.jobs.runs import JobStanding
 
 JOB_RESULTS = ("clean", "found", "failed")
 
@@ -71,7 +71,7 @@ class JobMetrics:
         """Count a run of this process; `result` is one of JOB_RESULTS."""
         self.job_runs.labels(job, result).inc()
 
-    def show_standing(self, job: str, standing: Standing) -> None:
+    def show_standing(self, job: str, standing: JobStanding) -> None:
         """Show the outcome of a job's runs, of whichever process."""
         self.job_findings.labels(job).set(standing.findings)
         self.job_duration.labels(job).set(standing.seconds)

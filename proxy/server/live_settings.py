@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from billing.ledger.flag_overrides import Override, Overrides, in_force
+from billing.ledger.flag_overrides import FlagOverride, FlagOverrides, in_force
 from billing.ledger.flush import repeat
 from billing.money.amounts import MoneyError
 from billing.money.errors import BillingError, StoreUnavailable
@@ -45,12 +45,12 @@ class LiveSettings:
     """Follows file and overrides, and applies what becomes of them."""
 
     def __init__(
-        self, settings: Settings, edits: Edits | None, overrides: Overrides, metrics: Metrics, apply: Apply
+        self, settings: Settings, edits: Edits | None, overrides: FlagOverrides, metrics: Metrics, apply: Apply
     ) -> None:
         """`settings` as this process started with; `edits` None when there is no file."""
         self.file = self.current = settings
         self._edits, self._overrides, self._metrics, self._apply = edits, overrides, metrics, apply
-        self._rows: tuple[Override, ...] = ()
+        self._rows: tuple[FlagOverride, ...] = ()
         self._problems: dict[str, str] = {}
         self._restart: tuple[str, ...] = ()
 
@@ -124,7 +124,7 @@ class LiveSettings:
             found["overrides"] = f"set by hand, over the file: {', '.join(ruling)}"
         return found
 
-    def overrides(self) -> Sequence[Override]:
+    def overrides(self) -> Sequence[FlagOverride]:
         """Every override, ended ones too."""
         return self._rows
 

@@ -7,16 +7,16 @@ from datetime import date
 from starlette.routing import Route
 
 from billing.accounting.daily_finance import Finance
-from billing.accounting.journal import Books, Line
+from billing.accounting.journal import Books, JournalLine
 from billing.accounting.statements import Statements
 from billing.jobs.runs import Runs
 from billing.jobs.schedule import Scheduler
 from billing.ledger.accounts import Accounts
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.ledger import Ledger
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from config.secrets import service_key
@@ -41,14 +41,14 @@ from proxy.web.auth_failures import AuthFailures
 def journal_apart(conf: DatabaseSettings) -> Journal:
     """The journal, read in a thread of its own over its own connection: it goes through every transfer there is."""
 
-    async def read(first: date, last: date) -> list[Line]:
+    async def read(first: date, last: date) -> list[JournalLine]:
         database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
         try:
             return await Books(database).journal(first, last)
         finally:
             await database.close()
 
-    async def journal(first: date, last: date) -> list[Line]:
+    async def journal(first: date, last: date) -> list[JournalLine]:
         return await asyncio.to_thread(lambda: asyncio.run(read(first, last)))
 
     return journal
@@ -82,7 +82,7 @@ def side_routes(parts: SideParts) -> list[Route]:
     settings = services.settings
     portal = CreditsPage(
         money,
-        Portal(database),
+        PortalTokens(database),
         parts.accounts,
         api,
         statements,
@@ -109,7 +109,7 @@ def admin_actions(parts: SideParts) -> AdminActions:
         parts.accounts,
         parts.ledger,
         parts.admins,
-        Overrides(database),
+        FlagOverrides(database),
         RateCards(database),
         Finance(database),
         Runs(database),

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis.store import RedisBalances
-from billing.ledger.flush import Jobs, Step, Store
-from billing.ledger.ledger import Ledger, Noted
+from billing.ledger.flush import Step, Store, TransferJobs
+from billing.ledger.ledger import Ledger, OnBooked
 from billing.money.holds import Entry
 from billing.money.usage_record import decode_record
 from config.settings import Settings
@@ -40,12 +40,12 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator[Bala
         await store.close()
 
 
-def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Sequence[Step] = ()) -> Jobs:
+def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Sequence[Step] = ()) -> TransferJobs:
     """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
         lead, reap = leader_of(store, "jobs"), store.reap
-    return Jobs(
+    return TransferJobs(
         store,
         ledger,
         flush_seconds=settings.journal.flush_interval_ms / 1_000,
@@ -71,7 +71,7 @@ def publish_store(metrics: Metrics, store: Store) -> None:
     metrics.stores.rebuilds.inc(store.rebuilt())
 
 
-def count_booked(metrics: Metrics) -> Noted:
+def count_booked(metrics: Metrics) -> OnBooked:
     """Count what only who books it sees: charges of requests whose process died, and losses."""
 
     def count(entries: Sequence[Entry]) -> None:

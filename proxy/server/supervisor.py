@@ -28,7 +28,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, values
 
 from billing.balances.redis.store import RedisBalances
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import Store
 from billing.ledger.ledger import Ledger
 from billing.storage.database import Database
@@ -145,7 +145,7 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
         async def apply(found: Settings) -> None:
             money.settings = found
 
-        live = LiveSettings(settings, edits, Overrides(database), metrics, apply)
+        live = LiveSettings(settings, edits, FlagOverrides(database), metrics, apply)
         await live.begin()
         book = JobBook(
             settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics

@@ -19,11 +19,11 @@ from starlette.responses import Response
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.accounts import Accounts
 from billing.ledger.admins import Admins
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import repeat
 from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import Objects
+from billing.ledger.upstream_objects import UpstreamObjects
 from billing.storage.database import Database
 from config.settings import Log, Secret, Settings
 from config.watch import Edits
@@ -96,7 +96,7 @@ class Wiring:
         money = money_in(settings, books.database, metrics)
         stack.push_async_callback(money.close)
         apply = swap_in_worker(services, money, books.rates)
-        live = LiveSettings(settings, self._edits, Overrides(books.database), metrics, apply)
+        live = LiveSettings(settings, self._edits, FlagOverrides(books.database), metrics, apply)
         await live.begin()
         await self._beside(live.follow())
         jobs = JobBook(
@@ -142,7 +142,7 @@ class Wiring:
             store,
             Authenticator(books.accounts, settings.journal.max_lag_seconds, books.admins, failures),
             Tokenizer(),
-            Tenants(Objects(books.database), key),
+            Tenants(UpstreamObjects(books.database), key),
             upstream,
             key,
             self._metrics,

@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry
 from redis import Redis
 
 from billing.accounting.daily_finance import Figures
-from billing.jobs.runs import Standing
+from billing.jobs.runs import JobStanding
 from billing.money.holds import Outstanding
 from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.signatures import sign
@@ -398,7 +398,7 @@ def test_every_panel_shows_something_and_nothing_fires_while_all_is_well(folder:
         for task, seconds in intervals.items():
             metrics.jobs.job_interval.labels(task).set(seconds)
             metrics.jobs.count_run(task, "clean")
-            metrics.jobs.show_standing(task, Standing(ago(1), 0, 0, 0.1))
+            metrics.jobs.show_standing(task, JobStanding(ago(1), 0, 0, 0.1))
         metrics.stores.journal_lag.set(0)
         metrics.stores.show_holds(Outstanding(1, 5_000, 1_000))
         metrics.money_in.inbox_lag.set(0)

@@ -287,10 +287,10 @@ async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_o
     reading = await other.read(account)
     assert (reading.balance, reading.held) == (1_000 - charged, 0)
     await ours.flush()
-    found = {row["charge_id"]: row for row in await ours.ledger.usage_of(account, 10)}
-    assert {name: row["charged_millicredits"] for name, row in found.items()} == rows
-    assert sum(row["loss_millicredits"] for row in found.values()) == due - charged
-    assert sum(row["cost_millicredits"] for row in found.values()) == (250 if due > checkpoint else 100)
+    found = {row.charge_id: row for row in await ours.ledger.usage_of(account, 10)}
+    assert {name: row.charged_millicredits for name, row in found.items()} == rows
+    assert sum(row.loss_millicredits for row in found.values()) == due - charged
+    assert sum(row.cost_millicredits for row in found.values()) == (250 if due > checkpoint else 100)
     assert (await ours.ledger.posted(account)).balance == 1_000 - charged
     await other.close()
     await close_books(ours)

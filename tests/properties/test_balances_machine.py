@@ -173,8 +173,8 @@ class Machine(RuleBasedStateMachine):
         for account, model in self.model.items():
             assert (await self.books.ledger.posted(account)).balance == model.balance
             rows = await self.books.ledger.usage_of(account, 10_000)
-            assert {row["charge_id"]: row["charged_millicredits"] for row in rows} == model.charged
-            effects = [row["effect"] for row in await self.books.ledger.transfers_of(account, 10_000)]
+            assert {row.charge_id: row.charged_millicredits for row in rows} == model.charged
+            effects = [row.effect for row in await self.books.ledger.transfers_of(account, 10_000)]
             assert sum(effects) == model.balance
 
 

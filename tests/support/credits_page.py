@@ -10,7 +10,7 @@ import httpx
 from starlette.applications import Starlette
 
 from billing.accounting.statements import Statements
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from config.settings import Secret, Settings
 from proxy.admin.auth import AdminAuth
 from proxy.credits_page.page import CreditsPage
@@ -65,7 +65,7 @@ async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth |
         )
         page = CreditsPage(
             api.money,
-            Portal(shop.books.database),
+            PortalTokens(shop.books.database),
             shop.books.accounts,
             AccountApi(services, shop.books.ledger),
             Statements(shop.books.database),

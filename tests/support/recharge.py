@@ -45,7 +45,7 @@ async def spend(shop: Shop, account: str, leave: int) -> None:
 
 
 async def told(shop: Shop) -> list[str]:
-    return [row["kind"] for row in await shop.notices.listing(None, 100)]
+    return [row.kind for row in await shop.notices.listing(None, 100)]
 
 
 async def run(shop: Shop, times: int = 4, *, enabled: bool = True) -> None:

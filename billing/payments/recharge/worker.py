@@ -138,7 +138,7 @@ class RechargeWorker:
             purchase.bonus_millicredits,  # type: ignore[arg-type]
         )
         try:
-            page = await self._checkout.open(purchase.account_id, account["name"], offer, save_method=True)
+            page = await self._checkout.open(purchase.account_id, account.name, offer, save_method=True)
         except StoreUnavailable:
             raise
         except BillingError as error:

@@ -12,9 +12,7 @@ async def admin_checks(site: Site) -> list[Check]:
     owners = [
         key
         for key in keys
-        if key["role"] == "owner"
-        and key["revoked_at"] is None
-        and (key["expires_at"] is None or key["expires_at"] > now_ms())
+        if key.role == "owner" and key.revoked_at is None and (key.expires_at is None or key.expires_at > now_ms())
     ]
     if owners:
         checks = [Check("admin", "owner", "PASS", f"{len(owners)} owner keys")]

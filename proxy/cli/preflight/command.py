@@ -14,7 +14,7 @@ from typing import Any
 import certifi
 import httpx
 
-from billing.ledger.flag_overrides import Overrides, in_force
+from billing.ledger.flag_overrides import FlagOverrides, in_force
 from billing.money.amounts import MoneyError
 from billing.money.errors import StoreUnavailable
 from billing.money.pricing import PriceBook
@@ -141,7 +141,7 @@ async def _try_checks(area: str, name: str, work: Awaitable[list[Check]]) -> lis
 
 async def _take_overrides(site: Site, checks: list[Check]) -> None:
     """Look at the settings as servers do: with the overrides that count now."""
-    rows = await Overrides(site.database).all()
+    rows = await FlagOverrides(site.database).all()
     site.overrides = tuple(row for row in rows if not row.ended(now_ms()) and row.flag in FLAGS)
     try:
         site.settings = with_flags(site.settings, in_force(site.overrides, now_ms()))

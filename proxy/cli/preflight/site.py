@@ -7,7 +7,7 @@ from typing import Literal, NamedTuple
 
 import httpx
 
-from billing.ledger.flag_overrides import Override
+from billing.ledger.flag_overrides import FlagOverride
 from billing.storage.database import Database
 from config.secrets import StripeKeys
 from config.settings import Secret, Settings
@@ -41,7 +41,7 @@ class Site:
 
     settings: Settings
     database: Database
-    overrides: tuple[Override, ...]
+    overrides: tuple[FlagOverride, ...]
     upstream_key: Secret
     stripe: StripeKeys | None
     http: httpx.AsyncClient

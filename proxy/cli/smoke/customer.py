@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 
 from billing.ledger.accounts import KeyRules
+from billing.ledger.transfers import TransferRow
 from billing.money.amounts import display_credits
 from billing.money.errors import BillingError
 from proxy.cli.context import Context, who
@@ -86,7 +87,7 @@ class Customer:
                 raise StepFailed(f"{found}, after {seconds:.0f} s", fix)
             await asyncio.sleep(PAUSE_SECONDS)
 
-    async def ledger_rows(self) -> list[dict[str, Any]]:
+    async def ledger_rows(self) -> list[TransferRow]:
         """Read the account's ledger, from SQL."""
         return await self.context.ledger.transfers_of(self.account_id, MOST_ROWS)
 

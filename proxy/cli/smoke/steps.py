@@ -104,7 +104,7 @@ class Steps:
         seconds = await self.pay()
         await self.customer.wait_balance(wanted, seconds, NOT_PAID)
         paid, bonus = package_credits(package["usd"], package["bonusPercent"])
-        entries = [(row["kind"], row["effect"], row["reference_id"]) for row in await self.customer.ledger_rows()]
+        entries = [(row.kind, row.effect, row.reference_id) for row in await self.customer.ledger_rows()]
         expected = [("purchase", paid, self.purchase["id"])] + (
             [("purchase_bonus", bonus, self.purchase["id"])] if bonus else []
         )
@@ -243,12 +243,12 @@ class Steps:
             usage = [
                 row
                 for row in await self.customer.context.ledger.usage_of(self.customer.account_id, MOST_ROWS)
-                if row["charge_id"] == request_id
+                if row.charge_id == request_id
             ]
             entries = [
-                row["effect"]
+                row.effect
                 for row in await self.customer.ledger_rows()
-                if (row["kind"], row["reference_id"]) == ("usage", request_id)
+                if (row.kind, row.reference_id) == ("usage", request_id)
             ]
             if usage and entries:
                 break
@@ -257,9 +257,9 @@ class Steps:
                     "the charge is not in SQL", "is a jobs process running? Look at tollkeeper_journal_lag_seconds"
                 )
             await asyncio.sleep(PAUSE_SECONDS)
-        if [row["charged_millicredits"] for row in usage] != [charged] or entries != [-charged]:
+        if [row.charged_millicredits for row in usage] != [charged] or entries != [-charged]:
             raise StepFailed(
-                f"answer {charged}, usage {usage[0]['charged_millicredits']}, ledger {entries}",
+                f"answer {charged}, usage {usage[0].charged_millicredits}, ledger {entries}",
                 "`tollkeeper reconcile`",
             )
         return f"{request_id}: {said} credits in the answer, the usage row, the ledger and the balance"
@@ -271,13 +271,13 @@ class Steps:
             await self.customer.context.ledger.posted(self.customer.account_id),
         )
         usage = sum(
-            row["charged_millicredits"]
+            row.charged_millicredits
             for row in await self.customer.context.ledger.usage_of(self.customer.account_id, MOST_ROWS)
         )
         me = await self.customer.me()
-        booked = -sum(row["effect"] for row in rows if row["kind"] == "usage")
+        booked = -sum(row.effect for row in rows if row.kind == "usage")
         figures = {
-            "sum of the ledger": sum(row["effect"] for row in rows),
+            "sum of the ledger": sum(row.effect for row in rows),
             "posted": posted.balance,
             "live": int(me["balanceMillicredits"]),
         }

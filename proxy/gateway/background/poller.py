@@ -22,7 +22,7 @@ from billing.ledger.accounts import ApiKey, KeyRules
 from billing.ledger.flush import repeat
 from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import Pending
+from billing.ledger.upstream_objects import BackgroundResponse
 from billing.money.amounts import Millicredits
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.pricing import PriceBook
@@ -47,7 +47,7 @@ LONGEST_HOURS = 24
 class _Taken(NamedTuple):
     """A background response that this process holds for."""
 
-    pending: Pending
+    pending: BackgroundResponse
     record: PendingRecord
     plan: Plan
     hold: RequestHold
@@ -81,7 +81,7 @@ class BackgroundResponses:
         taken = [self._taken.get(one.response_id) or await self._take_on(one) for one in pending]
         return sum(await asyncio.gather(*(self._settle_if_ended(one) for one in taken if one is not None)))
 
-    async def _take_on(self, pending: Pending) -> _Taken | None:
+    async def _take_on(self, pending: BackgroundResponse) -> _Taken | None:
         """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
         services, record = self._services, decode_pending(pending.record)
         try:

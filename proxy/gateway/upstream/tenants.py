@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import hmac
 
-from billing.ledger.upstream_objects import Made, Objects, Owned
+from billing.ledger.upstream_objects import MadeObject, OwnedObject, UpstreamObjects
 from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.settings import Secret
@@ -19,7 +19,7 @@ CANNOT_LOOK_UP = "What this request refers to cannot be looked up right now. Try
 class Tenants:
     """Owner checks and per-tenant identifiers."""
 
-    def __init__(self, objects: Objects, upstream_key: Secret) -> None:
+    def __init__(self, objects: UpstreamObjects, upstream_key: Secret) -> None:
         """Identifiers are keyed by the upstream key: they stay the same while it does, and tell nothing without it."""
         self.objects = objects
         self._key = hmac.digest(upstream_key.reveal().encode(), PURPOSE, hashlib.sha256)
@@ -45,7 +45,7 @@ class Tenants:
 
     async def record_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
         """A stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
-        await self.objects.note(account_id, charge_id, [Made(response_id, "response")])
+        await self.objects.note(account_id, charge_id, [MadeObject(response_id, "response")])
 
     async def record_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
         """A stored response is whole: record what it made, and how much a request that builds on it re-reads.
@@ -55,7 +55,10 @@ class Tenants:
         if not report.upstream_id:
             return
         tokens = usage.input_tokens + usage.output_tokens
-        made = [Made(report.upstream_id, "response", tokens), *(Made(item, "item") for item in report.items)]
+        made = [
+            MadeObject(report.upstream_id, "response", tokens),
+            *(MadeObject(item, "item") for item in report.items),
+        ]
         with contextlib.suppress(StoreUnavailable):
             await self.objects.note(account_id, charge_id, made)
 
@@ -68,7 +71,7 @@ class Tenants:
         except StoreUnavailable:
             return len(containers)
 
-    async def find_owned(self, account_id: str, reference: Reference) -> Owned | None:
+    async def find_owned(self, account_id: str, reference: Reference) -> OwnedObject | None:
         """Find the object, if this account made it and has not deleted it. Raises Rejection (503)."""
         # no id has a NUL character, and PostgreSQL would not look for one
         if "\0" in reference.id:

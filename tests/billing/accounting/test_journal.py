@@ -13,7 +13,7 @@ from billing.accounting.journal import (
     RECOGNISED,
     REFUNDS,
     Books,
-    Movement,
+    CustomerMovement,
     _Account,
     _apply,
     _recognise,
@@ -162,28 +162,28 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
     paid: dict[str, int] = {}
     back: dict[str, int] = {}
     for number, (kind, amount) in enumerate(moves):
-        rows: list[Movement] = []
+        rows: list[CustomerMovement] = []
         if kind == "buy":
             paid[f"p{number}"] = amount
             rows = [
-                Movement(1, "a", "purchase", f"p{number}", amount),
-                Movement(1, "a", "purchase_bonus", f"p{number}", amount // 3 or 1),
+                CustomerMovement(1, "a", "purchase", f"p{number}", amount),
+                CustomerMovement(1, "a", "purchase_bonus", f"p{number}", amount // 3 or 1),
             ]
         elif kind == "use":
-            rows = [Movement(1, "a", "usage", "", -amount)]
+            rows = [CustomerMovement(1, "a", "usage", "", -amount)]
         elif kind in ("grant", "take"):
-            rows = [Movement(1, "a", "adjustment", f"g{number}", amount if kind == "grant" else -amount)]
+            rows = [CustomerMovement(1, "a", "adjustment", f"g{number}", amount if kind == "grant" else -amount)]
         elif kind == "refund" and paid:
             purchase = sorted(paid)[amount % len(paid)]
             part = min(amount, paid[purchase] - back.get(purchase, 0))
             if part:
                 back[purchase] = back.get(purchase, 0) + part
                 owners[f"re_{number}"] = purchase
-                rows = [Movement(1, "a", "refund", f"re_{number}:1", -part)]
+                rows = [CustomerMovement(1, "a", "refund", f"re_{number}:1", -part)]
         elif kind == "unrefund" and any(back.values()):
             purchase = next(name for name, part in sorted(back.items()) if part)
             owners[f"re_{number}"] = purchase
-            rows = [Movement(1, "a", "refund", f"re_{number}:2", back.pop(purchase))]
+            rows = [CustomerMovement(1, "a", "refund", f"re_{number}:2", back.pop(purchase))]
         for row in rows:
             _apply(account, row, owners)
             before = account.move()

@@ -61,7 +61,7 @@ async def test_what_upstream_bills_beyond_hold_and_available_is_a_loss_never_a_n
     assert await settle(books, "r1", account, 900) == Settled(500, 400, 500, 500)
     assert await settle(books, "r2", account, 500) == Settled(500, 0, 0, 0)
     await books.flush()
-    kinds = {(row["kind"], row["amount_millicredits"]) for row in await books.ledger.transfers_of(account, 10)}
+    kinds = {(row.kind, row.amount_millicredits) for row in await books.ledger.transfers_of(account, 10)}
     assert kinds == {("adjustment", 1_000), ("usage", 500)}
     assert (await books.ledger.posted(account)).balance == 0
 
@@ -82,7 +82,7 @@ async def test_a_charge_of_zero_is_journalled_like_any_other(books: Books) -> No
     assert await settle(books, "r1", account, 0) == Settled(0, 0, 0, 0)
     assert await books.flush() == 1
     (row,) = await books.ledger.usage_of(account, 10)
-    assert row["charged_millicredits"] == 0
+    assert row.charged_millicredits == 0
 
 
 async def test_credits_apply_once_and_in_order(books: Books) -> None:

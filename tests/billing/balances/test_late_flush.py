@@ -31,6 +31,6 @@ async def test_a_late_flush_does_not_cross_the_fence_of_a_rebuilding(redis_serve
     assert (await books.store.read(account)).balance == 700
     assert await books.flush() == 1
     assert (await books.ledger.posted(account)).balance == 700
-    assert [row["charge_id"] for row in await books.ledger.usage_of(account, 10)] == ["r1"]
+    assert [row.charge_id for row in await books.ledger.usage_of(account, 10)] == ["r1"]
     await other.close()
     await close_books(books)

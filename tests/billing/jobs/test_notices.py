@@ -30,7 +30,7 @@ async def test_a_low_balance_is_told_once_per_crossing(shop: Shop) -> None:
     assert sum(await asyncio.gather(*(low.watch() for _ in range(4)))) == 1
     rows = await shop.notices.listing("pending", 10)
     assert len(rows) == 4
-    assert {json.loads(row["payload"])["data"]["thresholdMillicredits"] for row in rows} == {"1000", "5"}
+    assert {json.loads(row.payload)["data"]["thresholdMillicredits"] for row in rows} == {"1000", "5"}
 
 
 async def test_notices_are_signed_retried_and_finally_dead(shop: Shop) -> None:
@@ -51,7 +51,7 @@ async def test_notices_are_signed_retried_and_finally_dead(shop: Shop) -> None:
             await connection.execute(text("UPDATE notices SET next_at = 0"))
     assert len(seen) == 3
     (row,) = await shop.notices.listing("dead", 10)
-    assert row["last_error"] == "status 500"
+    assert row.last_error == "status 500"
     body, headers = seen[0]
     at = int(headers["tollkeeper-signature"].partition(",")[0].removeprefix("t="))
     verify(body, headers["tollkeeper-signature"], ["0123456789abcdef"], at, 300)
@@ -61,6 +61,6 @@ async def test_notices_are_signed_retried_and_finally_dead(shop: Shop) -> None:
     async def taken(_body: bytes, _headers: dict[str, str]) -> str:
         return ""
 
-    await shop.notices.revive(row["id"])
+    await shop.notices.revive(row.id)
     assert await NoticeDelivery(shop.books.database).deliver(taken, "0123456789abcdef", 3) == 1
     assert await NoticeDelivery(shop.books.database).deliver(taken, "0123456789abcdef", 3) == 0

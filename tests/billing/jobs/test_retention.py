@@ -12,7 +12,7 @@ from billing.accounting.openai_costs import own_costs
 from billing.accounting.reconcile import check_ledger
 from billing.accounting.statements import Statements
 from billing.jobs.retention import drop_detail
-from billing.ledger.portal_tokens import Portal
+from billing.ledger.portal_tokens import PortalTokens
 from proxy.customer_api.statement_csv import statement_csv
 from tests.support.charges import MODELS, NOW, run_sql, settled
 from tests.support.stores import Books
@@ -44,7 +44,7 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(
         clock(asked + rng.randrange(400, 3_000))
         await sql.ledger.post([entry])
     months = ("2026-09", "2026-10", "2026-11")
-    statements, portal, finance = Statements(sql.database), Portal(sql.database), Finance(sql.database)
+    statements, portal, finance = Statements(sql.database), PortalTokens(sql.database), Finance(sql.database)
 
     async def seen() -> list[object]:
         shown: list[object] = [

@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from billing.ledger.accounts import hash_key
 from billing.ledger.admins import LONGEST_NAME, Admin, Admins
 from billing.ledger.audit_log import AuditLog, Change, Who
-from billing.ledger.flag_overrides import Override, Overrides, in_force
+from billing.ledger.flag_overrides import FlagOverride, FlagOverrides, in_force
 from billing.money.amounts import Millicredits
 from billing.money.errors import KeyNotFound, StoreUnavailable
 from billing.storage.database import Database, now_ms
@@ -46,9 +46,9 @@ async def test_the_chain_holds_over_batches(sql: Books, monkeypatch: pytest.Monk
     log = await filled(sql)
     verdict = await log.verify()
     assert (verdict.rows, verdict.problem, verdict.head.id) == (5, "", 5)
-    assert [row["id"] async for row in log.rows()] == [1, 2, 3, 4, 5]
-    assert [row["id"] for row in await log.newest(2)] == [5, 4]
-    assert [row["id"] for row in await log.newest(9, subject="thing 1")] == [2]
+    assert [row.id async for row in log.rows()] == [1, 2, 3, 4, 5]
+    assert [row.id for row in await log.newest(2)] == [5, 4]
+    assert [row.id for row in await log.newest(9, subject="thing 1")] == [2]
     assert (await log.verify(known=verdict.head.hash)).problem == ""
     assert "cut off" in (await log.verify(known="f" * 64)).problem
 
@@ -111,16 +111,16 @@ async def test_a_change_that_fails_leaves_no_row_and_a_row_that_fails_no_change(
 
 
 async def test_two_who_set_one_flag_at_once_both_have_their_row(sql: Books) -> None:
-    overrides = Overrides(sql.database)
+    overrides = FlagOverrides(sql.database)
     for _ in range(5):
         await overrides.clear("charging_enabled", "again", ANN)
         await asyncio.gather(*(overrides.set("charging_enabled", number % 2 == 0, "why", ANN) for number in range(4)))
     rows = [row async for row in AuditLog(sql.database).rows()]
-    assert [row["action"] for row in rows].count("flag.set") == 20
+    assert [row.action for row in rows].count("flag.set") == 20
     # each one's `before` is the `after` of the one it came behind
     for earlier, row in itertools.pairwise(rows):
-        if row["action"] == "flag.set":
-            assert row["before"] == earlier["after"] or earlier["action"] == "flag.clear"
+        if row.action == "flag.set":
+            assert row.before == earlier.after or earlier.action == "flag.clear"
 
 
 async def test_a_sign_in_on_its_way_does_not_outlive_its_key(sql: Books) -> None:
@@ -175,7 +175,7 @@ async def test_what_somebody_granted_counts_over_accounts_and_addresses(sql: Boo
 
 
 async def test_overrides_come_and_go_with_their_rows(sql: Books) -> None:
-    overrides = Overrides(sql.database)
+    overrides = FlagOverrides(sql.database)
     await overrides.set("charging_enabled", False, "why", ANN, now_ms() + 60_000)
     await overrides.set("charging_enabled", True, "better", ANN)
     await overrides.set("model_allowlist", ["a", "b*"], "some", ANN, 5)
@@ -188,7 +188,7 @@ async def test_overrides_come_and_go_with_their_rows(sql: Books) -> None:
     assert in_force(rows, 5) == {"charging_enabled": True}
     assert await overrides.clear("charging_enabled", "done", ANN)
     assert not await overrides.clear("charging_enabled", "done", ANN)
-    assert not Override("x", 1, "", "", 0, None).ended(2**52)
+    assert not FlagOverride("x", 1, "", "", 0, None).ended(2**52)
     verdict = await AuditLog(sql.database).verify()
     assert (verdict.rows, verdict.problem) == (4, "")
 

@@ -52,9 +52,9 @@ async def test_odd_texts_and_counts_are_made_to_fit(sql: Books) -> None:
     shelf = Shelf(entries)
     assert await flush_once(shelf, sql.ledger, 100) == len(odd)
     assert shelf.entries == []
-    rows = {row["charge_id"]: row for row in await sql.ledger.usage_of(account, 20)}
-    assert rows["r0"]["model"] == "x" * 120
-    assert rows["r1"]["model"] == "ab"
+    rows = {row.charge_id: row for row in await sql.ledger.usage_of(account, 20)}
+    assert rows["r0"].model == "x" * 120
+    assert rows["r1"].model == "ab"
     assert (await sql.ledger.posted(account)).balance == 1_000 - 10 * len(odd)
 
 

@@ -23,7 +23,7 @@ async def test_a_transfer_is_never_changed(sql: Books, statement: str) -> None:
     with pytest.raises(DBAPIError, match="never changed"):
         async with sql.database.write() as connection:
             await connection.execute(text(statement))
-    assert (await sql.ledger.transfers_of(account, 10))[0]["amount_millicredits"] == 1_000
+    assert (await sql.ledger.transfers_of(account, 10))[0].amount_millicredits == 1_000
 
 
 async def test_a_charge_posts_its_transfers_and_usage_in_one_go(sql: Books) -> None:

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from billing.money.errors import UnpricedModel
-from billing.money.pricing import Bounds, Line, PriceBook, load_catalogue, tier_of
+from billing.money.pricing import Bounds, PriceBook, load_catalogue, tier_of
 from billing.money.usage import Usage
 from tests.support.rate_cards import SHIPPED, card
 
@@ -171,7 +171,8 @@ def test_several_models_of_one_request_are_summed_before_the_one_rounding() -> N
     assert mini is not None
     # 0.1 x 3 + 0.15 x 3 = 0.75: one millicredit, not two
     assert (
-        book.price(luna, "default", Usage(input_tokens=3), [Line(mini, "default", Usage(input_tokens=3))]).amount == 1
+        book.price(luna, "default", Usage(input_tokens=3), [ModelUsage(mini, "default", Usage(input_tokens=3))]).amount
+        == 1
     )
 
 

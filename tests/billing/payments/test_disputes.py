@@ -94,4 +94,4 @@ async def test_lost_disputes_block_an_account_by_configuration(sql) -> None:
         dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "")
         shop.stripe.close_dispute(dispute.id, "lost")
         await shop.deliver()
-        assert (await sql.accounts.get(account))["status"] == expected
+        assert (await sql.accounts.get(account)).status == expected

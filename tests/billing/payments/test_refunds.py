@@ -58,7 +58,7 @@ async def test_what_takes_a_purchase_back_says_which(shop: Shop) -> None:
     await shop.deliver()
     await spend(shop, account, 1_000)
     rows = await shop.books.ledger.transfers_of(account, 50)
-    named = {(row["kind"].removesuffix("_bonus"), row["purchase_id"]) for row in rows}
+    named = {(row.kind.removesuffix("_bonus"), row.purchase_id) for row in rows}
     wanted = {("purchase", first.id), ("purchase", second.id), ("refund", first.id), ("dispute", second.id)}
     assert named == wanted | {("usage", None), ("adjustment", None)}
 

@@ -128,13 +128,13 @@ async def test_what_a_customer_changes_has_rows_in_the_audit_log(shop: Shop) -> 
         assert await audit.newest(10) == []  # links of the operator's app have none
         assert (await visit.send("keys", limit="5", period="day")).status_code == 201
         (key,) = await shop.books.accounts.keys_of(account)
-        assert (await visit.send("keys/revoke", key=key["id"])).status_code == 303
-        assert (await visit.send("keys/revoke", key=key["id"])).status_code == 303
+        assert (await visit.send("keys/revoke", key=key.id)).status_code == 303
+        assert (await visit.send("keys/revoke", key=key.id)).status_code == 303
         rows = await audit.newest(10)
-    assert [(row["action"], row["subject"]) for row in rows] == [("key.revoke", key["id"]), ("key.create", key["id"])]
+    assert [(row.action, row.subject) for row in rows] == [("key.revoke", key.id), ("key.create", key.id)]
     for row in rows:
-        assert (row["actor"], row["role"], row["ip"]) == (f"customer:{account}", "customer", "127.0.0.1")
-        assert row["request_id"].startswith("side_")
+        assert (row.actor, row.role, row.ip) == (f"customer:{account}", "customer", "127.0.0.1")
+        assert row.request_id.startswith("side_")
 
 
 async def test_buying_leads_to_the_payment_page_and_the_balance_rises(shop: Shop) -> None:
@@ -196,12 +196,12 @@ async def test_keys_are_made_shown_once_limited_and_revoked_by_their_owner_only(
         assert made.status_code == 201
         assert secret[0] not in await visit.page()
         (row,) = await shop.books.accounts.keys_of(account)
-        assert (row["spend_limit_millicredits"], row["spend_period"]) == (12_500, "week")
-        assert (await theirs.send("keys/revoke", key=row["id"])).status_code == 404
-        assert (await shop.books.accounts.keys_of(account))[0]["revoked_at"] is None
-        assert (await visit.send("keys/revoke", key=row["id"])).status_code == 303
-        assert (await visit.send("keys/revoke", key=row["id"])).status_code == 303
-        assert (await shop.books.accounts.keys_of(account))[0]["revoked_at"] is not None
+        assert (row.spend_limit_millicredits, row.spend_period) == (12_500, "week")
+        assert (await theirs.send("keys/revoke", key=row.id)).status_code == 404
+        assert (await shop.books.accounts.keys_of(account))[0].revoked_at is None
+        assert (await visit.send("keys/revoke", key=row.id)).status_code == 303
+        assert (await visit.send("keys/revoke", key=row.id)).status_code == 303
+        assert (await shop.books.accounts.keys_of(account))[0].revoked_at is not None
         assert (await visit.send("keys", limit="-1")).status_code == 400
         assert (await visit.send("keys", limit="lots")).status_code == 400
 

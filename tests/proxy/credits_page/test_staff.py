@@ -9,7 +9,7 @@ from sqlalchemy import text
 from billing.ledger.accounts import KeyRules
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import Who
-from billing.ledger.portal_tokens import Portal, Staff
+from billing.ledger.portal_tokens import PortalTokens, Staff
 from billing.storage.database import now_ms
 from proxy.admin.auth import AdminAuth
 from proxy.web.auth_failures import AuthFailures
@@ -62,7 +62,7 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
             refused = await visit.send(path, **fields)
             assert refused.status_code == 403, path
             assert "You see this page as staff" in refused.text
-        assert [row["revoked_at"] for row in await sql.accounts.keys_of(account)] == [None]
+        assert [row.revoked_at for row in await sql.accounts.keys_of(account)] == [None]
         assert await shop.rows("SELECT count(*) FROM audit_log UNION ALL SELECT count(*) FROM purchases") == before
         assert await shop.recharges.get(account) is None
         assert (await visit.client.get("/credits/statement?month=2026-11")).status_code == 200
@@ -76,7 +76,7 @@ async def test_the_operators_app_and_the_command_line_open_the_customers_own(sho
     async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, AuthFailures())) as visit:
         await enter(visit, account, secret)
         assert (await visit.send("keys")).status_code == 201
-        token, _ = await Portal(sql.database).link(account, Who("cli:root", "cli"))
+        token, _ = await PortalTokens(sql.database).link(account, Who("cli:root", "cli"))
         await visit.client.post("/credits/enter", data={"token": token}, headers={"origin": "http://meter.test"})
         assert (await visit.send("keys")).status_code == 201
         assert "as staff" not in await visit.page()
@@ -110,7 +110,7 @@ async def test_sessions_and_links_end_with_the_key_that_made_them(shop: Shop, en
 
 async def test_staff_sessions_last_an_hour_and_customers_twelve(shop: Shop) -> None:
     sql, account = shop.books, await shop.books.account(5_000)
-    portal = Portal(sql.database)
+    portal = PortalTokens(sql.database)
     key_id, _ = await admin_key(sql, "support")
     by_key, by_token = Staff("bob (adm_1)", "support", key_id), Staff("oidc:u1 (ann@example.com)", "support", None)
     for staff, hours in ((by_key, 1), (by_token, 1), (None, 12)):

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from prometheus_client import CollectorRegistry
 
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from config.settings import Secret, Settings
 from config.watch import Judge, Watcher
 from proxy.observability.metrics import Metrics
@@ -197,7 +197,9 @@ async def test_a_look_that_fails_is_noted_and_tried_again(
 ) -> None:
     file, settings, metrics, apply = tmp_path / "proxy.toml", Settings(), Metrics(CollectorRegistry()), FailsOnce()
     file.write_text("# fine\n")
-    live = LiveSettings(settings, Watcher(Judge(file, settings, environ={})), Overrides(sql.database), metrics, apply)
+    live = LiveSettings(
+        settings, Watcher(Judge(file, settings, environ={})), FlagOverrides(sql.database), metrics, apply
+    )
     async with background(live.follow()):
         await asyncio.sleep(0.6)
         file.write_text(CLOSED)

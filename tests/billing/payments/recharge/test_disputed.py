@@ -93,11 +93,11 @@ async def test_who_disputes_is_not_charged_again(sql: Books, block_after: int) -
     row = await shop.recharges.get(account)
     assert row is not None
     assert (row.state, row.enabled) == ("stopped", False)
-    assert [notice["kind"] for notice in await shop.notices.listing(None, 9)] == ["auto_recharge.stopped"]
+    assert [notice.kind for notice in await shop.notices.listing(None, 9)] == ["auto_recharge.stopped"]
     shop.stripe.close_dispute(dispute.id, "lost")
     await shop.deliver()
     await run(shop)
     assert autos(shop) == []
-    blocked = (await sql.accounts.get(account))["status"] == "blocked"
+    blocked = (await sql.accounts.get(account)).status == "blocked"
     audited = await shop.rows("SELECT actor, subject FROM audit_log WHERE action = 'account.status'")
     assert (blocked, audited) == (bool(block_after), [("stripe", account)] * block_after)
