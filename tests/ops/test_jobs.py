@@ -43,7 +43,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Sets the time at which the ledger books."""
 
     def set_to(milliseconds: int) -> None:
-        monkeypatch.setattr(billing.ledger, "now_ms", lambda: milliseconds)
+        monkeypatch.setattr(billing.ledger.ledger, "now_ms", lambda: milliseconds)
 
     return set_to
 
@@ -223,7 +223,7 @@ async def test_every_fault_is_found_by_its_check(busy: tuple[Books, str]) -> Non
 async def test_the_store_is_compared_exactly_and_only_with_what_is_new(busy: tuple[Books, str]) -> None:
     books, account = busy
     posted = await books.ledger.posted(account)
-    await books.ledger.grant(account, billing.ledger.millicredits(1_000), "later", "test", "not applied yet")
+    await books.ledger.grant(account, billing.ledger.ledger.millicredits(1_000), "later", "test", "not applied yet")
     figures = {account: Reading(posted.balance, 40, posted.sequence)}
     asked: list[Collection[str] | None] = []
 
@@ -248,7 +248,7 @@ async def test_an_account_that_never_stands_still_is_reported_as_such_and_not_as
     numbers = iter(range(1_000))
 
     async def store(_only: Collection[str] | None) -> tuple[dict[str, Reading], dict[str, int], dict[str, int]]:
-        await books.ledger.grant(account, billing.ledger.millicredits(1), f"busy {next(numbers)}", "test", "traffic")
+        await books.ledger.grant(account, billing.ledger.ledger.millicredits(1), f"busy {next(numbers)}", "test", "traffic")
         return {account: Reading(12, 0, 0)}, {}, {}
 
     compared = await check_store(books.database, store)
@@ -344,9 +344,9 @@ async def test_a_day_keeps_the_liability_of_its_end_whenever_it_is_computed(
     clock(start + DAY_MS + 5)  # the next day: charged, and another one overdrawn
     entry = settled("f1", account, start + DAY_MS)
     await sql.ledger.post([entry])
-    await sql.ledger.grant(other, billing.ledger.millicredits(-500), "back", "test", "correction")
+    await sql.ledger.grant(other, billing.ledger.ledger.millicredits(-500), "back", "test", "correction")
     clock(start + 3 * DAY_MS)
-    await sql.ledger.grant(account, billing.ledger.millicredits(7_000), "later", "test", "today")
+    await sql.ledger.grant(account, billing.ledger.ledger.millicredits(7_000), "later", "test", "today")
     rolled = await finance.roll_up(NOW)
     by_day = {figures.day: figures for figures in rolled.days}
     ends = [by_day[(first + timedelta(days=back)).isoformat()].liability for back in range(4)]
@@ -420,7 +420,7 @@ async def test_months_are_made_ahead_also_beside_rows_and_a_large_default(
     assert await partitions_of(sql) == {"usage_default": 1, "usage_2026_11": 1, "usage_2026_12": 1}
     assert (await keep_partitions(sql.database, today, None, months=2)).made == []
     # a default too large to be locked: what has no rows is made beside it, what has some is a finding
-    monkeypatch.setattr(billing.partitions, "MOST_MOVED", 0)
+    monkeypatch.setattr(billing.storage.partitions, "MOST_MOVED", 0)
     beyond = month_of(today, 4)
     await sql.ledger.post([settled("far", account, beyond.start)])
     kept = await keep_partitions(sql.database, today, None, months=4)
@@ -615,7 +615,7 @@ async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(
 async def test_every_charge_that_is_booked_is_told_of_once(sql: Books) -> None:
     """By the flush, by a repeat of it, after a rebuilding."""
     told: list[str] = []
-    ledger = billing.ledger.Ledger(sql.database, lambda entries: told.extend(entry.position for entry in entries))
+    ledger = billing.ledger.ledger.Ledger(sql.database, lambda entries: told.extend(entry.position for entry in entries))
     account = await sql.account(900_000_000)
     first, second = settled("n1", account, NOW)._replace(loss=7), settled("n2", account, NOW)
     await ledger.post_current([first])
