@@ -78,11 +78,6 @@ class DayBooks(NamedTuple):
         """The runbook's margin: what was deducted less what OpenAI costs."""
         return self.deducted - self.cogs
 
-    @property
-    def profit(self) -> int:
-        """Recognised revenue less cost of goods and fees."""
-        return self.recognised - self.cogs - self.fees
-
 
 class CustomerMovement(NamedTuple):
     """Something that touched a customer: a row, or a day's usage in one."""
@@ -313,11 +308,3 @@ def _days(first: date, last: date) -> Iterator[str]:
 
 def _name(number: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=number)).isoformat()
-
-
-def sums(lines: Iterable[JournalLine]) -> dict[str, int]:
-    """Account → debits less credits."""
-    found: defaultdict[str, int] = defaultdict(int)
-    for line in lines:
-        found[line.account] += line.debit - line.credit
-    return dict(found)

@@ -166,12 +166,6 @@ class Runs:
         async with self._db.read() as connection:
             return [RunRow(*row) for row in await connection.execute(query)]
 
-    async def findings_of(self, run_id: int) -> list[FindingRow]:
-        """Return a run's findings, in its order."""
-        query = select(*FINDING_COLUMNS).where(findings.c.run_id == run_id).order_by(findings.c.id)
-        async with self._db.read() as connection:
-            return [FindingRow(*row) for row in await connection.execute(query)]
-
 
 def came_to_its_end(run: RunRow) -> bool:
     """Tell whether a run looked at everything there is, whatever it found: COMPLETED, in Python."""

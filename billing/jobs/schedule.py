@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.jobs.runs import RunRow, Runs
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.flush import Step
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.findings import Finding
@@ -182,7 +182,7 @@ class Scheduler:
             wanted = {"requested_at": now_ms()}
             insert = dialect.insert(job_leases).values(job=name, owner="", until_ms=0, **wanted)
             await connection.execute(insert.on_conflict_do_update(index_elements=["job"], set_=wanted))
-            await note_by(connection, who, Change("job.run", name, None, {"requested": True}, reason))
+            await record_change(connection, who, Change("job.run", name, None, {"requested": True}, reason))
 
     async def _fulfilled(self, name: str, started: int) -> None:
         """Forget requests from before a run that came to its end; one that came later asks for another."""

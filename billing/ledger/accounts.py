@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Select, insert, or_, select, update
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import AccountNotFound, KeyNotFound
@@ -93,7 +93,7 @@ class Accounts:
                     account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0
                 )
             )
-            await note_by(connection, who, Change("account.create", account_id, None, {"name": name}))
+            await record_change(connection, who, Change("account.create", account_id, None, {"name": name}))
         return account_id
 
     async def everyone(self) -> list[AccountRow]:
@@ -121,7 +121,7 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise AccountNotFound(account_id)
-            await note_by(connection, who, Change("account.status", account_id, before, status, reason))
+            await record_change(connection, who, Change("account.status", account_id, before, status, reason))
 
     async def create_key(self, account_id: str, rules: KeyRules, who: Who | None = None) -> tuple[str, str]:
         """A new key: (key id, the key itself — shown this once). Raises AccountNotFound."""
@@ -145,7 +145,7 @@ class Accounts:
                     created_at=now_ms(),
                 )
             )
-            await note_by(
+            await record_change(
                 connection, who, Change("key.create", key_id, None, {"account": account_id, **rules._asdict()})
             )
         return key_id, secret
@@ -168,7 +168,9 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
-            await note_by(connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason))
+            await record_change(
+                connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
+            )
 
     async def search(self, words: str, limit: int) -> list[AccountRow]:
         """Return accounts by id, by part of their name, or by the id of one of their keys; the newest first."""

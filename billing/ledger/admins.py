@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import delete, insert, select, update
 
 from billing.ledger.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import KeyNotFound
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
@@ -84,7 +84,7 @@ class Admins:
         async with self._db.write() as connection:
             await connection.execute(insert(admin_keys).values(**row))
             after = {"name": name, "role": role, "expiresAt": expires_at}
-            await note_change(connection, who, Change("admin.create", key_id, None, after, reason))
+            await record_change(connection, who, Change("admin.create", key_id, None, after, reason))
         return key_id, secret
 
     async def everyone(self) -> list[AdminRow]:
@@ -102,7 +102,7 @@ class Admins:
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
             await connection.execute(delete(admin_sessions).where(admin_sessions.c.key_id == key_id))
-            await note_change(
+            await record_change(
                 connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
             )
 
@@ -158,7 +158,7 @@ class Admins:
                     expires_at=ends,
                 )
             )
-            await note_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
+            await record_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
         return token
 
     async def session(self, token: str) -> Admin | None:

@@ -79,12 +79,6 @@ class ChainVerification(NamedTuple):
     problem: str
 
 
-async def note_by(connection: AsyncConnection, who: Who | None, change: Change) -> None:
-    """Append a row if an admin did it; what the product does by itself is in its own records."""
-    if who is not None:
-        await note_change(connection, who, change)
-
-
 async def take_turn(connection: AsyncConnection) -> None:
     """Wait until no other change is on its way; the turn ends with the transaction.
 
@@ -94,8 +88,13 @@ async def take_turn(connection: AsyncConnection) -> None:
         await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
 
 
-async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:
-    """Append a row. Writers come one after the other: the chain has one end."""
+async def record_change(connection: AsyncConnection, who: Who | None, change: Change) -> None:
+    """Append a row if an admin did it (`who`); what the product does by itself is in its own records.
+
+    Writers come one after the other: the chain has one end.
+    """
+    if who is None:
+        return
     await take_turn(connection)
     query = select(audit_log.c.id, audit_log.c.hash).order_by(audit_log.c.id.desc()).limit(1)
     last = (await connection.execute(query)).first()
@@ -134,7 +133,7 @@ class AuditLog:
     async def write(self, who: Who, change: Change) -> None:
         """Append a row by itself, for what has no transaction of ours."""
         async with self._db.write() as connection:
-            await note_change(connection, who, change)
+            await record_change(connection, who, change)
 
     async def rows(self, after_id: int = 0) -> AsyncIterator[AuditRow]:
         """Every row after that number, oldest first."""

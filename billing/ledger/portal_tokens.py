@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, union_all, update
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import AccountNotFound
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import accounts, usage, usage_daily
@@ -162,7 +162,9 @@ class PortalTokens:
         async with self._db.write() as connection:
             await connection.execute(delete(portal_tokens).where(portal_tokens.c.expires_at < now - DAY_MS))
             await connection.execute(insert(portal_tokens).values(**row))
-            await note_by(connection, who, Change("portal.link", account_id, None, {"expiresAt": now + lifetime_ms}))
+            await record_change(
+                connection, who, Change("portal.link", account_id, None, {"expiresAt": now + lifetime_ms})
+            )
         return token, now + lifetime_ms
 
 

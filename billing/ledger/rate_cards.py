@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import BillingError
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import read_card
@@ -60,7 +60,9 @@ class RateCards:
                         f"a rate card {card_id!r} with other prices exists: a card is never edited, give it another id"
                     )
                 return False
-            await note_by(connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])}))
+            await record_change(
+                connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])})
+            )
         return True
 
     async def activate(
@@ -76,7 +78,7 @@ class RateCards:
                 )
             )
             after = {"rateCardId": card_id, "effectiveAt": effective_at}
-            await note_by(connection, who, Change("rates.activate", card_id, before, after, reason))
+            await record_change(connection, who, Change("rates.activate", card_id, before, after, reason))
 
     async def active_id(self) -> str | None:
         """The card that applies now: of the activations in effect the latest; of equal ones the one made last."""

@@ -53,8 +53,8 @@ class UpstreamObjects:
         """`database` must be migrated."""
         self._db = database
 
-    async def note(self, account_id: str, charge_id: str, made: Sequence[MadeObject]) -> None:
-        """Note who made these; the first to be noted stays the owner, what a later note knows better is updated."""
+    async def record_owner(self, account_id: str, charge_id: str, made: Sequence[MadeObject]) -> None:
+        """Record the owner of these: the first one stays (I8), what a later record knows better is updated."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(upstream_objects)
         same_owner = upstream_objects.c.account_id == statement.excluded.account_id

@@ -15,7 +15,6 @@ RoundingMode = Literal["exact", "ceil"]
 MILLICREDITS_PER_CREDIT = 1_000
 MILLICREDITS_PER_USD = 1_000_000
 LIMIT = 2**53
-ZERO = Millicredits(0)
 AMOUNT = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})")
 
 

@@ -270,14 +270,6 @@ class Book:
             self._settle_key(hold, charged, tokens)
         return Settled(charged, due - charged, account.balance, account.held)
 
-    def renew(self, hold_id: str, expires_ms: int) -> bool:
-        """Lengthen a lease; False when the hold is gone."""
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return False
-        hold.expires_ms = expires_ms
-        return True
-
     def mark(self, mark: Checkpoint) -> bool:
         """Note what an orphan would be charged (never more than the hold); False when the hold is gone."""
         hold = self.holds.get(mark.hold_id)
@@ -312,10 +304,6 @@ class Book:
         account.balance = millicredits(account.balance + delta)
         account.sequence = sequence
         return True
-
-    def expired(self, now_ms: int) -> list[Hold]:
-        """Holds whose lease is over."""
-        return [hold for hold in self.holds.values() if hold.expires_ms <= now_ms]
 
     def _check_key(self, request: HoldRequest, account: AccountState, now_ms: int) -> Refused | None:
         limits, key = request.limits, self.keys[request.key_id]

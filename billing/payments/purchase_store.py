@@ -15,7 +15,7 @@ import msgspec
 from sqlalchemy import ColumnElement, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.recharge_blocks import stop_for_dispute, use_up_crossing
 from billing.ledger.transfers import insert_missing, move
 from billing.money.errors import AccountNotFound, BillingError, TooManyCheckouts
@@ -333,7 +333,7 @@ class Sales:
             taken = await self._rebook(connection, await _locked(connection, purchases.c.id == purchase_id), now)
             before = {"state": row.state, "problem": row.problem}
             after = {"state": "credited", "millicredits": str(paid + bonus), "accountId": row.account_id}
-            await note_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
+            await record_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
             return Applied(True, "credited", paid + bonus + sum(taken.values()), taken=taken)
 
     async def dismiss(self, purchase_id: str, who: Who, reason: str) -> bool:
@@ -349,7 +349,7 @@ class Sales:
                 raise NotAcceptable(f"purchase {purchase_id} is {row.state if row else 'unknown'}, not in review")
             await _change(connection, row, {"state": "dismissed"})
             before = {"state": row.state, "problem": row.problem, "accountId": row.account_id}
-            await note_change(
+            await record_change(
                 connection, who, Change("purchase.dismiss", purchase_id, before, {"state": "dismissed"}, reason)
             )
             return True
@@ -423,7 +423,7 @@ class Sales:
         if (await connection.execute(blocked)).rowcount == 0:
             return False
         change = Change("account.status", account_id, "active", "blocked", f"{lost} disputes were lost")
-        await note_change(connection, SYSTEM, change)
+        await record_change(connection, SYSTEM, change)
         return True
 
     # -- reading ---------------------------------------------------------------------------------------------
