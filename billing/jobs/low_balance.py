@@ -27,7 +27,7 @@ class LowBalance:
         self._db, self._notices, self._default = database, notices, default_threshold
 
     async def threshold(self, account_id: str) -> int | None:
-        """The account's own threshold in millicredits; None: the configured one."""
+        """Return the account's own threshold in millicredits; None: the configured one."""
         query = select(balance_marks.c.threshold_millicredits).where(balance_marks.c.account_id == account_id)
         async with self._db.read() as connection:
             found: int | None = (await connection.execute(query)).scalar_one_or_none()

@@ -23,11 +23,11 @@ SERVICE = "service"
 LONGEST_ACTOR = 80
 """Characters of `transfers.actor`, the narrowest column that says who did something."""
 LONGEST_NAME = 57
-"""So that a name and the id of its key, in brackets behind it, fit there."""
+"""With the id of its key, in brackets behind it, a name of this length fits there."""
 
 
 def actor_of(name: str, key_id: str) -> str:
-    """What rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
+    """Return what rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
     behind = f" ({key_id})"
     return name[: LONGEST_ACTOR - len(behind)] + behind
 
@@ -42,7 +42,7 @@ class Admin(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What stays the same of `actor`: an identity provider's subject without the e-mail address beside it."""
+        """The part of `actor` that stays: an identity provider's subject without the e-mail address beside it."""
         return self.actor.partition(" (")[0] if self.actor.startswith("oidc:") else self.actor
 
 
@@ -69,7 +69,7 @@ class Admins:
     async def create(
         self, name: str, role: str, who: Who, expires_at: int | None = None, reason: str = ""
     ) -> tuple[str, str]:
-        """A new key: (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
+        """Make a key; return (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
         secret, key_id = ADMIN_PREFIX + secrets.token_urlsafe(32), "adm_" + secrets.token_hex(8)
         row = {
             "id": key_id,
@@ -119,7 +119,7 @@ class Admins:
         return Admin(actor_of(row["name"], row["id"]), row["role"], row["id"], row["expires_at"])
 
     async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
-        """An account's key as the operator's own app holds it: no limits but the defaults.
+        """Return an account's key as the operator's own app holds it: no limits but the defaults.
 
         None when either is unknown.
         """
@@ -162,7 +162,7 @@ class Admins:
         return token
 
     async def session(self, token: str) -> Admin | None:
-        """Who is signed in by this token; None when nobody is any more."""
+        """Return the admin whom this token signs in; None when nobody is any more."""
         async with self._db.read() as connection:
             # the key is asked, not only the session: a sign-in that was on its way when the key was revoked left one
             # behind

@@ -28,7 +28,7 @@ Runs after the audit row, which lets one writer in.
 
 
 class Who(NamedTuple):
-    """Who asks for a change, and through what."""
+    """Author of a change, and the request that it came by."""
 
     actor: str
     role: str
@@ -72,7 +72,7 @@ class ChainHead(NamedTuple):
 
 
 class ChainVerification(NamedTuple):
-    """Result of walking the chain: the number of rows that hold, the head, the first thing that is wrong ("": nothing)."""
+    """Result of walking the chain: the number of rows that hold, the head, the first fault ("": none)."""
 
     rows: int
     head: ChainHead
@@ -148,7 +148,7 @@ class AuditLog:
             after_id = batch[-1].id
 
     async def newest(self, limit: int, subject: str | None = None, before_id: int | None = None) -> list[AuditRow]:
-        """The latest rows, newest first."""
+        """Return the latest rows, newest first."""
         query = select(*COLUMNS).order_by(audit_log.c.id.desc()).limit(limit)
         if subject is not None:
             query = query.where(audit_log.c.subject == subject)

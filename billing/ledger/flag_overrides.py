@@ -23,7 +23,7 @@ class FlagOverride(NamedTuple):
     expires_at: int | None
 
     def ended(self, at: int) -> bool:
-        """Whether it counts no more."""
+        """Tell whether it counts no more."""
         return self.expires_at is not None and self.expires_at <= at
 
 

@@ -81,7 +81,7 @@ class RateCards:
             await record_change(connection, who, Change("rates.activate", card_id, before, after, reason))
 
     async def active_id(self) -> str | None:
-        """The card that applies now: of the activations in effect the latest; of equal ones the one made last."""
+        """Return the card that applies now: of activations in effect the latest, of equal ones the one made last."""
         query = (
             select(rate_activations.c.rate_card_id)
             .where(rate_activations.c.effective_at <= now_ms())
@@ -93,7 +93,7 @@ class RateCards:
             return found
 
     async def get(self, card_id: str) -> dict[str, Any]:
-        """A card's document. Raises RateCardError."""
+        """Return a card's document. Raises RateCardError."""
         async with self._db.read() as connection:
             text = (
                 await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))
@@ -123,7 +123,7 @@ class RateCards:
             ]
 
     async def begin_with_shipped(self) -> None:
-        """A ledger without prices starts with the shipped card."""
+        """Import and activate the shipped card in a ledger without prices."""
         if await self.activations():
             return
         document = load_catalogue()

@@ -92,7 +92,7 @@ def display_usd(amount: int) -> int | float:
 
 
 def decimal_of(text: str, unit: str) -> Fraction:
-    """A number as people write amounts: a sign, digits 0 to 9, a dot; no exponent, and no digits of other scripts.
+    """Read a number as people write amounts: a sign, digits 0 to 9, a dot; no exponent, and no digits of other scripts.
 
     Raises MoneyError.
     """

@@ -1,4 +1,4 @@
-"""What can go wrong with money, as a small tree. The domain gives the reason; the HTTP edge picks the status.
+"""Errors of money, as a small tree. The domain gives the reason; the HTTP edge picks the status.
 
 BillingError
 ├── UnpricedModel        no price for this model, endpoint or tier: refused, never $0

@@ -22,7 +22,7 @@ from billing.money.usage import MAX_TOKENS, Usage
 
 SCALE = 10**15
 PER_UNIT = SCALE * MILLICREDITS_PER_USD
-"""What turns USD per call, character or second into a rate."""
+"""Factor from USD per call, character or second to a rate."""
 LONG_CONTEXT_TOKENS = 272_000
 """Above this many input tokens the whole request costs the long rates; exactly this many is still short."""
 
@@ -63,7 +63,7 @@ class Tier(NamedTuple):
     long: Card | None
 
     def card(self, input_tokens: int) -> Card:
-        """The card that a request with that much input is priced by."""
+        """Return the card that a request with that much input is priced by."""
         return self.long if self.long is not None and input_tokens > LONG_CONTEXT_TOKENS else self.short
 
 
@@ -86,7 +86,7 @@ class Model(NamedTuple):
     sale: Mapping[str, Tier]
 
     def tier(self, name: str) -> Tier:
-        """The rates of a service tier. Raises UnpricedModel when this model is not sold in it."""
+        """Return the rates of a service tier. Raises UnpricedModel when this model is not sold in it."""
         found = self.tiers.get(name)
         if found is None:
             raise UnpricedModel(self.name, f"has no price in service tier {name!r}.")
@@ -94,7 +94,7 @@ class Model(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """One request's priced usage: what the customer pays and what OpenAI bills us, in millicredits, and by which rates."""
+    """One request's priced usage in millicredits: what the customer pays, what OpenAI bills us; and by which rates."""
 
     amount: Millicredits
     cost: Millicredits
@@ -103,7 +103,7 @@ class Charge(NamedTuple):
 
 
 class ModelUsage(NamedTuple):
-    """What another model did inside a request: an image tool, an SVG author, a transcriber."""
+    """Usage of another model inside a request: an image tool, an SVG author, a transcriber."""
 
     model: Model
     tier: str
@@ -137,7 +137,7 @@ class BookOrigin(NamedTuple):
 
 
 def family(name: str) -> str:
-    """The name under which a model's figures are shown: without its date, and of a fine-tuned one only the base.
+    """Return the name under which a model's figures are shown: without its date, of a fine-tuned one the base.
 
     A name that is served is priced by itself or by such a name (PriceBook.find), so there are no more of them than
     priced models, whatever dates and owners clients think of.
@@ -167,7 +167,7 @@ class PriceBook:
 
     @property
     def origin(self) -> "BookOrigin":
-        """What this very book can be made of again."""
+        """The parts that this very book can be made of again."""
         return BookOrigin(self.catalogue_id, self._markup_text, self._rounding)
 
     def names(self) -> list[str]:
@@ -175,7 +175,7 @@ class PriceBook:
         return sorted(self._models)
 
     def find(self, name: str) -> Model | None:
-        """The model of that name; a dated snapshot falls back to its alias, `ft:` to its base's ft row."""
+        """Return the model of that name; a dated snapshot falls back to its alias, `ft:` to its base's ft row."""
         model = self._models.get(name)
         if model is None and name.startswith("ft:"):
             base = f"ft:{name.split(':')[1]}"
@@ -186,11 +186,11 @@ class PriceBook:
         return model
 
     def prices_call(self, name: str) -> bool:
-        """Whether a hosted tool's call has a price."""
+        """Tell whether a hosted tool's call has a price."""
         return name in self._calls
 
     def call_price(self, name: str) -> int:
-        """What a hosted tool's call costs, for comparing. Raises UnpricedModel."""
+        """Return the price of a hosted tool's call, for comparing. Raises UnpricedModel."""
         return self._call(name)
 
     def price(self, model: Model, tier: str, usage: Usage, more: Sequence[ModelUsage] = ()) -> Charge:
@@ -212,7 +212,7 @@ class PriceBook:
         return self._charge(card, cost, due, cards)
 
     def ceiling(self, model: Model, tier: str, bounds: Bounds) -> Charge:
-        """The most that a request within `bounds` can cost: every token at the dearest rate that can apply."""
+        """Price the most that a request within `bounds` can cost (I2): all at the dearest rate that can apply."""
         card = model.tier(tier).card(bounds.input_tokens)
         cost = self._most(card, bounds)
         if not bounds.more and model.markup == 1 and not model.sale:
@@ -227,7 +227,7 @@ class PriceBook:
         return self._charge(card, cost, due, cards)
 
     def affordable_output(self, model: Model, tier: str, bounds: Bounds, budget: int) -> int:
-        """How many output tokens fit into `budget` millicredits beside the rest of `bounds` (0 when none do)."""
+        """Count the output tokens that fit into `budget` millicredits beside the rest of `bounds` (0 when none do)."""
         low, high = 0, MAX_TOKENS
         if (
             not model.tier(tier).short.output
@@ -338,7 +338,7 @@ class PriceBook:
 
 
 def card_of(tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], snapshot: msgspec.Raw) -> Card:
-    """The card of decimal prices: USD per million tokens by part, and per unit.
+    """Return the card of decimal prices: USD per million tokens by part, and per unit.
 
     Raises InvariantBroken when one cannot be exact.
     """
@@ -374,24 +374,24 @@ def card_of(tier: str, context: str, rates: Mapping[str, str], units: Mapping[st
 
 
 def is_priced(row: Mapping[str, Any]) -> bool:
-    """Whether a catalogue row has any price to sell by."""
+    """Tell whether a catalogue row has any price to sell by."""
     return bool(row["rates"] or "per_second" in row or "per_character" in row)
 
 
 def tier_of(echo: str | None, asked: str) -> str:
-    """The price tier of an echoed `service_tier`; without an echo, the tier that was asked for."""
+    """Return the price tier of an echoed `service_tier`; without an echo, the tier that was asked for."""
     if echo is None:
         return asked
     return TIER_OF_ECHO.get(echo, echo)
 
 
 def load_catalogue() -> dict[str, Any]:
-    """The shipped price catalogue (strings, never floats)."""
+    """Return the shipped price catalogue (strings, never floats)."""
     return read_catalogue(files("config").joinpath("prices/catalogue.json").read_text(encoding="utf-8"))
 
 
 def read_catalogue(text: str) -> dict[str, Any]:
-    """A price catalogue as JSON. Raises InvariantBroken for a price that is a number, ValueError for no JSON."""
+    """Read a price catalogue from JSON. Raises InvariantBroken for a price that is a number, ValueError for no JSON."""
     catalogue: dict[str, Any] = json.loads(text, parse_float=_refuse_float)
     return catalogue
 
@@ -445,7 +445,7 @@ def scaled_cost(card: Card, usage: Usage) -> int:
 
 
 def exact_rate(price: str, scale: int) -> int:
-    """A decimal string times `scale` as an integer. Raises InvariantBroken when that loses anything, or is negative."""
+    """Return a decimal string times `scale` as an integer. Raises InvariantBroken when not exact, or negative."""
     value = Fraction(Decimal(price)) * scale
     if value.denominator != 1 or value < 0:
         raise InvariantBroken(f"the price {price!r} has too many decimals or is negative")

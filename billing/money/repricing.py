@@ -27,7 +27,7 @@ NO_RATES = msgspec.Raw(b"{}")
 
 
 class Priced(msgspec.Struct, frozen=True):
-    """What a row may say: (cost, due) pairs in millicredits.
+    """Amounts that a row may have: (cost, due) pairs in millicredits.
 
     Several where the row leaves open which of two rates applied.
     """
@@ -84,14 +84,14 @@ def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> Card:
 
 
 def _media_apart(card: Card, row: UsageRow) -> bool:
-    """Whether cached sound or pictures, if there were any, had another price than cached text."""
+    """Tell whether cached sound or pictures, if there were any, had another price than cached text."""
     sound = row.audio_input_tokens and card.audio_input != card.input
     pictures = row.image_input_tokens and card.image_input != card.input
     return bool(sound or pictures)
 
 
 def _readings(row: UsageRow) -> list[Usage]:
-    """The row's counts; cache writes as of either lifetime, for the row has their sum alone."""
+    """Return the row's counts; cache writes as of either lifetime, for the row has their sum alone."""
     written = row.cache_write_tokens
     plain = Usage(
         input_tokens=row.input_tokens,
