@@ -16,53 +16,25 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from billing.money.amounts import MILLICREDITS_PER_USD, Millicredits, RoundingMode, round_up
+from billing.money.amounts import Millicredits, RoundingMode, round_up
 from billing.money.errors import InvariantBroken, UnpricedModel
+from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
 from billing.money.usage import MAX_TOKENS, Usage
 
-SCALE = 10**15
-PER_UNIT = SCALE * MILLICREDITS_PER_USD
-"""Factor from USD per call, character or second to a rate."""
 LONG_CONTEXT_TOKENS = 272_000
 """Above this many input tokens the whole request costs the long rates; exactly this many is still short."""
 
-CACHE_WRITE_30M_FACTOR = Fraction(5, 4)
-CACHE_WRITE_12H_FACTOR = Fraction(5, 2)
 TIER_OF_ECHO = {"default": "default", "standard": "default", "auto": "default", "fast": "priority"}
 DATED = re.compile(r"^(.+)-\d{4}-\d{2}-\d{2}$")
-
-
-class Card(NamedTuple):
-    """The rates of one model, tier and context length, in 10**-15 millicredits per token, call, millisecond or
-    character.
-    """
-
-    tier: str
-    context: str
-    input: int
-    cached_input: int
-    cache_write_30m: int
-    cache_write_12h: int
-    output: int
-    audio_input: int
-    cached_audio_input: int
-    audio_output: int
-    image_input: int
-    cached_image_input: int
-    image_output: int
-    web_search: int
-    millisecond: int
-    character: int
-    snapshot: msgspec.Raw
 
 
 class Tier(NamedTuple):
     """One service tier: the usual card, and the one for long context where the model has one."""
 
-    short: Card
-    long: Card | None
+    short: ModelRates
+    long: ModelRates | None
 
-    def card(self, input_tokens: int) -> Card:
+    def card(self, input_tokens: int) -> ModelRates:
         """Return the card that a request with that much input is priced by."""
         return self.long if self.long is not None and input_tokens > LONG_CONTEXT_TOKENS else self.short
 
@@ -242,7 +214,9 @@ class PriceBook:
                 high = middle - 1
         return low
 
-    def _charge(self, card: Card, cost_scaled: int, due_scaled: Fraction | None, more: Sequence[Card]) -> Charge:
+    def _charge(
+        self, card: ModelRates, cost_scaled: int, due_scaled: Fraction | None, more: Sequence[ModelRates]
+    ) -> Charge:
         """`due_scaled` None: sold at cost."""
         cost = round_up(cost_scaled, SCALE)
         if due_scaled is None:
@@ -256,7 +230,7 @@ class PriceBook:
             )
         return Charge(due, cost, card.tier, rates)
 
-    def _cost(self, card: Card, usage: Usage) -> int:
+    def _cost(self, card: ModelRates, usage: Usage) -> int:
         scaled = scaled_cost(card, usage)
         for name, number in usage.calls:
             scaled += self._call(name) * number
@@ -269,7 +243,7 @@ class PriceBook:
         calls = sum(self._call(name) * number for name, number in usage.calls)
         return scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
 
-    def _most(self, card: Card, bounds: Bounds) -> int:
+    def _most(self, card: ModelRates, bounds: Bounds) -> int:
         return _scaled_ceiling(card, bounds) + sum(self._call(name) * number for name, number in bounds.calls)
 
     def _most_due(self, model: Model, tier: str, bounds: Bounds, cost: int) -> Fraction | int:
@@ -311,7 +285,7 @@ class PriceBook:
         units |= {"web_search": row["per_call"]["web_search"]} if "web_search" in row.get("per_call", {}) else {}
         tiers = {}
         for tier, block in (rates or {"default": {"short": {}}}).items():
-            cards: dict[str, Card] = {}
+            cards: dict[str, ModelRates] = {}
             for context, parts in block.items():
                 sold = explicit.get(tier, {})
                 shown = (
@@ -325,7 +299,7 @@ class PriceBook:
 
     def _card(
         self, tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], sold: Mapping[str, Any]
-    ) -> Card:
+    ) -> ModelRates:
         snapshot = {
             "rateCardId": self.catalogue_id,
             "tier": tier,
@@ -334,43 +308,7 @@ class PriceBook:
             "usdPerUnit": dict(units),
             **sold,
         }
-        return card_of(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
-
-
-def card_of(tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], snapshot: msgspec.Raw) -> Card:
-    """Return the card of decimal prices: USD per million tokens by part, and per unit.
-
-    Raises InvariantBroken when one cannot be exact.
-    """
-    exact = {part: exact_rate(price, SCALE) for part, price in rates.items()}
-    base = exact.get("input", 0)
-    image_output = exact.get("image_output", exact.get("output", 0))
-    output = exact.get("output", image_output)
-    audio = exact.get("audio_input", base)
-    image = exact.get("image_input", base)
-    cached = exact.get("cached_input", base)
-    second = exact_rate(units.get("per_second", "0"), PER_UNIT)
-    if second % 1_000:
-        raise InvariantBroken(f"the price of a second {units['per_second']!r} has more than 15 decimals")
-    return Card(
-        tier=tier,
-        context=context,
-        input=base,
-        cached_input=cached,
-        cache_write_30m=exact.get("cache_write_30m", _times(base, CACHE_WRITE_30M_FACTOR)),
-        cache_write_12h=exact.get("cache_write_12h", _times(base, CACHE_WRITE_12H_FACTOR)),
-        output=output,
-        audio_input=audio,
-        cached_audio_input=exact.get("cached_audio_input", audio),
-        audio_output=exact.get("audio_output", output),
-        image_input=image,
-        cached_image_input=exact.get("cached_image_input", image),
-        image_output=image_output,
-        web_search=exact_rate(units.get("web_search", "0"), PER_UNIT),
-        millisecond=second // 1_000,
-        character=exact_rate(units.get("per_character", "0"), PER_UNIT),
-        snapshot=snapshot,
-    )
+        return model_rates(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
 
 
 def is_priced(row: Mapping[str, Any]) -> bool:
@@ -396,7 +334,7 @@ def read_catalogue(text: str) -> dict[str, Any]:
     return catalogue
 
 
-def _scaled_ceiling(card: Card, bounds: Bounds) -> int:
+def _scaled_ceiling(card: ModelRates, bounds: Bounds) -> int:
     dearest_in = max(card.input, card.cache_write_30m, card.image_input)
     if bounds.cache_write_12h:
         dearest_in = max(dearest_in, card.cache_write_12h)
@@ -411,50 +349,6 @@ def _scaled_ceiling(card: Card, bounds: Bounds) -> int:
         + card.millisecond * bounds.milliseconds
         + card.character * bounds.characters
     )
-
-
-def scaled_cost(card: Card, usage: Usage) -> int:
-    """Σ tokens × rate in 10**-15 millicredits.
-
-    Audio and image are taken out of the text only where they are priced apart.
-    """
-    audio = usage.audio_input_tokens if card.audio_input != card.input else 0
-    cached_audio = usage.cached_audio_tokens if audio else 0
-    image = usage.image_input_tokens if card.image_input != card.input else 0
-    cached_image = usage.cached_image_tokens if image else 0
-    cached = usage.cached_tokens - cached_audio - cached_image
-    written = usage.cache_write_30m_tokens + usage.cache_write_12h_tokens
-    plain = max(0, usage.input_tokens - (audio - cached_audio) - (image - cached_image) - usage.cached_tokens - written)
-    audio_out, image_out = usage.audio_output_tokens, usage.image_output_tokens
-    return (
-        plain * card.input
-        + cached * card.cached_input
-        + usage.cache_write_30m_tokens * card.cache_write_30m
-        + usage.cache_write_12h_tokens * card.cache_write_12h
-        + (audio - cached_audio) * card.audio_input
-        + cached_audio * card.cached_audio_input
-        + (image - cached_image) * card.image_input
-        + cached_image * card.cached_image_input
-        + (usage.output_tokens - audio_out - image_out) * card.output
-        + audio_out * card.audio_output
-        + image_out * card.image_output
-        + usage.web_searches * card.web_search
-        + usage.milliseconds * card.millisecond
-        + usage.characters * card.character
-    )
-
-
-def exact_rate(price: str, scale: int) -> int:
-    """Return a decimal string times `scale` as an integer. Raises InvariantBroken when not exact, or negative."""
-    value = Fraction(Decimal(price)) * scale
-    if value.denominator != 1 or value < 0:
-        raise InvariantBroken(f"the price {price!r} has too many decimals or is negative")
-    return value.numerator
-
-
-def _times(rate: int, factor: Fraction) -> int:
-    product = rate * factor
-    return -(-product.numerator // product.denominator)
 
 
 def _refuse_float(text: str) -> NoReturn:

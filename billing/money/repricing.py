@@ -18,7 +18,7 @@ import msgspec
 
 from billing.money.amounts import round_up
 from billing.money.errors import InvariantBroken
-from billing.money.pricing import PER_UNIT, SCALE, Card, card_of, exact_rate, scaled_cost
+from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
 from billing.money.usage import Usage
 from billing.money.usage_record import REST_SUFFIX, UsageRow
 
@@ -76,14 +76,14 @@ def _rates_of(row: UsageRow) -> dict[str, Any]:
     return rates
 
 
-def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> Card:
+def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> ModelRates:
     try:
-        return card_of(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
+        return model_rates(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
     except (InvalidOperation, ValueError, TypeError):
         raise InvariantBroken("the rates hold something that is no price") from None
 
 
-def _media_apart(card: Card, row: UsageRow) -> bool:
+def _media_apart(card: ModelRates, row: UsageRow) -> bool:
     """Tell whether cached sound or pictures, if there were any, had another price than cached text."""
     sound = row.audio_input_tokens and card.audio_input != card.input
     pictures = row.image_input_tokens and card.image_input != card.input

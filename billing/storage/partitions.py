@@ -121,13 +121,13 @@ async def _rows_in_default(database: Database, condition: str) -> int:
 
 async def _make_and_move(database: Database, month: MonthPartition) -> None:
     """In one short transaction: the partition, and the default's rows of that month into it."""
+    moved = f"DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *"  # noqa: S608 - our own names
     async with database.write() as connection:
         for statement in (
             LOCK_TIMEOUT,
             f"LOCK TABLE {DEFAULT} IN ACCESS EXCLUSIVE MODE",
             f"CREATE TABLE {month.name} (LIKE {DEFAULT} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-            f"WITH moved AS (DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *) "  # noqa: S608 - our own names
-            f"INSERT INTO {month.name} SELECT * FROM moved",
+            f"WITH moved AS ({moved}) INSERT INTO {month.name} SELECT * FROM moved",  # noqa: S608 - our own names
             f"ALTER TABLE usage ATTACH PARTITION {month.name} FOR VALUES {month.bounds}",
         ):
             await connection.execute(text(statement))
