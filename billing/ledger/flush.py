@@ -3,7 +3,8 @@
     charges   balance store's journal ──flush──▶ SQL (committed) ──acknowledge──▶ forgotten
     credits   SQL outbox ──relay──▶ balance store (applied once, in order) ──▶ marked applied
 
-Killed between any two of these arrows, the step is simply done again.
+Killed between any two of these arrows, the step is simply done again: nothing served is lost (I3), and the ids of
+charges and the sequence of credits keep it from being booked twice (I4).
 """
 
 import asyncio

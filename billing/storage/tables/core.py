@@ -67,7 +67,7 @@ balances = Table(
     Column("posted_millicredits", BigInteger, nullable=False),
     Column("outbox_sequence", BigInteger, nullable=False),
 )
-"""A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction."""
+"""A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction (I6)."""
 
 buckets = Table(
     "buckets",
@@ -97,6 +97,7 @@ transfers = Table(
     Index("ix_transfers_credit", "credit_account", "id"),
     Index("ix_transfers_created", "created_at", postgresql_using="brin"),
 )
+"""The ledger. Append-only (triggers): I5. One row of a kind a reference: I4."""
 
 usage = Table(
     "usage",
