@@ -78,11 +78,6 @@ class DayBooks(NamedTuple):
         """The runbook's margin: what was deducted less what OpenAI costs."""
         return self.deducted - self.cogs
 
-    @property
-    def profit(self) -> int:
-        """Recognised revenue less cost of goods and fees."""
-        return self.recognised - self.cogs - self.fees
-
 
 class CustomerMovement(NamedTuple):
     """Something that touched a customer: a row, or a day's usage in one."""
@@ -104,7 +99,7 @@ class _Account:
     at: Position = NOWHERE
 
     def move(self) -> Position:
-        """The position now; what it was is returned."""
+        """Bring the position up to date; return what it was."""
         before, self.at = self.at, position(self.lots, self.consumed, self.by_hand)
         return before
 
@@ -181,7 +176,7 @@ class Books:
         return entries, figures
 
     async def _customers(self, until: int) -> list[CustomerMovement]:
-        """What touched customers: usage summed by day and account, everything else row by row."""
+        """Return what touched customers: usage summed by day and account, everything else row by row."""
         day = _day_number(transfers.c.created_at)
         total = func.sum(transfers.c.amount_millicredits)
         usage = select(day, transfers.c.debit_account, total).where(
@@ -241,7 +236,7 @@ def _day_number(column: ColumnElement[int]) -> ColumnElement[int]:
 
 
 def _moved(movements: Iterable[CustomerMovement], kinds: Collection[str]) -> int:
-    """What movements of these kinds put on customers' accounts, in millicredits."""
+    """Sum what movements of these kinds put on customers' accounts, in millicredits."""
     return sum(movement.effect for movement in movements if movement.kind in kinds)
 
 
@@ -272,7 +267,7 @@ def _apply(account: _Account, movement: CustomerMovement, owners: dict[str, str]
 
 
 def _recognise(lines: defaultdict[str, int], movement: CustomerMovement, before: Position, after: Position) -> int:
-    """The journal lines of one movement; how much revenue it recognised."""
+    """Add the journal lines of one movement; return the revenue that it recognised."""
     revenue, deferred = after.recognised - before.recognised, after.deferred - before.deferred
     adjusted = after.adjusted - before.adjusted
     free = movement.effect if movement.kind in ("purchase_bonus", "refund_bonus", "dispute_bonus", "adjustment") else 0
@@ -313,11 +308,3 @@ def _days(first: date, last: date) -> Iterator[str]:
 
 def _name(number: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=number)).isoformat()
-
-
-def sums(lines: Iterable[JournalLine]) -> dict[str, int]:
-    """Account → debits less credits."""
-    found: defaultdict[str, int] = defaultdict(int)
-    for line in lines:
-        found[line.account] += line.debit - line.credit
-    return dict(found)

@@ -73,12 +73,13 @@ LEFT JOIN transfers t ON t.kind = '{kind}' AND t.reference_id = u.charge_id
 WHERE u.{column} <> coalesce(t.amount_millicredits, 0)
 """
 PART_WITHOUT_ROW = """
-SELECT (SELECT coalesce(sum(t.amount_millicredits), 0) FROM transfers t LEFT JOIN usage u ON u.charge_id = t.reference_id
+SELECT (SELECT coalesce(sum(t.amount_millicredits), 0)
+          FROM transfers t LEFT JOIN usage u ON u.charge_id = t.reference_id
          WHERE t.kind = '{kind}' AND t.reference_type = 'charge' AND u.charge_id IS NULL),
        (SELECT coalesce(sum({column}), 0) FROM usage_daily)
 """
 PARTS = (("cost", "usage_cost", "cost_millicredits"), ("platform loss", "platform_loss", "loss_millicredits"))
-"""What else a charge books beside what the customer pays: in words, its kind of transfer, its column of a usage row."""
+"""Other parts of a charge: in words, its kind of transfer, its column of a usage row."""
 OF_ANOTHER_ACCOUNT = """
 SELECT u.charge_id, u.account_id, t.debit_account, t.amount_millicredits FROM usage u
 JOIN transfers t ON t.kind = 'usage' AND t.reference_id = u.charge_id
@@ -97,7 +98,7 @@ class _PostedBalance(NamedTuple):
 
 
 class _Comparison(NamedTuple):
-    """What differs, the accounts that stood still, the accounts that the store told of."""
+    """Differences, the accounts that stood still, the accounts that the store told of."""
 
     findings: list[Finding]
     quiet: set[str]
@@ -105,7 +106,7 @@ class _Comparison(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What comparing the balance store with SQL came to.
+    """Result of comparing the balance store with SQL.
 
     `busy`: accounts that never stood still long enough to be compared.
     """
@@ -115,7 +116,7 @@ class Compared(NamedTuple):
 
 
 class Traces(NamedTuple):
-    """What the ledger says of the service that writes it: whether it sells through Stripe, and keeps balances in Redis."""
+    """Traces in the ledger of the service that writes it: it sells through Stripe, it keeps balances in Redis."""
 
     stripe: bool
     redis: bool
@@ -141,7 +142,7 @@ async def reconcile(database: Database, read_store: ReadStore | None) -> list[Fi
 
 
 async def check_ledger(database: Database) -> list[Finding]:
-    """Posted balances against transfers; usage against transfers by account and day, and charge by charge.
+    """Compare posted balances with transfers (I6); usage with transfers by account and day, and charge by charge.
 
     Raises StoreUnavailable.
     """
@@ -172,7 +173,7 @@ async def check_ledger(database: Database) -> list[Finding]:
 
 
 async def _parts(connection: AsyncConnection) -> list[Finding]:
-    """The cost of each charge, from which margins are computed, and what nobody paid for it."""
+    """Compare the cost of each charge, from which margins are computed, and what nobody paid for it."""
     findings = []
     for words, kind, column in PARTS:
         rows = (await connection.execute(text(PART_THAT_DIFFERS.format(kind=kind, column=column)))).all()
@@ -195,7 +196,7 @@ async def _parts(connection: AsyncConnection) -> list[Finding]:
 
 
 async def check_audit(database: Database) -> list[Finding]:
-    """The hash chain of the audit log. Raises StoreUnavailable."""
+    """Walk the hash chain of the audit log. Raises StoreUnavailable."""
     verdict = await AuditLog(database).verify()
     if not verdict.problem:
         return []
@@ -205,7 +206,7 @@ async def check_audit(database: Database) -> list[Finding]:
 
 
 async def _details(connection: AsyncConnection, name: str, day: int) -> list[Finding]:
-    """Which charges of a day make the difference."""
+    """Find the charges of a day that make the difference."""
     values = {"name": f"customer:{name}", "start": day * DAY_MS, "end": (day + 1) * DAY_MS, "most": MOST_DETAILS}
     rows = (await connection.execute(text(CHARGES_THAT_DIFFER), values)).all()
     found = []
@@ -218,7 +219,7 @@ async def _details(connection: AsyncConnection, name: str, day: int) -> list[Fin
 
 
 async def check_store(database: Database, read_store: ReadStore) -> Compared:
-    """The balance store against SQL.
+    """Compare the balance store with SQL (I6).
 
     Two stores are never read at one instant. A reading counts where SQL said the same of the account before and after
     the store was read; and an account is wrong when no reading of it agreed. Only accounts that did not agree are read

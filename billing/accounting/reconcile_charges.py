@@ -1,4 +1,4 @@
-"""A random sample of charged requests, priced again: does what was charged follow from the row's own counts and rates?"""
+"""A random sample of charged requests, priced again from their rows' own counts and rates."""
 
 import asyncio
 import random
@@ -24,7 +24,7 @@ KINDS = ("usage", "usage_cost")
 
 
 class Sampled(NamedTuple):
-    """What a sample came to; `excluded`: reason → rows that cannot be priced again."""
+    """Result of a sample; `excluded`: reason → rows that cannot be priced again."""
 
     findings: list[Finding]
     priced: int
@@ -95,7 +95,7 @@ class _Cards:
         self._cards, self._tools = cards, dict[str, Mapping[str, str]]()
 
     async def tools_of(self, row: UsageRow) -> Mapping[str, str]:
-        """The prices per call that a row was charged by; none when its card is not known."""
+        """Return the prices per call that a row was charged by; none when its card is not known."""
         if not row.tool_calls:
             return {}
         card_id = _card_id(row)

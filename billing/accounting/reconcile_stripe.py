@@ -167,7 +167,7 @@ async def check_stripe(gateway: StripeGateway, database: Database, days: int) ->
 
 
 class _Paid(NamedTuple):
-    """What Stripe has taken for a purchase."""
+    """Money that Stripe has taken for a purchase."""
 
     purchase_id: str
     cents: int
@@ -226,7 +226,7 @@ async def _paid_finding(gateway: StripeGateway, paid: _Paid, row: _Bought | None
 
 
 async def _credited_finding(gateway: StripeGateway, row: _Bought) -> Finding | None:
-    """A credited purchase that was not among what Stripe listed: asked for by its id before it is called unpaid."""
+    """Ask Stripe by its id for a credited purchase that it did not list, before it is called unpaid."""
     if row.session_id is not None:
         session = await gateway.session(row.session_id)
         cents = session.amount_total or 0 if session is not None and session.payment_status == "paid" else 0

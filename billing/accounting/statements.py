@@ -130,7 +130,7 @@ class Statements:
         self._db = database
 
     async def read(self, account_id: str, month: str) -> Statement:
-        """The statement of a month written YYYY-MM. Raises ValueError when it is not written so."""
+        """Return the statement of a month written YYYY-MM. Raises ValueError when it is not written so."""
         start, end = month_bounds(month)
         who = customer(account_id)
         effect = case((transfers.c.credit_account == who, 1), else_=-1) * transfers.c.amount_millicredits

@@ -1,4 +1,4 @@
-"""What jobs did and what they found, in SQL: one row a run, one row a finding."""
+"""Runs of jobs and their findings in SQL: one row a run, one row a finding."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -16,12 +16,12 @@ MOST_FINDINGS = 1_000
 CLEAN_RUNS_KEPT = 200
 """Of one job; runs that found something or could not be done stay for ever."""
 FAILED = "could not be done: "
-"""How the report of a run begins that did not come to its end: it counts neither as clean nor as having found
+"""Beginning of the report of a run that did not come to its end: it counts neither as clean nor as having found
 something.
 """
 PARTLY = "could not be done in whole: "
-"""How the report of a run begins that could not look at everything: what it found is kept, and it is due as if it had
-not run.
+"""Beginning of the report of a run that could not look at everything: what it found is kept, and it is due as if it
+had not run.
 """
 DIFFERENCES = "The differences add up to, in millicredits: "
 """The last line of a run's report. The rows of its findings have no units, and of many only the first are kept."""
@@ -57,7 +57,7 @@ FINDING_COLUMNS = columns_of(findings, FindingRow._fields)
 
 
 class JobStanding(NamedTuple):
-    """What the runs of a job say of now.
+    """Summary of what the runs of a job say of now.
 
     `succeeded_at`: when the last one ended that came to its end, in Unix milliseconds; 0: none has. `findings` and
     `mismatch` (millicredits) are its, or those of a later run that could only look at a part, where these are more.
@@ -116,13 +116,13 @@ class Runs:
                 await _insert(connection, job, started_at, report, findings=0, ok=False)
 
     async def completed_at(self, job: str) -> int:
-        """When the last run began that came to its end, in Unix milliseconds; 0 when there is none."""
+        """Return when the last run began that came to its end, in Unix milliseconds; 0 when there is none."""
         async with self._db.read() as connection:
             row = await _first(connection, _newest(job).where(COMPLETED))
         return row.started_at if row is not None else 0
 
     async def standing(self, job: str) -> JobStanding | None:
-        """What its runs say of now; None when none says anything."""
+        """Return what its runs say of now; None when none says anything."""
         async with self._db.read() as connection:
             rows = await _telling(connection, job)
         if not rows:
@@ -136,7 +136,7 @@ class Runs:
         )
 
     async def standing_findings(self, job: str) -> list[FindingRow]:
-        """Return what the runs that `standing` counts found: the newest first, each finding as its latest run has it."""
+        """Return the findings of the runs that `standing` counts, newest first, each as its latest run has it."""
         async with self._db.read() as connection:
             run_ids = [row.id for row in await _telling(connection, job)]
             query = select(*FINDING_COLUMNS).where(findings.c.run_id.in_(run_ids))
@@ -166,12 +166,6 @@ class Runs:
         async with self._db.read() as connection:
             return [RunRow(*row) for row in await connection.execute(query)]
 
-    async def findings_of(self, run_id: int) -> list[FindingRow]:
-        """Return a run's findings, in its order."""
-        query = select(*FINDING_COLUMNS).where(findings.c.run_id == run_id).order_by(findings.c.id)
-        async with self._db.read() as connection:
-            return [FindingRow(*row) for row in await connection.execute(query)]
-
 
 def came_to_its_end(run: RunRow) -> bool:
     """Tell whether a run looked at everything there is, whatever it found: COMPLETED, in Python."""
@@ -179,7 +173,7 @@ def came_to_its_end(run: RunRow) -> bool:
 
 
 async def _telling(connection: AsyncConnection, job: str) -> list[RunRow]:
-    """Return the runs that say something of now, newest first: the last whole one, and those after it that saw a part."""
+    """Return the runs that say something of now, newest first: the last whole one and later ones that saw a part."""
     last = await _first(connection, _newest(job).where(COMPLETED))
     since = last.id if last is not None else 0
     query = _newest(job).where(job_runs.c.id > since, job_runs.c.report.startswith(PARTLY)).limit(PARTS_LOOKED_AT)

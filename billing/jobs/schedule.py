@@ -1,4 +1,4 @@
-"""Which job is due, and that one process of all machines runs it. The schedule is SQL's: it survives every restart.
+"""The schedule of the jobs, each run by one process of all machines. It is kept in SQL: it survives every restart.
 
 A job is due when its last completed run began longer ago than its interval, or when somebody asked for it. Whoever runs
 it holds its lease in SQL, renewed while it runs, by the database's clock. The row of a run is written at its end,
@@ -18,7 +18,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.jobs.runs import RunRow, Runs
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.flush import Step
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.findings import Finding
@@ -41,7 +41,7 @@ POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS 
 
 
 class JobResult(NamedTuple):
-    """What a run found, and its report for people. `problem`: why it could not look at everything ("": it did)."""
+    """Findings of a run, and its report for people. `problem`: why it could not look at everything ("": it did)."""
 
     findings: list[Finding]
     report: str
@@ -65,7 +65,7 @@ class Job(NamedTuple):
 
 
 class JobStatus(NamedTuple):
-    """Where a job stands.
+    """A job's last run and its next.
 
     Times in Unix milliseconds; `last` is the row of the last run, whether it came to its end or not.
     """
@@ -134,7 +134,7 @@ class Scheduler:
             self._due[job.name] = now_ms() + round(PARTLY_RETRY_SECONDS * 1_000)
 
     async def _asked_for(self) -> frozenset[str]:
-        """The jobs that somebody wants run; looked up once a second for all."""
+        """Return the jobs that somebody wants run; looked up once a second for all."""
         if time.monotonic() >= self._looked_at + LOOK_SECONDS / 2:
             query = select(job_leases.c.job).where(job_leases.c.requested_at.is_not(None))
             async with self._db.read() as connection:
@@ -182,7 +182,7 @@ class Scheduler:
             wanted = {"requested_at": now_ms()}
             insert = dialect.insert(job_leases).values(job=name, owner="", until_ms=0, **wanted)
             await connection.execute(insert.on_conflict_do_update(index_elements=["job"], set_=wanted))
-            await note_by(connection, who, Change("job.run", name, None, {"requested": True}, reason))
+            await record_change(connection, who, Change("job.run", name, None, {"requested": True}, reason))
 
     async def _fulfilled(self, name: str, started: int) -> None:
         """Forget requests from before a run that came to its end; one that came later asks for another."""
@@ -266,6 +266,6 @@ class Scheduler:
             )
 
     async def _clock(self, connection: AsyncConnection) -> int:
-        """The database's own time, in Unix milliseconds: machines differ."""
+        """Return the database's own time, in Unix milliseconds: machines differ."""
         statement = SQLITE_CLOCK if self._db.is_sqlite else POSTGRESQL_CLOCK
         return int((await connection.execute(text(statement))).scalar_one())

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import Select, insert, or_, select, update
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import AccountNotFound, KeyNotFound
@@ -20,7 +20,7 @@ HINT_LENGTH = 8
 
 
 class KeyRules(NamedTuple):
-    """What a key may do; None = the default of [limits], or no limit."""
+    """Permissions and limits of a key; None = the default of [limits], or no limit."""
 
     models: tuple[str, ...] | None = None
     spend_limit: Millicredits | None = None
@@ -40,7 +40,7 @@ class ApiKey(NamedTuple):
     rules: KeyRules
     revoked_at: int | None
     acted_for: bool = False
-    """Whether the operator's own app acts for the account, and no key of the account's."""
+    """True: the operator's own app acts for the account, and no key of the account's."""
 
 
 class AccountRow(NamedTuple):
@@ -84,7 +84,7 @@ class Accounts:
         self._db = database
 
     async def create(self, name: str, who: Who | None = None) -> str:
-        """A new account with a zero balance; its id. `who`: the admin for the audit log."""
+        """Make an account with a zero balance; return its id. `who`: the admin for the audit log."""
         account_id = "acct_" + secrets.token_hex(12)
         async with self._db.write() as connection:
             await connection.execute(insert(accounts).values(id=account_id, name=name, created_at=now_ms()))
@@ -93,7 +93,7 @@ class Accounts:
                     account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0
                 )
             )
-            await note_by(connection, who, Change("account.create", account_id, None, {"name": name}))
+            await record_change(connection, who, Change("account.create", account_id, None, {"name": name}))
         return account_id
 
     async def everyone(self) -> list[AccountRow]:
@@ -121,10 +121,10 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise AccountNotFound(account_id)
-            await note_by(connection, who, Change("account.status", account_id, before, status, reason))
+            await record_change(connection, who, Change("account.status", account_id, before, status, reason))
 
     async def create_key(self, account_id: str, rules: KeyRules, who: Who | None = None) -> tuple[str, str]:
-        """A new key: (key id, the key itself — shown this once). Raises AccountNotFound."""
+        """Make a key; return (key id, the key itself — shown this once). Raises AccountNotFound."""
         await self.get(account_id)
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key_id = "key_" + secrets.token_hex(8)
@@ -145,7 +145,7 @@ class Accounts:
                     created_at=now_ms(),
                 )
             )
-            await note_by(
+            await record_change(
                 connection, who, Change("key.create", key_id, None, {"account": account_id, **rules._asdict()})
             )
         return key_id, secret
@@ -168,7 +168,9 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
-            await note_by(connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason))
+            await record_change(
+                connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
+            )
 
     async def search(self, words: str, limit: int) -> list[AccountRow]:
         """Return accounts by id, by part of their name, or by the id of one of their keys; the newest first."""
@@ -184,7 +186,7 @@ class Accounts:
             return [AccountRow(*row) for row in await connection.execute(query)]
 
     async def find_key(self, key_hash: str) -> ApiKey | None:
-        """The key of that hash, revoked and expired ones included."""
+        """Return the key of that hash, revoked and expired ones included."""
         query = (
             select(api_keys, accounts.c.status)
             .join(accounts, accounts.c.id == api_keys.c.account_id)

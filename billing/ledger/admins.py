@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import delete, insert, select, update
 
 from billing.ledger.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import KeyNotFound
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
@@ -23,11 +23,11 @@ SERVICE = "service"
 LONGEST_ACTOR = 80
 """Characters of `transfers.actor`, the narrowest column that says who did something."""
 LONGEST_NAME = 57
-"""So that a name and the id of its key, in brackets behind it, fit there."""
+"""With the id of its key, in brackets behind it, a name of this length fits there."""
 
 
 def actor_of(name: str, key_id: str) -> str:
-    """What rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
+    """Return what rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
     behind = f" ({key_id})"
     return name[: LONGEST_ACTOR - len(behind)] + behind
 
@@ -42,7 +42,7 @@ class Admin(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What stays the same of `actor`: an identity provider's subject without the e-mail address beside it."""
+        """The part of `actor` that stays: an identity provider's subject without the e-mail address beside it."""
         return self.actor.partition(" (")[0] if self.actor.startswith("oidc:") else self.actor
 
 
@@ -69,7 +69,7 @@ class Admins:
     async def create(
         self, name: str, role: str, who: Who, expires_at: int | None = None, reason: str = ""
     ) -> tuple[str, str]:
-        """A new key: (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
+        """Make a key; return (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
         secret, key_id = ADMIN_PREFIX + secrets.token_urlsafe(32), "adm_" + secrets.token_hex(8)
         row = {
             "id": key_id,
@@ -84,7 +84,7 @@ class Admins:
         async with self._db.write() as connection:
             await connection.execute(insert(admin_keys).values(**row))
             after = {"name": name, "role": role, "expiresAt": expires_at}
-            await note_change(connection, who, Change("admin.create", key_id, None, after, reason))
+            await record_change(connection, who, Change("admin.create", key_id, None, after, reason))
         return key_id, secret
 
     async def everyone(self) -> list[AdminRow]:
@@ -102,7 +102,7 @@ class Admins:
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
             await connection.execute(delete(admin_sessions).where(admin_sessions.c.key_id == key_id))
-            await note_change(
+            await record_change(
                 connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
             )
 
@@ -119,7 +119,7 @@ class Admins:
         return Admin(actor_of(row["name"], row["id"]), row["role"], row["id"], row["expires_at"])
 
     async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
-        """An account's key as the operator's own app holds it: no limits but the defaults.
+        """Return an account's key as the operator's own app holds it: no limits but the defaults.
 
         None when either is unknown.
         """
@@ -158,11 +158,11 @@ class Admins:
                     expires_at=ends,
                 )
             )
-            await note_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
+            await record_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
         return token
 
     async def session(self, token: str) -> Admin | None:
-        """Who is signed in by this token; None when nobody is any more."""
+        """Return the admin whom this token signs in; None when nobody is any more."""
         async with self._db.read() as connection:
             # the key is asked, not only the session: a sign-in that was on its way when the key was revoked left one
             # behind

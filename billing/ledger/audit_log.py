@@ -28,7 +28,7 @@ Runs after the audit row, which lets one writer in.
 
 
 class Who(NamedTuple):
-    """Who asks for a change, and through what."""
+    """Author of a change, and the request that it came by."""
 
     actor: str
     role: str
@@ -72,17 +72,11 @@ class ChainHead(NamedTuple):
 
 
 class ChainVerification(NamedTuple):
-    """Result of walking the chain: the number of rows that hold, the head, the first thing that is wrong ("": nothing)."""
+    """Result of walking the chain: the number of rows that hold, the head, the first fault ("": none)."""
 
     rows: int
     head: ChainHead
     problem: str
-
-
-async def note_by(connection: AsyncConnection, who: Who | None, change: Change) -> None:
-    """Append a row if an admin did it; what the product does by itself is in its own records."""
-    if who is not None:
-        await note_change(connection, who, change)
 
 
 async def take_turn(connection: AsyncConnection) -> None:
@@ -94,8 +88,13 @@ async def take_turn(connection: AsyncConnection) -> None:
         await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
 
 
-async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:
-    """Append a row. Writers come one after the other: the chain has one end."""
+async def record_change(connection: AsyncConnection, who: Who | None, change: Change) -> None:
+    """Append a row if an admin did it (`who`); what the product does by itself is in its own records.
+
+    Writers come one after the other: the chain has one end.
+    """
+    if who is None:
+        return
     await take_turn(connection)
     query = select(audit_log.c.id, audit_log.c.hash).order_by(audit_log.c.id.desc()).limit(1)
     last = (await connection.execute(query)).first()
@@ -134,7 +133,7 @@ class AuditLog:
     async def write(self, who: Who, change: Change) -> None:
         """Append a row by itself, for what has no transaction of ours."""
         async with self._db.write() as connection:
-            await note_change(connection, who, change)
+            await record_change(connection, who, change)
 
     async def rows(self, after_id: int = 0) -> AsyncIterator[AuditRow]:
         """Every row after that number, oldest first."""
@@ -149,7 +148,7 @@ class AuditLog:
             after_id = batch[-1].id
 
     async def newest(self, limit: int, subject: str | None = None, before_id: int | None = None) -> list[AuditRow]:
-        """The latest rows, newest first."""
+        """Return the latest rows, newest first."""
         query = select(*COLUMNS).order_by(audit_log.c.id.desc()).limit(limit)
         if subject is not None:
             query = query.where(audit_log.c.subject == subject)

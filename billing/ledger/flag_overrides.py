@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import delete, insert, select
 
-from billing.ledger.audit_log import Change, Who, note_change, take_turn
+from billing.ledger.audit_log import Change, Who, record_change, take_turn
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.operations import flag_overrides
 from config.flags import full_name
@@ -23,7 +23,7 @@ class FlagOverride(NamedTuple):
     expires_at: int | None
 
     def ended(self, at: int) -> bool:
-        """Whether it counts no more."""
+        """Tell whether it counts no more."""
         return self.expires_at is not None and self.expires_at <= at
 
 
@@ -59,7 +59,7 @@ class FlagOverrides:
                 )
             )
             after = {"value": value, "expiresAt": expires_at}
-            await note_change(connection, who, Change("flag.set", full_name(flag), before, after, reason))
+            await record_change(connection, who, Change("flag.set", full_name(flag), before, after, reason))
 
     async def clear(self, flag: str, reason: str, who: Who) -> bool:
         """Let the file decide again; False when nothing overrode it."""
@@ -68,7 +68,7 @@ class FlagOverrides:
             before = await _taken_out(connection, flag)
             if before is None:
                 return False
-            await note_change(connection, who, Change("flag.clear", full_name(flag), before, None, reason))
+            await record_change(connection, who, Change("flag.clear", full_name(flag), before, None, reason))
         return True
 
 

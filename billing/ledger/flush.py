@@ -3,7 +3,8 @@
     charges   balance store's journal ──flush──▶ SQL (committed) ──acknowledge──▶ forgotten
     credits   SQL outbox ──relay──▶ balance store (applied once, in order) ──▶ marked applied
 
-Killed between any two of these arrows, the step is simply done again.
+Killed between any two of these arrows, the step is simply done again: nothing served is lost (I3), and the ids of
+charges and the sequence of credits keep it from being booked twice (I4).
 """
 
 import asyncio
@@ -30,10 +31,10 @@ Step = tuple[Callable[[], Awaitable[int]], float, str]
 
 
 class ChargeJournal(Protocol):
-    """Where settled charges wait for SQL."""
+    """Settled charges that wait for SQL (I3)."""
 
     async def pending(self, limit: int) -> list[Entry]:
-        """The oldest entries."""
+        """Return the oldest entries."""
         ...
 
     async def acknowledge(self, entries: list[Entry]) -> None:
@@ -41,7 +42,7 @@ class ChargeJournal(Protocol):
         ...
 
     async def refused(self, entries: list[Entry]) -> None:
-        """SQL did not take these: it knows another epoch than the one they were read under."""
+        """Take back entries that SQL did not take: it knows another epoch than the one they were read under."""
         ...
 
     async def depth(self) -> tuple[int, int]:
@@ -69,12 +70,12 @@ class Store(Balances, ChargeJournal, Protocol):
         ...
 
     def rebuilt(self) -> int:
-        """How many times this process rebuilt a part of it from SQL, since the last time this was asked."""
+        """Count the parts that this process rebuilt from SQL since the last time this was asked."""
         ...
 
 
 class Drained(NamedTuple):
-    """What a drain moved."""
+    """Numbers of what a drain moved."""
 
     charges: int
     credits: int
@@ -102,13 +103,15 @@ async def flush_once(journal: ChargeJournal, ledger: Ledger, batch: int) -> int:
 
 async def relay_once(balances: Balances, ledger: Ledger) -> int:
     """Apply pending outbox rows to the balance store; return how many. Raises StoreUnavailable."""
-    applied = []
+    applied, unknown = list[int](), list[int]()
     for row in await ledger.outbox_pending(RELAY_BATCH):
         try:
             if await balances.credit(row.account_id, row.sequence, row.delta):
                 applied.append(row.row_id)
         except AccountNotFound:
-            log.error("outbox row %d names an unknown account", row.row_id)
+            unknown.append(row.row_id)
+    for row_id in unknown:
+        log.error("outbox row %d names an unknown account", row_id)
     if applied:
         await ledger.outbox_applied(applied)
     return len(applied)

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.audit_log import Change, Check, Who, note_by
+from billing.ledger.audit_log import Change, Check, Who, record_change
 from billing.ledger.recharge_blocks import use_up_crossing
 from billing.ledger.transfers import TransferRow, change_balance, insert_once, transfer_values
 from billing.ledger.usage_rows import UsageFilters, usage_values
@@ -181,7 +181,7 @@ class Ledger:
             if amount < 0:
                 await use_up_crossing(connection, account_id)
             booked = {"millicredits": str(amount), "reference": reference_id}
-            await note_by(connection, who, Change("money.grant", account_id, None, booked, reason))
+            await record_change(connection, who, Change("money.grant", account_id, None, booked, reason))
             if check is not None:
                 await check(connection)
         return True

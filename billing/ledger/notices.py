@@ -1,4 +1,4 @@
-"""What the operator's own app is to be told: a row, written in the transaction in which it happened.
+"""News for the operator's own app: a row, written in the transaction in which it happened.
 
 billing/jobs/notices.py delivers it until it is taken.
 """

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import BillingError
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import read_card
@@ -60,7 +60,9 @@ class RateCards:
                         f"a rate card {card_id!r} with other prices exists: a card is never edited, give it another id"
                     )
                 return False
-            await note_by(connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])}))
+            await record_change(
+                connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])})
+            )
         return True
 
     async def activate(
@@ -76,10 +78,10 @@ class RateCards:
                 )
             )
             after = {"rateCardId": card_id, "effectiveAt": effective_at}
-            await note_by(connection, who, Change("rates.activate", card_id, before, after, reason))
+            await record_change(connection, who, Change("rates.activate", card_id, before, after, reason))
 
     async def active_id(self) -> str | None:
-        """The card that applies now: of the activations in effect the latest; of equal ones the one made last."""
+        """Return the card that applies now: of activations in effect the latest, of equal ones the one made last."""
         query = (
             select(rate_activations.c.rate_card_id)
             .where(rate_activations.c.effective_at <= now_ms())
@@ -91,7 +93,7 @@ class RateCards:
             return found
 
     async def get(self, card_id: str) -> dict[str, Any]:
-        """A card's document. Raises RateCardError."""
+        """Return a card's document. Raises RateCardError."""
         async with self._db.read() as connection:
             text = (
                 await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))
@@ -121,7 +123,7 @@ class RateCards:
             ]
 
     async def begin_with_shipped(self) -> None:
-        """A ledger without prices starts with the shipped card."""
+        """Import and activate the shipped card in a ledger without prices."""
         if await self.activations():
             return
         document = load_catalogue()

@@ -56,7 +56,7 @@ class UsageFilters(NamedTuple):
 
 
 def usage_values(entry: Entry, record: UsageRecord) -> dict[str, Any]:
-    """Return the row, made to fit: whatever a request or an upstream said, it must not keep a batch out of the ledger."""
+    """Return the row, made to fit: whatever a request or an upstream said must not keep a batch out of the ledger."""
     row: dict[str, Any] = msgspec.structs.asdict(record)
     row["rates"] = bytes(record.rates).decode()
     row["billed_model"] = record.billed_model or record.model

@@ -31,7 +31,7 @@ class KeyLimits(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether the key is limited at all."""
+        """True when the key is limited at all."""
         return bool(
             self.requests_per_minute or self.tokens_per_minute or self.concurrency or self.spend_limit is not None
         )
@@ -100,7 +100,7 @@ class Reading(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What an orphaned hold would be charged now, in millicredits, and the usage record to book it with.
+    """The charge of a hold if it were orphaned now, in millicredits, and the usage record to book it with.
 
     An empty record keeps the one that the hold was made with.
     """
@@ -150,7 +150,7 @@ class Balances(Protocol):
         ...
 
     def checkpoint(self, mark: Checkpoint) -> None:
-        """Note what an orphan would be charged; sent soon, never awaited."""
+        """Remember what an orphan would be charged (I3); sent soon, never awaited."""
         ...
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
@@ -170,7 +170,7 @@ class Balances(Protocol):
         ...
 
     async def read(self, account_id: str) -> Reading:
-        """The account's figures."""
+        """Return the account's figures."""
         ...
 
 
@@ -203,7 +203,7 @@ class AccountState:
 
 @dataclass(slots=True)
 class KeyState:
-    """What a limited key has used. `*_tat_us`: GCRA's theoretical arrival times of its minute buckets."""
+    """Use of a limited key. `*_tat_us`: GCRA's theoretical arrival times of its minute buckets."""
 
     period: str = ""
     spent: int = 0
@@ -270,16 +270,8 @@ class Book:
             self._settle_key(hold, charged, tokens)
         return Settled(charged, due - charged, account.balance, account.held)
 
-    def renew(self, hold_id: str, expires_ms: int) -> bool:
-        """Lengthen a lease; False when the hold is gone."""
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return False
-        hold.expires_ms = expires_ms
-        return True
-
     def mark(self, mark: Checkpoint) -> bool:
-        """Note what an orphan would be charged (never more than the hold); False when the hold is gone."""
+        """Remember what an orphan would be charged (never more than the hold: I2); False when the hold is gone."""
         hold = self.holds.get(mark.hold_id)
         if hold is None:
             return False
@@ -312,10 +304,6 @@ class Book:
         account.balance = millicredits(account.balance + delta)
         account.sequence = sequence
         return True
-
-    def expired(self, now_ms: int) -> list[Hold]:
-        """Holds whose lease is over."""
-        return [hold for hold in self.holds.values() if hold.expires_ms <= now_ms]
 
     def _check_key(self, request: HoldRequest, account: AccountState, now_ms: int) -> Refused | None:
         limits, key = request.limits, self.keys[request.key_id]

@@ -18,7 +18,7 @@ import msgspec
 
 from billing.money.amounts import round_up
 from billing.money.errors import InvariantBroken
-from billing.money.pricing import PER_UNIT, SCALE, Card, card_of, exact_rate, scaled_cost
+from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
 from billing.money.usage import Usage
 from billing.money.usage_record import REST_SUFFIX, UsageRow
 
@@ -27,7 +27,7 @@ NO_RATES = msgspec.Raw(b"{}")
 
 
 class Priced(msgspec.Struct, frozen=True):
-    """What a row may say: (cost, due) pairs in millicredits.
+    """Amounts that a row may have: (cost, due) pairs in millicredits.
 
     Several where the row leaves open which of two rates applied.
     """
@@ -76,22 +76,22 @@ def _rates_of(row: UsageRow) -> dict[str, Any]:
     return rates
 
 
-def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> Card:
+def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> ModelRates:
     try:
-        return card_of(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
+        return model_rates(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
     except (InvalidOperation, ValueError, TypeError):
         raise InvariantBroken("the rates hold something that is no price") from None
 
 
-def _media_apart(card: Card, row: UsageRow) -> bool:
-    """Whether cached sound or pictures, if there were any, had another price than cached text."""
+def _media_apart(card: ModelRates, row: UsageRow) -> bool:
+    """Tell whether cached sound or pictures, if there were any, had another price than cached text."""
     sound = row.audio_input_tokens and card.audio_input != card.input
     pictures = row.image_input_tokens and card.image_input != card.input
     return bool(sound or pictures)
 
 
 def _readings(row: UsageRow) -> list[Usage]:
-    """The row's counts; cache writes as of either lifetime, for the row has their sum alone."""
+    """Return the row's counts; cache writes as of either lifetime, for the row has their sum alone."""
     written = row.cache_write_tokens
     plain = Usage(
         input_tokens=row.input_tokens,

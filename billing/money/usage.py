@@ -1,4 +1,4 @@
-"""What one answer used. Values only: reading them from the wire is the meter's business."""
+"""Usage of one answer. Values only: reading them from the wire is the meter's business."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ MAX_CALLS = 1_000
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model did for a request, as OpenAI reports it (docs/openai.md#usage-fields).
+    """Usage of one model for a request, as OpenAI reports it (docs/openai.md#usage-fields).
 
     Subset rules: cached, cache writes, audio and image tokens are parts of `input_tokens`; cached and
     written are disjoint; audio_output, image_output and reasoning are parts of `output_tokens`.
@@ -33,7 +33,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[tuple[str, int], ...] = ()
 
     def is_consistent(self) -> bool:
-        """Whether `normalised()` would change nothing, for counts that are not negative."""
+        """Tell whether `normalised()` would change nothing, for counts that are not negative."""
         inside = self.input_tokens
         return (
             self.cached_tokens + self.cache_write_30m_tokens + self.cache_write_12h_tokens <= inside
@@ -45,7 +45,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def normalised(self) -> "Usage":
-        """The same usage with every part inside its whole: upstreams send cached > prompt and negative counts.
+        """Return the same usage with every part inside its whole: upstreams send cached > prompt and negative counts.
 
         A part is never larger than the whole it belongs to, nothing is below zero or above 2**40.
         """

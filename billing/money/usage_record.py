@@ -108,7 +108,7 @@ _COUNTS = (
 
 
 def rest_of(record: bytes, booked: bytes) -> tuple[str, bytes]:
-    """A row of its own for what `record` says beyond the row `booked`, of the same request; its charge id, and the row.
+    """Return (charge id, row) of what `record` says beyond the row `booked` of the same request.
 
     The two rows together say what the request used, but where the row that was booked said more.
     """

@@ -12,7 +12,7 @@ import msgspec
 from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.recharge_blocks import stop_for_dispute, use_up_crossing
 from billing.ledger.transfers import insert_missing, move
 from billing.money.postings import CASH, DISPUTES, FEES, Posting, signed
@@ -188,7 +188,7 @@ class ClaimStore:
         if (await connection.execute(blocked)).rowcount == 0:
             return False
         change = Change("account.status", account_id, "active", "blocked", f"{lost} disputes were lost")
-        await note_change(connection, SYSTEM, change)
+        await record_change(connection, SYSTEM, change)
         return True
 
 

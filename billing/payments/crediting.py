@@ -9,7 +9,7 @@ from typing import NamedTuple
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.transfers import insert_missing, move
 from billing.money.postings import CASH, FEES, Posting, purchase_postings, signed
 from billing.payments.claim_store import Applied, book_movements, claims_of, rebook_claims
@@ -112,7 +112,7 @@ class Crediting:
             applied = await _credit(connection, row, change, (paid, bonus), payment, receipt, now)
             before = {"state": row.state, "problem": row.problem}
             after = {"state": "credited", "millicredits": str(paid + bonus), "accountId": row.account_id}
-            await note_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
+            await record_change(connection, who, Change("purchase.accept", purchase_id, before, after, reason))
             return applied
 
     async def dismiss(self, purchase_id: str, who: Who, reason: str) -> bool:
@@ -130,7 +130,7 @@ class Crediting:
                 raise NotAcceptable(f"purchase {purchase_id} is {row.state if row else 'unknown'}, not in review")
             await change_purchase(connection, row, {"state": "dismissed"})
             before = {"state": row.state, "problem": row.problem, "accountId": row.account_id}
-            await note_change(
+            await record_change(
                 connection, who, Change("purchase.dismiss", purchase_id, before, {"state": "dismissed"}, reason)
             )
             return True

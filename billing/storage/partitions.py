@@ -44,7 +44,7 @@ class MonthPartition(NamedTuple):
 
 
 class PartitionUpkeep(NamedTuple):
-    """What upkeep did. `findings`: months that could not be made."""
+    """Result of upkeep. `findings`: months that could not be made."""
 
     made: list[str]
     dropped: list[str]
@@ -88,7 +88,7 @@ async def keep_partitions(
 
 
 def month_of(today: date, ahead: int) -> MonthPartition:
-    """The month so many months after that of a day."""
+    """Return the month so many months after that of a day."""
     number = today.year * 12 + today.month - 1 + ahead
     return _month(number // 12, number % 12 + 1)
 
@@ -113,7 +113,7 @@ async def _existing(database: Database) -> set[str]:
 
 
 async def _rows_in_default(database: Database, condition: str) -> int:
-    """How many rows of the default partition fulfil it, counted as far as it matters."""
+    """Count the rows of the default partition that fulfil it, as far as it matters."""
     query = f"SELECT count(*) FROM (SELECT 1 FROM {DEFAULT} WHERE {condition} LIMIT {MOST_MOVED + 1}) AS counted"  # noqa: S608 - our own names and numbers
     async with database.read() as connection:
         return int((await connection.execute(text(query))).scalar_one())
@@ -121,12 +121,13 @@ async def _rows_in_default(database: Database, condition: str) -> int:
 
 async def _make_and_move(database: Database, month: MonthPartition) -> None:
     """In one short transaction: the partition, and the default's rows of that month into it."""
+    moved = f"DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *"  # noqa: S608 - our own names
     async with database.write() as connection:
         for statement in (
             LOCK_TIMEOUT,
             f"LOCK TABLE {DEFAULT} IN ACCESS EXCLUSIVE MODE",
             f"CREATE TABLE {month.name} (LIKE {DEFAULT} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-            f"WITH moved AS (DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *) INSERT INTO {month.name} SELECT * FROM moved",  # noqa: S608 - our own names
+            f"WITH moved AS ({moved}) INSERT INTO {month.name} SELECT * FROM moved",  # noqa: S608 - our own names
             f"ALTER TABLE usage ATTACH PARTITION {month.name} FOR VALUES {month.bounds}",
         ):
             await connection.execute(text(statement))

@@ -17,7 +17,8 @@ import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 
-from billing.money.pricing import Bounds, Card, scaled_cost
+from billing.money.model_rates import ModelRates, scaled_cost
+from billing.money.pricing import Bounds
 from billing.money.pricing import _scaled_ceiling as scaled_ceiling
 from billing.money.usage import Usage
 from billing.money.usage_record import UsageRecord
@@ -343,7 +344,7 @@ def refused_by_name(method: str, path: str) -> bool:
 
 # -- a price unit -------------------------------------------------------------------------------------------------------
 
-RATES = [name for name, kind in Card.__annotations__.items() if kind is int or kind == "int"]
+RATES = [name for name, kind in ModelRates.__annotations__.items() if kind is int or kind == "int"]
 COUNTS = [field.name for field in msgspec.structs.fields(Usage)]
 UNIT_ROW = re.compile(r"^\| (?:`(\w+)`|-) \| `(\w+)` \| (?:`(\w+)`|in `\w+`) \|", re.MULTILINE)
 
@@ -356,7 +357,7 @@ def price_units() -> list[tuple[str, str, str]]:
 
 def test_every_price_unit_is_documented_with_its_place_in_the_usage_row() -> None:
     rows = price_units()
-    assert {rate for rate, _, _ in rows if rate} == {*RATES, "call"}, "docs/openai.md, Price units: rates of Card"
+    assert {rate for rate, _, _ in rows if rate} == {*RATES, "call"}, "docs/openai.md, Price units: rates of ModelRates"
     assert {count for _, count, _ in rows} == set(COUNTS), "docs/openai.md, Price units: fields of Usage"
 
 
@@ -377,8 +378,8 @@ def test_every_price_unit_reaches_the_customer_and_the_checks(row: tuple[str, st
     )
 
 
-def card_with(**rates: int) -> Card:
-    return Card(
+def card_with(**rates: int) -> ModelRates:
+    return ModelRates(
         **{**dict.fromkeys(RATES, 0), "tier": "default", "context": "short", "snapshot": msgspec.Raw(b"{}"), **rates}
     )
 

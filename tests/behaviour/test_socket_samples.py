@@ -54,7 +54,7 @@ def test_the_frames_of_responses_pass_as_they_are(
 async def own(server: Tollkeeper, account_id: str, response_id: str) -> None:
     database = Database(f"sqlite+aiosqlite:///{server.folder}/var/tollkeeper.db", 1, 5.0)
     try:
-        await UpstreamObjects(database).note(account_id, "req_made", [MadeObject(response_id, "response")])
+        await UpstreamObjects(database).record_owner(account_id, "req_made", [MadeObject(response_id, "response")])
     finally:
         await database.close()
 

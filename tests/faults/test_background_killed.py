@@ -16,8 +16,8 @@ BALANCES = {
 # point → where the process dies, STORE standing for the balance store's class
 POINTS = {
     "while it runs": "proxy.gateway.background.poller:BackgroundResponses._take_on:after:1",
-    "before its end is noted": "billing.ledger.upstream_objects:Objects.end_background:before:1",
-    "after its end is noted, before settling": "billing.ledger.upstream_objects:Objects.end_background:after:1",
+    "before its end is noted": "billing.ledger.upstream_objects:UpstreamObjects.end_background:before:1",
+    "after its end is noted, before settling": "billing.ledger.upstream_objects:UpstreamObjects.end_background:after:1",
     "after settling": "proxy.gateway.background.poller:BackgroundResponses._settle:after:1",
 }
 

@@ -22,7 +22,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.notices import Notice, NoticeQueue
 from billing.ledger.recharge_blocks import DISPUTED
 from billing.payments.purchase import UNSETTLED, Offer
@@ -102,7 +102,7 @@ class Recharges:
                     connection, account_id, await self._changed(connection, row, settings, now) | asked
                 )
             before = None if row is None else row.settings._asdict()
-            await note_change(connection, who, Change("auto_recharge.set", account_id, before, settings._asdict()))
+            await record_change(connection, who, Change("auto_recharge.set", account_id, before, settings._asdict()))
 
     async def switch_off(self, account_id: str, who: Who) -> None:
         """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
@@ -110,7 +110,7 @@ class Recharges:
             row = await lock_recharge(connection, account_id)
             if row is not None and row.enabled:
                 await change_recharge(connection, account_id, {"enabled": False, "updated_at": now_ms()})
-                await note_change(
+                await record_change(
                     connection, who, Change("auto_recharge.set", account_id, {"enabled": True}, {"enabled": False})
                 )
 

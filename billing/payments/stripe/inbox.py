@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.ledger.audit_log import Change, Who, note_by, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import BillingError
 from billing.payments.stripe.objects import Event
 from billing.storage.database import Database, now_ms
@@ -173,7 +173,7 @@ class Inbox:
             )
             if changed.rowcount != 1:
                 raise EventNotFound(event_id)
-            await note_by(
+            await record_change(
                 connection, who, Change("webhook.replay", event_id, {"state": state}, {"state": "pending"}, reason)
             )
 
@@ -190,7 +190,7 @@ class Inbox:
             values = {"state": "ignored", "handled_at": now_ms(), "outcome": outcome}
             await connection.execute(update(stripe_inbox).where(*waits).values(**values))
             was = {"state": before[0], "outcome": before[1]}
-            await note_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
+            await record_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
 
     async def get(self, event_id: str) -> StoredEvent:
         """Return an event as stored. Raises EventNotFound."""

@@ -190,7 +190,7 @@ notices = Table(
     CheckConstraint("state IN ('pending', 'sent', 'dead')", name="state_known"),
     Index("ix_notices_state", "state", "next_at"),
 )
-"""What the operator's app is told, once each: the id names what happened ("low_balance:acct_1:3")."""
+"""News for the operator's app, told once each: the id names what happened ("low_balance:acct_1:3")."""
 
 sweep_marks = Table(
     "sweep_marks",

@@ -45,7 +45,7 @@ class Tenants:
 
     async def record_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
         """A stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
-        await self.objects.note(account_id, charge_id, [MadeObject(response_id, "response")])
+        await self.objects.record_owner(account_id, charge_id, [MadeObject(response_id, "response")])
 
     async def record_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
         """A stored response is whole: record what it made, and how much a request that builds on it re-reads.
@@ -60,7 +60,7 @@ class Tenants:
             *(MadeObject(item, "item") for item in report.items),
         ]
         with contextlib.suppress(StoreUnavailable):
-            await self.objects.note(account_id, charge_id, made)
+            await self.objects.record_owner(account_id, charge_id, made)
 
     async def sessions(self, account_id: str, charge_id: str, containers: tuple[str, ...]) -> int:
         """Count the container sessions that began with this request; every one when that cannot be looked up."""

@@ -6,7 +6,7 @@ from fractions import Fraction
 import pytest
 
 from billing.money.errors import UnpricedModel
-from billing.money.pricing import Bounds, PriceBook, load_catalogue, tier_of
+from billing.money.pricing import Bounds, ModelUsage, PriceBook, load_catalogue, tier_of
 from billing.money.usage import Usage
 from tests.support.rate_cards import SHIPPED, card
 

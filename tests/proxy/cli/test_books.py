@@ -14,6 +14,7 @@ from proxy.admin.actions import AdminActions
 from proxy.cli.books import _days
 from proxy.cli.context import Command, Context
 from proxy.cli.jobs import _finance
+from proxy.cli.stripe import _purchases
 from tests.support.shop import PLUS, PRO, STARTER, Shop
 
 

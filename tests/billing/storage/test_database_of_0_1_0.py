@@ -31,7 +31,7 @@ from billing.ledger.rate_cards import RateCards
 from billing.ledger.upstream_objects import UpstreamObjects
 from billing.money.amounts import Millicredits
 from billing.money.holds import Held, Settled
-from billing.payments.purchase_store import Sales
+from billing.payments.purchase_store import PurchaseStore
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from tests.billing.stores import Books, close_books, open_books, record, request
@@ -175,7 +175,7 @@ async def test_cards_flags_objects_runs_and_notices_are_found(kept: Books) -> No
     assert [(row.expected, row.found) for row in await runs.standing_findings("reconcile")] == [(5, 7)]
     (notice,) = await NoticeQueue(kept.database, wanted=True).listing("pending", 10)
     assert notice.id == f"low_balance:{POOR}:1"
-    purchase = await Sales(kept.database).get(FACTS["purchase_id"])
+    purchase = await PurchaseStore(kept.database).get(FACTS["purchase_id"])
     assert purchase is not None
     assert (purchase.state, purchase.charge_id, purchase.total_cents) == ("credited", "ch_1", 5949)
 
