@@ -34,7 +34,7 @@ from billing.money.holds import Held, Settled
 from billing.payments.purchase_store import PurchaseStore
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, migrate, newest_revision
-from tests.billing.stores import Books, close_books, open_books, record, request
+from tests.support.stores import Books, close_books, open_books, record, request
 
 MADE = Path(__file__).parents[1] / "samples" / "database_of_0_1_0"
 FACTS: dict[str, Any] = json.loads((MADE / "facts.json").read_text())
