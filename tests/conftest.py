@@ -29,6 +29,12 @@ _SERVED_FOLDERS = ("tests/browser/", "tests/clients/", "tests/sandbox/")
 """Whatever stands here starts one by its own ways."""
 
 
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is wholly served where nothing served is asked for: importing browsers and SDKs takes seconds."""
+    inside = f"{collection_path.relative_to(config.rootpath).as_posix()}/"
+    return True if "not served" in config.option.markexpr and inside in _SERVED_FOLDERS else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what needs a server: `make test-fast` runs the rest."""
     for item in items:

@@ -47,7 +47,10 @@ def register(commands: Any, add: Add) -> None:
         (
             "days",
             _days,
-            "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; nothing before the first booking.",
+            (
+                "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; "
+                "nothing before the first booking."
+            ),
         ),
     ):
         export = add(books, name, run, text)

@@ -47,7 +47,7 @@ CHECK_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class StripeParts:
-    """What speaks to Stripe."""
+    """Parts that speak to Stripe."""
 
     gateway: "StripeGateway"
     sync: "Sync"
@@ -66,20 +66,20 @@ class MoneyCounter:
         self._metrics = metrics
 
     def moved(self, kind: str, millicredits: int) -> None:
-        """`kind` is purchase, refund or dispute; a refund's or dispute's amount is negative when credits came back."""
-        series = self._metrics.purchased if kind == "purchase" else self._metrics.taken_back
+        """Count credits; `kind` is purchase, refund or dispute, and an amount is negative when credits came back."""
+        series = self._metrics.money_in.purchased if kind == "purchase" else self._metrics.money_in.taken_back
         labels = () if kind == "purchase" else (kind,)
         if millicredits > 0:
             self._metrics.count(series, *labels, by=display_credits(millicredits))
         self._metrics.publish()
 
     def odd(self, kind: str) -> None:
-        """`kind` is one of event_types.Oddity."""
-        self._metrics.count(self._metrics.oddities, kind)
+        """Count an oddity; `kind` is one of event_types.Oddity."""
+        self._metrics.count(self._metrics.money_in.oddities, kind)
 
     def handled(self, waited_ms: int) -> None:
-        """An event of Stripe's was handled, so long after it was received."""
-        self._metrics.webhook_handled(waited_ms / 1_000)
+        """Count a handled event of Stripe's, and the time since it was received."""
+        self._metrics.count_webhook_handled(waited_ms / 1_000)
 
 
 class MoneyIn:
@@ -106,7 +106,7 @@ class MoneyIn:
         self._loading = asyncio.Lock()
 
     async def parts(self) -> StripeParts:
-        """What speaks to Stripe, made at the first call. Raises RuntimeError when Stripe is not configured."""
+        """Parts that speak to Stripe, made at the first call. Raises RuntimeError when Stripe is not configured."""
         async with self._loading:
             if self._parts is None:
                 await asyncio.to_thread(importlib.import_module, "billing.payments.stripe.gateway")
@@ -120,14 +120,14 @@ class MoneyIn:
             await self._parts.gateway.close()
 
     def offer(self, code: str) -> Offer | None:
-        """The package of that code, as it is sold now."""
+        """Offer of the package of that code, as it is sold now."""
         for package in self.settings.packages:
             if package.code == code:
                 return offer(package.code, package.usd, package.bonus_percent)
         return None
 
     async def work(self) -> int:
-        """One step of the inbox's worker. Raises StoreUnavailable."""
+        """Do one step of the inbox's worker. Raises StoreUnavailable."""
         return await (await self.parts()).worker.step()
 
     async def sweep(self, days: int | None = None) -> "Swept":
@@ -137,28 +137,28 @@ class MoneyIn:
         """
         sweeper = (await self.parts()).sweeper
         swept = await sweeper.sweep(days, livemode=self.settings.stripe.livemode)
-        self.metrics.count(self.metrics.missed_events, by=swept.missed_events)
+        self.metrics.count(self.metrics.money_in.missed_events, by=swept.missed_events)
         return swept
 
     async def check(self, database: Database, days: int = CHECK_DAYS) -> list[Finding]:
-        """Stripe's record against purchases against the ledger. Raises StoreUnavailable, StripeRefused."""
+        """Compare Stripe's record with purchases and the ledger. Raises StoreUnavailable, StripeRefused."""
         found = await self.check_ledger(database)
         return found + await self.check_stripe(database, days)
 
     async def check_ledger(self, database: Database) -> list[Finding]:
-        """Purchases and claims against the ledger. Raises StoreUnavailable."""
+        """Compare purchases and claims with the ledger. Raises StoreUnavailable."""
         from billing.accounting.reconcile_stripe import check_purchases
 
         return await check_purchases(database)
 
     async def check_stripe(self, database: Database, days: int) -> list[Finding]:
-        """Stripe's record of so many days against ours. Raises StoreUnavailable, StripeRefused."""
+        """Compare Stripe's record of so many days with ours. Raises StoreUnavailable, StripeRefused."""
         from billing.accounting.reconcile_stripe import check_stripe
 
         return await check_stripe((await self.parts()).gateway, database, days)
 
     async def recharge(self) -> int:
-        """One step of automatic recharges. Raises StoreUnavailable."""
+        """Do one step of automatic recharges. Raises StoreUnavailable."""
         billing = self.settings.billing
         worker = (await self.parts()).recharger
         enabled = billing.auto_recharge and billing.purchase_enabled
@@ -220,7 +220,7 @@ class MoneyIn:
 
 
 def most_cents(billing: Billing) -> int:
-    """What one account may be charged by itself in a UTC month at most, in cents."""
+    """Cents that one account may be charged by itself in a UTC month at most."""
     return int(Fraction(billing.auto_recharge_monthly_usd) * 100)
 
 

@@ -7,7 +7,7 @@ from proxy.web.rejections import Rejection, invalid, unavailable
 
 
 def is_offered(money: MoneyIn) -> bool:
-    """Whether accounts can have it here."""
+    """Tell whether accounts can have it here."""
     return money.keys is not None and money.settings.billing.auto_recharge
 
 

@@ -11,7 +11,7 @@ from proxy.web.times import iso_time
 
 
 def usage_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A usage row as customers see it."""
+    """Usage row as customers see it."""
     return {
         "requestId": row["charge_id"],
         "keyId": row["key_id"],
@@ -40,7 +40,7 @@ def usage_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def usage_details(row: dict[str, Any]) -> dict[str, Any]:
-    """The rest of a usage row, for the record of one request."""
+    """Rest of a usage row, for the record of one request."""
     return {
         "billedModel": row["billed_model"],
         "heldMillicredits": str(row["held_millicredits"]),
@@ -55,7 +55,7 @@ def usage_details(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A ledger row as customers see it."""
+    """Ledger row as customers see it."""
     return {
         "id": str(row["id"]),
         "kind": row["kind"],
@@ -70,12 +70,12 @@ def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def refund_row(purchase_id: str, made: Refunded) -> dict[str, Any]:
-    """A refund that was asked for here."""
+    """Refund that was asked for here."""
     return {"id": purchase_id, "refundId": made.refund_id, "refundedCents": made.cents, "status": made.status}
 
 
 def purchase_row(purchase: Purchase) -> dict[str, Any]:
-    """A purchase as its buyer sees it."""
+    """Purchase as its buyer sees it."""
     total = purchase.paid_millicredits + purchase.bonus_millicredits
     return {
         "id": purchase.id,

@@ -46,7 +46,7 @@ from proxy.gateway.stream_relay import StreamRelay
 from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.gateway.upstream.request_body import body_to_send
-from proxy.web.rejections import Rejection, bad_gateway, instead_of, unavailable
+from proxy.web.rejections import Rejection, bad_gateway, replacement_error, unavailable
 
 ERROR_BODY_LIMIT = 65_536
 UNFINISHED = ("queued", "in_progress")
@@ -171,7 +171,7 @@ class Exchange:
             self.services.log.key_refused()
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = redactor.headers(answer.head.headers, request.request_id), instead_of(status, body)
+        headers, own = redactor.headers(answer.head.headers, request.request_id), replacement_error(status, body)
         if own is not None:
             body = own.body()
             headers = [(name, value) for name, value in headers if name != b"content-type"]

@@ -80,7 +80,7 @@ class GatewayRequest(RequestContext):
         """The first byte of an answer goes to the client now."""
         elapsed = time.monotonic() - self.started
         self.first_byte_ms = max(1, round(elapsed * 1_000))
-        self.services.metrics.first_byte_after(elapsed)
+        self.services.metrics.observe_first_byte(elapsed)
 
     async def reject(self, rejection: Rejection) -> None:
         """Answer with a refusal."""

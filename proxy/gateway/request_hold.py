@@ -291,7 +291,7 @@ class RequestHold:
             self.settled, self.charged = settled, settled.charged
             if settled.loss:
                 services.log.loss(self.request_id, account_id, settled.loss)
-        services.metrics.metered(plan.model.name, self.amount, self.charged, decision.usage, decision.source)
+        services.metrics.count_charge(plan.model.name, self.amount, self.charged, decision.usage, decision.source)
 
     def checkpoint_decided(self, decision: SettlementDecision) -> None:
         """Tell the store the final charge: who finds this hold after a crash books exactly that."""

@@ -21,7 +21,7 @@ from proxy.gateway.unmetered.stored_objects import answer_object, is_object_path
 from proxy.server.edge import not_on_this_port, refuse_socket
 from proxy.server.http_protocol import ClientConnection
 from proxy.server.wiring import Wired, Wiring
-from proxy.web.origin import Group, group_of
+from proxy.web.paths import Group, group_of
 
 log = logging.getLogger("tollkeeper.app")
 

@@ -69,7 +69,7 @@ class JobBook:
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
         self._admin_key = openai_admin_key(settings)
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)
-        metrics.jobs_known(self.schedule.jobs)
+        metrics.jobs.start_at_zero(self.schedule.jobs)
 
     async def close(self) -> None:
         """Close connections."""
@@ -244,7 +244,7 @@ class JobBook:
 
     def _noted(self, name: str, result: Result | None, _seconds: float) -> None:
         failed = result is None or bool(result.problem)
-        self._metrics.job_ran(
+        self._metrics.jobs.count_run(
             name, "failed" if failed else "found" if result is not None and result.findings else "clean"
         )
 

@@ -68,7 +68,7 @@ def leader_of(store: BalanceStore, name: str) -> Callable[[], Awaitable[bool]]:
 
 def publish_store(metrics: Metrics, store: Store) -> None:
     """Count what this process had to rebuild."""
-    metrics.rebuilds.inc(store.rebuilt())
+    metrics.stores.rebuilds.inc(store.rebuilt())
 
 
 def count_booked(metrics: Metrics) -> Noted:
@@ -77,8 +77,8 @@ def count_booked(metrics: Metrics) -> Noted:
     def count(entries: Sequence[Entry]) -> None:
         for entry in entries:
             if entry.loss:
-                metrics.lost(entry.loss)
+                metrics.count_loss(entry.loss)
             if ORPHANED in entry.record:
-                metrics.orphan(decode_record(entry.record), entry.charged)
+                metrics.count_abandoned(decode_record(entry.record), entry.charged)
 
     return count

@@ -45,7 +45,7 @@ from proxy.server.live_settings import LiveSettings
 from proxy.server.startup_checks import check_keys
 from proxy.server.stores import count_booked, jobs_of, make_store, publish_store
 from proxy.server.wiring import background
-from proxy.web.origin import Group
+from proxy.web.paths import Group
 
 log = logging.getLogger("tollkeeper.serve")
 

@@ -60,7 +60,7 @@ def test_what_an_admin_may_send_is_what_is_documented(row: AdminRoute) -> None:
     kind = (
         getattr(admin_api, named[1])
         if (named := re.search(r"json_body\(request, (\w+)\)", source))
-        else admin_api.Because
+        else admin_api.ReasonRequest
     )
     assert described["required"] == ("_reason_if_any" not in source)
     (schema,) = (

@@ -137,7 +137,7 @@ def is_row(word: str) -> bool:
 
 
 def is_step(word: str) -> bool:
-    return word in STEPS and f'("{word}", run.' in (ROOT / "proxy" / "cli" / "smoke.py").read_text()
+    return word in STEPS and f'("{word}", steps.' in (ROOT / "proxy" / "cli" / "smoke" / "command.py").read_text()
 
 
 KINDS_OF_PROOF: tuple[Callable[[str], bool], ...] = (

@@ -71,7 +71,7 @@ async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth |
             Statements(shop.books.database),
             Secret(KEY),
             HOST,
-            admins.opens_portal if admins is not None else None,
+            admins.find_portal_staff if admins is not None else None,
         )
         transport = httpx.ASGITransport(Starlette(routes=page.routes()))
         async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:

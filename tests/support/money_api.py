@@ -22,6 +22,7 @@ from config.settings import Package, Secret, Settings
 from proxy.customer_api.checkout import CheckoutApi
 from proxy.customer_api.money_in import MoneyIn, StripeParts
 from proxy.customer_api.settings import SettingsApi
+from proxy.customer_api.stripe_webhook import StripeWebhook
 from proxy.gateway.authenticate import Authenticator
 from proxy.observability.metrics import Metrics
 from tests.support.shop import Shop
@@ -87,6 +88,7 @@ async def open_api(
     )
     authenticator = Authenticator(shop.books.accounts, 60, Admins(shop.books.database))
     routes = CheckoutApi(money, authenticator, shop.books.accounts).routes()
+    routes += StripeWebhook(money).routes()
     routes += SettingsApi(money, authenticator, Statements(shop.books.database)).routes()
     transport = httpx.ASGITransport(Starlette(routes=routes))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:

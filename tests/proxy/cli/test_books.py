@@ -10,11 +10,11 @@ import msgspec
 
 from billing.accounting.daily_finance import Finance
 from config.settings import Settings
-from proxy.admin.actions import AdminDesk
+from proxy.admin.actions import AdminActions
 from proxy.cli.books import _days
 from proxy.cli.context import Command, Context
 from proxy.cli.jobs import _finance
-from proxy.cli.purchases import _purchases
+from proxy.cli.stripe import _purchases
 from tests.support.shop import PLUS, PRO, STARTER, Shop
 
 
@@ -116,7 +116,7 @@ async def test_the_days_of_finance_say_what_was_bought_and_what_was_paid(shop: S
         for unit in ("bought, credits", "paid net, $", "used, credits", "loss, credits", "owed, credits")
     )
     assert lines[1].split()[1:3] == ["172,468.5", "99.98"]
-    seen = await AdminDesk.overview(cast("AdminDesk", SimpleNamespace(finance=Finance(shop.books.database))))
+    seen = await AdminActions.overview(cast("AdminActions", SimpleNamespace(finance=Finance(shop.books.database))))
     assert [(row["purchasedCredits"], row["paidNetUsd"]) for row in seen["days"]][0] == (172_468.5, 99.98)
     day = datetime.now(UTC).date()
     assert await Finance(shop.books.database).paid(day - timedelta(days=3), day - timedelta(days=1)) == {}

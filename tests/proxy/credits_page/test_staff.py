@@ -12,7 +12,7 @@ from billing.ledger.audit_log import Who
 from billing.ledger.portal_tokens import Portal, Staff
 from billing.storage.database import now_ms
 from proxy.admin.auth import AdminAuth
-from proxy.web.auth_failures import Failures
+from proxy.web.auth_failures import AuthFailures
 from tests.support.credits_page import Visit, visiting
 from tests.support.shop import Shop
 from tests.support.stores import Books
@@ -40,7 +40,7 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
         await connection.execute(text("UPDATE stripe_customers SET payment_method_id = 'pm_1'"))
     key_id, _ = await sql.accounts.create_key(account, KeyRules())
     admin_id, secret = await admin_key(sql, role)
-    async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, Failures())) as visit:
+    async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, AuthFailures())) as visit:
         asking = await visit.client.get((await visit.link(account, secret)).json()["url"])
         assert "nothing can be changed there" in asking.text
         assert "Max-Age=3" in (await visit.enter(asking)).headers["set-cookie"]
@@ -73,7 +73,7 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
 async def test_the_operators_app_and_the_command_line_open_the_customers_own(shop: Shop) -> None:
     sql, account = shop.books, await shop.books.account(5_000)
     _, secret = await admin_key(sql, "service")
-    async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, Failures())) as visit:
+    async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, AuthFailures())) as visit:
         await enter(visit, account, secret)
         assert (await visit.send("keys")).status_code == 201
         token, _ = await Portal(sql.database).link(account, Who("cli:root", "cli"))
@@ -96,7 +96,7 @@ async def test_sessions_and_links_end_with_the_key_that_made_them(shop: Shop, en
     sql, account = shop.books, await shop.books.account(5_000)
     key_id, secret = await admin_key(sql, "support")
     _, other = await admin_key(sql, "support")
-    async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, Failures())) as visit:
+    async with visiting(shop, admins=AdminAuth(Admins(sql.database), None, AuthFailures())) as visit:
         unused, kept = [(await visit.link(account, key)).json()["url"] for key in (secret, other)]
         asking = await visit.client.get(unused)
         await enter(visit, account, secret)

@@ -157,7 +157,7 @@ def test_a_refused_delivery_counts_neither_way() -> None:
         ("/webhooks/stripe", 503),
         ("/api/billing/checkout", 400),
     ):
-        metrics.side_answer(path, status, selling=True)
+        metrics.count_side_answer(path, status, selling=True)
     metrics.publish()
     counted = [
         registry.get_sample_value("tollkeeper_slo_total", {"slo": "purchase", "result": result})

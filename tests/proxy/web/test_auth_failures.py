@@ -12,7 +12,7 @@ from openai import OpenAI, RateLimitError
 
 import proxy.web.auth_failures
 from billing.payments.stripe.signatures import sign
-from proxy.web.auth_failures import MOST_ADDRESSES, Failures
+from proxy.web.auth_failures import MOST_ADDRESSES, AuthFailures
 from proxy.web.rejections import Rejection
 from tests.support import web
 from tests.support.customers import new_customer
@@ -126,7 +126,7 @@ def test_who_leaves_in_the_middle_of_a_webhook_is_no_failing_of_ours(server: Tol
 # -- what is remembered ----------------------------------------------------------------------------
 
 
-def refuses(failures: Failures, address: str, digest: str = "") -> bool:
+def refuses(failures: AuthFailures, address: str, digest: str = "") -> bool:
     try:
         failures.check("key", address, digest)
     except Rejection as rejection:
@@ -138,33 +138,33 @@ def refuses(failures: Failures, address: str, digest: str = "") -> bool:
 def test_it_is_over_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1_000.0
     monkeypatch.setattr(proxy.web.auth_failures.time, "monotonic", lambda: now)
-    failures = Failures(2)
+    failures = AuthFailures(2)
     for _ in range(2):
-        failures.note("key", "192.0.2.1")
+        failures.count("key", "192.0.2.1")
     assert refuses(failures, "192.0.2.1")
     now = 1_059.9
     assert refuses(failures, "192.0.2.1")
     now = 1_060.0
     assert not refuses(failures, "192.0.2.1")
-    failures.note("key", "192.0.2.1")
+    failures.count("key", "192.0.2.1")
     assert not refuses(failures, "192.0.2.1"), "it begins anew"
 
 
 def test_memory_is_bounded_and_a_customers_ipv6_is_one_address() -> None:
-    failures = Failures(1)
+    failures = AuthFailures(1)
     for number in range(MOST_ADDRESSES + 10):
-        failures.note("key", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
-        failures.proved(f"{number}")
+        failures.count("key", f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}")
+        failures.remember_proof(f"{number}")
     assert (len(failures._failed), len(failures._proven)) == (10_000, 10_000)
     assert (refuses(failures, "10.0.0.1"), refuses(failures, "10.0.1.1")) == (False, True)
     assert not refuses(failures, "10.0.1.1", "9999")
-    failures.note("key", "2001:db8::1")
+    failures.count("key", "2001:db8::1")
     assert refuses(failures, "2001:db8::ffff")
     assert not refuses(failures, "2001:db8:0:1::1")
 
 
 def test_nobody_is_refused_where_there_is_no_limit_or_no_address() -> None:
-    for failures, address in ((Failures(0), "192.0.2.1"), (Failures(1), "")):
+    for failures, address in ((AuthFailures(0), "192.0.2.1"), (AuthFailures(1), "")):
         for _ in range(3):
-            failures.note("key", address)
+            failures.count("key", address)
         assert not refuses(failures, address)

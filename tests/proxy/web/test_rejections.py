@@ -8,10 +8,10 @@ from proxy.web.rejections import (
     Rejection,
     bad_gateway,
     forbidden,
-    instead_of,
     insufficient_credits,
     invalid,
     not_found,
+    replacement_error,
     too_many,
     unauthorized,
     unavailable,
@@ -95,5 +95,5 @@ def test_a_402_word_for_word() -> None:
     ],
 )
 def test_which_upstream_errors_are_replaced_by_our_own_words(status: int, body: bytes, code: str | None) -> None:
-    own = instead_of(status, body)
+    own = replacement_error(status, body)
     assert (own and (own.status, own.code)) == (code and (status, code))

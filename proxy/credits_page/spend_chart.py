@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from billing.ledger.portal_tokens import DAY_MS, DaySpend
-from billing.money.amounts import display_credits
+from proxy.web.display import exact_credits, short_credits
 
 DAYS = 30
 MOST_SERIES = 5
@@ -54,7 +54,7 @@ class Bar(NamedTuple):
     title: str
 
 
-class Line(NamedTuple):
+class GridLine(NamedTuple):
     """A line of the grid."""
 
     y: int
@@ -81,7 +81,7 @@ class Drawing(NamedTuple):
 
     frame: Frame
     bars: list[Bar]
-    lines: list[Line]
+    lines: list[GridLine]
     labels: list[Label]
 
 
@@ -95,19 +95,8 @@ class Chart(NamedTuple):
     rows: list[Row]
 
 
-def figure(amount: int) -> str:
-    """Millicredits as credits for people: 1,234.5."""
-    return f"{display_credits(amount):,}"
-
-
-def exact(amount: int) -> str:
-    """Millicredits as credits with all three places, so that a column of them lines up: 1,234.500."""
-    whole, rest = divmod(abs(amount), 1_000)
-    return f"{'−' if amount < 0 else ''}{whole:,}.{rest:03}"
-
-
 def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
-    """The last 30 days up to `today` (days since 1970); the five dearest models by name, the others together."""
+    """Chart of the 30 days up to `today` (days since 1970); the five dearest models by name, the others together."""
     totals: dict[str, int] = defaultdict(int)
     for one in spend:
         totals[one.model] += one.millicredits
@@ -118,10 +107,12 @@ def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
         days[one.day][one.model if one.model in named else OTHERS] += one.millicredits
     other = sum(amount for name, amount in totals.items() if name not in named)
     sums = {name: other if name == OTHERS and name not in totals else totals[name] for name in names}
-    series = [Series(name, MARKS[place], exact(sums[name])) for place, name in enumerate(names)]
+    series = [Series(name, MARKS[place], exact_credits(sums[name])) for place, name in enumerate(names)]
     drawings = [_drawing(frame, days, names, today) for frame in (WIDE, NARROW)] if any(totals.values()) else []
-    rows = [Row(_date(one.day), one.model, exact(one.millicredits)) for one in reversed(spend) if one.millicredits]
-    return Chart(DAYS, exact(sum(totals.values())), series, drawings, rows)
+    rows = [
+        Row(_date(one.day), one.model, exact_credits(one.millicredits)) for one in reversed(spend) if one.millicredits
+    ]
+    return Chart(DAYS, exact_credits(sum(totals.values())), series, drawings, rows)
 
 
 def _drawing(frame: Frame, days: dict[int, dict[str, int]], names: list[str], today: int) -> Drawing:
@@ -133,7 +124,9 @@ def _drawing(frame: Frame, days: dict[int, dict[str, int]], names: list[str], to
     highest = step * parts
     bars = [bar for day in shown for bar in _stack(frame, day - first, days[day], names, highest, _date(day))]
     room = frame.height - BOTTOM - TOP
-    lines = [Line(frame.height - BOTTOM - room * part // parts, figure(step * part)) for part in range(parts + 1)]
+    lines = [
+        GridLine(frame.height - BOTTOM - room * part // parts, short_credits(step * part)) for part in range(parts + 1)
+    ]
     wide = (frame.width - frame.left) // frame.days
     places = range((frame.days - 1) % frame.dates, frame.days, frame.dates)  # today is always named
     labels = [Label(frame.left + place * wide + wide // 2, _short(first + place)) for place in places]
@@ -142,7 +135,7 @@ def _drawing(frame: Frame, days: dict[int, dict[str, int]], names: list[str], to
 
 
 def grid_step(highest: int) -> int:
-    """The smallest of 1, 2, 2.5, 5 and their tenfolds of which four steps reach `highest` (millicredits)."""
+    """Return the smallest of 1, 2, 2.5, 5 and their tenfolds of which four steps reach `highest` (millicredits)."""
     power = 1
     while True:
         for step in (power, 2 * power, 5 * power // 2, 5 * power):
@@ -160,7 +153,7 @@ def _stack(frame: Frame, place: int, models: dict[str, int], names: list[str], h
         if amount:
             low, high = room * below // highest, room * (below + amount) // highest
             height = max(1, high - low)
-            title = f"{date}, {name}: {exact(amount)} credits"
+            title = f"{date}, {name}: {exact_credits(amount)} credits"
             found.append(
                 Bar(
                     frame.left + place * step + 2, frame.height - BOTTOM - low - height, step - 4, height, number, title

@@ -1,26 +1,18 @@
-"""Preflight's checks of the stores: schema, SQL settings, backups, the audit chain, Redis. Reads only."""
+"""Preflight's checks of SQL: schema, settings, our role's rights, backups. Reads only."""
 
 import asyncio
 import sqlite3
 import time
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
-from sqlalchemy import select, text
+from sqlalchemy import text
 
-from billing.balances.redis.rebuild import prefix_of
-from billing.ledger.admins import Admins
-from billing.ledger.audit_log import AuditLog
-from billing.money.buckets import BUCKETS
 from billing.money.errors import StoreUnavailable
-from billing.storage.database import now_ms
 from billing.storage.migrate import current_revision, newest_revision
-from billing.storage.tables.core import buckets
-from proxy.cli.preflight.site import Check, Offset, Site, words
+from proxy.cli.preflight.site import Check, Offset, Site, error_text
 
 OLDEST_POSTGRESQL = 140_000
-OLDEST_REDIS = (6, 2)
 OURS = ("transfers", "audit_log", "rate_cards", "rate_activations")
 """Tables whose triggers keep rows as they are."""
 SQLITE_HEAD = b"SQLite format 3\0"
@@ -28,7 +20,7 @@ SAFE_COMMITS = ("on", "remote_apply", "remote_write", "local")
 
 
 async def schema_checks(site: Site) -> list[Check]:
-    """Whether migrations are at head; everything else in SQL needs that."""
+    """Check that migrations are at head; everything else in SQL needs that."""
     site.migrated = False
     url = site.database.url
     if site.database.is_sqlite and not Path(url.database or "").is_file():  # connecting would make an empty one
@@ -61,7 +53,7 @@ async def schema_checks(site: Site) -> list[Check]:
 
 
 async def sql_checks(site: Site) -> list[Check]:
-    """PostgreSQL's settings and our role's rights. Raises StoreUnavailable."""
+    """Check PostgreSQL's settings and our role's rights. Raises StoreUnavailable."""
     if site.database.is_sqlite:
         path = Path(site.database.url.database or "")
         return [Check("database", "settings", "PASS", f"SQLite at {path} (WAL, synchronous=FULL); for one machine")]
@@ -103,16 +95,16 @@ def _durability_checks(values: dict[str, str]) -> list[Check]:
 
 def _role_check(*, too_mighty: bool) -> Check:
     if too_mighty:
-        fix = "run `tollkeeper migrate` as the owner, and serve as a role with SELECT, INSERT, UPDATE, DELETE only (docs/runbook.md)"
+        fix = (
+            "run `tollkeeper migrate` as the owner, and serve as a role with SELECT, INSERT, UPDATE, DELETE only "
+            "(docs/runbook.md)"
+        )
         return Check("database", "role", "WARN", "our role could drop the triggers that keep the ledger as it is", fix)
     return Check("database", "role", "PASS", "our role cannot drop triggers")
 
 
-# -- backups --------------------------------------------------------------------------------------------------
-
-
 async def backup_checks(site: Site) -> list[Check]:
-    """Evidence that there is a backup of the last hours. Raises StoreUnavailable."""
+    """Look for evidence of a backup of the last hours. Raises StoreUnavailable."""
     if site.backup is not None:
         return [await asyncio.to_thread(_backup_file, site.backup, site.backup_hours)]
     if site.database.is_sqlite or not site.migrated:
@@ -140,7 +132,7 @@ async def backup_checks(site: Site) -> list[Check]:
 
 
 def _backup_file(path: Path, hours: int) -> Check:
-    """The file, or the newest of a directory."""
+    """Check the file, or the newest of a directory."""
     fix = f"back up now, and at least every {hours} hours (docs/runbook.md)"
     try:
         files = [path] if path.is_file() else [file for file in path.iterdir() if file.is_file()]
@@ -163,136 +155,11 @@ def _backup_file(path: Path, hours: int) -> Check:
 
 
 def _sqlite_problem(path: Path) -> str:
-    """What is wrong with a backup that is an SQLite file; "" when it is whole and ours."""
+    """Fault of a backup that is an SQLite file; "" when it is whole and ours."""
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)) as connection:
             verdict = connection.execute("PRAGMA quick_check").fetchone()[0]
             connection.execute("SELECT count(*) FROM transfers").fetchone()
     except sqlite3.Error as error:
-        return words(error)
+        return error_text(error)
     return "" if verdict == "ok" else str(verdict)
-
-
-# -- people ---------------------------------------------------------------------------------------------------
-
-
-async def admin_checks(site: Site) -> list[Check]:
-    """Somebody may administer, and nobody changed what was done. Raises StoreUnavailable."""
-    keys = await Admins(site.database).everyone()
-    owners = [
-        key
-        for key in keys
-        if key["role"] == "owner"
-        and key["revoked_at"] is None
-        and (key["expires_at"] is None or key["expires_at"] > now_ms())
-    ]
-    if owners:
-        checks = [Check("admin", "owner", "PASS", f"{len(owners)} owner keys")]
-    elif site.settings.admin.oidc_issuer:
-        found = f"no owner key; {site.settings.admin.oidc_issuer} decides who is owner"
-        checks = [Check("admin", "owner", "WARN", found, "keep one owner key in a safe, for when the issuer is away")]
-    else:
-        fix = "`tollkeeper admin create NAME --role owner`"
-        checks = [Check("admin", "owner", "FAIL", "nobody has an owner key", fix)]
-    verdict = await AuditLog(site.database).verify()
-    if verdict.problem:
-        fix = "somebody changed the database by hand: keep a copy, find out who, restore from a backup"
-        return [*checks, Check("admin", "audit chain", "FAIL", verdict.problem, fix)]
-    return [*checks, Check("admin", "audit chain", "PASS", f"{verdict.rows} rows, head {verdict.head.hash[:12]}")]
-
-
-# -- Redis ----------------------------------------------------------------------------------------------------
-
-
-async def redis_checks(site: Site) -> list[Check]:
-    """Redis keeps what it is told, and serves under the epochs that SQL knows."""
-    conf = site.settings.redis
-    if not conf.url:
-        return [Check("redis", "store", "PASS", "not used: the embedded store, one process")]
-    from redis.asyncio import Redis
-    from redis.exceptions import RedisError, ResponseError
-
-    client = Redis.from_url(
-        conf.url, socket_timeout=conf.timeout_seconds * 4, socket_connect_timeout=conf.timeout_seconds * 4
-    )
-    try:
-        info: dict[str, Any] = await client.info("server")
-        sent = time.time()
-        seconds, micros = await client.time()
-        site.clocks.append(Offset("Redis", seconds + micros / 1e6 - (sent + time.time()) / 2))
-        checks = [_redis_version(str(info["redis_version"]))]
-        try:
-            found: dict[Any, Any] = {}
-            for name in ("maxmemory-policy", "appendonly", "appendfsync"):  # one name each: Redis 6
-                found.update(await client.config_get(name))
-            checks += _redis_settings(found, require_aof=conf.require_aof)
-        except ResponseError:
-            fix = "look there for `maxmemory-policy noeviction`, `appendonly yes`, `appendfsync always`"
-            checks.append(Check("redis", "settings", "WARN", "CONFIG is forbidden here, as managed services do", fix))
-        tokens: Any = await client.mget([f"{prefix_of(bucket)}epoch" for bucket in range(BUCKETS)])
-    except (RedisError, OSError) as error:
-        return [Check("redis", "reachable", "FAIL", words(error), "start Redis, and check redis.url")]
-    finally:
-        await client.aclose()
-    return [*checks, await _epoch_check(site, str(info["run_id"]), tokens)] if site.migrated else checks
-
-
-def _redis_version(version: str) -> Check:
-    old = tuple(int(part) for part in version.split(".")[:2]) < OLDEST_REDIS
-    fix = f"use Redis {'.'.join(map(str, OLDEST_REDIS))} or newer" if old else ""
-    return Check("redis", "version", "FAIL" if old else "PASS", version, fix)
-
-
-def _redis_settings(found: dict[str, Any], *, require_aof: bool) -> list[Check]:
-    policy, aof, fsync = found.get("maxmemory-policy"), found.get("appendonly"), found.get("appendfsync")
-    keeps, whole = policy == "noeviction", aof == "yes"
-    checks = [
-        Check(
-            "redis",
-            "maxmemory-policy",
-            "PASS" if keeps else "FAIL",
-            str(policy),
-            ""
-            if keeps
-            else "`CONFIG SET maxmemory-policy noeviction`, and in redis.conf: else Redis throws balances away",
-        ),
-        Check(
-            "redis",
-            "appendonly",
-            "PASS" if whole else "FAIL" if require_aof else "WARN",
-            str(aof),
-            "" if whole else "set `appendonly yes`: without it a restart of Redis forgets holds and unflushed charges",
-        ),
-    ]
-    state = {"always": "PASS", "everysec": "WARN"}.get(str(fsync), "FAIL")
-    fix = "" if state == "PASS" else "set `appendfsync always`: then nothing is lost, whatever dies together"
-    checks.append(
-        Check(
-            "redis",
-            "appendfsync",
-            "PASS" if state == "PASS" else "WARN" if state == "WARN" else "FAIL",
-            str(fsync),
-            fix,
-        )
-    )
-    return checks
-
-
-async def _epoch_check(site: Site, run_id: str, tokens: list[bytes | None]) -> Check:
-    """SQL knows each bucket's epoch; Redis must name the same, under its present run.
-
-    A bucket nobody opened yet is in neither.
-    """
-    async with site.database.read() as connection:
-        known = {row[0]: row[1] for row in await connection.execute(select(buckets.c.bucket, buckets.c.epoch))}
-    behind = [
-        bucket
-        for bucket, token in enumerate(tokens)
-        if (token.decode() if token else None) != (f"{run_id}:{known[bucket]}" if bucket in known else None)
-    ]
-    if not behind:
-        return Check(
-            "redis", "epoch", "PASS", f"{len(known)} of {BUCKETS} buckets are open, under the epoch that SQL knows"
-        )
-    fix = "running servers rebuild it within seconds; if this stays, `tollkeeper rebuild`"
-    return Check("redis", "epoch", "FAIL", f"{len(behind)} buckets are not under the epoch that SQL knows", fix)

@@ -1,13 +1,13 @@
 """`tollkeeper preflight`: may this go live? A table of checks with what to do about each.
 
 It changes nothing: it reads the stores, asks OpenAI and Stripe for what they have, and sends our own webhook one signed
-event of a type that is verified and dropped (proxy/customer_api/checkout.py). Safe on a live system, at any time.
+event of a type that is verified and dropped (proxy/customer_api/stripe_webhook.py). Safe on a live system, at any time.
 """
 
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
 
@@ -23,42 +23,22 @@ from config.flags import FLAGS, with_flags
 from config.load import ConfigError, upstream_key
 from config.secrets import StripeKeys, notices_secret, openai_admin_key, service_key, stripe_keys
 from config.settings import Secret, Settings
-from proxy.cli.preflight.edge import edge_checks, flag_checks, host_checks, package_checks, rate_checks
-from proxy.cli.preflight.remote import (
-    clock_checks,
-    cost_checks,
-    inbox_checks,
-    stripe_checks,
-    upstream_checks,
-    webhook_checks,
-)
+from proxy.cli.context import Add, Context, Result, not_negative
+from proxy.cli.preflight.admins import admin_checks
+from proxy.cli.preflight.clocks import clock_checks
+from proxy.cli.preflight.database import backup_checks, schema_checks, sql_checks
+from proxy.cli.preflight.edge import edge_checks
+from proxy.cli.preflight.flags import flag_checks
+from proxy.cli.preflight.host import host_checks
+from proxy.cli.preflight.openai import cost_checks, upstream_checks
+from proxy.cli.preflight.prices import package_checks, rate_checks
+from proxy.cli.preflight.redis import redis_checks
+from proxy.cli.preflight.report import as_result, broken
 from proxy.cli.preflight.site import Check, Site, base_url_of
-from proxy.cli.preflight.stores import admin_checks, backup_checks, redis_checks, schema_checks, sql_checks
+from proxy.cli.preflight.stripe import stripe_checks
+from proxy.cli.preflight.webhook import inbox_checks, webhook_checks
 
 HTTP_SECONDS = 10.0
-
-
-async def preflight(
-    settings: Settings, database: Database, *, backup: Path | None, backup_hours: int, min_free_gib: int
-) -> list[Check]:
-    """Every check, in the order of the table."""
-    checks, upstream, stripe = _keys(settings)
-    async with _client(settings) as http:
-        site = Site(
-            settings, database, (), upstream, stripe, http, base_url_of(settings), backup, backup_hours, min_free_gib
-        )
-        checks += await schema_checks(site)
-        prices = None
-        if site.migrated:
-            more, prices = await _in_sql(site)
-            checks += more
-        checks += await _tried("database", "backup", backup_checks(site))
-        checks += await redis_checks(site)
-        checks += await _outside(site, prices)
-        checks += [*package_checks(site.settings), *clock_checks(site), *flag_checks(site), *host_checks(site)]
-    return sorted(checks, key=lambda check: AREAS.index(check.area))
-
-
 AREAS = (
     "config",
     "openai",
@@ -73,6 +53,59 @@ AREAS = (
     "admin",
     "host",
 )
+
+
+def register(commands: Any, add: Add) -> None:
+    """Add the command to the parser."""
+    look = add(
+        commands,
+        "preflight",
+        _preflight,
+        "May this go live? Checks everything, changes nothing; exit 1 when something fails.",
+    )
+    look.add_argument("--backup", type=Path, metavar="PATH", help="a backup file, or the directory that holds them")
+    look.add_argument("--backup-hours", type=not_negative, default=26, help="how old the newest may be (default 26)")
+    look.add_argument(
+        "--min-free-gib", type=not_negative, default=1, help="free space that data paths need (default 1)"
+    )
+
+
+async def _preflight(context: Context) -> Result:
+    given = context.arguments
+    checks = await preflight(
+        context.settings,
+        context.database,
+        backup=given.backup,
+        backup_hours=given.backup_hours,
+        min_free_gib=given.min_free_gib,
+    )
+    return as_result(checks)
+
+
+def broken_config(error: ConfigError) -> Result:
+    """Report that not even the file can be read."""
+    return as_result([broken(error)])
+
+
+async def preflight(
+    settings: Settings, database: Database, *, backup: Path | None, backup_hours: int, min_free_gib: int
+) -> list[Check]:
+    """Run every check; rows in the order of the table."""
+    checks, upstream, stripe = _keys(settings)
+    async with _client(settings) as http:
+        site = Site(
+            settings, database, (), upstream, stripe, http, base_url_of(settings), backup, backup_hours, min_free_gib
+        )
+        checks += await schema_checks(site)
+        prices = None
+        if site.migrated:
+            more, prices = await _in_sql(site)
+            checks += more
+        checks += await _try_checks("database", "backup", backup_checks(site))
+        checks += await redis_checks(site)
+        checks += await _outside(site, prices)
+        checks += [*package_checks(site.settings), *clock_checks(site), *flag_checks(site), *host_checks(site)]
+    return sorted(checks, key=lambda check: AREAS.index(check.area))
 
 
 async def _in_sql(site: Site) -> tuple[list[Check], PriceBook | None]:
@@ -99,7 +132,7 @@ async def _outside(site: Site, prices: PriceBook | None) -> list[Check]:
     return [*(check for checks in asked for check in checks), *await edge_checks(site)]
 
 
-async def _tried(area: str, name: str, work: Awaitable[list[Check]]) -> list[Check]:
+async def _try_checks(area: str, name: str, work: Awaitable[list[Check]]) -> list[Check]:
     try:
         return await work
     except StoreUnavailable as error:
@@ -118,7 +151,7 @@ async def _take_overrides(site: Site, checks: list[Check]) -> None:
 
 
 def _keys(settings: Settings) -> tuple[list[Check], Secret, StripeKeys | None]:
-    """The secrets, and whether each can be used."""
+    """Read the secrets, and check that each can be used."""
     checks: list[Check] = []
     upstream, stripe = Secret(""), None
     try:
@@ -132,11 +165,6 @@ def _keys(settings: Settings) -> tuple[list[Check], Secret, StripeKeys | None]:
     return checks or [Check("config", "valid", "PASS", "the configuration and its keys fit together")], upstream, stripe
 
 
-def broken(error: ConfigError) -> Check:
-    """The row of a configuration that cannot be used."""
-    return Check("config", "valid", "FAIL", f"{error.where}: {error.key} {error.reason}", error.fix)
-
-
 @contextlib.asynccontextmanager
 async def _client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     """Follows no redirect: a load balancer that redirects Stripe's POST would lose it."""
@@ -145,27 +173,3 @@ async def _client(settings: Settings) -> AsyncIterator[httpx.AsyncClient]:
     )
     async with httpx.AsyncClient(verify=verify, timeout=HTTP_SECONDS, follow_redirects=False) as client:
         yield client
-
-
-def as_result(checks: Sequence[Check]) -> tuple[dict[str, Any], str, int]:
-    """JSON object, table, exit code: 0 unless something failed."""
-    counts = {state: len([check for check in checks if check.state == state]) for state in ("PASS", "WARN", "FAIL")}
-    rows = [check._asdict() for check in checks]
-    good = not counts["FAIL"]
-    return {"ok": good, "counts": counts, "checks": rows}, table([*checks], counts), 0 if good else 1
-
-
-def table(checks: Sequence[Check], counts: dict[str, int]) -> str:
-    """For people: one line a check, its fix on a line of its own."""
-    width = max(len(f"{check.area} {check.name}") for check in checks)
-    lines = []
-    for check in checks:
-        lines.append(f"{check.state}  {f'{check.area} {check.name}':<{width}}  {check.found}")
-        if check.fix:
-            lines.append(f"      {'':<{width}}  → {check.fix}")
-    verdict = (
-        "Nothing stands in the way." if not counts["FAIL"] else f"{counts['FAIL']} to put right before going live."
-    )
-    return "\n".join(
-        [*lines, "", f"{counts['PASS']} pass, {counts['WARN']} to look at, {counts['FAIL']} fail. {verdict}"]
-    )
