@@ -19,10 +19,20 @@ from tests.support.stores import Books, close_books, open_books
 _numbers = itertools.count()
 
 
-_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "browser", "bank", "live", "box"})
+_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "live"})
 """Fixtures that start a process; whatever asks for one of them, by whatever way, is marked `served`."""
 _SERVED_BY_PARAMETER = {"sql": "postgresql", "books": "redis"}
 """Fixtures that start a process for one of their parameters only."""
+
+
+_SERVED_FOLDERS = ("tests/browser/", "tests/clients/", "tests/sandbox/")
+"""Whatever stands here starts one by its own ways."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is wholly served where nothing served is asked for: importing browsers and SDKs takes seconds."""
+    inside = f"{collection_path.relative_to(config.rootpath).as_posix()}/"
+    return True if "not served" in config.option.markexpr and inside in _SERVED_FOLDERS else None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +42,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             continue
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
         by_parameter = any(parameters.get(name) == value for name, value in _SERVED_BY_PARAMETER.items())
-        if by_parameter or not _SERVERS.isdisjoint(item.fixturenames):
+        by_folder = item.nodeid.startswith(_SERVED_FOLDERS)
+        if by_folder or by_parameter or not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.served)
 
 

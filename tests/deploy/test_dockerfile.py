@@ -175,6 +175,7 @@ def container(image: Path, folder: Path) -> Iterator[tuple[dict[str, str], Path]
     yield {"PATH": os.environ["PATH"], "PYTHONPATH": str(image), "OPENAI_API_KEY": UPSTREAM_KEY, **found}, data
 
 
+@pytest.mark.served
 def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
     others = {
         "__pycache__",
@@ -191,6 +192,7 @@ def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
     assert not (image / "tests").exists()
 
 
+@pytest.mark.served
 def test_it_serves_is_healthy_and_stops_on_sigterm(container: tuple[dict[str, str], Path]) -> None:
     found, data = container
     with (data / "log").open("wb") as log:
@@ -221,6 +223,7 @@ class Unwell(http.server.BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.mark.served
 def test_the_health_check_fails_on_a_bad_status() -> None:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Unwell) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()

@@ -66,6 +66,7 @@ def queries() -> list[tuple[str, str]]:
 # -- what the files say ----------------------------------------------------------------------------
 
 
+@pytest.mark.served
 def test_promtool_accepts_the_rules_and_their_cases() -> None:
     for arguments in (("check", "rules", str(RULES)), ("test", "rules", str(CASES))):
         done = promtool(*arguments)
@@ -354,6 +355,7 @@ def ago(seconds: int) -> int:
     return round((time.time() - seconds) * 1_000)
 
 
+@pytest.mark.served
 def test_every_panel_shows_something_and_nothing_fires_while_all_is_well(folder: Path) -> None:
     """The product's own metrics, all of them moving."""
     exporter = Exporter()

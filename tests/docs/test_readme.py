@@ -57,6 +57,7 @@ def test_every_snippet_of_the_readme_runs(language: str, code: str, embedded: To
     assert not re.search(r'"error":\s*\{', done.stdout)
 
 
+@pytest.mark.served
 def test_make_run_serves_the_sandbox_and_prints_lines_that_work_when_pasted(folder: Path) -> None:
     port = free_port()
     with make_run(folder, port) as served:

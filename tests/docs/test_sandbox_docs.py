@@ -25,6 +25,7 @@ def parts(served: MakeRun) -> list[str]:
     return re.split(r"\n@@ \d+\n", done.stdout)[1:]
 
 
+@pytest.mark.served
 def test_every_line_does_what_the_text_says(folder: Path) -> None:
     with make_run(folder, free_port()) as served:
         printed = parts(served)

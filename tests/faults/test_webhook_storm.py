@@ -23,6 +23,8 @@ from tests.support.servers import ROOT
 from tests.support.shop import PRO, STARTER, Shop, open_shop
 from tests.support.stores import Books
 
+pytestmark = pytest.mark.served
+
 DELIVERIES, KILLS = (int(part) for part in os.environ.get("TOLLKEEPER_STORM", "1500,30").split(","))
 AT_ONCE = 16
 BOUND_MS = 300_000

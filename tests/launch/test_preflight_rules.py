@@ -84,6 +84,7 @@ def archiving(folder: Path) -> Iterator[tuple[str, Path, Callable[[str], Any]]]:
         server.cleanup()
 
 
+@pytest.mark.served
 async def test_archiving_wal(archiving: tuple[str, Path, Callable[[str], Any]]) -> None:
     url, shelf, send = archiving
     database = Database(url, 1, 5.0)

@@ -183,6 +183,7 @@ PUSH = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_the_embedded_store_behaves_as_the_model() -> None:
     run_state_machine_as_test(Machine, settings=PUSH)

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable
 from datetime import date, timedelta
 
+import pytest
 from sqlalchemy import text
 
 from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
@@ -18,6 +19,7 @@ from tests.support.charges import MODELS, NOW, run_sql, settled
 from tests.support.stores import Books
 
 
+@pytest.mark.slow
 async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(
     sql: Books, clock: Callable[[int], None]
 ) -> None:

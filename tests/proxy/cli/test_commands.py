@@ -27,6 +27,8 @@ from tests.support.servers import (
     wait_until,
 )
 
+pytestmark = pytest.mark.served
+
 LEDGER_KEYS = {
     "id", "kind", "amountMillicredits", "debitAccount", "creditAccount", "referenceType", "referenceId", "purchaseId", "actor", "reason", "createdAt"
 }  # fmt: skip

@@ -9,9 +9,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.support import web
 from tests.support.make_run import MakeRun, environment, make_run, recipe
 from tests.support.servers import free_port, wait_until
+
+pytestmark = pytest.mark.served
 
 
 def buy(served: MakeRun) -> dict[str, Any]:

@@ -400,6 +400,7 @@ def test_the_access_log_can_be_switched_off(make_tollkeeper: Callable[..., Tollk
     assert not [line for line in lines_of(server) if line["event"] == "request"]
 
 
+@pytest.mark.served
 def test_what_python_itself_would_print_is_a_line_too() -> None:
     """A warning, a thread that dies, a destructor that raises, and the end of the process: each one JSON object, and no value in it."""
     code = f"""

@@ -26,6 +26,8 @@ from tests.support.figures import change_figures, metric
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, start_sandbox, wait_until
 from tests.support.timed_load import Load
 
+pytestmark = pytest.mark.served
+
 ADMIN_KEY = "sk-admin-canary-51d7a0"
 YESTERDAY = (datetime.now(UTC) - timedelta(days=1)).date().isoformat()
 

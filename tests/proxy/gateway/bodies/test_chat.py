@@ -106,6 +106,7 @@ CHATS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(body=CHATS, compact=st.booleans(), ascii_only=st.booleans())
 def test_both_bounds_cover_what_the_upstream_counts(body: dict[str, Any], compact: bool, ascii_only: bool) -> None:

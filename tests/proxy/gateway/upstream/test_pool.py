@@ -397,6 +397,7 @@ async def test_an_answer_without_a_body_is_whole_at_once() -> None:
 # -- back-pressure --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @on_uvloop
 async def test_a_reader_that_waits_makes_the_server_wait() -> None:
     size = 64_000_000
