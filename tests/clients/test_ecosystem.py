@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import usd_to_charge
 from tests.support.customers import Customer, new_customer
 from tests.support.media import wav
+from tests.support.served import usd_to_charge
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 HERE = Path(__file__).parent

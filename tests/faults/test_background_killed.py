@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
+from tests.support.servers import RedisServer, Sandbox, Serve, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000

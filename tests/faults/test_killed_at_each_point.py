@@ -7,9 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000

@@ -19,8 +19,8 @@ from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Checkpoint, Gone, Held, Settled
-from tests.billing.stores import Books, close_books, open_books, record, request
 from tests.support.servers import RedisServer, within
+from tests.support.stores import Books, close_books, open_books, record, request
 
 
 async def until(check: Callable[[], Any], seconds: float, what: str) -> None:

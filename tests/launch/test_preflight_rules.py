@@ -7,16 +7,16 @@ from typing import Any, cast
 
 import httpx
 import pytest
-from proxy.cli.preflight.clocks import clock_checks
-from proxy.cli.preflight.database import _version_check, backup_checks
-from proxy.cli.preflight.redis import _redis_version
-from proxy.cli.preflight.stripe import stripe_checks
 
 from billing.storage.database import Database
 from config.secrets import StripeKeys
 from config.settings import Cors, Portal, Secret, Settings, Stripe
+from proxy.cli.preflight.clocks import clock_checks
+from proxy.cli.preflight.database import _version_check, backup_checks
 from proxy.cli.preflight.edge import edge_checks
+from proxy.cli.preflight.redis import _redis_version
 from proxy.cli.preflight.site import Check, Offset, Site
+from proxy.cli.preflight.stripe import stripe_checks
 from tests.support.servers import wait_until
 
 

