@@ -7,34 +7,20 @@ FACTS, LIMITS and the tables below were copied by hand from the fact sheet (sect
 from __future__ import annotations
 
 import copy
-import importlib.util
 import json
 import re
-import sys
 from decimal import Decimal
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from scripts import build_prices as script
+from scripts.prices.source import plain
+
 ROOT = Path(__file__).resolve().parents[2]
 PRICES = ROOT / "config" / "prices"
 PLAIN = re.compile(r"(0|[1-9]\d*)(\.\d*[1-9])?")
-
-
-def load_script() -> ModuleType:
-    path = ROOT / "scripts" / "build_prices.py"
-    spec = importlib.util.spec_from_file_location("build_prices_under_test", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-script = load_script()
 
 
 def no_float(text: str) -> None:
@@ -242,7 +228,7 @@ LIMITS: list[tuple[str, int | None, int | None, int | None]] = [
 
 @pytest.fixture
 def source() -> dict[str, Any]:
-    loaded = script.load_source()
+    loaded = script.load_source(script.SOURCE)
     assert isinstance(loaded, dict)
     return loaded
 
@@ -549,4 +535,4 @@ def test_source_must_be_clean(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_plain(value: str, text: str) -> None:
-    assert script.plain(Decimal(value)) == text
+    assert plain(Decimal(value)) == text
