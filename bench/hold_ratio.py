@@ -1,4 +1,4 @@
-"""Ratio of hold to charge for plain English chat with an explicit max: bounded by bytes, and counted where money is short.
+"""Hold / charge for plain English chat with an explicit max: bounded by bytes, and counted where money is short.
 
 The texts, lengths and the answer of 80 of 100 tokens are fixed; the usage is the simulator's own.
 """

@@ -22,7 +22,8 @@ OPERATIONS = Dashboard(
                         (
                             "{{slo}}",
                             (
-                                'sum by (slo) (increase(tollkeeper_slo_total{result="good",slo=~"deduction|purchase"}[30d]))'
+                                "sum by (slo) "
+                                '(increase(tollkeeper_slo_total{result="good",slo=~"deduction|purchase"}[30d]))'
                                 ' / sum by (slo) (increase(tollkeeper_slo_total{slo=~"deduction|purchase"}[30d]))'
                             ),
                         ),

@@ -17,5 +17,5 @@ def found(name: str) -> str:
 
 
 def node() -> str:
-    """Path of node: the one of a wheel where `make install-dev` took it, because the machine's lacks npm or is too old."""
+    """Path of node: of a wheel where `make install-dev` took it, because the machine's lacks npm or is too old."""
     return shutil.which("node", path=str(ROOT / ".venv" / "bin")) or found("node")
