@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -42,6 +43,7 @@ def instructions() -> list[Instruction]:
 
 
 STEPS = instructions()
+VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def of(word: str, stage: str = "run") -> list[str]:
@@ -177,19 +179,48 @@ def container(image: Path, folder: Path) -> Iterator[tuple[dict[str, str], Path]
 
 @pytest.mark.served
 def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
-    others = {
-        "__pycache__",
-        "alerts",
-        "dashboards",
-        "grafana",
-        "postgres",
-        "prometheus",
-    }  # for other programs: mounted from the checkout
     for package in ("proxy", "billing", "config", "sandbox"):
         for path in (ROOT / package).rglob("*"):
-            if path.is_file() and not others & set(path.parts) and path.name not in {"source.json", "README.md"}:
+            # folders' READMEs are for people, source.json for scripts/build_prices.py
+            if path.is_file() and "__pycache__" not in path.parts and path.name not in ("README.md", "source.json"):
                 assert (image / path.relative_to(ROOT)).is_file(), path
-    assert not (image / "tests").exists()
+    assert not {"tests", "scripts", "bench", "deploy", "docs"} & {path.name for path in image.iterdir()}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "billing/**/lua/*.lua",
+        "billing/storage/migrations/versions/*.py",
+        "config/prices/catalogue.json",
+        "config/tokenizer/*.xz",
+        "proxy/admin/templates/*.html",
+        "proxy/credits_page/templates/*.html",
+        "proxy/customer_api/openapi.json",
+        "proxy/gateway/refused.json",
+    ],
+)
+def test_the_wheel_has_each_kind_of_file_that_is_no_module_or_is_found_by_its_folder(image: Path, kind: str) -> None:
+    assert list(image.glob(kind))
+
+
+def test_the_command_of_the_wheel_helps_and_says_its_version(
+    container: tuple[dict[str, str], Path], image: Path
+) -> None:
+    found, data = container
+    command = str(image / "bin" / "tollkeeper")
+    for argument, says in (("--help", "usage: tollkeeper"), ("--version", f"tollkeeper {VERSION}\n")):
+        done = subprocess.run([command, argument], cwd=data, env=found, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert says in done.stdout
+
+
+def test_one_version_is_said_everywhere() -> None:
+    assert json.loads((ROOT / "proxy" / "customer_api" / "openapi.json").read_text())["info"]["version"] == VERSION
+    (newest, _date), *_older = re.findall(
+        r"^## (\d+\.\d+\.\d+) - (\d{4}-\d\d-\d\d)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE
+    )
+    assert newest == VERSION
 
 
 @pytest.mark.served

@@ -28,6 +28,7 @@ from config.load import load_settings
 from proxy.observability.metrics import Metrics
 from tests.support import web
 from tests.support.customers import new_customer
+from tests.support.programs import POSTGRES
 from tests.support.prometheus import RULES, Exporter, Prometheus, promtool
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
@@ -131,7 +132,7 @@ def test_compose_mounts_what_exists_and_sets_what_is_a_setting(monkeypatch: pyte
         )
         for volume in service.get("volumes", []):
             source = volume.partition(":")[0]
-            assert (ROOT / source).exists() if source.startswith(".") else source in compose["volumes"]
+            assert (ROOT / "deploy" / source).exists() if source.startswith(".") else source in compose["volumes"]
         assert all(port.startswith("127.0.0.1:") for port in service.get("ports", [])), (
             "nothing is open to the world by itself"
         )
@@ -171,7 +172,7 @@ def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_
     assert says is not None
     assert says[1].splitlines()[1:] == script.read_text().splitlines()[6:]
     url = fresh_postgres.replace("postgresql+asyncpg://", "postgresql://")
-    command = ["psql", url, "--set=ON_ERROR_STOP=1"]
+    command = [str(POSTGRES / "psql"), url, "--set=ON_ERROR_STOP=1"]
     try:
         for password in ("first", "p@ss/w:rd%20?#'\" "):
             environment = {**os.environ, "SERVING_PASSWORD": password}

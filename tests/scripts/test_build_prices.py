@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 
+from scripts.prices.source import plain
 from tests.support.price_catalogue import MODELS, PRICES, script
 
 
 @pytest.fixture
 def source() -> dict[str, Any]:
-    loaded = script.load_source()
+    loaded = script.load_source(script.SOURCE)
     assert isinstance(loaded, dict)
     return loaded
 
@@ -136,4 +137,4 @@ def test_source_must_be_clean(tmp_path: Path, text: str) -> None:
     ],
 )
 def test_plain(value: str, text: str) -> None:
-    assert script.plain(Decimal(value)) == text
+    assert plain(Decimal(value)) == text

@@ -14,6 +14,13 @@ from tests.support.charges import WHO
 from tests.support.stores import Books
 
 
+async def subjects_of(books: Books, run_id: int) -> list[str]:
+    """Of a run's findings, in order."""
+    async with books.database.read() as connection:
+        query = text("SELECT subject FROM findings WHERE run_id = :run ORDER BY id")
+        return list((await connection.execute(query, {"run": run_id})).scalars())
+
+
 async def test_a_job_runs_when_it_is_due_and_once_of_all_processes(sql: Books) -> None:
     began: list[str] = []
     release = asyncio.Event()
