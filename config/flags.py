@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from config.load import ConfigError, check_combinations
+from config.checks import check_combinations
+from config.errors import ConfigError
 from config.settings import Settings
 
 FLAGS: Mapping[str, str] = {

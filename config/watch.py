@@ -21,8 +21,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from config.load import ConfigError, parse_settings
-from config.settings import LIVE_SECTIONS, RESTART_KEYS, Settings
+from config.errors import ConfigError
+from config.load import parse_settings
+from config.settings import LIVE_SECTIONS, Settings
 
 LOOK_SECONDS = 0.2
 MOST_BYTES = 1_048_576
@@ -202,12 +203,7 @@ class Follower:
 
 def live_part(running: Settings, found: Settings) -> Settings:
     """`running`, with everything of `found` that may change without a restart."""
-    merged = msgspec.structs.replace(running, **{section: getattr(found, section) for section in LIVE_SECTIONS})
-    for key in RESTART_KEYS:
-        section, _, name = key.partition(".")
-        kept = msgspec.structs.replace(getattr(merged, section), **{name: getattr(getattr(running, section), name)})
-        merged = msgspec.structs.replace(merged, **{section: kept})
-    return merged
+    return msgspec.structs.replace(running, **{section: getattr(found, section) for section in LIVE_SECTIONS})
 
 
 def changed_at_restart(running: Settings, found: Settings) -> tuple[str, ...]:
@@ -215,8 +211,8 @@ def changed_at_restart(running: Settings, found: Settings) -> tuple[str, ...]:
     keys = []
     for section in running.__struct_fields__:
         ours, theirs = getattr(running, section), getattr(found, section)
-        if ours == theirs or not isinstance(ours, msgspec.Struct):
-            continue
-        names = [f"{section}.{name}" for name in ours.__struct_fields__ if getattr(ours, name) != getattr(theirs, name)]
-        keys += [name for name in names if section not in LIVE_SECTIONS or name in RESTART_KEYS]
+        if section not in LIVE_SECTIONS:
+            keys += [
+                f"{section}.{name}" for name in ours.__struct_fields__ if getattr(ours, name) != getattr(theirs, name)
+            ]
     return tuple(keys)

@@ -23,8 +23,8 @@ from billing.money.errors import AccountNotFound, NotYet, ReferenceTaken, Stripe
 from billing.payments.purchase import NotAcceptable, NotRefundable, refund_cents
 from billing.payments.stripe.inbox import Inbox
 from billing.storage.database import now_ms
+from config.errors import ConfigError
 from config.flags import FLAGS, check_flag, flag_named, full_name, value_of, with_flags
-from config.load import ConfigError
 from config.settings import Settings
 from proxy.admin.auth import Caller
 from proxy.customer_api.money_in import MoneyIn

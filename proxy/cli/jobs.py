@@ -82,7 +82,7 @@ async def store_figures(context: Context) -> AsyncIterator[ReadStore | None]:
         yield store_reader(settings, None) if theirs else None
         return
     store = RedisBalances(
-        settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000
+        settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
     )
     await store.open()
     try:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.cli.context import Add, Context, Result, not_negative
 from proxy.cli.preflight.run import as_result, broken, preflight
 from proxy.cli.smoke import smoke

@@ -27,8 +27,9 @@ from billing.money.amounts import MoneyError, display_credits
 from billing.money.errors import AccountNotFound, BillingError, KeyNotFound, StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.migrate import migrate
-from config.load import ConfigError, load_settings, upstream_key
-from config.secrets import notices_secret, openai_admin_key, stripe_keys
+from config.errors import ConfigError
+from config.load import load_settings
+from config.secrets import notices_secret, openai_admin_key, stripe_keys, upstream_key
 from config.settings import Settings
 from proxy.cli import accounts, books, jobs, launch, operations, portal, purchases, rates
 from proxy.cli.context import Command, Context, Refusal, Result
@@ -197,7 +198,7 @@ async def _rebuild(context: Context) -> Result:
         )
     else:
         async with _opened(
-            EmbeddedBalances(Path(settings.embedded.path), context.ledger, settings.embedded.timeout_seconds)
+            EmbeddedBalances(Path(settings.embedded.path), context.ledger, settings.advanced.embedded_timeout_seconds)
         ):
             pass  # opening it is rebuilding it: orphans settled, journal flushed, balances read from SQL
     accounts = len(await context.ledger.posted_in())
@@ -209,7 +210,7 @@ async def _drain(context: Context) -> Result:
     if settings.redis.url:
         store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, _lease_ms(settings))
         async with _opened(store):
-            moved: tuple[int, int] = await drain(store, store, context.ledger, settings.journal.batch_size)
+            moved: tuple[int, int] = await drain(store, store, context.ledger)
             pending, _ = await store.depth()
             _, held, _ = await store.all_figures()
     else:
@@ -234,10 +235,10 @@ async def _drain_embedded(context: Context) -> tuple[tuple[int, int], int, dict[
     if not path.exists():
         return (0, 0), 0, {}
     if not _server_runs(path):
-        store = EmbeddedBalances(path, context.ledger, settings.embedded.timeout_seconds)
+        store = EmbeddedBalances(path, context.ledger, settings.advanced.embedded_timeout_seconds)
         before = journal_depth(path)[0]
         async with _opened(store):
-            moved = await drain(store, store, context.ledger, settings.journal.batch_size)
+            moved = await drain(store, store, context.ledger)
         return (before + moved.charges, moved.credits), journal_depth(path)[0], {}
     charges = journal_depth(path)[0]
     credited = len(await context.ledger.outbox_pending(500))
@@ -275,7 +276,7 @@ async def _opened(store: Any) -> AsyncIterator[Any]:
 
 
 def _lease_ms(settings: Settings) -> int:
-    return settings.billing.hold_lease_seconds * 1_000
+    return settings.advanced.hold_lease_seconds * 1_000
 
 
 def _parser() -> argparse.ArgumentParser:

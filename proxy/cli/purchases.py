@@ -12,7 +12,7 @@ from billing.payments.purchase import MILLICREDITS_PER_CENT, refund_cents
 from billing.payments.purchase_store import Sales
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.cli.context import Add, Context, Result, because, short_text, who
 from proxy.customer_api.money_in import MoneyIn, money_in
 from proxy.customer_api.rows import purchase_row, refund_row

@@ -29,7 +29,7 @@ from billing.money.spend_periods import PERIODS
 from billing.payments.purchase_store import Purchase, Standing
 from billing.payments.recharge.rules import Recharge, Wish
 from billing.storage.database import now_ms
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.credits_page.responses import Answers
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
 from proxy.customer_api.account import AccountApi

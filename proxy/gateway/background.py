@@ -95,7 +95,7 @@ class BackgroundResponses:
         """What it was begun under, though another card may be active by now. Raises StoreUnavailable, RateCardError."""
         services, origin = self._services, record.book
         insurance = (
-            services.settings.billing.zero_completion_insurance if record.insurance is None else record.insurance
+            services.settings.metering.zero_completion_insurance if record.insurance is None else record.insurance
         )
         books = (services.prices, *(one.terms.prices for one in self._taken.values()))
         book = books[0] if origin is None else next((book for book in books if book.origin == origin), None)
@@ -109,7 +109,7 @@ class BackgroundResponses:
         """Hold for it; where it is held already, make that hold live on. Raises StoreUnavailable."""
         services, pending, record = self._services, taken.pending, taken.record
         owed = checkpoint_charge(taken.plan, taken.terms.prices, 0)
-        lease_ms = services.settings.billing.hold_lease_seconds * 1_000
+        lease_ms = services.settings.advanced.hold_lease_seconds * 1_000
         facts, amount = self._facts(pending, record, taken.plan), taken.held
         for _ in range(TAKE_TRIES):
             noted = orphan_record(facts, owed, 0)

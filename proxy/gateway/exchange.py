@@ -33,7 +33,7 @@ from proxy.gateway.plan import (
 from proxy.gateway.request_hold import Holding
 from proxy.gateway.services import ClientSide, Services
 from proxy.gateway.settlement import Ending, Shown, Terms, decide_ending
-from proxy.gateway.upstream.pool import Answer, Interrupted, Interruption, UpstreamError
+from proxy.gateway.upstream.pool import MAX_RESPONSE_BYTES, Answer, Interrupted, Interruption, UpstreamError
 from proxy.gateway.usage_rows import pending_record
 from proxy.web.rejections import Rejection, bad_gateway, instead_of, invalid, unavailable
 
@@ -124,7 +124,7 @@ class Exchange:
             parsed = endpoint.parse(body, self._header(b"content-type"))
             context = await self._context(parsed, key) if parsed.references else 0
             billing = self.settings.billing
-            plan = make_plan(endpoint, parsed, key, self.prices, billing, context)
+            plan = make_plan(endpoint, parsed, key, self.prices, self.settings, context)
             plan = self.plan = await self.money.hold(plan, key)
             await self._forward(
                 plan, key, body_to_send(plan, billing, partial(services.tenants.identifier, key.account_id))
@@ -154,13 +154,13 @@ class Exchange:
     @property
     def terms(self) -> Terms:
         """What this request is charged by."""
-        return Terms(self.prices, self.settings.billing.zero_completion_insurance)
+        return Terms(self.prices, self.settings.metering.zero_completion_insurance)
 
     def client_left(self) -> None:
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
         if self.interruption.muted:
-            asyncio.get_running_loop().call_later(self.settings.billing.drain_seconds, self._give_up)
+            asyncio.get_running_loop().call_later(self.settings.metering.read_on_seconds, self._give_up)
 
     def _give_up(self) -> None:
         self.interruption.muted = False
@@ -256,7 +256,7 @@ class Exchange:
 
     async def _whole(self, plan: Plan, key: ApiKey, answer: Answer) -> None:
         """A JSON answer: read it all, settle, then hand it over with what it cost."""
-        body = await self._collect(answer, self.settings.upstream.max_response_bytes)
+        body = await self._collect(answer, MAX_RESPONSE_BYTES)
         await self.money.durable()
         report, produced, texts = plan.endpoint.read(body)
         if plan.parsed.background and report.status in UNFINISHED:
@@ -461,25 +461,25 @@ class Exchange:
             return
 
     def _should_drain(self, plan: Plan) -> bool:
-        billing = self.settings.billing
+        metering = self.settings.metering
         return self.interruption.reason == "client_gone" and (
-            plan.model.reasoning or plan.endpoint.drains or billing.on_disconnect == "drain"
+            plan.model.reasoning or plan.endpoint.drains or metering.on_disconnect == "read_on"
         )
 
     async def _drain(self, answer: Answer, meter: StreamMeter) -> None:
         """The client left, but its model thinks unseen: read on to the usage, bounded in time and tokens."""
-        billing = self.settings.billing
+        metering = self.settings.metering
         self.interruption.muted = True
         try:
-            async with asyncio.timeout(billing.drain_seconds):
+            async with asyncio.timeout(metering.read_on_seconds):
                 while not meter.done:
                     data = await answer.read()
                     if not data:
                         return
                     meter.feed(data)
                     if (
-                        answer.received // 64 > billing.drain_output_tokens
-                        and meter.shown_roughly() > billing.drain_output_tokens
+                        answer.received // 64 > metering.read_on_output_tokens
+                        and meter.shown_roughly() > metering.read_on_output_tokens
                     ):
                         return
         except (TimeoutError, UpstreamError, Interrupted):

@@ -74,7 +74,7 @@ class Holding:
         Raises Rejection (402, 429, 503).
         """
         self._key, self.free = key, is_free(self._settings, key.account_id)
-        services, billing = self._services, self._settings.billing
+        services, holds = self._services, self._settings.holds
         counted, tries = False, 0
         while True:
             result = await self._try_hold(plan, key)
@@ -93,13 +93,13 @@ class Holding:
             if tries == HOLD_TRIES:
                 raise self._insufficient(plan, result, budget)
             if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, billing.min_output_tokens, self._prices)
+                lower = clamped(plan, budget, holds.min_output_tokens, self._prices)
                 if lower is None:
                     raise self._insufficient(plan, result, budget)
                 plan = lower
 
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
-        services, billing = self._services, self._settings.billing
+        services = self._services
         self.amount = held_amount(plan, free=self.free)
         bounds, owed = plan.bounds, checkpoint_charge(plan, self._prices, 0)
         self.input_owed = owed.amount
@@ -109,7 +109,7 @@ class Holding:
             key.key_id,
             self.amount,
             bounds.input_tokens + bounds.output_tokens,
-            billing.hold_lease_seconds * 1_000,
+            self._settings.advanced.hold_lease_seconds * 1_000,
             key_limits(key, self._settings.limits, self._started_ms),
             orphan_record(self.facts(plan), owed, 0),
         )
@@ -139,8 +139,8 @@ class Holding:
         return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        billing, prices = self._settings.billing, self._prices
-        needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
+        prices = self._prices
+        needed = smallest(plan, self._settings.holds.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
             affordable = max(
@@ -162,7 +162,7 @@ class Holding:
             result.balance,
             result.held,
             affordable,
-            self._services.absolute(billing.top_up_url),
+            self._services.absolute(self._settings.purchases.top_up_url),
             retry,
             limit,
         )

@@ -5,7 +5,8 @@ from typing import Protocol
 
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.upstream.pool import Interruption, UpstreamPool

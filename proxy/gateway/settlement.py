@@ -41,7 +41,7 @@ class Shown(NamedTuple):
 class Terms(NamedTuple):
     """What a request began under and ends under, whatever changes meanwhile.
 
-    `insurance`: billing.zero_completion_insurance.
+    `insurance`: metering.zero_completion_insurance.
     """
 
     prices: PriceBook

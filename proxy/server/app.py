@@ -37,8 +37,8 @@ from billing.money.holds import Entry
 from billing.money.usage_record import decode_record
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, newest_revision
-from config.secrets import notices_secret, openai_admin_key, service_key, stripe_keys
-from config.settings import Log, Secret, Settings
+from config.secrets import Secret, notices_secret, openai_admin_key, service_key, stripe_keys
+from config.settings import Log, Settings
 from config.watch import Edits
 from proxy.admin.oidc import TokenChecker
 from proxy.customer_api.money_in import MoneyIn, money_in
@@ -311,9 +311,9 @@ def make_store(settings: Settings, ledger: Ledger) -> "EmbeddedBalances | RedisB
     """The balance store that the settings name, not yet open."""
     if settings.redis.url:
         return RedisBalances(
-            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000
+            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
         )
-    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.embedded.timeout_seconds)
+    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.advanced.embedded_timeout_seconds)
 
 
 @contextlib.asynccontextmanager
@@ -337,8 +337,7 @@ def jobs_of(
     return Jobs(
         store,
         ledger,
-        flush_seconds=settings.journal.flush_interval_ms / 1_000,
-        batch=settings.journal.batch_size,
+        flush_seconds=settings.advanced.journal_flush_interval_ms / 1_000,
         lead=lead,
         reap=reap,
         more=more,

@@ -16,7 +16,8 @@ from starlette.applications import Starlette
 from billing.accounting.statements import Statements
 from billing.ledger.audit_log import AuditLog
 from billing.ledger.portal_tokens import Portal
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from proxy.admin.auth import AdminAuth
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi

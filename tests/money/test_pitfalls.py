@@ -16,7 +16,7 @@ from billing.payments.purchase_store import Purchase
 from billing.payments.stripe.inbox import read_event
 from billing.payments.stripe.objects import BalanceTransaction, Dispute, Session, payment_of_session
 from billing.payments.stripe.signatures import BadSignature, sign, verify
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import stripe_keys
 from proxy.customer_api.money_in import MoneyCounter
 from proxy.observability.metrics import Metrics

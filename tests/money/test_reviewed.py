@@ -18,7 +18,8 @@ from billing.money.errors import NotYet, StoreUnavailable
 from billing.payments.purchase import NotAcceptable
 from billing.payments.purchase_store import Purchase
 from billing.payments.stripe.gateway import Declined
-from config.load import ConfigError, check_combinations
+from config.checks import check_combinations
+from config.errors import ConfigError
 from config.settings import Package
 from proxy.customer_api.statement_csv import statement_csv
 from proxy.customer_api.statement_pdf import statement_pdf

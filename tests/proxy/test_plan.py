@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,7 @@ from billing.money.amounts import Millicredits
 from billing.money.holds import KeyLimits
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
-from config.settings import Billing, Limits
+from config.settings import Billing, Holds, Limits, Settings
 from proxy.gateway.endpoints import METERED, Endpoint, find_endpoint
 from proxy.gateway.plan import (
     Plan,
@@ -43,7 +44,10 @@ def sent_by(found: Plan) -> bytes:
 
 
 def plan(
-    fields: dict[str, Any] | None = None, billing: Billing | None = None, endpoint: Endpoint = CHAT, **rules: Any
+    fields: dict[str, Any] | None = None,
+    section: Billing | Holds | None = None,
+    endpoint: Endpoint = CHAT,
+    **rules: Any,
 ) -> Plan:
     default = {
         CHAT: {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
@@ -51,7 +55,10 @@ def plan(
         EMBEDDINGS: {"model": "text-embedding-3-small", "input": "hello"},
     }[endpoint]
     body = json.dumps({**default, **(fields or {})}).encode()
-    return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, billing or Billing())
+    configured = Settings()
+    if section is not None:
+        configured = msgspec.structs.replace(configured, **{type(section).__name__.lower(): section})
+    return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, configured)
 
 
 def refused(*arguments: Any, **named: Any) -> Rejection:
@@ -123,11 +130,11 @@ def test_a_legacy_request_keeps_its_own_default() -> None:
 
 
 def test_the_operators_default_cap_is_sent() -> None:
-    found = plan(billing=Billing(default_max_output_tokens=500))
+    found = plan(section=Holds(default_max_output_tokens=500))
     assert (found.cap, json.loads(sent_by(found))["max_completion_tokens"]) == (500, 500)
-    assert plan({"max_tokens": 900}, Billing(default_max_output_tokens=500)).cap == 900
+    assert plan({"max_tokens": 900}, Holds(default_max_output_tokens=500)).cap == 900
     # a default above the model's maximum is the model's maximum, which need not be sent
-    whole = plan(billing=Billing(default_max_output_tokens=10**6))
+    whole = plan(section=Holds(default_max_output_tokens=10**6))
     assert (whole.cap, "max_completion_tokens" in json.loads(sent_by(whole))) == (16_384, False)
 
 

@@ -16,7 +16,7 @@ from billing.payments.stripe.inbox import Inbox
 from billing.payments.stripe.objects import Account, Endpoint
 from billing.payments.stripe.signatures import sign
 from billing.storage.database import now_ms
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import openai_admin_key
 from proxy.cli.preflight.site import Check, Offset, Site, words
 from proxy.customer_api.checkout import PROBE_TYPE, UNSIGNED_PROBE
@@ -79,7 +79,7 @@ async def cost_checks(site: Site) -> list[Check]:
         return []
     yesterday = day_of(now_ms()) - timedelta(days=1)
     try:
-        await OpenAICosts(site.settings.jobs.openai_costs_url, key).days(yesterday, yesterday)
+        await OpenAICosts(site.settings.advanced.openai_costs_url, key).days(yesterday, yesterday)
     except StoreUnavailable as error:
         fix = "use an admin key of the organization that may read usage, not a project's key; unset it to do without the job `costs`"
         return [Check("openai", "admin key", "FAIL", str(error), fix)]
@@ -166,7 +166,7 @@ async def stripe_checks(site: Site) -> list[Check]:
     checks = [
         Check("stripe", "mode", "PASS" if conf.livemode else "WARN", f"key and stripe.livemode agree: {mode} mode", fix)
     ]
-    gateway = StripeGateway(site.stripe.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds)
+    gateway = StripeGateway(site.stripe.api_key.reveal(), api_base=conf.api_base)
     try:
         sent = time.time()
         account, date = await gateway.account()

@@ -65,7 +65,7 @@ class Spending:
     def __init__(self, services: Services, opened: Handshake) -> None:
         """Nothing is held yet."""
         self._services, self.prices = services, services.prices
-        self.terms = Terms(self.prices, services.settings.billing.zero_completion_insurance)
+        self.terms = Terms(self.prices, services.settings.metering.zero_completion_insurance)
         self.request_id = "req_" + os.urandom(16).hex()
         self.started = time.monotonic()
         self.money = Holding(services, self.prices, self.request_id, now_ms())

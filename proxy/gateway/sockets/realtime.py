@@ -64,7 +64,7 @@ class RealtimeSession:
             )
         self._name = name
         self._model = self._sold(name)
-        self._cap = min(services.settings.billing.realtime_max_output_tokens, self._model.max_output_tokens or 4_096)
+        self._cap = min(services.settings.holds.realtime_max_output_tokens, self._model.max_output_tokens or 4_096)
         self._text = self._audio = 0
         self._bytes_per_second = PCM_BYTES_PER_SECOND
         self._transcriber: Model | None = None
@@ -206,8 +206,7 @@ class RealtimeSession:
             audio_output=True,
             milliseconds=seconds * 1_000,
         )
-        billing = self._services.settings.billing
-        plan = make_plan(REALTIME, parsed, self._key, self._services.prices, billing)
+        plan = make_plan(REALTIME, parsed, self._key, self._services.prices, self._services.settings)
         if self._transcriber is None:
             return plan
         prices = self._services.prices

@@ -85,12 +85,12 @@ class ResponsesSession:
         parsed = ENDPOINT.parse(body, b"")
         if parsed.background:
             raise invalid("`background` is not available on a WebSocket.", "background", "unsupported_parameter")
-        billing = self._services.settings.billing
-        plan = make_plan(ENDPOINT, parsed, self._key, spending.prices, billing, await self._context(parsed.references))
+        settings = self._services.settings
+        plan = make_plan(ENDPOINT, parsed, self._key, spending.prices, settings, await self._context(parsed.references))
         plan = await spending.hold(plan, self._key)
         self._waiting.setdefault(lane, deque()).append(spending)
         spending.money.mark_sent()
-        sent = body_to_send(plan, billing, partial(self._services.tenants.identifier, self._key.account_id))
+        sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, self._key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]
 
@@ -177,7 +177,7 @@ class ResponsesSession:
     def waits(self, *, gone: bool) -> bool:
         """See Session."""
         running = [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]
-        if not gone or self._services.settings.billing.on_disconnect == "drain":
+        if not gone or self._services.settings.metering.on_disconnect == "read_on":
             return bool(running)
         return any(one.plan is not None and one.plan.model.reasoning for one in running)
 

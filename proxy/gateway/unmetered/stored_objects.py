@@ -7,7 +7,7 @@ from billing.money.errors import StoreUnavailable
 from proxy.gateway.bodies.chat import Reference
 from proxy.gateway.endpoints import OBJECT_PATH, OBJECT_ROUTES
 from proxy.gateway.exchange import Exchange
-from proxy.gateway.upstream.pool import Answer, Interrupted, UpstreamError
+from proxy.gateway.upstream.pool import MAX_RESPONSE_BYTES, Answer, Interrupted, UpstreamError
 from proxy.gateway.upstream.tenants import no_such_object
 from proxy.web.rejections import Rejection, bad_gateway, invalid, unavailable
 
@@ -93,7 +93,7 @@ async def _pass_on(exchange: Exchange, answer: Answer) -> None:
             await client.write(passing.without_key(data))
         await client.write(b"", last=True)
         return
-    limit = exchange.services.settings.upstream.max_response_bytes if status == 200 else ERROR_LIMIT
+    limit = MAX_RESPONSE_BYTES if status == 200 else ERROR_LIMIT
     parts, size = [], 0
     while data := await answer.read():
         parts.append(data)

@@ -18,13 +18,20 @@ from urllib.parse import urlsplit
 import certifi
 import httptools
 
-from config.settings import Secret, Upstream
+from config.secrets import Secret
+from config.settings import Upstream
 
 HIGH_WATER = 262_144
 LARGE_BODY = 131_072
 TCP_INFO_BYTES_ACKED = 120
 MAX_RESPONSE_HEAD = 65_536
 SWEEP_SECONDS = 0.05
+CONNECT_SECONDS = 5.0
+"""For TCP and TLS."""
+KEEPALIVE_SECONDS = 30.0
+"""An idle connection is not used again after this: before OpenAI's end, or a network between, forgets it."""
+MAX_RESPONSE_BYTES = 268_435_456
+"""Of an answer that is not streamed: it is collected whole."""
 
 
 class UpstreamError(Exception):
@@ -164,7 +171,7 @@ class UpstreamPool:
             connection.abort()
 
     def _take_idle(self) -> "_Connection | None":
-        oldest = self.loop.time() - self._settings.keepalive_seconds
+        oldest = self.loop.time() - KEEPALIVE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and connection.idle_since > oldest:
@@ -178,7 +185,7 @@ class UpstreamPool:
         connection = _Connection(self)
         self._open.add(connection)
         try:
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 await self.loop.create_connection(
                     lambda: connection,
                     self._host,
