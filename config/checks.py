@@ -201,7 +201,7 @@ def _is_http(parts: SplitResult | None) -> bool:
 
 
 def _parts(url: str) -> SplitResult | None:
-    """Parts of a URL; None when it is none."""
+    """Return the parts of a URL; None when it is none."""
     if re.search(r"[\x00-\x1f\x7f]", url):
         return None
     try:

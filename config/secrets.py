@@ -32,11 +32,11 @@ class Secret:
         return self._value
 
     def __bool__(self) -> bool:
-        """Tell whether there is a secret at all."""
+        """Tell whether there is a secret."""
         return bool(self._value)
 
     def __repr__(self) -> str:
-        """Never the value."""
+        """Return something that never is the value."""
         return "Secret(***)"
 
     __str__ = __repr__

@@ -36,7 +36,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Listen(Section, frozen=True):
-    """*restart* — where we accept connections, and how much of one we tolerate."""
+    """*restart* — listeners, and how much of one connection we tolerate."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
@@ -92,14 +92,14 @@ class Embedded(Section, frozen=True):
 
 
 class Journal(Section, frozen=True):
-    """*restart* — how much may wait for the ledger before nothing more is served."""
+    """*restart* — bounds of what may wait for the ledger before nothing more is served."""
 
     max_pending: Positive = 200_000
     max_lag_seconds: Positive = 3600
 
 
 class Billing(Section, frozen=True):
-    """What is sold and at what price, and the switches. Those that `tollkeeper flags` overrides: config/flags.py."""
+    """Goods, prices and switches. config/flags.py has the keys that `tollkeeper flags` may override."""
 
     purchase_enabled: bool = True
     charging_enabled: bool = True
@@ -116,14 +116,14 @@ class Billing(Section, frozen=True):
 
 
 class Purchases(Section, frozen=True):
-    """Where customers buy, and how much is bought for them."""
+    """Buying: the page for it, and the most that is bought for a customer who is away."""
 
     top_up_url: str = "/credits"
     auto_recharge_monthly_usd: Decimalish = "1000"
 
 
 class Holds(Section, frozen=True):
-    """What a request is held for where it names no bound of its own, and how far that may be lowered."""
+    """Bounds of a hold where the request names none of its own, and how far they may be lowered."""
 
     default_max_output_tokens: NotNegative = 0
     min_output_tokens: Positive = 16
@@ -132,7 +132,7 @@ class Holds(Section, frozen=True):
 
 
 class Metering(Section, frozen=True):
-    """What is charged for an answer that does not come to its end in front of the client."""
+    """Charging for answers that do not come to their end in front of the client."""
 
     on_disconnect: Literal["count", "read_on"] = "count"
     read_on_seconds: Positive = 120
@@ -157,7 +157,7 @@ class Package(Section, frozen=True):
 
 
 class Stripe(Section, frozen=True):
-    """*restart* — how money comes in. The keys come from STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET, or these files."""
+    """*restart* — money in. The keys come from STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET, or these files."""
 
     api_key_file: str = ""
     webhook_secret_file: str = ""
@@ -172,7 +172,7 @@ class Stripe(Section, frozen=True):
 
 
 class Notices(Section, frozen=True):
-    """*restart* — what the operator's own app is told. Signed with NOTICES_SECRET, or the secret in this file."""
+    """*restart* — words to the operator's own app. Signed with NOTICES_SECRET, or the secret in this file."""
 
     url: str = ""
     secret_file: str = ""
@@ -187,7 +187,10 @@ class Portal(Section, frozen=True):
 
 
 class Rollout(Section, frozen=True):
-    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0035)."""
+    """Accounts that are metered already.
+
+    One that `percent` has let in stays in while `percent` grows (docs/adr/0035).
+    """
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     include: tuple[str, ...] = ()
@@ -196,13 +199,13 @@ class Rollout(Section, frozen=True):
 
 
 class Cors(Section, frozen=True):
-    """Which web origins may read the side API from a browser. None by default."""
+    """Web origins that may read the side API from a browser. None by default."""
 
     allowed_origins: tuple[Annotated[str, msgspec.Meta(pattern=r"^https?://[a-z0-9.:\[\]-]{1,255}$")], ...] = ()
 
 
 class Admin(Section, frozen=True):
-    """*restart* — who administers. Admin keys always work; an `oidc_issuer` lets its bearer tokens in as well."""
+    """*restart* — administrators. Admin keys always work; an `oidc_issuer` lets its bearer tokens in as well."""
 
     oidc_issuer: str = ""
     oidc_audience: str = ""
@@ -217,7 +220,7 @@ class Admin(Section, frozen=True):
 
 
 class Jobs(Section, frozen=True):
-    """*restart* — what runs beside serving, on one machine at a time."""
+    """*restart* — work beside serving, on one machine at a time."""
 
     reconcile_minutes: Positive = 60
     margin_target_percent: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
@@ -235,7 +238,7 @@ class Log(Section, frozen=True):
 
 
 class Advanced(Section, frozen=True):
-    """*restart* — what is rarely touched: the defaults suit every deployment we know of."""
+    """*restart* — rarely touched: the defaults suit every deployment we know of."""
 
     hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
     embedded_timeout_seconds: PositiveSeconds = 0.8
@@ -274,7 +277,7 @@ class Settings(Section, frozen=True):
 
 
 LIVE_SECTIONS = ("billing", "purchases", "holds", "metering", "limits", "packages", "rollout", "cors")
-"""What an edit of the file changes at once; every other section waits for a restart."""
+"""An edit of the file changes these at once; every other section waits for a restart."""
 
 
 def variable_of(key: str) -> str:
