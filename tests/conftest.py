@@ -219,7 +219,7 @@ def live(new_folder: Callable[[str], Path], session_sandbox: Sandbox, postgres_u
     environment = {
         **stripe_environment(bank),
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
-        "TOLLKEEPER_JOBS__OPENAI_COSTS_URL": f"{session_sandbox.url}/organization/costs",
+        "TOLLKEEPER_ADVANCED__OPENAI_COSTS_URL": f"{session_sandbox.url}/organization/costs",
         "OPENAI_ADMIN_KEY": "sk-admin-sandbox",
         "TOLLKEEPER_REDIS__URL": redis.url,
         "TOLLKEEPER_DATABASE__URL": database,

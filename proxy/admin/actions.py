@@ -23,8 +23,8 @@ from billing.money.errors import AccountNotFound, NotYet, ReferenceTaken, Stripe
 from billing.payments.purchase import NotAcceptable, NotRefundable, refund_cents
 from billing.payments.stripe.inbox import Inbox
 from billing.storage.database import now_ms
+from config.errors import ConfigError
 from config.flags import flag_named, full_name, value_of
-from config.load import ConfigError
 from config.settings import Settings
 from proxy.admin.auth import Caller
 from proxy.admin.flags import check_override, list_flags, set_override

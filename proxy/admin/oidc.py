@@ -24,6 +24,8 @@ UNKNOWN_KEY_SECONDS = 5.0
 KNOWN_KEY_SECONDS = 1.0
 """How long a token of a known key waits for the keys to be fetched anew."""
 FETCH_SECONDS = 5.0
+CACHE_SECONDS = 300.0
+"""How long the issuer's keys are kept."""
 MAX_JWKS_BYTES = 262_144
 LONGEST_SUBJECT = 71
 """As long as a SHA-256 in hex with its name before it, and short enough for LONGEST_ACTOR."""
@@ -81,7 +83,7 @@ class TokenChecker:
         that.
         """
         key, now = self._known(kid), time.monotonic()
-        wanted = key is None or now - self._fetched_at > self._conf.jwks_cache_seconds
+        wanted = key is None or now - self._fetched_at > CACHE_SECONDS
         if wanted and self._fetching is None and now - self._tried_at > UNKNOWN_KEY_SECONDS:
             self._tried_at = now
             self._fetching = asyncio.create_task(self._fetch())

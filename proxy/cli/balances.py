@@ -36,7 +36,7 @@ async def open_reader(context: Context) -> AsyncIterator[ReadStore | None]:
         yield store_reader(settings, None) if theirs else None
         return
     store = RedisBalances(
-        settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000
+        settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
     )
     await store.open()
     try:
@@ -59,7 +59,7 @@ async def _rebuild(context: Context) -> Result:
         )
     else:
         async with _opened(
-            EmbeddedBalances(Path(settings.embedded.path), context.ledger, settings.embedded.timeout_seconds)
+            EmbeddedBalances(Path(settings.embedded.path), context.ledger, settings.advanced.embedded_timeout_seconds)
         ):
             pass  # opening it is rebuilding it: orphans settled, journal flushed, balances read from SQL
     accounts = len(await context.ledger.posted_in())
@@ -71,7 +71,7 @@ async def _drain(context: Context) -> Result:
     if settings.redis.url:
         store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, _lease_ms(settings))
         async with _opened(store):
-            moved: tuple[int, int] = await drain(store, store, context.ledger, settings.journal.batch_size)
+            moved: tuple[int, int] = await drain(store, store, context.ledger)
             pending, _ = await store.depth()
             _, held, _ = await store.all_figures()
     else:
@@ -96,10 +96,10 @@ async def _drain_embedded(context: Context) -> tuple[tuple[int, int], int, dict[
     if not path.exists():
         return (0, 0), 0, {}
     if not _server_runs(path):
-        store = EmbeddedBalances(path, context.ledger, settings.embedded.timeout_seconds)
+        store = EmbeddedBalances(path, context.ledger, settings.advanced.embedded_timeout_seconds)
         before = journal_depth(path)[0]
         async with _opened(store):
-            moved = await drain(store, store, context.ledger, settings.journal.batch_size)
+            moved = await drain(store, store, context.ledger)
         return (before + moved.charges, moved.credits), journal_depth(path)[0], {}
     charges = journal_depth(path)[0]
     credited = len(await context.ledger.outbox_pending(500))
@@ -137,4 +137,4 @@ async def _opened(store: Any) -> AsyncIterator[Any]:
 
 
 def _lease_ms(settings: Settings) -> int:
-    return settings.billing.hold_lease_seconds * 1_000
+    return settings.advanced.hold_lease_seconds * 1_000

@@ -8,7 +8,7 @@ from typing import Any
 
 from billing.accounting.journal import Books
 from billing.ledger.notices import NoticeQueue
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.cli.context import Add, Context, Result
 from proxy.customer_api.statement_csv import exact_credits, exact_usd, journal_csv, rows_csv
 from proxy.web.times import iso_time

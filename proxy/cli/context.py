@@ -13,7 +13,7 @@ from billing.ledger.accounts import Accounts
 from billing.ledger.audit_log import Who
 from billing.ledger.ledger import Ledger
 from billing.storage.database import Database, now_ms
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.settings import Settings
 from proxy.web.times import read_time
 

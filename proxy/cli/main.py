@@ -18,7 +18,8 @@ from billing.ledger.ledger import Ledger
 from billing.money.amounts import MoneyError
 from billing.money.errors import AccountNotFound, BillingError, KeyNotFound, StoreUnavailable
 from billing.storage.database import Database
-from config.load import ConfigError, load_settings
+from config.errors import ConfigError
+from config.load import load_settings
 from config.settings import Settings
 from proxy.cli import accounts, admin, balances, books, flags, jobs, purchases, rates, serve, stripe
 from proxy.cli.context import Command, Context, Refusal, Result, open_database

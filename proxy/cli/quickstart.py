@@ -24,8 +24,9 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.portal_tokens import PortalTokens
 from billing.money.amounts import parse_credits
 from billing.storage.database import Database
-from config.load import ConfigError, load_settings, upstream_key
-from config.secrets import stripe_keys
+from config.errors import ConfigError
+from config.load import load_settings
+from config.secrets import stripe_keys, upstream_key
 from config.settings import Settings
 from proxy.cli.context import local_url
 from proxy.cli.main import main as tollkeeper

@@ -7,7 +7,7 @@ from billing.ledger.rate_cards import RateCards
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import difference, read_card
 from billing.storage.database import now_ms
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.admin.rate_cards import list_rate_cards
 from proxy.cli.context import Add, Context, Refusal, Result, actor, because, who
 from proxy.web.times import iso_time, read_time

@@ -7,8 +7,8 @@ from typing import Any
 from billing.ledger.rate_cards import RateCards
 from billing.money.errors import StoreUnavailable
 from billing.storage.migrate import migrate
-from config.load import ConfigError, upstream_key
-from config.secrets import notices_secret, openai_admin_key, stripe_keys
+from config.errors import ConfigError
+from config.secrets import notices_secret, openai_admin_key, stripe_keys, upstream_key
 from config.settings import Settings
 from proxy.cli.context import Add, Context, Refusal, Result, open_database
 from proxy.observability.log import configure_logging

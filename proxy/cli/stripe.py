@@ -11,7 +11,7 @@ from billing.payments.claim_store import ClaimStore
 from billing.payments.purchase_store import PurchaseStore
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.cli.context import Add, Context, Result, because, short_text, who
 from proxy.customer_api.money_in import MoneyIn, money_in
 from proxy.customer_api.rows import purchase_row

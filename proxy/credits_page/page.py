@@ -23,7 +23,7 @@ from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
 from billing.payments.recharge.rows import Recharge
 from billing.storage.database import now_ms
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.credits_page.formatting import dollars, moment, months
 from proxy.credits_page.forms import CreditsForms
 from proxy.credits_page.responses import PageResponses

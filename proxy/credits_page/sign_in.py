@@ -22,7 +22,7 @@ from billing.ledger.audit_log import Who
 from billing.ledger.portal_tokens import PortalSession, PortalTokens, Staff
 from billing.money.errors import AccountNotFound, NotYet, StoreUnavailable
 from billing.storage.database import now_ms
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.credits_page.responses import PageResponses
 from proxy.web.forms import own_form, session_form
 from proxy.web.http import json_body, json_handler, json_response

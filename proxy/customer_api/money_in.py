@@ -26,8 +26,8 @@ from billing.payments.recharge.rules import Recharges
 from billing.payments.stripe.inbox import Inbox
 from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import Database
-from config.secrets import StripeKeys, notices_secret, stripe_keys
-from config.settings import Billing, Secret, Settings
+from config.secrets import Secret, StripeKeys, notices_secret, stripe_keys
+from config.settings import Purchases, Settings
 from proxy.observability.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ class MoneyIn:
         self._notice_delivery = NoticeDelivery(database)
         self.low_balance = LowBalance(database, self.notices, parse_credits(settings.notices.low_balance_credits))
         self.recharges = Recharges(database, self.notices)
-        self._notices_key, self._poster = notices_key, Poster(settings.notices.url, settings.notices.timeout_seconds)
+        self._notices_key, self._poster = notices_key, Poster(settings.notices.url)
         self._parts: StripeParts | None = None
         self._loading = asyncio.Lock()
 
@@ -165,16 +165,14 @@ class MoneyIn:
         billing = self.settings.billing
         worker = (await self.parts()).recharger
         enabled = billing.auto_recharge and billing.purchase_enabled
-        most = most_cents(billing)
+        most = most_cents(self.settings.purchases)
         return await worker.step(self.offer, enabled=enabled, livemode=self.settings.stripe.livemode, most_cents=most)
 
     async def notify(self) -> int:
         """Deliver notices that are due. Raises StoreUnavailable."""
         if self._notices_key is None:
             return 0
-        return await self._notice_delivery.deliver(
-            self._poster, self._notices_key.reveal(), self.settings.notices.max_attempts
-        )
+        return await self._notice_delivery.deliver(self._poster, self._notices_key.reveal())
 
     def steps(self) -> list[Step]:
         """Every job that money in needs."""
@@ -200,9 +198,7 @@ class MoneyIn:
         if self.keys is None:
             raise RuntimeError("Stripe is not configured")
         conf = self.settings.stripe
-        gateway = StripeGateway(
-            self.keys.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds
-        )
+        gateway = StripeGateway(self.keys.api_key.reveal(), api_base=conf.api_base)
         counter = MoneyCounter(self.metrics)
         sync = Sync(gateway, self.purchases, self.crediting, self.claims, self.customers, counter)
         terms = CheckoutTerms(
@@ -210,7 +206,7 @@ class MoneyIn:
             success_url=conf.success_url,
             cancel_url=conf.cancel_url,
             automatic_tax=conf.automatic_tax,
-            reuse_ms=conf.same_checkout_seconds * 1_000,
+            reuse_ms=self.settings.advanced.same_checkout_seconds * 1_000,
             hourly_limit=conf.max_checkouts_per_hour,
         )
         worker = StripeWorker(self.inbox, sync, self.customers, counter.handled)
@@ -228,9 +224,9 @@ class MoneyIn:
         )
 
 
-def most_cents(billing: Billing) -> int:
+def most_cents(purchases: Purchases) -> int:
     """Cents that one account may be charged by itself in a UTC month at most."""
-    return int(Fraction(billing.auto_recharge_monthly_usd) * 100)
+    return int(Fraction(purchases.auto_recharge_monthly_usd) * 100)
 
 
 def money_in(settings: Settings, database: Database, metrics: Metrics) -> MoneyIn:

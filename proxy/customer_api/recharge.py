@@ -19,7 +19,7 @@ async def save_recharge(money: MoneyIn, account_id: str, wish: RechargeSettings,
     if not wish.enabled:
         await money.recharges.switch_off(account_id, who)
         return
-    offer, most = money.offer(wish.package_code), most_cents(money.settings.billing)
+    offer, most = money.offer(wish.package_code), most_cents(money.settings.purchases)
     if offer is None:
         raise invalid("There is no package of that code.", "packageCode")
     if not 0 < wish.threshold <= offer.paid + offer.bonus:

@@ -69,7 +69,7 @@ class GatewayRequest(RequestContext):
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
         if self.interruption.muted:
-            seconds = self.settings.billing.drain_seconds
+            seconds = self.settings.metering.read_on_seconds
             asyncio.get_running_loop().call_later(seconds, self._stop_reading_on)
 
     def _stop_reading_on(self) -> None:

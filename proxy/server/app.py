@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from billing.ledger.accounts import ApiKey
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from config.watch import Edits
 from proxy.gateway.endpoints import MODEL_PREFIX, MODELS_PATH, OBJECT_PREFIX
 from proxy.gateway.exchange import Exchange

@@ -15,8 +15,8 @@ from billing.ledger.flush import repeat
 from billing.money.amounts import MoneyError
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.storage.database import now_ms
+from config.errors import ConfigError
 from config.flags import FLAGS, full_name, value_of, with_flags
-from config.load import ConfigError
 from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edits
 from proxy.observability.metrics import Metrics

@@ -24,9 +24,9 @@ def make_store(settings: Settings, ledger: Ledger) -> BalanceStore:
     """The balance store that the settings name, not yet open."""
     if settings.redis.url:
         return RedisBalances(
-            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000
+            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
         )
-    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.embedded.timeout_seconds)
+    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.advanced.embedded_timeout_seconds)
 
 
 @contextlib.asynccontextmanager
@@ -48,8 +48,7 @@ def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Seque
     return TransferJobs(
         store,
         ledger,
-        flush_seconds=settings.journal.flush_interval_ms / 1_000,
-        batch=settings.journal.batch_size,
+        flush_seconds=settings.advanced.journal_flush_interval_ms / 1_000,
         lead=lead,
         reap=reap,
         more=more,

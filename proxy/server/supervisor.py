@@ -32,7 +32,8 @@ from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import Store
 from billing.ledger.ledger import Ledger
 from billing.storage.database import Database
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edit, Edits, Follower, Herald, Judge, Watcher
 from proxy.customer_api.money_in import money_in
 from proxy.observability.metrics import Metrics

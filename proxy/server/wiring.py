@@ -25,7 +25,8 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.ledger.upstream_objects import UpstreamObjects
 from billing.storage.database import Database
-from config.settings import Log, Secret, Settings
+from config.secrets import Secret
+from config.settings import Log, Settings
 from config.watch import Edits
 from proxy.admin.oidc import TokenChecker
 from proxy.customer_api.money_in import MoneyIn, money_in

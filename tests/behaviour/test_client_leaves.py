@@ -156,7 +156,9 @@ def test_a_search_that_was_done_is_paid_by_a_client_that_leaves(customer: Custom
 
 
 def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer_of: CustomerOf) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_SECONDS="2"))
+    customer = customer_of(
+        served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_SECONDS="2")
+    )
     with customer.stream(customer.body({"chunk_interval_ms": 60, "output_tokens": 6}, max_tokens=50)) as wire:
         wire.read_events(2)
         request_id = wire.request_id
@@ -169,7 +171,9 @@ def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer
 
 
 def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_SECONDS="2"))
+    customer = customer_of(
+        served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_SECONDS="2")
+    )
     with customer.stream(customer.body({"silent": {"after_chunks": 3}, "output_tokens": 6}, max_tokens=50)) as wire:
         wire.read_events(3)
         request_id = wire.request_id
@@ -180,7 +184,7 @@ def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of
 
 def test_draining_is_bounded_in_tokens_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
     customer = customer_of(
-        served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_OUTPUT_TOKENS="20")
+        served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_OUTPUT_TOKENS="20")
     )
     with customer.stream(customer.body({"chunk_interval_ms": 20, "output_tokens": 4000}, max_tokens=4000)) as wire:
         wire.read_events(2)

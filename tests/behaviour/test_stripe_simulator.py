@@ -45,7 +45,7 @@ def shop(bank: Bank, make_tollkeeper: Callable[..., Tollkeeper]) -> Tollkeeper:
         TOLLKEEPER_STRIPE__SUCCESS_URL="https://app.test/ok?s={CHECKOUT_SESSION_ID}",
         TOLLKEEPER_STRIPE__CANCEL_URL="https://app.test/no",
         TOLLKEEPER_STRIPE__MAX_CHECKOUTS_PER_HOUR="0",
-        TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS="0",
+        TOLLKEEPER_ADVANCED__SAME_CHECKOUT_SECONDS="0",
         TOLLKEEPER_BILLING__AUTO_RECHARGE="true",
         TOLLKEEPER_PACKAGES=PACKAGES,
     ).start()

@@ -187,7 +187,7 @@ def test_a_stream_without_done_and_without_usage_never_ends_cleanly(customer: Cu
 def test_without_the_insurance_an_answer_that_breaks_off_empty_costs_its_input(
     served: Serve, customer_of: CustomerOf
 ) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ZERO_COMPLETION_INSURANCE="false"))
+    customer = customer_of(served(TOLLKEEPER_METERING__ZERO_COMPLETION_INSURANCE="false"))
     ended, record = run(customer, customer.body({"cut": {"after_chunks": 1}}, model="gpt-4o", max_tokens=50))
     assert_no_clean_end(ended)
     prompt = customer.finished(record["requestId"])["usage"]["prompt_tokens"]

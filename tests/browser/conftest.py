@@ -76,7 +76,7 @@ def town(new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: p
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "TOLLKEEPER_STRIPE__API_BASE": found[0].decode(),
             "TOLLKEEPER_PACKAGES": PACKAGES,
-            "TOLLKEEPER_EMBEDDED__TIMEOUT_SECONDS": "10",  # a disk that all tests share may take its time
+            "TOLLKEEPER_ADVANCED__EMBEDDED_TIMEOUT_SECONDS": "10",  # a disk that all tests share may take its time
         },
     )
     server.environment |= {

@@ -119,7 +119,7 @@ def town(new_folder: Callable[[str], Path], session_sandbox: Sandbox) -> Iterato
         "TOLLKEEPER_STRIPE__API_BASE": bank,
         "TOLLKEEPER_STRIPE__SUCCESS_URL": "https://app.test/ok?s={CHECKOUT_SESSION_ID}",
         "TOLLKEEPER_STRIPE__CANCEL_URL": "https://app.test/no",
-        "TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS": "0",
+        "TOLLKEEPER_ADVANCED__SAME_CHECKOUT_SECONDS": "0",
         "TOLLKEEPER_PACKAGES": PACKAGES,
     }
     server = Tollkeeper(home, environment).start()

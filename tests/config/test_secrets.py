@@ -6,7 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import notices_secret, stripe_keys
 from config.settings import Settings
 

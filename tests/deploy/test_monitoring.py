@@ -210,7 +210,7 @@ def watched(folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis.url,
         "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
+        "TOLLKEEPER_ADVANCED__FINANCE_SECONDS": "1",
         "STRIPE_API_KEY": "sk_test_monitored",
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9",

@@ -28,7 +28,7 @@ def test_killed(
     kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox, request: pytest.FixtureRequest
 ) -> None:
     environment = {
-        "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2",
+        "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
         "TOLLKEEPER_BILLING__ALLOW_STORE": "true",
         "TOLLKEEPER_BILLING__ALLOW_BACKGROUND": "true",
     }

@@ -81,7 +81,7 @@ def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: Re
     chance = random.Random(seed)
     environment = {
         "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2",
+        "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
         "TOLLKEEPER_LOG__ACCESS": "false",
     }
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **environment).start()

@@ -85,7 +85,7 @@ def shop(
         TOLLKEEPER_REDIS__URL=redis_server.url,
         TOLLKEEPER_DATABASE__URL=empty_postgres,
         TOLLKEEPER_LISTEN__WORKERS="2",
-        TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS="0",
+        TOLLKEEPER_ADVANCED__SAME_CHECKOUT_SECONDS="0",
     ).start()
     bank.control(
         "endpoints",

@@ -9,8 +9,8 @@ import httpx
 import pytest
 
 from billing.storage.database import Database
-from config.secrets import StripeKeys
-from config.settings import Cors, Portal, Secret, Settings, Stripe
+from config.secrets import Secret, StripeKeys
+from config.settings import Cors, Portal, Settings, Stripe
 from proxy.cli.preflight.clocks import clock_checks
 from proxy.cli.preflight.database import _version_check, backup_checks
 from proxy.cli.preflight.edge import edge_checks

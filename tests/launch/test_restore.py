@@ -83,7 +83,7 @@ def test_sql_from_a_dump_and_an_empty_redis(
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis_server.url,
         "TOLLKEEPER_DATABASE__URL": empty_postgres,
-        "TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS": "0",
+        "TOLLKEEPER_ADVANCED__SAME_CHECKOUT_SECONDS": "0",
     }
     server = Tollkeeper(folder, environment).start()
     restored = f"restored_{free_port()}"

@@ -11,7 +11,8 @@ from starlette.applications import Starlette
 
 from billing.accounting.statements import Statements
 from billing.ledger.portal_tokens import PortalTokens
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from proxy.admin.auth import AdminAuth
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi

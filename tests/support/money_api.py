@@ -17,8 +17,8 @@ from billing.ledger.admins import Admins
 from billing.ledger.audit_log import Who
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.signatures import sign
-from config.secrets import StripeKeys
-from config.settings import Package, Secret, Settings
+from config.secrets import Secret, StripeKeys
+from config.settings import Package, Settings
 from proxy.customer_api.checkout import CheckoutApi
 from proxy.customer_api.money_in import MoneyIn, StripeParts
 from proxy.customer_api.settings import SettingsApi

@@ -3,9 +3,11 @@
 import json
 from typing import Any
 
+import msgspec
+
 from billing.ledger.accounts import ApiKey, KeyRules
 from billing.money.pricing import PriceBook, load_catalogue
-from config.settings import Billing
+from config.settings import Billing, Holds, Settings
 from proxy.gateway.endpoints import METERED, Endpoint
 from proxy.gateway.plan import (
     Plan,
@@ -29,7 +31,10 @@ def key(**rules: Any) -> ApiKey:
 
 
 def plan(
-    fields: dict[str, Any] | None = None, billing: Billing | None = None, endpoint: Endpoint = CHAT, **rules: Any
+    fields: dict[str, Any] | None = None,
+    section: Billing | Holds | None = None,
+    endpoint: Endpoint = CHAT,
+    **rules: Any,
 ) -> Plan:
     default = {
         CHAT: {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello"}]},
@@ -37,4 +42,7 @@ def plan(
         EMBEDDINGS: {"model": "text-embedding-3-small", "input": "hello"},
     }[endpoint]
     body = json.dumps({**default, **(fields or {})}).encode()
-    return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, billing or Billing())
+    configured = Settings()
+    if section is not None:
+        configured = msgspec.structs.replace(configured, **{type(section).__name__.lower(): section})
+    return make_plan(endpoint, endpoint.parse(body, b""), key(**rules), PRICES, configured)

@@ -28,6 +28,7 @@ from billing.payments.stripe.objects import (
 
 PAGE = 100
 RETRIES = 2
+CALL_SECONDS = 10.0
 TYPES_IN_ONE_LIST = 20
 SESSION_DETAILS = ["payment_intent.latest_charge.balance_transaction"]
 INTENT_DETAILS = ["latest_charge.balance_transaction"]
@@ -60,7 +61,7 @@ class Order(NamedTuple):
 class StripeGateway:
     """The calls to Stripe. Each raises StoreUnavailable when Stripe does not answer, StripeRefused when it refuses."""
 
-    def __init__(self, api_key: str, *, api_base: str, timeout_seconds: int | float) -> None:
+    def __init__(self, api_key: str, *, api_base: str, timeout_seconds: int | float = CALL_SECONDS) -> None:
         """`api_base`: "" is Stripe itself; a URL is a simulator."""
         self._http = stripe.HTTPXClient(timeout=timeout_seconds)
         addresses: Any = {"base_addresses": {"api": api_base}} if api_base else {}

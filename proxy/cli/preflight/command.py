@@ -19,10 +19,10 @@ from billing.money.amounts import MoneyError
 from billing.money.errors import StoreUnavailable
 from billing.money.pricing import PriceBook
 from billing.storage.database import Database, now_ms
+from config.errors import ConfigError
 from config.flags import FLAGS, with_flags
-from config.load import ConfigError, upstream_key
-from config.secrets import StripeKeys, notices_secret, openai_admin_key, service_key, stripe_keys
-from config.settings import Secret, Settings
+from config.secrets import Secret, StripeKeys, notices_secret, openai_admin_key, service_key, stripe_keys, upstream_key
+from config.settings import Settings
 from proxy.cli.context import Add, Context, Result, not_negative
 from proxy.cli.preflight.admins import admin_checks
 from proxy.cli.preflight.clocks import clock_checks

@@ -10,7 +10,7 @@ from billing.accounting.daily_finance import day_of
 from billing.money.errors import StoreUnavailable
 from billing.money.pricing import PriceBook
 from billing.storage.database import now_ms
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import openai_admin_key
 from proxy.cli.preflight.clocks import add_clock
 from proxy.cli.preflight.site import Check, Site, error_text, list_some
@@ -68,7 +68,7 @@ async def cost_checks(site: Site) -> list[Check]:
         return []
     yesterday = day_of(now_ms()) - timedelta(days=1)
     try:
-        await OpenAICosts(site.settings.jobs.openai_costs_url, key).days(yesterday, yesterday)
+        await OpenAICosts(site.settings.advanced.openai_costs_url, key).days(yesterday, yesterday)
     except StoreUnavailable as error:
         fix = (
             "use an admin key of the organization that may read usage, not a project's key; "

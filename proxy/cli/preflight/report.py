@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.cli.preflight.site import Check
 
 

@@ -9,8 +9,8 @@ import httpx
 
 from billing.ledger.flag_overrides import FlagOverride
 from billing.storage.database import Database
-from config.secrets import StripeKeys
-from config.settings import Secret, Settings
+from config.secrets import Secret, StripeKeys
+from config.settings import Settings
 from proxy.cli.context import local_url
 
 SHOWN = 8

@@ -30,7 +30,7 @@ async def stripe_checks(site: Site) -> list[Check]:
     checks = [
         Check("stripe", "mode", "PASS" if conf.livemode else "WARN", f"key and stripe.livemode agree: {mode} mode", fix)
     ]
-    gateway = StripeGateway(site.stripe.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds)
+    gateway = StripeGateway(site.stripe.api_key.reveal(), api_base=conf.api_base)
     try:
         sent = time.time()
         account, date = await gateway.account()

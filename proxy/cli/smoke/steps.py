@@ -295,6 +295,6 @@ class Steps:
         if lacks or not error["topUpUrl"]:
             raise StepFailed(
                 f"the 402 lacks {', '.join(lacks) or 'a topUpUrl'}",
-                "set billing.top_up_url; look for a proxy that rewrites errors",
+                "set purchases.top_up_url; look for a proxy that rewrites errors",
             )
         return f"402: {error['requiredCredits']} needed, {error['currentCredits']} there, top up at {error['topUpUrl']}"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from billing.money.amounts import Millicredits
 from billing.money.holds import KeyLimits
 from billing.money.usage import Usage
-from config.settings import Billing, Limits
+from config.settings import Billing, Holds, Limits
 from proxy.gateway.answers.meter import NO_REPORT, Report
 from proxy.gateway.checkpoint import checkpoint_charge
 from proxy.gateway.endpoints import find_endpoint
@@ -99,11 +99,11 @@ def test_a_legacy_request_keeps_its_own_default() -> None:
 
 
 def test_the_operators_default_cap_is_sent() -> None:
-    found = plan(billing=Billing(default_max_output_tokens=500))
+    found = plan(section=Holds(default_max_output_tokens=500))
     assert (found.cap, json.loads(sent_by(found))["max_completion_tokens"]) == (500, 500)
-    assert plan({"max_tokens": 900}, Billing(default_max_output_tokens=500)).cap == 900
+    assert plan({"max_tokens": 900}, Holds(default_max_output_tokens=500)).cap == 900
     # a default above the model's maximum is the model's maximum, which need not be sent
-    whole = plan(billing=Billing(default_max_output_tokens=10**6))
+    whole = plan(section=Holds(default_max_output_tokens=10**6))
     assert (whole.cap, "max_completion_tokens" in json.loads(sent_by(whole))) == (16_384, False)
 
 

@@ -16,20 +16,21 @@ from tests.support.timed_load import Load
 
 EDITS = 1_000
 BROKEN = [
-    "[billing\ntop_up_url = '/broken'\n",
-    "[billing]\ntop_up_url = '/broken'\ncharging_enabld = false\n",
-    "[billing]\ntop_up_url = '/broken'\nservice_tier = 'ultrafast'\n",
-    "[billing]\ntop_up_url = '/broken'\n[[packages]]\ncode = 'broken'\nusd = '0.0000001'\n",
-    "[billing]\ntop_up_url = '/broken'\nmarkup = '0'\n",
-    "[rollout]\npercent = 200\n[billing]\ntop_up_url = '/broken'\n",
+    "[purchases\ntop_up_url = '/broken'\n",
+    "[purchases]\ntop_up_url = '/broken'\n[billing]\ncharging_enabld = false\n",
+    "[purchases]\ntop_up_url = '/broken'\n[billing]\nservice_tier = 'ultrafast'\n",
+    "[purchases]\ntop_up_url = '/broken'\n[[packages]]\ncode = 'broken'\nusd = '0.0000001'\n",
+    "[purchases]\ntop_up_url = '/broken'\n[billing]\nmarkup = '0'\n",
+    "[rollout]\npercent = 200\n[purchases]\ntop_up_url = '/broken'\n",
     "",
 ]
 
 
 def good(number: int) -> str:
-    """An edit whose parts all carry its number, in three sections."""
+    """An edit whose parts all carry its number, in four sections."""
     return (
-        f'[billing]\ntop_up_url = "/edit-{number}"\nmin_output_tokens = {number + 16}\nmarkup = "{number + 1}"\n'
+        f'[purchases]\ntop_up_url = "/edit-{number}"\n[holds]\nmin_output_tokens = {number + 16}\n'
+        f'[billing]\nmarkup = "{number + 1}"\n'
         f'[[packages]]\ncode = "edit-{number}"\nusd = "1"\n'
     )
 

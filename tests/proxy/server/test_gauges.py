@@ -61,7 +61,7 @@ def test_a_hold_whose_process_died_is_shown_until_it_is_resolved(
         "TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis_server.url,
         "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": str(LEASE_SECONDS),
+        "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": str(LEASE_SECONDS),
     }
     server = Tollkeeper(folder, environment).start()
     try:

@@ -18,7 +18,7 @@ import pytest
 import redis
 
 from billing.jobs.runs import FAILED
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.server.openai_costs import OpenAICosts
 from tests.support import web
 from tests.support.customers import Customer, new_customer
@@ -43,8 +43,8 @@ def openai() -> Iterator[Sandbox]:
 def environment_of(openai: Sandbox) -> dict[str, str]:
     return {
         "TOLLKEEPER_UPSTREAM__BASE_URL": openai.url,
-        "TOLLKEEPER_JOBS__OPENAI_COSTS_URL": f"{openai.url}/organization/costs",
-        "TOLLKEEPER_JOBS__FINANCE_SECONDS": "1",
+        "TOLLKEEPER_ADVANCED__OPENAI_COSTS_URL": f"{openai.url}/organization/costs",
+        "TOLLKEEPER_ADVANCED__FINANCE_SECONDS": "1",
         "OPENAI_ADMIN_KEY": ADMIN_KEY,
     }
 
@@ -269,7 +269,7 @@ def test_our_costs_are_openais_and_a_skewed_one_is_found(single: Tollkeeper, ope
     wrong = single.run("costs", OPENAI_ADMIN_KEY="sk-admin-wrong")
     assert (wrong.returncode, "answered with 403" in wrong.stderr, "sk-admin" in wrong.stderr) == (3, True, False)
     assert single.run("costs", OPENAI_ADMIN_KEY="").returncode == 2
-    assert single.run("costs", TOLLKEEPER_JOBS__OPENAI_COSTS_URL="http://127.0.0.1:9/").returncode == 3
+    assert single.run("costs", TOLLKEEPER_ADVANCED__OPENAI_COSTS_URL="http://127.0.0.1:9/").returncode == 3
     assert ADMIN_KEY not in single.log()
 
 

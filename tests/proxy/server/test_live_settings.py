@@ -16,7 +16,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from billing.ledger.flag_overrides import FlagOverrides
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from config.watch import Judge, Watcher
 from proxy.observability.metrics import Metrics
 from proxy.server.live_settings import LiveSettings

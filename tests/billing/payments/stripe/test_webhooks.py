@@ -13,7 +13,7 @@ from sqlalchemy import text
 from billing.money.errors import StoreUnavailable
 from billing.payments.stripe.inbox import read_event
 from billing.payments.stripe.signatures import BadSignature, sign, verify
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import stripe_keys
 from tests.support.money_api import SECRET, open_api, settings
 from tests.support.shop import Shop, paid_page

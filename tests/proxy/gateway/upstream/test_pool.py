@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 import uvloop
 
-from config.settings import Secret, Upstream
+from config.secrets import Secret
+from config.settings import Upstream
 from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.interruption import Interrupted, Interruption, UpstreamError
 from proxy.gateway.upstream.pool import UpstreamPool
@@ -238,8 +239,9 @@ async def test_an_idle_connection_that_the_server_closed_is_replaced() -> None:
 
 
 @on_uvloop
-async def test_an_idle_connection_is_not_used_after_its_time() -> None:
-    async with upstream(keepalive_seconds=0.05) as made:
+async def test_an_idle_connection_is_not_used_after_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.gateway.upstream.pool.KEEPALIVE_SECONDS", 0.05)
+    async with upstream() as made:
         line, answer = await made.exchange()
         await body_of(answer)
         before = asyncio.get_running_loop().time()
@@ -511,8 +513,9 @@ async def test_a_slow_stream_is_not_a_silent_one() -> None:
 
 
 @on_uvloop
-async def test_a_handshake_that_never_ends_is_a_failed_connect() -> None:
-    async with upstream("https", connect_timeout_seconds=0.3) as made:
+async def test_a_handshake_that_never_ends_is_a_failed_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("proxy.gateway.upstream.pool.CONNECT_SECONDS", 0.3)
+    async with upstream("https") as made:
         sending = made.send()
         await made.accept()
         with pytest.raises(UpstreamError) as caught:
