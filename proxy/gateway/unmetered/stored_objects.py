@@ -3,7 +3,7 @@
 import re
 from urllib.parse import parse_qsl, urlencode
 
-from proxy.gateway.bodies.chat import Reference
+from proxy.gateway.bodies.parsed import Reference
 from proxy.gateway.endpoints import OBJECT_PATH, OBJECT_ROUTES
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
