@@ -193,7 +193,7 @@ SOCKETS = (b"/v1/responses", b"/v1/realtime")
 
 
 def find_endpoint(method: str, raw_path: bytes, query: bytes = b"") -> Endpoint:
-    """The row for a request.
+    """Row for a request.
 
     Raises Rejection: 405 for a wrong method, 403 with the reason for what OpenAI has and we refuse, 404.
     """

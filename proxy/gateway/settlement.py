@@ -85,7 +85,7 @@ def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, mor
 
 
 def _with_calls(plan: Plan, usage: Usage, *, searched: bool, sessions: int) -> Usage:
-    """The usage with what is billed beside tokens, by the names of their prices, and cache writes by the lifetime asked
+    """Usage with what is billed beside tokens, by the names of their prices, and cache writes by the lifetime asked
     for.
     """
     changes: dict[str, Any] = {}

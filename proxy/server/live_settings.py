@@ -47,7 +47,7 @@ class LiveSettings:
     def __init__(
         self, settings: Settings, edits: Edits | None, overrides: FlagOverrides, metrics: Metrics, apply: Apply
     ) -> None:
-        """`settings` as this process started with; `edits` None when there is no file."""
+        """Begin with the `settings` this process started with; `edits` None when there is no file."""
         self.file = self.current = settings
         self._edits, self._overrides, self._metrics, self._apply = edits, overrides, metrics, apply
         self._rows: tuple[FlagOverride, ...] = ()
@@ -113,7 +113,7 @@ class LiveSettings:
             self._problems.pop(cause, None)
 
     def notes(self) -> dict[str, str]:
-        """Notes for /readyz beside being ready: edits that were refused, keys that wait for a restart, overrides in
+        """Remarks for /readyz beside being ready: edits that were refused, keys that wait for a restart, overrides in
         force.
         """
         found = dict(self._problems)

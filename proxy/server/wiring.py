@@ -51,7 +51,7 @@ from proxy.web.auth_failures import AuthFailures
 from proxy.web.http import rejection_response
 from proxy.web.rejections import Rejection, not_found
 
-EVERY_ADDRESS = ("0.0.0.0", "::")
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 CONTROL_SECONDS = 20.0
 
 
@@ -228,7 +228,7 @@ def _side_answers(services: Services, money: MoneyIn) -> Callable[[str, int], No
 
 
 def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
-    """Settings and prices for the requests to come, in one step."""
+    """Make the step that puts settings and prices in force for the requests to come."""
 
     async def apply(settings: Settings) -> None:
         async with rates.swapping:

@@ -41,7 +41,7 @@ decode_pending = msgspec.json.Decoder(PendingRecord).decode
 
 
 def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
-    """The facts of a request that goes on in the background, as JSON.
+    """Facts of a request that goes on in the background, as JSON.
 
     `terms` are what it is charged by when it ends.
     """
@@ -69,7 +69,7 @@ def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
 
 
 def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
-    """The plan of a background response again, for settling it.
+    """Plan of a background response again, for settling it.
 
     Raises UnpricedModel when its model is no longer sold.
     """

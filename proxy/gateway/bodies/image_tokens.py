@@ -101,7 +101,7 @@ RULES = (
 
 
 def size_of_data_url(url: str) -> Size | None:
-    """The size of an image in a `data:` URL, from its header; None when it cannot be told."""
+    """Size of an image in a `data:` URL, from its header; None when it cannot be told."""
     comma = url.find(",", 0, 200)
     if comma < 0 or ";base64" not in url[:comma]:
         return None
@@ -113,7 +113,7 @@ def size_of_data_url(url: str) -> Size | None:
 
 
 def size_of(data: bytes) -> Size | None:
-    """The size of a PNG, GIF, WebP or JPEG from its first bytes; None for anything else."""
+    """Size of a PNG, GIF, WebP or JPEG from its first bytes; None for anything else."""
     size = None
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         size = Size(*struct.unpack(">II", data[16:24]))

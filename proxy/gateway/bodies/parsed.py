@@ -55,12 +55,12 @@ class Parsed(NamedTuple):
 
     model: str
     source: bytes
-    members: dict[str, msgspec.Raw] = {}
+    members: dict[str, msgspec.Raw] = {}  # noqa: RUF012 - never changed: a default of a NamedTuple
     verbatim: bool = True
     form: Form | None = None
     content_type: bytes = b"application/json"
-    sets: dict[str, bytes] = {}
-    tenant_values: dict[str, bytes] = {}
+    sets: dict[str, bytes] = {}  # noqa: RUF012 - never changed: a default of a NamedTuple
+    tenant_values: dict[str, bytes] = {}  # noqa: RUF012 - never changed: a default of a NamedTuple
     stream: bool = False
     wants_usage: bool = False
     keeps_stream_options: bytes = b""
@@ -109,7 +109,7 @@ def no_such_file(file_id: str, param: str) -> Rejection:
 
 
 def tenant_fields(members: dict[str, msgspec.Raw]) -> dict[str, bytes]:
-    """The identifiers that a client gave, to be replaced by this tenant's own (see tenants.py)."""
+    """Find the identifiers that a client gave, to be replaced by this tenant's own (see tenants.py)."""
     return {name: bytes(members[name]) for name in TENANT_FIELDS if name in members and bytes(members[name]) != b"null"}
 
 
@@ -134,7 +134,7 @@ def top_level(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Raw
 
 
 def _refuse_duplicates(body: bytes) -> None:
-    """The sizes do not add up to compact JSON: there are blanks, or members given twice."""
+    """Look closer when sizes do not add up to compact JSON: there are blanks, or members given twice."""
     try:
         pairs = json.loads(body, object_pairs_hook=lambda found: found)
     except (ValueError, RecursionError):
@@ -164,7 +164,7 @@ def decode(decoder: Any, body: bytes) -> Any:
 
 
 def positive(value: int | None, name: str, most: int) -> int:
-    """A number from 1 to `most`; 1 when absent. Raises Rejection."""
+    """Check a number from 1 to `most`; 1 when absent. Raises Rejection."""
     if value is None:
         return 1
     if not 1 <= value <= most:
@@ -173,14 +173,14 @@ def positive(value: int | None, name: str, most: int) -> int:
 
 
 def cap_of(value: int, name: str) -> int:
-    """An output cap of at least 1. Raises Rejection."""
+    """Output cap of at least 1. Raises Rejection."""
     if value < 1:
         raise invalid(f"`{name}` must be at least 1.", name)
     return value
 
 
 def other_stream_options(members: dict[str, msgspec.Raw]) -> bytes:
-    """The client's stream_options besides include_usage, as JSON members (`,"a":1`), to be kept."""
+    """Client's stream_options besides include_usage, as JSON members (`,"a":1`), to be kept."""
     raw = bytes(members.get("stream_options", b""))
     if not raw or raw == b"null":
         return b""
