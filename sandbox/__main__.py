@@ -7,13 +7,13 @@ import signal
 import sys
 from pathlib import Path
 
-from sandbox.server import start
-from sandbox.settings import Live, Settings
+from sandbox.openai.steering.settings import Live, Settings
+from sandbox.openai.wire.server import start
 
 _EPILOG = """\
 Steer all requests:   curl -X PUT URL/__sandbox/settings -d '{"latency_ms": 200}'
 Steer one request:    put [[sandbox {"status": 429, "headers": {"retry-after": "2"}}]] into any of
-                      its texts; the keys are the fields of sandbox.directives.Directives.
+                      its texts; the keys are the fields of sandbox.openai.steering.directives.Directives.
 See what was served:  curl URL/__sandbox/record?brief=1      (also ?clientRequestId= and ?since=)
 Counts:               curl URL/__sandbox/stats
 """
@@ -80,7 +80,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
+    """Run until SIGTERM or SIGINT; return the exit code."""
     settings = _arguments(sys.argv[1:] if argv is None else argv)
     factory = None
     with contextlib.suppress(ImportError):

@@ -55,10 +55,8 @@ class RolledUp(NamedTuple):
     closed: list[Figures]
 
 
-class Kept(NamedTuple):
-    """What SQL has of now: the newest day that was rolled up, when that was (Unix milliseconds), and the newest closed
-    one.
-    """
+class StoredFigures(NamedTuple):
+    """The newest day that SQL has, when it was rolled up (Unix milliseconds), and the newest closed day."""
 
     newest: Figures | None
     updated_at: int
@@ -84,7 +82,7 @@ class Finance:
         self._db = database
 
     async def compute(self, day: date) -> Figures:
-        """The figures of a day from the ledger and the usage rows as they are now."""
+        """Compute a day from the ledger and the usage rows as they are now."""
         start, end = span(day)
         within = (transfers.c.created_at >= start, transfers.c.created_at < end)
         by_kind = (
@@ -110,7 +108,7 @@ class Finance:
         )
 
     async def liability(self, at_ms: int | None = None) -> int:
-        """What customers held at a time (None: now): the sum of balances above zero, later transfers taken back."""
+        """Return what customers held at a time (None: now): balances above zero, later transfers taken back."""
         customers = transfers.c.credit_account.startswith(CUSTOMER), transfers.c.debit_account.startswith(CUSTOMER)
         late = transfers.c.created_at >= at_ms if at_ms is not None else false()
         amount = func.sum(transfers.c.amount_millicredits)
@@ -188,17 +186,17 @@ class Finance:
         return [today, *(day for day in past if day.isoformat() not in closed)][:DAYS_AT_ONCE]
 
     async def days(self, limit: int) -> list[Figures]:
-        """The days that were rolled up, newest first."""
+        """Return the days that were rolled up, newest first."""
         return [figures for figures, _ in await self._days(limit)]
 
-    async def kept(self) -> Kept:
-        """What there is to show, whichever process computed it."""
+    async def kept(self) -> StoredFigures:
+        """Return what there is to show, whichever process computed it."""
         rows = await self._days(DAYS_AT_ONCE)
         closed = [
             figures for figures, updated in rows if updated >= span(date.fromisoformat(figures.day))[1] + CLOSE_AFTER_MS
         ]
         newest, updated_at = rows[0] if rows else (None, 0)
-        return Kept(newest, updated_at, closed[0] if closed else None)
+        return StoredFigures(newest, updated_at, closed[0] if closed else None)
 
     async def _days(self, limit: int) -> list[tuple[Figures, int]]:
         columns = (
@@ -216,7 +214,7 @@ class Finance:
             return [(Figures(*row[:-1]), int(row[-1])) for row in await connection.execute(query)]
 
     async def top_models(self, since_ms: int, limit: int) -> list[ModelFigures]:
-        """The models that cost us most since a time."""
+        """Return the models that cost us most since a time."""
         cost = func.sum(usage.c.cost_millicredits)
         columns = (
             usage.c.model,
@@ -248,11 +246,11 @@ def below_target(days: Iterable[Figures], target_percent: int) -> list[Finding]:
 
 
 def span(day: date) -> tuple[int, int]:
-    """A UTC day's first millisecond, and the next day's."""
+    """Return a UTC day's first millisecond, and the next day's."""
     start = int(datetime(day.year, day.month, day.day, tzinfo=UTC).timestamp()) * 1_000
     return start, start + DAY_MS
 
 
 def day_of(milliseconds: int) -> date:
-    """The UTC day of a time."""
+    """Return the UTC day of a time."""
     return datetime.fromtimestamp(milliseconds // 1_000, UTC).date()

@@ -40,7 +40,7 @@ PURCHASE_KINDS = ("purchase", "purchase_bonus")
 CLAIM_KINDS = ("refund", "refund_bonus", "dispute", "dispute_bonus")
 
 
-class Line(NamedTuple):
+class JournalLine(NamedTuple):
     """One journal line: exactly one of debit and credit is not zero."""
 
     day: str
@@ -49,7 +49,7 @@ class Line(NamedTuple):
     credit: int
 
 
-class Day(NamedTuple):
+class DayBooks(NamedTuple):
     """The figures of a day in millicredits (of money: millionths of a dollar).
 
     `liability`, `overdrawn` and `deferred` are at its end, the others what happened in it. `purchased` are credits with
@@ -78,13 +78,8 @@ class Day(NamedTuple):
         """The runbook's margin: what was deducted less what OpenAI costs."""
         return self.deducted - self.cogs
 
-    @property
-    def profit(self) -> int:
-        """Recognised revenue less cost of goods and fees."""
-        return self.recognised - self.cogs - self.fees
 
-
-class Movement(NamedTuple):
+class CustomerMovement(NamedTuple):
     """Something that touched a customer: a row, or a day's usage in one."""
 
     day: int
@@ -104,7 +99,7 @@ class _Account:
     at: Position = NOWHERE
 
     def move(self) -> Position:
-        """The position now; what it was is returned."""
+        """Bring the position up to date; return what it was."""
         before, self.at = self.at, position(self.lots, self.consumed, self.by_hand)
         return before
 
@@ -116,7 +111,7 @@ class Books:
         """`database` must be migrated."""
         self._db = database
 
-    async def journal(self, first: date, last: date) -> list[Line]:
+    async def journal(self, first: date, last: date) -> list[JournalLine]:
         """Every day's lines, in order; each day sums to zero. Raises InvariantBroken."""
         entries, _ = await self._run(last)
         found = []
@@ -125,31 +120,35 @@ class Books:
             if sum(amounts.values()):
                 raise InvariantBroken(f"the journal of {day} does not sum to zero")
             found += [
-                Line(day, name, max(amount, 0), max(-amount, 0)) for name, amount in sorted(amounts.items()) if amount
+                JournalLine(day, name, max(amount, 0), max(-amount, 0))
+                for name, amount in sorted(amounts.items())
+                if amount
             ]
         return found
 
-    async def days(self, first: date, last: date) -> list[Day]:
+    async def days(self, first: date, last: date) -> list[DayBooks]:
         """Liability and margin by day."""
         _, figures = await self._run(last)
-        found, now = [], Day("")
+        found, now = [], DayBooks("")
         for day in sorted({*figures, *_days(first, last)}):
             # a day without any transfer still owes what the day before owed
-            now = figures.get(day, Day(day, liability=now.liability, overdrawn=now.overdrawn, deferred=now.deferred))
+            now = figures.get(
+                day, DayBooks(day, liability=now.liability, overdrawn=now.overdrawn, deferred=now.deferred)
+            )
             if day >= first.isoformat():
                 found.append(now)
         return found
 
-    async def _run(self, last: date) -> tuple[dict[str, dict[str, int]], dict[str, Day]]:
+    async def _run(self, last: date) -> tuple[dict[str, dict[str, int]], dict[str, DayBooks]]:
         """(day → account → debits less credits, day → figures), for the days on which anything was booked."""
         until = int(datetime(last.year, last.month, last.day, tzinfo=UTC).timestamp()) * 1_000 + DAY_MS
-        movements: defaultdict[int, list[Movement]] = defaultdict(list)
+        movements: defaultdict[int, list[CustomerMovement]] = defaultdict(list)
         for movement in await self._customers(until):
             movements[movement.day].append(movement)
         others, owners = await self._others(until), await self._owners()
         accounts: defaultdict[str, _Account] = defaultdict(_Account)
         entries: dict[str, dict[str, int]] = {}
-        figures: dict[str, Day] = {}
+        figures: dict[str, DayBooks] = {}
         owed = NOWHERE
         for number in sorted({*movements, *others}):
             lines: defaultdict[str, int] = defaultdict(int)
@@ -171,35 +170,45 @@ class Books:
             money = (_moved(movements[number], ("purchase", "refund", "dispute")), -sides[TAX])
             earned = (-_moved(movements[number], ("usage",)), recognised, owed.adjusted - began.adjusted)
             costs = (sides[COGS], sides[FEES], sides[PLATFORM_LOSS])
-            figures[name] = Day(name, *sold, *money, *earned, *costs, owed.outstanding, owed.overdrawn, owed.deferred)
+            figures[name] = DayBooks(
+                name, *sold, *money, *earned, *costs, owed.outstanding, owed.overdrawn, owed.deferred
+            )
         return entries, figures
 
-    async def _customers(self, until: int) -> list[Movement]:
-        """What touched customers: usage summed by day and account, everything else row by row."""
+    async def _customers(self, until: int) -> list[CustomerMovement]:
+        """Return what touched customers: usage summed by day and account, everything else row by row."""
         day = _day_number(transfers.c.created_at)
-        amount = func.sum(transfers.c.amount_millicredits)
-        usage = select(day, transfers.c.debit_account, amount).where(
+        total = func.sum(transfers.c.amount_millicredits)
+        usage = select(day, transfers.c.debit_account, total).where(
             transfers.c.kind == "usage", transfers.c.created_at < until
         )
         touched = or_(transfers.c.debit_account.startswith(CUSTOMER), transfers.c.credit_account.startswith(CUSTOMER))
         rest = (
-            select(transfers)
+            select(
+                transfers.c.created_at,
+                transfers.c.debit_account,
+                transfers.c.credit_account,
+                transfers.c.kind,
+                transfers.c.reference_id,
+                transfers.c.amount_millicredits,
+            )
             .where(touched, transfers.c.kind != "usage", transfers.c.created_at < until)
             .order_by(transfers.c.id)
         )
         async with self._db.read() as connection:
             sums = (await connection.execute(usage.group_by(day, transfers.c.debit_account))).all()
-            rows = (await connection.execute(rest)).mappings().all()
-        found = [Movement(int(row[0]), row[1].removeprefix(CUSTOMER), "usage", "", -int(row[2])) for row in sums]
-        for row in rows:
-            credited = row["credit_account"].startswith(CUSTOMER)
-            account = row["credit_account" if credited else "debit_account"].removeprefix(CUSTOMER)
-            effect = row["amount_millicredits"] * (1 if credited else -1)
-            found.append(Movement(row["created_at"] // DAY_MS, account, row["kind"], row["reference_id"], effect))
+            rows = (await connection.execute(rest)).all()
+        found = [
+            CustomerMovement(int(row[0]), row[1].removeprefix(CUSTOMER), "usage", "", -int(row[2])) for row in sums
+        ]
+        for at, debit, credit, kind, reference, amount in rows:
+            credited = credit.startswith(CUSTOMER)
+            account = (credit if credited else debit).removeprefix(CUSTOMER)
+            found.append(CustomerMovement(at // DAY_MS, account, kind, reference, amount if credited else -amount))
         return found
 
     async def _others(self, until: int) -> dict[int, list[tuple[str, str, int]]]:
-        """Day → (debit, credit, millicredits) of what touches no customer."""
+        """DayBooks → (debit, credit, millicredits) of what touches no customer."""
         day = _day_number(transfers.c.created_at)
         amount = func.sum(transfers.c.amount_millicredits)
         alone = and_(~transfers.c.debit_account.startswith(CUSTOMER), ~transfers.c.credit_account.startswith(CUSTOMER))
@@ -226,17 +235,17 @@ def _day_number(column: ColumnElement[int]) -> ColumnElement[int]:
     return (column - column % DAY_MS) // DAY_MS
 
 
-def _moved(movements: Iterable[Movement], kinds: Collection[str]) -> int:
-    """What movements of these kinds put on customers' accounts, in millicredits."""
+def _moved(movements: Iterable[CustomerMovement], kinds: Collection[str]) -> int:
+    """Sum what movements of these kinds put on customers' accounts, in millicredits."""
     return sum(movement.effect for movement in movements if movement.kind in kinds)
 
 
-def _order(movement: Movement) -> int:
+def _order(movement: CustomerMovement) -> int:
     """Within a day: what came in, then what was used, then what went back; each as booked, for sorting is stable."""
     return 0 if movement.effect > 0 else 1 if movement.kind == "usage" else 2
 
 
-def _apply(account: _Account, movement: Movement, owners: dict[str, str]) -> None:
+def _apply(account: _Account, movement: CustomerMovement, owners: dict[str, str]) -> None:
     kind, effect = movement.kind, movement.effect
     if kind == "usage":
         account.consumed -= effect
@@ -257,8 +266,8 @@ def _apply(account: _Account, movement: Movement, owners: dict[str, str]) -> Non
         account.consumed += rest
 
 
-def _recognise(lines: defaultdict[str, int], movement: Movement, before: Position, after: Position) -> int:
-    """The journal lines of one movement; how much revenue it recognised."""
+def _recognise(lines: defaultdict[str, int], movement: CustomerMovement, before: Position, after: Position) -> int:
+    """Add the journal lines of one movement; return the revenue that it recognised."""
     revenue, deferred = after.recognised - before.recognised, after.deferred - before.deferred
     adjusted = after.adjusted - before.adjusted
     free = movement.effect if movement.kind in ("purchase_bonus", "refund_bonus", "dispute_bonus", "adjustment") else 0
@@ -299,11 +308,3 @@ def _days(first: date, last: date) -> Iterator[str]:
 
 def _name(number: int) -> str:
     return (date(1970, 1, 1) + timedelta(days=number)).isoformat()
-
-
-def sums(lines: Iterable[Line]) -> dict[str, int]:
-    """Account → debits less credits."""
-    found: defaultdict[str, int] = defaultdict(int)
-    for line in lines:
-        found[line.account] += line.debit - line.credit
-    return dict(found)

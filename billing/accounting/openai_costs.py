@@ -30,7 +30,7 @@ UNNAMED = "(no line item)"
 
 
 class OwnCost(NamedTuple):
-    """What a model cost us on a day by our rows, in millicredits; each request's was rounded up."""
+    """A model's cost on a day by our rows, in millicredits; each request's was rounded up."""
 
     amount: int
     requests: int
@@ -68,7 +68,7 @@ def _add(found: dict[str, OwnCost], model: str, amount: int, requests: int, *, t
 
 
 def model_of(line_item: str) -> str:
-    """The model that a line item is about, without its date: "gpt-4o-2024-08-06, cached input" → "gpt-4o"."""
+    """Return the model of a line item without its date: "gpt-4o-2024-08-06, cached input" → "gpt-4o"."""
     name = PART.split(line_item.strip())[0] or UNNAMED
     dated = DATED.match(name)
     return dated[1] if dated else name

@@ -73,12 +73,13 @@ LEFT JOIN transfers t ON t.kind = '{kind}' AND t.reference_id = u.charge_id
 WHERE u.{column} <> coalesce(t.amount_millicredits, 0)
 """
 PART_WITHOUT_ROW = """
-SELECT (SELECT coalesce(sum(t.amount_millicredits), 0) FROM transfers t LEFT JOIN usage u ON u.charge_id = t.reference_id
+SELECT (SELECT coalesce(sum(t.amount_millicredits), 0)
+          FROM transfers t LEFT JOIN usage u ON u.charge_id = t.reference_id
          WHERE t.kind = '{kind}' AND t.reference_type = 'charge' AND u.charge_id IS NULL),
        (SELECT coalesce(sum({column}), 0) FROM usage_daily)
 """
 PARTS = (("cost", "usage_cost", "cost_millicredits"), ("platform loss", "platform_loss", "loss_millicredits"))
-"""What else a charge books beside what the customer pays: in words, its kind of transfer, its column of a usage row."""
+"""Other parts of a charge: in words, its kind of transfer, its column of a usage row."""
 OF_ANOTHER_ACCOUNT = """
 SELECT u.charge_id, u.account_id, t.debit_account, t.amount_millicredits FROM usage u
 JOIN transfers t ON t.kind = 'usage' AND t.reference_id = u.charge_id
@@ -91,13 +92,13 @@ POSTED = "SELECT account_id, posted_millicredits, outbox_sequence FROM balances"
 POSTED_OF = text(f"{POSTED} WHERE account_id IN :ids").bindparams(bindparam("ids", expanding=True))
 
 
-class _Posted(NamedTuple):
+class _PostedBalance(NamedTuple):
     balance: int
     sequence: int
 
 
-class _Reading(NamedTuple):
-    """What differs, the accounts that stood still, the accounts that the store told of."""
+class _Comparison(NamedTuple):
+    """Differences, the accounts that stood still, the accounts that the store told of."""
 
     findings: list[Finding]
     quiet: set[str]
@@ -105,7 +106,7 @@ class _Reading(NamedTuple):
 
 
 class Compared(NamedTuple):
-    """What comparing the balance store with SQL came to.
+    """Result of comparing the balance store with SQL.
 
     `busy`: accounts that never stood still long enough to be compared.
     """
@@ -115,7 +116,7 @@ class Compared(NamedTuple):
 
 
 class Traces(NamedTuple):
-    """What the ledger says of the service that writes it: whether it sells through Stripe, and keeps balances in Redis."""
+    """Traces in the ledger of the service that writes it: it sells through Stripe, it keeps balances in Redis."""
 
     stripe: bool
     redis: bool
@@ -141,7 +142,7 @@ async def reconcile(database: Database, read_store: ReadStore | None) -> list[Fi
 
 
 async def check_ledger(database: Database) -> list[Finding]:
-    """Posted balances against transfers; usage against transfers by account and day, and charge by charge.
+    """Compare posted balances with transfers (I6); usage with transfers by account and day, and charge by charge.
 
     Raises StoreUnavailable.
     """
@@ -172,7 +173,7 @@ async def check_ledger(database: Database) -> list[Finding]:
 
 
 async def _parts(connection: AsyncConnection) -> list[Finding]:
-    """The cost of each charge, from which margins are computed, and what nobody paid for it."""
+    """Compare the cost of each charge, from which margins are computed, and what nobody paid for it."""
     findings = []
     for words, kind, column in PARTS:
         rows = (await connection.execute(text(PART_THAT_DIFFERS.format(kind=kind, column=column)))).all()
@@ -195,7 +196,7 @@ async def _parts(connection: AsyncConnection) -> list[Finding]:
 
 
 async def check_audit(database: Database) -> list[Finding]:
-    """The hash chain of the audit log. Raises StoreUnavailable."""
+    """Walk the hash chain of the audit log. Raises StoreUnavailable."""
     verdict = await AuditLog(database).verify()
     if not verdict.problem:
         return []
@@ -205,7 +206,7 @@ async def check_audit(database: Database) -> list[Finding]:
 
 
 async def _details(connection: AsyncConnection, name: str, day: int) -> list[Finding]:
-    """Which charges of a day make the difference."""
+    """Find the charges of a day that make the difference."""
     values = {"name": f"customer:{name}", "start": day * DAY_MS, "end": (day + 1) * DAY_MS, "most": MOST_DETAILS}
     rows = (await connection.execute(text(CHARGES_THAT_DIFFER), values)).all()
     found = []
@@ -218,7 +219,7 @@ async def _details(connection: AsyncConnection, name: str, day: int) -> list[Fin
 
 
 async def check_store(database: Database, read_store: ReadStore) -> Compared:
-    """The balance store against SQL.
+    """Compare the balance store with SQL (I6).
 
     Two stores are never read at one instant. A reading counts where SQL said the same of the account before and after
     the store was read; and an account is wrong when no reading of it agreed. Only accounts that did not agree are read
@@ -248,7 +249,7 @@ async def check_store(database: Database, read_store: ReadStore) -> Compared:
     return Compared(certain, tuple(sorted((wanted or set()) - {finding.subject for finding in certain})))
 
 
-async def _compare(database: Database, read_store: ReadStore, wanted: set[str] | None) -> _Reading:
+async def _compare(database: Database, read_store: ReadStore, wanted: set[str] | None) -> _Comparison:
     async with database.read() as connection:
         before = await _posted(connection, wanted)
         figures, held, unflushed = await read_store(wanted)
@@ -264,8 +265,8 @@ async def _compare(database: Database, read_store: ReadStore, wanted: set[str] |
 
 
 def _differences(
-    before: dict[str, _Posted], after: dict[str, _Posted], ahead: dict[str, int], store: StoreFigures
-) -> _Reading:
+    before: dict[str, _PostedBalance], after: dict[str, _PostedBalance], ahead: dict[str, int], store: StoreFigures
+) -> _Comparison:
     figures, held, unflushed = store
     quiet = {account for account in figures if before.get(account) == after.get(account)}
     findings = []
@@ -278,18 +279,20 @@ def _differences(
             findings.append(Finding("cached balance vs ledger", account, expected, reading.balance))
         if reading.held != held.get(account, 0):
             findings.append(Finding("held vs sum(holds)", account, held.get(account, 0), reading.held))
-    return _Reading(findings, quiet, set(figures))
+    return _Comparison(findings, quiet, set(figures))
 
 
-async def _posted(connection: AsyncConnection, wanted: set[str] | None) -> dict[str, _Posted]:
+async def _posted(connection: AsyncConnection, wanted: set[str] | None) -> dict[str, _PostedBalance]:
     if wanted is None:
         rows: Sequence[Any] = (await connection.execute(text(POSTED))).all()
     else:
         rows = [row for ids in _batches(wanted) for row in (await connection.execute(POSTED_OF, {"ids": ids})).all()]
-    return {row[0]: _Posted(int(row[1]), int(row[2])) for row in rows}
+    return {row[0]: _PostedBalance(int(row[1]), int(row[2])) for row in rows}
 
 
-async def _unapplied(connection: AsyncConnection, behind: dict[str, int], posted: dict[str, _Posted]) -> dict[str, int]:
+async def _unapplied(
+    connection: AsyncConnection, behind: dict[str, int], posted: dict[str, _PostedBalance]
+) -> dict[str, int]:
     """Account → millicredits that SQL has booked and the store has not been told of yet."""
     found: dict[str, int] = {}
     for ids in _batches(behind):

@@ -1,10 +1,10 @@
-"""A random sample of charged requests, priced again: does what was charged follow from the row's own counts and rates?"""
+"""A random sample of charged requests, priced again from their rows' own counts and rates."""
 
 import asyncio
 import random
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import func, select
 
@@ -12,7 +12,9 @@ from billing.ledger.rate_cards import RateCardError, RateCards
 from billing.money.errors import InvariantBroken
 from billing.money.findings import Finding
 from billing.money.repricing import Priced, reprice
+from billing.money.usage_record import UsageRow
 from billing.storage.database import Database
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import transfers, usage
 
 SAMPLE = 500
@@ -22,7 +24,7 @@ KINDS = ("usage", "usage_cost")
 
 
 class Sampled(NamedTuple):
-    """What a sample came to; `excluded`: reason → rows that cannot be priced again."""
+    """Result of a sample; `excluded`: reason → rows that cannot be priced again."""
 
     findings: list[Finding]
     priced: int
@@ -41,9 +43,7 @@ async def check_sample(database: Database, size: int = SAMPLE, dice: random.Rand
         try:
             priced = reprice(row, await cards.tools_of(row))
         except InvariantBroken:
-            findings.append(
-                Finding("usage row without readable rates", row["charge_id"], 0, int(row["cost_millicredits"]))
-            )
+            findings.append(Finding("usage row without readable rates", row.charge_id, 0, row.cost_millicredits))
             continue
         if isinstance(priced, Priced):
             findings += _differences(row, priced)
@@ -52,18 +52,18 @@ async def check_sample(database: Database, size: int = SAMPLE, dice: random.Rand
     return Sampled(findings, len(rows) - excluded.total(), dict(excluded))
 
 
-def _differences(row: Mapping[str, Any], priced: Priced) -> list[Finding]:
-    cost, due = int(row["cost_millicredits"]), int(row["charged_millicredits"]) + int(row["loss_millicredits"])
-    not_charged = row["free"] or row["outcome"] == "insured"
+def _differences(row: UsageRow, priced: Priced) -> list[Finding]:
+    cost, due = row.cost_millicredits, row.charged_millicredits + row.loss_millicredits
+    not_charged = row.free or row.outcome == "insured"
     if any(cost == one and (due == other or (not_charged and due == 0)) for one, other in priced.options):
         return []
     best_cost, best_due = min(priced.options, key=lambda option: (abs(option[0] - cost), abs(option[1] - due)))
     if best_cost != cost:
-        return [Finding("cost vs its own rates", row["charge_id"], best_cost, cost)]
-    return [Finding("charge vs its own rates", row["charge_id"], 0 if not_charged else best_due, due)]
+        return [Finding("cost vs its own rates", row.charge_id, best_cost, cost)]
+    return [Finding("charge vs its own rates", row.charge_id, 0 if not_charged else best_due, due)]
 
 
-async def _rows(database: Database, size: int, dice: random.Random) -> list[dict[str, Any]]:
+async def _rows(database: Database, size: int, dice: random.Random) -> list[UsageRow]:
     """Rows of random transfers: their numbers are dense, so this reads no more than it returns."""
     async with database.read() as connection:
         low, high = (await connection.execute(select(func.min(transfers.c.id), func.max(transfers.c.id)))).one()
@@ -78,12 +78,13 @@ async def _rows(database: Database, size: int, dice: random.Random) -> list[dict
                 transfers.c.id.in_(numbers[start : start + IN_BATCH]), transfers.c.kind.in_(KINDS)
             )
             charges.update((await connection.execute(query)).scalars())
-        wanted, rows = sorted(charges), []
+        wanted, rows = sorted(charges), list[UsageRow]()
+        columns = columns_of(usage, UsageRow._fields)
         for start in range(0, len(wanted), IN_BATCH):
             found = await connection.execute(
-                select(usage).where(usage.c.charge_id.in_(wanted[start : start + IN_BATCH]))
+                select(*columns).where(usage.c.charge_id.in_(wanted[start : start + IN_BATCH]))
             )
-            rows += [dict(row) for row in found.mappings()]
+            rows += [UsageRow(*row) for row in found]
     return rows if len(rows) <= size else dice.sample(rows, size)
 
 
@@ -93,9 +94,9 @@ class _Cards:
     def __init__(self, cards: RateCards) -> None:
         self._cards, self._tools = cards, dict[str, Mapping[str, str]]()
 
-    async def tools_of(self, row: Mapping[str, Any]) -> Mapping[str, str]:
-        """The prices per call that a row was charged by; none when its card is not known."""
-        if not row["tool_calls"]:
+    async def tools_of(self, row: UsageRow) -> Mapping[str, str]:
+        """Return the prices per call that a row was charged by; none when its card is not known."""
+        if not row.tool_calls:
             return {}
         card_id = _card_id(row)
         if card_id not in self._tools:
@@ -106,6 +107,6 @@ class _Cards:
         return self._tools[card_id]
 
 
-def _card_id(row: Mapping[str, Any]) -> str:
-    _, _, rest = str(row["rates"]).partition('"rateCardId":"')
+def _card_id(row: UsageRow) -> str:
+    _, _, rest = row.rates.partition('"rateCardId":"')
     return rest.partition('"')[0]

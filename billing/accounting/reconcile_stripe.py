@@ -6,19 +6,20 @@ Stripe ↔ purchases    what Stripe took, refunded and disputed against what we 
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import select, text
+from sqlalchemy import ColumnElement, select, text
 
 from billing.money.findings import Finding
 from billing.money.postings import CASH, CUSTOMER
-from billing.payments.claims import Claim, Parts, Whole, allocate
+from billing.payments.claims import Claim, Kind, Parts, Whole, allocate
 from billing.payments.purchase import MILLICREDITS_PER_CENT
 from billing.payments.purchase_store import NOT_CREDITED
 from billing.payments.stripe.gateway import StripeGateway
-from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Charge, Dispute, Intent, Refund, id_of
+from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Dispute, Intent, Refund, StripeCharge, id_of
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import transfers
 from billing.storage.tables.payments import claims, purchases
 
@@ -50,6 +51,46 @@ WHERE kind IN ('refund', 'refund_bonus', 'dispute', 'dispute_bonus')
 """
 
 
+class _BookedClaim(NamedTuple):
+    """A refund or dispute with what is booked of it, and the purchase that it is of."""
+
+    id: str
+    purchase_id: str
+    kind: Kind
+    amount_cents: int
+    counts: bool
+    lost: bool
+    booked_paid: int
+    booked_bonus: int
+    state: str
+    total_cents: int
+    tax_cents: int
+    paid_millicredits: int
+    bonus_millicredits: int
+
+
+CLAIM_FIELDS, PURCHASE_FIELDS = _BookedClaim._fields[:8], _BookedClaim._fields[8:]
+
+
+class _ClaimTransfer(NamedTuple):
+    """A booking of a claim: its reference, the account that it debits, millicredits."""
+
+    reference_id: str
+    debit_account: str
+    amount: int
+
+
+class _Bought(NamedTuple):
+    """A purchase as far as Stripe's record is held against it."""
+
+    id: str
+    state: str
+    session_id: str | None
+    payment_intent_id: str | None
+    total_cents: int
+    fee_booked: bool
+
+
 async def check_purchases(database: Database) -> list[Finding]:
     """Purchases and claims against the ledger. Raises StoreUnavailable."""
     async with database.read() as connection:
@@ -57,45 +98,45 @@ async def check_purchases(database: Database) -> list[Finding]:
         orphans = (await connection.execute(text(TRANSFERS_WITHOUT_PURCHASE))).all()
         review = (await connection.execute(text(IN_REVIEW))).all()
         booked = (await connection.execute(text(CLAIM_TRANSFERS))).all()
-        joined = select(claims, purchases).join(purchases, purchases.c.id == claims.c.purchase_id)
-        rows = (await connection.execute(joined.order_by(claims.c.purchase_id, claims.c.ordinal))).mappings().all()
+        columns = (*columns_of(claims, CLAIM_FIELDS), *columns_of(purchases, PURCHASE_FIELDS))
+        joined = select(*columns).join(purchases, purchases.c.id == claims.c.purchase_id)
+        in_order = await connection.execute(joined.order_by(claims.c.purchase_id, claims.c.ordinal))
+        claimed = [_BookedClaim(*row) for row in in_order]
     findings = [
         Finding("purchase vs its transfers", row[0], int(row[1]), int(row[2])) for row in credited if row[1] != row[2]
     ]
     findings += [Finding("purchase transfer without a credited purchase", row[0], 0, int(row[1])) for row in orphans]
     findings += [Finding("paid and not credited, a person must decide", row[0], int(row[1]), 0) for row in review]
-    return findings + _check_claims([dict(row) for row in rows], [tuple(row) for row in booked])
+    return findings + _check_claims(claimed, [_ClaimTransfer(*row) for row in booked])
 
 
-def _check_claims(rows: list[dict[str, Any]], transfers: list[tuple[Any, ...]]) -> list[Finding]:
-    """Each claim: what it should take, what it says is booked, what the ledger has."""
+def _check_claims(rows: Sequence[_BookedClaim], transfers: Iterable[_ClaimTransfer]) -> list[Finding]:
+    """Compare of each claim what it should take, what it says is booked, and what the ledger has."""
     ledger: defaultdict[str, int] = defaultdict(int)
     for reference, debit, amount in transfers:
         ledger[reference.rpartition(":")[0]] += amount if debit.startswith(CUSTOMER) else -amount
-    by_purchase: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    by_purchase: defaultdict[str, list[_BookedClaim]] = defaultdict(list)
     for row in rows:
-        by_purchase[row["purchase_id"]].append(row)
+        by_purchase[row.purchase_id].append(row)
     findings = []
     for group in by_purchase.values():
         should = _shares(group)
         for row, parts in zip(group, should, strict=True):
-            wanted, booked = parts.paid + parts.bonus, row["booked_paid"] + row["booked_bonus"]
+            wanted, booked = parts.paid + parts.bonus, row.booked_paid + row.booked_bonus
             if wanted != booked:
-                findings.append(Finding("claim vs what it should take", row["id"], wanted, booked))
-            if booked != ledger[row["id"]]:
-                findings.append(Finding("claim vs its transfers", row["id"], booked, ledger[row["id"]]))
+                findings.append(Finding("claim vs what it should take", row.id, wanted, booked))
+            if booked != ledger[row.id]:
+                findings.append(Finding("claim vs its transfers", row.id, booked, ledger[row.id]))
     return findings
 
 
-def _shares(group: list[dict[str, Any]]) -> list[Parts]:
+def _shares(group: Sequence[_BookedClaim]) -> list[Parts]:
     first = group[0]
-    if first["state"] != "credited":
+    if first.state != "credited":
         return [Parts()] * len(group)
-    tax = first["tax_cents"] * MILLICREDITS_PER_CENT
-    whole = Whole(first["total_cents"], first["paid_millicredits"], first["bonus_millicredits"], tax)
-    return allocate(
-        whole, [Claim(row["id"], row["kind"], row["amount_cents"], row["counts"], row["lost"]) for row in group]
-    )
+    tax = first.tax_cents * MILLICREDITS_PER_CENT
+    whole = Whole(first.total_cents, first.paid_millicredits, first.bonus_millicredits, tax)
+    return allocate(whole, [Claim(row.id, row.kind, row.amount_cents, row.counts, row.lost) for row in group])
 
 
 async def check_stripe(gateway: StripeGateway, database: Database, days: int) -> list[Finding]:
@@ -116,9 +157,9 @@ async def check_stripe(gateway: StripeGateway, database: Database, days: int) ->
     findings = [
         await _paid_finding(gateway, one, ours.get(one.purchase_id), settled) for _, one in sorted(paid.items())
     ]
-    findings += [await _credited_finding(gateway, row) for row in recent if row["id"] not in paid]
+    findings += [await _credited_finding(gateway, row) for row in recent if row.id not in paid]
     known = await _purchases(database, purchases.c.payment_intent_id, _intents_of([*refunds, *disputes]))
-    by_intent = {row["payment_intent_id"]: row for row in known.values()}
+    by_intent = {row.payment_intent_id or "": row for row in known.values()}
     findings += await _claim_findings(database, [one for one in refunds if one.created <= settled], by_intent)
     findings += await _claim_findings(database, [one for one in disputes if one.created <= settled], by_intent)
     findings += await _money_findings(database, intents, disputes, by_intent, settled)
@@ -126,7 +167,7 @@ async def check_stripe(gateway: StripeGateway, database: Database, days: int) ->
 
 
 class _Paid(NamedTuple):
-    """What Stripe has taken for a purchase."""
+    """Money that Stripe has taken for a purchase."""
 
     purchase_id: str
     cents: int
@@ -148,51 +189,53 @@ async def _paid_at_stripe(
     return paid
 
 
-async def _purchases(database: Database, column: Any, wanted: Sequence[str]) -> dict[str, Any]:
+async def _purchases(database: Database, column: ColumnElement[Any], wanted: Sequence[str]) -> dict[str, _Bought]:
     """Purchase id → row, of those whose `column` is among these."""
-    found: dict[str, Any] = {}
+    found: dict[str, _Bought] = {}
     async with database.read() as connection:
         for start in range(0, len(wanted), ID_BATCH):
-            query = select(purchases).where(column.in_(wanted[start : start + ID_BATCH]))
-            found |= {row["id"]: row for row in (await connection.execute(query)).mappings()}
+            query = select(*columns_of(purchases, _Bought._fields))
+            rows = await connection.execute(query.where(column.in_(wanted[start : start + ID_BATCH])))
+            found |= {row.id: row for row in (_Bought(*row) for row in rows)}
     return found
 
 
-async def _credited_since(database: Database, since: int, settled: int) -> list[Any]:
+async def _credited_since(database: Database, since: int, settled: int) -> list[_Bought]:
     within = (
         purchases.c.created_at >= since * 1_000,
         purchases.c.credited_at < settled * 1_000,
         purchases.c.state == "credited",
     )
     async with database.read() as connection:
-        return list((await connection.execute(select(purchases).where(*within).order_by(purchases.c.id))).mappings())
+        query = select(*columns_of(purchases, _Bought._fields)).where(*within)
+        return [_Bought(*row) for row in await connection.execute(query.order_by(purchases.c.id))]
 
 
-async def _paid_finding(gateway: StripeGateway, paid: _Paid, row: Any, settled: int) -> Finding | None:
+async def _paid_finding(gateway: StripeGateway, paid: _Paid, row: _Bought | None, settled: int) -> Finding | None:
     """Payments in review are findings of `check_purchases`; a dismissed one was seen to by a person."""
-    if row is not None and row["state"] in NOT_CREDITED:
+    if row is not None and row.state in NOT_CREDITED:
         return None
-    credited = row["total_cents"] if row is not None and row["state"] == "credited" else 0
+    credited = row.total_cents if row is not None and row.state == "credited" else 0
     if credited == paid.cents:
         return None
     intent = await gateway.intent(paid.intent_id) if paid.intent_id else None
     charge = intent.latest_charge if intent is not None else None
-    if isinstance(charge, Charge) and charge.created > settled:
+    if isinstance(charge, StripeCharge) and charge.created > settled:
         return None
     return Finding("paid at Stripe vs credited purchase (cents)", paid.purchase_id, paid.cents, credited, CENTS)
 
 
-async def _credited_finding(gateway: StripeGateway, row: Any) -> Finding | None:
-    """A credited purchase that was not among what Stripe listed: asked for by its id before it is called unpaid."""
-    if row["session_id"] is not None:
-        session = await gateway.session(row["session_id"])
+async def _credited_finding(gateway: StripeGateway, row: _Bought) -> Finding | None:
+    """Ask Stripe by its id for a credited purchase that it did not list, before it is called unpaid."""
+    if row.session_id is not None:
+        session = await gateway.session(row.session_id)
         cents = session.amount_total or 0 if session is not None and session.payment_status == "paid" else 0
     else:
-        intent = await gateway.intent(row["payment_intent_id"] or "")
+        intent = await gateway.intent(row.payment_intent_id or "")
         cents = intent.amount_received if intent is not None and intent.status == "succeeded" else 0
-    if cents == row["total_cents"]:
+    if cents == row.total_cents:
         return None
-    return Finding("credited purchase vs paid at Stripe (cents)", row["id"], cents, row["total_cents"], CENTS)
+    return Finding("credited purchase vs paid at Stripe (cents)", row.id, cents, row.total_cents, CENTS)
 
 
 def _intents_of(things: Sequence[Refund | Dispute]) -> list[str]:
@@ -200,26 +243,27 @@ def _intents_of(things: Sequence[Refund | Dispute]) -> list[str]:
 
 
 async def _claim_findings(
-    database: Database, things: Sequence[Refund | Dispute], by_intent: Mapping[str, Any]
+    database: Database, things: Sequence[Refund | Dispute], by_intent: Mapping[str, _Bought]
 ) -> list[Finding]:
     """Refunds and disputes of our purchases that we do not have as Stripe has them."""
     ours = [one for one in things if one.payment_intent in by_intent]
-    known: dict[str, Any] = {}
+    known: dict[str, tuple[str, int]] = {}
     async with database.read() as connection:
         for start in range(0, len(ours), ID_BATCH):
-            query = select(claims).where(claims.c.id.in_([one.id for one in ours[start : start + ID_BATCH]]))
-            known |= {row["id"]: row for row in (await connection.execute(query)).mappings()}
+            ids = [one.id for one in ours[start : start + ID_BATCH]]
+            query = select(claims.c.id, claims.c.status, claims.c.amount_cents).where(claims.c.id.in_(ids))
+            known |= {row[0]: (row[1], row[2]) for row in await connection.execute(query)}
     findings = []
     for one in ours:
         row = known.get(one.id)
-        if row is None or (row["status"], row["amount_cents"]) != (one.status or "pending", one.amount):
+        if row != (one.status or "pending", one.amount):
             kind = "refund" if isinstance(one, Refund) else "dispute"
             findings.append(
                 Finding(
                     f"{kind} {one.status} at Stripe (cents)",
                     one.id,
                     one.amount,
-                    row["amount_cents"] if row is not None else 0,
+                    row[1] if row is not None else 0,
                     CENTS,
                 )
             )
@@ -230,20 +274,20 @@ async def _money_findings(
     database: Database,
     intents: Sequence[Intent],
     disputes: Sequence[Dispute],
-    by_intent: Mapping[str, Any],
+    by_intent: Mapping[str, _Bought],
     settled: int,
 ) -> list[Finding]:
     """Fees, and what Stripe took or gave back for disputes, against `cash`, by the ids of Stripe's balance
     transactions.
     """
     paid = await _purchases(database, purchases.c.payment_intent_id, [one.id for one in intents])
-    ours = {row["payment_intent_id"] for row in paid.values() if row["fee_booked"]}
+    ours = {row.payment_intent_id for row in paid.values() if row.fee_booked}
     wanted: dict[tuple[str, str], int] = {}
     for intent in intents:
         charge = intent.latest_charge
         if (
             intent.id in ours
-            and isinstance(charge, Charge)
+            and isinstance(charge, StripeCharge)
             and isinstance(charge.balance_transaction, BalanceTransaction)
         ):
             wanted["stripe_fee", charge.balance_transaction.id] = charge.balance_transaction.fee
@@ -253,7 +297,7 @@ async def _money_findings(
             continue
         for moved in dispute.balance_transactions:
             wanted["stripe_fee", moved.id] = moved.fee
-            if row["state"] == "credited":
+            if row.state == "credited":
                 wanted["dispute_cash", moved.id] = -moved.amount
     booked = await _booked(database, sorted({reference for _, reference in wanted}))
     return [

@@ -6,10 +6,11 @@ Everything counts on the day on which the ledger booked it, so that opening + mo
 
 import re
 from collections import defaultdict
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, RowMapping, and_, case, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.accounting.journal import DAY_MS
@@ -66,6 +67,31 @@ class StatementEntry(NamedTuple):
     returned_tax: int = 0
 
 
+class _Booking(NamedTuple):
+    """A row of the account that is no usage; `effect` on its balance in millicredits, signed."""
+
+    at: int
+    kind: str
+    reference: str
+    reason: str
+    effect: int
+
+
+class _UsageSum(NamedTuple):
+    """Charges booked on one day (days since 1970) for one model; `summed`: read from `usage_daily`.
+
+    `model` None: charges without a usage row.
+    """
+
+    day: int
+    model: str | None
+    requests: int
+    input_tokens: int | None
+    output_tokens: int | None
+    millicredits: int
+    summed: int
+
+
 class Returned(NamedTuple):
     """The money of one booking of a refund or dispute. See StatementEntry."""
 
@@ -104,7 +130,7 @@ class Statements:
         self._db = database
 
     async def read(self, account_id: str, month: str) -> Statement:
-        """The statement of a month written YYYY-MM. Raises ValueError when it is not written so."""
+        """Return the statement of a month written YYYY-MM. Raises ValueError when it is not written so."""
         start, end = month_bounds(month)
         who = customer(account_id)
         effect = case((transfers.c.credit_account == who, 1), else_=-1) * transfers.c.amount_millicredits
@@ -114,33 +140,24 @@ class Statements:
             name = (await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))).scalar_one()
             before = select(func.coalesce(func.sum(effect), 0)).where(mine, transfers.c.created_at < start)
             opening = int((await connection.execute(before)).scalar_one())
-            rows = (
-                await connection.execute(
-                    select(transfers).where(within, transfers.c.kind != "usage").order_by(transfers.c.id)
-                )
-            ).mappings()
-            moved = [
-                (
-                    row["kind"],
-                    row["created_at"],
-                    row["reference_id"],
-                    row["reason"],
-                    _effect(row["credit_account"] == who, row),
-                )
-                for row in rows
-            ]
+            query = select(
+                transfers.c.created_at, transfers.c.kind, transfers.c.reference_id, transfers.c.reason, effect
+            ).where(within, transfers.c.kind != "usage")
+            moved = [_Booking(*row) for row in await connection.execute(query.order_by(transfers.c.id))]
             used = await self._usage(connection, account_id, within, (start, end))
-            bought = await self._purchases(connection, account_id, [row[2] for row in moved if row[0] == "purchase"])
+            bought = await self._purchases(
+                connection, account_id, [row.reference for row in moved if row.kind == "purchase"]
+            )
             returned = await self._returned(connection, account_id, (start, end))
         entries = _with_money(
             [
-                StatementEntry(at, kind, reference, reason, amount)
-                for kind, at, reference, reason, amount in moved
-                if kind not in ("purchase", "purchase_bonus")
+                StatementEntry(row.at, row.kind, row.reference, row.reason, row.effect)
+                for row in moved
+                if row.kind not in ("purchase", "purchase_bonus")
             ],
             returned,
         )
-        closing = opening + sum(row[4] for row in moved) - sum(row.millicredits for row in used)
+        closing = opening + sum(row.effect for row in moved) - sum(row.millicredits for row in used)
         return Statement(account_id, name, month, opening, closing, bought, entries, used)
 
     @staticmethod
@@ -182,7 +199,7 @@ class Statements:
         )
         # one statement is one snapshot: a charge is in its row or in a sum, never in both
         columns = [detail.add_columns(literal(0)), sums.add_columns(literal(1))]
-        return _by_day_and_model([tuple(row) for row in await connection.execute(union_all(*columns))])
+        return _by_day_and_model(_UsageSum(*row) for row in await connection.execute(union_all(*columns)))
 
     @staticmethod
     async def _returned(connection: AsyncConnection, account_id: str, bounds: tuple[int, int]) -> dict[str, Returned]:
@@ -194,39 +211,41 @@ class Statements:
             select(claims.c.id, claims.c.version).select_from(owned).where(purchases.c.account_id == account_id)
         )
         references = [f"{claim}:{number}" for claim, version in known for number in range(1, version + 1)]
-        query = select(transfers).where(
+        query = select(
+            transfers.c.created_at,
+            transfers.c.kind,
+            transfers.c.reference_type,
+            transfers.c.reference_id,
+            transfers.c.credit_account,
+            transfers.c.amount_millicredits,
+        ).where(
             transfers.c.kind.in_(RETURNING),
             transfers.c.reference_id.in_(references),
             transfers.c.created_at >= bounds[0],
             transfers.c.created_at < bounds[1],
         )
         found: dict[str, Returned] = {}
-        for row in (await connection.execute(query.order_by(transfers.c.id))).mappings():
-            amount = _effect(row["credit_account"] in (CASH, DISPUTES), row)
-            before = found.get(row["reference_id"], Returned(row["created_at"], row["reference_type"], 0, 0))
-            tax = amount if row["kind"].endswith("_tax") else 0
-            found[row["reference_id"]] = before._replace(money=before.money + amount, tax=before.tax + tax)
+        for at, kind, of, reference, credited, booked in await connection.execute(query.order_by(transfers.c.id)):
+            amount = int(booked) if credited in (CASH, DISPUTES) else -int(booked)
+            before = found.get(reference, Returned(at, of, 0, 0))
+            tax = amount if kind.endswith("_tax") else 0
+            found[reference] = before._replace(money=before.money + amount, tax=before.tax + tax)
         return found
 
     @staticmethod
     async def _purchases(connection: AsyncConnection, account_id: str, wanted: list[str]) -> list[StatementPurchase]:
-        query = (
-            select(purchases)
-            .where(purchases.c.account_id == account_id, purchases.c.id.in_(wanted))
-            .order_by(purchases.c.credited_at, purchases.c.id)
-        )
-        return [
-            StatementPurchase(
-                row["credited_at"],
-                row["id"],
-                row["package_code"],
-                row["total_cents"],
-                row["tax_cents"],
-                row["paid_millicredits"] + row["bonus_millicredits"],
-                row["receipt_url"],
-            )
-            for row in (await connection.execute(query)).mappings()
-        ]
+        bought = purchases.c
+        query = select(
+            bought.credited_at,
+            bought.id,
+            bought.package_code,
+            bought.total_cents,
+            bought.tax_cents,
+            bought.paid_millicredits + bought.bonus_millicredits,
+            bought.receipt_url,
+        ).where(bought.account_id == account_id, bought.id.in_(wanted))
+        rows = await connection.execute(query.order_by(bought.credited_at, bought.id))
+        return [StatementPurchase(*row) for row in rows]
 
 
 def month_bounds(month: str) -> tuple[int, int]:
@@ -239,18 +258,17 @@ def month_bounds(month: str) -> tuple[int, int]:
     return int(datetime(year, number, 1, tzinfo=UTC).timestamp()) * 1_000, int(following.timestamp()) * 1_000
 
 
-def _by_day_and_model(rows: list[tuple[Any, ...]]) -> list[StatementUsage]:
-    """(day, model or None, requests, tokens in, tokens out, millicredits, whether it is a sum) → the statement's lines,
-    in order.
+def _by_day_and_model(sums: Iterable[_UsageSum]) -> list[StatementUsage]:
+    """Return the statement's lines, in order.
 
     Charges without a usage row are those that were summed up, and what is left of them then is nobody's.
     """
     lines: defaultdict[tuple[int, str], list[int]] = defaultdict(lambda: [0, 0, 0, 0])
-    for day, model, *numbers, summed in rows:
+    for day, model, *numbers, summed in sums:
         for place, number in enumerate(numbers):
             lines[int(day), model or UNKNOWN][place] += int(number or 0)
             if summed:  # its transfer was counted among those without a row
-                lines[int(day), UNKNOWN][place] -= int(number) if place in (0, 3) else 0
+                lines[int(day), UNKNOWN][place] -= int(number or 0) if place in (0, 3) else 0
     return [
         StatementUsage(_day(day), model, *lines[day, model]) for day, model in sorted(lines) if any(lines[day, model])
     ]
@@ -270,11 +288,6 @@ def _with_money(entries: list[StatementEntry], returned: dict[str, Returned]) ->
         for reference, money in left.items()
     ]
     return sorted(found, key=lambda entry: entry.at)
-
-
-def _effect(credited: bool, row: RowMapping) -> int:
-    amount = int(row["amount_millicredits"])
-    return amount if credited else -amount
 
 
 def _day(number: int) -> str:

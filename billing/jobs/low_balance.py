@@ -10,7 +10,7 @@ from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.notices import Notice, NoticeQueue
 from billing.storage.database import Database
 from billing.storage.tables.core import balances
@@ -27,7 +27,7 @@ class LowBalance:
         self._db, self._notices, self._default = database, notices, default_threshold
 
     async def threshold(self, account_id: str) -> int | None:
-        """The account's own threshold in millicredits; None: the configured one."""
+        """Return the account's own threshold in millicredits; None: the configured one."""
         query = select(balance_marks.c.threshold_millicredits).where(balance_marks.c.account_id == account_id)
         async with self._db.read() as connection:
             found: int | None = (await connection.execute(query)).scalar_one_or_none()
@@ -48,7 +48,7 @@ class LowBalance:
             below = posted < (self._default if threshold is None else threshold)
             await self._upsert(connection, account_id, {"threshold_millicredits": threshold, "below": below})
             if threshold != before:
-                await note_by(connection, who, Change("low_balance.set", account_id, before, threshold))
+                await record_change(connection, who, Change("low_balance.set", account_id, before, threshold))
 
     async def watch(self) -> int:
         """Arm and fire; how many notices were queued."""

@@ -6,10 +6,10 @@ pending ──2xx──▶ sent          anything else, or no answer: again afte
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 from sqlalchemy import select, update
 
+from billing.ledger.notices import NOTICE_COLUMNS, NoticeRow
 from billing.payments.stripe.signatures import sign
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.payments import notices
@@ -35,31 +35,28 @@ class NoticeDelivery:
     async def deliver(self, post: Post, secret: str, max_attempts: int = MOST_ATTEMPTS) -> int:
         """Deliver what is due; how many were taken."""
         now = now_ms()
-        query = select(notices).where(notices.c.state == "pending", notices.c.next_at <= now)
+        query = select(*NOTICE_COLUMNS).where(notices.c.state == "pending", notices.c.next_at <= now)
         async with self._db.read() as connection:
-            due = (
-                (await connection.execute(query.order_by(notices.c.next_at, notices.c.id).limit(BATCH)))
-                .mappings()
-                .all()
-            )
+            rows = await connection.execute(query.order_by(notices.c.next_at, notices.c.id).limit(BATCH))
+            due = [NoticeRow(*row) for row in rows]
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def one(row: Any) -> bool:
+        async def one(row: NoticeRow) -> bool:
             async with room:
-                body = row["payload"].encode()
+                body = row.payload.encode()
                 headers = {
                     "content-type": "application/json",
                     "tollkeeper-signature": sign(body, secret, now_ms() // 1_000),
                 }
                 error = await post(body, headers)
-            await self._record_attempt(row["id"], row["attempts"] + 1, error, max_attempts)
+            await self._record_attempt(row.id, row.attempts + 1, error, max_attempts)
             return not error
 
         return sum(await asyncio.gather(*(one(row) for row in due)))
 
     async def _record_attempt(self, notice_id: str, attempts: int, error: str, max_attempts: int) -> None:
         now = now_ms()
-        values: dict[str, Any] = {"attempts": attempts, "last_error": error[:500]}
+        values: dict[str, str | int] = {"attempts": attempts, "last_error": error[:500]}
         if not error:
             values |= {"state": "sent", "sent_at": now}
         elif attempts >= max_attempts:

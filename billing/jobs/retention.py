@@ -5,26 +5,48 @@ its row or in a sum. Statements, spend limits, daily figures and reconciliation 
 """
 
 import asyncio
-from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import delete, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.accounting.daily_finance import DAY_MS
+from billing.money.usage_record import UsageRow
 from billing.storage.database import Database
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import transfers, usage, usage_daily
 
 BATCH = 400
 PAUSE_SECONDS = 0.02
-SUMS = ("requests", "input_tokens", "output_tokens", "charged_millicredits", "loss_millicredits", "cost_millicredits")
-KEY = ("account_id", "booked_day", "asked_day", "key_id", "model", "billed_model", "charged")
+
+
+class DayKey(NamedTuple):
+    """Identity of a row of `usage_daily`; days are whole UTC days since 1970."""
+
+    account_id: str
+    booked_day: int
+    asked_day: int
+    key_id: str
+    model: str
+    billed_model: str
+    charged: bool
+
+
+class DaySums(NamedTuple):
+    """Sums of a row of `usage_daily`, in tokens and millicredits."""
+
+    requests: int
+    input_tokens: int
+    output_tokens: int
+    charged_millicredits: int
+    loss_millicredits: int
+    cost_millicredits: int
 
 
 class Dropped(NamedTuple):
-    """How many rows went, and the time before which there are none any more (Unix milliseconds)."""
+    """Number of rows that went, and the time before which there are none any more (Unix milliseconds)."""
 
     rows: int
     before_ms: int
@@ -46,40 +68,37 @@ async def drop_detail(database: Database, keep_days: int, now: int, batch: int =
 async def _drop_batch(database: Database, before: int, batch: int) -> int:
     async with database.write() as connection:
         # locked rows belong to another run of this job: whoever has them sums them up, once
-        query = select(usage).where(usage.c.created_at < before).order_by(usage.c.created_at).limit(batch)
-        rows = (await connection.execute(query.with_for_update(skip_locked=True))).mappings().all()
+        query = select(*columns_of(usage, UsageRow._fields)).where(usage.c.created_at < before)
+        locked = query.order_by(usage.c.created_at).limit(batch).with_for_update(skip_locked=True)
+        rows = [UsageRow(*row) for row in await connection.execute(locked)]
         if not rows:
             return 0
-        ids = [row["charge_id"] for row in rows]
+        ids = [row.charge_id for row in rows]
         booked_query = select(transfers.c.reference_id, transfers.c.created_at).where(
             transfers.c.kind == "usage", transfers.c.reference_id.in_(ids)
         )
         booked = {row[0]: int(row[1]) for row in await connection.execute(booked_query)}
-        await _add(connection, database, [_sums_of(dict(row), booked.get(row["charge_id"])) for row in rows])
+        await _add(connection, database, [_sums_of(row, booked.get(row.charge_id)) for row in rows])
         await connection.execute(delete(usage).where(usage.c.charge_id.in_(ids), usage.c.created_at < before))
     return len(rows)
 
 
-def _sums_of(row: dict[str, Any], booked_at: int | None) -> dict[str, Any]:
-    asked = row["created_at"] // DAY_MS
-    return {
-        **{name: row[name] for name in ("account_id", "key_id", "model", "billed_model")},
-        "booked_day": asked if booked_at is None else booked_at // DAY_MS,
-        "asked_day": asked,
-        "charged": booked_at is not None,
-        **{name: 1 if name == "requests" else int(row[name]) for name in SUMS},
-    }
+def _sums_of(row: UsageRow, booked_at: int | None) -> tuple[DayKey, DaySums]:
+    asked = row.created_at // DAY_MS
+    booked = asked if booked_at is None else booked_at // DAY_MS
+    key = DayKey(row.account_id, booked, asked, row.key_id, row.model, row.billed_model, booked_at is not None)
+    amounts = (row.charged_millicredits, row.loss_millicredits, row.cost_millicredits)
+    return key, DaySums(1, row.input_tokens, row.output_tokens, *amounts)
 
 
-async def _add(connection: AsyncConnection, database: Database, parts: Sequence[dict[str, Any]]) -> None:
+async def _add(connection: AsyncConnection, database: Database, parts: Sequence[tuple[DayKey, DaySums]]) -> None:
     """Add to the daily sums."""
-    sums: defaultdict[tuple[Any, ...], dict[str, int]] = defaultdict(lambda: dict.fromkeys(SUMS, 0))
-    for part in parts:
-        total = sums[tuple(part[name] for name in KEY)]
-        for name in SUMS:
-            total[name] += part[name]
+    sums: dict[DayKey, DaySums] = {}
+    for key, part in parts:
+        known = sums.get(key)
+        sums[key] = part if known is None else DaySums._make(map(sum, zip(known, part, strict=True)))
     dialect = sqlite if database.is_sqlite else postgresql
     statement = dialect.insert(usage_daily)
-    added = {name: usage_daily.c[name] + statement.excluded[name] for name in SUMS}
-    rows = [{**dict(zip(KEY, key, strict=True)), **sums[key]} for key in sorted(sums)]
-    await connection.execute(statement.on_conflict_do_update(index_elements=list(KEY), set_=added), rows)
+    added = {name: usage_daily.c[name] + statement.excluded[name] for name in DaySums._fields}
+    rows = [{**key._asdict(), **sums[key]._asdict()} for key in sorted(sums)]
+    await connection.execute(statement.on_conflict_do_update(index_elements=list(DayKey._fields), set_=added), rows)

@@ -1,13 +1,14 @@
-"""What jobs did and what they found, in SQL: one row a run, one row a finding."""
+"""Runs of jobs and their findings in SQL: one row a run, one row a finding."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import RowMapping, and_, delete, func, insert, or_, select, update
+from sqlalchemy import Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.money.findings import Finding, mismatch
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.operations import findings, job_runs
 
 MOST_FINDINGS = 1_000
@@ -15,12 +16,12 @@ MOST_FINDINGS = 1_000
 CLEAN_RUNS_KEPT = 200
 """Of one job; runs that found something or could not be done stay for ever."""
 FAILED = "could not be done: "
-"""How the report of a run begins that did not come to its end: it counts neither as clean nor as having found
+"""Beginning of the report of a run that did not come to its end: it counts neither as clean nor as having found
 something.
 """
 PARTLY = "could not be done in whole: "
-"""How the report of a run begins that could not look at everything: what it found is kept, and it is due as if it had
-not run.
+"""Beginning of the report of a run that could not look at everything: what it found is kept, and it is due as if it
+had not run.
 """
 DIFFERENCES = "The differences add up to, in millicredits: "
 """The last line of a run's report. The rows of its findings have no units, and of many only the first are kept."""
@@ -28,8 +29,35 @@ COMPLETED = or_(job_runs.c.ok, and_(job_runs.c.findings > 0, ~job_runs.c.report.
 PARTS_LOOKED_AT = 100
 
 
-class Standing(NamedTuple):
-    """What the runs of a job say of now.
+class RunRow(NamedTuple):
+    """A finished run of a job: the number of its findings, and its report for people. Times in Unix milliseconds."""
+
+    id: int
+    job: str
+    started_at: int
+    finished_at: int
+    ok: bool
+    findings: int
+    report: str
+
+
+class FindingRow(NamedTuple):
+    """A finding of a run; `expected` and `found` in the unit that its check names, else millicredits."""
+
+    id: int
+    run_id: int
+    check: str
+    subject: str
+    expected: int
+    found: int
+
+
+RUN_COLUMNS = columns_of(job_runs, RunRow._fields)
+FINDING_COLUMNS = columns_of(findings, FindingRow._fields)
+
+
+class JobStanding(NamedTuple):
+    """Summary of what the runs of a job say of now.
 
     `succeeded_at`: when the last one ended that came to its end, in Unix milliseconds; 0: none has. `findings` and
     `mismatch` (millicredits) are its, or those of a later run that could only look at a part, where these are more.
@@ -65,14 +93,14 @@ class Runs:
         begins = f"{PARTLY}{problem}\n"
         report = begins + _with_mismatch(report, found)
         async with self._db.write() as connection:
-            row = (await connection.execute(_newest(job))).mappings().first()
+            row = await _first(connection, _newest(job))
             if (
                 row is not None
-                and row["report"].startswith(begins)
-                and await _found_by(connection, row["id"]) == _kept(found)
+                and row.report.startswith(begins)
+                and await _found_by(connection, row.id) == _kept(found)
             ):
                 values = {"finished_at": now_ms(), "report": report}
-                await connection.execute(update(job_runs).where(job_runs.c.id == row["id"]).values(values))
+                await connection.execute(update(job_runs).where(job_runs.c.id == row.id).values(values))
                 return
             run_id = await _insert(connection, job, started_at, report, findings=len(found), ok=False)
             await _insert_findings(connection, run_id, found)
@@ -81,93 +109,85 @@ class Runs:
         """Note that a run could not be done; the same problem again and again is one row."""
         report = FAILED + problem
         async with self._db.write() as connection:
-            row = (await connection.execute(_newest(job))).mappings().first()
-            if row is not None and row["report"] == report:
-                await connection.execute(
-                    update(job_runs).where(job_runs.c.id == row["id"]).values(finished_at=now_ms())
-                )
+            row = await _first(connection, _newest(job))
+            if row is not None and row.report == report:
+                await connection.execute(update(job_runs).where(job_runs.c.id == row.id).values(finished_at=now_ms()))
             else:
                 await _insert(connection, job, started_at, report, findings=0, ok=False)
 
     async def completed_at(self, job: str) -> int:
-        """When the last run began that came to its end, in Unix milliseconds; 0 when there is none."""
+        """Return when the last run began that came to its end, in Unix milliseconds; 0 when there is none."""
         async with self._db.read() as connection:
-            row = (await connection.execute(_newest(job).where(COMPLETED))).mappings().first()
-        return int(row["started_at"]) if row is not None else 0
+            row = await _first(connection, _newest(job).where(COMPLETED))
+        return row.started_at if row is not None else 0
 
-    async def standing(self, job: str) -> Standing | None:
-        """What its runs say of now; None when none says anything."""
+    async def standing(self, job: str) -> JobStanding | None:
+        """Return what its runs say of now; None when none says anything."""
         async with self._db.read() as connection:
             rows = await _telling(connection, job)
         if not rows:
             return None
         last = rows[-1]
-        return Standing(
-            int(last["finished_at"]) if came_to_its_end(last) else 0,
-            max(row["findings"] for row in rows),
-            max(_mismatch_of(row["report"]) for row in rows),
-            (rows[0]["finished_at"] - rows[0]["started_at"]) / 1_000,
+        return JobStanding(
+            last.finished_at if came_to_its_end(last) else 0,
+            max(row.findings for row in rows),
+            max(_mismatch_of(row.report) for row in rows),
+            (rows[0].finished_at - rows[0].started_at) / 1_000,
         )
 
-    async def standing_findings(self, job: str) -> list[dict[str, Any]]:
-        """What the runs found that `standing` counts: the newest first, and what a later one found again only as that
-        has it.
-        """
+    async def standing_findings(self, job: str) -> list[FindingRow]:
+        """Return the findings of the runs that `standing` counts, newest first, each as its latest run has it."""
         async with self._db.read() as connection:
-            run_ids = [row["id"] for row in await _telling(connection, job)]
-            query = (
-                select(findings).where(findings.c.run_id.in_(run_ids)).order_by(findings.c.run_id.desc(), findings.c.id)
-            )
-            rows = [dict(row) for row in (await connection.execute(query.limit(MOST_FINDINGS))).mappings()]
+            run_ids = [row.id for row in await _telling(connection, job)]
+            query = select(*FINDING_COLUMNS).where(findings.c.run_id.in_(run_ids))
+            ordered = query.order_by(findings.c.run_id.desc(), findings.c.id).limit(MOST_FINDINGS)
+            rows = [FindingRow(*row) for row in await connection.execute(ordered)]
         by: dict[tuple[str, str], int] = {}
         for row in rows:
-            by.setdefault((row["check"], row["subject"]), row["run_id"])
-        return [row for row in rows if by[row["check"], row["subject"]] == row["run_id"]]
+            by.setdefault((row.check, row.subject), row.run_id)
+        return [row for row in rows if by[row.check, row.subject] == row.run_id]
 
-    async def latest(self, job: str | None, limit: int) -> list[dict[str, Any]]:
-        """The last runs, newest first."""
-        query = select(job_runs).order_by(job_runs.c.id.desc()).limit(limit)
+    async def latest(self, job: str | None, limit: int) -> list[RunRow]:
+        """Return the last runs, newest first."""
+        query = select(*RUN_COLUMNS).order_by(job_runs.c.id.desc()).limit(limit)
         if job is not None:
             query = query.where(job_runs.c.job == job)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [RunRow(*row) for row in await connection.execute(query)]
 
-    async def notable(self, often: str, limit: int) -> list[dict[str, Any]]:
-        """The last runs, newest first, without the clean ones of a job that runs often."""
+    async def notable(self, often: str, limit: int) -> list[RunRow]:
+        """Return the last runs, newest first, without the clean ones of a job that runs often."""
         query = (
-            select(job_runs)
+            select(*RUN_COLUMNS)
             .where(or_(job_runs.c.job != often, ~job_runs.c.ok))
             .order_by(job_runs.c.id.desc())
             .limit(limit)
         )
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
-
-    async def findings_of(self, run_id: int) -> list[dict[str, Any]]:
-        """What a run found, in its order."""
-        query = select(findings).where(findings.c.run_id == run_id).order_by(findings.c.id)
-        async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [RunRow(*row) for row in await connection.execute(query)]
 
 
-def came_to_its_end(run: Mapping[Any, Any]) -> bool:
-    """Whether a run looked at everything there is, whatever it found. What COMPLETED says in SQL."""
-    return bool(run["ok"]) or (run["findings"] > 0 and not run["report"].startswith(PARTLY))
+def came_to_its_end(run: RunRow) -> bool:
+    """Tell whether a run looked at everything there is, whatever it found: COMPLETED, in Python."""
+    return bool(run.ok) or (run.findings > 0 and not run.report.startswith(PARTLY))
 
 
-async def _telling(connection: AsyncConnection, job: str) -> list[RowMapping]:
-    """The runs that say something of now: those after the last whole one that looked at a part, newest first, and then
-    it.
-    """
-    last = (await connection.execute(_newest(job).where(COMPLETED))).mappings().first()
-    since = last["id"] if last is not None else 0
+async def _telling(connection: AsyncConnection, job: str) -> list[RunRow]:
+    """Return the runs that say something of now, newest first: the last whole one and later ones that saw a part."""
+    last = await _first(connection, _newest(job).where(COMPLETED))
+    since = last.id if last is not None else 0
     query = _newest(job).where(job_runs.c.id > since, job_runs.c.report.startswith(PARTLY)).limit(PARTS_LOOKED_AT)
-    parts = (await connection.execute(query)).mappings().all()
-    return [*parts, last] if last is not None else list(parts)
+    parts = [RunRow(*row) for row in await connection.execute(query)]
+    return [*parts, last] if last is not None else parts
 
 
-def _newest(job: str) -> Any:
-    return select(job_runs).where(job_runs.c.job == job).order_by(job_runs.c.id.desc()).limit(1)
+def _newest(job: str) -> Select[Any]:
+    return select(*RUN_COLUMNS).where(job_runs.c.job == job).order_by(job_runs.c.id.desc()).limit(1)
+
+
+async def _first(connection: AsyncConnection, query: Select[Any]) -> RunRow | None:
+    row = (await connection.execute(query)).first()
+    return None if row is None else RunRow(*row)
 
 
 def _with_mismatch(report: str, found: Sequence[Finding]) -> str:

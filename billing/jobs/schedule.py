@@ -1,4 +1,4 @@
-"""Which job is due, and that one process of all machines runs it. The schedule is SQL's: it survives every restart.
+"""The schedule of the jobs, each run by one process of all machines. It is kept in SQL: it survives every restart.
 
 A job is due when its last completed run began longer ago than its interval, or when somebody asked for it. Whoever runs
 it holds its lease in SQL, renewed while it runs, by the database's clock. The row of a run is written at its end,
@@ -10,15 +10,15 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, NamedTuple
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import NamedTuple
 
 from sqlalchemy import select, text, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.jobs.runs import Runs
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.jobs.runs import RunRow, Runs
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.flush import Step
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.findings import Finding
@@ -40,15 +40,15 @@ SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER
 POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
-class Result(NamedTuple):
-    """What a run found, and its report for people. `problem`: why it could not look at everything ("": it did)."""
+class JobResult(NamedTuple):
+    """Findings of a run, and its report for people. `problem`: why it could not look at everything ("": it did)."""
 
     findings: list[Finding]
     report: str
     problem: str = ""
 
 
-Run = Callable[[int], Awaitable[Result]]
+Run = Callable[[int], Awaitable[JobResult]]
 """Does a job; told when its last completed run began (Unix ms, 0: never).
 
 Raises BillingError when it cannot be done now.
@@ -64,8 +64,8 @@ class Job(NamedTuple):
     about: str
 
 
-class Status(NamedTuple):
-    """Where a job stands.
+class JobStatus(NamedTuple):
+    """A job's last run and its next.
 
     Times in Unix milliseconds; `last` is the row of the last run, whether it came to its end or not.
     """
@@ -73,7 +73,7 @@ class Status(NamedTuple):
     job: str
     every_seconds: float
     about: str
-    last: dict[str, Any] | None
+    last: RunRow | None
     next_due: int
     running: bool
     requested: bool
@@ -83,14 +83,14 @@ class JobIsRunning(BillingError):
     """Another process runs the job now."""
 
 
-Noted = Callable[[str, Result | None, float], None]
+OnRun = Callable[[str, JobResult | None, float], None]
 """Told of every run: the job's name, its result (None: it could not be done), and the seconds it took."""
 
 
 class Scheduler:
     """Runs jobs when they are due. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database, jobs: Sequence[Job], noted: Noted | None = None) -> None:
+    def __init__(self, database: Database, jobs: Sequence[Job], noted: OnRun | None = None) -> None:
         """`database` must be migrated; `noted` for metrics."""
         self._db, self._runs, self._noted = database, Runs(database), noted
         self.jobs = {job.name: job for job in jobs}
@@ -134,7 +134,7 @@ class Scheduler:
             self._due[job.name] = now_ms() + round(PARTLY_RETRY_SECONDS * 1_000)
 
     async def _asked_for(self) -> frozenset[str]:
-        """The jobs that somebody wants run; looked up once a second for all."""
+        """Return the jobs that somebody wants run; looked up once a second for all."""
         if time.monotonic() >= self._looked_at + LOOK_SECONDS / 2:
             query = select(job_leases.c.job).where(job_leases.c.requested_at.is_not(None))
             async with self._db.read() as connection:
@@ -142,7 +142,7 @@ class Scheduler:
             self._looked_at = time.monotonic()
         return self._asked
 
-    async def run(self, name: str, instead: Run | None = None, kept_as: str = "") -> Result:
+    async def run(self, name: str, instead: Run | None = None, kept_as: str = "") -> JobResult:
         """Run a job now and keep what came of it. Raises JobIsRunning, and what the job raises: BillingError when it
         cannot be done.
 
@@ -182,7 +182,7 @@ class Scheduler:
             wanted = {"requested_at": now_ms()}
             insert = dialect.insert(job_leases).values(job=name, owner="", until_ms=0, **wanted)
             await connection.execute(insert.on_conflict_do_update(index_elements=["job"], set_=wanted))
-            await note_by(connection, who, Change("job.run", name, None, {"requested": True}, reason))
+            await record_change(connection, who, Change("job.run", name, None, {"requested": True}, reason))
 
     async def _fulfilled(self, name: str, started: int) -> None:
         """Forget requests from before a run that came to its end; one that came later asks for another."""
@@ -191,7 +191,7 @@ class Scheduler:
             await connection.execute(update(job_leases).where(*asked).values(requested_at=None))
         self._looked_at = 0.0
 
-    async def status(self) -> list[Status]:
+    async def status(self) -> list[JobStatus]:
         """Every job, by name."""
         async with self._db.read() as connection:
             clock = await self._clock(connection)
@@ -203,11 +203,13 @@ class Scheduler:
             requested = lease is not None and lease["requested_at"] is not None
             running = lease is not None and lease["until_ms"] > clock
             due = completed + round(job.every_seconds * 1_000) if completed else 0
-            found.append(Status(name, job.every_seconds, job.about, rows[0] if rows else None, due, running, requested))
+            found.append(
+                JobStatus(name, job.every_seconds, job.about, rows[0] if rows else None, due, running, requested)
+            )
         return found
 
     @contextlib.asynccontextmanager
-    async def _leased(self, name: str) -> Any:
+    async def _leased(self, name: str) -> AsyncIterator[None]:
         """Hold the job's lease for the block; a block that loses it is cancelled. Raises JobIsRunning."""
         if not await self._take(name, first=True):
             raise JobIsRunning(f"the job {name} is running already")
@@ -245,7 +247,7 @@ class Scheduler:
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             clock = await self._clock(connection)
-            values: dict[str, Any] = {"owner": self._owner, "until_ms": clock + LEASE_MS}
+            values: dict[str, str | int] = {"owner": self._owner, "until_ms": clock + LEASE_MS}
             if not first:
                 ours = update(job_leases).where(
                     job_leases.c.job == name, job_leases.c.owner == self._owner, job_leases.c.until_ms > clock
@@ -264,6 +266,6 @@ class Scheduler:
             )
 
     async def _clock(self, connection: AsyncConnection) -> int:
-        """The database's own time, in Unix milliseconds: machines differ."""
+        """Return the database's own time, in Unix milliseconds: machines differ."""
         statement = SQLITE_CLOCK if self._db.is_sqlite else POSTGRESQL_CLOCK
         return int((await connection.execute(text(statement))).scalar_one())

@@ -5,13 +5,14 @@ import secrets
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import insert, or_, select, update
+from sqlalchemy import Select, insert, or_, select, update
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import AccountNotFound, KeyNotFound
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import accounts, api_keys, balances
 
 KEY_PREFIX = "tk-"
@@ -19,7 +20,7 @@ HINT_LENGTH = 8
 
 
 class KeyRules(NamedTuple):
-    """What a key may do; None = the default of [limits], or no limit."""
+    """Permissions and limits of a key; None = the default of [limits], or no limit."""
 
     models: tuple[str, ...] | None = None
     spend_limit: Millicredits | None = None
@@ -39,7 +40,40 @@ class ApiKey(NamedTuple):
     rules: KeyRules
     revoked_at: int | None
     acted_for: bool = False
-    """Whether the operator's own app acts for the account, and no key of the account's."""
+    """True: the operator's own app acts for the account, and no key of the account's."""
+
+
+class AccountRow(NamedTuple):
+    """An account as SQL has it; `posted_millicredits` is its balance there. `created_at` in Unix milliseconds."""
+
+    id: str
+    name: str
+    status: str
+    created_at: int
+    posted_millicredits: int
+
+
+class KeyRow(NamedTuple):
+    """A key as its owner sees it, without its hash; `models` is a JSON list (None: all). Times in Unix milliseconds."""
+
+    id: str
+    account_id: str
+    hint: str
+    models: str | None
+    spend_limit_millicredits: int | None
+    spend_period: str | None
+    requests_per_minute: int | None
+    tokens_per_minute: int | None
+    concurrency: int | None
+    expires_at: int | None
+    revoked_at: int | None
+    created_at: int
+
+
+def _listed() -> Select[Any]:
+    """Return the query of account rows."""
+    columns = (*columns_of(accounts, AccountRow._fields[:-1]), balances.c.posted_millicredits)
+    return select(*columns).join(balances, balances.c.account_id == accounts.c.id)
 
 
 class Accounts:
@@ -50,7 +84,7 @@ class Accounts:
         self._db = database
 
     async def create(self, name: str, who: Who | None = None) -> str:
-        """A new account with a zero balance; its id. `who`: the admin for the audit log."""
+        """Make an account with a zero balance; return its id. `who`: the admin for the audit log."""
         account_id = "acct_" + secrets.token_hex(12)
         async with self._db.write() as connection:
             await connection.execute(insert(accounts).values(id=account_id, name=name, created_at=now_ms()))
@@ -59,26 +93,22 @@ class Accounts:
                     account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0
                 )
             )
-            await note_by(connection, who, Change("account.create", account_id, None, {"name": name}))
+            await record_change(connection, who, Change("account.create", account_id, None, {"name": name}))
         return account_id
 
-    async def everyone(self) -> list[dict[str, Any]]:
-        """Every account with its posted balance."""
-        query = (
-            select(accounts, balances.c.posted_millicredits)
-            .join(balances, balances.c.account_id == accounts.c.id)
-            .order_by(accounts.c.created_at, accounts.c.id)
-        )
+    async def everyone(self) -> list[AccountRow]:
+        """Return every account, oldest first."""
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            rows = await connection.execute(_listed().order_by(accounts.c.created_at, accounts.c.id))
+            return [AccountRow(*row) for row in rows]
 
-    async def get(self, account_id: str) -> dict[str, Any]:
-        """One account. Raises AccountNotFound."""
+    async def get(self, account_id: str) -> AccountRow:
+        """Return one account. Raises AccountNotFound."""
         async with self._db.read() as connection:
-            row = (await connection.execute(select(accounts).where(accounts.c.id == account_id))).mappings().first()
+            row = (await connection.execute(_listed().where(accounts.c.id == account_id))).first()
         if row is None:
             raise AccountNotFound(account_id)
-        return dict(row)
+        return AccountRow(*row)
 
     async def set_status(self, account_id: str, status: str, who: Who | None = None, reason: str = "") -> None:
         """Make an account "active" or "blocked". Raises AccountNotFound."""
@@ -91,10 +121,10 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise AccountNotFound(account_id)
-            await note_by(connection, who, Change("account.status", account_id, before, status, reason))
+            await record_change(connection, who, Change("account.status", account_id, before, status, reason))
 
     async def create_key(self, account_id: str, rules: KeyRules, who: Who | None = None) -> tuple[str, str]:
-        """A new key: (key id, the key itself — shown this once). Raises AccountNotFound."""
+        """Make a key; return (key id, the key itself — shown this once). Raises AccountNotFound."""
         await self.get(account_id)
         secret = KEY_PREFIX + secrets.token_urlsafe(32)
         key_id = "key_" + secrets.token_hex(8)
@@ -115,20 +145,18 @@ class Accounts:
                     created_at=now_ms(),
                 )
             )
-            await note_by(
+            await record_change(
                 connection, who, Change("key.create", key_id, None, {"account": account_id, **rules._asdict()})
             )
         return key_id, secret
 
-    async def keys_of(self, account_id: str) -> list[dict[str, Any]]:
-        """An account's keys, without their hashes. Raises AccountNotFound."""
+    async def keys_of(self, account_id: str) -> list[KeyRow]:
+        """Return an account's keys. Raises AccountNotFound."""
         await self.get(account_id)
-        columns = [column for column in api_keys.c if column.name != "hash"]
-        query = (
-            select(*columns).where(api_keys.c.account_id == account_id).order_by(api_keys.c.created_at, api_keys.c.id)
-        )
+        query = select(*columns_of(api_keys, KeyRow._fields)).where(api_keys.c.account_id == account_id)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            rows = await connection.execute(query.order_by(api_keys.c.created_at, api_keys.c.id))
+            return [KeyRow(*row) for row in rows]
 
     async def revoke_key(self, key_id: str, who: Who | None = None, reason: str = "") -> None:
         """Revoke a key; it stays listed. Raises KeyNotFound."""
@@ -140,24 +168,25 @@ class Accounts:
             )
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
-            await note_by(connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason))
+            await record_change(
+                connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
+            )
 
-    async def search(self, words: str, limit: int) -> list[dict[str, Any]]:
-        """Accounts by id, by part of their name, or by the id of one of their keys; with their posted balances."""
+    async def search(self, words: str, limit: int) -> list[AccountRow]:
+        """Return accounts by id, by part of their name, or by the id of one of their keys; the newest first."""
         pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
         of_key = select(api_keys.c.account_id).where(api_keys.c.id == words)
         query = (
-            select(accounts, balances.c.posted_millicredits)
-            .join(balances, balances.c.account_id == accounts.c.id)
+            _listed()
             .where(or_(accounts.c.id == words, accounts.c.name.ilike(pattern, escape="\\"), accounts.c.id.in_(of_key)))
             .order_by(accounts.c.created_at.desc(), accounts.c.id)
             .limit(limit)
         )
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [AccountRow(*row) for row in await connection.execute(query)]
 
     async def find_key(self, key_hash: str) -> ApiKey | None:
-        """The key of that hash, revoked and expired ones included."""
+        """Return the key of that hash, revoked and expired ones included."""
         query = (
             select(api_keys, accounts.c.status)
             .join(accounts, accounts.c.id == api_keys.c.account_id)
@@ -180,5 +209,5 @@ class Accounts:
 
 
 def hash_key(secret: str) -> str:
-    """SHA-256, hex. Enough for a 256-bit random key: there is nothing to guess (ledger-and-stripe.md 6, API2)."""
+    """SHA-256, hex. Enough for a 256-bit random key: there is nothing to guess."""
     return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()

@@ -4,14 +4,15 @@ A key is 256 random bits behind a prefix of its own; only hashes are stored.
 """
 
 import secrets
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
 from billing.ledger.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
-from billing.ledger.audit_log import Change, Who, note_change
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import KeyNotFound
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import accounts
 from billing.storage.tables.operations import admin_keys, admin_sessions
 
@@ -22,11 +23,11 @@ SERVICE = "service"
 LONGEST_ACTOR = 80
 """Characters of `transfers.actor`, the narrowest column that says who did something."""
 LONGEST_NAME = 57
-"""So that a name and the id of its key, in brackets behind it, fit there."""
+"""With the id of its key, in brackets behind it, a name of this length fits there."""
 
 
 def actor_of(name: str, key_id: str) -> str:
-    """What rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
+    """Return what rows call the holder of a key. A name from before there was a limit is cut; the id stays whole."""
     behind = f" ({key_id})"
     return name[: LONGEST_ACTOR - len(behind)] + behind
 
@@ -41,8 +42,21 @@ class Admin(NamedTuple):
 
     @property
     def identity(self) -> str:
-        """What stays the same of `actor`: an identity provider's subject without the e-mail address beside it."""
+        """The part of `actor` that stays: an identity provider's subject without the e-mail address beside it."""
         return self.actor.partition(" (")[0] if self.actor.startswith("oidc:") else self.actor
+
+
+class AdminRow(NamedTuple):
+    """An admin key without its hash. Times in Unix milliseconds."""
+
+    id: str
+    hint: str
+    name: str
+    role: str
+    created_at: int
+    created_by: str
+    expires_at: int | None
+    revoked_at: int | None
 
 
 class Admins:
@@ -55,7 +69,7 @@ class Admins:
     async def create(
         self, name: str, role: str, who: Who, expires_at: int | None = None, reason: str = ""
     ) -> tuple[str, str]:
-        """A new key: (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
+        """Make a key; return (its id, the key itself - shown this once). `name`: at most LONGEST_NAME characters."""
         secret, key_id = ADMIN_PREFIX + secrets.token_urlsafe(32), "adm_" + secrets.token_hex(8)
         row = {
             "id": key_id,
@@ -70,15 +84,15 @@ class Admins:
         async with self._db.write() as connection:
             await connection.execute(insert(admin_keys).values(**row))
             after = {"name": name, "role": role, "expiresAt": expires_at}
-            await note_change(connection, who, Change("admin.create", key_id, None, after, reason))
+            await record_change(connection, who, Change("admin.create", key_id, None, after, reason))
         return key_id, secret
 
-    async def everyone(self) -> list[dict[str, Any]]:
-        """Every key, without its hash."""
-        columns = [column for column in admin_keys.c if column.name != "hash"]
+    async def everyone(self) -> list[AdminRow]:
+        """Return every key, oldest first."""
+        query = select(*columns_of(admin_keys, AdminRow._fields))
         async with self._db.read() as connection:
-            rows = await connection.execute(select(*columns).order_by(admin_keys.c.created_at, admin_keys.c.id))
-            return [dict(row) for row in rows.mappings()]
+            rows = await connection.execute(query.order_by(admin_keys.c.created_at, admin_keys.c.id))
+            return [AdminRow(*row) for row in rows]
 
     async def revoke(self, key_id: str, who: Who, reason: str = "") -> None:
         """Revoke a key and every sign-in made with it. Raises KeyNotFound."""
@@ -88,7 +102,7 @@ class Admins:
             if changed.rowcount != 1:
                 raise KeyNotFound(key_id)
             await connection.execute(delete(admin_sessions).where(admin_sessions.c.key_id == key_id))
-            await note_change(
+            await record_change(
                 connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
             )
 
@@ -105,7 +119,7 @@ class Admins:
         return Admin(actor_of(row["name"], row["id"]), row["role"], row["id"], row["expires_at"])
 
     async def acting_for(self, key_hash: str, account_id: str) -> ApiKey | None:
-        """An account's key as the operator's own app holds it: no limits but the defaults.
+        """Return an account's key as the operator's own app holds it: no limits but the defaults.
 
         None when either is unknown.
         """
@@ -144,11 +158,11 @@ class Admins:
                     expires_at=ends,
                 )
             )
-            await note_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
+            await record_change(connection, who, Change("admin.sign-in", admin.key_id or admin.actor, None, None))
         return token
 
     async def session(self, token: str) -> Admin | None:
-        """Who is signed in by this token; None when nobody is any more."""
+        """Return the admin whom this token signs in; None when nobody is any more."""
         async with self._db.read() as connection:
             # the key is asked, not only the session: a sign-in that was on its way when the key was revoked left one
             # behind

@@ -14,26 +14,12 @@ from sqlalchemy import insert, select, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.operations import audit_log
 
 BEGINNING = "0" * 64
 BATCH = 1_000
 ADVISORY_LOCK = 7_305_002
-FIELDS = (
-    "id",
-    "created_at",
-    "actor",
-    "role",
-    "action",
-    "subject",
-    "before",
-    "after",
-    "reason",
-    "request_id",
-    "ip",
-    "previous_hash",
-)
-
 Check = Callable[[AsyncConnection], Awaitable[None]]
 """Looks at the books inside the transaction of a change, and raises to stop it.
 
@@ -42,7 +28,7 @@ Runs after the audit row, which lets one writer in.
 
 
 class Who(NamedTuple):
-    """Who asks for a change, and through what."""
+    """Author of a change, and the request that it came by."""
 
     actor: str
     role: str
@@ -60,25 +46,37 @@ class Change(NamedTuple):
     reason: str = ""
 
 
-class Head(NamedTuple):
+class AuditRow(NamedTuple):
+    """A row of the log. `before` and `after` are JSON; `created_at` in Unix milliseconds."""
+
+    id: int
+    created_at: int
+    actor: str
+    role: str
+    action: str
+    subject: str
+    before: str
+    after: str
+    reason: str
+    request_id: str
+    ip: str
+    previous_hash: str
+    hash: str = ""
+
+
+class ChainHead(NamedTuple):
     """The last row: its number (0: there is none) and hash."""
 
     id: int
     hash: str
 
 
-class Verdict(NamedTuple):
-    """What a verification found: how many rows hold, the head, and the first thing that is wrong ("" = nothing)."""
+class ChainVerification(NamedTuple):
+    """Result of walking the chain: the number of rows that hold, the head, the first fault ("": none)."""
 
     rows: int
-    head: Head
+    head: ChainHead
     problem: str
-
-
-async def note_by(connection: AsyncConnection, who: Who | None, change: Change) -> None:
-    """Append a row if an admin did it; what the product does by itself is in its own records."""
-    if who is not None:
-        await note_change(connection, who, change)
 
 
 async def take_turn(connection: AsyncConnection) -> None:
@@ -90,31 +88,39 @@ async def take_turn(connection: AsyncConnection) -> None:
         await connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK})
 
 
-async def note_change(connection: AsyncConnection, who: Who, change: Change) -> None:
-    """Append a row. Writers come one after the other: the chain has one end."""
+async def record_change(connection: AsyncConnection, who: Who | None, change: Change) -> None:
+    """Append a row if an admin did it (`who`); what the product does by itself is in its own records.
+
+    Writers come one after the other: the chain has one end.
+    """
+    if who is None:
+        return
     await take_turn(connection)
     query = select(audit_log.c.id, audit_log.c.hash).order_by(audit_log.c.id.desc()).limit(1)
     last = (await connection.execute(query)).first()
-    row = {
-        "id": (last[0] if last else 0) + 1,
-        "created_at": now_ms(),
-        "actor": who.actor[:120],
-        "role": who.role,
-        "action": change.action,
-        "subject": change.subject[:200],
-        "before": msgspec.json.encode(change.before).decode(),
-        "after": msgspec.json.encode(change.after).decode(),
-        "reason": change.reason,
-        "request_id": who.request_id[:80],
-        "ip": who.ip[:64],
-        "previous_hash": last[1] if last else BEGINNING,
-    }
-    await connection.execute(insert(audit_log).values(**row, hash=hash_of(row)))
+    row = AuditRow(
+        id=(last[0] if last else 0) + 1,
+        created_at=now_ms(),
+        actor=who.actor[:120],
+        role=who.role,
+        action=change.action,
+        subject=change.subject[:200],
+        before=msgspec.json.encode(change.before).decode(),
+        after=msgspec.json.encode(change.after).decode(),
+        reason=change.reason,
+        request_id=who.request_id[:80],
+        ip=who.ip[:64],
+        previous_hash=last[1] if last else BEGINNING,
+    )
+    await connection.execute(insert(audit_log).values(row._replace(hash=hash_of(row))._asdict()))
 
 
-def hash_of(row: dict[str, Any]) -> str:
-    """SHA-256 over every field, the hash of the row before among them."""
-    return hashlib.sha256(msgspec.json.encode([row[name] for name in FIELDS])).hexdigest()
+def hash_of(row: AuditRow) -> str:
+    """Return the SHA-256 over every field but itself, the hash of the row before among them."""
+    return hashlib.sha256(msgspec.json.encode(row[:-1])).hexdigest()
+
+
+COLUMNS = columns_of(audit_log, AuditRow._fields)
 
 
 class AuditLog:
@@ -127,42 +133,42 @@ class AuditLog:
     async def write(self, who: Who, change: Change) -> None:
         """Append a row by itself, for what has no transaction of ours."""
         async with self._db.write() as connection:
-            await note_change(connection, who, change)
+            await record_change(connection, who, change)
 
-    async def rows(self, after_id: int = 0) -> AsyncIterator[dict[str, Any]]:
+    async def rows(self, after_id: int = 0) -> AsyncIterator[AuditRow]:
         """Every row after that number, oldest first."""
         while True:
-            query = select(audit_log).where(audit_log.c.id > after_id).order_by(audit_log.c.id).limit(BATCH)
+            query = select(*COLUMNS).where(audit_log.c.id > after_id).order_by(audit_log.c.id).limit(BATCH)
             async with self._db.read() as connection:
-                batch = [dict(row) for row in (await connection.execute(query)).mappings()]
+                batch = [AuditRow(*row) for row in await connection.execute(query)]
             for row in batch:
                 yield row
             if len(batch) < BATCH:
                 return
-            after_id = batch[-1]["id"]
+            after_id = batch[-1].id
 
-    async def newest(
-        self, limit: int, subject: str | None = None, before_id: int | None = None
-    ) -> list[dict[str, Any]]:
-        """The latest rows, newest first."""
-        query = select(audit_log).order_by(audit_log.c.id.desc()).limit(limit)
+    async def newest(self, limit: int, subject: str | None = None, before_id: int | None = None) -> list[AuditRow]:
+        """Return the latest rows, newest first."""
+        query = select(*COLUMNS).order_by(audit_log.c.id.desc()).limit(limit)
         if subject is not None:
             query = query.where(audit_log.c.subject == subject)
         if before_id is not None:
             query = query.where(audit_log.c.id < before_id)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [AuditRow(*row) for row in await connection.execute(query)]
 
-    async def verify(self, known: str = "") -> Verdict:
+    async def verify(self, known: str = "") -> ChainVerification:
         """Walk the chain. `known`: a hash that was the head once and must still be in it."""
-        head, count, seen = Head(0, BEGINNING), 0, not known
+        head, count, seen = ChainHead(0, BEGINNING), 0, not known
         async for row in self.rows():
-            if row["id"] != head.id + 1:
-                return Verdict(count, head, f"row {head.id + 1} is missing: row {row['id']} follows row {head.id}")
-            if row["previous_hash"] != head.hash:
-                return Verdict(count, head, f"row {row['id']} does not continue row {head.id}")
-            if row["hash"] != hash_of(row):
-                return Verdict(count, head, f"row {row['id']} was changed after it was written")
-            head, count = Head(row["id"], row["hash"]), count + 1
+            if row.id != head.id + 1:
+                return ChainVerification(
+                    count, head, f"row {head.id + 1} is missing: row {row.id} follows row {head.id}"
+                )
+            if row.previous_hash != head.hash:
+                return ChainVerification(count, head, f"row {row.id} does not continue row {head.id}")
+            if row.hash != hash_of(row):
+                return ChainVerification(count, head, f"row {row.id} was changed after it was written")
+            head, count = ChainHead(row.id, row.hash), count + 1
             seen = seen or head.hash == known
-        return Verdict(count, head, "" if seen else f"no row has the hash {known}: rows were cut off")
+        return ChainVerification(count, head, "" if seen else f"no row has the hash {known}: rows were cut off")

@@ -6,13 +6,13 @@ from typing import Any, NamedTuple
 import msgspec
 from sqlalchemy import delete, insert, select
 
-from billing.ledger.audit_log import Change, Who, note_change, take_turn
+from billing.ledger.audit_log import Change, Who, record_change, take_turn
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.operations import flag_overrides
 from config.flags import full_name
 
 
-class Override(NamedTuple):
+class FlagOverride(NamedTuple):
     """A flag's value while it lasts. Times are Unix milliseconds; `expires_at` None = until it is cleared."""
 
     flag: str
@@ -23,22 +23,22 @@ class Override(NamedTuple):
     expires_at: int | None
 
     def ended(self, at: int) -> bool:
-        """Whether it counts no more."""
+        """Tell whether it counts no more."""
         return self.expires_at is not None and self.expires_at <= at
 
 
-class Overrides:
+class FlagOverrides:
     """The overrides. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
         """`database` must be migrated."""
         self._db = database
 
-    async def all(self) -> tuple[Override, ...]:
+    async def all(self) -> tuple[FlagOverride, ...]:
         """Every override that was not cleared, ended ones too."""
         async with self._db.read() as connection:
             rows = (await connection.execute(select(flag_overrides).order_by(flag_overrides.c.flag))).all()
-        return tuple(Override(row[0], msgspec.json.decode(row[1]), *row[2:]) for row in rows)
+        return tuple(FlagOverride(row[0], msgspec.json.decode(row[1]), *row[2:]) for row in rows)
 
     async def set(self, flag: str, value: Any, reason: str, who: Who, expires_at: int | None = None) -> None:
         """Override a flag with a checked value, in place of what overrode it before."""
@@ -59,7 +59,7 @@ class Overrides:
                 )
             )
             after = {"value": value, "expiresAt": expires_at}
-            await note_change(connection, who, Change("flag.set", full_name(flag), before, after, reason))
+            await record_change(connection, who, Change("flag.set", full_name(flag), before, after, reason))
 
     async def clear(self, flag: str, reason: str, who: Who) -> bool:
         """Let the file decide again; False when nothing overrode it."""
@@ -68,7 +68,7 @@ class Overrides:
             before = await _taken_out(connection, flag)
             if before is None:
                 return False
-            await note_change(connection, who, Change("flag.clear", full_name(flag), before, None, reason))
+            await record_change(connection, who, Change("flag.clear", full_name(flag), before, None, reason))
         return True
 
 
@@ -82,6 +82,6 @@ async def _taken_out(connection: Any, flag: str) -> dict[str, Any] | None:
     return None if row is None else {"value": msgspec.json.decode(row[0]), "expiresAt": row[1]}
 
 
-def in_force(overrides: Sequence[Override], at: int) -> dict[str, Any]:
+def in_force(overrides: Sequence[FlagOverride], at: int) -> dict[str, Any]:
     """Flag → value, of those that have not ended."""
     return {row.flag: row.value for row in overrides if not row.ended(at)}

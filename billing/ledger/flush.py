@@ -3,7 +3,8 @@
     charges   balance store's journal ──flush──▶ SQL (committed) ──acknowledge──▶ forgotten
     credits   SQL outbox ──relay──▶ balance store (applied once, in order) ──▶ marked applied
 
-Killed between any two of these arrows, the step is simply done again.
+Killed between any two of these arrows, the step is simply done again: nothing served is lost (I3), and the ids of
+charges and the sequence of credits keep it from being booked twice (I4).
 """
 
 import asyncio
@@ -31,11 +32,11 @@ Step = tuple[Callable[[], Awaitable[int]], float, str]
 """(what to do, the pause in seconds when there was nothing to do, its name)."""
 
 
-class Journal(Protocol):
-    """Where settled charges wait for SQL."""
+class ChargeJournal(Protocol):
+    """Settled charges that wait for SQL (I3)."""
 
     async def pending(self, limit: int) -> list[Entry]:
-        """The oldest entries."""
+        """Return the oldest entries."""
         ...
 
     async def acknowledge(self, entries: list[Entry]) -> None:
@@ -43,7 +44,7 @@ class Journal(Protocol):
         ...
 
     async def refused(self, entries: list[Entry]) -> None:
-        """SQL did not take these: it knows another epoch than the one they were read under."""
+        """Take back entries that SQL did not take: it knows another epoch than the one they were read under."""
         ...
 
     async def depth(self) -> tuple[int, int]:
@@ -51,7 +52,7 @@ class Journal(Protocol):
         ...
 
 
-class Store(Balances, Journal, Protocol):
+class Store(Balances, ChargeJournal, Protocol):
     """A balance store with its journal."""
 
     async def open(self) -> None:
@@ -71,18 +72,18 @@ class Store(Balances, Journal, Protocol):
         ...
 
     def rebuilt(self) -> int:
-        """How many times this process rebuilt a part of it from SQL, since the last time this was asked."""
+        """Count the parts that this process rebuilt from SQL since the last time this was asked."""
         ...
 
 
 class Drained(NamedTuple):
-    """What a drain moved."""
+    """Numbers of what a drain moved."""
 
     charges: int
     credits: int
 
 
-async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
+async def flush_once(journal: ChargeJournal, ledger: Ledger, batch: int) -> int:
     """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
 
     A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
@@ -104,19 +105,21 @@ async def flush_once(journal: Journal, ledger: Ledger, batch: int) -> int:
 
 async def relay_once(balances: Balances, ledger: Ledger) -> int:
     """Apply pending outbox rows to the balance store; return how many. Raises StoreUnavailable."""
-    applied = []
+    applied, unknown = list[int](), list[int]()
     for row in await ledger.outbox_pending(RELAY_BATCH):
         try:
             if await balances.credit(row.account_id, row.sequence, row.delta):
                 applied.append(row.row_id)
         except AccountNotFound:
-            log.error("outbox row %d names an unknown account", row.row_id)
+            unknown.append(row.row_id)
+    for row_id in unknown:
+        log.error("outbox row %d names an unknown account", row_id)
     if applied:
         await ledger.outbox_applied(applied)
     return len(applied)
 
 
-async def drain(balances: Balances, journal: Journal, ledger: Ledger, batch: int = FLUSH_BATCH) -> Drained:
+async def drain(balances: Balances, journal: ChargeJournal, ledger: Ledger, batch: int = FLUSH_BATCH) -> Drained:
     """Move everything that is pending, both ways. Raises StoreUnavailable."""
     charges = credited = 0
     while moved := await flush_once(journal, ledger, batch):
@@ -158,7 +161,7 @@ async def repeat(
             await asyncio.sleep(BACK_OFF_SECONDS if failing else idle_seconds)
 
 
-class Jobs:
+class TransferJobs:
     """The running jobs of one process. `is_leader` says whether this process is the one that runs them now."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What the operator's own app is to be told: a row, written in the transaction in which it happened.
+"""News for the operator's own app: a row, written in the transaction in which it happened.
 
 billing/jobs/notices.py delivers it until it is taken.
 """
@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.money.errors import BillingError
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.payments import notices
 
 
@@ -26,6 +27,24 @@ class Notice(NamedTuple):
     account_id: str
     kind: str
     data: dict[str, Any]
+
+
+class NoticeRow(NamedTuple):
+    """A queued notice. `payload` is the JSON body that is delivered; times in Unix milliseconds."""
+
+    id: str
+    account_id: str
+    kind: str
+    payload: str
+    state: str
+    attempts: int
+    next_at: int
+    created_at: int
+    sent_at: int | None
+    last_error: str
+
+
+NOTICE_COLUMNS = columns_of(notices, NoticeRow._fields)
 
 
 class NoticeNotFound(BillingError):
@@ -67,13 +86,13 @@ class NoticeQueue:
         dialect = sqlite if self._db.is_sqlite else postgresql
         await connection.execute(dialect.insert(notices).on_conflict_do_nothing(), rows)
 
-    async def listing(self, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """Notices, newest first."""
-        query = select(notices).order_by(notices.c.created_at.desc(), notices.c.id).limit(limit)
+    async def listing(self, state: str | None, limit: int) -> list[NoticeRow]:
+        """Return notices, newest first."""
+        query = select(*NOTICE_COLUMNS).order_by(notices.c.created_at.desc(), notices.c.id).limit(limit)
         if state is not None:
             query = query.where(notices.c.state == state)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [NoticeRow(*row) for row in await connection.execute(query)]
 
     async def revive(self, notice_id: str) -> None:
         """Deliver a notice again, dead or sent. Raises NoticeNotFound."""

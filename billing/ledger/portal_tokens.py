@@ -1,4 +1,4 @@
-"""Who may see the Credits page: one-time links made by the operator's app, and the sessions they open.
+"""Entry to the Credits page: one-time links made by the operator's app, and the sessions they open.
 
 Only hashes are stored.
 """
@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, union_all, update
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import AccountNotFound
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import accounts, usage, usage_daily
@@ -36,7 +36,7 @@ class Staff(NamedTuple):
 
 
 class Link(NamedTuple):
-    """What a link opens, and for whom; `staff` None: for the customer.
+    """The page that a link opens, and for whom; `staff` None: for the customer.
 
     `blocked`: the account is, so that it opens nothing now.
     """
@@ -46,7 +46,7 @@ class Link(NamedTuple):
     staff: Staff | None
 
 
-class Session(NamedTuple):
+class PortalSession(NamedTuple):
     """An open session; `expires_at` in Unix milliseconds; `staff` None: the customer's own."""
 
     account_id: str
@@ -55,14 +55,14 @@ class Session(NamedTuple):
 
 
 class DaySpend(NamedTuple):
-    """What one model cost an account on one UTC day (days since 1970), in millicredits."""
+    """Cost of one model for an account on one UTC day (days since 1970), in millicredits."""
 
     day: int
     model: str
     millicredits: int
 
 
-class Portal:
+class PortalTokens:
     """Links, sessions, and what the page's chart shows. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
@@ -70,7 +70,7 @@ class Portal:
         self._db = database
 
     async def link(self, account_id: str, who: Who | None = None, staff: Staff | None = None) -> tuple[str, int]:
-        """(a token that opens one session within 10 minutes, when it expires). Raises AccountNotFound.
+        """Make (a token that opens one session within 10 minutes, when it expires). Raises AccountNotFound.
 
         `who`: the admin for the audit log; None for the operator's app, which makes one whenever a customer goes to
         their page. `staff`: who will look at the page in the customer's place.
@@ -81,15 +81,16 @@ class Portal:
         return await self._make(account_id, "link", LINK_MS, staff, who)
 
     async def opens(self, token: str) -> Link | None:
-        """What a link's token would open now. Spends nothing."""
+        """Return what a link's token would open now. Spends nothing."""
         query = select(accounts.c.status, *_OF_TOKEN).join(accounts, accounts.c.id == portal_tokens.c.account_id)
         async with self._db.read() as connection:
             row = (await connection.execute(query.where(*_is_good_link(token)))).first()
         return None if row is None else Link(row[1], row[0] != "active", _staff(*row[3:]))
 
-    async def open(self, token: str) -> tuple[str, Session] | None:
-        """(a session's token, the session) for a link's token; None when it is unknown, used or too old, or its account
-        is blocked.
+    async def open(self, token: str) -> tuple[str, PortalSession] | None:
+        """Return (a session's token, the session) for a link's token.
+
+        None when it is unknown, used or too old, or its account is blocked.
         """
         active = exists().where(accounts.c.id == portal_tokens.c.account_id, accounts.c.status == "active")
         use = update(portal_tokens).where(*_is_good_link(token), active).values(used_at=now_ms()).returning(*_OF_TOKEN)
@@ -100,11 +101,12 @@ class Portal:
         account_id, staff = row[0], _staff(*row[2:])
         lifetime = SESSION_MS if staff is None else STAFF_SESSION_MS
         session, expires_at = await self._make(account_id, "session", lifetime, staff)
-        return session, Session(account_id, expires_at, staff)
+        return session, PortalSession(account_id, expires_at, staff)
 
-    async def session(self, token: str) -> Session | None:
-        """The session of that token; None when it ended or never was, its account is blocked, or who opened it lost
-        their key.
+    async def session(self, token: str) -> PortalSession | None:
+        """Return the session of that token.
+
+        None when it ended or never was, its account is blocked, or who opened it lost their key.
         """
         table = portal_tokens.c
         query = (
@@ -120,7 +122,7 @@ class Portal:
         )
         async with self._db.read() as connection:
             row = (await connection.execute(query)).first()
-        return None if row is None else Session(row[0], row[1], _staff(*row[2:]))
+        return None if row is None else PortalSession(row[0], row[1], _staff(*row[2:]))
 
     async def close(self, token: str) -> None:
         """End a session."""
@@ -128,7 +130,7 @@ class Portal:
             await connection.execute(delete(portal_tokens).where(portal_tokens.c.hash == _hash(token)))
 
     async def spend(self, account_id: str, since_day: int) -> list[DaySpend]:
-        """What was charged by day and model since a day, oldest first."""
+        """Sum what was charged by day and model since a day, oldest first."""
         day, kept = (usage.c.created_at // DAY_MS).label("day"), usage_daily.c
         detail = (
             select(day, usage.c.model, func.sum(usage.c.charged_millicredits))
@@ -162,13 +164,15 @@ class Portal:
         async with self._db.write() as connection:
             await connection.execute(delete(portal_tokens).where(portal_tokens.c.expires_at < now - DAY_MS))
             await connection.execute(insert(portal_tokens).values(**row))
-            await note_by(connection, who, Change("portal.link", account_id, None, {"expiresAt": now + lifetime_ms}))
+            await record_change(
+                connection, who, Change("portal.link", account_id, None, {"expiresAt": now + lifetime_ms})
+            )
         return token, now + lifetime_ms
 
 
 _TABLE = portal_tokens.c
 _OF_TOKEN = (_TABLE.account_id, _TABLE.expires_at, _TABLE.staff_actor, _TABLE.staff_role, _TABLE.staff_key_id)
-"""What is known of a token."""
+"""Columns of what is known of a token."""
 
 
 def _staff(actor: str | None, role: str | None, key_id: str | None) -> Staff | None:
@@ -176,7 +180,7 @@ def _staff(actor: str | None, role: str | None, key_id: str | None) -> Staff | N
 
 
 def _is_good_link(token: str) -> tuple[ColumnElement[bool], ...]:
-    """That a row is this link's, not used, not too old, and not of somebody whose key has ended."""
+    """Conditions that a row is this link's, not used, not too old, and not of somebody whose key has ended."""
     return (
         _TABLE.hash == _hash(token),
         _TABLE.kind == "link",
@@ -187,7 +191,7 @@ def _is_good_link(token: str) -> tuple[ColumnElement[bool], ...]:
 
 
 def _key_is_good() -> ColumnElement[bool]:
-    """That the admin key by which somebody opened it, if one did, is neither revoked nor expired."""
+    """Condition that the admin key by which somebody opened it, if one did, is neither revoked nor expired."""
     key = admin_keys.c
     lasts = or_(key.expires_at.is_(None), key.expires_at > now_ms())
     return or_(

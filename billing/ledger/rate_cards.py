@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 from sqlalchemy import insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 
-from billing.ledger.audit_log import Change, Who, note_by
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import BillingError
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import read_card
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.core import rate_activations, rate_cards
 
 
@@ -18,11 +19,19 @@ class RateCardError(BillingError):
     """There is no such rate card, or one of that id holds other prices."""
 
 
-class Activation(NamedTuple):
+class CardActivation(NamedTuple):
     """A card and the time (Unix milliseconds) from which it applies."""
 
     card_id: str
     effective_at: int
+    created_at: int
+    actor: str
+
+
+class RateCardRow(NamedTuple):
+    """An imported card without its document; `created_at` in Unix milliseconds."""
+
+    id: str
     created_at: int
     actor: str
 
@@ -51,7 +60,9 @@ class RateCards:
                         f"a rate card {card_id!r} with other prices exists: a card is never edited, give it another id"
                     )
                 return False
-            await note_by(connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])}))
+            await record_change(
+                connection, who, Change("rates.import", card_id, None, {"models": len(document["models"])})
+            )
         return True
 
     async def activate(
@@ -67,10 +78,10 @@ class RateCards:
                 )
             )
             after = {"rateCardId": card_id, "effectiveAt": effective_at}
-            await note_by(connection, who, Change("rates.activate", card_id, before, after, reason))
+            await record_change(connection, who, Change("rates.activate", card_id, before, after, reason))
 
     async def active_id(self) -> str | None:
-        """The card that applies now: of the activations in effect the latest; of equal ones the one made last."""
+        """Return the card that applies now: of activations in effect the latest, of equal ones the one made last."""
         query = (
             select(rate_activations.c.rate_card_id)
             .where(rate_activations.c.effective_at <= now_ms())
@@ -82,7 +93,7 @@ class RateCards:
             return found
 
     async def get(self, card_id: str) -> dict[str, Any]:
-        """A card's document. Raises RateCardError."""
+        """Return a card's document. Raises RateCardError."""
         async with self._db.read() as connection:
             text = (
                 await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))
@@ -91,15 +102,13 @@ class RateCards:
             raise RateCardError(f"there is no rate card {card_id!r}: `tollkeeper rates show` lists them")
         return read_card(text)
 
-    async def cards(self) -> list[dict[str, Any]]:
-        """Every card's id, time and actor, oldest first."""
-        query = select(rate_cards.c.id, rate_cards.c.created_at, rate_cards.c.actor).order_by(
-            rate_cards.c.created_at, rate_cards.c.id
-        )
+    async def cards(self) -> list[RateCardRow]:
+        """Return every card, oldest first."""
+        query = select(*columns_of(rate_cards, RateCardRow._fields)).order_by(rate_cards.c.created_at, rate_cards.c.id)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [RateCardRow(*row) for row in await connection.execute(query)]
 
-    async def activations(self) -> list[Activation]:
+    async def activations(self) -> list[CardActivation]:
         """Every activation, oldest first."""
         columns = (
             rate_activations.c.rate_card_id,
@@ -109,11 +118,12 @@ class RateCards:
         )
         async with self._db.read() as connection:
             return [
-                Activation(*row) for row in await connection.execute(select(*columns).order_by(rate_activations.c.id))
+                CardActivation(*row)
+                for row in await connection.execute(select(*columns).order_by(rate_activations.c.id))
             ]
 
     async def begin_with_shipped(self) -> None:
-        """A ledger without prices starts with the shipped card."""
+        """Import and activate the shipped card in a ledger without prices."""
         if await self.activations():
             return
         document = load_catalogue()

@@ -1,5 +1,5 @@
-"""What taking credits back does to automatic recharge: a card is charged for what was used, never for what was given
-back.
+"""Blocks of automatic recharge after credits were taken back: a card is charged for what was used, never for what was
+given back.
 
 Called in the transaction that takes the credits, so that the watcher never sees the lower balance without it.
 """
@@ -29,7 +29,7 @@ async def use_up_crossing(connection: AsyncConnection, account_id: str) -> None:
 
 
 async def stop_for_dispute(connection: AsyncConnection, account_id: str) -> None:
-    """A cardholder who disputes is not charged again, whatever has become of the purchase.
+    """Charge a cardholder who disputes no more, whatever has become of the purchase.
 
     What is in flight is concluded, and its row keeps the words until then; the recharge worker tells the operator's
     app.

@@ -1,22 +1,45 @@
-"""Booking transfers inside a transaction that somebody else holds: balances and the outbox move with them."""
+"""Rows of `transfers`, booked inside a transaction that somebody else holds: balances and the outbox move with them.
+
+I5: every row debits one account and credits another, and none is changed afterwards.
+"""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from sqlalchemy import insert, update
+from sqlalchemy import insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.ledger.ledger import transfers_row
-from billing.money.errors import AccountNotFound
+from billing.money.errors import AccountNotFound, ReferenceTaken
 from billing.money.postings import CUSTOMER, Posting, effect_on
 from billing.storage.tables.core import balances, outbox, transfers
+
+
+class TransferRow(NamedTuple):
+    """A ledger row as one customer sees it. Amounts in millicredits, `created_at` in Unix milliseconds.
+
+    `effect` is signed: what it did to the customer's balance. `purchase_id`: the purchase it belongs to, if any.
+    """
+
+    id: int
+    debit_account: str
+    credit_account: str
+    amount_millicredits: int
+    kind: str
+    reference_type: str
+    reference_id: str
+    created_at: int
+    actor: str
+    reason: str
+    effect: int
+    purchase_id: str | None
 
 
 async def move(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
     """Book postings that must be new; customers' credits go live through the outbox. Raises AccountNotFound."""
     if not postings:
         return
-    await connection.execute(insert(transfers), [transfers_row(posting) for posting in postings])
+    await connection.execute(insert(transfers), [transfer_values(posting) for posting in postings])
     effects: dict[str, int] = {}
     for posting in postings:
         for side in (posting.debit, posting.credit):
@@ -26,18 +49,36 @@ async def move(connection: AsyncConnection, postings: Sequence[Posting]) -> None
     # in sorted order, as the flushers lock them
     for account_id in sorted(effects):
         if effects[account_id]:
-            await _credit(connection, account_id, effects[account_id], postings[0].created_at)
+            await change_balance(connection, account_id, effects[account_id], postings[0].created_at)
 
 
-async def note(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
-    """Book postings that touch no customer and may have been booked before (keyed by Stripe's own ids)."""
+async def insert_missing(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
+    """Book postings that touch no customer and may have been booked before (keyed by Stripe's own ids): I4."""
     if postings:
         dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        rows = [transfers_row(posting) for posting in postings]
+        rows = [transfer_values(posting) for posting in postings]
         await connection.execute(dialect.insert(transfers).on_conflict_do_nothing(), rows)
 
 
-async def _credit(connection: AsyncConnection, account_id: str, amount: int, created_at: int) -> None:
+async def insert_once(connection: AsyncConnection, posting: Posting) -> bool:
+    """Insert one posting's row; False when the same was booked under its reference before (I4).
+
+    Raises ReferenceTaken when something else was.
+    """
+    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
+    statement = dialect.insert(transfers).values(transfer_values(posting)).on_conflict_do_nothing()
+    if (await connection.execute(statement.returning(transfers.c.id))).first() is not None:
+        return True
+    columns = (transfers.c.debit_account, transfers.c.credit_account, transfers.c.amount_millicredits)
+    query = select(*columns).where(transfers.c.kind == posting.kind, transfers.c.reference_id == posting.reference_id)
+    debit, credit, amount = (await connection.execute(query)).one()
+    if (debit, credit, amount) != (posting.debit, posting.credit, posting.amount):
+        raise ReferenceTaken(posting.reference_id)
+    return False
+
+
+async def change_balance(connection: AsyncConnection, account_id: str, amount: int, created_at: int) -> None:
+    """Move a customer's posted balance and queue the same for the balance store. Raises AccountNotFound."""
     moved = await connection.execute(
         update(balances)
         .where(balances.c.account_id == account_id)
@@ -54,3 +95,18 @@ async def _credit(connection: AsyncConnection, account_id: str, amount: int, cre
             account_id=account_id, sequence=sequence, delta_millicredits=amount, created_at=created_at
         )
     )
+
+
+def transfer_values(posting: Posting) -> dict[str, str | int]:
+    """Return a posting as the values of a row."""
+    return {
+        "debit_account": posting.debit,
+        "credit_account": posting.credit,
+        "amount_millicredits": posting.amount,
+        "kind": posting.kind,
+        "reference_type": posting.reference_type,
+        "reference_id": posting.reference_id,
+        "created_at": posting.created_at,
+        "actor": posting.actor,
+        "reason": posting.reason,
+    }

@@ -1,4 +1,4 @@
-"""Who owns what was made in the shared upstream account, and responses that go on there after their request was
+"""Owners of what was made in the shared upstream account (I8), and responses that go on there after their request was
 answered.
 """
 
@@ -12,10 +12,13 @@ from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import background_responses, upstream_objects
 
 CONTAINER_SESSION_MS = 20 * 60 * 1_000
-"""A container is billed once per session; a session ends 20 minutes after its last use (openai/README.md 1.4)."""
+"""A container is billed once per session.
+
+A session ends 20 minutes after its last use (docs/openai.md#hosted-tools).
+"""
 
 
-class Owned(NamedTuple):
+class OwnedObject(NamedTuple):
     """An object and its owner. `context_tokens`: what a request that refers to it re-reads; None = not known."""
 
     kind: str
@@ -25,15 +28,15 @@ class Owned(NamedTuple):
     deleted: bool
 
 
-class Made(NamedTuple):
-    """An object to be noted."""
+class MadeObject(NamedTuple):
+    """An object to be recorded."""
 
     object_id: str
     kind: str
     context_tokens: int | None = None
 
 
-class Pending(NamedTuple):
+class BackgroundResponse(NamedTuple):
     """A background response that is not settled yet; `record` is what its settling needs, as JSON."""
 
     response_id: str
@@ -43,15 +46,15 @@ class Pending(NamedTuple):
     created_at: int
 
 
-class Objects:
+class UpstreamObjects:
     """The owners. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
         """`database` must be migrated."""
         self._db = database
 
-    async def note(self, account_id: str, charge_id: str, made: Sequence[Made]) -> None:
-        """Note who made these; the first to be noted stays the owner, what a later note knows better is updated."""
+    async def record_owner(self, account_id: str, charge_id: str, made: Sequence[MadeObject]) -> None:
+        """Record the owner of these: the first one stays (I8), what a later record knows better is updated."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(upstream_objects)
         same_owner = upstream_objects.c.account_id == statement.excluded.account_id
@@ -72,25 +75,25 @@ class Objects:
         async with self._db.write() as connection:
             await connection.execute(statement, rows)
 
-    async def find(self, object_id: str) -> Owned | None:
-        """The object of that id, deleted ones included."""
+    async def find(self, object_id: str) -> OwnedObject | None:
+        """Return the object of that id, deleted ones included."""
         table = upstream_objects.c
         query = select(table.kind, table.account_id, table.charge_id, table.context_tokens, table.deleted_at).where(
             table.id == object_id
         )
         async with self._db.read() as connection:
             row = (await connection.execute(query)).first()
-        return None if row is None else Owned(row[0], row[1], row[2], row[3], row[4] is not None)
+        return None if row is None else OwnedObject(row[0], row[1], row[2], row[3], row[4] is not None)
 
     async def forget(self, object_id: str) -> None:
-        """Note that its owner deleted it."""
+        """Mark it as deleted by its owner."""
         async with self._db.write() as connection:
             await connection.execute(
                 update(upstream_objects).where(upstream_objects.c.id == object_id).values(deleted_at=now_ms())
             )
 
     async def new_sessions(self, account_id: str, charge_id: str, containers: Sequence[str]) -> int:
-        """How many of these containers were not used in the last 20 minutes; notes that they are used now."""
+        """Count those of these containers that were not used in the last 20 minutes; they are used now."""
         new, now = 0, now_ms()
         async with self._db.write() as connection:
             for container in sorted(set(containers)):
@@ -115,7 +118,7 @@ class Objects:
         return new
 
     async def begin_background(self, response_id: str, charge_id: str, account_id: str, record: str) -> None:
-        """Note a response that goes on without its request; its hold stays until `end_background`."""
+        """Insert a response that goes on without its request; its hold stays until `end_background`."""
         async with self._db.write() as connection:
             await connection.execute(
                 insert(background_responses).values(
@@ -123,23 +126,23 @@ class Objects:
                 )
             )
 
-    async def open_background(self, limit: int) -> list[Pending]:
+    async def open_background(self, limit: int) -> list[BackgroundResponse]:
         """Background responses that are not settled, oldest first."""
         table = background_responses.c
         columns = (table.id, table.charge_id, table.account_id, table.record, table.created_at)
         query = select(*columns).where(table.settled_at.is_(None)).order_by(table.created_at).limit(limit)
         async with self._db.read() as connection:
-            return [Pending(*row) for row in await connection.execute(query)]
+            return [BackgroundResponse(*row) for row in await connection.execute(query)]
 
     async def is_running(self, response_id: str) -> bool:
-        """Whether it is a background response that is not settled yet."""
+        """Tell whether it is a background response that is not settled yet."""
         table = background_responses.c
         query = select(table.id).where(table.id == response_id, table.settled_at.is_(None))
         async with self._db.read() as connection:
             return (await connection.execute(query)).first() is not None
 
     async def end_background(self, response_id: str) -> None:
-        """Note that it is settled."""
+        """Mark it as settled."""
         async with self._db.write() as connection:
             await connection.execute(
                 update(background_responses).where(background_responses.c.id == response_id).values(settled_at=now_ms())

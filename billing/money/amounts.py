@@ -15,7 +15,6 @@ RoundingMode = Literal["exact", "ceil"]
 MILLICREDITS_PER_CREDIT = 1_000
 MILLICREDITS_PER_USD = 1_000_000
 LIMIT = 2**53
-ZERO = Millicredits(0)
 AMOUNT = re.compile(r"[+-]?(?:[0-9]{1,40}(?:\.[0-9]{0,40})?|\.[0-9]{1,40})")
 
 
@@ -35,7 +34,7 @@ def millicredits(value: int) -> Millicredits:
 def round_up(numerator: int, denominator: int, mode: RoundingMode = "exact") -> Millicredits:
     """Round the exact rational `numerator / denominator` millicredits up, once per request.
 
-    "exact" rounds up to the millicredit, "ceil" up to the whole credit (design.md 1).
+    "exact" rounds up to the millicredit, "ceil" up to the whole credit (docs/architecture.md#units-and-words).
     Raises MoneyError for a negative value or a denominator below 1.
     """
     if numerator < 0 or denominator < 1:
@@ -93,7 +92,7 @@ def display_usd(amount: int) -> int | float:
 
 
 def decimal_of(text: str, unit: str) -> Fraction:
-    """A number as people write amounts: a sign, digits 0 to 9, a dot; no exponent, and no digits of other scripts.
+    """Read a number as people write amounts: a sign, digits 0 to 9, a dot; no exponent, and no digits of other scripts.
 
     Raises MoneyError.
     """

@@ -7,5 +7,5 @@ BUCKETS = 16
 
 
 def bucket_of(account_id: str) -> int:
-    """The bucket of an account: stable over processes, machines and releases."""
+    """Return the bucket of an account: stable over processes, machines and releases."""
     return crc32(account_id.encode()) % BUCKETS

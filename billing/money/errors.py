@@ -1,8 +1,8 @@
-"""What can go wrong with money, as a small tree. The domain gives the reason; the HTTP edge picks the status.
+"""Errors of money, as a small tree. The domain gives the reason; the HTTP edge picks the status.
 
 BillingError
-├── UnpricedModel        no price for this model, endpoint or tier: refused, never $0
-├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again
+├── UnpricedModel        no price for this model, endpoint or tier: refused, never $0 (I7)
+├── StoreUnavailable     a balance cannot be read or written now: fail closed, say when to try again (I9)
 ├── NotBooked            SQL answered and will not take a charge: trying again the same way will not help
 ├── ReferenceTaken       another amount, or another account's, was booked under this reference
 ├── AccountNotFound      no such account

@@ -1,4 +1,4 @@
-"""What a check found wrong. Values only."""
+"""Findings of checks. Values only."""
 
 from collections.abc import Iterable
 from typing import NamedTuple
@@ -19,9 +19,10 @@ class Finding(NamedTuple):
 
     def __str__(self) -> str:
         """For people."""
-        return f"{self.check}: {self.subject}: expected {self.expected}, found {self.found} (difference {self.found - self.expected})"
+        difference = self.found - self.expected
+        return f"{self.check}: {self.subject}: expected {self.expected}, found {self.found} (difference {difference})"
 
 
 def mismatch(findings: Iterable[Finding]) -> int:
-    """How many millicredits are in dispute."""
+    """Sum the millicredits in dispute."""
     return sum(abs(finding.found - finding.expected) * finding.unit for finding in findings)

@@ -5,10 +5,10 @@
       └──(lease over)─▶ expired   charged its checkpoint; released when it never got one
 
 A hold resolves exactly once: whoever comes second finds it gone. `available = balance - held` and a hold
-is admitted only while available covers it, so settling can never break the bound (design.md 3.1, 3.2).
+is admitted only while available covers it, so settling can never break the bound (I1 and I2 of docs/architecture.md).
 
 `Book` is these rules in memory; it is what the embedded store runs on, and what lua/*.lua does in Redis.
-One conformance suite (tests/billing/test_balances_conformance.py) holds both to the same behaviour.
+One conformance suite (tests/billing/balances/test_conformance.py) holds both to the same behaviour.
 """
 
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ class KeyLimits(NamedTuple):
 
     @property
     def any(self) -> bool:
-        """Whether the key is limited at all."""
+        """True when the key is limited at all."""
         return bool(
             self.requests_per_minute or self.tokens_per_minute or self.concurrency or self.spend_limit is not None
         )
@@ -100,7 +100,7 @@ class Reading(NamedTuple):
 
 
 class Checkpoint(NamedTuple):
-    """What an orphaned hold would be charged now, in millicredits, and the usage record to book it with.
+    """The charge of a hold if it were orphaned now, in millicredits, and the usage record to book it with.
 
     An empty record keeps the one that the hold was made with.
     """
@@ -129,10 +129,10 @@ class Balances(Protocol):
     """The balance store. Every method is idempotent by id and raises StoreUnavailable within its bound."""
 
     async def hold(self, request: HoldRequest) -> Held | Refused:
-        """Admit or refuse; durable when it returns, unless `durable()` says to wait."""
+        """Admit or refuse; durable when it returns, unless `wait_persisted()` says to wait."""
         ...
 
-    async def durable(self, hold_id: str) -> None:
+    async def wait_persisted(self, hold_id: str) -> None:
         """Return once the hold is on disk: before the first byte of a paid answer reaches the client."""
         ...
 
@@ -150,14 +150,14 @@ class Balances(Protocol):
         ...
 
     def checkpoint(self, mark: Checkpoint) -> None:
-        """Note what an orphan would be charged; sent soon, never awaited."""
+        """Remember what an orphan would be charged (I3); sent soon, never awaited."""
         ...
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """Lower a hold to `amount` (never below its checkpoint, never raise it); sent soon, never awaited."""
         ...
 
-    def hand_over(self, hold_id: str, account_id: str) -> None:
+    def detach(self, hold_id: str, account_id: str) -> None:
         """Let go of a hold without resolving it: another process takes it on by `hold()`, with the same id, within its
         lease.
 
@@ -170,7 +170,7 @@ class Balances(Protocol):
         ...
 
     async def read(self, account_id: str) -> Reading:
-        """The account's figures."""
+        """Return the account's figures."""
         ...
 
 
@@ -203,7 +203,7 @@ class AccountState:
 
 @dataclass(slots=True)
 class KeyState:
-    """What a limited key has used. `*_tat_us`: GCRA's theoretical arrival times of its minute buckets."""
+    """Use of a limited key. `*_tat_us`: GCRA's theoretical arrival times of its minute buckets."""
 
     period: str = ""
     spent: int = 0
@@ -270,16 +270,8 @@ class Book:
             self._settle_key(hold, charged, tokens)
         return Settled(charged, due - charged, account.balance, account.held)
 
-    def renew(self, hold_id: str, expires_ms: int) -> bool:
-        """Lengthen a lease; False when the hold is gone."""
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return False
-        hold.expires_ms = expires_ms
-        return True
-
     def mark(self, mark: Checkpoint) -> bool:
-        """Note what an orphan would be charged (never more than the hold); False when the hold is gone."""
+        """Remember what an orphan would be charged (never more than the hold: I2); False when the hold is gone."""
         hold = self.holds.get(mark.hold_id)
         if hold is None:
             return False
@@ -312,10 +304,6 @@ class Book:
         account.balance = millicredits(account.balance + delta)
         account.sequence = sequence
         return True
-
-    def expired(self, now_ms: int) -> list[Hold]:
-        """Holds whose lease is over."""
-        return [hold for hold in self.holds.values() if hold.expires_ms <= now_ms]
 
     def _check_key(self, request: HoldRequest, account: AccountState, now_ms: int) -> Refused | None:
         limits, key = request.limits, self.keys[request.key_id]

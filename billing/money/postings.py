@@ -1,6 +1,6 @@
-"""Which event debits and credits which ledger account. Pure; the table is design.md 7.
+"""Postings of each event: the ledger accounts that it debits and credits. Pure; the table stands in docs/ledger.md.
 
-Every posting is one debit and one credit of the same amount, so the books balance by construction.
+Every posting is one debit and one credit of the same amount, so the books balance by construction (I5).
 """
 
 from typing import NamedTuple
@@ -34,14 +34,14 @@ class Posting(NamedTuple):
 
 
 def customer(account_id: str) -> str:
-    """The liability account that holds a customer's credits."""
+    """Return the liability account that holds a customer's credits."""
     return CUSTOMER + account_id
 
 
 def charge_postings(
     charge_id: str, account_id: str, charged: int, loss: int, cost: int, created_at: int
 ) -> list[Posting]:
-    """A settled request: customer → revenue, what it cost us, and what nobody pays. Zero parts post nothing."""
+    """Return a settled request's postings: customer → revenue, its cost, what nobody pays. Zero parts post nothing."""
     rows = [
         Posting(customer(account_id), REVENUE, charged, "usage", "charge", charge_id, created_at),
         Posting(PLATFORM_LOSS, REVENUE, loss, "platform_loss", "charge", charge_id, created_at),
@@ -53,7 +53,7 @@ def charge_postings(
 
 
 def grant_posting(account_id: str, amount: int, reference_id: str, created_at: int, actor: str, reason: str) -> Posting:
-    """An admin's grant (or, negative, a correction back): promo ↔ customer."""
+    """Return the posting of an admin's grant (or, negative, a correction back): promo ↔ customer."""
     debit, credit = PROMO, customer(account_id)
     if amount < 0:
         debit, credit = credit, debit
@@ -63,7 +63,7 @@ def grant_posting(account_id: str, amount: int, reference_id: str, created_at: i
 def purchase_postings(
     purchase_id: str, account_id: str, paid: int, bonus: int, tax: int, created_at: int
 ) -> list[Posting]:
-    """A paid package: its price in cash and its bonus from promo to the customer; tax is owed on, never credited."""
+    """Return the postings of a paid package: price and bonus to the customer; tax is owed on, never credited."""
     rows = [
         Posting(CASH, customer(account_id), paid, "purchase", "purchase", purchase_id, created_at),
         Posting(PROMO, customer(account_id), bonus, "purchase_bonus", "purchase", purchase_id, created_at),
@@ -85,5 +85,5 @@ def signed(
 
 
 def effect_on(account: str, posting: Posting) -> int:
-    """How the posting changes a liability account's balance: credits raise it, debits lower it."""
+    """Return the change of a liability account's balance: credits raise it, debits lower it."""
     return (posting.amount if posting.credit == account else 0) - (posting.amount if posting.debit == account else 0)

@@ -2,7 +2,7 @@
 
 Every rate becomes an integer of 10**-15 millicredits when the book is built (the catalogue has at most 12
 decimals for a million tokens and 15 for a second), so a charge is integer sums and one division, rounded up
-once. Rules and their sources: openai/README.md 2.1 (formula), 2.2 (tiers), 1.4 (tools), 4 (prices).
+once. Rules and their sources: docs/openai.md#price-formula, #service-tiers, #hosted-tools.
 """
 
 import json
@@ -16,54 +16,26 @@ from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
-from billing.money.amounts import MILLICREDITS_PER_USD, Millicredits, RoundingMode, round_up
+from billing.money.amounts import Millicredits, RoundingMode, round_up
 from billing.money.errors import InvariantBroken, UnpricedModel
+from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
 from billing.money.usage import MAX_TOKENS, Usage
 
-SCALE = 10**15
-PER_UNIT = SCALE * MILLICREDITS_PER_USD
-"""What turns USD per call, character or second into a rate."""
 LONG_CONTEXT_TOKENS = 272_000
 """Above this many input tokens the whole request costs the long rates; exactly this many is still short."""
 
-CACHE_WRITE_30M_FACTOR = Fraction(5, 4)
-CACHE_WRITE_12H_FACTOR = Fraction(5, 2)
 TIER_OF_ECHO = {"default": "default", "standard": "default", "auto": "default", "fast": "priority"}
 DATED = re.compile(r"^(.+)-\d{4}-\d{2}-\d{2}$")
-
-
-class Card(NamedTuple):
-    """The rates of one model, tier and context length, in 10**-15 millicredits per token, call, millisecond or
-    character.
-    """
-
-    tier: str
-    context: str
-    input: int
-    cached_input: int
-    cache_write_30m: int
-    cache_write_12h: int
-    output: int
-    audio_input: int
-    cached_audio_input: int
-    audio_output: int
-    image_input: int
-    cached_image_input: int
-    image_output: int
-    web_search: int
-    millisecond: int
-    character: int
-    snapshot: msgspec.Raw
 
 
 class Tier(NamedTuple):
     """One service tier: the usual card, and the one for long context where the model has one."""
 
-    short: Card
-    long: Card | None
+    short: ModelRates
+    long: ModelRates | None
 
-    def card(self, input_tokens: int) -> Card:
-        """The card that a request with that much input is priced by."""
+    def card(self, input_tokens: int) -> ModelRates:
+        """Return the card that a request with that much input is priced by."""
         return self.long if self.long is not None and input_tokens > LONG_CONTEXT_TOKENS else self.short
 
 
@@ -86,7 +58,7 @@ class Model(NamedTuple):
     sale: Mapping[str, Tier]
 
     def tier(self, name: str) -> Tier:
-        """The rates of a service tier. Raises UnpricedModel when this model is not sold in it."""
+        """Return the rates of a service tier. Raises UnpricedModel when this model is not sold in it."""
         found = self.tiers.get(name)
         if found is None:
             raise UnpricedModel(self.name, f"has no price in service tier {name!r}.")
@@ -94,7 +66,7 @@ class Model(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """One request's priced usage: what the customer pays and what OpenAI bills us, in millicredits, and by which rates."""
+    """One request's priced usage in millicredits: what the customer pays, what OpenAI bills us; and by which rates."""
 
     amount: Millicredits
     cost: Millicredits
@@ -102,8 +74,8 @@ class Charge(NamedTuple):
     rates: msgspec.Raw
 
 
-class Line(NamedTuple):
-    """What another model did inside a request: an image tool, an SVG author, a transcriber."""
+class ModelUsage(NamedTuple):
+    """Usage of another model inside a request: an image tool, an SVG author, a transcriber."""
 
     model: Model
     tier: str
@@ -137,7 +109,7 @@ class BookOrigin(NamedTuple):
 
 
 def family(name: str) -> str:
-    """The name under which a model's figures are shown: without its date, and of a fine-tuned one only the base.
+    """Return the name under which a model's figures are shown: without its date, of a fine-tuned one the base.
 
     A name that is served is priced by itself or by such a name (PriceBook.find), so there are no more of them than
     priced models, whatever dates and owners clients think of.
@@ -167,7 +139,7 @@ class PriceBook:
 
     @property
     def origin(self) -> "BookOrigin":
-        """What this very book can be made of again."""
+        """The parts that this very book can be made of again."""
         return BookOrigin(self.catalogue_id, self._markup_text, self._rounding)
 
     def names(self) -> list[str]:
@@ -175,7 +147,7 @@ class PriceBook:
         return sorted(self._models)
 
     def find(self, name: str) -> Model | None:
-        """The model of that name; a dated snapshot falls back to its alias, `ft:` to its base's ft row."""
+        """Return the model of that name; a dated snapshot falls back to its alias, `ft:` to its base's ft row."""
         model = self._models.get(name)
         if model is None and name.startswith("ft:"):
             base = f"ft:{name.split(':')[1]}"
@@ -186,15 +158,15 @@ class PriceBook:
         return model
 
     def prices_call(self, name: str) -> bool:
-        """Whether a hosted tool's call has a price."""
+        """Tell whether a hosted tool's call has a price."""
         return name in self._calls
 
     def call_price(self, name: str) -> int:
-        """What a hosted tool's call costs, for comparing. Raises UnpricedModel."""
+        """Return the price of a hosted tool's call, for comparing. Raises UnpricedModel."""
         return self._call(name)
 
-    def price(self, model: Model, tier: str, usage: Usage, more: Sequence[Line] = ()) -> Charge:
-        """Price a normalised usage by the formula of openai/README.md 2.1, rounded up once.
+    def price(self, model: Model, tier: str, usage: Usage, more: Sequence[ModelUsage] = ()) -> Charge:
+        """Price a normalised usage by the formula of docs/openai.md#price-formula, rounded up once.
 
         Raises UnpricedModel when the model is not sold in `tier`.
         """
@@ -212,7 +184,7 @@ class PriceBook:
         return self._charge(card, cost, due, cards)
 
     def ceiling(self, model: Model, tier: str, bounds: Bounds) -> Charge:
-        """The most that a request within `bounds` can cost: every token at the dearest rate that can apply."""
+        """Price the most that a request within `bounds` can cost (I2): all at the dearest rate that can apply."""
         card = model.tier(tier).card(bounds.input_tokens)
         cost = self._most(card, bounds)
         if not bounds.more and model.markup == 1 and not model.sale:
@@ -227,7 +199,7 @@ class PriceBook:
         return self._charge(card, cost, due, cards)
 
     def affordable_output(self, model: Model, tier: str, bounds: Bounds, budget: int) -> int:
-        """How many output tokens fit into `budget` millicredits beside the rest of `bounds` (0 when none do)."""
+        """Count the output tokens that fit into `budget` millicredits beside the rest of `bounds` (0 when none do)."""
         low, high = 0, MAX_TOKENS
         if (
             not model.tier(tier).short.output
@@ -242,7 +214,9 @@ class PriceBook:
                 high = middle - 1
         return low
 
-    def _charge(self, card: Card, cost_scaled: int, due_scaled: Fraction | None, more: Sequence[Card]) -> Charge:
+    def _charge(
+        self, card: ModelRates, cost_scaled: int, due_scaled: Fraction | None, more: Sequence[ModelRates]
+    ) -> Charge:
         """`due_scaled` None: sold at cost."""
         cost = round_up(cost_scaled, SCALE)
         if due_scaled is None:
@@ -256,7 +230,7 @@ class PriceBook:
             )
         return Charge(due, cost, card.tier, rates)
 
-    def _cost(self, card: Card, usage: Usage) -> int:
+    def _cost(self, card: ModelRates, usage: Usage) -> int:
         scaled = scaled_cost(card, usage)
         for name, number in usage.calls:
             scaled += self._call(name) * number
@@ -269,7 +243,7 @@ class PriceBook:
         calls = sum(self._call(name) * number for name, number in usage.calls)
         return scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
 
-    def _most(self, card: Card, bounds: Bounds) -> int:
+    def _most(self, card: ModelRates, bounds: Bounds) -> int:
         return _scaled_ceiling(card, bounds) + sum(self._call(name) * number for name, number in bounds.calls)
 
     def _most_due(self, model: Model, tier: str, bounds: Bounds, cost: int) -> Fraction | int:
@@ -311,7 +285,7 @@ class PriceBook:
         units |= {"web_search": row["per_call"]["web_search"]} if "web_search" in row.get("per_call", {}) else {}
         tiers = {}
         for tier, block in (rates or {"default": {"short": {}}}).items():
-            cards: dict[str, Card] = {}
+            cards: dict[str, ModelRates] = {}
             for context, parts in block.items():
                 sold = explicit.get(tier, {})
                 shown = (
@@ -325,7 +299,7 @@ class PriceBook:
 
     def _card(
         self, tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], sold: Mapping[str, Any]
-    ) -> Card:
+    ) -> ModelRates:
         snapshot = {
             "rateCardId": self.catalogue_id,
             "tier": tier,
@@ -334,69 +308,33 @@ class PriceBook:
             "usdPerUnit": dict(units),
             **sold,
         }
-        return card_of(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
-
-
-def card_of(tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], snapshot: msgspec.Raw) -> Card:
-    """The card of decimal prices: USD per million tokens by part, and per unit.
-
-    Raises InvariantBroken when one cannot be exact.
-    """
-    exact = {part: exact_rate(price, SCALE) for part, price in rates.items()}
-    base = exact.get("input", 0)
-    image_output = exact.get("image_output", exact.get("output", 0))
-    output = exact.get("output", image_output)
-    audio = exact.get("audio_input", base)
-    image = exact.get("image_input", base)
-    cached = exact.get("cached_input", base)
-    second = exact_rate(units.get("per_second", "0"), PER_UNIT)
-    if second % 1_000:
-        raise InvariantBroken(f"the price of a second {units['per_second']!r} has more than 15 decimals")
-    return Card(
-        tier=tier,
-        context=context,
-        input=base,
-        cached_input=cached,
-        cache_write_30m=exact.get("cache_write_30m", _times(base, CACHE_WRITE_30M_FACTOR)),
-        cache_write_12h=exact.get("cache_write_12h", _times(base, CACHE_WRITE_12H_FACTOR)),
-        output=output,
-        audio_input=audio,
-        cached_audio_input=exact.get("cached_audio_input", audio),
-        audio_output=exact.get("audio_output", output),
-        image_input=image,
-        cached_image_input=exact.get("cached_image_input", image),
-        image_output=image_output,
-        web_search=exact_rate(units.get("web_search", "0"), PER_UNIT),
-        millisecond=second // 1_000,
-        character=exact_rate(units.get("per_character", "0"), PER_UNIT),
-        snapshot=snapshot,
-    )
+        return model_rates(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
 
 
 def is_priced(row: Mapping[str, Any]) -> bool:
-    """Whether a catalogue row has any price to sell by."""
+    """Tell whether a catalogue row has any price to sell by."""
     return bool(row["rates"] or "per_second" in row or "per_character" in row)
 
 
 def tier_of(echo: str | None, asked: str) -> str:
-    """The price tier of an echoed `service_tier`; without an echo, the tier that was asked for."""
+    """Return the price tier of an echoed `service_tier`; without an echo, the tier that was asked for."""
     if echo is None:
         return asked
     return TIER_OF_ECHO.get(echo, echo)
 
 
 def load_catalogue() -> dict[str, Any]:
-    """The shipped price catalogue (strings, never floats)."""
+    """Return the shipped price catalogue (strings, never floats)."""
     return read_catalogue(files("config").joinpath("prices/catalogue.json").read_text(encoding="utf-8"))
 
 
 def read_catalogue(text: str) -> dict[str, Any]:
-    """A price catalogue as JSON. Raises InvariantBroken for a price that is a number, ValueError for no JSON."""
+    """Read a price catalogue from JSON. Raises InvariantBroken for a price that is a number, ValueError for no JSON."""
     catalogue: dict[str, Any] = json.loads(text, parse_float=_refuse_float)
     return catalogue
 
 
-def _scaled_ceiling(card: Card, bounds: Bounds) -> int:
+def _scaled_ceiling(card: ModelRates, bounds: Bounds) -> int:
     dearest_in = max(card.input, card.cache_write_30m, card.image_input)
     if bounds.cache_write_12h:
         dearest_in = max(dearest_in, card.cache_write_12h)
@@ -411,50 +349,6 @@ def _scaled_ceiling(card: Card, bounds: Bounds) -> int:
         + card.millisecond * bounds.milliseconds
         + card.character * bounds.characters
     )
-
-
-def scaled_cost(card: Card, usage: Usage) -> int:
-    """Σ tokens × rate in 10**-15 millicredits.
-
-    Audio and image are taken out of the text only where they are priced apart.
-    """
-    audio = usage.audio_input_tokens if card.audio_input != card.input else 0
-    cached_audio = usage.cached_audio_tokens if audio else 0
-    image = usage.image_input_tokens if card.image_input != card.input else 0
-    cached_image = usage.cached_image_tokens if image else 0
-    cached = usage.cached_tokens - cached_audio - cached_image
-    written = usage.cache_write_30m_tokens + usage.cache_write_12h_tokens
-    plain = max(0, usage.input_tokens - (audio - cached_audio) - (image - cached_image) - usage.cached_tokens - written)
-    audio_out, image_out = usage.audio_output_tokens, usage.image_output_tokens
-    return (
-        plain * card.input
-        + cached * card.cached_input
-        + usage.cache_write_30m_tokens * card.cache_write_30m
-        + usage.cache_write_12h_tokens * card.cache_write_12h
-        + (audio - cached_audio) * card.audio_input
-        + cached_audio * card.cached_audio_input
-        + (image - cached_image) * card.image_input
-        + cached_image * card.cached_image_input
-        + (usage.output_tokens - audio_out - image_out) * card.output
-        + audio_out * card.audio_output
-        + image_out * card.image_output
-        + usage.web_searches * card.web_search
-        + usage.milliseconds * card.millisecond
-        + usage.characters * card.character
-    )
-
-
-def exact_rate(price: str, scale: int) -> int:
-    """A decimal string times `scale` as an integer. Raises InvariantBroken when that loses anything, or is negative."""
-    value = Fraction(Decimal(price)) * scale
-    if value.denominator != 1 or value < 0:
-        raise InvariantBroken(f"the price {price!r} has too many decimals or is negative")
-    return value.numerator
-
-
-def _times(rate: int, factor: Fraction) -> int:
-    product = rate * factor
-    return -(-product.numerator // product.denominator)
 
 
 def _refuse_float(text: str) -> NoReturn:

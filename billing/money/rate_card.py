@@ -69,7 +69,7 @@ class _Card(msgspec.Struct):
 
 
 def read_card(text: str) -> dict[str, Any]:
-    """A card's document, checked whole. Raises BadRateCard with the first thing that is wrong."""
+    """Return a card's document, checked whole. Raises BadRateCard with the first thing that is wrong."""
     try:
         document = read_catalogue(text)
         card = msgspec.convert(document, _Card)
@@ -93,7 +93,7 @@ def read_card(text: str) -> dict[str, Any]:
 
 
 def _check_row(name: str, row: _Row) -> None:
-    """What the model's kind needs is priced, in every tier that it lists."""
+    """Check that what the model's kind needs is priced, in every tier that it lists (I7)."""
     if not is_priced(msgspec.to_builtins(row)):
         return  # listed without a price: never sold
     units = {unit for unit in ("per_second", "per_character") if getattr(row, unit) is not None}
@@ -116,7 +116,7 @@ def _check_row(name: str, row: _Row) -> None:
 
 
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """What changes from one card to another: one row a price, sorted; None where it is not priced."""
+    """Return what changes from one card to another: one row a price, sorted; None where it is not priced."""
     old, new = dict(_prices(before)), dict(_prices(after))
     return [
         {"price": name, "before": old.get(name), "after": new.get(name)}

@@ -18,16 +18,16 @@ import msgspec
 
 from billing.money.amounts import round_up
 from billing.money.errors import InvariantBroken
-from billing.money.pricing import PER_UNIT, SCALE, Card, card_of, exact_rate, scaled_cost
+from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
 from billing.money.usage import Usage
-from billing.money.usage_record import REST_SUFFIX
+from billing.money.usage_record import REST_SUFFIX, UsageRow
 
 Excluded = Literal["bounded", "rest", "other models", "cached media", "tool price"]
 NO_RATES = msgspec.Raw(b"{}")
 
 
 class Priced(msgspec.Struct, frozen=True):
-    """What a row may say: (cost, due) pairs in millicredits.
+    """Amounts that a row may have: (cost, due) pairs in millicredits.
 
     Several where the row leaves open which of two rates applied.
     """
@@ -35,24 +35,24 @@ class Priced(msgspec.Struct, frozen=True):
     options: frozenset[tuple[int, int]]
 
 
-def reprice(row: Mapping[str, Any], tools: Mapping[str, str]) -> Priced | Excluded:
+def reprice(row: UsageRow, tools: Mapping[str, str]) -> Priced | Excluded:
     """Price a row of `usage` again; `tools`: its rate card's prices per call.
 
     Raises InvariantBroken when its rates cannot be read.
     """
-    if row["usage_source"] == "bounded":
+    if row.usage_source == "bounded":
         return "bounded"
-    if row["charge_id"].endswith(REST_SUFFIX):
+    if row.charge_id.endswith(REST_SUFFIX):
         return "rest"
     rates = _rates_of(row)
     if "more" in rates:
         return "other models"
     cost_card = _card(rates, rates["usdPerMillionTokens"])
     explicit = rates.get("customerUsdPerMillionTokens")
-    calls = msgspec.json.decode(row["tool_calls"]) if row["tool_calls"] else {}
+    calls = msgspec.json.decode(row.tool_calls) if row.tool_calls else {}
     if calls and (explicit is not None or not calls.keys() <= tools.keys()):
         return "tool price"
-    if row["cached_tokens"] and _media_apart(cost_card, row):
+    if row.cached_tokens and _media_apart(cost_card, row):
         return "cached media"
     called = sum(exact_rate(tools[name], PER_UNIT) * number for name, number in calls.items())
     options = set()
@@ -66,46 +66,46 @@ def reprice(row: Mapping[str, Any], tools: Mapping[str, str]) -> Priced | Exclud
     return Priced(frozenset(options))
 
 
-def _rates_of(row: Mapping[str, Any]) -> dict[str, Any]:
+def _rates_of(row: UsageRow) -> dict[str, Any]:
     try:
-        rates: dict[str, Any] = msgspec.json.decode(row["rates"], type=dict[str, Any])
+        rates: dict[str, Any] = msgspec.json.decode(row.rates, type=dict[str, Any])
     except msgspec.MsgspecError:
         rates = {}
     if not isinstance(rates.get("usdPerMillionTokens"), dict) or not isinstance(rates.get("usdPerUnit"), dict):
-        raise InvariantBroken(f"usage row {row['charge_id']} has no rates")
+        raise InvariantBroken(f"usage row {row.charge_id} has no rates")
     return rates
 
 
-def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> Card:
+def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> ModelRates:
     try:
-        return card_of(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
+        return model_rates(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
     except (InvalidOperation, ValueError, TypeError):
         raise InvariantBroken("the rates hold something that is no price") from None
 
 
-def _media_apart(card: Card, row: Mapping[str, Any]) -> bool:
-    """Whether cached sound or pictures, if there were any, had another price than cached text."""
-    sound = row["audio_input_tokens"] and card.audio_input != card.input
-    pictures = row["image_input_tokens"] and card.image_input != card.input
+def _media_apart(card: ModelRates, row: UsageRow) -> bool:
+    """Tell whether cached sound or pictures, if there were any, had another price than cached text."""
+    sound = row.audio_input_tokens and card.audio_input != card.input
+    pictures = row.image_input_tokens and card.image_input != card.input
     return bool(sound or pictures)
 
 
-def _readings(row: Mapping[str, Any]) -> list[Usage]:
-    """The row's counts; cache writes as of either lifetime, for the row has their sum alone."""
-    written = row["cache_write_tokens"]
+def _readings(row: UsageRow) -> list[Usage]:
+    """Return the row's counts; cache writes as of either lifetime, for the row has their sum alone."""
+    written = row.cache_write_tokens
     plain = Usage(
-        input_tokens=row["input_tokens"],
-        output_tokens=row["output_tokens"],
-        cached_tokens=row["cached_tokens"],
+        input_tokens=row.input_tokens,
+        output_tokens=row.output_tokens,
+        cached_tokens=row.cached_tokens,
         cache_write_30m_tokens=written,
-        audio_input_tokens=row["audio_input_tokens"],
-        image_input_tokens=row["image_input_tokens"],
-        audio_output_tokens=row["audio_output_tokens"],
-        image_output_tokens=row["image_output_tokens"],
-        reasoning_tokens=row["reasoning_tokens"],
-        web_searches=row["web_searches"],
-        milliseconds=row["audio_milliseconds"],
-        characters=row["characters"],
+        audio_input_tokens=row.audio_input_tokens,
+        image_input_tokens=row.image_input_tokens,
+        audio_output_tokens=row.audio_output_tokens,
+        image_output_tokens=row.image_output_tokens,
+        reasoning_tokens=row.reasoning_tokens,
+        web_searches=row.web_searches,
+        milliseconds=row.audio_milliseconds,
+        characters=row.characters,
     )
     if not written:
         return [plain]

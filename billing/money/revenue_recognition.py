@@ -44,14 +44,14 @@ class Position(NamedTuple):
 
 
 def recognised_of(lot: Lot, consumed: int) -> int:
-    """The revenue of `consumed` credits of a lot, by cumulative rounding."""
+    """Return the revenue of `consumed` credits of a lot, by cumulative rounding."""
     if not 0 <= consumed <= lot.granted or lot.paid < 0:
         raise InvariantBroken(f"lot {lot.lot_id}: {consumed} consumed of {lot.granted}")
     return (2 * lot.paid * consumed + lot.granted) // (2 * lot.granted) if lot.granted else 0
 
 
 def position(lots: Iterable[Lot], consumed: int, by_hand: Sequence[Span] = ()) -> Position:
-    """Where an account stands after consuming so much in all, oldest lot first. What no lot covers is overdrawn.
+    """Return the books after consuming so much in all, oldest lot first. What no lot covers is overdrawn.
 
     `by_hand`: which parts of it a person took away.
     """
@@ -68,7 +68,7 @@ def position(lots: Iterable[Lot], consumed: int, by_hand: Sequence[Span] = ()) -
 
 
 def _taken_of(lot: Lot, mine: Span, by_hand: Sequence[Span]) -> int:
-    """What was paid for the credits of a lot that were taken by hand; `mine` is what of all consumption fell on it."""
+    """Return what was paid for credits of a lot taken by hand; `mine`: the part of all consumption that fell on it."""
     overlaps = [
         Span(max(part.start, mine.start) - mine.start, min(part.end, mine.end) - mine.start) for part in by_hand
     ]
@@ -78,7 +78,7 @@ def _taken_of(lot: Lot, mine: Span, by_hand: Sequence[Span]) -> int:
 
 
 def shrink(lots: Sequence[Lot], lot_id: str, granted: int, paid: int) -> list[Lot]:
-    """The lots after so much of one was taken back (negative: given again)."""
+    """Return the lots after so much of one was taken back (negative: given again)."""
     return [
         lot._replace(granted=lot.granted - granted, paid=lot.paid - paid) if lot.lot_id == lot_id else lot
         for lot in lots

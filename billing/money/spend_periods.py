@@ -8,7 +8,7 @@ PERIODS: tuple[str, ...] = get_args(Period)
 
 
 def period_name(period: str, now_ms: int) -> str:
-    """The running period's name: "2026-11-23", "2026-W48", "2026-11", or "total"."""
+    """Return the running period's name: "2026-11-23", "2026-W48", "2026-11", or "total"."""
     today = datetime.fromtimestamp(now_ms // 1000, UTC).date()
     if period == "day":
         return today.isoformat()
@@ -21,7 +21,7 @@ def period_name(period: str, now_ms: int) -> str:
 
 
 def period_start_ms(name: str) -> int:
-    """When the named period began, in Unix milliseconds ("total": 0)."""
+    """Return when the named period began, in Unix milliseconds ("total": 0)."""
     if name == "total":
         return 0
     if "W" in name:
@@ -35,7 +35,7 @@ def period_start_ms(name: str) -> int:
 
 
 def period_end_ms(period: str, now_ms: int) -> int | None:
-    """When the running period ends, in Unix milliseconds ("total": never, None)."""
+    """Return when the running period ends, in Unix milliseconds ("total": never, None)."""
     if period == "total":
         return None
     start = datetime.fromtimestamp(period_start_ms(period_name(period, now_ms)) // 1000, UTC)

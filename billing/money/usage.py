@@ -1,4 +1,4 @@
-"""What one answer used. Values only: reading them from the wire is the meter's business."""
+"""Usage of one answer. Values only: reading them from the wire is the meter's business."""
 
 import msgspec
 
@@ -7,7 +7,7 @@ MAX_CALLS = 1_000
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one model did for a request, as OpenAI reports it (openai/README.md 2.1).
+    """Usage of one model for a request, as OpenAI reports it (docs/openai.md#usage-fields).
 
     Subset rules: cached, cache writes, audio and image tokens are parts of `input_tokens`; cached and
     written are disjoint; audio_output, image_output and reasoning are parts of `output_tokens`.
@@ -33,7 +33,7 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     calls: tuple[tuple[str, int], ...] = ()
 
     def is_consistent(self) -> bool:
-        """Whether `normalised()` would change nothing, for counts that are not negative."""
+        """Tell whether `normalised()` would change nothing, for counts that are not negative."""
         inside = self.input_tokens
         return (
             self.cached_tokens + self.cache_write_30m_tokens + self.cache_write_12h_tokens <= inside
@@ -45,14 +45,14 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
         )
 
     def normalised(self) -> "Usage":
-        """The same usage with every part inside its whole: upstreams send cached > prompt and negative counts.
+        """Return the same usage with every part inside its whole: upstreams send cached > prompt and negative counts.
 
         A part is never larger than the whole it belongs to, nothing is below zero or above 2**40.
         """
         whole_in, whole_out = _clamp(self.input_tokens, MAX_TOKENS), _clamp(self.output_tokens, MAX_TOKENS)
         cached = _clamp(self.cached_tokens, whole_in)
         # cached and written are disjoint, so their sum is within the input; where an answer says otherwise each is
-        # charged as it says, and nothing is left that would be neither (openai/README.md 2.1: clamp the uncached part)
+        # charged as it says, and nothing is left that would be neither (docs/openai.md#price-formula)
         write_12h = _clamp(self.cache_write_12h_tokens, whole_in)
         write_30m = _clamp(self.cache_write_30m_tokens, whole_in - write_12h)
         audio_in = _clamp(self.audio_input_tokens, whole_in)

@@ -1,6 +1,6 @@
-"""The record of one request: what is journalled, stored as a usage row, and shown by the side API."""
+"""One metered request: the record that is journalled when it settles, and the row that SQL keeps of it."""
 
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -51,6 +51,49 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     duration_ms: int = 0
 
 
+class UsageRow(NamedTuple):
+    """A booked request as SQL has it. Times are Unix milliseconds, amounts millicredits, counts tokens.
+
+    `tool_calls` is JSON of name → calls ("": none), `rates` the JSON snapshot that it was priced by.
+    """
+
+    charge_id: str
+    created_at: int
+    account_id: str
+    key_id: str
+    endpoint: str
+    model: str
+    billed_model: str
+    service_tier: str
+    stream: bool
+    free: bool
+    usage_source: str
+    outcome: str
+    status: int
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int
+    cache_write_tokens: int
+    reasoning_tokens: int
+    audio_input_tokens: int
+    audio_output_tokens: int
+    web_searches: int
+    image_input_tokens: int
+    image_output_tokens: int
+    audio_milliseconds: int
+    characters: int
+    tool_calls: str
+    held_millicredits: int
+    charged_millicredits: int
+    loss_millicredits: int
+    cost_millicredits: int
+    rates: str
+    upstream_request_id: str
+    upstream_id: str
+    first_byte_ms: int
+    duration_ms: int
+
+
 encode_record = msgspec.json.Encoder().encode
 decode_record = msgspec.json.Decoder(UsageRecord).decode
 
@@ -65,7 +108,7 @@ _COUNTS = (
 
 
 def rest_of(record: bytes, booked: bytes) -> tuple[str, bytes]:
-    """A row of its own for what `record` says beyond the row `booked`, of the same request; its charge id, and the row.
+    """Return (charge id, row) of what `record` says beyond the row `booked` of the same request.
 
     The two rows together say what the request used, but where the row that was booked said more.
     """

@@ -42,7 +42,7 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
+        """Open a connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
         with _translated():
             async with self.reader.connect() as connection:
                 yield connection
@@ -110,12 +110,12 @@ def _postgresql(
 
 
 def now_ms() -> int:
-    """The wall clock in Unix milliseconds."""
+    """Return the wall clock in Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
 def is_our_fault(error: DBAPIError) -> bool:
-    """Whether the database answered and refused what we sent, so that trying again cannot help."""
+    """Tell whether the database answered and refused what we sent, so that trying again cannot help."""
     root = error.orig
     refused_by_driver = isinstance(
         getattr(root, "__cause__", None), ValueError

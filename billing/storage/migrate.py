@@ -29,7 +29,7 @@ async def migrate(database: Database) -> str:
 
 
 async def current_revision(database: Database) -> str | None:
-    """The revision the database is at; None when it was never migrated. Raises StoreUnavailable."""
+    """Return the revision the database is at; None when it was never migrated. Raises StoreUnavailable."""
     try:
         async with database.read() as connection:
             found: str | None = (
@@ -50,7 +50,7 @@ async def _has_versions(database: Database) -> bool:
 
 @cache
 def newest_revision() -> str:
-    """The revision this code needs: migrations are numbered, 0001_foundation.py is revision 0001."""
+    """Return the revision this code needs: migrations are numbered, 0001_foundation.py is revision 0001."""
     return max(path.name.partition("_")[0] for path in (SCRIPTS / "versions").glob("[0-9]*_*.py"))
 
 

@@ -25,7 +25,7 @@ DEFAULT = "usage_default"
 FENCE = "usage_default_fence"
 
 
-class Month(NamedTuple):
+class MonthPartition(NamedTuple):
     """A UTC month as a partition: its name, and its bounds in Unix milliseconds."""
 
     name: str
@@ -43,8 +43,8 @@ class Month(NamedTuple):
         return f"FROM ({self.start}) TO ({self.end})"
 
 
-class Kept(NamedTuple):
-    """What upkeep did. `findings`: months that could not be made."""
+class PartitionUpkeep(NamedTuple):
+    """Result of upkeep. `findings`: months that could not be made."""
 
     made: list[str]
     dropped: list[str]
@@ -53,12 +53,12 @@ class Kept(NamedTuple):
 
 async def keep_partitions(
     database: Database, today: date, dropped_before_ms: int | None, months: int = MONTHS_AHEAD
-) -> Kept:
+) -> PartitionUpkeep:
     """Make this month's partition and those of the coming months, drop empty ones of before retention's bound.
 
     Raises StoreUnavailable, also when a lock is not to be had within 2 s: it is tried again later.
     """
-    kept = Kept([], [], [])
+    kept = PartitionUpkeep([], [], [])
     if database.is_sqlite:
         return kept
     existing = await _existing(database)
@@ -87,22 +87,22 @@ async def keep_partitions(
     return kept
 
 
-def month_of(today: date, ahead: int) -> Month:
-    """The month so many months after that of a day."""
+def month_of(today: date, ahead: int) -> MonthPartition:
+    """Return the month so many months after that of a day."""
     number = today.year * 12 + today.month - 1 + ahead
     return _month(number // 12, number % 12 + 1)
 
 
-def _month(year: int, month: int) -> Month:
+def _month(year: int, month: int) -> MonthPartition:
     following = (year + month // 12, month % 12 + 1)
-    return Month(f"{PREFIX}{year}_{month:02d}", _start_of(year, month), _start_of(*following))
+    return MonthPartition(f"{PREFIX}{year}_{month:02d}", _start_of(year, month), _start_of(*following))
 
 
 def _start_of(year: int, month: int) -> int:
     return int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1_000
 
 
-def _parse(name: str) -> Month | None:
+def _parse(name: str) -> MonthPartition | None:
     parts = name.removeprefix(PREFIX).split("_")
     return _month(int(parts[0]), int(parts[1])) if len(parts) == 2 and all(part.isdigit() for part in parts) else None
 
@@ -113,26 +113,27 @@ async def _existing(database: Database) -> set[str]:
 
 
 async def _rows_in_default(database: Database, condition: str) -> int:
-    """How many rows of the default partition fulfil it, counted as far as it matters."""
+    """Count the rows of the default partition that fulfil it, as far as it matters."""
     query = f"SELECT count(*) FROM (SELECT 1 FROM {DEFAULT} WHERE {condition} LIMIT {MOST_MOVED + 1}) AS counted"  # noqa: S608 - our own names and numbers
     async with database.read() as connection:
         return int((await connection.execute(text(query))).scalar_one())
 
 
-async def _make_and_move(database: Database, month: Month) -> None:
+async def _make_and_move(database: Database, month: MonthPartition) -> None:
     """In one short transaction: the partition, and the default's rows of that month into it."""
+    moved = f"DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *"  # noqa: S608 - our own names
     async with database.write() as connection:
         for statement in (
             LOCK_TIMEOUT,
             f"LOCK TABLE {DEFAULT} IN ACCESS EXCLUSIVE MODE",
             f"CREATE TABLE {month.name} (LIKE {DEFAULT} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-            f"WITH moved AS (DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *) INSERT INTO {month.name} SELECT * FROM moved",  # noqa: S608 - our own names
+            f"WITH moved AS ({moved}) INSERT INTO {month.name} SELECT * FROM moved",  # noqa: S608 - our own names
             f"ALTER TABLE usage ATTACH PARTITION {month.name} FOR VALUES {month.bounds}",
         ):
             await connection.execute(text(statement))
 
 
-async def _make_beside_large(database: Database, month: Month) -> None:
+async def _make_beside_large(database: Database, month: MonthPartition) -> None:
     """Say, and have it checked beside traffic, that the default has no rows of a month to come; then make its
     partition.
 

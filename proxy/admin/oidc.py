@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from billing.ledger.admins import LONGEST_ACTOR, Admin
-from config.settings import Admin as AdminSettings
+from config.settings import AdminSettings
 from proxy.admin.roles import ROLES
 from proxy.web.rejections import Rejection, unauthorized, unavailable
 
@@ -54,7 +54,7 @@ class TokenChecker:
         """The last fetch failed, or takes long."""
 
     async def check(self, token: str) -> Admin:
-        """Who the token says is asking. Raises Rejection (401, or 503 when the issuer's keys cannot be had)."""
+        """Return the admin that a token names. Raises Rejection (401, or 503 when the issuer's keys cannot be had)."""
         jwt = await asyncio.to_thread(_library)
         try:
             head = jwt.get_unverified_header(token)
@@ -76,7 +76,7 @@ class TokenChecker:
         return Admin(_actor(str(claims["sub"]), claims.get("email")), role, None, int(claims["exp"]) * 1_000)
 
     async def _key(self, kid: str) -> Any:
-        """The issuer's key of that id. Raises Rejection.
+        """Return the issuer's key of that id. Raises Rejection.
 
         An unknown key is worth a fetch, but not one for each token that names one, however the last fetch went. Old
         keys are fetched anew; while the issuer is in trouble, whoever brings a key that is known does not wait for
@@ -121,7 +121,7 @@ class TokenChecker:
 
 
 def _keys_of(body: bytes) -> Keys:
-    """The signing keys of a key set, without those that nobody here can use.
+    """Read the signing keys of a key set, without those that nobody here can use.
 
     Raises ValueError when it has none, or is none.
     """
@@ -169,7 +169,7 @@ def _library() -> Any:
 
 
 def _role(claims: dict[str, Any], path: str) -> str | None:
-    """The best role among those a claim holds; `path` may lead into nested claims by dots."""
+    """Return the best role among those a claim holds; `path` may lead into nested claims by dots."""
     value: Any = claims.get(path)
     if value is None:
         value = claims

@@ -1,20 +1,20 @@
-"""`tollkeeper account`, `key`, `grant`, `ledger`, `usage`: customers and their money.
+"""`tollkeeper account`, `key`, `grant`, `ledger`, `usage`, `portal`: customers and their money.
 
 Amounts for people are credits.
 """
 
-import functools
 import secrets
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
-from billing.ledger.accounts import KeyRules
-from billing.ledger.ledger import UsageFilters
+from billing.ledger.accounts import KeyRow, KeyRules
+from billing.ledger.portal_tokens import PortalTokens
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, millicredits, parse_credits
 from billing.money.spend_periods import PERIODS
 from billing.storage.database import now_ms
+from proxy.cli.balances import account_figures
 from proxy.cli.context import (
     Add,
     Context,
@@ -23,21 +23,20 @@ from proxy.cli.context import (
     because,
     expiry,
     in_credits,
+    local_url,
     not_negative,
     short_text,
     table,
     who,
 )
+from proxy.credits_page.sign_in import link_url
 from proxy.customer_api.rows import usage_row
 from proxy.web.times import iso_time
 
 MAX_GRANT_CREDITS = 1_000_000_000
 
-FiguresOf = Callable[[Context, str], Awaitable[tuple[int | None, int, int]]]
-"""(cached balance or None, held, unflushed) of an account in millicredits, from the balance store."""
 
-
-def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
+def register(commands: Any, add: Add) -> None:
     """Add the commands to the parser."""
     account = commands.add_parser("account", help="Create, show, list, block accounts.").add_subparsers(
         dest="verb", required=True
@@ -45,9 +44,7 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
     add(account, "create", _account_create, "Create an account and its first API key.").add_argument(
         "name", type=short_text(200)
     )
-    add(account, "show", functools.partial(_account_show, figures_of=figures_of), "Show one account.").add_argument(
-        "account"
-    )
+    add(account, "show", _account_show, "Show one account.").add_argument("account")
     add(account, "list", _account_list, "List accounts.")
     block = add(account, "block", _account_block, "Block an account (or --unblock it).")
     block.add_argument("account")
@@ -85,6 +82,8 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
         listing = add(commands, name, run, text)
         listing.add_argument("account")
         listing.add_argument("--limit", type=not_negative, default=100)
+    portal = add(commands, "portal", _portal, "A one-time link to an account's Credits page, good for ten minutes.")
+    portal.add_argument("account")
 
 
 async def _account_create(context: Context) -> Result:
@@ -95,24 +94,24 @@ async def _account_create(context: Context) -> Result:
     return result, text, 0
 
 
-async def _account_show(context: Context, *, figures_of: FiguresOf) -> Result:
+async def _account_show(context: Context) -> Result:
     account_id = context.arguments.account
     account = await context.accounts.get(account_id)
     posted = await context.ledger.posted(account_id)
-    figures, held, unflushed = await figures_of(context, account_id)
+    figures, held, unflushed = await account_figures(context, account_id)
     balance = figures if figures is not None else posted.balance
     result = {
         "accountId": account_id,
-        "name": account["name"],
-        "status": account["status"],
+        "name": account.name,
+        "status": account.status,
         "balanceMillicredits": str(balance),
         "heldMillicredits": str(held),
         "postedMillicredits": str(posted.balance),
         "unflushedMillicredits": str(unflushed),
-        "createdAt": iso_time(account["created_at"]),
+        "createdAt": iso_time(account.created_at),
     }
     text = (
-        f"{account_id}  {account['name']}  {account['status']}\n"
+        f"{account_id}  {account.name}  {account.status}\n"
         f"balance {in_credits(balance)} credits, held {in_credits(held)}, in the ledger {in_credits(posted.balance)}"
     )
     return result, text, 0
@@ -122,15 +121,15 @@ async def _account_list(context: Context) -> Result:
     rows = await context.accounts.everyone()
     data = [
         {
-            "accountId": row["id"],
-            "name": row["name"],
-            "status": row["status"],
-            "postedMillicredits": str(row["posted_millicredits"]),
-            "createdAt": iso_time(row["created_at"]),
+            "accountId": row.id,
+            "name": row.name,
+            "status": row.status,
+            "postedMillicredits": str(row.posted_millicredits),
+            "createdAt": iso_time(row.created_at),
         }
         for row in rows
     ]
-    shown = [(row["id"], row["status"], in_credits(row["posted_millicredits"]), row["name"]) for row in rows]
+    shown = [(row.id, row.status, in_credits(row.posted_millicredits), row.name) for row in rows]
     return {"data": data}, table("account status >credits name", shown) or "There are no accounts yet.", 0
 
 
@@ -166,55 +165,55 @@ async def _key_list(context: Context) -> Result:
     rows = await context.accounts.keys_of(context.arguments.account)
     data = [
         {
-            "keyId": row["id"],
-            "hint": row["hint"],
-            "models": msgspec.json.decode(row["models"]) if row["models"] else None,
+            "keyId": row.id,
+            "hint": row.hint,
+            "models": msgspec.json.decode(row.models) if row.models else None,
             "spendLimitMillicredits": None
-            if row["spend_limit_millicredits"] is None
-            else str(row["spend_limit_millicredits"]),
-            "spendPeriod": row["spend_period"],
-            "requestsPerMinute": row["requests_per_minute"],
-            "tokensPerMinute": row["tokens_per_minute"],
-            "concurrency": row["concurrency"],
-            "expiresAt": iso_time(row["expires_at"]) if row["expires_at"] else None,
-            "revokedAt": iso_time(row["revoked_at"]) if row["revoked_at"] else None,
-            "createdAt": iso_time(row["created_at"]),
+            if row.spend_limit_millicredits is None
+            else str(row.spend_limit_millicredits),
+            "spendPeriod": row.spend_period,
+            "requestsPerMinute": row.requests_per_minute,
+            "tokensPerMinute": row.tokens_per_minute,
+            "concurrency": row.concurrency,
+            "expiresAt": iso_time(row.expires_at) if row.expires_at else None,
+            "revokedAt": iso_time(row.revoked_at) if row.revoked_at else None,
+            "createdAt": iso_time(row.created_at),
         }
         for row in rows
     ]
     shown = [
         (
-            row["id"],
-            row["hint"],
+            row.id,
+            row.hint,
             _state(row),
             _limits(row),
-            " ".join(msgspec.json.decode(row["models"])) if row["models"] else "all",
+            " ".join(msgspec.json.decode(row.models)) if row.models else "all",
         )
         for row in rows
     ]
     return {"data": data}, table("key begins-with state limits models", shown) or "This account has no keys.", 0
 
 
-def _state(row: dict[str, Any]) -> str:
-    if row["revoked_at"]:
+def _state(row: KeyRow) -> str:
+    if row.revoked_at:
         return "revoked"
-    if not row["expires_at"]:
+    if not row.expires_at:
         return "active"
-    ended = row["expires_at"] <= now_ms()
-    return f"{'expired' if ended else 'active until'} {iso_time(row['expires_at'])}"
+    ended = row.expires_at <= now_ms()
+    return f"{'expired' if ended else 'active until'} {iso_time(row.expires_at)}"
 
 
-def _limits(row: dict[str, Any]) -> str:
+def _limits(row: KeyRow) -> str:
     parts = []
-    if row["spend_limit_millicredits"] is not None:
-        parts.append(f"{in_credits(row['spend_limit_millicredits'])} credits a {row['spend_period']}")
-    for name, unit in (
-        ("requests_per_minute", "requests/min"),
-        ("tokens_per_minute", "tokens/min"),
-        ("concurrency", "at once"),
+    if row.spend_limit_millicredits is not None:
+        parts.append(f"{in_credits(row.spend_limit_millicredits)} credits a {row.spend_period}")
+    for number, unit in (
+        (row.requests_per_minute, "requests/min"),
+        (row.tokens_per_minute, "tokens/min"),
+        (row.concurrency, "at once"),
     ):
-        if row[name] is not None:
-            parts.append(f"{row[name]} {unit}")
+        if number is not None:
+            parts.append(f"{number} {unit}")
     return ", ".join(parts) or "none"
 
 
@@ -249,28 +248,28 @@ async def _ledger(context: Context) -> Result:
     rows = await context.ledger.transfers_of(context.arguments.account, context.arguments.limit)
     data = [
         {
-            "id": str(row["id"]),
-            "kind": row["kind"],
-            "amountMillicredits": str(row["effect"]),
-            "debitAccount": row["debit_account"],
-            "creditAccount": row["credit_account"],
-            "referenceType": row["reference_type"],
-            "referenceId": row["reference_id"],
-            "purchaseId": row["purchase_id"],
-            "actor": row["actor"],
-            "reason": row["reason"],
-            "createdAt": iso_time(row["created_at"]),
+            "id": str(row.id),
+            "kind": row.kind,
+            "amountMillicredits": str(row.effect),
+            "debitAccount": row.debit_account,
+            "creditAccount": row.credit_account,
+            "referenceType": row.reference_type,
+            "referenceId": row.reference_id,
+            "purchaseId": row.purchase_id,
+            "actor": row.actor,
+            "reason": row.reason,
+            "createdAt": iso_time(row.created_at),
         }
         for row in rows
     ]
     shown = [
         (
-            iso_time(row["created_at"]),
-            in_credits(row["effect"]),
-            row["kind"],
-            row["reference_id"],
-            row["actor"],
-            row["reason"],
+            iso_time(row.created_at),
+            in_credits(row.effect),
+            row.kind,
+            row.reference_id,
+            row.actor,
+            row.reason,
         )
         for row in rows
     ]
@@ -287,14 +286,14 @@ async def _usage(context: Context) -> Result:
     data = [usage_row(row) for row in rows]
     shown = [
         (
-            iso_time(row["created_at"]),
-            in_credits(row["charged_millicredits"]),
-            row["model"],
-            str(row["input_tokens"]),
-            str(row["output_tokens"]),
-            row["usage_source"],
-            row["outcome"],
-            row["charge_id"],
+            iso_time(row.created_at),
+            in_credits(row.charged_millicredits),
+            row.model,
+            str(row.input_tokens),
+            str(row.output_tokens),
+            row.usage_source,
+            row.outcome,
+            row.charge_id,
         )
         for row in rows
     ]
@@ -304,3 +303,10 @@ async def _usage(context: Context) -> Result:
         or "There is no usage for this account.",
         0,
     )
+
+
+async def _portal(context: Context) -> Result:
+    settings = context.settings
+    token, expires_at = await PortalTokens(context.database).link(context.arguments.account, who())
+    url = link_url(settings.portal.public_url or local_url(settings, settings.listen.port), token)
+    return {"url": url, "expiresAt": iso_time(expires_at)}, url, 0

@@ -47,7 +47,10 @@ def register(commands: Any, add: Add) -> None:
         (
             "days",
             _days,
-            "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; nothing before the first booking.",
+            (
+                "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; "
+                "nothing before the first booking."
+            ),
         ),
     ):
         export = add(books, name, run, text)
@@ -95,14 +98,14 @@ async def _notices(context: Context) -> Result:
     dead = await notices.listing("dead", 1)
     data = [
         {
-            "id": row["id"],
-            "accountId": row["account_id"],
-            "kind": row["kind"],
-            "state": row["state"],
-            "attempts": row["attempts"],
-            "lastError": row["last_error"],
-            "createdAt": iso_time(row["created_at"]),
-            "sentAt": iso_time(row["sent_at"]) if row["sent_at"] else None,
+            "id": row.id,
+            "accountId": row.account_id,
+            "kind": row.kind,
+            "state": row.state,
+            "attempts": row.attempts,
+            "lastError": row.last_error,
+            "createdAt": iso_time(row.created_at),
+            "sentAt": iso_time(row.sent_at) if row.sent_at else None,
         }
         for row in rows
     ]

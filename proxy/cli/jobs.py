@@ -10,24 +10,23 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from billing.accounting.daily_finance import DAY_MS, MOST_DAYS, RolledUp, day_of
-from billing.accounting.reconcile import ReadStore, traces
-from billing.balances.redis.store import RedisBalances
+from billing.accounting.reconcile import traces
 from billing.jobs.runs import PARTLY
-from billing.jobs.schedule import JobIsRunning, Result, Run
+from billing.jobs.schedule import JobIsRunning, JobResult, Run
 from billing.money.amounts import written_credits, written_usd
 from billing.storage.database import now_ms
-from proxy.admin.actions import job_row
+from proxy.admin.rows import job_row
+from proxy.cli.balances import open_reader
 from proxy.cli.context import Add, Context, Refusal
 from proxy.cli.context import Result as Output
 from proxy.customer_api.money_in import CHECK_DAYS, money_in
 from proxy.observability.metrics import Metrics
-from proxy.server.jobs import JobBook, store_reader
+from proxy.server.jobs import JobBook
 from proxy.web.times import iso_time
 
 COMMANDS = ("reconcile", "finance", "costs", "jobs")
@@ -74,37 +73,19 @@ def register(commands: Any, add: Add) -> None:
 
 
 @contextlib.asynccontextmanager
-async def store_figures(context: Context) -> AsyncIterator[ReadStore | None]:
-    """How to read the balance store beside a running server; None while the embedded one has never been opened."""
-    settings = context.settings
-    if not settings.redis.url:
-        theirs = Path(settings.embedded.path).exists() and not (await traces(context.database, 0)).redis
-        yield store_reader(settings, None) if theirs else None
-        return
-    store = RedisBalances(
-        settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
-    )
-    await store.open()
-    try:
-        yield store_reader(settings, store)
-    finally:
-        await store.close()
-
-
-@contextlib.asynccontextmanager
 async def _book(context: Context, *, store: bool = False) -> AsyncIterator[JobBook]:
-    """The jobs; `store`: with the balance store opened for them."""
+    """Open the jobs; `store`: with the balance store opened for them."""
     metrics = Metrics(CollectorRegistry())
     money = money_in(context.settings, context.database, metrics)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(money.close)
-        read = await stack.enter_async_context(store_figures(context)) if store else None
+        read = await stack.enter_async_context(open_reader(context)) if store else None
         book = JobBook(context.settings, read, money, metrics)
         stack.push_async_callback(book.close)
         yield book
 
 
-async def _run_job(book: JobBook, name: str, instead: Run | None = None, kept_as: str = "") -> Result:
+async def _run_job(book: JobBook, name: str, instead: Run | None = None, kept_as: str = "") -> JobResult:
     """Run a job; while another process runs it, wait for that. Raises Refusal."""
     deadline = time.monotonic() + WAIT_SECONDS
     while True:
@@ -123,7 +104,7 @@ async def _reconcile(context: Context) -> Output:
     return _output(result, "\n".join(lines))
 
 
-async def _compare(context: Context, book: JobBook, *, stripe: bool) -> Result:
+async def _compare(context: Context, book: JobBook, *, stripe: bool) -> JobResult:
     """Reconcile with what this shell knows.
 
     Where the service knows more, that is said, and the run does not count as the scheduled one.
@@ -136,7 +117,7 @@ async def _compare(context: Context, book: JobBook, *, stripe: bool) -> Result:
         missing.append("the balance store: the service keeps balances in Redis, and redis.url is not set in this shell")
     asked = stripe and book.asks_stripe
 
-    async def compare(_since: int) -> Result:
+    async def compare(_since: int) -> JobResult:
         return await book.reconcile(CHECK_DAYS if asked else 0, missing)
 
     whole = not missing and asked == (book.asks_stripe or known.stripe)
@@ -147,7 +128,7 @@ async def _finance(context: Context) -> Output:
     async with _book(context) as book:
         rolled = RolledUp([], [])
 
-        async def compute(_since: int) -> Result:
+        async def compute(_since: int) -> JobResult:
             nonlocal rolled
             found, rolled = await book.finance_days(context.arguments.days)
             return found
@@ -194,7 +175,7 @@ async def _finance(context: Context) -> Output:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A day, and figures in columns of one width."""
+    """Write a day, and figures in columns of one width."""
     return f"{cells[0]:10}" + "".join(f" {cell:>17}" for cell in cells[1:])
 
 
@@ -205,7 +186,7 @@ async def _costs(context: Context) -> Output:
         raise Refusal(f"{day.isoformat()} is not over yet (UTC): costs are compared by finished days")
     async with _book(context) as book:
 
-        async def compare(_since: int) -> Result:
+        async def compare(_since: int) -> JobResult:
             return await book.costs(day, day)
 
         if "costs" not in book.schedule.jobs:
@@ -247,7 +228,7 @@ async def _run(context: Context) -> Output:
     return _output(result, result.report)
 
 
-def _output(result: Result, text: str) -> Output:
+def _output(result: JobResult, text: str) -> Output:
     findings, problem = result.findings, result.problem
     data = [
         {"check": f.check, "subject": f.subject, "expected": str(f.expected), "found": str(f.found)} for f in findings

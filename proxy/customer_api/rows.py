@@ -4,78 +4,80 @@ from typing import Any
 
 import msgspec
 
+from billing.ledger.transfers import TransferRow
 from billing.money.amounts import display_credits
+from billing.money.usage_record import UsageRow
 from billing.payments.purchase import Refunded
 from billing.payments.purchase_store import Purchase
 from proxy.web.times import iso_time
 
 
-def usage_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A usage row as customers see it."""
+def usage_row(row: UsageRow) -> dict[str, Any]:
+    """Usage row as customers see it."""
     return {
-        "requestId": row["charge_id"],
-        "keyId": row["key_id"],
-        "endpoint": row["endpoint"],
-        "model": row["model"],
-        "serviceTier": row["service_tier"],
-        "stream": bool(row["stream"]),
-        "inputTokens": row["input_tokens"],
-        "outputTokens": row["output_tokens"],
-        "cachedTokens": row["cached_tokens"],
-        "cacheWriteTokens": row["cache_write_tokens"],
-        "reasoningTokens": row["reasoning_tokens"],
-        "audioInputTokens": row["audio_input_tokens"],
-        "audioOutputTokens": row["audio_output_tokens"],
-        "imageInputTokens": row["image_input_tokens"],
-        "imageOutputTokens": row["image_output_tokens"],
-        "audioMilliseconds": row["audio_milliseconds"],
-        "characters": row["characters"],
-        "chargedMillicredits": str(row["charged_millicredits"]),
-        "chargedCredits": display_credits(row["charged_millicredits"]),
-        "usageSource": row["usage_source"],
-        "outcome": row["outcome"],
-        "free": bool(row["free"]),
-        "createdAt": iso_time(row["created_at"]),
+        "requestId": row.charge_id,
+        "keyId": row.key_id,
+        "endpoint": row.endpoint,
+        "model": row.model,
+        "serviceTier": row.service_tier,
+        "stream": bool(row.stream),
+        "inputTokens": row.input_tokens,
+        "outputTokens": row.output_tokens,
+        "cachedTokens": row.cached_tokens,
+        "cacheWriteTokens": row.cache_write_tokens,
+        "reasoningTokens": row.reasoning_tokens,
+        "audioInputTokens": row.audio_input_tokens,
+        "audioOutputTokens": row.audio_output_tokens,
+        "imageInputTokens": row.image_input_tokens,
+        "imageOutputTokens": row.image_output_tokens,
+        "audioMilliseconds": row.audio_milliseconds,
+        "characters": row.characters,
+        "chargedMillicredits": str(row.charged_millicredits),
+        "chargedCredits": display_credits(row.charged_millicredits),
+        "usageSource": row.usage_source,
+        "outcome": row.outcome,
+        "free": bool(row.free),
+        "createdAt": iso_time(row.created_at),
     }
 
 
-def usage_details(row: dict[str, Any]) -> dict[str, Any]:
-    """The rest of a usage row, for the record of one request."""
+def usage_details(row: UsageRow) -> dict[str, Any]:
+    """Rest of a usage row, for the record of one request."""
     return {
-        "billedModel": row["billed_model"],
-        "heldMillicredits": str(row["held_millicredits"]),
-        "webSearches": row["web_searches"],
-        "toolCalls": msgspec.json.decode(row["tool_calls"]) if row["tool_calls"] else {},
-        "rates": msgspec.json.decode(row["rates"]),
-        "status": row["status"],
-        "firstByteMs": row["first_byte_ms"],
-        "durationMs": row["duration_ms"],
-        "upstreamId": row["upstream_id"],
+        "billedModel": row.billed_model,
+        "heldMillicredits": str(row.held_millicredits),
+        "webSearches": row.web_searches,
+        "toolCalls": msgspec.json.decode(row.tool_calls) if row.tool_calls else {},
+        "rates": msgspec.json.decode(row.rates),
+        "status": row.status,
+        "firstByteMs": row.first_byte_ms,
+        "durationMs": row.duration_ms,
+        "upstreamId": row.upstream_id,
     }
 
 
-def ledger_row(row: dict[str, Any]) -> dict[str, Any]:
-    """A ledger row as customers see it."""
+def ledger_row(row: TransferRow) -> dict[str, Any]:
+    """Ledger row as customers see it."""
     return {
-        "id": str(row["id"]),
-        "kind": row["kind"],
-        "amountMillicredits": str(row["effect"]),
-        "amountCredits": display_credits(row["effect"]),
-        "referenceType": row["reference_type"],
-        "referenceId": row["reference_id"],
-        "purchaseId": row["purchase_id"],
-        "reason": row["reason"],
-        "createdAt": iso_time(row["created_at"]),
+        "id": str(row.id),
+        "kind": row.kind,
+        "amountMillicredits": str(row.effect),
+        "amountCredits": display_credits(row.effect),
+        "referenceType": row.reference_type,
+        "referenceId": row.reference_id,
+        "purchaseId": row.purchase_id,
+        "reason": row.reason,
+        "createdAt": iso_time(row.created_at),
     }
 
 
 def refund_row(purchase_id: str, made: Refunded) -> dict[str, Any]:
-    """A refund that was asked for here."""
+    """Refund that was asked for here."""
     return {"id": purchase_id, "refundId": made.refund_id, "refundedCents": made.cents, "status": made.status}
 
 
 def purchase_row(purchase: Purchase) -> dict[str, Any]:
-    """A purchase as its buyer sees it."""
+    """Purchase as its buyer sees it."""
     total = purchase.paid_millicredits + purchase.bonus_millicredits
     return {
         "id": purchase.id,
@@ -88,7 +90,7 @@ def purchase_row(purchase: Purchase) -> dict[str, Any]:
         "taxCents": purchase.tax_cents,
         "millicredits": str(total),
         "credits": display_credits(total),
-        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.charge_id else None,
+        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.stripe_charge_id else None,
         "createdAt": iso_time(purchase.created_at),
         "creditedAt": iso_time(purchase.credited_at) if purchase.credited_at else None,
     }

@@ -1,14 +1,11 @@
-"""What operators are told of a request that ended, by HTTP or on a socket: counters, times, one line of the log, its
-span.
-"""
+"""A request that ended, by HTTP or on a socket, as operators see it: counters, times, one line of the log, its span."""
 
 import re
 import time
 from typing import Protocol
 
 from billing.ledger.accounts import ApiKey
-from proxy.gateway.plan import Plan
-from proxy.gateway.request_hold import Holding
+from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.services import Services
 from proxy.observability.tracing import Headers, Trace
 
@@ -16,52 +13,28 @@ CLIENT_CLOSED = 499
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
 
-class Ended(Protocol):
-    """A request that ended.
+class EndedRequest(Protocol):
+    """A request that ended; see request.RequestContext. `status` 0: its client left before it had one."""
 
-    `status` 0: its client left before it had one; `started` in monotonic seconds; `headers` the client's.
-    """
-
-    @property
-    def request_id(self) -> str: ...  # noqa: D102 - the names say it
-    @property
-    def headers(self) -> Headers: ...  # noqa: D102
-    @property
-    def trace(self) -> Trace: ...  # noqa: D102
-    @property
-    def key(self) -> ApiKey | None: ...  # noqa: D102
-    @property
-    def method(self) -> str: ...  # noqa: D102
-    @property
-    def path(self) -> bytes: ...  # noqa: D102
-    @property
-    def endpoint(self) -> str: ...  # noqa: D102
-    @property
-    def plan(self) -> Plan | None: ...  # noqa: D102
-    @property
-    def money(self) -> Holding: ...  # noqa: D102
-    @property
-    def status(self) -> int: ...  # noqa: D102
-    @property
-    def outcome(self) -> str: ...  # noqa: D102
-    @property
-    def started(self) -> float: ...  # noqa: D102
-    @property
-    def first_byte_ms(self) -> int: ...  # noqa: D102
+    request_id: str
+    headers: Headers
+    trace: Trace
+    key: ApiKey | None
+    method: str
+    path: bytes
+    endpoint: str
+    status: int
+    outcome: str
+    started: float
+    first_byte_ms: int
 
 
-def account_of(ended: Ended, services: Services) -> None:
-    """Count it and write its line."""
-    plan, key, money, status, metrics = (
-        ended.plan,
-        ended.key,
-        ended.money,
-        ended.status or CLIENT_CLOSED,
-        services.metrics,
-    )
-    metrics.answered(ended.endpoint, status, ended.outcome or "unknown")
-    if money.sent_at:
-        metrics.forwarded_after(money.sent_at - ended.started)
+def log_request(services: Services, ended: EndedRequest, hold: RequestHold | None) -> None:
+    """Count it and write its line. `hold`: its money, None where it was never to cost anything."""
+    key, status, metrics = ended.key, ended.status or CLIENT_CLOSED, services.metrics
+    metrics.count_answer(ended.endpoint, status, ended.outcome or "unknown")
+    if hold is not None and hold.sent_at:
+        metrics.observe_forwarded(hold.sent_at - ended.started)
     sent_id = next((value for name, value in ended.headers if name == b"x-client-request-id"), b"")
     facts: dict[str, str | int] = {
         "request_id": ended.request_id,
@@ -72,13 +45,13 @@ def account_of(ended: Ended, services: Services) -> None:
         "method": ended.method,
         "path": ended.path.decode("latin-1")[:200],
         "endpoint": ended.endpoint,
-        "model": plan.parsed.model[:120] if plan else "",
+        "model": hold.plan.parsed.model[:120] if hold is not None and hold.plan is not None else "",
         "status": status,
         "outcome": ended.outcome,
-        "input_tokens": money.usage.input_tokens,
-        "output_tokens": money.usage.output_tokens,
-        "charged_millicredits": money.charged,
-        "held_millicredits": money.amount,
+        "input_tokens": hold.usage.input_tokens if hold is not None else 0,
+        "output_tokens": hold.usage.output_tokens if hold is not None else 0,
+        "charged_millicredits": hold.charged if hold is not None else 0,
+        "held_millicredits": hold.amount if hold is not None else 0,
         "first_byte_ms": ended.first_byte_ms,
         "duration_ms": round((time.monotonic() - ended.started) * 1_000),
     }

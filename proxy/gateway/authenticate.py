@@ -9,7 +9,6 @@ The operator's own app may act for any account: an admin key of the role `servic
 """
 
 import asyncio
-import fnmatch
 import re
 import time
 from collections import OrderedDict
@@ -20,15 +19,15 @@ from billing.ledger.accounts import Accounts, ApiKey, hash_key
 from billing.ledger.admins import ADMIN_PREFIX, Admins
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import now_ms
-from proxy.web.auth_failures import Failures
-from proxy.web.rejections import Rejection, forbidden, unauthorized, unavailable
+from proxy.web.auth_failures import AuthFailures
+from proxy.web.rejections import forbidden, unauthorized, unavailable
 
 REFRESH_SECONDS = 1.0
 MAX_AGE_SECONDS = 3.0
 ACCOUNT_ID = re.compile(rb"^[\x21-\x7e]{1,40}$")
 CACHE_SIZE = 50_000
 KNOWN_KEY_SECONDS = 0.5
-"""How long a request with a known key waits for SQL; all of them together, not each."""
+"""Seconds that a request with a known key waits for SQL; all of them together, not each."""
 CANNOT_CHECK = "API keys cannot be checked right now. Try again shortly."
 BEARER = re.compile(rb"^(?i:bearer) +([\x21-\x7e]{1,512})$")
 WRONG_KEY = "Incorrect API key provided. Use the key you were given by your provider."
@@ -50,14 +49,14 @@ class Authenticator:
         accounts: Accounts,
         stale_seconds: int | float,
         admins: Admins | None = None,
-        failures: Failures | None = None,
+        failures: AuthFailures | None = None,
     ) -> None:
         """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others.
 
         `failures`: of keys that are not known, by address.
         """
         self._accounts, self._stale, self._admins = accounts, stale_seconds, admins
-        self._failures = failures or Failures()
+        self._failures = failures or AuthFailures()
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._tasks: set[asyncio.Task[bool]] = set()
 
@@ -100,7 +99,7 @@ class Authenticator:
         except StoreUnavailable:
             raise unavailable(CANNOT_CHECK, "store_unavailable") from None
         if key is None:
-            self._failures.note("key", address)
+            self._failures.count("key", address)
         self._remember(digest, key)
         return key
 
@@ -160,19 +159,3 @@ def _acted_for(headers: list[tuple[bytes, bytes]]) -> str:
     if len(named) != 1 or not ACCOUNT_ID.match(named[0]):
         raise unauthorized("Name the account that you act for in the header `Tollkeeper-Account`.", "missing_account")
     return named[0].decode("ascii")
-
-
-def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:
-    """Whether a model's name passes the operator's globs and the key's own."""
-    return _matches(model, allowlist) and (key_models is None or _matches(model, key_models))
-
-
-def refuse_model(model: str) -> Rejection:
-    """The same words whether a model is unknown, unpriced or not allowed."""
-    return Rejection(
-        404, "model_not_found", f"The model {model!r} does not exist or you do not have access to it.", param="model"
-    )
-
-
-def _matches(model: str, globs: tuple[str, ...]) -> bool:
-    return any(glob == "*" or fnmatch.fnmatchcase(model, glob) for glob in globs)

@@ -1,4 +1,4 @@
-"""Which (method, path) pairs exist, as data. Adding a metered endpoint is adding a row here.
+"""The table of (method, path) pairs, as data. Adding a metered endpoint is adding a row here.
 
 One table makes the routing, the refusals (refused.json: every other path of the API, with a reason), the documentation
 page (docs/endpoints.md) and the tests. Paths are matched raw, byte for byte: no decoding, no `..`, no double slashes;
@@ -46,7 +46,7 @@ from proxy.gateway.bodies.media import (
     parse_translation,
 )
 from proxy.gateway.bodies.responses import parse_compact, parse_input_tokens, parse_response, response_texts
-from proxy.web.rejections import Rejection, forbidden, not_found
+from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 Texts = tuple[list[str], int]
 """(texts that the model reads, framing tokens around them)."""
@@ -76,7 +76,7 @@ class Endpoint(NamedTuple):
     drains: bool = False
 
     def meter(self, parsed: Parsed) -> StreamMeter:
-        """What reads a stream of this endpoint."""
+        """Make the meter that reads a stream of this endpoint."""
         if parsed.convert.startswith(AUDIO_PREFIX):
             return AudioMeter() if parsed.characters else SpeechMeter(parsed.convert.removeprefix(AUDIO_PREFIX))
         if self.events is not None:
@@ -182,6 +182,7 @@ METERED: dict[tuple[str, bytes], Endpoint] = {
 }
 MODELS_PATH = b"/v1/models"
 MODEL_PREFIX = b"/v1/models/"
+OBJECT_PREFIX = b"/v1/responses/"
 OBJECT_PATH = re.compile(rb"^/v1/responses/([A-Za-z0-9_-]{1,110})(/cancel|/input_items)?$")
 OBJECT_ROUTES = {
     ("", "GET"): "its maker only",
@@ -197,13 +198,16 @@ SOCKETS = (b"/v1/responses", b"/v1/realtime")
 """Paths that are also (or only) WebSockets; see sockets.py."""
 
 
-def find_endpoint(method: str, raw_path: bytes) -> Endpoint:
+def find_endpoint(method: str, raw_path: bytes, query: bytes = b"") -> Endpoint:
     """The row for a request.
 
     Raises Rejection: 405 for a wrong method, 403 with the reason for what OpenAI has and we refuse, 404.
     """
     endpoint = METERED.get((method, raw_path))
     if endpoint is not None:
+        if b"beta=true" in query:
+            message = "Beta variants of endpoints are not available here: leave `beta` out."
+            raise invalid(message, "beta", "unsupported_parameter")
         return endpoint
     path = raw_path.decode("ascii", "replace")[:200]
     offered = sorted(allowed for allowed, known in METERED if known == raw_path)
@@ -215,14 +219,15 @@ def find_endpoint(method: str, raw_path: bytes) -> Endpoint:
     if offered:
         raise Rejection(405, "method_not_allowed", f"Not allowed to {method} on {path}: use {', '.join(offered)}.")
     raise not_found(
-        f"The endpoint {method} {path} is not offered here. Offered: POST {', '.join(known.decode() for _, known in METERED)}; "
+        f"The endpoint {method} {path} is not offered here. "
+        f"Offered: POST {', '.join(known.decode() for _, known in METERED)}; "
         "GET /v1/models, /v1/models/{model}.",
         "endpoint_not_offered",
     )
 
 
 def refusal(method: str, path: str) -> str | None:
-    """Why a path of OpenAI's API is refused; None when OpenAI has no such path."""
+    """Reason why a path of OpenAI's API is refused; None when OpenAI has no such path."""
     for pattern, methods in _refused():
         if pattern.fullmatch(path):
             return methods.get(method) or next(iter(methods.values()))

@@ -3,23 +3,17 @@
 Everything here decides about money and knows nothing of HTTP servers, sockets or stores.
 """
 
+import fnmatch
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from billing.ledger.accounts import ApiKey
-from billing.money.amounts import Millicredits
-from billing.money.errors import UnpricedModel
-from billing.money.holds import KeyLimits
-from billing.money.pricing import Bounds, Charge, Line, Model, PriceBook
-from billing.money.spend_periods import period_name
-from billing.money.usage import Usage
-from config.settings import Billing, Holds, Limits, Settings
-from proxy.gateway.authenticate import may_use_model, refuse_model
-from proxy.gateway.bodies.chat import Parsed, input_bound, with_members
+from billing.money.pricing import Bounds, Charge, Model, PriceBook
+from config.settings import Billing, Holds, Settings
+from proxy.gateway.bodies.chat import Parsed
 from proxy.gateway.bodies.responses import HOSTED_TOOLS
 from proxy.gateway.endpoints import METERED, Endpoint
-from proxy.gateway.upstream.tenants import as_json
 from proxy.web.rejections import Rejection, forbidden, invalid
 
 # what a client may ask for → the tier we price ("" = the operator's own)
@@ -33,7 +27,7 @@ ASKED_TIERS = {
     "ultrafast": "ultrafast",
 }
 MODEL_NAME = re.compile(r"[!-~]{1,120}")
-"""What may be stored and sent: any other character is in no model's name."""
+"""Characters that may be stored and sent: no model's name has any other."""
 IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
 SEARCH_TOKENS = HOSTED_TOOLS["web_search"]
 CALL_PRICES = {
@@ -45,7 +39,6 @@ CALL_PRICES = {
     "code_interpreter": "code_interpreter_1g",
 }
 """Hosted tool → the name of its price per call; "" = by its model, others cost tokens only."""
-TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
 
 
 class Plan(NamedTuple):
@@ -64,7 +57,14 @@ class Plan(NamedTuple):
     context: int | None = 0
     input_is_counted: bool = False
     keeps: bool = False
-    """Whether what it makes stays in the upstream account, where its owner must be known."""
+    """True when the objects it makes stay in the upstream account, where their owner must be known (I8)."""
+
+    def cap_headers(self) -> list[tuple[bytes, bytes]]:
+        """Tell a client that named no maximum that the balance, or the operator, set one."""
+        most = self.model.max_output_tokens
+        if not self.cap_is_ours or not self.parsed.cap_field or (most is not None and self.cap >= most):
+            return []
+        return [(b"x-credits-output-cap", b"%d" % self.cap)]
 
 
 class Tools(NamedTuple):
@@ -156,78 +156,6 @@ def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | 
 def smallest(plan: Plan, minimum: int, prices: PriceBook) -> Plan:
     """The least that could be held for this request: what a 402 says is required."""
     return _rebound(plan, prices, plan.bounds.input_tokens, min(plan.cap, minimum)) if plan.cap_is_ours else plan
-
-
-def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str]) -> bytes:
-    """The client's body with what we must set: usage reporting, an explicit tier, our cap below the model's own, no
-    storing.
-
-    `identifier` makes this tenant's own name out of one that the client gave.
-    """
-    parsed, changes = plan.parsed, dict(plan.parsed.sets)
-    for name, value in parsed.tenant_values.items():
-        changes[name] = as_json(identifier(value)) if parsed.form is None else identifier(value).encode()
-    if plan.endpoint.tiered and parsed.asked_tier not in (plan.tier, _wire_alias(plan.tier)):
-        changes["service_tier"] = TIER_JSON[plan.tier]
-    if parsed.stream and not parsed.wants_usage:
-        changes["stream_options"] = b'{"include_usage":true' + parsed.keeps_stream_options + b"}"
-    if plan.endpoint.stores and not billing.allow_store and parsed.store is None:
-        changes["store"] = b"false"
-    if plan.tools.calls and parsed.max_calls is None:
-        changes["max_tool_calls"] = str(plan.tools.calls).encode()
-    most = plan.model.max_output_tokens
-    if plan.cap_is_ours and parsed.cap_field and (most is None or plan.cap < most):
-        changes[parsed.cap_field] = str(plan.cap).encode()
-    if not changes:
-        return parsed.source
-    return parsed.form.with_fields(changes) if parsed.form is not None else with_members(parsed, changes)
-
-
-def checkpoint_charge(plan: Plan, prices: PriceBook, output_tokens: int) -> Charge:
-    """What an orphan of this plan would be charged: its input bound, and the output shown so far."""
-    bounds = plan.bounds._replace(output_tokens=min(output_tokens, plan.bounds.output_tokens))
-    return prices.ceiling(plan.model, plan.tier, bounds)
-
-
-def price_usage(
-    plan: Plan, prices: PriceBook, usage: Usage, billed_model: str, tier: str, more: Sequence[Line] = ()
-) -> Charge:
-    """Price by the echoed model and tier; where the echo has no price, by what was asked for.
-
-    `more`: other models' work.
-    """
-    model = (prices.find(billed_model) if billed_model else None) or plan.model
-    try:
-        return prices.price(model, tier, usage, more)
-    except UnpricedModel:
-        return prices.price(plan.model, plan.tier, usage, more)
-
-
-def key_limits(key: ApiKey, defaults: Limits, now_ms: int) -> KeyLimits:
-    """A key's limits, the operator's defaults where it names none."""
-    rules = key.rules
-    if rules.spend_limit is None and not any(defaults_of(defaults)) and rules[4:6] == (None, None) and rules[3] is None:
-        return NO_LIMITS
-    return KeyLimits(
-        spend_limit=rules.spend_limit,
-        period=period_name(rules.spend_period or "total", now_ms),
-        requests_per_minute=_either(rules.requests_per_minute, defaults.requests_per_minute),
-        tokens_per_minute=_either(rules.tokens_per_minute, defaults.tokens_per_minute),
-        concurrency=_either(rules.concurrency, defaults.concurrency),
-    )
-
-
-NO_LIMITS = KeyLimits()
-
-
-def defaults_of(limits: Limits) -> tuple[int, int, int]:
-    """The operator's defaults as a tuple."""
-    return limits.requests_per_minute, limits.tokens_per_minute, limits.concurrency
-
-
-def held_amount(plan: Plan, *, free: bool) -> Millicredits:
-    """What to hold: the ceiling, or nothing while charging is off."""
-    return Millicredits(0) if free or plan.endpoint.free else plan.ceiling.amount
 
 
 def _rebound(plan: Plan, prices: PriceBook, tokens_in: int, cap: int) -> Plan:
@@ -327,7 +255,8 @@ def _output_cap(parsed: Parsed, model: Model, holds: Holds) -> tuple[int, bool]:
     if parsed.explicit_cap is not None:
         if most is not None and parsed.explicit_cap > most:
             raise invalid(
-                f"The output maximum is too large: {parsed.explicit_cap}. {parsed.model!r} supports at most {most} output tokens.",
+                f"The output maximum is too large: {parsed.explicit_cap}. "
+                f"{parsed.model!r} supports at most {most} output tokens.",
                 parsed.cap_field or "max_tokens",
             )
         return parsed.explicit_cap, False
@@ -342,9 +271,32 @@ def _output_cap(parsed: Parsed, model: Model, holds: Holds) -> tuple[int, bool]:
     return (min(chosen, most) if most is not None else chosen), True
 
 
-def _wire_alias(tier: str) -> str:
-    return "fast" if tier == "priority" else tier
+def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
+    """Input tokens at most: text, plus images and audio; what cannot be bounded is the window.
+
+    Never more than it, per input.
+    """
+    if parsed.unbounded:
+        if window is None:
+            raise invalid(
+                f"The model {parsed.model!r} has no known context window, so this input cannot be priced.", "messages"
+            )
+        return window
+    bound = text_bound + parsed.image_tokens + parsed.audio_tokens
+    return bound if window is None else min(bound, window * parsed.inputs)
 
 
-def _either(own: int | None, default: int) -> int:
-    return default if own is None else own
+def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:
+    """Tell whether a model's name passes the operator's globs and the key's own."""
+    return _matches_any(model, allowlist) and (key_models is None or _matches_any(model, key_models))
+
+
+def refuse_model(model: str) -> Rejection:
+    """The same words whether a model is unknown, unpriced or not allowed."""
+    return Rejection(
+        404, "model_not_found", f"The model {model!r} does not exist or you do not have access to it.", param="model"
+    )
+
+
+def _matches_any(model: str, globs: tuple[str, ...]) -> bool:
+    return any(glob == "*" or fnmatch.fnmatchcase(model, glob) for glob in globs)

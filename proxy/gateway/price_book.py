@@ -79,7 +79,8 @@ class Rates:
             return
         card = msgspec.json.encode(await self._cards.get(card_id))
         async with self.swapping:
-            services.prices, self._kept = await self._book(card, self._billing), card
+            services.put_in_force(services.settings, await self._book(card, self._billing))
+            self._kept = card
         log.info("rate card %s applies now", card_id)
 
     async def under(self, billing: Billing, services: Services) -> PriceBook:

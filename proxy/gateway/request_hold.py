@@ -1,61 +1,89 @@
-"""The money of one request: hold, note, settle or release. Every hold made here is resolved here, once."""
+"""The money of one request, over HTTP, on a socket or in the background: hold, checkpoint, then settle or release.
 
+    hold ──▶ open ──settle────────────▶ charged what the answer cost, by one decision (settlement.py)
+              │  ──settle_abandoned───▶ charged its checkpoint: something was streamed and then everything went wrong
+              │  ──release────────────▶ nothing is charged
+              └──detach───────────────▶ another process takes it on by `resume`, with the same id (background responses)
+
+Every hold made here is resolved here, once (I4); a process that dies leaves it to the store's reaper, which books the
+last checkpoint (I3).
+"""
+
+import asyncio
 import time
+from collections.abc import Callable
 
 from billing.ledger.accounts import ApiKey
 from billing.money.amounts import Millicredits
 from billing.money.errors import AccountNotFound, StoreUnavailable
-from billing.money.holds import Checkpoint, Held, HoldRequest, Refused, Settled
-from billing.money.pricing import PriceBook
-from billing.money.spend_periods import period_end_ms
+from billing.money.holds import Checkpoint, Held, HoldRequest, KeyLimits, Refused, Settled
+from billing.money.spend_periods import period_end_ms, period_name
 from billing.money.usage import Usage
-from proxy.gateway.admission import is_free
-from proxy.gateway.plan import Plan, checkpoint_charge, clamped, held_amount, key_limits, smallest, with_counted_input
-from proxy.gateway.services import Services
-from proxy.gateway.settlement import Ending
-from proxy.gateway.usage_rows import Facts, orphan_record, usage_record
+from billing.money.usage_record import Outcome
+from config.settings import Limits
+from proxy.gateway.answers.meter import Report
+from proxy.gateway.checkpoint import checkpoint_of
+from proxy.gateway.plan import Plan, clamped, smallest, with_counted_input
+from proxy.gateway.services import PricingTerms, Services
+from proxy.gateway.settlement import ObservedOutput, SettlementDecision, decide_settlement
+from proxy.gateway.usage_rows import RequestFacts, usage_record
 from proxy.web.rejections import KeyLimit, Rejection, insufficient_credits, too_many, unavailable
 from proxy.web.times import iso_time
 
 HOLD_TRIES = 3
+RESUME_TRIES = 3
+SHRINK_FROM = 100_000
+"""Millicredits ($0.10): smaller holds are not worth a tokenizer's time."""
 NO_USAGE = Usage()
+NO_LIMITS = KeyLimits()
+UNLIMITED = (None, None, None, None)
 
 
-class Holding:
-    """One hold and what becomes of it. Amounts are millicredits.
+class RequestHold:
+    """One hold and its end. Amounts are millicredits.
 
-    `marked_at` is when it was last noted what is owed, `sent_at` when the request went upstream (both monotonic
-    seconds).
+    `plan` is what it was held for, clamped or counted since; `checkpointed_at` is when the store was last told what is
+    owed, `sent_at` when the request went upstream (both monotonic seconds).
     """
 
     __slots__ = (
         "_key",
-        "_prices",
-        "_request_id",
         "_services",
         "_settings",
-        "_started_ms",
         "amount",
         "charged",
+        "checkpointed_at",
         "free",
-        "holding",
         "input_owed",
-        "marked_at",
+        "is_open",
+        "plan",
+        "request_id",
         "sent_at",
+        "settled",
+        "started",
+        "started_ms",
+        "terms",
         "usage",
     )
 
-    def __init__(self, services: Services, prices: PriceBook, request_id: str, started_ms: int) -> None:
-        """Nothing is held yet."""
-        self._services, self._prices, self._request_id, self._started_ms = services, prices, request_id, started_ms
+    def __init__(
+        self, services: Services, terms: PricingTerms, request_id: str, started_ms: int, started: int | float
+    ) -> None:
+        """Nothing is held yet. `request_id` is hold id and charge id too.
+
+        `started_ms` in Unix milliseconds, `started` in monotonic seconds.
+        """
+        self._services, self.terms, self.request_id = services, terms, request_id
+        self.started_ms, self.started = started_ms, started
         self._settings = services.settings  # what a request begins under, it ends under
-        self.free = False
         self._key: ApiKey | None = None
+        self.plan: Plan | None = None
+        self.free = self.is_open = False
         self.amount = self.input_owed = Millicredits(0)
         self.charged = 0
         self.usage = NO_USAGE
-        self.holding = False
-        self.marked_at = self.sent_at = 0.0
+        self.settled: Settled | None = None
+        self.checkpointed_at = self.sent_at = 0.0
 
     @property
     def key(self) -> ApiKey:
@@ -64,36 +92,46 @@ class Holding:
             raise RuntimeError("nothing was held")
         return self._key
 
-    def facts(self, plan: Plan, first_byte_ms: int = 0, elapsed_ms: int = 0) -> Facts:
-        """What the request's rows say of it."""
-        return Facts(self._request_id, self.key, plan, self.amount, self._started_ms, first_byte_ms, elapsed_ms)
+    @property
+    def held_plan(self) -> Plan:
+        """The plan that is held for. Only after `hold`."""
+        if self.plan is None:
+            raise RuntimeError("nothing was held")
+        return self.plan
 
-    async def hold(self, plan: Plan, key: ApiKey) -> Plan:
-        """Hold the worst case by bytes; where money is short count tokens, then clamp.
+    def facts(self, plan: Plan, first_byte_ms: int = 0) -> RequestFacts:
+        """Facts for the request's rows."""
+        elapsed_ms = round((time.monotonic() - self.started) * 1_000)
+        return RequestFacts(self.request_id, self.key, plan, self.amount, self.started_ms, first_byte_ms, elapsed_ms)
+
+    # -- holding ----------------------------------------------------------------------------------
+
+    async def hold(self, plan: Plan, key: ApiKey, *, free: bool) -> Plan:
+        """Hold the worst case by bytes; where money is short count tokens, then clamp. `free`: see admission.admit.
 
         Raises Rejection (402, 429, 503).
         """
-        self._key, self.free = key, is_free(self._settings, key.account_id)
-        services, holds = self._services, self._settings.holds
+        self._key, self.free = key, free
+        services, holds, prices = self._services, self._settings.holds, self.terms.prices
         counted, tries = False, 0
         while True:
             result = await self._try_hold(plan, key)
             tries += 1
             if isinstance(result, Held):
-                self.holding = True
+                self.is_open, self.plan = True, plan
                 return plan
             if result.source not in ("balance", "in_flight", "key_limit"):
-                raise self._limited(result)
+                raise _limited(result)
             budget = result.key_available if result.source == "key_limit" else result.balance - result.held
             if not counted and plan.endpoint.texts is not None:
                 counted = True
                 texts, framing = plan.endpoint.texts(plan.parsed.source)
                 tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
-                plan = with_counted_input(plan, tokens, self._prices)
+                plan = with_counted_input(plan, tokens, prices)
             if tries == HOLD_TRIES:
                 raise self._insufficient(plan, result, budget)
             if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, holds.min_output_tokens, self._prices)
+                lower = clamped(plan, budget, holds.min_output_tokens, prices)
                 if lower is None:
                     raise self._insufficient(plan, result, budget)
                 plan = lower
@@ -101,52 +139,57 @@ class Holding:
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services = self._services
         self.amount = held_amount(plan, free=self.free)
-        bounds, owed = plan.bounds, checkpoint_charge(plan, self._prices, 0)
-        self.input_owed = owed.amount
+        limits = key_limits(key, self._settings.limits, self.started_ms)
+        bounds, checkpoint = plan.bounds, checkpoint_of(self.facts(plan), self.terms.prices, 0)
+        self.input_owed = checkpoint.amount
         request = HoldRequest(
-            self._request_id,
+            self.request_id,
             key.account_id,
             key.key_id,
             self.amount,
             bounds.input_tokens + bounds.output_tokens,
             self._settings.advanced.hold_lease_seconds * 1_000,
-            key_limits(key, self._settings.limits, self._started_ms),
-            orphan_record(self.facts(plan), owed, 0),
+            limits,
+            checkpoint.record,
         )
         try:
             return await services.balances.hold(request)
         except StoreUnavailable as error:
             services.metrics.count(services.metrics.store_errors, error.store)
-            raise unavailable(
-                "Your balance cannot be read right now, so nothing was served or charged. Try again shortly.",
-                "store_unavailable",
-            ) from None
+            message = "Your balance cannot be read right now, so nothing was served or charged. Try again shortly."
+            raise unavailable(message, "store_unavailable") from None
         except AccountNotFound:
-            raise unavailable(
-                "Your account cannot be read right now. Try again shortly.", "store_unavailable"
-            ) from None
+            message = "Your account cannot be read right now. Try again shortly."
+            raise unavailable(message, "store_unavailable") from None
 
-    @staticmethod
-    def _limited(result: Refused) -> Rejection:
-        if result.source == "concurrency":
-            return too_many(
-                "Too many requests of this key are in flight. Wait for one to finish.",
-                "concurrency_limit_exceeded",
-                result.retry_after_ms,
+    async def resume(self, plan: Plan, key: ApiKey, amount: Millicredits, *, free: bool) -> bool:
+        """Take on what another process detached, or make this hold live on; False when the account has nothing left.
+
+        `amount` was held when it began. Where the hold was lost with all processes and the money is spent meanwhile,
+        what is left is held and the rest is our loss. Raises StoreUnavailable.
+        """
+        self._key, self.plan, self.amount, self.free = key, plan, amount, free
+        lease_ms = self._settings.advanced.hold_lease_seconds * 1_000
+        for _ in range(RESUME_TRIES):
+            record = checkpoint_of(self.facts(plan), self.terms.prices, 0).record
+            request = HoldRequest(
+                self.request_id, key.account_id, key.key_id, self.amount, 0, lease_ms, NO_LIMITS, record
             )
-        unit = "requests" if result.source == "requests_per_minute" else "tokens"
-        message = f"Rate limit reached for {unit} per minute of this API key. Try again in {result.retry_after_ms / 1000:.1f}s."
-        return too_many(message, "rate_limit_exceeded", result.retry_after_ms)
+            result = await self._services.balances.hold(request)
+            if isinstance(result, Held):
+                self.is_open = True
+                return True
+            self.amount = Millicredits(max(0, min(self.amount, result.balance - result.held)))
+        return False
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        prices = self._prices
+        """The 402, with what is needed, what is there and what is affordable."""
+        prices = self.terms.prices
         needed = smallest(plan, self._settings.holds.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
-            affordable = max(
-                0, prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) - plan.parsed.extra_output
-            )
-            affordable //= plan.parsed.choices
+            tokens = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) - plan.parsed.extra_output
+            affordable = max(0, tokens) // plan.parsed.choices
         source = result.source
         if source != "key_limit":
             source = "in_flight" if result.balance >= needed else "balance"
@@ -154,88 +197,170 @@ class Holding:
         retry = 1_000 if source == "in_flight" else None
         limit = None
         if source == "key_limit":
-            ends = period_end_ms(self.key.rules.spend_period or "total", self._started_ms)
+            ends = period_end_ms(self.key.rules.spend_period or "total", self.started_ms)
             limit = KeyLimit(result.key_available, iso_time(ends) if ends is not None else None)
-        return insufficient_credits(
-            source,
-            needed,
-            result.balance,
-            result.held,
-            affordable,
-            self._services.absolute(self._settings.purchases.top_up_url),
-            retry,
-            limit,
-        )
+        top_up = self._services.absolute(self._settings.purchases.top_up_url)
+        return insufficient_credits(source, needed, result.balance, result.held, affordable, top_up, retry, limit)
 
-    async def durable(self) -> None:
-        """No byte of a paid answer before its hold is on disk. Raises Rejection when that cannot be."""
+    async def wait_persisted(self) -> None:
+        """Wait until the hold is on disk: no byte of a paid answer before it is (I3). Raises Rejection."""
         try:
-            await self._services.balances.durable(self._request_id)
+            await self._services.balances.wait_persisted(self.request_id)
         except StoreUnavailable:
-            raise unavailable(
-                "Your balance cannot be written right now. Nothing was charged; try again shortly.", "store_unavailable"
-            ) from None
+            message = "Your balance cannot be written right now. Nothing was charged; try again shortly."
+            raise unavailable(message, "store_unavailable") from None
 
-    def hand_over(self) -> None:
-        """The request goes on without us: whoever polls it takes the hold on."""
-        self._services.balances.hand_over(self._request_id, self.key.account_id)
-        self.holding = False
+    # -- while it runs ----------------------------------------------------------------------------
+
+    def checkpoint_sent(self) -> None:
+        """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
+        self.checkpointed_at = self.sent_at = time.monotonic()
+        if self.amount:
+            self._services.balances.checkpoint(Checkpoint(self.request_id, self.key.account_id, self.input_owed, b""))
+
+    def checkpoint_streamed(self, tokens_out: int) -> None:
+        """Tell the store what is owed if we die now, with the output that was streamed so far."""
+        self.checkpointed_at = time.monotonic()
+        if self.amount:
+            facts = self.facts(self.held_plan)
+            self._services.balances.checkpoint(checkpoint_of(facts, self.terms.prices, tokens_out))
+
+    def start_shrinking(self, streamed: Callable[[], int]) -> "asyncio.Task[None] | None":
+        """A large hold that is mostly bytes of input: count the input while the answer streams, and hold only that.
+
+        Bytes over-hold English text about fivefold, which would refuse the account's next requests for no reason.
+        `streamed`: output tokens that the client has seen so far.
+        """
+        plan = self.held_plan
+        if self.amount < SHRINK_FROM or self.input_owed * 2 < self.amount:
+            return None
+        if plan.input_is_counted or plan.endpoint.texts is None:
+            return None
+        return asyncio.create_task(self._shrink(plan, streamed))
+
+    async def _shrink(self, plan: Plan, streamed: Callable[[], int]) -> None:
+        texts, framing = plan.endpoint.texts(plan.parsed.source) if plan.endpoint.texts is not None else ([], 0)
+        tokens = framing + await self._services.tokenizer.count(plan.parsed.model, texts)
+        counted = with_counted_input(plan, tokens, self.terms.prices)
+        if counted.ceiling.amount < self.amount:
+            self.plan = counted
+            # an orphan owes no more than the hold: first the one, then the other
+            self.checkpoint_streamed(streamed())
+            self._services.balances.shrink(self.request_id, self.key.account_id, counted.ceiling.amount)
+
+    # -- ends -------------------------------------------------------------------------------------
 
     async def settle(
-        self, plan: Plan, ending: Ending, head: list[tuple[bytes, bytes]], first_byte_ms: int, elapsed_ms: int
-    ) -> Settled | None:
-        """Charge, once. None when the store does not answer now: it has queued the charge and will deliver it."""
-        services, key = self._services, self.key
-        due = Millicredits(0) if self.free else ending.charge.amount
-        record = usage_record(self.facts(plan, first_byte_ms, elapsed_ms), ending, free=self.free, head=head)
-        used = ending.usage.input_tokens + ending.usage.output_tokens
-        self.charged, self.usage = due, ending.usage
-        self.holding = False
+        self,
+        report: Report,
+        observed: ObservedOutput,
+        outcome: Outcome,
+        head: list[tuple[bytes, bytes]],
+        first_byte_ms: int,
+    ) -> SettlementDecision:
+        """Decide what the answer costs, charge it once, and keep whose its objects are. `head`: upstream's headers."""
+        keeps = self.held_plan.keeps
+        decision = await self.decide(report, observed, outcome)
+        await self.charge(decision, head, first_byte_ms)
+        if keeps:
+            tenants = self._services.tenants
+            await tenants.record_made(self.key.account_id, self.request_id, report, decision.usage)
+        return decision
+
+    async def decide(self, report: Report, observed: ObservedOutput, outcome: Outcome) -> SettlementDecision:
+        """Decide what the answer costs, by the terms and the plan it was held under."""
+        services, sessions = self._services, 0
+        if report.containers:
+            sessions = await services.tenants.sessions(self.key.account_id, self.request_id, report.containers)
+        return await decide_settlement(services, self.terms, self.held_plan, report, observed, outcome, sessions)
+
+    async def charge(self, decision: SettlementDecision, head: list[tuple[bytes, bytes]], first_byte_ms: int) -> None:
+        """Charge, once. `settled` stays None when the store does not answer now: it has queued the charge."""
+        services, plan, account_id = self._services, self.held_plan, self.key.account_id
+        due = self._due(decision)
+        record = usage_record(self.facts(plan, first_byte_ms), decision, free=self.free, head=head)
+        used = decision.usage.input_tokens + decision.usage.output_tokens
+        self.charged, self.usage = due, decision.usage
+        self.is_open = False
         try:
-            settled = await services.balances.settle(self._request_id, key.account_id, due, record, used)
+            settled = await services.balances.settle(self.request_id, account_id, due, record, used)
         except StoreUnavailable as error:
             services.metrics.count(services.metrics.store_errors, error.store)
             settled = None
         if isinstance(settled, Settled):
-            self.charged = settled.charged
+            self.settled, self.charged = settled, settled.charged
             if settled.loss:
-                services.log.loss(self._request_id, key.account_id, settled.loss)
-        services.metrics.metered(plan.model.name, self.amount, self.charged, ending.usage, ending.source)
-        return settled if isinstance(settled, Settled) else None
+                services.log.loss(self.request_id, account_id, settled.loss)
+        services.metrics.count_charge(plan.model.name, self.amount, self.charged, decision.usage, decision.source)
 
-    async def settle_as_orphan(self, plan: Plan, tokens_out: int) -> None:
-        """Something was shown and then everything went wrong: charge what an orphan would owe, its input and what was
-        shown.
-        """
-        charge = checkpoint_charge(plan, self._prices, tokens_out)
-        record = orphan_record(self.facts(plan), charge, tokens_out)
-        due = charge.amount if self.amount else Millicredits(0)
-        self.holding = False
+    def checkpoint_decided(self, decision: SettlementDecision) -> None:
+        """Tell the store the final charge: who finds this hold after a crash books exactly that."""
+        record = usage_record(self.facts(self.held_plan), decision, free=self.free, head=[])
+        checkpoint = Checkpoint(self.request_id, self.key.account_id, self._due(decision), record)
+        self._services.balances.checkpoint(checkpoint)
+
+    def _due(self, decision: SettlementDecision) -> Millicredits:
+        return Millicredits(0) if self.free else decision.charge.amount
+
+    async def settle_abandoned(self, tokens_out: int) -> None:
+        """Something was streamed and then everything went wrong: charge it as an orphan, by its checkpoint."""
+        owed = checkpoint_of(self.facts(self.held_plan), self.terms.prices, tokens_out)
+        due = owed.amount if self.amount else Millicredits(0)
+        self.is_open = False
         try:
-            await self._services.balances.settle(self._request_id, self.key.account_id, due, record)
+            await self._services.balances.settle(owed.hold_id, owed.account_id, due, owed.record)
         except StoreUnavailable as error:
             self._services.metrics.count(self._services.metrics.store_errors, error.store)
 
     async def release(self) -> None:
         """Give the money back, if it is still held."""
-        if not self.holding:
+        if not self.is_open:
             return
-        self.holding = False
+        self.is_open = False
         try:
-            await self._services.balances.release(self._request_id, self.key.account_id)
+            await self._services.balances.release(self.request_id, self.key.account_id)
         except StoreUnavailable as error:
             self._services.metrics.count(self._services.metrics.store_errors, error.store)
 
-    def mark_sent(self) -> None:
-        """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
-        self.marked_at = self.sent_at = time.monotonic()
-        if self.amount:
-            self._services.balances.checkpoint(Checkpoint(self._request_id, self.key.account_id, self.input_owed, b""))
+    def detach(self) -> None:
+        """The request goes on without us: whoever polls it resumes the hold."""
+        self._services.balances.detach(self.request_id, self.key.account_id)
+        self.is_open = False
 
-    def mark_shown(self, plan: Plan, tokens_out: int) -> None:
-        """Note what we would be owed if we died now, with the output that was shown so far."""
-        self.marked_at = time.monotonic()
-        if self.amount:
-            charge = checkpoint_charge(plan, self._prices, tokens_out)
-            record = orphan_record(self.facts(plan), charge, tokens_out)
-            self._services.balances.checkpoint(Checkpoint(self._request_id, self.key.account_id, charge.amount, record))
+
+def held_amount(plan: Plan, *, free: bool) -> Millicredits:
+    """The ceiling, or nothing while charging is off."""
+    return Millicredits(0) if free or plan.endpoint.free else plan.ceiling.amount
+
+
+def key_limits(key: ApiKey, defaults: Limits, now_ms: int) -> KeyLimits:
+    """A key's limits, the operator's defaults where it names none."""
+    rules = key.rules
+    own = (rules.spend_limit, rules.requests_per_minute, rules.tokens_per_minute, rules.concurrency)
+    if own == UNLIMITED and not (defaults.requests_per_minute or defaults.tokens_per_minute or defaults.concurrency):
+        return NO_LIMITS
+    return KeyLimits(
+        spend_limit=rules.spend_limit,
+        period=period_name(rules.spend_period or "total", now_ms),
+        requests_per_minute=_either(rules.requests_per_minute, defaults.requests_per_minute),
+        tokens_per_minute=_either(rules.tokens_per_minute, defaults.tokens_per_minute),
+        concurrency=_either(rules.concurrency, defaults.concurrency),
+    )
+
+
+def _either(own: int | None, default: int) -> int:
+    return default if own is None else own
+
+
+def _limited(result: Refused) -> Rejection:
+    """The 429 of one of the key's rates."""
+    if result.source == "concurrency":
+        return too_many(
+            "Too many requests of this key are in flight. Wait for one to finish.",
+            "concurrency_limit_exceeded",
+            result.retry_after_ms,
+        )
+    unit = "requests" if result.source == "requests_per_minute" else "tokens"
+    again = f"Try again in {result.retry_after_ms / 1000:.1f}s."
+    message = f"Rate limit reached for {unit} per minute of this API key. {again}"
+    return too_many(message, "rate_limit_exceeded", result.retry_after_ms)

@@ -1,36 +1,48 @@
-"""What every exchange shares, and what it needs of the connection it answers on. No ASGI in here."""
+"""The services that every request shares, and the connection it answers on. No ASGI in here."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
 from config.secrets import Secret
 from config.settings import Settings
+from proxy.gateway.answers.redact import ResponseRedactor
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.bodies.tokenizer import Tokenizer
-from proxy.gateway.upstream.pool import Interruption, UpstreamPool
+from proxy.gateway.upstream.interruption import Interruption
+from proxy.gateway.upstream.pool import UpstreamPool
 from proxy.gateway.upstream.tenants import Tenants
 from proxy.observability.log import RequestLog
 from proxy.observability.metrics import Metrics
 from proxy.observability.tracing import Tracing
 
 
+class PricingTerms(NamedTuple):
+    """The prices that a request begins under and ends under, whatever changes meanwhile.
+
+    `insurance`: whether an answer that failed before any output is free.
+    """
+
+    prices: PriceBook
+    insurance: bool
+
+
 class Live(Protocol):
-    """A running exchange, as a shutdown sees it."""
+    """A running request, as a shutdown sees it."""
 
     interruption: Interruption
 
 
 class ClientSide(Protocol):
-    """What an exchange needs of the connection it answers on; no ASGI in here."""
+    """The connection that a request is answered on."""
 
     async def read_body(self) -> bytes:
-        """The whole request body, within its limits. Raises Rejection, Interrupted."""
+        """Read the whole request body, within its limits. Raises Rejection, Interrupted."""
         ...
 
     def let_go(self) -> None:
-        """The request body is not needed any more."""
+        """Let the request body go: it is not needed any more."""
         ...
 
     async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
@@ -60,7 +72,7 @@ class ClientSide(Protocol):
 
     @property
     def started(self) -> bool:
-        """Whether a response has begun."""
+        """True once a response has begun."""
         ...
 
     def abort(self) -> None:
@@ -70,7 +82,7 @@ class ClientSide(Protocol):
 
 @dataclass(slots=True)
 class Services:
-    """What every exchange shares; built once by the composition root."""
+    """Shared by every request; built once by the composition root."""
 
     settings: Settings
     prices: PriceBook
@@ -84,10 +96,23 @@ class Services:
     log: RequestLog
     tracing: Tracing
     origin: str = ""
-    """How this server is reached where portal.public_url does not say it; "" = unknown."""
+    """Address of this server where portal.public_url does not say it; "" = unknown."""
     overloaded: str = ""
     live: "set[Live]" = field(default_factory=set)
+    redactor: ResponseRedactor = field(init=False)
+    terms: PricingTerms = field(init=False)
+    """Terms of whatever begins now."""
+
+    def __post_init__(self) -> None:
+        """Put in force what it was made with."""
+        self.redactor = ResponseRedactor(self.upstream_key)
+        self.put_in_force(self.settings, self.prices)
+
+    def put_in_force(self, settings: Settings, prices: PriceBook) -> None:
+        """Choose settings and prices for the requests that begin from now on: the one place where prices are chosen."""
+        self.settings, self.prices = settings, prices
+        self.terms = PricingTerms(prices, settings.metering.zero_completion_insurance)
 
     def absolute(self, url: str) -> str:
-        """A link that works outside a page of ours: a path of this server gets its origin."""
+        """Make a link that works outside a page of ours: a path of this server gets its origin."""
         return (self.settings.portal.public_url or self.origin).rstrip("/") + url if url.startswith("/") else url

@@ -1,21 +1,27 @@
-"""What an answer is charged: upstream's own usage where it can be believed, else what was shown, counted."""
+"""The charge of an answer: upstream's own usage where it can be believed, else what was streamed, counted.
 
+One function decides for every transport, however the exchange ended.
+"""
+
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
 from billing.money.amounts import Millicredits
-from billing.money.pricing import Charge, Line, PriceBook, tier_of
-from billing.money.usage import Usage
+from billing.money.errors import UnpricedModel
+from billing.money.pricing import Charge, Model, ModelUsage, PriceBook, tier_of
+from billing.money.usage import MAX_TOKENS, Usage
 from billing.money.usage_record import Outcome, UsageSource
-from proxy.gateway.answers.meter import Report, is_plausible
+from proxy.gateway.answers.meter import Report
+from proxy.gateway.bodies.chat import Parsed
 from proxy.gateway.bodies.tokenizer import Tokenizer
-from proxy.gateway.plan import Plan, price_usage
-from proxy.gateway.services import Services
+from proxy.gateway.plan import Plan
+from proxy.gateway.services import PricingTerms, Services
 
 
-class Ending(NamedTuple):
-    """How an exchange ended, and what it is to be charged."""
+class SettlementDecision(NamedTuple):
+    """The end of an exchange, and its charge."""
 
     usage: Usage
     source: UsageSource
@@ -24,53 +30,58 @@ class Ending(NamedTuple):
     report: Report
 
 
-class Shown(NamedTuple):
-    """What an answer showed, for when its own usage is missing or wrong.
+class ObservedOutput(NamedTuple):
+    """Output that passed towards the client, for when the answer's own usage is missing or wrong.
 
-    `media`: tokens of sound or pictures; `searched`: whether a web search that is part of the price took place;
-    `insured`: it ended in an error without output; `sessions`: code interpreter containers that began with it.
+    `media`: tokens of sound or pictures; `searched`: a web search that is part of the price took place; `failed_empty`:
+    the answer ended in an error without output.
     """
 
     texts: list[str]
     media: int = 0
     searched: bool = True
-    insured: bool = False
-    sessions: int = 0
+    failed_empty: bool = False
 
 
-class Terms(NamedTuple):
-    """What a request began under and ends under, whatever changes meanwhile.
-
-    `insurance`: metering.zero_completion_insurance.
-    """
-
-    prices: PriceBook
-    insurance: bool
+NO_OUTPUT = ObservedOutput([], searched=False)
 
 
-async def decide_ending(
-    services: Services, terms: Terms, plan: Plan, report: Report, shown: Shown, outcome: Outcome = "completed"
-) -> Ending:
-    """What to charge: upstream's own usage if it can be believed, else what was shown, counted.
-
-    By the terms it began under.
-    """
-    prices = terms.prices
+async def decide_settlement(
+    services: Services,
+    terms: PricingTerms,
+    plan: Plan,
+    report: Report,
+    observed: ObservedOutput,
+    outcome: Outcome = "completed",
+    sessions: int = 0,
+) -> SettlementDecision:
+    """Decide what to charge, by the terms the request began under. `sessions`: containers that began with it."""
     usage, source = report.usage, "upstream"
     if usage is not None and not is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1):
         services.metrics.count(services.metrics.implausible)
         usage = None
     if usage is None:
         source = "counted"
-        usage = await count_usage(services.tokenizer, plan, shown.texts, shown.media)
+        usage = await count_usage(services.tokenizer, plan, observed.texts, observed.media)
     if plan.endpoint.free:
         usage = Usage()
-    usage = _with_calls(plan, usage, searched=shown.searched, sessions=shown.sessions)
-    tier = tier_of(report.service_tier, plan.tier)
-    charge = price_usage(plan, prices, usage, report.model, tier, _lines(plan, prices, report))
-    if shown.insured and terms.insurance:
+    usage = _with_calls(plan, usage, searched=observed.searched, sessions=sessions)
+    charge = price_usage(plan, terms.prices, usage, report, _other_models(plan, terms.prices, report))
+    if observed.failed_empty and terms.insurance:
         charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
-    return Ending(usage, source, outcome, charge, report)  # type: ignore[arg-type]
+    return SettlementDecision(usage, source, outcome, charge, report)  # type: ignore[arg-type]
+
+
+def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, more: Sequence[ModelUsage] = ()) -> Charge:
+    """Price by the echoed model and tier; where the echo has no price, by what was asked for.
+
+    `more`: other models' work.
+    """
+    model = (prices.find(report.model) if report.model else None) or plan.model
+    try:
+        return prices.price(model, tier_of(report.service_tier, plan.tier), usage, more)
+    except UnpricedModel:
+        return prices.price(plan.model, plan.tier, usage, more)
 
 
 def _with_calls(plan: Plan, usage: Usage, *, searched: bool, sessions: int) -> Usage:
@@ -91,7 +102,7 @@ def _with_calls(plan: Plan, usage: Usage, *, searched: bool, sessions: int) -> U
 
 
 async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media: int) -> Usage:
-    """Input as it would be counted, output as far as it was shown: texts counted, `media` tokens of sound or pictures."""
+    """Count the input, and the output as far as it passed: texts counted, `media` tokens of sound or pictures."""
     parsed, most = plan.parsed, plan.bounds
     tokens_in = most.input_tokens
     unseen = parsed.audio_tokens or parsed.unbounded or (plan.tools.calls and parsed.tools) or plan.context is None
@@ -116,10 +127,21 @@ async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media:
     return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, most.output_tokens)).normalised()
 
 
-def _lines(plan: Plan, prices: PriceBook, report: Report) -> list[Line]:
-    """What other models did, priced by the name that the answer gives them, else by the one that the request named."""
+def _other_models(plan: Plan, prices: PriceBook, report: Report) -> list[ModelUsage]:
+    """Usage of other models, priced by the name that the answer gives them, else by the one that the request named."""
     lines = []
     for name, usage in report.more:
         model = (prices.find(name) if name else None) or plan.tools.image or plan.model
-        lines.append(Line(model, "default", usage.normalised()))
+        lines.append(ModelUsage(model, "default", usage.normalised()))
     return lines
+
+
+def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> bool:
+    """Tell whether a model can have used that much at all: each input within its window, each output within its
+    maximum.
+
+    `loops` is how often hosted tools may have made it read its input again.
+    """
+    window = model.context_window or MAX_TOKENS
+    most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
+    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)

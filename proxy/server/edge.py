@@ -1,4 +1,4 @@
-"""What stands before the side API and the pages: which listener serves what, security headers, CORS. Raw ASGI; /v1
+"""The edge before the side API and the pages: which listener serves what, security headers, CORS. Raw ASGI; /v1
 passes by.
 
 groups   v1      /v1
@@ -16,7 +16,8 @@ from config.settings import Settings
 from proxy.gateway.access_log import CLIENT_CLOSED
 from proxy.observability.log import RequestLog
 from proxy.web.client_address import client_address
-from proxy.web.origin import ASKED, HEALTH_PATHS, Asked, Group, header_of, is_under, request_id_of
+from proxy.web.origin import ORIGIN_KEY, RequestOrigin, choose_request_id, header_value
+from proxy.web.paths import HEALTH_PATHS, Group, is_under
 
 CORS_PATHS = ("/api/billing",)
 """Pages sign in by cookie and the admin API is no browser's business: neither answers other origins."""
@@ -37,7 +38,10 @@ PREFLIGHT = (
 EXPOSED = (b"access-control-expose-headers", b"x-request-id, retry-after")
 UNLOGGED_PATHS = (*HEALTH_PATHS, "/metrics")
 """Asked every few seconds by machines, for ever."""
-NOT_HERE = b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error","param":null,"code":"not_found"}}'
+NOT_HERE = (
+    b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error",'
+    b'"param":null,"code":"not_found"}}'
+)
 
 
 def groups_by_port(main: int, side: int, admin: int) -> Mapping[int, frozenset[Group]]:
@@ -63,7 +67,7 @@ class Edge:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
         started, path = time.monotonic(), scope["path"]
-        asked = scope[ASKED] = Asked(request_id_of(scope), client_address(scope, self._trusted))
+        asked = scope[ORIGIN_KEY] = RequestOrigin(choose_request_id(scope), client_address(scope, self._trusted))
         status = 0
 
         async def noting(message: Any) -> None:
@@ -90,11 +94,11 @@ class Edge:
 
     async def _answered(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
-        origin = header_of(scope, b"origin")
+        origin = header_value(scope, b"origin")
         allowed = (
             origin and is_under(path, CORS_PATHS) and origin.decode("latin-1") in self._settings().cors.allowed_origins
         )
-        if allowed and scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method"):
+        if allowed and scope["method"] == "OPTIONS" and header_value(scope, b"access-control-request-method"):
             await _answer(send, 204, [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), *PREFLIGHT], b"")
             return
 

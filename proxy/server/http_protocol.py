@@ -15,7 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from config.settings import Listen
 from proxy.gateway.endpoints import SOCKETS
-from proxy.gateway.upstream.pool import Interrupted, Interruption
+from proxy.gateway.upstream.interruption import Interrupted, Interruption
 from proxy.web.rejections import Rejection, bad_request, too_large, unavailable
 
 LINGER_SECONDS = 1.0
@@ -26,7 +26,7 @@ Receive = Callable[[], Awaitable[Any]]
 
 
 class HttpLimits:
-    """What one connection may do. Sizes in bytes, times in seconds."""
+    """Limits of one connection. Sizes in bytes, times in seconds."""
 
     __slots__ = (
         "body_bytes",
@@ -190,7 +190,7 @@ def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
     return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits})
 
 
-class UvicornClient:
+class ClientConnection:
     """The client's side of an exchange, written straight to uvicorn's connection.
 
     Going through ASGI messages costs 15-20 µs a request more for checks that our own tables make anyway; what is

@@ -24,10 +24,10 @@ from billing.accounting.daily_finance import (
 from billing.accounting.openai_costs import compare_costs, own_costs
 from billing.accounting.reconcile import ReadStore, StoreFigures, check_audit, check_ledger, check_store
 from billing.accounting.reconcile_charges import check_sample
-from billing.balances.embedded import read_figures
+from billing.balances.journal_file import read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.jobs.retention import drop_detail
-from billing.jobs.schedule import Job, Result, Scheduler
+from billing.jobs.schedule import Job, JobResult, Scheduler
 from billing.money.amounts import display_credits, display_usd
 from billing.money.errors import BillingError
 from billing.money.findings import Finding
@@ -51,11 +51,11 @@ MOST_COST_DAYS = 31
 SHOWN = 20
 
 Part = tuple[list[Finding], list[str]]
-"""What a part of the reconciliation found, and what it has to say beside that."""
+"""Findings of a part of the reconciliation, and remarks beside them."""
 
 
 class JobBook:
-    """What every job does. Close it at the end."""
+    """The work of every job. Close it at the end."""
 
     def __init__(self, settings: Settings, read_store: ReadStore | None, money: MoneyIn, metrics: Metrics) -> None:
         """`read_store` None: there is no balance store to compare with.
@@ -69,7 +69,7 @@ class JobBook:
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
         self._admin_key = openai_admin_key(settings)
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)
-        metrics.jobs_known(self.schedule.jobs)
+        metrics.jobs.start_at_zero(self.schedule.jobs)
 
     async def close(self) -> None:
         """Close connections."""
@@ -111,7 +111,7 @@ class JobBook:
 
     # -- finance ----------------------------------------------------------------------------------
 
-    async def _finance(self, since: int) -> Result:
+    async def _finance(self, since: int) -> JobResult:
         now = now_ms()
         rolled = await self.finance.roll_up(now)
         # also what an earlier run closed that was killed before it could report
@@ -122,27 +122,27 @@ class JobBook:
         report = [
             f"{today.day}: margin ${display_usd(today.margin)}, liability {display_credits(today.liability)} credits."
         ]
-        return Result(found, "\n".join(report + _shown(found)))
+        return JobResult(found, "\n".join(report + _shown(found)))
 
-    async def finance_days(self, days: int) -> tuple[Result, RolledUp]:
+    async def finance_days(self, days: int) -> tuple[JobResult, RolledUp]:
         """So many days computed anew, with the finished ones whose margin was below target."""
         rolled = await self.finance.roll_up(now_ms(), days)
         today = day_of(now_ms()).isoformat()
         finished = [day for day in rolled.days if day.day < today]
         found = below_target(finished, self._settings.jobs.margin_target_percent)
-        return Result(found, "\n".join([f"{len(rolled.days)} days computed.", *_shown(found)])), rolled
+        return JobResult(found, "\n".join([f"{len(rolled.days)} days computed.", *_shown(found)])), rolled
 
     # -- reconcile --------------------------------------------------------------------------------
 
-    async def _reconcile(self, _since: int) -> Result:
+    async def _reconcile(self, _since: int) -> JobResult:
         return await self.reconcile(RECENT_DAYS if self.asks_stripe else 0)
 
     @property
     def asks_stripe(self) -> bool:
-        """Whether a whole reconciliation asks Stripe for its record."""
+        """Tell whether a whole reconciliation asks Stripe for its record."""
         return self._money.keys is not None
 
-    async def reconcile(self, stripe_days: int, missing: Sequence[str] = ()) -> Result:
+    async def reconcile(self, stripe_days: int, missing: Sequence[str] = ()) -> JobResult:
         """Every check, each by itself: one that cannot be made takes nothing away from the others. Raises when none
         could be.
 
@@ -178,7 +178,7 @@ class JobBook:
         notes.append(f"{time.monotonic() - began:.1f} s.")
         problems = [*missing, *(f"{name}: {_words(error)}" for name, error in failed.items())]
         summary = _summary(found, whole=not problems)
-        return Result(found, "\n".join([*summary, *notes]), "; ".join(problems))
+        return JobResult(found, "\n".join([*summary, *notes]), "; ".join(problems))
 
     def _of(self, check: Callable[[Database], Awaitable[list[Finding]]]) -> Callable[[], Awaitable[Part]]:
         async def part() -> Part:
@@ -200,25 +200,26 @@ class JobBook:
             f"{sampled.priced} requests priced again{f', passed over: {reasons}' if reasons else ''}."
         ]
 
-    async def _stripe(self, _since: int) -> Result:
+    async def _stripe(self, _since: int) -> JobResult:
         found = await self._money.check(self.database)
-        return Result(found, "\n".join(_summary(found)))
+        return JobResult(found, "\n".join(_summary(found)))
 
-    async def _sweep(self, _since: int) -> Result:
-        """What it put right is found: somebody was told later than they should have been."""
+    async def _sweep(self, _since: int) -> JobResult:
+        """Put things right; each is a finding, since somebody was told later than they should have been."""
         swept = await self._money.sweep()
         found = [Finding("had not reached us", line, 0, 1, 0) for line in swept.fixed]
-        report = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us; {len(swept.fixed)} objects put right."
-        return Result(found, "\n".join([report, *_shown(found)]), "; ".join(swept.problems[:SHOWN]))
+        seen = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us"
+        report = f"{seen}; {len(swept.fixed)} objects put right."
+        return JobResult(found, "\n".join([report, *_shown(found)]), "; ".join(swept.problems[:SHOWN]))
 
     # -- costs ------------------------------------------------------------------------------------
 
-    async def _costs(self, since: int) -> Result:
+    async def _costs(self, since: int) -> JobResult:
         yesterday = day_of(now_ms()) - timedelta(days=1)
         first = min(day_of(since), yesterday) if since else yesterday
         return await self.costs(max(first, yesterday - timedelta(days=MOST_COST_DAYS)), yesterday)
 
-    async def costs(self, first: date, last: date) -> Result:
+    async def costs(self, first: date, last: date) -> JobResult:
         """Compare finished days. Raises ConfigError, StoreUnavailable."""
         if self._admin_key is None:
             problem = "is not set, so OpenAI's costs are not asked for"
@@ -231,30 +232,30 @@ class JobBook:
             found += compare_costs(day, ours, billed, self._settings.jobs.cost_tolerance_percent)
             own, theirs = sum(cost.amount for cost in ours.values()), sum(billed.values())
             lines.append(f"{day.isoformat()}: ours ${display_usd(own)}, OpenAI's ${theirs:f}.")
-        return Result(found, "\n".join(lines + _shown(found)))
+        return JobResult(found, "\n".join(lines + _shown(found)))
 
     # -- upkeep -----------------------------------------------------------------------------------
 
-    async def _retention(self, _since: int) -> Result:
+    async def _retention(self, _since: int) -> JobResult:
         dropped = await drop_detail(self.database, self._settings.jobs.usage_keep_days, now_ms())
-        return Result([], f"Dropped {dropped.rows} usage rows from before {day_of(dropped.before_ms).isoformat()}.")
+        return JobResult([], f"Dropped {dropped.rows} usage rows from before {day_of(dropped.before_ms).isoformat()}.")
 
-    async def _partitions(self, _since: int) -> Result:
+    async def _partitions(self, _since: int) -> JobResult:
         keep = self._settings.jobs.usage_keep_days
         before = (now_ms() // DAY_MS - keep) * DAY_MS if keep else None
         kept = await keep_partitions(self.database, day_of(now_ms()), before)
         lines = [f"Made: {', '.join(kept.made) or 'nothing'}. Dropped: {', '.join(kept.dropped) or 'nothing'}."]
-        return Result(kept.findings, "\n".join(lines + _shown(kept.findings)))
+        return JobResult(kept.findings, "\n".join(lines + _shown(kept.findings)))
 
-    def _noted(self, name: str, result: Result | None, _seconds: float) -> None:
+    def _noted(self, name: str, result: JobResult | None, _seconds: float) -> None:
         failed = result is None or bool(result.problem)
-        self._metrics.job_ran(
+        self._metrics.jobs.count_run(
             name, "failed" if failed else "found" if result is not None and result.findings else "clean"
         )
 
 
 def store_reader(settings: Settings, store: RedisBalances | None) -> ReadStore:
-    """How to read the balance store: Redis, else the file of the embedded one."""
+    """Make the reader of the balance store: Redis, else the file of the embedded one."""
     if store is not None:
         return store.all_figures
     path = Path(settings.embedded.path)

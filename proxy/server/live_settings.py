@@ -10,7 +10,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 
-from billing.ledger.flag_overrides import Override, Overrides, in_force
+from billing.ledger.flag_overrides import FlagOverride, FlagOverrides, in_force
 from billing.ledger.flush import repeat
 from billing.money.amounts import MoneyError
 from billing.money.errors import BillingError, StoreUnavailable
@@ -32,7 +32,7 @@ FILE, APPLY, FOLLOWING, SILENCE, OVERRIDES, RATES = (
     "overrides_unread",
     "rates",
 )
-"""What a note is about: the file itself, file and overrides together, our own looking at either, the process that
+"""Subjects of a note: the file itself, file and overrides together, our own looking at either, the process that
 watches the file for us, the active rate card."""
 SILENT_SECONDS = 5.0
 OVERRIDES_SECONDS = 2 * LOOK_SECONDS
@@ -45,12 +45,12 @@ class LiveSettings:
     """Follows file and overrides, and applies what becomes of them."""
 
     def __init__(
-        self, settings: Settings, edits: Edits | None, overrides: Overrides, metrics: Metrics, apply: Apply
+        self, settings: Settings, edits: Edits | None, overrides: FlagOverrides, metrics: Metrics, apply: Apply
     ) -> None:
         """`settings` as this process started with; `edits` None when there is no file."""
         self.file = self.current = settings
         self._edits, self._overrides, self._metrics, self._apply = edits, overrides, metrics, apply
-        self._rows: tuple[Override, ...] = ()
+        self._rows: tuple[FlagOverride, ...] = ()
         self._problems: dict[str, str] = {}
         self._restart: tuple[str, ...] = ()
 
@@ -103,7 +103,7 @@ class LiveSettings:
         return 0
 
     def note(self, cause: str, problem: str) -> None:
-        """What is wrong with a part of the configuration; "" = nothing any more.
+        """Report what is wrong with a part of the configuration; "" = nothing any more.
 
         Shown by /readyz and tollkeeper_config_valid.
         """
@@ -113,7 +113,7 @@ class LiveSettings:
             self._problems.pop(cause, None)
 
     def notes(self) -> dict[str, str]:
-        """What /readyz says beside being ready: edits that were refused, keys that wait for a restart, overrides in
+        """Notes for /readyz beside being ready: edits that were refused, keys that wait for a restart, overrides in
         force.
         """
         found = dict(self._problems)
@@ -124,7 +124,7 @@ class LiveSettings:
             found["overrides"] = f"set by hand, over the file: {', '.join(ruling)}"
         return found
 
-    def overrides(self) -> Sequence[Override]:
+    def overrides(self) -> Sequence[FlagOverride]:
         """Every override, ended ones too."""
         return self._rows
 
@@ -142,7 +142,7 @@ class LiveSettings:
         self._restart = edit.restart
         if edit.settings != self.file:
             self.file = edit.settings
-            self._metrics.count(self._metrics.config_reloads, "applied")
+            self._metrics.count(self._metrics.configuration.config_reloads, "applied")
             log.info("the configuration file was edited; its live part applies now")
 
     def _note_silence(self) -> None:
@@ -166,15 +166,15 @@ class LiveSettings:
 
     def _refuse(self, cause: str, problem: str) -> None:
         self._problems[cause] = problem
-        self._metrics.count(self._metrics.config_reloads, "refused")
+        self._metrics.count(self._metrics.configuration.config_reloads, "refused")
         log.error("the configuration stays as it was: %s", problem)
 
     def _publish(self) -> None:
         metrics = self._metrics
-        metrics.config_valid.set(0 if self._problems else 1)
-        metrics.config_restart_keys.set(len(self._restart))
-        metrics.config_checked_at.set(self._edits.looked_at if self._edits is not None else time.time())
-        metrics.flag_overrides.set(len(in_force(self._rows, now_ms())))
+        metrics.configuration.config_valid.set(0 if self._problems else 1)
+        metrics.configuration.config_restart_keys.set(len(self._restart))
+        metrics.configuration.config_checked_at.set(self._edits.looked_at if self._edits is not None else time.time())
+        metrics.configuration.flag_overrides.set(len(in_force(self._rows, now_ms())))
         for flag in SWITCHES:
-            metrics.flag.labels(flag).set(1 if value_of(self.current, flag) else 0)
-        metrics.rollout_percent.set(self.current.rollout.percent)
+            metrics.configuration.flag.labels(flag).set(1 if value_of(self.current, flag) else 0)
+        metrics.configuration.rollout_percent.set(self.current.rollout.percent)

@@ -27,7 +27,7 @@ class Amount(msgspec.Struct):
 
 
 class Line(msgspec.Struct):
-    """What one line item cost in a bucket."""
+    """Cost of one line item in a bucket."""
 
     amount: Amount
     line_item: str | None = None

@@ -1,10 +1,11 @@
-"""What must be true before serving, beyond a valid file: stores reachable, schema current, Redis that keeps data."""
+"""Conditions for serving, beyond a valid file: stores reachable, schema current, Redis that keeps data."""
 
 from billing.ledger.rate_cards import RateCards
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from config.errors import ConfigError
+from config.secrets import notices_secret, openai_admin_key, service_key, stripe_keys
 from config.settings import Settings
 
 
@@ -64,3 +65,11 @@ async def check_redis(settings: Settings) -> None:
             "appendonly is off, so a restart of Redis forgets holds and charges",
             "set `appendonly yes` and `appendfsync always`, or redis.require_aof = false if losing them is acceptable",
         )
+
+
+def check_keys(settings: Settings) -> None:
+    """Check what a file alone cannot know: the keys it needs. Raises ConfigError."""
+    stripe_keys(settings)
+    notices_secret(settings)
+    service_key(settings)
+    openai_admin_key(settings)

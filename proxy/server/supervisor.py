@@ -28,7 +28,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, values
 
 from billing.balances.redis.store import RedisBalances
-from billing.ledger.flag_overrides import Overrides
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import Store
 from billing.ledger.ledger import Ledger
 from billing.storage.database import Database
@@ -37,13 +37,16 @@ from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edit, Edits, Follower, Herald, Judge, Watcher
 from proxy.customer_api.money_in import money_in
 from proxy.observability.metrics import Metrics
-from proxy.server.app import Application, background, check_keys, jobs_of, make_store, noted_by, publish_store
+from proxy.server.app import Application
 from proxy.server.edge import groups_by_port
 from proxy.server.gauges import Publisher
 from proxy.server.http_protocol import HttpLimits, guarded
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import LiveSettings
-from proxy.web.origin import Group
+from proxy.server.startup_checks import check_keys
+from proxy.server.stores import count_booked, jobs_of, make_store, publish_store
+from proxy.server.wiring import background
+from proxy.web.paths import Group
 
 log = logging.getLogger("tollkeeper.serve")
 
@@ -135,7 +138,7 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
         metrics = Metrics(CollectorRegistry())
-        ledger = Ledger(database, noted_by(metrics))
+        ledger = Ledger(database, count_booked(metrics))
         store = make_store(settings, ledger)
         await store.open()
         money = money_in(settings, database, metrics)
@@ -143,7 +146,7 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
         async def apply(found: Settings) -> None:
             money.settings = found
 
-        live = LiveSettings(settings, edits, Overrides(database), metrics, apply)
+        live = LiveSettings(settings, edits, FlagOverrides(database), metrics, apply)
         await live.begin()
         book = JobBook(
             settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics
@@ -183,7 +186,7 @@ class Listeners(NamedTuple):
         return [one for one in self if one is not None]
 
     def groups(self) -> Mapping[int, frozenset[Group]]:
-        """What each port serves."""
+        """Groups that each port serves."""
         ports = [one.getsockname()[1] if one is not None else 0 for one in self]
         return groups_by_port(*ports)
 
@@ -350,7 +353,7 @@ def die_with_parent(parent: int) -> None:
 
 
 def name_process(name: str) -> None:
-    """What `ps -o comm` and `top` call this process (Linux; at most 15 bytes)."""
+    """Name this process for `ps -o comm` and `top` (Linux; at most 15 bytes)."""
     ctypes.CDLL(None).prctl(PR_SET_NAME, name.encode()[:15])
 
 
@@ -358,7 +361,7 @@ def tune_process() -> None:
     """Once, before children are forked.
 
     Room for many sockets; fewer garbage collections (requests make hardly any cycles); and large blocks from the heap:
-    uvloop's 256 KB read buffers going through mmap cost 15 µs each (design.md 9).
+    uvloop's 256 KB read buffers going through mmap cost 15 µs each (docs/architecture.md#the-hot-path).
     """
     gc.collect()
     gc.freeze()

@@ -5,7 +5,7 @@ switches, `sandbox.stripe.control` the paths under /__stripe/ that play customer
 Object shapes and accepted parameters are those of API version 2026-10-28.endive (stripe 16.1.0).
 """
 
-from sandbox.stripe.server import Server, start
-from sandbox.stripe.settings import Live, Settings
+from sandbox.stripe.account.settings import Live, Settings
+from sandbox.stripe.wire.server import Server, start
 
 __all__ = ["Live", "Server", "Settings", "start"]

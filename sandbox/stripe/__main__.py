@@ -9,9 +9,9 @@ from pathlib import Path
 
 import msgspec
 
-from sandbox.stripe.keeping import UnreadableState
-from sandbox.stripe.server import start
-from sandbox.stripe.settings import Live, Settings, Webhook, merged
+from sandbox.stripe.account.settings import Live, Settings, Webhook, merged
+from sandbox.stripe.wire.server import start
+from sandbox.stripe.wire.state_file import UnreadableState
 
 _EPILOG = """\
 Client:        stripe.StripeClient(KEY, base_addresses={"api": URL})
@@ -99,7 +99,7 @@ async def _serve(settings: Settings) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run until SIGTERM or SIGINT; returns the exit code."""
+    """Run until SIGTERM or SIGINT; return the exit code."""
     settings = _arguments(sys.argv[1:] if argv is None else argv)
     factory = None
     with contextlib.suppress(ImportError):

@@ -28,7 +28,7 @@ CATCH_ALL = {
     "proxy/server/app.py",
     "proxy/server/jobs.py",
     "proxy/server/supervisor.py",
-    "proxy/gateway/upstream/pool.py",
+    "proxy/gateway/upstream/connection.py",
 }
 
 
@@ -195,16 +195,17 @@ def test_invariants_raise_and_never_assert(path: Path) -> None:
 def test_no_detached_settling_and_no_unfinished_work(path: Path) -> None:
     text = path.read_text()
     if path.is_relative_to(ROOT / "proxy"):
-        assert "asyncio.shield" not in text  # it settles detached (design.md 2)
+        assert "asyncio.shield" not in text  # it settles detached
     assert not re.search(r"\b(TODO|FIXME|XXX|HACK)\b", text)
 
 
 def test_every_metric_name_stands_in_the_documentation() -> None:
-    names = re.findall(
-        r'(?:Counter|Gauge|Histogram)\(\s*"(\w+)"', (ROOT / "proxy" / "observability" / "metrics.py").read_text()
-    )
+    modules = (ROOT / "proxy" / "observability").rglob("*.py")
+    names = [
+        name for path in modules for name in re.findall(r'(?:Counter|Gauge|Histogram)\(\s*"(\w+)"', path.read_text())
+    ]
     documented = (ROOT / "docs" / "metrics.md").read_text()
-    assert len(names) > 15
+    assert len(names) > 45
     assert [name for name in names if f"| `{name}` |" not in documented] == []
 
 

@@ -1,4 +1,4 @@
-"""Whatever a request of any kind asks for, what the simulator bills for it is never more than what was held (design.md 3.2, 4)."""
+"""Whatever a request of any kind asks for, what the simulator bills for it is never more than what was held."""
 
 import base64
 import os
@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.behaviour.conftest import Customer
 from tests.support import web
 from tests.support.media import png, wav
+from tests.support.served import Customer
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 REQUESTS = 40

@@ -1,6 +1,6 @@
-"""Every sample of the newer endpoints goes through untouched and costs what openai/README.md's prices say.
+"""Every sample of the newer endpoints goes through untouched and costs what docs/openai.md's prices say.
 
-Prices are copied by hand from the fact sheet (section 4), in USD per million tokens, which is millicredits per token; the
+Prices are written down by hand, apart from the catalogue, in USD per million tokens, which is millicredits per token; the
 counts are the samples' own. Charges are rounded up once.
 """
 
@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer
 from tests.support import web
 from tests.support.media import png, wav
+from tests.support.served import Customer
 from tests.support.servers import SAMPLES, UPSTREAM_KEY, Sandbox, Tollkeeper, sandbox_says
 from tests.support.wire import Ended
 

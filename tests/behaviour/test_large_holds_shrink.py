@@ -1,4 +1,4 @@
-"""A large hold that is mostly bytes of input shrinks to counted tokens while the answer streams (design.md 4)."""
+"""A large hold that is mostly bytes of input shrinks to counted tokens while the answer streams."""
 
 import threading
 

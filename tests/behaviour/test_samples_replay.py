@@ -1,6 +1,6 @@
-"""Every chat, completion and embedding sample goes through untouched and costs what openai/README.md's prices say.
+"""Every chat, completion and embedding sample goes through untouched and costs what docs/openai.md's prices say.
 
-The prices below are copied by hand from the fact sheet (section 4), in USD per million tokens, which is
+The prices below are written down by hand, apart from the catalogue, in USD per million tokens, which is
 millicredits per token; the token counts from the samples. Charges are rounded up once.
 """
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import SAMPLES
 from tests.support.wire import Ended, events_of
 

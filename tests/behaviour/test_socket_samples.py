@@ -6,15 +6,14 @@ from collections.abc import Callable
 
 import pytest
 
-from billing.ledger.upstream_objects import Made, Objects
+from billing.ledger.upstream_objects import MadeObject, UpstreamObjects
 from billing.storage.database import Database
-from tests.behaviour.conftest import Customer
-from tests.behaviour.test_sockets import opened, rows, until
-from tests.conftest import Serve
 from tests.support import web
 from tests.support.customers import new_customer as new_account
 from tests.support.raw_upstream import RawUpstream
-from tests.support.servers import SAMPLES, Tollkeeper, sandbox_says, wait_until
+from tests.support.served import Customer
+from tests.support.servers import SAMPLES, Serve, Tollkeeper, sandbox_says, wait_until
+from tests.support.sockets import opened, rows, until
 
 WHOLE = [
     ("responses_background_retrieve_completed.json", ""),
@@ -55,7 +54,7 @@ def test_the_frames_of_responses_pass_as_they_are(
 async def own(server: Tollkeeper, account_id: str, response_id: str) -> None:
     database = Database(f"sqlite+aiosqlite:///{server.folder}/var/tollkeeper.db", 1, 5.0)
     try:
-        await Objects(database).note(account_id, "req_made", [Made(response_id, "response")])
+        await UpstreamObjects(database).record_owner(account_id, "req_made", [MadeObject(response_id, "response")])
     finally:
         await database.close()
 

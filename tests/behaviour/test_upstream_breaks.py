@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import Customer, metric, usd_to_charge, wait_log
-from tests.support.servers import SAMPLES, Tollkeeper, wait_until
+from tests.support.served import Customer, metric, usd_to_charge, wait_log
+from tests.support.servers import SAMPLES, Serve, Tollkeeper, wait_until
 from tests.support.wire import Ended, events_of, text_of
 
 TOKENS = 4
@@ -19,7 +19,6 @@ EVENTS = TOKENS + 2
 PROMPT = 8
 ASKS = {"stream_options": {"include_usage": True}}
 
-Serve = Callable[..., Tollkeeper]
 CustomerOf = Callable[[Tollkeeper], Customer]
 Always = Callable[..., None]
 NewCustomer = Callable[..., Customer]

@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.visits import Visits, opened_browser
-from tests.money.test_end_to_end import PACKAGES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
+from tests.support.town import PACKAGES
 
 SECRET = "whsec_browser"
 FLAG_FILE = "# what the tests change is appended\n"

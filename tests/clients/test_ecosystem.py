@@ -12,15 +12,16 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import usd_to_charge
 from tests.support.customers import Customer, new_customer
 from tests.support.media import wav
+from tests.support.programs import node
+from tests.support.served import usd_to_charge
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 HERE = Path(__file__).parent
 PYTHON = str(ROOT / ".venv-ecosystem" / "bin" / "python")
 START = 1_000_000_000
-# USD per million tokens, by hand from the fact sheet: text in, text out
+# USD per million tokens, by hand: text in, text out
 PRICES = {"gpt-4.1": ("2", "8"), "text-embedding-3-small": ("0.02", "0")}
 COMMANDS = {
     "ai": ["node", str(HERE / "node" / "ai.mjs")],
@@ -47,6 +48,7 @@ def environment(customer: Customer, **more: str) -> dict[str, str]:
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
+    command = [node() if command[0] == "node" else command[0], *command[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     return done.stdout

@@ -4,19 +4,21 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
+from tests.support.servers import RedisServer, Sandbox, Serve, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
-BALANCES = {"embedded": "billing.balances.embedded:EmbeddedBalances", "redis": "billing.balances.redis:RedisBalances"}
+BALANCES = {
+    "embedded": "billing.balances.embedded:EmbeddedBalances",
+    "redis": "billing.balances.redis.store:RedisBalances",
+}
 # point → where the process dies, STORE standing for the balance store's class
 POINTS = {
-    "while it runs": "proxy.background:BackgroundResponses._take_on:after:1",
-    "before its end is noted": "billing.objects:Objects.end_background:before:1",
-    "after its end is noted, before settling": "billing.objects:Objects.end_background:after:1",
-    "after settling": "proxy.background:BackgroundResponses._settle:after:1",
+    "while it runs": "proxy.gateway.background.poller:BackgroundResponses._take_on:after:1",
+    "before its end is noted": "billing.ledger.upstream_objects:UpstreamObjects.end_background:before:1",
+    "after its end is noted, before settling": "billing.ledger.upstream_objects:UpstreamObjects.end_background:after:1",
+    "after settling": "proxy.gateway.background.poller:BackgroundResponses._settle:after:1",
 }
 
 

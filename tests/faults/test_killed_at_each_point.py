@@ -7,22 +7,24 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
-STORES = {"embedded": "billing.balances.embedded:EmbeddedBalances", "redis": "billing.balances.redis:RedisBalances"}
+STORES = {
+    "embedded": "billing.balances.embedded:EmbeddedBalances",
+    "redis": "billing.balances.redis.store:RedisBalances",
+}
 
 # point → (where, flush interval). STORE stands for the balance store's class.
 POINTS = {
     "after the hold": "STORE.hold:after:1",
-    "after upstream's headers": "proxy.upstream:UpstreamPool.send:after:1",
-    "in the middle of a stream": "proxy.meter:StreamMeter.feed:after:8",
+    "after upstream's headers": "proxy.gateway.upstream.pool:UpstreamPool.send:after:1",
+    "in the middle of a stream": "proxy.gateway.answers.meter:StreamMeter.feed:after:8",
     "before settling": "STORE.settle:before:1",
     "after settling, before the flush": "STORE.settle:after:1",
-    "between SQL commit and acknowledgement": "billing.ledger:Ledger.post_current:after:1",
+    "between SQL commit and acknowledgement": "billing.ledger.ledger:Ledger.post_current:after:1",
 }
 
 
@@ -116,7 +118,10 @@ def test_killed(server: tuple[Tollkeeper, str], sandbox: Sandbox, point: str) ->
     assert crashing.server.cli("reconcile")["ok"]
 
 
-@pytest.mark.parametrize("point", ["proxy.meter:StreamMeter.feed:before:9", "proxy.settlement:decide_ending:before:1"])
+@pytest.mark.parametrize(
+    "point",
+    ["proxy.gateway.answers.meter:StreamMeter.feed:before:9", "proxy.gateway.settlement:decide_settlement:before:1"],
+)
 def test_a_fault_of_ours_in_a_stream_charges_what_was_shown(
     make_tollkeeper: Serve, sandbox: Sandbox, point: str
 ) -> None:

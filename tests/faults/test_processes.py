@@ -7,10 +7,9 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
 from tests.support import web
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
+from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, wait_until
 
 START = 1_000_000_000
 KILLS = 25

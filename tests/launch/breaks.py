@@ -16,10 +16,10 @@ from redis import Redis
 
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from billing.storage.migrate import newest_revision
-from tests.launch.conftest import SECRET, Live
-from tests.launch.stranger import stranger
 from tests.support import web
+from tests.support.live import SECRET, Live
 from tests.support.servers import ROOT, free_port, wait_until
+from tests.support.stranger import stranger
 
 Rows = dict[str, str | None]
 """`area name` → state; None: the row is not there."""

@@ -3,7 +3,7 @@
     Stripe-Signature: t=<Unix seconds>,v1=<hex HMAC-SHA256 of "t.body">,v1=...
 
 stripe-python checks the same, except that it takes any time in the future, decodes the body first and lets a secret of
-"" pass in version 15 (ledger-and-stripe.md 2, 18-19). A test holds this and the library to the same signatures.
+"" pass in version 15 (docs/adr/0023). A test holds this and the library to the same signatures.
 """
 
 import hashlib
@@ -22,14 +22,14 @@ class BadSignature(ValueError):
 
 
 def sign(body: bytes, secret: str, at: int) -> str:
-    """The header for a body sent at `at` (Unix seconds)."""
+    """Return the header for a body sent at `at` (Unix seconds)."""
     return f"t={at},v1={_digest(body, secret, str(at))}"
 
 
 def verify(
     body: bytes, header: str, secrets: Sequence[str], now: int, tolerance_seconds: int = TOLERANCE_SECONDS
 ) -> None:
-    """Raise BadSignature unless one v1 signature is by one of the secrets and its time within the tolerance, both ways."""
+    """Raise BadSignature unless a v1 signature is by one of the secrets, its time within the tolerance both ways."""
     if not secrets or not all(secrets):
         raise BadSignature("there is no secret to check with")
     if len(header) > MAX_HEADER_BYTES:

@@ -67,7 +67,7 @@ balances = Table(
     Column("posted_millicredits", BigInteger, nullable=False),
     Column("outbox_sequence", BigInteger, nullable=False),
 )
-"""A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction."""
+"""A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction (I6)."""
 
 buckets = Table(
     "buckets",
@@ -97,6 +97,7 @@ transfers = Table(
     Index("ix_transfers_credit", "credit_account", "id"),
     Index("ix_transfers_created", "created_at", postgresql_using="brin"),
 )
+"""The ledger. Append-only (triggers): I5. One row of a kind a reference: I4."""
 
 usage = Table(
     "usage",
@@ -167,7 +168,7 @@ usage_daily = Table(
     Index("ix_usage_daily_asked", "asked_day"),
     Index("ix_usage_daily_key", "key_id", "asked_day"),
 )
-"""What is left of `usage` rows that retention has dropped: sums. Days are whole UTC days since 1970: the one on which
+"""Sums of the `usage` rows that retention has dropped. Days are whole UTC days since 1970: the one on which
 the ledger booked the charge (of a row that was not charged: on which it was asked for), and the one on which it was
 asked for."""
 
@@ -205,7 +206,7 @@ rate_activations = Table(
     Column("actor", String(80), nullable=False),
     Index("ix_rate_activations_effective", "effective_at", "id"),
 )
-"""Which card applies from when: the newest activation that is in effect. Append-only (triggers)."""
+"""Times from which cards apply: the newest activation that is in effect. Append-only (triggers)."""
 
 upstream_objects = Table(
     "upstream_objects",
@@ -219,7 +220,7 @@ upstream_objects = Table(
     Column("deleted_at", BigInteger),
     Index("ix_upstream_objects_account", "account_id", "created_at"),
 )
-"""Who owns what was made in the shared upstream account.
+"""Owners of what was made in the shared upstream account.
 
 `context_tokens`: what a later request that refers to it re-reads.
 """

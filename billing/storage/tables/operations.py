@@ -98,7 +98,7 @@ job_leases = Table(
     Column("until_ms", BigInteger, nullable=False),
     Column("requested_at", BigInteger),
 )
-"""Who runs a job now (until when, by the database's clock), and since when somebody wants it run out of turn."""
+"""The process that runs a job now (until when, by the database's clock); since when a run out of turn is asked for."""
 
 findings = Table(
     "findings",
@@ -111,7 +111,7 @@ findings = Table(
     Column("found", BigInteger, nullable=False),
     Index("ix_findings_run", "run_id"),
 )
-"""What a run found wrong, in millicredits. Never repaired by the job that found it."""
+"""Findings of a run, in millicredits. Never repaired by the job that found it."""
 
 finance_daily = Table(
     "finance_daily",

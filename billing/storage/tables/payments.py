@@ -99,7 +99,7 @@ claims = Table(
 )
 """Refunds and disputes of purchases, in the order in which we heard of them, and what of each is booked.
 
-`movements`: JSON of what Stripe moved for a dispute (sales.Movement), booked as soon as its purchase is credited.
+`movements`: JSON of what Stripe moved for a dispute (claim_store.DisputeMovement), booked as soon as its purchase is credited.
 """
 
 stripe_inbox = Table(
@@ -190,7 +190,7 @@ notices = Table(
     CheckConstraint("state IN ('pending', 'sent', 'dead')", name="state_known"),
     Index("ix_notices_state", "state", "next_at"),
 )
-"""What the operator's app is told, once each: the id names what happened ("low_balance:acct_1:3")."""
+"""News for the operator's app, told once each: the id names what happened ("low_balance:acct_1:3")."""
 
 sweep_marks = Table(
     "sweep_marks",

@@ -27,7 +27,7 @@ AUDIO_PREFIX = "audio:"
 
 
 def converted(form: str, body: bytes) -> tuple[bytes, bytes] | None:
-    """(content type, body) in the client's form; None when the answer is not what we asked for and is passed as it is."""
+    """(content type, body) in the client's form; None for an answer that we did not ask for, which passes as it is."""
     try:
         answer = msgspec.json.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -87,9 +87,9 @@ class SpeechMeter(EventMeter):
         """Take events; return the audio in them."""
         return b"".join(_audio(event) for event in split_events(super().feed(data)))
 
-    def look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
+    def read_event(self, event: bytes) -> Literal["", "tail", "hidden"]:
         """See StreamMeter: the closing event is not audio."""
-        verdict = super().look_at(event)
+        verdict = super().read_event(event)
         return "hidden" if verdict == "tail" else verdict
 
     def rest(self) -> bytes:

@@ -57,7 +57,7 @@ class EventMeter(StreamMeter):
         """See StreamMeter."""
         return self.interesting.search(data) is not None
 
-    def look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
+    def read_event(self, event: bytes) -> Literal["", "tail", "hidden"]:
         """See StreamMeter."""
         payload = _object(event_data(event))
         name = payload.get("type")
@@ -75,7 +75,7 @@ class EventMeter(StreamMeter):
         self.done = True
         return "tail"
 
-    def note_payload(self, payload: bytes) -> None:
+    def read_payload(self, payload: bytes) -> None:
         """See StreamMeter. Only text is taken: pictures and sound are counted by their pieces."""
         if not self._report.upstream_id and b'"response"' in payload[:HEAD]:
             response = _object(payload).get("response")
@@ -92,7 +92,7 @@ class EventMeter(StreamMeter):
             return
         delta = _object(payload).get("delta")
         if isinstance(delta, str) and delta:
-            self._shown.setdefault(0, []).append(delta)
+            self._texts.setdefault(0, []).append(delta)
 
 
 def read_tokens(raw: Any) -> Usage | None:
@@ -154,7 +154,7 @@ def response_report(event: dict[str, Any]) -> Report:
 
 
 def _calls(items: list[dict[str, Any]], used: Mapping[str, Any]) -> tuple[tuple[str, int], ...]:
-    """Billable calls: searches as reported, else as counted; opening a page is free (openai/README.md 1.4)."""
+    """Billable calls: searches as reported, else as counted; opening a page is free (docs/openai.md#hosted-tools)."""
     counted: Counter[str] = Counter()
     for item in items:
         name = CALL_ITEMS.get(_text(item, "type"))
@@ -180,7 +180,7 @@ def image_report(event: dict[str, Any]) -> Report:
 
 
 def _image_usage(usage: Usage) -> Usage:
-    """What an image model puts out is image, but for what it calls text."""
+    """Count an image model's output as image, but for what it calls text."""
     if usage.image_output_tokens:
         return usage
     return msgspec.structs.replace(usage, image_output_tokens=usage.output_tokens)
@@ -223,7 +223,7 @@ def reads(report: Callable[[dict[str, Any]], Report]) -> Callable[[bytes], tuple
 
 
 def answer_texts(answer: dict[str, Any]) -> list[str]:
-    """What a whole answer says, for when its usage is missing."""
+    """Texts of a whole answer, for when its usage is missing."""
     found = [answer["text"]] if isinstance(answer.get("text"), str) else []
     for item in answer["output"] if isinstance(answer.get("output"), list) else ():
         parts = item.get("content") if isinstance(item, dict) else None

@@ -10,10 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 import msgspec
 
-from billing.money.pricing import Model
 from billing.money.usage import MAX_TOKENS, Usage
 from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
-from proxy.gateway.bodies.chat import Parsed
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
 COMPACT_AT = 65_536
@@ -21,7 +19,7 @@ PARTIAL_LIMIT = 8_388_608
 
 
 class Report(NamedTuple):
-    """What an answer says about itself.
+    """An answer about itself.
 
     `more` is what other models did, by name ("" = the one that the request named); `containers` and `items` are what it
     made in the upstream account; `status` is a response's own.
@@ -67,7 +65,7 @@ def read_answer(body: bytes) -> tuple[Report, bool, list[str]]:
     except (msgspec.DecodeError, UnicodeDecodeError):
         return _lenient_report(body), True, []
     produced = answer.choices is None or any(_is_output(choice) for choice in answer.choices)
-    texts = ["".join(_texts(choice, choice.message or {})) for choice in answer.choices or ()]
+    texts = ["".join(choice_texts(choice, choice.message or {})) for choice in answer.choices or ()]
     return _report(answer), produced, texts
 
 
@@ -101,28 +99,18 @@ def read_usage(raw: Any) -> Usage | None:
     return usage if usage.is_consistent() else usage.normalised()
 
 
-def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> bool:
-    """Whether a model can have used that much at all: each input within its window, each output within its maximum.
-
-    `loops` is how often hosted tools may have made it read its input again.
-    """
-    window = model.context_window or MAX_TOKENS
-    most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
-    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)
-
-
 class StreamMeter:
     """One chat or completion stream: what to pass on, what it used, what it showed so far.
 
-    Streams of other kinds override what matters in them (`interesting`, `may_matter`, `look_at`, `note_payload`).
+    Streams of other kinds override what matters in them (`interesting`, `may_matter`, `read_event`, `read_payload`).
     """
 
     interesting = INTERESTING
     partial_limit = PARTIAL_LIMIT
     content_type = b""
-    """What the client is told instead of the upstream's own; set where its form is another."""
+    """Content type for the client instead of the upstream's own; set where its form is another."""
     ends_in_events = True
-    """Whether a stream that breaks off can say so in an event of its own."""
+    """True when a stream that breaks off can say so in an event of its own."""
 
     def __init__(self, *, hide_usage: bool) -> None:
         """`hide_usage`: the client did not ask for the usage chunk."""
@@ -132,7 +120,7 @@ class StreamMeter:
         self._partial_end = b""
         self._raw: list[bytes] = []
         self._raw_size = 0
-        self._shown: dict[int, list[str]] = {}
+        self._texts: dict[int, list[str]] = {}
         self._media_tokens = 0
         self._report = NO_REPORT
         self.tail: list[bytes] = []
@@ -159,7 +147,7 @@ class StreamMeter:
         self._raw.append(whole)
         self._raw_size += len(whole)
         if self._raw_size > COMPACT_AT:
-            self._read_shown()
+            self._read_raw()
         if not self.tail and not self.done and not self.may_matter(whole):
             return whole
         return self._feed_events(whole)
@@ -178,7 +166,7 @@ class StreamMeter:
             end = next_boundary(whole, match.start())
             (self.tail or passed).append(whole[position:start])
             event, position = whole[start:end], end
-            kept_back = self.look_at(event)
+            kept_back = self.read_event(event)
             if kept_back != "hidden":
                 (self.tail if kept_back or self.tail else passed).append(event)
         (self.tail or passed).append(whole[position:])
@@ -203,7 +191,7 @@ class StreamMeter:
         """
         return data.count(b'"usage"') != data.count(b'"usage":null') or b"[DONE]" in data or b'"error"' in data
 
-    def look_at(self, event: bytes) -> Literal["", "tail", "hidden"]:
+    def read_event(self, event: bytes) -> Literal["", "tail", "hidden"]:
         """Read one event that may matter; say whether it must wait for the settling, or never be shown."""
         payload = event_data(event)
         if payload.strip() == b"[DONE]":
@@ -232,38 +220,38 @@ class StreamMeter:
     def report(self) -> Report:
         """Usage and identity; without a usage chunk the identity of the first chunk that was shown."""
         if self._report.usage is None and not self._report.model:
-            self._read_shown()
+            self._read_raw()
         return self._report
 
-    def shown(self) -> tuple[list[str], int]:
+    def streamed(self) -> tuple[list[str], int]:
         """(texts the model has shown, tokens of sound or pictures), as far as upstream has sent them."""
-        self._read_shown()
-        return ["".join(parts) for parts in self._shown.values()], self._media_tokens
+        self._read_raw()
+        return ["".join(parts) for parts in self._texts.values()], self._media_tokens
 
-    def shown_roughly(self) -> int:
+    def streamed_tokens_estimate(self) -> int:
         """Tokens shown so far without a tokenizer: OpenAI sends about one a piece. For checkpoints."""
-        self._read_shown()
-        return sum(len(parts) for parts in self._shown.values()) + self._media_tokens
+        self._read_raw()
+        return sum(len(parts) for parts in self._texts.values()) + self._media_tokens
 
     def may_end_in_error(self) -> bool:
-        """Whether a closer look at finish reasons is worth it."""
+        """Tell whether a closer look at finish reasons is worth it."""
         return "error" in self.finish_reasons or any(b'"finish_reason":"error"' in part for part in self._raw)
 
     @property
-    def showed_anything(self) -> bool:
-        """Whether any output reached us."""
-        texts, media = self.shown()
+    def streamed_anything(self) -> bool:
+        """True once any output reached us."""
+        texts, media = self.streamed()
         return media > 0 or any(texts)
 
-    def _read_shown(self) -> None:
+    def _read_raw(self) -> None:
         """Take the text out of the raw events kept so far, and let those go."""
         raw, self._raw, self._raw_size = b"".join(self._raw), [], 0
         for event in split_events(raw):
             payload = event_data(event)
             if payload.startswith(b"{"):
-                self.note_payload(payload)
+                self.read_payload(payload)
 
-    def note_payload(self, payload: bytes) -> None:
+    def read_payload(self, payload: bytes) -> None:
         """Take what an event shows out of it."""
         try:
             answer = _answer.decode(payload)
@@ -274,16 +262,16 @@ class StreamMeter:
                 model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or ""
             )
         for choice in answer.choices or ():
-            self._note(choice)
+            self._read_choice(choice)
 
-    def _note(self, choice: _Choice) -> None:
+    def _read_choice(self, choice: _Choice) -> None:
         if choice.finish_reason:
             self.finish_reasons.add(choice.finish_reason)
         delta = choice.delta or {}
         audio = delta.get("audio")
         if isinstance(audio, dict) and audio.get("data"):
             self._media_tokens += 1
-        self._shown.setdefault(choice.index, []).extend(_texts(choice, delta))
+        self._texts.setdefault(choice.index, []).extend(choice_texts(choice, delta))
 
 
 def with_cost(event: bytes, cost_credits: int | float) -> bytes:
@@ -321,7 +309,7 @@ def _lenient_report(body: bytes) -> Report:
     )
 
 
-def _texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
+def choice_texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
     """The pieces of text in a choice; `said` is its message or delta."""
     found = [choice.text, said.get("content"), said.get("refusal"), said.get("reasoning_content")]
     for call in said.get("tool_calls") or ():
@@ -335,7 +323,7 @@ def _texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
 
 
 def _is_output(choice: _Choice) -> bool:
-    """Whether a choice holds output, or ended for another reason than an error."""
+    """Tell whether a choice holds output, or ended for another reason than an error."""
     message = choice.message or {}
     shown = (
         choice.text

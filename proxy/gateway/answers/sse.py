@@ -7,7 +7,7 @@ DATA_LINE = re.compile(rb"^data:[ ]?(.*?)\r?$", re.MULTILINE)
 
 
 def last_boundary(data: bytes) -> int:
-    """Where the last whole event ends (0 = there is none yet)."""
+    """Position at which the last whole event ends (0 = there is none yet)."""
     if data.endswith(b"\n\n"):
         return len(data)
     newline = data.rfind(b"\n\n")
@@ -16,7 +16,7 @@ def last_boundary(data: bytes) -> int:
 
 
 def next_boundary(data: bytes, start: int) -> int:
-    """Where the event around `start` ends."""
+    """Position at which the event around `start` ends."""
     match = BOUNDARY.search(data, start)
     return match.end() if match else len(data)
 

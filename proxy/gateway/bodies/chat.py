@@ -34,7 +34,10 @@ FRAMING_TOKENS = 64
 """Slack over the byte bound for what OpenAI adds around messages and tools (3 a message, 3 priming, 9 + for tools):
 JSON's own framing of a message is longer than that already."""
 AUDIO_BYTES_PER_TOKEN = 50
-"""About 10 tokens a second (README 3) of at least 1,000 bytes a second (MP3 at 8 kbit/s) is 100; halved for safety."""
+"""About 10 tokens a second (docs/openai.md#audio-tokens) of at least 1,000 bytes a second (MP3 at 8 kbit/s) is 100.
+
+Halved for safety.
+"""
 MAX_CHOICES = 128
 MAX_BEST_OF = 20
 EMBEDDING_MAX_TOKENS = 300_000
@@ -152,7 +155,7 @@ class ImageTool(NamedTuple):
 
 
 class Parsed(NamedTuple):
-    """What pricing and forwarding need to know of a request. Token figures are upper bounds.
+    """A request as pricing and forwarding need it. Token figures are upper bounds.
 
     `sets` are members that we set whatever else happens, `tenant_values` are those that we replace by the tenant's own;
     `form` is there instead of `members` for multipart bodies. `convert` names what the upstream's answer is turned
@@ -235,7 +238,7 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
         choices=positive(request.n, "n", MAX_CHOICES),
         explicit_cap=cap_of(max(caps), "max_completion_tokens") if caps else None,
         cap_field="max_completion_tokens",
-        # rejected prediction tokens are billed as output (README 2.1)
+        # rejected prediction tokens are billed as output (docs/openai.md#usage-fields)
         extra_output=len(prediction) if prediction and prediction != b"null" else 0,
         audio_output="audio" in (request.modalities or ()),
         cache_write_12h=ttl == "12h" or request.prompt_cache_retention not in (None, "in_memory"),
@@ -286,33 +289,6 @@ def parse_embedding(body: bytes, _content_type: bytes = b"") -> Parsed:
     )
 
 
-def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
-    """Input tokens at most: text, plus images and audio; what cannot be bounded is the window.
-
-    Never more than it, per input.
-    """
-    if parsed.unbounded:
-        if window is None:
-            raise invalid(
-                f"The model {parsed.model!r} has no known context window, so this input cannot be priced.", "messages"
-            )
-        return window
-    bound = text_bound + parsed.image_tokens + parsed.audio_tokens
-    return bound if window is None else min(bound, window * parsed.inputs)
-
-
-def with_members(parsed: Parsed, changes: dict[str, bytes]) -> bytes:
-    """The body to send: the client's bytes with `changes` (name → JSON) set."""
-    if not changes:
-        return parsed.source
-    if parsed.verbatim and not (changes.keys() & parsed.members.keys()):
-        start = parsed.source.index(b"{") + 1
-        added = b",".join(b'"%s":%s' % (name.encode(), value) for name, value in changes.items())
-        return b"".join((parsed.source[:start], added, b",", parsed.source[start:]))
-    merged: dict[str, bytes] = {name: bytes(raw) for name, raw in parsed.members.items()} | changes
-    return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in merged.items()) + b"}"
-
-
 def embedding_texts(body: bytes) -> tuple[list[str], int]:
     """Every text of an embeddings request, and the number of its token ids."""
     return _strings(decode(_embedding, body).input)
@@ -324,7 +300,7 @@ def completion_texts(body: bytes) -> tuple[list[str], int]:
 
 
 def chat_texts(body: bytes) -> tuple[list[str], int]:
-    """Every text of a chat that its model reads, and the framing tokens around them (README 3).
+    """Every text of a chat that its model reads, and the framing tokens around them (docs/openai.md#counting-text).
 
     Tools and response schemas count as their JSON, which is longer than the form OpenAI gives them.
     """
@@ -470,7 +446,7 @@ def cap_of(value: int, name: str) -> int:
 
 
 def _inputs(prompt: Any) -> int:
-    """How many prompts or embedding inputs a request carries: each has the window, and its completions, to itself."""
+    """Count the prompts or embedding inputs of a request: each has the window, and its completions, to itself."""
     if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
         return len(prompt)
     return 1

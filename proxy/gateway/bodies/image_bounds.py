@@ -1,6 +1,6 @@
 """The most tokens that a generated image can be billed at. Pure.
 
-1024 x 1024 costs 272, 1,056 or 4,160 tokens at low, medium and high quality (openai/README.md 3, general knowledge);
+1024 x 1024 costs 272, 1,056 or 4,160 tokens at low, medium and high quality (docs/openai.md#image-tokens);
 other sizes go by their area. For 2.x no formula is published: its dearer qualities are bounded by doubling.
 """
 

@@ -1,4 +1,4 @@
-"""What an image in a prompt costs: its size read from its header, its tokens by its model's rule (openai/README.md 3).
+"""Tokens of an image in a prompt: its size from its header, its model's rule (docs/openai.md#image-tokens).
 
 Pure.
 """

@@ -31,13 +31,13 @@ from proxy.gateway.bodies.multipart import Form, Part
 from proxy.web.rejections import invalid
 
 IMAGE_FIELDS = frozenset(
-    "background complexity frame_count frame_duration_ms image images input_fidelity markup mask model moderation n output_compression "
-    "output_format partial_images prompt quality response_format safety_identifier size stream style svg user".split()
+    "background complexity frame_count frame_duration_ms image images input_fidelity markup mask model moderation n "
+    "output_compression output_format partial_images prompt quality response_format safety_identifier size stream style svg user".split()
 )
 SPEECH_FIELDS = frozenset("input instructions model response_format speed stream_format voice".split())
 TRANSCRIPTION_FIELDS = frozenset(
-    "chunking_strategy file include keywords known_speaker_names known_speaker_references language languages model prompt "
-    "response_format stream temperature timestamp_granularities".split()
+    "chunking_strategy file include keywords known_speaker_names known_speaker_references language languages model "
+    "prompt response_format stream temperature timestamp_granularities".split()
 )
 TRANSLATION_FIELDS = frozenset("file model prompt response_format temperature".split())
 MODERATION_FIELDS = frozenset("input model".split())
@@ -91,7 +91,7 @@ class _Moderation(msgspec.Struct):
 
 
 class _Image(NamedTuple):
-    """What bounds an image request, from JSON or from a form."""
+    """Bounds of an image request, from JSON or from a form."""
 
     model: str
     prompt_bytes: int
@@ -131,7 +131,7 @@ def _image_form(form: Form, content_type: bytes) -> Parsed:
 
 
 def _json_images(request: dict[str, Any]) -> int:
-    """How many input images a JSON edit carries. Raises Rejection for file ids."""
+    """Count the input images of a JSON edit. Raises Rejection for file ids."""
     given = [request[name] for name in ("image", "images", "mask") if request.get(name)]
     images = [inner for value in given for inner in (value if isinstance(value, list) else [value])]
     for image in images:
@@ -231,7 +231,7 @@ def _spoken_tokens(text: str) -> int:
 
 
 def is_custom_voice(voice: Any) -> bool:
-    """Whether a voice is one that somebody made in the shared account."""
+    """Tell whether a voice is one that somebody made in the shared account."""
     return isinstance(voice, dict) or (isinstance(voice, str) and voice.startswith("voice_"))
 
 
@@ -298,7 +298,7 @@ def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
 
 
 def audio_milliseconds(form: Form, part: Part) -> int:
-    """How long a file plays at most: by its samples for PCM WAV, else by its size.
+    """Milliseconds that a file plays at most: by its samples for PCM WAV, else by its size.
 
     Billed durations are whole seconds, rounded up.
     """

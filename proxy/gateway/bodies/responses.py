@@ -26,14 +26,16 @@ from proxy.web.rejections import Rejection, invalid
 
 RESPONSE_FIELDS = frozenset(
     "background include image input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
-    "previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier service_tier "
-    "store stream stream_options temperature text tool_choice tools top_logprobs top_p truncation user".split()
+    "previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier "
+    "service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p truncation user".split()
 )
 COMPACT_FIELDS = frozenset(
-    "image input instructions model previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention service_tier".split()
+    "image input instructions model previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention "
+    "service_tier".split()
 )
 COUNT_FIELDS = frozenset(
-    "input instructions model parallel_tool_calls personality previous_response_id reasoning text tool_choice tools truncation".split()
+    "input instructions model parallel_tool_calls personality previous_response_id reasoning text tool_choice tools "
+    "truncation".split()
 )
 SHARED = {"conversation": "conversation", "prompt": "prompt template"}
 UNPRICED = {
@@ -68,10 +70,10 @@ STATEFUL_KEYS = {
     "tunnel_id": "tunnel",
 }
 SCHEMA_KEYS = frozenset(("parameters", "schema", "arguments", "metadata"))
-"""What stands in these is the client's own data, not ours to read."""
+"""Members with the client's own data, not ours to read."""
 FREE_CONTAINER_SIZES = (None, "1g")
 NOT_TEXT = frozenset(("image_url", "file_data"))
-"""What stands under these is bounded as an image or a file. Everything else is counted, whatever it looks like."""
+"""Members bounded as an image or a file. Everything else is counted, whatever it looks like."""
 ITEM_CONTENT = (
     "content",
     "arguments",
@@ -88,7 +90,7 @@ ITEM_CONTENT = (
 
 
 class _Seen(NamedTuple):
-    """What a walk through `input` and `tools` found."""
+    """Findings of a walk through `input` and `tools`."""
 
     images: list[tuple[int | None, int]]
     references: list[Reference]
@@ -175,7 +177,7 @@ def parse_input_tokens(body: bytes, _content_type: bytes = b"") -> Parsed:
 
 
 def response_texts(body: bytes) -> tuple[list[str], int]:
-    """Every text of a request that its model reads, and the framing tokens around them (openai/README.md 3)."""
+    """Texts of a request that its model reads, and framing tokens around them (docs/openai.md#counting-text)."""
     request = msgspec.json.decode(body)
     texts, framing = [], 3
     for name in ("tools", "text", "tool_choice"):

@@ -56,7 +56,7 @@ class Tokenizer:
 
 
 def encoding_name(model: str) -> str:
-    """cl100k_base for the families that use it, else o200k_base (openai/README.md 3)."""
+    """cl100k_base for the families that use it, else o200k_base (docs/openai.md#counting-text)."""
     return "cl100k_base" if CL100K_MODELS.match(model) else "o200k_base"
 
 

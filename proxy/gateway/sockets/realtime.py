@@ -14,9 +14,10 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from billing.ledger.accounts import ApiKey
-from billing.money.pricing import Model
+from billing.money.pricing import Model, PriceBook
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import audio_report, response_report
 from proxy.gateway.answers.meter import NO_REPORT
 from proxy.gateway.bodies.chat import FRAMING_TOKENS, Parsed
@@ -24,14 +25,14 @@ from proxy.gateway.bodies.media import is_custom_voice
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.charge import Begin, Spending
-from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame, overloaded
+from proxy.gateway.sockets.exchange import Begin, SocketExchange
+from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
 CLIENT_EVENTS = frozenset(
-    "session.update input_audio_buffer.append input_audio_buffer.commit input_audio_buffer.clear output_audio_buffer.clear "
-    "conversation.item.create conversation.item.truncate conversation.item.delete conversation.item.retrieve "
+    "session.update input_audio_buffer.append input_audio_buffer.commit input_audio_buffer.clear "
+    "output_audio_buffer.clear conversation.item.create conversation.item.truncate conversation.item.delete conversation.item.retrieve "
     "response.create response.cancel".split()
 )
 GROWING = frozenset(("input_audio_buffer.append", "conversation.item.create", "session.update"))
@@ -42,12 +43,14 @@ PCM_BYTES_PER_SECOND = 48_000
 G711_BYTES_PER_SECOND = 8_000
 PCM_FORMATS = ("audio/pcm", "pcm16")
 HEADROOM_TOKENS = 2_000
-"""What the standing hold covers beyond the conversation: it need not grow with every frame."""
+"""Tokens that the standing hold covers beyond the conversation: it need not grow with every frame."""
 IMAGE_TOKENS = 2_000
+DEFAULT_OUTPUT_TOKENS = 4_096
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
 
 
 class RealtimeSession:
-    """See sockets.Session."""
+    """See relay.SocketSession."""
 
     def __init__(self, services: Services, key: ApiKey, query: bytes, begin: Begin) -> None:
         """Raises Rejection when the model is not sold, or the query holds what is not known here."""
@@ -63,36 +66,37 @@ class RealtimeSession:
                 "Name the model in the query: ?model=gpt-realtime-2.1.", "model", "missing_required_parameter"
             )
         self._name = name
-        self._model = self._sold(name)
-        self._cap = min(services.settings.holds.realtime_max_output_tokens, self._model.max_output_tokens or 4_096)
+        most = self._sold(name, REALTIME.name, services.terms.prices).max_output_tokens
+        self._cap = min(services.settings.holds.realtime_max_output_tokens, most or DEFAULT_OUTPUT_TOKENS)
         self._text = self._audio = 0
         self._bytes_per_second = PCM_BYTES_PER_SECOND
-        self._transcriber: Model | None = None
-        self._standing: Spending | None = None
+        self._transcriber = ""
+        """The name of the model that transcribes, "" for none; its prices are those of the card held under."""
+        self._standing: SocketExchange | None = None
         self._covers = 0
-        self._asked: deque[Spending] = deque()
-        self._running: dict[str, Spending] = {}
+        self._asked: deque[SocketExchange] = deque()
+        self._running: dict[str, SocketExchange] = {}
         self._heard: list[tuple[str, Usage]] = []
         self._capping = True
 
-    def _sold(self, name: str) -> Model:
-        return sold_model(name, REALTIME.name, self._key, self._services.prices, self._services.settings.billing)
+    def _sold(self, name: str, endpoint: str, prices: PriceBook) -> Model:
+        return sold_model(name, endpoint, self._key, prices, self._services.settings.billing)
 
     def target(self) -> str:
-        """See Session."""
-        if (refusal := overloaded(self._services, self._key.account_id)) is not None:
-            raise refusal
+        """See SocketSession."""
+        services = self._services
+        admit(services.settings, self._key.account_id, services.overloaded)
         return f"/realtime?model={self._name}"
 
     def opening(self) -> list[bytes]:
-        """See Session. An endless answer could not be held for: a session has a cap from its first moment."""
+        """See SocketSession. An endless answer could not be held for: a session has a cap from its first moment."""
         session = {"type": "realtime", "max_output_tokens": self._cap}
         return [msgspec.json.encode({"type": "session.update", "event_id": OUR_EVENT, "session": session})]
 
     # -- from the client --------------------------------------------------------------------------
 
     async def from_client(self, frame: Frame, raw: bytes) -> bytes:
-        """See Session."""
+        """See SocketSession."""
         name = frame["type"]
         if name not in CLIENT_EVENTS:
             raise invalid(f"Events of type {name[:60]!r} are not available here.", "type", "unsupported_event")
@@ -137,19 +141,17 @@ class RealtimeSession:
         heard: dict[str, Any] = inside if isinstance(inside, dict) else session
         transcription = heard.get("transcription", heard.get("input_audio_transcription"))
         if isinstance(transcription, dict) and transcription.get("model"):
-            self._transcriber = self._transcription_model(str(transcription["model"]))
+            name = str(transcription["model"])
+            self._transcriber = self._sold(name, TRANSCRIPTIONS, self._services.terms.prices).name
         form = heard.get("format", heard.get("input_audio_format"))
         if form is not None:
             kind = str(form.get("type") if isinstance(form, dict) else form)
             self._bytes_per_second = PCM_BYTES_PER_SECOND if kind in PCM_FORMATS else G711_BYTES_PER_SECOND
         return msgspec.json.encode(frame)
 
-    def _transcription_model(self, name: str) -> Model:
-        prices, billing = self._services.prices, self._services.settings.billing
-        return sold_model(name, "/v1/audio/transcriptions", self._key, prices, billing)
-
     def _checked_cap(self, cap: Any) -> int:
-        most = self._model.max_output_tokens or 2**31
+        prices = self._services.terms.prices
+        most = self._sold(self._name, REALTIME.name, prices).max_output_tokens or 2**31
         if type(cap) is not int or not 1 <= cap <= most:
             raise invalid(f"`max_output_tokens` must be a whole number from 1 to {most}.", "max_output_tokens")
         return int(cap)
@@ -181,19 +183,19 @@ class RealtimeSession:
             response["max_output_tokens"] = self._cap
         own = self._cap if cap in (None, "inf") else self._checked_cap(cap)
         if response.get("input") or response.get("instructions") or own != self._cap:
-            spending = self._begin()
-            await self._hold(spending, self._text + len(raw), self._audio, own)
+            exchange = self._begin()
+            await self._hold(exchange, self._text + len(raw), self._audio, own)
         else:
             await self._ensure()
-            spending = self._take_standing()
-        spending.money.mark_sent()
-        self._asked.append(spending)
+            exchange = self._take_standing()
+        exchange.hold.checkpoint_sent()
+        self._asked.append(exchange)
         return msgspec.json.encode(frame) if changed else raw
 
     # -- holds ------------------------------------------------------------------------------------
 
-    def _plan(self, text: int, audio: int, cap: int) -> Plan:
-        """The worst case of one response to so much text and audio. Raises Rejection."""
+    def _plan(self, prices: PriceBook, text: int, audio: int, cap: int) -> Plan:
+        """Plan the worst case of one response to so much text and audio, at these prices. Raises Rejection."""
         seconds = -(-audio // AUDIO_TOKENS_PER_SECOND) + 1
         parsed = Parsed(
             model=self._name,
@@ -206,10 +208,9 @@ class RealtimeSession:
             audio_output=True,
             milliseconds=seconds * 1_000,
         )
-        plan = make_plan(REALTIME, parsed, self._key, self._services.prices, self._services.settings)
-        if self._transcriber is None:
+        plan = make_plan(REALTIME, parsed, self._key, prices, self._services.settings)
+        if not self._transcriber:
             return plan
-        prices = self._services.prices
         heard = plan.bounds._replace(
             input_tokens=audio,
             audio_input_tokens=audio,
@@ -217,39 +218,40 @@ class RealtimeSession:
             audio_output=False,
             milliseconds=seconds * 1_000,
         )
-        bounds = plan.bounds._replace(more=((self._transcriber, "default", heard),))
+        bounds = plan.bounds._replace(more=((self._sold(self._transcriber, TRANSCRIPTIONS, prices), "default", heard),))
         return plan._replace(bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
 
     async def _ensure(self) -> None:
         """Have a standing hold that covers the conversation. Raises Rejection."""
         needed = self._text + self._audio
-        if self._standing is not None and needed <= self._covers:
+        standing = self._standing
+        if standing is not None and needed <= self._covers and standing.hold.terms == self._services.terms:
             return
-        spending = self._begin()
-        await self._hold(spending, self._text + HEADROOM_TOKENS, self._audio + HEADROOM_TOKENS // 4, self._cap)
-        before, self._standing, self._covers = self._standing, spending, needed + HEADROOM_TOKENS // 4
+        exchange = self._begin()
+        await self._hold(exchange, self._text + HEADROOM_TOKENS, self._audio + HEADROOM_TOKENS // 4, self._cap)
+        before, self._standing, self._covers = self._standing, exchange, needed + HEADROOM_TOKENS // 4
         if before is not None:
-            await before.money.release()
+            await before.hold.release()
 
-    def _take_standing(self) -> Spending:
+    def _take_standing(self) -> SocketExchange:
         standing, self._standing = self._standing, None
         if standing is not None:
             standing.begin()
         return standing or self._begin()
 
-    async def _hold(self, spending: Spending, text: int, audio: int, cap: int) -> None:
+    async def _hold(self, exchange: SocketExchange, text: int, audio: int, cap: int) -> None:
         """Hold for one response to so much text and audio. Raises Rejection, after an account of it."""
-        spending.key = self._key
+        exchange.context.key = self._key
         try:
-            await spending.hold(self._plan(text, audio, cap), self._key)
+            await exchange.hold_for(self._plan(exchange.hold.terms.prices, text, audio, cap), self._key)
         except Rejection as rejection:
-            await spending.refuse(rejection)
+            await exchange.refuse(rejection)
             raise
 
     # -- from upstream ----------------------------------------------------------------------------
 
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
-        """See Session."""
+        """See SocketSession."""
         name = frame.get("type")
         if self._capping and name == "session.updated":
             self._capping = False
@@ -261,12 +263,12 @@ class RealtimeSession:
         elif name == "response.done":
             await self._done(frame)
         elif name == "conversation.item.input_audio_transcription.completed":
-            self._note_transcription(frame)
-        elif isinstance(frame.get("delta"), str) and (spending := self._running.get(str(frame.get("response_id")))):
+            self._record_transcription(frame)
+        elif isinstance(frame.get("delta"), str) and (exchange := self._running.get(str(frame.get("response_id")))):
             if name == "response.output_audio.delta":
-                spending.media += -(-len(frame["delta"]) * 3 * SPOKEN_TOKENS_PER_SECOND // (4 * self._bytes_per_second))
+                exchange.media += -(-len(frame["delta"]) * 3 * SPOKEN_TOKENS_PER_SECOND // (4 * self._bytes_per_second))
             else:
-                spending.texts.append(frame["delta"])
+                exchange.texts.append(frame["delta"])
         elif name == "error" and self._asked and not self._running:
             await self._asked.popleft().abandon("upstream_error")
         return raw
@@ -274,57 +276,57 @@ class RealtimeSession:
     async def _begun(self, frame: Frame) -> None:
         response = frame.get("response")
         response_id = str(response.get("id", "")) if isinstance(response, dict) else ""
-        spending = self._asked.popleft() if self._asked else self._take_standing()
-        if spending.plan is None:  # nothing stood ready: hold now, or end the session
+        exchange = self._asked.popleft() if self._asked else self._take_standing()
+        if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session
             try:
-                await self._hold(spending, self._text, self._audio, self._cap)
+                await self._hold(exchange, self._text, self._audio, self._cap)
             except Rejection as rejection:
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, {})) from None
-        spending.response_id = response_id
-        spending.money.mark_sent()
-        self._running[response_id] = spending
+        exchange.response_id = response_id
+        exchange.hold.checkpoint_sent()
+        self._running[response_id] = exchange
 
     async def _done(self, frame: Frame) -> None:
         report = response_report(frame)
-        spending = self._running.pop(report.upstream_id, None)
+        exchange = self._running.pop(report.upstream_id, None)
         if report.usage is not None:
             # the next response reads all of this again
             spoken = report.usage.audio_input_tokens + report.usage.audio_output_tokens
             self._audio = spoken
             self._text = report.usage.input_tokens + report.usage.output_tokens - spoken
             self._covers = 0
-        if spending is not None:
+        if exchange is not None:
             heard, self._heard = self._heard, []
-            await spending.settle(report._replace(model="", items=(), more=tuple(heard)))
+            await exchange.settle(report._replace(model="", items=(), more=tuple(heard)))
 
-    def _note_transcription(self, frame: Frame) -> None:
+    def _record_transcription(self, frame: Frame) -> None:
         report = audio_report(frame)
-        if report.usage is not None and self._transcriber is not None:
-            self._heard.append((self._transcriber.name, report.usage))
+        if report.usage is not None and self._transcriber:
+            self._heard.append((self._transcriber, report.usage))
 
     # -- the end ----------------------------------------------------------------------------------
 
     def error(self, rejection: Rejection, frame: Frame) -> bytes:
-        """See Session."""
+        """See SocketSession."""
         body = msgspec.json.decode(rejection.body())
         asked = frame.get("event_id")
         error = {**body["error"], "event_id": asked if isinstance(asked, str) else None}
         return msgspec.json.encode({"type": "error", "event_id": "event_" + rejection.code, "error": error})
 
     def waits(self, *, gone: bool) -> bool:
-        """See Session. A response that nobody hears is cut off: what was spoken is charged."""
+        """See SocketSession. A response that nobody hears is cut off: what was spoken is charged."""
         return not gone and bool(self._running)
 
     async def end(self, outcome: Outcome) -> None:
-        """See Session. Transcription that no response was charged with is charged by the standing hold."""
-        for spending in self._running.values():
-            await spending.abandon(outcome)
-        for spending in self._asked:
-            await spending.abandon(outcome)
+        """See SocketSession. Transcription that no response was charged with is charged by the standing hold."""
+        for exchange in self._running.values():
+            await exchange.abandon(outcome)
+        for exchange in self._asked:
+            await exchange.abandon(outcome)
         if self._standing is not None and self._heard:
             await self._standing.settle(NO_REPORT._replace(usage=Usage(), more=tuple(self._heard)), outcome)
         elif self._standing is not None:
-            await self._standing.money.release()
+            await self._standing.hold.release()
         self._running.clear()
         self._asked.clear()
         self._standing, self._heard = None, []

@@ -23,12 +23,11 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
-from proxy.gateway.admission import refused_now
-from proxy.gateway.answers.redact import Passing
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.charge import Begin, Handshake, Spending
-from proxy.gateway.upstream.pool import CONNECT_SECONDS, Interruption
+from proxy.gateway.sockets.exchange import Begin, Handshake, SocketExchange
+from proxy.gateway.upstream.interruption import Interruption
+from proxy.gateway.upstream.pool import CONNECT_SECONDS
 from proxy.web.rejections import Rejection, bad_gateway, invalid
 
 log = logging.getLogger("tollkeeper.sockets")
@@ -59,8 +58,8 @@ class Finished(Exception):
         self.code, self.reason, self.last = code, reason, last
 
 
-class Session(Protocol):
-    """What is spoken on one socket, and what it costs."""
+class SocketSession(Protocol):
+    """The protocol spoken on one socket, and its cost."""
 
     def target(self) -> str:
         """Path and query below base_url, from checked values only. Raises Rejection."""
@@ -71,14 +70,14 @@ class Session(Protocol):
         ...
 
     async def from_client(self, frame: Frame, raw: bytes) -> bytes:
-        """What goes upstream instead of a client's frame.
+        """Bytes for upstream in place of a client's frame.
 
         Raises Rejection (told to the client; nothing is sent), Finished.
         """
         ...
 
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
-        """What the client sees of an upstream's frame; empty = nothing. Raises Finished."""
+        """Bytes for the client in place of an upstream's frame; empty = nothing. Raises Finished."""
         ...
 
     def error(self, rejection: Rejection, frame: Frame) -> bytes:
@@ -86,7 +85,7 @@ class Session(Protocol):
         ...
 
     def waits(self, *, gone: bool) -> bool:
-        """Whether something that was paid for is still to come (`gone`: for nobody, but its usage is wanted)."""
+        """Tell whether something that was paid for is still to come (`gone`: for nobody, but its usage is wanted)."""
         ...
 
     async def end(self, outcome: Outcome) -> None:
@@ -94,7 +93,7 @@ class Session(Protocol):
         ...
 
 
-OpenSession = Callable[[Services, Any, ApiKey, Begin], Session]
+OpenSession = Callable[[Services, Any, ApiKey, Begin], SocketSession]
 """Makes the session of a socket's scope for a key. Raises Rejection."""
 
 
@@ -112,12 +111,11 @@ class Socket:
         self._services, self._scope, self._receive, self._send = services, scope, receive, send
         self.interruption = Interruption()
         self.request_id = "req_" + os.urandom(16).hex()
-        self._passing = Passing(self.request_id, services.upstream_key)
 
     async def run(self, open_session: "OpenSession") -> None:
         """The whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
         services, path = self._services, self._scope["raw_path"]
-        begin = partial(Spending, services, Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none")))
+        begin = partial(SocketExchange, services, Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none")))
         key: ApiKey | None = None
         await self._receive()
         services.live.add(self)
@@ -127,7 +125,7 @@ class Socket:
             upstream = await self._connect(session)
         except Rejection as rejection:
             refused = begin()
-            refused.key, refused.request_id = key, self.request_id
+            refused.context.key, refused.context.request_id = key, self.request_id
             await refused.refuse(rejection)
             await self._refuse(rejection)
             return
@@ -160,7 +158,7 @@ class Socket:
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"x-request-id", self.request_id.encode())]
 
-    async def _connect(self, session: Session) -> ClientConnection:
+    async def _connect(self, session: SocketSession) -> ClientConnection:
         """Raises Rejection: a refused handshake passes on, without our account's identity."""
         settings, target = self._services.settings.upstream, session.target()
         base = urlsplit(settings.base_url)
@@ -203,7 +201,7 @@ class Socket:
 
     # -- frames -----------------------------------------------------------------------------------
 
-    async def _relay(self, session: Session, upstream: ClientConnection) -> None:
+    async def _relay(self, session: SocketSession, upstream: ClientConnection) -> None:
         """Both directions until either ends; then what is still paid for, then the books."""
         client = asyncio.create_task(self._client_side(session, upstream))
         server = asyncio.create_task(self._upstream_side(session, upstream))
@@ -229,7 +227,7 @@ class Socket:
                 await self._send({"type": "websocket.send", "text": closing.last.decode()})
             await self._send({"type": "websocket.close", "code": closing.code, "reason": closing.reason[:120]})
 
-    async def _client_side(self, session: Session, upstream: ClientConnection) -> None:
+    async def _client_side(self, session: SocketSession, upstream: ClientConnection) -> None:
         for own in session.opening():
             await upstream.send(own.decode())
         while True:
@@ -249,14 +247,17 @@ class Socket:
             if sent:
                 await upstream.send(sent.decode())
 
-    async def _upstream_side(self, session: Session, upstream: ClientConnection) -> None:
+    async def _upstream_side(self, session: SocketSession, upstream: ClientConnection) -> None:
         try:
             async for message in upstream:
                 raw = message.encode() if isinstance(message, str) else message
                 passed = await session.from_upstream(_lenient(raw), raw)
                 if passed:
                     await self._send(
-                        {"type": "websocket.send", "text": self._passing.without_key(passed).decode("utf-8", "replace")}
+                        {
+                            "type": "websocket.send",
+                            "text": self._services.redactor.redact_key(passed).decode("utf-8", "replace"),
+                        }
                     )
         except ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd is not None else 0
@@ -267,7 +268,7 @@ class Socket:
 
 
 def _ending(task: "asyncio.Task[None]") -> Finished:
-    """How a direction ended, as a close."""
+    """The end of a direction, as a close."""
     if task.cancelled():
         return Finished(GOING_AWAY, "")
     error = task.exception()
@@ -301,8 +302,3 @@ def _lenient(raw: bytes) -> Frame:
     except (msgspec.DecodeError, RecursionError):
         return {}
     return frame if isinstance(frame, dict) else {}
-
-
-def overloaded(services: Services, account_id: str) -> Rejection | None:
-    """Why this account can spend nothing right now, as for a request."""
-    return refused_now(services.settings, account_id, services.overloaded)

@@ -10,16 +10,17 @@ from functools import partial
 import msgspec
 
 from billing.ledger.accounts import ApiKey
-from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import DELTA, RESPONSE_EVENTS, response_report
 from proxy.gateway.bodies.chat import Reference
 from proxy.gateway.endpoints import METERED
-from proxy.gateway.plan import body_to_send, make_plan
+from proxy.gateway.plan import make_plan
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.charge import Begin, Spending
-from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame, overloaded
-from proxy.web.rejections import Rejection, invalid, unavailable
+from proxy.gateway.sockets.exchange import Begin, SocketExchange
+from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
+from proxy.gateway.upstream.request_body import body_to_send
+from proxy.web.rejections import Rejection, invalid
 
 ENDPOINT = METERED["POST", b"/v1/responses"]
 OURS = ("type", "stream_id", "generate")
@@ -31,28 +32,28 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class ResponsesSession:
-    """See sockets.Session."""
+    """See relay.SocketSession."""
 
     def __init__(self, services: Services, key: ApiKey, begin: Begin) -> None:
         """Nothing runs yet."""
         self._services, self._key, self._begin = services, key, begin
-        self._waiting: dict[str, deque[Spending]] = {}
-        self._running: dict[str, Spending] = {}
+        self._waiting: dict[str, deque[SocketExchange]] = {}
+        self._running: dict[str, SocketExchange] = {}
         self._made: dict[str, int] = {}
         self._broke = False
 
     def target(self) -> str:
-        """See Session."""
-        if (refusal := overloaded(self._services, self._key.account_id)) is not None:
-            raise refusal
+        """See SocketSession."""
+        services = self._services
+        admit(services.settings, self._key.account_id, services.overloaded)
         return "/responses"
 
     def opening(self) -> list[bytes]:
-        """See Session."""
+        """See SocketSession."""
         return []
 
     async def from_client(self, frame: Frame, raw: bytes) -> bytes:
-        """See Session."""
+        """See SocketSession."""
         if frame["type"] in PASSED:
             return raw
         if frame["type"] != "response.create":
@@ -61,21 +62,21 @@ class ResponsesSession:
                 "type",
                 "unsupported_event",
             )
-        spending = self._begin()
-        spending.key = self._key
+        exchange = self._begin()
+        exchange.context.key = self._key
         try:
-            return await self._create(spending, frame, raw)
+            return await self._create(exchange, frame, raw)
         except Rejection as rejection:
-            await spending.refuse(rejection)
+            await exchange.refuse(rejection)
             self._broke = self._broke or rejection.status == PAYMENT_REQUIRED
             if self._broke and not self.waits(gone=False):
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, frame)) from None
             raise
 
-    async def _create(self, spending: Spending, frame: Frame, raw: bytes) -> bytes:
+    async def _create(self, exchange: SocketExchange, frame: Frame, raw: bytes) -> bytes:
         """Hold for it; what goes upstream. Raises Rejection."""
-        if (refusal := overloaded(self._services, self._key.account_id)) is not None:
-            raise refusal
+        services = self._services
+        admit(services.settings, self._key.account_id, services.overloaded)
         members = _members.decode(raw)
         kept = {name: members.pop(name) for name in OURS if name in members}
         lane = self._lane(frame)
@@ -86,10 +87,12 @@ class ResponsesSession:
         if parsed.background:
             raise invalid("`background` is not available on a WebSocket.", "background", "unsupported_parameter")
         settings = self._services.settings
-        plan = make_plan(ENDPOINT, parsed, self._key, spending.prices, settings, await self._context(parsed.references))
-        plan = await spending.hold(plan, self._key)
-        self._waiting.setdefault(lane, deque()).append(spending)
-        spending.money.mark_sent()
+        plan = make_plan(
+            ENDPOINT, parsed, self._key, exchange.hold.terms.prices, settings, await self._context(parsed.references)
+        )
+        plan = await exchange.hold_for(plan, self._key)
+        self._waiting.setdefault(lane, deque()).append(exchange)
+        exchange.hold.checkpoint_sent()
         sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, self._key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]
@@ -104,13 +107,8 @@ class ResponsesSession:
                 others.append(reference)
         if not others:
             return tokens
-        try:
-            context = await self._services.tenants.context(self._key.account_id, tuple(others))
-        except StoreUnavailable:
-            raise unavailable(
-                "What this refers to cannot be looked up right now. Try again shortly.", "store_unavailable"
-            ) from None
-        return None if context.tokens is None else tokens + context.tokens
+        context = await self._services.tenants.context(self._key.account_id, tuple(others))
+        return None if context is None else tokens + context
 
     def _lane(self, frame: Frame) -> str:
         lane = frame.get("stream_id") or ""
@@ -121,7 +119,7 @@ class ResponsesSession:
         return lane
 
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
-        """See Session."""
+        """See SocketSession."""
         name, lane = frame.get("type"), frame.get("stream_id") or ""
         if name == "response.created":
             await self._begun(frame, lane)
@@ -141,33 +139,34 @@ class ResponsesSession:
         waiting = self._waiting.get(lane)
         if not waiting:
             raise Finished(POLICY_VIOLATION, "A response began that nothing is held for.")
-        spending = waiting.popleft()
-        spending.response_id = str(response.get("id", "")) if isinstance(response, dict) else ""
-        self._running[lane] = spending
-        if spending.plan is not None and spending.plan.keeps and spending.response_id:
-            await self._services.tenants.note_begun(self._key.account_id, spending.request_id, spending.response_id)
+        exchange = waiting.popleft()
+        exchange.response_id = str(response.get("id", "")) if isinstance(response, dict) else ""
+        self._running[lane] = exchange
+        if exchange.hold.held_plan.keeps and exchange.response_id:
+            made = (exchange.hold.request_id, exchange.response_id)
+            await self._services.tenants.record_begun(self._key.account_id, *made)
 
     async def _failed(self, lane: str) -> None:
         """Refused before it began, or broken off inside: nothing more comes of it."""
-        spending = self._running.pop(lane, None)
-        if spending is not None:
-            await spending.abandon("upstream_error")
+        exchange = self._running.pop(lane, None)
+        if exchange is not None:
+            await exchange.abandon("upstream_error")
         elif waiting := self._waiting.get(lane):
             await waiting.popleft().abandon("upstream_error")
 
     async def _closed(self, frame: Frame, lane: str) -> None:
-        spending = self._running.pop(lane, None)
-        if spending is None:
+        exchange = self._running.pop(lane, None)
+        if exchange is None:
             return
         report = response_report(frame)
-        await spending.settle(report)
+        await exchange.settle(report)
         if report.upstream_id and report.usage is not None:
             self._made[report.upstream_id] = report.usage.input_tokens + report.usage.output_tokens
             if len(self._made) > KNOWN_RESPONSES:
                 self._made.pop(next(iter(self._made)))
 
     def error(self, rejection: Rejection, frame: Frame) -> bytes:
-        """See Session."""
+        """See SocketSession."""
         body = msgspec.json.decode(rejection.body())
         event = {"type": "error", "status": rejection.status, **body}
         if isinstance(frame.get("stream_id"), str):
@@ -175,15 +174,15 @@ class ResponsesSession:
         return msgspec.json.encode(event)
 
     def waits(self, *, gone: bool) -> bool:
-        """See Session."""
+        """See SocketSession."""
         running = [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]
         if not gone or self._services.settings.metering.on_disconnect == "read_on":
             return bool(running)
-        return any(one.plan is not None and one.plan.model.reasoning for one in running)
+        return any(one.hold.held_plan.model.reasoning for one in running)
 
     async def end(self, outcome: Outcome) -> None:
-        """See Session."""
-        for spending in [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]:
-            await spending.abandon(outcome)
+        """See SocketSession."""
+        for exchange in [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]:
+            await exchange.abandon(outcome)
         self._running.clear()
         self._waiting.clear()

@@ -4,18 +4,18 @@ from datetime import UTC, datetime
 
 import msgspec
 
-from proxy.gateway.authenticate import may_use_model, refuse_model
 from proxy.gateway.endpoints import METERED, MODEL_PREFIX, MODELS_PATH
-from proxy.gateway.exchange import Exchange
+from proxy.gateway.plan import may_use_model, refuse_model
+from proxy.gateway.request import GatewayRequest
 from proxy.web.rejections import Rejection
 
 
-async def answer_models(exchange: Exchange) -> None:
-    """Answer one models request on the exchange's client."""
+async def answer_models(request: GatewayRequest) -> None:
+    """Answer one models request on the request's client."""
     try:
-        key = exchange.key = await exchange.services.authenticator.authenticate(exchange.headers, exchange.peer)
+        key = request.key = await request.services.authenticator.authenticate(request.headers, request.peer)
         offered = {endpoint.name for endpoint in METERED.values()}
-        prices, allowlist = exchange.services.prices, exchange.services.settings.billing.model_allowlist
+        prices, allowlist = request.services.prices, request.services.settings.billing.model_allowlist
 
         def sold(name: str) -> bool:
             model = prices.find(name)
@@ -26,18 +26,18 @@ async def answer_models(exchange: Exchange) -> None:
             )
 
         created = int(datetime.strptime(prices.effective_from, "%Y-%m-%d").replace(tzinfo=UTC).timestamp())
-        if exchange.path == MODELS_PATH:
+        if request.path == MODELS_PATH:
             found: object = {"object": "list", "data": [_model(name, created) for name in prices.names() if sold(name)]}
         else:
-            name = exchange.path.removeprefix(MODEL_PREFIX).decode("ascii", "replace")
+            name = request.path.removeprefix(MODEL_PREFIX).decode("ascii", "replace")
             if not sold(name):
                 raise refuse_model(name[:120])
             found = _model(name, created)
     except Rejection as rejection:
-        await exchange.reject(rejection)
+        await request.reject(rejection)
     else:
-        await exchange.answer_json(msgspec.json.encode(found))
-    exchange.account()
+        await request.answer_json(msgspec.json.encode(found))
+    request.log()
 
 
 def _model(name: str, created: int) -> dict[str, object]:

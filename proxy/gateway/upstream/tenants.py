@@ -3,73 +3,67 @@
 import contextlib
 import hashlib
 import hmac
-from typing import NamedTuple
 
-import msgspec
-
-from billing.ledger.upstream_objects import Made, Objects, Owned
+from billing.ledger.upstream_objects import MadeObject, OwnedObject, UpstreamObjects
 from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.secrets import Secret
 from proxy.gateway.answers.meter import Report
 from proxy.gateway.bodies.chat import Reference
-from proxy.web.rejections import Rejection
+from proxy.web.rejections import Rejection, unavailable
 
 PURPOSE = b"tollkeeper tenant identifiers 1"
-
-
-class Context(NamedTuple):
-    """What the objects that a request refers to add to its input, in tokens; None when one of them has no known size."""
-
-    tokens: int | None
+CANNOT_LOOK_UP = "What this request refers to cannot be looked up right now. Try again shortly."
 
 
 class Tenants:
     """Owner checks and per-tenant identifiers."""
 
-    def __init__(self, objects: Objects, upstream_key: Secret) -> None:
-        """The identifiers are keyed by the upstream key: they stay the same while it does, and tell nothing without it."""
+    def __init__(self, objects: UpstreamObjects, upstream_key: Secret) -> None:
+        """Identifiers are keyed by the upstream key: they stay the same while it does, and tell nothing without it."""
         self.objects = objects
         self._key = hmac.digest(upstream_key.reveal().encode(), PURPOSE, hashlib.sha256)
 
     def identifier(self, account_id: str, value: bytes) -> str:
-        """What upstream sees instead of a `user`, `safety_identifier` or `prompt_cache_key` of a client's."""
+        """Name that upstream sees instead of a `user`, `safety_identifier` or `prompt_cache_key` of a client's."""
         return "tk_" + hmac.new(self._key, account_id.encode() + b"\0" + value, hashlib.sha256).hexdigest()[:40]
 
-    async def context(self, account_id: str, references: tuple[Reference, ...]) -> Context:
-        """Check that every object is the account's own.
+    async def context(self, account_id: str, references: tuple[Reference, ...]) -> int | None:
+        """Tokens that the objects a request refers to add to its input, all of them the account's own (I8).
 
-        Raises Rejection (404, as for an id that never was), StoreUnavailable.
+        None when one of them has no known size. Raises Rejection: 404 as for an id that never was, 503.
         """
-        tokens = 0
+        tokens, unknown = 0, False
         for reference in references:
-            found = await self.owned(account_id, reference.kind, reference.id)
+            found = await self.find_owned(account_id, reference)
             if found is None:
                 raise no_such_object(reference)
             if reference.kind == "response":
-                if found.context_tokens is None:
-                    return Context(None)
-                tokens += found.context_tokens
-        return Context(tokens)
+                unknown = unknown or found.context_tokens is None
+                tokens += found.context_tokens or 0
+        return None if unknown else tokens
 
-    async def note_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
+    async def record_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
         """A stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
-        await self.objects.note(account_id, charge_id, [Made(response_id, "response")])
+        await self.objects.record_owner(account_id, charge_id, [MadeObject(response_id, "response")])
 
-    async def note_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
-        """A stored response is whole: note what it made, and how much a request that builds on it re-reads.
+    async def record_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
+        """A stored response is whole: record what it made, and how much a request that builds on it re-reads.
 
         Where that cannot be written now, its size stays unknown and the next request is held by the whole window.
         """
         if not report.upstream_id:
             return
         tokens = usage.input_tokens + usage.output_tokens
-        made = [Made(report.upstream_id, "response", tokens), *(Made(item, "item") for item in report.items)]
+        made = [
+            MadeObject(report.upstream_id, "response", tokens),
+            *(MadeObject(item, "item") for item in report.items),
+        ]
         with contextlib.suppress(StoreUnavailable):
-            await self.objects.note(account_id, charge_id, made)
+            await self.objects.record_owner(account_id, charge_id, made)
 
     async def sessions(self, account_id: str, charge_id: str, containers: tuple[str, ...]) -> int:
-        """How many container sessions began with this request; every one when that cannot be looked up."""
+        """Count the container sessions that began with this request; every one when that cannot be looked up."""
         if not containers:
             return 0
         try:
@@ -77,13 +71,25 @@ class Tenants:
         except StoreUnavailable:
             return len(containers)
 
-    async def owned(self, account_id: str, kind: str, object_id: str) -> Owned | None:
-        """The object, if this account made it and has not deleted it."""
+    async def find_owned(self, account_id: str, reference: Reference) -> OwnedObject | None:
+        """Find the object, if this account made it and has not deleted it. Raises Rejection (503)."""
         # no id has a NUL character, and PostgreSQL would not look for one
-        found = await self.objects.find(object_id[:120]) if "\0" not in object_id else None
-        if found is None or found.account_id != account_id or found.kind != kind or found.deleted:
+        if "\0" in reference.id:
+            return None
+        try:
+            found = await self.objects.find(reference.id[:120])
+        except StoreUnavailable:
+            raise unavailable(CANNOT_LOOK_UP, "store_unavailable") from None
+        if found is None or found.account_id != account_id or found.kind != reference.kind or found.deleted:
             return None
         return found
+
+    async def is_running(self, response_id: str) -> bool:
+        """Tell whether a background response has not ended. Raises Rejection (503)."""
+        try:
+            return await self.objects.is_running(response_id)
+        except StoreUnavailable:
+            raise unavailable(CANNOT_LOOK_UP, "store_unavailable") from None
 
 
 def no_such_object(reference: Reference) -> Rejection:
@@ -102,8 +108,3 @@ def no_such_object(reference: Reference) -> Rejection:
         f"{reference.kind.capitalize()} with id '{name}' not found.",
         param=reference.param,
     )
-
-
-def as_json(text: str) -> bytes:
-    """A string as it stands in a JSON body."""
-    return msgspec.json.encode(text)

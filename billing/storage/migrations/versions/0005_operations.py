@@ -26,10 +26,12 @@ def upgrade() -> None:
             """
         )
         op.execute(
-            "CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON audit_log FOR EACH ROW EXECUTE FUNCTION audit_is_final()"
+            "CREATE TRIGGER audit_no_change BEFORE UPDATE OR DELETE ON audit_log "
+            "FOR EACH ROW EXECUTE FUNCTION audit_is_final()"
         )
         op.execute(
-            "CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION audit_is_final()"
+            "CREATE TRIGGER audit_no_truncate BEFORE TRUNCATE ON audit_log "
+            "FOR EACH STATEMENT EXECUTE FUNCTION audit_is_final()"
         )
     else:
         for verb in ("UPDATE", "DELETE"):

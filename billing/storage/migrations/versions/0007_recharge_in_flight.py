@@ -17,6 +17,7 @@ def upgrade() -> None:
     op.add_column("auto_recharges", sa.Column("purchase_id", sa.String(length=40), nullable=True))
     op.execute(
         "UPDATE auto_recharges SET purchase_id = (SELECT p.id FROM purchases p WHERE p.idempotency_key = "
-        "'auto:' || auto_recharges.account_id || ':' || auto_recharges.crossing || ':' || auto_recharges.attempt) WHERE state = 'paying'"
+        "'auto:' || auto_recharges.account_id || ':' || auto_recharges.crossing || ':' || auto_recharges.attempt) "
+        "WHERE state = 'paying'"
     )
     op.add_column("claims", sa.Column("movements", sa.Text(), nullable=False, server_default="[]"))

@@ -1,0 +1,70 @@
+"""Rows of `usage`: how a settled charge becomes one, and which of them a listing shows."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import BigInteger, ColumnElement, String, and_, or_
+
+from billing.money.holds import Entry
+from billing.money.usage_record import UsageRecord
+from billing.storage.tables.core import usage
+
+TEXT_LENGTHS: Mapping[str, int] = {
+    column.name: column.type.length or 1 << 30 for column in usage.c if isinstance(column.type, String)
+}
+"""Text column of a usage row → characters it takes."""
+COUNTS = tuple(
+    column.name
+    for column in usage.c
+    if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits")
+)
+MOST = 2**62
+
+
+class UsageFilters(NamedTuple):
+    """Conditions of a usage listing; `before` is the (created_at, charge_id) of the last row seen."""
+
+    model: str | None = None
+    key_id: str | None = None
+    endpoint: str | None = None
+    since_ms: int | None = None
+    until_ms: int | None = None
+    request_id: str | None = None
+    before: tuple[int, str] | None = None
+
+    def conditions(self) -> list[ColumnElement[bool]]:
+        """Return the SQL of the filters that are set."""
+        found: list[ColumnElement[bool]] = []
+        for column, value in (
+            (usage.c.model, self.model),
+            (usage.c.key_id, self.key_id),
+            (usage.c.endpoint, self.endpoint),
+        ):
+            if value is not None:
+                found.append(column == value)
+        if self.request_id is not None:
+            found.append(usage.c.charge_id == self.request_id)
+        if self.since_ms is not None:
+            found.append(usage.c.created_at >= self.since_ms)
+        if self.until_ms is not None:
+            found.append(usage.c.created_at < self.until_ms)
+        if self.before is not None:
+            at, charge_id = self.before
+            found.append(or_(usage.c.created_at < at, and_(usage.c.created_at == at, usage.c.charge_id < charge_id)))
+        return found
+
+
+def usage_values(entry: Entry, record: UsageRecord) -> dict[str, Any]:
+    """Return the row, made to fit: whatever a request or an upstream said must not keep a batch out of the ledger."""
+    row: dict[str, Any] = msgspec.structs.asdict(record)
+    row["rates"] = bytes(record.rates).decode()
+    row["billed_model"] = record.billed_model or record.model
+    row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss
+    for name, length in TEXT_LENGTHS.items():
+        if len(row[name]) > length or not row[name].isascii() or "\0" in row[name]:
+            # PostgreSQL refuses a NUL, and what is no Unicode
+            row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
+    for name in COUNTS:
+        row[name] = min(row[name], MOST)
+    return row

@@ -1,0 +1,125 @@
+"""Rates of one model as exact integers, and what a usage costs by them: sums of products, not yet rounded."""
+
+from collections.abc import Mapping
+from decimal import Decimal
+from fractions import Fraction
+from typing import NamedTuple
+
+import msgspec
+
+from billing.money.amounts import MILLICREDITS_PER_USD
+from billing.money.errors import InvariantBroken
+from billing.money.usage import Usage
+
+SCALE = 10**15
+"""Rates are multiples of 10**-15 millicredits: prices have at most 12 decimals a million tokens and 15 a second."""
+PER_UNIT = SCALE * MILLICREDITS_PER_USD
+"""Factor from USD per call, character or second to a rate."""
+CACHE_WRITE_30M_FACTOR = Fraction(5, 4)
+CACHE_WRITE_12H_FACTOR = Fraction(5, 2)
+
+
+class ModelRates(NamedTuple):
+    """The rates of one model, tier and context length, in 10**-15 millicredits per token, call, millisecond or
+    character.
+    """
+
+    tier: str
+    context: str
+    input: int
+    cached_input: int
+    cache_write_30m: int
+    cache_write_12h: int
+    output: int
+    audio_input: int
+    cached_audio_input: int
+    audio_output: int
+    image_input: int
+    cached_image_input: int
+    image_output: int
+    web_search: int
+    millisecond: int
+    character: int
+    snapshot: msgspec.Raw
+
+
+def model_rates(
+    tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], snapshot: msgspec.Raw
+) -> ModelRates:
+    """Return the rates of decimal prices: USD per million tokens by part, and per unit.
+
+    Raises InvariantBroken when one cannot be exact.
+    """
+    exact = {part: exact_rate(price, SCALE) for part, price in rates.items()}
+    base = exact.get("input", 0)
+    image_output = exact.get("image_output", exact.get("output", 0))
+    output = exact.get("output", image_output)
+    audio = exact.get("audio_input", base)
+    image = exact.get("image_input", base)
+    cached = exact.get("cached_input", base)
+    second = exact_rate(units.get("per_second", "0"), PER_UNIT)
+    if second % 1_000:
+        raise InvariantBroken(f"the price of a second {units['per_second']!r} has more than 15 decimals")
+    return ModelRates(
+        tier=tier,
+        context=context,
+        input=base,
+        cached_input=cached,
+        cache_write_30m=exact.get("cache_write_30m", _times(base, CACHE_WRITE_30M_FACTOR)),
+        cache_write_12h=exact.get("cache_write_12h", _times(base, CACHE_WRITE_12H_FACTOR)),
+        output=output,
+        audio_input=audio,
+        cached_audio_input=exact.get("cached_audio_input", audio),
+        audio_output=exact.get("audio_output", output),
+        image_input=image,
+        cached_image_input=exact.get("cached_image_input", image),
+        image_output=image_output,
+        web_search=exact_rate(units.get("web_search", "0"), PER_UNIT),
+        millisecond=second // 1_000,
+        character=exact_rate(units.get("per_character", "0"), PER_UNIT),
+        snapshot=snapshot,
+    )
+
+
+def scaled_cost(card: ModelRates, usage: Usage) -> int:
+    """Σ tokens × rate in 10**-15 millicredits.
+
+    Audio and image are taken out of the text only where they are priced apart.
+    """
+    audio = usage.audio_input_tokens if card.audio_input != card.input else 0
+    cached_audio = usage.cached_audio_tokens if audio else 0
+    image = usage.image_input_tokens if card.image_input != card.input else 0
+    cached_image = usage.cached_image_tokens if image else 0
+    cached = usage.cached_tokens - cached_audio - cached_image
+    written = usage.cache_write_30m_tokens + usage.cache_write_12h_tokens
+    plain = max(0, usage.input_tokens - (audio - cached_audio) - (image - cached_image) - usage.cached_tokens - written)
+    audio_out, image_out = usage.audio_output_tokens, usage.image_output_tokens
+    return (
+        plain * card.input
+        + cached * card.cached_input
+        + usage.cache_write_30m_tokens * card.cache_write_30m
+        + usage.cache_write_12h_tokens * card.cache_write_12h
+        + (audio - cached_audio) * card.audio_input
+        + cached_audio * card.cached_audio_input
+        + (image - cached_image) * card.image_input
+        + cached_image * card.cached_image_input
+        + (usage.output_tokens - audio_out - image_out) * card.output
+        + audio_out * card.audio_output
+        + image_out * card.image_output
+        + usage.web_searches * card.web_search
+        + usage.milliseconds * card.millisecond
+        + usage.characters * card.character
+    )
+
+
+def exact_rate(price: str, scale: int) -> int:
+    """Return a decimal string times `scale` as an integer. Raises InvariantBroken when not exact, or negative."""
+    value = Fraction(Decimal(price)) * scale
+    if value.denominator != 1 or value < 0:
+        raise InvariantBroken(f"the price {price!r} has too many decimals or is negative")
+    return value.numerator
+
+
+def _times(rate: int, factor: Fraction) -> int:
+    product = rate * factor
+    return -(-product.numerator // product.denominator)

@@ -1,0 +1,94 @@
+"""A background response as SQL keeps it while it runs: what settling it will need. Pure."""
+
+import msgspec
+
+from billing.money.errors import UnpricedModel
+from billing.money.pricing import BookOrigin, Bounds, PriceBook
+from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.endpoints import METERED
+from proxy.gateway.plan import Plan, Tools
+from proxy.gateway.services import PricingTerms
+from proxy.gateway.usage_rows import RequestFacts
+
+
+class PendingRecord(msgspec.Struct, frozen=True):
+    """The facts that settling a background response needs, kept in SQL while it runs; no text of the request.
+
+    Amounts in millicredits.
+    """
+
+    key_id: str
+    endpoint: str
+    model: str
+    tier: str
+    held: int
+    started_ms: int
+    cap: int
+    input_tokens: int
+    output_tokens: int
+    cache_write_12h: bool
+    search: str
+    calls: int
+    image_model: str
+    context: int | None
+    book: BookOrigin | None = None
+    insurance: bool | None = None
+    """Terms it is charged by; None in records of versions that did not keep it, which end by what is in force then."""
+
+
+encode_pending = msgspec.json.Encoder().encode
+decode_pending = msgspec.json.Decoder(PendingRecord).decode
+
+
+def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
+    """The facts of a request that goes on in the background, as JSON.
+
+    `terms` are what it is charged by when it ends.
+    """
+    plan = facts.plan
+    return encode_pending(
+        PendingRecord(
+            key_id=facts.key.key_id,
+            endpoint=plan.endpoint.name,
+            model=plan.parsed.model,
+            tier=plan.tier,
+            held=facts.held,
+            started_ms=facts.started_ms,
+            cap=plan.cap,
+            input_tokens=plan.bounds.input_tokens,
+            output_tokens=plan.bounds.output_tokens,
+            cache_write_12h=plan.parsed.cache_write_12h,
+            search=plan.tools.search,
+            calls=plan.tools.calls,
+            image_model=plan.tools.image.name if plan.tools.image is not None else "",
+            context=plan.context,
+            book=terms.prices.origin,
+            insurance=terms.insurance,
+        )
+    ).decode()
+
+
+def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
+    """The plan of a background response again, for settling it.
+
+    Raises UnpricedModel when its model is no longer sold.
+    """
+    model = prices.find(record.model)
+    endpoint = METERED["POST", record.endpoint.encode()]
+    if model is None:
+        raise UnpricedModel(record.model, "has no price any more.")
+    bounds = Bounds(record.input_tokens, record.output_tokens, cache_write_12h=record.cache_write_12h)
+    parsed = Parsed(
+        model=record.model,
+        source=b"",
+        cache_write_12h=record.cache_write_12h,
+        background=True,
+        unbounded=True,
+        explicit_cap=record.cap,
+    )
+    image = prices.find(record.image_model) if record.image_model else None
+    tools = Tools(calls=record.calls, search=record.search, image=image)
+    ceiling = prices.ceiling(model, record.tier, bounds)
+    return Plan(
+        endpoint, parsed, model, record.tier, record.cap, False, 0, bounds, ceiling, tools, record.context, keeps=True
+    )

@@ -1,0 +1,89 @@
+"""One response on a WebSocket: its hold, the output that passed, its end in the books and in the log."""
+
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from billing.ledger.accounts import ApiKey
+from billing.money.usage_record import Outcome
+from proxy.gateway.access_log import log_request
+from proxy.gateway.admission import is_free
+from proxy.gateway.answers.meter import NO_REPORT, Report
+from proxy.gateway.plan import Plan
+from proxy.gateway.request import RequestContext
+from proxy.gateway.request_hold import RequestHold
+from proxy.gateway.services import Services
+from proxy.gateway.settlement import ObservedOutput
+from proxy.observability.tracing import Headers
+from proxy.web.rejections import Rejection
+
+OK, BAD_GATEWAY, CLIENT_LEFT = 200, 502, 0
+
+
+class Handshake(NamedTuple):
+    """The opening of a socket, which each of its responses shares. `endpoint` as in proxy/gateway/endpoints.py."""
+
+    path: bytes
+    headers: Headers
+    endpoint: str
+
+
+class SocketExchange:
+    """A response on a socket. Each has a request id of its own in the books, and a line in the log."""
+
+    __slots__ = ("_logged", "_services", "context", "hold", "media", "response_id", "texts")
+
+    def __init__(self, services: Services, opened: Handshake) -> None:
+        """Nothing is held yet; the terms are those in force now."""
+        self._services = services
+        self.context = RequestContext(services, "GET", *opened)
+        context = self.context
+        self.hold = RequestHold(services, services.terms, context.request_id, context.started_ms, context.started)
+        self.response_id = ""
+        self.texts: list[str] = []
+        self.media = 0
+        self._logged = False
+
+    async def hold_for(self, plan: Plan, key: ApiKey) -> Plan:
+        """Hold for the plan; return the one that was held for, perhaps clamped. Raises Rejection."""
+        self.context.key = key
+        free = is_free(self._services.settings, key.account_id)
+        plan = await self.hold.hold(plan, key, free=free)
+        await self.hold.wait_persisted()
+        return plan
+
+    def begin(self) -> None:
+        """The response that was held for in advance is asked for, or has begun, now."""
+        self.context.started = self.hold.started = time.monotonic()
+
+    async def settle(self, report: Report, outcome: Outcome = "completed") -> None:
+        """Charge what the response used; when it does not say, the output that passed."""
+        if not self.hold.is_open:
+            return
+        errored = report.status == "failed" or outcome == "upstream_cut"
+        failed_empty = errored and not (self.texts or self.media)
+        observed = ObservedOutput(["".join(self.texts)], self.media, failed_empty=failed_empty)
+        decision = await self.hold.settle(report, observed, outcome, [], 0)
+        self._log(OK, decision.outcome)
+
+    async def abandon(self, outcome: Outcome) -> None:
+        """The socket ended, or the upstream refused: charge a begun response by what passed, or release it."""
+        if self.response_id or self.texts or self.media:
+            await self.settle(NO_REPORT, outcome)
+        else:
+            await self.hold.release()
+            self._log(CLIENT_LEFT if outcome in ("client_gone", "shutdown") else BAD_GATEWAY, outcome)
+
+    async def refuse(self, rejection: Rejection) -> None:
+        """Nothing comes of it: what was held is released."""
+        await self.hold.release()
+        self._log(rejection.status, rejection.code)
+
+    def _log(self, status: int, outcome: str) -> None:
+        if not self._logged:
+            self._logged, self.context.status, self.context.outcome = True, status, outcome
+            log_request(self._services, self.context, self.hold)
+
+
+Begin = Callable[[], SocketExchange]
+"""Makes the next response on a socket."""

@@ -1,0 +1,148 @@
+"""One answer of the upstream being read, within its times."""
+
+import asyncio
+from collections.abc import Callable
+
+from config.settings import Upstream
+from proxy.gateway.upstream.connection import Head, UpstreamConnection
+from proxy.gateway.upstream.interruption import Interruption, UpstreamError
+
+
+class Answer:
+    """One answer being read. Not for concurrent readers. Always end with `close()`."""
+
+    __slots__ = (
+        "_connection",
+        "_deadline",
+        "_interruption",
+        "_loop",
+        "_settings",
+        "_started",
+        "_waiting",
+        "head",
+        "received",
+    )
+
+    def __init__(
+        self,
+        waiting: "set[Answer]",
+        connection: UpstreamConnection,
+        settings: Upstream,
+        interruption: Interruption,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """`waiting`: the answers whose times somebody looks after; this one joins them until it is closed."""
+        self._waiting, self._connection, self._settings = waiting, connection, settings
+        self._loop = loop
+        self._started = self._loop.time()
+        self._deadline = self._started + settings.total_timeout_seconds
+        waiting.add(self)
+        self._interruption = interruption
+        interruption.attach(connection.wake)
+        self.head = Head(0, [])
+        self.received = 0
+
+    async def wait_head(self) -> None:
+        """Wait for status and headers. Raises UpstreamError, Interrupted."""
+        connection = self._connection
+        while not connection.has_head:
+            if connection.failure:
+                raise UpstreamError(connection.failure, sent=True)
+            await self._wait()
+        self.head = Head(connection.status, connection.headers)
+        connection.last_data = self._loop.time()
+
+    async def read(self) -> bytes:
+        """Read the next bytes of the body, as much as is there; empty at its end. Raises UpstreamError, Interrupted."""
+        connection = self._connection
+        while not connection.chunks:
+            if connection.complete:
+                return b""
+            if connection.failure:
+                raise UpstreamError(connection.failure, sent=True)
+            await self._wait()
+        data = connection.take()
+        self.received += len(data)
+        return data
+
+    async def pump(self, sink: Callable[[bytes], bool]) -> bool:
+        """Hand every piece of the body to `sink` as it arrives, from the socket's own callback.
+
+        Returns True when `sink` returned False (call again to go on), False at the body's end. Raises UpstreamError,
+        Interrupted, and whatever `sink` raises.
+        """
+        connection = self._connection
+        while True:
+            if connection.chunks:
+                if not self._hand_over(sink):
+                    return True
+            elif connection.complete:
+                return False
+            elif connection.failure:
+                raise UpstreamError(connection.failure, sent=True)
+            else:
+                stopped = False
+
+                def deliver() -> bool:
+                    nonlocal stopped
+                    stopped = not self._hand_over(sink)
+                    return not stopped
+
+                connection.deliver = deliver
+                try:
+                    await self._wait()
+                finally:
+                    connection.deliver = None
+                if stopped:
+                    return True
+
+    def _hand_over(self, sink: Callable[[bytes], bool]) -> bool:
+        data = self._connection.take()
+        self.received += len(data)
+        return sink(data)
+
+    @property
+    def finished(self) -> bool:
+        """True once the whole body has arrived and been read."""
+        return self._connection.complete and not self._connection.chunks
+
+    def close(self) -> None:
+        """Give the connection back if the answer was read to its end, else cut it."""
+        self._waiting.discard(self)
+        self._interruption.attach(None)
+        connection = self._connection
+        if connection.started:
+            if connection.complete and not connection.chunks:
+                connection.finish()
+            else:
+                connection.abort()
+                connection.started = False
+
+    async def _wait(self) -> None:
+        connection = self._connection
+        self._interruption.check()
+        connection.waiter = waiter = self._loop.create_future()
+        try:
+            await waiter
+        finally:
+            connection.waiter = None
+        self._interruption.check()
+
+    def overdue(self, now: float) -> str:
+        """Name the bound of time that is passed, "" for none.
+
+        Silence counts only while we wait for the upstream, not while our client reads slowly.
+        """
+        connection = self._connection
+        if now >= self._deadline:
+            return "total_timeout"
+        if not connection.has_head:
+            return "first_byte_timeout" if now - self._started >= self._settings.first_byte_timeout_seconds else ""
+        if connection.waiter is None:
+            connection.last_data = now
+            return ""
+        return "idle_timeout" if now - connection.last_data >= self._settings.idle_timeout_seconds else ""
+
+    def fail(self, reason: str) -> None:
+        """Make the reader raise UpstreamError(reason)."""
+        self._connection.fail(reason)

@@ -1,0 +1,264 @@
+"""One connection to the upstream: a protocol of asyncio's on httptools, and the answer being read from it.
+
+A request is sent a second time only when the kernel proves that no byte of the first was received (`untouched`).
+"""
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+import httptools
+
+from proxy.gateway.upstream.interruption import UpstreamError
+
+HIGH_WATER = 262_144
+
+
+TCP_INFO_BYTES_ACKED = 120
+
+
+MAX_RESPONSE_HEAD = 65_536
+
+
+class Head(NamedTuple):
+    """Status line and headers of an answer; names in lower case."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+
+    def get(self, name: bytes) -> bytes:
+        """The first header of that name, or empty."""
+        return next((value for key, value in self.headers if key == name), b"")
+
+
+class ConnectionOwner(Protocol):
+    """The pool, as its connections see it."""
+
+    loop: asyncio.AbstractEventLoop
+
+    def put_back(self, connection: "UpstreamConnection") -> None:
+        """A connection finished its answer and may carry another request."""
+        ...
+
+    def forget(self, connection: "UpstreamConnection") -> None:
+        """A connection is gone."""
+        ...
+
+
+class UpstreamConnection(asyncio.Protocol):
+    """One socket and the answer being read from it. Also the httptools callbacks."""
+
+    def __init__(self, pool: ConnectionOwner) -> None:
+        """Connect it with `loop.create_connection`."""
+        self._pool = pool
+        self._transport: asyncio.Transport | None = None
+        self._probe: socket.socket | None = None
+        self._acked_before = 0
+        self._parser: httptools.HttpResponseParser | None = None
+        self.idle_since = 0.0
+        self.untouched = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.chunks: list[bytes] = []
+        self.buffered = 0
+        self.head_bytes = 0
+        self.has_head = False
+        self.complete = False
+        self.failure = ""
+        self.last_data = 0.0
+        self.waiter: asyncio.Future[None] | None = None
+        self.deliver: Callable[[], bool] | None = None
+        self.started = False
+        self._paused = False
+        self._until_close = False
+        self._keep = False
+
+    @property
+    def usable(self) -> bool:
+        """True while the connection is open and quiet."""
+        return self._transport is not None and not self._transport.is_closing() and not self.failure
+
+    def begin(self, request: tuple[bytes, ...], *, reused: bool) -> None:
+        """Write a request. `reused`: note what the kernel has had acknowledged, to prove an untouched failure."""
+        self._reset()
+        self.idle_since = 0.0
+        self.untouched = False
+        self._parser = httptools.HttpResponseParser(self)
+        self.started = True
+        self._acked_before = self._acked() if reused else -1
+        if self._transport is None:
+            raise UpstreamError("closed", sent=False)
+        for part in request:
+            self._transport.write(part)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Connected: no delay, and a second handle on the socket to ask the kernel by."""
+        self._transport = transport  # type: ignore[assignment]
+        plain = transport.get_extra_info("socket")
+        if plain is not None and plain.family in (socket.AF_INET, socket.AF_INET6):
+            plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._probe = socket.socket(plain.family, plain.type, fileno=os.dup(plain.fileno()))
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of an answer."""
+        if not self.started or self._parser is None:
+            self.abort()  # an answer nobody asked for
+            return
+        self.last_data = self._pool.loop.time()
+        if not self.has_head:
+            self.head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
+            self.fail("malformed")
+            return
+        if not self.has_head and self.head_bytes > MAX_RESPONSE_HEAD:
+            self.fail("malformed")
+            return
+        if self.deliver is not None and self.chunks and self._delivered():
+            return
+        if self.buffered > HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+        self.wake()
+
+    def _delivered(self) -> bool:
+        """Give what arrived to the pump; False when its coroutine must look (it wants to stop, the body ended, it
+        failed).
+        """
+        deliver = self.deliver
+        try:
+            going_on = deliver is not None and deliver()
+        except Exception as error:  # the relay's own fault must surface in its coroutine, not in the event loop's
+            self.deliver = None
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_exception(error)
+            return True
+        if not going_on:
+            self.deliver = None
+        return going_on and not self.complete
+
+    def eof_received(self) -> None:
+        """The upstream will send no more."""
+        self._ended(orderly=True)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The connection is gone."""
+        self._ended(orderly=False)
+        if self._probe is not None:
+            self._probe.close()
+            self._probe = None
+        self._transport = None
+        self._pool.forget(self)
+
+    # httptools
+
+    def on_message_begin(self) -> None:
+        """A message begins."""
+        if self.complete:
+            raise ValueError("a second answer to one request")  # the parser stops: it must not be mixed into the first
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """One header."""
+        self.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        """The head is whole; informational ones (1xx) are passed over."""
+        parser = self._parser
+        if parser is None:
+            return
+        self.status = parser.get_status_code()
+        if self.status < 200:
+            return
+        names = {name for name, _ in self.headers}
+        self._until_close = b"content-length" not in names and b"transfer-encoding" not in names
+        self.has_head = True
+
+    def on_body(self, body: bytes) -> None:
+        """Bytes of the body."""
+        self.chunks.append(body)
+        self.buffered += len(body)
+
+    def on_message_complete(self) -> None:
+        """The answer is whole."""
+        if self.status < 200:
+            self.headers = []
+            return
+        if self._until_close and self.status not in (204, 304):
+            return
+        self.complete = True
+        self._keep = self._parser is not None and self._parser.should_keep_alive()
+
+    # for Answer
+
+    def wake(self) -> None:
+        """Let the reader look."""
+        waiter = self.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+    def take(self) -> bytes:
+        """Everything buffered; reading goes on if it was paused."""
+        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
+        self.chunks.clear()
+        self.buffered = 0
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def finish(self) -> None:
+        """The answer is read: keep the connection if both sides agree, else close it."""
+        self.started = False
+        self._parser = None
+        if self._keep and self.usable and not self.chunks:
+            self._pool.put_back(self)
+        else:
+            self.abort()
+
+    def abort(self) -> None:
+        """Close at once: the upstream stops working for us."""
+        self._keep = False
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _ended(self, *, orderly: bool) -> None:
+        """`orderly` = by a FIN, which acknowledges all that had arrived. A reset does not: it proves nothing."""
+        if not self.started:
+            self.failure = "closed"
+            return
+        if orderly and self.has_head and self._until_close and not self.failure:
+            self.complete = True
+        elif not self.complete:
+            if orderly and not self.has_head and not self.headers and not self.failure:
+                self.untouched = 0 <= self._acked_before == self._acked()
+            self.fail("closed")
+        self._keep = False
+        self.wake()
+
+    def fail(self, reason: str) -> None:
+        """The answer will not be whole."""
+        self.failure = self.failure or reason
+        self._keep = False
+        self.wake()
+
+    def _acked(self) -> int:
+        """Bytes that the peer's kernel has acknowledged (tcpi_bytes_acked, RFC 4898), -1 if unknown."""
+        if self._probe is None:
+            return -1
+        try:
+            info = self._probe.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES_ACKED + 8)
+        except OSError:
+            return -1
+        if len(info) < TCP_INFO_BYTES_ACKED + 8:
+            return -1
+        acked: int = struct.unpack_from("@Q", info, TCP_INFO_BYTES_ACKED)[0]
+        return acked

@@ -1,0 +1,83 @@
+"""The balance store that the settings name, and the jobs it needs."""
+
+import contextlib
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
+
+from billing.balances.embedded import EmbeddedBalances
+from billing.balances.redis.store import RedisBalances
+from billing.ledger.flush import Step, Store, TransferJobs
+from billing.ledger.ledger import Ledger, OnBooked
+from billing.money.holds import Entry
+from billing.money.usage_record import decode_record
+from config.settings import Settings
+from proxy.observability.metrics import Metrics
+
+ORPHANED = b'"outcome":"orphaned"'
+LEASE_MS = 3_000
+
+BalanceStore = EmbeddedBalances | RedisBalances
+
+
+def make_store(settings: Settings, ledger: Ledger) -> BalanceStore:
+    """The balance store that the settings name, not yet open."""
+    if settings.redis.url:
+        return RedisBalances(
+            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
+        )
+    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.advanced.embedded_timeout_seconds)
+
+
+@contextlib.asynccontextmanager
+async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator[BalanceStore]:
+    """The balance store, open. Raises StoreUnavailable."""
+    store = make_store(settings, ledger)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Sequence[Step] = ()) -> TransferJobs:
+    """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
+    lead = reap = None
+    if isinstance(store, RedisBalances):
+        lead, reap = leader_of(store, "jobs"), store.reap
+    return TransferJobs(
+        store,
+        ledger,
+        flush_seconds=settings.advanced.journal_flush_interval_ms / 1_000,
+        lead=lead,
+        reap=reap,
+        more=more,
+    )
+
+
+def leader_of(store: BalanceStore, name: str) -> Callable[[], Awaitable[bool]]:
+    """Make the question whether this process is the one to do `name`: the embedded store's always is."""
+    owner = secrets.token_hex(8)
+
+    async def leads() -> bool:
+        return await store.lead(name, owner, LEASE_MS) if isinstance(store, RedisBalances) else True
+
+    return leads
+
+
+def publish_store(metrics: Metrics, store: Store) -> None:
+    """Count what this process had to rebuild."""
+    metrics.stores.rebuilds.inc(store.rebuilt())
+
+
+def count_booked(metrics: Metrics) -> OnBooked:
+    """Count what only who books it sees: charges of requests whose process died, and losses."""
+
+    def count(entries: Sequence[Entry]) -> None:
+        for entry in entries:
+            if entry.loss:
+                metrics.count_loss(entry.loss)
+            if ORPHANED in entry.record:
+                metrics.count_abandoned(decode_record(entry.record), entry.charged)
+
+    return count
