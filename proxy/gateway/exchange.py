@@ -43,9 +43,8 @@ from proxy.gateway.request import GatewayRequest
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.settlement import NO_OUTPUT, ObservedOutput
 from proxy.gateway.stream_relay import StreamRelay
-from proxy.gateway.upstream.answer import Answer
+from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
-from proxy.gateway.upstream.pool import MAX_RESPONSE_BYTES
 from proxy.gateway.upstream.request_body import body_to_send
 from proxy.web.rejections import Rejection, bad_gateway, replacement_error, unavailable
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Bounds, Charge, Model, PriceBook
 from config.settings import Billing, Holds, Settings
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.bodies.responses import HOSTED_TOOLS
 from proxy.gateway.endpoints import METERED, Endpoint
 from proxy.web.rejections import Rejection, forbidden, invalid

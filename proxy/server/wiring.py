@@ -107,7 +107,7 @@ class Wiring:
         if with_jobs:
             await self._start_jobs(books, store, money, jobs)
         health = await self._watch(services, books.database, store)
-        await self._beside(books.rates.follow(services, partial(live.note, RATES)))
+        await self._beside(books.rates.follow(services, partial(live.report, RATES)))
         await self._poll_background(services, books, store)
         side = await self._side(services, books, money, live, jobs, failures, health)
         edge = Edge(side, lambda: services.settings, _side_answers(services, money), services.log)

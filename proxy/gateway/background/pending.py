@@ -4,7 +4,7 @@ import msgspec
 
 from billing.money.errors import UnpricedModel
 from billing.money.pricing import BookOrigin, Bounds, PriceBook
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import Plan, Tools
 from proxy.gateway.services import PricingTerms

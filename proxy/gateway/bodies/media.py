@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.gateway.bodies.chat import (
+from proxy.gateway.bodies.image_bounds import (
+    DEFAULT_IMAGE_MODEL,
+    INPUT_IMAGE_TOKENS,
+    MAX_IMAGES,
+    SVG_AUTHOR_TOKENS,
+    image_output_bound,
+)
+from proxy.gateway.bodies.multipart import Form, Part
+from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
     Parsed,
@@ -20,14 +28,6 @@ from proxy.gateway.bodies.chat import (
     tenant_fields,
     top_level,
 )
-from proxy.gateway.bodies.image_bounds import (
-    DEFAULT_IMAGE_MODEL,
-    INPUT_IMAGE_TOKENS,
-    MAX_IMAGES,
-    SVG_AUTHOR_TOKENS,
-    image_output_bound,
-)
-from proxy.gateway.bodies.multipart import Form, Part
 from proxy.web.rejections import invalid
 
 IMAGE_FIELDS = frozenset(

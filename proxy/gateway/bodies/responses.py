@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.gateway.bodies.chat import (
+from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
+from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
     Parsed,
@@ -21,7 +22,6 @@ from proxy.gateway.bodies.chat import (
     tenant_fields,
     top_level,
 )
-from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
 from proxy.web.rejections import Rejection, invalid
 
 RESPONSE_FIELDS = frozenset(

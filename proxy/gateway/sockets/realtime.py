@@ -20,8 +20,8 @@ from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import audio_report, response_report
 from proxy.gateway.answers.meter import NO_REPORT
-from proxy.gateway.bodies.chat import FRAMING_TOKENS, Parsed
 from proxy.gateway.bodies.media import is_custom_voice
+from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services

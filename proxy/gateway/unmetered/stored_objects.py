@@ -3,12 +3,11 @@
 import re
 from urllib.parse import parse_qsl, urlencode
 
-from proxy.gateway.bodies.chat import Reference
+from proxy.gateway.bodies.parsed import Reference
 from proxy.gateway.endpoints import OBJECT_PATH, OBJECT_ROUTES
 from proxy.gateway.request import GatewayRequest
-from proxy.gateway.upstream.answer import Answer
+from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
-from proxy.gateway.upstream.pool import MAX_RESPONSE_BYTES
 from proxy.gateway.upstream.tenants import no_such_object
 from proxy.web.rejections import Rejection, bad_gateway, invalid
 

@@ -25,8 +25,6 @@ CONNECT_SECONDS = 5.0
 """For TCP and TLS."""
 KEEPALIVE_SECONDS = 30.0
 """An idle connection is not used again after this: before OpenAI's end, or a network between, forgets it."""
-MAX_RESPONSE_BYTES = 268_435_456
-"""Of an answer that is not streamed: it is collected whole."""
 
 
 class UpstreamPool:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import msgspec
 
 from config.settings import Billing
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.plan import Plan
 
 TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}

@@ -9,7 +9,7 @@ from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.secrets import Secret
 from proxy.gateway.answers.meter import Report
-from proxy.gateway.bodies.chat import Reference
+from proxy.gateway.bodies.parsed import Reference
 from proxy.web.rejections import Rejection, unavailable
 
 PURPOSE = b"tollkeeper tenant identifiers 1"

@@ -36,7 +36,7 @@ from billing.storage.database import Database
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from tests.support.stores import Books, close_books, open_books, record, request
 
-MADE = Path(__file__).parents[1] / "samples" / "database_of_0_1_0"
+MADE = Path(__file__).parents[2] / "samples" / "database_of_0_1_0"
 FACTS: dict[str, Any] = json.loads((MADE / "facts.json").read_text())
 RICH, POOR = FACTS["rich"], FACTS["poor"]
 REVISION = "0009"

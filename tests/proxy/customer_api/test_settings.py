@@ -51,7 +51,7 @@ async def test_what_customers_set(shop: Shop, monkeypatch: pytest.MonkeyPatch) -
         assert (await api.client.put("/api/billing/auto-recharge", json=off, headers=own)).json()["enabled"] is False
         assert (await put())[1]["enabled"] is True
         assert (await put(enabled=False, consent=False))[1]["enabled"] is False
-        assert (await put(monthlyCeilingCents=100_001))[0] == 400  # purchases.auto_recharge_monthly_usd is 1000
+        assert (await put(monthlyCeilingCents=100_001))[0] == 400  # billing.auto_recharge_monthly_usd is 1000
         rows = await shop.rows("SELECT actor, action, subject FROM audit_log WHERE action = 'auto_recharge.set'")
         assert len(rows) == 4
         assert {row[2] for row in rows} == {account}

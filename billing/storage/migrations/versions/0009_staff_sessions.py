@@ -1,4 +1,4 @@
-"""Who opened a customer's Credits page, where a person of the operator's did."""
+"""Columns for who opened a customer's Credits page, where a person of the operator's did."""
 
 import sqlalchemy as sa
 from alembic import op

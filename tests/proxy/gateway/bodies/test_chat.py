@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gateway.bodies.chat import (
-    CHAT_FIELDS,
-    chat_texts,
-    completion_texts,
-    embedding_texts,
-    parse_chat,
-    parse_completion,
-    parse_embedding,
-)
+from proxy.gateway.bodies.chat import CHAT_FIELDS, chat_texts, parse_chat
 from proxy.gateway.bodies.image_tokens import image_tokens
+from proxy.gateway.bodies.prompts import completion_texts, embedding_texts, parse_completion, parse_embedding
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import bounds_of, input_bound
 from proxy.gateway.upstream.request_body import with_members
