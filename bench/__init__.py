@@ -1,1 +1,1 @@
-"""What Tollkeeper costs, against named baselines in the same run. `make bench`; never part of the tests."""
+"""Costs of Tollkeeper, against named baselines in the same run. `make bench`; never part of the tests."""

@@ -55,7 +55,7 @@ def pin(process: psutil.Process, cores: list[int]) -> None:
 
 @contextlib.contextmanager
 def running(command: list[str], port: int, cores: list[int], **environment: str) -> Iterator[psutil.Process]:
-    """A server process, pinned, answering on its port."""
+    """Run a server process, pinned, that answers on its port."""
     process = subprocess.Popen(
         command, env={**os.environ, **environment}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -129,16 +129,18 @@ def nginx_config(folder: Path, port: int, upstream: int) -> Path:
     path.write_text(f"""
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log /dev/null;
 events {{ worker_connections 4096; }}
-http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p; fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
+http {{ access_log off; client_body_temp_path {folder}/b; proxy_temp_path {folder}/p;
+  fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   upstream up {{ server 127.0.0.1:{upstream}; keepalive 256; }}
   server {{ listen 127.0.0.1:{port} backlog=4096; keepalive_requests 1000000000;
-    location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }} }}
+    location / {{
+      proxy_pass http://up; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }} }}
 """)
     return path
 
 
 def main() -> int:
-    """The whole table."""
+    """Measure everything and print the table."""
     for tool in ("wrk", "nginx", "taskset"):
         if shutil.which(tool) is None:
             print(f"`make bench` needs {tool}: apt-get install -y wrk nginx-light util-linux", file=sys.stderr)
@@ -172,7 +174,7 @@ def both(url: str, key: str, processes: list[psutil.Process]) -> dict[str, dict[
 
 
 def run_nginx(folder: Path, upstream: int) -> dict[str, dict[str, float]]:
-    """The limit."""
+    """Measure nginx, which is the limit."""
     port = free_port()
     config = nginx_config(folder, port, upstream)
     with running(["nginx", "-c", str(config), "-p", str(folder)], port, [PROXY_CORE]) as process:
@@ -180,7 +182,7 @@ def run_nginx(folder: Path, upstream: int) -> dict[str, dict[str, float]]:
 
 
 def run_httpx(upstream: int) -> dict[str, dict[str, float]]:
-    """The obvious way."""
+    """Measure Starlette and httpx, which is the obvious way."""
     port = free_port()
     command = [
         sys.executable,
@@ -258,7 +260,7 @@ def run_slow(folder: Path, others: list[int]) -> dict[str, float]:
 
 
 def report(results: dict[str, dict[str, dict[str, float]]], slow: dict[str, float], rss: float) -> None:
-    """The table, then each target with what was measured."""
+    """Print the table, then each target with the figure measured."""
     print(f"\n{'':34}{'json req/s':>12}{'CPU µs':>9}{'p50 ms c=1':>12}{'stream req/s':>14}{'CPU µs/50 chunks':>18}")
     for name, found in results.items():
         print(
@@ -282,8 +284,8 @@ def report(results: dict[str, dict[str, dict[str, float]]], slow: dict[str, floa
         (
             "slow",
             lambda: (
-                f"{slow['peak_rss_mb']:.0f} MB, {slow['completed']:.0f} completed, longest gap {slow['longest_gap_s']} s, "
-                f"{slow['cpu_us_per_chunk']:.1f} µs/chunk"
+                f"{slow['peak_rss_mb']:.0f} MB, {slow['completed']:.0f} completed, "
+                f"longest gap {slow['longest_gap_s']} s, {slow['cpu_us_per_chunk']:.1f} µs/chunk"
             ),
         ),
     ]

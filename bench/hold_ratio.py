@@ -1,5 +1,4 @@
-"""How much more is held than charged for plain English chat with an explicit max: by bytes, and where money is short,
-counted.
+"""Hold / charge for plain English chat with an explicit max: bounded by bytes, and counted where money is short.
 
 The texts, lengths and the answer of 80 of 100 tokens are fixed; the usage is the simulator's own.
 """
@@ -11,8 +10,8 @@ import httpx
 from tests.support.servers import Tollkeeper, sandbox_says, start_sandbox
 
 TEXT = (
-    "The toll keeper lifts the bar when the coin has rung on the plate, and writes the name of the carter and the weight of his load "
-    "in the long book, so that in the evening the sum of the coins is the sum of the lines. "
+    "The toll keeper lifts the bar when the coin has rung on the plate, and writes the name of the carter and the "
+    "weight of his load in the long book, so that in the evening the sum of the coins is the sum of the lines. "
 )
 OUTPUT, CAP = 80, 100
 

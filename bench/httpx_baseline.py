@@ -1,4 +1,4 @@
-"""The obvious way: Starlette + httpx pass-through, no metering. `uvicorn bench.httpx_baseline:app`."""
+"""Obvious way: Starlette + httpx pass-through, no metering. `uvicorn bench.httpx_baseline:app`."""
 
 import os
 from collections.abc import AsyncIterator

@@ -27,7 +27,7 @@ from billing.money.amounts import Millicredits
 from billing.storage.database import Database
 from billing.storage.migrate import migrate
 from config.load import parse_settings
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.server.app import Application
 from proxy.server.http_protocol import HttpLimits, guarded
 from tests.support.servers import UPSTREAM_KEY, free_port, start_sandbox

@@ -8,7 +8,8 @@ from typing import Any
 
 import msgspec
 
-from config.load import ConfigError, check_combinations
+from config.checks import check_combinations
+from config.errors import ConfigError
 from config.settings import Settings
 
 FLAGS: Mapping[str, str] = {
@@ -25,7 +26,7 @@ FLAGS: Mapping[str, str] = {
 
 
 def flag_named(name: str) -> str:
-    """The flag by its short or dotted name. Raises ConfigError."""
+    """Return the flag of that short or dotted name. Raises ConfigError."""
     section, _, short = name.rpartition(".")
     if FLAGS.get(short) != (section or "billing"):
         known = ", ".join(short if section == "billing" else f"{section}.{short}" for short, section in FLAGS.items())
@@ -34,13 +35,13 @@ def flag_named(name: str) -> str:
 
 
 def full_name(flag: str) -> str:
-    """`rollout.percent`, but `charging_enabled`."""
+    """Return the name to show: `rollout.percent`, but `charging_enabled`."""
     section = FLAGS[flag]
     return flag if section == "billing" else f"{section}.{flag}"
 
 
 def read_flag(flag: str, text: str) -> Any:
-    """A value as typed by a person: JSON, or a bare word. Raises ConfigError."""
+    """Read a value as typed by a person: JSON, or a bare word. Raises ConfigError."""
     try:
         value = msgspec.json.decode(text.encode())
     except msgspec.DecodeError:
@@ -49,19 +50,19 @@ def read_flag(flag: str, text: str) -> Any:
 
 
 def check_flag(flag: str, value: Any) -> Any:
-    """The value, if the flag can have it. Raises ConfigError."""
+    """Return the value, if the flag can have it. Raises ConfigError."""
     with_flags(Settings(), {flag: value})
     return value
 
 
 def value_of(settings: Settings, flag: str) -> Any:
-    """What a flag is, as JSON knows it."""
+    """Return a flag's value, as JSON knows it."""
     value = getattr(getattr(settings, FLAGS[flag]), flag)
     return list(value) if isinstance(value, tuple) else value
 
 
 def with_flags(settings: Settings, values: Mapping[str, Any]) -> Settings:
-    """The settings with overrides laid over them, valid as a whole. Raises ConfigError."""
+    """Lay overrides over the settings; the result is valid as a whole. Raises ConfigError."""
     if not values:
         return settings
     changed: dict[str, Any] = {}

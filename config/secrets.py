@@ -1,34 +1,80 @@
-"""Stripe's keys, OpenAI's admin key and the notices' secret: from the environment or from files, never from proxy.toml."""
+"""Keys and signing secrets: from the environment, or from files that proxy.toml names, never from proxy.toml itself."""
 
 import os
 import re
 from collections.abc import Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
-from urllib.parse import urlsplit
 
-from config.load import ConfigError
-from config.settings import Secret, Settings
+from config.checks import check_http_url, check_selling
+from config.errors import ConfigError
+from config.settings import Settings
 
 API_KEY = re.compile(r"(?:sk|rk)_(test|live)_[A-Za-z0-9_]+")
 WEBHOOK_SECRET = re.compile(r"whsec_[\x21-\x2b\x2d-\x7e]+")
+VISIBLE = re.compile(r"[\x21-\x7e]+")
 SHORTEST_NOTICES_SECRET = 16
 SHORTEST_SERVICE_KEY = 32
 MOST_SECRETS = 2
 
 
+class Secret:
+    """A string that never shows itself: not in repr, not in str, not in a format or a traceback."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        """Wrap `value`."""
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the secret itself; call it only where the secret leaves for its owner."""
+        return self._value
+
+    def __bool__(self) -> bool:
+        """Tell whether there is a secret."""
+        return bool(self._value)
+
+    def __repr__(self) -> str:
+        """Return something that never is the value."""
+        return "Secret(***)"
+
+    __str__ = __repr__
+
+
 class StripeKeys(NamedTuple):
-    """What Stripe knows us by, and what it signs with: the present secret and, while rotating, the one before."""
+    """Our key at Stripe, and the secrets Stripe signs with: the present one and, while rotating, the one before."""
 
     api_key: Secret
     webhook_secrets: tuple[Secret, ...]
 
 
-def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> StripeKeys | None:
-    """The keys; None when Stripe is not configured.
+def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret:
+    """Return the OpenAI key: OPENAI_API_KEY, else the file named by upstream.api_key_file, else empty.
 
-    Raises ConfigError for half a configuration or keys of the wrong mode.
+    Raises ConfigError when the file cannot be read, or the key holds characters no header may carry.
+    """
+    value, where, name = environ.get("OPENAI_API_KEY", "").strip(), "environment", "OPENAI_API_KEY"
+    if not value and settings.upstream.api_key_file:
+        where, name = settings.upstream.api_key_file, "upstream.api_key_file"
+        try:
+            value = Path(settings.upstream.api_key_file).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                "proxy.toml",
+                "upstream.api_key_file",
+                f"cannot be read ({type(error).__name__})",
+                "name a readable file that holds the key alone, or set OPENAI_API_KEY",
+            ) from None
+    if value and not VISIBLE.fullmatch(value):
+        raise ConfigError(where, name, "has blanks or control characters in it", "paste the key alone")
+    return Secret(value)
+
+
+def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> StripeKeys | None:
+    """Return Stripe's keys; None when Stripe is not configured.
+
+    Raises ConfigError for half a configuration, keys of the wrong mode, or what could not be sold with them.
     """
     key = _secret("STRIPE_API_KEY", settings.stripe.api_key_file, "stripe.api_key_file", environ)
     secrets = _secret(
@@ -40,14 +86,21 @@ def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
         raise ConfigError(
             "environment", "STRIPE_API_KEY", "is not set, but STRIPE_WEBHOOK_SECRET is", "set both, or neither"
         )
-    if not secrets:
+    found = StripeKeys(Secret(key), _webhook_secrets(secrets))
+    _check_mode(key, livemode=settings.stripe.livemode)
+    check_selling(settings)
+    return found
+
+
+def _webhook_secrets(text: str) -> tuple[Secret, ...]:
+    if not text:
         raise ConfigError(
             "environment",
             "STRIPE_WEBHOOK_SECRET",
             "is not set, so anybody could say that they paid",
             "set it to the endpoint's signing secret (whsec_...), or unset STRIPE_API_KEY",
         )
-    parts = tuple(part.strip() for part in secrets.split(","))
+    parts = tuple(part.strip() for part in text.split(","))
     if not all(WEBHOOK_SECRET.fullmatch(part) for part in parts) or len(parts) > MOST_SECRETS:
         raise ConfigError(
             "environment",
@@ -55,6 +108,10 @@ def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
             "is not one or two whsec_... secrets",
             "paste the endpoint's signing secret",
         )
+    return tuple(Secret(part) for part in parts)
+
+
+def _check_mode(key: str, *, livemode: bool) -> None:
     mode = API_KEY.fullmatch(key)
     if mode is None:
         raise ConfigError(
@@ -63,27 +120,20 @@ def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
             "is not an sk_... or rk_... key",
             "paste the secret or restricted key alone",
         )
-    if (mode[1] == "live") != settings.stripe.livemode:
+    if (mode[1] == "live") != livemode:
         raise ConfigError(
             "environment",
             "STRIPE_API_KEY",
-            f"is a {mode[1]} key, but stripe.livemode is {str(settings.stripe.livemode).lower()}",
+            f"is a {mode[1]} key, but stripe.livemode is {str(livemode).lower()}",
             "use the key of that mode, or change stripe.livemode",
         )
-    _check_urls(settings)
-    for package in settings.packages:
-        if (Fraction(package.usd) * 100).denominator != 1:
-            raise ConfigError(
-                "proxy.toml", "packages", f"{package.code!r} does not cost whole cents", "Stripe sells in cents"
-            )
-    return StripeKeys(Secret(key), tuple(Secret(part) for part in parts))
 
 
 def notices_secret(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """What notices are signed with; None when no URL is configured. Raises ConfigError."""
+    """Return the secret that notices are signed with; None when no URL is configured. Raises ConfigError."""
     if not settings.notices.url:
         return None
-    _check_url("notices.url", settings.notices.url)
+    check_http_url("notices.url", settings.notices.url)
     secret = _secret("NOTICES_SECRET", settings.notices.secret_file, "notices.secret_file", environ)
     if len(secret) < SHORTEST_NOTICES_SECRET:
         raise ConfigError(
@@ -96,10 +146,10 @@ def notices_secret(settings: Settings, environ: Mapping[str, str] = os.environ) 
 
 
 def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """What the operator's app makes sign-in links with; None when there is none. Raises ConfigError."""
+    """Return the key that the operator's app makes sign-in links with; None when there is none. Raises ConfigError."""
     key = _secret("PORTAL_SERVICE_KEY", settings.portal.service_key_file, "portal.service_key_file", environ)
     if settings.portal.public_url:
-        _check_url("portal.public_url", settings.portal.public_url)
+        check_http_url("portal.public_url", settings.portal.public_url)
     if key and len(key) < SHORTEST_SERVICE_KEY:
         raise ConfigError(
             "environment",
@@ -111,9 +161,12 @@ def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
 
 
 def openai_admin_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
-    """What OpenAI's costs are asked for with; None when there is none, and then they are not. Raises ConfigError."""
+    """Return the key that OpenAI's costs are asked for with; None when they are not to be asked for.
+
+    Raises ConfigError.
+    """
     key = _secret("OPENAI_ADMIN_KEY", settings.jobs.openai_admin_key_file, "jobs.openai_admin_key_file", environ)
-    if key and not re.fullmatch(r"[\x21-\x7e]+", key):
+    if key and not VISIBLE.fullmatch(key):
         raise ConfigError(
             "environment", "OPENAI_ADMIN_KEY", "has blanks or control characters in it", "paste the key alone"
         )
@@ -130,19 +183,3 @@ def _secret(name: str, path: str, key: str, environ: Mapping[str, str]) -> str:
         raise ConfigError(
             "proxy.toml", key, f"cannot be read ({type(error).__name__})", f"name a readable file, or set {name}"
         ) from None
-
-
-def _check_urls(settings: Settings) -> None:
-    _check_url("stripe.success_url", settings.stripe.success_url)
-    _check_url("stripe.cancel_url", settings.stripe.cancel_url)
-    if settings.stripe.api_base:
-        _check_url("stripe.api_base", settings.stripe.api_base)
-        if settings.stripe.livemode:
-            raise ConfigError("proxy.toml", "stripe.api_base", "names a simulator in live mode", "leave it empty")
-
-
-def _check_url(key: str, url: str) -> None:
-    fits = re.fullmatch("[!-~]+", url)
-    parts = urlsplit(url.replace("{CHECKOUT_SESSION_ID}", "cs")) if fits else None
-    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        raise ConfigError("proxy.toml", key, "is not an http(s) URL", 'write it like "https://app.example.com/credits"')

@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
+ENV_PREFIX = "TOLLKEEPER_"
+
 Positive = Annotated[int, msgspec.Meta(gt=0)]
 NotNegative = Annotated[int, msgspec.Meta(ge=0)]
 PositiveSeconds = Annotated[float, msgspec.Meta(gt=0, le=31_536_000)]
@@ -34,7 +36,7 @@ class Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 
 class Listen(Section, frozen=True):
-    """*restart* — where we accept connections, and how much of one we tolerate."""
+    """*restart* — listeners, and how much of one connection we tolerate."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, msgspec.Meta(ge=0, le=65535)] = 8080
@@ -62,12 +64,9 @@ class Upstream(Section, frozen=True):
     api_key_file: str = ""
     ca_file: str = ""
     max_connections: Positive = 2048
-    connect_timeout_seconds: PositiveSeconds = 5.0
     first_byte_timeout_seconds: PositiveSeconds = 300.0
     idle_timeout_seconds: PositiveSeconds = 120.0
     total_timeout_seconds: PositiveSeconds = 3600.0
-    keepalive_seconds: PositiveSeconds = 30.0
-    max_response_bytes: Positive = 268_435_456
 
 
 class Database(Section, frozen=True):
@@ -90,44 +89,55 @@ class Embedded(Section, frozen=True):
     """*restart* — the one-process balance store's journal file."""
 
     path: str = "var/embedded.db"
-    timeout_seconds: PositiveSeconds = 0.8
 
 
 class Journal(Section, frozen=True):
-    """*restart* — the way of settled charges into the ledger."""
+    """*restart* — bounds of what may wait for the ledger before nothing more is served."""
 
-    flush_interval_ms: Positive = 50
-    batch_size: Annotated[int, msgspec.Meta(ge=1, le=5000)] = 500
     max_pending: Positive = 200_000
     max_lag_seconds: Positive = 3600
 
 
 class Billing(Section, frozen=True):
-    """What is charged, and for whom a request is forwarded at all."""
+    """Goods, prices and switches. config/flags.py has the keys that `tollkeeper flags` may override."""
 
+    purchase_enabled: bool = True
     charging_enabled: bool = True
     charging_disabled_mode: Literal["free", "block"] = "block"
+    auto_recharge: bool = False
     rounding_mode: Literal["exact", "ceil"] = "exact"
-    model_allowlist: tuple[str, ...] = ("*",)
     markup: Decimalish = "1"
-    min_output_tokens: Positive = 16
-    default_max_output_tokens: NotNegative = 0
+    model_allowlist: tuple[str, ...] = ("*",)
     service_tier: ServiceTier = "default"
     allowed_service_tiers: tuple[ServiceTier, ...] = ("default", "flex", "priority")
-    on_disconnect: Literal["count", "drain"] = "count"
-    drain_seconds: Positive = 120
-    drain_output_tokens: Positive = 200_000
-    zero_completion_insurance: bool = True
+    allowed_tools: tuple[HostedTool, ...] = ("web_search", "web_search_preview", "image_generation")
     allow_store: bool = False
     allow_background: bool = False
-    allowed_tools: tuple[HostedTool, ...] = ("web_search", "web_search_preview", "image_generation")
+
+
+class Purchases(Section, frozen=True):
+    """Buying: the page for it, and the most that is bought for a customer who is away."""
+
+    top_up_url: str = "/credits"
+    auto_recharge_monthly_usd: Decimalish = "1000"
+
+
+class Holds(Section, frozen=True):
+    """Bounds of a hold where the request names none of its own, and how far they may be lowered."""
+
+    default_max_output_tokens: NotNegative = 0
+    min_output_tokens: Positive = 16
     realtime_max_output_tokens: Positive = 4_096
     max_tool_calls: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
-    hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
-    top_up_url: str = "/credits"
-    purchase_enabled: bool = True
-    auto_recharge: bool = False
-    auto_recharge_monthly_usd: Decimalish = "1000"
+
+
+class Metering(Section, frozen=True):
+    """Charging for answers that do not come to their end in front of the client."""
+
+    on_disconnect: Literal["count", "read_on"] = "count"
+    read_on_seconds: Positive = 120
+    read_on_output_tokens: Positive = 200_000
+    zero_completion_insurance: bool = True
 
 
 class Limits(Section, frozen=True):
@@ -147,7 +157,7 @@ class Package(Section, frozen=True):
 
 
 class Stripe(Section, frozen=True):
-    """*restart* — how money comes in. The keys come from STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET, or these files."""
+    """*restart* — money in. The keys come from STRIPE_API_KEY and STRIPE_WEBHOOK_SECRET, or these files."""
 
     api_key_file: str = ""
     webhook_secret_file: str = ""
@@ -156,24 +166,17 @@ class Stripe(Section, frozen=True):
     cancel_url: str = ""
     api_base: str = ""
     checkout_domain: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)+)?$")] = ""
-    timeout_seconds: PositiveSeconds = 10.0
     automatic_tax: bool = False
-    signature_tolerance_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 300
-    max_webhook_bytes: Positive = 262_144
-    same_checkout_seconds: NotNegative = 600
     max_checkouts_per_hour: NotNegative = 20
     block_after_lost_disputes: NotNegative = 0
-    sweep_minutes: Positive = 10
 
 
 class Notices(Section, frozen=True):
-    """*restart* — what the operator's own app is told. Signed with NOTICES_SECRET, or the secret in this file."""
+    """*restart* — words to the operator's own app. Signed with NOTICES_SECRET, or the secret in this file."""
 
     url: str = ""
     secret_file: str = ""
     low_balance_credits: Decimalish = "0"
-    timeout_seconds: PositiveSeconds = 5.0
-    max_attempts: Annotated[int, msgspec.Meta(ge=1, le=100)] = 12
 
 
 class Portal(Section, frozen=True):
@@ -184,7 +187,10 @@ class Portal(Section, frozen=True):
 
 
 class Rollout(Section, frozen=True):
-    """Who is metered already. An account that `percent` has let in stays in while `percent` grows (docs/adr/0035)."""
+    """Accounts that are metered already.
+
+    One that `percent` has let in stays in while `percent` grows (docs/adr/0035).
+    """
 
     percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 100
     include: tuple[str, ...] = ()
@@ -193,13 +199,13 @@ class Rollout(Section, frozen=True):
 
 
 class Cors(Section, frozen=True):
-    """Which web origins may read the side API from a browser. None by default."""
+    """Web origins that may read the side API from a browser. None by default."""
 
     allowed_origins: tuple[Annotated[str, msgspec.Meta(pattern=r"^https?://[a-z0-9.:\[\]-]{1,255}$")], ...] = ()
 
 
 class Admin(Section, frozen=True):
-    """*restart* — who administers. Admin keys always work; an `oidc_issuer` lets its bearer tokens in as well."""
+    """*restart* — administrators. Admin keys always work; an `oidc_issuer` lets its bearer tokens in as well."""
 
     oidc_issuer: str = ""
     oidc_audience: str = ""
@@ -209,20 +215,17 @@ class Admin(Section, frozen=True):
         "RS256",
         "ES256",
     )
-    jwks_cache_seconds: PositiveSeconds = 300.0
     session_minutes: Positive = 480
     support_grant_credits: Positive = 10_000
 
 
 class Jobs(Section, frozen=True):
-    """*restart* — what runs beside serving, on one machine at a time."""
+    """*restart* — work beside serving, on one machine at a time."""
 
-    finance_seconds: PositiveSeconds = 30.0
     reconcile_minutes: Positive = 60
     margin_target_percent: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
     cost_tolerance_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
     openai_admin_key_file: str = ""
-    openai_costs_url: str = ""
     usage_keep_days: NotNegative = 0
 
 
@@ -232,6 +235,19 @@ class Log(Section, frozen=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
     access: bool = True
     opentelemetry: bool = False
+
+
+class Advanced(Section, frozen=True):
+    """*restart* — rarely touched: the defaults suit every deployment we know of."""
+
+    hold_lease_seconds: Annotated[int, msgspec.Meta(ge=1, le=3600)] = 15
+    embedded_timeout_seconds: PositiveSeconds = 0.8
+    journal_flush_interval_ms: Positive = 50
+    same_checkout_seconds: NotNegative = 600
+    max_webhook_bytes: Positive = 262_144
+    sweep_minutes: Positive = 10
+    finance_seconds: PositiveSeconds = 30.0
+    openai_costs_url: str = ""
 
 
 class Settings(Section, frozen=True):
@@ -244,6 +260,9 @@ class Settings(Section, frozen=True):
     embedded: Embedded = Embedded()
     journal: Journal = Journal()
     billing: Billing = Billing()
+    purchases: Purchases = Purchases()
+    holds: Holds = Holds()
+    metering: Metering = Metering()
     limits: Limits = Limits()
     stripe: Stripe = Stripe()
     notices: Notices = Notices()
@@ -253,33 +272,14 @@ class Settings(Section, frozen=True):
     admin: Admin = Admin()
     jobs: Jobs = Jobs()
     log: Log = Log()
+    advanced: Advanced = Advanced()
     packages: tuple[Package, ...] = ()
 
 
-LIVE_SECTIONS = ("billing", "limits", "packages", "rollout", "cors")
-RESTART_KEYS = ("billing.hold_lease_seconds",)
-"""Of the live sections, what only a restart changes: the balance store was opened with it."""
+LIVE_SECTIONS = ("billing", "purchases", "holds", "metering", "limits", "packages", "rollout", "cors")
+"""An edit of the file changes these at once; every other section waits for a restart."""
 
 
-class Secret:
-    """A string that never shows itself: not in repr, not in str, not in a format or a traceback."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        """Wrap `value`."""
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the secret itself; call it only where the secret leaves for its owner."""
-        return self._value
-
-    def __bool__(self) -> bool:
-        """Tell whether there is a secret at all."""
-        return bool(self._value)
-
-    def __repr__(self) -> str:
-        """Never the value."""
-        return "Secret(***)"
-
-    __str__ = __repr__
+def variable_of(key: str) -> str:
+    """Return the environment variable of a dotted key."""
+    return ENV_PREFIX + key.replace(".", "__").upper()

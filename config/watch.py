@@ -21,8 +21,9 @@ from typing import NamedTuple, Protocol
 
 import msgspec
 
-from config.load import ConfigError, parse_settings
-from config.settings import LIVE_SECTIONS, RESTART_KEYS, Settings
+from config.errors import ConfigError
+from config.load import parse_settings
+from config.settings import LIVE_SECTIONS, Settings
 
 LOOK_SECONDS = 0.2
 MOST_BYTES = 1_048_576
@@ -30,13 +31,13 @@ MOST_BYTES = 1_048_576
 MOST_WORDS = 16_384
 """Characters of a problem."""
 HEADER = struct.Struct("<QdII")
-"""What stands before a verdict: its number, when somebody last looked (Unix seconds), its length and its checksum."""
+"""Head of an announcement: its number, the last look at the file (Unix seconds), its length and its checksum."""
 LOOKED_AT = struct.Struct("<d")
 LOOKED_AT_OFFSET = 8
 
 
 class Edit(NamedTuple):
-    """What an edit of the file came to: either new settings, or the problem with it.
+    """Outcome of an edit of the file: either new settings, or the problem with it.
 
     `restart`: dotted keys that differ from what this process started with and were therefore not applied.
     """
@@ -47,20 +48,20 @@ class Edit(NamedTuple):
 
 
 class Edits(Protocol):
-    """Where a process hears of edits."""
+    """A process's source of edits."""
 
     @property
     def looked_at(self) -> float:
-        """When somebody last looked at the file, in Unix seconds."""
+        """Time of the last look at the file, in Unix seconds."""
         ...
 
     def look(self) -> Edit | None:
-        """The edit since the last one that was taken; None when there is none."""
+        """Return the edit since the last one that was taken; None when there is none."""
         ...
 
 
 class Judge:
-    """Says what a content of the file means for a process. `running` are the settings that it started with."""
+    """Meaning of a content of the file for a process. `running` are the settings that it started with."""
 
     def __init__(
         self,
@@ -69,11 +70,11 @@ class Judge:
         check: Callable[[Settings], object] = lambda _: None,
         environ: Mapping[str, str] = os.environ,
     ) -> None:
-        """`check` raises ConfigError for what a file alone cannot know, such as keys that do not fit it."""
+        """Take `check`: it raises ConfigError for what a file alone cannot know, such as keys that do not fit it."""
         self.path, self._running, self._check, self._environ = path, running, check, environ
 
     def __call__(self, raw: bytes) -> Edit:
-        """The edit that this content is."""
+        """Return the edit that this content is."""
         where = str(self.path)
         if not raw.strip():
             # an empty file would be valid, and mean all the defaults: nobody wants that by accident
@@ -92,17 +93,17 @@ class Judge:
 
 
 class Watcher:
-    """Looks at the file itself."""
+    """A source of edits that looks at the file itself."""
 
     def __init__(self, judge: Judge) -> None:
-        """`judge` knows the file."""
+        """Take `judge`, which knows the file."""
         self._judge = judge
         self._seen: bytes | None = None
         self.taken: bytes | None = None
         self.looked_at = time.time()
 
     def look(self) -> Edit | None:
-        """The edit since the last one that was taken; None when there is none, or it has not come to rest."""
+        """Return the edit since the last one that was taken; None when there is none, or it has not come to rest."""
         raw, before = self._read(), self._seen
         self._seen, self.looked_at = raw, time.time()
         if raw == self.taken or raw != before:
@@ -111,7 +112,7 @@ class Watcher:
         return self._judge(raw)
 
     def _read(self) -> bytes:
-        """The content, or enough of it to see that it is too large; empty when it cannot be read."""
+        """Return the content, or enough of it to see that it is too large; empty when it cannot be read."""
         try:
             # a pipe of that name would keep us waiting for somebody to write
             descriptor = os.open(self._judge.path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -122,10 +123,8 @@ class Watcher:
         return b""
 
 
-class Verdict(msgspec.Struct, frozen=True):
-    """What the watching process tells the others: the last content it took (None: none yet), and what is wrong with the
-    one there is.
-    """
+class Announcement(msgspec.Struct, frozen=True):
+    """Word of the watching process: the last content it took (None: none yet), and the problem of the one there is."""
 
     good: bytes | None = None
     problem: str = ""
@@ -138,85 +137,78 @@ class Herald:
     """
 
     def __init__(self) -> None:
-        """To be made before the children are forked."""
+        """Share memory with children that are forked later."""
         self.memory = mmap.mmap(-1, HEADER.size + MOST_BYTES + MOST_WORDS * 4 + 64)
-        self._sequence, self._verdict = 0, Verdict()
+        self._sequence, self._announcement = 0, Announcement()
         self._tell()
 
     def took(self, raw: bytes) -> None:
-        """The content there is now is in force."""
-        self._verdict = Verdict(raw)
+        """Tell that the content there is now is in force."""
+        self._announcement = Announcement(raw)
         self._tell()
 
     def refused(self, problem: str) -> None:
-        """The content there is now changes nothing."""
-        self._verdict = Verdict(self._verdict.good, problem[:MOST_WORDS])
+        """Tell that the content there is now changes nothing."""
+        self._announcement = Announcement(self._announcement.good, problem[:MOST_WORDS])
         self._tell()
 
     def looked(self) -> None:
-        """There is nothing new; but somebody looks."""
+        """Tell that there is nothing new, and that somebody looks."""
         LOOKED_AT.pack_into(self.memory, LOOKED_AT_OFFSET, time.time())
 
     def _tell(self) -> None:
-        raw = msgspec.msgpack.encode(self._verdict)
+        raw = msgspec.msgpack.encode(self._announcement)
         self._sequence += 1
         self.memory[HEADER.size : HEADER.size + len(raw)] = raw
         HEADER.pack_into(self.memory, 0, self._sequence, time.time(), len(raw), zlib.crc32(raw))
 
 
 class Follower:
-    """Hears of edits from the process that watches the file."""
+    """A source of edits that hears of them from the process that watches the file."""
 
     def __init__(self, memory: mmap.mmap, judge: Judge) -> None:
-        """`memory` is the herald's."""
+        """Take `memory`, the herald's."""
         self._memory, self._judge = memory, judge
         self._told = 0
         self._good: bytes | None = None
 
     @property
     def looked_at(self) -> float:
-        """When the other process last looked, in Unix seconds; it may have stopped doing so."""
+        """Time of the other process's last look, in Unix seconds; it may have stopped looking."""
         (moment,) = LOOKED_AT.unpack_from(self._memory, LOOKED_AT_OFFSET)
         return float(moment)
 
     def look(self) -> Edit | None:
-        """What there is that we were not told yet: first what is in force, then what is wrong with the content there
-        is.
-        """
+        """Return news, one at a time: first the content in force, then the problem of the content there is."""
         sequence, _, length, checksum = HEADER.unpack_from(self._memory)
         if sequence == self._told:
             return None
         raw = self._memory[HEADER.size : HEADER.size + length]
         if zlib.crc32(raw) != checksum:
             return None  # it is being told at this moment
-        verdict = msgspec.msgpack.decode(raw, type=Verdict)
-        if verdict.problem and verdict.good == self._good:
+        announcement = msgspec.msgpack.decode(raw, type=Announcement)
+        if announcement.problem and announcement.good == self._good:
             self._told = sequence
-            return Edit(None, verdict.problem)
-        edit = self._judge(verdict.good) if verdict.good is not None else None
-        self._good = verdict.good
-        if not verdict.problem:
+            return Edit(None, announcement.problem)
+        edit = self._judge(announcement.good) if announcement.good is not None else None
+        self._good = announcement.good
+        if not announcement.problem:
             self._told = sequence
         return edit
 
 
 def live_part(running: Settings, found: Settings) -> Settings:
-    """`running`, with everything of `found` that may change without a restart."""
-    merged = msgspec.structs.replace(running, **{section: getattr(found, section) for section in LIVE_SECTIONS})
-    for key in RESTART_KEYS:
-        section, _, name = key.partition(".")
-        kept = msgspec.structs.replace(getattr(merged, section), **{name: getattr(getattr(running, section), name)})
-        merged = msgspec.structs.replace(merged, **{section: kept})
-    return merged
+    """Return `running` with everything of `found` that may change without a restart."""
+    return msgspec.structs.replace(running, **{section: getattr(found, section) for section in LIVE_SECTIONS})
 
 
 def changed_at_restart(running: Settings, found: Settings) -> tuple[str, ...]:
-    """The keys of which `found` says something else, and which only a restart can change."""
+    """Return the keys that differ in `found` and that only a restart can change."""
     keys = []
     for section in running.__struct_fields__:
         ours, theirs = getattr(running, section), getattr(found, section)
-        if ours == theirs or not isinstance(ours, msgspec.Struct):
-            continue
-        names = [f"{section}.{name}" for name in ours.__struct_fields__ if getattr(ours, name) != getattr(theirs, name)]
-        keys += [name for name in names if section not in LIVE_SECTIONS or name in RESTART_KEYS]
+        if section not in LIVE_SECTIONS:
+            keys += [
+                f"{section}.{name}" for name in ours.__struct_fields__ if getattr(ours, name) != getattr(theirs, name)
+            ]
     return tuple(keys)

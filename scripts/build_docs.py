@@ -28,12 +28,14 @@ Made by `scripts/build_docs.py` from the one table in `proxy/gateway/endpoints.p
 STORED = """
 `GET /v1/models` and `GET /v1/models/{model}` list what is allowed and priced; no upstream call.
 
-WebSockets: `/v1/responses` (every `response.create` is held for and settled like a request) and `/v1/realtime?model=` (a standing hold
+WebSockets: `/v1/responses` (every `response.create` is held for and settled like a request) and \
+`/v1/realtime?model=` (a standing hold
 covers the next response; `response.done` and billed transcription settle it).
 
 ## Stored responses
 
-Only where `billing.allow_store` is on. They cost nothing and are open to the account that made them; anyone else's id is a 404.
+Only where `billing.allow_store` is on. They cost nothing and are open to the account that made them; \
+anyone else's id is a 404.
 
 | method | path |
 |---|---|
@@ -41,7 +43,8 @@ Only where `billing.allow_store` is on. They cost nothing and are open to the ac
 NOT_OFFERED = """
 ## Refused by name
 
-Everything else OpenAI offers is refused with 403 and the reason, before any upstream call; what OpenAI does not have is a 404.
+Everything else OpenAI offers is refused with 403 and the reason, before any upstream call; \
+what OpenAI does not have is a 404.
 
 | paths | reason |
 |---|---|
@@ -72,13 +75,12 @@ def models_of(row: Endpoint) -> list[str]:
 
 
 def build() -> str:
-    """The whole page."""
+    """Return the whole page."""
     lines = [HEAD]
     for (method, path), row in METERED.items():
         streams = "yes" if row.events is not None or row.name in ("/v1/chat/completions", "/v1/completions") else "no"
-        lines.append(
-            f"| {method} | `{path.decode()}` | {row.unit} | {streams} | {'free' if row.free else len(models_of(row))} |\n"
-        )
+        models = "free" if row.free else len(models_of(row))
+        lines.append(f"| {method} | `{path.decode()}` | {row.unit} | {streams} | {models} |\n")
     lines.append(f"| WebSocket | `/v1/realtime` | {REALTIME.unit} | yes | {len(models_of(REALTIME))} |\n")
     lines.append(STORED)
     lines += [f"| {method} | `/v1/responses/{{response_id}}{verb}` |\n" for verb, method in OBJECT_ROUTES]

@@ -4,16 +4,47 @@ import contextlib
 import itertools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import asyncpg
 import pytest
 
+from tests.support.live import Live, run_sql, start_bank, stripe_environment
 from tests.support.schema import in_thread, migrated
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port, postgres, start_sandbox
+from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, free_port, postgres, start_sandbox
+from tests.support.shop import Shop, open_shop
+from tests.support.stores import Books, close_books, open_books
 
 _numbers = itertools.count()
+
+
+_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "live"})
+"""Fixtures that start a process; whatever asks for one of them, by whatever way, is marked `served`."""
+_SERVED_BY_PARAMETER = {"sql": "postgresql", "books": "redis"}
+"""Fixtures that start a process for one of their parameters only."""
+
+
+_SERVED_FOLDERS = ("tests/browser/", "tests/clients/", "tests/sandbox/")
+"""Whatever stands here starts one by its own ways."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave out what is wholly served where nothing served is asked for: importing browsers and SDKs takes seconds."""
+    inside = f"{collection_path.relative_to(config.rootpath).as_posix()}/"
+    return True if "not served" in config.option.markexpr and inside in _SERVED_FOLDERS else None
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs a server: `make test-fast` runs the rest."""
+    for item in items:
+        if not isinstance(item, pytest.Function):
+            continue
+        parameters = item.callspec.params if hasattr(item, "callspec") else {}
+        by_parameter = any(parameters.get(name) == value for name, value in _SERVED_BY_PARAMETER.items())
+        by_folder = item.nodeid.startswith(_SERVED_FOLDERS)
+        if by_folder or by_parameter or not _SERVERS.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.served)
 
 
 @pytest.fixture
@@ -118,9 +149,6 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
-Serve = Callable[..., Tollkeeper]
-
-
 @pytest.fixture
 def make_tollkeeper(folder: Path, sandbox: Sandbox) -> Iterator[Serve]:
     """Make a Tollkeeper in a folder of its own (not started); stopped at the end. Arguments are environment variables."""
@@ -155,3 +183,88 @@ def stack(request: pytest.FixtureRequest) -> Tollkeeper:
     """The whole product, over each balance store in turn."""
     served: Tollkeeper = request.getfixturevalue("embedded" if request.param == "embedded" else "on_redis")
     return served
+
+
+@pytest.fixture(scope="module")
+def pair(
+    new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: pytest.FixtureRequest
+) -> Iterator[Tollkeeper]:
+    """Two workers and a jobs process on Redis, that follow a proxy.toml of their own."""
+    home = new_folder(f"pair-{request.module.__name__.rpartition('.')[2]}")
+    redis = RedisServer(home / "redis")
+    redis.start()
+    (home / "proxy.toml").write_text("# nothing is changed yet\n")
+    environment = {
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_REDIS__URL": redis.url,
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+    }
+    server = Tollkeeper(home, environment).start()
+    yield server
+    server.kill()
+    redis.kill()
+
+
+@pytest.fixture(scope="module")
+def live(new_folder: Callable[[str], Path], session_sandbox: Sandbox, postgres_url: str) -> Iterator[Live]:
+    """What preflight, smoke and the review commands are run against."""
+    home = new_folder("launch")
+    redis = RedisServer(home / "redis")
+    redis.start()
+    name = f"launch_{free_port()}"
+    run_sql(postgres_url, f"CREATE DATABASE {name}")
+    database = postgres_url.replace("/postgres?", f"/{name}?")
+    bank, process = start_bank()
+    admin_port = str(free_port())
+    environment = {
+        **stripe_environment(bank),
+        "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
+        "TOLLKEEPER_ADVANCED__OPENAI_COSTS_URL": f"{session_sandbox.url}/organization/costs",
+        "OPENAI_ADMIN_KEY": "sk-admin-sandbox",
+        "TOLLKEEPER_REDIS__URL": redis.url,
+        "TOLLKEEPER_DATABASE__URL": database,
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "TOLLKEEPER_LISTEN__ADMIN_PORT": admin_port,
+        "TOLLKEEPER_LISTEN__MAX_CONNECTIONS": "64",
+        "TOLLKEEPER_UPSTREAM__MAX_CONNECTIONS": "64",
+        "TOLLKEEPER_BILLING__MODEL_ALLOWLIST": '["gpt-4o-mini"]',
+        "TOLLKEEPER_BILLING__MARKUP": "1.2",
+    }
+    server = Tollkeeper(home, environment).start()
+    world = Live(server, session_sandbox, redis, bank, database)
+    world.endpoint()
+    server.wait_first_sweep()
+    server.cli("admin", "create", "the owner", "--role", "owner")
+    yield world
+    server.kill()
+    process.kill()
+    process.communicate()
+    redis.kill()
+    run_sql(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture(params=["embedded", "redis"])
+async def books(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Books]:
+    """Each balance store in turn, over SQLite."""
+    redis_url = ""
+    if request.param == "redis":
+        server: RedisServer = request.getfixturevalue("redis_server")
+        redis_url = server.url
+    opened = await open_books(folder, redis_url)
+    yield opened
+    await close_books(opened)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def sql(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Books]:
+    """A migrated database with a ledger and an embedded balance store, on SQLite and on PostgreSQL."""
+    url = request.getfixturevalue("fresh_postgres") if request.param == "postgresql" else ""
+    opened = await open_books(folder, "", url)
+    yield opened
+    await close_books(opened)
+
+
+@pytest.fixture
+def shop(sql: Books) -> Shop:
+    """Money in over each database."""
+    return open_shop(sql)

@@ -17,7 +17,7 @@ from billing.payments.claims import Claim, Kind, Parts, Whole, allocate
 from billing.payments.purchase import MILLICREDITS_PER_CENT
 from billing.payments.purchase_store import NOT_CREDITED
 from billing.payments.stripe.gateway import StripeGateway
-from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Charge, Dispute, Intent, Refund, id_of
+from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Dispute, Intent, Refund, StripeCharge, id_of
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
 from billing.storage.tables.core import transfers
@@ -220,7 +220,7 @@ async def _paid_finding(gateway: StripeGateway, paid: _Paid, row: _Bought | None
         return None
     intent = await gateway.intent(paid.intent_id) if paid.intent_id else None
     charge = intent.latest_charge if intent is not None else None
-    if isinstance(charge, Charge) and charge.created > settled:
+    if isinstance(charge, StripeCharge) and charge.created > settled:
         return None
     return Finding("paid at Stripe vs credited purchase (cents)", paid.purchase_id, paid.cents, credited, CENTS)
 
@@ -287,7 +287,7 @@ async def _money_findings(
         charge = intent.latest_charge
         if (
             intent.id in ours
-            and isinstance(charge, Charge)
+            and isinstance(charge, StripeCharge)
             and isinstance(charge.balance_transaction, BalanceTransaction)
         ):
             wanted["stripe_fee", charge.balance_transaction.id] = charge.balance_transaction.fee

@@ -1,1 +1,1 @@
-"""Where balances live: `embedded` (one process, SQLite journal) and `redis` (any number of processes)."""
+"""Balances and holds: `embedded` (one process, SQLite journal) and `redis` (any number of processes)."""

@@ -3,16 +3,17 @@
 import httpx
 
 USER_AGENT = "tollkeeper-notices/1"
+DELIVERY_SECONDS = 5.0
 
 
 class Poster:
     """POSTs to one URL. No redirects: a notice goes where the operator said, and nowhere else."""
 
-    def __init__(self, url: str, timeout_seconds: float) -> None:
-        """`timeout_seconds` bounds one delivery."""
+    def __init__(self, url: str) -> None:
+        """`url` is the operator's app."""
         self._url = url
         self._client = httpx.AsyncClient(
-            timeout=timeout_seconds, follow_redirects=False, headers={"user-agent": USER_AGENT}
+            timeout=DELIVERY_SECONDS, follow_redirects=False, headers={"user-agent": USER_AGENT}
         )
 
     async def __call__(self, body: bytes, headers: dict[str, str]) -> str:

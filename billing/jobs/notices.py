@@ -18,6 +18,8 @@ FIRST_RETRY_MS = 10_000
 LONGEST_RETRY_MS = 3_600_000
 BATCH = 50
 AT_ONCE = 5
+MOST_ATTEMPTS = 12
+"""Then a notice is dead."""
 
 Post = Callable[[bytes, dict[str, str]], Awaitable[str]]
 """Delivers a body with these headers; "" when it was taken (2xx), else why not."""
@@ -30,7 +32,7 @@ class NoticeDelivery:
         """`database` has the queue."""
         self._db = database
 
-    async def deliver(self, post: Post, secret: str, max_attempts: int) -> int:
+    async def deliver(self, post: Post, secret: str, max_attempts: int = MOST_ATTEMPTS) -> int:
         """Deliver what is due; how many were taken."""
         now = now_ms()
         query = select(*NOTICE_COLUMNS).where(notices.c.state == "pending", notices.c.next_at <= now)

@@ -19,6 +19,8 @@ from billing.money.holds import Balances, Entry, Outstanding
 
 log = logging.getLogger("tollkeeper.jobs")
 
+FLUSH_BATCH = 500
+"""Charges in one SQL transaction."""
 RELAY_BATCH = 500
 RELAY_SECONDS = 0.2
 REAP_SECONDS = 0.5
@@ -117,7 +119,7 @@ async def relay_once(balances: Balances, ledger: Ledger) -> int:
     return len(applied)
 
 
-async def drain(balances: Balances, journal: ChargeJournal, ledger: Ledger, batch: int) -> Drained:
+async def drain(balances: Balances, journal: ChargeJournal, ledger: Ledger, batch: int = FLUSH_BATCH) -> Drained:
     """Move everything that is pending, both ways. Raises StoreUnavailable."""
     charges = credited = 0
     while moved := await flush_once(journal, ledger, batch):
@@ -168,7 +170,7 @@ class TransferJobs:
         ledger: Ledger,
         *,
         flush_seconds: float,
-        batch: int,
+        batch: int = FLUSH_BATCH,
         lead: Callable[[], Awaitable[bool]] | None,
         reap: Callable[[], Awaitable[int]] | None,
         more: Sequence[Step] = (),

@@ -8,7 +8,7 @@ A hold resolves exactly once: whoever comes second finds it gone. `available = b
 is admitted only while available covers it, so settling can never break the bound (I1 and I2 of docs/architecture.md).
 
 `Book` is these rules in memory; it is what the embedded store runs on, and what lua/*.lua does in Redis.
-One conformance suite (tests/billing/test_balances_conformance.py) holds both to the same behaviour.
+One conformance suite (tests/billing/balances/test_conformance.py) holds both to the same behaviour.
 """
 
 from dataclasses import dataclass, field

@@ -5,11 +5,11 @@ from typing import NamedTuple
 from billing.money.amounts import written_credits
 from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.payments.purchase import Offer
-from billing.payments.purchase_store import Purchase, Sales
+from billing.payments.purchase_store import Purchase, PurchaseStore
 from billing.payments.stripe.gateway import Order, StripeGateway
-from billing.payments.stripe.objects import Session
+from billing.payments.stripe.objects import CheckoutSession
 from billing.payments.stripe.sync import Sync
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
 
 ATTEMPTS = 3
@@ -17,7 +17,7 @@ LONGEST_WAIT_MS = 30_000
 
 
 class CheckoutTerms(NamedTuple):
-    """What every payment page has in common. `reuse_ms`: for how long a second click gets the same page."""
+    """Terms that every payment page has in common. `reuse_ms`: for how long a second click gets the same page."""
 
     livemode: bool
     success_url: str
@@ -28,17 +28,30 @@ class CheckoutTerms(NamedTuple):
 
 
 class Checkout:
-    """Opens pages. Raises StoreUnavailable, StripeRefused, TooManyCheckouts, AccountNotFound, NotYet."""
+    """The way to a payment page. Raises StoreUnavailable, StripeRefused, TooManyCheckouts, AccountNotFound, NotYet."""
 
-    def __init__(self, sales: Sales, buyers: Buyers, gateway: StripeGateway, sync: Sync, terms: CheckoutTerms) -> None:
-        """The parts, and the terms."""
-        self._sales, self._buyers, self._gateway, self._sync, self._terms = sales, buyers, gateway, sync, terms
+    def __init__(
+        self,
+        purchases: PurchaseStore,
+        customers: StripeCustomers,
+        gateway: StripeGateway,
+        sync: Sync,
+        terms: CheckoutTerms,
+    ) -> None:
+        """`terms` of every page opened here."""
+        self._purchases, self._customers, self._gateway, self._sync, self._terms = (
+            purchases,
+            customers,
+            gateway,
+            sync,
+            terms,
+        )
 
     async def open(self, account_id: str, name: str, offer: Offer, *, save_method: bool = False) -> Purchase:
-        """A purchase with the URL of a page on which it can be paid now."""
+        """Return a purchase with the URL of a page on which it can be paid now."""
         terms = self._terms
         for _ in range(ATTEMPTS):
-            purchase = await self._sales.begin(
+            purchase = await self._purchases.begin(
                 account_id,
                 offer,
                 livemode=terms.livemode,
@@ -50,7 +63,7 @@ class Checkout:
                 return await self._ask(purchase, name)
             session = await self._gateway.session(purchase.session_id)
             if session is None:
-                await self._sales.ended(purchase.id, "failed", "Stripe has no such session")
+                await self._purchases.give_up(purchase.id, "failed", "Stripe has no such session")
             elif session.status == "open":
                 return purchase
             else:
@@ -59,18 +72,18 @@ class Checkout:
         raise NotYet("the last payment page is still being settled")
 
     async def customer(self, account_id: str, name: str) -> str:
-        """The account's Stripe customer, made at its first purchase."""
-        buyer = await self._buyers.find(account_id)
+        """Return the account's Stripe customer, made at its first purchase."""
+        buyer = await self._customers.find(account_id)
         if buyer is not None:
             return buyer.customer_id
-        return await self._buyers.remember(
+        return await self._customers.insert(
             account_id, await self._gateway.create_customer(account_id, name, f"customer:{account_id}")
         )
 
     async def _ask(self, purchase: Purchase, name: str) -> Purchase:
         customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
         try:
-            purchase = await self._sales.addressed(purchase.id, customer_id)
+            purchase = await self._purchases.assign_customer(purchase.id, customer_id)
             try:
                 session = await self._create(purchase)
             except StripeRefused as refused:
@@ -82,17 +95,16 @@ class Checkout:
             # Stripe keeps the result of a key, its own failures too: after a while another key is the way on. Should a
             # page exist for this one, nobody has its address; should it be paid all the same, it is credited.
             if away.store == "stripe" and now_ms() - purchase.created_at > LONGEST_WAIT_MS:
-                await self._sales.ended(purchase.id, "failed", "Stripe did not answer")
+                await self._purchases.give_up(purchase.id, "failed", "Stripe did not answer")
             raise
         except StripeRefused as refused:
             # the next click begins anew instead of meeting the same refusal
-            await self._sales.ended(purchase.id, "failed", str(refused))
+            await self._purchases.give_up(purchase.id, "failed", str(refused))
             raise
-        return await self._sales.opened(purchase.id, session.id, session.url or "")
+        return await self._purchases.record_session(purchase.id, session.id, session.url or "")
 
     async def _with_new_customer(self, refused: Purchase, name: str) -> Purchase:
-        """Our customer was deleted at Stripe: the account gets another, its saved card is gone, and the purchase asks
-        by another key.
+        """Give the account another customer (ours was deleted at Stripe, its saved card is gone); ask by another key.
 
         Stripe keeps the refusal under the old key, and refuses that key with other parameters. One click must not open
         two pages that both can be paid, so the row's key and customer move together, in one transaction, and only away
@@ -113,10 +125,10 @@ class Checkout:
         customer_id = await self._gateway.create_customer(
             refused.account_id, name, f"customer:{refused.idempotency_key}"
         )
-        await self._buyers.replace(refused.account_id, customer_id)
-        return await self._sales.readdressed(refused, customer_id)
+        await self._customers.replace(refused.account_id, customer_id)
+        return await self._purchases.reassign_customer(refused, customer_id)
 
-    async def _create(self, purchase: Purchase) -> Session:
+    async def _create(self, purchase: Purchase) -> CheckoutSession:
         terms = self._terms
         return await self._gateway.create_session(
             order_of(purchase, purchase.customer_id),
@@ -128,6 +140,6 @@ class Checkout:
 
 
 def order_of(purchase: Purchase, customer_id: str) -> Order:
-    """What Stripe is asked for; the same purchase always asks for the same."""
+    """Return what Stripe is asked for; the same purchase always asks for the same."""
     title = f"{written_credits(purchase.paid_millicredits + purchase.bonus_millicredits)} credits"
     return Order(purchase.id, purchase.idempotency_key, customer_id, purchase.currency, purchase.price_cents, title)

@@ -1,13 +1,34 @@
 """Money that goes back: refunds and disputes as claims on a purchase. Pure.
 
-Every claim that counts takes its share of what was sold: `share(cents)` of all claims so far minus that of the claims
-before it, never more than the purchase. So partial refunds of any split sum to the whole, a dispute on top of a refund
-takes only what is left, and a refund that fails gives back exactly what it took, whatever came in between.
+    refund    pending, requires_action, succeeded   counts
+              failed, canceled                      does not: it gives back what it took
+    dispute   needs_response, under_review, warning_needs_response, warning_under_review, appeal_*   counts
+              lost, prevented                       counts, and is final
+              won, warning_closed, charge_refunded  does not: it gives back what it took
 
-    refund    customer → cash (paid part), customer → promo (bonus), payable:tax → cash; what exceeds the purchase is
-    our loss dispute   customer → disputes (paid part), customer → promo (bonus), payable:tax → disputes; won: all of it
-    back
+A status we do not know leaves standing what stood (a new claim counts), and is reported.
+
+What a claim takes. `share(cents)` is what so many cents of the whole are worth: paid part and tax exactly the cents,
+the bonus pro rata, rounded down for the customer. Every claim that counts takes its share of what was sold, in the
+order in which we heard of them: `share` of all claims so far minus that of the claims before it, never more than the
+purchase. So partial refunds of any split sum to the whole, a dispute on top of a refund takes only what is left, and
+a refund that fails gives back exactly what it took, whatever came in between. What one claim takes may change when
+another one ends: each time all of them are computed anew, and the differences are booked as new transfers under the
+claim's next `version` (I4: the reference is claim and version; I5: nothing booked is changed).
+
+    refund    customer → cash (paid part), customer → promo (bonus), payable:tax → cash;
+              what exceeds the purchase is our loss
+    dispute   customer → disputes (paid part), customer → promo (bonus), payable:tax → disputes; won: all of it back
               Stripe takes or returns the money: disputes ↔ cash; lost: what then remains in `disputes` is cleared
+
+Credits and cash go separate ways. Credits follow the status; cash follows Stripe's balance transactions, each booked
+once by its own id. A claim on a purchase that is not credited (yet) is only kept, with what Stripe moved for it; the
+transaction that credits the purchase books both (a dispute's fee is booked at once). A balance may go below zero by a
+claim, and by nothing else but an admin (I2). When a dispute is lost `disputes` is brought to zero:
+what was taken back and not withdrawn is cash we have yet to lose, what was withdrawn beyond it is `platform_loss`.
+
+What follows besides money: any dispute that is not released stops automatic recharge; a claim that lowers the
+balance uses a crossing up, so that no card is charged for what was given back; so many lost disputes block the account.
 """
 
 from collections.abc import Sequence
@@ -26,7 +47,7 @@ DISPUTE_LOST = frozenset({"lost", "prevented"})
 
 
 class Whole(NamedTuple):
-    """What was sold: total paid in cents, and its parts in millicredits."""
+    """A purchase as sold: total paid in cents, and its parts in millicredits."""
 
     total_cents: int
     paid: int
@@ -63,27 +84,27 @@ class Claim(NamedTuple):
     cleared: int = 0
 
 
-class Standing(NamedTuple):
-    """Whether a status counts against the purchase, whether it is final as lost, and whether we know it at all."""
+class ClaimStatus(NamedTuple):
+    """A status: counts against the purchase, is final as lost, is one that we know."""
 
     counts: bool
     lost: bool
     known: bool
 
 
-def refund_standing(status: str) -> Standing:
-    """A refund counts from its creation until it fails; an unknown status counts (and is reported)."""
-    return Standing(REFUND_COUNTS.get(status, True), lost=False, known=status in REFUND_COUNTS)
+def refund_status(status: str) -> ClaimStatus:
+    """Return what a refund's status means: it counts until it fails; an unknown one counts (and is reported)."""
+    return ClaimStatus(REFUND_COUNTS.get(status, True), lost=False, known=status in REFUND_COUNTS)
 
 
-def dispute_standing(status: str) -> Standing:
-    """A dispute counts while it is open and when it is lost; an unknown status keeps the hold (and is reported)."""
+def dispute_status(status: str) -> ClaimStatus:
+    """Return what a dispute's status means: it counts while open and when lost; an unknown one too, reported."""
     known = status in DISPUTE_OPEN | DISPUTE_RELEASED | DISPUTE_LOST or status.startswith("appeal_")
-    return Standing(status not in DISPUTE_RELEASED, lost=status in DISPUTE_LOST, known=known)
+    return ClaimStatus(status not in DISPUTE_RELEASED, lost=status in DISPUTE_LOST, known=known)
 
 
 def share(whole: Whole, cents: int) -> Parts:
-    """What of the purchase `cents` (cumulative) take back. The whole total takes exactly the whole.
+    """Return what of the purchase `cents` (cumulative) take back. The whole total takes exactly the whole.
 
     paid + tax is exactly the cents; the bonus is rounded down, for the customer.
     """
@@ -95,7 +116,7 @@ def share(whole: Whole, cents: int) -> Parts:
 
 
 def allocate(whole: Whole, claims: Sequence[Claim]) -> list[Parts]:
-    """What each claim takes, in the order of their arrival."""
+    """Return what each claim takes, in the order of their arrival."""
     found, so_far, before = [], 0, share(whole, 0)
     for claim in claims:
         if not claim.counts:
@@ -112,7 +133,7 @@ def allocate(whole: Whole, claims: Sequence[Claim]) -> list[Parts]:
 
 
 def clearing(claim: Claim, parts: Parts) -> int:
-    """What must leave `disputes` for a lost dispute so that it ends at zero.
+    """Return the millicredits that must leave `disputes` for a lost dispute so that it ends at zero.
 
     Negative = more was withdrawn than taken back.
     """
@@ -120,7 +141,7 @@ def clearing(claim: Claim, parts: Parts) -> int:
 
 
 def claim_postings(claim: Claim, parts: Parts, account_id: str, version: int, created_at: int) -> list[Posting]:
-    """The transfers that take a claim from what is booked to `parts`. `version` makes their reference unique."""
+    """Return the transfers that take a claim from what is booked to `parts`. `version` makes their reference unique."""
     reference = (claim.kind, f"{claim.claim_id}:{version}")
     who, booked = customer(account_id), claim.booked
     change = Parts(*(new - old for new, old in zip(parts, booked, strict=True)))
@@ -134,10 +155,7 @@ def claim_postings(claim: Claim, parts: Parts, account_id: str, version: int, cr
 
 
 def _clearing_postings(claim: Claim, target: int, reference: tuple[str, str], created_at: int) -> list[Posting]:
-    """Positive clearing is cash we have yet to lose, negative is lost beyond the purchase.
-
-    From one to the other is both.
-    """
+    """Return postings to `target`: positive is cash we have yet to lose, negative is lost beyond the purchase."""
     cash = max(target, 0) - max(claim.cleared, 0)
     loss = max(-target, 0) - max(-claim.cleared, 0)
     rows = signed(DISPUTES, CASH, cash, "dispute_cleared", reference, created_at)

@@ -1,4 +1,4 @@
-"""What a purchase is, which states it goes through, and when it may be credited. Pure.
+"""A purchase: the states it goes through, and when it may be credited. Pure.
 
     created ─▶ open ─▶ processing ─▶ credited        the row exists before Stripe is asked for anything
        │         │          │           ▲
@@ -6,8 +6,28 @@
        └─────────────────────▶ review ┄┄┄┄┄┄┄┄┄┄┄┄┄┄┘  paid, but not what was sold: a person decides
                                   └┄▶ dismissed         that nothing is to be credited for it
 
-`credited` is final; what is paid back afterwards is a claim (claims.py). Money is keyed by the purchase, never by the
-event that told of it, and the credits come from the row, never from what Stripe says was paid.
+created      The row is committed with its idempotency key; Stripe may or may not have heard of it. A click or the
+             recharge worker asks with that key again: one page, one payment. The sweeper looks for it at Stripe and
+             gives it up after 15 minutes (failed, "Stripe never heard of it").
+open         A payment page exists, and nothing was paid on it yet.
+processing   Paid by a method that takes days: the order is complete, the money is not there.
+expired      The page ended unpaid. failed: the payment did, or it was given up. Neither is the end: the buyer may have
+             paid at the last moment, and Stripe may tell late. What then is paid is credited all the same.
+review       Paid, but not exactly what was sold (mode, currency, amount, customer, a discount), or in a status we do
+             not know. Nothing is credited until a person accepts it, or a later look finds it right.
+dismissed    A person closed it in review (`judge` never says so). Final: no news credits it.
+credited     Final. What is paid back afterwards is a claim (claims.py); it never leads out of this state.
+
+How a purchase moves. An event of Stripe's, the sweeper, the landing page and a replay all do the same: read the row
+(with its `revision`), fetch the object from Stripe as it is now, `judge` it, and in one transaction on the locked row
+write state, transfers and outbox. Nothing is taken from an event but an id, so repeated, late and shuffled events
+make no difference. A row whose revision moved meanwhile refuses the older picture (Stale), which is fetched again.
+`NEXT` has only forward moves: news that would lead backwards changes nothing but what it completes (a receipt, a fee).
+
+Money is keyed by the purchase, never by the event that told of it: the transfers' reference is its id, unique in SQL
+(I4), and they are never changed (I5). The credits come from the row, never from what Stripe says was paid; only a
+payment that a person accepts in review is credited by what came in. Dying between two of these steps leaves a row
+that the next event, click or sweep takes on: docs/stripe.md has the table.
 """
 
 from fractions import Fraction
@@ -59,7 +79,7 @@ class Sold(NamedTuple):
 
 
 class Payment(NamedTuple):
-    """What Stripe says now of the Checkout Session or PaymentIntent of a purchase. Amounts in cents of `currency`."""
+    """The Checkout Session or PaymentIntent of a purchase as it is now at Stripe. Amounts in cents of `currency`."""
 
     status: PaymentStatus
     mode: str
@@ -71,7 +91,7 @@ class Payment(NamedTuple):
     customer_id: str
 
 
-class Verdict(NamedTuple):
+class Transition(NamedTuple):
     """The state a purchase goes to, and what is wrong with its payment ("" = nothing)."""
 
     state: State
@@ -79,7 +99,7 @@ class Verdict(NamedTuple):
 
 
 def offer(code: str, usd: str, bonus_percent: str) -> Offer:
-    """The package of those settings. Raises MoneyError when its price is not whole cents."""
+    """Return the package of those settings. Raises MoneyError when its price is not whole cents."""
     paid, bonus = package_credits(usd, bonus_percent)
     cents = Fraction(paid, MILLICREDITS_PER_CENT)
     if cents.denominator != 1 or cents < 1:
@@ -92,7 +112,7 @@ class NotAcceptable(BillingError):
 
 
 def accepted(sold: Sold, payment: Payment, returned_cents: int, bonus: int) -> tuple[int, int]:
-    """The paid and the bonus part, in millicredits, of a payment in review that a person accepts.
+    """Return the paid and the bonus part, in millicredits, of a payment in review that a person accepts.
 
     What came in (without tax) is the paid part, whatever was sold; with it goes its share of the package's `bonus`
     (millicredits), never more than all of that. `returned_cents` is what refunds and disputes took of it already.
@@ -121,7 +141,7 @@ class NotRefundable(BillingError):
 
 
 class Refunded(NamedTuple):
-    """What Stripe made of it: its id, `cents`, and its status (`pending`, `succeeded`, ...)."""
+    """A refund as Stripe made it: its id, `cents`, and its status (`pending`, `succeeded`, ...)."""
 
     refund_id: str
     cents: int
@@ -129,7 +149,7 @@ class Refunded(NamedTuple):
 
 
 def refund_cents(usd: str) -> int:
-    """Dollars as cents. Raises MoneyError for what is no whole number of cents above 0."""
+    """Return dollars as cents. Raises MoneyError for what is no whole number of cents above 0."""
     cents, rest = divmod(parse_usd(usd), MILLICREDITS_PER_CENT)
     if rest or cents < 1:
         raise MoneyError(f"${usd[:40]} is not a whole number of cents above 0")
@@ -137,31 +157,31 @@ def refund_cents(usd: str) -> int:
 
 
 def may_become(now: State, then: State) -> bool:
-    """Whether a purchase moves on: never backwards, and never out of `credited`."""
+    """Return True for a move forward: never backwards, and never out of `credited`."""
     return then in NEXT[now]
 
 
-def judge(sold: Sold, payment: Payment) -> Verdict:
-    """Where a purchase stands, by what Stripe says of its payment.
+def judge(sold: Sold, payment: Payment) -> Transition:
+    """Return where a purchase goes by what Stripe says of its payment.
 
     Only `paid` and exactly what was sold is credited.
     """
-    plain: dict[str, Verdict] = {
-        "open": Verdict("open"),
-        "processing": Verdict("processing"),
-        "expired": Verdict("expired"),
-        "failed": Verdict("failed", "the payment failed"),
-        "free": Verdict("review", "complete without a payment (a full discount?): nothing is credited"),
-        "unknown": Verdict("review", "Stripe reports a status this version does not know"),
+    plain: dict[str, Transition] = {
+        "open": Transition("open"),
+        "processing": Transition("processing"),
+        "expired": Transition("expired"),
+        "failed": Transition("failed", "the payment failed"),
+        "free": Transition("review", "complete without a payment (a full discount?): nothing is credited"),
+        "unknown": Transition("review", "Stripe reports a status this version does not know"),
     }
     if payment.status != "paid":
         return plain[payment.status]
     problem = mismatch(sold, payment)
-    return Verdict("review", problem) if problem else Verdict("credited")
+    return Transition("review", problem) if problem else Transition("credited")
 
 
 def mismatch(sold: Sold, payment: Payment) -> str:
-    """What of a payment is not what was sold; "" when all is right.
+    """Return what of a payment is not what was sold; "" when all is right.
 
     Tax comes on top; a discount is nothing we offer.
     """

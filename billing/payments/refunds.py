@@ -10,8 +10,9 @@ import logging
 from billing.ledger.audit_log import AuditLog, Change, Who
 from billing.money.amounts import written_usd
 from billing.money.errors import NotYet
+from billing.payments.claim_store import ClaimStore
 from billing.payments.purchase import MILLICREDITS_PER_CENT, NotRefundable, Refunded
-from billing.payments.purchase_store import Purchase, Sales
+from billing.payments.purchase_store import Purchase, PurchaseStore
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.sync import Sync
 from billing.storage.database import Database
@@ -19,23 +20,26 @@ from billing.storage.database import Database
 log = logging.getLogger("tollkeeper.stripe")
 
 
-class Refunding:
+class Refunds:
     """Refunds that are asked for here. Those that are made at Stripe are booked by the same sync."""
 
-    def __init__(self, database: Database, gateway: StripeGateway, sales: Sales, sync: Sync) -> None:
-        """The parts."""
-        self._audit, self._gateway, self._sales, self._sync = AuditLog(database), gateway, sales, sync
+    def __init__(
+        self, database: Database, gateway: StripeGateway, purchases: PurchaseStore, claims: ClaimStore, sync: Sync
+    ) -> None:
+        """`sync` books what is made here."""
+        self._audit, self._gateway, self._purchases, self._sync = AuditLog(database), gateway, purchases, sync
+        self._claims = claims
 
     async def refund(self, purchase_id: str, cents: int | None, who: Who, reason: str) -> Refunded:
         """Give `cents` back to the buyer (None: all that is left).
 
         Raises NotRefundable, StripeRefused, StoreUnavailable.
         """
-        purchase = await self._sales.get(purchase_id)
+        purchase = await self._purchases.get(purchase_id)
         if purchase is None:
             raise NotRefundable(f"there is no purchase {purchase_id!r}")
-        claims = await self._sales.claims_of(purchase_id)
-        left = purchase.total_cents - sum(claim["amount_cents"] for claim in claims if claim["counts"])
+        claims = await self._claims.of_purchase(purchase_id)
+        left = purchase.total_cents - sum(claim.amount_cents for claim in claims if claim.counts)
         amount = _amount(purchase, left, cents)
         change = Change(
             "purchase.refund", purchase_id, None, {"cents": amount, "accountId": purchase.account_id}, reason
@@ -51,7 +55,7 @@ class Refunding:
 
 
 def _amount(purchase: Purchase, left: int, cents: int | None) -> int:
-    """What to ask for. Raises NotRefundable."""
+    """Return the cents to ask for. Raises NotRefundable."""
     if purchase.payment_intent_id is None or purchase.state not in ("credited", "review", "dismissed"):
         raise NotRefundable(f"purchase {purchase.id} is {purchase.state}: nothing was paid")
     if left < 1:

@@ -9,7 +9,7 @@ from billing.storage.database import Database, now_ms
 from billing.storage.tables.payments import stripe_customers
 
 
-class Buyer(NamedTuple):
+class StripeCustomer(NamedTuple):
     """A Stripe customer; `payment_method_id` is "" without a saved method. Times in Unix milliseconds."""
 
     account_id: str
@@ -18,15 +18,15 @@ class Buyer(NamedTuple):
     consented_at: int | None
 
 
-class Buyers:
-    """Reads and writes stripe_customers. Raises StoreUnavailable when SQL is away."""
+class StripeCustomers:
+    """The table stripe_customers. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
         """`database` must be migrated."""
         self._db = database
 
-    async def find(self, account_id: str) -> Buyer | None:
-        """The account's customer, if Stripe has one."""
+    async def find(self, account_id: str) -> StripeCustomer | None:
+        """Return the account's customer, if Stripe has one."""
         columns = (
             stripe_customers.c.account_id,
             stripe_customers.c.customer_id,
@@ -37,10 +37,10 @@ class Buyers:
             row = (
                 await connection.execute(select(*columns).where(stripe_customers.c.account_id == account_id))
             ).first()
-        return Buyer(*row) if row is not None else None
+        return StripeCustomer(*row) if row is not None else None
 
-    async def remember(self, account_id: str, customer_id: str) -> str:
-        """Keep an account's customer; the first one stays, and is returned."""
+    async def insert(self, account_id: str, customer_id: str) -> str:
+        """Insert an account's customer; the first one stays, and is returned."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(stripe_customers).values(
             account_id=account_id, customer_id=customer_id, created_at=now_ms()
@@ -51,7 +51,7 @@ class Buyers:
             return str((await connection.execute(query)).scalar_one())
 
     async def replace(self, account_id: str, customer_id: str) -> None:
-        """The account's customer is another one from now on, without a saved method."""
+        """Put another customer in the place of the account's, without a saved method."""
         values = {"customer_id": customer_id, "payment_method_id": "", "consented_at": None}
         async with self._db.write() as connection:
             await connection.execute(
@@ -69,7 +69,7 @@ class Buyers:
             await connection.execute(update(stripe_customers).where(*same, newer).values(**values))
 
     async def forget_method(self, payment_method_id: str) -> bool:
-        """A method was removed; whether it was one of ours."""
+        """Forget a method that was removed; False when it was none of ours."""
         statement = update(stripe_customers).where(stripe_customers.c.payment_method_id == payment_method_id)
         async with self._db.write() as connection:
             return (await connection.execute(statement.values(payment_method_id=""))).rowcount > 0

@@ -1,4 +1,4 @@
-"""What admins can do, whether by API or on the page: each action once, checked, booked and audited. No HTTP in here."""
+"""Actions of admins, by API or on the page: each once, checked, booked and audited. No HTTP in here."""
 
 import secrets
 from collections.abc import Awaitable, Callable
@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
 from billing.accounting.journal import JournalLine
-from billing.jobs.runs import RunRow, Runs, came_to_its_end
-from billing.jobs.schedule import JobStatus, Scheduler
-from billing.ledger.accounts import AccountRow, Accounts, KeyRow, KeyRules
+from billing.jobs.runs import Runs
+from billing.jobs.schedule import Scheduler
+from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
-from billing.ledger.flag_overrides import FlagOverrides, in_force
+from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.money.amounts import MoneyError, display_credits, display_usd, millicredits, parse_credits
@@ -23,12 +23,15 @@ from billing.money.errors import AccountNotFound, NotYet, ReferenceTaken, Stripe
 from billing.payments.purchase import NotAcceptable, NotRefundable, refund_cents
 from billing.payments.stripe.inbox import Inbox
 from billing.storage.database import now_ms
-from config.flags import FLAGS, check_flag, flag_named, full_name, value_of, with_flags
-from config.load import ConfigError
+from config.errors import ConfigError
+from config.flags import flag_named, full_name, value_of
 from config.settings import Settings
 from proxy.admin.auth import Caller
+from proxy.admin.flags import check_override, list_flags, set_override
+from proxy.admin.rate_cards import list_rate_cards
+from proxy.admin.rows import account_row, job_row, key_row, review_row, run_row
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.rows import purchase_row, refund_row
+from proxy.customer_api.rows import refund_row
 from proxy.gateway.services import Services
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found, unavailable
 from proxy.web.times import iso_time
@@ -43,7 +46,7 @@ Journal = Callable[[date, date], Awaitable[list[JournalLine]]]
 
 
 @dataclass(frozen=True, slots=True)
-class AdminDesk:
+class AdminActions:
     """The parts. `file_settings`: what the file says, without overrides."""
 
     services: Services
@@ -77,7 +80,7 @@ class AdminDesk:
             )
         if not caller.may("money.grant_any" if not adjust else "money.adjust"):
             self._within_cap(caller, amount)
-        reference = checked_text(reference or "grant_" + secrets.token_hex(12), "reference", 80)
+        reference = check_text(reference or "grant_" + secrets.token_hex(12), "reference", 80)
 
         async def check(connection: AsyncConnection) -> None:
             if not caller.may("money.grant_any"):
@@ -86,10 +89,10 @@ class AdminDesk:
 
         try:
             new = await self.ledger.grant(
-                account_id, millicredits(amount), reference, caller.who.actor, checked_reason(reason), caller.who, check
+                account_id, millicredits(amount), reference, caller.who.actor, check_reason(reason), caller.who, check
             )
         except AccountNotFound:
-            raise no_account() from None
+            raise account_missing() from None
         except ReferenceTaken as error:
             raise Rejection(409, "reference_taken", f"Not booked: {error}.", param="reference") from None
         posted = await self.ledger.posted(account_id)
@@ -103,23 +106,22 @@ class AdminDesk:
     def _within_cap(self, caller: Caller, amount: int) -> None:
         cap = self.services.settings.admin.support_grant_credits
         if amount > cap * 1_000:
-            message = f"The role {caller.admin.role!r} may grant at most {cap} credits a day, over all accounts; ask someone in finance."
+            message = (
+                f"The role {caller.admin.role!r} may grant at most {cap} credits a day, over all accounts; "
+                "ask someone in finance."
+            )
             raise forbidden(message, "grant_over_cap")
 
     # -- payments in review -----------------------------------------------------------------------
 
     async def in_review(self) -> list[dict[str, Any]]:
-        """Paid and not credited: a person must decide. Oldest first."""
-        rows = await self.money.sales.in_review()
-        return [
-            {**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents}
-            for row in rows
-        ]
+        """List payments not credited, about which a person must decide. Oldest first."""
+        return [review_row(row) for row in await self.money.purchases.in_review()]
 
     async def accept(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Credit a payment in review, once. Raises Rejection, StoreUnavailable."""
-        reason = checked_reason(reason)
-        if await self.money.sales.get(purchase_id) is None:
+        reason = check_reason(reason)
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         if self.money.keys is None:
             raise unavailable(
@@ -136,28 +138,28 @@ class AdminDesk:
 
         Raises Rejection, StoreUnavailable.
         """
-        reason = checked_reason(reason)
+        reason = check_reason(reason)
         try:
             cents = None if usd is None else refund_cents(usd)
         except MoneyError as error:
             raise invalid(f"`usd` is not an amount: {error}", "usd") from None
-        if await self.money.sales.get(purchase_id) is None:
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         if self.money.keys is None:
             raise unavailable("Stripe is not configured here.", "stripe_not_configured")
         try:
-            made = await (await self.money.parts()).refunding.refund(purchase_id, cents, caller.who, reason)
+            made = await (await self.money.parts()).refunds.refund(purchase_id, cents, caller.who, reason)
         except (NotRefundable, StripeRefused) as refused:
             raise Rejection(409, "not_refundable", f"{refused}.") from None
         return refund_row(purchase_id, made)
 
     async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
         """Close a payment in review for which nothing is to be credited. Raises Rejection, StoreUnavailable."""
-        reason = checked_reason(reason)
-        if await self.money.sales.get(purchase_id) is None:
+        reason = check_reason(reason)
+        if await self.money.purchases.get(purchase_id) is None:
             raise not_found("There is no such purchase.", "purchase_not_found")
         try:
-            await self.money.sales.dismiss(purchase_id, caller.who, reason)
+            await self.money.crediting.dismiss(purchase_id, caller.who, reason)
         except NotAcceptable as refused:
             raise Rejection(409, "not_in_review", f"{refused}.") from None
         return {"id": purchase_id, "state": "dismissed"}
@@ -171,7 +173,7 @@ class AdminDesk:
             reading = await self.services.balances.read(account_id)
             posted, keys = await self.ledger.posted(account_id), await self.accounts.keys_of(account_id)
         except AccountNotFound:
-            raise no_account() from None
+            raise account_missing() from None
         return {
             **account_row(row._replace(posted_millicredits=posted.balance)),
             "balanceMillicredits": str(reading.balance),
@@ -185,7 +187,7 @@ class AdminDesk:
         return [account_row(row) for row in await self.accounts.search(words, limit)]
 
     async def create_account(self, caller: Caller, name: str) -> dict[str, Any]:
-        """An account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
+        """Create an account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
         account_id = await self.accounts.create(name, caller.who)
         key_id = secret = None
         if caller.may("keys.create"):
@@ -196,40 +198,16 @@ class AdminDesk:
         """Block or unblock. Raises Rejection."""
         status = "blocked" if blocked else "active"
         try:
-            await self.accounts.set_status(account_id, status, caller.who, checked_reason(reason))
+            await self.accounts.set_status(account_id, status, caller.who, check_reason(reason))
         except AccountNotFound:
-            raise no_account() from None
+            raise account_missing() from None
         return {"accountId": account_id, "status": status}
 
     # -- flags ------------------------------------------------------------------------------------
 
     async def flags(self) -> list[dict[str, Any]]:
         """Every flag: the file's value, the one in force, and its override."""
-        file, rows = self.file_settings(), {row.flag: row for row in await self.overrides.all()}
-        found = []
-        for flag in FLAGS:
-            row = rows.get(flag)
-            rules = row is not None and not row.ended(now_ms())
-            override = None
-            if row is not None:
-                override = {
-                    "value": row.value,
-                    "reason": row.reason,
-                    "actor": row.actor,
-                    "createdAt": iso_time(row.created_at),
-                    "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
-                    "ended": not rules,
-                }
-            value = value_of(file, flag)
-            found.append(
-                {
-                    "flag": full_name(flag),
-                    "file": value,
-                    "value": row.value if row and rules else value,
-                    "override": override,
-                }
-            )
-        return found
+        return await list_flags(self.overrides, self.file_settings())
 
     async def set_flag(
         self, caller: Caller, name: str, value: Any, reason: str, expires_at: int | None
@@ -237,28 +215,17 @@ class AdminDesk:
         """Override a flag. Raises Rejection."""
         if expires_at is not None and expires_at <= now_ms():
             raise invalid("`expiresAt` is in the past.", "expiresAt")
-        flag = self._flag(name)
+        flag, file = self._flag(name), self.file_settings()
         try:
-            value = check_flag(flag, value)
-            others = {
-                key: other
-                for key, other in in_force(await self.overrides.all(), now_ms()).items()
-                if key != flag and key in FLAGS
-            }
-            with_flags(self.file_settings(), {**others, flag: value})
+            await check_override(self.overrides, file, flag, value)
         except ConfigError as error:
             raise invalid(str(error), "value") from None
-        await self.overrides.set(flag, value, checked_reason(reason), caller.who, expires_at)
-        return {
-            "flag": full_name(flag),
-            "value": value,
-            "expiresAt": iso_time(expires_at) if expires_at is not None else None,
-        }
+        return await set_override(self.overrides, flag, value, check_reason(reason), caller.who, expires_at)
 
     async def clear_flag(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
         """Let the file decide again. Raises Rejection."""
         flag = self._flag(name)
-        if not await self.overrides.clear(flag, checked_reason(reason), caller.who):
+        if not await self.overrides.clear(flag, check_reason(reason), caller.who):
             raise not_found(f"Nothing overrides {full_name(flag)}.", "no_override")
         return {"flag": full_name(flag), "value": value_of(self.file_settings(), flag), "expiresAt": None}
 
@@ -311,8 +278,7 @@ class AdminDesk:
         }
 
     async def reconciliation(self, limit: int) -> dict[str, Any]:
-        """The last runs of the jobs (clean ones of `finance` left out), the last reconciliation, and what is found as
-        of now.
+        """Return the last runs of jobs (clean ones of `finance` left out), the last reconciliation, and its findings.
 
         A run that could not be done, or only in part, takes back nothing of what one before it found.
         """
@@ -342,11 +308,11 @@ class AdminDesk:
         if name not in self.jobs.jobs:
             names = ", ".join(sorted(self.jobs.jobs))
             raise not_found(f"There is no such job with this configuration. There are: {names}.", "job_not_found")
-        await self.jobs.request(name, caller.who, checked_reason(reason))
+        await self.jobs.request(name, caller.who, check_reason(reason))
         return {"job": name, "requested": True}
 
     async def webhooks(self, state: str | None, limit: int) -> dict[str, Any]:
-        """The inbox of Stripe's events."""
+        """Inbox of Stripe's events."""
         depth = await self.inbox.depth()
         rows = await self.inbox.listing(state, limit)
         return {
@@ -354,14 +320,14 @@ class AdminDesk:
             "oldestSeconds": depth.oldest_ms // 1_000,
             "data": [
                 {
-                    "eventId": row["event_id"],
-                    "type": row["type"],
-                    "objectId": row["object_id"],
-                    "state": row["state"],
-                    "attempts": row["attempts"],
-                    "receivedAt": iso_time(row["received_at"]),
-                    "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
-                    "outcome": row["outcome"],
+                    "eventId": row.event_id,
+                    "type": row.type,
+                    "objectId": row.object_id,
+                    "state": row.state,
+                    "attempts": row.attempts,
+                    "receivedAt": iso_time(row.received_at),
+                    "handledAt": iso_time(row.handled_at) if row.handled_at else None,
+                    "outcome": row.outcome,
                 }
                 for row in rows
             ],
@@ -374,95 +340,27 @@ class AdminDesk:
 
     async def ignore(self, caller: Caller, event_id: str, reason: str) -> dict[str, Any]:
         """Stop trying an event that waits. Raises Rejection, EventNotFound when none of that id waits."""
-        await self.inbox.ignore(event_id, checked_reason(reason), caller.who)
+        await self.inbox.ignore(event_id, check_reason(reason), caller.who)
         return {"eventId": event_id, "state": "ignored"}
 
     async def rate_cards(self) -> dict[str, Any]:
-        """Every card, and which applies from when."""
-        active = await self.rates.active_id()
-        return {
-            "active": active,
-            "cards": [
-                {"rateCardId": row.id, "createdAt": iso_time(row.created_at), "actor": row.actor}
-                for row in await self.rates.cards()
-            ],
-            "activations": [
-                {
-                    "rateCardId": row.card_id,
-                    "effectiveAt": iso_time(row.effective_at),
-                    "activatedAt": iso_time(row.created_at),
-                    "actor": row.actor,
-                }
-                for row in await self.rates.activations()
-            ],
-        }
+        """Every card, and the times from which they apply."""
+        return await list_rate_cards(self.rates)
 
 
-def checked_text(text: str, name: str, longest: int) -> str:
-    """Printable text of at most so many characters. Raises Rejection."""
+def check_text(text: str, name: str, longest: int) -> str:
+    """Return printable text of at most so many characters. Raises Rejection."""
     text = text.strip()
     if not 0 < len(text) <= longest or not text.isprintable():
         raise invalid(f"`{name}` must be 1 to {longest} printable characters.", name)
     return text
 
 
-def checked_reason(reason: str) -> str:
-    """Every change has a reason. Raises Rejection."""
-    return checked_text(reason, "reason", LONGEST_REASON)
+def check_reason(reason: str) -> str:
+    """Return a change's reason. Raises Rejection."""
+    return check_text(reason, "reason", LONGEST_REASON)
 
 
-def no_account() -> Rejection:
-    """404."""
+def account_missing() -> Rejection:
+    """Rejection with 404."""
     return not_found("There is no such account.", "account_not_found")
-
-
-def run_row(row: RunRow) -> dict[str, Any]:
-    """A run of a job."""
-    return {
-        "id": str(row.id),
-        "job": row.job,
-        "startedAt": iso_time(row.started_at),
-        "finishedAt": iso_time(row.finished_at),
-        "ok": bool(row.ok),
-        "completed": came_to_its_end(row),
-        "findings": row.findings,
-        "report": row.report,
-    }
-
-
-def job_row(status: JobStatus) -> dict[str, Any]:
-    """Where a job stands."""
-    return {
-        "job": status.job,
-        "about": status.about,
-        "everySeconds": round(status.every_seconds),
-        "running": status.running,
-        "requested": status.requested,
-        "nextDueAt": iso_time(status.next_due) if status.next_due else None,
-        "lastRun": run_row(status.last) if status.last is not None else None,
-    }
-
-
-def account_row(row: AccountRow) -> dict[str, Any]:
-    """An account in a listing."""
-    return {
-        "accountId": row.id,
-        "name": row.name,
-        "status": row.status,
-        "postedMillicredits": str(row.posted_millicredits),
-        "createdAt": iso_time(row.created_at),
-    }
-
-
-def key_row(row: KeyRow) -> dict[str, Any]:
-    """A customer's key as admins see it."""
-    limit = row.spend_limit_millicredits
-    return {
-        "keyId": row.id,
-        "hint": row.hint,
-        "spendLimitMillicredits": None if limit is None else str(limit),
-        "spendPeriod": row.spend_period,
-        "expiresAt": iso_time(row.expires_at) if row.expires_at else None,
-        "revokedAt": iso_time(row.revoked_at) if row.revoked_at else None,
-        "createdAt": iso_time(row.created_at),
-    }

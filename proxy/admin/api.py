@@ -7,7 +7,7 @@ import re
 from calendar import monthrange
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 from starlette.requests import Request
@@ -16,7 +16,6 @@ from starlette.routing import Route
 
 from billing.ledger.accounts import KeyRules
 from billing.ledger.admins import LONGEST_NAME
-from billing.ledger.audit_log import AuditRow
 from billing.ledger.rate_cards import RateCardError
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, parse_credits
@@ -24,111 +23,36 @@ from billing.money.errors import AccountNotFound, KeyNotFound
 from billing.money.spend_periods import PERIODS
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
-from proxy.admin.actions import AdminDesk, checked_reason, checked_text, no_account
+from proxy.admin.actions import AdminActions, account_missing, check_reason, check_text
 from proxy.admin.auth import AdminAuth, AdminRoute, Caller, Handler
-from proxy.admin.ops_formatting import admin_row
+from proxy.admin.request_bodies import (
+    AccountRequest,
+    ActivationRequest,
+    AdminKeyRequest,
+    BlockRequest,
+    CreditsRequest,
+    FlagRequest,
+    KeyRequest,
+    ReasonRequest,
+    RefundRequest,
+)
 from proxy.admin.roles import ROLES
+from proxy.admin.rows import admin_row, audit_row
 from proxy.customer_api.rows import ledger_row, usage_row
 from proxy.customer_api.statement_csv import journal_csv
-from proxy.web.http import (
-    answering,
-    asked_end,
-    asked_time,
-    json_body,
-    json_response,
-    page_cursor,
-    page_cursor_of,
-    page_limit,
-    whole_number,
-)
+from proxy.web.http import json_body, json_handler, json_response
+from proxy.web.query import page_limit, parse_end, parse_time, read_cursor, whole_number, write_cursor
 from proxy.web.rejections import invalid, not_found
-from proxy.web.times import iso_time
 
 MONTH = re.compile(r"(2[0-9]{3})-(0[1-9]|1[0-2])")
 STATES = ("pending", "parked", "done", "ignored")
-Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-
-
-class Asked(msgspec.Struct, rename="camel", frozen=True, forbid_unknown_fields=True):
-    """Base of every request body."""
-
-
-class NewAccount(Asked, frozen=True):
-    """An account and its first key."""
-
-    name: str
-
-
-class Money(Asked, frozen=True):
-    """Credits as a decimal string."""
-
-    credits: str
-    reason: str
-    reference: str = ""
-
-
-class Block(Asked, frozen=True):
-    """Block or unblock."""
-
-    blocked: bool
-    reason: str
-
-
-class NewKey(Asked, frozen=True):
-    """What a key may do."""
-
-    models: tuple[str, ...] | None = None
-    spend_limit_credits: str | None = None
-    spend_period: str = "month"
-    requests_per_minute: Limit | None = None
-    tokens_per_minute: Limit | None = None
-    concurrency: Limit | None = None
-    expires_at: str | None = None
-
-
-class Because(Asked, frozen=True):
-    """A reason alone."""
-
-    reason: str
-
-
-class RefundRequest(Asked, frozen=True):
-    """How much of a payment goes back, in dollars with its tax (None: all that is left), and why."""
-
-    reason: str
-    usd: str | None = None
-
-
-class FlagValue(Asked, frozen=True):
-    """A flag's value, for how long, and why."""
-
-    value: Any
-    reason: str
-    expires_at: str | None = None
-
-
-class Activation(Asked, frozen=True):
-    """Which card from when."""
-
-    rate_card_id: str
-    reason: str
-    effective_at: str | None = None
-
-
-class NewAdmin(Asked, frozen=True):
-    """An admin key to be."""
-
-    name: str
-    role: str
-    expires_at: str | None = None
-    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class AdminApi:
     """The handlers and what they need."""
 
-    desk: AdminDesk
+    actions: AdminActions
     auth: AdminAuth
 
     def table(self) -> list[AdminRoute]:
@@ -171,18 +95,18 @@ class AdminApi:
         ]
 
     def routes(self) -> list[Route]:
-        """What to mount: each path once, with a handler that picks the method's route."""
+        """Routes to mount: each path once, with a handler that picks the method's route."""
         paths: dict[str, dict[str, AdminRoute]] = {}
         for row in self.table():
             paths.setdefault(row.path, {})[row.method] = row
-        return [Route(path, answering(self._guarded(rows)), methods=list(rows)) for path, rows in paths.items()]
+        return [Route(path, json_handler(self._guarded(rows)), methods=list(rows)) for path, rows in paths.items()]
 
     def _guarded(self, rows: dict[str, AdminRoute]) -> Any:
         async def handle(request: Request) -> Response:
             row = rows["GET" if request.method == "HEAD" else request.method]
             caller = await self.auth.bearer(request)
-            caller.must(row.action)
-            return await _tried(row.handler, request, caller)
+            caller.require(row.action)
+            return await _call(row.handler, request, caller)
 
         return handle
 
@@ -195,156 +119,158 @@ class AdminApi:
     async def _search(self, request: Request, caller: Caller) -> Response:
         del caller
         words = request.query_params.get("query", "").strip()
-        return json_response({"data": await self.desk.search(words, page_limit(request))})
+        return json_response({"data": await self.actions.search(words, page_limit(request))})
 
     async def _create_account(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, NewAccount)
-        name = checked_text(asked.name, "name", 200)
-        return json_response(await self.desk.create_account(caller, name), 201)
+        asked = await json_body(request, AccountRequest)
+        name = check_text(asked.name, "name", 200)
+        return json_response(await self.actions.create_account(caller, name), 201)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
         del caller
-        return json_response(await self.desk.account(_account_id(request)))
+        return json_response(await self.actions.account(_account_id(request)))
 
     async def _ledger(self, request: Request, caller: Caller) -> Response:
         del caller
-        account_id, limit = await self._known(request), page_limit(request)
+        account_id, limit = await self._existing_account(request), page_limit(request)
         cursor = request.query_params.get("cursor")
         before = None if cursor is None else whole_number(cursor, "cursor")
-        rows = await self.desk.ledger.transfers_of(account_id, limit + 1, before)
+        rows = await self.actions.ledger.transfers_of(account_id, limit + 1, before)
         following = str(rows[limit - 1].id) if len(rows) > limit else None
         data = [{**ledger_row(row), "actor": row.actor} for row in rows[:limit]]
         return json_response({"data": data, "nextCursor": following})
 
     async def _usage(self, request: Request, caller: Caller) -> Response:
         del caller
-        account_id, limit = await self._known(request), page_limit(request)
-        rows = await self.desk.ledger.usage_of(
-            account_id, limit + 1, UsageFilters(before=page_cursor(request.query_params.get("cursor")))
+        account_id, limit = await self._existing_account(request), page_limit(request)
+        rows = await self.actions.ledger.usage_of(
+            account_id, limit + 1, UsageFilters(before=read_cursor(request.query_params.get("cursor")))
         )
-        following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
+        following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
         return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _grant(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Money)
-        done = await self.desk.move(
+        asked = await json_body(request, CreditsRequest)
+        done = await self.actions.move(
             caller, _account_id(request), asked.credits, asked.reason, asked.reference, adjust=False
         )
         return json_response(done)
 
     async def _adjust(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Money)
-        done = await self.desk.move(
+        asked = await json_body(request, CreditsRequest)
+        done = await self.actions.move(
             caller, _account_id(request), asked.credits, asked.reason, asked.reference, adjust=True
         )
         return json_response(done)
 
     async def _block(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Block)
-        return json_response(await self.desk.block(caller, _account_id(request), asked.reason, blocked=asked.blocked))
+        asked = await json_body(request, BlockRequest)
+        return json_response(
+            await self.actions.block(caller, _account_id(request), asked.reason, blocked=asked.blocked)
+        )
 
     async def _create_key(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, NewKey)
-        key_id, secret = await self.desk.accounts.create_key(_account_id(request), _rules(asked), caller.who)
+        asked = await json_body(request, KeyRequest)
+        key_id, secret = await self.actions.accounts.create_key(_account_id(request), _key_rules(asked), caller.who)
         return json_response({"accountId": _account_id(request), "keyId": key_id, "apiKey": secret}, 201)
 
     async def _revoke_key(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Because)
+        asked = await json_body(request, ReasonRequest)
         key_id = request.path_params["key_id"]
-        await self.desk.accounts.revoke_key(key_id, caller.who, checked_reason(asked.reason))
+        await self.actions.accounts.revoke_key(key_id, caller.who, check_reason(asked.reason))
         return json_response({"keyId": key_id, "revoked": True})
 
-    async def _known(self, request: Request) -> str:
-        """The path's account. Raises AccountNotFound."""
+    async def _existing_account(self, request: Request) -> str:
+        """Id of the path's account. Raises AccountNotFound."""
         account_id = _account_id(request)
-        await self.desk.accounts.get(account_id)
+        await self.actions.accounts.get(account_id)
         return account_id
 
     # -- switches and prices ----------------------------------------------------------------------
 
     async def _flags(self, request: Request, caller: Caller) -> Response:
         del request, caller
-        return json_response({"data": await self.desk.flags()})
+        return json_response({"data": await self.actions.flags()})
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, FlagValue)
-        ends = asked_end(asked.expires_at, "expiresAt")
+        asked = await json_body(request, FlagRequest)
+        ends = parse_end(asked.expires_at, "expiresAt")
         return json_response(
-            await self.desk.set_flag(caller, request.path_params["flag"], asked.value, asked.reason, ends)
+            await self.actions.set_flag(caller, request.path_params["flag"], asked.value, asked.reason, ends)
         )
 
     async def _clear_flag(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Because)
-        return json_response(await self.desk.clear_flag(caller, request.path_params["flag"], asked.reason))
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.clear_flag(caller, request.path_params["flag"], asked.reason))
 
     async def _rates(self, request: Request, caller: Caller) -> Response:
         del request, caller
-        return json_response(await self.desk.rate_cards())
+        return json_response(await self.actions.rate_cards())
 
     async def _activate(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Activation)
-        start = asked_time(asked.effective_at, "effectiveAt")
-        reason = checked_reason(asked.reason)
-        await self.desk.rates.activate(
+        asked = await json_body(request, ActivationRequest)
+        start = parse_time(asked.effective_at, "effectiveAt")
+        reason = check_reason(asked.reason)
+        await self.actions.rates.activate(
             asked.rate_card_id, now_ms() if start is None else start, caller.who.actor[:80], caller.who, reason
         )
-        return json_response(await self.desk.rate_cards())
+        return json_response(await self.actions.rate_cards())
 
     # -- what is going on -------------------------------------------------------------------------
 
     async def _overview(self, request: Request, caller: Caller) -> Response:
         del request, caller
-        return json_response(await self.desk.overview())
+        return json_response(await self.actions.overview())
 
     async def _reconciliation(self, request: Request, caller: Caller) -> Response:
         del caller
-        return json_response(await self.desk.reconciliation(page_limit(request)))
+        return json_response(await self.actions.reconciliation(page_limit(request)))
 
     async def _jobs(self, request: Request, caller: Caller) -> Response:
         del request, caller
-        return json_response({"data": await self.desk.job_list()})
+        return json_response({"data": await self.actions.job_list()})
 
     async def _run_job(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Because)
-        return json_response(await self.desk.run_job(caller, request.path_params["job"], asked.reason), 202)
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.run_job(caller, request.path_params["job"], asked.reason), 202)
 
     async def _webhooks(self, request: Request, caller: Caller) -> Response:
         del caller
         state = request.query_params.get("state")
         if state is not None and state not in STATES:
             raise invalid(f"`state` is one of {', '.join(STATES)}.", "state")
-        return json_response(await self.desk.webhooks(state, page_limit(request)))
+        return json_response(await self.actions.webhooks(state, page_limit(request)))
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
         reason = await _reason_if_any(request)
-        return json_response(await self.desk.replay(caller, request.path_params["event_id"], reason))
+        return json_response(await self.actions.replay(caller, request.path_params["event_id"], reason))
 
     async def _ignore(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Because)
-        return json_response(await self.desk.ignore(caller, request.path_params["event_id"], asked.reason))
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.ignore(caller, request.path_params["event_id"], asked.reason))
 
     async def _review(self, request: Request, caller: Caller) -> Response:
         del request, caller
-        return json_response({"data": await self.desk.in_review()})
+        return json_response({"data": await self.actions.in_review()})
 
     async def _accept(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Because)
-        return json_response(await self.desk.accept(caller, request.path_params["purchase_id"], asked.reason))
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.accept(caller, request.path_params["purchase_id"], asked.reason))
 
     async def _dismiss(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, Because)
-        return json_response(await self.desk.dismiss(caller, request.path_params["purchase_id"], asked.reason))
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.dismiss(caller, request.path_params["purchase_id"], asked.reason))
 
     async def _refund(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, RefundRequest)
         purchase_id = request.path_params["purchase_id"].replace("\0", "")
-        return json_response(await self.desk.refund(caller, purchase_id, asked.usd, asked.reason))
+        return json_response(await self.actions.refund(caller, purchase_id, asked.usd, asked.reason))
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         del caller
         cursor, limit = request.query_params.get("cursor"), page_limit(request)
         before = None if cursor is None else whole_number(cursor, "cursor")
-        rows = await self.desk.audit.newest(limit + 1, request.query_params.get("subject"), before)
+        rows = await self.actions.audit.newest(limit + 1, request.query_params.get("subject"), before)
         following = str(rows[limit - 1].id) if len(rows) > limit else None
         return json_response({"data": [audit_row(row) for row in rows[:limit]], "nextCursor": following})
 
@@ -354,44 +280,44 @@ class AdminApi:
         Read while it is sent, so of any length.
         """
         del request, caller
-        lines = (msgspec.json.encode(row._asdict()) + b"\n" async for row in self.desk.audit.rows())
+        lines = (msgspec.json.encode(row._asdict()) + b"\n" async for row in self.actions.audit.rows())
         headers = {"content-disposition": 'attachment; filename="audit.jsonl"', "cache-control": "no-store"}
         return StreamingResponse(lines, 200, headers, "application/jsonl")
 
     async def _journal(self, request: Request, caller: Caller) -> Response:
-        """A month's journal as CSV, as `tollkeeper books journal` writes it; the present month where none is named."""
+        """Write a month's journal as CSV, as `tollkeeper books journal` does; the present month where none is named."""
         del caller
         month = request.query_params.get("month", f"{datetime.now(UTC):%Y-%m}")
         first, last = _days_of(month)
-        table = journal_csv(await self.desk.journal(first, last))
+        table = journal_csv(await self.actions.journal(first, last))
         headers = {"content-disposition": f'attachment; filename="journal-{month}.csv"', "cache-control": "no-store"}
         return Response(table.encode(), 200, headers, "text/csv; charset=utf-8")
 
     async def _admins(self, request: Request, caller: Caller) -> Response:
         del request, caller
-        return json_response({"data": [admin_row(row) for row in await self.desk.admins.everyone()]})
+        return json_response({"data": [admin_row(row) for row in await self.actions.admins.everyone()]})
 
     async def _create_admin(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, NewAdmin)
+        asked = await json_body(request, AdminKeyRequest)
         if asked.role not in ROLES:
             raise invalid(f"`role` is one of {', '.join(ROLES)}.", "role")
-        name, ends = checked_text(asked.name, "name", LONGEST_NAME), asked_end(asked.expires_at, "expiresAt")
-        reason = checked_reason(asked.reason) if asked.reason else ""
-        key_id, secret = await self.desk.admins.create(name, asked.role, caller.who, ends, reason)
+        name, ends = check_text(asked.name, "name", LONGEST_NAME), parse_end(asked.expires_at, "expiresAt")
+        reason = check_reason(asked.reason) if asked.reason else ""
+        key_id, secret = await self.actions.admins.create(name, asked.role, caller.who, ends, reason)
         return json_response({"adminKeyId": key_id, "name": name, "role": asked.role, "adminKey": secret}, 201)
 
     async def _revoke_admin(self, request: Request, caller: Caller) -> Response:
         key_id = request.path_params["admin_key_id"]
-        await self.desk.admins.revoke(key_id, caller.who, await _reason_if_any(request))
+        await self.actions.admins.revoke(key_id, caller.who, await _reason_if_any(request))
         return json_response({"adminKeyId": key_id, "revoked": True})
 
 
-async def _tried(handler: Handler, request: Request, caller: Caller) -> Response:
-    """What billing cannot find or do, as a refusal."""
+async def _call(handler: Handler, request: Request, caller: Caller) -> Response:
+    """Call a handler; what billing cannot find or do becomes a refusal."""
     try:
         return await handler(request, caller)
     except AccountNotFound:
-        raise no_account() from None
+        raise account_missing() from None
     except KeyNotFound:
         raise not_found("There is no such key, or it is revoked already.", "key_not_found") from None
     except EventNotFound as error:
@@ -401,8 +327,8 @@ async def _tried(handler: Handler, request: Request, caller: Caller) -> Response
 
 
 async def _reason_if_any(request: Request) -> str:
-    """The reason in the body, where there is a body. Raises Rejection."""
-    return checked_reason((await json_body(request, Because)).reason) if await request.body() else ""
+    """Read the reason in the body, where there is a body. Raises Rejection."""
+    return check_reason((await json_body(request, ReasonRequest)).reason) if await request.body() else ""
 
 
 def _account_id(request: Request) -> str:
@@ -411,7 +337,7 @@ def _account_id(request: Request) -> str:
 
 
 def _days_of(month: str) -> tuple[date, date]:
-    """A month's first and last day. Raises Rejection."""
+    """First and last day of a month. Raises Rejection."""
     found = MONTH.fullmatch(month)
     if found is None:
         raise invalid("`month` is a month such as 2026-11.", "month")
@@ -419,8 +345,8 @@ def _days_of(month: str) -> tuple[date, date]:
     return date(year, number, 1), date(year, number, monthrange(year, number)[1])
 
 
-def _rules(asked: NewKey) -> KeyRules:
-    """Raises Rejection."""
+def _key_rules(asked: KeyRequest) -> KeyRules:
+    """Rules as the body states them. Raises Rejection."""
     try:
         limit = parse_credits(asked.spend_limit_credits) if asked.spend_limit_credits is not None else None
     except MoneyError as error:
@@ -436,23 +362,5 @@ def _rules(asked: NewKey) -> KeyRules:
         requests_per_minute=asked.requests_per_minute,
         tokens_per_minute=asked.tokens_per_minute,
         concurrency=asked.concurrency,
-        expires_at=asked_end(asked.expires_at, "expiresAt"),
+        expires_at=parse_end(asked.expires_at, "expiresAt"),
     )
-
-
-def audit_row(row: AuditRow) -> dict[str, Any]:
-    """A row of the audit log."""
-    return {
-        "id": str(row.id),
-        "createdAt": iso_time(row.created_at),
-        "actor": row.actor,
-        "role": row.role,
-        "action": row.action,
-        "subject": row.subject,
-        "before": msgspec.json.decode(row.before),
-        "after": msgspec.json.decode(row.after),
-        "reason": row.reason,
-        "requestId": row.request_id,
-        "ip": row.ip,
-        "hash": row.hash,
-    }

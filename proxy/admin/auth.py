@@ -1,4 +1,4 @@
-"""Who asks an admin route, and whether their role may.
+"""Callers of admin routes, and what their roles may do.
 
 Admin keys, tokens of an identity provider, sign-ins of the ops page.
 """
@@ -15,8 +15,8 @@ from billing.ledger.admins import ADMIN_PREFIX, Admin, Admins
 from billing.ledger.audit_log import Who
 from proxy.admin.oidc import TokenChecker
 from proxy.admin.roles import may
-from proxy.web.auth_failures import Failures
-from proxy.web.origin import asked_by
+from proxy.web.auth_failures import AuthFailures
+from proxy.web.origin import origin_of
 from proxy.web.rejections import Rejection, forbidden, unauthorized
 
 UNAUTHORIZED = 401
@@ -24,17 +24,17 @@ BEARER = re.compile(r"(?i:bearer) +([\x21-\x7e]{1,8192})")
 
 
 class Caller(NamedTuple):
-    """Who asks, and what the audit log is to know of it."""
+    """An admin who asks, and their identity for the audit log."""
 
     admin: Admin
     who: Who
 
     def may(self, action: str) -> bool:
-        """Whether their role may do this."""
+        """Tell whether their role may do this."""
         return may(self.admin.role, action)
 
-    def must(self, action: str) -> None:
-        """Raises Rejection (403) unless their role may do this."""
+    def require(self, action: str) -> None:
+        """Raise Rejection (403) unless their role may do this."""
         if not self.may(action):
             raise forbidden(f"The role {self.admin.role!r} may not do this ({action}).", "role_not_allowed")
 
@@ -54,12 +54,12 @@ class AdminRoute(NamedTuple):
 class AdminAuth:
     """Recognises admins. Raises Rejection."""
 
-    def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: Failures) -> None:
+    def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: AuthFailures) -> None:
         """`tokens` None: no identity provider is configured. `failures`: of keys and tokens, by address."""
         self.admins, self._tokens, self._failures = admins, tokens, failures
 
     async def bearer(self, request: Request) -> Caller:
-        """By the Authorization header: an admin key, or a token."""
+        """Return the caller by the Authorization header: an admin key, or a token."""
         given = request.headers.getlist("authorization")
         match = BEARER.fullmatch(given[0]) if len(given) == 1 else None
         if match is None:
@@ -67,16 +67,19 @@ class AdminAuth:
         return caller_of(await self.admin(match[1], request), request)
 
     async def admin(self, token: str, request: Request) -> Admin:
-        """Whose key or token this is. Keys are looked up each time: a revoked one ends at once. Raises Rejection."""
-        address, digest = asked_by(request.scope).address, hash_key(token)
+        """Find the owner of a key or token. Keys are looked up each time: a revoked one ends at once.
+
+        Raises Rejection.
+        """
+        address, digest = origin_of(request.scope).address, hash_key(token)
         self._failures.check("admin", address, digest)
         try:
             found = await self._find(token)
         except Rejection as rejection:
             if rejection.status == UNAUTHORIZED:
-                self._failures.note("admin", address)
+                self._failures.count("admin", address)
             raise
-        self._failures.proved(digest)
+        self._failures.remember_proof(digest)
         return found
 
     async def _find(self, token: str) -> Admin:
@@ -87,8 +90,8 @@ class AdminAuth:
             raise unauthorized("This is not an admin key of ours.", "invalid_admin_key")
         return found
 
-    async def opens_portal(self, request: Request) -> Caller | None:
-        """The admin, or the operator's app, that may make a customer's sign-in link; None when this is somebody else.
+    async def find_portal_staff(self, request: Request) -> Caller | None:
+        """Return the admin, or the operator's app, that may make a customer's sign-in link; None for anybody else.
 
         Raises Rejection (429, 503) when it cannot be said.
         """
@@ -102,6 +105,6 @@ class AdminAuth:
 
 
 def caller_of(admin: Admin, request: Request) -> Caller:
-    """The admin, with where and by which request they came."""
-    asked = asked_by(request.scope)
+    """Return the admin, with the address and request by which they came."""
+    asked = origin_of(request.scope)
     return Caller(admin, Who(admin.actor, admin.role, asked.request_id, asked.address))

@@ -24,6 +24,8 @@ UNKNOWN_KEY_SECONDS = 5.0
 KNOWN_KEY_SECONDS = 1.0
 """How long a token of a known key waits for the keys to be fetched anew."""
 FETCH_SECONDS = 5.0
+CACHE_SECONDS = 300.0
+"""How long the issuer's keys are kept."""
 MAX_JWKS_BYTES = 262_144
 LONGEST_SUBJECT = 71
 """As long as a SHA-256 in hex with its name before it, and short enough for LONGEST_ACTOR."""
@@ -52,7 +54,7 @@ class TokenChecker:
         """The last fetch failed, or takes long."""
 
     async def check(self, token: str) -> Admin:
-        """Who the token says is asking. Raises Rejection (401, or 503 when the issuer's keys cannot be had)."""
+        """Return the admin that a token names. Raises Rejection (401, or 503 when the issuer's keys cannot be had)."""
         jwt = await asyncio.to_thread(_library)
         try:
             head = jwt.get_unverified_header(token)
@@ -74,14 +76,14 @@ class TokenChecker:
         return Admin(_actor(str(claims["sub"]), claims.get("email")), role, None, int(claims["exp"]) * 1_000)
 
     async def _key(self, kid: str) -> Any:
-        """The issuer's key of that id. Raises Rejection.
+        """Return the issuer's key of that id. Raises Rejection.
 
         An unknown key is worth a fetch, but not one for each token that names one, however the last fetch went. Old
         keys are fetched anew; while the issuer is in trouble, whoever brings a key that is known does not wait for
         that.
         """
         key, now = self._known(kid), time.monotonic()
-        wanted = key is None or now - self._fetched_at > self._conf.jwks_cache_seconds
+        wanted = key is None or now - self._fetched_at > CACHE_SECONDS
         if wanted and self._fetching is None and now - self._tried_at > UNKNOWN_KEY_SECONDS:
             self._tried_at = now
             self._fetching = asyncio.create_task(self._fetch())
@@ -119,7 +121,7 @@ class TokenChecker:
 
 
 def _keys_of(body: bytes) -> Keys:
-    """The signing keys of a key set, without those that nobody here can use.
+    """Read the signing keys of a key set, without those that nobody here can use.
 
     Raises ValueError when it has none, or is none.
     """
@@ -167,7 +169,7 @@ def _library() -> Any:
 
 
 def _role(claims: dict[str, Any], path: str) -> str | None:
-    """The best role among those a claim holds; `path` may lead into nested claims by dots."""
+    """Return the best role among those a claim holds; `path` may lead into nested claims by dots."""
     value: Any = claims.get(path)
     if value is None:
         value = claims

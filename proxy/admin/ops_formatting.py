@@ -1,4 +1,4 @@
-"""How the ops page shows figures, times and flags. Pure."""
+"""Figures, times and flags as the ops page shows them. Pure."""
 
 import re
 from collections.abc import Mapping
@@ -6,20 +6,17 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billing.ledger.admins import AdminRow
-from billing.storage.database import now_ms
 from config.flags import FLAGS, full_name
-from proxy.web.http import asked_time
+from proxy.web.display import exact_credits
+from proxy.web.query import parse_time
 from proxy.web.rejections import Rejection, invalid
-from proxy.web.spend_chart import exact
-from proxy.web.times import iso_time
 
 SPAN = re.compile(r"([1-9][0-9]{0,3})([mhd])")
 SPAN_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
 class Choice(NamedTuple):
-    """What a flag is for, and the values it is set to by hand; none = typed."""
+    """Purpose of a flag, and the values it is set to by hand; none = typed."""
 
     words: str
     values: tuple[str, ...] = ()
@@ -59,16 +56,16 @@ DONE = {
 
 def credits_of(millicredits: str | int) -> str:
     """Millicredits as credits with all three places."""
-    return exact(int(millicredits))
+    return exact_credits(int(millicredits))
 
 
 def signed_credits(millicredits: str | int) -> str:
-    """The same, with the sign of what it does to a balance."""
-    return ("+" if int(millicredits) > 0 else "") + exact(int(millicredits))
+    """Millicredits as credits, with the sign of what they do to a balance."""
+    return ("+" if int(millicredits) > 0 else "") + exact_credits(int(millicredits))
 
 
 def number(value: float) -> str:
-    """A figure with thousands apart; as many places as it has."""
+    """Write a figure with thousands apart; as many places as it has."""
     return f"{value:,}".replace("-", "−")
 
 
@@ -78,7 +75,7 @@ def usd(value: float, places: int = 2) -> str:
 
 
 def stamp(iso: str | None) -> str:
-    """A time of ours as people read it; the pages say that it is UTC."""
+    """Write a time of ours as people read it; the pages say that it is UTC."""
     return f"{iso[:10]} {iso[11:19]}" if iso else ""
 
 
@@ -100,7 +97,7 @@ def flag_views(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def alarms(flags: list[dict[str, Any]]) -> list[str]:
-    """What is not as usual, for the top of the overview."""
+    """List what is not as usual, for the top of the overview."""
     found = []
     for flag, row in zip(FLAGS, flags, strict=True):
         override = row["override"]
@@ -113,7 +110,7 @@ def alarms(flags: list[dict[str, Any]]) -> list[str]:
 
 
 def flag_ends(text: str, now: int) -> int | None:
-    """When an override ends (Unix milliseconds): after 15m, 4h, 7d, or at an ISO 8601 time; None for never.
+    """Read an override's end (Unix milliseconds): after 15m, 4h, 7d, or at an ISO 8601 time; None for never.
 
     Raises Rejection.
     """
@@ -121,29 +118,14 @@ def flag_ends(text: str, now: int) -> int | None:
     if span is not None:
         return now + int(span[1]) * SPAN_MS[span[2]]
     try:
-        return asked_time(text or None, "expires")
+        return parse_time(text or None, "expires")
     except Rejection:
         raise invalid("`until` must be 15m, 4h, 7d or so, or a UTC time such as 2026-11-23T12:00.", "expires") from None
 
 
 def as_json(value: Any) -> str:
-    """A value as JSON; nothing for nothing."""
+    """Write a value as JSON; nothing for nothing."""
     return "" if value is None else msgspec.json.encode(value).decode()
 
 
 FILTERS = {"credits": credits_of, "signed": signed_credits, "number": number, "usd": usd, "stamp": stamp}
-
-
-def admin_row(row: AdminRow) -> dict[str, Any]:
-    """An admin key as shown: everything but the key."""
-    ended = row.expires_at is not None and row.expires_at <= now_ms()
-    return {
-        "adminKeyId": row.id,
-        "name": row.name,
-        "role": row.role,
-        "hint": row.hint,
-        "state": "revoked" if row.revoked_at is not None else "expired" if ended else "active",
-        "createdAt": iso_time(row.created_at),
-        "createdBy": row.created_by,
-        "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
-    }

@@ -25,21 +25,21 @@ from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import AccountNotFound, BillingError, StoreUnavailable
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
-from proxy.admin.actions import AdminDesk, checked_reason
-from proxy.admin.api import audit_row
+from proxy.admin.actions import AdminActions, check_reason
 from proxy.admin.auth import AdminAuth, AdminRoute, Caller, caller_of
 from proxy.admin.ops_formatting import DONE, FILTERS, alarms, as_json, flag_ends, flag_views
+from proxy.admin.rows import audit_row
 from proxy.customer_api.rows import ledger_row, usage_row
 from proxy.web.forms import own_form, session_form
-from proxy.web.http import check_parameters, page_cursor, page_cursor_of
+from proxy.web.query import check_parameters, read_cursor, write_cursor
 from proxy.web.rejections import Rejection, invalid
 
 COOKIE = "tk_admin"
 ROWS = 50
 INBOX_STATES = ("pending", "parked", "done", "ignored")
 HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; "
-    "form-action 'self'",
+    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; "
+    "frame-ancestors 'none'; form-action 'self'",
     "cache-control": "no-store",
 }
 MENU = (
@@ -62,7 +62,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 class OpsPage:
     """The handlers and what they need."""
 
-    desk: AdminDesk
+    actions: AdminActions
     auth: AdminAuth
 
     def table(self) -> list[AdminRoute]:
@@ -87,7 +87,7 @@ class OpsPage:
         ]
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
             Route("/admin/sign-in", self._sign_in, methods=["POST"]),
             Route("/admin/sign-out", self._sign_out, methods=["POST"]),
@@ -103,9 +103,9 @@ class OpsPage:
             form = await own_form(request, self._public_url, unnamed=False)
             key = str(form.get("key", "")).strip()
             caller = caller_of(await self.auth.admin(key, request), request)
-            caller.must("overview.read")
+            caller.require("overview.read")
             token = await self.auth.admins.sign_in(
-                caller.admin, caller.who, self.desk.services.settings.admin.session_minutes
+                caller.admin, caller.who, self.actions.services.settings.admin.session_minutes
             )
         except Rejection as rejection:
             return self._ask(rejection.message, rejection.status)
@@ -130,10 +130,10 @@ class OpsPage:
 
     @property
     def _public_url(self) -> str:
-        return self.desk.services.settings.portal.public_url
+        return self.actions.services.settings.portal.public_url
 
     def _ask(self, problem: str, status: int) -> Response:
-        """The page that asks for a key.
+        """Show the page that asks for a key.
 
         Its form must name our origin, which a browser does only of a page that sends referrers.
         """
@@ -142,7 +142,7 @@ class OpsPage:
         return answer
 
     def _guarded(self, row: AdminRoute) -> Handler:
-        """The handler for whoever is signed in and may; refusals become pages in plain words."""
+        """Wrap a handler for whoever is signed in and may; refusals become pages in plain words."""
 
         async def wrapped(request: Request) -> Response:
             token = request.cookies.get(COOKIE, "")
@@ -152,7 +152,7 @@ class OpsPage:
                 if admin is None:
                     return self._ask("", 401)
                 caller = caller_of(admin, request)
-                caller.must(row.action)
+                caller.require(row.action)
                 if request.method == "POST":
                     await session_form(request, self._public_url, csrf_of(token))
                 return await row.handler(request, caller)
@@ -173,59 +173,61 @@ class OpsPage:
 
     async def _home(self, request: Request, caller: Caller) -> Response:
         words = request.query_params.get("query", "").strip()
-        found = await self.desk.search(words, ROWS) if caller.may("accounts.read") else []
-        content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.desk.overview()}
+        found = await self.actions.search(words, ROWS) if caller.may("accounts.read") else []
+        content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.actions.overview()}
         if caller.may("flags.read"):
-            content["alarms"] = alarms(flag_views(await self.desk.flags()))
+            content["alarms"] = alarms(flag_views(await self.actions.flags()))
         if caller.may("reconciliation.read"):
-            content["checked"] = next(iter(await self.desk.runs.latest("reconcile", 1)), None)
+            content["checked"] = next(iter(await self.actions.runs.latest("reconcile", 1)), None)
         if caller.may("webhooks.read"):
-            content["waiting"] = (await self.desk.inbox.depth()).waiting
+            content["waiting"] = (await self.actions.inbox.depth()).waiting
         return self._page(request, caller, "ops_home.html", content)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
         account_id, asked = request.path_params["account_id"], request.query_params
         after = asked.get("ledger", "")
         before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
-        ledger = await self.desk.ledger.transfers_of(account_id, ROWS + 1, before)
-        usage = await self.desk.ledger.usage_of(
-            account_id, ROWS + 1, UsageFilters(before=page_cursor(asked.get("usage")))
+        ledger = await self.actions.ledger.transfers_of(account_id, ROWS + 1, before)
+        usage = await self.actions.ledger.usage_of(
+            account_id, ROWS + 1, UsageFilters(before=read_cursor(asked.get("usage")))
         )
         content = {
-            "account": await self.desk.account(account_id),
+            "account": await self.actions.account(account_id),
             "ledger": [ledger_row(row) for row in ledger[:ROWS]],
             "ledger_next": ledger[ROWS - 1].id if len(ledger) > ROWS else None,
             "usage": [usage_row(row) for row in usage[:ROWS]],
-            "usage_next": page_cursor_of(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
+            "usage_next": write_cursor(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
             if len(usage) > ROWS
             else None,
             "paged": "ledger" in asked or "usage" in asked,
-            "cap": None if caller.may("money.grant_any") else self.desk.services.settings.admin.support_grant_credits,
+            "cap": None
+            if caller.may("money.grant_any")
+            else self.actions.services.settings.admin.support_grant_credits,
             "reference": "grant_" + secrets.token_hex(12),
         }
         return self._page(request, caller, "ops_account.html", content)
 
     async def _flags(self, request: Request, caller: Caller) -> Response:
-        return self._page(request, caller, "ops_flags.html", {"flags": flag_views(await self.desk.flags())})
+        return self._page(request, caller, "ops_flags.html", {"flags": flag_views(await self.actions.flags())})
 
     async def _rates(self, request: Request, caller: Caller) -> Response:
-        return self._page(request, caller, "ops_rates.html", await self.desk.rate_cards())
+        return self._page(request, caller, "ops_rates.html", await self.actions.rate_cards())
 
     async def _reconciliation(self, request: Request, caller: Caller) -> Response:
-        content = {**await self.desk.reconciliation(ROWS), "jobs": await self.desk.job_list()}
+        content = {**await self.actions.reconciliation(ROWS), "jobs": await self.actions.job_list()}
         return self._page(request, caller, "ops_reconciliation.html", content)
 
     async def _webhooks(self, request: Request, caller: Caller) -> Response:
         state = request.query_params.get("state") or None
         if state not in (None, *INBOX_STATES):
             raise invalid("There is no such state.", "state")
-        content = {**await self.desk.webhooks(state, ROWS), "states": INBOX_STATES, "state": state}
+        content = {**await self.actions.webhooks(state, ROWS), "states": INBOX_STATES, "state": state}
         return self._page(request, caller, "ops_webhooks.html", content)
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         after = request.query_params.get("before", "")
         before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
-        rows = [audit_row(row) for row in await self.desk.audit.newest(ROWS + 1, before_id=before)]
+        rows = [audit_row(row) for row in await self.actions.audit.newest(ROWS + 1, before_id=before)]
         shown = [{**row, "before": as_json(row["before"]), "after": as_json(row["after"])} for row in rows[:ROWS]]
         older = shown[-1]["id"] if len(rows) > ROWS else None
         return self._page(
@@ -242,13 +244,13 @@ class OpsPage:
 
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
         form, account_id = await _fields(request), request.path_params["account_id"]
-        await self.desk.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
+        await self.actions.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
         return _back(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:
         form, account_id = await _fields(request), request.path_params["account_id"]
         blocked = form("blocked") == "yes"
-        await self.desk.block(caller, account_id, form("reason"), blocked=blocked)
+        await self.actions.block(caller, account_id, form("reason"), blocked=blocked)
         return _back(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
@@ -257,28 +259,28 @@ class OpsPage:
             value = msgspec.json.decode(form("value").encode())
         except msgspec.DecodeError:
             value = form("value")
-        await self.desk.set_flag(caller, form("flag"), value, form("reason"), flag_ends(form("expires"), now_ms()))
+        await self.actions.set_flag(caller, form("flag"), value, form("reason"), flag_ends(form("expires"), now_ms()))
         return _back("/admin/flags", "set")
 
     async def _clear_flag(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
-        await self.desk.clear_flag(caller, form("flag"), form("reason"))
+        await self.actions.clear_flag(caller, form("flag"), form("reason"))
         return _back("/admin/flags", "clear")
 
     async def _activate(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
-        reason = checked_reason(form("reason"))
-        await self.desk.rates.activate(form("card"), now_ms(), caller.who.actor[:80], caller.who, reason)
+        reason = check_reason(form("reason"))
+        await self.actions.rates.activate(form("card"), now_ms(), caller.who.actor[:80], caller.who, reason)
         return _back("/admin/rates", "activate")
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
-        await self.desk.replay(caller, form("event"))
+        await self.actions.replay(caller, form("event"))
         return _back("/admin/webhooks", "replay")
 
     async def _run_job(self, request: Request, caller: Caller) -> Response:
         form = await _fields(request)
-        await self.desk.run_job(caller, form("job"), form("reason"))
+        await self.actions.run_job(caller, form("job"), form("reason"))
         return _back("/admin/reconciliation", "run-job")
 
     # -- rendering --------------------------------------------------------------------------------
@@ -304,7 +306,7 @@ class OpsPage:
 
 
 def csrf_of(token: str) -> str:
-    """What every form of this sign-in carries."""
+    """Token that every form of this sign-in carries."""
     return hmac.new(token.encode(), b"ops page forms", hashlib.sha256).hexdigest()
 
 
@@ -314,7 +316,7 @@ async def _fields(request: Request) -> Callable[[str], str]:
 
 
 def _back(path: str, done: str) -> Response:
-    """To the page that shows what was done; reloading it does not do it again."""
+    """Send on to the page that shows what was done; reloading it does not do it again."""
     return RedirectResponse(f"{path}?done={done}", 303, HEADERS)
 
 

@@ -1,4 +1,4 @@
-"""Who may do what: the one table. Every admin route names an action of this table, and nothing else decides.
+"""Roles and their actions: the one table. Every admin route names an action of this table, and nothing else decides.
 
 `owner` may do everything. `service` is the operator's own app, which creates accounts and keys and acts for accounts;
 it sees no books and flips no switch. Roles do not include one another: what a role may do is what its row says.
@@ -51,5 +51,5 @@ Stripe itself."""
 
 
 def may(role: str, action: str) -> bool:
-    """Whether a role may do an action. Raises KeyError for an action that is not in the table."""
+    """Tell whether a role may do an action. Raises KeyError for an action that is not in the table."""
     return role in MAY[action]

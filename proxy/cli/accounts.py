@@ -1,20 +1,20 @@
-"""`tollkeeper account`, `key`, `grant`, `ledger`, `usage`: customers and their money.
+"""`tollkeeper account`, `key`, `grant`, `ledger`, `usage`, `portal`: customers and their money.
 
 Amounts for people are credits.
 """
 
-import functools
 import secrets
-from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
 
 from billing.ledger.accounts import KeyRow, KeyRules
+from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, millicredits, parse_credits
 from billing.money.spend_periods import PERIODS
 from billing.storage.database import now_ms
+from proxy.cli.balances import account_figures
 from proxy.cli.context import (
     Add,
     Context,
@@ -23,21 +23,20 @@ from proxy.cli.context import (
     because,
     expiry,
     in_credits,
+    local_url,
     not_negative,
     short_text,
     table,
     who,
 )
+from proxy.credits_page.sign_in import link_url
 from proxy.customer_api.rows import usage_row
 from proxy.web.times import iso_time
 
 MAX_GRANT_CREDITS = 1_000_000_000
 
-FiguresOf = Callable[[Context, str], Awaitable[tuple[int | None, int, int]]]
-"""(cached balance or None, held, unflushed) of an account in millicredits, from the balance store."""
 
-
-def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
+def register(commands: Any, add: Add) -> None:
     """Add the commands to the parser."""
     account = commands.add_parser("account", help="Create, show, list, block accounts.").add_subparsers(
         dest="verb", required=True
@@ -45,9 +44,7 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
     add(account, "create", _account_create, "Create an account and its first API key.").add_argument(
         "name", type=short_text(200)
     )
-    add(account, "show", functools.partial(_account_show, figures_of=figures_of), "Show one account.").add_argument(
-        "account"
-    )
+    add(account, "show", _account_show, "Show one account.").add_argument("account")
     add(account, "list", _account_list, "List accounts.")
     block = add(account, "block", _account_block, "Block an account (or --unblock it).")
     block.add_argument("account")
@@ -85,6 +82,8 @@ def register(commands: Any, add: Add, figures_of: FiguresOf) -> None:
         listing = add(commands, name, run, text)
         listing.add_argument("account")
         listing.add_argument("--limit", type=not_negative, default=100)
+    portal = add(commands, "portal", _portal, "A one-time link to an account's Credits page, good for ten minutes.")
+    portal.add_argument("account")
 
 
 async def _account_create(context: Context) -> Result:
@@ -95,11 +94,11 @@ async def _account_create(context: Context) -> Result:
     return result, text, 0
 
 
-async def _account_show(context: Context, *, figures_of: FiguresOf) -> Result:
+async def _account_show(context: Context) -> Result:
     account_id = context.arguments.account
     account = await context.accounts.get(account_id)
     posted = await context.ledger.posted(account_id)
-    figures, held, unflushed = await figures_of(context, account_id)
+    figures, held, unflushed = await account_figures(context, account_id)
     balance = figures if figures is not None else posted.balance
     result = {
         "accountId": account_id,
@@ -304,3 +303,10 @@ async def _usage(context: Context) -> Result:
         or "There is no usage for this account.",
         0,
     )
+
+
+async def _portal(context: Context) -> Result:
+    settings = context.settings
+    token, expires_at = await PortalTokens(context.database).link(context.arguments.account, who())
+    url = link_url(settings.portal.public_url or local_url(settings, settings.listen.port), token)
+    return {"url": url, "expiresAt": iso_time(expires_at)}, url, 0

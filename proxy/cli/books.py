@@ -8,7 +8,7 @@ from typing import Any
 
 from billing.accounting.journal import Books
 from billing.ledger.notices import NoticeQueue
-from config.load import ConfigError
+from config.errors import ConfigError
 from proxy.cli.context import Add, Context, Result
 from proxy.customer_api.statement_csv import exact_credits, exact_usd, journal_csv, rows_csv
 from proxy.web.times import iso_time
@@ -47,7 +47,10 @@ def register(commands: Any, add: Add) -> None:
         (
             "days",
             _days,
-            "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; nothing before the first booking.",
+            (
+                "Purchases, what was paid, deductions, revenue, costs, margin and liability by day; "
+                "nothing before the first booking."
+            ),
         ),
     ):
         export = add(books, name, run, text)

@@ -1,10 +1,11 @@
-"""What every command of the CLI works with, and what it gives back."""
+"""Parts that every command works with, and types and texts of its arguments and results."""
 
 import argparse
+import contextlib
 import os
 import pwd
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from billing.ledger.accounts import Accounts
 from billing.ledger.audit_log import Who
 from billing.ledger.ledger import Ledger
 from billing.storage.database import Database, now_ms
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.settings import Settings
 from proxy.web.times import read_time
 
@@ -28,7 +29,7 @@ class Refusal(Exception):
 
 @dataclass(slots=True)
 class Context:
-    """What a command works with."""
+    """Parts that a command works with."""
 
     settings: Settings
     database: Database
@@ -46,24 +47,32 @@ class Add(Protocol):
     """Adds a command to a group, with the options that all have."""
 
     def __call__(self, group: Any, name: str, run: Command | None, text: str) -> argparse.ArgumentParser:
-        """The command's parser, for its own arguments."""
+        """Return the command's parser, for its own arguments."""
         ...
 
 
+@contextlib.asynccontextmanager
+async def open_database(settings: Settings) -> AsyncIterator[Database]:
+    """Database of these settings, closed at the end."""
+    database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
+    try:
+        yield database
+    finally:
+        await database.close()
+
+
 def who() -> Who:
-    """Who runs the command, for the audit log: whoever may run it may do everything."""
+    """Name who runs the command, for the audit log: whoever may run it may do everything."""
     return Who(actor(), "cli")
 
 
 def actor() -> str:
-    """Who runs the command, for rows that say who did something."""
+    """Name of who runs the command, for rows that say who did something."""
     return f"cli:{os.environ.get('USER') or _login_name()}"[:80]
 
 
 def _login_name() -> str:
-    """Where nothing is in the environment, as in a container or a cron job: the name of the uid, or its number if it
-    has none.
-    """
+    """Name of the uid, or its number if it has none: for a container or a cron job, whose environment says nothing."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:
@@ -71,7 +80,7 @@ def _login_name() -> str:
 
 
 def expiry(text: str | None) -> int | None:
-    """ISO 8601, or 30d / 12h / 15m from now, in Unix milliseconds.
+    """Read ISO 8601, or 30d / 12h / 15m from now, as Unix milliseconds.
 
     Raises ConfigError, also for what is no time to come.
     """
@@ -95,14 +104,20 @@ def expiry(text: str | None) -> int | None:
     return ends
 
 
+def local_url(settings: Settings, port: int) -> str:
+    """Address at which this machine reaches its own server."""
+    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
+    return f"http://{host}:{port}"
+
+
 def in_credits(millicredits: int) -> str:
-    """An amount for people: 12,345.678 credits, always to the millicredit, so that columns line up."""
+    """Write an amount for people: 12,345.678 credits, always to the millicredit, so that columns line up."""
     sign, amount = ("-" if millicredits < 0 else ""), abs(millicredits)
     return f"{sign}{amount // 1_000:,}.{amount % 1_000:03}"
 
 
 def table(columns: str, rows: Sequence[Sequence[str]]) -> str:
-    """Rows under a line of column names; `>` before a name aligns its column to the right. Empty without rows."""
+    """Write rows under a line of column names; `>` before a name aligns its column to the right. Empty without rows."""
     if not rows:
         return ""
     names = columns.split()
@@ -119,7 +134,7 @@ def table(columns: str, rows: Sequence[Sequence[str]]) -> str:
 
 
 def not_negative(text: str) -> int:
-    """A whole number as argparse takes it."""
+    """Read a whole number for argparse."""
     if not text.isascii() or not text.isdigit() or int(text) > MAX_WHOLE_NUMBER:
         raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number from 0 to {MAX_WHOLE_NUMBER}")
     return int(text)
@@ -134,7 +149,7 @@ def because(command: argparse.ArgumentParser) -> None:
 
 
 def short_text(longest: int) -> Callable[[str], str]:
-    """Text that fits its column in every database."""
+    """Make argparse's reader of text that fits its column in every database."""
 
     def check(text: str) -> str:
         if not 0 < len(text.strip()) <= longest or not text.isprintable():

@@ -10,24 +10,23 @@ import contextlib
 import time
 from collections.abc import AsyncIterator, Sequence
 from datetime import date, timedelta
-from pathlib import Path
 from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from billing.accounting.daily_finance import DAY_MS, MOST_DAYS, RolledUp, day_of
-from billing.accounting.reconcile import ReadStore, traces
-from billing.balances.redis.store import RedisBalances
+from billing.accounting.reconcile import traces
 from billing.jobs.runs import PARTLY
 from billing.jobs.schedule import JobIsRunning, JobResult, Run
 from billing.money.amounts import written_credits, written_usd
 from billing.storage.database import now_ms
-from proxy.admin.actions import job_row
+from proxy.admin.rows import job_row
+from proxy.cli.balances import open_reader
 from proxy.cli.context import Add, Context, Refusal
 from proxy.cli.context import Result as Output
 from proxy.customer_api.money_in import CHECK_DAYS, money_in
 from proxy.observability.metrics import Metrics
-from proxy.server.jobs import JobBook, store_reader
+from proxy.server.jobs import JobBook
 from proxy.web.times import iso_time
 
 COMMANDS = ("reconcile", "finance", "costs", "jobs")
@@ -74,31 +73,13 @@ def register(commands: Any, add: Add) -> None:
 
 
 @contextlib.asynccontextmanager
-async def store_figures(context: Context) -> AsyncIterator[ReadStore | None]:
-    """How to read the balance store beside a running server; None while the embedded one has never been opened."""
-    settings = context.settings
-    if not settings.redis.url:
-        theirs = Path(settings.embedded.path).exists() and not (await traces(context.database, 0)).redis
-        yield store_reader(settings, None) if theirs else None
-        return
-    store = RedisBalances(
-        settings.redis.url, context.ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000
-    )
-    await store.open()
-    try:
-        yield store_reader(settings, store)
-    finally:
-        await store.close()
-
-
-@contextlib.asynccontextmanager
 async def _book(context: Context, *, store: bool = False) -> AsyncIterator[JobBook]:
-    """The jobs; `store`: with the balance store opened for them."""
+    """Open the jobs; `store`: with the balance store opened for them."""
     metrics = Metrics(CollectorRegistry())
     money = money_in(context.settings, context.database, metrics)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(money.close)
-        read = await stack.enter_async_context(store_figures(context)) if store else None
+        read = await stack.enter_async_context(open_reader(context)) if store else None
         book = JobBook(context.settings, read, money, metrics)
         stack.push_async_callback(book.close)
         yield book
@@ -194,7 +175,7 @@ async def _finance(context: Context) -> Output:
 
 
 def _line(cells: Sequence[str]) -> str:
-    """A day, and figures in columns of one width."""
+    """Write a day, and figures in columns of one width."""
     return f"{cells[0]:10}" + "".join(f" {cell:>17}" for cell in cells[1:])
 
 

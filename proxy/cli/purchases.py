@@ -1,50 +1,19 @@
-"""`tollkeeper stripe`: the inbox, sweeps, replays, purchases."""
+"""`tollkeeper purchases`: payments that a person decides about."""
 
-import argparse
-import contextlib
-from collections.abc import AsyncIterator
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-
 from billing.money.amounts import display_credits, written_usd
+from billing.payments.crediting import Crediting
 from billing.payments.purchase import MILLICREDITS_PER_CENT, refund_cents
-from billing.payments.purchase_store import Sales
-from billing.payments.stripe.event_types import KINDS
-from billing.payments.stripe.inbox import Inbox
-from config.load import ConfigError
-from proxy.cli.context import Add, Context, Result, because, short_text, who
-from proxy.customer_api.money_in import MoneyIn, money_in
-from proxy.customer_api.rows import purchase_row, refund_row
-from proxy.observability.metrics import Metrics
-from proxy.web.times import iso_time
-
-MOST_DAYS = 30
+from billing.payments.purchase_store import PurchaseStore
+from proxy.admin.rows import review_row
+from proxy.cli.context import Add, Context, Result, short_text, who
+from proxy.cli.stripe import open_stripe
+from proxy.customer_api.rows import refund_row
 
 
 def register(commands: Any, add: Add) -> None:
     """Add the group to the parser."""
-    stripe = commands.add_parser("stripe", help="Stripe's events, sweeps, purchases.").add_subparsers(
-        dest="verb", required=True
-    )
-    sweep = add(stripe, "sweep", _sweep, "Ask Stripe for what never arrived; exit 1 when something cannot be settled.")
-    sweep.add_argument("--days", type=_days, default=MOST_DAYS, help="how far back (Stripe keeps events for 30 days)")
-    inbox = add(stripe, "inbox", _inbox, "Events by type and state; exit 1 when one has waited for 5 minutes.")
-    inbox.add_argument(
-        "--state", choices=["pending", "parked", "done", "ignored"], help="list the events in this state"
-    )
-    inbox.add_argument("--limit", type=_limit, default=50)
-    replay = add(stripe, "replay", _replay, "Handle a stored event again. Safe: nothing is booked twice.")
-    replay.add_argument("event")
-    because(replay)
-    ignore = add(
-        stripe,
-        "ignore",
-        _ignore,
-        "An event that waits is nothing to us (another installation's, say): stop trying. Audited.",
-    )
-    ignore.add_argument("event")
-    ignore.add_argument("--reason", required=True, type=short_text(2_000))
     decide = commands.add_parser("purchases", help="Payments that a person decides about.").add_subparsers(
         dest="verb", required=True
     )
@@ -71,139 +40,11 @@ def register(commands: Any, add: Add) -> None:
     refund.add_argument("purchase")
     refund.add_argument("--usd", help="how much, tax included (default: all that is left)")
     refund.add_argument("--reason", required=True, type=short_text(2_000))
-    purchases = add(stripe, "purchases", _purchases, "An account's purchases, with refunds and disputes.")
-    purchases.add_argument("account")
-    purchases.add_argument("--limit", type=_limit, default=50)
-
-
-@contextlib.asynccontextmanager
-async def _money(context: Context) -> AsyncIterator[MoneyIn]:
-    money = money_in(context.settings, context.database, Metrics(CollectorRegistry()))
-    try:
-        yield money
-    finally:
-        await money.close()
-
-
-@contextlib.asynccontextmanager
-async def _configured(context: Context) -> AsyncIterator[MoneyIn]:
-    async with _money(context) as money:
-        if money.keys is None:
-            raise ConfigError(
-                "environment",
-                "STRIPE_API_KEY",
-                "is not set: Stripe is not configured",
-                "set it and STRIPE_WEBHOOK_SECRET",
-            )
-        yield money
-
-
-async def _sweep(context: Context) -> Result:
-    async with _configured(context) as money:
-        swept = await money.sweep(context.arguments.days)
-        handled = 0
-        while finished := await money.work():  # what was missed is handled here and now
-            handled += finished
-    result = {
-        "eventsSeen": swept.events,
-        "eventsMissed": swept.missed_events,
-        "eventsHandled": handled,
-        "objectsSynced": swept.objects,
-        "fixed": list(swept.fixed),
-        "problems": list(swept.problems),
-    }
-    lines = [
-        f"{swept.events} events at Stripe, {swept.missed_events} had not reached us; {len(swept.fixed)} objects put right."
-    ]
-    lines += [f"fixed: {line}" for line in swept.fixed] + [f"PROBLEM: {line}" for line in swept.problems]
-    return result, "\n".join(lines), 1 if swept.problems else 0
-
-
-async def _inbox(context: Context) -> Result:
-    inbox, given = Inbox(context.database), context.arguments
-    depth = await inbox.depth()
-    counts = [
-        {"type": kind, "state": state, "count": number, "handled": kind in KINDS}
-        for kind, state, number in await inbox.counts()
-    ]
-    rows = await inbox.listing(given.state, given.limit) if given.state else []
-    data = [
-        {
-            "eventId": row["event_id"],
-            "type": row["type"],
-            "objectId": row["object_id"],
-            "state": row["state"],
-            "attempts": row["attempts"],
-            "apiVersion": row["api_version"],
-            "source": row["source"],
-            "receivedAt": iso_time(row["received_at"]),
-            "handledAt": iso_time(row["handled_at"]) if row["handled_at"] else None,
-            "outcome": row["outcome"],
-        }
-        for row in rows
-    ]
-    result = {"waiting": depth.waiting, "oldestSeconds": depth.oldest_ms // 1_000, "counts": counts, "data": data}
-    lines = [f"{depth.waiting} events wait, the oldest for {depth.oldest_ms // 1_000} s."]
-    lines += [f"{row['count']:>8}  {row['state']:<8} {row['type']}" for row in counts]
-    lines += [f"{row['receivedAt']}  {row['eventId']}  {row['type']}  {row['outcome']}" for row in data]
-    return result, "\n".join(lines), 1 if depth.oldest_ms > 300_000 else 0
-
-
-async def _replay(context: Context) -> Result:
-    async with _configured(context) as money:
-        await money.inbox.replay(context.arguments.event, who(), context.arguments.reason)
-        await money.work()
-        row = await money.inbox.get(context.arguments.event)
-    result = {"eventId": row["event_id"], "state": row["state"], "outcome": row["outcome"]}
-    return (
-        result,
-        f"{row['event_id']}: {row['state']}: {row['outcome']}",
-        0 if row["state"] in ("done", "ignored") else 1,
-    )
-
-
-async def _ignore(context: Context) -> Result:
-    given = context.arguments
-    await Inbox(context.database).ignore(given.event, given.reason, who())
-    return {"eventId": given.event, "state": "ignored"}, f"{given.event} waits no more.", 0
-
-
-async def _purchases(context: Context) -> Result:
-    sales, given = Sales(context.database), context.arguments
-    await context.accounts.get(given.account)
-    data: list[dict[str, Any]] = []
-    found = await sales.of_account(given.account, given.limit)
-    standing = await sales.standing([purchase.id for purchase in found])
-    for purchase in found:
-        claims = [
-            {"id": claim["id"], "kind": claim["kind"], "status": claim["status"], "amountCents": claim["amount_cents"]}
-            for claim in await sales.claims_of(purchase.id)
-        ]
-        word = standing[purchase.id].word if purchase.state == "credited" and purchase.id in standing else None
-        more = {
-            "problem": purchase.problem,
-            "paymentIntentId": purchase.payment_intent_id,
-            "standing": word,
-            "claims": claims,
-        }
-        data.append({**purchase_row(purchase), **more})
-    lines = []
-    for row in data:
-        sold = f"{row['priceCents'] / 100:>9.2f}  {row['packageCode']}  {row['problem']}"
-        lines.append(f"{row['createdAt']}  {row['id']}  {row['standing'] or row['state']:<15} {sold}")
-        lines += [
-            f"    {claim['kind']} {claim['id']} {claim['status']} {claim['amountCents'] / 100:.2f}"
-            for claim in row["claims"]
-        ]
-    return {"data": data}, "\n".join(lines) or "This account has bought nothing.", 0
 
 
 async def _review(context: Context) -> Result:
-    rows = await Sales(context.database).in_review()
-    data = [
-        {**purchase_row(row), "accountId": row.account_id, "problem": row.problem, "totalCents": row.total_cents}
-        for row in rows
-    ]
+    rows = await PurchaseStore(context.database).in_review()
+    data = [review_row(row) for row in rows]
     lines = [
         f"{row['createdAt']}  {row['id']}  {row['accountId']}  {row['totalCents'] / 100:.2f} paid: {row['problem']}"
         for row in data
@@ -213,7 +54,7 @@ async def _review(context: Context) -> Result:
 
 async def _accept(context: Context) -> Result:
     given = context.arguments
-    async with _configured(context) as money:
+    async with open_stripe(context) as money:
         applied = await (await money.parts()).sync.accept(given.purchase, who(), given.reason)
     result = {"id": given.purchase, "state": applied.state, "creditedMillicredits": str(applied.credited)}
     if not applied.changed:
@@ -223,7 +64,7 @@ async def _accept(context: Context) -> Result:
 
 async def _dismiss(context: Context) -> Result:
     given = context.arguments
-    changed = await Sales(context.database).dismiss(given.purchase, who(), given.reason)
+    changed = await Crediting(context.database).dismiss(given.purchase, who(), given.reason)
     result = {"id": given.purchase, "state": "dismissed", "changed": changed}
     return result, f"{given.purchase} is dismissed{'' if changed else ' already'}; nothing was credited.", 0
 
@@ -231,23 +72,11 @@ async def _dismiss(context: Context) -> Result:
 async def _refund(context: Context) -> Result:
     given = context.arguments
     cents = None if given.usd is None else refund_cents(given.usd)
-    async with _configured(context) as money:
-        made = await (await money.parts()).refunding.refund(given.purchase, cents, who(), given.reason)
+    async with open_stripe(context) as money:
+        made = await (await money.parts()).refunds.refund(given.purchase, cents, who(), given.reason)
     dollars = written_usd(made.cents * MILLICREDITS_PER_CENT)
     return (
         refund_row(given.purchase, made),
         f"${dollars} of {given.purchase} go back ({made.refund_id}, {made.status}).",
         0,
     )
-
-
-def _days(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_DAYS:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a number of days from 1 to {MOST_DAYS}")
-    return int(text)
-
-
-def _limit(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or len(text) > 6:
-        raise argparse.ArgumentTypeError(f"{text[:40]!r} is not a whole number")
-    return int(text)

@@ -24,9 +24,11 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.portal_tokens import PortalTokens
 from billing.money.amounts import parse_credits
 from billing.storage.database import Database
-from config.load import ConfigError, load_settings, upstream_key
-from config.secrets import stripe_keys
+from config.errors import ConfigError
+from config.load import load_settings
+from config.secrets import stripe_keys, upstream_key
 from config.settings import Settings
+from proxy.cli.context import local_url
 from proxy.cli.main import main as tollkeeper
 from proxy.credits_page.sign_in import link_url
 from proxy.server.startup_checks import prepare_database
@@ -78,7 +80,7 @@ def main() -> int:
 
 
 def forget_sandboxes() -> None:
-    """A shell that has read SECOND_TERMINAL starts like any other: what it knows are sandboxes of another time."""
+    """Forget what a shell has from SECOND_TERMINAL: it knows sandboxes of another time, and starts like any other."""
     if os.environ.get("OPENAI_API_KEY") == SANDBOX_KEY:
         for name in OPENAI_NAMES:
             os.environ.pop(name, None)
@@ -99,12 +101,15 @@ def check_ports(settings: Settings) -> None:
         reason = (
             f"{which} is taken" if error.errno == errno.EADDRINUSE else f"{which} cannot be used ({error.strerror})"
         )
-        fix = f"stop what listens there (another `make run`?), or choose another: TOLLKEEPER_LISTEN__PORT={listen.port + 1} make run"
+        fix = (
+            "stop what listens there (another `make run`?), or choose another: "
+            f"TOLLKEEPER_LISTEN__PORT={listen.port + 1} make run"
+        )
         raise ConfigError("proxy.toml", "listen.port", reason, fix) from None
 
 
 def tell_second_terminal(names: Iterable[str]) -> None:
-    """These variables, for commands beside us.
+    """Write these variables for commands beside us.
 
     The file is there without any as well, so that reading it always works.
     """
@@ -118,7 +123,7 @@ def tell_second_terminal(names: Iterable[str]) -> None:
 
 
 def start_sandbox() -> "subprocess.Popen[bytes]":
-    """The simulator on a free loopback port; points this process's settings at it. Raises ConfigError."""
+    """Start the simulator on a free loopback port; point this process's settings at it. Raises ConfigError."""
     command = [sys.executable, "-m", "sandbox", "--api-key", SANDBOX_KEY, "--chunk-interval-ms", SANDBOX_PACE_MS]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()))
     line = process.stdout.readline().decode() if process.stdout else ""
@@ -130,11 +135,11 @@ def start_sandbox() -> "subprocess.Popen[bytes]":
 
 
 def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
-    """Stripe's simulator on a free loopback port, wired to our webhook; credits can be bought with made-up cards.
+    """Start Stripe's simulator on a free loopback port, wired to our webhook; made-up cards buy credits.
 
     Raises ConfigError.
     """
-    base, secret = base_url(settings), "whsec_" + secrets.token_hex(8)
+    base, secret = local_url(settings, settings.listen.port), "whsec_" + secrets.token_hex(8)
     command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY, "--state", str(STRIPE_STATE)]
     STRIPE_STATE.parent.mkdir(parents=True, exist_ok=True)
     command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
@@ -154,12 +159,6 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
     return process
 
 
-def base_url(settings: Settings) -> str:
-    """Where we are reached from this machine."""
-    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
-    return f"http://{host}:{settings.listen.port}"
-
-
 class Demo(NamedTuple):
     """The account to try things with; `page` opens its Credits page once."""
 
@@ -169,7 +168,7 @@ class Demo(NamedTuple):
 
 
 async def demo_account(settings: Settings) -> Demo:
-    """The demo account, created on first start. Raises StoreUnavailable, ConfigError."""
+    """Open the demo account, created on first start. Raises StoreUnavailable, ConfigError."""
     database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
     try:
         await prepare_database(database)
@@ -179,7 +178,11 @@ async def demo_account(settings: Settings) -> Demo:
         token, _ = await PortalTokens(database).link(kept["accountId"])
     finally:
         await database.close()
-    return Demo(kept["accountId"], kept["apiKey"], link_url(settings.portal.public_url or base_url(settings), token))
+    return Demo(
+        kept["accountId"],
+        kept["apiKey"],
+        link_url(settings.portal.public_url or local_url(settings, settings.listen.port), token),
+    )
 
 
 async def _create_demo(database: Database) -> None:
@@ -195,10 +198,11 @@ async def _create_demo(database: Database) -> None:
 
 
 def print_welcome(settings: Settings, demo: Demo, *, sandboxed: bool) -> None:
-    """What to paste."""
-    base, key = base_url(settings), demo.key
+    """Print what to paste."""
+    base, key = local_url(settings, settings.listen.port), demo.key
     buying = f"""
-There, credits are bought at a made-up Stripe with the card 4242 4242 4242 4242. By hand: open the `url` that this answers
+There, credits are bought at a made-up Stripe with the card 4242 4242 4242 4242. By hand: open the `url` that this \
+answers
 
   curl {base}/api/billing/checkout -H "Authorization: Bearer {key}" -d '{{"packageCode": "starter"}}'
 
@@ -226,8 +230,8 @@ Try it with curl:
 Or with the OpenAI SDK (pip install openai):
 
   python3 -c 'from openai import OpenAI; c = OpenAI(base_url="{base}/v1", api_key="{key}"); \
-print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user", "content": "Say hello"}}], max_tokens=50)\
-.choices[0].message.content)'
+print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user", "content": "Say hello"}}], \
+max_tokens=50).choices[0].message.content)'
 
 What it cost:  curl {base}/api/billing/me -H "Authorization: Bearer {key}"
 

@@ -7,7 +7,8 @@ from billing.ledger.rate_cards import RateCards
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import difference, read_card
 from billing.storage.database import now_ms
-from config.load import ConfigError
+from config.errors import ConfigError
+from proxy.admin.rate_cards import list_rate_cards
 from proxy.cli.context import Add, Context, Refusal, Result, actor, because, who
 from proxy.web.times import iso_time, read_time
 
@@ -41,7 +42,10 @@ async def _import(context: Context) -> Result:
     document = load_catalogue() if given.shipped else read_card(_read(given.file))
     new = await RateCards(context.database).add(document, actor(), who())
     card_id, models = document["catalogueId"], len(document["models"])
-    text = f"{'Imported' if new else 'Already here:'} {card_id} ({models} models). `tollkeeper rates activate {card_id}` makes it apply."
+    text = (
+        f"{'Imported' if new else 'Already here:'} {card_id} ({models} models). "
+        f"`tollkeeper rates activate {card_id}` makes it apply."
+    )
     return {"rateCardId": card_id, "new": new, "models": models}, text, 0
 
 
@@ -96,23 +100,13 @@ async def _show(context: Context) -> Result:
     if given.card is not None:
         document = await cards.get(given.card)
         return document, "\n".join(f"{name:40} {_short(row)}" for name, row in sorted(document["models"].items())), 0
-    known = await cards.cards()
-    planned = [
-        {
-            "rateCardId": row.card_id,
-            "effectiveAt": iso_time(row.effective_at),
-            "activatedAt": iso_time(row.created_at),
-            "actor": row.actor,
-        }
-        for row in await cards.activations()
-    ]
-    listed = [{"rateCardId": row.id, "createdAt": iso_time(row.created_at), "actor": row.actor} for row in known]
-    lines = [
-        f"{'*' if row['rateCardId'] == active else ' '} {row['rateCardId']}  imported {row['createdAt']} by {row['actor']}"
-        for row in listed
-    ]
-    lines += [f"  from {row['effectiveAt']}: {row['rateCardId']}" for row in planned]
-    return {"active": active, "cards": listed, "activations": planned}, "\n".join(lines), 0
+    listed = await list_rate_cards(cards)
+    lines = []
+    for row in listed["cards"]:
+        mark = "*" if row["rateCardId"] == active else " "
+        lines.append(f"{mark} {row['rateCardId']}  imported {row['createdAt']} by {row['actor']}")
+    lines += [f"  from {row['effectiveAt']}: {row['rateCardId']}" for row in listed["activations"]]
+    return listed, "\n".join(lines), 0
 
 
 async def _active(cards: RateCards) -> str:

@@ -5,12 +5,8 @@ one-time link; the link opens a session that lives in an HttpOnly cookie. Every 
 session; what a customer sees is the session's account only, and staff who look at it change nothing.
 """
 
-import contextlib
-import logging
-import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any, Literal
 
@@ -19,31 +15,29 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounting.statements import Statements
-from billing.ledger.accounts import Accounts, KeyRules
+from billing.ledger.accounts import Accounts
 from billing.ledger.portal_tokens import DAY_MS, PortalTokens
 from billing.ledger.usage_rows import UsageFilters
-from billing.money.amounts import MoneyError, decimal_of, millicredits, parse_credits
-from billing.money.errors import KeyNotFound, StripeRefused, TooManyCheckouts
 from billing.money.holds import Reading
-from billing.money.spend_periods import PERIODS
-from billing.payments.purchase_store import Purchase, Standing
-from billing.payments.recharge.rules import Recharge, Wish
+from billing.payments.claim_store import ClaimTotals
+from billing.payments.purchase_store import Purchase
+from billing.payments.recharge.rows import Recharge
 from billing.storage.database import now_ms
-from config.settings import Secret
-from proxy.credits_page.responses import Answers
+from config.secrets import Secret
+from proxy.credits_page.formatting import dollars, moment, months
+from proxy.credits_page.forms import CreditsForms
+from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
+from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
-from proxy.customer_api.checkout import OFF, receipt_url
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.recharge import is_offered, save_recharge
+from proxy.customer_api.payment_pages import receipt_url
+from proxy.customer_api.recharge import is_offered
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
-from proxy.web.http import page_cursor, page_cursor_of
+from proxy.web.display import exact_credits, short_credits
+from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import invalid, not_found
-from proxy.web.spend_chart import DAYS, exact, figure, spend_chart
-from proxy.web.times import iso_time
-
-log = logging.getLogger("tollkeeper.stripe")
 
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
@@ -81,15 +75,13 @@ DONE = {
     "revoked": "The key is revoked. Programs that use it stop working within seconds.",
 }
 """What the page says after a form, by the word in its address."""
-MOST_MONTHS = 36
-GROUPED = re.compile(r"[0-9]{1,3}(,[0-9]{3})+(\.[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True)
 class CreditsPage:
     """The handlers and what they need.
 
-    `service_key` None: links are only made by the command line, and by whom `may_open` lets.
+    `service_key` None: links are only made by the command line, and by staff that `find_staff` recognises.
     """
 
     money: MoneyIn
@@ -99,23 +91,17 @@ class CreditsPage:
     statements: Statements
     service_key: Secret | None
     public_url: str
-    may_open: Callable[[Request], Awaitable[StaffCaller | None]] | None = None
+    find_staff: Callable[[Request], Awaitable[StaffCaller | None]] | None = None
 
     def routes(self) -> list[Route]:
-        """What to mount."""
-        sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.may_open, self._answers)
+        """Routes to mount."""
+        sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.find_staff, self._responses)
         shown = (
             ("/credits", self._credits),
             ("/credits/statement", self._statement),
             ("/credits/receipts/{purchase_id}", self._receipt),
         )
-        changes = (
-            ("/credits/buy", self._buy),
-            ("/credits/recharge", self._recharge),
-            ("/credits/cards", self._cards),
-            ("/credits/keys", self._create_key),
-            ("/credits/keys/revoke", self._revoke_key),
-        )
+        changes = CreditsForms(self.money, self.accounts, self.public_url, self._responses).handlers()
         return [
             *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
@@ -124,8 +110,8 @@ class CreditsPage:
         ]
 
     @property
-    def _answers(self) -> Answers:
-        return Answers(self.money)
+    def _responses(self) -> PageResponses:
+        return PageResponses(self.money)
 
     # -- the page ---------------------------------------------------------------------------------
 
@@ -138,9 +124,9 @@ class CreditsPage:
             "here": f"{request.url.path}?{request.url.query}",
             "account": account,
             "staff": visitor.staff,
-            "available": figure(reading.balance - reading.held),
-            "balance": figure(reading.balance),
-            "held": figure(reading.held),
+            "available": short_credits(reading.balance - reading.held),
+            "balance": short_credits(reading.balance),
+            "held": short_credits(reading.held),
             "usd": dollars(reading.balance),
             "banners": await self._banners(request, visitor, reading),
             "packages": self._packages(),
@@ -153,10 +139,10 @@ class CreditsPage:
             "keys": await self._keys_view(account),
             "months": months(row.created_at, now),
         }
-        return self._answers.page("credits.html", content)
+        return self._responses.page("credits.html", content)
 
     async def _banners(self, request: Request, visitor: Visitor, reading: Reading) -> list[dict[str, Any]]:
-        """What the visitor should know first: who they are here, how it went, what is switched off, what is wrong."""
+        """News to see first: who the visitor is here, how it went, what is switched off, what is wrong."""
         settings, account, found = self.money.settings, visitor.account_id, []
         if visitor.staff is not None:
             who = f"{visitor.staff.actor}, role {visitor.staff.role}"
@@ -178,14 +164,14 @@ class CreditsPage:
         return found
 
     async def _payment_news(self, session_id: str, account: str) -> list[dict[str, Any]]:
-        """How the payment went that the customer comes back from."""
+        """Outcome of the payment that the customer comes back from."""
         if not session_id:
             return []
-        purchase = await self.money.sales.of_session(session_id[:255])
+        purchase = await self.money.purchases.of_session(session_id[:255])
         if purchase is None or purchase.account_id != account:
             return [{"text": THANKS, "look": "good"}]
         if purchase.state == "credited":
-            bought = figure(purchase.paid_millicredits + purchase.bonus_millicredits)
+            bought = short_credits(purchase.paid_millicredits + purchase.bonus_millicredits)
             return [{"text": f"Thank you. {bought} credits were added to your balance.", "look": "good"}]
         if purchase.state in ("expired", "failed"):
             return [{"text": NOT_PAID, "look": "bad"}]
@@ -200,11 +186,11 @@ class CreditsPage:
             if made is not None:
                 bonus = package.bonus_percent if made.bonus else ""
                 every = {"code": package.code, "usd": package.usd, "bonus": bonus}
-                found.append({**every, "credits": figure(made.paid + made.bonus)})
+                found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:
-        row, buyer = await self.money.recharges.get(account), await self.money.buyers.find(account)
+        row, buyer = await self.money.recharges.get(account), await self.money.customers.find(account)
         return {
             "available": is_offered(self.money),
             "saved": buyer is not None and bool(buyer.payment_method_id),
@@ -218,15 +204,15 @@ class CreditsPage:
         }
 
     async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=page_cursor(cursor)))
-        following = page_cursor_of(rows[ROWS - 1].created_at, rows[ROWS - 1].charge_id) if len(rows) > ROWS else None
+        rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=read_cursor(cursor)))
+        following = write_cursor(rows[ROWS - 1].created_at, rows[ROWS - 1].charge_id) if len(rows) > ROWS else None
         shown = [
             {
                 "at": moment(row.created_at),
                 "model": row.model,
                 "input": f"{row.input_tokens:,}",
                 "output": f"{row.output_tokens:,}",
-                "credits": exact(row.charged_millicredits),
+                "credits": exact_credits(row.charged_millicredits),
                 "free": bool(row.free),
                 "id": row.charge_id,
             }
@@ -244,25 +230,25 @@ class CreditsPage:
                 "reason": row.reason,
                 "reference": row.reference_id,
                 "purchase": row.purchase_id if row.purchase_id != row.reference_id else None,
-                "credits": ("+" if row.effect > 0 else "") + exact(row.effect),
+                "credits": ("+" if row.effect > 0 else "") + exact_credits(row.effect),
             }
             for row in rows[:ROWS]
         ]
         return {"rows": shown, "next": rows[ROWS - 1].id if len(rows) > ROWS else None, "paged": before is not None}
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.money.sales.of_account(account, ROWS + 1, page_cursor(cursor))
-        following = page_cursor_of(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
-        standing = await self.money.sales.standing([row.id for row in rows[:ROWS]])
+        rows = await self.money.purchases.of_account(account, ROWS + 1, read_cursor(cursor))
+        following = write_cursor(rows[ROWS - 1].created_at, rows[ROWS - 1].id) if len(rows) > ROWS else None
+        totals = await self.money.claims.totals([row.id for row in rows[:ROWS]])
         found = []
         for row in rows[:ROWS]:
-            state, look = _state_of(row, standing.get(row.id))
+            state, look = _state_of(row, totals.get(row.id))
             cents = row.total_cents or row.price_cents
             found.append(
                 {
                     "at": moment(row.created_at),
                     "package": row.package_code,
-                    "credits": exact(row.paid_millicredits + row.bonus_millicredits),
+                    "credits": exact_credits(row.paid_millicredits + row.bonus_millicredits),
                     "usd": f"{cents // 100:,}.{cents % 100:02}",
                     "state": state,
                     "look": look,
@@ -283,7 +269,7 @@ class CreditsPage:
                 {
                     "id": row.id,
                     "hint": row.hint,
-                    "limit": "none" if limit is None else f"{figure(limit)} a {row.spend_period or 'lifetime'}",
+                    "limit": "none" if limit is None else f"{short_credits(limit)} a {row.spend_period or 'lifetime'}",
                     "at": moment(row.created_at),
                     "state": "revoked" if row.revoked_at else "expired" if ended else "active",
                     "active": not ended,
@@ -291,85 +277,7 @@ class CreditsPage:
             )
         return sorted(found, key=lambda key: not key["active"])
 
-    # -- what the forms do ------------------------------------------------------------------------
-
-    async def _buy(self, request: Request, visitor: Visitor) -> Response:
-        form = await request.form()
-        if not self.money.settings.billing.purchase_enabled:
-            return self._answers.message("Purchases are off", OFF, 503, back=True)
-        offer = self.money.offer(str(form.get("package", "")))
-        if offer is None or self.money.keys is None:
-            raise invalid("There is no such package to buy here.")
-        account = await self.accounts.get(visitor.account_id)
-        try:
-            parts = await self.money.parts()
-            purchase = await parts.checkout.open(
-                visitor.account_id, account.name, offer, save_method=form.get("save") == "yes"
-            )
-        except TooManyCheckouts:
-            text = "Too many were opened for this account. Try again in an hour."
-            return self._answers.message("Too many payment pages", text, 429, back=True)
-        except StripeRefused:
-            text = "The payment page cannot be opened now. Nothing was charged."
-            return self._answers.message("Try again shortly", text, 503, back=True)
-        return self._answers.go(purchase.url)
-
-    async def _recharge(self, request: Request, visitor: Visitor) -> Response:
-        form = await request.form()
-        enabled, consent = form.get("enabled") == "yes", form.get("consent") == "yes"
-        if enabled and not consent:
-            raise invalid("Tick the box that allows us to charge your saved card.")
-        threshold = _amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
-        ceiling = _amount(str(form.get("ceiling", "")), _cents, "monthly limit") if enabled else 0
-        wish = Wish(enabled, threshold, str(form.get("package", "")), ceiling)
-        await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent)
-        return self._answers.go(f"/credits?done=recharge-{'on' if enabled else 'off'}")
-
-    async def _cards(self, request: Request, visitor: Visitor) -> Response:
-        """To Stripe's own page, where saved cards are looked at, replaced and removed."""
-        del request
-        buyer = await self.money.buyers.find(visitor.account_id)
-        if buyer is None or self.money.keys is None:
-            raise not_found("No card is saved yet.", "no_customer")
-        try:
-            url = await (await self.money.parts()).gateway.portal_url(
-                buyer.customer_id, f"{self.public_url.rstrip('/')}/credits"
-            )
-        except StripeRefused as refused:
-            log.error("no page of saved cards for %s: %s", visitor.account_id, refused)
-            return self._answers.message(
-                "Try again shortly", "The payment provider does not open its page now.", 503, back=True
-            )
-        return self._answers.go(url)
-
-    async def _create_key(self, request: Request, visitor: Visitor) -> Response:
-        form = await request.form()
-        raw, period = str(form.get("limit", "")).strip(), str(form.get("period", "month"))
-        limit = _amount(raw, parse_credits, "spend limit") if raw else None
-        if limit is not None and (limit <= 0 or period not in PERIODS):
-            raise invalid("The spend limit must be above 0.")
-        rules = KeyRules(
-            spend_limit=None if limit is None else millicredits(limit),
-            spend_period=period if limit is not None else None,
-        )
-        _, secret = await self.accounts.create_key(visitor.account_id, rules, visitor.who(request))
-        text = "This is your new key. It is shown this once: copy it now."
-        content = {
-            "title": "New API key",
-            "text": text,
-            "secret": secret,
-            "back": True,
-            "base_url": f"{self.public_url.rstrip('/')}/v1",
-        }
-        return self._answers.page("message.html", content, 201)
-
-    async def _revoke_key(self, request: Request, visitor: Visitor) -> Response:
-        key_id = str((await request.form()).get("key", ""))
-        if key_id not in {row.id for row in await self.accounts.keys_of(visitor.account_id)}:
-            raise not_found("There is no such key of yours.", "key_not_found")
-        with contextlib.suppress(KeyNotFound):  # revoked already
-            await self.accounts.revoke_key(key_id, visitor.who(request))
-        return self._answers.go("/credits?done=revoked")
+    # -- files and receipts ----------------------------------------------------------------------
 
     async def _statement(self, request: Request, visitor: Visitor) -> Response:
         month, form = request.query_params.get("month", ""), request.query_params.get("format", "pdf")
@@ -381,71 +289,30 @@ class CreditsPage:
         body, media = statement_file(statement, kind)
         name = f"statement-{month}.{kind}"
         return Response(
-            body, 200, {**self._answers.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
+            body, 200, {**self._responses.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
         )
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
-        purchase = await self.money.sales.get(request.path_params["purchase_id"])
+        purchase = await self.money.purchases.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
-        return self._answers.go(await receipt_url(self.money, purchase))
-
-    # -- answers ----------------------------------------------------------------------------------
+        return self._responses.redirect(await receipt_url(self.money, purchase))
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]
         if name not in STATIC:
-            return self._answers.message("Not found", "There is no such file.", 404)
+            return self._responses.message("Not found", "There is no such file.", 404)
         body = files("proxy.credits_page").joinpath(f"templates/{name}").read_bytes()
         return Response(body, 200, {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}, STATIC[name])
 
 
 def _opens(row: Recharge) -> bool:
-    """Whether the page on which the buyer can pay is still there."""
+    """Tell whether the page on which the buyer can pay is still there."""
     return row.action_url.startswith(("https://", "http://")) and row.updated_at > now_ms() - LINK_MS
 
 
-def _state_of(row: Purchase, standing: Standing | None) -> tuple[str, str]:
-    """A purchase in words, with what became of it since."""
-    if row.state == "credited" and standing is not None:
-        return standing.word, LOOKS[standing.word]
+def _state_of(row: Purchase, totals: ClaimTotals | None) -> tuple[str, str]:
+    """Words for a purchase, with what became of it since."""
+    if row.state == "credited" and totals is not None:
+        return totals.word, LOOKS[totals.word]
     return STATES[row.state]
-
-
-def moment(at: int) -> dict[str, str]:
-    """A time for a <time> element: ISO 8601, and UTC in words for browsers without the script."""
-    iso = iso_time(at)
-    return {"iso": iso, "text": f"{iso[:10]} {iso[11:16]} UTC"}
-
-
-def dollars(amount: int) -> str:
-    """Millicredits (micro-dollars) as dollars and cents, cut off: $12.97."""
-    cents = abs(amount) // 10_000
-    return f"{'−' if amount < 0 else ''}${cents // 100:,}.{cents % 100:02}"
-
-
-def months(since: int, now: int) -> list[dict[str, str]]:
-    """The months that have a statement, this one first (Unix milliseconds, UTC)."""
-    first, date = iso_time(since)[:7], datetime.fromtimestamp(now / 1_000, UTC)
-    found: list[dict[str, str]] = []
-    year, month = date.year, date.month
-    while len(found) < MOST_MONTHS and (code := f"{year:04}-{month:02}") >= first:
-        found.append({"code": code, "text": f"{date.replace(year=year, month=month, day=1):%B %Y}"})
-        year, month = (year, month - 1) if month > 1 else (year - 1, 12)
-    return found
-
-
-def _cents(text: str) -> int:
-    cents = decimal_of(text, "dollars") * 100
-    if cents.denominator != 1 or not 0 < cents < 10**9:
-        raise MoneyError("not whole cents")
-    return cents.numerator
-
-
-def _amount(text: str, read: Callable[[str], int], name: str) -> int:
-    """A number from a form; a comma only groups thousands: 1,000 is a thousand, 20,00 is refused. Raises Rejection."""
-    plain = text.strip()
-    try:
-        return read(plain.replace(",", "") if GROUPED.fullmatch(plain) else plain)
-    except MoneyError:
-        raise invalid(f"The {name} is not a number we understand.") from None

@@ -1,4 +1,4 @@
-"""How the Credits page answers: its templates, and the headers under which browsers show them."""
+"""Responses of the Credits page: its templates, and the headers under which browsers show them."""
 
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -14,26 +14,26 @@ TEMPLATES = Environment(
 )
 
 
-class Answers(NamedTuple):
-    """Makes answers. `money` says where the payment pages are."""
+class PageResponses(NamedTuple):
+    """Makes responses. `money` says where the payment pages are."""
 
     money: MoneyIn
 
     def message(self, title: str, text: str, status: int, *, back: bool = False) -> Response:
-        """A page that says one thing; `back`: with the way back to the credits."""
+        """Page that says one thing; `back`: with the way back to the credits."""
         return self.page("message.html", {"title": title, "text": text, "back": back}, status)
 
     def page(self, name: str, content: dict[str, Any], status: int = 200) -> Response:
-        """A page from a template."""
+        """Page from a template."""
         html = TEMPLATES.get_template(name).render(content)
         return Response(html, status, self.headers(), "text/html; charset=utf-8")
 
-    def go(self, url: str) -> Response:
-        """On to another page, by GET."""
+    def redirect(self, url: str) -> Response:
+        """Send on to another page, by GET."""
         return RedirectResponse(url, 303, self.headers())
 
     def headers(self) -> dict[str, str]:
-        """Nothing is cached, framed, sniffed, or loaded from elsewhere.
+        """Headers by which nothing is cached, framed, sniffed, or loaded from elsewhere.
 
         Forms go to us and on to the payment provider.
         """
@@ -42,8 +42,8 @@ class Answers(NamedTuple):
         pages = STRIPE_PAGES + (f" https://{stripe.checkout_domain}" if stripe.checkout_domain else "")
         simulator = f" {base.scheme}://{base.netloc}" if base.netloc else ""
         policy = (
-            "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; frame-ancestors 'none'; "
-            f"form-action 'self' {pages}{simulator}"
+            "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self' data:; base-uri 'none'; "
+            f"frame-ancestors 'none'; form-action 'self' {pages}{simulator}"
         )
         return {
             "content-security-policy": policy,

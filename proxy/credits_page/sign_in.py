@@ -22,11 +22,12 @@ from billing.ledger.audit_log import Who
 from billing.ledger.portal_tokens import PortalSession, PortalTokens, Staff
 from billing.money.errors import AccountNotFound, NotYet, StoreUnavailable
 from billing.storage.database import now_ms
-from config.settings import Secret
-from proxy.credits_page.responses import Answers
+from config.secrets import Secret
+from proxy.credits_page.responses import PageResponses
 from proxy.web.forms import own_form, session_form
-from proxy.web.http import answering, check_parameters, json_body, json_response
-from proxy.web.origin import asked_by
+from proxy.web.http import json_body, json_handler, json_response
+from proxy.web.origin import origin_of
+from proxy.web.query import check_parameters
 from proxy.web.rejections import Rejection, forbidden, not_found
 from proxy.web.times import iso_time
 
@@ -39,27 +40,27 @@ AWAY = "Your credits cannot be read right now."
 
 
 class StaffCaller(Protocol):
-    """An admin, or the operator's app with an admin key, that asks for a customer's link; proxy/admin/auth.py makes them."""
+    """An admin, or the operator's app with an admin key, that asks for a customer's link (see proxy/admin/auth.py)."""
 
     @property
     def admin(self) -> Admin:
-        """The admin whose key or token it was."""
+        """Admin whose key or token it was."""
         ...
 
     @property
     def who(self) -> Who:
-        """What the audit log is to know of them."""
+        """Identity for the audit log."""
         ...
 
 
 class PortalRequest(msgspec.Struct, rename="camel", frozen=True):
-    """Whose page a link opens."""
+    """Account whose page a link opens."""
 
     account_id: str
 
 
 class Visitor(NamedTuple):
-    """Who looks at the page. `staff` None: the customer."""
+    """Viewer of the page. `staff` None: the customer."""
 
     token: str
     account_id: str
@@ -67,12 +68,12 @@ class Visitor(NamedTuple):
 
     @property
     def csrf(self) -> str:
-        """What every form of this session must carry."""
+        """Token that every form of this session must carry."""
         return hmac.new(self.token.encode(), b"credits page forms", hashlib.sha256).hexdigest()
 
     def who(self, request: Request) -> Who:
-        """The customer, for the audit log: staff change nothing."""
-        return Who(f"customer:{self.account_id}", "customer", *asked_by(request.scope))
+        """Name the customer for the audit log: staff change nothing."""
+        return Who(f"customer:{self.account_id}", "customer", *origin_of(request.scope))
 
 
 Page = Callable[[Request, Visitor], Awaitable[Response]]
@@ -82,26 +83,26 @@ Page = Callable[[Request, Visitor], Awaitable[Response]]
 class CreditsSignIn:
     """The handlers and what they need.
 
-    `service_key` None: links are only made by the command line, and by whom `may_open` lets.
+    `service_key` None: links are only made by the command line, and by staff that `find_staff` recognises.
     """
 
     portal: PortalTokens
     service_key: Secret | None
     public_url: str
-    may_open: Callable[[Request], Awaitable[StaffCaller | None]] | None
-    answers: Answers
+    find_staff: Callable[[Request], Awaitable[StaffCaller | None]] | None
+    responses: PageResponses
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
-            Route("/api/portal/sessions", answering(self._make_link), methods=["POST"]),
+            Route("/api/portal/sessions", json_handler(self._make_link), methods=["POST"]),
             Route("/credits/enter", self._ask_to_enter, methods=["GET"]),
             Route("/credits/enter", self._enter, methods=["POST"]),
             Route("/credits/sign-out", self.page(self._sign_out, for_staff=True), methods=["POST"]),
         ]
 
     def page(self, handler: Page, *, for_staff: bool) -> Callable[[Request], Awaitable[Response]]:
-        """A handler for whoever is signed in; its refusals become pages in plain words.
+        """Wrap a handler for whoever is signed in; its refusals become pages in plain words.
 
         `for_staff`: it changes nothing there.
         """
@@ -111,7 +112,7 @@ class CreditsSignIn:
                 check_parameters(request)
                 session = await self._session(request)
                 if session is None:
-                    return self.answers.message("Please sign in", SIGN_IN, 401)
+                    return self.responses.message("Please sign in", SIGN_IN, 401)
                 visitor = Visitor(request.cookies[COOKIE], session.account_id, session.staff)
                 if visitor.staff is not None and not for_staff:
                     raise forbidden(READ_ONLY, "read_only")
@@ -119,12 +120,12 @@ class CreditsSignIn:
                     await session_form(request, self.public_url, visitor.csrf)
                 return await handler(request, visitor)
             except Rejection as rejection:
-                return self.answers.message("That did not work", rejection.message, rejection.status, back=True)
+                return self.responses.message("That did not work", rejection.message, rejection.status, back=True)
             except NotYet:
                 text = "Your last payment page is still being settled. Try again in a moment."
-                return self.answers.message("One moment", text, 503, back=True)
+                return self.responses.message("One moment", text, 503, back=True)
             except (StoreUnavailable, AccountNotFound):
-                return self.answers.message("Try again shortly", f"{AWAY} Nothing was changed.", 503, back=True)
+                return self.responses.message("Try again shortly", f"{AWAY} Nothing was changed.", 503, back=True)
 
         return wrapped
 
@@ -132,7 +133,7 @@ class CreditsSignIn:
         given = request.headers.get("authorization", "")
         wanted = f"Bearer {self.service_key.reveal()}" if self.service_key else ""
         known = bool(wanted) and hmac.compare_digest(given.encode(), wanted.encode())
-        caller = await self.may_open(request) if not known and self.may_open is not None else None
+        caller = await self.find_staff(request) if not known and self.find_staff is not None else None
         if not known and caller is None:
             raise Rejection(
                 401, "invalid_service_key", "Send the service key as a bearer token.", kind="authentication_error"
@@ -149,7 +150,9 @@ class CreditsSignIn:
         return json_response({"url": link_url(self.public_url, token), "expiresAt": iso_time(expires_at)}, 201)
 
     async def _ask_to_enter(self, request: Request) -> Response:
-        """A form that spends the link's token. Looking spends nothing: mail scanners and previews follow links too.
+        """Show a form that spends the link's token.
+
+        Looking spends nothing: mail scanners and previews follow links too.
 
         A script sends the form at once, unless it would put another account in the place of the one this browser shows:
         with a link of their own, somebody could have the visitor buy credits for them.
@@ -159,33 +162,33 @@ class CreditsSignIn:
             link = await self.portal.opens(token)
             session = await self._session(request)
         except StoreUnavailable:
-            return self.answers.message("Try again shortly", AWAY, 503)
+            return self.responses.message("Try again shortly", AWAY, 503)
         if link is None:
-            return self.answers.message(USED, SIGN_IN, 403)
+            return self.responses.message(USED, SIGN_IN, 403)
         if link.blocked:
-            return self.answers.message("This account is blocked", BLOCKED, 403)
+            return self.responses.message("This account is blocked", BLOCKED, 403)
         instead_of = session.account_id if session is not None and session.account_id != link.account_id else ""
         content = {"token": token, "account": link.account_id, "instead_of": instead_of, "staff": link.staff}
-        answer = self.answers.page("enter.html", content)
+        answer = self.responses.page("enter.html", content)
         answer.headers["referrer-policy"] = "same-origin"  # so that the browser says whose form it sends
         return answer
 
     async def _enter(self, request: Request) -> Response:
-        """The token becomes a session, once, and never stands in the address bar of a page that stays."""
+        """Make a session of the token, once; it never stands in the address bar of a page that stays."""
         try:
             token = str((await own_form(request, self.public_url, unnamed=False)).get("token", ""))
             opened = await self.portal.open(token)
             link = await self.portal.opens(token) if opened is None else None
         except Rejection as rejection:
-            return self.answers.message("That did not work", rejection.message, rejection.status)
+            return self.responses.message("That did not work", rejection.message, rejection.status)
         except StoreUnavailable:
-            return self.answers.message("Try again shortly", AWAY, 503)
+            return self.responses.message("Try again shortly", AWAY, 503)
         if link is not None and link.blocked:
-            return self.answers.message("This account is blocked", BLOCKED, 403)
+            return self.responses.message("This account is blocked", BLOCKED, 403)
         if opened is None:
-            return self.answers.message(USED, SIGN_IN, 403)
+            return self.responses.message(USED, SIGN_IN, 403)
         cookie, session = opened
-        response = self.answers.go("/credits")
+        response = self.responses.redirect("/credits")
         secure = urlsplit(self.public_url).scheme == "https"
         seconds = (session.expires_at - now_ms()) // 1_000
         response.set_cookie(
@@ -194,23 +197,23 @@ class CreditsSignIn:
         return response
 
     async def _session(self, request: Request) -> PortalSession | None:
-        """The session this browser has open. Raises StoreUnavailable."""
+        """PortalSession this browser has open. Raises StoreUnavailable."""
         token = request.cookies.get(COOKIE, "")
         return await self.portal.session(token) if token else None
 
     async def _sign_out(self, request: Request, visitor: Visitor) -> Response:
         del request
         await self.portal.close(visitor.token)
-        response = self.answers.message("Signed out", "You can close this window.", 200)
+        response = self.responses.message("Signed out", "You can close this window.", 200)
         response.delete_cookie(COOKIE, path="/credits")
         return response
 
 
 def staff_of(caller: StaffCaller) -> Staff:
-    """The person, as their link and session remember them."""
+    """Person behind a caller, as their link and session remember them."""
     return Staff(caller.admin.actor, caller.admin.role, caller.admin.key_id)
 
 
 def link_url(public_url: str, token: str) -> str:
-    """The one-time link."""
+    """Write the one-time link."""
     return f"{public_url.rstrip('/')}/credits/enter?token={token}"

@@ -15,12 +15,14 @@ from billing.ledger.accounts import ApiKey
 from billing.ledger.ledger import Ledger
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import display_credits, display_usd, package_credits
+from proxy.customer_api.callers import authenticate
 from proxy.customer_api.rows import ledger_row, usage_details, usage_row
 from proxy.gateway.admission import banners
 from proxy.gateway.endpoints import METERED, REALTIME
 from proxy.gateway.plan import may_use_model
 from proxy.gateway.services import Services
-from proxy.web.http import answering, asked_time, json_response, page_cursor, page_cursor_of, page_limit, whole_number
+from proxy.web.http import json_handler, json_response
+from proxy.web.query import page_limit, parse_time, read_cursor, whole_number, write_cursor
 from proxy.web.rejections import not_found
 
 RECENT = 10
@@ -35,12 +37,12 @@ class AccountApi:
     ledger: Ledger
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
-            Route("/api/billing/me", answering(self._me)),
-            Route("/api/billing/ledger", answering(self._ledger)),
-            Route("/api/billing/usage", answering(self._usage)),
-            Route("/api/billing/generations/{request_id}", answering(self._generation)),
+            Route("/api/billing/me", json_handler(self._me)),
+            Route("/api/billing/ledger", json_handler(self._ledger)),
+            Route("/api/billing/usage", json_handler(self._usage)),
+            Route("/api/billing/generations/{request_id}", json_handler(self._generation)),
         ]
 
     async def _me(self, request: Request) -> Response:
@@ -84,12 +86,12 @@ class AccountApi:
             model=query.get("model"),
             key_id=query.get("keyId"),
             endpoint=query.get("endpoint"),
-            since_ms=asked_time(query.get("since"), "since"),
-            until_ms=asked_time(query.get("until"), "until"),
-            before=page_cursor(query.get("cursor")),
+            since_ms=parse_time(query.get("since"), "since"),
+            until_ms=parse_time(query.get("until"), "until"),
+            before=read_cursor(query.get("cursor")),
         )
         rows = await self.ledger.usage_of(key.account_id, limit + 1, filters)
-        following = page_cursor_of(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
+        following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
         return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _generation(self, request: Request) -> Response:
@@ -103,7 +105,7 @@ class AccountApi:
         return json_response({**usage_row(rows[0]), **usage_details(rows[0])})
 
     async def _key(self, request: Request) -> ApiKey:
-        return await self.services.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        return await authenticate(self.services.authenticator, request)
 
     def _rates(self, key: ApiKey) -> list[dict[str, Any]]:
         found, prices = [], self.services.prices

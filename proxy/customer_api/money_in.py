@@ -18,20 +18,22 @@ from billing.ledger.flush import Step
 from billing.ledger.notices import NoticeQueue
 from billing.money.amounts import display_credits, parse_credits
 from billing.money.findings import Finding
+from billing.payments.claim_store import ClaimStore
+from billing.payments.crediting import Crediting
 from billing.payments.purchase import Offer, offer
-from billing.payments.purchase_store import Sales
+from billing.payments.purchase_store import PurchaseStore
 from billing.payments.recharge.rules import Recharges
 from billing.payments.stripe.inbox import Inbox
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import Database
-from config.secrets import StripeKeys, notices_secret, stripe_keys
-from config.settings import Billing, Secret, Settings
+from config.secrets import Secret, StripeKeys, notices_secret, stripe_keys
+from config.settings import Purchases, Settings
 from proxy.observability.metrics import Metrics
 
 if TYPE_CHECKING:
     from billing.payments.checkout import Checkout
     from billing.payments.recharge.worker import RechargeWorker
-    from billing.payments.refunds import Refunding
+    from billing.payments.refunds import Refunds
     from billing.payments.stripe.gateway import StripeGateway
     from billing.payments.stripe.sweeper import Sweeper, Swept
     from billing.payments.stripe.sync import Sync
@@ -47,7 +49,7 @@ CHECK_DAYS = 30
 
 @dataclass(frozen=True, slots=True)
 class StripeParts:
-    """What speaks to Stripe."""
+    """Parts that speak to Stripe."""
 
     gateway: "StripeGateway"
     sync: "Sync"
@@ -55,7 +57,7 @@ class StripeParts:
     checkout: "Checkout"
     sweeper: "Sweeper"
     recharger: "RechargeWorker"
-    refunding: "Refunding"
+    refunds: "Refunds"
 
 
 class MoneyCounter:
@@ -66,20 +68,20 @@ class MoneyCounter:
         self._metrics = metrics
 
     def moved(self, kind: str, millicredits: int) -> None:
-        """`kind` is purchase, refund or dispute; a refund's or dispute's amount is negative when credits came back."""
-        series = self._metrics.purchased if kind == "purchase" else self._metrics.taken_back
+        """Count credits; `kind` is purchase, refund or dispute, and an amount is negative when credits came back."""
+        series = self._metrics.money_in.purchased if kind == "purchase" else self._metrics.money_in.taken_back
         labels = () if kind == "purchase" else (kind,)
         if millicredits > 0:
             self._metrics.count(series, *labels, by=display_credits(millicredits))
         self._metrics.publish()
 
     def odd(self, kind: str) -> None:
-        """`kind` is one of event_types.Oddity."""
-        self._metrics.count(self._metrics.oddities, kind)
+        """Count an oddity; `kind` is one of event_types.Oddity."""
+        self._metrics.count(self._metrics.money_in.oddities, kind)
 
     def handled(self, waited_ms: int) -> None:
-        """An event of Stripe's was handled, so long after it was received."""
-        self._metrics.webhook_handled(waited_ms / 1_000)
+        """Count a handled event of Stripe's, and the time since it was received."""
+        self._metrics.count_webhook_handled(waited_ms / 1_000)
 
 
 class MoneyIn:
@@ -95,18 +97,19 @@ class MoneyIn:
     ) -> None:
         """Nothing is opened yet. `notices_key` None: nobody is told anything."""
         self.settings, self.keys, self.metrics, self._db = settings, keys, metrics, database
-        self.sales = Sales(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
-        self.buyers, self.inbox = Buyers(database), Inbox(database)
+        self.purchases, self.crediting = PurchaseStore(database), Crediting(database)
+        self.claims = ClaimStore(database, block_after_lost_disputes=settings.stripe.block_after_lost_disputes)
+        self.customers, self.inbox = StripeCustomers(database), Inbox(database)
         self.notices = NoticeQueue(database, wanted=notices_key is not None)
         self._notice_delivery = NoticeDelivery(database)
         self.low_balance = LowBalance(database, self.notices, parse_credits(settings.notices.low_balance_credits))
         self.recharges = Recharges(database, self.notices)
-        self._notices_key, self._poster = notices_key, Poster(settings.notices.url, settings.notices.timeout_seconds)
+        self._notices_key, self._poster = notices_key, Poster(settings.notices.url)
         self._parts: StripeParts | None = None
         self._loading = asyncio.Lock()
 
     async def parts(self) -> StripeParts:
-        """What speaks to Stripe, made at the first call. Raises RuntimeError when Stripe is not configured."""
+        """Parts that speak to Stripe, made at the first call. Raises RuntimeError when Stripe is not configured."""
         async with self._loading:
             if self._parts is None:
                 await asyncio.to_thread(importlib.import_module, "billing.payments.stripe.gateway")
@@ -120,14 +123,14 @@ class MoneyIn:
             await self._parts.gateway.close()
 
     def offer(self, code: str) -> Offer | None:
-        """The package of that code, as it is sold now."""
+        """Offer of the package of that code, as it is sold now."""
         for package in self.settings.packages:
             if package.code == code:
                 return offer(package.code, package.usd, package.bonus_percent)
         return None
 
     async def work(self) -> int:
-        """One step of the inbox's worker. Raises StoreUnavailable."""
+        """Do one step of the inbox's worker. Raises StoreUnavailable."""
         return await (await self.parts()).worker.step()
 
     async def sweep(self, days: int | None = None) -> "Swept":
@@ -137,41 +140,39 @@ class MoneyIn:
         """
         sweeper = (await self.parts()).sweeper
         swept = await sweeper.sweep(days, livemode=self.settings.stripe.livemode)
-        self.metrics.count(self.metrics.missed_events, by=swept.missed_events)
+        self.metrics.count(self.metrics.money_in.missed_events, by=swept.missed_events)
         return swept
 
     async def check(self, database: Database, days: int = CHECK_DAYS) -> list[Finding]:
-        """Stripe's record against purchases against the ledger. Raises StoreUnavailable, StripeRefused."""
+        """Compare Stripe's record with purchases and the ledger. Raises StoreUnavailable, StripeRefused."""
         found = await self.check_ledger(database)
         return found + await self.check_stripe(database, days)
 
     async def check_ledger(self, database: Database) -> list[Finding]:
-        """Purchases and claims against the ledger. Raises StoreUnavailable."""
+        """Compare purchases and claims with the ledger. Raises StoreUnavailable."""
         from billing.accounting.reconcile_stripe import check_purchases
 
         return await check_purchases(database)
 
     async def check_stripe(self, database: Database, days: int) -> list[Finding]:
-        """Stripe's record of so many days against ours. Raises StoreUnavailable, StripeRefused."""
+        """Compare Stripe's record of so many days with ours. Raises StoreUnavailable, StripeRefused."""
         from billing.accounting.reconcile_stripe import check_stripe
 
         return await check_stripe((await self.parts()).gateway, database, days)
 
     async def recharge(self) -> int:
-        """One step of automatic recharges. Raises StoreUnavailable."""
+        """Do one step of automatic recharges. Raises StoreUnavailable."""
         billing = self.settings.billing
         worker = (await self.parts()).recharger
         enabled = billing.auto_recharge and billing.purchase_enabled
-        most = most_cents(billing)
+        most = most_cents(self.settings.purchases)
         return await worker.step(self.offer, enabled=enabled, livemode=self.settings.stripe.livemode, most_cents=most)
 
     async def notify(self) -> int:
         """Deliver notices that are due. Raises StoreUnavailable."""
         if self._notices_key is None:
             return 0
-        return await self._notice_delivery.deliver(
-            self._poster, self._notices_key.reveal(), self.settings.notices.max_attempts
-        )
+        return await self._notice_delivery.deliver(self._poster, self._notices_key.reveal())
 
     def steps(self) -> list[Step]:
         """Every job that money in needs."""
@@ -188,7 +189,7 @@ class MoneyIn:
     def _make(self) -> StripeParts:
         from billing.payments.checkout import Checkout, CheckoutTerms
         from billing.payments.recharge.worker import RechargeWorker
-        from billing.payments.refunds import Refunding
+        from billing.payments.refunds import Refunds
         from billing.payments.stripe.gateway import StripeGateway
         from billing.payments.stripe.sweeper import Sweeper
         from billing.payments.stripe.sync import Sync
@@ -197,31 +198,35 @@ class MoneyIn:
         if self.keys is None:
             raise RuntimeError("Stripe is not configured")
         conf = self.settings.stripe
-        gateway = StripeGateway(
-            self.keys.api_key.reveal(), api_base=conf.api_base, timeout_seconds=conf.timeout_seconds
-        )
+        gateway = StripeGateway(self.keys.api_key.reveal(), api_base=conf.api_base)
         counter = MoneyCounter(self.metrics)
-        sync = Sync(gateway, self.sales, self.buyers, counter)
+        sync = Sync(gateway, self.purchases, self.crediting, self.claims, self.customers, counter)
         terms = CheckoutTerms(
             livemode=conf.livemode,
             success_url=conf.success_url,
             cancel_url=conf.cancel_url,
             automatic_tax=conf.automatic_tax,
-            reuse_ms=conf.same_checkout_seconds * 1_000,
+            reuse_ms=self.settings.advanced.same_checkout_seconds * 1_000,
             hourly_limit=conf.max_checkouts_per_hour,
         )
-        worker = StripeWorker(self.inbox, sync, self.buyers, counter.handled)
-        sweeper = Sweeper(self._db, gateway, self.inbox, self.sales, sync)
-        checkout = Checkout(self.sales, self.buyers, gateway, sync, terms)
-        recharger = RechargeWorker(self.recharges, self.sales, Accounts(self._db), gateway, sync, checkout)
+        worker = StripeWorker(self.inbox, sync, self.customers, counter.handled)
+        sweeper = Sweeper(self._db, gateway, self.inbox, self.purchases, sync)
+        checkout = Checkout(self.purchases, self.customers, gateway, sync, terms)
+        recharger = RechargeWorker(self.recharges, self.purchases, Accounts(self._db), gateway, sync, checkout)
         return StripeParts(
-            gateway, sync, worker, checkout, sweeper, recharger, Refunding(self._db, gateway, self.sales, sync)
+            gateway,
+            sync,
+            worker,
+            checkout,
+            sweeper,
+            recharger,
+            Refunds(self._db, gateway, self.purchases, self.claims, sync),
         )
 
 
-def most_cents(billing: Billing) -> int:
-    """What one account may be charged by itself in a UTC month at most, in cents."""
-    return int(Fraction(billing.auto_recharge_monthly_usd) * 100)
+def most_cents(purchases: Purchases) -> int:
+    """Cents that one account may be charged by itself in a UTC month at most."""
+    return int(Fraction(purchases.auto_recharge_monthly_usd) * 100)
 
 
 def money_in(settings: Settings, database: Database, metrics: Metrics) -> MoneyIn:

@@ -1,17 +1,17 @@
 """Changing automatic recharge, from the Credits page and from the API: the same rules, whoever asks."""
 
 from billing.ledger.audit_log import Who
-from billing.payments.recharge.rules import Wish
+from billing.payments.recharge.rows import RechargeSettings
 from proxy.customer_api.money_in import MoneyIn, most_cents
 from proxy.web.rejections import Rejection, invalid, unavailable
 
 
 def is_offered(money: MoneyIn) -> bool:
-    """Whether accounts can have it here."""
+    """Tell whether accounts can have it here."""
     return money.keys is not None and money.settings.billing.auto_recharge
 
 
-async def save_recharge(money: MoneyIn, account_id: str, wish: Wish, who: Who, *, consent: bool) -> None:
+async def save_recharge(money: MoneyIn, account_id: str, wish: RechargeSettings, who: Who, *, consent: bool) -> None:
     """Save what an account wishes, and that it consented.
 
     Switching off always works, whatever else is asked. Raises Rejection.
@@ -19,7 +19,7 @@ async def save_recharge(money: MoneyIn, account_id: str, wish: Wish, who: Who, *
     if not wish.enabled:
         await money.recharges.switch_off(account_id, who)
         return
-    offer, most = money.offer(wish.package_code), most_cents(money.settings.billing)
+    offer, most = money.offer(wish.package_code), most_cents(money.settings.purchases)
     if offer is None:
         raise invalid("There is no package of that code.", "packageCode")
     if not 0 < wish.threshold <= offer.paid + offer.bonus:
@@ -32,7 +32,7 @@ async def save_recharge(money: MoneyIn, account_id: str, wish: Wish, who: Who, *
         raise unavailable("Automatic recharge is switched off here.", "auto_recharge_disabled", 60_000)
     if not consent:
         raise invalid("Charging a saved card while you are away needs your consent.", "consent")
-    buyer = await money.buyers.find(account_id)
+    buyer = await money.customers.find(account_id)
     if buyer is None or not buyer.payment_method_id:
         raise Rejection(
             409, "no_saved_payment_method", "There is no saved card. Buy a package once and let the card be saved."

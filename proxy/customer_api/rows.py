@@ -13,7 +13,7 @@ from proxy.web.times import iso_time
 
 
 def usage_row(row: UsageRow) -> dict[str, Any]:
-    """A usage row as customers see it."""
+    """Usage row as customers see it."""
     return {
         "requestId": row.charge_id,
         "keyId": row.key_id,
@@ -42,7 +42,7 @@ def usage_row(row: UsageRow) -> dict[str, Any]:
 
 
 def usage_details(row: UsageRow) -> dict[str, Any]:
-    """The rest of a usage row, for the record of one request."""
+    """Rest of a usage row, for the record of one request."""
     return {
         "billedModel": row.billed_model,
         "heldMillicredits": str(row.held_millicredits),
@@ -57,7 +57,7 @@ def usage_details(row: UsageRow) -> dict[str, Any]:
 
 
 def ledger_row(row: TransferRow) -> dict[str, Any]:
-    """A ledger row as customers see it."""
+    """Ledger row as customers see it."""
     return {
         "id": str(row.id),
         "kind": row.kind,
@@ -72,12 +72,12 @@ def ledger_row(row: TransferRow) -> dict[str, Any]:
 
 
 def refund_row(purchase_id: str, made: Refunded) -> dict[str, Any]:
-    """A refund that was asked for here."""
+    """Refund that was asked for here."""
     return {"id": purchase_id, "refundId": made.refund_id, "refundedCents": made.cents, "status": made.status}
 
 
 def purchase_row(purchase: Purchase) -> dict[str, Any]:
-    """A purchase as its buyer sees it."""
+    """Purchase as its buyer sees it."""
     total = purchase.paid_millicredits + purchase.bonus_millicredits
     return {
         "id": purchase.id,
@@ -90,7 +90,7 @@ def purchase_row(purchase: Purchase) -> dict[str, Any]:
         "taxCents": purchase.tax_cents,
         "millicredits": str(total),
         "credits": display_credits(total),
-        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.charge_id else None,
+        "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.stripe_charge_id else None,
         "createdAt": iso_time(purchase.created_at),
         "creditedAt": iso_time(purchase.credited_at) if purchase.credited_at else None,
     }

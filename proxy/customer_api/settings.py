@@ -1,4 +1,4 @@
-"""What a customer sets and takes away: automatic recharge, the low-balance threshold, monthly statements."""
+"""Settings and files of a customer: automatic recharge, the low-balance threshold, monthly statements."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -10,14 +10,13 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import ApiKey
-from billing.ledger.audit_log import Who
-from billing.payments.recharge.rules import Recharge, Wish
+from billing.payments.recharge.rows import Recharge, RechargeSettings
+from proxy.customer_api.callers import authenticate, customer
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import is_offered, save_recharge
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.authenticate import Authenticator
-from proxy.web.http import answering, json_body, json_response
-from proxy.web.origin import asked_by
+from proxy.web.http import json_body, json_handler, json_response
 from proxy.web.rejections import forbidden, invalid
 
 Amount = Annotated[str, msgspec.Meta(pattern="^[0-9]{1,15}$")]
@@ -49,18 +48,18 @@ class SettingsApi:
     statements: Statements
 
     def routes(self) -> list[Route]:
-        """What to mount."""
+        """Routes to mount."""
         return [
-            Route("/api/billing/auto-recharge", answering(self._recharge), methods=["GET", "PUT"]),
-            Route("/api/billing/low-balance", answering(self._low_balance), methods=["GET", "PUT"]),
-            Route("/api/billing/statement", answering(self._statement)),
+            Route("/api/billing/auto-recharge", json_handler(self._recharge), methods=["GET", "PUT"]),
+            Route("/api/billing/low-balance", json_handler(self._low_balance), methods=["GET", "PUT"]),
+            Route("/api/billing/statement", json_handler(self._statement)),
         ]
 
     async def _recharge(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        key = await authenticate(self.authenticator, request)
         if request.method == "PUT":
             await self._set_recharge(key, request)
-        row, buyer = await self.money.recharges.get(key.account_id), await self.money.buyers.find(key.account_id)
+        row, buyer = await self.money.recharges.get(key.account_id), await self.money.customers.find(key.account_id)
         saved = buyer is not None and bool(buyer.payment_method_id)
         return json_response(
             {"available": is_offered(self.money), "hasSavedPaymentMethod": saved, **_recharge_row(row)}
@@ -76,20 +75,22 @@ class SettingsApi:
                 "An API key cannot have a card charged. Switch automatic recharge on at the Credits page (/credits)."
             )
             raise forbidden(message, "credits_page_only")
-        wish = Wish(asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents)
-        await save_recharge(self.money, key.account_id, wish, _who(key, request), consent=asked.consent)
+        wish = RechargeSettings(
+            asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents
+        )
+        await save_recharge(self.money, key.account_id, wish, customer(key, request), consent=asked.consent)
 
     async def _low_balance(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        key = await authenticate(self.authenticator, request)
         if request.method == "PUT":
             asked = await json_body(request, ThresholdRequest)
             threshold = None if asked.threshold_millicredits is None else int(asked.threshold_millicredits)
-            await self.money.low_balance.set_threshold(key.account_id, threshold, _who(key, request))
+            await self.money.low_balance.set_threshold(key.account_id, threshold, customer(key, request))
         found = await self.money.low_balance.threshold(key.account_id)
         return json_response({"thresholdMillicredits": None if found is None else str(found)})
 
     async def _statement(self, request: Request) -> Response:
-        key = await self.authenticator.authenticate(request.scope["headers"], request.scope["client"])
+        key = await authenticate(self.authenticator, request)
         month, kind = request.query_params.get("month", ""), request.query_params.get("format", "csv")
         if kind not in ("csv", "pdf"):
             raise invalid("`format` is csv or pdf.", "format")
@@ -103,11 +104,6 @@ class SettingsApi:
             "cache-control": "no-store",
         }
         return Response(body, 200, headers, media)
-
-
-def _who(key: ApiKey, request: Request) -> Who:
-    """The customer by one of their keys, for the audit log."""
-    return Who(f"customer:{key.account_id} by {key.key_id}", "customer", *asked_by(request.scope))
 
 
 def _recharge_row(row: Recharge | None) -> dict[str, object]:

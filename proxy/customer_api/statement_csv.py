@@ -37,7 +37,7 @@ def safe_cell(value: str) -> str:
 
 
 def statement_csv(statement: Statement) -> bytes:
-    """RFC 4180 in UTF-8."""
+    """Write a statement as RFC 4180 in UTF-8."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(HEAD)
@@ -47,7 +47,7 @@ def statement_csv(statement: Statement) -> bytes:
 
 
 def rows_csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """Any table, its cells safe."""
+    """Write any table, its cells safe."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\r\n")
     writer.writerow(head)
@@ -56,7 +56,7 @@ def rows_csv(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def journal_csv(lines: Iterable[JournalLine]) -> str:
-    """The journal, debit and credit in exact USD."""
+    """Write the journal, debit and credit in exact USD."""
     rows = [(line.day, line.account, exact_usd(line.debit), exact_usd(line.credit)) for line in lines]
     return rows_csv(("day", "account", "debitUsd", "creditUsd"), rows)
 
@@ -95,12 +95,12 @@ def _row(
     money: tuple[str, ...] = ("", "", "", ""),
     receipt: str = "",
 ) -> tuple[str, ...]:
-    """A line under HEAD."""
+    """JournalLine under HEAD."""
     return (*what, *counts, exact_credits(millicredits), exact_usd(millicredits), *money, receipt)
 
 
 def kind_of(entry: StatementEntry) -> str:
-    """What an entry is called."""
+    """Name of an entry's kind."""
     return KINDS.get(entry.kind, entry.kind)
 
 
@@ -122,7 +122,7 @@ def plain_usd(amount: int) -> str:
 
 
 def date_of(at: int) -> str:
-    """The UTC day of a time in Unix milliseconds."""
+    """UTC day of a time in Unix milliseconds."""
     return datetime.fromtimestamp(at // 1_000, UTC).date().isoformat()
 
 

@@ -36,10 +36,8 @@ ABOUT = (
 )
 
 
-class Part(NamedTuple):
-    """A table: its columns as (title, width in mm), the first one that is a number, the rows, and the totals below
-    them.
-    """
+class StatementTable(NamedTuple):
+    """Columns as (title, width in mm), the place of the first that is a number, the rows, and the totals below."""
 
     title: str
     columns: Sequence[tuple[str, int]]
@@ -64,9 +62,15 @@ def statement_pdf(statement: Statement) -> bytes:
     )
     story: list[Any] = [Paragraph(f"Statement {statement.month}", STYLES["Title"])]
     story += [_text(f"{statement.name} ({statement.account_id})"), _text(ABOUT)]
-    for part in (_balance(statement), _money(statement), _purchases(statement), _entries(statement), _usage(statement)):
-        story += [Spacer(1, 5 * mm), CondPageBreak(35 * mm), Paragraph(part.title, STYLES["Heading3"])]
-        story.append(_table(part) if part.rows else _text("None."))
+    for table in (
+        _balance(statement),
+        _money(statement),
+        _purchases(statement),
+        _entries(statement),
+        _usage(statement),
+    ):
+        story += [Spacer(1, 5 * mm), CondPageBreak(35 * mm), Paragraph(table.title, STYLES["Heading3"])]
+        story.append(_table(table) if table.rows else _text("None."))
 
     def foot(canvas: Any, _: Any) -> None:
         canvas.setFont("Helvetica", 7)
@@ -77,7 +81,7 @@ def statement_pdf(statement: Statement) -> bytes:
     return out.getvalue()
 
 
-def _balance(statement: Statement) -> Part:
+def _balance(statement: Statement) -> StatementTable:
     bought, moved = (
         sum(row.millicredits for row in statement.purchases),
         sum(row.millicredits for row in statement.entries),
@@ -89,7 +93,7 @@ def _balance(statement: Statement) -> Part:
         ("Usage", -statement.usage_total),
     )
     columns = (("", 110), ("Credits", 35), ("Value", 35))
-    return Part(
+    return StatementTable(
         "Balance",
         columns,
         1,
@@ -98,15 +102,15 @@ def _balance(statement: Statement) -> Part:
     )
 
 
-def _money(statement: Statement) -> Part:
+def _money(statement: Statement) -> StatementTable:
     paid, paid_tax = _paid(statement.purchases)
     back, back_tax = _returned(statement.entries)
     rows = [["Paid", _usd(paid), _usd(paid_tax)], ["Returned: refunds and disputes", _usd(-back), _usd(-back_tax)]]
     totals = ["Paid less returned", _usd(paid - back), _usd(paid_tax - back_tax)]
-    return Part("Money", (("", 110), ("US dollars", 35), ("of it tax", 35)), 1, rows, totals)
+    return StatementTable("Money", (("", 110), ("US dollars", 35), ("of it tax", 35)), 1, rows, totals)
 
 
-def _purchases(statement: Statement) -> Part:
+def _purchases(statement: Statement) -> StatementTable:
     columns = (
         ("Date", 18),
         ("Package", 20),
@@ -137,10 +141,10 @@ def _purchases(statement: Statement) -> Part:
         *map(_usd, _paid(statement.purchases)),
         *_both(sum(row.millicredits for row in statement.purchases)),
     ]
-    return Part("Purchases", columns, 4, rows, totals)
+    return StatementTable("Purchases", columns, 4, rows, totals)
 
 
-def _entries(statement: Statement) -> Part:
+def _entries(statement: Statement) -> StatementTable:
     columns = (
         ("Date", 18),
         ("What", 32),
@@ -167,10 +171,10 @@ def _entries(statement: Statement) -> Part:
         *map(_usd, _returned(statement.entries)),
         *_both(sum(row.millicredits for row in statement.entries)),
     ]
-    return Part("Refunds, disputes, adjustments", columns, 3, rows, totals)
+    return StatementTable("Refunds, disputes, adjustments", columns, 3, rows, totals)
 
 
-def _usage(statement: Statement) -> Part:
+def _usage(statement: Statement) -> StatementTable:
     columns = (
         ("Date", 18),
         ("Model", 46),
@@ -192,10 +196,10 @@ def _usage(statement: Statement) -> Part:
         *(f"{sum(column):,}" for column in zip(*numbers, strict=True)),
         *_both(-statement.usage_total),
     ]
-    return Part("Usage", columns, 2, rows, totals)
+    return StatementTable("Usage", columns, 2, rows, totals)
 
 
-def _table(part: Part) -> Table:
+def _table(table: StatementTable) -> Table:
     """Numbers to the right, totals under a line.
 
     A row may be longer than a page: a reason of 2,000 characters in a narrow column.
@@ -207,15 +211,15 @@ def _table(part: Part) -> Table:
         ("LINEBELOW", (0, 0), (-1, 0), 0.5, colors.black),
         ("LINEABOVE", (0, -1), (-1, -1), 0.5, colors.black),
         ("VALIGN", (0, 0), (-1, -1), "TOP"),
-        ("ALIGN", (part.numbers_from, 0), (-1, -1), "RIGHT"),
+        ("ALIGN", (table.numbers_from, 0), (-1, -1), "RIGHT"),
         ("LEFTPADDING", (0, 0), (-1, -1), PADDING),
         ("LEFTPADDING", (0, 0), (0, -1), 6),  # in line with the headings
         ("RIGHTPADDING", (0, 0), (-1, -1), PADDING),
         ("TOPPADDING", (0, 0), (-1, -1), 2),
         ("BOTTOMPADDING", (0, 0), (-1, -1), 2),
     ]
-    body = [[title for title, _ in part.columns], *part.rows, part.totals]
-    return Table(body, colWidths=[width * mm for _, width in part.columns], repeatRows=1, style=style, splitInRow=1)
+    body = [[title for title, _ in table.columns], *table.rows, table.totals]
+    return Table(body, colWidths=[width * mm for _, width in table.columns], repeatRows=1, style=style, splitInRow=1)
 
 
 def _text(value: str) -> Paragraph:
@@ -223,7 +227,7 @@ def _text(value: str) -> Paragraph:
 
 
 def _code(value: str, width: int) -> Paragraph:
-    """An id in a column so many mm wide, broken where it may be.
+    """Set an id in a column so many mm wide, broken where it may be.
 
     A part that is too long for a line is broken anywhere.
     """
@@ -236,7 +240,7 @@ def _code(value: str, width: int) -> Paragraph:
 
 
 def _receipt(url: str) -> Any:
-    """A link for what is an address on the web, and nothing else that a reader would follow."""
+    """Link to an address on the web; nothing for anything else that a reader would follow."""
     if not url.startswith(("https://", "http://")):
         return ""
     return Paragraph(f'<link href="{escape(url, QUOTED)}"><u>receipt</u></link>', LINK)
@@ -254,12 +258,12 @@ def _usd(amount: int) -> str:
 
 
 def _paid(rows: Iterable[StatementPurchase]) -> tuple[int, int]:
-    """What was paid and the tax in it, in millionths of a dollar."""
+    """Sum of the payments and the tax in it, in millionths of a dollar."""
     found = [(row.paid_cents * MILLICREDITS_PER_CENT, row.tax_cents * MILLICREDITS_PER_CENT) for row in rows]
     return sum(paid for paid, _ in found), sum(tax for _, tax in found)
 
 
 def _returned(rows: Iterable[StatementEntry]) -> tuple[int, int]:
-    """What went back and the tax in it, in millionths of a dollar."""
+    """Sum of the returns and the tax in it, in millionths of a dollar."""
     found = [(row.returned, row.returned_tax) for row in rows]
     return sum(money for money, _ in found), sum(tax for _, tax in found)

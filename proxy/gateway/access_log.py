@@ -32,9 +32,9 @@ class EndedRequest(Protocol):
 def log_request(services: Services, ended: EndedRequest, hold: RequestHold | None) -> None:
     """Count it and write its line. `hold`: its money, None where it was never to cost anything."""
     key, status, metrics = ended.key, ended.status or CLIENT_CLOSED, services.metrics
-    metrics.answered(ended.endpoint, status, ended.outcome or "unknown")
+    metrics.count_answer(ended.endpoint, status, ended.outcome or "unknown")
     if hold is not None and hold.sent_at:
-        metrics.forwarded_after(hold.sent_at - ended.started)
+        metrics.observe_forwarded(hold.sent_at - ended.started)
     sent_id = next((value for name, value in ended.headers if name == b"x-client-request-id"), b"")
     facts: dict[str, str | int] = {
         "request_id": ended.request_id,

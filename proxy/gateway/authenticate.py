@@ -19,7 +19,7 @@ from billing.ledger.accounts import Accounts, ApiKey, hash_key
 from billing.ledger.admins import ADMIN_PREFIX, Admins
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import now_ms
-from proxy.web.auth_failures import Failures
+from proxy.web.auth_failures import AuthFailures
 from proxy.web.rejections import forbidden, unauthorized, unavailable
 
 REFRESH_SECONDS = 1.0
@@ -49,14 +49,14 @@ class Authenticator:
         accounts: Accounts,
         stale_seconds: int | float,
         admins: Admins | None = None,
-        failures: Failures | None = None,
+        failures: AuthFailures | None = None,
     ) -> None:
         """`stale_seconds`: how long known keys work while SQL cannot be asked. `admins` None: nobody acts for others.
 
         `failures`: of keys that are not known, by address.
         """
         self._accounts, self._stale, self._admins = accounts, stale_seconds, admins
-        self._failures = failures or Failures()
+        self._failures = failures or AuthFailures()
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._tasks: set[asyncio.Task[bool]] = set()
 
@@ -99,7 +99,7 @@ class Authenticator:
         except StoreUnavailable:
             raise unavailable(CANNOT_CHECK, "store_unavailable") from None
         if key is None:
-            self._failures.note("key", address)
+            self._failures.count("key", address)
         self._remember(digest, key)
         return key
 

@@ -43,10 +43,10 @@ from proxy.gateway.request import GatewayRequest
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.settlement import NO_OUTPUT, ObservedOutput
 from proxy.gateway.stream_relay import StreamRelay
-from proxy.gateway.upstream.answer import Answer
+from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.gateway.upstream.request_body import body_to_send
-from proxy.web.rejections import Rejection, bad_gateway, instead_of, unavailable
+from proxy.web.rejections import Rejection, bad_gateway, replacement_error, unavailable
 
 ERROR_BODY_LIMIT = 65_536
 UNFINISHED = ("queued", "in_progress")
@@ -80,7 +80,7 @@ class Exchange:
             content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
             parsed = endpoint.parse(body, content_type)
             context = await services.tenants.context(key.account_id, parsed.references) if parsed.references else 0
-            plan = make_plan(endpoint, parsed, key, self.hold.terms.prices, settings.billing, context)
+            plan = make_plan(endpoint, parsed, key, self.hold.terms.prices, settings, context)
             plan = await self.hold.hold(plan, key, free=free)
             identifier = partial(services.tenants.identifier, key.account_id)
             await self._forward(plan, body_to_send(plan, settings.billing, identifier))
@@ -171,7 +171,7 @@ class Exchange:
             self.services.log.key_refused()
         if not 400 <= status < 600:
             raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = redactor.headers(answer.head.headers, request.request_id), instead_of(status, body)
+        headers, own = redactor.headers(answer.head.headers, request.request_id), replacement_error(status, body)
         if own is not None:
             body = own.body()
             headers = [(name, value) for name, value in headers if name != b"content-type"]
@@ -184,7 +184,7 @@ class Exchange:
     async def _whole(self, plan: Plan, answer: Answer) -> None:
         """Read a JSON answer to its end, settle, then hand it over with what it cost."""
         request, hold = self.request, self.hold
-        body = await _collect(answer, self.settings.upstream.max_response_bytes)
+        body = await _collect(answer, MAX_RESPONSE_BYTES)
         await hold.wait_persisted()
         report, produced, texts = plan.endpoint.read(body)
         if plan.parsed.background and report.status in UNFINISHED:

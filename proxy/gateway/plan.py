@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Bounds, Charge, Model, PriceBook
-from config.settings import Billing
+from config.settings import Billing, Holds, Settings
 from proxy.gateway.bodies.chat import Parsed
 from proxy.gateway.bodies.responses import HOSTED_TOOLS
 from proxy.gateway.endpoints import METERED, Endpoint
@@ -83,12 +83,13 @@ NO_TOOLS = Tools()
 
 
 def make_plan(
-    endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, billing: Billing, context: int | None = 0
+    endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, settings: Settings, context: int | None = 0
 ) -> Plan:
     """Check model, tier, tools and fields; bound by bytes; price the worst case. Raises Rejection.
 
     `context`: tokens of stored objects that the request refers to; None = unknown.
     """
+    billing = settings.billing
     model = sold_model(parsed.model, endpoint.priced_as or endpoint.name, key, prices, billing)
     if parsed.store and not billing.allow_store:
         raise invalid(
@@ -103,9 +104,9 @@ def make_plan(
             "unsupported_parameter",
         )
     tier = _tier(endpoint, parsed, model, billing)
-    tools = _tools(parsed, model, key, prices, billing) if parsed.tools or parsed.image_tool else NO_TOOLS
+    tools = _tools(parsed, model, key, prices, settings) if parsed.tools or parsed.image_tool else NO_TOOLS
     searches = _searches(parsed, model)
-    cap, cap_is_ours = _output_cap(parsed, model, billing)
+    cap, cap_is_ours = _output_cap(parsed, model, settings.holds)
     tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound, context, tools, cap)
     if searches and model.context_window is not None:
         tokens_in = min(model.context_window, tokens_in + searches * SEARCH_TOKENS)
@@ -216,11 +217,11 @@ def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: To
     )
 
 
-def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, billing: Billing) -> Tools:
+def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, settings: Settings) -> Tools:
     """Check the hosted tools against the configuration and the prices. Raises Rejection."""
     hosted = parsed.tools & HOSTED_TOOLS.keys()
     for tool in sorted(hosted):
-        if tool not in billing.allowed_tools:
+        if tool not in settings.billing.allowed_tools:
             raise forbidden(f"The tool {tool!r} is not enabled here.", "tool_not_allowed", "tools")
     search = "web_search" if model.reasoning or "web_search" in hosted else "web_search_preview_non_reasoning"
     names = {CALL_PRICES[tool] or search for tool in hosted if tool in CALL_PRICES}
@@ -229,10 +230,10 @@ def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, billing
             raise invalid(f"The tool has no price here ({name}).", "tools", "unsupported_tool")
     calls = 0
     if hosted or parsed.image_tool:
-        calls = parsed.max_calls or billing.max_tool_calls
+        calls = parsed.max_calls or settings.holds.max_tool_calls
     image = None
     if parsed.image_tool is not None:
-        image = sold_model(parsed.image_tool.model, IMAGES if hosted else RESPONSES, key, prices, billing)
+        image = sold_model(parsed.image_tool.model, IMAGES if hosted else RESPONSES, key, prices, settings.billing)
     added = max((HOSTED_TOOLS[tool] for tool in hosted), default=0)
     return Tools(calls, added, search, max(names, key=prices.call_price, default=""), image)
 
@@ -248,7 +249,7 @@ def _searches(parsed: Parsed, model: Model) -> int:
     return max(1, parsed.choices)
 
 
-def _output_cap(parsed: Parsed, model: Model, billing: Billing) -> tuple[int, bool]:
+def _output_cap(parsed: Parsed, model: Model, holds: Holds) -> tuple[int, bool]:
     """(output tokens per choice, whether we chose it). Raises Rejection."""
     most = model.max_output_tokens
     if parsed.explicit_cap is not None:
@@ -262,7 +263,7 @@ def _output_cap(parsed: Parsed, model: Model, billing: Billing) -> tuple[int, bo
     if parsed.cap_field is None:
         bounds = [bound for bound in (most, parsed.output_bound) if bound is not None]
         return min(bounds, default=0), False
-    chosen = billing.default_max_output_tokens or most
+    chosen = holds.default_max_output_tokens or most
     if chosen is None:
         raise invalid(
             f"The model {parsed.model!r} has no known output maximum: send `{parsed.cap_field}`.", parsed.cap_field

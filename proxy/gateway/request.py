@@ -69,7 +69,7 @@ class GatewayRequest(RequestContext):
         """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
         if self.interruption.muted:
-            seconds = self.settings.billing.drain_seconds
+            seconds = self.settings.metering.read_on_seconds
             asyncio.get_running_loop().call_later(seconds, self._stop_reading_on)
 
     def _stop_reading_on(self) -> None:
@@ -80,7 +80,7 @@ class GatewayRequest(RequestContext):
         """The first byte of an answer goes to the client now."""
         elapsed = time.monotonic() - self.started
         self.first_byte_ms = max(1, round(elapsed * 1_000))
-        self.services.metrics.first_byte_after(elapsed)
+        self.services.metrics.observe_first_byte(elapsed)
 
     async def reject(self, rejection: Rejection) -> None:
         """Answer with a refusal."""

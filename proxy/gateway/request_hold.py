@@ -112,7 +112,7 @@ class RequestHold:
         Raises Rejection (402, 429, 503).
         """
         self._key, self.free = key, free
-        services, billing, prices = self._services, self._settings.billing, self.terms.prices
+        services, holds, prices = self._services, self._settings.holds, self.terms.prices
         counted, tries = False, 0
         while True:
             result = await self._try_hold(plan, key)
@@ -131,7 +131,7 @@ class RequestHold:
             if tries == HOLD_TRIES:
                 raise self._insufficient(plan, result, budget)
             if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, billing.min_output_tokens, prices)
+                lower = clamped(plan, budget, holds.min_output_tokens, prices)
                 if lower is None:
                     raise self._insufficient(plan, result, budget)
                 plan = lower
@@ -148,7 +148,7 @@ class RequestHold:
             key.key_id,
             self.amount,
             bounds.input_tokens + bounds.output_tokens,
-            self._settings.billing.hold_lease_seconds * 1_000,
+            self._settings.advanced.hold_lease_seconds * 1_000,
             limits,
             checkpoint.record,
         )
@@ -169,7 +169,7 @@ class RequestHold:
         what is left is held and the rest is our loss. Raises StoreUnavailable.
         """
         self._key, self.plan, self.amount, self.free = key, plan, amount, free
-        lease_ms = self._settings.billing.hold_lease_seconds * 1_000
+        lease_ms = self._settings.advanced.hold_lease_seconds * 1_000
         for _ in range(RESUME_TRIES):
             record = checkpoint_of(self.facts(plan), self.terms.prices, 0).record
             request = HoldRequest(
@@ -184,8 +184,8 @@ class RequestHold:
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
         """The 402, with what is needed, what is there and what is affordable."""
-        billing, prices = self._settings.billing, self.terms.prices
-        needed = smallest(plan, billing.min_output_tokens, prices).ceiling.amount
+        prices = self.terms.prices
+        needed = smallest(plan, self._settings.holds.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
             tokens = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) - plan.parsed.extra_output
@@ -199,7 +199,7 @@ class RequestHold:
         if source == "key_limit":
             ends = period_end_ms(self.key.rules.spend_period or "total", self.started_ms)
             limit = KeyLimit(result.key_available, iso_time(ends) if ends is not None else None)
-        top_up = self._services.absolute(billing.top_up_url)
+        top_up = self._services.absolute(self._settings.purchases.top_up_url)
         return insufficient_credits(source, needed, result.balance, result.held, affordable, top_up, retry, limit)
 
     async def wait_persisted(self) -> None:
@@ -291,7 +291,7 @@ class RequestHold:
             self.settled, self.charged = settled, settled.charged
             if settled.loss:
                 services.log.loss(self.request_id, account_id, settled.loss)
-        services.metrics.metered(plan.model.name, self.amount, self.charged, decision.usage, decision.source)
+        services.metrics.count_charge(plan.model.name, self.amount, self.charged, decision.usage, decision.source)
 
     def checkpoint_decided(self, decision: SettlementDecision) -> None:
         """Tell the store the final charge: who finds this hold after a crash books exactly that."""

@@ -5,7 +5,8 @@ from typing import NamedTuple, Protocol
 
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from proxy.gateway.answers.redact import ResponseRedactor
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.bodies.tokenizer import Tokenizer
@@ -110,7 +111,7 @@ class Services:
     def put_in_force(self, settings: Settings, prices: PriceBook) -> None:
         """Choose settings and prices for the requests that begin from now on: the one place where prices are chosen."""
         self.settings, self.prices = settings, prices
-        self.terms = PricingTerms(prices, settings.billing.zero_completion_insurance)
+        self.terms = PricingTerms(prices, settings.metering.zero_completion_insurance)
 
     def absolute(self, url: str) -> str:
         """Make a link that works outside a page of ours: a path of this server gets its origin."""

@@ -151,16 +151,16 @@ class StreamRelay:
         """Tell whether an answer that nobody reads is read to its usage."""
         plan = self._plan
         unpriceable = plan.model.reasoning or plan.endpoint.drains
-        drains = unpriceable or self._request.settings.billing.on_disconnect == "drain"
+        drains = unpriceable or self._request.settings.metering.on_disconnect == "read_on"
         return self._request.interruption.reason == "client_gone" and drains
 
     async def _read_on(self) -> None:
         """The client left, but its model works unseen: read on to the usage, bounded in time and tokens."""
-        billing, answer, meter = self._request.settings.billing, self._answer, self._meter
-        most = billing.drain_output_tokens
+        metering, answer, meter = self._request.settings.metering, self._answer, self._meter
+        most = metering.read_on_output_tokens
         self._request.interruption.muted = True
         try:
-            async with asyncio.timeout(billing.drain_seconds):
+            async with asyncio.timeout(metering.read_on_seconds):
                 while not meter.done:
                     data = await answer.read()
                     if not data:

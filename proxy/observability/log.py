@@ -33,17 +33,17 @@ class RequestLog:
         self._key_refused_until = 0.0
 
     def request(self, facts: dict[str, str | int]) -> None:
-        """One finished request."""
+        """Log one finished request."""
         if self._access:
             self._write({"event": "request", "at": now_ms(), **facts})
 
     def side_request(self, facts: dict[str, str | int]) -> None:
-        """One finished request beside /v1: the side API, the pages, the admin API, webhooks."""
+        """Log one finished request beside /v1: the side API, the pages, the admin API, webhooks."""
         if self._access:
             self._write({"event": "side_request", "at": now_ms(), **facts})
 
     def loss(self, request_id: str, account_id: str, millicredits: int) -> None:
-        """The upstream billed more than could be charged: always worth a person's look."""
+        """Log that the upstream billed more than could be charged: always worth a person's look."""
         self._write(
             {
                 "event": "platform_loss",
@@ -55,7 +55,7 @@ class RequestLog:
         )
 
     def key_refused(self) -> None:
-        """OpenAI does not take our key, so nothing can be served: said at most once a minute."""
+        """Log that OpenAI does not take our key, so nothing can be served: at most once a minute."""
         if time.monotonic() >= self._key_refused_until:
             self._key_refused_until = time.monotonic() + KEY_REFUSED_SECONDS
             message = "OpenAI refuses this service's own key (401): check OPENAI_API_KEY with `tollkeeper preflight`"
@@ -83,7 +83,7 @@ class JsonFormatter(logging.Formatter):
     """Standard library records as JSON lines."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """One line."""
+        """Write a record as one line."""
         line = {
             "event": "log",
             "at": now_ms(),

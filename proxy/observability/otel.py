@@ -34,14 +34,14 @@ class Spans:
     """See tracing.Tracing. One exporting thread a process."""
 
     def __init__(self) -> None:
-        """Configured by the environment."""
+        """Configure by the environment."""
         self._provider = TracerProvider()
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("tollkeeper")
         self._propagator = TraceContextTextMapPropagator()
 
     def begin(self, headers: Headers) -> Trace:
-        """A span of its own, below the client's where it sent one."""
+        """Begin a span of its own, below the client's where it sent one."""
         parent, state = context_of(headers)
         above = self._propagator.extract({"traceparent": parent, "tracestate": state}) if parent else None
         span = self._tracer.start_span("tollkeeper", above, SpanKind.SERVER)

@@ -30,14 +30,14 @@ class Trace:
             self.lines += STATE_LINE % state.encode()
 
     def end(self, facts: dict[str, str | int]) -> None:
-        """The request was answered; `facts` as in its log line."""
+        """End it, as the request was answered; `facts` as in its log line."""
 
 
 class Tracing(Protocol):
-    """Where traces begin and go."""
+    """Beginning and end of traces."""
 
     def begin(self, headers: Headers) -> Trace:
-        """The trace of a request with these headers (lower-case names)."""
+        """Begin the trace of a request with these headers (lower-case names)."""
         ...
 
     def close(self) -> None:
@@ -49,11 +49,11 @@ class PassOn:
     """Nothing of our own in the trace: what the client sent goes on."""
 
     def begin(self, headers: Headers) -> Trace:
-        """See Tracing."""
+        """Take the client's trace on."""
         return Trace(*context_of(headers))
 
     def close(self) -> None:
-        """See Tracing."""
+        """Do nothing: there is nothing to hand over."""
 
 
 def context_of(headers: Headers) -> tuple[str, str]:

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from billing.ledger.accounts import ApiKey
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from config.watch import Edits
 from proxy.gateway.endpoints import MODEL_PREFIX, MODELS_PATH, OBJECT_PREFIX
 from proxy.gateway.exchange import Exchange
@@ -21,7 +22,7 @@ from proxy.gateway.unmetered.stored_objects import answer_object, is_object_path
 from proxy.server.edge import not_on_this_port, refuse_socket
 from proxy.server.http_protocol import ClientConnection
 from proxy.server.wiring import Wired, Wiring
-from proxy.web.origin import Group, group_of
+from proxy.web.paths import Group, group_of
 
 log = logging.getLogger("tollkeeper.app")
 

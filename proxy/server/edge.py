@@ -16,7 +16,8 @@ from config.settings import Settings
 from proxy.gateway.access_log import CLIENT_CLOSED
 from proxy.observability.log import RequestLog
 from proxy.web.client_address import client_address
-from proxy.web.origin import ASKED, HEALTH_PATHS, Asked, Group, header_of, is_under, request_id_of
+from proxy.web.origin import ORIGIN_KEY, RequestOrigin, choose_request_id, header_value
+from proxy.web.paths import HEALTH_PATHS, Group, is_under
 
 CORS_PATHS = ("/api/billing",)
 """Pages sign in by cookie and the admin API is no browser's business: neither answers other origins."""
@@ -66,7 +67,7 @@ class Edge:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """One request."""
         started, path = time.monotonic(), scope["path"]
-        asked = scope[ASKED] = Asked(request_id_of(scope), client_address(scope, self._trusted))
+        asked = scope[ORIGIN_KEY] = RequestOrigin(choose_request_id(scope), client_address(scope, self._trusted))
         status = 0
 
         async def noting(message: Any) -> None:
@@ -93,11 +94,11 @@ class Edge:
 
     async def _answered(self, scope: Any, receive: Any, send: Any) -> None:
         path: str = scope["path"]
-        origin = header_of(scope, b"origin")
+        origin = header_value(scope, b"origin")
         allowed = (
             origin and is_under(path, CORS_PATHS) and origin.decode("latin-1") in self._settings().cors.allowed_origins
         )
-        if allowed and scope["method"] == "OPTIONS" and header_of(scope, b"access-control-request-method"):
+        if allowed and scope["method"] == "OPTIONS" and header_value(scope, b"access-control-request-method"):
             await _answer(send, 204, [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), *PREFLIGHT], b"")
             return
 

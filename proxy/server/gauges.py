@@ -46,7 +46,7 @@ class Publisher:
 
     async def from_store(self) -> int:
         """Money held, by living processes and dead ones. Raises StoreUnavailable."""
-        self._metrics.holds(await self._store.outstanding())
+        self._metrics.stores.show_holds(await self._store.outstanding())
         return 0
 
     async def from_sql(self) -> int:
@@ -54,32 +54,32 @@ class Publisher:
         await self._publish_jobs()
         await self._publish_finance()
         depth = await self._inbox.depth()
-        self._metrics.inbox_waiting.set(depth.waiting)
-        self._metrics.inbox_lag.set(depth.oldest_ms / 1_000)
+        self._metrics.money_in.inbox_waiting.set(depth.waiting)
+        self._metrics.money_in.inbox_lag.set(depth.oldest_ms / 1_000)
         return 0
 
     async def _publish_jobs(self) -> None:
         metrics = self._metrics
-        metrics.jobs_since.set(self._started_at)
+        metrics.jobs.jobs_since.set(self._started_at)
         for name, job in self._jobs.items():
-            metrics.job_interval.labels(name).set(job.every_seconds)
+            metrics.jobs.job_interval.labels(name).set(job.every_seconds)
             standing = await self._runs.standing(name)
             if standing is not None:
-                metrics.job_stands(name, standing)
+                metrics.jobs.show_standing(name, standing)
                 if name == RECONCILE:
-                    metrics.reconciliation_mismatch.set(display_credits(standing.mismatch))
+                    metrics.jobs.reconciliation_mismatch.set(display_credits(standing.mismatch))
 
     async def _publish_finance(self) -> None:
-        self._metrics.margin_target.set(self._target)
+        self._metrics.finance.margin_target.set(self._target)
         kept = await self._finance.kept()
         if kept.newest is None:
             return
         today = day_of(now_ms())
         # of a new day nothing is computed yet, and yesterday's figures are not its
         nothing = Figures(today.isoformat(), 0, 0, 0, 0, kept.newest.liability, 0)
-        self._metrics.finance_today(kept.newest if kept.newest.day == nothing.day else nothing)
+        self._metrics.finance.show_today(kept.newest if kept.newest.day == nothing.day else nothing)
         if kept.closed is not None:
-            self._metrics.finance_closed(kept.closed)
+            self._metrics.finance.show_closed(kept.closed)
         await self._publish_models(today, kept.updated_at)
 
     async def _publish_models(self, today: date, updated_at: int) -> None:
@@ -90,5 +90,5 @@ class Publisher:
         costs: defaultdict[str, int] = defaultdict(int)
         for model in models:
             costs[family(model.model)] += model.cost
-        self._metrics.models_today(costs)
+        self._metrics.finance.show_models(costs)
         self._shown_at = updated_at

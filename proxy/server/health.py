@@ -61,7 +61,7 @@ class StoreWatch:
         problems["sql"] = await _probe(_check_schema(self._database))
         self._health.checked_at = time.monotonic()
         for name in ("balances", "sql"):
-            services.metrics.store_up.labels(name).set(0 if problems[name] else 1)
+            services.metrics.stores.store_up.labels(name).set(0 if problems[name] else 1)
         if self._turn % DEPTH_EVERY == 0 and not problems["balances"]:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
@@ -69,7 +69,7 @@ class StoreWatch:
         services.metrics.publish()
         publish_store(services.metrics, self._store)
         for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
-            services.metrics.upstream_connections.labels(state).set(number)
+            services.metrics.stores.upstream_connections.labels(state).set(number)
         self._turn += 1
         return 0
 
@@ -78,8 +78,8 @@ class StoreWatch:
         services, journal = self._services, self._services.settings.journal
         full = entries > journal.max_pending or lag_ms > journal.max_lag_seconds * 1_000
         services.overloaded = self._health.problems["journal"] = TOO_FULL if full else ""
-        services.metrics.journal_entries.set(entries)
-        services.metrics.journal_lag.set(lag_ms / 1_000)
+        services.metrics.stores.journal_entries.set(entries)
+        services.metrics.stores.journal_lag.set(lag_ms / 1_000)
 
 
 async def _probe(check: Any) -> str:

@@ -24,7 +24,7 @@ from billing.accounting.daily_finance import (
 from billing.accounting.openai_costs import compare_costs, own_costs
 from billing.accounting.reconcile import ReadStore, StoreFigures, check_audit, check_ledger, check_store
 from billing.accounting.reconcile_charges import check_sample
-from billing.balances.embedded import read_figures
+from billing.balances.journal_file import read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.jobs.retention import drop_detail
 from billing.jobs.schedule import Job, JobResult, Scheduler
@@ -33,7 +33,7 @@ from billing.money.errors import BillingError
 from billing.money.findings import Finding
 from billing.storage.database import Database, now_ms
 from billing.storage.partitions import keep_partitions
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import openai_admin_key
 from config.settings import Settings
 from proxy.customer_api.money_in import MoneyIn
@@ -69,20 +69,25 @@ class JobBook:
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
         self._admin_key = openai_admin_key(settings)
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)
-        metrics.jobs_known(self.schedule.jobs)
+        metrics.jobs.start_at_zero(self.schedule.jobs)
 
     async def close(self) -> None:
         """Close connections."""
         await self.database.close()
 
     def _jobs(self) -> list[Job]:
-        conf = self._settings.jobs
+        conf, advanced = self._settings.jobs, self._settings.advanced
         found = [
-            Job("finance", conf.finance_seconds, self._finance, "daily figures, margin against its target, liability"),
+            Job(
+                "finance",
+                advanced.finance_seconds,
+                self._finance,
+                "daily figures, margin against its target, liability",
+            ),
             Job("reconcile", conf.reconcile_minutes * 60.0, self._reconcile, "everything against everything"),
         ]
         if self._money.keys is not None:
-            every = self._settings.stripe.sweep_minutes * 60.0
+            every = advanced.sweep_minutes * 60.0
             found.append(Job("sweep", every, self._sweep, "ask Stripe for what never reached us"))
             found.append(
                 Job("stripe", DAY_SECONDS, self._stripe, "30 days of Stripe's record against purchases and the ledger")
@@ -219,7 +224,7 @@ class JobBook:
         if self._admin_key is None:
             problem = "is not set, so OpenAI's costs are not asked for"
             raise ConfigError("environment", "OPENAI_ADMIN_KEY", problem, "set it, or jobs.openai_admin_key_file")
-        openai = OpenAICosts(self._settings.jobs.openai_costs_url, self._admin_key)
+        openai = OpenAICosts(self._settings.advanced.openai_costs_url, self._admin_key)
         found: list[Finding] = []
         lines = []
         for day, billed in (await openai.days(first, last)).items():
@@ -244,7 +249,7 @@ class JobBook:
 
     def _noted(self, name: str, result: JobResult | None, _seconds: float) -> None:
         failed = result is None or bool(result.problem)
-        self._metrics.job_ran(
+        self._metrics.jobs.count_run(
             name, "failed" if failed else "found" if result is not None and result.findings else "clean"
         )
 

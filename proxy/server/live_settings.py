@@ -15,8 +15,8 @@ from billing.ledger.flush import repeat
 from billing.money.amounts import MoneyError
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.storage.database import now_ms
+from config.errors import ConfigError
 from config.flags import FLAGS, full_name, value_of, with_flags
-from config.load import ConfigError
 from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edits
 from proxy.observability.metrics import Metrics
@@ -142,7 +142,7 @@ class LiveSettings:
         self._restart = edit.restart
         if edit.settings != self.file:
             self.file = edit.settings
-            self._metrics.count(self._metrics.config_reloads, "applied")
+            self._metrics.count(self._metrics.configuration.config_reloads, "applied")
             log.info("the configuration file was edited; its live part applies now")
 
     def _note_silence(self) -> None:
@@ -166,15 +166,15 @@ class LiveSettings:
 
     def _refuse(self, cause: str, problem: str) -> None:
         self._problems[cause] = problem
-        self._metrics.count(self._metrics.config_reloads, "refused")
+        self._metrics.count(self._metrics.configuration.config_reloads, "refused")
         log.error("the configuration stays as it was: %s", problem)
 
     def _publish(self) -> None:
         metrics = self._metrics
-        metrics.config_valid.set(0 if self._problems else 1)
-        metrics.config_restart_keys.set(len(self._restart))
-        metrics.config_checked_at.set(self._edits.looked_at if self._edits is not None else time.time())
-        metrics.flag_overrides.set(len(in_force(self._rows, now_ms())))
+        metrics.configuration.config_valid.set(0 if self._problems else 1)
+        metrics.configuration.config_restart_keys.set(len(self._restart))
+        metrics.configuration.config_checked_at.set(self._edits.looked_at if self._edits is not None else time.time())
+        metrics.configuration.flag_overrides.set(len(in_force(self._rows, now_ms())))
         for flag in SWITCHES:
-            metrics.flag.labels(flag).set(1 if value_of(self.current, flag) else 0)
-        metrics.rollout_percent.set(self.current.rollout.percent)
+            metrics.configuration.flag.labels(flag).set(1 if value_of(self.current, flag) else 0)
+        metrics.configuration.rollout_percent.set(self.current.rollout.percent)

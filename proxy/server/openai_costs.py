@@ -10,7 +10,7 @@ import msgspec
 
 from billing.accounting.daily_finance import day_of, span
 from billing.money.errors import StoreUnavailable
-from config.settings import Secret
+from config.secrets import Secret
 
 OPENAI = "https://api.openai.com/v1/organization/costs"
 TIMEOUT_SECONDS = 30.0

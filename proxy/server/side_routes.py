@@ -21,7 +21,7 @@ from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from config.secrets import service_key
 from config.settings import Database as DatabaseSettings
-from proxy.admin.actions import AdminDesk, Journal
+from proxy.admin.actions import AdminActions, Journal
 from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminAuth
 from proxy.admin.oidc import TokenChecker
@@ -31,10 +31,11 @@ from proxy.customer_api.account import AccountApi
 from proxy.customer_api.checkout import CheckoutApi
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.settings import SettingsApi
+from proxy.customer_api.stripe_webhook import StripeWebhook
 from proxy.gateway.services import Services
 from proxy.server.jobs import STATEMENT_SECONDS
 from proxy.server.live_settings import LiveSettings
-from proxy.web.auth_failures import Failures
+from proxy.web.auth_failures import AuthFailures
 
 
 def journal_apart(conf: DatabaseSettings) -> Journal:
@@ -70,14 +71,14 @@ class SideParts:
     tokens: TokenChecker | None
     origin: str
     jobs: Scheduler
-    failures: Failures
+    failures: AuthFailures
 
 
 def side_routes(parts: SideParts) -> list[Route]:
     """Routes to mount."""
     database, services, money = parts.database, parts.services, parts.money
     api, statements = AccountApi(services, parts.ledger), Statements(database)
-    auth, desk = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_desk(parts)
+    auth, actions = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_actions(parts)
     settings = services.settings
     portal = CreditsPage(
         money,
@@ -87,22 +88,23 @@ def side_routes(parts: SideParts) -> list[Route]:
         statements,
         service_key(settings),
         settings.portal.public_url or parts.origin,
-        auth.opens_portal,
+        auth.find_portal_staff,
     )
     return [
         *api.routes(),
-        *CheckoutApi(money, services.authenticator, parts.accounts, parts.failures).routes(),
+        *CheckoutApi(money, services.authenticator, parts.accounts).routes(),
+        *StripeWebhook(money, parts.failures).routes(),
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
-        *AdminApi(desk, auth).routes(),
-        *OpsPage(desk, auth).routes(),
+        *AdminApi(actions, auth).routes(),
+        *OpsPage(actions, auth).routes(),
     ]
 
 
-def admin_desk(parts: SideParts) -> AdminDesk:
+def admin_actions(parts: SideParts) -> AdminActions:
     """The parts that admins work with."""
     database = parts.database
-    return AdminDesk(
+    return AdminActions(
         parts.services,
         parts.accounts,
         parts.ledger,

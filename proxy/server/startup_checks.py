@@ -4,7 +4,7 @@ from billing.ledger.rate_cards import RateCards
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, migrate, newest_revision
-from config.load import ConfigError
+from config.errors import ConfigError
 from config.secrets import notices_secret, openai_admin_key, service_key, stripe_keys
 from config.settings import Settings
 

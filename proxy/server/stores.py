@@ -24,9 +24,9 @@ def make_store(settings: Settings, ledger: Ledger) -> BalanceStore:
     """The balance store that the settings name, not yet open."""
     if settings.redis.url:
         return RedisBalances(
-            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.billing.hold_lease_seconds * 1_000
+            settings.redis.url, ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
         )
-    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.embedded.timeout_seconds)
+    return EmbeddedBalances(Path(settings.embedded.path), ledger, settings.advanced.embedded_timeout_seconds)
 
 
 @contextlib.asynccontextmanager
@@ -48,8 +48,7 @@ def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Seque
     return TransferJobs(
         store,
         ledger,
-        flush_seconds=settings.journal.flush_interval_ms / 1_000,
-        batch=settings.journal.batch_size,
+        flush_seconds=settings.advanced.journal_flush_interval_ms / 1_000,
         lead=lead,
         reap=reap,
         more=more,
@@ -68,7 +67,7 @@ def leader_of(store: BalanceStore, name: str) -> Callable[[], Awaitable[bool]]:
 
 def publish_store(metrics: Metrics, store: Store) -> None:
     """Count what this process had to rebuild."""
-    metrics.rebuilds.inc(store.rebuilt())
+    metrics.stores.rebuilds.inc(store.rebuilt())
 
 
 def count_booked(metrics: Metrics) -> OnBooked:
@@ -77,8 +76,8 @@ def count_booked(metrics: Metrics) -> OnBooked:
     def count(entries: Sequence[Entry]) -> None:
         for entry in entries:
             if entry.loss:
-                metrics.lost(entry.loss)
+                metrics.count_loss(entry.loss)
             if ORPHANED in entry.record:
-                metrics.orphan(decode_record(entry.record), entry.charged)
+                metrics.count_abandoned(decode_record(entry.record), entry.charged)
 
     return count

@@ -32,7 +32,8 @@ from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import Store
 from billing.ledger.ledger import Ledger
 from billing.storage.database import Database
-from config.settings import Secret, Settings
+from config.secrets import Secret
+from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edit, Edits, Follower, Herald, Judge, Watcher
 from proxy.customer_api.money_in import money_in
 from proxy.observability.metrics import Metrics
@@ -45,7 +46,7 @@ from proxy.server.live_settings import LiveSettings
 from proxy.server.startup_checks import check_keys
 from proxy.server.stores import count_booked, jobs_of, make_store, publish_store
 from proxy.server.wiring import background
-from proxy.web.origin import Group
+from proxy.web.paths import Group
 
 log = logging.getLogger("tollkeeper.serve")
 

@@ -25,7 +25,8 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.ledger.upstream_objects import UpstreamObjects
 from billing.storage.database import Database
-from config.settings import Log, Secret, Settings
+from config.secrets import Secret
+from config.settings import Log, Settings
 from config.watch import Edits
 from proxy.admin.oidc import TokenChecker
 from proxy.customer_api.money_in import MoneyIn, money_in
@@ -46,8 +47,8 @@ from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import RATES, Apply, LiveSettings
 from proxy.server.side_routes import SideParts, side_routes
 from proxy.server.stores import BalanceStore, count_booked, jobs_of, leader_of, opened_store
-from proxy.web.auth_failures import Failures
-from proxy.web.http import rejected
+from proxy.web.auth_failures import AuthFailures
+from proxy.web.http import rejection_response
 from proxy.web.rejections import Rejection, not_found
 
 EVERY_ADDRESS = ("0.0.0.0", "::")
@@ -89,8 +90,8 @@ class Wiring:
         settings, stack, metrics = self._settings, self._stack, self._metrics
         books = self._open_books()
         store = await stack.enter_async_context(opened_store(settings, books.ledger))
-        failures = Failures(
-            settings.listen.max_failures_per_minute, settings.listen.trusted_proxies, metrics.failed_too_often
+        failures = AuthFailures(
+            settings.listen.max_failures_per_minute, settings.listen.trusted_proxies, metrics.count_refused_unseen
         )
         services = await self._services(books, store, failures)
         money = money_in(settings, books.database, metrics)
@@ -126,7 +127,7 @@ class Wiring:
             Rates(cards, settings.billing),
         )
 
-    async def _services(self, books: _Books, store: BalanceStore, failures: Failures) -> Services:
+    async def _services(self, books: _Books, store: BalanceStore, failures: AuthFailures) -> Services:
         """Build what every request shares."""
         settings, key, stack = self._settings, self._key, self._stack
         prices = await books.rates.current()
@@ -180,7 +181,7 @@ class Wiring:
         money: MoneyIn,
         live: LiveSettings,
         jobs: JobBook,
-        failures: Failures,
+        failures: AuthFailures,
         health: Health,
     ) -> Starlette:
         """Build everything that is served beside /v1."""
@@ -221,7 +222,7 @@ class Wiring:
 def _side_answers(services: Services, money: MoneyIn) -> Callable[[str, int], None]:
     def count(path: str, status: int) -> None:
         selling = services.settings.billing.purchase_enabled and money.keys is not None
-        services.metrics.side_answer(path, status, selling=selling)
+        services.metrics.count_side_answer(path, status, selling=selling)
 
     return count
 
@@ -262,15 +263,17 @@ async def background(work: Any) -> AsyncIterator[None]:
 
 
 async def _no_such_page(_request: Request, _error: Exception) -> Response:
-    return rejected(not_found("There is no such page here. The API is under /v1 and /api/billing.", "not_found"))
+    return rejection_response(
+        not_found("There is no such page here. The API is under /v1 and /api/billing.", "not_found")
+    )
 
 
 async def _wrong_method(_request: Request, _error: Exception) -> Response:
-    return rejected(Rejection(405, "method_not_allowed", "This path does not take that method."))
+    return rejection_response(Rejection(405, "method_not_allowed", "This path does not take that method."))
 
 
 async def _failed(_request: Request, _error: Exception) -> Response:
-    return rejected(
+    return rejection_response(
         Rejection(500, "internal_error", "Something went wrong on our side. Try again.", kind="server_error")
     )
 

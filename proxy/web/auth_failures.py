@@ -1,4 +1,4 @@
-"""How often an address has failed to prove who it is, lately. Beyond a limit it is refused (429) instead of looked up.
+"""Failures to authenticate, counted by address. Beyond a limit it is refused (429) instead of looked up.
 
 Only failures count, and what was proven once is let through, however often others fail behind the same address (an
 office, a proxy that is not in `listen.trusted_proxies`): they lose nothing but the first request of a new key, for a
@@ -17,41 +17,41 @@ from proxy.web.rejections import too_many
 
 WINDOW_SECONDS = 60.0
 MOST_ADDRESSES = 10_000
-"""That are remembered, of each kind together; the one that failed longest ago is forgotten."""
+"""Addresses remembered, of all kinds together; the one that failed longest ago is forgotten."""
 MOST_PROVEN = 10_000
 IPV6_PREFIX = 64
-"""What one customer of a provider is given, and may choose addresses from."""
+"""Length of the prefix that one customer of a provider is given, and may choose addresses from."""
 REFUSED = "Too many requests from your address failed to authenticate. Wait a minute."
 
 Kind = Literal["key", "admin", "webhook"]
-"""What was not proven: an API key, an admin's key or token, a signature of Stripe's. Each is counted apart."""
+"""The thing not proven: an API key, an admin's key or token, a signature of Stripe's. Each is counted apart."""
 
 
-class Failures:
-    """The failures of one process."""
+class AuthFailures:
+    """Failures of one process."""
 
     def __init__(
-        self, most: int = 0, trusted: Sequence[str] = (), count: Callable[[Kind], None] = lambda _: None
+        self, most: int = 0, trusted: Sequence[str] = (), report: Callable[[Kind], None] = lambda _: None
     ) -> None:
-        """`most` in a minute, 0: no limit. `trusted`: networks of our own proxies. `count` is told of each refusal."""
-        self._most, self._trusted, self._count = most, [ip_network(network) for network in trusted], count
+        """`most` in a minute, 0: no limit. `trusted`: networks of our own proxies. `report` is told of each refusal."""
+        self._most, self._trusted, self._report = most, [ip_network(network) for network in trusted], report
         self._failed: OrderedDict[tuple[Kind, str], tuple[float, int]] = OrderedDict()
         self._proven: OrderedDict[str, None] = OrderedDict()
 
     def address_of(self, peer: Any, headers: Sequence[tuple[bytes, bytes]]) -> str:
-        """Whose a request is: the peer (host and port, or None), or whom a proxy of ours names."""
+        """Address of a request's sender: the peer (host and port, or None), or whom a proxy of ours names."""
         return client_address({"client": peer, "headers": headers}, self._trusted)
 
     def check(self, kind: Kind, address: str, digest: str = "") -> None:
-        """Raises Rejection (429) while the address has failed too often, unless what has this hash was proven before."""
+        """Raise Rejection (429) while the address has failed too often, unless this hash was proven before."""
         since, times = self._failed.get((kind, _counted(address)), (0.0, 0)) if self._most else (0.0, 0)
         left = since + WINDOW_SECONDS - time.monotonic()
         if times and times >= self._most and left > 0 and digest not in self._proven:
-            self._count(kind)
+            self._report(kind)
             raise too_many(REFUSED, "too_many_failures", round(left * 1_000))
 
-    def note(self, kind: Kind, address: str) -> None:
-        """Count a failure; of whom no address is known, nobody is refused for it."""
+    def count(self, kind: Kind, address: str) -> None:
+        """Count a failure; without an address nobody is refused for it."""
         if not self._most or not address:
             return
         now, key = time.monotonic(), (kind, _counted(address))
@@ -60,8 +60,8 @@ class Failures:
         if len(self._failed) > MOST_ADDRESSES:
             self._failed.popitem(last=False)
 
-    def proved(self, digest: str) -> None:
-        """Remember what was proven, by its hash."""
+    def remember_proof(self, digest: str) -> None:
+        """Remember a key or token that was proven, by its hash."""
         self._proven[digest] = None
         self._proven.move_to_end(digest)
         if len(self._proven) > MOST_PROVEN:

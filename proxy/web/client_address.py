@@ -1,4 +1,4 @@
-"""Which address a request is from: the peer's, or what a proxy of our own says of it."""
+"""Address of a request's sender: the peer's, or as a proxy of our own says it."""
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
@@ -9,7 +9,7 @@ MOST_HOPS = 32
 
 
 def client_address(scope: Any, trusted: Networks) -> str:
-    """Who sent a request: the peer, or whom a proxy that we trust names. "" where there is no peer.
+    """Sender of a request: the peer, or whom a proxy that we trust names. "" where there is no peer.
 
     Each proxy appends to X-Forwarded-For who connected to it, so only the entries from the right are worth anything:
     the first that is no proxy of ours is the client, and whatever stands to its left the client may have made up.
@@ -32,7 +32,7 @@ def client_address(scope: Any, trusted: Networks) -> str:
 
 
 def _address(text: str) -> IPv4Address | IPv6Address | None:
-    """An address as proxies write it: alone, with a port, in brackets; IPv4 also where it is mapped into IPv6."""
+    """Read an address as proxies write it: alone, with a port, in brackets; IPv4 also where it is mapped into IPv6."""
     bare = (
         text[1:].partition("]")[0] if text.startswith("[") else text.partition(":")[0] if text.count(":") == 1 else text
     )

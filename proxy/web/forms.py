@@ -1,4 +1,4 @@
-"""Forms of our own pages: their size and kind, whose page sent them, and the token of the session they were made for."""
+"""Forms of our own pages: their size and kind, the site that sent them, and the token of their session."""
 
 import hmac
 from urllib.parse import urlsplit
@@ -13,7 +13,7 @@ from proxy.web.rejections import forbidden, invalid
 MAX_BYTES = 16_384
 MOST_FIELDS = 20
 KIND = "application/x-www-form-urlencoded"
-"""What browsers send our forms as.
+"""Media type of our forms.
 
 Multipart has charsets, files and errors of its own, and none of our pages asks for it.
 """
@@ -21,7 +21,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 async def own_form(request: Request, public_url: str, *, unnamed: bool) -> FormData:
-    """The form, when a page of this host or of `public_url` ("": there is none) sent it. Raises Rejection.
+    """Read the form, when a page of this host or of `public_url` ("": there is none) sent it. Raises Rejection.
 
     `unnamed`: also when the browser does not say whose page it was, as it does not of one that sends no referrers.
     """
@@ -40,7 +40,7 @@ async def own_form(request: Request, public_url: str, *, unnamed: bool) -> FormD
 
 
 async def session_form(request: Request, public_url: str, token: str) -> FormData:
-    """The form, when it was made for the session of that `csrf` token. Raises Rejection."""
+    """Read the form, when it was made for the session of that `csrf` token. Raises Rejection."""
     form = await own_form(request, public_url, unnamed=True)
     if not hmac.compare_digest(str(form.get("csrf", "")).encode(), token.encode()):
         raise forbidden("This form has expired. Open the page again.", "wrong_csrf_token")
@@ -48,7 +48,7 @@ async def session_form(request: Request, public_url: str, token: str) -> FormDat
 
 
 def _is_ours(origin: str, host: str, public_url: str) -> bool:
-    """Whether a page's origin is this host, as the request names it, or where we say that we are reached.
+    """Tell whether a page's origin is this host, as the request names it, or where we say that we are reached.
 
     The second is for a proxy in front that asks us by another name. Whether TLS ends in front of us the first cannot
     tell.

@@ -35,7 +35,7 @@ class Rejection(Exception):
         self.retry_after_ms, self.extra = retry_after_ms, extra or {}
 
     def body(self) -> bytes:
-        """The JSON."""
+        """Return the JSON."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code, **self.extra}
         return msgspec.json.encode({"error": error, **self.extra})
 
@@ -95,8 +95,8 @@ def bad_gateway(message: str, code: str, status: int = 502) -> Rejection:
     return Rejection(status, code, message, kind="server_error")
 
 
-def instead_of(status: int, body: bytes) -> Rejection | None:
-    """Our own words for an upstream error that must not be passed on (it is about our account) or is not OpenAI-shaped."""
+def replacement_error(status: int, body: bytes) -> Rejection | None:
+    """Return our own error for an upstream one that is about our account or not OpenAI-shaped; None: pass it on."""
     if status == 401:
         message = (
             "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider."
@@ -141,7 +141,10 @@ def insufficient_credits(
         )
     elif key_limit is not None:
         left = display_credits(max(0, key_limit.left))
-        message = f"This request needs up to {need} credits; this API key's spend limit leaves {left}. Use another key or raise the limit."
+        message = (
+            f"This request needs up to {need} credits; this API key's spend limit leaves {left}. "
+            "Use another key or raise the limit."
+        )
         if key_limit.resets_at is not None:
             message += f" It starts anew at {key_limit.resets_at}."
         more = {"keyLimitRemainingCredits": left, "keyLimitResetsAt": key_limit.resets_at}

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.behaviour.conftest import Customer
 from tests.support import web
 from tests.support.media import png, wav
+from tests.support.served import Customer
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 REQUESTS = 40

@@ -4,19 +4,24 @@ The sandbox sends one event for the role, one a token, one for the finish reason
 silent after k events, it has sent exactly max(0, k - 1) tokens (of TOKENS) when the client leaves.
 """
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
+import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer, usd_to_charge
-from tests.support.servers import Tollkeeper, wait_until
+from tests.support import web
+from tests.support.bodies import TEXT
+from tests.support.customers import new_customer as new_account
+from tests.support.raw_upstream import RawUpstream
+from tests.support.served import Customer, usd_to_charge
+from tests.support.servers import Serve, Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import events_of
 
 TOKENS = 4
 EVENTS = TOKENS + 2  # role and finish reason
 
-Serve = Callable[..., Tollkeeper]
 CustomerOf = Callable[[Tollkeeper], Customer]
 
 
@@ -151,7 +156,9 @@ def test_a_search_that_was_done_is_paid_by_a_client_that_leaves(customer: Custom
 
 
 def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer_of: CustomerOf) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_SECONDS="2"))
+    customer = customer_of(
+        served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_SECONDS="2")
+    )
     with customer.stream(customer.body({"chunk_interval_ms": 60, "output_tokens": 6}, max_tokens=50)) as wire:
         wire.read_events(2)
         request_id = wire.request_id
@@ -164,7 +171,9 @@ def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer
 
 
 def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_SECONDS="2"))
+    customer = customer_of(
+        served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_SECONDS="2")
+    )
     with customer.stream(customer.body({"silent": {"after_chunks": 3}, "output_tokens": 6}, max_tokens=50)) as wire:
         wire.read_events(3)
         request_id = wire.request_id
@@ -175,7 +184,7 @@ def test_draining_is_bounded_in_time_and_then_counted(served: Serve, customer_of
 
 def test_draining_is_bounded_in_tokens_and_then_counted(served: Serve, customer_of: CustomerOf) -> None:
     customer = customer_of(
-        served(TOLLKEEPER_BILLING__ON_DISCONNECT="drain", TOLLKEEPER_BILLING__DRAIN_OUTPUT_TOKENS="20")
+        served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_OUTPUT_TOKENS="20")
     )
     with customer.stream(customer.body({"chunk_interval_ms": 20, "output_tokens": 4000}, max_tokens=4000)) as wire:
         wire.read_events(2)
@@ -231,3 +240,35 @@ def test_a_client_that_stops_reading_does_not_stop_others_and_pays_when_it_leave
     record, upstream = customer.generation(request_id), customer.finished(request_id)
     assert (upstream["outcome"], record["outcome"], record["usageSource"]) == ("client_gone", "client_gone", "counted")
     assert 0 < record["outputTokens"] <= upstream["usage"]["completion_tokens"] < 16000
+
+
+def test_who_leaves_while_an_upstream_error_arrives_owes_nothing(make_tollkeeper: Serve) -> None:
+    upstream = RawUpstream()
+    upstream.reply = b'HTTP/1.1 500 Oops\r\nContent-Type: application/json\r\nContent-Length: 200\r\n\r\n{"error":'
+    upstream.hold_open = threading.Event()
+    server = make_tollkeeper(TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url).start()
+    account = new_account(server, 1_000_000)
+    try:
+        body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello " * 500}], "stream": True}
+        with pytest.raises(httpx.TimeoutException):
+            web.post(f"{server.v1}/chat/completions", json=body, headers=account.headers, timeout=0.7)
+        wait_until(lambda: account.held() == 0, 10, "nothing is held")
+        assert account.usage() == []
+    finally:
+        upstream.hold_open.set()
+        upstream.close()
+
+
+def test_function_tools_do_not_make_leaving_dearer(customer: Customer) -> None:
+    tool = {"type": "function", "name": "f", "parameters": {"type": "object", "properties": {}}}
+    counted = []
+    for fields in ({}, {"tools": [tool]}):
+        text = TEXT + sandbox_says(chunk_interval_ms=20, output_tokens=1_000)
+        body = {"model": "gpt-4.1", "max_output_tokens": 2_000, "input": [{"role": "user", "content": text}], **fields}
+        with customer.stream(body, "/v1/responses") as wire:
+            wire.read_events(8)
+            request_id = wire.request_id
+        counted.append(customer.generation(request_id))
+    assert [row["usageSource"] for row in counted] == ["counted", "counted"]
+    assert abs(counted[1]["inputTokens"] - counted[0]["inputTokens"]) < 200
+    assert all(int(row["chargedMillicredits"]) <= int(row["heldMillicredits"]) for row in counted)

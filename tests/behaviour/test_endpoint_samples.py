@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer
 from tests.support import web
 from tests.support.media import png, wav
+from tests.support.served import Customer
 from tests.support.servers import SAMPLES, UPSTREAM_KEY, Sandbox, Tollkeeper, sandbox_says
 from tests.support.wire import Ended
 

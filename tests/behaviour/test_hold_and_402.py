@@ -15,12 +15,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer, metric, usd_to_charge
 from tests.support import web
-from tests.support.servers import Tollkeeper, sandbox_says, wait_until
+from tests.support.bodies import TEXT
+from tests.support.served import Customer, metric, usd_to_charge
+from tests.support.servers import Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import events_of
 
-Serve = Callable[..., Tollkeeper]
 CustomerOf = Callable[[Tollkeeper], Customer]
 NewCustomer = Callable[..., Customer]
 Always = Callable[..., None]
@@ -672,3 +672,25 @@ def test_the_record_of_a_request_is_its_owners_alone(
     other = new_customer(served(), "1")
     answer = web.get(f"{other.server.url}/api/billing/generations/{request_id}", headers=other.headers, timeout=10)
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "request_not_found")
+
+
+@pytest.mark.parametrize("text", ["data: " + TEXT, TEXT])
+def test_a_poor_account_cannot_spend_beyond_its_credits(
+    text: str, served: Callable[..., Tollkeeper], new_customer: Callable[..., Customer]
+) -> None:
+    poor = new_customer(served(), "0.5")
+    answer = poor.post(
+        {"model": "gpt-4.1", "max_output_tokens": 16, "input": [{"role": "user", "content": text}]}, "/v1/responses"
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (402, "insufficient_credits")
+    assert poor.balance() == 500
+
+
+@pytest.mark.parametrize(
+    "model", ["ft:gpt-4o-mini-2024-07-18:acme\0::x", "gpt-4o\n", "gpt-4o mini", "ft:gpt-4o:ü::x", "g" * 121]
+)
+def test_a_model_name_is_plain_or_unknown(customer: Customer, sandbox: Sandbox, model: str) -> None:
+    sandbox.clear()
+    answer = customer.post({"model": model, "messages": [{"role": "user", "content": "hi"}]})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
+    assert sandbox.record() == []

@@ -1,17 +1,18 @@
 """A rate card becomes active while the server runs; rows keep the rates that applied."""
 
+import base64
 import copy
 import json
 import time
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
 from billing.money.pricing import load_catalogue
-from tests.behaviour.conftest import Customer, usd_to_charge
-from tests.conftest import Serve
 from tests.support.customers import new_customer
-from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
+from tests.support.served import Customer, usd_to_charge
+from tests.support.servers import RedisServer, Sandbox, Serve, sandbox_says, wait_until
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
@@ -91,6 +92,29 @@ def test_a_background_response_ends_by_the_card_it_began_with(
     ]
     assert record["rates"]["rateCardId"] == load_catalogue()["catalogueId"]
     assert int(record["chargedMillicredits"]) == usd_to_charge((job["input_tokens"], "6"), (job["output_tokens"], "24"))
+
+
+def test_a_card_raised_in_a_realtime_session_is_held_for_with_its_transcription(
+    make_tollkeeper: Serve, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    server = make_tollkeeper().start()
+    owner = new_customer(server)
+    customer = Customer(server, owner.account_id, owner.api_key, sandbox)
+    path = tmp_path / "card.json"
+    path.write_text(json.dumps({**load_catalogue(), "catalogueId": "acme-2027", "prices": {"markup": "7"}}))
+    server.cli("rates", "import", str(path))
+    heard = {"type": "realtime", "audio": {"input": {"transcription": {"model": "whisper-1"}, "turn_detection": None}}}
+    spoken = json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(bytes(4_800)).decode()})
+    url = customer.server.v1.replace("http://", "ws://") + "/realtime?model=gpt-realtime-2.1"
+    with connect(url, additional_headers=customer.headers, open_timeout=10) as socket:
+        socket.send(json.dumps({"type": "session.update", "session": heard}))
+        socket.send(spoken)
+        before = wait_until(customer.held, 10, "the next response is held for")
+        server.cli("rates", "activate", "acme-2027")
+        wait_until(lambda: at_seven(customer), 5, "the new card applies to what begins now")
+        socket.send(spoken)
+        # the voice and the model that transcribes, both at seven times the price; each hold is rounded up once
+        wait_until(lambda: customer.held() >= 7 * before - 7, 5, "it is held for at the new card's prices")
 
 
 def at_seven(customer: Customer) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer, MakeCustomer
 from tests.support import web
+from tests.support.served import Customer, MakeCustomer
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 SMALL = {

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.behaviour.conftest import Customer, usd_to_charge
+from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import SAMPLES
 from tests.support.wire import Ended, events_of
 

@@ -8,13 +8,12 @@ import pytest
 
 from billing.ledger.upstream_objects import MadeObject, UpstreamObjects
 from billing.storage.database import Database
-from tests.behaviour.conftest import Customer
-from tests.behaviour.test_sockets import opened, rows, until
-from tests.conftest import Serve
 from tests.support import web
 from tests.support.customers import new_customer as new_account
 from tests.support.raw_upstream import RawUpstream
-from tests.support.servers import SAMPLES, Tollkeeper, sandbox_says, wait_until
+from tests.support.served import Customer
+from tests.support.servers import SAMPLES, Serve, Tollkeeper, sandbox_says, wait_until
+from tests.support.sockets import opened, rows, until
 
 WHOLE = [
     ("responses_background_retrieve_completed.json", ""),

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import pytest
 from openai import NotFoundError, OpenAI
 
-from tests.behaviour.conftest import Customer, usd_to_charge
 from tests.support import web
+from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
 
 MODEL = "gpt-4.1"  # 2 / cached 0.5 / out 8

@@ -7,9 +7,9 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer
 from tests.support import web
 from tests.support.media import wav
+from tests.support.served import Customer
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
 
 FORM = {"model": "gpt-4o-transcribe"}

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import Customer, metric, usd_to_charge, wait_log
-from tests.support.servers import SAMPLES, Tollkeeper, wait_until
+from tests.support.served import Customer, metric, usd_to_charge, wait_log
+from tests.support.servers import SAMPLES, Serve, Tollkeeper, wait_until
 from tests.support.wire import Ended, events_of, text_of
 
 TOKENS = 4
@@ -19,7 +19,6 @@ EVENTS = TOKENS + 2
 PROMPT = 8
 ASKS = {"stream_options": {"include_usage": True}}
 
-Serve = Callable[..., Tollkeeper]
 CustomerOf = Callable[[Tollkeeper], Customer]
 Always = Callable[..., None]
 NewCustomer = Callable[..., Customer]
@@ -188,7 +187,7 @@ def test_a_stream_without_done_and_without_usage_never_ends_cleanly(customer: Cu
 def test_without_the_insurance_an_answer_that_breaks_off_empty_costs_its_input(
     served: Serve, customer_of: CustomerOf
 ) -> None:
-    customer = customer_of(served(TOLLKEEPER_BILLING__ZERO_COMPLETION_INSURANCE="false"))
+    customer = customer_of(served(TOLLKEEPER_METERING__ZERO_COMPLETION_INSURANCE="false"))
     ended, record = run(customer, customer.body({"cut": {"after_chunks": 1}}, model="gpt-4o", max_tokens=50))
     assert_no_clean_end(ended)
     prompt = customer.finished(record["requestId"])["usage"]["prompt_tokens"]

@@ -7,13 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.behaviour.conftest import Customer, wait_log
 from tests.support import web
 from tests.support.raw_upstream import RawUpstream
-from tests.support.servers import UPSTREAM_KEY, Tollkeeper, wait_until
+from tests.support.served import Customer, wait_log
+from tests.support.servers import UPSTREAM_KEY, Serve, Tollkeeper, wait_until
 from tests.support.wire import events_of, text_of
 
-Serve = Callable[..., Tollkeeper]
 CustomerOf = Callable[[Tollkeeper], Customer]
 
 SHOWN_HEADERS = {

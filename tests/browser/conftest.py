@@ -13,10 +13,10 @@ import pytest
 from playwright.sync_api import Browser
 
 from tests.browser.visits import Visits, opened_browser
-from tests.money.test_end_to_end import PACKAGES
 from tests.support import web
 from tests.support.customers import Customer, new_customer
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
+from tests.support.town import PACKAGES
 
 SECRET = "whsec_browser"
 FLAG_FILE = "# what the tests change is appended\n"
@@ -76,7 +76,7 @@ def town(new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: p
             "STRIPE_WEBHOOK_SECRET": SECRET,
             "TOLLKEEPER_STRIPE__API_BASE": found[0].decode(),
             "TOLLKEEPER_PACKAGES": PACKAGES,
-            "TOLLKEEPER_EMBEDDED__TIMEOUT_SECONDS": "10",  # a disk that all tests share may take its time
+            "TOLLKEEPER_ADVANCED__EMBEDDED_TIMEOUT_SECONDS": "10",  # a disk that all tests share may take its time
         },
     )
     server.environment |= {

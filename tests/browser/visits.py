@@ -10,6 +10,8 @@ from typing import Any
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
 
+from tests.support.programs import node
+
 NODE = Path(__file__).parent / "node"
 UNPACKED = NODE / "chromium"
 AXE = NODE / "node_modules" / "axe-core" / "axe.min.js"
@@ -35,16 +37,17 @@ def chromium() -> tuple[str, dict[str, str]]:
     if found is not None:
         return found, dict(os.environ)
     packed = UNPACKED / "chromium"
-    assert packed.exists(), "no chromium on PATH and none in tests/browser/node: run `make install-dev` (it needs npm)"
+    assert packed.exists(), "no chromium on PATH and none in tests/browser/node: run `make install-dev`"
     libraries = f"{UNPACKED / 'lib'}:{os.environ.get('LD_LIBRARY_PATH', '')}".rstrip(":")
-    fonts = {} if Path("/etc/fonts/fonts.conf").exists() else {"FONTCONFIG_PATH": str(UNPACKED)}
-    return str(packed), {**os.environ, "LD_LIBRARY_PATH": libraries, **fonts}
+    # its own fonts: a machine may have none, and a text without a font is taken for hidden
+    return str(packed), {**os.environ, "LD_LIBRARY_PATH": libraries, "FONTCONFIG_FILE": str(UNPACKED / "fonts.conf")}
 
 
 @contextmanager
 def opened_browser() -> Iterator[Browser]:
     """Chromium without a window."""
     path, environment = chromium()
+    os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", node())  # its own node needs libatomic, which a fresh Debian lacks
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=SWITCHES, env=environment)
         yield browser

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.behaviour.conftest import usd_to_charge
 from tests.support.customers import Customer, new_customer
 from tests.support.media import wav
+from tests.support.programs import node
+from tests.support.served import usd_to_charge
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 HERE = Path(__file__).parent
@@ -47,6 +48,7 @@ def environment(customer: Customer, **more: str) -> dict[str, str]:
 
 
 def run(command: list[str], environment: dict[str, str]) -> str:
+    command = [node() if command[0] == "node" else command[0], *command[1:]]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr[-3_000:]
     return done.stdout

@@ -6,7 +6,6 @@ the same calls once (calls.py, node/calls.mjs) and prints what it saw; the tests
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,7 @@ import pytest
 
 from tests.support import web
 from tests.support.customers import Customer, new_customer
+from tests.support.programs import node
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, sandbox_says, wait_until
 
 HERE = Path(__file__).parent
@@ -87,7 +87,7 @@ def seen(request: pytest.FixtureRequest, server: Tollkeeper, session_sandbox: Sa
     commands = {
         "python 3.x": [sys.executable, str(HERE / "calls.py")],
         "python 2.x": [str(ROOT / ".venv-openai2" / "bin" / "python"), str(HERE / "calls.py")],
-        "npm": [shutil.which("node") or "node", "calls.mjs"],
+        "npm": [node(), "calls.mjs"],
     }
     environment = {
         "PATH": os.environ["PATH"],

@@ -9,8 +9,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from config.load import ConfigError, load_settings, parse_settings, upstream_key
+from config.checks import check_combinations
+from config.errors import ConfigError
+from config.load import load_settings, parse_settings
+from config.secrets import upstream_key
 from config.settings import Section, Settings
+from tests.support.money_api import settings
 from tests.support.servers import ROOT
 
 SHIPPED = ROOT / "proxy.toml"
@@ -114,11 +118,11 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("billing", "markup"): "1.25",
     ("billing", "service_tier"): "flex",
     ("billing", "allowed_service_tiers"): ["default", "priority"],
-    ("billing", "on_disconnect"): "drain",
+    ("metering", "on_disconnect"): "read_on",
     ("billing", "allowed_tools"): ["web_search", "mcp"],
     ("log", "level"): "error",
     ("stripe", "checkout_domain"): "pay.example.com",
-    ("billing", "auto_recharge_monthly_usd"): "250.50",
+    ("purchases", "auto_recharge_monthly_usd"): "250.50",
     ("notices", "low_balance_credits"): "500",
     ("rollout", "percent"): 25,
     ("rollout", "include"): ["acct_1"],
@@ -127,7 +131,7 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("cors", "allowed_origins"): ["https://app.example.com"],
     ("admin", "oidc_jwks_url"): "https://id.example.com/jwks.json",
     ("admin", "oidc_algorithms"): ["ES256"],
-    ("jobs", "openai_costs_url"): "http://127.0.0.1:9/v1/organization/costs",
+    ("advanced", "openai_costs_url"): "http://127.0.0.1:9/v1/organization/costs",
 }
 
 
@@ -401,3 +405,9 @@ def test_a_mark_before_the_text_is_no_part_of_it() -> None:
     """As editors on Windows write it."""
     found = parse_settings("\ufeff[listen]\nport = 4321\n".encode(), "proxy.toml", {})
     assert found.listen.port == 4321
+
+
+def test_no_untaxed_recharges() -> None:
+    both = settings(billing={"auto_recharge": True}, stripe={"automatic_tax": True})
+    with pytest.raises(ConfigError, match="tax"):
+        check_combinations(both, "proxy.toml")

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import RedisServer, Sandbox, sandbox_says, wait_until
+from tests.support.servers import RedisServer, Sandbox, Serve, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
@@ -29,7 +28,7 @@ def test_killed(
     kind: str, point: str, make_tollkeeper: Serve, sandbox: Sandbox, request: pytest.FixtureRequest
 ) -> None:
     environment = {
-        "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2",
+        "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
         "TOLLKEEPER_BILLING__ALLOW_STORE": "true",
         "TOLLKEEPER_BILLING__ALLOW_BACKGROUND": "true",
     }

@@ -7,9 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.conftest import Serve
 from tests.support import web
-from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 
 INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
@@ -38,7 +37,7 @@ class Crashing:
 
     def start(self) -> Account:
         where = POINTS[self.point].replace("STORE", STORES[self.kind])
-        flush = {"TOLLKEEPER_JOURNAL__FLUSH_INTERVAL_MS": "600000"} if "before the flush" in self.point else {}
+        flush = {"TOLLKEEPER_ADVANCED__JOURNAL_FLUSH_INTERVAL_MS": "600000"} if "before the flush" in self.point else {}
         self.server.start(PYTHONPATH=INJECT, TK_CRASH_AT=where, TK_CRASH_MARK=str(self.mark), **flush)
         account = self.server.account(str(START // 1_000))
         account.wait_balance(START)
@@ -55,7 +54,7 @@ class Crashing:
 
 @pytest.fixture(params=["embedded", "redis"])
 def server(request: pytest.FixtureRequest, make_tollkeeper: Serve) -> tuple[Tollkeeper, str]:
-    environment = {"TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "1"}
+    environment = {"TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "1"}
     if request.param == "redis":
         redis: RedisServer = request.getfixturevalue("redis_server")
         environment |= {"TOLLKEEPER_REDIS__URL": redis.url}

@@ -7,10 +7,9 @@ from typing import Any
 
 import psutil
 
-from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
 from tests.support import web
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
+from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, wait_until
 
 START = 1_000_000_000
 KILLS = 25
@@ -82,7 +81,7 @@ def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: Re
     chance = random.Random(seed)
     environment = {
         "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_BILLING__HOLD_LEASE_SECONDS": "2",
+        "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
         "TOLLKEEPER_LOG__ACCESS": "false",
     }
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **environment).start()

@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
 from tests.support import web
-from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, wait_until, within
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, wait_until, within
 
 START = 1_000_000_000
 

@@ -1,7 +1,6 @@
 """The ledger database or the embedded journal is away: known keys go on, charges wait, nothing is lost; or fail closed."""
 
 import contextlib
-import signal
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -11,10 +10,10 @@ import httpx
 import psutil
 import pytest
 
-from tests.conftest import Serve
 from tests.faults.load import Load, assert_books_match_the_record
 from tests.support import web
-from tests.support.servers import Account, RedisServer, Sandbox, Tollkeeper, postgres, wait_until, within
+from tests.support.processes import frozen
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, postgres, wait_until, within
 
 START = 1_000_000_000
 
@@ -33,18 +32,6 @@ def more(load: Load, number: int) -> None:
     """Wait until so many more requests were served."""
     wanted = load.statuses.get(200, 0) + number
     wait_until(lambda: load.statuses.get(200, 0) >= wanted, 20, f"{number} more requests are served")
-
-
-@contextlib.contextmanager
-def frozen(processes: list[psutil.Process]) -> Iterator[None]:
-    for process in processes:
-        process.send_signal(signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for process in processes:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                process.send_signal(signal.SIGCONT)
 
 
 @contextlib.contextmanager

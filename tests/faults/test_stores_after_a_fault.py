@@ -19,8 +19,8 @@ from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Checkpoint, Gone, Held, Settled
-from tests.billing.stores import Books, close_books, open_books, record, request
 from tests.support.servers import RedisServer, within
+from tests.support.stores import Books, close_books, open_books, record, request
 
 
 async def until(check: Callable[[], Any], seconds: float, what: str) -> None:
@@ -84,6 +84,7 @@ async def test_a_bucket_whose_rebuilder_died_is_taken_over(redis_server: RedisSe
     await close_books(books)
 
 
+# I9
 async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(
     redis_server: RedisServer, folder: Path
 ) -> None:
@@ -103,6 +104,7 @@ async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(
     await close_books(books)
 
 
+# I3
 async def test_a_charge_lost_by_redis_is_settled_again_by_a_process_that_has_no_other_traffic(
     redis_server: RedisServer, folder: Path
 ) -> None:
@@ -143,7 +145,7 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await dying.hold(request("orphan", account, 300)._replace(lease_ms=1))
     dying.checkpoint(Checkpoint("orphan", account, Millicredits(120), b""))
     assert (await dying.read(account)).held == 300
-    await dying._link.close()  # gone without a word, as a killed process is  # noqa: SLF001
+    await dying._connection.close()  # gone without a word, as a killed process is  # noqa: SLF001
 
     async def reaped() -> bool:
         assert isinstance(reaping.store, RedisBalances)
@@ -210,7 +212,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
     else:
         raw.client_kill_filter(_type="normal", skipme=True)
     assert isinstance(books.store, RedisBalances)
-    await until(lambda: not books.store._link.ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
+    await until(lambda: not books.store._connection.ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
     books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
     if restarted:
         redis_server.start()
@@ -220,6 +222,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
     await close_books(books)
 
 
+# I3
 async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> None:
     """A hold on disk without its checkpoint would be released after a crash, though the client had seen paid bytes."""
     books = await open_books(folder, "")
@@ -260,6 +263,7 @@ async def reap_now(store: RedisBalances, account: str) -> None:
         ),
     ],
 )
+# I3, I4
 async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_once(
     redis_server: RedisServer, folder: Path, checkpoint: int, due: int, charged: int, rows: dict[str, int]
 ) -> None:
@@ -292,6 +296,7 @@ async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_o
     await close_books(ours)
 
 
+# I4
 @pytest.mark.parametrize("settled_before", [True, False])
 async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
     redis_server: RedisServer, folder: Path, settled_before: bool

@@ -16,10 +16,10 @@ from redis import Redis
 
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from billing.storage.migrate import newest_revision
-from tests.launch.conftest import SECRET, Live
-from tests.launch.stranger import stranger
 from tests.support import web
+from tests.support.live import SECRET, Live
 from tests.support.servers import ROOT, free_port, wait_until
+from tests.support.stranger import stranger
 
 Rows = dict[str, str | None]
 """`area name` → state; None: the row is not there."""
@@ -105,7 +105,9 @@ setting("a wrong openai key", NO_OPENAI, OPENAI_API_KEY="sk-of-somebody-else")
 setting("openai is not reached", {**NO_OPENAI, "clocks OpenAI": None}, TOLLKEEPER_UPSTREAM__BASE_URL=f"{NOWHERE}/v1")
 setting("a wrong openai admin key", {"openai admin key": "FAIL"}, OPENAI_ADMIN_KEY="sk-admin-of-somebody-else")
 setting(
-    "openai's costs are not reached", {"openai admin key": "FAIL"}, TOLLKEEPER_JOBS__OPENAI_COSTS_URL=f"{NOWHERE}/costs"
+    "openai's costs are not reached",
+    {"openai admin key": "FAIL"},
+    TOLLKEEPER_ADVANCED__OPENAI_COSTS_URL=f"{NOWHERE}/costs",
 )
 setting("no openai admin key", {"openai admin key": None}, OPENAI_ADMIN_KEY="")
 setting("no stripe", NO_STRIPE, STRIPE_API_KEY="", STRIPE_WEBHOOK_SECRET="")

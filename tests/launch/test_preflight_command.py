@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tests.launch.breaks import CASES
-from tests.launch.conftest import Live
+from tests.support.live import Live
 from tests.support.servers import wait_until
 
 NOT_BROKEN_HERE = {

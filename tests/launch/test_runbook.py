@@ -13,8 +13,7 @@ import pytest
 
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from proxy.cli.main import _parser
-from tests.launch.conftest import SECRET, start_bank, stripe_environment
-from tests.launch.test_restore import control
+from tests.support.live import SECRET, control, start_bank, stripe_environment
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
 
 DOCS = ROOT / "docs"
@@ -138,7 +137,7 @@ def is_row(word: str) -> bool:
 
 
 def is_step(word: str) -> bool:
-    return word in STEPS and f'("{word}", run.' in (ROOT / "proxy" / "cli" / "smoke.py").read_text()
+    return word in STEPS and f'("{word}", steps.' in (ROOT / "proxy" / "cli" / "smoke" / "command.py").read_text()
 
 
 KINDS_OF_PROOF: tuple[Callable[[str], bool], ...] = (

@@ -14,12 +14,13 @@ import pytest
 
 from config.settings import Settings, Stripe
 from proxy.cli.context import Context
-from proxy.cli.smoke import Run
+from proxy.cli.smoke.customer import Customer
+from proxy.cli.smoke.steps import Steps
 from tests.launch.breaks import NOWHERE
-from tests.launch.conftest import Live
-from tests.launch.stranger import stranger
 from tests.support import web
+from tests.support.live import Live
 from tests.support.servers import within
+from tests.support.stranger import stranger
 
 STEPS = ["ready", "account", "me", "purchase", "webhook again", "call", "stream", "reconcile", "402", "clean-up"]
 STARTER = 9_990_000
@@ -28,7 +29,7 @@ STARTER = 9_990_000
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """What never comes is not waited for as long as on a slow production machine."""
-    monkeypatch.setattr("proxy.cli.smoke.STEP_SECONDS", 1.0)
+    monkeypatch.setattr("proxy.cli.smoke.steps.STEP_SECONDS", 1.0)
 
 
 def smoke(live: Live, *arguments: str, **environment: str) -> tuple[int, dict[str, Any]]:
@@ -248,7 +249,6 @@ def test_beside_make_run(live: Live) -> None:
 def test_only_a_simulators_page_is_paid_by_the_command(url: str, session: str, api_base: str, simulator: str) -> None:
     """A shop's own domain at Stripe, and whatever is live, is paid by a person."""
     context = SimpleNamespace(settings=Settings(stripe=Stripe(api_base=api_base)))
-    going = Run(
-        cast("Context", context), cast("httpx.AsyncClient", None), "", purchase={"url": url, "sessionId": session}
-    )
+    customer = Customer(cast("Context", context), cast("httpx.AsyncClient", None), "")
+    going = Steps(customer, {"url": url, "sessionId": session})
     assert going.simulator == simulator

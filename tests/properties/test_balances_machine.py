@@ -28,8 +28,8 @@ from hypothesis.stateful import (
 
 from billing.money.amounts import Millicredits
 from billing.money.holds import Gone, Held, Refused, Settled
-from tests.billing.stores import Books, close_books, open_books, record, request
 from tests.support.servers import RedisServer
+from tests.support.stores import Books, close_books, open_books, record, request
 
 _names = itertools.count()
 amounts = st.integers(0, 2_000)
@@ -183,6 +183,7 @@ PUSH = settings(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(170)
 def test_the_embedded_store_behaves_as_the_model() -> None:
     run_state_machine_as_test(Machine, settings=PUSH)

@@ -4,6 +4,7 @@ import json
 from fractions import Fraction
 from math import ceil
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -51,6 +52,7 @@ def plainly(name: str, tier: str, usage: Usage) -> int:
     return ceil(total)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(name=st.sampled_from(CHAT), usage=usages(), data=st.data())
 def test_every_charge_is_what_the_formula_says(name: str, usage: Usage, data: st.DataObject) -> None:
@@ -60,6 +62,7 @@ def test_every_charge_is_what_the_formula_says(name: str, usage: Usage, data: st
     assert BOOK.price(model, tier, usage).amount == plainly(name, tier, usage)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(
     name=st.sampled_from(CHAT),
@@ -80,6 +83,7 @@ def test_no_usage_within_its_bounds_costs_more_than_its_hold(
     assert BOOK.price(model, tier, usage).amount <= BOOK.ceiling(model, tier, bounds).amount
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(name=st.sampled_from(CHAT), tokens_in=tokens, budget=st.integers(0, 10_000_000), extra=st.integers(0, 5))
 def test_affordable_output_fits_and_one_more_does_not(name: str, tokens_in: int, budget: int, extra: int) -> None:

@@ -2,7 +2,6 @@
 
 import http.server
 import re
-import shutil
 import subprocess
 import threading
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from proxy.observability.metrics import Metrics
 from tests.support import web
+from tests.support.programs import found
 from tests.support.servers import ROOT, free_port, wait_until
 
 RULES = ROOT / "deploy" / "alerts" / "tollkeeper.yml"
@@ -20,16 +20,9 @@ SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 FASTER = 300
 
 
-def needed(name: str) -> str:
-    """Where a program of the package is. Fails when it is missing."""
-    found = shutil.which(name)
-    assert found, f"{name} is not installed: apt-get install prometheus"
-    return found
-
-
 def promtool(*arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
     """Run promtool."""
-    return subprocess.run([needed("promtool"), *arguments], input=text, capture_output=True, text=True, check=False)
+    return subprocess.run([found("promtool"), *arguments], input=text, capture_output=True, text=True, check=False)
 
 
 def hurried(rules: str) -> str:
@@ -66,7 +59,7 @@ class Prometheus:
             f"scrape_configs:\n  - job_name: tollkeeper\n    static_configs: [{{targets: [{targets}]}}]\n"
         )
         command = [
-            needed("prometheus"),
+            found("prometheus"),
             f"--config.file={self.folder / 'prometheus.yml'}",
             f"--storage.tsdb.path={self.folder / 'data'}",
             f"--web.listen-address=127.0.0.1:{self.port}",

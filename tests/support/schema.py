@@ -1,4 +1,4 @@
-"""Migrated databases to copy: every migration takes longer than most tests. That migrations work is tests/money/test_schema.py's to show."""
+"""Migrated databases to copy: every migration takes longer than most tests. That migrations work is tests/billing/storage/test_schema.py's to show."""
 
 import asyncio
 import functools

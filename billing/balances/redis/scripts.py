@@ -21,7 +21,7 @@ NAMES = (
 
 
 def load_scripts() -> dict[str, bytes]:
-    """Script name → source."""
+    """Return the source of each script, by its name."""
     folder = files("billing.balances.redis").joinpath("lua")
     common = folder.joinpath("common.lua").read_bytes()
     return {name: common + b"\n" + folder.joinpath(f"{name}.lua").read_bytes() for name in NAMES}

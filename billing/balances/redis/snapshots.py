@@ -1,10 +1,10 @@
-"""What Redis says of accounts, for comparing it with SQL: of all of them key by key, of some as one snapshot a bucket."""
+"""Accounts as Redis has them, for comparing with SQL (I6): all of them key by key, some as one snapshot a bucket."""
 
 import asyncio
 from collections import defaultdict
 from collections.abc import Collection
 
-from billing.balances.redis.connection import RedisLink
+from billing.balances.redis.connection import RedisConnection
 from billing.balances.redis.rebuild import Rebuilder, fields_of, prefix_of
 from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.holds import Reading
@@ -16,15 +16,15 @@ LONGEST_LOG = 20_000
 PER_ACCOUNT = 5
 
 
-async def everyone(link: RedisLink, rebuilder: Rebuilder) -> Figures:
-    """(figures, sum of live holds, sum of unflushed charges) by account. No snapshot. Raises StoreUnavailable."""
+async def everyone(connection: RedisConnection, rebuilder: Rebuilder) -> Figures:
+    """Return (figures, sum of live holds, of unflushed charges) by account. No snapshot. Raises StoreUnavailable."""
     figures: dict[str, Reading] = {}
     held: dict[str, int] = {}
     charged: dict[str, int] = {}
     names = await rebuilder.scan("{b*}:a:*")
     for start in range(0, len(names), KEYS_AT_ONCE):
         batch = names[start : start + KEYS_AT_ONCE]
-        rows = await asyncio.gather(*(link.call("HMGET", name, "balance", "held", "seq") for name in batch))
+        rows = await asyncio.gather(*(connection.call("HMGET", name, "balance", "held", "seq") for name in batch))
         for name, values in zip(batch, rows, strict=True):
             if values[0] is not None:
                 figures[name.partition(":a:")[2]] = Reading(*(int(value) for value in values))
@@ -32,15 +32,15 @@ async def everyone(link: RedisLink, rebuilder: Rebuilder) -> Figures:
         prefix = prefix_of(bucket)
         for hold in await rebuilder.surviving_holds(prefix):
             held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
-        for item in await link.call("XRANGE", f"{prefix}log", "-", "+"):
+        for item in await connection.call("XRANGE", f"{prefix}log", "-", "+"):
             fields = fields_of(item)
             account_id = decode_record(fields[b"r"]).account_id
             charged[account_id] = charged.get(account_id, 0) + int(fields[b"c"])
     return figures, held, charged
 
 
-async def some(link: RedisLink, accounts: Collection[str]) -> Figures:
-    """The same of some accounts, each bucket as one snapshot.
+async def some(connection: RedisConnection, accounts: Collection[str]) -> Figures:
+    """Return the same of some accounts, each bucket as one snapshot.
 
     A bucket with a long log is left out: reading it would keep Redis busy. Raises StoreUnavailable.
     """
@@ -52,9 +52,9 @@ async def some(link: RedisLink, accounts: Collection[str]) -> Figures:
         by_bucket[bucket_of(account_id)].append(account_id)
     for bucket, ids in by_bucket.items():
         prefix = prefix_of(bucket)
-        if await link.call("XLEN", f"{prefix}log") > LONGEST_LOG:
+        if await connection.call("XLEN", f"{prefix}log") > LONGEST_LOG:
             continue
-        values = await link.run("figures", (f"{prefix}leases", f"{prefix}log", prefix), ids)
+        values = await connection.run("figures", (f"{prefix}leases", f"{prefix}log", prefix), ids)
         for number, account_id in enumerate(ids):
             balance, *rest = values[number * PER_ACCOUNT : (number + 1) * PER_ACCOUNT]
             if balance is not None:

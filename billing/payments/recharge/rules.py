@@ -8,16 +8,15 @@
       └──above again──────────────────────────┘            ceiling: next month
 
 While a payment is in flight crossings are not looked at: it is concluded first. Credits that are taken back (a refund,
-an adjustment) use a crossing up instead of making one (crossings.py); accounts that are blocked are never charged.
+an adjustment) use a crossing up instead of making one (billing/ledger/recharge_blocks.py); accounts that are blocked
+are never charged.
 
 Driven from the ledger's balances, after charges are booked: requests neither wait for it nor know of it. Written to SQL
 before Stripe is asked, so that dying anywhere asks Stripe for the same payment again, never for another.
 """
 
-from datetime import UTC, datetime
-from typing import Any, Literal, NamedTuple
+from typing import Unpack
 
-import msgspec
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
@@ -27,7 +26,17 @@ from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.notices import Notice, NoticeQueue
 from billing.ledger.recharge_blocks import DISPUTED
 from billing.payments.purchase import UNSETTLED, Offer
-from billing.payments.purchase_store import Purchase, insert_purchase
+from billing.payments.purchase_store import Purchase, insert_purchase, purchase_of
+from billing.payments.recharge.rows import (
+    Recharge,
+    RechargeChange,
+    RechargeSettings,
+    change_recharge,
+    key_of,
+    lock_recharge,
+    month_start_ms,
+    next_month_ms,
+)
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import accounts, balances
@@ -36,110 +45,85 @@ from billing.storage.tables.payments import auto_recharges, purchases, stripe_cu
 HOUR_MS = 3_600_000
 BACK_OFF_MS = (HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS)
 NO_MOST = 2**53
-AS_NEW = {"below": False, "failures": 0, "message": "", "action_url": "", "state": "ready", "next_try_at": None}
+AS_NEW: RechargeChange = {
+    "below": False,
+    "failures": 0,
+    "message": "",
+    "action_url": "",
+    "state": "ready",
+    "next_try_at": None,
+}
 
 REFUSED = "refused: "
-"""How the problem of a payment begins that Stripe would not even try: that is no decline of the card."""
+"""Beginning of the problem of a payment that Stripe would not even try: that is no decline of the card."""
 NOT_ASKED = "not_asked"
-"""Why a payment ended that Stripe never heard of: nobody declined anything."""
+"""Code of a payment that ended because Stripe never heard of it: nobody declined anything."""
 NOT_ASKED_PAUSE_MS = 300_000
 IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
-
-RechargeState = Literal["ready", "paying", "waiting", "action_needed", "stopped", "ceiling", "disputed"]
-
-
-class Wish(NamedTuple):
-    """What an account asks for."""
-
-    enabled: bool
-    threshold: int
-    package_code: str
-    monthly_ceiling_cents: int
-
-
-class Recharge(msgspec.Struct, frozen=True, kw_only=True):
-    """A row of auto_recharges. Times in Unix milliseconds."""
-
-    account_id: str
-    enabled: bool
-    threshold_millicredits: int
-    package_code: str
-    monthly_ceiling_cents: int
-    below: bool
-    crossing: int
-    attempt: int
-    failures: int
-    next_try_at: int | None
-    state: RechargeState
-    message: str
-    action_url: str
-    purchase_id: str | None
-    updated_at: int
-
-    @property
-    def wish(self) -> Wish:
-        """What the account asked for."""
-        return Wish(self.enabled, self.threshold_millicredits, self.package_code, self.monthly_ceiling_cents)
 
 
 class Recharges:
     """The table and its transitions. Raises StoreUnavailable."""
 
     def __init__(self, database: Database, notices: NoticeQueue) -> None:
-        """`notices` are told what the buyer should know."""
+        """`notices` take what the buyer should know."""
         self._db, self._notices = database, notices
 
     async def get(self, account_id: str) -> Recharge | None:
-        """An account's settings."""
+        """Return an account's row."""
         async with self._db.read() as connection:
             query = select(auto_recharges).where(auto_recharges.c.account_id == account_id)
             row = (await connection.execute(query)).mappings().first()
         return Recharge(**row) if row is not None else None
 
-    async def put(self, account_id: str, wish: Wish, who: Who) -> None:
+    async def put(self, account_id: str, settings: RechargeSettings, who: Who) -> None:
         """Change them, which is what `who` consents to (an audit row says so); also how a stopped one starts again.
 
         Switched on, a balance already below counts as a crossing, once. Saving again what is on already, or is waiting
         after a decline, changes only the figures: it must not become a way to try a declined card again and again.
         """
         now = now_ms()
-        asked = {
-            "enabled": wish.enabled,
-            "threshold_millicredits": wish.threshold,
-            "package_code": wish.package_code,
-            "monthly_ceiling_cents": wish.monthly_ceiling_cents,
+        asked: RechargeChange = {
+            "enabled": settings.enabled,
+            "threshold_millicredits": settings.threshold,
+            "package_code": settings.package_code,
+            "monthly_ceiling_cents": settings.monthly_ceiling_cents,
             "updated_at": now,
         }
         fresh = {**asked, **AS_NEW}
         async with self._db.write() as connection:
-            row = await _locked(connection, account_id)
+            row = await lock_recharge(connection, account_id)
             if row is None:
                 dialect = sqlite if self._db.is_sqlite else postgresql
                 statement = dialect.insert(auto_recharges).values(account_id=account_id, **fresh)
                 await connection.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=asked))
             else:
-                await _set(connection, account_id, await self._changed(connection, row, wish, now) | asked)
-            before = None if row is None else row.wish._asdict()
-            await record_change(connection, who, Change("auto_recharge.set", account_id, before, wish._asdict()))
+                await change_recharge(
+                    connection, account_id, await self._changed(connection, row, settings, now) | asked
+                )
+            before = None if row is None else row.settings._asdict()
+            await record_change(connection, who, Change("auto_recharge.set", account_id, before, settings._asdict()))
 
     async def switch_off(self, account_id: str, who: Who) -> None:
         """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
         async with self._db.write() as connection:
-            row = await _locked(connection, account_id)
+            row = await lock_recharge(connection, account_id)
             if row is not None and row.enabled:
-                await _set(connection, account_id, {"enabled": False, "updated_at": now_ms()})
+                await change_recharge(connection, account_id, {"enabled": False, "updated_at": now_ms()})
                 await record_change(
                     connection, who, Change("auto_recharge.set", account_id, {"enabled": True}, {"enabled": False})
                 )
 
-    async def _changed(self, connection: AsyncConnection, row: Recharge, wish: Wish, now: int) -> dict[str, Any]:
-        """What new settings do to where it stands."""
-        if row.state == "paying" or not wish.enabled:
+    async def _changed(
+        self, connection: AsyncConnection, row: Recharge, settings: RechargeSettings, now: int
+    ) -> RechargeChange:
+        """Return what new settings change of where it stands."""
+        if row.state == "paying" or not settings.enabled:
             return {}
         buyer = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
         last = select(purchases.c.payment_method_id).where(purchases.c.id == row.purchase_id)
         another_card = (await connection.execute(buyer)).scalar() != (await connection.execute(last)).scalar()
-        if row.state == "ceiling" and wish.monthly_ceiling_cents > row.monthly_ceiling_cents:
+        if row.state == "ceiling" and settings.monthly_ceiling_cents > row.monthly_ceiling_cents:
             return {"next_try_at": now} if row.enabled else AS_NEW
         if row.state in ("waiting", "action_needed") and not another_card and (row.enabled or row.state == "waiting"):
             return {}
@@ -148,7 +132,7 @@ class Recharges:
         return AS_NEW
 
     async def watch(self) -> int:
-        """Note crossings both ways, and disputes; how many accounts fell below."""
+        """Record crossings both ways, and disputes; return how many accounts fell below."""
         posted = (
             select(balances.c.posted_millicredits)
             .where(balances.c.account_id == auto_recharges.c.account_id)
@@ -181,7 +165,7 @@ class Recharges:
             return (await connection.execute(update(auto_recharges).where(falls).values(**crossing))).rowcount
 
     async def due(self, limit: int = 100) -> list[str]:
-        """Accounts that may start a payment now; a blocked one never."""
+        """Return accounts that may start a payment now; a blocked one never."""
         table = auto_recharges.c
         query = (
             select(table.account_id)
@@ -208,7 +192,7 @@ class Recharges:
         now = now_ms()
         try:
             async with self._db.write() as connection:
-                row = await _locked(connection, account_id)
+                row = await lock_recharge(connection, account_id)
                 if row is None or not _may_begin(row, now):
                     return None
                 balance = (
@@ -228,7 +212,7 @@ class Recharges:
             return None  # another payment of this account is in flight: the unique index says so
 
     async def concluded(self) -> list[tuple[Recharge, Purchase]]:
-        """Accounts whose payment has ended, each with it."""
+        """Return accounts whose payment has ended, each with it."""
         ended = purchases.c.id.in_(
             select(auto_recharges.c.purchase_id).where(
                 auto_recharges.c.state == "paying", auto_recharges.c.purchase_id.is_not(None)
@@ -243,36 +227,43 @@ class Recharges:
                 )
                 row = (await connection.execute(query_row)).mappings().first()
                 if row is not None:
-                    found.append((Recharge(**row), Purchase(**purchase)))
+                    found.append((Recharge(**row), purchase_of(purchase)))
         return found
 
     async def _tell_of_disputes(self) -> None:
-        """Those that a dispute has ended: stopped, and told once."""
+        """Stop those that a dispute has ended, and tell them once."""
         query = select(auto_recharges.c.account_id).where(auto_recharges.c.state == "disputed")
         async with self._db.read() as connection:
             ended = list((await connection.execute(query)).scalars())
         for account_id in ended:
             async with self._db.write() as connection:
-                row = await _locked(connection, account_id)
+                row = await lock_recharge(connection, account_id)
                 if row is not None and row.state == "disputed":
                     await self._end(connection, row, state="stopped", message=DISPUTED)
 
     async def credited(self, row: Recharge) -> None:
-        """The payment arrived."""
+        """Be ready for the next crossing: the payment arrived."""
         async with self._db.write() as connection:
             if await self._still(connection, row):
-                values = {"state": "ready", "failures": 0, "message": "", "action_url": "", "next_try_at": None}
-                await _set(connection, row.account_id, {**values, "updated_at": now_ms()})
+                values: RechargeChange = {
+                    "state": "ready",
+                    "failures": 0,
+                    "message": "",
+                    "action_url": "",
+                    "next_try_at": None,
+                }
+                await change_recharge(connection, row.account_id, {**values, "updated_at": now_ms()})
 
     async def reviewed(self, row: Recharge) -> None:
-        """The payment came, and is not what was asked for: no other is tried before a person has looked."""
+        """Stop: the payment came and is not what was asked for; no other is tried before a person has looked."""
         async with self._db.write() as connection:
             if await self._still(connection, row):
                 await self._end(connection, row, state="stopped", message=IN_REVIEW, enabled=False)
 
     async def failed(self, row: Recharge, code: str, action_url: str = "") -> None:
-        """The payment was declined, or Stripe was never asked (NOT_ASKED), or it needs the buyer (`action_url`: where
-        they can pay).
+        """Wait, ask the buyer or stop: the payment was declined, was never asked for (NOT_ASKED), or needs the buyer.
+
+        `action_url`: where the buyer can pay.
         """
         async with self._db.write() as connection:
             if not await self._still(connection, row):
@@ -281,7 +272,9 @@ class Recharges:
                 # not at once: whoever asked Stripe in the very moment that the sweeper gave up is heard of first, and
                 # begin() looks at the balance again, so that one crossing is not paid twice
                 again = now_ms() + NOT_ASKED_PAUSE_MS
-                await _set(connection, row.account_id, {"state": "ready", "next_try_at": again, "updated_at": now_ms()})
+                await change_recharge(
+                    connection, row.account_id, {"state": "ready", "next_try_at": again, "updated_at": now_ms()}
+                )
                 return
             if code == NEEDS_BUYER:
                 text = "Your bank wants you to confirm the payment."
@@ -293,7 +286,10 @@ class Recharges:
                 return
             failures = row.failures + 1
             if failures > len(BACK_OFF_MS):
-                text = f"Your card was declined {failures} times ({code}). Automatic recharge is off: check the card, then switch it on."
+                text = (
+                    f"Your card was declined {failures} times ({code}). "
+                    "Automatic recharge is off: check the card, then switch it on."
+                )
                 await self._end(connection, row, state="stopped", message=text, failures=failures, enabled=False)
                 return
             again = now_ms() + BACK_OFF_MS[failures - 1]
@@ -321,20 +317,20 @@ class Recharges:
             customer_id=buyer["customer_id"],
             payment_method_id=buyer["payment_method_id"],
         )
-        values = {
+        values: RechargeChange = {
             "state": "paying",
             "attempt": row.attempt + 1,
             "next_try_at": None,
             "purchase_id": purchase.id,
             "updated_at": now_ms(),
         }
-        await _set(connection, row.account_id, values)
+        await change_recharge(connection, row.account_id, values)
         return purchase
 
     async def _refusal(
         self, connection: AsyncConnection, row: Recharge, offer: Offer | None, ceiling_cents: int, now: int
-    ) -> dict[str, Any] | None:
-        """Why this attempt is not made, as the state it leads to."""
+    ) -> RechargeChange | None:
+        """Return why this attempt is not made, as the state it leads to; None: it is made."""
         if offer is None:
             return {
                 "state": "stopped",
@@ -357,11 +353,11 @@ class Recharges:
         return None
 
     async def _still(self, connection: AsyncConnection, row: Recharge) -> bool:
-        """Whether the row still waits for this very attempt.
+        """Return True while the row waits for this very attempt.
 
         One that was disputed meanwhile is stopped, however the attempt ended.
         """
-        now = await _locked(connection, row.account_id)
+        now = await lock_recharge(connection, row.account_id)
         if now is None or (now.state, now.purchase_id) != ("paying", row.purchase_id):
             return False
         if now.message == DISPUTED and not now.enabled:
@@ -369,10 +365,10 @@ class Recharges:
             return False
         return True
 
-    async def _end(self, connection: AsyncConnection, row: Recharge, **values: Any) -> None:
+    async def _end(self, connection: AsyncConnection, row: Recharge, **values: Unpack[RechargeChange]) -> None:
         now = now_ms()
-        fixed = {"next_try_at": None, "action_url": "", **values, "updated_at": now}
-        await _set(connection, row.account_id, fixed)
+        fixed: RechargeChange = {"next_try_at": None, "action_url": "", **values, "updated_at": now}
+        await change_recharge(connection, row.account_id, fixed)
         state = values["state"]
         data = {
             "state": state,
@@ -385,34 +381,6 @@ class Recharges:
         await self._notices.write(connection, [Notice(notice_id, row.account_id, f"auto_recharge.{state}", data)])
 
 
-def key_of(account_id: str, crossing: int, attempt: int) -> str:
-    """The idempotency key of an attempt: the same crossing's same attempt is one payment at Stripe."""
-    return f"auto:{account_id}:{crossing}:{attempt}"
-
-
-def month_start_ms(now: int) -> int:
-    """The start of the UTC month of a time."""
-    moment = datetime.fromtimestamp(now // 1_000, UTC)
-    return int(datetime(moment.year, moment.month, 1, tzinfo=UTC).timestamp()) * 1_000
-
-
-def next_month_ms(now: int) -> int:
-    """The start of the UTC month after a time."""
-    moment = datetime.fromtimestamp(now // 1_000, UTC)
-    year, month = divmod(moment.year * 12 + moment.month, 12)
-    return int(datetime(year, month + 1, 1, tzinfo=UTC).timestamp()) * 1_000
-
-
 def _may_begin(row: Recharge, now: int) -> bool:
     due = row.next_try_at is not None and row.next_try_at <= now
     return row.enabled and row.below and row.state in ("ready", "waiting", "ceiling") and due
-
-
-async def _locked(connection: AsyncConnection, account_id: str) -> Recharge | None:
-    query = select(auto_recharges).where(auto_recharges.c.account_id == account_id).with_for_update()
-    row = (await connection.execute(query)).mappings().first()
-    return Recharge(**row) if row is not None else None
-
-
-async def _set(connection: AsyncConnection, account_id: str, values: dict[str, Any]) -> None:
-    await connection.execute(update(auto_recharges).where(auto_recharges.c.account_id == account_id).values(**values))

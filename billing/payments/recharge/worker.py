@@ -1,7 +1,4 @@
-"""Carries automatic recharges out: notes crossings, begins payments, asks Stripe, concludes.
-
-Each step may be done again.
-"""
+"""Automatic recharges: record crossings, begin payments, ask Stripe, conclude. Each step may be repeated."""
 
 import logging
 from collections.abc import Callable
@@ -10,8 +7,9 @@ from billing.ledger.accounts import Accounts
 from billing.money.errors import BillingError, NotYet, StoreUnavailable, StripeRefused
 from billing.payments.checkout import Checkout, order_of
 from billing.payments.purchase import Offer
-from billing.payments.purchase_store import NEVER_HEARD, Purchase, Sales
-from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharge, Recharges
+from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
+from billing.payments.recharge.rows import Recharge
+from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharges
 from billing.payments.stripe.gateway import Declined, StripeGateway
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.payments.stripe.sync import Sync
@@ -29,20 +27,20 @@ class RechargeWorker:
     def __init__(
         self,
         recharges: Recharges,
-        sales: Sales,
+        purchases: PurchaseStore,
         accounts: Accounts,
         gateway: StripeGateway,
         sync: Sync,
         checkout: Checkout,
     ) -> None:
-        """The parts."""
-        self._recharges, self._sales, self._accounts = recharges, sales, accounts
+        """`checkout` opens the page on which a buyer pays what the saved card could not."""
+        self._recharges, self._purchases, self._accounts = recharges, purchases, accounts
         self._gateway, self._sync, self._checkout = gateway, sync, checkout
 
     async def step(
         self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool, most_cents: int = NO_MOST
     ) -> int:
-        """`enabled` False: what Stripe has been asked for is concluded; nothing new is asked, and no page is opened.
+        """Do what is due. `enabled` False: nothing new is asked, no page opened; what is in flight is concluded.
 
         `most_cents`: what one account may be charged in a UTC month at most.
         """
@@ -65,9 +63,9 @@ class RechargeWorker:
         return done
 
     async def _ask_stripe(self) -> StoreUnavailable | None:
-        """Pay what was begun; why Stripe could not be asked for some of it."""
+        """Pay what was begun; return why Stripe could not be asked for some of it."""
         now, away = now_ms(), None
-        for purchase in await self._sales.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
+        for purchase in await self._purchases.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
             if purchase.origin == "auto":
                 away = await self._try(purchase) or away
         return away
@@ -93,19 +91,18 @@ class RechargeWorker:
         except StoreUnavailable:
             raise
         except StripeRefused as refused:
-            log.error(
-                "automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused
-            )  # its words are not for customers
-            await self._sales.ended(purchase.id, "failed", REFUSED + refused.code)
+            # an answer of Stripe's, no fault of ours; its words are not for customers
+            log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)
+            await self._purchases.give_up(purchase.id, "failed", REFUSED + refused.code)
             return
         intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id
         if intent_id:
-            await self._sales.intended(purchase.id, intent_id)
+            await self._purchases.record_intent(purchase.id, intent_id)
         if isinstance(answer, Declined):
-            await self._sales.ended(purchase.id, "failed", answer.code)
+            await self._purchases.give_up(purchase.id, "failed", answer.code)
             return
         if answer.status == "requires_action":
-            await self._sales.ended(purchase.id, "failed", NEEDS_BUYER)
+            await self._purchases.give_up(purchase.id, "failed", NEEDS_BUYER)
             return
         try:
             await self._sync.intent(answer.id)
@@ -131,7 +128,7 @@ class RechargeWorker:
         await self._recharges.failed(row, code, link)
 
     async def _link(self, purchase: Purchase) -> str:
-        """A page on which the buyer pays the same package themselves; "" when Stripe opens none now."""
+        """Return a page on which the buyer pays the same package themselves; "" when Stripe opens none now."""
         account = await self._accounts.get(purchase.account_id)
         offer = Offer(
             purchase.package_code,

@@ -6,7 +6,7 @@ The webhook endpoint gets these (docs/stripe.md).
 from typing import Literal
 
 API_VERSION = "2026-10-28.endive"
-"""What stripe 16.1 was made for; also to be set on the webhook endpoint (docs/stripe.md)."""
+"""The version that stripe 16.1 was made for; also to be set on the webhook endpoint (docs/stripe.md)."""
 
 KINDS = {
     "checkout.session.completed": "session",
@@ -32,6 +32,4 @@ KINDS = {
 }
 
 Oddity = Literal["paid_late", "unknown_status"]
-"""What is handled and wants a person's look: a payment after its page had ended, a refund or dispute of a status we do
-not know.
-"""
+"""Handled, and wants a person's look: a payment after its page had ended, a claim of a status we do not know."""

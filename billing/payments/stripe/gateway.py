@@ -1,6 +1,6 @@
 """The one module that speaks to Stripe, through its own library (pinned to an API version), asynchronously.
 
-Everything is read back as our own structs (stripe_objects.py). A call that Stripe did not answer raises
+Everything is read back as our own structs (objects.py). A call that Stripe did not answer raises
 StoreUnavailable: whoever called tries again, with the same idempotency key, and Stripe does a thing once. Imported only
 where Stripe is configured, because the library takes time and memory.
 """
@@ -15,19 +15,20 @@ from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.objects import (
     OWN_ID,
-    Account,
-    Charge,
+    CheckoutSession,
     Dispute,
-    Endpoint,
     Event,
     Intent,
     PaymentError,
     Refund,
-    Session,
+    StripeAccount,
+    StripeCharge,
+    WebhookEndpoint,
 )
 
 PAGE = 100
 RETRIES = 2
+CALL_SECONDS = 10.0
 TYPES_IN_ONE_LIST = 20
 SESSION_DETAILS = ["payment_intent.latest_charge.balance_transaction"]
 INTENT_DETAILS = ["latest_charge.balance_transaction"]
@@ -47,7 +48,7 @@ class Declined(NamedTuple):
 
 
 class Order(NamedTuple):
-    """What a purchase asks Stripe for. `key` is its idempotency key: the same order twice is one payment."""
+    """A purchase as Stripe is asked for it. `key` is its idempotency key: the same order twice is one payment."""
 
     purchase_id: str
     key: str
@@ -58,9 +59,9 @@ class Order(NamedTuple):
 
 
 class StripeGateway:
-    """Calls to Stripe. Each raises StoreUnavailable when Stripe does not answer, StripeRefused when it refuses."""
+    """The calls to Stripe. Each raises StoreUnavailable when Stripe does not answer, StripeRefused when it refuses."""
 
-    def __init__(self, api_key: str, *, api_base: str, timeout_seconds: int | float) -> None:
+    def __init__(self, api_key: str, *, api_base: str, timeout_seconds: int | float = CALL_SECONDS) -> None:
         """`api_base`: "" is Stripe itself; a URL is a simulator."""
         self._http = stripe.HTTPXClient(timeout=timeout_seconds)
         addresses: Any = {"base_addresses": {"api": api_base}} if api_base else {}
@@ -80,15 +81,15 @@ class StripeGateway:
     # -- making ---------------------------------------------------------------------------------------------
 
     async def create_customer(self, account_id: str, name: str, key: str) -> str:
-        """A Stripe customer for an account; twice with the same key within a day is one."""
+        """Make a Stripe customer for an account; twice with the same key within a day is one."""
         params: Any = {"name": name, "metadata": {"tollkeeper_account": account_id}}
         made = await _asked(self._v1.customers.create_async(params, {"idempotency_key": key}))
         return str(made["id"])
 
     async def create_session(
         self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
-    ) -> Session:
-        """A hosted payment page for an order."""
+    ) -> CheckoutSession:
+        """Make a hosted payment page for an order."""
         line: dict[str, Any] = {
             "quantity": 1,
             "price_data": {
@@ -116,7 +117,7 @@ class StripeGateway:
         made = await _asked(
             self._v1.checkout.sessions.create_async(cast("Any", params), {"idempotency_key": order.key})
         )
-        return _view(made, Session)
+        return _view(made, CheckoutSession)
 
     async def charge_saved_method(self, order: Order, payment_method_id: str) -> Intent | Declined:
         """Take a payment while the buyer is away, with the method they consented to."""
@@ -148,7 +149,7 @@ class StripeGateway:
         return _view(await _asked(self._v1.refunds.create_async(params, {"idempotency_key": key})), Refund)
 
     async def portal_url(self, customer_id: str, return_url: str) -> str:
-        """A one-time link for a customer to manage saved cards and see receipts."""
+        """Return a one-time link for a customer to manage saved cards and see receipts."""
         made = await _asked(
             self._v1.billing_portal.sessions.create_async({"customer": customer_id, "return_url": return_url})
         )
@@ -156,21 +157,19 @@ class StripeGateway:
 
     # -- the account itself, for preflight ---------------------------------------------------------------------
 
-    async def account(self) -> tuple[Account, str]:
-        """Our Stripe account, and the Date of Stripe's answer ("" when it has none)."""
+    async def account(self) -> tuple[StripeAccount, str]:
+        """Return our Stripe account, and the Date of Stripe's answer ("" when it has none)."""
         found = await _asked(self._v1.accounts.retrieve_current_async())
         last = found.last_response
-        return _view(found, Account), str(last.headers.get("date", "")) if last is not None else ""
+        return _view(found, StripeAccount), str(last.headers.get("date", "")) if last is not None else ""
 
-    async def endpoints(self) -> list[Endpoint]:
-        """Every webhook endpoint of the account."""
+    async def endpoints(self) -> list[WebhookEndpoint]:
+        """Return every webhook endpoint of the account."""
         listed = await _asked(self._v1.webhook_endpoints.list_async({"limit": PAGE}))
-        return [_view(row, Endpoint) for row in listed.data]
+        return [_view(row, WebhookEndpoint) for row in listed.data]
 
     async def unreadable(self) -> list[str]:
-        """What we must read and the key may not (a restricted key has rights of its own for each kind), in Stripe's
-        names.
-        """
+        """Return what we must read and the key may not, in Stripe's names (a restricted key has rights a kind)."""
         services: dict[str, Any] = {
             "Checkout Sessions": self._v1.checkout.sessions,
             "PaymentIntents": self._v1.payment_intents,
@@ -191,46 +190,50 @@ class StripeGateway:
 
     # -- one object, as it is now ---------------------------------------------------------------------------
 
-    async def session(self, session_id: str) -> Session | None:
-        """A Checkout Session with its payment; None when there is no such."""
-        return await _found(self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), Session)
+    async def session(self, session_id: str) -> CheckoutSession | None:
+        """Return a Checkout Session with its payment; None when there is no such."""
+        return await _found(
+            self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), CheckoutSession
+        )
 
     async def intent(self, intent_id: str) -> Intent | None:
-        """A PaymentIntent with its charge; None when there is no such."""
+        """Return a PaymentIntent with its charge; None when there is no such."""
         return await _found(self._v1.payment_intents.retrieve_async(intent_id, {"expand": INTENT_DETAILS}), Intent)
 
     async def refund(self, refund_id: str) -> Refund | None:
-        """A refund; None when there is no such."""
+        """Return a refund; None when there is no such."""
         return await _found(self._v1.refunds.retrieve_async(refund_id), Refund)
 
     async def dispute(self, dispute_id: str) -> Dispute | None:
-        """A dispute with its balance transactions; None when there is no such."""
+        """Return a dispute with its balance transactions; None when there is no such."""
         return await _found(self._v1.disputes.retrieve_async(dispute_id), Dispute)
 
-    async def charge(self, charge_id: str) -> Charge | None:
-        """A charge, with the link to its receipt as it is now; None when there is no such."""
-        return await _found(self._v1.charges.retrieve_async(charge_id, {"expand": ["balance_transaction"]}), Charge)
+    async def charge(self, stripe_charge_id: str) -> StripeCharge | None:
+        """Return a charge, with the link to its receipt as it is now; None when there is no such."""
+        return await _found(
+            self._v1.charges.retrieve_async(stripe_charge_id, {"expand": ["balance_transaction"]}), StripeCharge
+        )
 
     # -- lists, newest first ----------------------------------------------------------------------------------
 
-    def sessions(self, **filters: Any) -> AsyncIterator[Session]:
-        """Checkout Sessions: `payment_intent=`, `customer=`, `created={"gte": seconds}`."""
-        return self._list(self._v1.checkout.sessions, Session, filters)
+    def sessions(self, **filters: Any) -> AsyncIterator[CheckoutSession]:
+        """List Checkout Sessions: `payment_intent=`, `customer=`, `created={"gte": seconds}`."""
+        return self._list(self._v1.checkout.sessions, CheckoutSession, filters)
 
     def intents(self, **filters: Any) -> AsyncIterator[Intent]:
-        """PaymentIntents: `customer=`, `created=`, `expand=["data...."]`."""
+        """List PaymentIntents: `customer=`, `created=`, `expand=["data...."]`."""
         return self._list(self._v1.payment_intents, Intent, filters)
 
     def refunds(self, **filters: Any) -> AsyncIterator[Refund]:
-        """Refunds: `charge=`, `payment_intent=`, `created=`."""
+        """List refunds: `charge=`, `payment_intent=`, `created=`."""
         return self._list(self._v1.refunds, Refund, filters)
 
     def disputes(self, **filters: Any) -> AsyncIterator[Dispute]:
-        """Disputes: `charge=`, `payment_intent=`, `created=`."""
+        """List disputes: `charge=`, `payment_intent=`, `created=`."""
         return self._list(self._v1.disputes, Dispute, filters)
 
     async def events(self, since: int, types: Sequence[str]) -> AsyncIterator[tuple[Event, bytes]]:
-        """Events of these types since a time (Unix seconds; Stripe keeps 30 days), each with its JSON."""
+        """List events of these types since a time (Unix seconds; Stripe keeps 30 days), each with its JSON."""
         for start in range(0, len(types), TYPES_IN_ONE_LIST):
             filters = {"created": {"gte": since}, "types": list(types[start : start + TYPES_IN_ONE_LIST])}
             async for raw in self._pages(self._v1.events, filters):
@@ -260,7 +263,7 @@ class _CardRefused(Exception):
 
 
 async def _asked(call: Awaitable[Any]) -> Any:
-    """A call's answer, its failures in our words. Raises StoreUnavailable, StripeRefused, _CardRefused."""
+    """Return a call's answer; its failures are in our words. Raises StoreUnavailable, StripeRefused, _CardRefused."""
     try:
         return await call
     except stripe.CardError as error:
@@ -274,7 +277,7 @@ async def _asked(call: Awaitable[Any]) -> Any:
 
 
 def _code_of(refusal: stripe.StripeError) -> str:
-    """Stripe's own code; a word of ours where it gives none."""
+    """Return Stripe's own code; a word of ours where it gives none."""
     if isinstance(refusal, stripe.IdempotencyError):
         return "idempotency_error"
     if isinstance(refusal, stripe.PermissionError):
@@ -304,9 +307,7 @@ def _declined(error: stripe.CardError) -> Declined:
 
 
 def _words(error: stripe.StripeError) -> str:
-    """What went wrong, without anything that could hold a key (Stripe quotes the key it does not accept, or that may
-    not do something).
-    """
+    """Return what went wrong, without anything that could hold a key (Stripe quotes a key that it does not accept)."""
     if isinstance(error, stripe.AuthenticationError):
         return "AuthenticationError: Stripe does not accept STRIPE_API_KEY"
     if isinstance(error, stripe.PermissionError):

@@ -1,7 +1,7 @@
 """Stripe's events in SQL: stored before they are acknowledged, handled afterwards, kept for ever."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 from sqlalchemy import func, select, update
@@ -27,7 +27,7 @@ class EventNotFound(BillingError):
         )
 
 
-class Waiting(NamedTuple):
+class WaitingEvent(NamedTuple):
     """An event that is due.
 
     `received_at` (Unix milliseconds): of one that never arrived and was fetched, when Stripe made it. `replayed`: it
@@ -42,14 +42,47 @@ class Waiting(NamedTuple):
     replayed: bool
 
 
-class Depth(NamedTuple):
-    """How many events wait, and for how long the oldest has, in milliseconds.
+class StoredEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """A row of stripe_inbox. `created` in Unix seconds, the other times in Unix milliseconds."""
+
+    event_id: str
+    type: str
+    object_id: str
+    api_version: str
+    created: int
+    source: str
+    received_at: int
+    payload: str
+    state: str
+    attempts: int
+    next_at: int
+    handled_at: int | None
+    replayed_at: int | None
+    outcome: str
+
+
+class InboxDepth(NamedTuple):
+    """The number of events that wait, and for how long the oldest has, in milliseconds.
 
     One that was handled before, since its replay.
     """
 
     waiting: int
     oldest_ms: int
+
+
+class _DueRow(NamedTuple):
+    """The columns of stripe_inbox that handling an event needs."""
+
+    event_id: str
+    type: str
+    object_id: str
+    attempts: int
+    received_at: int
+    source: str
+    created: int
+    handled_at: int | None
+    replayed_at: int | None
 
 
 class Inbox:
@@ -83,8 +116,8 @@ class Inbox:
         async with self._db.write() as connection:
             return (await connection.execute(statement)).first() is not None
 
-    async def due(self, limit: int) -> list[Waiting]:
-        """What is to be handled now, longest waiting first."""
+    async def due(self, limit: int) -> list[WaitingEvent]:
+        """Return what is to be handled now, longest waiting first."""
         columns = (
             stripe_inbox.c.event_id,
             stripe_inbox.c.type,
@@ -99,14 +132,15 @@ class Inbox:
         query = select(*columns).where(stripe_inbox.c.state.in_(UNHANDLED), stripe_inbox.c.next_at <= now_ms())
         first = select(func.min(stripe_inbox.c.received_at)).where(stripe_inbox.c.source == "webhook")
         async with self._db.read() as connection:
-            rows = (await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))).all()
+            found = await connection.execute(query.order_by(stripe_inbox.c.next_at).limit(limit))
+            rows = [_DueRow(*row) for row in found]
             fetched = any(row.source == SWEEP for row in rows)
             # what Stripe made before it ever delivered anything to us was not late: there was no endpoint
             delivers_since = (await connection.execute(first)).scalar_one() if fetched else None
-        return [Waiting(*row[:4], _waits_since(row, delivers_since), row.handled_at is not None) for row in rows]
+        return [WaitingEvent(*row[:4], _waits_since(row, delivers_since), row.handled_at is not None) for row in rows]
 
     async def finish(self, event_ids: Sequence[str], outcome: str, *, ignored: bool = False) -> None:
-        """Note that these are handled."""
+        """Record that these are handled."""
         values = {"state": "ignored" if ignored else "done", "handled_at": now_ms(), "outcome": outcome}
         async with self._db.write() as connection:
             await connection.execute(
@@ -144,7 +178,7 @@ class Inbox:
             )
 
     async def ignore(self, event_id: str, reason: str, who: Who) -> None:
-        """A person says that an event which waits is nothing to us: it waits no more. Raises EventNotFound."""
+        """Close an event that waits, because a person says that it is nothing to us. Raises EventNotFound."""
         waits = (stripe_inbox.c.event_id == event_id, stripe_inbox.c.state.in_(UNHANDLED))
         outcome = f"ignored by {who.actor}: {reason}"
         async with self._db.write() as connection:
@@ -158,25 +192,25 @@ class Inbox:
             was = {"state": before[0], "outcome": before[1]}
             await record_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
 
-    async def get(self, event_id: str) -> dict[str, Any]:
-        """An event as stored. Raises EventNotFound."""
+    async def get(self, event_id: str) -> StoredEvent:
+        """Return an event as stored. Raises EventNotFound."""
         async with self._db.read() as connection:
             query = select(stripe_inbox).where(stripe_inbox.c.event_id == event_id)
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise EventNotFound(event_id)
-        return dict(row)
+        return StoredEvent(**row)
 
-    async def depth(self) -> Depth:
-        """How much waits."""
+    async def depth(self) -> InboxDepth:
+        """Return how much waits."""
         since = func.coalesce(stripe_inbox.c.replayed_at, stripe_inbox.c.received_at)
         query = select(func.count(), func.min(since)).where(stripe_inbox.c.state.in_(UNHANDLED))
         async with self._db.read() as connection:
             number, oldest = (await connection.execute(query)).one()
-        return Depth(number, max(0, now_ms() - oldest) if number else 0)
+        return InboxDepth(number, max(0, now_ms() - oldest) if number else 0)
 
     async def counts(self) -> list[tuple[str, str, int]]:
-        """(type, state, how many)."""
+        """Return (type, state, number) of every type and state."""
         query = select(stripe_inbox.c.type, stripe_inbox.c.state, func.count()).group_by(
             stripe_inbox.c.type, stripe_inbox.c.state
         )
@@ -187,7 +221,7 @@ class Inbox:
             ]
 
     async def of_object(self, object_id: str) -> list[str]:
-        """The ids of the events about an object, in the order they came."""
+        """Return the ids of the events about an object, in the order they came."""
         query = select(stripe_inbox.c.event_id).where(stripe_inbox.c.object_id == object_id)
         async with self._db.read() as connection:
             return list(
@@ -197,30 +231,30 @@ class Inbox:
             )
 
     async def versions(self, since_ms: int) -> list[str]:
-        """The API versions of events received since a time (Unix milliseconds)."""
+        """Return the API versions of events received since a time (Unix milliseconds)."""
         query = select(stripe_inbox.c.api_version).where(stripe_inbox.c.received_at >= since_ms).distinct()
         async with self._db.read() as connection:
             return sorted((await connection.execute(query)).scalars())
 
-    async def listing(self, state: str | None, limit: int) -> list[dict[str, Any]]:
-        """Events as stored, newest first."""
+    async def listing(self, state: str | None, limit: int) -> list[StoredEvent]:
+        """Return events as stored, newest first."""
         query = select(stripe_inbox).order_by(stripe_inbox.c.received_at.desc(), stripe_inbox.c.event_id).limit(limit)
         if state is not None:
             query = query.where(stripe_inbox.c.state == state)
         async with self._db.read() as connection:
-            return [dict(row) for row in (await connection.execute(query)).mappings()]
+            return [StoredEvent(**row) for row in (await connection.execute(query)).mappings()]
 
 
-def _waits_since(row: Any, delivers_since: int | None) -> int:
+def _waits_since(row: _DueRow, delivers_since: int | None) -> int:
     if row.replayed_at is not None:
-        return int(row.replayed_at)
+        return row.replayed_at
     made = row.created * 1_000
     missed = row.source == SWEEP and delivers_since is not None and made >= delivers_since
-    return int(min(made, row.received_at) if missed else row.received_at)
+    return min(made, row.received_at) if missed else row.received_at
 
 
 def read_event(body: bytes) -> Event:
-    """The envelope of a verified body. Raises ValueError when it is none of ours to read (not JSON, no id, no type)."""
+    """Return the envelope of a verified body. Raises ValueError for what we cannot read (not JSON, no id, no type)."""
     body.decode()  # what is not UTF-8 can neither be stored nor be Stripe's
     event = msgspec.json.decode(body, type=Event)
     if not event.id or not event.type or len(event.id) > 255:

@@ -27,7 +27,7 @@ class BalanceTransaction(StripeObject, frozen=True):
     fee: int = 0
 
 
-class Charge(StripeObject, frozen=True):
+class StripeCharge(StripeObject, frozen=True):
     """One payment taken."""
 
     id: str
@@ -38,7 +38,7 @@ class Charge(StripeObject, frozen=True):
 
 
 class PaymentError(StripeObject, frozen=True):
-    """Why the last attempt did not work."""
+    """The reason that the last attempt did not work."""
 
     code: str | None = None
     decline_code: str | None = None
@@ -57,18 +57,18 @@ class Intent(StripeObject, frozen=True):
     amount_received: int = 0
     customer: str | None = None
     payment_method: str | None = None
-    latest_charge: Charge | str | None = None
+    latest_charge: StripeCharge | str | None = None
     last_payment_error: PaymentError | None = None
     metadata: dict[str, str] = {}
 
 
 class TotalDetails(StripeObject, frozen=True):
-    """Of what a session's total consists beside its lines."""
+    """Parts of a session's total beside its lines."""
 
     amount_tax: int = 0
 
 
-class Session(StripeObject, frozen=True):
+class CheckoutSession(StripeObject, frozen=True):
     """A Checkout Session."""
 
     id: str
@@ -128,7 +128,7 @@ class Event(StripeObject, frozen=True):
 
 
 class EventData(StripeObject, frozen=True):
-    """What the event is about."""
+    """The part of an event that names its object."""
 
     object: "EventObject"
 
@@ -140,7 +140,7 @@ class EventObject(StripeObject, frozen=True):
     object: str | None = None
 
 
-class Account(StripeObject, frozen=True):
+class StripeAccount(StripeObject, frozen=True):
     """Our own Stripe account."""
 
     id: str
@@ -148,7 +148,7 @@ class Account(StripeObject, frozen=True):
     payouts_enabled: bool = False
 
 
-class Endpoint(StripeObject, frozen=True):
+class WebhookEndpoint(StripeObject, frozen=True):
     """A webhook endpoint; `api_version` None: the account's default."""
 
     id: str
@@ -170,8 +170,8 @@ INTENT_STATUS: dict[str, PaymentStatus] = {
 """Of an off-session payment: whatever would need the buyer has failed, for the buyer is not there."""
 
 
-def payment_of_session(session: Session) -> Payment:
-    """What a Checkout Session says of its purchase."""
+def payment_of_session(session: CheckoutSession) -> Payment:
+    """Return what a Checkout Session says of its purchase."""
     tax = session.total_details.amount_tax if session.total_details else 0
     return Payment(
         _session_status(session),
@@ -186,21 +186,21 @@ def payment_of_session(session: Session) -> Payment:
 
 
 def payment_of_intent(intent: Intent) -> Payment:
-    """What an off-session PaymentIntent says of its purchase."""
+    """Return what an off-session PaymentIntent says of its purchase."""
     paid = intent.amount_received if intent.status == "succeeded" else intent.amount
     status: PaymentStatus = INTENT_STATUS.get(intent.status, "unknown")
     return Payment(status, "payment", intent.currency, paid, paid, 0, intent.livemode, intent.customer or "")
 
 
 def failure_of(intent: Intent) -> str:
-    """The code of why a payment did not work; "" when it did, or may yet."""
+    """Return the code of why a payment did not work; "" when it did, or may yet."""
     if intent.status in ("requires_action", "requires_confirmation"):
         return NEEDS_BUYER
     error = intent.last_payment_error
     return (error.code or "card_declined") if error is not None and intent.status != "succeeded" else ""
 
 
-def _session_status(session: Session) -> PaymentStatus:
+def _session_status(session: CheckoutSession) -> PaymentStatus:
     if session.payment_status == "paid":
         return "paid"
     if session.payment_status == "no_payment_required":
@@ -215,6 +215,6 @@ def _session_status(session: Session) -> PaymentStatus:
     return "open" if session.status == "open" else "expired"
 
 
-def id_of(reference: "str | Intent | Charge | BalanceTransaction | None") -> str:
-    """The id, whether the object was expanded or not; "" for none."""
+def id_of(reference: "str | Intent | StripeCharge | BalanceTransaction | None") -> str:
+    """Return the id of an object, expanded or not; "" for none."""
     return reference if isinstance(reference, str) else reference.id if reference is not None else ""

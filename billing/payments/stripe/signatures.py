@@ -12,6 +12,8 @@ import re
 from collections.abc import Sequence
 
 MAX_HEADER_BYTES = 2_048
+TOLERANCE_SECONDS = 300
+"""How far a webhook's time may be off, either way: what Stripe's own libraries allow."""
 TIMESTAMP = re.compile(r"[0-9]{1,12}")
 
 
@@ -20,12 +22,14 @@ class BadSignature(ValueError):
 
 
 def sign(body: bytes, secret: str, at: int) -> str:
-    """The header for a body sent at `at` (Unix seconds)."""
+    """Return the header for a body sent at `at` (Unix seconds)."""
     return f"t={at},v1={_digest(body, secret, str(at))}"
 
 
-def verify(body: bytes, header: str, secrets: Sequence[str], now: int, tolerance_seconds: int) -> None:
-    """Raise BadSignature unless one v1 signature is by one of the secrets and its time within the tolerance, both ways."""
+def verify(
+    body: bytes, header: str, secrets: Sequence[str], now: int, tolerance_seconds: int = TOLERANCE_SECONDS
+) -> None:
+    """Raise BadSignature unless a v1 signature is by one of the secrets, its time within the tolerance both ways."""
     if not secrets or not all(secrets):
         raise BadSignature("there is no secret to check with")
     if len(header) > MAX_HEADER_BYTES:

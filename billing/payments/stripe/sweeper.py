@@ -1,4 +1,4 @@
-"""What Stripe never told us: missed events, purchases that stand still, objects whose event was never made.
+"""Search for what Stripe never told us: missed events, purchases that stand still, objects whose event was never made.
 
 Stripe keeps events for 30 days, gives up delivering after three, and may fail to make one at all; so a sweep asks for
 events *and* objects. Everything found goes through the same syncs as a webhook; a sweep that finds nothing changes
@@ -14,11 +14,11 @@ from sqlalchemy import select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.money.errors import StoreUnavailable, StripeRefused
-from billing.payments.purchase_store import NEVER_HEARD, Purchase, Sales
+from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.inbox import Inbox
-from billing.payments.stripe.objects import OWN_ID, Dispute, Intent, Refund, Session
+from billing.payments.stripe.objects import OWN_ID, CheckoutSession, Dispute, Intent, Refund
 from billing.payments.stripe.sync import Outcome, Sync
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.payments import claims, sweep_marks
@@ -36,11 +36,11 @@ MARK = "events"
 NO_SUCH = "resource_missing"
 """Stripe's code for an id it does not know."""
 
-Thing = TypeVar("Thing", Session, Intent, Refund, Dispute)
+Thing = TypeVar("Thing", CheckoutSession, Intent, Refund, Dispute)
 
 
 class Swept(NamedTuple):
-    """What a sweep saw and did.
+    """Counts and lines of one sweep.
 
     `fixed`: what had not reached us and now has; `problems`: what could not be looked at.
     """
@@ -52,8 +52,8 @@ class Swept(NamedTuple):
     problems: tuple[str, ...]
 
 
-class _Notes:
-    """What one sweep gathers."""
+class _Gathered:
+    """Counts and lines while a sweep goes on."""
 
     def __init__(self) -> None:
         self.events = self.missed = self.objects = self.unread = 0
@@ -78,21 +78,23 @@ class _Notes:
 
     @contextlib.contextmanager
     def _going_on(self, what: str) -> Iterator[None]:
-        """What cannot be read or applied must not keep the rest waiting, whatever is wrong with it."""
+        """Write down what cannot be read or applied: it must not keep the rest waiting, whatever is wrong with it."""
         try:
             yield
         except StoreUnavailable:
             raise
-        except Exception as error:
+        except Exception as error:  # one object's fault must not keep the others waiting
             self.problems.append(f"{what}: {type(error).__name__}: {error}")
 
 
 class Sweeper:
-    """Asks Stripe what we missed. Raises StoreUnavailable."""
+    """The search for what we missed at Stripe. Raises StoreUnavailable."""
 
-    def __init__(self, database: Database, gateway: StripeGateway, inbox: Inbox, sales: Sales, sync: Sync) -> None:
-        """The parts."""
-        self._db, self._gateway, self._inbox, self._sales, self._sync = database, gateway, inbox, sales, sync
+    def __init__(
+        self, database: Database, gateway: StripeGateway, inbox: Inbox, purchases: PurchaseStore, sync: Sync
+    ) -> None:
+        """`sync` applies what is found."""
+        self._db, self._gateway, self._inbox, self._purchases, self._sync = database, gateway, inbox, purchases, sync
 
     async def sweep(self, days: int | None = None, *, livemode: bool) -> Swept:
         """One sweep: since the last one (and an hour before it), or over so many days."""
@@ -100,30 +102,30 @@ class Sweeper:
         oldest = now - KEPT_DAYS * DAY_SECONDS
         mark = await self._mark(MARK)
         since = now - days * DAY_SECONDS if days is not None else max(oldest, mark - OVERLAP_SECONDS)
-        notes = _Notes()
-        with notes.listing("events"):
+        gathered = _Gathered()
+        with gathered.listing("events"):
             await self._events(
-                notes, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode
+                gathered, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode
             )
-        await self._objects(notes, since)
-        if not notes.unread:  # or else the next sweep reads from the same time on
+        await self._objects(gathered, since)
+        if not gathered.unread:  # or else the next sweep reads from the same time on
             await self._set_mark(MARK, now)
-        await self._never_opened(notes)
-        await self._standing_still(notes)
-        await self._open_claims(notes)
-        for line in notes.fixed:
+        await self._never_opened(gathered)
+        await self._standing_still(gathered)
+        await self._open_claims(gathered)
+        for line in gathered.fixed:
             log.error("had not reached us: %s", line)
-        for line in notes.problems:
+        for line in gathered.problems:
             log.error("cannot be settled: %s", line)
-        return Swept(notes.events, notes.missed, notes.objects, tuple(notes.fixed), tuple(notes.problems))
+        return Swept(
+            gathered.events, gathered.missed, gathered.objects, tuple(gathered.fixed), tuple(gathered.problems)
+        )
 
-    async def _never_opened(self, notes: _Notes) -> None:
-        """Rows committed before Stripe was asked, and nothing since: did it hear of them? (The process died in
-        between.)
-        """
-        for purchase in await self._sales.waiting(("created",), before_ms=now_ms() - STUCK_MS):
-            await notes.sync(purchase.id, self._heard_of(purchase))
-            await self._sales.looked_at(purchase.id)
+    async def _never_opened(self, gathered: _Gathered) -> None:
+        """Look for purchases that Stripe may not have been asked for: the process may have died in between."""
+        for purchase in await self._purchases.waiting(("created",), before_ms=now_ms() - STUCK_MS):
+            await gathered.sync(purchase.id, self._heard_of(purchase))
+            await self._purchases.record_look(purchase.id)
 
     async def _heard_of(self, purchase: Purchase) -> Outcome:
         """Settle what Stripe has of a purchase; when it has nothing for long enough, give the purchase up."""
@@ -131,11 +133,11 @@ class Sweeper:
         if call is not None:
             return await call
         if purchase.created_at < now_ms() - NEVER_ASKED_MS:
-            await self._sales.ended(purchase.id, "failed", NEVER_HEARD)
+            await self._purchases.give_up(purchase.id, "failed", NEVER_HEARD)
         return Outcome(NEVER_HEARD)
 
     async def _look_for(self, purchase: Purchase) -> Awaitable[Outcome] | None:
-        """What is to be applied, if Stripe has anything. Raises StoreUnavailable, StripeRefused."""
+        """Return what is to be applied, if Stripe has anything. Raises StoreUnavailable, StripeRefused."""
         if not purchase.customer_id:
             return None
         try:
@@ -152,51 +154,53 @@ class Sweeper:
                 raise
         return None  # also of a customer that is not there
 
-    async def _standing_still(self, notes: _Notes) -> None:
-        for purchase in await self._sales.waiting(("open", "processing"), before_ms=now_ms() - QUIET_MS):
+    async def _standing_still(self, gathered: _Gathered) -> None:
+        for purchase in await self._purchases.waiting(("open", "processing"), before_ms=now_ms() - QUIET_MS):
             if purchase.session_id is not None:
-                await notes.sync(purchase.session_id, self._sync.session(purchase.session_id))
+                await gathered.sync(purchase.session_id, self._sync.session(purchase.session_id))
             elif purchase.payment_intent_id is not None:
-                await notes.sync(purchase.payment_intent_id, self._sync.intent(purchase.payment_intent_id))
-            await self._sales.looked_at(purchase.id)  # the next sweep looks at those that were not looked at
+                await gathered.sync(purchase.payment_intent_id, self._sync.intent(purchase.payment_intent_id))
+            await self._purchases.record_look(purchase.id)  # the next sweep looks at those that were not looked at
 
-    async def _open_claims(self, notes: _Notes) -> None:
-        """Refunds on their way and disputes without an end: what has become of them?"""
+    async def _open_claims(self, gathered: _Gathered) -> None:
+        """Sync refunds on their way and disputes without an end."""
         moving = claims.c.status.in_(("pending", "requires_action")) | (
             (claims.c.kind == "dispute") & claims.c.counts & ~claims.c.lost  # a dispute that still holds credits
         )
         async with self._db.read() as connection:
             rows = (await connection.execute(select(claims.c.kind, claims.c.id).where(moving))).all()
         for kind, claim_id in rows:
-            await notes.sync(
+            await gathered.sync(
                 claim_id, self._sync.refund(claim_id) if kind == "refund" else self._sync.dispute(claim_id)
             )
 
-    async def _events(self, notes: _Notes, since: int, until: int, *, livemode: bool) -> None:
+    async def _events(self, gathered: _Gathered, since: int, until: int, *, livemode: bool) -> None:
         async for event, payload in self._gateway.events(since, sorted(KINDS)):
             if isinstance(event.created, int) and event.created <= until and event.livemode == livemode:
-                notes.events += 1
-                notes.missed += await self._inbox.store(event, payload, "sweep")
+                gathered.events += 1
+                gathered.missed += await self._inbox.store(event, payload, "sweep")
 
-    async def _objects(self, notes: _Notes, since: int) -> None:
+    async def _objects(self, gathered: _Gathered, since: int) -> None:
         created = {"gte": since}
         await _each(
-            notes, "sessions", self._gateway.sessions(created=created), self._unsettled_session, self._sync.session
+            gathered, "sessions", self._gateway.sessions(created=created), self._unsettled_session, self._sync.session
         )
         await _each(
-            notes, "payments", self._gateway.intents(created=created), self._unsettled_intent, self._sync.intent
+            gathered, "payments", self._gateway.intents(created=created), self._unsettled_intent, self._sync.intent
         )
-        await _each(notes, "refunds", self._gateway.refunds(created=created), self._unknown_claim, self._sync.refund)
-        await _each(notes, "disputes", self._gateway.disputes(created=created), self._unknown_claim, self._sync.dispute)
+        await _each(gathered, "refunds", self._gateway.refunds(created=created), self._unknown_claim, self._sync.refund)
+        await _each(
+            gathered, "disputes", self._gateway.disputes(created=created), self._unknown_claim, self._sync.dispute
+        )
 
-    async def _unsettled_session(self, session: Session) -> bool:
+    async def _unsettled_session(self, session: CheckoutSession) -> bool:
         if session.status != "complete" or not session.client_reference_id:
             return False
-        purchase = await self._sales.get(session.client_reference_id)
+        purchase = await self._purchases.get(session.client_reference_id)
         return purchase is not None and (purchase.state != "credited" or not purchase.fee_booked)
 
     async def _unsettled_intent(self, intent: Intent) -> bool:
-        purchase = await self._sales.get(intent.metadata.get(OWN_ID, ""))
+        purchase = await self._purchases.get(intent.metadata.get(OWN_ID, ""))
         if purchase is None or purchase.origin != "auto" or intent.status != "succeeded":
             return False
         return purchase.state != "credited" or not purchase.fee_booked
@@ -220,14 +224,14 @@ class Sweeper:
 
 
 async def _each(
-    notes: _Notes,
+    gathered: _Gathered,
     what: str,
     things: AsyncIterator[Thing],
     wanted: Callable[[Thing], Awaitable[bool]],
     sync: Callable[[str], Awaitable[Outcome]],
 ) -> None:
     """Apply those of a list that are wanted; one that cannot be read ends its list, and no other."""
-    with notes.listing(what):
+    with gathered.listing(what):
         async for thing in things:
             if await wanted(thing):
-                await notes.sync(thing.id, sync(thing.id))
+                await gathered.sync(thing.id, sync(thing.id))

@@ -10,25 +10,27 @@ from typing import NamedTuple, Protocol, TypeVar
 
 from billing.ledger.audit_log import Who
 from billing.money.errors import NotYet
-from billing.payments.claims import dispute_standing, refund_standing
+from billing.payments.claim_store import Applied, ClaimNews, ClaimStore, DisputeMovement
+from billing.payments.claims import dispute_status, refund_status
+from billing.payments.crediting import Crediting, Receipt
 from billing.payments.purchase import NotAcceptable, Payment
-from billing.payments.purchase_store import NOT_CREDITED, Applied, ClaimNews, Movement, Purchase, Receipt, Sales, Stale
+from billing.payments.purchase_store import NOT_CREDITED, Purchase, PurchaseStore, Stale
 from billing.payments.stripe.event_types import Oddity
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.objects import (
     OWN_ID,
     BalanceTransaction,
-    Charge,
+    CheckoutSession,
     Dispute,
     Intent,
     Refund,
-    Session,
+    StripeCharge,
     failure_of,
     id_of,
     payment_of_intent,
     payment_of_session,
 )
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 
 log = logging.getLogger("tollkeeper.stripe")
 
@@ -39,7 +41,7 @@ Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
-    """What a sync did, in words; `foreign`: it belongs to something else on the same Stripe account."""
+    """A sync's effect in words; `foreign`: it belongs to something else on the same Stripe account."""
 
     text: str
     foreign: bool = False
@@ -47,29 +49,38 @@ class Outcome(NamedTuple):
 
 
 class Observer(Protocol):
-    """Who wants to know what money did (metrics)."""
+    """Receiver of what money did (metrics)."""
 
     def moved(self, kind: str, millicredits: int) -> None:
-        """`kind` is purchase, refund or dispute."""
+        """Count millicredits moved; `kind` is purchase, refund or dispute."""
         ...
 
     def odd(self, kind: Oddity) -> None:
-        """Something came that a person should look at; told once of each."""
+        """Count what a person should look at; told once of each."""
         ...
 
 
 class Sync:
-    """Applies Stripe's objects. Raises StoreUnavailable, StripeRefused, NotYet."""
+    """The way of Stripe's objects into our stores. Raises StoreUnavailable, StripeRefused, NotYet."""
 
-    def __init__(self, gateway: StripeGateway, sales: Sales, buyers: Buyers, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        gateway: StripeGateway,
+        purchases: PurchaseStore,
+        crediting: Crediting,
+        claims: ClaimStore,
+        customers: StripeCustomers,
+        observer: Observer | None = None,
+    ) -> None:
         """`observer` is told after each commit."""
-        self._gateway, self._sales, self._buyers, self._observer = gateway, sales, buyers, observer
+        self._gateway, self._purchases, self._customers, self._observer = gateway, purchases, customers, observer
+        self._crediting, self._claims = crediting, claims
 
     async def session(self, session_id: str) -> Outcome:
         """Bring the purchase of a Checkout Session to where its payment is."""
 
         async def once() -> Outcome:
-            purchase = await self._sales.of_session(session_id)
+            purchase = await self._purchases.of_session(session_id)
             session = await self._gateway.session(session_id)
             if session is None:
                 return Outcome("Stripe has no such session", foreign=purchase is None)
@@ -87,14 +98,14 @@ class Sync:
         """Bring the purchase of a PaymentIntent to where it is; one of a Checkout Session is settled by its session."""
 
         async def once() -> Outcome:
-            purchase = await self._sales.of_intent(intent_id)
+            purchase = await self._purchases.of_intent(intent_id)
             if purchase is not None and purchase.session_id is not None:
                 return await self.session(purchase.session_id)
             intent = await self._gateway.intent(intent_id)
             if intent is None:
                 return Outcome("Stripe has no such payment", foreign=purchase is None)
             if purchase is None:
-                purchase = await self._sales.get(intent.metadata.get(OWN_ID, ""))
+                purchase = await self._purchases.get(intent.metadata.get(OWN_ID, ""))
                 if purchase is None:
                     return Outcome(NOT_OURS, foreign=True)
                 if purchase.origin != "auto":
@@ -116,13 +127,13 @@ class Sync:
         """
 
         async def once() -> Applied:
-            purchase = await self._sales.get(purchase_id)
+            purchase = await self._purchases.get(purchase_id)
             if purchase is None:
                 raise NotAcceptable(
                     f"there is no purchase {purchase_id!r}: `tollkeeper purchases review` lists those in review"
                 )
             payment, intent = await self._paid_for(purchase)
-            return await self._sales.accept(purchase_id, payment, _receipt(intent), purchase.revision, who, reason)
+            return await self._crediting.accept(purchase_id, payment, _receipt(intent), purchase.revision, who, reason)
 
         applied = await _until_fresh(once)
         if not applied.changed:
@@ -142,9 +153,9 @@ class Sync:
             raise NotAcceptable(f"Stripe knows no payment of purchase {purchase.id}")
         return payment_of_intent(intent), intent
 
-    async def payment(self, charge_id: str) -> Outcome:
-        """What became known of a charge later (its fee) belongs to its payment."""
-        intent_id = await self._intent_of_charge(charge_id)
+    async def payment(self, stripe_charge_id: str) -> Outcome:
+        """Apply what became known of a charge later (its fee) to its payment."""
+        intent_id = await self._intent_of_charge(stripe_charge_id)
         return await self.intent(intent_id) if intent_id else Outcome(NOT_OURS, foreign=True)
 
     async def refund(self, refund_id: str) -> Outcome:
@@ -163,9 +174,9 @@ class Sync:
 
         return await self._claim(purchase_id, news, found.currency)
 
-    async def refunds_of(self, charge_id: str) -> Outcome:
+    async def refunds_of(self, stripe_charge_id: str) -> Outcome:
         """Apply every refund of a charge."""
-        outcomes = [await self.refund(refund.id) async for refund in self._gateway.refunds(charge=charge_id)]
+        outcomes = [await self.refund(refund.id) async for refund in self._gateway.refunds(charge=stripe_charge_id)]
         if not outcomes:
             return Outcome("a charge without refunds", foreign=True)
         return Outcome(
@@ -194,7 +205,7 @@ class Sync:
     async def _settle(
         self, purchase: Purchase, payment: Payment, receipt: Receipt, intent: "Intent | str | None"
     ) -> Outcome:
-        applied = await self._sales.settle(purchase.id, payment, receipt, purchase.revision)
+        applied = await self._crediting.settle(purchase.id, payment, receipt, purchase.revision)
         newly = applied.changed and applied.state == "credited" and purchase.state != "credited"
         if newly:
             self._tell("purchase", purchase.paid_millicredits + purchase.bonus_millicredits)
@@ -210,43 +221,43 @@ class Sync:
             and purchase.save_method
             and intent.payment_method
         ):
-            await self._buyers.save_method(
+            await self._customers.save_method(
                 purchase.account_id, purchase.customer_id, intent.payment_method, purchase.created_at
             )
         return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed)
 
-    async def _adopt(self, session: Session) -> Purchase | None:
-        """The purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
+    async def _adopt(self, session: CheckoutSession) -> Purchase | None:
+        """Find the purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
 
         What the session says of itself is only a hint: the row must be ours, without a session, and of the same
         customer.
         """
-        purchase = await self._sales.get(session.client_reference_id or "")
+        purchase = await self._purchases.get(session.client_reference_id or "")
         if purchase is None or purchase.origin != "checkout":
             return None
         if purchase.session_id not in (None, session.id) or purchase.customer_id != (session.customer or ""):
             log.warning("session %s names purchase %s and is not its session", session.id, purchase.id)
             return None
-        return await self._sales.opened(purchase.id, session.id, session.url or "")
+        return await self._purchases.record_session(purchase.id, session.id, session.url or "")
 
     async def _session_of(self, intent_id: str) -> Outcome | None:
         async for session in self._gateway.sessions(payment_intent=intent_id):
             return await self.session(session.id)
         return None
 
-    async def _intent_of_charge(self, charge_id: str | None) -> str | None:
-        charge = await self._gateway.charge(charge_id) if charge_id else None
+    async def _intent_of_charge(self, stripe_charge_id: str | None) -> str | None:
+        charge = await self._gateway.charge(stripe_charge_id) if stripe_charge_id else None
         return charge.payment_intent if charge is not None else None
 
     async def _purchase_of(self, intent_id: str | None) -> str | None:
-        """The purchase paid by a PaymentIntent; None when it is not ours. Raises NotYet."""
+        """Return the id of the purchase paid by a PaymentIntent; None when it is not ours. Raises NotYet."""
         if intent_id is None:
             return None
-        purchase = await self._sales.of_intent(intent_id)
+        purchase = await self._purchases.of_intent(intent_id)
         if purchase is None:
             # before its payment was told of: the payment first, then what goes back
             outcome = await self._session_of(intent_id) or await self.intent(intent_id)
-            purchase = await self._sales.of_intent(intent_id)
+            purchase = await self._purchases.of_intent(intent_id)
             if purchase is None and not outcome.foreign:
                 raise NotYet(f"payment {intent_id} belongs to a purchase we do not know yet")
         if purchase is None:
@@ -259,13 +270,13 @@ class Sync:
         self, purchase_id: str, fetch: Callable[[], Awaitable[ClaimNews | None]], currency: str
     ) -> Outcome:
         async def once() -> Outcome:
-            purchase = await self._sales.get(purchase_id)
+            purchase = await self._purchases.get(purchase_id)
             if purchase is None or (purchase.currency != currency and purchase.state not in NOT_CREDITED):
                 raise NotYet(f"{purchase_id} cannot take back {currency!r}")
             news = await fetch()
             if news is None:
                 return Outcome("Stripe has no such object", foreign=True)
-            applied = await self._sales.claim(purchase_id, news, purchase.revision)
+            applied = await self._claims.apply(purchase_id, news, purchase.revision)
             self._report(purchase, news, applied)
             return Outcome(f"{news.claim_id} {news.status} on {purchase_id}", changed=applied.changed)
 
@@ -313,7 +324,7 @@ def _receipt(intent: "Intent | str | None") -> Receipt:
     if not isinstance(intent, Intent):
         return Receipt(id_of(intent))
     charge, failure = intent.latest_charge, failure_of(intent)
-    if not isinstance(charge, Charge):
+    if not isinstance(charge, StripeCharge):
         return Receipt(intent.id, id_of(charge), failure=failure)
     fee = charge.balance_transaction
     known = isinstance(fee, BalanceTransaction) and fee.currency == intent.currency
@@ -322,7 +333,7 @@ def _receipt(intent: "Intent | str | None") -> Receipt:
 
 
 def _refund_news(refund: Refund) -> ClaimNews:
-    standing = refund_standing(refund.status or "pending")
+    standing = refund_status(refund.status or "pending")
     counts = standing.counts if standing.known else None
     return ClaimNews(
         refund.id, "refund", refund.amount, refund.status or "pending", counts, lost=False, reason=refund.reason or ""
@@ -330,9 +341,9 @@ def _refund_news(refund: Refund) -> ClaimNews:
 
 
 def _dispute_news(dispute: Dispute) -> ClaimNews:
-    standing = dispute_standing(dispute.status)
+    standing = dispute_status(dispute.status)
     movements = tuple(
-        Movement(row.id, -row.amount, row.fee)
+        DisputeMovement(row.id, -row.amount, row.fee)
         for row in dispute.balance_transactions
         if row.currency == dispute.currency
     )

@@ -1,4 +1,4 @@
-"""Handles the inbox: each event leads to one sync of the object it is about; events of one object share a sync.
+"""The handling of the inbox: each event leads to one sync of the object it is about; events of one object share a sync.
 
 stored (2xx to Stripe) ──▶ synced ──▶ done            killed in between: it is simply synced again
 │ └────▶ ignored         unknown type, or an object that is not ours
@@ -13,9 +13,9 @@ from typing import NamedTuple
 
 from billing.money.errors import StoreUnavailable
 from billing.payments.stripe.event_types import KINDS
-from billing.payments.stripe.inbox import Inbox, Waiting
+from billing.payments.stripe.inbox import Inbox, WaitingEvent
 from billing.payments.stripe.sync import Outcome, Sync
-from billing.payments.stripe_customers import Buyers
+from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
 
 log = logging.getLogger("tollkeeper.stripe")
@@ -29,7 +29,7 @@ LONGEST_OUTCOME = 2_000
 
 
 class Subject(NamedTuple):
-    """What several events are about."""
+    """The object that several events are about."""
 
     kind: str
     object_id: str
@@ -39,16 +39,14 @@ class StripeWorker:
     """One step handles what is due. Safe to run twice at once: everything under it is idempotent."""
 
     def __init__(
-        self, inbox: Inbox, sync: Sync, buyers: Buyers, handled: Callable[[int], None] = lambda _: None
+        self, inbox: Inbox, sync: Sync, customers: StripeCustomers, handled: Callable[[int], None] = lambda _: None
     ) -> None:
-        """`handled` is told, for each event that is handled for the first time, how many milliseconds passed since it
-        was received.
-        """
-        self._inbox, self._sync, self._buyers, self._handled = inbox, sync, buyers, handled
+        """Call `handled`, for each event handled for the first time, with the milliseconds since it was received."""
+        self._inbox, self._sync, self._customers, self._handled = inbox, sync, customers, handled
 
     async def step(self) -> int:
-        """Handle a batch; how many events were finished. Raises StoreUnavailable when SQL is away."""
-        subjects: defaultdict[Subject, list[Waiting]] = defaultdict(list)
+        """Handle a batch; return how many events were finished. Raises StoreUnavailable when SQL is away."""
+        subjects: defaultdict[Subject, list[WaitingEvent]] = defaultdict(list)
         for event in await self._inbox.due(BATCH):
             kind = KINDS.get(event.type)
             subjects[Subject(kind, event.object_id) if kind and event.object_id else Subject("", event.type)].append(
@@ -56,7 +54,7 @@ class StripeWorker:
             )
         room = asyncio.Semaphore(AT_ONCE)
 
-        async def handle(subject: Subject, events: list[Waiting]) -> int:
+        async def handle(subject: Subject, events: list[WaitingEvent]) -> int:
             async with room:
                 return await self._handle(subject, events)
 
@@ -70,7 +68,7 @@ class StripeWorker:
                 finished += result
         return finished
 
-    async def _handle(self, subject: Subject, events: Sequence[Waiting]) -> int:
+    async def _handle(self, subject: Subject, events: Sequence[WaitingEvent]) -> int:
         ids = [event.event_id for event in events]
         if not subject.kind:
             await self._inbox.finish(ids, "a type we do not handle", ignored=True)
@@ -87,7 +85,7 @@ class StripeWorker:
         """Sync one object. Raises what Sync raises."""
         sync = self._sync
         if subject.kind == "method":
-            ours = await self._buyers.forget_method(subject.object_id)
+            ours = await self._customers.forget_method(subject.object_id)
             return Outcome("saved method removed" if ours else "not a saved method", foreign=not ours)
         calls = {
             "session": sync.session,
@@ -99,7 +97,7 @@ class StripeWorker:
         }
         return await calls[subject.kind](subject.object_id)
 
-    async def _park(self, subject: Subject, events: Sequence[Waiting], error: BaseException) -> None:
+    async def _park(self, subject: Subject, events: Sequence[WaitingEvent], error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) or (isinstance(error, StoreUnavailable) and error.store == "sql"):
             raise error
         now = now_ms()

@@ -1,4 +1,4 @@
-"""What `tollkeeper preflight` looks at, and what it says of it."""
+"""The installation that `tollkeeper preflight` checks, and the rows that it makes of it."""
 
 import ipaddress
 from dataclasses import dataclass, field
@@ -9,8 +9,11 @@ import httpx
 
 from billing.ledger.flag_overrides import FlagOverride
 from billing.storage.database import Database
-from config.secrets import StripeKeys
-from config.settings import Secret, Settings
+from config.secrets import Secret, StripeKeys
+from config.settings import Settings
+from proxy.cli.context import local_url
+
+SHOWN = 8
 
 State = Literal["PASS", "WARN", "FAIL"]
 
@@ -26,7 +29,7 @@ class Check(NamedTuple):
 
 
 class Offset(NamedTuple):
-    """How many seconds another clock is ahead of ours, and how exactly that can be told."""
+    """Seconds by which another clock is ahead of ours."""
 
     clock: str
     seconds: float
@@ -51,21 +54,19 @@ class Site:
 
     @property
     def webhook_url(self) -> str:
-        """Where Stripe must deliver."""
+        """URL to which Stripe must deliver."""
         return f"{self.base_url}/webhooks/stripe"
 
 
 def base_url_of(settings: Settings) -> str:
-    """How the side API is reached: portal.public_url, else this machine's own listener."""
+    """Address of the side API: portal.public_url, else this machine's own listener."""
     if settings.portal.public_url:
         return settings.portal.public_url.rstrip("/")
-    listen = settings.listen
-    host = "127.0.0.1" if listen.host in ("0.0.0.0", "::") else listen.host
-    return f"http://{host}:{listen.side_port or listen.port}"
+    return local_url(settings, settings.listen.side_port or settings.listen.port)
 
 
 def is_private(host: str) -> bool:
-    """An address of this machine or a private network; 0.0.0.0 and :: are every address."""
+    """Tell an address of this machine or a private network; 0.0.0.0 and :: are every address."""
     try:
         address = ipaddress.ip_address(host)
     except ValueError:
@@ -73,6 +74,11 @@ def is_private(host: str) -> bool:
     return address.is_private and not address.is_unspecified
 
 
-def words(error: BaseException) -> str:
-    """An error without anything secret."""
+def error_text(error: BaseException) -> str:
+    """Text of an error, without anything secret."""
     return f"{type(error).__name__}: {error}"[:300]
+
+
+def list_some(names: list[str]) -> str:
+    """Write the first of these, and the number of the others."""
+    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

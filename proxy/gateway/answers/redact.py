@@ -2,7 +2,7 @@
 
 import re
 
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.gateway.answers.convert import converted
 
 PASSED_HEADERS = frozenset(

@@ -110,7 +110,7 @@ class BackgroundResponses:
         """
         services, origin = self._services, record.book
         insurance = (
-            services.settings.billing.zero_completion_insurance if record.insurance is None else record.insurance
+            services.settings.metering.zero_completion_insurance if record.insurance is None else record.insurance
         )
         books = (services.prices, *(one.hold.terms.prices for one in self._taken.values()))
         book = books[0] if origin is None else next((book for book in books if book.origin == origin), None)

@@ -67,7 +67,7 @@ class RealtimeSession:
             )
         self._name = name
         most = self._sold(name, REALTIME.name, services.terms.prices).max_output_tokens
-        self._cap = min(services.settings.billing.realtime_max_output_tokens, most or DEFAULT_OUTPUT_TOKENS)
+        self._cap = min(services.settings.holds.realtime_max_output_tokens, most or DEFAULT_OUTPUT_TOKENS)
         self._text = self._audio = 0
         self._bytes_per_second = PCM_BYTES_PER_SECOND
         self._transcriber = ""
@@ -208,7 +208,7 @@ class RealtimeSession:
             audio_output=True,
             milliseconds=seconds * 1_000,
         )
-        plan = make_plan(REALTIME, parsed, self._key, prices, self._services.settings.billing)
+        plan = make_plan(REALTIME, parsed, self._key, prices, self._services.settings)
         if not self._transcriber:
             return plan
         heard = plan.bounds._replace(

@@ -27,6 +27,7 @@ from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, Handshake, SocketExchange
 from proxy.gateway.upstream.interruption import Interruption
+from proxy.gateway.upstream.pool import CONNECT_SECONDS
 from proxy.web.rejections import Rejection, bad_gateway, invalid
 
 log = logging.getLogger("tollkeeper.sockets")
@@ -171,7 +172,7 @@ class Socket:
                     "X-Client-Request-Id": self.request_id,
                 },
                 user_agent_header="tollkeeper",
-                open_timeout=settings.connect_timeout_seconds + settings.first_byte_timeout_seconds,
+                open_timeout=CONNECT_SECONDS + settings.first_byte_timeout_seconds,
                 max_size=MAX_UPSTREAM_FRAME,
                 compression=None,
                 proxy=None,
@@ -215,7 +216,7 @@ class Socket:
             if server.done() and closing.code == INTERNAL_ERROR:
                 outcome = "upstream_cut"
             if not server.done() and session.waits(gone=client.done() and closing.code == NORMAL):
-                await asyncio.wait((server,), timeout=self._services.settings.billing.drain_seconds)
+                await asyncio.wait((server,), timeout=self._services.settings.metering.read_on_seconds)
         finally:
             for task in (client, server):
                 task.cancel()

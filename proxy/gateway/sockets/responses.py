@@ -86,14 +86,14 @@ class ResponsesSession:
         parsed = ENDPOINT.parse(body, b"")
         if parsed.background:
             raise invalid("`background` is not available on a WebSocket.", "background", "unsupported_parameter")
-        billing = self._services.settings.billing
+        settings = self._services.settings
         plan = make_plan(
-            ENDPOINT, parsed, self._key, exchange.hold.terms.prices, billing, await self._context(parsed.references)
+            ENDPOINT, parsed, self._key, exchange.hold.terms.prices, settings, await self._context(parsed.references)
         )
         plan = await exchange.hold_for(plan, self._key)
         self._waiting.setdefault(lane, deque()).append(exchange)
         exchange.hold.checkpoint_sent()
-        sent = body_to_send(plan, billing, partial(self._services.tenants.identifier, self._key.account_id))
+        sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, self._key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]
 
@@ -176,7 +176,7 @@ class ResponsesSession:
     def waits(self, *, gone: bool) -> bool:
         """See SocketSession."""
         running = [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]
-        if not gone or self._services.settings.billing.on_disconnect == "drain":
+        if not gone or self._services.settings.metering.on_disconnect == "read_on":
             return bool(running)
         return any(one.hold.held_plan.model.reasoning for one in running)
 

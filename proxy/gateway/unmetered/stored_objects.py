@@ -6,7 +6,7 @@ from urllib.parse import parse_qsl, urlencode
 from proxy.gateway.bodies.chat import Reference
 from proxy.gateway.endpoints import OBJECT_PATH, OBJECT_ROUTES
 from proxy.gateway.request import GatewayRequest
-from proxy.gateway.upstream.answer import Answer
+from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.gateway.upstream.tenants import no_such_object
 from proxy.web.rejections import Rejection, bad_gateway, invalid
@@ -90,7 +90,7 @@ async def _pass_on(request: GatewayRequest, answer: Answer) -> None:
             await client.write(redactor.redact_key(data))
         await client.write(b"", last=True)
         return
-    limit = request.services.settings.upstream.max_response_bytes if status == 200 else ERROR_LIMIT
+    limit = MAX_RESPONSE_BYTES if status == 200 else ERROR_LIMIT
     parts, size = [], 0
     while data := await answer.read():
         parts.append(data)

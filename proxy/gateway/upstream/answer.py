@@ -7,6 +7,9 @@ from config.settings import Upstream
 from proxy.gateway.upstream.connection import Head, UpstreamConnection
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError
 
+MAX_RESPONSE_BYTES = 268_435_456
+"""Of an answer that is not streamed: it is collected whole."""
+
 
 class Answer:
     """One answer being read. Not for concurrent readers. Always end with `close()`."""

@@ -13,13 +13,18 @@ from urllib.parse import urlsplit
 
 import certifi
 
-from config.settings import Secret, Upstream
+from config.secrets import Secret
+from config.settings import Upstream
 from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.connection import UpstreamConnection
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError
 
 LARGE_BODY = 131_072
 SWEEP_SECONDS = 0.05
+CONNECT_SECONDS = 5.0
+"""For TCP and TLS."""
+KEEPALIVE_SECONDS = 30.0
+"""An idle connection is not used again after this: before OpenAI's end, or a network between, forgets it."""
 
 
 class UpstreamPool:
@@ -108,7 +113,7 @@ class UpstreamPool:
             connection.abort()
 
     def _take_idle(self) -> "UpstreamConnection | None":
-        oldest = self.loop.time() - self._settings.keepalive_seconds
+        oldest = self.loop.time() - KEEPALIVE_SECONDS
         while self._idle:
             connection = self._idle.pop()
             if connection.usable and connection.idle_since > oldest:
@@ -122,7 +127,7 @@ class UpstreamPool:
         connection = UpstreamConnection(self)
         self._open.add(connection)
         try:
-            async with asyncio.timeout(self._settings.connect_timeout_seconds):
+            async with asyncio.timeout(CONNECT_SECONDS):
                 await self.loop.create_connection(
                     lambda: connection,
                     self._host,

@@ -7,7 +7,7 @@ import hmac
 from billing.ledger.upstream_objects import MadeObject, OwnedObject, UpstreamObjects
 from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
-from config.settings import Secret
+from config.secrets import Secret
 from proxy.gateway.answers.meter import Report
 from proxy.gateway.bodies.chat import Reference
 from proxy.web.rejections import Rejection, unavailable

@@ -25,6 +25,7 @@ local function figures(account)
 end
 
 -- Resolve a hold: take `due` from it (and from what is available beyond it), give the rest back, journal it.
+-- I2: never charges more than the hold and what is available; the rest is the platform's loss.
 -- keys: 1 account, 2 hold, 3 leases, 4 log. record '' = nothing to journal (a release).
 local function resolve(account, hold, leases, log, id, keyprefix, due, record, tokens)
   local balance, held = figures(account)

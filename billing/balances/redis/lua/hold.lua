@@ -1,3 +1,4 @@
+-- Hold money for one request. I1: only while available covers it, in one atomic step; I9: only under the bucket's token.
 -- KEYS 1 epoch 2 account 3 hold 4 leases 5 key   (one slot)
 -- ARGV 1 token 2 id 3 amount 4 lease_ms 5 record 6 account id 7 key id 8 tokens
 --      9 limited 10 spend limit (-1 none) 11 period 12 rpm 13 tpm 14 concurrency

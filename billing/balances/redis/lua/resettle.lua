@@ -1,4 +1,4 @@
--- After a loss of data: settle again a charge that did not survive. Or settle what the reaper could not know of. Exactly once
+-- After a loss of data: settle again a charge that did not survive. Or settle what the reaper could not know of. Exactly once (I4)
 -- under retries (the tombstone), and never with more than is available, so that nobody overspends; what is not covered becomes
 -- the platform's loss.
 -- KEYS 1 epoch 2 account 3 hold 4 leases 5 log 6 key prefix 7 tombstone

@@ -1,3 +1,4 @@
+-- Resolve a hold and journal its charge, in one atomic step (I3, I4: the hold's id is the charge's).
 -- KEYS 1 epoch 2 account 3 hold 4 leases 5 log 6 key prefix 7 tombstone   (one slot)
 -- ARGV 1 token 2 id 3 due 4 record ('' = release) 5 tokens used (-1 unknown)
 if not epoch_is_known(KEYS[1], ARGV[1]) then return {'epoch'} end

@@ -1,0 +1,60 @@
+"""Stripe's own pages, for whoever sends a customer there: to pay, to see a receipt, to look after saved cards."""
+
+import logging
+
+from billing.ledger.accounts import Accounts
+from billing.money.errors import StoreUnavailable, StripeRefused
+from billing.payments.purchase import Offer
+from billing.payments.purchase_store import Purchase
+from proxy.customer_api.money_in import MoneyIn
+from proxy.web.rejections import not_found
+
+log = logging.getLogger("tollkeeper.stripe")
+
+PURCHASES_OFF = "Purchases are switched off for the moment. Credits you have bought stay yours; try again later."
+
+
+async def open_payment_page(
+    money: MoneyIn, accounts: Accounts, account_id: str, offer: Offer, *, save_method: bool
+) -> Purchase:
+    """Open a page to pay an offer; the purchase has its `url`. Stripe must be configured.
+
+    Raises TooManyCheckouts, NotYet, StripeRefused, StoreUnavailable, AccountNotFound.
+    """
+    parts = await money.parts()
+    account = await accounts.get(account_id)
+    try:
+        return await parts.checkout.open(account_id, account.name, offer, save_method=save_method)
+    except StripeRefused as refused:
+        _log_refusal("payment page", account_id, refused)
+        raise
+
+
+async def open_saved_cards(money: MoneyIn, account_id: str, customer_id: str, return_url: str) -> str:
+    """Open the page of a Stripe customer's saved cards; return its URL. Raises StripeRefused."""
+    try:
+        return await (await money.parts()).gateway.portal_url(customer_id, return_url)
+    except StripeRefused as refused:
+        _log_refusal("page of saved cards", account_id, refused)
+        raise
+
+
+def _log_refusal(page: str, account_id: str, refused: StripeRefused) -> None:
+    log.error("no %s for %s: %s", page, account_id, refused)
+
+
+async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:
+    """URL of Stripe's receipt: asked for anew, because links age and show what was refunded since.
+
+    Raises Rejection.
+    """
+    url = purchase.receipt_url
+    if purchase.stripe_charge_id and money.keys is not None:
+        try:
+            charge = await (await money.parts()).gateway.charge(purchase.stripe_charge_id)
+            url = (charge.receipt_url if charge is not None else None) or url
+        except (StoreUnavailable, StripeRefused) as error:
+            log.warning("the receipt of %s is the one we kept: %s", purchase.id, error)
+    if not url.startswith(("https://", "http://")):
+        raise not_found("There is no receipt for this purchase yet.", "receipt_not_found")
+    return url

@@ -1,0 +1,1 @@
+"""Programs that make committed files; each has `--check`, which `make lint` runs."""

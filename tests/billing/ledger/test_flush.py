@@ -1,0 +1,84 @@
+"""The flush: charges that SQL cannot take as they are are made to fit, or stand aside, and keep nobody else's out of the ledger."""
+
+from typing import Any
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from billing.ledger.flush import flush_once
+from billing.ledger.ledger import Ledger
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import Entry
+from tests.support.charges import NOW, settled
+from tests.support.stores import Books, record
+
+
+class Shelf:
+    """A journal that holds what it was given."""
+
+    def __init__(self, entries: list[Entry]) -> None:
+        self.entries = entries
+
+    async def pending(self, limit: int) -> list[Entry]:
+        return self.entries[:limit]
+
+    async def acknowledge(self, entries: list[Entry]) -> None:
+        done = {entry.position for entry in entries}
+        self.entries = [entry for entry in self.entries if entry.position not in done]
+
+    async def refused(self, entries: list[Entry]) -> None:
+        raise AssertionError(f"nothing was overtaken: {entries}")
+
+    async def depth(self) -> tuple[int, int]:
+        return len(self.entries), 0
+
+
+def changed(charge_id: str, account: str, **fields: Any) -> bytes:
+    return msgspec.json.encode({**msgspec.json.decode(record(charge_id, account)), **fields})
+
+
+async def test_odd_texts_and_counts_are_made_to_fit(sql: Books) -> None:
+    account = await sql.account(1_000)
+    odd: list[dict[str, Any]] = [
+        {"model": "x" * 500},
+        {"model": "a\0b", "billedModel": "\0"},
+        {"upstreamId": "é" * 300},
+        {"serviceTier": "unheard of, and long"},
+        {"inputTokens": 2**63 - 1},
+        {"durationMs": 2**63 - 1, "toolCalls": "\0"},
+    ]
+    entries = [Entry(str(n), 10, 0, changed(f"r{n}", account, **fields)) for n, fields in enumerate(odd)]
+    shelf = Shelf(entries)
+    assert await flush_once(shelf, sql.ledger, 100) == len(odd)
+    assert shelf.entries == []
+    rows = {row.charge_id: row for row in await sql.ledger.usage_of(account, 20)}
+    assert rows["r0"].model == "x" * 120
+    assert rows["r1"].model == "ab"
+    assert (await sql.ledger.posted(account)).balance == 1_000 - 10 * len(odd)
+
+
+async def test_a_charge_that_cannot_be_booked_keeps_no_other_waiting(sql: Books) -> None:
+    account = await sql.account(1_000)
+    entries = [Entry(str(n), 10, 0, record(f"r{n}", account)) for n in range(7)]
+    entries[2] = Entry("2", -10, 0, record("r2", account))
+    entries[5] = Entry("5", 10, 0, b"no record at all")
+    shelf = Shelf(entries)
+    with pytest.raises(StoreUnavailable, match="2 charges cannot be booked"):
+        await flush_once(shelf, sql.ledger, 100)
+    assert [entry.position for entry in shelf.entries] == ["2", "5"]
+    assert (await sql.ledger.posted(account)).balance == 1_000 - 10 * 5
+    async with sql.database.read() as connection:
+        assert (await connection.execute(text("SELECT count(*) FROM usage"))).scalar_one() == 5
+
+
+async def test_every_charge_that_is_booked_is_told_of_once(sql: Books) -> None:
+    """By the flush, by a repeat of it, after a rebuilding."""
+    told: list[str] = []
+    ledger = Ledger(sql.database, lambda entries: told.extend(entry.position for entry in entries))
+    account = await sql.account(900_000_000)
+    first, second = settled("n1", account, NOW)._replace(loss=7), settled("n2", account, NOW)
+    await ledger.post_current([first])
+    await ledger.post_bookable([first, second])
+    await ledger.post([second, first])
+    assert told == ["n1", "n2"]

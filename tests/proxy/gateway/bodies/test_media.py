@@ -1,0 +1,38 @@
+"""Bodies of media: the length of a sound, the fields of a form, the size of an image."""
+
+import pytest
+
+from proxy.gateway.bodies.media import parse_image, parse_transcription, wav_milliseconds
+from proxy.web.rejections import Rejection
+from tests.support.media import wav
+
+
+def test_a_lying_byte_rate_shortens_no_audio() -> None:
+    hour = wav(3_600)
+    lying = hour[:28] + (500_000_000).to_bytes(4, "little") + hour[32:]
+    length = wav_milliseconds(lying[:4_096], len(lying))
+    assert length is not None
+    assert length >= 3_600_000
+
+
+def form(*parts: tuple[str, bytes, str | None]) -> tuple[bytes, bytes]:
+    lines = []
+    for name, value, filename in parts:
+        extra = f'; filename="{filename}"' if filename else ""
+        lines.append(f'--b\r\nContent-Disposition: form-data; name="{name}"{extra}\r\n\r\n'.encode() + value + b"\r\n")
+    return b"".join(lines) + b"--b--\r\n", b"multipart/form-data; boundary=b"
+
+
+def test_a_file_hides_no_field() -> None:
+    image = (("model", b"gpt-image-2", None), ("prompt", b"x", None), ("image", b"png", "a.png"))
+    with pytest.raises(Rejection, match="`n` must be a plain field"):
+        parse_image(*form(*image, ("n", b"1", "n.txt"), ("n", b"10", None)))
+    with pytest.raises(Rejection, match="`response_format` must be a plain field"):
+        parse_transcription(
+            *form(("model", b"whisper-1", None), ("file", b"x", "a.mp3"), ("response_format", b"json", "f"))
+        )
+
+
+def test_silence_that_packs_to_nothing_is_held_as_an_hour() -> None:
+    parsed = parse_transcription(*form(("model", b"whisper-1", None), ("file", b"fLaC" + b"\0" * 100, "a.flac")))
+    assert parsed.milliseconds >= 3_600_000

@@ -1,0 +1,99 @@
+"""Every refusal is an OpenAI-shaped error; a 402 says the same on both levels."""
+
+import json
+
+import pytest
+
+from proxy.web.rejections import (
+    Rejection,
+    bad_gateway,
+    forbidden,
+    insufficient_credits,
+    invalid,
+    not_found,
+    replacement_error,
+    too_many,
+    unauthorized,
+    unavailable,
+)
+
+ALL = [
+    invalid("m", "n"),
+    unauthorized("m"),
+    unauthorized("m", "key_expired"),
+    forbidden("m", "c"),
+    not_found("m", "c"),
+    too_many("m", "c", 1500),
+    unavailable("m", "c"),
+    bad_gateway("m", "c"),
+    insufficient_credits("balance", 1, 0, 0, None, "/credits", None),
+]
+
+
+@pytest.mark.parametrize("rejection", ALL, ids=lambda rejection: f"{rejection.status}-{rejection.code}")
+def test_the_shape_is_openais(rejection: Rejection) -> None:
+    error = json.loads(rejection.body())["error"]
+    assert {"message", "type", "param", "code"} <= set(error)
+    assert isinstance(error["message"], str)
+    assert 400 <= rejection.status < 600
+
+
+@pytest.mark.parametrize(("milliseconds", "seconds"), [(1, "1"), (1000, "1"), (1001, "2"), (59_999, "60")])
+def test_retry_after_is_whole_seconds_rounded_up(milliseconds: int, seconds: str) -> None:
+    headers = dict(too_many("m", "c", milliseconds).headers())
+    assert headers == {b"retry-after": seconds.encode(), b"retry-after-ms": str(milliseconds).encode()}
+
+
+def test_a_rate_limit_never_says_to_retry_at_once() -> None:
+    assert dict(too_many("m", "c", 0).headers())[b"retry-after"] == b"1"
+
+
+@pytest.mark.parametrize("status", [402, 403])
+def test_what_no_retry_can_help_says_so(status: int) -> None:
+    assert (b"x-should-retry", b"false") in Rejection(status, "c", "m").headers()
+
+
+def test_what_a_retry_may_help_does_not_forbid_it() -> None:
+    for rejection in (too_many("m", "c", 1), unavailable("m", "c"), bad_gateway("m", "c")):
+        assert b"x-should-retry" not in dict(rejection.headers())
+
+
+def test_a_402_word_for_word() -> None:
+    rejection = insufficient_credits("in_flight", 42_500, 10_000, 7_500, 310, "https://x/credits", 1_000)
+    figures = {
+        "requiredCredits": 42.5,
+        "currentCredits": 10,
+        "heldCredits": 7.5,
+        "availableCredits": 2.5,
+        "limitSource": "in_flight",
+        "affordableOutputTokens": 310,
+        "topUpUrl": "https://x/credits",
+    }
+    body = json.loads(rejection.body())
+    message = body["error"].pop("message")
+    assert body == {
+        "error": {"type": "insufficient_credits", "param": None, "code": "insufficient_credits", **figures},
+        **figures,
+    }
+    for part in ("42.5 credits", "in flight", "310 output tokens"):
+        assert part in message
+    assert dict(rejection.headers()) == {b"retry-after": b"1", b"retry-after-ms": b"1000", b"x-should-retry": b"false"}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "code"),
+    [
+        (400, b'{"error": {"message": "m"}}', None),
+        (429, b'{"error": {"code": "rate_limit_exceeded"}}', None),
+        (401, b'{"error": {"message": "m"}}', "upstream_authentication_failed"),
+        (429, b'{"error": {"code": "insufficient_quota"}}', "insufficient_quota"),
+        (500, b"<html>", "upstream_error"),
+        (500, b"", "upstream_error"),
+        (500, b"[]", "upstream_error"),
+        (500, b'{"error": "text"}', "upstream_error"),
+        (500, b"\xff\xfe", "upstream_error"),
+    ],
+)
+def test_which_upstream_errors_are_replaced_by_our_own_words(status: int, body: bytes, code: str | None) -> None:
+    own = replacement_error(status, body)
+    assert (own and (own.status, own.code)) == (code and (status, code))

@@ -1,0 +1,79 @@
+"""The Credits page of one account, visited in the test's own process."""
+
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any, cast
+
+import httpx
+from starlette.applications import Starlette
+
+from billing.accounting.statements import Statements
+from billing.ledger.portal_tokens import PortalTokens
+from config.secrets import Secret
+from config.settings import Settings
+from proxy.admin.auth import AdminAuth
+from proxy.credits_page.page import CreditsPage
+from proxy.customer_api.account import AccountApi
+from proxy.gateway.services import Services
+from tests.support.money_api import open_api, settings
+from tests.support.shop import Shop
+
+KEY = "service-" + "k" * 32
+HOST = "http://meter.test"
+
+
+class Visit:
+    """A browser without scripts, and what stands behind it."""
+
+    def __init__(self, client: httpx.AsyncClient, shop: Shop) -> None:
+        self.client, self.shop = client, shop
+
+    async def link(self, account: str, key: str = KEY) -> httpx.Response:
+        return await self.client.post(
+            "/api/portal/sessions", json={"accountId": account}, headers={"authorization": f"Bearer {key}"}
+        )
+
+    async def sign_in(self, account: str) -> httpx.Response:
+        url = (await self.link(account)).json()["url"]
+        return await self.enter(await self.client.get(url), follow_redirects=True)
+
+    async def enter(self, asking: httpx.Response, *, origin: str | None = HOST, **options: Any) -> httpx.Response:
+        """Press the button of the page that a link opens."""
+        token = re.search(r'name="token" value="([^"]+)"', asking.text)
+        assert token is not None, asking.text
+        headers = {"origin": origin} if origin is not None else {}
+        return await self.client.post("/credits/enter", data={"token": token[1]}, headers=headers, **options)
+
+    async def page(self, query: str = "") -> str:
+        answer = await self.client.get(f"/credits{query}")
+        assert answer.status_code == 200, answer.text
+        return answer.text
+
+    async def send(self, path: str, **fields: str) -> httpx.Response:
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', await self.page())
+        assert token is not None
+        return await self.client.post(f"/credits/{path}", data={"csrf": token[1], **fields})
+
+
+@contextlib.asynccontextmanager
+async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth | None = None) -> AsyncIterator[Visit]:
+    conf = conf or settings(billing={"auto_recharge": True})
+    async with open_api(shop, conf) as api:
+        services = cast(
+            "Services", SimpleNamespace(settings=conf, balances=shop.books.store, authenticator=None, prices=None)
+        )
+        page = CreditsPage(
+            api.money,
+            PortalTokens(shop.books.database),
+            shop.books.accounts,
+            AccountApi(services, shop.books.ledger),
+            Statements(shop.books.database),
+            Secret(KEY),
+            HOST,
+            admins.find_portal_staff if admins is not None else None,
+        )
+        transport = httpx.ASGITransport(Starlette(routes=page.routes()))
+        async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
+            yield Visit(client, shop)
