@@ -69,7 +69,7 @@ class Upstream(Section, frozen=True):
     total_timeout_seconds: PositiveSeconds = 3600.0
 
 
-class Database(Section, frozen=True):
+class DatabaseSettings(Section, frozen=True):
     """*restart* — the SQL ledger."""
 
     url: str = "sqlite+aiosqlite:///var/tollkeeper.db"
@@ -204,7 +204,7 @@ class Cors(Section, frozen=True):
     allowed_origins: tuple[Annotated[str, msgspec.Meta(pattern=r"^https?://[a-z0-9.:\[\]-]{1,255}$")], ...] = ()
 
 
-class Admin(Section, frozen=True):
+class AdminSettings(Section, frozen=True):
     """*restart* — administrators. Admin keys always work; an `oidc_issuer` lets its bearer tokens in as well."""
 
     oidc_issuer: str = ""
@@ -255,7 +255,7 @@ class Settings(Section, frozen=True):
 
     listen: Listen = Listen()
     upstream: Upstream = Upstream()
-    database: Database = Database()
+    database: DatabaseSettings = DatabaseSettings()
     redis: Redis = Redis()
     embedded: Embedded = Embedded()
     journal: Journal = Journal()
@@ -269,7 +269,7 @@ class Settings(Section, frozen=True):
     portal: Portal = Portal()
     rollout: Rollout = Rollout()
     cors: Cors = Cors()
-    admin: Admin = Admin()
+    admin: AdminSettings = AdminSettings()
     jobs: Jobs = Jobs()
     log: Log = Log()
     advanced: Advanced = Advanced()

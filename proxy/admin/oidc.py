@@ -15,7 +15,7 @@ import httpx
 import msgspec
 
 from billing.ledger.admins import LONGEST_ACTOR, Admin
-from config.settings import Admin as AdminSettings
+from config.settings import AdminSettings
 from proxy.admin.roles import ROLES
 from proxy.web.rejections import Rejection, unauthorized, unavailable
 

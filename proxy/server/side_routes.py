@@ -20,7 +20,7 @@ from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from config.secrets import service_key
-from config.settings import Database as DatabaseSettings
+from config.settings import DatabaseSettings
 from proxy.admin.actions import AdminActions, Journal
 from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminAuth

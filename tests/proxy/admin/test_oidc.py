@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
-from config.settings import Admin as AdminSettings
+from config.settings import AdminSettings
 from proxy.admin.oidc import TokenChecker
 from proxy.web.rejections import Rejection
 from tests.support import web

@@ -18,8 +18,7 @@ from billing.jobs.runs import Runs
 from billing.money.findings import Finding
 from billing.payments.stripe.inbox import Inbox
 from billing.payments.stripe.objects import Event
-from config.settings import Database as DatabaseSettings
-from config.settings import Settings
+from config.settings import DatabaseSettings, Settings
 from proxy.customer_api.money_in import money_in
 from proxy.observability.metrics import Metrics
 from proxy.server.jobs import JobBook

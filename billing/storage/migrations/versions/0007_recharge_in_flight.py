@@ -1,4 +1,4 @@
-"""Which purchase a recharge waits for.
+"""The purchase that a recharge waits for.
 
 What Stripe moved for a dispute, kept until its purchase is credited; a finer state of purchases.
 """

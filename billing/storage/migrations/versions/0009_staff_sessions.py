@@ -1,4 +1,4 @@
-"""Who opened a customer's Credits page, where a person of the operator's did."""
+"""The person of the operator's who opened a customer's Credits page, where one did."""
 
 import sqlalchemy as sa
 from alembic import op
