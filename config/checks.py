@@ -169,7 +169,8 @@ def _check_billing(settings: Settings, where: str) -> None:
         raise ConfigError(
             where,
             "billing.auto_recharge",
-            "nobody computes the tax of a payment that is made by itself, and stripe.automatic_tax says that tax is due",
+            "nobody computes the tax of a payment that is made by itself, "
+            "and stripe.automatic_tax says that tax is due",
             "leave one of them off",
         )
     if not Fraction(billing.markup):

@@ -47,6 +47,7 @@ class JournalWriter(threading.Thread):
     """Commits queued operations in order; while one commit runs, the next batch gathers."""
 
     def __init__(self, path: Path, loop: asyncio.AbstractEventLoop) -> None:
+        """Open the file and start the writing thread; `loop` hears of commits."""
         super().__init__(name="embedded-journal", daemon=True)
         self._path, self._loop = path, loop
         self._wake = threading.Condition()
@@ -107,7 +108,7 @@ class JournalWriter(threading.Thread):
             except sqlite3.Error as error:
                 if not failing:
                     # a full or locked disk needs no trace
-                    log.error("the journal file cannot be written, it is tried again: %s", error)
+                    log.error("the journal file cannot be written, it is tried again: %s", error)  # noqa: TRY400 - a full disk is no fault of ours
                 failing = True
                 with contextlib.suppress(sqlite3.Error):
                     connection.execute("ROLLBACK")
@@ -124,7 +125,7 @@ class JournalWriter(threading.Thread):
 
 def lock_file(path: Path) -> IO[str]:
     """Own the journal file. Raises StoreUnavailable when another process does."""
-    handle = Path(f"{path}.lock").open("w")
+    handle = Path(f"{path}.lock").open("w")  # noqa: SIM115 - the lock lasts as long as the handle
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

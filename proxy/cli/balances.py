@@ -32,7 +32,7 @@ async def open_reader(context: Context) -> AsyncIterator[ReadStore | None]:
     """Reader of the balance store, beside a running server; None while the embedded one has never been opened."""
     settings = context.settings
     if not settings.redis.url:
-        theirs = Path(settings.embedded.path).exists() and not (await traces(context.database, 0)).redis
+        theirs = Path(settings.embedded.path).exists() and not (await traces(context.database, 0)).redis  # noqa: ASYNC240 - a command does nothing else meanwhile
         yield store_reader(settings, None) if theirs else None
         return
     store = RedisBalances(
@@ -93,7 +93,7 @@ async def _drain(context: Context) -> Result:
 async def _drain_embedded(context: Context) -> tuple[tuple[int, int], int, dict[str, int]]:
     """Flush ourselves when no server runs; else wait while the running one does."""
     settings, path = context.settings, Path(context.settings.embedded.path)
-    if not path.exists():
+    if not path.exists():  # noqa: ASYNC240 - a command does nothing else meanwhile
         return (0, 0), 0, {}
     if not _server_runs(path):
         store = EmbeddedBalances(path, context.ledger, settings.advanced.embedded_timeout_seconds)
@@ -104,7 +104,7 @@ async def _drain_embedded(context: Context) -> tuple[tuple[int, int], int, dict[
     charges = journal_depth(path)[0]
     credited = len(await context.ledger.outbox_pending(500))
     deadline = time.monotonic() + DRAIN_WAIT_SECONDS
-    while (journal_depth(path)[0] or await context.ledger.outbox_pending(1)) and time.monotonic() < deadline:
+    while (journal_depth(path)[0] or await context.ledger.outbox_pending(1)) and time.monotonic() < deadline:  # noqa: ASYNC110 - another process drains
         await asyncio.sleep(0.05)
     return (charges, credited), journal_depth(path)[0], read_figures(path)[1]
 

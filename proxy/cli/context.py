@@ -106,7 +106,7 @@ def expiry(text: str | None) -> int | None:
 
 def local_url(settings: Settings, port: int) -> str:
     """Address at which this machine reaches its own server."""
-    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host
+    host = "127.0.0.1" if settings.listen.host in ("0.0.0.0", "::") else settings.listen.host  # noqa: S104 - compared, not bound
     return f"http://{host}:{port}"
 
 

@@ -125,7 +125,12 @@ def tell_second_terminal(names: Iterable[str]) -> None:
 def start_sandbox() -> "subprocess.Popen[bytes]":
     """Start the simulator on a free loopback port; point this process's settings at it. Raises ConfigError."""
     command = [sys.executable, "-m", "sandbox", "--api-key", SANDBOX_KEY, "--chunk-interval-ms", SANDBOX_PACE_MS]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()))
+    # our own simulator, started before there are threads
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        stdout=subprocess.PIPE,
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509
+    )
     line = process.stdout.readline().decode() if process.stdout else ""
     if "listening on " not in line:
         raise ConfigError("sandbox", "(start)", "the sandbox did not start", "run `python -m sandbox` to see why")
@@ -143,7 +148,12 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY, "--state", str(STRIPE_STATE)]
     STRIPE_STATE.parent.mkdir(parents=True, exist_ok=True)
     command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, preexec_fn=partial(die_with_parent, os.getpid()))
+    # our own simulator, started before there are threads
+    process = subprocess.Popen(  # noqa: S603
+        command,
+        stdout=subprocess.PIPE,
+        preexec_fn=partial(die_with_parent, os.getpid()),  # noqa: PLW1509
+    )
     line = process.stdout.readline().decode() if process.stdout else ""
     if "listening on " not in line:
         raise ConfigError("sandbox", "(start)", "Stripe's simulator did not start", "its own line above says why")
@@ -172,9 +182,9 @@ async def demo_account(settings: Settings) -> Demo:
     database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
     try:
         await prepare_database(database)
-        if not DEMO_FILE.exists():
+        if not DEMO_FILE.exists():  # noqa: ASYNC240 - nothing is served yet
             await _create_demo(database)
-        kept = json.loads(DEMO_FILE.read_text(encoding="utf-8"))
+        kept = json.loads(DEMO_FILE.read_text(encoding="utf-8"))  # noqa: ASYNC240 - nothing is served yet
         token, _ = await PortalTokens(database).link(kept["accountId"])
     finally:
         await database.close()

@@ -61,7 +61,7 @@ class Authenticator:
         self._tasks: set[asyncio.Task[bool]] = set()
 
     async def authenticate(self, headers: list[tuple[bytes, bytes]], peer: Any = None) -> ApiKey:
-        """The key of the one Authorization header: known, not revoked, not expired, its account not blocked.
+        """Key of the one Authorization header: known, not revoked, not expired, its account not blocked.
 
         `peer`: host and port of who is connected, None where that is not known.
         """
@@ -88,7 +88,7 @@ class Authenticator:
         return key
 
     async def _lookup(self, digest: str, headers: list[tuple[bytes, bytes]], peer: Any) -> ApiKey | None:
-        """A key that this process does not know yet.
+        """Key that this process does not know yet.
 
         Each that nobody has costs a look into SQL, so of these there is a limit.
         """
@@ -104,7 +104,7 @@ class Authenticator:
         return key
 
     async def _known(self, digest: str, cached: _Cached) -> ApiKey | None:
-        """A key that was found before: as SQL has it now, or as it was while SQL says nothing. Raises Rejection."""
+        """Key that was found before: as SQL has it now, or as it was while SQL says nothing. Raises Rejection."""
         now = time.monotonic()
         age = now - cached.read_at
         if age < REFRESH_SECONDS:
@@ -154,7 +154,7 @@ class Authenticator:
 
 
 def _acted_for(headers: list[tuple[bytes, bytes]]) -> str:
-    """The account that a service key acts for. Raises Rejection."""
+    """Account that a service key acts for. Raises Rejection."""
     named = [value for name, value in headers if name == b"tollkeeper-account"]
     if len(named) != 1 or not ACCOUNT_ID.match(named[0]):
         raise unauthorized("Name the account that you act for in the header `Tollkeeper-Account`.", "missing_account")

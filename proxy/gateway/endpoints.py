@@ -28,15 +28,7 @@ from proxy.gateway.answers.events import (
     response_report,
 )
 from proxy.gateway.answers.meter import Report, StreamMeter, read_answer
-from proxy.gateway.bodies.chat import (
-    Parsed,
-    chat_texts,
-    completion_texts,
-    embedding_texts,
-    parse_chat,
-    parse_completion,
-    parse_embedding,
-)
+from proxy.gateway.bodies.chat import chat_texts, parse_chat
 from proxy.gateway.bodies.media import (
     parse_decision,
     parse_image,
@@ -45,6 +37,8 @@ from proxy.gateway.bodies.media import (
     parse_transcription,
     parse_translation,
 )
+from proxy.gateway.bodies.parsed import Parsed
+from proxy.gateway.bodies.prompts import completion_texts, embedding_texts, parse_completion, parse_embedding
 from proxy.gateway.bodies.responses import parse_compact, parse_input_tokens, parse_response, response_texts
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
@@ -199,7 +193,7 @@ SOCKETS = (b"/v1/responses", b"/v1/realtime")
 
 
 def find_endpoint(method: str, raw_path: bytes, query: bytes = b"") -> Endpoint:
-    """The row for a request.
+    """Row for a request.
 
     Raises Rejection: 405 for a wrong method, 403 with the reason for what OpenAI has and we refuse, 404.
     """

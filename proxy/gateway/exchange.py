@@ -1,4 +1,4 @@
-"""One metered request, top to bottom:
+"""One metered request, top to bottom.
 
     authenticate → find endpoint → read body → admit → plan (parse, bound, price) → hold → forward
       → relay & meter → settle
@@ -152,7 +152,7 @@ class Exchange:
                 answer.close()
 
     async def _end_unanswered(self) -> None:
-        """The client left before an answer: OpenAI bills a prompt that it was sent, so input is charged, counted."""
+        """Charge a client that left before an answer its input, counted: OpenAI bills a prompt that it was sent."""
         if not self.hold.is_open:
             return  # settled, released or detached already: what failed was telling the client
         if not self.hold.sent_at or self.request.interruption.reason != "client_gone":
@@ -161,7 +161,7 @@ class Exchange:
         await self._settle(NO_REPORT, NO_OUTPUT, "client_gone", [])
 
     async def _pass_error(self, answer: Answer) -> None:
-        """An upstream error costs nothing and passes through, without our account's identity."""
+        """Pass an upstream error through, without our account's identity; it costs nothing."""
         request, metrics, redactor = self.request, self.services.metrics, self.services.redactor
         await self.hold.release()  # first: whoever leaves while the error arrives owes nothing either
         body = await _collect(answer, ERROR_BODY_LIMIT)
@@ -222,13 +222,13 @@ class Exchange:
     async def _settle(
         self, report: Report, observed: ObservedOutput, outcome: Outcome, head: list[tuple[bytes, bytes]]
     ) -> None:
-        """The one ending of whatever was forwarded and is owed for."""
+        """One ending of whatever was forwarded and is owed for."""
         request = self.request
         decision = await self.hold.settle(report, observed, outcome, head, request.first_byte_ms)
         request.outcome = decision.outcome
 
     async def _go_on_in_background(self, report: Report, answer: Answer, body: bytes) -> None:
-        """The response runs on upstream: whoever polls it settles it, so hold and facts are kept before it is shown."""
+        """Let a response run on upstream: whoever polls it settles it, so its facts are kept before it is shown."""
         request, hold, tenants = self.request, self.hold, self.services.tenants
         account_id, record = hold.key.account_id, pending_record(hold.facts(hold.held_plan), hold.terms)
         try:

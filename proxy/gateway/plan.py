@@ -11,7 +11,7 @@ from typing import NamedTuple
 from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Bounds, Charge, Model, PriceBook
 from config.settings import Billing, Holds, Settings
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.bodies.responses import HOSTED_TOOLS
 from proxy.gateway.endpoints import METERED, Endpoint
 from proxy.web.rejections import Rejection, forbidden, invalid
@@ -117,7 +117,7 @@ def make_plan(
 
 
 def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
-    """The model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
+    """Model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
     plain = MODEL_NAME.fullmatch(name) is not None
     model = prices.find(name) if plain and may_use_model(name, billing.model_allowlist, key.rules.models) else None
     if model is None:
@@ -128,7 +128,7 @@ def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing
 
 
 def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejection:
-    """A model that may be used, but not here."""
+    """Model that may be used, but not here."""
     served = sorted(other for other in others if ("POST", other.encode()) in METERED)
     instead = f" Use {' or '.join(served)}." if served else ""
     return Rejection(
@@ -137,14 +137,14 @@ def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejecti
 
 
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
-    """The same plan with its text counted instead of bounded by bytes."""
+    """Plan anew with the text counted instead of bounded by bytes."""
     counted = _tokens_in(plan.parsed, plan.model, tokens, plan.context, plan.tools, plan.cap)
     tokens_in = min(plan.bounds.input_tokens, counted)
     return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
 
 
 def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | None:
-    """The same plan with our own output cap lowered to what `budget` millicredits pay for; None below `minimum`."""
+    """Plan anew with our own output cap lowered to what `budget` millicredits pay for; None below `minimum`."""
     choices = max(1, plan.parsed.choices)
     affordable = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget)
     cap = min(plan.cap, (affordable - plan.parsed.extra_output) // choices)
@@ -154,7 +154,7 @@ def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | 
 
 
 def smallest(plan: Plan, minimum: int, prices: PriceBook) -> Plan:
-    """The least that could be held for this request: what a 402 says is required."""
+    """Least that could be held for this request: what a 402 says is required."""
     return _rebound(plan, prices, plan.bounds.input_tokens, min(plan.cap, minimum)) if plan.cap_is_ours else plan
 
 
@@ -164,7 +164,7 @@ def _rebound(plan: Plan, prices: PriceBook, tokens_in: int, cap: int) -> Plan:
 
 
 def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) -> str:
-    """The tier to send and to price: the client's, else the operator's. Raises Rejection."""
+    """Tier to send and to price: the client's, else the operator's. Raises Rejection."""
     if not endpoint.tiered:
         return "default"
     asked = ASKED_TIERS.get(parsed.asked_tier)
@@ -198,7 +198,7 @@ def _tokens_in(parsed: Parsed, model: Model, text: int, context: int | None, too
 
 
 def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: Tools = NO_TOOLS) -> Bounds:
-    """The bounds that the hold is priced by; `cap` is output tokens per choice."""
+    """Bounds that the hold is priced by; `cap` is output tokens per choice."""
     more: tuple[tuple[Model, str, Bounds], ...] = ()
     if tools.image is not None and parsed.image_tool is not None:
         each = parsed.image_tool
@@ -292,7 +292,7 @@ def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str,
 
 
 def refuse_model(model: str) -> Rejection:
-    """The same words whether a model is unknown, unpriced or not allowed."""
+    """Refuse a model in the same words whether it is unknown, unpriced or not allowed."""
     return Rejection(
         404, "model_not_found", f"The model {model!r} does not exist or you do not have access to it.", param="model"
     )

@@ -34,7 +34,7 @@ class Rates:
         """Held while a book is made and put in place, by whoever does either, and never while a database is asked."""
 
     async def current(self) -> PriceBook:
-        """The book of the active card. Raises StoreUnavailable, RateCardError."""
+        """Book of the active card. Raises StoreUnavailable, RateCardError."""
         card_id = await self._cards.active_id()
         shipped = load_catalogue()["catalogueId"]
         if card_id is None:
@@ -65,7 +65,7 @@ class Rates:
             except (BillingError, MoneyError) as error:
                 problem = f"the active rate card cannot be used, the one before stays: {error}"
                 if problem != told:
-                    log.error("%s", problem)
+                    log.error("%s", problem)  # noqa: TRY400 - the card is wrong, not the code
             told = problem
             tell(problem)
             return 0
@@ -73,7 +73,7 @@ class Rates:
         await repeat(look, FOLLOW_SECONDS, "following the rate card", tell)
 
     async def _take_active(self, services: Services) -> None:
-        """Raises StoreUnavailable, BillingError, MoneyError: then the prices we have stay."""
+        """Take the active card. Raises StoreUnavailable, BillingError, MoneyError: then the prices we have stay."""
         card_id = await self._cards.active_id()
         if card_id is None or card_id == services.prices.catalogue_id:
             return
@@ -84,7 +84,7 @@ class Rates:
         log.info("rate card %s applies now", card_id)
 
     async def under(self, billing: Billing, services: Services) -> PriceBook:
-        """The book in use, as `billing` would have it; hold `swapping`.
+        """Book in use, as `billing` would have it; hold `swapping`.
 
         Raises MoneyError, and then nothing has changed.
         """

@@ -66,7 +66,7 @@ class GatewayRequest(RequestContext):
         self.interruption = Interruption()
 
     def client_left(self) -> None:
-        """The client closed its connection. An answer that is read unseen is read on for a bounded time."""
+        """Take note that the client closed its connection; an answer read unseen is read on for a bounded time."""
         self.interruption.fire("client_gone")
         if self.interruption.muted:
             seconds = self.settings.metering.read_on_seconds
@@ -77,7 +77,7 @@ class GatewayRequest(RequestContext):
         self.interruption.fire("client_gone")
 
     def count_first_byte(self) -> None:
-        """The first byte of an answer goes to the client now."""
+        """Count the first byte of an answer that goes to the client."""
         elapsed = time.monotonic() - self.started
         self.first_byte_ms = max(1, round(elapsed * 1_000))
         self.services.metrics.observe_first_byte(elapsed)

@@ -183,7 +183,7 @@ class RequestHold:
         return False
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:
-        """The 402, with what is needed, what is there and what is affordable."""
+        """402, with what is needed, what is there and what is affordable."""
         prices = self.terms.prices
         needed = smallest(plan, self._settings.holds.min_output_tokens, prices).ceiling.amount
         affordable = None
@@ -213,7 +213,7 @@ class RequestHold:
     # -- while it runs ----------------------------------------------------------------------------
 
     def checkpoint_sent(self) -> None:
-        """The request is about to be written: from here on the upstream works for it, and an orphan owes its input."""
+        """Tell the store that the request goes out: from here on an orphan owes its input."""
         self.checkpointed_at = self.sent_at = time.monotonic()
         if self.amount:
             self._services.balances.checkpoint(Checkpoint(self.request_id, self.key.account_id, self.input_owed, b""))
@@ -226,7 +226,7 @@ class RequestHold:
             self._services.balances.checkpoint(checkpoint_of(facts, self.terms.prices, tokens_out))
 
     def start_shrinking(self, streamed: Callable[[], int]) -> "asyncio.Task[None] | None":
-        """A large hold that is mostly bytes of input: count the input while the answer streams, and hold only that.
+        """Count the input of a large hold that is mostly bytes while the answer streams, and hold only that.
 
         Bytes over-hold English text about fivefold, which would refuse the account's next requests for no reason.
         `streamed`: output tokens that the client has seen so far.
@@ -323,18 +323,18 @@ class RequestHold:
             self._services.metrics.count(self._services.metrics.store_errors, error.store)
 
     def detach(self) -> None:
-        """The request goes on without us: whoever polls it resumes the hold."""
+        """Let go of the hold: the request goes on without us, and whoever polls it resumes it."""
         self._services.balances.detach(self.request_id, self.key.account_id)
         self.is_open = False
 
 
 def held_amount(plan: Plan, *, free: bool) -> Millicredits:
-    """The ceiling, or nothing while charging is off."""
+    """Ceiling, or nothing while charging is off."""
     return Millicredits(0) if free or plan.endpoint.free else plan.ceiling.amount
 
 
 def key_limits(key: ApiKey, defaults: Limits, now_ms: int) -> KeyLimits:
-    """A key's limits, the operator's defaults where it names none."""
+    """Key's limits, the operator's defaults where it names none."""
     rules = key.rules
     own = (rules.spend_limit, rules.requests_per_minute, rules.tokens_per_minute, rules.concurrency)
     if own == UNLIMITED and not (defaults.requests_per_minute or defaults.tokens_per_minute or defaults.concurrency):
@@ -353,7 +353,7 @@ def _either(own: int | None, default: int) -> int:
 
 
 def _limited(result: Refused) -> Rejection:
-    """The 429 of one of the key's rates."""
+    """429 of one of the key's rates."""
     if result.source == "concurrency":
         return too_many(
             "Too many requests of this key are in flight. Wait for one to finish.",

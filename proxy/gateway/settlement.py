@@ -14,7 +14,7 @@ from billing.money.pricing import Charge, Model, ModelUsage, PriceBook, tier_of
 from billing.money.usage import MAX_TOKENS, Usage
 from billing.money.usage_record import Outcome, UsageSource
 from proxy.gateway.answers.meter import Report
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import Plan
 from proxy.gateway.services import PricingTerms, Services
@@ -85,7 +85,7 @@ def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, mor
 
 
 def _with_calls(plan: Plan, usage: Usage, *, searched: bool, sessions: int) -> Usage:
-    """The usage with what is billed beside tokens, by the names of their prices, and cache writes by the lifetime asked
+    """Usage with what is billed beside tokens, by the names of their prices, and cache writes by the lifetime asked
     for.
     """
     changes: dict[str, Any] = {}

@@ -57,7 +57,7 @@ class StreamRelay:
         return outcome
 
     def observed(self, outcome: Outcome) -> tuple[Report, ObservedOutput, Outcome]:
-        """The answer's own report, the output that passed, and the outcome in the light of both."""
+        """Answer's own report, the output that passed, and the outcome in the light of both."""
         meter, plan = self._meter, self._plan
         report = meter.report()
         if outcome == "completed" and not meter.done and report.usage is None:
@@ -105,7 +105,7 @@ class StreamRelay:
             await client.write(redactor.redact_key(begun))
 
         def pass_on(data: bytes) -> bool:
-            """Called from the socket's own callback: one chunk in, one chunk out, no task switch between."""
+            """Pass one chunk on, from the socket's own callback: no task switch between."""
             passed = meter.feed(data)
             if passed:
                 if not request.first_byte_ms:
@@ -155,7 +155,7 @@ class StreamRelay:
         return self._request.interruption.reason == "client_gone" and drains
 
     async def _read_on(self) -> None:
-        """The client left, but its model works unseen: read on to the usage, bounded in time and tokens."""
+        """Read on to the usage though the client left: its model works unseen; bounded in time and tokens."""
         metering, answer, meter = self._request.settings.metering, self._answer, self._meter
         most = metering.read_on_output_tokens
         self._request.interruption.muted = True

@@ -35,7 +35,7 @@ def _plain_text(text: str) -> str:
 def usage_record(
     facts: RequestFacts, decision: SettlementDecision, *, free: bool, head: list[tuple[bytes, bytes]]
 ) -> bytes:
-    """The row of a request that ended; `head` are the headers of the upstream's answer."""
+    """Row of a request that ended; `head` are the headers of the upstream's answer."""
     plan, usage = facts.plan, decision.usage
     upstream_id = next((value for name, value in head if name == b"x-request-id"), b"")
     return encode_record(

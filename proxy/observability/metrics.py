@@ -221,8 +221,8 @@ class _Latencies:
         self._sum += seconds
 
     def move_to(self, histogram: Histogram) -> None:
-        for bucket, number in zip(histogram._buckets, self._counts, strict=True):
+        for bucket, number in zip(histogram._buckets, self._counts, strict=True):  # noqa: SLF001 - observe() adds one at a time
             if number:
                 bucket.inc(number)
-        histogram._sum.inc(self._sum)
+        histogram._sum.inc(self._sum)  # noqa: SLF001 - the same
         self._counts, self._sum = [0] * (len(self._bounds) + 1), 0

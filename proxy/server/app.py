@@ -84,8 +84,8 @@ class Application:
         try:
             wiring = Wiring(self._settings, self._key, self._edits, self._stack)
             self._wired = await wiring.build(with_jobs=self._with_jobs)
-        except BaseException as error:
-            log.error("cannot start: %s", error)
+        except BaseException as error:  # noqa: BLE001 - whatever it is, uvicorn must hear that the start failed
+            log.error("cannot start: %s", error)  # noqa: TRY400 - an operator reads a sentence, not a traceback
             await self._stack.aclose()
             await send({"type": "lifespan.startup.failed", "message": str(error)})
             return

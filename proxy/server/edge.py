@@ -60,7 +60,7 @@ class Edge:
     def __init__(
         self, app: Any, settings: Callable[[], Settings], count: Callable[[str, int], None], log: RequestLog
     ) -> None:
-        """`settings`: those in force; `count` is told path and status of every answer; `log` takes a line for each."""
+        """Stand before `app`. `settings`: those in force; `count` hears path and status of every answer."""
         self._app, self._settings, self._count, self._log = app, settings, count, log
         self._trusted = [ip_network(network) for network in settings().listen.trusted_proxies]
 

@@ -83,7 +83,7 @@ class Publisher:
         await self._publish_models(today, kept.updated_at)
 
     async def _publish_models(self, today: date, updated_at: int) -> None:
-        """Adds up the day's usage rows: no more often than the job does."""
+        """Add up the day's usage rows: no more often than the job does."""
         if updated_at == self._shown_at:
             return
         models = await self._finance.top_models(span(today)[0], MOST_MODELS)

@@ -68,7 +68,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """A client connected."""
+        """Take a client's connection."""
         super().connection_made(transport)
         if len(self.connections) > self.limits.connections:
             self._refuse(unavailable("Too many connections. Try again shortly.", "too_many_connections"))
@@ -76,7 +76,7 @@ class GuardedProtocol(HttpToolsProtocol):
         self._arm_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """The client left: whoever answers it must know at once."""
+        """Tell whoever answers the client at once that it left."""
         self._disarm_head_timer()
         super().connection_lost(exc)
         callback, self.on_disconnect = self.on_disconnect, None
@@ -102,7 +102,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self._arm_head_timer()
 
     def on_message_begin(self) -> None:
-        """A new request starts on this connection."""
+        """Begin a new request on this connection."""
         super().on_message_begin()
         self._in_head = True
 
@@ -117,7 +117,7 @@ class GuardedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
-        """A request is whole; what comes next is a head again."""
+        """Take the end of a request; what comes next is a head again."""
         super().on_message_complete()
         self._in_head = True
 
@@ -186,7 +186,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
 
 def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
-    """The protocol class with these limits, for uvicorn's `http=`."""
+    """Protocol class with these limits, for uvicorn's `http=`."""
     return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits})
 
 
@@ -322,7 +322,7 @@ class ClientConnection:
         return b"".join(lines)
 
     def _finish(self) -> None:
-        """The response is whole: uvicorn goes on with the next request, or closes."""
+        """Finish a whole response: uvicorn goes on with the next request, or closes."""
         cycle = self._cycle
         if cycle.disconnected:
             return
@@ -343,7 +343,7 @@ class ClientConnection:
             self._protocol.transport.write(data)
 
     async def _receive_all(self, limits: HttpLimits, most: int) -> bytes:
-        """A body that is not here yet: within its size and its time."""
+        """Body that is not here yet: within its size and its time."""
         parts: list[bytes] = []
         size, more = 0, True
         try:

@@ -47,7 +47,7 @@ class LiveSettings:
     def __init__(
         self, settings: Settings, edits: Edits | None, overrides: FlagOverrides, metrics: Metrics, apply: Apply
     ) -> None:
-        """`settings` as this process started with; `edits` None when there is no file."""
+        """Begin with the `settings` this process started with; `edits` None when there is no file."""
         self.file = self.current = settings
         self._edits, self._overrides, self._metrics, self._apply = edits, overrides, metrics, apply
         self._rows: tuple[FlagOverride, ...] = ()
@@ -75,10 +75,10 @@ class LiveSettings:
         """
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(
-                repeat(self.look, LOOK_SECONDS, "following the configuration", partial(self.note, FOLLOWING))
+                repeat(self.look, LOOK_SECONDS, "following the configuration", partial(self.report, FOLLOWING))
             )
             tasks.create_task(
-                repeat(self.ask_overrides, OVERRIDES_SECONDS, "asking for overrides", partial(self.note, OVERRIDES))
+                repeat(self.ask_overrides, OVERRIDES_SECONDS, "asking for overrides", partial(self.report, OVERRIDES))
             )
 
     async def look(self) -> int:
@@ -88,7 +88,7 @@ class LiveSettings:
         """
         try:
             self._look_at_file()
-            self._note_silence()
+            self._report_silence()
             await self._put_in_force()
         finally:
             self._publish()
@@ -102,7 +102,7 @@ class LiveSettings:
             log.debug("overrides stay as they are: %s", error)  # /readyz reports the store
         return 0
 
-    def note(self, cause: str, problem: str) -> None:
+    def report(self, cause: str, problem: str) -> None:
         """Report what is wrong with a part of the configuration; "" = nothing any more.
 
         Shown by /readyz and tollkeeper_config_valid.
@@ -113,7 +113,7 @@ class LiveSettings:
             self._problems.pop(cause, None)
 
     def notes(self) -> dict[str, str]:
-        """Notes for /readyz beside being ready: edits that were refused, keys that wait for a restart, overrides in
+        """Remarks for /readyz beside being ready: edits that were refused, keys that wait for a restart, overrides in
         force.
         """
         found = dict(self._problems)
@@ -145,9 +145,9 @@ class LiveSettings:
             self._metrics.count(self._metrics.configuration.config_reloads, "applied")
             log.info("the configuration file was edited; its live part applies now")
 
-    def _note_silence(self) -> None:
+    def _report_silence(self) -> None:
         silent = self._edits is not None and time.time() - self._edits.looked_at > SILENT_SECONDS
-        self.note(
+        self.report(
             SILENCE,
             f"{SILENT_SECONDS:.0f} s long nobody looked at the file: edits do not reach this process" if silent else "",
         )

@@ -39,7 +39,7 @@ from proxy.web.auth_failures import AuthFailures
 
 
 def journal_apart(conf: DatabaseSettings) -> Journal:
-    """The journal, read in a thread of its own over its own connection: it goes through every transfer there is."""
+    """Journal, read in a thread of its own over its own connection: it goes through every transfer there is."""
 
     async def read(first: date, last: date) -> list[JournalLine]:
         database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
@@ -102,7 +102,7 @@ def side_routes(parts: SideParts) -> list[Route]:
 
 
 def admin_actions(parts: SideParts) -> AdminActions:
-    """The parts that admins work with."""
+    """Parts that admins work with."""
     database = parts.database
     return AdminActions(
         parts.services,

@@ -21,7 +21,7 @@ BalanceStore = EmbeddedBalances | RedisBalances
 
 
 def make_store(settings: Settings, ledger: Ledger) -> BalanceStore:
-    """The balance store that the settings name, not yet open."""
+    """Balance store that the settings name, not yet open."""
     if settings.redis.url:
         return RedisBalances(
             settings.redis.url, ledger, settings.redis.timeout_seconds, settings.advanced.hold_lease_seconds * 1_000
@@ -31,7 +31,7 @@ def make_store(settings: Settings, ledger: Ledger) -> BalanceStore:
 
 @contextlib.asynccontextmanager
 async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator[BalanceStore]:
-    """The balance store, open. Raises StoreUnavailable."""
+    """Balance store, open. Raises StoreUnavailable."""
     store = make_store(settings, ledger)
     await store.open()
     try:
@@ -41,7 +41,7 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator[Bala
 
 
 def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Sequence[Step] = ()) -> TransferJobs:
-    """The jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
+    """Jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
     lead = reap = None
     if isinstance(store, RedisBalances):
         lead, reap = leader_of(store, "jobs"), store.reap

@@ -186,13 +186,13 @@ class Listeners(NamedTuple):
         return [one for one in self if one is not None]
 
     def groups(self) -> Mapping[int, frozenset[Group]]:
-        """Groups that each port serves."""
+        """Path groups of each port."""
         ports = [one.getsockname()[1] if one is not None else 0 for one in self]
         return groups_by_port(*ports)
 
 
 def bind(settings: Settings) -> Listeners:
-    """The listening sockets. Raises OSError."""
+    """Open the listening sockets. Raises OSError."""
     listen = settings.listen
     return Listeners(
         _bound(listen.host, listen.port),
@@ -299,7 +299,7 @@ class Supervisor:
         sys.exit(serve_worker(self._settings, self._key, self._listeners, edits, with_jobs=False))
 
     def _look_at_file(self) -> None:
-        """The children follow what this look takes: those that run, and those that will be started."""
+        """Look at the file; children follow what is taken: those that run, and those that will be started."""
         if self._watcher is None:
             return
         try:

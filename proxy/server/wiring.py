@@ -51,7 +51,7 @@ from proxy.web.auth_failures import AuthFailures
 from proxy.web.http import rejection_response
 from proxy.web.rejections import Rejection, not_found
 
-EVERY_ADDRESS = ("0.0.0.0", "::")
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 CONTROL_SECONDS = 20.0
 
 
@@ -107,7 +107,7 @@ class Wiring:
         if with_jobs:
             await self._start_jobs(books, store, money, jobs)
         health = await self._watch(services, books.database, store)
-        await self._beside(books.rates.follow(services, partial(live.note, RATES)))
+        await self._beside(books.rates.follow(services, partial(live.report, RATES)))
         await self._poll_background(services, books, store)
         side = await self._side(services, books, money, live, jobs, failures, health)
         edge = Edge(side, lambda: services.settings, _side_answers(services, money), services.log)
@@ -228,7 +228,7 @@ def _side_answers(services: Services, money: MoneyIn) -> Callable[[str, int], No
 
 
 def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
-    """Settings and prices for the requests to come, in one step."""
+    """Make the step that puts settings and prices in force for the requests to come."""
 
     async def apply(settings: Settings) -> None:
         async with rates.swapping:

@@ -1,8 +1,7 @@
 """One Redis connection that many requests share: commands of one event-loop tick leave in one write.
 
-redis-py costs 33-38 µs a command here; this costs 2-3 (docs/architecture.md#the-hot-path). It does only what is
-needed: EVALSHA by name, replies in order, a bound on every wait (I9), reconnecting by itself. Only the checks at start-up
-and preflight use redis-py.
+redis-py costs 33-38 µs a command here; this costs 2-3 (docs/architecture.md#the-hot-path). EVALSHA by name, replies in
+order, a bound on every wait (I9), reconnecting by itself. Only the checks at start-up and preflight use redis-py.
 """
 
 import asyncio

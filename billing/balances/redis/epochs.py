@@ -96,7 +96,7 @@ class Epochs:
 
     async def rebuild_and_enter(self, bucket: int) -> None:
         """Rebuild a bucket whatever state it is in, and return once it is open to us."""
-        while not await self.rebuild(bucket, force=True):
+        while not await self.rebuild(bucket, force=True):  # noqa: ASYNC110 - another process may end the wait
             await asyncio.sleep(POLL_SECONDS)
         await self.enter(bucket)
 

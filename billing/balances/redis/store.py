@@ -72,7 +72,7 @@ class RedisBalances:
         self._tasks = [asyncio.create_task(loop()) for loop in (self._renew_loop, self._deliver_loop, self._trim_loop)]
         try:
             async with asyncio.timeout(wait_seconds):
-                while not all(self._epochs.open):
+                while not all(self._epochs.open):  # noqa: ASYNC110 - another process may end the wait
                     await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             await self.close()

@@ -92,7 +92,8 @@ class RechargeWorker:
             raise
         except StripeRefused as refused:
             # an answer of Stripe's, no fault of ours; its words are not for customers
-            log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)
+            # the refusal is Stripe's answer, not a fault with a traceback
+            log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)  # noqa: TRY400
             await self._purchases.give_up(purchase.id, "failed", REFUSED + refused.code)
             return
         intent_id = answer.intent_id if isinstance(answer, Declined) else answer.id

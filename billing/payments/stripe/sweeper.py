@@ -83,7 +83,7 @@ class _Gathered:
             yield
         except StoreUnavailable:
             raise
-        except Exception as error:  # one object's fault must not keep the others waiting
+        except Exception as error:  # noqa: BLE001 - one object's fault must not keep the others waiting
             self.problems.append(f"{what}: {type(error).__name__}: {error}")
 
 

@@ -67,7 +67,7 @@ balances = Table(
     Column("posted_millicredits", BigInteger, nullable=False),
     Column("outbox_sequence", BigInteger, nullable=False),
 )
-"""A projection of `transfers` for customers' accounts: sum(credits) - sum(debits), kept in the same transaction (I6)."""
+"""Projection of `transfers` on customers' accounts: sum(credits) - sum(debits), kept in the same transaction (I6)."""
 
 buckets = Table(
     "buckets",

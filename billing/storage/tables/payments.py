@@ -99,7 +99,8 @@ claims = Table(
 )
 """Refunds and disputes of purchases, in the order in which we heard of them, and what of each is booked.
 
-`movements`: JSON of what Stripe moved for a dispute (claim_store.DisputeMovement), booked as soon as its purchase is credited.
+`movements`: JSON of what Stripe moved for a dispute (claim_store.DisputeMovement), booked as soon as its purchase is
+credited.
 """
 
 stripe_inbox = Table(

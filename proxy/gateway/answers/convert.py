@@ -118,7 +118,7 @@ class AudioMeter(EventMeter):
         return data
 
     def end(self) -> None:
-        """The upstream has ended cleanly: that is all there is to an answer."""
+        """Take the upstream's clean end: that is all there is to an answer."""
         self.done = True
 
 

@@ -36,7 +36,7 @@ class EventKind(NamedTuple):
 
 
 def kind(closing: tuple[str, ...], report: Callable[[dict[str, Any]], Report]) -> EventKind:
-    """An event family; an `error` event matters in all of them."""
+    """Event family; an `error` event matters in all of them."""
     names = b"|".join(re.escape(name.encode()) for name in (*closing, "error"))
     return EventKind(frozenset(closing), re.compile(rb'"type"\s*:\s*"(?:' + names + rb')"'), report)
 
@@ -47,7 +47,7 @@ class EventMeter(StreamMeter):
     partial_limit = EVENT_LIMIT
 
     def __init__(self, family: EventKind, finals: int) -> None:
-        """`finals`: closing events to wait for (one an image)."""
+        """Wait for `finals` closing events (one an image)."""
         super().__init__(hide_usage=False)
         self._family = family
         self._left = finals
@@ -127,7 +127,7 @@ def read_tokens(raw: Any) -> Usage | None:
 
 
 def response_report(event: dict[str, Any]) -> Report:
-    """The report of an event that carries a whole `response`, or of a response itself."""
+    """Report of an event that carries a whole `response`, or of a response itself."""
     response = event.get("response") if isinstance(event.get("response"), dict) else event
     if not isinstance(response, dict):
         return NO_REPORT
@@ -170,7 +170,7 @@ def _calls(items: list[dict[str, Any]], used: Mapping[str, Any]) -> tuple[tuple[
 
 
 def image_report(event: dict[str, Any]) -> Report:
-    """The report of an images answer, or of one image of a stream."""
+    """Report of an images answer, or of one image of a stream."""
     usage = read_tokens(event.get("usage"))
     author = event.get("svg_usage")
     more: tuple[tuple[str, Usage], ...] = ()
@@ -187,7 +187,7 @@ def _image_usage(usage: Usage) -> Usage:
 
 
 def audio_report(event: dict[str, Any]) -> Report:
-    """The report of a transcription, a translation or speech: tokens, or a duration."""
+    """Report of a transcription, a translation or speech: tokens, or a duration."""
     usage = event.get("usage")
     tokens = read_tokens(usage)
     if tokens is not None:
@@ -199,19 +199,19 @@ def audio_report(event: dict[str, Any]) -> Report:
 
 
 def decision_report(answer: dict[str, Any]) -> Report:
-    """The report of a decision: its output is free."""
+    """Report of a decision: its output is free."""
     usage = read_tokens(answer.get("usage"))
     usage = None if usage is None else msgspec.structs.replace(usage, output_tokens=0, reasoning_tokens=0)
     return Report(usage, _text(answer, "model"), None, _text(answer, "id"))
 
 
 def free_report(answer: dict[str, Any]) -> Report:
-    """The report of an answer that costs nothing."""
+    """Report of an answer that costs nothing."""
     return Report(Usage(), _text(answer, "model"), None, _text(answer, "id"))
 
 
 def reads(report: Callable[[dict[str, Any]], Report]) -> Callable[[bytes], tuple[Report, bool, list[str]]]:
-    """A reader of whole answers: (report, whether anything was produced, its texts)."""
+    """Reader of whole answers: (report, whether anything was produced, its texts)."""
 
     def read(body: bytes) -> tuple[Report, bool, list[str]]:
         answer = _object(body)
@@ -243,7 +243,7 @@ def joined(one: Report, other: Report) -> Report:
 
 
 def added(one: Usage, other: Usage) -> Usage:
-    """The sum of two usages."""
+    """Sum of two usages."""
     fields = {name: getattr(one, name) + getattr(other, name) for name in one.__struct_fields__ if name != "calls"}
     calls = Counter(dict(one.calls)) + Counter(dict(other.calls))
     return Usage(**fields, calls=tuple(sorted(calls.items())))

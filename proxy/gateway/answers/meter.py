@@ -173,7 +173,7 @@ class StreamMeter:
         return b"".join(passed)
 
     def end(self) -> None:
-        """The upstream has ended cleanly: an event that only lacks its blank line is whole all the same."""
+        """Take the upstream's clean end: an event that only lacks its blank line is whole all the same."""
         event = self.rest()
         payload = event_data(event).strip()
         if payload != b"[DONE]" and not (payload.startswith(b"{") and payload.endswith(b"}")):
@@ -185,7 +185,7 @@ class StreamMeter:
                 self.tail.append(passed)
 
     def may_matter(self, data: bytes) -> bool:
-        """The cheap search: usage that is not null, [DONE], or an error.
+        """Cheap search: usage that is not null, [DONE], or an error.
 
         May be wrong one way: yes for what does not matter.
         """
@@ -213,7 +213,7 @@ class StreamMeter:
         return "hidden" if self._hide else "tail"
 
     def rest(self) -> bytes:
-        """An event that never ended, when the upstream stopped inside it."""
+        """Event that never ended, when the upstream stopped inside it."""
         partial, self._partial, self._partial_size, self._partial_end = b"".join(self._partial), [], 0, b""
         return partial
 
@@ -275,7 +275,7 @@ class StreamMeter:
 
 
 def with_cost(event: bytes, cost_credits: int | float) -> bytes:
-    """The usage chunk with `cost_credits` as the last member of its usage object."""
+    """Usage chunk with `cost_credits` as the last member of its usage object."""
     found = list(re.finditer(rb'"usage"\s*:\s*\{', event))
     if not found:
         return event
@@ -310,7 +310,7 @@ def _lenient_report(body: bytes) -> Report:
 
 
 def choice_texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
-    """The pieces of text in a choice; `said` is its message or delta."""
+    """Pieces of text in a choice; `said` is its message or delta."""
     found = [choice.text, said.get("content"), said.get("refusal"), said.get("reasoning_content")]
     for call in said.get("tool_calls") or ():
         function = call.get("function") if isinstance(call, dict) else None
@@ -336,7 +336,7 @@ def _is_output(choice: _Choice) -> bool:
 
 
 def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:
-    """A count that is a whole number within bounds; None when it is not."""
+    """Count that is a whole number within bounds; None when it is not."""
     value = raw.get(name, default)
     if value is None and default is not None:
         value = default
@@ -344,6 +344,6 @@ def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int 
 
 
 def part_of(raw: dict[str, Any], name: str) -> int:
-    """A part of a count; 0 when it is missing or makes no sense."""
+    """Part of a count; 0 when it is missing or makes no sense."""
     value = raw.get(name)
     return value if type(value) is int and value > 0 else 0

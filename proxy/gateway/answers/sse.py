@@ -33,7 +33,7 @@ def split_events(data: bytes) -> list[bytes]:
 
 
 def event_data(event: bytes) -> bytes:
-    """The payload of an event: its data lines joined by newlines."""
+    """Payload of an event: its data lines joined by newlines."""
     if event.startswith(b"data: ") and event.find(b"\n") == len(event) - 2:
         return event[6:-2]
     return b"\n".join(DATA_LINE.findall(event))

@@ -4,7 +4,7 @@ import msgspec
 
 from billing.money.errors import UnpricedModel
 from billing.money.pricing import BookOrigin, Bounds, PriceBook
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import Plan, Tools
 from proxy.gateway.services import PricingTerms
@@ -41,7 +41,7 @@ decode_pending = msgspec.json.Decoder(PendingRecord).decode
 
 
 def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
-    """The facts of a request that goes on in the background, as JSON.
+    """Facts of a request that goes on in the background, as JSON.
 
     `terms` are what it is charged by when it ends.
     """
@@ -69,7 +69,7 @@ def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
 
 
 def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
-    """The plan of a background response again, for settling it.
+    """Plan of a background response again, for settling it.
 
     Raises UnpricedModel when its model is no longer sold.
     """

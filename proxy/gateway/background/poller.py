@@ -90,7 +90,7 @@ class BackgroundResponses:
         except StoreUnavailable:
             raise
         except BillingError as error:
-            log.error("background response %s cannot be priced: %s", pending.response_id, error)
+            log.error("background response %s cannot be priced: %s", pending.response_id, error)  # noqa: TRY400 - a price is missing, nothing failed
             return None
         if await self._ledger.charged_ids([pending.charge_id]):
             await services.tenants.objects.end_background(pending.response_id)
@@ -134,7 +134,7 @@ class BackgroundResponses:
         return 1
 
     async def _fetch(self, response_id: str) -> dict[str, Any] | None:
-        """The response as upstream has it; an empty one when it is gone there; None when upstream cannot say now."""
+        """Response as upstream has it; an empty one when it is gone there; None when upstream cannot say now."""
         try:
             reply = await self._client.get(f"/responses/{response_id}")
         except httpx.HTTPError:

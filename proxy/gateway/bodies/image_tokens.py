@@ -26,7 +26,7 @@ class Size(NamedTuple):
     height: int
 
 
-class _Rule(NamedTuple):
+class _ImageRule(NamedTuple):
     """One family: tokens of an image by size (None = unknown) and detail; None = nothing bounds it."""
 
     pattern: re.Pattern[str]
@@ -87,21 +87,21 @@ def _patched(hundredths: int, budgets: dict[str, int | None]) -> Callable[[Size 
 LOW_PATCHES = (LOW_SIDE // PATCH) ** 2
 
 RULES = (
-    _Rule(re.compile(r"gpt-4o-mini"), _tiled(2_833, 5_667)),
-    _Rule(re.compile(r"gpt-4\.1-mini"), _patched(162, {"auto": 6_144})),
-    _Rule(re.compile(r"(gpt-4\.1-nano|gpt-5-(mini|nano)|o4-mini)"), _patched(246, {"auto": LEGACY_PATCHES})),
-    _Rule(re.compile(r"(gpt-4o|gpt-4\.1(-2|$)|chatgpt-4o|gpt-4-turbo)"), _tiled(85, 170)),
-    _Rule(re.compile(r"gpt-5(\.1)?(-20|-chat|-codex|-search|$)"), _tiled(70, 140)),
-    _Rule(re.compile(r"(o1|o3)(-pro)?(-20|$)"), _tiled(75, 150)),
-    _Rule(re.compile(r"gpt-5\.2"), _patched(120, {"auto": 6_144})),
-    _Rule(re.compile(r"gpt-5\.4"), _patched(120, {"auto": 2_500, "original": 10_000})),
-    _Rule(re.compile(r"gpt-5\.5"), _patched(120, {"auto": 10_000, "high": 2_500, "low": LOW_PATCHES})),
-    _Rule(re.compile(r"gpt-(5\.6|6)"), _patched(120, {"auto": None, "high": 2_500, "low": LOW_PATCHES})),
+    _ImageRule(re.compile(r"gpt-4o-mini"), _tiled(2_833, 5_667)),
+    _ImageRule(re.compile(r"gpt-4\.1-mini"), _patched(162, {"auto": 6_144})),
+    _ImageRule(re.compile(r"(gpt-4\.1-nano|gpt-5-(mini|nano)|o4-mini)"), _patched(246, {"auto": LEGACY_PATCHES})),
+    _ImageRule(re.compile(r"(gpt-4o|gpt-4\.1(-2|$)|chatgpt-4o|gpt-4-turbo)"), _tiled(85, 170)),
+    _ImageRule(re.compile(r"gpt-5(\.1)?(-20|-chat|-codex|-search|$)"), _tiled(70, 140)),
+    _ImageRule(re.compile(r"(o1|o3)(-pro)?(-20|$)"), _tiled(75, 150)),
+    _ImageRule(re.compile(r"gpt-5\.2"), _patched(120, {"auto": 6_144})),
+    _ImageRule(re.compile(r"gpt-5\.4"), _patched(120, {"auto": 2_500, "original": 10_000})),
+    _ImageRule(re.compile(r"gpt-5\.5"), _patched(120, {"auto": 10_000, "high": 2_500, "low": LOW_PATCHES})),
+    _ImageRule(re.compile(r"gpt-(5\.6|6)"), _patched(120, {"auto": None, "high": 2_500, "low": LOW_PATCHES})),
 )
 
 
 def size_of_data_url(url: str) -> Size | None:
-    """The size of an image in a `data:` URL, from its header; None when it cannot be told."""
+    """Size of an image in a `data:` URL, from its header; None when it cannot be told."""
     comma = url.find(",", 0, 200)
     if comma < 0 or ";base64" not in url[:comma]:
         return None
@@ -113,7 +113,7 @@ def size_of_data_url(url: str) -> Size | None:
 
 
 def size_of(data: bytes) -> Size | None:
-    """The size of a PNG, GIF, WebP or JPEG from its first bytes; None for anything else."""
+    """Size of a PNG, GIF, WebP or JPEG from its first bytes; None for anything else."""
     size = None
     if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
         size = Size(*struct.unpack(">II", data[16:24]))

@@ -9,7 +9,15 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.gateway.bodies.chat import (
+from proxy.gateway.bodies.image_bounds import (
+    DEFAULT_IMAGE_MODEL,
+    INPUT_IMAGE_TOKENS,
+    MAX_IMAGES,
+    SVG_AUTHOR_TOKENS,
+    image_output_bound,
+)
+from proxy.gateway.bodies.multipart import Form, Part
+from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
     Parsed,
@@ -20,19 +28,12 @@ from proxy.gateway.bodies.chat import (
     tenant_fields,
     top_level,
 )
-from proxy.gateway.bodies.image_bounds import (
-    DEFAULT_IMAGE_MODEL,
-    INPUT_IMAGE_TOKENS,
-    MAX_IMAGES,
-    SVG_AUTHOR_TOKENS,
-    image_output_bound,
-)
-from proxy.gateway.bodies.multipart import Form, Part
 from proxy.web.rejections import invalid
 
 IMAGE_FIELDS = frozenset(
     "background complexity frame_count frame_duration_ms image images input_fidelity markup mask model moderation n "
-    "output_compression output_format partial_images prompt quality response_format safety_identifier size stream style svg user".split()
+    "output_compression output_format partial_images prompt quality response_format safety_identifier size stream "
+    "style svg user".split()
 )
 SPEECH_FIELDS = frozenset("input instructions model response_format speed stream_format voice".split())
 TRANSCRIPTION_FIELDS = frozenset(
@@ -222,7 +223,7 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
 
 
 def _spoken_tokens(text: str) -> int:
-    """The most audio tokens that reading a text aloud takes, at its natural speed."""
+    """Most audio tokens that reading a text aloud takes, at its natural speed."""
     said = text.encode()
     ascii_only = said.decode("ascii", "ignore")
     letters = sum(map(ascii_only.count, LETTERS))
@@ -262,7 +263,7 @@ def parse_translation(body: bytes, content_type: bytes) -> Parsed:
 
 
 def _files_only_as(form: Form, names: frozenset[str]) -> None:
-    """A file under another name could hide a field that decides the price. Raises Rejection."""
+    """Refuse a file under another name: it could hide a field that decides the price. Raises Rejection."""
     for part in form.parts:
         if part.filename is not None and part.name.removesuffix("[]") not in names:
             raise invalid(f"`{part.name[:60]}` must be a plain field, not a file.", part.name[:60])
@@ -313,7 +314,7 @@ def audio_milliseconds(form: Form, part: Part) -> int:
 
 
 def wav_milliseconds(head: bytes, size: int) -> int | None:
-    """The length of a PCM WAV file of `size` bytes by rate, channels and width of its samples; None when it is
+    """Length of a PCM WAV file of `size` bytes by rate, channels and width of its samples; None when it is
     something else.
 
     The header's own byte rate is nothing that decoders look at, so it may say anything.

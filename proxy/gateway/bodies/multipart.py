@@ -44,7 +44,7 @@ class Form:
         return {part.name.removesuffix("[]") for part in self.parts}
 
     def text(self, name: str) -> str | None:
-        """A field's value; None when it is absent.
+        """Field's value; None when it is absent.
 
         Raises Rejection when it is given twice, is a file, or is not text.
         """
@@ -72,11 +72,11 @@ class Form:
         return [part for part in self.parts if part.filename is not None and part.name.removesuffix("[]") == name]
 
     def data(self, part: Part) -> memoryview:
-        """A part's bytes, not copied."""
+        """Part's bytes, not copied."""
         return memoryview(self.body)[part.start : part.end]
 
     def with_fields(self, changes: dict[str, bytes]) -> bytes:
-        """The body with these fields set: a value is replaced where it stands, a new field is added at the end."""
+        """Body with these fields set: a value is replaced where it stands, a new field is added at the end."""
         pieces, position, left = [], 0, dict(changes)
         for part in self.parts:
             value = changes.get(part.name)

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.gateway.bodies.chat import (
+from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
+from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
     Parsed,
@@ -21,13 +22,13 @@ from proxy.gateway.bodies.chat import (
     tenant_fields,
     top_level,
 )
-from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
 from proxy.web.rejections import Rejection, invalid
 
 RESPONSE_FIELDS = frozenset(
     "background include image input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
     "previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier "
-    "service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p truncation user".split()
+    "service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p truncation "
+    "user".split()
 )
 COMPACT_FIELDS = frozenset(
     "image input instructions model previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention "
@@ -222,7 +223,7 @@ def _members(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Raw]
 
 
 def _whole(body: bytes) -> dict[str, Any]:
-    """The body as objects; a member given twice anywhere is refused: two parsers could see two requests."""
+    """Body as objects; a member given twice anywhere is refused: two parsers could see two requests."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
@@ -235,7 +236,7 @@ def _whole(body: bytes) -> dict[str, Any]:
 
 
 def _tools(value: Any) -> frozenset[str]:
-    """The tool types asked for. Raises Rejection for one that is not known here."""
+    """Tool types asked for. Raises Rejection for one that is not known here."""
     if value is None:
         return frozenset()
     if not isinstance(value, list) or not all(
@@ -255,7 +256,7 @@ def _tools(value: Any) -> frozenset[str]:
 
 
 def _image_tool(tools: Any, input_tokens: int) -> ImageTool | None:
-    """The most that one call of the image generation tool can use. Raises Rejection for a second one."""
+    """Most that one call of the image generation tool can use. Raises Rejection for a second one."""
     if sum(tool.get("type") == "image_generation" for tool in tools or ()) > 1:
         raise invalid("Send the image_generation tool once.", "tools")
     for tool in tools or ():

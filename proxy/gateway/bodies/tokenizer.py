@@ -33,7 +33,7 @@ class Tokenizer:
     """Both encodings, loaded once, used from threads."""
 
     def __init__(self) -> None:
-        """Loads nothing yet."""
+        """Load nothing yet."""
         self._encodings: dict[str, tiktoken.Encoding] = {}
         self._lock = threading.Lock()
 

@@ -53,7 +53,7 @@ class SocketExchange:
         return plan
 
     def begin(self) -> None:
-        """The response that was held for in advance is asked for, or has begun, now."""
+        """Begin the response that was held for in advance: it is asked for, or has begun, now."""
         self.context.started = self.hold.started = time.monotonic()
 
     async def settle(self, report: Report, outcome: Outcome = "completed") -> None:
@@ -67,7 +67,7 @@ class SocketExchange:
         self._log(OK, decision.outcome)
 
     async def abandon(self, outcome: Outcome) -> None:
-        """The socket ended, or the upstream refused: charge a begun response by what passed, or release it."""
+        """Charge a begun response by what passed, or release it: the socket ended, or the upstream refused."""
         if self.response_id or self.texts or self.media:
             await self.settle(NO_REPORT, outcome)
         else:

@@ -20,8 +20,8 @@ from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import audio_report, response_report
 from proxy.gateway.answers.meter import NO_REPORT
-from proxy.gateway.bodies.chat import FRAMING_TOKENS, Parsed
 from proxy.gateway.bodies.media import is_custom_voice
+from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
@@ -32,8 +32,8 @@ from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
 CLIENT_EVENTS = frozenset(
     "session.update input_audio_buffer.append input_audio_buffer.commit input_audio_buffer.clear "
-    "output_audio_buffer.clear conversation.item.create conversation.item.truncate conversation.item.delete conversation.item.retrieve "
-    "response.create response.cancel".split()
+    "output_audio_buffer.clear conversation.item.create conversation.item.truncate conversation.item.delete "
+    "conversation.item.retrieve response.create response.cancel".split()
 )
 GROWING = frozenset(("input_audio_buffer.append", "conversation.item.create", "session.update"))
 OUR_EVENT = "tollkeeper_output_cap"
@@ -53,7 +53,7 @@ class RealtimeSession:
     """See relay.SocketSession."""
 
     def __init__(self, services: Services, key: ApiKey, query: bytes, begin: Begin) -> None:
-        """Raises Rejection when the model is not sold, or the query holds what is not known here."""
+        """Open a session. Raises Rejection when the model is not sold, or the query holds what is not known here."""
         self._services, self._key, self._begin = services, key, begin
         given = dict(parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=8))
         if given.keys() - {"model"}:
@@ -118,7 +118,7 @@ class RealtimeSession:
         return raw
 
     def _update(self, frame: Frame) -> bytes:
-        """A session.update with our cap in it where it sets none. Raises Rejection for what has no price here."""
+        """Session.update with our cap in it where it sets none. Raises Rejection for what has no price here."""
         session = frame.get("session")
         if not isinstance(session, dict):
             raise invalid("`session` must be an object.", "session", "invalid_type")

@@ -81,7 +81,7 @@ class SocketSession(Protocol):
         ...
 
     def error(self, rejection: Rejection, frame: Frame) -> bytes:
-        """A refusal as an event of this protocol."""
+        """Refusal as an event of this protocol."""
         ...
 
     def waits(self, *, gone: bool) -> bool:
@@ -113,7 +113,7 @@ class Socket:
         self.request_id = "req_" + os.urandom(16).hex()
 
     async def run(self, open_session: "OpenSession") -> None:
-        """The whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
+        """Live the whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
         services, path = self._services, self._scope["raw_path"]
         begin = partial(SocketExchange, services, Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none")))
         key: ApiKey | None = None
@@ -144,7 +144,7 @@ class Socket:
     # -- opening ----------------------------------------------------------------------------------
 
     def _credentials(self) -> list[tuple[bytes, bytes]]:
-        """The headers; a browser, which cannot send Authorization, names its key as a sub-protocol."""
+        """Headers with the key; a browser, which cannot send Authorization, names it as a sub-protocol."""
         headers: list[tuple[bytes, bytes]] = self._scope["headers"]
         for name in self._scope["subprotocols"]:
             if name.startswith(BROWSER_KEY):
@@ -159,7 +159,7 @@ class Socket:
         return [(b"x-request-id", self.request_id.encode())]
 
     async def _connect(self, session: SocketSession) -> ClientConnection:
-        """Raises Rejection: a refused handshake passes on, without our account's identity."""
+        """Connect to the upstream. Raises Rejection: a refused handshake, without our account's identity."""
         settings, target = self._services.settings.upstream, session.target()
         base = urlsplit(settings.base_url)
         secure = base.scheme == "https"
@@ -268,7 +268,7 @@ class Socket:
 
 
 def _ending(task: "asyncio.Task[None]") -> Finished:
-    """The end of a direction, as a close."""
+    """End of a direction, as a close."""
     if task.cancelled():
         return Finished(GOING_AWAY, "")
     error = task.exception()
@@ -286,7 +286,7 @@ def _cancel(task: "asyncio.Task[None]") -> None:
 
 
 def _event(raw: str) -> Frame:
-    """A client's frame. Raises Rejection."""
+    """Client's frame. Raises Rejection."""
     try:
         frame = msgspec.json.decode(raw)
     except (msgspec.DecodeError, RecursionError):

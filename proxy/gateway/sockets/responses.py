@@ -13,7 +13,7 @@ from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import DELTA, RESPONSE_EVENTS, response_report
-from proxy.gateway.bodies.chat import Reference
+from proxy.gateway.bodies.parsed import Reference
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import make_plan
 from proxy.gateway.services import Services

@@ -3,7 +3,7 @@
 import re
 from urllib.parse import parse_qsl, urlencode
 
-from proxy.gateway.bodies.chat import Reference
+from proxy.gateway.bodies.parsed import Reference
 from proxy.gateway.endpoints import OBJECT_PATH, OBJECT_ROUTES
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
@@ -79,7 +79,7 @@ async def _answer(request: GatewayRequest) -> None:
 
 
 async def _pass_on(request: GatewayRequest, answer: Answer) -> None:
-    """The upstream's answer as it comes; errors without our account's identity."""
+    """Upstream's answer as it comes; errors without our account's identity."""
     redactor, client, status = request.services.redactor, request.client, answer.head.status
     request.status, request.outcome = status, "completed" if status == 200 else "upstream_error"
     if answer.head.get(b"content-type").startswith(b"text/event-stream"):
@@ -103,7 +103,7 @@ async def _pass_on(request: GatewayRequest, answer: Answer) -> None:
 
 
 def _query(raw: bytes) -> str:
-    """The client's query, rebuilt from what is known. Raises Rejection."""
+    """Client's query, rebuilt from what is known. Raises Rejection."""
     pairs = parse_qsl(raw.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=32)
     for name, value in pairs:
         if name not in QUERY or not QUERY_VALUE.match(value):

@@ -34,7 +34,7 @@ class Answer:
         interruption: Interruption,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """`waiting`: the answers whose times somebody looks after; this one joins them until it is closed."""
+        """Join `waiting`, the answers whose times somebody looks after, until it is closed."""
         self._waiting, self._connection, self._settings = waiting, connection, settings
         self._loop = loop
         self._started = self._loop.time()

@@ -30,7 +30,7 @@ class Head(NamedTuple):
     headers: list[tuple[bytes, bytes]]
 
     def get(self, name: bytes) -> bytes:
-        """The first header of that name, or empty."""
+        """First header of that name, or empty."""
         return next((value for key, value in self.headers if key == name), b"")
 
 
@@ -40,11 +40,11 @@ class ConnectionOwner(Protocol):
     loop: asyncio.AbstractEventLoop
 
     def put_back(self, connection: "UpstreamConnection") -> None:
-        """A connection finished its answer and may carry another request."""
+        """Take back a connection that finished its answer and may carry another request."""
         ...
 
     def forget(self, connection: "UpstreamConnection") -> None:
-        """A connection is gone."""
+        """Drop a connection that is gone."""
         ...
 
 
@@ -100,7 +100,7 @@ class UpstreamConnection(asyncio.Protocol):
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Connected: no delay, and a second handle on the socket to ask the kernel by."""
+        """Connect: no delay, and a second handle on the socket to ask the kernel by."""
         self._transport = transport  # type: ignore[assignment]
         plain = transport.get_extra_info("socket")
         if plain is not None and plain.family in (socket.AF_INET, socket.AF_INET6):
@@ -137,7 +137,7 @@ class UpstreamConnection(asyncio.Protocol):
         deliver = self.deliver
         try:
             going_on = deliver is not None and deliver()
-        except Exception as error:  # the relay's own fault must surface in its coroutine, not in the event loop's
+        except Exception as error:  # noqa: BLE001 - the relay's fault must surface in its coroutine, not in the loop's
             self.deliver = None
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_exception(error)
@@ -147,11 +147,11 @@ class UpstreamConnection(asyncio.Protocol):
         return going_on and not self.complete
 
     def eof_received(self) -> None:
-        """The upstream will send no more."""
+        """Take the end: the upstream will send no more."""
         self._ended(orderly=True)
 
     def connection_lost(self, _error: Exception | None) -> None:
-        """The connection is gone."""
+        """Take the loss of the connection."""
         self._ended(orderly=False)
         if self._probe is not None:
             self._probe.close()
@@ -162,7 +162,7 @@ class UpstreamConnection(asyncio.Protocol):
     # httptools
 
     def on_message_begin(self) -> None:
-        """A message begins."""
+        """Begin a message."""
         if self.complete:
             raise ValueError("a second answer to one request")  # the parser stops: it must not be mixed into the first
 
@@ -171,7 +171,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """The head is whole; informational ones (1xx) are passed over."""
+        """Take the whole head; informational ones (1xx) are passed over."""
         parser = self._parser
         if parser is None:
             return
@@ -188,7 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.buffered += len(body)
 
     def on_message_complete(self) -> None:
-        """The answer is whole."""
+        """Take the end of the answer."""
         if self.status < 200:
             self.headers = []
             return
@@ -216,7 +216,7 @@ class UpstreamConnection(asyncio.Protocol):
         return data
 
     def finish(self) -> None:
-        """The answer is read: keep the connection if both sides agree, else close it."""
+        """Finish a read answer: keep the connection if both sides agree, else close it."""
         self.started = False
         self._parser = None
         if self._keep and self.usable and not self.chunks:
@@ -245,7 +245,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.wake()
 
     def fail(self, reason: str) -> None:
-        """The answer will not be whole."""
+        """Fail the answer: it will not be whole."""
         self.failure = self.failure or reason
         self._keep = False
         self.wake()

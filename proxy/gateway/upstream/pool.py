@@ -145,12 +145,12 @@ class UpstreamPool:
         return connection
 
     def put_back(self, connection: "UpstreamConnection") -> None:
-        """A connection finished its answer and may carry another request."""
+        """Take back a connection that finished its answer and may carry another request."""
         connection.idle_since = self.loop.time()
         self._idle.append(connection)
 
     def forget(self, connection: "UpstreamConnection") -> None:
-        """A connection is gone."""
+        """Drop a connection that is gone."""
         self._open.discard(connection)
         if connection.idle_since:
             try:

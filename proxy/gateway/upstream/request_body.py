@@ -5,14 +5,14 @@ from collections.abc import Callable
 import msgspec
 
 from config.settings import Billing
-from proxy.gateway.bodies.chat import Parsed
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.plan import Plan
 
 TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
 
 
 def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str]) -> bytes:
-    """The client's body with what we must set: usage reporting, an explicit tier, our cap below the model's own, no
+    """Client's body with what we must set: usage reporting, an explicit tier, our cap below the model's own, no
     storing.
 
     `identifier` makes this tenant's own name out of one that the client gave.
@@ -41,7 +41,7 @@ def _wire_alias(tier: str) -> str:
 
 
 def with_members(parsed: Parsed, changes: dict[str, bytes]) -> bytes:
-    """The body to send: the client's bytes with `changes` (name → JSON) set."""
+    """Body to send: the client's bytes with `changes` (name → JSON) set."""
     if not changes:
         return parsed.source
     if parsed.verbatim and not (changes.keys() & parsed.members.keys()):

@@ -9,7 +9,7 @@ from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.secrets import Secret
 from proxy.gateway.answers.meter import Report
-from proxy.gateway.bodies.chat import Reference
+from proxy.gateway.bodies.parsed import Reference
 from proxy.web.rejections import Rejection, unavailable
 
 PURPOSE = b"tollkeeper tenant identifiers 1"
@@ -20,7 +20,7 @@ class Tenants:
     """Owner checks and per-tenant identifiers."""
 
     def __init__(self, objects: UpstreamObjects, upstream_key: Secret) -> None:
-        """Identifiers are keyed by the upstream key: they stay the same while it does, and tell nothing without it."""
+        """Key the identifiers by the upstream key: they stay the same while it does, and tell nothing without it."""
         self.objects = objects
         self._key = hmac.digest(upstream_key.reveal().encode(), PURPOSE, hashlib.sha256)
 
@@ -44,11 +44,11 @@ class Tenants:
         return None if unknown else tokens
 
     async def record_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
-        """A stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
+        """Record that a stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
         await self.objects.record_owner(account_id, charge_id, [MadeObject(response_id, "response")])
 
     async def record_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
-        """A stored response is whole: record what it made, and how much a request that builds on it re-reads.
+        """Record what a whole stored response made, and how much a request that builds on it re-reads.
 
         Where that cannot be written now, its size stays unknown and the next request is held by the whole window.
         """
@@ -93,7 +93,7 @@ class Tenants:
 
 
 def no_such_object(reference: Reference) -> Rejection:
-    """The same words whether it never was, is someone else's, or is deleted."""
+    """Refuse an object in the same words whether it never was, is someone else's, or is deleted."""
     name = reference.id[:120]
     if reference.param == "previous_response_id":
         return Rejection(

@@ -126,8 +126,9 @@ def from_form(form: dict[str, Any], table: Fields) -> dict[str, Any]:
         name = key.removesuffix("[]")
         field = table.get(name, TEXT)
         if field.kind == "array" and not isinstance(value, list):
-            value = [value]
-        body[name] = _typed(field, value) if isinstance(value, str) else value
+            body[name] = [value]
+        else:
+            body[name] = _typed(field, value) if isinstance(value, str) else value
     return body
 
 

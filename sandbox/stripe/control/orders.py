@@ -67,7 +67,7 @@ class EventOrder(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
 
 
 class RawSending(msgspec.Struct, forbid_unknown_fields=True, kw_only=True):
-    """Raw bytes to one endpoint, signed as the settings say: thin events, broken JSON…"""
+    """Raw bytes to one endpoint, signed as the settings say: thin events, broken JSON."""
 
     body: str
     endpoint: str | None = None

@@ -1,4 +1,4 @@
-"""The process that runs a job and the time a run is asked for; daily sums of the usage detail that retention has dropped."""
+"""Columns for who runs a job now and who asked for one; daily sums of the usage detail that retention has dropped."""
 
 import sqlalchemy as sa
 from alembic import op

@@ -1,4 +1,4 @@
-"""The purchase that a recharge waits for.
+"""Column for the purchase that a recharge waits for.
 
 What Stripe moved for a dispute, kept until its purchase is credited; a finer state of purchases.
 """

@@ -1,4 +1,4 @@
-"""The time when an event of Stripe's that was handled already was asked to be handled again."""
+"""Column for the time at which an event of Stripe's that was handled already was asked to be handled again."""
 
 import sqlalchemy as sa
 from alembic import op

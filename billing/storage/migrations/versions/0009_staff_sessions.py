@@ -1,4 +1,4 @@
-"""The person of the operator's who opened a customer's Credits page, where one did."""
+"""Columns for who opened a customer's Credits page, where a person of the operator's did."""
 
 import sqlalchemy as sa
 from alembic import op

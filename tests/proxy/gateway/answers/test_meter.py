@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
 from proxy.gateway.answers.meter import StreamMeter, read_answer, read_usage, with_cost
-from proxy.gateway.bodies.chat import parse_chat, parse_embedding
+from proxy.gateway.bodies.chat import parse_chat
+from proxy.gateway.bodies.prompts import parse_embedding
 from proxy.gateway.settlement import is_plausible
 from tests.support.servers import SAMPLES
 

@@ -11,16 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.gateway.bodies.chat import (
-    CHAT_FIELDS,
-    chat_texts,
-    completion_texts,
-    embedding_texts,
-    parse_chat,
-    parse_completion,
-    parse_embedding,
-)
+from proxy.gateway.bodies.chat import CHAT_FIELDS, chat_texts, parse_chat
 from proxy.gateway.bodies.image_tokens import image_tokens
+from proxy.gateway.bodies.prompts import completion_texts, embedding_texts, parse_completion, parse_embedding
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import bounds_of, input_bound
 from proxy.gateway.upstream.request_body import with_members
@@ -271,7 +264,7 @@ def test_the_bytes_of_an_image_are_not_text_and_its_most_tokens_are_added() -> N
     parsed = parse_chat(chat_with({"type": "image_url", "image_url": {"url": url}}))
     assert parsed.image_tokens == 85 + 170 * 8
     assert parsed.input_bytes_bound < 300
-    # docs/openai.md#image-tokens: gpt-4o at most 85 + 170 x 8 tiles (768 x 2048)
+    # at most 85 + 170 x 8 tiles (768 x 2048) for gpt-4o, as docs/openai.md says
     assert input_bound(parsed, parsed.input_bytes_bound, 128_000) == parsed.input_bytes_bound + 85 + 170 * 8
 
 
