@@ -78,6 +78,11 @@ class DayBooks(NamedTuple):
         """The runbook's margin: what was deducted less what OpenAI costs."""
         return self.deducted - self.cogs
 
+    @property
+    def profit(self) -> int:
+        """Recognised revenue less cost of goods and fees; `tollkeeper books` reads it by its name."""
+        return self.recognised - self.cogs - self.fees
+
 
 class CustomerMovement(NamedTuple):
     """Something that touched a customer: a row, or a day's usage in one."""

@@ -4,8 +4,6 @@ An account is armed while it is at or above its threshold. Falling below is one 
 when it has been above again. An account that never was above (a new one) has crossed nothing.
 """
 
-from typing import Any
-
 from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -85,7 +83,7 @@ class LowBalance:
             await self._notices.write(connection, told)
         return len(told)
 
-    async def _upsert(self, connection: AsyncConnection, account_id: str, values: dict[str, Any]) -> None:
+    async def _upsert(self, connection: AsyncConnection, account_id: str, values: dict[str, int | bool | None]) -> None:
         dialect = sqlite if self._db.is_sqlite else postgresql
         statement = dialect.insert(balance_marks).values(account_id=account_id, **values)
         await connection.execute(statement.on_conflict_do_update(index_elements=["account_id"], set_=values))

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import delete, insert, select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change, take_turn
 from billing.storage.database import Database, now_ms
@@ -72,7 +73,7 @@ class FlagOverrides:
         return True
 
 
-async def _taken_out(connection: Any, flag: str) -> dict[str, Any] | None:
+async def _taken_out(connection: AsyncConnection, flag: str) -> dict[str, Any] | None:
     gone = (
         delete(flag_overrides)
         .where(flag_overrides.c.flag == flag)

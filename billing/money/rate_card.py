@@ -50,14 +50,14 @@ class _Row(msgspec.Struct):
     per_character: Price | None = None
 
 
-class _Rule(msgspec.Struct, forbid_unknown_fields=True):
+class _PriceRule(msgspec.Struct, forbid_unknown_fields=True):
     markup: Price | None = None
     rates: dict[str, dict[str, dict[str, Price]]] | None = None
 
 
 class _Sale(msgspec.Struct, forbid_unknown_fields=True):
     markup: Price = "1"
-    models: dict[Name, _Rule] = {}
+    models: dict[Name, _PriceRule] = {}
 
 
 class _Card(msgspec.Struct):

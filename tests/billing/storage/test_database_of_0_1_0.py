@@ -177,7 +177,7 @@ async def test_cards_flags_objects_runs_and_notices_are_found(kept: Books) -> No
     assert notice.id == f"low_balance:{POOR}:1"
     purchase = await PurchaseStore(kept.database).get(FACTS["purchase_id"])
     assert purchase is not None
-    assert (purchase.state, purchase.charge_id, purchase.total_cents) == ("credited", "ch_1", 5949)
+    assert (purchase.state, purchase.stripe_charge_id, purchase.total_cents) == ("credited", "ch_1", 5949)
 
 
 async def test_it_is_written_on(kept: Books) -> None:
