@@ -1,16 +1,16 @@
 """GET /v1/responses as a WebSocket: every `response.create` is planned, held for and settled like a request.
 
-A socket carries *lanes*, named by `stream_id`. Lanes run beside each other; within one, responses come in the order they
-were asked for. Each response goes through these states, and its money with it:
+A socket carries *lanes*, named by `stream_id`. Lanes run beside each other; within one, responses come in the
+order they were asked for. Each response goes through these states, and its money with it:
 
-    asked      The client's `response.create` is planned and held for, before a byte of it goes upstream; refused, it is an
-               event of ours and costs nothing. It waits at the end of its lane.
-    running    `response.created` on the lane: the first that waits begins, and its id has an owner before the client can
-               see it (I8). Nothing that the upstream starts by itself may run: a response that nobody asked for ends the
-               socket, and `response.steer`, which could start one, is refused.
+    asked      The client's `response.create` is planned and held for before a byte of it goes upstream. Refused, it is
+               an event of ours and costs nothing. It waits at the end of its lane.
+    running    `response.created` on the lane: the first that waits begins, and its id has an owner before the client
+               can see it (I8). A response that nobody asked for ends the socket; `response.steer`, which could start
+               one, is refused.
     closed     Its closing event (completed, incomplete, failed) settles it by its own usage.
-    abandoned  An error, or the end of the socket: what passed towards the client is counted and charged; a response that
-               had not begun is released.
+    abandoned  An error, or the end of the socket: what passed towards the client is counted and charged. A response
+               that had not begun is released.
 
 A 402 lets running responses end, then closes the socket: an agent that asks on and on must not hang.
 """
