@@ -3,7 +3,6 @@
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 from billing.ledger.accounts import ApiKey
 from config.secrets import Secret
@@ -22,6 +21,7 @@ from proxy.gateway.unmetered.stored_objects import answer_object, is_object_path
 from proxy.server.edge import not_on_this_port, refuse_socket
 from proxy.server.http_protocol import ClientConnection
 from proxy.server.wiring import Wired, Wiring
+from proxy.web.asgi import Receive, Scope, Send
 from proxy.web.paths import Group, group_of
 
 log = logging.getLogger("tollkeeper.app")
@@ -51,7 +51,7 @@ class Application:
         self._settings, self._key, self._edits = settings, upstream_key, edits
         self._wired: Wired | None = None
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Dispatch one connection event."""
         if scope["type"] == "lifespan":
             await self._lifespan(receive, send)
@@ -79,7 +79,7 @@ class Application:
             for request in list(self._wired.services.live):
                 request.interruption.fire("shutdown")
 
-    async def _lifespan(self, receive: Any, send: Any) -> None:
+    async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
             wiring = Wiring(self._settings, self._key, self._edits, self._stack)
@@ -95,7 +95,7 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(services: Services, scope: Any, receive: Any) -> None:
+async def _answer(services: Services, scope: Scope, receive: Receive) -> None:
     """Answer one request to /v1."""
     protocol = scope["extensions"]["tollkeeper"]
     client = ClientConnection(receive, protocol)
@@ -118,7 +118,7 @@ async def _answer(services: Services, scope: Any, receive: Any) -> None:
             protocol.on_disconnect = None
 
 
-def _open_session(services: Services, scope: Any, key: ApiKey, begin: Begin) -> SocketSession:
+def _open_session(services: Services, scope: Scope, key: ApiKey, begin: Begin) -> SocketSession:
     """Open the session of a WebSocket. Raises Rejection."""
     if scope["raw_path"] == REALTIME_PATH:
         return RealtimeSession(services, key, scope["query_string"], begin)

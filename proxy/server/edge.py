@@ -15,6 +15,7 @@ from typing import Any
 from config.settings import Settings
 from proxy.gateway.access_log import CLIENT_CLOSED
 from proxy.observability.log import RequestLog
+from proxy.web.asgi import Receive, Scope, Send
 from proxy.web.client_address import client_address
 from proxy.web.origin import ORIGIN_KEY, RequestOrigin, choose_request_id, header_value
 from proxy.web.paths import HEALTH_PATHS, Group, is_under
@@ -64,7 +65,7 @@ class Edge:
         self._app, self._settings, self._count, self._log = app, settings, count, log
         self._trusted = [ip_network(network) for network in settings().listen.trusted_proxies]
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
         started, path = time.monotonic(), scope["path"]
         asked = scope[ORIGIN_KEY] = RequestOrigin(choose_request_id(scope), client_address(scope, self._trusted))
@@ -92,7 +93,7 @@ class Edge:
                     }
                 )
 
-    async def _answered(self, scope: Any, receive: Any, send: Any) -> None:
+    async def _answered(self, scope: Scope, receive: Receive, send: Send) -> None:
         path: str = scope["path"]
         origin = header_value(scope, b"origin")
         allowed = (
@@ -117,12 +118,12 @@ class Edge:
         await self._app(scope, receive, sending)
 
 
-async def not_on_this_port(send: Any) -> None:
+async def not_on_this_port(send: Send) -> None:
     """404."""
     await _answer(send, 404, [(b"content-type", b"application/json"), *HEADERS], NOT_HERE)
 
 
-async def refuse_socket(receive: Any, send: Any) -> None:
+async def refuse_socket(receive: Receive, send: Send) -> None:
     """404 instead of a handshake."""
     await receive()
     headers = [(b"content-type", b"application/json"), *HEADERS]
@@ -130,7 +131,7 @@ async def refuse_socket(receive: Any, send: Any) -> None:
     await send({"type": "websocket.http.response.body", "body": NOT_HERE})
 
 
-async def _answer(send: Any, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
     length = [] if status == 204 else [(b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": status, "headers": [*headers, *length]})
     await send({"type": "http.response.body", "body": body})

@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
-from typing import Any
+
+from proxy.web.asgi import Scope
 
 Networks = Sequence[IPv4Network | IPv6Network]
 MOST_HOPS = 32
 
 
-def client_address(scope: Any, trusted: Networks) -> str:
+def client_address(scope: Scope, trusted: Networks) -> str:
     """Sender of a request: the peer, or whom a proxy that we trust names. "" where there is no peer.
 
     Each proxy appends to X-Forwarded-For who connected to it, so only the entries from the right are worth anything:

@@ -2,8 +2,9 @@
 
 import re
 import secrets
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from proxy.web.asgi import Scope
 from proxy.web.client_address import client_address
 from proxy.web.paths import group_of
 
@@ -19,13 +20,13 @@ class RequestOrigin(NamedTuple):
     address: str
 
 
-def origin_of(scope: Any) -> RequestOrigin:
+def origin_of(scope: Scope) -> RequestOrigin:
     """Origin of a request: as the edge has it, else made up from the scope alone."""
     found: RequestOrigin | None = scope.get(ORIGIN_KEY)
     return found or RequestOrigin(choose_request_id(scope), client_address(scope, ()))
 
 
-def choose_request_id(scope: Any) -> str:
+def choose_request_id(scope: Scope) -> str:
     """Return an admin's own id, so that a ticket's number finds its rows; else a new one of ours."""
     if group_of(scope["path"]) != "admin":
         return "side_" + secrets.token_hex(12)
@@ -33,6 +34,6 @@ def choose_request_id(scope: Any) -> str:
     return sent.decode() if REQUEST_ID.fullmatch(sent) else "adm_" + secrets.token_hex(12)
 
 
-def header_value(scope: Any, name: bytes) -> bytes:
+def header_value(scope: Scope, name: bytes) -> bytes:
     """Value of a header in an ASGI scope; b"" where there is none."""
     return next((value for key, value in scope["headers"] if key == name), b"")

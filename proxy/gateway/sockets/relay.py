@@ -28,6 +28,7 @@ from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, Handshake, SocketExchange
 from proxy.gateway.upstream.interruption import Interruption
 from proxy.gateway.upstream.pool import CONNECT_SECONDS
+from proxy.web.asgi import Scope
 from proxy.web.rejections import Rejection, bad_gateway, invalid
 
 log = logging.getLogger("tollkeeper.sockets")
@@ -103,7 +104,7 @@ class Socket:
     def __init__(
         self,
         services: Services,
-        scope: Any,
+        scope: Scope,
         receive: Callable[[], Awaitable[Any]],
         send: Callable[[Any], Awaitable[None]],
     ) -> None:
