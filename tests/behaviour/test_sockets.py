@@ -137,6 +137,62 @@ def test_lanes_run_beside_each_other_and_each_is_charged(fresh: Customer) -> Non
     assert len(rows(fresh, 3)) == 3
 
 
+def slow(text: str = "", **fields: Any) -> str:
+    """A response of 600 tokens that takes its time, so that something can happen in the middle of it."""
+    said = sandbox_says(output_tokens=600, reasoning_tokens=0, chunk_interval_ms=5)
+    return create(f"{said}{text}", max_output_tokens=3_000, **fields)
+
+
+def test_an_error_that_names_no_response_ends_none(fresh: Customer) -> None:
+    """Upstream answers a cancel that it cannot do with an error; the response runs on, held for, and is charged whole."""
+    with opened(fresh, "/responses") as socket:
+        socket.send(slow())
+        until(socket, "response.created")
+        socket.send('{"type":"response.cancel"}')
+        until(socket, "error")
+        assert fresh.held() > 0
+        usage = until(socket, "response.completed")[-1]["response"]["usage"]
+    (row,) = rows(fresh, 1)
+    assert usage["output_tokens"] == 600
+    assert int(row["chargedMillicredits"]) == usd_to_charge((usage["input_tokens"], "2"), (600, "8"))
+    wait_until(lambda: fresh.held() == 0, 5, "nothing is held")
+
+
+@pytest.mark.parametrize(("first", "second"), [("", None), (None, ""), ("a", "b")])
+def test_two_lanes_never_share_a_response(fresh: Customer, first: str | None, second: str | None) -> None:
+    """`""` and no `stream_id` may be two lanes upstream: each response is charged, and nothing stays held."""
+    lanes = [{} if lane is None else {"stream_id": lane} for lane in (first, second)]
+    with opened(fresh, "/responses") as socket:
+        socket.send(slow(**lanes[0]))
+        until(socket, "response.created")
+        small = sandbox_says(output_tokens=1)
+        socket.send(
+            json.dumps(
+                {"type": "response.create", "model": "gpt-4.1-nano", "max_output_tokens": 16, "input": small} | lanes[1]
+            )
+        )
+        done = [frame for _ in range(2) for frame in until(socket, "response.completed")[-1:]]
+    usages = {frame["response"]["model"]: frame["response"]["usage"] for frame in done}
+    large, nano = (usages[next(name for name in usages if ("nano" in name) is wanted)] for wanted in (False, True))
+    expected = {
+        usd_to_charge((large["input_tokens"], "2"), (600, "8")),
+        usd_to_charge((nano["input_tokens"], "0.1"), (nano["output_tokens"], "0.4")),
+    }
+    assert {int(row["chargedMillicredits"]) for row in rows(fresh, 2)} == expected
+    wait_until(lambda: fresh.held() == 0, 5, "nothing is held")
+
+
+def test_a_refused_response_of_a_lane_is_released_while_the_socket_lives(fresh: Customer) -> None:
+    """The error that answers a `response.create` releases its hold, though it names no lane."""
+    with opened(fresh, "/responses") as socket:
+        socket.send(create(sandbox_says(status=429), stream_id="a"))
+        until(socket, "error")
+        wait_until(lambda: fresh.held() == 0, 5, "the refused response is released")
+        socket.send(create("hello", stream_id="a"))
+        until(socket, "response.completed")
+    assert len(rows(fresh, 1)) == 1
+
+
 def test_a_response_may_build_on_one_of_the_same_socket_only(
     fresh: Customer, served: Callable[..., Any], new_customer: Callable[..., Customer]
 ) -> None:

@@ -9,13 +9,13 @@ order they were asked for. Each response goes through these states, and its mone
                can see it (I8). A response that nobody asked for ends the socket; `response.steer`, which could start
                one, is refused.
     closed     Its closing event (completed, incomplete, failed) settles it by its own usage.
-    abandoned  An error, or the end of the socket: what passed towards the client is counted and charged. A response
-               that had not begun is released.
+    abandoned  The end of the socket: what passed towards the client is counted and charged. A response that had not
+               begun is released, then or when an error answers its `response.create`. No error ends a running response
+               (lanes.py says which event is about which).
 
 A 402 lets running responses end, then closes the socket: an agent that asks on and on must not hang.
 """
 
-from collections import deque
 from functools import partial
 
 import msgspec
@@ -29,13 +29,14 @@ from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import make_plan
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, SocketExchange
+from proxy.gateway.sockets.lanes import Lane, Lanes
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.upstream.request_body import body_to_send
 from proxy.web.rejections import Rejection, invalid
 
 ENDPOINT = METERED["POST", b"/v1/responses"]
 OURS = ("type", "stream_id", "generate")
-PASSED = frozenset(("response.cancel",))
+CANCEL = "response.cancel"
 MAX_LANES = 64
 PAYMENT_REQUIRED = 402
 KNOWN_RESPONSES = 10_000
@@ -48,8 +49,7 @@ class ResponsesSession:
     def __init__(self, services: Services, key: ApiKey, begin: Begin) -> None:
         """Nothing runs yet."""
         self._services, self._key, self._begin = services, key, begin
-        self._waiting: dict[str, deque[SocketExchange]] = {}
-        self._running: dict[str, SocketExchange] = {}
+        self._lanes = Lanes()
         self._made: dict[str, int] = {}
         self._broke = False
 
@@ -65,7 +65,8 @@ class ResponsesSession:
 
     async def from_client(self, frame: Frame, raw: bytes) -> bytes:
         """See SocketSession."""
-        if frame["type"] in PASSED:
+        if frame["type"] == CANCEL:
+            self._lanes.cancel()
             return raw
         if frame["type"] != "response.create":
             raise invalid(
@@ -102,7 +103,7 @@ class ResponsesSession:
             ENDPOINT, parsed, self._key, exchange.hold.terms.prices, settings, await self._context(parsed.references)
         )
         plan = await exchange.hold_for(plan, self._key)
-        self._waiting.setdefault(lane, deque()).append(exchange)
+        self._lanes.ask(lane, exchange)
         exchange.hold.checkpoint_sent()
         sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, self._key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
@@ -121,55 +122,49 @@ class ResponsesSession:
         context = await self._services.tenants.context(self._key.account_id, tuple(others))
         return None if context is None else tokens + context
 
-    def _lane(self, frame: Frame) -> str:
-        lane = frame.get("stream_id") or ""
-        if not isinstance(lane, str) or len(lane) > MAX_LANES:
+    def _lane(self, frame: Frame) -> Lane:
+        """Lane that a client names, as the upstream will see it. Raises Rejection."""
+        lane = frame.get("stream_id")
+        if lane is not None and (not isinstance(lane, str) or len(lane) > MAX_LANES):
             raise invalid("`stream_id` must be a string of at most 64 characters.", "stream_id")
-        if lane not in self._waiting and len(self._waiting) >= MAX_LANES:
+        if lane not in self._lanes and len(self._lanes) >= MAX_LANES:
             raise invalid(f"At most {MAX_LANES} lanes can be open on one socket.", "stream_id")
         return lane
 
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
         """See SocketSession."""
-        name, lane = frame.get("type"), frame.get("stream_id") or ""
+        name, lane = frame.get("type"), frame.get("stream_id")
+        lane = lane if isinstance(lane, str) else None
         if name == "response.created":
             await self._begun(frame, lane)
         elif name == "error":
-            await self._failed(lane)
+            if (exchange := self._lanes.refuse(lane)) is not None:
+                await exchange.abandon("upstream_error")
         elif name in RESPONSE_EVENTS.closing:
             await self._closed(frame, lane)
             if self._broke and not self.waits(gone=False):
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", raw)
-        elif (found := DELTA.search(raw[:200])) and lane in self._running and isinstance(frame.get("delta"), str):
-            del found
-            self._running[lane].texts.append(frame["delta"])
+        elif DELTA.search(raw[:200]) and isinstance(frame.get("delta"), str):
+            self._lanes.add_text(lane, frame["delta"])
         return raw
 
-    async def _begun(self, frame: Frame, lane: str) -> None:
+    async def _begun(self, frame: Frame, lane: Lane) -> None:
         response = frame.get("response")
-        waiting = self._waiting.get(lane)
-        if not waiting:
+        said = response if isinstance(response, dict) else {}
+        response_id = str(said.get("id", ""))
+        exchange = self._lanes.begin(lane, response_id, str(said.get("model", "")))
+        if exchange is None:
             raise Finished(POLICY_VIOLATION, "A response began that nothing is held for.")
-        exchange = waiting.popleft()
-        exchange.response_id = str(response.get("id", "")) if isinstance(response, dict) else ""
-        self._running[lane] = exchange
-        if exchange.hold.held_plan.keeps and exchange.response_id:
-            made = (exchange.hold.request_id, exchange.response_id)
+        exchange.response_id = response_id
+        if exchange.hold.held_plan.keeps and response_id:
+            made = (exchange.hold.request_id, response_id)
             await self._services.tenants.record_begun(self._key.account_id, *made)
 
-    async def _failed(self, lane: str) -> None:
-        """Refused before it began, or broken off inside: nothing more comes of it."""
-        exchange = self._running.pop(lane, None)
-        if exchange is not None:
-            await exchange.abandon("upstream_error")
-        elif waiting := self._waiting.get(lane):
-            await waiting.popleft().abandon("upstream_error")
-
-    async def _closed(self, frame: Frame, lane: str) -> None:
-        exchange = self._running.pop(lane, None)
+    async def _closed(self, frame: Frame, lane: Lane) -> None:
+        report = response_report(frame)
+        exchange = self._lanes.close(lane, report.upstream_id)
         if exchange is None:
             return
-        report = response_report(frame)
         await exchange.settle(report)
         if report.upstream_id and report.usage is not None:
             self._made[report.upstream_id] = report.usage.input_tokens + report.usage.output_tokens
@@ -186,14 +181,13 @@ class ResponsesSession:
 
     def waits(self, *, gone: bool) -> bool:
         """See SocketSession."""
-        running = [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]
+        unfinished = self._lanes.unfinished
         if not gone or self._services.settings.metering.on_disconnect == "read_on":
-            return bool(running)
-        return any(one.hold.held_plan.model.reasoning for one in running)
+            return bool(unfinished)
+        return any(one.hold.held_plan.model.reasoning for one in unfinished)
 
     async def end(self, outcome: Outcome) -> None:
         """See SocketSession."""
-        for exchange in [*self._running.values(), *(one for waiting in self._waiting.values() for one in waiting)]:
+        for exchange in self._lanes.unfinished:
             await exchange.abandon(outcome)
-        self._running.clear()
-        self._waiting.clear()
+        self._lanes.clear()
