@@ -50,7 +50,7 @@ from billing.money.spend_periods import period_start_ms
 
 
 class EmbeddedBalances:
-    """Balances and Journal for one process. Call `open()` first; every await is bounded."""
+    """Balances and ChargeJournal for one process. Call `open()` first; every await is bounded."""
 
     def __init__(self, path: Path, ledger: Ledger, timeout_seconds: int | float) -> None:
         """`timeout_seconds` bounds how long a hold may wait for the disk before it is refused (503)."""
@@ -168,7 +168,7 @@ class EmbeddedBalances:
         self._check_disk()
 
     async def pending(self, limit: int) -> list[Entry]:
-        """See Journal."""
+        """See ChargeJournal."""
         seen = self._on_disk
         if seen == self._all_read_at:
             return []  # an idle server need not look 20 times a second
@@ -178,14 +178,14 @@ class EmbeddedBalances:
         return entries
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """See Journal (I4: called after the commit)."""
+        """See ChargeJournal (I4: called after the commit)."""
         await self._committed(self._write(*((DROP_CHARGE, (int(entry.position),)) for entry in entries)))
 
     async def refused(self, entries: Sequence[Entry]) -> None:
-        """See Journal. Never called: this journal has no epochs."""
+        """See ChargeJournal. Never called: this journal has no epochs."""
 
     async def depth(self) -> tuple[int, int]:
-        """See Journal."""
+        """See ChargeJournal."""
         return await asyncio.to_thread(journal_depth, self._path)
 
     async def outstanding(self) -> Outstanding:

@@ -155,7 +155,7 @@ def test_a_search_that_was_done_is_paid_by_a_client_that_leaves(customer: Custom
     assert int(record["chargedMillicredits"]) == expected
 
 
-def test_with_on_disconnect_drain_every_model_is_drained(served: Serve, customer_of: CustomerOf) -> None:
+def test_with_on_disconnect_read_on_every_model_is_read_on(served: Serve, customer_of: CustomerOf) -> None:
     customer = customer_of(
         served(TOLLKEEPER_METERING__ON_DISCONNECT="read_on", TOLLKEEPER_METERING__READ_ON_SECONDS="2")
     )

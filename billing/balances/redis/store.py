@@ -54,7 +54,7 @@ CHUNK = 500
 
 
 class RedisBalances:
-    """Balances and Journal on Redis. Call `open()` first; every await is bounded."""
+    """Balances and ChargeJournal on Redis. Call `open()` first; every await is bounded."""
 
     def __init__(self, url: str, ledger: Ledger, timeout_seconds: int | float, lease_ms: int) -> None:
         """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""
@@ -199,11 +199,11 @@ class RedisBalances:
     # -- Journal ----------------------------------------------------------------------------------
 
     async def pending(self, limit: int) -> list[Entry]:
-        """See Journal: at most `limit` from each bucket, none of a bucket that is being rebuilt."""
+        """See ChargeJournal: at most `limit` from each bucket, none of a bucket that is being rebuilt."""
         return await pending_entries(self._connection, limit)
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
-        """See Journal."""
+        """See ChargeJournal."""
         await acknowledge_entries(self._connection, entries)
 
     async def refused(self, entries: Sequence[Entry]) -> None:
@@ -220,7 +220,7 @@ class RedisBalances:
                 await self._epochs.rebuild(bucket, force=True)
 
     async def depth(self) -> tuple[int, int]:
-        """See Journal."""
+        """See ChargeJournal."""
         return await journal_depth(self._connection)
 
     async def outstanding(self) -> Outstanding:

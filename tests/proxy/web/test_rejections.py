@@ -5,6 +5,7 @@ import json
 import pytest
 
 from proxy.web.rejections import (
+    KeyLimit,
     Rejection,
     bad_gateway,
     forbidden,
@@ -75,9 +76,37 @@ def test_a_402_word_for_word() -> None:
         "error": {"type": "insufficient_credits", "param": None, "code": "insufficient_credits", **figures},
         **figures,
     }
-    for part in ("42.5 credits", "in flight", "310 output tokens"):
-        assert part in message
+    assert message == (
+        "This request needs up to 42.5 credits. You have 10, but 7.5 are held by requests in flight: retry when they "
+        "finish, or top up. With what is available, up to 310 output tokens are affordable: set a lower maximum."
+    )
     assert dict(rejection.headers()) == {b"retry-after": b"1", b"retry-after-ms": b"1000", b"x-should-retry": b"false"}
+
+
+@pytest.mark.parametrize(
+    ("limit", "message"),
+    [
+        (None, "This request needs up to 42.5 credits and 2.5 are available. Top up to continue."),
+        (
+            KeyLimit(1_500, "2026-12-01T00:00:00.000Z"),
+            (
+                "This request needs up to 42.5 credits; this API key's spend limit leaves 1.5. Use another key or raise the "
+                "limit. It starts anew at 2026-12-01T00:00:00.000Z."
+            ),
+        ),
+        (
+            KeyLimit(-500, None),
+            (
+                "This request needs up to 42.5 credits; this API key's spend limit leaves 0. Use another key or raise the "
+                "limit."
+            ),
+        ),
+    ],
+)
+def test_a_402_names_what_is_in_the_way(limit: KeyLimit | None, message: str) -> None:
+    source = "balance" if limit is None else "key_limit"
+    rejection = insufficient_credits(source, 42_500, 10_000, 7_500, 0, "https://x/credits", None, limit)
+    assert json.loads(rejection.body())["error"]["message"] == message
 
 
 @pytest.mark.parametrize(
