@@ -264,4 +264,6 @@ def _upstream_rejection(error: UpstreamError) -> Rejection:
         return unavailable("Too many requests are being forwarded right now. Try again shortly.", "upstream_busy")
     status = TIMEOUT_REASONS.get(error.reason, 502)
     what = "did not answer in time" if status == 504 else "could not be reached or broke off"
-    return bad_gateway(f"The upstream {what}. Nothing was charged; try again.", f"upstream_{error.reason}", status)
+    slow = status == 504 and error.sent  # it may be at work still: an SDK that asks again makes it work twice
+    message = f"The upstream {what}. Nothing was charged; try again."
+    return bad_gateway(message, f"upstream_{error.reason}", status, worked_on=slow)

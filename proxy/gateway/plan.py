@@ -223,7 +223,8 @@ def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, setting
     for tool in sorted(hosted):
         if tool not in settings.billing.allowed_tools:
             raise forbidden(f"The tool {tool!r} is not enabled here.", "tool_not_allowed", "tools")
-    search = "web_search" if model.reasoning or "web_search" in hosted else "web_search_preview_non_reasoning"
+    searches = any(CALL_PRICES.get(tool) == "web_search" for tool in hosted)
+    search = "web_search" if model.reasoning or searches else "web_search_preview_non_reasoning"
     names = {CALL_PRICES[tool] or search for tool in hosted if tool in CALL_PRICES}
     for name in names:
         if not prices.prices_call(name):

@@ -28,11 +28,15 @@ class Rejection(Exception):
         param: str | None = None,
         retry_after_ms: int | None = None,
         extra: dict[str, Any] | None = None,
+        worked_on: bool = False,
     ) -> None:
-        """`message` says what to do; `retry_after_ms` becomes Retry-After; `extra` joins both levels of the body."""
+        """`message` says what to do; `retry_after_ms` becomes Retry-After; `extra` joins both levels of the body.
+
+        `worked_on`: the upstream may have begun to work for this, so asking again would cost again.
+        """
         super().__init__(message)
         self.status, self.code, self.message, self.kind, self.param = status, code, message, kind, param
-        self.retry_after_ms, self.extra = retry_after_ms, extra or {}
+        self.retry_after_ms, self.extra, self.worked_on = retry_after_ms, extra or {}, worked_on
 
     def body(self) -> bytes:
         """Return the JSON."""
@@ -45,7 +49,7 @@ class Rejection(Exception):
         if self.retry_after_ms is not None:
             found.append((b"retry-after", str(-(-self.retry_after_ms // 1_000)).encode()))
             found.append((b"retry-after-ms", str(self.retry_after_ms).encode()))
-        if self.status in (402, 403) or self.code == "key_expired":
+        if self.status in (402, 403) or self.code == "key_expired" or self.worked_on:
             found.append((b"x-should-retry", b"false"))
         return found
 
@@ -90,9 +94,9 @@ def unavailable(message: str, code: str, retry_after_ms: int = 1_000) -> Rejecti
     return Rejection(503, code, message, kind="server_error", retry_after_ms=retry_after_ms)
 
 
-def bad_gateway(message: str, code: str, status: int = 502) -> Rejection:
+def bad_gateway(message: str, code: str, status: int = 502, *, worked_on: bool = False) -> Rejection:
     """502/504: the upstream did not answer as it should; nothing was charged."""
-    return Rejection(status, code, message, kind="server_error")
+    return Rejection(status, code, message, kind="server_error", worked_on=worked_on)
 
 
 def replacement_error(status: int, body: bytes) -> Rejection | None:

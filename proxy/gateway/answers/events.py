@@ -14,6 +14,7 @@ import msgspec
 from billing.money.usage import MAX_TOKENS, Usage
 from proxy.gateway.answers.meter import NO_REPORT, Report, StreamMeter, count_of, part_of
 from proxy.gateway.answers.sse import event_data
+from proxy.gateway.answers.texts import written_texts
 from proxy.gateway.bodies.image_bounds import PARTIAL_TOKENS
 
 EVENT_LIMIT = 67_108_864
@@ -138,7 +139,9 @@ def response_report(event: dict[str, Any]) -> Report:
     more: tuple[tuple[str, Usage], ...] = ()
     image = read_tokens(used.get("image_gen"))
     if image is not None and (image.input_tokens or image.output_tokens):
-        more = (("", _image_usage(image)),)
+        more = (("", _image_usage(image, used.get("image_gen"))),)
+    if usage is not None and not (usage.input_tokens or usage.output_tokens) and written_texts(items):
+        usage = None  # zeros beside what was plainly written are no report
     if usage is not None:
         usage = msgspec.structs.replace(usage, calls=_calls(items, used))
     return Report(
@@ -176,13 +179,14 @@ def image_report(event: dict[str, Any]) -> Report:
     more: tuple[tuple[str, Usage], ...] = ()
     if isinstance(author, dict) and (written := read_tokens({**author, "output_tokens_details": author})) is not None:
         more = ((_text(author, "model"), written),)
-    return Report(None if usage is None else _image_usage(usage), "", None, "", more=more)
+    return Report(None if usage is None else _image_usage(usage, event.get("usage")), "", None, "", more=more)
 
 
-def _image_usage(usage: Usage) -> Usage:
-    """Count an image model's output as image, but for what it calls text."""
-    if usage.image_output_tokens:
-        return usage
+def _image_usage(usage: Usage, said: Any) -> Usage:
+    """Count an image model's output as image, but for what it calls text. `said`: the usage as the answer has it."""
+    details = said.get("output_tokens_details") if isinstance(said, dict) else None
+    if isinstance(details, dict) and type(details.get("image_tokens")) is int:
+        return usage  # 0 is said as well
     return msgspec.structs.replace(usage, image_output_tokens=usage.output_tokens)
 
 
@@ -193,8 +197,9 @@ def audio_report(event: dict[str, Any]) -> Report:
     if tokens is not None:
         return Report(tokens, "", None, "")
     seconds = usage.get("seconds") if isinstance(usage, dict) else None
-    seconds = event.get("duration") if seconds is None else seconds
     milliseconds = _milliseconds(seconds)
+    if milliseconds is None and (played := _milliseconds(event.get("duration"))) is not None:
+        milliseconds = -(-played // 1_000) * 1_000  # billed by the second, rounded up, as transcriptions say themselves
     return NO_REPORT if milliseconds is None else Report(Usage(milliseconds=milliseconds), "", None, "")
 
 
@@ -225,12 +230,7 @@ def reads(report: Callable[[dict[str, Any]], Report]) -> Callable[[bytes], tuple
 def answer_texts(answer: dict[str, Any]) -> list[str]:
     """Texts of a whole answer, for when its usage is missing."""
     found = [answer["text"]] if isinstance(answer.get("text"), str) else []
-    for item in answer["output"] if isinstance(answer.get("output"), list) else ():
-        parts = item.get("content") if isinstance(item, dict) else None
-        found += [part["text"] for part in parts or () if isinstance(part, dict) and isinstance(part.get("text"), str)]
-        if isinstance(item, dict) and isinstance(item.get("arguments"), str):
-            found.append(item["arguments"])
-    return found
+    return found + written_texts(answer["output"] if isinstance(answer.get("output"), list) else [])
 
 
 def joined(one: Report, other: Report) -> Report:

@@ -12,6 +12,7 @@ import msgspec
 
 from billing.money.usage import MAX_TOKENS, Usage
 from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
+from proxy.gateway.answers.texts import written_texts
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
 COMPACT_AT = 65_536
@@ -77,6 +78,8 @@ def read_usage(raw: Any) -> Usage | None:
     total = count_of(raw, "total_tokens", (prompt or 0) + (completion or 0))
     if prompt is None or completion is None or total is None or total < max(prompt, completion):
         return None
+    if not prompt and not completion:
+        return None  # no request is without input: some fakes and local servers send zeros beside a whole answer
     if raw.get("completion_tokens") is None and raw.get("total_tokens") != prompt:
         return None  # only an embedding has no completion, and it says that its total is its prompt
     inside = raw.get("prompt_tokens_details") or {}
@@ -206,7 +209,8 @@ class StreamMeter:
             return ""
         if answer.usage is None:
             return ""
-        self._report = _report(answer)
+        found = _report(answer)
+        self._report = found if found.usage is not None else found._replace(usage=self._report.usage)
         if answer.choices:
             return ""
         self.usage_event = event
@@ -311,28 +315,14 @@ def _lenient_report(body: bytes) -> Report:
 
 def choice_texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
     """Pieces of text in a choice; `said` is its message or delta."""
-    found = [choice.text, said.get("content"), said.get("refusal"), said.get("reasoning_content")]
-    for call in said.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict):
-            found += [function.get("name"), function.get("arguments")]
-    audio = said.get("audio")
-    if isinstance(audio, dict):
-        found.append(audio.get("transcript"))
-    return [text for text in found if isinstance(text, str) and text]
+    return [*([choice.text] if choice.text else []), *written_texts(said)]
 
 
 def _is_output(choice: _Choice) -> bool:
     """Tell whether a choice holds output, or ended for another reason than an error."""
     message = choice.message or {}
-    shown = (
-        choice.text
-        or message.get("content")
-        or message.get("refusal")
-        or message.get("tool_calls")
-        or message.get("audio")
-    )
-    return bool(shown) or choice.finish_reason not in (None, "error")
+    passed = choice_texts(choice, message) or message.get("tool_calls") or message.get("audio")
+    return bool(passed) or choice.finish_reason not in (None, "error")
 
 
 def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:

@@ -124,11 +124,12 @@ def _image_form(form: Form, content_type: bytes) -> Parsed:
     request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS - IMAGE_FILES}
     for name in ("n", "partial_images"):
         request[name] = _whole_number(request.get(name), name)
-    request["stream"] = request.get("stream") == "true"
+    request["stream"], sets = form.flag("stream")
     images = len(form.files("image")) + len(form.files("mask"))
     found = _image(request, images)
     fields = {name: request[name].encode() for name in ("user", "safety_identifier") if request.get(name)}
-    return _bounded_image(found, fields)._replace(source=form.body, form=form, content_type=content_type)
+    parsed = _bounded_image(found, fields)
+    return parsed._replace(source=form.body, form=form, content_type=content_type, sets={**parsed.sets, **sets})
 
 
 def _json_images(request: dict[str, Any]) -> int:
@@ -240,9 +241,9 @@ def parse_transcription(body: bytes, content_type: bytes) -> Parsed:
     """Read a /v1/audio/transcriptions body. Raises Rejection."""
     form = Form(body, content_type)
     _refuse_unknown(form.field_names(), TRANSCRIPTION_FIELDS)
-    model, stream = _form_model(form), form.text("stream") == "true"
+    model, (stream, sets) = _form_model(form), form.flag("stream")
+    stream = stream and not model.startswith("whisper")  # which ignores it (docs/openai.md#audio-tokens)
     chosen = form.text("response_format") or "json"
-    sets: dict[str, bytes] = {}
     convert = ""
     if not stream and chosen in ("text", "srt", "vtt"):
         # these answers say nothing of what they used: ask for one that does, and write the text ourselves

@@ -53,6 +53,21 @@ class Form:
             raise invalid(f"The field `{name}` is given twice: send it once.", name, "duplicate_parameter")
         return values[0] if values else None
 
+    def flag(self, name: str) -> tuple[bool, dict[str, bytes]]:
+        """(value of a boolean field, the field as upstream must read it too). Raises Rejection.
+
+        Clients write `true`, `True` (Python's requests), `1`, `on`: one reading for upstream and for the meter.
+        """
+        text = (self.text(name) or "").strip()
+        if text.lower() in ("", "false", "0", "off", "no"):
+            value = False
+        elif text.lower() in ("true", "1", "on", "yes"):
+            value = True
+        else:
+            raise invalid(f"`{name}` is true or false.", name, "invalid_type")
+        plain = "true" if value else "false"
+        return value, {name: plain.encode()} if text and text != plain else {}
+
     def texts(self, name: str) -> list[str]:
         """Every value of a field, also as `name[]`. Raises Rejection."""
         found = []

@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,11 +11,11 @@ from hypothesis import strategies as st
 from billing.money.amounts import Millicredits
 from billing.money.holds import KeyLimits
 from billing.money.usage import Usage
-from config.settings import Billing, Holds, Limits
+from config.settings import Billing, Holds, Limits, Settings
 from proxy.gateway.answers.meter import NO_REPORT, Report
 from proxy.gateway.checkpoint import checkpoint_charge
-from proxy.gateway.endpoints import find_endpoint
-from proxy.gateway.plan import Plan, clamped, smallest, with_counted_input
+from proxy.gateway.endpoints import METERED, find_endpoint
+from proxy.gateway.plan import Plan, clamped, make_plan, smallest, with_counted_input
 from proxy.gateway.request_hold import held_amount, key_limits
 from proxy.gateway.settlement import price_usage
 from proxy.gateway.upstream.request_body import body_to_send
@@ -228,3 +229,16 @@ def test_only_the_tables_own_paths_exist(method: str, path: bytes, status: int) 
     with pytest.raises(Rejection) as caught:
         find_endpoint(method, path)
     assert caught.value.status == status
+
+
+@pytest.mark.parametrize("name", ["web_search", "web_search_2025_08_26"])
+def test_a_dated_name_of_a_tool_is_priced_as_the_tool(name: str) -> None:
+    """Two searches on a model that does not reason: 10 credits each, held for and charged by one name."""
+    endpoint = METERED["POST", b"/v1/responses"]
+    body = json.dumps(
+        {"model": "gpt-4.1", "max_output_tokens": 50, "max_tool_calls": 2, "input": "hi", "tools": [{"type": name}]}
+    )
+    allowed = msgspec.structs.replace(Settings(), billing=Billing(allowed_tools=(name,)))
+    found = make_plan(endpoint, endpoint.parse(body.encode(), b""), key(), PRICES, allowed)
+    assert (found.tools.search, found.tools.dearest) == ("web_search", "web_search")
+    assert PRICES.call_price("web_search") < PRICES.call_price("web_search_preview_non_reasoning")

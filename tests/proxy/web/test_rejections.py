@@ -126,3 +126,11 @@ def test_a_402_names_what_is_in_the_way(limit: KeyLimit | None, message: str) ->
 def test_which_upstream_errors_are_replaced_by_our_own_words(status: int, body: bytes, code: str | None) -> None:
     own = replacement_error(status, body)
     assert (own and (own.status, own.code)) == (code and (status, code))
+
+
+def test_what_the_upstream_may_be_at_work_on_is_not_asked_for_again() -> None:
+    """An SDK obeys x-should-retry before the status: a slow answer is not made three times."""
+    assert (b"x-should-retry", b"false") in bad_gateway(
+        "slow", "upstream_first_byte_timeout", 504, worked_on=True
+    ).headers()
+    assert bad_gateway("away", "upstream_connect").headers() == []

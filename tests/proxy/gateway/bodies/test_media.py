@@ -36,3 +36,33 @@ def test_a_file_hides_no_field() -> None:
 def test_silence_that_packs_to_nothing_is_held_as_an_hour() -> None:
     parsed = parse_transcription(*form(("model", b"whisper-1", None), ("file", b"fLaC" + b"\0" * 100, "a.flac")))
     assert parsed.milliseconds >= 3_600_000
+
+
+@pytest.mark.parametrize("text", ["true", "True", "TRUE", "1", "on", "yes"])
+def test_a_boolean_of_a_form_is_read_as_it_is_sent_on(text: str) -> None:
+    """Upstream and the meter read one field by one rule: whatever a client writes for true, upstream hears `true`."""
+    parts = (("model", b"gpt-4o-transcribe", None), ("file", b"ID3", "a.mp3"), ("stream", text.encode(), None))
+    parsed = parse_transcription(*form(*parts))
+    assert (parsed.stream, parsed.sets) == (True, {} if text == "true" else {"stream": b"true"})
+    image = (("model", b"gpt-image-2", None), ("prompt", b"x", None), ("image", b"png", "a.png"))
+    assert parse_image(*form(*image, ("stream", text.encode(), None))).stream
+
+
+@pytest.mark.parametrize("text", ["false", "False", "0", "off"])
+def test_a_false_boolean_of_a_form_streams_nothing(text: str) -> None:
+    parts = (("model", b"gpt-4o-transcribe", None), ("file", b"ID3", "a.mp3"), ("stream", text.encode(), None))
+    assert not parse_transcription(*form(*parts)).stream
+
+
+def test_a_boolean_of_a_form_that_is_neither_is_refused() -> None:
+    parts = (("model", b"gpt-4o-transcribe", None), ("file", b"ID3", "a.mp3"), ("stream", b"maybe", None))
+    with pytest.raises(Rejection, match="`stream` is true or false"):
+        parse_transcription(*form(*parts))
+
+
+@pytest.mark.parametrize("chosen", ["srt", "vtt", "text"])
+def test_whisper_streams_nothing_so_its_text_says_what_it_used(chosen: str) -> None:
+    """whisper-1 ignores `stream`: its answer is asked for in the form that carries its duration."""
+    parts = (("model", b"whisper-1", None), ("file", b"ID3", "a.mp3"), ("stream", b"true", None))
+    parsed = parse_transcription(*form(*parts, ("response_format", chosen.encode(), None)))
+    assert (parsed.stream, parsed.convert, parsed.sets["response_format"]) == (False, chosen, b"verbose_json")
