@@ -119,7 +119,7 @@ class Exchange:
             request.interruption.check()
             accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
             headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, request.request_id.encode())
-            if not plan.parsed.stream or plan.model.reasoning or plan.endpoint.drains:
+            if not plan.parsed.stream or plan.is_read_on:
                 request.interruption.muted = True
             answer = await services.upstream.send(
                 "POST",

@@ -59,6 +59,16 @@ class Plan(NamedTuple):
     keeps: bool = False
     """True when the objects it makes stay in the upstream account, where their owner must be known (I8)."""
 
+    @property
+    def is_read_on(self) -> bool:
+        """True when a part of the answer cannot tell what it costs: left by its client, it is read on to its usage.
+
+        Unseen reasoning, sound and pictures; input that cannot be counted here (files, audio, objects of unknown size);
+        hosted tools, whose calls make the model read again.
+        """
+        uncounted = self.parsed.unbounded or self.parsed.audio_tokens or self.context is None or self.tools.calls
+        return self.model.reasoning or self.endpoint.drains or bool(uncounted)
+
     def cap_headers(self) -> list[tuple[bytes, bytes]]:
         """Tell a client that named no maximum that the balance, or the operator, set one."""
         most = self.model.max_output_tokens

@@ -102,11 +102,15 @@ def _with_calls(plan: Plan, usage: Usage, *, searched: bool, sessions: int) -> U
 
 
 async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media: int) -> Usage:
-    """Count the input, and the output as far as it passed: texts counted, `media` tokens of sound or pictures."""
+    """Count the input, and the output as far as it passed: texts counted, `media` tokens of sound or pictures.
+
+    Input is counted once and as far as it can be: files, sound and what hosted tools added are not. Nobody is charged a
+    bound because a connection broke; what an upstream's failure leaves unknown is the platform's. (Of a background
+    response no text is kept: its bound stands.)
+    """
     parsed, most = plan.parsed, plan.bounds
     tokens_in = most.input_tokens
-    unseen = parsed.audio_tokens or parsed.unbounded or (plan.tools.calls and parsed.tools) or plan.context is None
-    if plan.endpoint.texts is not None and not unseen:
+    if plan.endpoint.texts is not None and parsed.source:
         inputs, framing = plan.endpoint.texts(parsed.source)
         counted = await tokenizer.count(parsed.model, inputs) + framing + (plan.context or 0) + parsed.image_tokens
         tokens_in = min(counted, tokens_in)

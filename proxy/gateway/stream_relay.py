@@ -149,10 +149,8 @@ class StreamRelay:
 
     def _is_read_on(self) -> bool:
         """Tell whether an answer that nobody reads is read to its usage."""
-        plan = self._plan
-        unpriceable = plan.model.reasoning or plan.endpoint.drains
-        drains = unpriceable or self._request.settings.metering.on_disconnect == "read_on"
-        return self._request.interruption.reason == "client_gone" and drains
+        wanted = self._plan.is_read_on or self._request.settings.metering.on_disconnect == "read_on"
+        return self._request.interruption.reason == "client_gone" and wanted
 
     async def _read_on(self) -> None:
         """Read on to the usage though the client left: its model works unseen; bounded in time and tokens."""

@@ -272,3 +272,39 @@ def test_function_tools_do_not_make_leaving_dearer(customer: Customer) -> None:
     assert [row["usageSource"] for row in counted] == ["counted", "counted"]
     assert abs(counted[1]["inputTokens"] - counted[0]["inputTokens"]) < 200
     assert all(int(row["chargedMillicredits"]) <= int(row["heldMillicredits"]) for row in counted)
+
+
+PAGE = "data:application/pdf;base64,JVBERi0xLjQKJSVFT0YK"
+
+
+@pytest.mark.parametrize("model", ["gpt-4.1", "gpt-4o-mini"])
+def test_a_client_that_leaves_an_answer_about_a_file_pays_what_the_answer_cost(customer: Customer, model: str) -> None:
+    """A file cannot be counted here, so the answer is read on to its usage: never the whole window for a page."""
+    said = sandbox_says(output_tokens=100, chunk_interval_ms=20)
+    page = {"type": "file", "file": {"filename": "a.pdf", "file_data": PAGE}}
+    content = [{"type": "text", "text": said + "hi"}, page]
+    body = {"model": model, "stream": True, "max_tokens": 200, "messages": [{"role": "user", "content": content}]}
+    with customer.stream(body) as wire:
+        wire.read_events(2)
+        begun = wire.request_id
+    record = customer.generation(begun)
+    assert (record["usageSource"], record["outcome"], record["outputTokens"]) == ("upstream", "client_gone", 100)
+    assert record["inputTokens"] < 2_000
+
+
+@pytest.mark.parametrize(("calls", "fees"), [([], 0), (["web_search", "web_search"], 2)])
+def test_a_client_that_leaves_pays_the_searches_that_were_made_and_none_that_were_offered(
+    customer: Customer, calls: list[str], fees: int
+) -> None:
+    """A hosted tool that is merely offered costs nothing; one that was used is paid, though its user left."""
+    said = sandbox_says(output_tokens=100, calls=calls, chunk_interval_ms=20)
+    tools = [{"type": "web_search"}]
+    body = {"model": "gpt-4.1", "stream": True, "store": False, "max_output_tokens": 500, "tools": tools, "input": said}
+    with customer.stream(body, "/v1/responses") as wire:
+        wire.read_events(3)
+        begun = wire.request_id
+    record = customer.generation(begun)
+    usage = customer.finished(begun)["usage"]
+    assert record["usageSource"] == "upstream"
+    tokens = usd_to_charge((usage["input_tokens"], "2"), (usage["output_tokens"], "8"))
+    assert int(record["chargedMillicredits"]) == tokens + fees * 10_000

@@ -184,7 +184,7 @@ class ResponsesSession:
         unfinished = self._lanes.unfinished
         if not gone or self._services.settings.metering.on_disconnect == "read_on":
             return bool(unfinished)
-        return any(one.hold.held_plan.model.reasoning for one in unfinished)
+        return any(one.hold.held_plan.is_read_on for one in unfinished)
 
     async def end(self, outcome: Outcome) -> None:
         """See SocketSession."""
