@@ -315,6 +315,9 @@ def _lenient_report(body: bytes) -> Report:
 
 def choice_texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
     """Pieces of text in a choice; `said` is its message or delta."""
+    content = said.get("content")
+    if type(content) is str and len(said) == 1 and not choice.text:
+        return [content] if content else []  # nearly every chunk of a stream
     return [*([choice.text] if choice.text else []), *written_texts(said)]
 
 
