@@ -56,6 +56,7 @@ def files_in(*folders: str, end: str = ".py") -> list[str]:
 
 
 @cache
+@cache
 def tree_of(name: str) -> ast.Module:
     return ast.parse((ROOT / name).read_text())
 
@@ -88,9 +89,9 @@ def test_a_folder_holds_at_most_14_python_files(room: str) -> None:
     assert len(in_room(room)) <= MOST_FILES, in_room(room)
 
 
-@pytest.mark.parametrize("name", files_in(*MEASURED))
-def test_a_file_holds_at_most_450_lines(name: str) -> None:
-    assert len((ROOT / name).read_text().splitlines()) <= MOST_LINES
+def test_a_file_holds_at_most_450_lines() -> None:
+    long = [name for name in files_in(*MEASURED) if len((ROOT / name).read_text().splitlines()) > MOST_LINES]
+    assert long == []
 
 
 @pytest.mark.parametrize("room", rooms())

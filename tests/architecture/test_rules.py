@@ -4,7 +4,8 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,23 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
+def for_every_source(rule: Callable[[Path], None]) -> Callable[[], None]:
+    """One test of a rule that is asked of each source file; it names every file that breaks it."""
+
+    def test() -> None:
+        broken = []
+        for path in SOURCES:
+            try:
+                rule(path)
+            except AssertionError as error:
+                broken.append(f"{name_of(path)}: {error}")
+        assert broken == []
+
+    test.__name__, test.__doc__ = rule.__name__, rule.__doc__
+    return test
+
+
+@cache
 def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), name_of(path))
 
@@ -103,7 +121,7 @@ def test_the_money_core_reads_no_clock_and_does_no_io(module: str) -> None:
     assert imported & forbidden == set()
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@for_every_source
 def test_there_is_no_global_and_no_mutable_module_state(path: Path) -> None:
     tree = tree_of(path)
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
@@ -158,7 +176,7 @@ def mutations(tree: ast.Module, name: str) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@for_every_source
 def test_functions_stay_readable(path: Path) -> None:
     for node in places(path, ast.FunctionDef, ast.AsyncFunctionDef):
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
@@ -168,7 +186,7 @@ def test_functions_stay_readable(path: Path) -> None:
             assert lines <= FUNCTION_LINES, f"{name_of(path)}:{node.lineno} {node.name} has {lines} lines"
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@for_every_source
 def test_anything_is_caught_only_where_the_work_must_go_on(path: Path) -> None:
     for node in places(path, ast.ExceptHandler):
         assert isinstance(node, ast.ExceptHandler)
@@ -184,12 +202,12 @@ def test_anything_is_caught_only_where_the_work_must_go_on(path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@for_every_source
 def test_invariants_raise_and_never_assert(path: Path) -> None:
     assert not [node.lineno for node in places(path, ast.Assert) if isinstance(node, ast.Assert)]
 
 
-@pytest.mark.parametrize("path", SOURCES, ids=name_of)
+@for_every_source
 def test_no_detached_settling_and_no_unfinished_work(path: Path) -> None:
     text = path.read_text()
     if path.is_relative_to(ROOT / "proxy"):
