@@ -13,6 +13,7 @@ from billing.money.errors import AccountNotFound
 from tests.support.stores import Books, charge
 
 
+# I5
 @pytest.mark.parametrize(
     "statement", ["UPDATE transfers SET amount_millicredits = 1", "DELETE FROM transfers", "TRUNCATE transfers"]
 )
