@@ -149,6 +149,7 @@ def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejecti
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
     """Plan anew with the text counted instead of bounded by bytes."""
     counted = _tokens_in(plan.parsed, plan.model, tokens, plan.context, plan.tools, plan.cap)
+    counted += plan.searches * SEARCH_TOKENS  # what a search brings is read as well
     tokens_in = min(plan.bounds.input_tokens, counted)
     return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
 

@@ -180,6 +180,7 @@ class RequestHold:
                 self.is_open = True
                 return True
             self.amount = Millicredits(max(0, min(self.amount, result.balance - result.held)))
+        self.amount = amount  # the next try begins with all of it
         return False
 
     def _insufficient(self, plan: Plan, result: Refused, budget: int) -> Rejection:

@@ -10,6 +10,8 @@ WRITTEN_BY_NO_MODEL = frozenset(
     "id type role status object index call_id item_id container_id data result results output outputs sources tools "
     "annotations logprobs encrypted_content file_id filename url expires_at server_label execution format".split()
 )
+SAID_TWICE = {"reasoning_details": "reasoning", "query": "queries"}
+"""Members that repeat another one beside them."""
 DEEPEST = 12
 """Levels of a message or item that are looked at: the deepest that OpenAI's have are five."""
 
@@ -23,6 +25,7 @@ def written_texts(value: Any, depth: int = 0) -> list[str]:
     if isinstance(value, list):
         return [text for part in value for text in written_texts(part, depth + 1)]
     if isinstance(value, dict):
-        members = (part for name, part in value.items() if name not in WRITTEN_BY_NO_MODEL)
+        twice = {again for again, once in SAID_TWICE.items() if again in value and once in value}
+        members = (part for name, part in value.items() if name not in WRITTEN_BY_NO_MODEL and name not in twice)
         return [text for part in members for text in written_texts(part, depth + 1)]
     return []

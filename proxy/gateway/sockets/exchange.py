@@ -7,7 +7,7 @@ from typing import NamedTuple
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
 from proxy.gateway.access_log import log_request
-from proxy.gateway.admission import is_free
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.meter import NO_REPORT, Report
 from proxy.gateway.plan import Plan
 from proxy.gateway.request import RequestContext
@@ -47,9 +47,14 @@ class SocketExchange:
     async def hold_for(self, plan: Plan, key: ApiKey) -> Plan:
         """Hold for the plan; return the one that was held for, perhaps clamped. Raises Rejection."""
         self.context.key = key
-        free = is_free(self._services.settings, key.account_id)
+        services = self._services
+        free = admit(services.settings, key.account_id, services.overloaded)
         plan = await self.hold.hold(plan, key, free=free)
-        await self.hold.wait_persisted()
+        try:
+            await self.hold.wait_persisted()
+        except BaseException:
+            await self.hold.release()  # nobody else knows of it yet
+            raise
         return plan
 
     def begin(self) -> None:

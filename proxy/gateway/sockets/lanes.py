@@ -27,6 +27,8 @@ class Lanes:
         self._running: dict[str, tuple[Lane, SocketExchange]] = {}
         self._unnamed = count()
         self._cancels = 0
+        self._in_doubt = False
+        """An error could not be attributed: what waits first in a lane may have been refused."""
 
     def __len__(self) -> int:
         """Lanes that were ever used."""
@@ -55,11 +57,12 @@ class Lanes:
         heads = [waiting for waiting in map(self._waiting.get, {lane, TWINS.get(lane, lane)}) if waiting]
         if not heads:
             return None
-        named = [waiting for waiting in heads if model.startswith(waiting[0].hold.held_plan.parsed.model)]
-        waiting = max(named or heads, key=lambda one: one[0].hold.amount)
+        first = [one for waiting in heads for one in (waiting if self._in_doubt else [waiting[0]])]
+        named = [one for one in first if model.startswith(one.hold.held_plan.parsed.model)]
+        exchange = max(named or first, key=lambda one: one.hold.amount)
         if any(other == lane for other, _ in self._running.values()):
             log.warning("response %s began in a lane in which another one runs", response_id)
-        exchange = waiting.popleft()
+        next(waiting for waiting in heads if exchange in waiting).remove(exchange)
         self._running[response_id or f"unnamed {next(self._unnamed)}"] = (lane, exchange)
         return exchange
 
@@ -69,24 +72,29 @@ class Lanes:
         if running is not None:
             running.texts.append(text)
 
-    def close(self, lane: Lane, response_id: str) -> SocketExchange | None:
-        """End the running response of that id, or the only one of its lane when the event names none."""
-        self._cancels = max(0, self._cancels - 1)
-        found = self._running.pop(response_id, None)
-        if found is not None:
-            return found[1]
-        keys = [key for key, (other, _) in self._running.items() if other == lane]
-        if response_id or len(keys) != 1:
-            return None
-        return self._running.pop(keys[0])[1]
+    def closing(self, lane: Lane, response_id: str, *, cancelled: bool) -> SocketExchange | None:
+        """Find the running response of that id, or the only one of its lane when the event names none.
+
+        It stays here until it is settled and `drop`ped: who is interrupted meanwhile must find it.
+        """
+        if cancelled:
+            self._cancels = max(0, self._cancels - 1)
+        if response_id in self._running:
+            return self._running[response_id][1]
+        found = [one for other, one in self._running.values() if other == lane]
+        return found[0] if len(found) == 1 and not response_id else None
+
+    def drop(self, exchange: SocketExchange) -> None:
+        """Forget a response that is settled."""
+        self._running = {key: value for key, value in self._running.items() if value[1] is not exchange}
 
     def refuse(self, lane: Lane) -> SocketExchange | None:
         """End the response whose `response.create` an error answers; None when it may be about anything else.
 
-        A running response is never ended by an error: only its own closing event does that. An error that names no
-        lane is taken for the answer to a cancel, or, where nothing runs and one response alone waits first, for its.
+        A running response is never ended by an error: only its own closing event does that. While a cancel is not
+        answered an error is taken for its answer; else, where nothing runs and one response alone waits first, for its.
         """
-        if lane is None and self._cancels:
+        if self._cancels:
             self._cancels -= 1
             return None
         if lane is not None:
@@ -96,7 +104,10 @@ class Lanes:
             heads = list(self._waiting.values())
             busy = bool(self._running)
         filled = [waiting for waiting in heads if waiting]
-        return filled[0].popleft() if len(filled) == 1 and not busy else None
+        if len(filled) == 1 and not busy:
+            return filled[0].popleft()
+        self._in_doubt = self._in_doubt or bool(filled)
+        return None
 
     def clear(self) -> None:
         """Forget everything: the socket has ended."""

@@ -147,6 +147,7 @@ class RealtimeSession:
         if form is not None:
             kind = str(form.get("type") if isinstance(form, dict) else form)
             self._bytes_per_second = PCM_BYTES_PER_SECOND if kind in PCM_FORMATS else G711_BYTES_PER_SECOND
+        self._covers = 0  # what stands was held for the cap and transcriber of before
         return msgspec.json.encode(frame)
 
     def _checked_cap(self, cap: Any) -> int:
@@ -288,7 +289,7 @@ class RealtimeSession:
 
     async def _done(self, frame: Frame) -> None:
         report = response_report(frame)
-        exchange = self._running.pop(report.upstream_id, None)
+        exchange = self._running.get(report.upstream_id)
         if report.usage is not None:
             # the next response reads all of this again
             spoken = report.usage.audio_input_tokens + report.usage.audio_output_tokens
@@ -296,8 +297,11 @@ class RealtimeSession:
             self._text = report.usage.input_tokens + report.usage.output_tokens - spoken
             self._covers = 0
         if exchange is not None:
-            heard, self._heard = self._heard, []
-            await exchange.settle(report._replace(model="", items=(), more=tuple(heard)))
+            heard = tuple(self._heard)
+            await exchange.settle(report._replace(model="", items=(), more=heard))
+            # only now: whoever is interrupted while it settles must find both
+            del self._heard[: len(heard)]
+            self._running.pop(report.upstream_id, None)
 
     def _record_transcription(self, frame: Frame) -> None:
         report = audio_report(frame)

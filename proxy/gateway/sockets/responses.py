@@ -162,10 +162,11 @@ class ResponsesSession:
 
     async def _closed(self, frame: Frame, lane: Lane) -> None:
         report = response_report(frame)
-        exchange = self._lanes.close(lane, report.upstream_id)
+        exchange = self._lanes.closing(lane, report.upstream_id, cancelled=report.status == "cancelled")
         if exchange is None:
             return
         await exchange.settle(report)
+        self._lanes.drop(exchange)
         if report.upstream_id and report.usage is not None:
             self._made[report.upstream_id] = report.usage.input_tokens + report.usage.output_tokens
             if len(self._made) > KNOWN_RESPONSES:

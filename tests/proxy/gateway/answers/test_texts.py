@@ -70,3 +70,10 @@ def test_no_depth_of_nesting_ends_the_count_with_an_error() -> None:
     for _ in range(2_000):
         deep = [deep]
     assert written_texts({"content": deep}) == []
+
+
+def test_what_is_said_twice_is_counted_once() -> None:
+    """Compatible servers repeat reasoning as details, and a search its first query among its queries."""
+    twice = {"reasoning": "so", "reasoning_details": [{"text": "so"}], "action": {"query": "a", "queries": ["a", "b"]}}
+    assert written_texts(twice) == ["so", "a", "b"]
+    assert written_texts({"reasoning_details": [{"text": "so"}]}) == ["so"]
