@@ -26,7 +26,7 @@ from proxy.web.http import json_response
 WATCH_SECONDS = 0.25
 PROBE_SECONDS = 0.7
 DEPTH_EVERY = 4
-TOO_FULL = "Too many charges wait for the ledger database, so nothing more is served for now."
+TOO_FULL = "Too many charges wait for the ledger database, so no request is served until they are written."
 
 
 @dataclass(slots=True)
