@@ -282,7 +282,7 @@ class RealtimeSession:
             try:
                 await self._hold(exchange, self._text, self._audio, self._cap)
             except Rejection as rejection:
-                raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, {})) from None
+                raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
         exchange.response_id = response_id
         exchange.hold.checkpoint_sent()
         self._running[response_id] = exchange
@@ -297,11 +297,13 @@ class RealtimeSession:
             self._text = report.usage.input_tokens + report.usage.output_tokens - spoken
             self._covers = 0
         if exchange is not None:
-            heard = tuple(self._heard)
-            await exchange.settle(report._replace(model="", items=(), more=heard))
-            # only now: whoever is interrupted while it settles must find both
-            del self._heard[: len(heard)]
-            self._running.pop(report.upstream_id, None)
+            try:
+                await exchange.settle(report._replace(model="", items=(), more=tuple(self._heard)))
+            finally:
+                # interrupted before its charge was decided, `end` must find both; afterwards neither
+                if not exchange.hold.is_open:
+                    self._heard.clear()
+                    self._running.pop(report.upstream_id, None)
 
     def _record_transcription(self, frame: Frame) -> None:
         report = audio_report(frame)

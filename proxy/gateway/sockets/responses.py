@@ -87,8 +87,6 @@ class ResponsesSession:
 
     async def _create(self, exchange: SocketExchange, frame: Frame, raw: bytes) -> bytes:
         """Hold for it; what goes upstream. Raises Rejection."""
-        services = self._services
-        admit(services.settings, self._key.account_id, services.overloaded)
         members = _members.decode(raw)
         kept = {name: members.pop(name) for name in OURS if name in members}
         lane = self._lane(frame)
