@@ -117,9 +117,7 @@ def make_plan(
     tools = _tools(parsed, model, key, prices, settings) if parsed.tools or parsed.image_tool else NO_TOOLS
     searches = _searches(parsed, model)
     cap, cap_is_ours = _output_cap(parsed, model, settings.holds)
-    tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound, context, tools, cap)
-    if searches and model.context_window is not None:
-        tokens_in = min(model.context_window, tokens_in + searches * SEARCH_TOKENS)
+    tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound + searches * SEARCH_TOKENS, context, tools, cap)
     bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
     ceiling = prices.ceiling(model, tier, bounds)
     keeps = endpoint.stores and billing.allow_store and parsed.store is not False
@@ -148,8 +146,8 @@ def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejecti
 
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
     """Plan anew with the text counted instead of bounded by bytes."""
-    counted = _tokens_in(plan.parsed, plan.model, tokens, plan.context, plan.tools, plan.cap)
-    counted += plan.searches * SEARCH_TOKENS  # what a search brings is read as well
+    text = tokens + plan.searches * SEARCH_TOKENS
+    counted = _tokens_in(plan.parsed, plan.model, text, plan.context, plan.tools, plan.cap)
     tokens_in = min(plan.bounds.input_tokens, counted)
     return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
 
@@ -195,7 +193,7 @@ def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) ->
 
 
 def _tokens_in(parsed: Parsed, model: Model, text: int, context: int | None, tools: Tools, cap: int) -> int:
-    """Input tokens at most.
+    """Input tokens at most, where `text` is what is written there and what searches may bring.
 
     Every call of a hosted tool makes the model read all of it again, and what came before the call.
     """

@@ -185,6 +185,12 @@ def test_searches_are_held_for() -> None:
     assert with_two.ceiling.amount > 20_000
 
 
+def test_what_a_search_brings_is_held_for_when_the_text_is_counted() -> None:
+    """Pages that a search finds are input as well: 20,000 tokens of them, beside what the client wrote."""
+    found = plan({"model": "gpt-5-search-api", "messages": [{"role": "user", "content": "x" * 30_000}]})
+    assert with_counted_input(found, 3, PRICES).bounds.input_tokens == 20_003
+
+
 def test_an_echo_without_a_price_is_priced_as_asked() -> None:
     found, usage = plan({"max_tokens": 10}), Usage(input_tokens=8, output_tokens=10)
     # gpt-4o 8 x 2.5 + 10 x 10 = 120; gpt-4o-mini 8 x 0.15 + 10 x 0.6 = 7.2; priority 8 x 4.25 + 10 x 17 = 204
