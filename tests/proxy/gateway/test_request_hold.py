@@ -1,0 +1,88 @@
+"""A hold and its ends over a store that refuses or breaks when told; it keeps its own record of what it was asked."""
+
+import dataclasses
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from billing.money.amounts import Millicredits
+from billing.money.errors import StoreUnavailable
+from billing.money.holds import Held, HoldRequest, Refused
+from config.settings import Settings
+from proxy.gateway.request_hold import RequestHold
+from proxy.gateway.services import PricingTerms, Services
+from proxy.gateway.sockets.exchange import Handshake, SocketExchange
+from proxy.web.rejections import Rejection
+from tests.support.plans import PRICES, key, plan
+
+OPENED = Handshake(b"/v1/realtime", [], "/v1/realtime")
+
+
+@dataclasses.dataclass
+class RecordedStore:
+    """Balances. `left`: millicredits that are available; `moves`: what is spent meanwhile, before each try."""
+
+    left: int = 1_000_000
+    moves: list[int] = dataclasses.field(default_factory=list)
+    writes: bool = True
+    asked: list[int] = dataclasses.field(default_factory=list)
+    held: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    async def hold(self, request: HoldRequest) -> Held | Refused:
+        self.asked.append(request.amount)
+        if self.moves:
+            self.left -= self.moves.pop(0)
+        if request.amount > self.left:
+            return Refused("balance", self.left, 0)
+        self.held[request.hold_id] = request.amount
+        return Held(self.left, request.amount)
+
+    async def wait_persisted(self, _hold_id: str) -> None:
+        if not self.writes:
+            raise StoreUnavailable("embedded", "the disk is full")
+
+    async def release(self, hold_id: str, _account_id: str) -> None:
+        del self.held[hold_id]
+
+
+def services(store: RecordedStore, **changed: Any) -> Services:
+    found = SimpleNamespace(
+        settings=Settings(),
+        balances=store,
+        terms=PricingTerms(PRICES, False),
+        overloaded="",
+        tracing=SimpleNamespace(begin=lambda _headers: None),
+    )
+    for name, value in changed.items():
+        setattr(found, name, value)
+    return cast("Services", found)
+
+
+async def test_a_hold_that_cannot_be_taken_up_again_is_tried_next_time_with_all_of_it() -> None:
+    """The money went away three times in a row: what the response may cost is still what it was held for."""
+    store = RecordedStore(left=300, moves=[0, 100, 100])
+    hold = RequestHold(services(store), PricingTerms(PRICES, False), "req_1", 0, 0)
+    assert not await hold.resume(plan(), key(), Millicredits(400), free=False)
+    assert (store.asked, store.held) == ([400, 300, 200], {})
+    store.left = 1_000
+    assert await hold.resume(plan(), key(), hold.amount, free=False)
+    assert store.held == {"req_1": 400}
+
+
+async def test_a_response_on_a_socket_whose_hold_is_not_on_disk_leaves_nothing_held() -> None:
+    """Nobody else knows of it yet, so nobody else can release it."""
+    store = RecordedStore(writes=False)
+    exchange = SocketExchange(services(store), OPENED)
+    with pytest.raises(Rejection) as caught:
+        await exchange.hold_for(plan(), key())
+    assert (caught.value.status, len(store.asked), store.held) == (503, 1, {})
+
+
+async def test_a_response_on_a_socket_is_admitted_like_a_request() -> None:
+    """An open socket is no way around a full journal."""
+    store = RecordedStore()
+    exchange = SocketExchange(services(store, overloaded="The journal is full."), OPENED)
+    with pytest.raises(Rejection) as caught:
+        await exchange.hold_for(plan(), key())
+    assert (caught.value.code, store.asked) == ("journal_full", [])
