@@ -245,6 +245,7 @@ def test_requests_and_ledger_page_through_to_the_last_row(town: Town, visits: Vi
         seen[name] += rows.all_inner_texts()
         expect(page.get_by_role("link", name=older)).to_have_count(0)
         page.get_by_role("link", name=newest).click()
+        expect(page.get_by_role("link", name=older)).to_be_visible()
     assert seen["usage"] == wanted
     assert sorted(seen["ledger"]) == sorted(wanted), "and the grant, which shows its reason"
     page.goto(f"{town.server.url}/credits?usage=nonsense")

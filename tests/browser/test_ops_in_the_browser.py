@@ -418,6 +418,7 @@ def test_an_operator_needs_no_mouse(town: Town, visits: Visits, keys: dict[str, 
     page.keyboard.press("Tab")
     page.keyboard.type("by keyboard")
     page.keyboard.press("Enter")
+    page.wait_for_url("**?done=grant")  # a page that is still on its way would be interrupted by the next
     customer.wait_balance(7_000)
     page.goto(f"{town.server.url}/admin/flags")
     assert all(
