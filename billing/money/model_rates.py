@@ -84,15 +84,22 @@ def model_rates(
 def scaled_cost(card: ModelRates, usage: Usage) -> int:
     """Σ tokens × rate in 10**-15 millicredits.
 
-    Audio and image are taken out of the text only where they are priced apart.
+    Audio and image are taken out of the text only where they are priced apart. A token that was read from
+    the cache is priced once, whatever kind it was of.
     """
     audio = usage.audio_input_tokens if card.audio_input != card.input else 0
     cached_audio = usage.cached_audio_tokens if audio else 0
     image = usage.image_input_tokens if card.image_input != card.input else 0
     cached_image = usage.cached_image_tokens if image else 0
+    text = usage.input_tokens - audio - image
     cached = usage.cached_tokens - cached_audio - cached_image
-    written = usage.cache_write_30m_tokens + usage.cache_write_12h_tokens
-    plain = max(0, usage.input_tokens - (audio - cached_audio) - (image - cached_image) - usage.cached_tokens - written)
+    if cached > text:
+        # more was cached than there is text: the rest was sound, else pictures, whatever the split says
+        cached_audio = min(audio, cached_audio + cached - text)
+        cached_image = min(image, usage.cached_tokens - text - cached_audio)
+        cached = text
+    # written and cached are disjoint; where a report says more than there is, each is charged as it says
+    plain = max(0, text - cached - usage.cache_write_30m_tokens - usage.cache_write_12h_tokens)
     audio_out, image_out = usage.audio_output_tokens, usage.image_output_tokens
     return (
         plain * card.input

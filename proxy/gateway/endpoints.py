@@ -20,6 +20,10 @@ from proxy.gateway.answers.events import (
     TRANSCRIPT_EVENTS,
     EventKind,
     EventMeter,
+)
+from proxy.gateway.answers.meter import StreamMeter, read_answer
+from proxy.gateway.answers.report import WholeAnswer
+from proxy.gateway.answers.reports import (
     audio_report,
     decision_report,
     free_report,
@@ -27,7 +31,6 @@ from proxy.gateway.answers.events import (
     reads,
     response_report,
 )
-from proxy.gateway.answers.meter import Report, StreamMeter, read_answer
 from proxy.gateway.bodies.chat import chat_texts, parse_chat
 from proxy.gateway.bodies.media import (
     parse_decision,
@@ -60,7 +63,7 @@ class Endpoint(NamedTuple):
     upstream_path: str
     unit: str
     parse: Callable[[bytes, bytes], Parsed]
-    read: Callable[[bytes], tuple[Report, bool, list[str]]]
+    read: Callable[[bytes], WholeAnswer]
     events: EventKind | None = None
     texts: Callable[[bytes], Texts] | None = None
     tiered: bool = False
@@ -71,11 +74,15 @@ class Endpoint(NamedTuple):
 
     def meter(self, parsed: Parsed) -> StreamMeter:
         """Make the meter that reads a stream of this endpoint."""
+        meter: StreamMeter
         if parsed.convert.startswith(AUDIO_PREFIX):
-            return AudioMeter() if parsed.characters else SpeechMeter(parsed.convert.removeprefix(AUDIO_PREFIX))
-        if self.events is not None:
-            return EventMeter(self.events, parsed.finals)
-        return StreamMeter(hide_usage=not parsed.wants_usage)
+            meter = AudioMeter() if parsed.characters else SpeechMeter(parsed.convert.removeprefix(AUDIO_PREFIX))
+        elif self.events is not None:
+            meter = EventMeter(self.events, parsed.finals)
+        else:
+            meter = StreamMeter(hide_usage=not parsed.wants_usage)
+        meter.sound_format = parsed.sound_format
+        return meter
 
 
 def _no_body(_body: bytes, _content_type: bytes) -> Parsed:

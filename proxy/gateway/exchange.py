@@ -29,14 +29,18 @@ generator never runs when the client leaves; the last step of `run` resolves wha
 
 import asyncio
 from functools import partial
+from typing import NoReturn
 
 from billing.money.amounts import display_credits
 from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
 from proxy.gateway.access_log import log_request
 from proxy.gateway.admission import admit
-from proxy.gateway.answers.meter import NO_REPORT, Report, StreamMeter
+from proxy.gateway.answers.meter import StreamMeter
+from proxy.gateway.answers.report import NO_REPORT, Report
+from proxy.gateway.answers.sse import begins_events
 from proxy.gateway.background.pending import pending_record
+from proxy.gateway.bodies.sound import sound_tokens
 from proxy.gateway.endpoints import find_endpoint
 from proxy.gateway.plan import Plan, make_plan
 from proxy.gateway.request import GatewayRequest
@@ -46,11 +50,14 @@ from proxy.gateway.stream_relay import StreamRelay
 from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.gateway.upstream.request_body import body_to_send
-from proxy.web.rejections import Rejection, bad_gateway, replacement_error, unavailable
+from proxy.web.rejections import Rejection, bad_gateway, error_in_answer, replacement_error, unavailable
 
 ERROR_BODY_LIMIT = 65_536
 UNFINISHED = ("queued", "in_progress")
 BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
+EVENT_STREAM = b"text/event-stream"
+TEXTUAL = (b"application/json", b"text/")
+"""Content types that plain sound never has."""
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
 
 
@@ -131,7 +138,7 @@ class Exchange:
             )
             if answer.head.status != 200:
                 await self._pass_error(answer)
-            elif plan.parsed.stream and not answer.head.get(b"content-type").startswith(b"application/json"):
+            elif await _is_stream(plan, answer):
                 await self._stream(plan, answer)
             else:
                 await self._whole(plan, answer)
@@ -186,13 +193,16 @@ class Exchange:
         request, hold = self.request, self.hold
         body = await _collect(answer, MAX_RESPONSE_BYTES)
         await hold.wait_persisted()
-        report, produced, texts = plan.endpoint.read(body)
+        reading = plan.endpoint.read(body)
+        if reading.refusal:
+            await self._refuse_answer(reading.refusal, body)
+        report = reading.report
         if plan.parsed.background and report.status in UNFINISHED:
             await self._go_on_in_background(report, answer, body)
             return
         outcome: Outcome = "client_gone" if request.interruption.reason else "completed"
-        media = plan.bounds.output_tokens if report.usage is None and plan.endpoint.drains else 0
-        observed = ObservedOutput(texts, media, failed_empty=not produced)
+        sound = sound_tokens(reading.sound_bytes, plan.parsed.sound_format)
+        observed = ObservedOutput(reading.texts, sound, errored=not reading.produced)
         await self._settle(report, observed, outcome, answer.head.headers)
         redactor = self.services.redactor
         headers, body = redactor.in_clients_form(plan.parsed.convert, answer.head.headers, body, request.request_id)
@@ -206,6 +216,13 @@ class Exchange:
         request.status = 200
         request.count_first_byte()
         await request.client.respond(200, headers, body)
+
+    async def _refuse_answer(self, refusal: str, body: bytes) -> NoReturn:
+        """Release a 200 that is no answer, and tell it as the error that it is. Raises Rejection."""
+        await self.hold.release()
+        metrics = self.services.metrics
+        metrics.count(metrics.upstream_errors, f"status_200_{refusal}")
+        raise error_in_answer(self.services.redactor.redact_identity(body))
 
     async def _stream(self, plan: Plan, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
@@ -245,6 +262,16 @@ class Exchange:
         headers = redactor.headers(answer.head.headers, request.request_id)
         headers.append((b"x-credits-held", str(display_credits(hold.amount)).encode()))
         await request.client.respond(200, headers, redactor.redact_key(body))
+
+
+async def _is_stream(plan: Plan, answer: Answer) -> bool:
+    """Tell whether an answer comes in events, or is sound: neither what was asked for nor a header alone says so."""
+    kind = answer.head.get(b"content-type")
+    if kind.startswith(EVENT_STREAM):
+        return True
+    if plan.parsed.characters and not kind.startswith(TEXTUAL):
+        return True
+    return begins_events(await answer.peek())
 
 
 async def _collect(answer: Answer, limit: int) -> bytes:

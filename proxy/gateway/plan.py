@@ -217,7 +217,7 @@ def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: To
         output_tokens=cap * parsed.choices + parsed.extra_output,
         audio_input_tokens=min(parsed.audio_tokens, tokens_in),
         audio_output=parsed.audio_output,
-        cache_write_12h=parsed.cache_write_12h,
+        cache_write_12h=parsed.cache_write_12h or parsed.keeps_cache,
         web_searches=searches,
         milliseconds=parsed.milliseconds,
         characters=parsed.characters,

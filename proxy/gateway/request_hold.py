@@ -21,7 +21,7 @@ from billing.money.spend_periods import period_end_ms, period_name
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome
 from config.settings import Limits
-from proxy.gateway.answers.meter import Report
+from proxy.gateway.answers.report import Report
 from proxy.gateway.checkpoint import checkpoint_of
 from proxy.gateway.plan import Plan, clamped, smallest, with_counted_input
 from proxy.gateway.services import PricingTerms, Services
@@ -273,7 +273,9 @@ class RequestHold:
         services, sessions = self._services, 0
         if report.containers:
             sessions = await services.tenants.sessions(self.key.account_id, self.request_id, report.containers)
-        return await decide_settlement(services, self.terms, self.held_plan, report, observed, outcome, sessions)
+        return await decide_settlement(
+            services, self.terms, self.held_plan, report, observed, outcome, sessions, self.amount
+        )
 
     async def charge(self, decision: SettlementDecision, head: list[tuple[bytes, bytes]], first_byte_ms: int) -> None:
         """Charge, once. `settled` stays None when the store does not answer now: it has queued the charge."""

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from billing.money.amounts import Millicredits
+from billing.money.amounts import LIMIT, Millicredits
 from billing.money.errors import UnpricedModel
 from billing.money.pricing import Charge, Model, ModelUsage, PriceBook, tier_of
 from billing.money.usage import MAX_TOKENS, Usage
 from billing.money.usage_record import Outcome, UsageSource
-from proxy.gateway.answers.meter import Report
+from proxy.gateway.answers.report import Report
 from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import Plan
@@ -33,14 +33,18 @@ class SettlementDecision(NamedTuple):
 class ObservedOutput(NamedTuple):
     """Output that passed towards the client, for when the answer's own usage is missing or wrong.
 
-    `media`: tokens of sound or pictures; `searched`: a web search that is part of the price took place; `failed_empty`:
-    the answer ended in an error without output.
+    `media`: tokens of sound or pictures; `searched`: a web search that is part of the price took place; `errored`: the
+    answer ended in an error, or in nothing.
     """
 
     texts: list[str]
     media: int = 0
     searched: bool = True
-    failed_empty: bool = False
+    errored: bool = False
+
+    def is_empty(self, report: Report) -> bool:
+        """Tell whether nothing billable passed, neither output nor a finished call of a hosted tool."""
+        return not (self.media or any(self.texts) or report.calls or report.pictures or report.more)
 
 
 NO_OUTPUT = ObservedOutput([], searched=False)
@@ -54,20 +58,31 @@ async def decide_settlement(
     observed: ObservedOutput,
     outcome: Outcome = "completed",
     sessions: int = 0,
+    held: int = LIMIT,
 ) -> SettlementDecision:
-    """Decide what to charge, by the terms the request began under. `sessions`: containers that began with it."""
+    """Decide what to charge, by the terms the request began under: the exit rule (docs/architecture.md), for every end.
+
+    `sessions`: containers that began with it; `held`: millicredits, the most that a report nobody can believe costs.
+    """
     usage, source = report.usage, "upstream"
-    if usage is not None and not is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1):
+    believed = usage is None or is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1)
+    if not believed:
         services.metrics.count(services.metrics.implausible)
-        usage = None
+        # what a model thought cannot be counted: then the report stands, as far as it was held for
+        usage, source = (usage, "bounded") if plan.model.reasoning else (None, source)
+    counted = 0
+    if usage is None or report.pictures:
+        counted = await count_input(services.tokenizer, plan)
     if usage is None:
         source = "counted"
-        usage = await count_usage(services.tokenizer, plan, observed.texts, observed.media)
+        usage = await count_usage(services.tokenizer, plan, counted, observed, report.pictures)
     if plan.endpoint.free:
         usage = Usage()
-    usage = _with_calls(plan, usage, searched=observed.searched, sessions=sessions)
-    charge = price_usage(plan, terms.prices, usage, report, _other_models(plan, terms.prices, report))
-    if observed.failed_empty and terms.insurance:
+    usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
+    charge = price_usage(plan, terms.prices, usage, report, _other_models(plan, terms.prices, report, counted))
+    if source == "bounded":
+        charge = charge._replace(amount=Millicredits(min(charge.amount, held)))
+    if observed.errored and observed.is_empty(report) and terms.insurance:
         charge, outcome = charge._replace(amount=Millicredits(0)), "insured"
     return SettlementDecision(usage, source, outcome, charge, report)  # type: ignore[arg-type]
 
@@ -84,59 +99,79 @@ def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, mor
         return prices.price(plan.model, plan.tier, usage, more)
 
 
-def _with_calls(plan: Plan, usage: Usage, *, searched: bool, sessions: int) -> Usage:
+def _with_calls(plan: Plan, usage: Usage, report: Report, *, searched: bool, sessions: int) -> Usage:
     """Usage with what is billed beside tokens, by the names of their prices, and cache writes by the lifetime asked
-    for.
+    for where the answer does not say it.
     """
     changes: dict[str, Any] = {}
     if plan.parsed.characters:
         changes["characters"] = plan.parsed.characters  # known before; such an answer says nothing of it
     if plan.searches and searched:
         changes["web_searches"] = plan.searches
-    if usage.calls or sessions:
-        calls = [(plan.tools.search if name == "web_search" else name, number) for name, number in usage.calls]
+    if report.calls or sessions:
+        calls = [(plan.tools.search if name == "web_search" else name, number) for name, number in report.calls]
         changes["calls"] = (*calls, *((("code_interpreter_1g", sessions),) if sessions else ()))
-    if usage.cache_write_30m_tokens and plan.parsed.cache_write_12h and not usage.cache_write_12h_tokens:
+    if usage.cache_write_30m_tokens and plan.parsed.cache_write_12h and not report.writes_split:
         changes |= {"cache_write_30m_tokens": 0, "cache_write_12h_tokens": usage.cache_write_30m_tokens}
     return msgspec.structs.replace(usage, **changes) if changes else usage
 
 
-async def count_usage(tokenizer: Tokenizer, plan: Plan, texts: list[str], media: int) -> Usage:
-    """Count the input, and the output as far as it passed: texts counted, `media` tokens of sound or pictures.
+async def count_input(tokenizer: Tokenizer, plan: Plan) -> int:
+    """Count the input once and as far as it can be: files, sound and what hosted tools added are not.
 
-    Input is counted once and as far as it can be: files, sound and what hosted tools added are not. Nobody is charged a
-    bound because a connection broke; what an upstream's failure leaves unknown is the platform's. (Of a background
-    response no text is kept: its bound stands.)
+    Nobody is charged a bound because a connection broke; what an upstream's failure leaves unknown is the platform's.
+    (Of a background response no text is kept: its bound stands.)
     """
+    parsed, most = plan.parsed, plan.bounds.input_tokens
+    if plan.endpoint.texts is None or not parsed.source:
+        return min(parsed.estimated_input, most) if parsed.estimated_input else most
+    inputs, framing = plan.endpoint.texts(parsed.source)
+    counted = await tokenizer.count(parsed.model, inputs)
+    return min(counted + framing + (plan.context or 0) + parsed.image_tokens, most)
+
+
+async def count_usage(
+    tokenizer: Tokenizer, plan: Plan, tokens_in: int, observed: ObservedOutput, pictures: int
+) -> Usage:
+    """Usage by what passed: text counted, sound by its bytes, pictures by size and quality."""
     parsed, most = plan.parsed, plan.bounds
-    tokens_in = most.input_tokens
-    if plan.endpoint.texts is not None and parsed.source:
-        inputs, framing = plan.endpoint.texts(parsed.source)
-        counted = await tokenizer.count(parsed.model, inputs) + framing + (plan.context or 0) + parsed.image_tokens
-        tokens_in = min(counted, tokens_in)
     if parsed.characters:
         return Usage()  # what is billed is known from the request
     card = plan.model.tier(plan.tier).short
     if parsed.milliseconds and not (card.input or card.output):
-        return Usage(milliseconds=parsed.milliseconds)
-    tokens_out = await tokenizer.count(parsed.model, texts) if texts else 0
-    if media:
-        drawn = media if plan.model.mode == "image_generation" else 0
-        return Usage(
-            input_tokens=tokens_in,
-            output_tokens=tokens_out + media,
-            image_output_tokens=drawn,
-            audio_output_tokens=media - drawn,
-        ).normalised()
-    return Usage(input_tokens=tokens_in, output_tokens=min(tokens_out, most.output_tokens)).normalised()
+        return Usage(milliseconds=parsed.estimated_milliseconds or parsed.milliseconds)
+    heard = min(parsed.estimated_audio, tokens_in)
+    texts = await tokenizer.count(parsed.model, observed.texts) if observed.texts else 0
+    media = observed.media
+    drawn = 0
+    if plan.model.mode == "image_generation":
+        drawn, media = media + pictures * parsed.picture_tokens, 0
+    tokens_out = min(texts + media + drawn, most.output_tokens)
+    return Usage(
+        input_tokens=tokens_in,
+        output_tokens=tokens_out,
+        audio_input_tokens=heard,
+        image_output_tokens=min(drawn, tokens_out),
+        audio_output_tokens=min(media, tokens_out),
+    ).normalised()
 
 
-def _other_models(plan: Plan, prices: PriceBook, report: Report) -> list[ModelUsage]:
-    """Usage of other models, priced by the name that the answer gives them, else by the one that the request named."""
+def _other_models(plan: Plan, prices: PriceBook, report: Report, counted: int) -> list[ModelUsage]:
+    """Usage of other models, priced by the name that the answer gives them, else by the one that the request named.
+
+    `counted`: tokens of the input, which is what a picture is drawn by where nothing says how many it took.
+    """
     lines = []
     for name, usage in report.more:
         model = (prices.find(name) if name else None) or plan.tools.image or plan.model
         lines.append(ModelUsage(model, "default", usage.normalised()))
+    if report.pictures and plan.tools.image is not None and plan.model.mode != "image_generation":
+        drawn = report.pictures * plan.parsed.picture_tokens
+        told = min(counted, plan.parsed.image_tool.input_tokens if plan.parsed.image_tool else counted)
+        drawing = Usage(
+            input_tokens=report.pictures * told, output_tokens=drawn, image_output_tokens=drawn
+        ).normalised()
+        lines.append(ModelUsage(plan.tools.image, "default", drawing))
     return lines
 
 

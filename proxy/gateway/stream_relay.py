@@ -6,7 +6,8 @@ import time
 from billing.money.amounts import display_credits
 from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
-from proxy.gateway.answers.meter import Report, StreamMeter, with_cost
+from proxy.gateway.answers.meter import StreamMeter, with_cost
+from proxy.gateway.answers.report import Report
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.settlement import ObservedOutput, is_plausible
@@ -66,13 +67,13 @@ class StreamRelay:
             outcome = "client_gone"  # the whole answer was here before anyone had to wait, but nobody reads it
         loops = plan.tools.calls + 1
         believed = report.usage is not None and is_plausible(report.usage, plan.model, plan.parsed, loops)
-        if believed and outcome == "completed" and not meter.may_end_in_error():
+        if believed and outcome == "completed" and not meter.failed and not meter.may_end_in_error():
             return report, ObservedOutput([]), outcome
         texts, media = meter.streamed()
-        errored = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
-        searched = report.usage is not None or meter.streamed_anything
-        failed_empty = errored and not meter.streamed_anything
-        return report, ObservedOutput(texts, media, searched, failed_empty), outcome
+        anything = meter.streamed_anything
+        errored = not anything and (meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons)
+        searched = report.usage is not None or anything
+        return report, ObservedOutput(texts, media, searched, errored), outcome
 
     async def finish(self, *, cut: bool) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""

@@ -117,6 +117,21 @@ def replacement_error(status: int, body: bytes) -> Rejection | None:
     return None
 
 
+def error_in_answer(body: bytes) -> Rejection:
+    """Return the 502 for a 200 of the upstream's that is an error, or nothing. `body` is free of our identity."""
+    message = "The upstream answered with no answer. Nothing was charged; try again."
+    try:
+        told = msgspec.json.decode(body, type=_ErrorBody).error.get("message")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        told = None
+    if isinstance(told, str) and told:
+        message = f"The upstream answered with an error: {told[:LONGEST_REASON]} Nothing was charged; try again."
+    return Rejection(502, "upstream_error", message, kind="server_error")
+
+
+LONGEST_REASON = 500
+
+
 class KeyLimit(NamedTuple):
     """A key's own spend limit: what it leaves, in millicredits, and when it starts anew (ISO 8601; None = never)."""
 

@@ -336,22 +336,69 @@ def test_transcription_inside_a_session_is_charged_at_its_own_model(fresh: Custo
         said = until(socket, "conversation.item.input_audio_transcription.completed")[-1]["usage"]
         socket.send(json.dumps({"type": "response.create"}))
         usage = until(socket, "response.done")[-1]["response"]["usage"]
-    (row,) = rows(fresh, 1)
+    charges = {row["model"]: int(row["chargedMillicredits"]) for row in rows(fresh, 2)}
     inside, out = usage["input_token_details"], usage["output_token_details"]
     cached = inside.get("cached_tokens", 0)
     asr = said["input_token_details"]
-    expected = usd_to_charge(
+    spoken = usd_to_charge(
         (inside["text_tokens"] - cached, "4"),
         (cached, "0.4"),
         (inside["audio_tokens"], "32"),
         (out["text_tokens"], "24"),
         (out["audio_tokens"], "64"),
-        # gpt-4o-transcribe: text 2.5, audio 6, out 10
-        (asr["text_tokens"], "2.5"),
-        (asr["audio_tokens"], "6"),
-        (said["output_tokens"], "10"),
     )
-    assert int(row["chargedMillicredits"]) == expected
+    # gpt-4o-transcribe: text 2.5, audio 6, out 10
+    heard_for = usd_to_charge((asr["text_tokens"], "2.5"), (asr["audio_tokens"], "6"), (said["output_tokens"], "10"))
+    assert charges == {VOICE: spoken, "gpt-4o-transcribe": heard_for}
+
+
+@pytest.mark.parametrize(("model", "charge"), [("gpt-4o-transcribe", 1_820), ("whisper-1", 3_000)])
+@pytest.mark.parametrize("late", [0, 700], ids=["before the response", "after it"])
+@pytest.mark.parametrize("left", [False, True], ids=["heard", "left before it"])
+def test_speech_is_charged_whenever_its_transcript_comes(
+    fresh: Customer, model: str, charge: int, late: int, left: bool
+) -> None:
+    """Thirty seconds: 300 tokens of sound at 6 and two of text at 10, or by the second."""
+    silence = base64.b64encode(b"\0" * 48_000 * 30).decode()
+    said = sandbox_says(output_tokens=5, transcription={"latency_ms": late, "text": "hello there"})
+    session = {
+        "type": "realtime",
+        "instructions": said,
+        "audio": {"input": {"transcription": {"model": model}, "turn_detection": None}},
+    }
+    with opened(fresh, f"/realtime?model={VOICE}") as socket:
+        socket.send(json.dumps({"type": "session.update", "session": session}))
+        until(socket, "session.updated")
+        socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": silence}))
+        socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+        socket.send(json.dumps({"type": "response.create"}))
+        seen = until(socket, "response.done")
+        name = "conversation.item.input_audio_transcription.completed"
+        heard = any(event["type"] == name for event in seen)
+        if not heard and not left:
+            until(socket, name)
+            heard = True
+    charges = {row["model"]: int(row["chargedMillicredits"]) for row in rows(fresh, 2)}
+    # without its transcript it is charged by its sound: the two tokens of text are not known
+    assert charges[model] == (charge if heard or model == "whisper-1" else charge - 20)
+    assert fresh.held() == 0
+
+
+def test_an_update_that_the_server_refuses_lowers_no_hold(fresh: Customer) -> None:
+    """The response of a session with a cap of one token would be held for next to nothing."""
+    refused = {"type": "realtime", "max_output_tokens": 1, "audio": {"output": {"voice": "nobody"}}}
+    with opened(fresh, f"/realtime?model={VOICE}") as socket:
+        until(socket, "session.created")
+        socket.send(json.dumps({"type": "session.update", "session": refused}))
+        error = until(socket, "error")[-1]
+        assert error["error"]["event_id"] is None
+        socket.send(
+            json.dumps({"type": "response.create", "response": {"instructions": sandbox_says(output_tokens=9)}})
+        )
+        until(socket, "response.done")
+    (row,) = rows(fresh, 1)
+    # 4,096 tokens of sound at 64
+    assert int(fresh.generation(row["requestId"])["heldMillicredits"]) > 4_096 * 64
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ import msgspec
 
 from proxy.gateway.answers.events import SPEECH_EVENTS, EventMeter
 from proxy.gateway.answers.sse import event_data, split_events
+from proxy.gateway.bodies.media import EVENTS
 
+EVENTS_TYPE = b"text/event-stream; charset=utf-8"
 TEXT_TYPE = b"text/plain; charset=utf-8"
 AUDIO_TYPES = {
     "mp3": b"audio/mpeg",
@@ -35,6 +37,8 @@ def converted(form: str, body: bytes) -> tuple[bytes, bytes] | None:
     if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
         return None
     text = answer["text"]
+    if form == EVENTS:
+        return EVENTS_TYPE, _transcript_events(text, answer)
     if form == "json":
         return b"application/json", msgspec.json.encode({"text": text})
     if form == "text":
@@ -43,6 +47,16 @@ def converted(form: str, body: bytes) -> tuple[bytes, bytes] | None:
     if not segments:
         segments = [{"start": 0, "end": answer.get("duration", 0), "text": text}] if text else []
     return TEXT_TYPE, (_srt(segments) if form == "srt" else _vtt(segments)).encode()
+
+
+def _transcript_events(text: str, answer: dict[str, Any]) -> bytes:
+    """Events of a transcription stream, all at once."""
+    done: dict[str, Any] = {name: answer[name] for name in ("logprobs", "usage") if name in answer}
+    events: tuple[dict[str, Any], ...] = (
+        {"type": "transcript.text.delta", "delta": text},
+        {"type": "transcript.text.done", "text": text, **done},
+    )
+    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
 
 
 def _srt(segments: list[dict[str, Any]]) -> str:

@@ -1,4 +1,4 @@
-"""Reading usage out of answers, sans I/O. A cheap search decides whether a chunk is worth parsing.
+"""WholeAnswer usage out of answers, sans I/O. A cheap search decides whether a chunk is worth parsing.
 
 `StreamMeter` passes whole events through unchanged; the one event it may hide is the usage chunk that we
 asked for and the client did not. From the usage chunk (or [DONE]) on it keeps back the tail, so that the
@@ -6,37 +6,20 @@ charge can be settled before the client sees the end.
 """
 
 import re
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import msgspec
 
-from billing.money.usage import MAX_TOKENS, Usage
+from proxy.gateway.answers.decode import decode_object
+from proxy.gateway.answers.report import FAILED, NO_ANSWER, NO_REPORT, Report, WholeAnswer, unreadable
 from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
 from proxy.gateway.answers.texts import written_texts
+from proxy.gateway.answers.usage import read_usage, splits_writes
+from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 
-INTERESTING = re.compile(rb'"usage"\s*:\s*\{|^data:\s*\[DONE\]|^data:\s*\{\s*"error"\s*:', re.MULTILINE)
+INTERESTING = re.compile(rb'"usage"\s*:\s*\{|(?:^|(?<=\r))data:\s*\[DONE\]|"error"\s*:\s*[{"]', re.MULTILINE)
 COMPACT_AT = 65_536
 PARTIAL_LIMIT = 8_388_608
-
-
-class Report(NamedTuple):
-    """An answer about itself.
-
-    `more` is what other models did, by name ("" = the one that the request named); `containers` and `items` are what it
-    made in the upstream account; `status` is a response's own.
-    """
-
-    usage: Usage | None
-    model: str
-    service_tier: str | None
-    upstream_id: str
-    more: tuple[tuple[str, Usage], ...] = ()
-    containers: tuple[str, ...] = ()
-    items: tuple[str, ...] = ()
-    status: str = ""
-
-
-NO_REPORT = Report(None, "", None, "")
 
 
 class _Choice(msgspec.Struct):
@@ -54,52 +37,35 @@ class _Answer(msgspec.Struct):
     usage: Any = None
     choices: list[_Choice] | None = None
     error: Any = None
+    data: msgspec.Raw = msgspec.Raw()
 
 
 _answer = msgspec.json.Decoder(_Answer)
 
 
-def read_answer(body: bytes) -> tuple[Report, bool, list[str]]:
-    """(report, whether anything was produced, its texts) of a non-streaming answer; an unreadable one has no usage."""
-    try:
-        answer = _answer.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return _lenient_report(body), True, []
-    produced = answer.choices is None or any(_is_output(choice) for choice in answer.choices)
-    texts = ["".join(choice_texts(choice, choice.message or {})) for choice in answer.choices or ()]
-    return _report(answer), produced, texts
-
-
-def read_usage(raw: Any) -> Usage | None:
-    """OpenAI's usage object as a Usage; None when it is missing, negative, not integers, or contradicts itself."""
-    if not isinstance(raw, dict):
-        return None
-    prompt, completion = count_of(raw, "prompt_tokens"), count_of(raw, "completion_tokens", 0)
-    total = count_of(raw, "total_tokens", (prompt or 0) + (completion or 0))
-    if prompt is None or completion is None or total is None or total < max(prompt, completion):
-        return None
-    if not prompt and not completion:
-        return None  # no request is without input: some fakes and local servers send zeros beside a whole answer
-    if raw.get("completion_tokens") is None and raw.get("total_tokens") != prompt:
-        return None  # only an embedding has no completion, and it says that its total is its prompt
-    inside = raw.get("prompt_tokens_details") or {}
-    made = raw.get("completion_tokens_details") or {}
-    if not isinstance(inside, dict) or not isinstance(made, dict):
-        return None
-    writes = inside.get("cache_write_tokens_details") or {}
-    write_12h = part_of(writes, "ttl_12h_tokens") if isinstance(writes, dict) else 0
-    usage = Usage(
-        input_tokens=prompt,
-        output_tokens=completion,
-        cached_tokens=part_of(inside, "cached_tokens"),
-        cache_write_30m_tokens=max(0, part_of(inside, "cache_write_tokens") - write_12h),
-        cache_write_12h_tokens=write_12h,
-        audio_input_tokens=part_of(inside, "audio_tokens"),
-        image_input_tokens=part_of(inside, "image_tokens"),
-        audio_output_tokens=part_of(made, "audio_tokens"),
-        reasoning_tokens=part_of(made, "reasoning_tokens"),
+def read_answer(body: bytes) -> WholeAnswer:
+    """Read a whole chat completion, legacy completion or embedding."""
+    answer = _decoded(body)
+    if answer is None:
+        return unreadable(body)
+    if answer.choices is None and answer.usage is None and not answer.data:
+        return WholeAnswer(NO_REPORT, [], produced=False, refusal=FAILED if answer.error is not None else NO_ANSWER)
+    choices = answer.choices or ()
+    said = [(choice, choice.message or {}) for choice in choices]
+    texts = [choice_texts(choice, message) for choice, message in said]
+    sound = sum(sound_bytes(message) for _, message in said)
+    produced = answer.choices is None or any(
+        found or message.get("tool_calls") or message.get("audio") or choice.finish_reason not in (None, "error")
+        for (choice, message), found in zip(said, texts, strict=True)
     )
-    return usage if usage.is_consistent() else usage.normalised()
+    return WholeAnswer(_report(answer), ["".join(found) for found in texts], sound, produced)
+
+
+def sound_bytes(said: dict[str, Any]) -> int:
+    """Bytes of speech in a message or delta."""
+    audio = said.get("audio")
+    data = audio.get("data") if isinstance(audio, dict) else None
+    return len(data) * 3 // 4 if isinstance(data, str) else 0
 
 
 class StreamMeter:
@@ -118,11 +84,14 @@ class StreamMeter:
     def __init__(self, *, hide_usage: bool) -> None:
         """`hide_usage`: the client did not ask for the usage chunk."""
         self._hide = hide_usage
+        self.sound_bytes = 0
+        self.sound_format = DEFAULT_FORMAT
         self._partial: list[bytes] = []
         self._partial_size = 0
         self._partial_end = b""
         self._raw: list[bytes] = []
         self._raw_size = 0
+        self._after_cr = self._hid_last = False
         self._texts: dict[int, list[str]] = {}
         self._media_tokens = 0
         self._report = NO_REPORT
@@ -134,6 +103,8 @@ class StreamMeter:
 
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; return what may go to the client now."""
+        if self._after_cr and data.startswith(b"\n"):
+            return self._end_of_cr() + self.feed(data[1:])
         if self._partial:
             if not last_boundary(self._partial_end + data) and self._partial_size < self.partial_limit:
                 self._keep_partial(data)
@@ -147,6 +118,8 @@ class StreamMeter:
         whole = data[:end] if end != len(data) else data
         if not whole:
             return b""
+        self._after_cr = whole.endswith(b"\r") and end == len(data)
+        self._hid_last = False
         self._raw.append(whole)
         self._raw_size += len(whole)
         if self._raw_size > COMPACT_AT:
@@ -154,6 +127,16 @@ class StreamMeter:
         if not self.tail and not self.done and not self.may_matter(whole):
             return whole
         return self._feed_events(whole)
+
+    def _end_of_cr(self) -> bytes:
+        """Take the second half of a CRLF whose first half ended an event: it goes where that event went."""
+        self._after_cr = False
+        if self._hid_last:
+            return b""
+        if self.tail:
+            self.tail.append(b"\n")
+            return b""
+        return b"\n"
 
     def _keep_partial(self, data: bytes) -> None:
         self._partial.append(data)
@@ -170,6 +153,7 @@ class StreamMeter:
             (self.tail or passed).append(whole[position:start])
             event, position = whole[start:end], end
             kept_back = self.read_event(event)
+            self._hid_last = kept_back == "hidden" and end == len(whole)
             if kept_back != "hidden":
                 (self.tail if kept_back or self.tail else passed).append(event)
         (self.tail or passed).append(whole[position:])
@@ -200,9 +184,8 @@ class StreamMeter:
         if payload.strip() == b"[DONE]":
             self.done = True
             return "tail"
-        try:
-            answer = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = _decoded(payload)
+        if answer is None:
             return ""
         if answer.error is not None:
             self.failed = True
@@ -230,12 +213,15 @@ class StreamMeter:
     def streamed(self) -> tuple[list[str], int]:
         """(texts the model has shown, tokens of sound or pictures), as far as upstream has sent them."""
         self._read_raw()
-        return ["".join(parts) for parts in self._texts.values()], self._media_tokens
+        return ["".join(parts) for parts in self._texts.values()], self._passed_media()
 
     def streamed_tokens_estimate(self) -> int:
         """Tokens shown so far without a tokenizer: OpenAI sends about one a piece. For checkpoints."""
         self._read_raw()
-        return sum(len(parts) for parts in self._texts.values()) + self._media_tokens
+        return sum(len(parts) for parts in self._texts.values()) + self._passed_media()
+
+    def _passed_media(self) -> int:
+        return self._media_tokens + sound_tokens(self.sound_bytes, self.sound_format)
 
     def may_end_in_error(self) -> bool:
         """Tell whether a closer look at finish reasons is worth it."""
@@ -257,9 +243,8 @@ class StreamMeter:
 
     def read_payload(self, payload: bytes) -> None:
         """Take what an event shows out of it."""
-        try:
-            answer = _answer.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        answer = _decoded(payload)
+        if answer is None:
             return
         if not self._report.model and answer.model:
             self._report = self._report._replace(
@@ -272,9 +257,8 @@ class StreamMeter:
         if choice.finish_reason:
             self.finish_reasons.add(choice.finish_reason)
         delta = choice.delta or {}
-        audio = delta.get("audio")
-        if isinstance(audio, dict) and audio.get("data"):
-            self._media_tokens += 1
+        if "audio" in delta:
+            self.sound_bytes += sound_bytes(delta)
         self._texts.setdefault(choice.index, []).extend(choice_texts(choice, delta))
 
 
@@ -292,51 +276,54 @@ def with_cost(event: bytes, cost_credits: int | float) -> bytes:
     return event
 
 
-def _report(answer: _Answer) -> Report:
-    return Report(read_usage(answer.usage), answer.model or "", answer.service_tier, answer.id or "")
-
-
-def _lenient_report(body: bytes) -> Report:
-    """Usage of an answer whose other parts are not as we know them."""
+def _decoded(data: bytes) -> _Answer | None:
+    """Answer, or a chunk of one; members of a type that we do not know are left out."""
     try:
-        raw = msgspec.json.decode(body)
+        return _answer.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return NO_REPORT
-    if not isinstance(raw, dict):
-        return NO_REPORT
-    model, tier, upstream_id = raw.get("model"), raw.get("service_tier"), raw.get("id")
-    return Report(
-        read_usage(raw.get("usage")),
-        model if isinstance(model, str) else "",
-        tier if isinstance(tier, str) else None,
-        upstream_id if isinstance(upstream_id, str) else "",
+        raw = decode_object(data)
+    if raw is None:
+        return None
+    choices = raw.get("choices")
+    return _Answer(
+        _text_of(raw, "id"),
+        _text_of(raw, "model"),
+        _text_of(raw, "service_tier"),
+        raw.get("usage"),
+        [_choice(one) for one in choices if isinstance(one, dict)] if isinstance(choices, list) else None,
+        raw.get("error"),
+        msgspec.Raw(b"..." if raw.get("data") else b""),
     )
+
+
+def _choice(raw: dict[str, Any]) -> _Choice:
+    message, delta, index = raw.get("message"), raw.get("delta"), raw.get("index")
+    return _Choice(
+        _text_of(raw, "finish_reason"),
+        message if isinstance(message, dict) else None,
+        delta if isinstance(delta, dict) else None,
+        _text_of(raw, "text"),
+        index if isinstance(index, int) else 0,
+    )
+
+
+def _text_of(raw: dict[str, Any], name: str) -> str | None:
+    value = raw.get(name)
+    return value if isinstance(value, str) else None
+
+
+def _report(answer: _Answer) -> Report:
+    usage = read_usage(answer.usage)
+    split = usage is not None and splits_writes(answer.usage.get("prompt_tokens_details"))
+    return Report(usage, answer.model or "", answer.service_tier, answer.id or "", writes_split=split)
+
+
+PLAIN = frozenset(("content", "role"))
 
 
 def choice_texts(choice: _Choice, said: dict[str, Any]) -> list[str]:
     """Pieces of text in a choice; `said` is its message or delta."""
     content = said.get("content")
-    if type(content) is str and len(said) == 1 and not choice.text:
-        return [content] if content else []  # nearly every chunk of a stream
+    if type(content) is str and not choice.text and (len(said) == 1 or not any(map(said.get, said.keys() - PLAIN))):
+        return [content] if content else []  # nearly every chunk, and every plain message
     return [*([choice.text] if choice.text else []), *written_texts(said)]
-
-
-def _is_output(choice: _Choice) -> bool:
-    """Tell whether a choice holds output, or ended for another reason than an error."""
-    message = choice.message or {}
-    passed = choice_texts(choice, message) or message.get("tool_calls") or message.get("audio")
-    return bool(passed) or choice.finish_reason not in (None, "error")
-
-
-def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:
-    """Count that is a whole number within bounds; None when it is not."""
-    value = raw.get(name, default)
-    if value is None and default is not None:
-        value = default
-    return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
-
-
-def part_of(raw: dict[str, Any], name: str) -> int:
-    """Part of a count; 0 when it is missing or makes no sense."""
-    value = raw.get(name)
-    return value if type(value) is int and value > 0 else 0

@@ -32,6 +32,7 @@ class PendingRecord(msgspec.Struct, frozen=True):
     image_model: str
     context: int | None
     book: BookOrigin | None = None
+    picture_tokens: int = 0
     insurance: bool | None = None
     """Terms it is charged by; None in records of versions that did not keep it, which end by what is in force then."""
 
@@ -62,6 +63,7 @@ def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
             calls=plan.tools.calls,
             image_model=plan.tools.image.name if plan.tools.image is not None else "",
             context=plan.context,
+            picture_tokens=plan.parsed.picture_tokens,
             book=terms.prices.origin,
             insurance=terms.insurance,
         )
@@ -85,6 +87,7 @@ def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
         background=True,
         unbounded=True,
         explicit_cap=record.cap,
+        picture_tokens=record.picture_tokens,
     )
     image = prices.find(record.image_model) if record.image_model else None
     tools = Tools(calls=record.calls, search=record.search, image=image)

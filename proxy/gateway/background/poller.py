@@ -28,7 +28,7 @@ from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.pricing import PriceBook
 from billing.money.usage_record import Outcome
 from billing.storage.database import now_ms
-from proxy.gateway.answers.events import answer_texts, response_report
+from proxy.gateway.answers.reports import answer_texts, response_report
 from proxy.gateway.background.pending import PendingRecord, decode_pending, pending_plan
 from proxy.gateway.plan import Plan
 from proxy.gateway.request_hold import RequestHold
@@ -155,7 +155,7 @@ class BackgroundResponses:
         report = response_report(answer)
         produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
         outcome: Outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
-        decision = await hold.decide(report, ObservedOutput(answer_texts(answer), failed_empty=not produced), outcome)
+        decision = await hold.decide(report, ObservedOutput(answer_texts(answer), errored=not produced), outcome)
         if not await taken.resume(hold.amount):  # whatever became of the hold meanwhile: a checkpoint needs one
             return
         hold.checkpoint_decided(decision)

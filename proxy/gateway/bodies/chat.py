@@ -20,6 +20,7 @@ from proxy.gateway.bodies.parsed import (
     tenant_fields,
     top_level,
 )
+from proxy.gateway.bodies.sound import DEFAULT_FORMAT
 from proxy.web.rejections import invalid
 
 CHAT_FIELDS = frozenset(
@@ -108,6 +109,7 @@ class _Chat(msgspec.Struct):
     prompt_cache_options: _CacheOptions | None = None
     prompt_cache_retention: str | None = None
     web_search_options: msgspec.Raw = msgspec.Raw()
+    audio: Any = None
     tools: list[_Tool] | None = None
     moderation: msgspec.Raw = msgspec.Raw()
 
@@ -151,11 +153,18 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
         # rejected prediction tokens are billed as output (docs/openai.md#usage-fields)
         extra_output=len(prediction) if prediction and prediction != b"null" else 0,
         audio_output="audio" in (request.modalities or ()),
-        cache_write_12h=ttl == "12h" or request.prompt_cache_retention not in (None, "in_memory"),
+        sound_format=_sound_format(request.audio),
+        cache_write_12h=ttl == "12h",
+        keeps_cache=request.prompt_cache_retention not in (None, "in_memory"),
         web_search=bool(request.web_search_options) and bytes(request.web_search_options) != b"null",
         store=request.store,
         keeps_stream_options=other_stream_options(members),
     )
+
+
+def _sound_format(audio: Any) -> str:
+    chosen = audio.get("format") if isinstance(audio, dict) else None
+    return chosen if isinstance(chosen, str) else DEFAULT_FORMAT
 
 
 def chat_texts(body: bytes) -> tuple[list[str], int]:

@@ -36,6 +36,12 @@ def image_output_bound(size: Any, quality: Any, partial_images: Any) -> int:
     return tokens + partials * PARTIAL_TOKENS
 
 
+def usual_image_output(size: Any, quality: Any) -> int:
+    """Output tokens of one image as it usually is: by its size and quality, without a margin."""
+    name = AUTO_QUALITY if quality not in TOKENS else quality
+    return -(-TOKENS[name] * _area(size) // BASE_AREA)
+
+
 def _area(size: Any) -> int:
     if size in (None, "auto"):
         return AUTO_AREA

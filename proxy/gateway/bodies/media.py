@@ -4,19 +4,20 @@ Sans I/O.
 """
 
 import string
-import struct
 from typing import Any, NamedTuple
 
 import msgspec
 
+from proxy.gateway.bodies.audio_length import audio_length
 from proxy.gateway.bodies.image_bounds import (
     DEFAULT_IMAGE_MODEL,
     INPUT_IMAGE_TOKENS,
     MAX_IMAGES,
     SVG_AUTHOR_TOKENS,
     image_output_bound,
+    usual_image_output,
 )
-from proxy.gateway.bodies.multipart import Form, Part
+from proxy.gateway.bodies.multipart import Form
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
@@ -56,13 +57,15 @@ SPEECH_TOKENS_PER_OTHER_BYTE = 8
 SPEECH_EXTRA_TOKENS = 256
 LETTERS = string.ascii_letters + " "
 MIN_SPEED_HUNDREDTHS = 25
-SLOWEST_BYTES_PER_SECOND = 500
-"""No audio worth transcribing has fewer (4 kbit/s): what bounds a compressed file's length."""
-SILENCE_IS_FREE = (b"fLaC", b"OggS", b"\x1aE\xdf\xa3")
-LONGEST_SILENCE_MS = 3_600_000
-"""FLAC, Ogg and WebM store silence in next to nothing, so their size says little: an hour is held for."""
-PCM = 1
 AUDIO_TOKENS_PER_SECOND = 20
+"""At most; usually 10 (docs/openai.md#audio-tokens)."""
+USUAL_TOKENS_PER_SECOND = 10
+BYTES_PER_TOKEN = 4
+"""Of English text, where text is estimated and not bounded."""
+USUAL_INPUT_IMAGE_TOKENS = 1_000
+BY_SECOND = ("whisper", "gpt-transcribe")
+"""First parts of the names of models that are billed by the second: a stream of theirs does not say how many."""
+EVENTS = "events"
 MAX_QUESTIONS = 400
 SVG_FORMATS = frozenset(("svg",))
 TIMED_FORMATS = frozenset(("srt", "vtt"))
@@ -98,6 +101,7 @@ class _Image(NamedTuple):
     prompt_bytes: int
     n: int
     output_tokens: int
+    picture_tokens: int
     input_images: int
     stream: bool
     svg: bool
@@ -158,6 +162,7 @@ def _image(request: dict[str, Any], input_images: int) -> _Image:
         prompt_bytes=len(prompt.encode()) + (len(markup.encode()) if isinstance(markup, str) else 0),
         n=positive(n, "n", MAX_IMAGES),
         output_tokens=image_output_bound(request.get("size"), request.get("quality"), request.get("partial_images")),
+        picture_tokens=usual_image_output(request.get("size"), request.get("quality")),
         input_images=input_images,
         stream=bool(request.get("stream")),
         svg=request.get("output_format") in SVG_FORMATS or request.get("svg") is not None,
@@ -175,6 +180,8 @@ def _bounded_image(found: _Image, fields: dict[str, bytes]) -> Parsed:
         input_bytes_bound=found.prompt_bytes + FRAMING_TOKENS + found.input_images * INPUT_IMAGE_TOKENS,
         choices=found.n,
         explicit_cap=found.output_tokens,
+        picture_tokens=found.picture_tokens,
+        estimated_input=found.prompt_bytes // BYTES_PER_TOKEN + found.input_images * USUAL_INPUT_IMAGE_TOKENS,
         image_tool=author,
         max_calls=found.n if author else None,
         finals=found.n,
@@ -218,6 +225,8 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
         wants_usage=True,
         input_bytes_bound=text + FRAMING_TOKENS,
         explicit_cap=0 if by_character else spoken,
+        estimated_input=text // BYTES_PER_TOKEN,
+        sound_format=chosen,
         characters=len(request.input) if by_character else 0,
         convert="" if wants_events else f"audio:{chosen}",
     )
@@ -242,10 +251,15 @@ def parse_transcription(body: bytes, content_type: bytes) -> Parsed:
     form = Form(body, content_type)
     _refuse_unknown(form.field_names(), TRANSCRIPTION_FIELDS)
     model, (stream, sets) = _form_model(form), form.flag("stream")
-    stream = stream and not model.startswith("whisper")  # which ignores it (docs/openai.md#audio-tokens)
     chosen = form.text("response_format") or "json"
     convert = ""
-    if not stream and chosen in ("text", "srt", "vtt"):
+    if stream and model.startswith(BY_SECOND):
+        # whisper ignores it (docs/openai.md#audio-tokens); of the others the whole answer is asked for, which says how
+        # long the sound was, and the events are ours
+        stream, convert = False, "" if model.startswith("whisper") else EVENTS
+        if convert:
+            sets = {"stream": b"false", "response_format": b"json"}
+    if not stream and not convert and chosen in ("text", "srt", "vtt"):
         # these answers say nothing of what they used: ask for one that does, and write the text ourselves
         sets["response_format"] = b"verbose_json" if model.startswith("whisper") or chosen in TIMED_FORMATS else b"json"
         convert = chosen
@@ -284,9 +298,10 @@ def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
         raise invalid(
             "Send exactly one `file`.", "file", "missing_required_parameter" if not files else "invalid_value"
         )
-    milliseconds = audio_milliseconds(form, files[0])
+    length = audio_length(bytes(form.data(files[0])))
     prompt = sum(part.end - part.start for part in form.parts if part.filename is None)
-    spoken = -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000) + FRAMING_TOKENS
+    spoken = -(-length.most * AUDIO_TOKENS_PER_SECOND // 1_000) + FRAMING_TOKENS
+    likely = length.likely * USUAL_TOKENS_PER_SECOND // 1_000
     return Parsed(
         model=model,
         source=form.body,
@@ -295,42 +310,11 @@ def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
         wants_usage=True,
         input_bytes_bound=prompt + FRAMING_TOKENS,
         audio_tokens=spoken,
-        milliseconds=milliseconds,
+        milliseconds=length.most,
+        estimated_milliseconds=length.likely,
+        estimated_input=prompt // BYTES_PER_TOKEN + likely,
+        estimated_audio=likely,
     )
-
-
-def audio_milliseconds(form: Form, part: Part) -> int:
-    """Milliseconds that a file plays at most: by its samples for PCM WAV, else by its size.
-
-    Billed durations are whole seconds, rounded up.
-    """
-    data = form.data(part)
-    head = bytes(data[:4_096])
-    length = wav_milliseconds(head, len(data))
-    if length is None:
-        length = -(-len(data) * 1_000 // SLOWEST_BYTES_PER_SECOND)
-        if head.startswith(SILENCE_IS_FREE):
-            length = max(length, LONGEST_SILENCE_MS)
-    return -(-length // 1_000) * 1_000 + 1_000
-
-
-def wav_milliseconds(head: bytes, size: int) -> int | None:
-    """Length of a PCM WAV file of `size` bytes by rate, channels and width of its samples; None when it is
-    something else.
-
-    The header's own byte rate is nothing that decoders look at, so it may say anything.
-    """
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return None
-    position = 12
-    while position + 24 <= len(head):
-        name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
-        if name == b"fmt ":
-            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
-            second = rate * channels * (bits // 8)
-            return None if kind != PCM or second < SLOWEST_BYTES_PER_SECOND else -(-size * 1_000 // second)
-        position += 8 + length + length % 2
-    return None
 
 
 def parse_moderation(body: bytes, _content_type: bytes = b"") -> Parsed:
@@ -367,6 +351,8 @@ def parse_decision(body: bytes, _content_type: bytes = b"") -> Parsed:
         input_bytes_bound=len(body) - sum(size for _, size in images) + FRAMING_TOKENS,
         unbounded=any(known is None for known, _ in images),
         image_tokens=sum(known or 0 for known, _ in images),
+        estimated_input=(len(body) - sum(size for _, size in images)) // BYTES_PER_TOKEN
+        + sum(known or 0 for known, _ in images),
         choices=0,
         explicit_cap=0,
         cache_write_12h=(request.prompt_cache_options or {}).get("ttl") == "12h",

@@ -12,6 +12,7 @@ import msgspec
 
 from proxy.gateway.bodies.image_tokens import image_tokens, size_of_data_url
 from proxy.gateway.bodies.multipart import Form
+from proxy.gateway.bodies.sound import DEFAULT_FORMAT
 from proxy.web.rejections import Rejection, invalid
 
 TENANT_FIELDS = ("user", "safety_identifier", "prompt_cache_key")
@@ -51,6 +52,12 @@ class Parsed(NamedTuple):
     `sets` are members that we set whatever else happens, `tenant_values` are those that we replace by the tenant's own;
     `form` is there instead of `members` for multipart bodies. `convert` names what the upstream's answer is turned
     into. `finals` is how many closing events its stream has.
+
+    `cache_write_12h`: its cache writes were asked to live that long; `keeps_cache`: they may, only the answer knows.
+
+    What is estimated and not bounded is what is charged where an answer says nothing: nobody pays a bound.
+    `estimated_audio` is a part of `estimated_input`; `picture_tokens` is one drawn picture, `sound_format` the one that
+    speech comes in.
     """
 
     model: str
@@ -68,6 +75,11 @@ class Parsed(NamedTuple):
     input_bytes_bound: int = 0
     audio_tokens: int = 0
     image_tokens: int = 0
+    estimated_input: int = 0
+    estimated_audio: int = 0
+    estimated_milliseconds: int = 0
+    picture_tokens: int = 0
+    sound_format: str = DEFAULT_FORMAT
     unbounded: bool = False
     inputs: int = 1
     choices: int = 1
@@ -77,6 +89,7 @@ class Parsed(NamedTuple):
     extra_output: int = 0
     audio_output: bool = False
     cache_write_12h: bool = False
+    keeps_cache: bool = False
     web_search: bool = False
     store: bool | None = None
     milliseconds: int = 0

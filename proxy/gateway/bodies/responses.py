@@ -9,7 +9,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, INPUT_IMAGE_TOKENS, image_output_bound
+from proxy.gateway.bodies.image_bounds import (
+    DEFAULT_IMAGE_MODEL,
+    INPUT_IMAGE_TOKENS,
+    image_output_bound,
+    usual_image_output,
+)
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
@@ -129,10 +134,12 @@ def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
         explicit_cap=None if cap is None else cap_of(_integer(cap, "max_output_tokens"), "max_output_tokens"),
         cap_field="max_output_tokens",
         cache_write_12h=_writes_12h(request),
+        keeps_cache=request.get("prompt_cache_retention") not in (None, "in_memory"),
         store=None if request.get("store") is None else _flag(request, "store"),
         tools=tools,
         max_calls=None if max_calls is None else positive(_integer(max_calls, "max_tool_calls"), "max_tool_calls", 128),
         image_tool=_image_tool(request.get("tools"), len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
+        picture_tokens=_picture_tokens(request.get("tools")),
         references=tuple(seen.references),
         background=background,
     )
@@ -157,6 +164,7 @@ def parse_compact(body: bytes, _content_type: bytes = b"") -> Parsed:
         # what it stands for may be larger than what it says: then only the model's own maximum bounds the summary
         output_bound=None if seen.references or seen.files or seen.images else bound + FRAMING_TOKENS,
         cache_write_12h=_writes_12h(request),
+        keeps_cache=request.get("prompt_cache_retention") not in (None, "in_memory"),
         references=tuple(seen.references),
     )
 
@@ -273,6 +281,12 @@ def _image_tool(tools: Any, input_tokens: int) -> ImageTool | None:
     return None
 
 
+def _picture_tokens(tools: Any) -> int:
+    """Tokens of one picture of the image tool, as it usually is; 0 without one."""
+    tool = next((one for one in tools or () if one.get("type") == "image_generation"), None)
+    return 0 if tool is None else usual_image_output(tool.get("size"), tool.get("quality"))
+
+
 def _walk(request: dict[str, Any], model: str) -> _Seen:
     """Images, files and references, wherever they stand in `input` and `tools`."""
     seen = _Seen([], [], [])
@@ -326,7 +340,7 @@ def _look(value: Any, param: str, model: str, seen: _Seen) -> None:
 def _writes_12h(request: dict[str, Any]) -> bool:
     options = request.get("prompt_cache_options")
     ttl = options.get("ttl") if isinstance(options, dict) else None
-    return ttl == "12h" or request.get("prompt_cache_retention") not in (None, "in_memory")
+    return ttl == "12h"
 
 
 def _text(request: dict[str, Any], name: str) -> str:

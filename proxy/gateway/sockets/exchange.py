@@ -8,7 +8,9 @@ from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
 from proxy.gateway.access_log import log_request
 from proxy.gateway.admission import admit
-from proxy.gateway.answers.meter import NO_REPORT, Report
+from proxy.gateway.answers.events import PassedEvents
+from proxy.gateway.answers.report import Report
+from proxy.gateway.answers.reports import items_report
 from proxy.gateway.plan import Plan
 from proxy.gateway.request import RequestContext
 from proxy.gateway.request_hold import RequestHold
@@ -31,7 +33,7 @@ class Handshake(NamedTuple):
 class SocketExchange:
     """A response on a socket. Each has a request id of its own in the books, and a line in the log."""
 
-    __slots__ = ("_logged", "_services", "context", "hold", "media", "response_id", "texts")
+    __slots__ = ("_logged", "_services", "context", "hold", "media", "passed", "response_id")
 
     def __init__(self, services: Services, opened: Handshake) -> None:
         """Nothing is held yet; the terms are those in force now."""
@@ -40,7 +42,7 @@ class SocketExchange:
         context = self.context
         self.hold = RequestHold(services, services.terms, context.request_id, context.started_ms, context.started)
         self.response_id = ""
-        self.texts: list[str] = []
+        self.passed = PassedEvents()
         self.media = 0
         self._logged = False
 
@@ -65,19 +67,23 @@ class SocketExchange:
         """Charge what the response used; when it does not say, the output that passed."""
         if not self.hold.is_open:
             return
-        errored = report.status == "failed" or outcome == "upstream_cut"
-        failed_empty = errored and not (self.texts or self.media)
-        observed = ObservedOutput(["".join(self.texts)], self.media, failed_empty=failed_empty)
+        passed = self.passed
+        errored = (report.status == "failed" or outcome == "upstream_cut") and not passed and not report.items
+        observed = ObservedOutput(["".join(passed.texts)], self.media, errored=errored)
         decision = await self.hold.settle(report, observed, outcome, [], 0)
         self._log(OK, decision.outcome)
 
     async def abandon(self, outcome: Outcome) -> None:
         """Charge a begun response by what passed, or release it: the socket ended, or the upstream refused."""
-        if self.response_id or self.texts or self.media:
-            await self.settle(NO_REPORT, outcome)
+        if self.response_id or self.passed or self.media:
+            await self.settle(items_report(self.passed.items), outcome)
         else:
-            await self.hold.release()
-            self._log(CLIENT_LEFT if outcome in ("client_gone", "shutdown") else BAD_GATEWAY, outcome)
+            await self.release(outcome)
+
+    async def release(self, outcome: Outcome) -> None:
+        """Charge nothing: no work of the upstream's came of it."""
+        await self.hold.release()
+        self._log(CLIENT_LEFT if outcome in ("client_gone", "shutdown") else BAD_GATEWAY, outcome)
 
     async def refuse(self, rejection: Rejection) -> None:
         """Nothing comes of it: what was held is released."""

@@ -9,6 +9,7 @@ go is gone.
 import logging
 from collections import deque
 from itertools import count
+from typing import Any
 
 from proxy.gateway.sockets.exchange import SocketExchange
 
@@ -66,11 +67,11 @@ class Lanes:
         self._running[response_id or f"unnamed {next(self._unnamed)}"] = (lane, exchange)
         return exchange
 
-    def add_text(self, lane: Lane, text: str) -> None:
-        """Keep text that passed, with the response of its lane that began last."""
+    def add(self, lane: Lane, event: dict[str, Any]) -> None:
+        """Keep the output in an event that passed, with the response of its lane that began last."""
         running = next((one for other, one in reversed(self._running.values()) if other == lane), None)
         if running is not None:
-            running.texts.append(text)
+            running.passed.take(event)
 
     def closing(self, lane: Lane, response_id: str, *, cancelled: bool) -> SocketExchange | None:
         """Find the running response of that id, or the only one of its lane when the event names none.

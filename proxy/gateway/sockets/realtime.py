@@ -2,31 +2,32 @@
 
 The server may start a response by itself whenever it hears the user stop, so money is held before anything is sent that
 could lead to one: the *standing* hold covers one response to the conversation as it is, and grows with it. A response
-that begins takes the standing hold over; `response.done` settles it. Transcription of the user's speech is billed at
-its own model and charged with the next response.
+that begins takes the standing hold over; `response.done` settles it. Transcription of the user's speech is a charge of
+its own, an item each (transcriptions.py). What the session is, and how long the conversation, is realtime_state.py's.
 """
 
 import re
 from collections import deque
-from typing import Any
+from itertools import count
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Model, PriceBook
-from billing.money.usage import Usage
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
-from proxy.gateway.answers.events import audio_report, response_report
-from proxy.gateway.answers.meter import NO_REPORT
-from proxy.gateway.bodies.media import is_custom_voice
+from proxy.gateway.answers.reports import response_report
+from proxy.gateway.bodies.media import BYTES_PER_TOKEN, is_custom_voice
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, SocketExchange
+from proxy.gateway.sockets.realtime_state import ENDLESS, ConversationSize, SessionSettings, SessionState
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
+from proxy.gateway.sockets.transcriptions import HEARD_EVENTS, Transcriptions
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
@@ -37,16 +38,22 @@ CLIENT_EVENTS = frozenset(
 )
 GROWING = frozenset(("input_audio_buffer.append", "conversation.item.create", "session.update"))
 OUR_EVENT = "tollkeeper_output_cap"
+OUR_UPDATE = "tollkeeper_update_"
 AUDIO_TOKENS_PER_SECOND = 10
 SPOKEN_TOKENS_PER_SECOND = 20
-PCM_BYTES_PER_SECOND = 48_000
-G711_BYTES_PER_SECOND = 8_000
-PCM_FORMATS = ("audio/pcm", "pcm16")
 HEADROOM_TOKENS = 2_000
 """Tokens that the standing hold covers beyond the conversation: it need not grow with every frame."""
 IMAGE_TOKENS = 2_000
 DEFAULT_OUTPUT_TOKENS = 4_096
-TRANSCRIPTIONS = "/v1/audio/transcriptions"
+
+
+class Reply(NamedTuple):
+    """A response, and the size of the conversation that it reads; None for one that does not read all of it."""
+
+    exchange: SocketExchange
+    reads: ConversationSize | None
+    joins: bool = True
+    """True when what it says becomes part of the conversation."""
 
 
 class RealtimeSession:
@@ -66,21 +73,22 @@ class RealtimeSession:
                 "Name the model in the query: ?model=gpt-realtime-2.1.", "model", "missing_required_parameter"
             )
         self._name = name
-        most = self._sold(name, REALTIME.name, services.terms.prices).max_output_tokens
-        self._cap = min(services.settings.holds.realtime_max_output_tokens, most or DEFAULT_OUTPUT_TOKENS)
-        self._text = self._audio = 0
-        self._bytes_per_second = PCM_BYTES_PER_SECOND
-        self._transcriber = ""
-        """The name of the model that transcribes, "" for none; its prices are those of the card held under."""
+        self._most = self._sold(services.terms.prices).max_output_tokens or DEFAULT_OUTPUT_TOKENS
+        self._first_cap = min(services.settings.holds.realtime_max_output_tokens, self._most)
+        # our own event is the first that the server gets; if it refuses it, the session ends
+        self._state = SessionState(SessionSettings(self._first_cap))
+        self._state.ask(OUR_EVENT, {"max_output_tokens": self._first_cap}, self._most)
+        self._size = ConversationSize()
         self._standing: SocketExchange | None = None
-        self._covers = 0
-        self._asked: deque[SocketExchange] = deque()
-        self._running: dict[str, SocketExchange] = {}
-        self._heard: list[tuple[str, Usage]] = []
+        self._covered: tuple[int, int] = (0, 0)
+        self._asked: deque[Reply] = deque()
+        self._running: dict[str, Reply] = {}
+        self._heard = Transcriptions(services, key, begin)
         self._capping = True
+        self._updates = count()
 
-    def _sold(self, name: str, endpoint: str, prices: PriceBook) -> Model:
-        return sold_model(name, endpoint, self._key, prices, self._services.settings.billing)
+    def _sold(self, prices: PriceBook) -> Model:
+        return sold_model(self._name, REALTIME.name, self._key, prices, self._services.settings.billing)
 
     def target(self) -> str:
         """See SocketSession."""
@@ -90,7 +98,7 @@ class RealtimeSession:
 
     def opening(self) -> list[bytes]:
         """See SocketSession. An endless answer could not be held for: a session has a cap from its first moment."""
-        session = {"type": "realtime", "max_output_tokens": self._cap}
+        session = {"type": "realtime", "max_output_tokens": self._first_cap}
         return [msgspec.json.encode({"type": "session.update", "event_id": OUR_EVENT, "session": session})]
 
     # -- from the client --------------------------------------------------------------------------
@@ -111,6 +119,7 @@ class RealtimeSession:
                 return await self._create(frame, raw)
             if name in GROWING:
                 await self._ensure()
+                await self._heard.ensure(self._state.transcribers)
         except Rejection as rejection:
             if rejection.status == 402:
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, frame)) from None
@@ -132,45 +141,42 @@ class RealtimeSession:
             )
         _refuse_shared(session)
         cap = session.get("max_output_tokens", session.get("max_response_output_tokens"))
-        if cap in (None, "inf"):
-            session["max_output_tokens"] = self._cap
+        if cap in ENDLESS:
+            session["max_output_tokens"] = self._state.candidates[-1].cap
         else:
-            self._cap = self._checked_cap(cap)
-        audio = session.get("audio")
-        inside = audio.get("input") if isinstance(audio, dict) else None
-        heard: dict[str, Any] = inside if isinstance(inside, dict) else session
-        transcription = heard.get("transcription", heard.get("input_audio_transcription"))
-        if isinstance(transcription, dict) and transcription.get("model"):
-            name = str(transcription["model"])
-            self._transcriber = self._sold(name, TRANSCRIPTIONS, self._services.terms.prices).name
-        form = heard.get("format", heard.get("input_audio_format"))
-        if form is not None:
-            kind = str(form.get("type") if isinstance(form, dict) else form)
-            self._bytes_per_second = PCM_BYTES_PER_SECOND if kind in PCM_FORMATS else G711_BYTES_PER_SECOND
-        self._covers = 0  # what stands was held for the cap and transcriber of before
+            self._check_cap(cap)
+        if not isinstance(frame.get("event_id"), str):
+            frame["event_id"] = f"{OUR_UPDATE}{next(self._updates)}"  # a refusal must say which update it is about
+        wanted = self._state.candidates[-1].updated(session, self._most)
+        if wanted.transcriber:
+            self._heard.check(wanted.transcriber)
+        self._state.ask(frame["event_id"], session, self._most)
         return msgspec.json.encode(frame)
 
-    def _checked_cap(self, cap: Any) -> int:
-        prices = self._services.terms.prices
-        most = self._sold(self._name, REALTIME.name, prices).max_output_tokens or 2**31
-        if type(cap) is not int or not 1 <= cap <= most:
-            raise invalid(f"`max_output_tokens` must be a whole number from 1 to {most}.", "max_output_tokens")
+    def _check_cap(self, cap: Any) -> int:
+        if type(cap) is not int or not 1 <= cap <= self._most:
+            raise invalid(f"`max_output_tokens` must be a whole number from 1 to {self._most}.", "max_output_tokens")
         return int(cap)
 
     def _grow(self, frame: Frame, size: int) -> None:
         """Count what this frame may add to the conversation."""
-        sound = frame.get("audio")
-        item = frame.get("item")
+        sound, item = frame.get("audio"), frame.get("item")
         encoded = len(sound) if isinstance(sound, str) else 0
+        pictures = 0
         for part in item.get("content") or () if isinstance(item, dict) else ():
             if isinstance(part, dict):
                 encoded += len(part["audio"]) if isinstance(part.get("audio"), str) else 0
                 if isinstance(part.get("image_url"), str):
                     size -= len(part["image_url"])
-                    self._text += IMAGE_TOKENS
-        self._audio += -(-encoded * 3 * AUDIO_TOKENS_PER_SECOND // (4 * self._bytes_per_second))
-        if frame["type"] != "input_audio_buffer.append":
-            self._text += size - encoded + FRAMING_TOKENS
+                    pictures += IMAGE_TOKENS
+        milliseconds = -(-encoded * 3 * 1_000 // (4 * self._state.heard_bytes))
+        audio = -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000)
+        if frame["type"] == "input_audio_buffer.append":
+            self._heard.append(milliseconds)
+            self._size = self._size.plus(0, 0, audio)
+        else:
+            text = max(0, size - encoded)
+            self._size = self._size.plus(text + pictures + FRAMING_TOKENS, text // BYTES_PER_TOKEN + pictures, audio)
 
     async def _create(self, frame: Frame, raw: bytes) -> bytes:
         """Hold for the response asked for; the standing hold becomes it where it covers it."""
@@ -179,58 +185,53 @@ class RealtimeSession:
             raise invalid("`response` must be an object.", "response", "invalid_type")
         _refuse_shared(response)
         cap = response.get("max_output_tokens")
-        changed = cap in (None, "inf") and "max_output_tokens" in response
+        changed = cap in ENDLESS and "max_output_tokens" in response
         if changed:
-            response["max_output_tokens"] = self._cap
-        own = self._cap if cap in (None, "inf") else self._checked_cap(cap)
-        if response.get("input") or response.get("instructions") or own != self._cap:
+            response["max_output_tokens"] = self._state.cap
+        own = self._state.cap if cap in ENDLESS else self._check_cap(cap)
+        if response.get("input") or response.get("instructions") or own != self._state.cap:
             exchange = self._begin()
-            await self._hold(exchange, self._text + len(raw), self._audio, own)
+            await self._hold(exchange, self._size.plus(len(raw), len(raw) // BYTES_PER_TOKEN, 0), own)
         else:
             await self._ensure()
             exchange = self._take_standing()
         exchange.hold.checkpoint_sent()
-        self._asked.append(exchange)
+        joins = response.get("conversation") != "none"
+        reads = self._size if joins and response.get("input") is None else None
+        self._asked.append(Reply(exchange, reads, joins))
         return msgspec.json.encode(frame) if changed else raw
 
     # -- holds ------------------------------------------------------------------------------------
 
-    def _plan(self, prices: PriceBook, text: int, audio: int, cap: int) -> Plan:
-        """Plan the worst case of one response to so much text and audio, at these prices. Raises Rejection."""
-        seconds = -(-audio // AUDIO_TOKENS_PER_SECOND) + 1
+    def _plan(self, prices: PriceBook, size: ConversationSize, cap: int) -> Plan:
+        """Plan the worst case of one response to a conversation, at these prices. Raises Rejection."""
         parsed = Parsed(
             model=self._name,
             source=b"",
             stream=True,
-            input_bytes_bound=text + FRAMING_TOKENS,
-            audio_tokens=audio,
+            input_bytes_bound=size.text + FRAMING_TOKENS,
+            audio_tokens=size.audio,
+            estimated_input=size.likely + size.audio,
+            estimated_audio=size.audio,
             explicit_cap=cap,
             cap_field="max_output_tokens",
             audio_output=True,
-            milliseconds=seconds * 1_000,
         )
-        plan = make_plan(REALTIME, parsed, self._key, prices, self._services.settings)
-        if not self._transcriber:
-            return plan
-        heard = plan.bounds._replace(
-            input_tokens=audio,
-            audio_input_tokens=audio,
-            output_tokens=audio,
-            audio_output=False,
-            milliseconds=seconds * 1_000,
-        )
-        bounds = plan.bounds._replace(more=((self._sold(self._transcriber, TRANSCRIPTIONS, prices), "default", heard),))
-        return plan._replace(bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
+        return make_plan(REALTIME, parsed, self._key, prices, self._services.settings)
 
     async def _ensure(self) -> None:
         """Have a standing hold that covers the conversation. Raises Rejection."""
-        needed = self._text + self._audio
-        standing = self._standing
-        if standing is not None and needed <= self._covers and standing.hold.terms == self._services.terms:
+        cap, needed, standing = self._state.cap, self._size.text + self._size.audio, self._standing
+        covered, covered_cap = self._covered
+        if (
+            standing is not None
+            and (needed <= covered and cap <= covered_cap)
+            and standing.hold.terms == self._services.terms
+        ):
             return
         exchange = self._begin()
-        await self._hold(exchange, self._text + HEADROOM_TOKENS, self._audio + HEADROOM_TOKENS // 4, self._cap)
-        before, self._standing, self._covers = self._standing, exchange, needed + HEADROOM_TOKENS // 4
+        await self._hold(exchange, self._size.plus(HEADROOM_TOKENS, 0, HEADROOM_TOKENS // 4), cap)
+        before, self._standing, self._covered = self._standing, exchange, (needed + HEADROOM_TOKENS // 4, cap)
         if before is not None:
             await before.hold.release()
 
@@ -240,11 +241,11 @@ class RealtimeSession:
             standing.begin()
         return standing or self._begin()
 
-    async def _hold(self, exchange: SocketExchange, text: int, audio: int, cap: int) -> None:
-        """Hold for one response to so much text and audio. Raises Rejection, after an account of it."""
+    async def _hold(self, exchange: SocketExchange, size: ConversationSize, cap: int) -> None:
+        """Hold for one response to a conversation. Raises Rejection, after an account of it."""
         exchange.context.key = self._key
         try:
-            await exchange.hold_for(self._plan(exchange.hold.terms.prices, text, audio, cap), self._key)
+            await exchange.hold_for(self._plan(exchange.hold.terms.prices, size, cap), self._key)
         except Rejection as rejection:
             await exchange.refuse(rejection)
             raise
@@ -254,61 +255,84 @@ class RealtimeSession:
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
         """See SocketSession."""
         name = frame.get("type")
-        if self._capping and name == "session.updated":
-            self._capping = False
-            return b""  # the answer to our own event: the first one, since events are answered in order
-        if self._capping and name == "error":
-            raise Finished(POLICY_VIOLATION, "The session could not be given an output cap.", raw)
+        if name == "session.updated":
+            session = frame.get("session")
+            self._state.confirm(session if isinstance(session, dict) else {}, self._most)
+            # the answer to our own event is the first one, since events are answered in order
+            shown, self._capping = b"" if self._capping else raw, False
+            return shown
+        if name == "error":
+            return await self._failed(frame, raw)
         if name == "response.created":
             await self._begun(frame)
         elif name == "response.done":
             await self._done(frame)
-        elif name == "conversation.item.input_audio_transcription.completed":
-            self._record_transcription(frame)
-        elif isinstance(frame.get("delta"), str) and (exchange := self._running.get(str(frame.get("response_id")))):
-            if name == "response.output_audio.delta":
-                exchange.media += -(-len(frame["delta"]) * 3 * SPOKEN_TOKENS_PER_SECOND // (4 * self._bytes_per_second))
+        elif isinstance(name, str) and name.startswith(HEARD_EVENTS):
+            await self._listen(name, frame)
+        elif (reply := self._running.get(str(frame.get("response_id")))) is not None:
+            exchange = reply.exchange
+            if name == "response.output_audio.delta" and isinstance(frame.get("delta"), str):
+                spoken = self._state.confirmed.spoken_bytes
+                exchange.media += -(-len(frame["delta"]) * 3 * SPOKEN_TOKENS_PER_SECOND // (4 * spoken))
             else:
-                exchange.texts.append(frame["delta"])
-        elif name == "error" and self._asked and not self._running:
-            await self._asked.popleft().abandon("upstream_error")
+                exchange.passed.take(frame)
         return raw
+
+    async def _failed(self, frame: Frame, raw: bytes) -> bytes:
+        """Take an error: the answer to one of our events, or to one of the client's."""
+        error = frame.get("error")
+        about = error.get("event_id") if isinstance(error, dict) else None
+        if self._capping and about in (None, OUR_EVENT):
+            raise Finished(POLICY_VIOLATION, "The session could not be given an output cap.", raw)
+        if isinstance(about, str):
+            self._state.refuse(about)
+            if isinstance(error, dict) and about.startswith(OUR_UPDATE):
+                raw = msgspec.json.encode({**frame, "error": {**error, "event_id": None}})
+            if about.startswith(OUR_UPDATE):
+                return raw
+        if self._asked and not self._running:
+            await self._asked.popleft().exchange.abandon("upstream_error")
+        return raw
+
+    async def _listen(self, name: str, frame: Frame) -> None:
+        """Take an event about the user's sound."""
+        try:
+            await self._heard.take(name, frame, self._state.confirmed)
+        except Rejection as rejection:
+            raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
 
     async def _begun(self, frame: Frame) -> None:
         response = frame.get("response")
         response_id = str(response.get("id", "")) if isinstance(response, dict) else ""
-        exchange = self._asked.popleft() if self._asked else self._take_standing()
+        reply = self._asked.popleft() if self._asked else Reply(self._take_standing(), self._size)
+        exchange = reply.exchange
         if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session
             try:
-                await self._hold(exchange, self._text, self._audio, self._cap)
+                await self._hold(exchange, self._size, self._state.cap)
             except Rejection as rejection:
                 raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
         exchange.response_id = response_id
         exchange.hold.checkpoint_sent()
-        self._running[response_id] = exchange
+        self._running[response_id] = reply
 
     async def _done(self, frame: Frame) -> None:
         report = response_report(frame)
-        exchange = self._running.get(report.upstream_id)
-        if report.usage is not None:
-            # the next response reads all of this again
-            spoken = report.usage.audio_input_tokens + report.usage.audio_output_tokens
-            self._audio = spoken
-            self._text = report.usage.input_tokens + report.usage.output_tokens - spoken
-            self._covers = 0
-        if exchange is not None:
-            try:
-                await exchange.settle(report._replace(model="", items=(), more=tuple(self._heard)))
-            finally:
-                # interrupted before its charge was decided, `end` must find both; afterwards neither
-                if not exchange.hold.is_open:
-                    self._heard.clear()
-                    self._running.pop(report.upstream_id, None)
-
-    def _record_transcription(self, frame: Frame) -> None:
-        report = audio_report(frame)
-        if report.usage is not None and self._transcriber:
-            self._heard.append((self._transcriber, report.usage))
+        reply = self._running.get(report.upstream_id)
+        if reply is None:
+            return
+        usage = report.usage
+        if usage is not None and usage.input_tokens and reply.joins:
+            if reply.reads is not None:
+                self._size = self._size.corrected(usage, reply.reads)
+            else:
+                self._size = self._size.with_output(usage)
+            self._covered = (0, 0)
+        try:
+            await reply.exchange.settle(report._replace(model="", items=()))
+        finally:
+            # interrupted before its charge was decided, `end` must find it; afterwards not
+            if not reply.exchange.hold.is_open:
+                self._running.pop(report.upstream_id, None)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -324,18 +348,15 @@ class RealtimeSession:
         return not gone and bool(self._running)
 
     async def end(self, outcome: Outcome) -> None:
-        """See SocketSession. Transcription that no response was charged with is charged by the standing hold."""
-        for exchange in self._running.values():
-            await exchange.abandon(outcome)
-        for exchange in self._asked:
-            await exchange.abandon(outcome)
-        if self._standing is not None and self._heard:
-            await self._standing.settle(NO_REPORT._replace(usage=Usage(), more=tuple(self._heard)), outcome)
-        elif self._standing is not None:
+        """See SocketSession."""
+        for reply in (*self._running.values(), *self._asked):
+            await reply.exchange.abandon(outcome)
+        await self._heard.end(outcome)
+        if self._standing is not None:
             await self._standing.hold.release()
         self._running.clear()
         self._asked.clear()
-        self._standing, self._heard = None, []
+        self._standing = None
 
 
 def _refuse_shared(given: dict[str, Any]) -> None:

@@ -23,7 +23,8 @@ import msgspec
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
-from proxy.gateway.answers.events import DELTA, RESPONSE_EVENTS, response_report
+from proxy.gateway.answers.events import RESPONSE_EVENTS
+from proxy.gateway.answers.reports import response_report
 from proxy.gateway.bodies.parsed import Reference
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import make_plan
@@ -142,8 +143,8 @@ class ResponsesSession:
             await self._closed(frame, lane)
             if self._broke and not self.waits(gone=False):
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", raw)
-        elif DELTA.search(raw[:200]) and isinstance(frame.get("delta"), str):
-            self._lanes.add_text(lane, frame["delta"])
+        else:
+            self._lanes.add(lane, frame)
         return raw
 
     async def _begun(self, frame: Frame, lane: Lane) -> None:

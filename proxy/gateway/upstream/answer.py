@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from config.settings import Upstream
+from proxy.gateway.upstream.coding import Decoder, decoder_of
 from proxy.gateway.upstream.connection import Head, UpstreamConnection
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError
 
@@ -17,8 +18,10 @@ class Answer:
     __slots__ = (
         "_connection",
         "_deadline",
+        "_decoder",
         "_interruption",
         "_loop",
+        "_peeked",
         "_settings",
         "_started",
         "_waiting",
@@ -44,6 +47,8 @@ class Answer:
         interruption.attach(connection.wake)
         self.head = Head(0, [])
         self.received = 0
+        self._decoder: Decoder | None = None
+        self._peeked = b""
 
     async def wait_head(self) -> None:
         """Wait for status and headers. Raises UpstreamError, Interrupted."""
@@ -53,20 +58,42 @@ class Answer:
                 raise UpstreamError(connection.failure, sent=True)
             await self._wait()
         self.head = Head(connection.status, connection.headers)
+        self._decoder = decoder_of(self.head.get(b"content-encoding"))
         connection.last_data = self._loop.time()
 
     async def read(self) -> bytes:
         """Read the next bytes of the body, as much as is there; empty at its end. Raises UpstreamError, Interrupted."""
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            return data
         connection = self._connection
-        while not connection.chunks:
-            if connection.complete:
-                return b""
-            if connection.failure:
-                raise UpstreamError(connection.failure, sent=True)
-            await self._wait()
-        data = connection.take()
+        while True:
+            while not connection.chunks:
+                if connection.complete:
+                    self._check_end()
+                    return b""
+                if connection.failure:
+                    raise UpstreamError(connection.failure, sent=True)
+                await self._wait()
+            if data := self._take():
+                return data
+
+    async def peek(self) -> bytes:
+        """Look at the first bytes of the body, which stay to be read; empty for an empty body.
+
+        Raises UpstreamError, Interrupted.
+        """
+        self._peeked = await self.read()
+        return self._peeked
+
+    def _take(self) -> bytes:
+        data = self._connection.take()
         self.received += len(data)
-        return data
+        return data if self._decoder is None else self._decoder.decode(data, MAX_RESPONSE_BYTES)
+
+    def _check_end(self) -> None:
+        if self._decoder is not None and self.received and not self._decoder.whole:
+            raise UpstreamError("malformed", sent=True)
 
     async def pump(self, sink: Callable[[bytes], bool]) -> bool:
         """Hand every piece of the body to `sink` as it arrives, from the socket's own callback.
@@ -75,11 +102,16 @@ class Answer:
         Interrupted, and whatever `sink` raises.
         """
         connection = self._connection
+        if self._peeked:
+            data, self._peeked = self._peeked, b""
+            if not sink(data):
+                return True
         while True:
             if connection.chunks:
                 if not self._hand_over(sink):
                     return True
             elif connection.complete:
+                self._check_end()
                 return False
             elif connection.failure:
                 raise UpstreamError(connection.failure, sent=True)
@@ -100,9 +132,8 @@ class Answer:
                     return True
 
     def _hand_over(self, sink: Callable[[bytes], bool]) -> bool:
-        data = self._connection.take()
-        self.received += len(data)
-        return sink(data)
+        data = self._take()
+        return sink(data) if data else True
 
     @property
     def finished(self) -> bool:

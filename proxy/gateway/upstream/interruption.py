@@ -13,7 +13,7 @@ class UpstreamError(Exception):
 
 
 class Interrupted(Exception):
-    """Reading was stopped from outside: the client left, or the server is shutting down."""
+    """WholeAnswer was stopped from outside: the client left, or the server is shutting down."""
 
 
 class Interruption:

@@ -8,7 +8,7 @@ from billing.ledger.upstream_objects import MadeObject, OwnedObject, UpstreamObj
 from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.secrets import Secret
-from proxy.gateway.answers.meter import Report
+from proxy.gateway.answers.report import Report
 from proxy.gateway.bodies.parsed import Reference
 from proxy.web.rejections import Rejection, unavailable
 

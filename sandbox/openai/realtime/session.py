@@ -36,6 +36,7 @@ _VAD_S: Final = 1.0
 """With turn detection the user's turn ends after that much audio."""
 _MAX_OUTPUT: Final = 4096
 _LIFE_S: Final = 3600
+_VOICES: Final = ("alloy", "ash", "ballad", "coral", "echo", "sage", "shimmer", "verse", "marin", "cedar")
 
 
 class RealtimeSession:
@@ -143,6 +144,7 @@ class RealtimeSession:
             raise missing("session") if given is None else wrong_type("session", "an object", given)
         if given.get("type", "realtime") != "realtime":
             raise invalid(f"Invalid value: '{given['type']}'.", "session.type", "invalid_value")
+        _check_voice(given)
         self._standing |= found_keys(text, event)
         self._session = _merged(self._session, given)
         self._frame_cached, self._cached = False, 0
@@ -390,6 +392,17 @@ class RealtimeSession:
         """Add the answer to the conversation: its text and its audio are read on later turns."""
         count = PromptCount(4 + bill.tokens - bill.audio, audio=bill.audio)
         self._items.append(Item(str(item["id"]), item, count))
+
+
+def _check_voice(session: dict[str, Any]) -> None:
+    """Refuse a voice that does not exist; nothing of the update is taken then. Raises ApiError."""
+    audio = session.get("audio")
+    output = audio.get("output") if isinstance(audio, dict) else None
+    voice = output.get("voice") if isinstance(output, dict) else None
+    if isinstance(voice, str) and voice not in _VOICES:
+        raise invalid(
+            f"Invalid value: '{voice}'. Supported values are: {', '.join(_VOICES)}.", "voice", "invalid_value"
+        )
 
 
 def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from billing.money.amounts import Millicredits
 from billing.money.holds import KeyLimits
 from billing.money.usage import Usage
 from config.settings import Billing, Holds, Limits, Settings
-from proxy.gateway.answers.meter import NO_REPORT, Report
+from proxy.gateway.answers.report import NO_REPORT, Report
 from proxy.gateway.checkpoint import checkpoint_charge
 from proxy.gateway.endpoints import METERED, find_endpoint
 from proxy.gateway.plan import Plan, clamped, make_plan, smallest, with_counted_input

@@ -6,7 +6,7 @@ from typing import cast
 import pytest
 from prometheus_client import CollectorRegistry
 
-from proxy.gateway.answers.meter import NO_REPORT
+from proxy.gateway.answers.report import NO_REPORT
 from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.settlement import ObservedOutput, decide_settlement
@@ -23,7 +23,7 @@ async def test_the_insurance_is_the_one_the_request_began_with(insurance: bool) 
         PricingTerms(PRICES, insurance),
         plan(),
         NO_REPORT,
-        ObservedOutput([], failed_empty=True),
+        ObservedOutput([], errored=True),
         "upstream_cut",
     )
     assert (ending.outcome, ending.charge.amount == 0) == (("insured", True) if insurance else ("upstream_cut", False))

@@ -7,8 +7,9 @@ import pytest
 
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
-from proxy.gateway.answers.events import audio_report, image_report, response_report
+from proxy.gateway.answers.events import IMAGE_EVENTS, RESPONSE_EVENTS, EventMeter
 from proxy.gateway.answers.meter import StreamMeter, read_answer
+from proxy.gateway.answers.reports import audio_report, image_report, response_report
 
 PRICES = PriceBook(load_catalogue(), "1", "exact")
 
@@ -60,8 +61,8 @@ def test_usage_of_zeros_beside_an_answer_is_no_usage() -> None:
         "choices": [{"index": 0, "message": {"content": "hello"}}],
         "usage": ZEROS,
     }
-    report, produced, texts = read_answer(msgspec.json.encode(answer))
-    assert (report.usage, produced, texts) == (None, True, ["hello"])
+    found = read_answer(msgspec.json.encode(answer))
+    assert (found.report.usage, found.produced, found.texts) == (None, True, ["hello"])
     said = {"type": "message", "content": [{"type": "output_text", "text": "hello"}]}
     none = {"input_tokens": 0, "output_tokens": 0, "total_tokens": 0}
     assert response_report({"id": "resp_1", "output": [said], "usage": none}).usage is None
@@ -76,3 +77,72 @@ def test_zeros_after_a_real_report_take_nothing_back() -> None:
     found = meter.report().usage
     assert found is not None
     assert (found.input_tokens, found.output_tokens) == (100, 50)
+
+
+def stream(family: Any, *events: dict[str, Any]) -> EventMeter:
+    meter = EventMeter(family, 1)
+    for event in events:
+        meter.feed(b"data: " + msgspec.json.encode(event) + b"\n\n")
+    return meter
+
+
+PICTURE = {"type": "image_generation_call", "id": "ig_1", "status": "completed", "result": "aGVsbG8="}
+SEARCH = {"type": "web_search_call", "id": "ws_1", "status": "completed", "action": {"type": "search", "query": "x"}}
+PAGE = {"type": "web_search_call", "id": "ws_2", "status": "completed", "action": {"type": "open_page"}}
+CODE = {"type": "code_interpreter_call", "id": "ci_1", "status": "completed", "container_id": "cntr_1", "code": "1"}
+
+
+def done(index: int, item: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "response.output_item.done", "output_index": index, "item": item}
+
+
+def test_finished_calls_of_hosted_tools_are_known_before_the_end_of_a_stream() -> None:
+    meter = stream(RESPONSE_EVENTS, *(done(n, item) for n, item in enumerate((PICTURE, SEARCH, PAGE, CODE))))
+    report = meter.report()
+    assert (report.calls, report.pictures, report.containers) == ((("web_search", 1),), 1, ("cntr_1",))
+    assert meter.streamed_anything
+
+
+def test_an_item_that_was_not_told_in_pieces_is_counted_when_it_is_finished_and_once() -> None:
+    call = {"type": "custom_tool_call", "id": "c_1", "name": "run", "input": "SELECT 1"}
+    told = {"type": "response.custom_tool_call_input.delta", "output_index": 0, "delta": "SELECT 1"}
+    assert stream(RESPONSE_EVENTS, told, done(0, call)).streamed()[0] == ["SELECT 1"]
+    assert "SELECT 1" in stream(RESPONSE_EVENTS, done(0, call)).streamed()[0][0]
+
+
+def test_a_failed_response_with_output_produced_something() -> None:
+    failed = {"type": "response.failed", "response": {"id": "resp_1", "status": "failed", "output": [SEARCH]}}
+    assert stream(RESPONSE_EVENTS, failed).streamed_anything
+    empty = {"type": "response.failed", "response": {"id": "resp_1", "status": "failed", "output": []}}
+    meter = stream(RESPONSE_EVENTS, empty)
+    assert (meter.failed, meter.streamed_anything) == (True, False)
+
+
+def test_a_picture_without_usage_is_a_picture_all_the_same() -> None:
+    assert image_report({"data": [{"b64_json": "aa"}, {"b64_json": "bb"}]}).pictures == 2
+    made = {"type": "image_generation.completed", "b64_json": "aa"}
+    assert stream(IMAGE_EVENTS, made).report().pictures == 1
+    assert response_report({"id": "r", "output": [PICTURE], "usage": None}).pictures == 1
+    used = {"image_gen": {"input_tokens": 14, "output_tokens": 4160, "total_tokens": 4174}}
+    assert response_report({"id": "r", "output": [PICTURE], "usage": None, "tool_usage": used}).pictures == 0
+
+
+def test_calls_are_known_where_the_usage_is_missing() -> None:
+    report = response_report({"id": "r", "output": [SEARCH, PAGE], "usage": None})
+    assert (report.usage, report.calls) == (None, (("web_search", 1),))
+
+
+@pytest.mark.parametrize(
+    ("written", "split"),
+    [
+        ({"cache_write_tokens": 5}, False),
+        ({"cache_write_tokens": 5, "cache_write_tokens_details": {}}, False),
+        ({"cache_write_tokens": 5, "cache_write_tokens_details": {"ttl_30m_tokens": 5, "ttl_12h_tokens": 0}}, True),
+    ],
+)
+def test_an_answer_says_how_long_its_cache_writes_live_or_does_not(written: dict[str, Any], split: bool) -> None:
+    usage = {"input_tokens": 9, "output_tokens": 1, "total_tokens": 10, "input_tokens_details": written}
+    assert response_report({"id": "r", "output": [], "usage": usage}).writes_split is split
+    chat = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10, "prompt_tokens_details": written}
+    answer = {"choices": [{"index": 0, "message": {"content": "x"}}], "usage": chat}
+    assert read_answer(msgspec.json.encode(answer)).report.writes_split is split

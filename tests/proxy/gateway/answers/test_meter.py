@@ -1,5 +1,6 @@
 """The meter passes the same bytes and finds the same usage however a stream is cut into pieces."""
 
+import base64
 import json
 import re
 from typing import Any
@@ -10,7 +11,9 @@ from hypothesis import strategies as st
 
 from billing.money.pricing import PriceBook, load_catalogue
 from billing.money.usage import Usage
-from proxy.gateway.answers.meter import StreamMeter, read_answer, read_usage, with_cost
+from proxy.gateway.answers.meter import StreamMeter, read_answer, with_cost
+from proxy.gateway.answers.report import FAILED, NO_ANSWER
+from proxy.gateway.answers.usage import read_usage
 from proxy.gateway.bodies.chat import parse_chat
 from proxy.gateway.bodies.prompts import parse_embedding
 from proxy.gateway.settlement import is_plausible
@@ -216,8 +219,9 @@ def test_what_a_model_cannot_have_used_is_not_plausible() -> None:
 
 
 def test_a_json_answer_is_read_with_its_texts() -> None:
-    report, produced, texts = read_answer((SAMPLES / "chat_nonstream.json").read_bytes())
-    assert (report.model, report.service_tier, produced, texts) == (
+    found = read_answer((SAMPLES / "chat_nonstream.json").read_bytes())
+    report = found.report
+    assert (report.model, report.service_tier, found.produced, found.texts) == (
         "gpt-5.4-mini-2026-03-17",
         "default",
         True,
@@ -229,20 +233,20 @@ def test_a_json_answer_is_read_with_its_texts() -> None:
         1024,
         256,
     )
-    report, produced, _ = read_answer((SAMPLES / "embeddings.json").read_bytes())
-    assert (produced, report.usage) == (True, Usage(input_tokens=8))
+    found = read_answer((SAMPLES / "embeddings.json").read_bytes())
+    assert (found.produced, found.refusal, found.report.usage) == (True, "", Usage(input_tokens=8))
 
 
 @pytest.mark.parametrize("body", [b"", b"<html>", b"\xff", b"[]", b"5", b"[" * 100_000, b'{"choices": 5}'])
 def test_an_unreadable_answer_has_no_usage_and_does_no_harm(body: bytes) -> None:
-    assert read_answer(body)[0].usage is None
+    assert read_answer(body).report.usage is None
 
 
 def test_usage_is_found_even_where_the_choices_are_odd() -> None:
-    report, _, _ = read_answer(
+    found = read_answer(
         b'{"choices": "none", "usage": {"prompt_tokens": 3, "completion_tokens": 4, "total_tokens": 7}}'
     )
-    assert report.usage == Usage(input_tokens=3, output_tokens=4)
+    assert found.report.usage == Usage(input_tokens=3, output_tokens=4)
 
 
 @pytest.mark.parametrize(
@@ -257,7 +261,80 @@ def test_usage_is_found_even_where_the_choices_are_odd() -> None:
     ],
 )
 def test_whether_anything_was_produced(choices: list[Any], produced: bool) -> None:
-    assert read_answer(json.dumps({"choices": choices}).encode())[1] is produced
+    assert read_answer(json.dumps({"choices": choices}).encode()).produced is produced
+
+
+@pytest.mark.parametrize(
+    ("body", "refusal"),
+    [
+        (b'{"error": {"message": "overloaded"}}', FAILED),
+        (b"", NO_ANSWER),
+        (b"{}", NO_ANSWER),
+        (b"null", NO_ANSWER),
+        (b"<html>busy</html>", NO_ANSWER),
+        (b'{"choices": [], "error": {"message": "overloaded"}}', ""),
+        (b'{"data": []}', ""),
+    ],
+)
+def test_a_200_that_is_no_answer_says_so(body: bytes, refusal: str) -> None:
+    assert read_answer(body).refusal == refusal
+
+
+WHOLE = b'{"choices":[{"message":{"content":"hi %s"}}],"usage":{"prompt_tokens":100,"completion_tokens":2000,"total_tokens":2100}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        WHOLE % rb"\ud83d ",
+        b"\xef\xbb\xbf" + WHOLE % b"",
+        WHOLE % b"\xff\xfe",
+        WHOLE % b"a\nb",
+        WHOLE[:-1] % b"" + b',"score":-Infinity}',
+        WHOLE[:-1] % b"" + b',"cut',
+    ],
+    ids=["lone surrogate", "byte order mark", "bad UTF-8", "raw line end", "-Infinity", "cut off"],
+)
+def test_what_every_client_can_read_is_charged_by_its_usage(body: bytes) -> None:
+    assert read_answer(body).report.usage == Usage(input_tokens=100, output_tokens=2_000)
+
+
+def test_what_nobody_can_read_counts_as_text() -> None:
+    found = read_answer(b'{"choices":[{"message":{"content":"hello wor')
+    assert (found.report.usage, found.refusal) == (None, "")
+    assert "hello wor" in "".join(found.texts)
+
+
+def test_a_lone_surrogate_in_a_stream_is_counted_and_its_usage_read() -> None:
+    chunk = rb'{"id":"c","model":"m","choices":[{"index":0,"delta":{"content":"x \ud83d"}}]%s}'
+    usage = b',"usage":{"prompt_tokens":9,"completion_tokens":8,"total_tokens":17}'
+    meter = StreamMeter(hide_usage=False)
+    meter.feed(b"data: " + chunk % b"" + b"\n\n")
+    assert meter.streamed_anything
+    meter.feed(b"data: " + chunk % usage + b"\n\n")
+    assert meter.report().usage == Usage(input_tokens=9, output_tokens=8)
+
+
+@pytest.mark.parametrize(("form", "tokens"), [("pcm16", 600), ("wav", 600), ("mp3", 3_600)])
+def test_speech_in_a_chat_is_counted_by_its_bytes(form: str, tokens: int) -> None:
+    """Thirty pieces of one second of pcm16: 20 tokens a second."""
+    second = base64.b64encode(b"\0" * 48_000).decode()
+    meter = StreamMeter(hide_usage=False)
+    meter.sound_format = form
+    for _ in range(30):
+        event = {"id": "c", "choices": [{"index": 0, "delta": {"audio": {"data": second}}}]}
+        meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert meter.streamed() == ([""], tokens)
+    whole = {
+        "choices": [{"index": 0, "message": {"content": None, "audio": {"data": second}}, "finish_reason": "stop"}]
+    }
+    assert read_answer(json.dumps(whole).encode()).sound_bytes == 48_000
+
+
+def test_an_error_is_seen_wherever_it_stands_in_its_event() -> None:
+    meter = StreamMeter(hide_usage=False)
+    meter.feed(b'data: {"id": "c", "choices": [], "error": {"message": "overloaded"}}\n\ndata: [DONE]\n\n')
+    assert meter.failed
 
 
 def test_the_cost_is_the_last_member_of_the_usage_object_and_nothing_else_changes() -> None:

@@ -1,14 +1,16 @@
 """Cutting server-sent events never changes, loses or invents a byte."""
 
+from itertools import product
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
+from proxy.gateway.answers.sse import begins_events, event_data, last_boundary, next_boundary, split_events
 
 PIECES = st.lists(
     st.sampled_from(
-        [b"data: {}", b"data:x", b": note", b"\n", b"\n\n", b"\r\n", b"\r\n\r\n", b"event: a\n", b"\xf0\x9f"]
+        [b"data: {}", b"data:x", b": note", b"\r", b"\n", b"\n\n", b"\r\n", b"\r\n\r\n", b"event: a\n", b"\xf0\x9f"]
     ),
     max_size=30,
 )
@@ -24,9 +26,39 @@ def test_split_events_join_to_the_same_bytes(pieces: list[bytes]) -> None:
 def test_the_last_boundary_is_behind_a_blank_line(pieces: list[bytes]) -> None:
     data = b"".join(pieces)
     end = last_boundary(data)
-    assert end == 0 or data[:end].endswith((b"\n\n", b"\r\n\r\n"))
-    assert b"\n\n" not in data[end:]
-    assert b"\r\n\r\n" not in data[end:]
+    assert end == 0 or lines(data[:end])[-1] == b""
+    assert not any(line == b"" for line in lines(data[end:])[1:])
+
+
+def lines(data: bytes) -> list[bytes]:
+    """Every line that has ended, by the standard's words: CRLF, else CR or LF alone."""
+    return data.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")[:-1]
+
+
+ENDS = (b"\n", b"\r", b"\r\n")
+
+
+@pytest.mark.parametrize(("end", "blank"), [pair for pair in product(ENDS, ENDS) if pair != (b"\r", b"\n")], ids=repr)
+def test_an_event_ends_in_any_two_line_ends(end: bytes, blank: bytes) -> None:
+    stream = b"".join(b"data: %d" % number + end + blank for number in range(3))
+    assert [event_data(event) for event in split_events(stream)] == [b"0", b"1", b"2"]
+    assert last_boundary(stream) == len(stream)
+    assert last_boundary(stream + b"data: 3" + end) == len(stream)
+
+
+@pytest.mark.parametrize(
+    ("beginning", "events"),
+    [
+        (b"data: {", True),
+        (b"\xef\xbb\xbf\r\nevent: x", True),
+        (b": ping", True),
+        (b'{"id"', False),
+        (b"<html>", False),
+        (b"", False),
+    ],
+)
+def test_an_answers_first_bytes_say_whether_it_is_a_stream(beginning: bytes, events: bool) -> None:
+    assert begins_events(beginning) is events
 
 
 @pytest.mark.parametrize(
@@ -35,6 +67,9 @@ def test_the_last_boundary_is_behind_a_blank_line(pieces: list[bytes]) -> None:
         (b"data: {}\n\n", b"{}"),
         (b"data:{}\n\n", b"{}"),
         (b"data: {}\r\n\r\n", b"{}"),
+        (b"data: {}\r\r", b"{}"),
+        (b"event: x\rdata: a\rdata: b\r\r", b"a\nb"),
+        (b"\xef\xbb\xbfdata: {}\n\n", b"{}"),
         (b"event: x\ndata: {}\n\n", b"{}"),
         (b"data: a\ndata: b\n\n", b"a\nb"),
         (b": comment\n\n", b""),

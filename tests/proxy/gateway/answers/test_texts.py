@@ -5,8 +5,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from proxy.gateway.answers.events import answer_texts
 from proxy.gateway.answers.meter import StreamMeter, read_answer
+from proxy.gateway.answers.reports import answer_texts
 from proxy.gateway.answers.texts import written_texts
 
 WORDS = "lorem ipsum dolor sit amet "
@@ -36,8 +36,8 @@ def test_the_input_of_any_tool_counts_in_a_chat(call: dict[str, Any]) -> None:
         "model": "gpt-4.1",
         "choices": [{**choice, "message": {"role": "assistant", "tool_calls": [call]}}],
     }
-    report, produced, texts = read_answer(msgspec.json.encode(whole))
-    assert (report.usage, produced, texts) == (None, True, ["run" + WORDS])
+    found = read_answer(msgspec.json.encode(whole))
+    assert (found.report.usage, found.produced, found.texts) == (None, True, ["run" + WORDS])
 
 
 def test_the_legacy_function_call_of_a_chat_counts() -> None:

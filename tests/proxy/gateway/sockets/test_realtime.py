@@ -8,7 +8,8 @@ import msgspec
 import pytest
 
 from config.settings import Settings
-from proxy.gateway.answers.meter import Report
+from proxy.gateway.answers.events import PassedEvents
+from proxy.gateway.answers.report import NO_REPORT, Report
 from proxy.gateway.plan import Plan
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import SocketExchange
@@ -18,8 +19,6 @@ from proxy.web.rejections import Rejection, unavailable
 from tests.support.plans import PRICES, key
 
 TERMS = SimpleNamespace(prices=PRICES)
-HEARD = 7
-"""Seconds that the transcriber heard."""
 
 
 class RecordedExchange:
@@ -32,21 +31,27 @@ class RecordedExchange:
         self.interrupt = ""
         self.refusal = refuse
         self.response_id, self.media = "", 0
-        self.texts: list[str] = []
+        self.passed = PassedEvents()
         self.context = SimpleNamespace(key=None)
-        self.hold = SimpleNamespace(terms=TERMS, is_open=False, checkpoint_sent=lambda: None, release=self.release)
+        self.hold = SimpleNamespace(
+            terms=TERMS, is_open=False, checkpoint_sent=lambda: None, release=self._release, held_plan=None, plan=None
+        )
 
     async def hold_for(self, plan: Plan, _key: Any) -> Plan:
         if self.refusal is not None:
             raise self.refusal
         self.plans.append(plan)
-        self.hold.is_open = True
+        self.hold.is_open, self.hold.held_plan, self.hold.plan = True, plan, plan
         return plan
 
     async def refuse(self, _rejection: Rejection) -> None:
-        await self.release()
+        await self._release()
 
-    async def release(self) -> None:
+    async def release(self, outcome: str) -> None:
+        self.abandoned.append(outcome)
+        await self._release()
+
+    async def _release(self) -> None:
         self.hold.is_open = False
 
     def begin(self) -> None:
@@ -86,62 +91,237 @@ class Conversation:
         await self.session.from_upstream(event, msgspec.json.encode(event))
 
     async def update(self, **session: Any) -> None:
+        """Ask for it, and have it confirmed."""
         await self.say({"type": "session.update", "session": session})
+        await self.hear({"type": "session.updated", "session": session})
+
+    async def opened(self) -> "Conversation":
+        """The answer to our own event has come: the session has its cap."""
+        await self.hear({"type": "session.updated", "session": {"max_output_tokens": CAP}})
+        return self
+
+    async def speak(self, item: str, seconds: int = 30) -> None:
+        """The user's sound, and the server's word that it is an item now."""
+        await self.say({"type": "input_audio_buffer.append", "audio": "AAAA" * (seconds * 16_000)})
+        await self.hear({"type": "input_audio_buffer.committed", "item_id": item})
+
+    async def transcript(self, item: str, usage: dict[str, Any]) -> None:
+        name = "conversation.item.input_audio_transcription.completed"
+        await self.hear({"type": name, "item_id": item, "usage": usage})
+
+    async def answered(self, response_id: str, tokens: int, **fields: Any) -> None:
+        """A response begins and ends, and reports that it read so many tokens and said none."""
+        await self.hear({"type": "response.created", "response": {"id": response_id}})
+        usage = {"input_tokens": tokens, "output_tokens": 0, "total_tokens": tokens}
+        done = {"id": response_id, "status": "completed", "usage": usage, **fields}
+        await self.hear({"type": "response.done", "response": done})
+
+    @property
+    def held(self) -> list[Plan]:
+        """Plans that are held for now."""
+        return [one.plans[0] for one in self.exchanges if one.hold.is_open]
 
 
-async def spoken(interrupt: str) -> Conversation:
-    """A response that reports its usage, after speech that was transcribed; its settle is interrupted."""
-    talk = Conversation()
-    await talk.hear({"type": "session.updated"})
-    await talk.update(audio={"input": {"transcription": {"model": "whisper-1"}}})
-    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
-    running = talk.exchanges[-1]
-    running.interrupt = interrupt
-    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA"})
-    usage = {"type": "duration", "seconds": HEARD}
-    await talk.hear({"type": "conversation.item.input_audio_transcription.completed", "usage": usage})
-    done = {"id": "resp_1", "status": "completed", "usage": {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11}}
-    if interrupt:
-        with pytest.raises(asyncio.CancelledError):
-            await talk.hear({"type": "response.done", "response": done})
-    else:
-        await talk.hear({"type": "response.done", "response": done})
-    await talk.session.end("client_gone")
-    return talk
+CAP = 4_096
+
+
+def transcribed_by(model: str | None) -> dict[str, Any]:
+    return {"audio": {"input": {"transcription": model and {"model": model}}}}
+
+
+def heard(talk: Conversation) -> list[tuple[str, Any]]:
+    """(model, milliseconds or sound tokens) of every transcription that was charged."""
+    charged = [(one.hold.plan, report.usage) for one in talk.exchanges for report in one.charged]
+    return [
+        (plan.model.name, usage and (usage.milliseconds or usage.audio_input_tokens))
+        for plan, usage in charged
+        if plan.model.name != "gpt-realtime"
+    ]
+
+
+TOKENS = {"type": "tokens", "input_tokens": 300, "output_tokens": 2, "total_tokens": 302}
+TOKENS["input_token_details"] = {"audio_tokens": 300, "text_tokens": 0}  # type: ignore[assignment]
+SECONDS = {"type": "duration", "seconds": 30}
 
 
 @pytest.mark.parametrize("interrupt", ["", "before", "after"])
 async def test_speech_heard_is_charged_once_however_the_settle_ends(interrupt: str) -> None:
-    talk = await spoken(interrupt)
-    charged = [usage.milliseconds for one in talk.exchanges for report in one.charged for _, usage in report.more]
-    assert charged == [HEARD * 1_000]
-    assert not any(one.hold.is_open for one in talk.exchanges)
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.speak("item_1")
+    (item,) = [one for one in talk.exchanges if one.hold.is_open and one.plans[0].model.name == "whisper-1"]
+    item.interrupt = interrupt
+    if interrupt:
+        with pytest.raises(asyncio.CancelledError):
+            await talk.transcript("item_1", SECONDS)
+    else:
+        await talk.transcript("item_1", SECONDS)
+    item.interrupt = ""
+    await talk.session.end("client_gone")
+    assert len(heard(talk)) == 1
+    assert talk.held == []
+
+
+async def test_a_transcript_after_its_response_is_charged() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("gpt-4o-transcribe"))
+    await talk.speak("item_1")
+    await talk.say({"type": "response.create"})
+    await talk.answered("resp_1", 300)
+    await talk.transcript("item_1", TOKENS)
+    assert heard(talk) == [("gpt-4o-transcribe", 300)]
+
+
+async def test_a_transcript_is_charged_at_the_model_that_was_in_force_when_its_sound_was_committed() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("gpt-4o-transcribe"))
+    await talk.speak("item_1")
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.transcript("item_1", TOKENS)
+    await talk.update(**transcribed_by(None))
+    await talk.speak("item_2")
+    assert heard(talk) == [("gpt-4o-transcribe", 300)]
+    await talk.session.end("client_gone")
+    assert len(heard(talk)) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "milliseconds", "tokens"), [("whisper-1", 30_000, 300), ("gpt-4o-transcribe", 30_000, 300)]
+)
+async def test_an_item_without_a_transcript_is_charged_by_its_sound_at_the_end(
+    model: str, milliseconds: int, tokens: int
+) -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by(model))
+    await talk.speak("item_1")
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * 160_000})  # never committed
+    await talk.session.end("client_gone")
+    ((plan, report),) = [(one.hold.plan, report) for one in talk.exchanges for report in one.charged]
+    assert (plan.model.name, report) == (model, NO_REPORT)
+    found = (plan.parsed.estimated_milliseconds, plan.parsed.estimated_audio, plan.parsed.estimated_input)
+    assert found == (milliseconds, tokens, tokens)
+
+
+async def test_a_transcription_that_failed_is_free() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.speak("item_1")
+    await talk.hear({"type": "conversation.item.input_audio_transcription.failed", "item_id": "item_1"})
+    await talk.session.end("client_gone")
+    assert heard(talk) == []
+    assert talk.held == []
+
+
+async def test_speech_is_held_for_before_it_is_heard_and_while_it_grows() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    for seconds in (1, 100, 100):
+        await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * (seconds * 16_000)})
+    (listening,) = [plan for plan in talk.held if plan.model.name == "whisper-1"]
+    assert listening.bounds.milliseconds >= 201_000
+
+
+@pytest.mark.parametrize(("now", "asked"), [("whisper-1", "gpt-4o-transcribe"), ("gpt-4o-transcribe", "whisper-1")])
+async def test_the_dearer_of_two_models_is_held_for_until_one_is_confirmed(now: str, asked: str) -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by(now))
+    await talk.say({"type": "session.update", "session": transcribed_by(asked)})
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * 16_000})
+    assert [plan.model.name for plan in talk.held if plan.model.name != "gpt-realtime"] == ["gpt-4o-transcribe"]
 
 
 async def test_a_response_interrupted_before_its_charge_is_charged_at_the_end() -> None:
-    talk = await spoken("before")
+    talk = await Conversation().opened()
+    await talk.update()
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    talk.exchanges[-1].interrupt = "before"
+    with pytest.raises(asyncio.CancelledError):
+        await talk.hear({"type": "response.done", "response": {"id": "resp_1", "status": "completed"}})
+    await talk.session.end("client_gone")
     assert [one.abandoned for one in talk.exchanges if one.abandoned] == [["client_gone"]]
+
+
+@pytest.mark.parametrize("confirmed", [True, False])
+async def test_a_cap_counts_when_it_is_confirmed_and_the_higher_one_until_then(confirmed: bool) -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "session.update", "session": {"max_output_tokens": 1}})
+    if confirmed:
+        await talk.hear({"type": "session.updated", "session": {"max_output_tokens": 1}})
+    await talk.say({"type": "response.create"})
+    assert [plan.cap for plan in talk.held][:1] == [CAP]  # held while it was not confirmed
+    await talk.answered("resp_1", 10)
+    await talk.say({"type": "response.create"})
+    assert [plan.cap for plan in talk.held][:1] == [1 if confirmed else CAP]
+
+
+async def test_an_update_that_the_server_refused_changes_nothing() -> None:
+    talk = await Conversation().opened()
+    voice = {"max_output_tokens": 1, "audio": {"output": {"voice": "nobody"}}}
+    sent = msgspec.json.decode(
+        await talk.session.from_client({"type": "session.update", "session": voice}, b"{}"), type=dict[str, Any]
+    )
+    error = {"type": "error", "error": {"event_id": sent["event_id"], "message": "no such voice"}}
+    told = msgspec.json.decode(await talk.session.from_upstream(error, msgspec.json.encode(error)))
+    assert told["error"]["event_id"] is None, "the client gave its event no id"
+    await talk.say({"type": "response.create"})
+    assert [plan.cap for plan in talk.held] == [CAP]
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    assert [one.abandoned for one in talk.exchanges if one.abandoned] == [], "the error was about no response"
 
 
 async def test_a_raised_cap_is_held_for_before_the_next_response() -> None:
     """What stood was held for the cap of before."""
-    talk = Conversation()
+    talk = await Conversation().opened()
     await talk.update(max_output_tokens=100)
-    await talk.update(max_output_tokens=4_000)
-    assert [one.plans[0].cap for one in talk.exchanges if one.hold.is_open] == [4_000]
+    await talk.say({"type": "conversation.item.create", "item": {}})
+    await talk.say({"type": "session.update", "session": {"max_output_tokens": CAP}})
+    assert [plan.cap for plan in talk.held] == [CAP]
 
 
-async def test_another_transcriber_is_held_for() -> None:
-    talk = Conversation()
-    await talk.update()
-    await talk.update(audio={"input": {"transcription": {"model": "whisper-1"}}})
-    held = [one.plans[0].bounds for one in talk.exchanges if one.hold.is_open]
-    assert [[model.name for model, _, _ in bounds.more] for bounds in held] == [["whisper-1"]]
+LONG = {"type": "conversation.item.create", "item": {"content": [{"type": "input_text", "text": "word " * 20_000}]}}
+ASIDE: dict[str, Any] = {"type": "message", "role": "user", "content": [{"type": "input_text", "text": "go"}]}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"conversation": "none", "input": [ASIDE]},
+        {"conversation": "none"},
+        {"input": [ASIDE]},
+    ],
+    ids=["out of band", "no conversation", "own input"],
+)
+async def test_a_response_that_did_not_read_the_conversation_does_not_shrink_it(asked: dict[str, Any]) -> None:
+    talk = await Conversation().opened()
+    await talk.say(LONG)
+    await talk.say({"type": "response.create", "response": {**asked, "max_output_tokens": 16}})
+    await talk.answered("resp_1", 12)
+    await talk.say({"type": "response.create"})
+    assert talk.held[-1].bounds.input_tokens > 20_000
+
+
+async def test_what_is_added_while_a_response_runs_is_not_lost() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "response.create"})
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    await talk.say(LONG)
+    usage = {"input_tokens": 12, "output_tokens": 1, "total_tokens": 13}
+    await talk.hear({"type": "response.done", "response": {"id": "resp_1", "status": "completed", "usage": usage}})
+    await talk.say({"type": "response.create"})
+    assert talk.held[-1].bounds.input_tokens > 20_000
+
+
+async def test_a_response_that_read_all_corrects_the_size() -> None:
+    talk = await Conversation().opened()
+    await talk.say(LONG)
+    await talk.say({"type": "response.create"})
+    await talk.answered("resp_1", 20_010)
+    await talk.say({"type": "response.create"})
+    assert 20_010 <= talk.held[-1].bounds.input_tokens < 25_000
 
 
 async def test_a_response_nobody_asked_for_is_refused_by_its_own_reason() -> None:
-    talk = Conversation()
-    await talk.hear({"type": "session.updated"})
+    talk = await Conversation().opened()
     talk.refusal = unavailable("Charging is paused.", "charging_paused", 1_000)
     with pytest.raises(Finished) as caught:
         await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})

@@ -1,0 +1,214 @@
+"""How long a sound file plays, by what it says itself. Pure.
+
+Most formats store silence in next to nothing, so a file's size bounds its length only where the format has a least
+rate (PCM, MP3). The others are walked: a page, frame or cluster says when it plays, and the last one counts, because
+a header alone can say anything.
+"""
+
+import struct
+from typing import NamedTuple
+
+SLOWEST_BYTES_PER_SECOND = 500
+"""No audio worth transcribing has fewer (4 kbit/s): what bounds a file whose format has a least rate."""
+USUAL_BYTES_PER_SECOND = 8_000
+"""64 kbit/s, what speech is usually stored at: the estimate where nothing else tells."""
+UNREADABLE_SILENCE_MS = 3_600_000
+"""A format that stores silence in nothing and does not say how long it plays: an hour is held for."""
+PCM = 1
+OPUS_RATE = 48_000
+WEBM_BLOCK_MS = 33_000
+"""A block's time is 16 bits of its cluster's unit, a millisecond: it begins at most so long after its cluster."""
+LAST_BYTES = 262_144
+"""A file's end that is searched for its last FLAC frame: frames are shorter."""
+
+
+class AudioLength(NamedTuple):
+    """Milliseconds that a file plays: at most, and as far as is known."""
+
+    most: int
+    likely: int
+
+
+def audio_length(data: bytes) -> AudioLength:
+    """Length of a sound file. Billed durations are whole seconds, rounded up; `most` has one to spare."""
+    body = _without_tag(data)
+    exact = _wav(body) if body[:4] == b"RIFF" else _of_walk(body)
+    if exact is None:
+        by_size = -(-len(body) * 1_000 // SLOWEST_BYTES_PER_SECOND)
+        if _stores_silence_in_nothing(body):
+            by_size = max(by_size, UNREADABLE_SILENCE_MS)
+        return AudioLength(_seconds_up(by_size) + 1_000, _seconds_up(len(body) * 1_000 // USUAL_BYTES_PER_SECOND))
+    return AudioLength(_seconds_up(exact) + 1_000, _seconds_up(exact))
+
+
+def _seconds_up(milliseconds: int) -> int:
+    return -(-milliseconds // 1_000) * 1_000
+
+
+def _without_tag(data: bytes) -> bytes:
+    """File behind its ID3v2 tags, which players skip."""
+    while data[:3] == b"ID3" and len(data) >= 10:
+        size = 0
+        for byte in data[6:10]:
+            size = size << 7 | (byte & 0x7F)
+        data = data[10 + size :]
+    return data
+
+
+def _stores_silence_in_nothing(data: bytes) -> bool:
+    return data.startswith((b"fLaC", b"OggS", b"\x1aE\xdf\xa3")) or data[4:8] == b"ftyp" or _is_adts(data)
+
+
+def _of_walk(data: bytes) -> int | None:
+    """Milliseconds by what the file's own parts say; None when they do not."""
+    if data.startswith(b"fLaC"):
+        return _flac(data)
+    if data.startswith(b"OggS"):
+        return _ogg(data)
+    if data.startswith(b"\x1aE\xdf\xa3"):
+        return _webm(data)
+    return _mp4(data) if data[4:8] == b"ftyp" else None
+
+
+def _wav(data: bytes) -> int | None:
+    """By rate, channels and width of PCM samples.
+
+    The header's own byte rate is nothing that decoders look at, so it may say anything.
+    """
+    head = data[:4_096]
+    if head[8:12] != b"WAVE":
+        return None
+    position = 12
+    while position + 24 <= len(head):
+        name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
+        if name == b"fmt ":
+            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
+            second = rate * channels * (bits // 8)
+            return None if kind != PCM or second < SLOWEST_BYTES_PER_SECOND else -(-len(data) * 1_000 // second)
+        position += 8 + length + length % 2
+    return None
+
+
+def _flac(data: bytes) -> int | None:
+    """By STREAMINFO, or by the last frame where that plays longer."""
+    if len(data) < 42 or data[4] & 0x7F:
+        return None
+    largest = int.from_bytes(data[10:12], "big")
+    rate = int.from_bytes(data[18:21], "big") >> 4
+    total = int.from_bytes(data[21:26], "big") & 0xFFFFFFFFF
+    if not rate:
+        return None
+    total = max(total, _last_flac_sample(data, largest))
+    return -(-total * 1_000 // rate) if total else None
+
+
+def _last_flac_sample(data: bytes, largest: int) -> int:
+    """Count the samples up to the end of the last frame whose header's checksum is right; 0 when none is found."""
+    start = max(42, len(data) - LAST_BYTES)
+    position = len(data)
+    while (position := data.rfind(b"\xff", start, position)) >= 0:
+        if data[position + 1 : position + 2] in (b"\xf8", b"\xf9"):
+            number, end = _utf8_number(data, position + 4)
+            extra = {6: 1, 7: 2}.get(data[position + 2] >> 4, 0) + {12: 1, 13: 2, 14: 2}.get(data[position + 2] & 15, 0)
+            end += extra
+            if number >= 0 and end < len(data) and _crc8(data[position:end]) == data[end]:
+                fixed = data[position + 1] == 0xF8
+                return (number + 1) * largest if fixed else number + largest
+    return 0
+
+
+def _utf8_number(data: bytes, position: int) -> tuple[int, int]:
+    """Read (a number coded as UTF-8 codes characters, up to 36 bits; the position after it); -1 for none."""
+    if position >= len(data):
+        return -1, position
+    first = data[position]
+    count = 0
+    while first & (0x80 >> count) and count < 8:
+        count += 1
+    if count == 0:
+        return first, position + 1
+    if count == 1 or count > 7 or position + count > len(data):
+        return -1, position
+    number = first & (0x7F >> count)
+    for byte in data[position + 1 : position + count]:
+        if byte & 0xC0 != 0x80:
+            return -1, position
+        number = number << 6 | (byte & 0x3F)
+    return number, position + count
+
+
+def _crc8(data: bytes) -> int:
+    value = 0
+    for byte in data:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ 0x07) & 0xFF if value & 0x80 else value << 1
+    return value
+
+
+def _ogg(data: bytes) -> int | None:
+    """By the last granule of each stream; streams follow one another, so their lengths add up."""
+    rates: dict[bytes, int] = {}
+    lasts: dict[bytes, int] = {}
+    position = 0
+    while (position := data.find(b"OggS", position)) >= 0 and position + 27 <= len(data):
+        granule = int.from_bytes(data[position + 6 : position + 14], "little", signed=True)
+        serial, segments = data[position + 14 : position + 18], data[position + 26]
+        body = position + 27 + segments
+        if serial not in rates:
+            rates[serial] = _ogg_rate(data[body : body + 64])
+        lasts[serial] = max(lasts.get(serial, 0), granule)
+        position = body + sum(data[position + 27 : body])
+    if not lasts or not all(rates.values()):
+        return None
+    return sum(-(-last * 1_000 // rates[serial]) for serial, last in lasts.items()) or None
+
+
+def _ogg_rate(packet: bytes) -> int:
+    """Granules a second by a stream's first packet; 0 for a codec that is not known."""
+    if packet.startswith(b"OpusHead"):
+        return OPUS_RATE
+    if packet.startswith(b"\x01vorbis") and len(packet) >= 16:
+        return int.from_bytes(packet[12:16], "little")
+    if packet.startswith(b"\x7fFLAC") and len(packet) >= 30:
+        return int.from_bytes(packet[27:30], "big") >> 4
+    if packet.startswith(b"Speex   ") and len(packet) >= 40:
+        return int.from_bytes(packet[36:40], "little")
+    return 0
+
+
+def _webm(data: bytes) -> int | None:
+    """By the last cluster: what a browser records has no duration in its header."""
+    last, position = -1, 0
+    while (position := data.find(b"\x1f\x43\xb6\x75", position)) >= 0:
+        position += 4
+        time = data.find(b"\xe7", position, position + 24)
+        size = data[time + 1] & 0x7F if 0 <= time < len(data) - 1 else 0
+        if 1 <= size <= 8:
+            last = max(last, int.from_bytes(data[time + 2 : time + 2 + size], "big"))
+    scaled = data.find(b"\x2a\xd7\xb1")
+    if last < 0 or (scaled >= 0 and data[scaled + 3 : scaled + 7] != b"\x83\x0f\x42\x40"):
+        return None
+    return last + WEBM_BLOCK_MS
+
+
+def _mp4(data: bytes) -> int | None:
+    """By the longest track; None for fragments, whose header says nothing."""
+    found: list[int] = []
+    fragmented = b"mvex" in data[:1_048_576] or b"moof" in data
+    for name in (b"mvhd", b"mdhd"):
+        position = 0
+        while (position := data.find(name, position)) >= 0:
+            wide = data[position + 4 : position + 5] == b"\x01"
+            at = position + (24 if wide else 16)
+            unit = int.from_bytes(data[at : at + 4], "big")
+            length = int.from_bytes(data[at + 4 : at + (12 if wide else 8)], "big")
+            if unit:
+                found.append(-(-length * 1_000 // unit))
+            position += 4
+    return None if fragmented or not any(found) else max(found)
+
+
+def _is_adts(data: bytes) -> bool:
+    """Tell an AAC frame (its layer bits are 0) from an MP3 one."""
+    return len(data) > 1 and data[0] == 0xFF and data[1] & 0xF6 == 0xF0

@@ -1,0 +1,85 @@
+"""How long a file plays, by what its own parts say: silence is stored in next to nothing."""
+
+import struct
+
+import pytest
+
+from proxy.gateway.bodies.audio_length import audio_length
+from tests.support.media import wav
+
+FIVE_HOURS = 18_000
+
+
+def flac(seconds: int, rate: int = 48_000) -> bytes:
+    """A FLAC header, and nothing after it."""
+    packed = (rate << 44 | 0 << 41 | 15 << 36 | seconds * rate).to_bytes(8, "big")
+    return b"fLaC" + b"\x80\0\0\x22" + struct.pack(">HH", 4_096, 4_096) + b"\0" * 6 + packed + b"\0" * 16
+
+
+def flac_frame(number: int) -> bytes:
+    """A frame of fixed size: its header with the right checksum, then some sound."""
+    digits = b"\xe0\x00\x00"
+    coded = bytes([digits[0] | number >> 12, 0x80 | number >> 6 & 0x3F, 0x80 | number & 0x3F])
+    head = b"\xff\xf8\xc9\x18" + coded
+    value = 0
+    for byte in head:
+        value ^= byte
+        for _ in range(8):
+            value = (value << 1 ^ 0x07) & 0xFF if value & 0x80 else value << 1
+    return head + bytes([value]) + b"\0" * 20
+
+
+def ogg(seconds: int, codec: bytes = b"OpusHead", serial: bytes = b"\0\0\0\1") -> bytes:
+    """The first and the last page of a stream."""
+    pages = b""
+    for granule, body in ((0, codec + b"\0" * 20), (seconds * 48_000, b"\0" * 30)):
+        pages += b"OggS\0\0" + struct.pack("<q", granule) + serial + b"\0" * 8 + b"\1" + bytes([len(body)]) + body
+    return pages
+
+
+def mp4(seconds: int) -> bytes:
+    header = b"mvhd" + b"\0" * 12 + struct.pack(">II", 1_000, seconds * 1_000)
+    return b"\0\0\0\x18ftypM4A " + b"\0" * 12 + struct.pack(">I", len(header) + 4) + header
+
+
+def webm(seconds: int) -> bytes:
+    """As a browser records: no duration, a cluster's time in milliseconds."""
+    cluster = b"\x1f\x43\xb6\x75\x01" + b"\xff" * 7 + b"\xe7\x84" + struct.pack(">I", seconds * 1_000)
+    return b"\x1aE\xdf\xa3" + b"\0" * 30 + cluster + b"\0" * 50
+
+
+@pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\0\x0a" + b"\0" * 10], ids=["plain", "behind a tag"])
+@pytest.mark.parametrize("made", [flac, ogg, mp4, webm, wav], ids=lambda made: str(made.__name__))
+def test_hours_of_silence_are_held_for_whatever_they_are_packed_in(made: object, tag: bytes) -> None:
+    assert callable(made)
+    seconds = 600 if made is wav else FIVE_HOURS
+    length = audio_length(tag + made(seconds))
+    assert seconds * 1_000 <= length.most <= seconds * 1_000 + 40_000
+    assert abs(length.likely - seconds * 1_000) <= 40_000
+
+
+def test_a_flac_header_that_says_too_little_is_not_believed() -> None:
+    """Its last frame says when it plays: 5,000 frames of 4,096 samples are some 427 seconds."""
+    length = audio_length(flac(1) + flac_frame(12) + flac_frame(4_999))
+    assert 426_000 <= length.most <= 429_000
+
+
+def test_streams_of_an_ogg_file_follow_one_another() -> None:
+    assert audio_length(ogg(100) + ogg(200, serial=b"\0\0\0\2")).most == 301_000
+
+
+def test_what_stores_silence_in_nothing_and_does_not_say_its_length_is_an_hour() -> None:
+    for head in (b"fLaC" + b"\0" * 100, b"OggS" + b"\0" * 100, b"\x1aE\xdf\xa3", b"\0\0\0\x18ftypisom" + b"moof"):
+        assert audio_length(head).most >= 3_600_000
+
+
+def test_what_has_a_least_rate_is_bounded_by_its_size_and_estimated_by_a_usual_one() -> None:
+    """MP3 of 480,000 bytes: a minute at 64 kbit/s, at most 960 seconds at 4."""
+    length = audio_length(b"\xff\xfb\x90\0" * 120_000)
+    assert (length.most, length.likely) == (961_000, 60_000)
+
+
+@pytest.mark.parametrize("size", [0, 1, 3, 9, 26, 27, 41])
+@pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"\x1aE\xdf\xa3", b"\0\0\0\0ftyp", b"ID3\4"])
+def test_a_file_cut_anywhere_has_some_length(head: bytes, size: int) -> None:
+    assert audio_length((head + b"\xff" * 60)[:size]).most >= 1_000
