@@ -4,7 +4,7 @@ PYTHON ?= python3
 JOBS ?= 3
 BIN := .venv/bin
 
-.PHONY: run test test-fast lint bench install install-dev lock
+.PHONY: run test test-fast lint bench surface install install-dev lock
 
 run: install
 	@$(BIN)/python -m proxy.cli.quickstart
@@ -27,6 +27,10 @@ lint: install-dev
 
 bench: install-dev
 	$(BIN)/python -m bench
+
+# what the installed OpenAI SDK has that the inventory does not classify
+surface: install-dev
+	$(BIN)/python -m scripts.surface
 
 install: .venv/installed
 

@@ -11,8 +11,8 @@ from typing import NamedTuple
 from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Bounds, Charge, Model, PriceBook
 from config.settings import Billing, Holds, Settings
+from proxy.gateway.bodies.inventory import TOOLS, named
 from proxy.gateway.bodies.parsed import Parsed
-from proxy.gateway.bodies.responses import HOSTED_TOOLS
 from proxy.gateway.endpoints import METERED, Endpoint
 from proxy.web.rejections import Rejection, forbidden, invalid
 
@@ -29,7 +29,8 @@ ASKED_TIERS = {
 MODEL_NAME = re.compile(r"[!-~]{1,120}")
 """Characters that may be stored and sent: no model's name has any other."""
 IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
-SEARCH_TOKENS = HOSTED_TOOLS["web_search"]
+HOSTED_TOOLS = named(TOOLS, "hosted")
+SEARCH_TOKENS = TOOLS["web_search"].tokens
 CALL_PRICES = {
     "web_search": "web_search",
     "web_search_2025_08_26": "web_search",
@@ -228,7 +229,7 @@ def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: To
 
 def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, settings: Settings) -> Tools:
     """Check the hosted tools against the configuration and the prices. Raises Rejection."""
-    hosted = parsed.tools & HOSTED_TOOLS.keys()
+    hosted = parsed.tools & HOSTED_TOOLS
     for tool in sorted(hosted):
         if tool not in settings.billing.allowed_tools:
             raise forbidden(f"The tool {tool!r} is not enabled here.", "tool_not_allowed", "tools")
@@ -244,7 +245,7 @@ def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, setting
     image = None
     if parsed.image_tool is not None:
         image = sold_model(parsed.image_tool.model, IMAGES if hosted else RESPONSES, key, prices, settings.billing)
-    added = max((HOSTED_TOOLS[tool] for tool in hosted), default=0)
+    added = max((TOOLS[tool].tokens for tool in hosted), default=0)
     return Tools(calls, added, search, max(names, key=prices.call_price, default=""), image)
 
 

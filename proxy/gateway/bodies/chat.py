@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from proxy.gateway.bodies.inventory import CHAT_FIELDS, CHAT_TOOLS
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     MAX_CHOICES,
@@ -23,14 +24,7 @@ from proxy.gateway.bodies.parsed import (
 from proxy.gateway.bodies.sound import DEFAULT_FORMAT
 from proxy.web.rejections import invalid
 
-CHAT_FIELDS = frozenset(
-    "audio frequency_penalty function_call functions logit_bias logprobs max_completion_tokens max_tokens messages "
-    "metadata modalities model moderation n parallel_tool_calls prediction presence_penalty prompt_cache_key "
-    "prompt_cache_options prompt_cache_retention reasoning_effort response_format safety_identifier seed service_tier "
-    "stop store stream stream_options temperature tool_choice tools top_logprobs top_p user verbosity "
-    "web_search_options".split()
-)
-SAMPLED_TOOLS = frozenset({"function", "custom"})
+KNOWN_FIELDS = frozenset(CHAT_FIELDS)
 
 AUDIO_BYTES_PER_TOKEN = 50
 """About 10 tokens a second (docs/openai.md#audio-tokens) of at least 1,000 bytes a second (MP3 at 8 kbit/s) is 100.
@@ -119,17 +113,15 @@ _chat = msgspec.json.Decoder(_Chat)
 
 def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/chat/completions body. Raises Rejection."""
-    members, verbatim = top_level(body, CHAT_FIELDS)
+    members, verbatim = top_level(body, KNOWN_FIELDS)
     request = decode(_chat, body)
     if not request.messages:
         raise invalid("`messages` is empty: send at least one message.", "messages")
     for tool in request.tools or ():
-        if tool.type not in SAMPLED_TOOLS:
+        if tool.type not in CHAT_TOOLS:
             raise invalid(f"Tool type {tool.type!r} is not available here: use function or custom tools.", "tools")
     if request.moderation and bytes(request.moderation) != b"null":
-        raise invalid(
-            "`moderation` is not available through this proxy: leave it out.", "moderation", "unsupported_parameter"
-        )
+        raise invalid(f"`moderation` {CHAT_FIELDS['moderation'].why}.", "moderation", "unsupported_parameter")
     media = _media(request.messages, request.model)
     caps = [cap for cap in (request.max_completion_tokens, request.max_tokens) if cap is not None]
     ttl = request.prompt_cache_options.ttl if request.prompt_cache_options else None

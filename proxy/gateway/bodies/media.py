@@ -17,6 +17,15 @@ from proxy.gateway.bodies.image_bounds import (
     image_output_bound,
     usual_image_output,
 )
+from proxy.gateway.bodies.inventory import (
+    DECISION_FIELDS,
+    IMAGE_FIELDS,
+    MODERATION_FIELDS,
+    SPEECH_FIELDS,
+    TRANSCRIPTION_FIELDS,
+    TRANSLATION_FIELDS,
+    SurfaceEntry,
+)
 from proxy.gateway.bodies.multipart import Form
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
@@ -30,20 +39,6 @@ from proxy.gateway.bodies.parsed import (
     top_level,
 )
 from proxy.web.rejections import invalid
-
-IMAGE_FIELDS = frozenset(
-    "background complexity frame_count frame_duration_ms image images input_fidelity markup mask model moderation n "
-    "output_compression output_format partial_images prompt quality response_format safety_identifier size stream "
-    "style svg user".split()
-)
-SPEECH_FIELDS = frozenset("input instructions model response_format speed stream_format voice".split())
-TRANSCRIPTION_FIELDS = frozenset(
-    "chunking_strategy file include keywords known_speaker_names known_speaker_references language languages model "
-    "prompt response_format stream temperature timestamp_granularities".split()
-)
-TRANSLATION_FIELDS = frozenset("file model prompt response_format temperature".split())
-MODERATION_FIELDS = frozenset("input model".split())
-DECISION_FIELDS = frozenset("input model prompt_cache_key prompt_cache_options questions safety_identifier".split())
 
 IMAGE_FILES, AUDIO_FILES = frozenset(("image", "mask")), frozenset(("file",))
 DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
@@ -116,7 +111,7 @@ def parse_image(body: bytes, content_type: bytes) -> Parsed:
     """Read a /v1/images/generations or /edits body, JSON or multipart. Raises Rejection."""
     if content_type.lower().startswith(b"multipart/"):
         return _image_form(Form(body, content_type), content_type)
-    members, verbatim = top_level(body, IMAGE_FIELDS)
+    members, verbatim = top_level(body, frozenset(IMAGE_FIELDS))
     request = msgspec.json.decode(body)
     found = _image(request, _json_images(request))
     return _bounded_image(found, tenant_fields(members))._replace(source=body, members=members, verbatim=verbatim)
@@ -125,7 +120,7 @@ def parse_image(body: bytes, content_type: bytes) -> Parsed:
 def _image_form(form: Form, content_type: bytes) -> Parsed:
     _refuse_unknown(form.field_names(), IMAGE_FIELDS)
     _files_only_as(form, IMAGE_FILES)
-    request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS - IMAGE_FILES}
+    request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS.keys() - IMAGE_FILES}
     for name in ("n", "partial_images"):
         request[name] = _whole_number(request.get(name), name)
     request["stream"], sets = form.flag("stream")
@@ -194,7 +189,7 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
     Models billed by tokens say what they used only in an event stream: it is asked for, and turned into the audio that
     the client asked for. tts-1 knows no such stream and is billed by the character.
     """
-    members, verbatim = top_level(body, SPEECH_FIELDS)
+    members, verbatim = top_level(body, frozenset(SPEECH_FIELDS))
     request: _Speech = decode(_speech, body)
     if not 0 < len(request.input) <= SPEECH_MAX_CHARACTERS:
         raise invalid(f"`input` must have between 1 and {SPEECH_MAX_CHARACTERS} characters.", "input")
@@ -319,7 +314,7 @@ def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
 
 def parse_moderation(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/moderations body. Raises Rejection."""
-    members, verbatim = top_level(body, MODERATION_FIELDS)
+    members, verbatim = top_level(body, frozenset(MODERATION_FIELDS))
     request: _Moderation = decode(_moderation, body)
     if not request.input:
         raise invalid("`input` is empty: send a text, or a list of inputs.", "input")
@@ -336,7 +331,7 @@ def parse_moderation(body: bytes, _content_type: bytes = b"") -> Parsed:
 
 def parse_decision(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/decisions body. Raises Rejection. Only its input is billed."""
-    members, verbatim = top_level(body, DECISION_FIELDS)
+    members, verbatim = top_level(body, frozenset(DECISION_FIELDS))
     request: _Decision = decode(_decision, body)
     if not 1 <= len(request.questions) <= MAX_QUESTIONS:
         raise invalid(f"`questions` must have between 1 and {MAX_QUESTIONS} entries.", "questions")
@@ -370,8 +365,8 @@ def _decision_images(value: Any, model: str, images: list[tuple[int | None, int]
             images.append(image_bound(model, value["image_url"], detail if isinstance(detail, str) else None))
 
 
-def _refuse_unknown(names: set[str], known: frozenset[str]) -> None:
-    if unknown := names - known:
+def _refuse_unknown(names: set[str], known: dict[str, SurfaceEntry]) -> None:
+    if unknown := names - known.keys():
         name = min(unknown)[:60]
         raise invalid(f"Unrecognized request argument supplied: {name}. Remove it.", name, "unknown_parameter")
 

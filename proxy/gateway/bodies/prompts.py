@@ -4,6 +4,7 @@ from typing import Any
 
 import msgspec
 
+from proxy.gateway.bodies.inventory import COMPLETION_FIELDS, EMBEDDING_FIELDS
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     MAX_CHOICES,
@@ -18,13 +19,8 @@ from proxy.gateway.bodies.parsed import (
 )
 from proxy.web.rejections import invalid
 
-COMPLETION_FIELDS = frozenset(
-    "best_of echo frequency_penalty logit_bias logprobs max_tokens model n presence_penalty prompt seed stop stream "
-    "stream_options suffix temperature top_p user".split()
-)
-
-
-EMBEDDING_FIELDS = frozenset("dimensions encoding_format input model user".split())
+KNOWN_COMPLETION_FIELDS = frozenset(COMPLETION_FIELDS)
+KNOWN_EMBEDDING_FIELDS = frozenset(EMBEDDING_FIELDS)
 
 
 MAX_BEST_OF = 20
@@ -59,7 +55,7 @@ _embedding = msgspec.json.Decoder(_Embedding)
 
 def parse_completion(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/completions body. Raises Rejection."""
-    members, verbatim = top_level(body, COMPLETION_FIELDS)
+    members, verbatim = top_level(body, KNOWN_COMPLETION_FIELDS)
     request = decode(_completion, body)
     choices = max(positive(request.n, "n", MAX_CHOICES), positive(request.best_of, "best_of", MAX_BEST_OF))
     cap = cap_of(request.max_tokens, "max_tokens") if request.max_tokens is not None else LEGACY_DEFAULT_MAX_TOKENS
@@ -81,7 +77,7 @@ def parse_completion(body: bytes, _content_type: bytes = b"") -> Parsed:
 
 def parse_embedding(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/embeddings body. Raises Rejection."""
-    members, verbatim = top_level(body, EMBEDDING_FIELDS)
+    members, verbatim = top_level(body, KNOWN_EMBEDDING_FIELDS)
     request = decode(_embedding, body)
     if not request.input:
         raise invalid("`input` is empty: send a text, token ids, or a list of them.", "input")

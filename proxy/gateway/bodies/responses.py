@@ -9,15 +9,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from proxy.gateway.bodies.image_bounds import (
-    DEFAULT_IMAGE_MODEL,
-    INPUT_IMAGE_TOKENS,
-    image_output_bound,
-    usual_image_output,
-)
+from proxy.gateway.bodies.image_bounds import INPUT_IMAGE_TOKENS, usual_image_output
+from proxy.gateway.bodies.inventory import COMPACT_FIELDS, COUNT_FIELDS, RESPONSE_FIELDS, SHARED, SurfaceEntry, offered
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
-    ImageTool,
     Parsed,
     Reference,
     cap_of,
@@ -27,47 +22,11 @@ from proxy.gateway.bodies.parsed import (
     tenant_fields,
     top_level,
 )
+from proxy.gateway.bodies.response_tools import SCHEMA_KEYS, find_image_tool, tool_definitions, tool_types
 from proxy.web.rejections import Rejection, invalid
 
-RESPONSE_FIELDS = frozenset(
-    "background include image input instructions max_output_tokens max_tool_calls metadata model parallel_tool_calls "
-    "previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention reasoning safety_identifier "
-    "service_tier store stream stream_options temperature text tool_choice tools top_logprobs top_p truncation "
-    "user".split()
-)
-COMPACT_FIELDS = frozenset(
-    "image input instructions model previous_response_id prompt_cache_key prompt_cache_options prompt_cache_retention "
-    "service_tier".split()
-)
-COUNT_FIELDS = frozenset(
-    "input instructions model parallel_tool_calls personality previous_response_id reasoning text tool_choice tools "
-    "truncation".split()
-)
-SHARED = {"conversation": "conversation", "prompt": "prompt template"}
-UNPRICED = {
-    "moderation": "is not available through this proxy: leave it out",
-    "context_management": "is not available through this proxy: leave it out, and use /v1/responses/compact",
-    "background_options": "has no price here: leave it out",
-    "access_programs": "is not available through this proxy: leave it out",
-    "betas": "is not available through this proxy: leave it out",
-}
-TOKEN_TOOLS = frozenset(("function", "custom", "apply_patch", "local_shell"))
-"""Tools that run at the client: they cost tokens only."""
-HOSTED_TOOLS = {
-    "web_search": 20_000,
-    "web_search_2025_08_26": 20_000,
-    "web_search_preview": 20_000,
-    "web_search_preview_2025_03_11": 20_000,
-    "file_search": 40_000,
-    "code_interpreter": 32_000,
-    "image_generation": 8_000,
-    "mcp": 40_000,
-    "computer": 8_000,
-    "computer_use_preview": 8_000,
-}
-"""Hosted tools that can be priced → the tokens that one call may add to what the model reads next (calibrated, not
-published).
-"""
+ITEM_REFERENCE, REASONING = "item_reference", "reasoning"
+BARE = frozenset(("id", "type", "status"))
 STATEFUL_KEYS = {
     "vector_store_ids": "vector store",
     "skill_id": "skill",
@@ -75,24 +34,10 @@ STATEFUL_KEYS = {
     "connector_id": "connector",
     "tunnel_id": "tunnel",
 }
-SCHEMA_KEYS = frozenset(("parameters", "schema", "arguments", "metadata"))
-"""Members with the client's own data, not ours to read."""
-FREE_CONTAINER_SIZES = (None, "1g")
+OWN_DATA = SCHEMA_KEYS | {"annotations", "operation"}
+"""Members in which an id names nothing that upstream would open: data, and citations of an answer that is replayed."""
 NOT_TEXT = frozenset(("image_url", "file_data"))
 """Members bounded as an image or a file. Everything else is counted, whatever it looks like."""
-ITEM_CONTENT = (
-    "content",
-    "arguments",
-    "input",
-    "encrypted_content",
-    "result",
-    "output",
-    "summary",
-    "action",
-    "code",
-    "queries",
-    "tools",
-)
 
 
 class _Seen(NamedTuple):
@@ -108,7 +53,7 @@ def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
     members, verbatim = _members(body, RESPONSE_FIELDS)
     request = _whole(body)
     model = _text(request, "model")
-    tools = _tools(request.get("tools"))
+    tools = tool_definitions(request)
     seen = _walk(request, model)
     cap = request.get("max_output_tokens")
     max_calls = request.get("max_tool_calls")
@@ -136,10 +81,10 @@ def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
         cache_write_12h=_writes_12h(request),
         keeps_cache=request.get("prompt_cache_retention") not in (None, "in_memory"),
         store=None if request.get("store") is None else _flag(request, "store"),
-        tools=tools,
+        tools=tool_types(tools),
         max_calls=None if max_calls is None else positive(_integer(max_calls, "max_tool_calls"), "max_tool_calls", 128),
-        image_tool=_image_tool(request.get("tools"), len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
-        picture_tokens=_picture_tokens(request.get("tools")),
+        image_tool=find_image_tool(tools, len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
+        picture_tokens=_picture_tokens(tools),
         references=tuple(seen.references),
         background=background,
     )
@@ -149,6 +94,7 @@ def parse_compact(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/responses/compact body. Raises Rejection. Its output is never larger than what it compacts."""
     members, verbatim = _members(body, COMPACT_FIELDS)
     request = _whole(body)
+    tools = tool_definitions(request)
     seen = _walk(request, _text(request, "model"))
     bound = len(body) - sum(size for _, size in seen.images) + FRAMING_TOKENS
     return Parsed(
@@ -165,6 +111,9 @@ def parse_compact(body: bytes, _content_type: bytes = b"") -> Parsed:
         output_bound=None if seen.references or seen.files or seen.images else bound + FRAMING_TOKENS,
         cache_write_12h=_writes_12h(request),
         keeps_cache=request.get("prompt_cache_retention") not in (None, "in_memory"),
+        tools=tool_types(tools),
+        image_tool=find_image_tool(tools, len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
+        picture_tokens=_picture_tokens(tools),
         references=tuple(seen.references),
     )
 
@@ -173,6 +122,7 @@ def parse_input_tokens(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/responses/input_tokens body. Raises Rejection."""
     members, verbatim = _members(body, COUNT_FIELDS)
     request = _whole(body)
+    tools = tool_definitions(request)
     seen = _walk(request, _text(request, "model"))
     return Parsed(
         model=_text(request, "model"),
@@ -181,6 +131,8 @@ def parse_input_tokens(body: bytes, _content_type: bytes = b"") -> Parsed:
         verbatim=verbatim,
         choices=0,
         explicit_cap=0,
+        tools=tool_types(tools),
+        image_tool=find_image_tool(tools, len(body)),
         references=tuple(seen.references),
     )
 
@@ -218,15 +170,16 @@ def _strings(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
             yield from _strings(inner, key)
 
 
-def _members(body: bytes, known: frozenset[str]) -> tuple[dict[str, msgspec.Raw], bool]:
+def _members(body: bytes, fields: dict[str, SurfaceEntry]) -> tuple[dict[str, msgspec.Raw], bool]:
     """As top_level, but what we refuse by name gets its own sentence."""
-    members, verbatim = top_level(body, known | SHARED.keys() | UNPRICED.keys())
-    for name in members.keys() - known:
+    members, verbatim = top_level(body, frozenset(fields))
+    for name in members.keys() - offered(fields):
         if bytes(members[name]) == b"null":
             continue
+        why = fields[name].why
         if name in SHARED:
-            raise Rejection(404, f"{name}_not_found", f"No such {SHARED[name]}.", param=name)
-        raise invalid(f"`{name}` {UNPRICED[name]}.", name, "unsupported_parameter")
+            raise Rejection(404, f"{name}_not_found", f"No such {why}.", param=name)
+        raise invalid(f"`{name}` {why}.", name, "unsupported_parameter")
     return members, verbatim
 
 
@@ -243,47 +196,9 @@ def _whole(body: bytes) -> dict[str, Any]:
     return request
 
 
-def _tools(value: Any) -> frozenset[str]:
-    """Tool types asked for. Raises Rejection for one that is not known here."""
-    if value is None:
-        return frozenset()
-    if not isinstance(value, list) or not all(
-        isinstance(tool, dict) and isinstance(tool.get("type"), str) for tool in value
-    ):
-        raise invalid("`tools` must be a list of objects with a `type`.", "tools", "invalid_type")
-    types = frozenset(tool["type"] for tool in value)
-    for name in types - TOKEN_TOOLS - HOSTED_TOOLS.keys():
-        raise invalid(f"Tool type {name[:60]!r} is not available here.", "tools", "unsupported_tool")
-    for tool in value:
-        container = tool.get("container")
-        if isinstance(container, dict) and container.get("memory_limit") not in FREE_CONTAINER_SIZES:
-            raise invalid(
-                "Only 1g containers have a price here: leave `memory_limit` out.", "tools", "unsupported_parameter"
-            )
-    return types
-
-
-def _image_tool(tools: Any, input_tokens: int) -> ImageTool | None:
-    """Most that one call of the image generation tool can use. Raises Rejection for a second one."""
-    if sum(tool.get("type") == "image_generation" for tool in tools or ()) > 1:
-        raise invalid("Send the image_generation tool once.", "tools")
-    for tool in tools or ():
-        if tool.get("type") == "image_generation":
-            model = tool.get("model") or DEFAULT_IMAGE_MODEL
-            if not isinstance(model, str):
-                raise invalid("`tools[].model` must be a string.", "tools", "invalid_type")
-            if tool.get("svg") is not None or tool.get("output_format") == "svg":
-                raise invalid(
-                    "SVG output of the image tool is not available here: use /v1/images/generations.", "tools"
-                )
-            output = image_output_bound(tool.get("size"), tool.get("quality"), tool.get("partial_images"))
-            return ImageTool(model, input_tokens + FRAMING_TOKENS, output)
-    return None
-
-
-def _picture_tokens(tools: Any) -> int:
+def _picture_tokens(tools: list[dict[str, Any]]) -> int:
     """Tokens of one picture of the image tool, as it usually is; 0 without one."""
-    tool = next((one for one in tools or () if one.get("type") == "image_generation"), None)
+    tool = next((one for one in tools if one["type"] == "image_generation"), None)
     return 0 if tool is None else usual_image_output(tool.get("size"), tool.get("quality"))
 
 
@@ -300,15 +215,19 @@ def _walk(request: dict[str, Any], model: str) -> _Seen:
     if not isinstance(value, str | list | None):
         raise invalid("`input` must be a string or a list of items.", "input", "invalid_type")
     for item in value if isinstance(value, list) else ():
-        if (
-            isinstance(item, dict)
-            and isinstance(item.get("id"), str)
-            and not any(item.get(name) for name in ITEM_CONTENT)
-        ):
+        if isinstance(item, dict) and isinstance(item.get("id"), str) and _is_reference(item):
             seen.references.append(Reference("item", item["id"], "input"))
     _look(value, "input", model, seen)
     _look(request.get("tools"), "tools", model, seen)
     return seen
+
+
+def _is_reference(item: dict[str, Any]) -> bool:
+    """Tell whether an item points to a stored one: its type says so whatever else it carries, or it carries nothing."""
+    kind = item.get("type")
+    if kind == ITEM_REFERENCE or (kind == REASONING and not item.get("encrypted_content")):
+        return True
+    return not item.keys() - BARE
 
 
 def _look(value: Any, param: str, model: str, seen: _Seen) -> None:
@@ -318,7 +237,7 @@ def _look(value: Any, param: str, model: str, seen: _Seen) -> None:
     if not isinstance(value, dict):
         return
     for name, inner in value.items():
-        if name in SCHEMA_KEYS:
+        if name in OWN_DATA:
             continue
         if inner and (name in ("file_id", "file_ids")):
             raise no_such_file(str(inner), param)

@@ -19,6 +19,7 @@ from billing.money.pricing import Model, PriceBook
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.reports import response_report
+from proxy.gateway.bodies.inventory import REALTIME_CLIENT, named, offered
 from proxy.gateway.bodies.media import BYTES_PER_TOKEN, is_custom_voice
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
@@ -31,12 +32,8 @@ from proxy.gateway.sockets.transcriptions import HEARD_EVENTS, Transcriptions
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
-CLIENT_EVENTS = frozenset(
-    "session.update input_audio_buffer.append input_audio_buffer.commit input_audio_buffer.clear "
-    "output_audio_buffer.clear conversation.item.create conversation.item.truncate conversation.item.delete "
-    "conversation.item.retrieve response.create response.cancel".split()
-)
-GROWING = frozenset(("input_audio_buffer.append", "conversation.item.create", "session.update"))
+CLIENT_EVENTS = offered(REALTIME_CLIENT)
+GROWING = named(REALTIME_CLIENT, "bounds") - {"response.create"}
 OUR_EVENT = "tollkeeper_output_cap"
 OUR_UPDATE = "tollkeeper_update_"
 AUDIO_TOKENS_PER_SECOND = 10

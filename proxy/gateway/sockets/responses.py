@@ -25,6 +25,7 @@ from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import RESPONSE_EVENTS
 from proxy.gateway.answers.reports import response_report
+from proxy.gateway.bodies.inventory import SOCKET_CLIENT, offered
 from proxy.gateway.bodies.parsed import Reference
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import make_plan
@@ -37,6 +38,7 @@ from proxy.web.rejections import Rejection, invalid
 
 ENDPOINT = METERED["POST", b"/v1/responses"]
 OURS = ("type", "stream_id", "generate")
+CLIENT_EVENTS = offered(SOCKET_CLIENT)
 CANCEL = "response.cancel"
 MAX_LANES = 64
 PAYMENT_REQUIRED = 402
@@ -69,7 +71,7 @@ class ResponsesSession:
         if frame["type"] == CANCEL:
             self._lanes.cancel()
             return raw
-        if frame["type"] != "response.create":
+        if frame["type"] not in CLIENT_EVENTS:
             raise invalid(
                 f"Events of type {frame['type'][:60]!r} are not available here: send response.create.",
                 "type",

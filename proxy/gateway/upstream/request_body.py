@@ -8,6 +8,7 @@ from config.settings import Billing
 from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.plan import Plan
 
+RESPONSE_CAP = "max_output_tokens"
 TIER_JSON = {"default": b'"default"', "flex": b'"flex"', "priority": b'"priority"', "ultrafast": b'"ultrafast"'}
 
 
@@ -26,7 +27,7 @@ def body_to_send(plan: Plan, billing: Billing, identifier: Callable[[bytes], str
         changes["stream_options"] = b'{"include_usage":true' + parsed.keeps_stream_options + b"}"
     if plan.endpoint.stores and not billing.allow_store and parsed.store is None:
         changes["store"] = b"false"
-    if plan.tools.calls and parsed.max_calls is None:
+    if plan.tools.calls and parsed.max_calls is None and parsed.cap_field == RESPONSE_CAP:
         changes["max_tool_calls"] = str(plan.tools.calls).encode()
     most = plan.model.max_output_tokens
     if plan.cap_is_ours and parsed.cap_field and (most is None or plan.cap < most):

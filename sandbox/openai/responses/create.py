@@ -69,6 +69,7 @@ _CREATE: Final[Fields] = (
         "background": FLAG,
         "background_options": OBJECT,
         "betas": ARRAY,
+        "client_metadata": OBJECT,
         "context_management": ARRAY,
         "include": ARRAY,
         "max_output_tokens": Field("integer", 16),

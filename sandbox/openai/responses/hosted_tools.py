@@ -7,7 +7,7 @@ import msgspec
 from sandbox.openai.exchange.bill import NO_TOOLS, Spent, ToolUse
 from sandbox.openai.exchange.call import Call
 from sandbox.openai.requests.errors import invalid
-from sandbox.openai.responses.input import tools_of
+from sandbox.openai.responses.input import usable_tools
 from sandbox.openai.tokens.count import count_text
 from sandbox.openai.tokens.generated_images import PNG_BASE64, generated_image_tokens
 
@@ -106,7 +106,7 @@ class HostedCall(msgspec.Struct, frozen=True):
 
 def hosted_calls(call: Call) -> list[HostedCall]:
     """Return the calls the directive names, or the one that tool_choice forces, as far as the tools allow."""
-    tools = tools_of(call.body)
+    tools = usable_tools(call.body)
     fresh = call.new_id("cntr")
     made = []
     for wanted in call.directives.calls or _forced(call.body, tools):

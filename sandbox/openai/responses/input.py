@@ -21,6 +21,8 @@ _FILE_TOKENS: Final = 1_000
 _BYTES_PER_TOKEN: Final = 4
 _SILENT: Final = frozenset({"reasoning", "item_reference", "image_generation_call"})
 """Items that add no text: reasoning is dropped between turns, references and images hold none."""
+_ADDING: Final = frozenset({"additional_tools", "tool_search_output"})
+"""Items that bring tools."""
 
 
 def input_items(value: Any, new_id: Callable[[str], str]) -> list[dict[str, Any]]:
@@ -100,6 +102,23 @@ def tools_of(body: dict[str, Any], kind: str | None = None) -> list[dict[str, An
     """Return the tools of one type, or of all."""
     tools = [tool for tool in body.get("tools") or () if isinstance(tool, dict)]
     return tools if kind is None else [tool for tool in tools if tool.get("type") == kind]
+
+
+def usable_tools(body: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return every tool the model may call: those of the request, of items that add some, and inside namespaces."""
+    found: list[dict[str, Any]] = []
+    items = body.get("input")
+    adding = [
+        item
+        for item in (items if isinstance(items, list) else ())
+        if isinstance(item, dict) and item.get("type") in _ADDING
+    ]
+    pending = [body, *adding]
+    while pending:
+        inside = tools_of(pending.pop(0))
+        found += inside
+        pending += inside
+    return found
 
 
 def _message(item: dict[str, Any]) -> dict[str, Any]:
