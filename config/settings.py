@@ -64,7 +64,7 @@ class Upstream(Section, frozen=True):
     api_key_file: str = ""
     ca_file: str = ""
     max_connections: Positive = 2048
-    first_byte_timeout_seconds: PositiveSeconds = 300.0
+    first_byte_timeout_seconds: PositiveSeconds = 600.0
     idle_timeout_seconds: PositiveSeconds = 120.0
     total_timeout_seconds: PositiveSeconds = 3600.0
 
@@ -129,6 +129,7 @@ class Holds(Section, frozen=True):
     min_output_tokens: Positive = 16
     realtime_max_output_tokens: Positive = 4_096
     max_tool_calls: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
+    in_flight_wait_seconds: Annotated[int, msgspec.Meta(ge=0, le=30)] = 2
 
 
 class Metering(Section, frozen=True):

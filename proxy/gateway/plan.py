@@ -31,6 +31,8 @@ MODEL_NAME = re.compile(r"[!-~]{1,120}")
 IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
 HOSTED_TOOLS = named(TOOLS, "hosted")
 SEARCH_TOKENS = TOOLS["web_search"].tokens
+USUAL_TOKENS, USUAL_REASONED_TOKENS = 4_096, 8_192
+"""Most output tokens of most answers, without and with reasoning."""
 CALL_PRICES = {
     "web_search": "web_search",
     "web_search_2025_08_26": "web_search",
@@ -56,6 +58,8 @@ class Plan(NamedTuple):
     ceiling: Charge
     tools: "Tools"
     context: int | None = 0
+    text: int = 0
+    """Tokens of the text that is written there and of what searches may bring: bounded by bytes, or counted."""
     input_is_counted: bool = False
     keeps: bool = False
     """True when the objects it makes stay in the upstream account, where their owner must be known (I8)."""
@@ -118,11 +122,14 @@ def make_plan(
     tools = _tools(parsed, model, key, prices, settings) if parsed.tools or parsed.image_tool else NO_TOOLS
     searches = _searches(parsed, model)
     cap, cap_is_ours = _output_cap(parsed, model, settings.holds)
-    tokens_in = _tokens_in(parsed, model, parsed.input_bytes_bound + searches * SEARCH_TOKENS, context, tools, cap)
+    text = parsed.input_bytes_bound + searches * SEARCH_TOKENS
+    tokens_in = _tokens_in(parsed, model, text, context, tools, cap)
     bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
     ceiling = prices.ceiling(model, tier, bounds)
     keeps = endpoint.stores and billing.allow_store and parsed.store is not False
-    return Plan(endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context, keeps=keeps)
+    return Plan(
+        endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context, text, keeps=keeps
+    )
 
 
 def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
@@ -147,30 +154,48 @@ def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejecti
 
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
     """Plan anew with the text counted instead of bounded by bytes."""
-    text = tokens + plan.searches * SEARCH_TOKENS
-    counted = _tokens_in(plan.parsed, plan.model, text, plan.context, plan.tools, plan.cap)
-    tokens_in = min(plan.bounds.input_tokens, counted)
-    return _rebound(plan, prices, tokens_in, plan.cap)._replace(input_is_counted=True)
+    text = min(plan.text, tokens + plan.searches * SEARCH_TOKENS)
+    return with_cap(plan._replace(text=text, input_is_counted=True), plan.cap, prices)
+
+
+def with_cap(plan: Plan, cap: int, prices: PriceBook) -> Plan:
+    """Plan anew with another output cap a choice, and all that grows with it: tools read their turns again."""
+    tokens_in = _tokens_in(plan.parsed, plan.model, plan.text, plan.context, plan.tools, cap)
+    bounds = bounds_of(plan.parsed, tokens_in, cap, plan.searches, plan.tools)
+    return plan._replace(cap=cap, bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
+
+
+def affordable_cap(plan: Plan, budget: int, prices: PriceBook) -> int:
+    """Find the highest output cap a choice, not above the plan's, that `budget` millicredits pay for; 0 for none."""
+    low, high = 0, plan.cap
+    if not plan.model.tier(plan.tier).short.output:
+        return 0
+    while low < high:
+        middle = (low + high + 1) // 2
+        if with_cap(plan, middle, prices).ceiling.amount <= budget:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | None:
     """Plan anew with our own output cap lowered to what `budget` millicredits pay for; None below `minimum`."""
-    choices = max(1, plan.parsed.choices)
-    affordable = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget)
-    cap = min(plan.cap, (affordable - plan.parsed.extra_output) // choices)
-    if not plan.cap_is_ours or cap < min(minimum, plan.cap):
+    if not plan.cap_is_ours:
         return None
-    return _rebound(plan, prices, plan.bounds.input_tokens, cap)
+    cap = affordable_cap(plan, budget, prices)
+    return None if cap < min(minimum, plan.cap) else with_cap(plan, cap, prices)
 
 
 def smallest(plan: Plan, minimum: int, prices: PriceBook) -> Plan:
     """Least that could be held for this request: what a 402 says is required."""
-    return _rebound(plan, prices, plan.bounds.input_tokens, min(plan.cap, minimum)) if plan.cap_is_ours else plan
+    return with_cap(plan, min(plan.cap, minimum), prices) if plan.cap_is_ours else plan
 
 
-def _rebound(plan: Plan, prices: PriceBook, tokens_in: int, cap: int) -> Plan:
-    bounds = bounds_of(plan.parsed, tokens_in, cap, plan.searches, plan.tools)
-    return plan._replace(cap=cap, bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
+def usual(plan: Plan, prices: PriceBook) -> Plan:
+    """Plan with what such a model usually answers with at most: our cap leaves room for others down to that."""
+    tokens = USUAL_REASONED_TOKENS if plan.model.reasoning else USUAL_TOKENS
+    return with_cap(plan, min(plan.cap, tokens), prices)
 
 
 def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) -> str:

@@ -10,6 +10,7 @@ last checkpoint (I3).
 """
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -23,7 +24,7 @@ from billing.money.usage_record import Outcome
 from config.settings import Limits
 from proxy.gateway.answers.report import Report
 from proxy.gateway.checkpoint import checkpoint_of
-from proxy.gateway.plan import Plan, clamped, smallest, with_counted_input
+from proxy.gateway.plan import Plan, affordable_cap, clamped, smallest, usual, with_counted_input
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.settlement import ObservedOutput, SettlementDecision, decide_settlement
 from proxy.gateway.usage_rows import RequestFacts, usage_record
@@ -32,6 +33,8 @@ from proxy.web.times import iso_time
 
 HOLD_TRIES = 3
 RESUME_TRIES = 3
+SHARE = 4
+"""Requests of an account that our own caps leave room for side by side."""
 SHRINK_FROM = 100_000
 """Millicredits ($0.10): smaller holds are not worth a tokenizer's time."""
 NO_USAGE = Usage()
@@ -107,34 +110,78 @@ class RequestHold:
     # -- holding ----------------------------------------------------------------------------------
 
     async def hold(self, plan: Plan, key: ApiKey, *, free: bool) -> Plan:
-        """Hold the worst case by bytes; where money is short count tokens, then clamp. `free`: see admission.admit.
+        """Hold the worst case by bytes; where money is short count tokens, then clamp, then wait a moment for others.
 
-        Raises Rejection (402, 429, 503).
+        `free`: see admission.admit. Raises Rejection (402, 429, 503).
         """
         self._key, self.free = key, free
-        services, holds, prices = self._services, self._settings.holds, self.terms.prices
-        counted, tries = False, 0
+        plan, result = await self._attempt(plan, key, patient=True)
+        if isinstance(result, Refused) and self._may_wait(plan, result):
+            plan, result = await self._wait_for_others(plan, key, result)
+        if isinstance(result, Refused):
+            budget = result.key_available if result.source == "key_limit" else result.balance - result.held
+            raise self._insufficient(plan, result, budget)
+        self.is_open, self.plan = True, plan
+        return self._leave_room(plan, result)
+
+    async def _attempt(self, plan: Plan, key: ApiKey, *, patient: bool) -> tuple[Plan, Held | Refused]:
+        """Try; where money is short count the tokens and lower our own cap, and try again.
+
+        `patient`: rather than to a shorter answer than usual it comes to a refusal while others hold. Raises Rejection
+        for other limits.
+        """
+        services, prices, tries = self._services, self.terms.prices, 0
         while True:
             result = await self._try_hold(plan, key)
             tries += 1
             if isinstance(result, Held):
-                self.is_open, self.plan = True, plan
-                return plan
+                return plan, result
             if result.source not in ("balance", "in_flight", "key_limit"):
                 raise _limited(result)
             budget = result.key_available if result.source == "key_limit" else result.balance - result.held
-            if not counted and plan.endpoint.texts is not None:
-                counted = True
+            if not plan.input_is_counted and plan.endpoint.texts is not None:
                 texts, framing = plan.endpoint.texts(plan.parsed.source)
                 tokens = framing + await services.tokenizer.count(plan.parsed.model, texts)
                 plan = with_counted_input(plan, tokens, prices)
             if tries == HOLD_TRIES:
-                raise self._insufficient(plan, result, budget)
+                return plan, result
             if plan.ceiling.amount > budget:
-                lower = clamped(plan, budget, holds.min_output_tokens, prices)
+                enough = usual(plan, prices).ceiling.amount
+                if patient and plan.cap_is_ours and result.held and enough > budget and result.source != "key_limit":
+                    return plan, result
+                lower = clamped(plan, _share(budget, enough), self._settings.holds.min_output_tokens, prices)
                 if lower is None:
-                    raise self._insufficient(plan, result, budget)
+                    return plan, result
                 plan = lower
+
+    def _may_wait(self, plan: Plan, result: Refused) -> bool:
+        """Tell whether only holds in flight are in the way."""
+        least = smallest(plan, self._settings.holds.min_output_tokens, self.terms.prices).ceiling.amount
+        return result.source != "key_limit" and result.held > 0 and result.balance >= least
+
+    async def _wait_for_others(self, plan: Plan, key: ApiKey, result: Refused) -> tuple[Plan, Held | Refused]:
+        """Try again as holds of the account end; when the time is over, take what is left."""
+        found: Held | Refused = result
+        turns = self._services.hold_queue.turns(key.account_id, self._settings.holds.in_flight_wait_seconds)
+        async with contextlib.aclosing(turns):
+            async for _ in turns:
+                plan, found = await self._attempt(plan, key, patient=True)
+                if isinstance(found, Held) or not self._may_wait(plan, found):
+                    return plan, found
+        return await self._attempt(plan, key, patient=False)
+
+    def _leave_room(self, plan: Plan, result: Held) -> Plan:
+        """Lower our own cap where this hold takes more than its share of what was available."""
+        before = result.balance - result.held + self.amount
+        enough = usual(plan, self.terms.prices).ceiling.amount if plan.cap_is_ours and self.amount else 0
+        if self.amount <= max(before // SHARE, enough) or not enough:
+            return plan
+        lower = clamped(plan, _share(before, enough), self._settings.holds.min_output_tokens, self.terms.prices)
+        if lower is None or lower.ceiling.amount >= self.amount:
+            return plan
+        self.plan, self.amount = lower, lower.ceiling.amount
+        self._services.balances.shrink(self.request_id, self.key.account_id, self.amount)
+        return lower
 
     async def _try_hold(self, plan: Plan, key: ApiKey) -> Held | Refused:
         services = self._services
@@ -189,8 +236,7 @@ class RequestHold:
         needed = smallest(plan, self._settings.holds.min_output_tokens, prices).ceiling.amount
         affordable = None
         if plan.parsed.choices:
-            tokens = prices.affordable_output(plan.model, plan.tier, plan.bounds, budget) - plan.parsed.extra_output
-            affordable = max(0, tokens) // plan.parsed.choices
+            affordable = affordable_cap(plan, budget, prices)
         source = result.source
         if source != "key_limit":
             source = "in_flight" if result.balance >= needed else "balance"
@@ -290,6 +336,7 @@ class RequestHold:
         except StoreUnavailable as error:
             services.metrics.count(services.metrics.store_errors, error.store)
             settled = None
+        services.hold_queue.ended(account_id)
         if isinstance(settled, Settled):
             self.settled, self.charged = settled, settled.charged
             if settled.loss:
@@ -324,11 +371,17 @@ class RequestHold:
             await self._services.balances.release(self.request_id, self.key.account_id)
         except StoreUnavailable as error:
             self._services.metrics.count(self._services.metrics.store_errors, error.store)
+        self._services.hold_queue.ended(self.key.account_id)
 
     def detach(self) -> None:
         """Let go of the hold: the request goes on without us, and whoever polls it resumes it."""
         self._services.balances.detach(self.request_id, self.key.account_id)
         self.is_open = False
+
+
+def _share(budget: int, enough: int) -> int:
+    """Part of what is available that our own cap may take, so that others find some: not less than what is usual."""
+    return min(budget, max(budget // SHARE, enough))
 
 
 def held_amount(plan: Plan, *, free: bool) -> Millicredits:

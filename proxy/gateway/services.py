@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from billing.balances.hold_queue import HoldQueue
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
 from config.secrets import Secret
@@ -99,6 +100,7 @@ class Services:
     """Address of this server where portal.public_url does not say it; "" = unknown."""
     overloaded: str = ""
     live: "set[Live]" = field(default_factory=set)
+    hold_queue: HoldQueue = field(default_factory=HoldQueue)
     redactor: ResponseRedactor = field(init=False)
     terms: PricingTerms = field(init=False)
     """Terms of whatever begins now."""

@@ -8,7 +8,9 @@ x 3.125 + 10 x N while it is bounded by its bytes, and charged 20 + 10 x N.
 
 import base64
 import json
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -694,3 +696,67 @@ def test_a_model_name_is_plain_or_unknown(customer: Customer, sandbox: Sandbox, 
     answer = customer.post({"model": model, "messages": [{"role": "user", "content": "hi"}]})
     assert (answer.status_code, answer.json()["error"]["code"]) == (404, "model_not_found")
     assert sandbox.record() == []
+
+
+# -- room for others ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize(
+    ("model", "credits"), [("gpt-4.1", "250"), ("gpt-5.1", "250"), ("gpt-5.4-mini", "996"), ("gpt-5.1", "996")]
+)
+def test_requests_without_a_cap_share_a_balance(
+    served: Serve, new_customer: NewCustomer, model: str, credits: str, stream: bool
+) -> None:
+    """Each costs about two credits: four of them are served side by side, whatever the model's own maximum is."""
+    customer = new_customer(served(), credits)
+    body = customer.body({"output_tokens": 200, "latency_ms": 1_000}, model=model, stream=stream)
+    with ThreadPoolExecutor(4) as pool:
+        answers = list(pool.map(lambda _: customer.post(body), range(4)))
+    assert [answer.status_code for answer in answers] == [200] * 4, [answer.text[:300] for answer in answers]
+    wait_until(lambda: customer.held() == 0, 10, "nothing is held")
+    assert customer.balance() > 0
+
+
+@pytest.mark.parametrize(("model", "credits"), [("gpt-5.1", "1000"), ("gpt-4.1", "998")])
+def test_with_hosted_tools_our_own_cap_is_lowered_until_the_whole_plan_fits(
+    served: Serve, new_customer: NewCustomer, model: str, credits: str
+) -> None:
+    customer = new_customer(served(), credits)
+    answer = customer.post({"model": model, "input": "hi", "tools": [{"type": "web_search"}]}, "/v1/responses")
+    assert answer.status_code == 200, answer.text
+    assert int(answer.headers["x-credits-output-cap"]) >= 4_096
+    record = customer.generation(answer.headers["x-request-id"])
+    assert int(record["heldMillicredits"]) <= int(credits) * 1_000
+
+
+@pytest.mark.parametrize("credits", ["40", "300"])
+def test_what_a_402_with_hosted_tools_calls_affordable_is_then_served(
+    served: Serve, new_customer: NewCustomer, credits: str
+) -> None:
+    customer = new_customer(served(), credits)
+    asked = {"model": "gpt-4.1", "input": "hi", "tools": [{"type": "web_search"}]}
+    first = refused(customer.post({**asked, "max_output_tokens": 32_000}, "/v1/responses"))
+    affordable = first["affordableOutputTokens"]
+    if affordable:
+        assert customer.post({**asked, "max_output_tokens": affordable}, "/v1/responses").status_code == 200
+        return
+    refused(customer.post({**asked, "max_output_tokens": 16}, "/v1/responses"))
+
+
+def test_a_hold_that_others_are_in_the_way_of_waits_for_them(served: Serve, new_customer: NewCustomer) -> None:
+    """A thousand tokens are held for, ten are used: the second fits as soon as the first has ended."""
+    customer = new_customer(served(), "12")
+    body = customer.body({"output_tokens": 10, "latency_ms": 700}, model="gpt-4o", max_tokens=1_000)
+    with ThreadPoolExecutor(3) as pool:
+        answers = list(pool.map(lambda _: customer.post(body), range(3)))
+    assert [answer.status_code for answer in answers] == [200] * 3
+
+
+def test_a_wait_for_others_ends(served: Serve, new_customer: NewCustomer) -> None:
+    customer = new_customer(served(), "2")
+    with customer.stream(customer.body({"silent": "after_headers"}, model="gpt-4o", max_tokens=50)):
+        started = time.monotonic()
+        error = refused(customer.post(hello(max_tokens=180)))
+        assert error["limitSource"] == "in_flight"
+        assert 1.5 < time.monotonic() - started < 15

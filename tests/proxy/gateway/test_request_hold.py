@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import pytest
 
+from billing.balances.hold_queue import HoldQueue
 from billing.money.amounts import Millicredits
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Held, HoldRequest, Refused
@@ -53,6 +54,7 @@ def services(store: RecordedStore, **changed: Any) -> Services:
         terms=PricingTerms(PRICES, False),
         overloaded="",
         tracing=SimpleNamespace(begin=lambda _headers: None),
+        hold_queue=HoldQueue(),
     )
     for name, value in changed.items():
         setattr(found, name, value)
