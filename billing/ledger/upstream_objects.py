@@ -19,13 +19,18 @@ A session ends 20 minutes after its last use (docs/openai.md#hosted-tools).
 
 
 class OwnedObject(NamedTuple):
-    """An object and its owner. `context_tokens`: what a request that refers to it re-reads; None = not known."""
+    """An object and its owner. `context_tokens`: what a request that refers to it re-reads; None = not known.
+
+    `picture_extra`: how much more with a model that counts pictures by another rule than `model`.
+    """
 
     kind: str
     account_id: str
     charge_id: str
     context_tokens: int | None
     deleted: bool
+    model: str = ""
+    picture_extra: int = 0
 
 
 class MadeObject(NamedTuple):
@@ -34,6 +39,8 @@ class MadeObject(NamedTuple):
     object_id: str
     kind: str
     context_tokens: int | None = None
+    model: str = ""
+    picture_extra: int = 0
 
 
 class BackgroundResponse(NamedTuple):
@@ -59,7 +66,9 @@ class UpstreamObjects:
         statement = dialect.insert(upstream_objects)
         same_owner = upstream_objects.c.account_id == statement.excluded.account_id
         statement = statement.on_conflict_do_update(
-            index_elements=["id"], set_={"context_tokens": statement.excluded.context_tokens}, where=same_owner
+            index_elements=["id"],
+            set_={name: statement.excluded[name] for name in ("context_tokens", "model", "picture_extra")},
+            where=same_owner,
         )
         rows = [
             {
@@ -68,6 +77,8 @@ class UpstreamObjects:
                 "account_id": account_id,
                 "charge_id": charge_id,
                 "context_tokens": one.context_tokens,
+                "model": one.model,
+                "picture_extra": one.picture_extra,
                 "created_at": now_ms(),
             }
             for one in sorted(made)
@@ -78,12 +89,20 @@ class UpstreamObjects:
     async def find(self, object_id: str) -> OwnedObject | None:
         """Return the object of that id, deleted ones included."""
         table = upstream_objects.c
-        query = select(table.kind, table.account_id, table.charge_id, table.context_tokens, table.deleted_at).where(
-            table.id == object_id
-        )
+        query = select(
+            table.kind,
+            table.account_id,
+            table.charge_id,
+            table.context_tokens,
+            table.deleted_at,
+            table.model,
+            table.picture_extra,
+        ).where(table.id == object_id)
         async with self._db.read() as connection:
             row = (await connection.execute(query)).first()
-        return None if row is None else OwnedObject(row[0], row[1], row[2], row[3], row[4] is not None)
+        if row is None:
+            return None
+        return OwnedObject(row[0], row[1], row[2], row[3], row[4] is not None, row[5] or "", row[6] or 0)
 
     async def forget(self, object_id: str) -> None:
         """Mark it as deleted by its owner."""

@@ -86,7 +86,8 @@ class Exchange:
             free = admit(settings, key.account_id, services.overloaded)
             content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
             parsed = endpoint.parse(body, content_type)
-            context = await services.tenants.context(key.account_id, parsed.references) if parsed.references else 0
+            references = parsed.references
+            context = await services.tenants.context(key.account_id, references, parsed.model) if references else 0
             plan = make_plan(endpoint, parsed, key, self.hold.terms.prices, settings, context)
             plan = await self.hold.hold(plan, key, free=free)
             identifier = partial(services.tenants.identifier, key.account_id)

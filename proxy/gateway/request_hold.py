@@ -306,12 +306,12 @@ class RequestHold:
         first_byte_ms: int,
     ) -> SettlementDecision:
         """Decide what the answer costs, charge it once, and keep whose its objects are. `head`: upstream's headers."""
-        keeps = self.held_plan.keeps
+        keeps, parsed = self.held_plan.keeps, self.held_plan.parsed
         decision = await self.decide(report, observed, outcome)
         await self.charge(decision, head, first_byte_ms)
         if keeps:
             tenants = self._services.tenants
-            await tenants.record_made(self.key.account_id, self.request_id, report, decision.usage)
+            await tenants.record_made(self.key.account_id, self.request_id, report, decision.usage, parsed)
         return decision
 
     async def decide(self, report: Report, observed: ObservedOutput, outcome: Outcome) -> SettlementDecision:

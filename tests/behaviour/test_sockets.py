@@ -12,6 +12,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
 from tests.support import web
+from tests.support.media import png
 from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import Sandbox, sandbox_says, wait_until
 from tests.support.sockets import CHAT, create, opened, rows, until
@@ -203,6 +204,24 @@ def test_a_response_may_build_on_one_of_the_same_socket_only(
         stranger.send(create(previous_response_id=first))
         refused = until(stranger, "error")[-1]
         assert (refused["status"], refused["error"]["code"]) == (404, "previous_response_not_found")
+
+
+def test_pictures_of_another_models_response_are_held_for_by_the_rule_of_the_one_that_reads_them(
+    fresh: Customer,
+) -> None:
+    """gpt-4o-mini counts a picture of 2000 x 2000 some 33 times higher than gpt-4.1."""
+    picture = "data:image/png;base64," + base64.b64encode(png(2_000, 2_000)).decode()
+    content = [{"type": "input_image", "image_url": picture} for _ in range(4)]
+    first = {"type": "response.create", "model": "gpt-4.1", "max_output_tokens": 16}
+    with opened(fresh, "/responses") as socket:
+        socket.send(json.dumps({**first, "input": [{"role": "user", "content": content}]}))
+        made = until(socket, "response.completed", "response.incomplete")[-1]["response"]["id"]
+        socket.send(json.dumps({**first, "model": "gpt-4o-mini", "input": "x", "previous_response_id": made}))
+        usage = until(socket, "response.completed", "response.incomplete")[-1]["response"]["usage"]
+    row = next(row for row in rows(fresh, 2) if row["model"] == "gpt-4o-mini")
+    record = fresh.generation(row["requestId"])
+    assert usage["input_tokens"] > 100_000
+    assert int(record["heldMillicredits"]) >= int(record["chargedMillicredits"]) > 15_000
 
 
 def test_when_the_credits_are_gone_the_socket_says_so_and_closes(

@@ -218,11 +218,14 @@ upstream_objects = Table(
     Column("context_tokens", BigInteger),
     Column("created_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
+    Column("model", String(120)),
+    Column("picture_extra", BigInteger),
     Index("ix_upstream_objects_account", "account_id", "created_at"),
 )
 """Owners of what was made in the shared upstream account.
 
-`context_tokens`: what a later request that refers to it re-reads.
+`context_tokens`: what a later request that refers to it re-reads; `picture_extra`: how much more that may be with a
+model that counts pictures by another rule than `model` does.
 """
 
 background_responses = Table(

@@ -17,6 +17,8 @@ PATCH = 32
 TILE = 512
 LOW_SIDE = 512
 LEGACY_PATCHES = 1_536
+UNBOUNDED = 10**7
+"""More than any window."""
 
 
 class Size(NamedTuple):
@@ -37,11 +39,20 @@ def image_tokens(model: str, size: Size | None, detail: str | None) -> int | Non
     """Tokens of one image at most; None when its size is unknown and the model sets no limit, or the model's rule is
     unknown.
     """
+    rule = image_rule(model)
+    return None if rule is None else rule.tokens(size, detail or "auto")
+
+
+def image_rule(model: str) -> _ImageRule | None:
+    """Find the rule by which a model counts pictures; None when it is not known."""
     name = model.removeprefix("ft:")
-    for rule in RULES:
-        if rule.pattern.match(name):
-            return rule.tokens(size, detail or "auto")
-    return None
+    return next((rule for rule in RULES if rule.pattern.match(name)), None)
+
+
+def dearest_image_tokens(size: Size | None, detail: str | None) -> int:
+    """Tokens of one image at most, whatever model reads it; UNBOUNDED when its size is unknown."""
+    counts = [rule.tokens(size, detail or "auto") for rule in RULES]
+    return max(UNBOUNDED if count is None else count for count in counts)
 
 
 def _tiled(low: int, per_tile: int) -> Callable[[Size | None, str], int | None]:
@@ -84,6 +95,7 @@ def _patched(hundredths: int, budgets: dict[str, int | None]) -> Callable[[Size 
     return tokens
 
 
+START_OF_SCAN = 0xDA
 LOW_PATCHES = (LOW_SIDE // PATCH) ** 2
 
 RULES = (
@@ -113,42 +125,81 @@ def size_of_data_url(url: str) -> Size | None:
 
 
 def size_of(data: bytes) -> Size | None:
-    """Size of a PNG, GIF, WebP or JPEG from its first bytes; None for anything else."""
-    size = None
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and len(data) >= 24:
-        size = Size(*struct.unpack(">II", data[16:24]))
-    elif data[:6] in (b"GIF87a", b"GIF89a") and len(data) >= 10:
-        size = Size(*struct.unpack("<HH", data[6:10]))
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP" and len(data) >= 30:
-        size = _webp(data)
+    """Size of a PNG, GIF, WebP or JPEG: the largest that any part of it says; None for anything else.
+
+    Decoders take it from different places, so a file that contradicts itself counts as the largest.
+    """
+    sizes: list[Size] = []
+    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and len(data) >= 24:
+        sizes = [Size(*struct.unpack(">II", data[16:24]))]
+    elif data[:6] in (b"GIF87a", b"GIF89a") and len(data) >= 13:
+        sizes = _gif(data)
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        sizes = _webp(data)
     elif data.startswith(b"\xff\xd8"):
-        size = _jpeg(data)
-    return size if size is not None and 0 < size.width <= MAX_SIDE and 0 < size.height <= MAX_SIDE else None
+        sizes = _jpeg(data)
+    if not sizes or not all(0 < size.width <= MAX_SIDE and 0 < size.height <= MAX_SIDE for size in sizes):
+        return None
+    return Size(max(size.width for size in sizes), max(size.height for size in sizes))
 
 
-def _webp(data: bytes) -> Size | None:
-    kind = data[12:16]
-    if kind == b"VP8X":
-        return Size(int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1)
-    if kind == b"VP8L":
-        bits = int.from_bytes(data[21:25], "little")
-        return Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1)
-    if kind == b"VP8 ":
-        width, height = struct.unpack("<HH", data[26:30])
-        return Size(width & 0x3FFF, height & 0x3FFF)
-    return None
+def _gif(data: bytes) -> list[Size]:
+    """Logical screen, and every frame's end, which decoders draw as well; empty where no frame is found."""
+    sizes = [Size(*struct.unpack("<HH", data[6:10]))]
+    position = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while position < len(data):
+        kind = data[position]
+        if kind == 0x2C and position + 10 <= len(data):
+            left, top, width, height = struct.unpack("<HHHH", data[position + 1 : position + 9])
+            sizes.append(Size(left + width, top + height))
+            packed = data[position + 9]
+            position = _after_blocks(data, position + 11 + (3 << (packed & 7) + 1 if packed & 0x80 else 0))
+        elif kind == 0x21:
+            position = _after_blocks(data, position + 2)
+        else:
+            break
+    return sizes if len(sizes) > 1 else []
 
 
-def _jpeg(data: bytes) -> Size | None:
-    """Walk the segments to the frame header."""
-    position = 2
+def _after_blocks(data: bytes, position: int) -> int:
+    """Position after a GIF's chain of data blocks."""
+    while position < len(data) and data[position]:
+        position += data[position] + 1
+    return position + 1
+
+
+def _webp(data: bytes) -> list[Size]:
+    """Canvas and bitstreams, chunk by chunk."""
+    sizes, position = [], 12
+    while position + 18 <= len(data):
+        kind, length = data[position : position + 4], int.from_bytes(data[position + 4 : position + 8], "little")
+        body = data[position + 8 : position + 24]
+        if kind == b"VP8X":
+            sizes.append(Size(int.from_bytes(body[4:7], "little") + 1, int.from_bytes(body[7:10], "little") + 1))
+        elif kind == b"ANMF" and len(body) >= 12:
+            sizes.append(Size(int.from_bytes(body[6:9], "little") + 1, int.from_bytes(body[9:12], "little") + 1))
+        elif kind == b"VP8L":
+            bits = int.from_bytes(body[1:5], "little")
+            sizes.append(Size((bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1))
+        elif kind == b"VP8 ":
+            width, height = struct.unpack("<HH", body[6:10])
+            sizes.append(Size(width & 0x3FFF, height & 0x3FFF))
+        position += 8 + length + length % 2
+    return sizes
+
+
+def _jpeg(data: bytes) -> list[Size]:
+    """Every frame header before the picture's data."""
+    sizes, position = [], 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
         if marker == 0xFF:
             position += 1
-        elif marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
+            continue
+        if marker == START_OF_SCAN:
+            break
+        if marker in range(0xC0, 0xD0) and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack(">HH", data[position + 5 : position + 9])
-            return Size(width, height)
-        else:
-            position += 2 + int(struct.unpack(">H", data[position + 2 : position + 4])[0])
-    return None
+            sizes.append(Size(width, height))
+        position += 2 + int(struct.unpack(">H", data[position + 2 : position + 4])[0])
+    return sizes

@@ -57,7 +57,7 @@ class Parsed(NamedTuple):
 
     What is estimated and not bounded is what is charged where an answer says nothing: nobody pays a bound.
     `estimated_audio` is a part of `estimated_input`; `picture_tokens` is one drawn picture, `sound_format` the one that
-    speech comes in.
+    speech comes in. `picture_extra`: what its pictures may take more of when another model reads them later.
     """
 
     model: str
@@ -79,6 +79,7 @@ class Parsed(NamedTuple):
     estimated_audio: int = 0
     estimated_milliseconds: int = 0
     picture_tokens: int = 0
+    picture_extra: int = 0
     sound_format: str = DEFAULT_FORMAT
     unbounded: bool = False
     inputs: int = 1

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from proxy.gateway.bodies.image_bounds import INPUT_IMAGE_TOKENS, usual_image_output
+from proxy.gateway.bodies.image_tokens import dearest_image_tokens, size_of_data_url
 from proxy.gateway.bodies.inventory import COMPACT_FIELDS, COUNT_FIELDS, RESPONSE_FIELDS, SHARED, SurfaceEntry, offered
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
@@ -46,6 +47,8 @@ class _Seen(NamedTuple):
     images: list[tuple[int | None, int]]
     references: list[Reference]
     files: list[int]
+    dearest: list[int]
+    """Of each image, whatever model reads it."""
 
 
 def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
@@ -85,6 +88,7 @@ def parse_response(body: bytes, _content_type: bytes = b"") -> Parsed:
         max_calls=None if max_calls is None else positive(_integer(max_calls, "max_tool_calls"), "max_tool_calls", 128),
         image_tool=find_image_tool(tools, len(body) + len(seen.images) * INPUT_IMAGE_TOKENS),
         picture_tokens=_picture_tokens(tools),
+        picture_extra=sum(seen.dearest),
         references=tuple(seen.references),
         background=background,
     )
@@ -204,7 +208,7 @@ def _picture_tokens(tools: list[dict[str, Any]]) -> int:
 
 def _walk(request: dict[str, Any], model: str) -> _Seen:
     """Images, files and references, wherever they stand in `input` and `tools`."""
-    seen = _Seen([], [], [])
+    seen = _Seen([], [], [], [])
     for name in ("previous_response_id",):
         if request.get(name) is not None:
             seen.references.append(Reference("response", _text(request, name), name))
@@ -247,9 +251,9 @@ def _look(value: Any, param: str, model: str, seen: _Seen) -> None:
             seen.references.append(Reference("container", inner, param))
         elif inner and name == "image_url":
             url = inner.get("url") if isinstance(inner, dict) else inner
-            seen.images.append(
-                image_bound(model, str(url), value.get("detail") if isinstance(value.get("detail"), str) else None)
-            )
+            detail = value.get("detail") if isinstance(value.get("detail"), str) else None
+            seen.images.append(image_bound(model, str(url), detail))
+            seen.dearest.append(dearest_image_tokens(size_of_data_url(str(url)), detail))
         elif inner and name in ("file_data", "file_url"):
             seen.files.append(1)
         else:

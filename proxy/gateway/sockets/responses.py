@@ -17,6 +17,7 @@ A 402 lets running responses end, then closes the socket: an agent that asks on 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,7 +27,7 @@ from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import RESPONSE_EVENTS
 from proxy.gateway.answers.reports import response_report
 from proxy.gateway.bodies.inventory import SOCKET_CLIENT, offered
-from proxy.gateway.bodies.parsed import Reference
+from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import make_plan
 from proxy.gateway.services import Services
@@ -34,6 +35,7 @@ from proxy.gateway.sockets.exchange import Begin, SocketExchange
 from proxy.gateway.sockets.lanes import Lane, Lanes
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.upstream.request_body import body_to_send
+from proxy.gateway.upstream.tenants import extra_for
 from proxy.web.rejections import Rejection, invalid
 
 ENDPOINT = METERED["POST", b"/v1/responses"]
@@ -46,6 +48,14 @@ KNOWN_RESPONSES = 10_000
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
+class MadeHere(NamedTuple):
+    """A response of this socket, as one that builds on it re-reads it: see UpstreamObjects."""
+
+    tokens: int
+    model: str
+    picture_extra: int
+
+
 class ResponsesSession:
     """See relay.SocketSession."""
 
@@ -53,7 +63,7 @@ class ResponsesSession:
         """Nothing runs yet."""
         self._services, self._key, self._begin = services, key, begin
         self._lanes = Lanes()
-        self._made: dict[str, int] = {}
+        self._made: dict[str, MadeHere] = {}
         self._broke = False
 
     def target(self) -> str:
@@ -100,9 +110,7 @@ class ResponsesSession:
         if parsed.background:
             raise invalid("`background` is not available on a WebSocket.", "background", "unsupported_parameter")
         settings = self._services.settings
-        plan = make_plan(
-            ENDPOINT, parsed, self._key, exchange.hold.terms.prices, settings, await self._context(parsed.references)
-        )
+        plan = make_plan(ENDPOINT, parsed, self._key, exchange.hold.terms.prices, settings, await self._context(parsed))
         plan = await exchange.hold_for(plan, self._key)
         self._lanes.ask(lane, exchange)
         exchange.hold.checkpoint_sent()
@@ -110,17 +118,18 @@ class ResponsesSession:
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]
 
-    async def _context(self, references: tuple[Reference, ...]) -> int | None:
+    async def _context(self, parsed: Parsed) -> int | None:
         """As for a request, but what this socket made is its own even where nothing is stored."""
         tokens, others = 0, []
-        for reference in references:
-            if reference.kind == "response" and reference.id in self._made:
-                tokens += self._made[reference.id]
+        for reference in parsed.references:
+            made = self._made.get(reference.id) if reference.kind == "response" else None
+            if made is not None:
+                tokens += made.tokens + extra_for(parsed.model, made.model, made.picture_extra)
             else:
                 others.append(reference)
         if not others:
             return tokens
-        context = await self._services.tenants.context(self._key.account_id, tuple(others))
+        context = await self._services.tenants.context(self._key.account_id, tuple(others), parsed.model)
         return None if context is None else tokens + context
 
     def _lane(self, frame: Frame) -> Lane:
@@ -169,7 +178,10 @@ class ResponsesSession:
         await exchange.settle(report)
         self._lanes.drop(exchange)
         if report.upstream_id and report.usage is not None:
-            self._made[report.upstream_id] = report.usage.input_tokens + report.usage.output_tokens
+            parsed = exchange.hold.held_plan.parsed
+            before = [self._made[one.id].picture_extra for one in parsed.references if one.id in self._made]
+            tokens = report.usage.input_tokens + report.usage.output_tokens
+            self._made[report.upstream_id] = MadeHere(tokens, parsed.model, parsed.picture_extra + sum(before))
             if len(self._made) > KNOWN_RESPONSES:
                 self._made.pop(next(iter(self._made)))
 

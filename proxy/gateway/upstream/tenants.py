@@ -9,7 +9,8 @@ from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.secrets import Secret
 from proxy.gateway.answers.report import Report
-from proxy.gateway.bodies.parsed import Reference
+from proxy.gateway.bodies.image_tokens import image_rule
+from proxy.gateway.bodies.parsed import Parsed, Reference
 from proxy.web.rejections import Rejection, unavailable
 
 PURPOSE = b"tollkeeper tenant identifiers 1"
@@ -28,10 +29,11 @@ class Tenants:
         """Name that upstream sees instead of a `user`, `safety_identifier` or `prompt_cache_key` of a client's."""
         return "tk_" + hmac.new(self._key, account_id.encode() + b"\0" + value, hashlib.sha256).hexdigest()[:40]
 
-    async def context(self, account_id: str, references: tuple[Reference, ...]) -> int | None:
+    async def context(self, account_id: str, references: tuple[Reference, ...], model: str = "") -> int | None:
         """Tokens that the objects a request refers to add to its input, all of them the account's own (I8).
 
-        None when one of them has no known size. Raises Rejection: 404 as for an id that never was, 503.
+        `model` reads them: their pictures count by its rule. None when one of them has no known size. Raises Rejection:
+        404 as for an id that never was, 503.
         """
         tokens, unknown = 0, False
         for reference in references:
@@ -40,27 +42,39 @@ class Tenants:
                 raise no_such_object(reference)
             if reference.kind == "response":
                 unknown = unknown or found.context_tokens is None
-                tokens += found.context_tokens or 0
+                tokens += (found.context_tokens or 0) + extra_for(model, found.model, found.picture_extra)
         return None if unknown else tokens
 
     async def record_begun(self, account_id: str, charge_id: str, response_id: str) -> None:
         """Record that a stored response began: from its first byte on it has an owner. Raises StoreUnavailable."""
         await self.objects.record_owner(account_id, charge_id, [MadeObject(response_id, "response")])
 
-    async def record_made(self, account_id: str, charge_id: str, report: Report, usage: Usage) -> None:
+    async def record_made(
+        self, account_id: str, charge_id: str, report: Report, usage: Usage, parsed: Parsed | None = None
+    ) -> None:
         """Record what a whole stored response made, and how much a request that builds on it re-reads.
 
-        Where that cannot be written now, its size stays unknown and the next request is held by the whole window.
+        `parsed`: its request, whose pictures another model may count for more. Where that cannot be written now, its
+        size stays unknown and the next request is held by the whole window.
         """
         if not report.upstream_id:
             return
         tokens = usage.input_tokens + usage.output_tokens
-        made = [
-            MadeObject(report.upstream_id, "response", tokens),
-            *(MadeObject(item, "item") for item in report.items),
-        ]
         with contextlib.suppress(StoreUnavailable):
+            model, extra = ("", 0) if parsed is None else (parsed.model, await self._picture_extra(parsed))
+            made = [
+                MadeObject(report.upstream_id, "response", tokens, model, extra),
+                *(MadeObject(item, "item") for item in report.items),
+            ]
             await self.objects.record_owner(account_id, charge_id, made)
+
+    async def _picture_extra(self, parsed: Parsed) -> int:
+        """Count what its pictures, and those it built on, may take more with another model. Raises StoreUnavailable."""
+        extra = parsed.picture_extra
+        for reference in parsed.references:
+            found = await self.objects.find(reference.id) if reference.kind == "response" else None
+            extra += found.picture_extra if found is not None else 0
+        return extra
 
     async def sessions(self, account_id: str, charge_id: str, containers: tuple[str, ...]) -> int:
         """Count the container sessions that began with this request; every one when that cannot be looked up."""
@@ -90,6 +104,11 @@ class Tenants:
             return await self.objects.is_running(response_id)
         except StoreUnavailable:
             raise unavailable(CANNOT_LOOK_UP, "store_unavailable") from None
+
+
+def extra_for(model: str, made_by: str, picture_extra: int) -> int:
+    """Tokens to add to what was made by one model when another reads it: none where both count pictures alike."""
+    return 0 if not picture_extra or image_rule(model) is image_rule(made_by) else picture_extra
 
 
 def no_such_object(reference: Reference) -> Rejection:

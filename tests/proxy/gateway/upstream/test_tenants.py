@@ -4,9 +4,11 @@ from typing import cast
 
 import pytest
 
-from billing.ledger.upstream_objects import OwnedObject, UpstreamObjects
+from billing.ledger.upstream_objects import MadeObject, OwnedObject, UpstreamObjects
+from billing.money.usage import Usage
 from config.secrets import Secret
-from proxy.gateway.bodies.parsed import Reference
+from proxy.gateway.answers.report import NO_REPORT
+from proxy.gateway.bodies.parsed import Parsed, Reference
 from proxy.gateway.upstream.tenants import Tenants
 from proxy.web.rejections import Rejection
 
@@ -18,6 +20,10 @@ class Kept:
 
     def __init__(self, **owned: OwnedObject) -> None:
         self.owned = owned
+        self.recorded: list[MadeObject] = []
+
+    async def record_owner(self, _account_id: str, _charge_id: str, made: list[MadeObject]) -> None:
+        self.recorded += made
 
     async def find(self, object_id: str) -> OwnedObject | None:
         return self.owned.get(object_id)
@@ -48,3 +54,20 @@ async def test_an_object_of_unknown_size_hides_no_foreign_one_behind_it(foreign:
         with pytest.raises(Rejection) as refused:
             await kept.context(MINE, named(*order))
         assert (refused.value.status, refused.value.code) == (404, "response_not_found")
+
+
+async def test_pictures_count_by_the_rule_of_the_model_that_reads_them() -> None:
+    made = response(MINE, 3_000)._replace(model="gpt-4.1", picture_extra=100_000)
+    kept = tenants(resp_a=made)
+    assert await kept.context(MINE, named("resp_a"), "gpt-4.1-2025-04-14") == 3_000
+    assert await kept.context(MINE, named("resp_a"), "gpt-4o-mini") == 103_000
+
+
+async def test_a_response_that_builds_on_pictures_hands_them_on() -> None:
+    made = response(MINE, 3_000)._replace(model="gpt-4.1", picture_extra=100_000)
+    kept = tenants(resp_a=made)
+    parsed = Parsed(model="gpt-4.1", source=b"", picture_extra=5, references=named("resp_a"))
+    report = NO_REPORT._replace(upstream_id="resp_b")
+    await kept.record_made(MINE, "req_2", report, Usage(input_tokens=3_010, output_tokens=10), parsed)
+    (recorded,) = kept.objects.recorded  # type: ignore[attr-defined]
+    assert (recorded.context_tokens, recorded.model, recorded.picture_extra) == (3_020, "gpt-4.1", 100_005)

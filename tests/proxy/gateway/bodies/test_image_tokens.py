@@ -1,0 +1,96 @@
+"""The size of a picture is the largest that any part of its file says: decoders take it from different places."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image
+
+from proxy.gateway.bodies.image_tokens import (
+    UNBOUNDED,
+    Size,
+    dearest_image_tokens,
+    image_rule,
+    image_tokens,
+    size_of,
+)
+
+LARGE, SMALL = (3_000, 3_000), (1, 1)
+
+
+def file(form: str, size: tuple[int, int] = LARGE) -> bytes:
+    stream = io.BytesIO()
+    Image.new("P" if form == "GIF" else "RGB", size).save(stream, form)
+    return stream.getvalue()
+
+
+def shown(data: bytes) -> tuple[int, int]:
+    """What a decoder makes of it."""
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.load()
+        return picture.size
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "JPEG", "WEBP"])
+@pytest.mark.parametrize("size", [LARGE, SMALL, (17, 900)])
+def test_an_honest_picture_has_its_size(form: str, size: tuple[int, int]) -> None:
+    assert size_of(file(form, size)) == Size(*size)
+
+
+def test_a_screen_smaller_than_its_frame_is_not_believed() -> None:
+    lying = bytearray(file("GIF"))
+    lying[6:10] = struct.pack("<HH", *SMALL)
+    assert shown(bytes(lying)) == LARGE
+    assert size_of(bytes(lying)) == Size(*LARGE)
+
+
+def test_a_frame_that_lies_outside_the_screen_counts_up_to_its_end() -> None:
+    lying = bytearray(file("GIF", (10, 10)))
+    frame = lying.index(b"\x2c")
+    lying[frame + 1 : frame + 5] = struct.pack("<HH", 2_000, 1_000)
+    assert size_of(bytes(lying)) == Size(2_010, 1_010)
+
+
+def test_a_gif_without_a_frame_in_reach_has_no_known_size() -> None:
+    plain = file("GIF")
+    comment = b"\x21\xfe" + b"\xff" + b"x" * 255 + b"\0"
+    behind = plain[: plain.index(b"\x2c")] + comment * 400
+    assert size_of(behind[:65_000]) is None
+
+
+def test_a_canvas_smaller_than_its_picture_is_not_believed() -> None:
+    plain = file("WEBP")
+    canvas = b"VP8X" + struct.pack("<I", 10) + b"\0" * 10
+    lying = b"RIFF" + struct.pack("<I", len(plain) + 10) + b"WEBP" + canvas + plain[12:]
+    assert size_of(lying) == Size(*LARGE)
+
+
+def test_a_jpeg_with_two_frame_headers_counts_as_the_larger() -> None:
+    plain = file("JPEG")
+    small = b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, 1, 1, 3) + b"\0" * 9
+    assert size_of(plain[:2] + small + plain[2:]) == Size(*LARGE)
+
+
+def test_a_png_whose_header_is_not_its_first_chunk_has_no_known_size() -> None:
+    plain = file("PNG")
+    first = b"tEXt" + struct.pack(">II", 1, 1)
+    text = struct.pack(">I", 8) + first + struct.pack(">I", zlib.crc32(first))
+    assert size_of(plain[:8] + text + plain[8:]) is None
+
+
+@pytest.mark.parametrize("form", ["PNG", "GIF", "JPEG", "WEBP"])
+def test_a_picture_cut_anywhere_does_no_harm(form: str) -> None:
+    data = file(form, (20, 20))
+    for end in range(len(data)):
+        size_of(data[:end])
+
+
+def test_the_dearest_rule_is_at_least_every_rule() -> None:
+    models = ("gpt-4o-mini", "gpt-4.1", "gpt-4.1-mini", "gpt-5", "o1", "gpt-5.4", "gpt-5.6-luna")
+    for size in (Size(1, 1), Size(2_000, 2_000), Size(20_000, 20)):
+        counts = [image_tokens(model, size, None) for model in models]
+        assert dearest_image_tokens(size, None) >= max(count or 0 for count in counts)
+    assert dearest_image_tokens(None, None) == UNBOUNDED
+    assert image_rule("gpt-4.1") is image_rule("gpt-4.1-2025-04-14")
+    assert image_rule("gpt-4.1") is not image_rule("gpt-4o-mini")
