@@ -70,7 +70,7 @@ class Exchange:
         """Nothing is held yet."""
         self.request, self.services, self.settings = request, request.services, request.settings
         self.hold = RequestHold(
-            self.services, self.services.terms, request.request_id, request.started_ms, request.started
+            self.services, self.services.terms, request.request_id, request.started_ms, request.started, request
         )
         self.meter: StreamMeter | None = None
 

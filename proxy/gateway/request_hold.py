@@ -59,6 +59,7 @@ class RequestHold:
         "free",
         "input_owed",
         "is_open",
+        "owner",
         "plan",
         "request_id",
         "sent_at",
@@ -70,9 +71,15 @@ class RequestHold:
     )
 
     def __init__(
-        self, services: Services, terms: PricingTerms, request_id: str, started_ms: int, started: int | float
+        self,
+        services: Services,
+        terms: PricingTerms,
+        request_id: str,
+        started_ms: int,
+        started: int | float,
+        owner: object | None = None,
     ) -> None:
-        """Nothing is held yet. `request_id` is hold id and charge id too.
+        """Nothing is held yet. `request_id` is hold id and charge id too; `owner` lives as long as it may be open.
 
         `started_ms` in Unix milliseconds, `started` in monotonic seconds.
         """
@@ -80,6 +87,7 @@ class RequestHold:
         self.started_ms, self.started = started_ms, started
         self._settings = services.settings  # what a request begins under, it ends under
         self._key: ApiKey | None = None
+        self.owner = owner
         self.plan: Plan | None = None
         self.free = self.is_open = False
         self.amount = self.input_owed = Millicredits(0)
@@ -122,6 +130,7 @@ class RequestHold:
             budget = result.key_available if result.source == "key_limit" else result.balance - result.held
             raise self._insufficient(plan, result, budget)
         self.is_open, self.plan = True, plan
+        self._services.open_holds.add(self)
         return self._leave_room(plan, result)
 
     async def _attempt(self, plan: Plan, key: ApiKey, *, patient: bool) -> tuple[Plan, Held | Refused]:
@@ -225,6 +234,7 @@ class RequestHold:
             result = await self._services.balances.hold(request)
             if isinstance(result, Held):
                 self.is_open = True
+                self._services.open_holds.add(self)
                 return True
             self.amount = Millicredits(max(0, min(self.amount, result.balance - result.held)))
         self.amount = amount  # the next try begins with all of it
@@ -330,7 +340,7 @@ class RequestHold:
         record = usage_record(self.facts(plan, first_byte_ms), decision, free=self.free, head=head)
         used = decision.usage.input_tokens + decision.usage.output_tokens
         self.charged, self.usage = due, decision.usage
-        self.is_open = False
+        self._close()
         try:
             settled = await services.balances.settle(self.request_id, account_id, due, record, used)
         except StoreUnavailable as error:
@@ -356,7 +366,7 @@ class RequestHold:
         """Something was streamed and then everything went wrong: charge it as an orphan, by its checkpoint."""
         owed = checkpoint_of(self.facts(self.held_plan), self.terms.prices, tokens_out)
         due = owed.amount if self.amount else Millicredits(0)
-        self.is_open = False
+        self._close()
         try:
             await self._services.balances.settle(owed.hold_id, owed.account_id, due, owed.record)
         except StoreUnavailable as error:
@@ -366,7 +376,7 @@ class RequestHold:
         """Give the money back, if it is still held."""
         if not self.is_open:
             return
-        self.is_open = False
+        self._close()
         try:
             await self._services.balances.release(self.request_id, self.key.account_id)
         except StoreUnavailable as error:
@@ -376,7 +386,18 @@ class RequestHold:
     def detach(self) -> None:
         """Let go of the hold: the request goes on without us, and whoever polls it resumes it."""
         self._services.balances.detach(self.request_id, self.key.account_id)
+        self._close()
+
+    async def settle_stray(self) -> None:
+        """See OpenHold: its input is owed once it went upstream."""
+        if self.is_open and self.sent_at:
+            await self.settle_abandoned(0)
+        else:
+            await self.release()
+
+    def _close(self) -> None:
         self.is_open = False
+        self._services.open_holds.discard(self)
 
 
 def _share(budget: int, enough: int) -> int:

@@ -1,9 +1,11 @@
 """The services that every request shares, and the connection it answers on. No ASGI in here."""
 
+import logging
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from billing.balances.hold_queue import HoldQueue
+from billing.balances.open_holds import OpenHolds
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
 from config.secrets import Secret
@@ -17,6 +19,8 @@ from proxy.gateway.upstream.tenants import Tenants
 from proxy.observability.log import RequestLog
 from proxy.observability.metrics import Metrics
 from proxy.observability.tracing import Tracing
+
+log = logging.getLogger("tollkeeper.holds")
 
 
 class PricingTerms(NamedTuple):
@@ -101,6 +105,7 @@ class Services:
     overloaded: str = ""
     live: "set[Live]" = field(default_factory=set)
     hold_queue: HoldQueue = field(default_factory=HoldQueue)
+    open_holds: OpenHolds = field(default_factory=OpenHolds)
     redactor: ResponseRedactor = field(init=False)
     terms: PricingTerms = field(init=False)
     """Terms of whatever begins now."""
@@ -114,6 +119,15 @@ class Services:
         """Choose settings and prices for the requests that begin from now on: the one place where prices are chosen."""
         self.settings, self.prices = settings, prices
         self.terms = PricingTerms(prices, settings.metering.zero_completion_insurance)
+
+    async def settle_stray_holds(self) -> int:
+        """Resolve the holds that outlived their requests; return how many there were. There should be none."""
+        stray = self.open_holds.stray(self.live)
+        for hold in stray:
+            self.metrics.count(self.metrics.stray_holds)
+            log.error("hold %s outlived its request; it is settled now", hold.request_id)
+            await hold.settle_stray()
+        return len(stray)
 
     def absolute(self, url: str) -> str:
         """Make a link that works outside a page of ours: a path of this server gets its origin."""

@@ -30,7 +30,7 @@ OUR_FAILINGS = frozenset(("internal_error", "store_unavailable", "journal_full",
 """Codes of answers that are ours to blame for; what upstream did is not, and a switch that somebody flipped is not."""
 UPSTREAM_REASONS = (
     *("connect", "busy", "closed", "malformed", "too_large", "first_byte_timeout", "idle_timeout", "total_timeout"),
-    *("status_3xx", "status_4xx", "status_5xx"),
+    *("coding", "status_3xx", "status_4xx", "status_5xx", "status_200_failed", "status_200_no_answer"),
 )
 WEBHOOK_SECONDS = 300
 WEBHOOK_PATH = "/webhooks/stripe"
@@ -101,6 +101,11 @@ class Metrics:
         self.implausible = Counter(
             "tollkeeper_usage_implausible_total",
             "Answers whose usage could not be believed and was counted",
+            registry=registry,
+        )
+        self.stray_holds = Counter(
+            "tollkeeper_stray_holds_total",
+            "Holds that outlived their requests and were settled by the watch",
             registry=registry,
         )
         self.store_errors = Counter(

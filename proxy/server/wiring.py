@@ -55,6 +55,10 @@ EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
 CONTROL_SECONDS = 20.0
 
 
+STRAY_SECONDS = 5.0
+"""Between looks for holds that outlived their requests."""
+
+
 class Wired(NamedTuple):
     """The two things that the application dispatches to: the services for /v1, the side application for the rest."""
 
@@ -167,6 +171,7 @@ class Wiring:
         await watch.probe_stores()  # so that nobody is told that nothing was checked yet
         tell = partial(health.problems.__setitem__, "watch")
         await self._beside(repeat(watch.probe_stores, WATCH_SECONDS, "watching the stores", tell))
+        await self._beside(repeat(services.settle_stray_holds, STRAY_SECONDS, "watching holds"))
         return health
 
     async def _poll_background(self, services: Services, books: _Books, store: BalanceStore) -> None:

@@ -23,11 +23,15 @@ OK, BAD_GATEWAY, CLIENT_LEFT = 200, 502, 0
 
 
 class Handshake(NamedTuple):
-    """The opening of a socket, which each of its responses shares. `endpoint` as in proxy/gateway/endpoints.py."""
+    """The opening of a socket, which each of its responses shares. `endpoint` as in proxy/gateway/endpoints.py.
+
+    `socket` is among the living as long as its responses may be held for.
+    """
 
     path: bytes
     headers: Headers
     endpoint: str
+    socket: object | None = None
 
 
 class SocketExchange:
@@ -38,9 +42,11 @@ class SocketExchange:
     def __init__(self, services: Services, opened: Handshake) -> None:
         """Nothing is held yet; the terms are those in force now."""
         self._services = services
-        self.context = RequestContext(services, "GET", *opened)
+        self.context = RequestContext(services, "GET", opened.path, opened.headers, opened.endpoint)
         context = self.context
-        self.hold = RequestHold(services, services.terms, context.request_id, context.started_ms, context.started)
+        self.hold = RequestHold(
+            services, services.terms, context.request_id, context.started_ms, context.started, opened.socket
+        )
         self.response_id = ""
         self.passed = PassedEvents()
         self.media = 0

@@ -116,7 +116,8 @@ class Socket:
     async def run(self, open_session: "OpenSession") -> None:
         """Live the whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
         services, path = self._services, self._scope["raw_path"]
-        begin = partial(SocketExchange, services, Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none")))
+        handshake = Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none"), self)
+        begin = partial(SocketExchange, services, handshake)
         key: ApiKey | None = None
         await self._receive()
         services.live.add(self)

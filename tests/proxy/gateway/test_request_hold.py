@@ -5,15 +5,18 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from billing.balances.hold_queue import HoldQueue
+from billing.balances.open_holds import OpenHolds
 from billing.money.amounts import Millicredits
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Held, HoldRequest, Refused
+from billing.money.holds import Checkpoint, Held, HoldRequest, Refused
 from config.settings import Settings
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.sockets.exchange import Handshake, SocketExchange
+from proxy.observability.metrics import Metrics
 from proxy.web.rejections import Rejection
 from tests.support.plans import PRICES, key, plan
 
@@ -29,6 +32,7 @@ class RecordedStore:
     writes: bool = True
     asked: list[int] = dataclasses.field(default_factory=list)
     held: dict[str, int] = dataclasses.field(default_factory=dict)
+    settled: list[int] = dataclasses.field(default_factory=list)
 
     async def hold(self, request: HoldRequest) -> Held | Refused:
         self.asked.append(request.amount)
@@ -46,6 +50,13 @@ class RecordedStore:
     async def release(self, hold_id: str, _account_id: str) -> None:
         del self.held[hold_id]
 
+    def checkpoint(self, _checkpoint: Checkpoint) -> None:
+        """Nothing is on disk here."""
+
+    async def settle(self, hold_id: str, _account_id: str, due: int, _record: bytes) -> None:
+        del self.held[hold_id]
+        self.settled.append(due)
+
 
 def services(store: RecordedStore, **changed: Any) -> Services:
     found = SimpleNamespace(
@@ -55,6 +66,7 @@ def services(store: RecordedStore, **changed: Any) -> Services:
         overloaded="",
         tracing=SimpleNamespace(begin=lambda _headers: None),
         hold_queue=HoldQueue(),
+        open_holds=OpenHolds(),
     )
     for name, value in changed.items():
         setattr(found, name, value)
@@ -88,3 +100,24 @@ async def test_a_response_on_a_socket_is_admitted_like_a_request() -> None:
     with pytest.raises(Rejection) as caught:
         await exchange.hold_for(plan(), key())
     assert (caught.value.code, store.asked) == ("journal_full", [])
+
+
+@pytest.mark.parametrize("sent", [False, True])
+async def test_a_hold_that_outlived_its_request_is_settled_and_counted(
+    sent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its input is owed once it went upstream; before that nothing is."""
+    monkeypatch.setattr("billing.balances.open_holds.GRACE_SECONDS", -1)
+    store = RecordedStore()
+    registry = CollectorRegistry()
+    shared = services(store, live=set(), metrics=Metrics(registry))
+    found = RequestHold(shared, shared.terms, "req_1", 0, 0, owner="a request that is gone")
+    await found.hold(plan({"max_tokens": 10}), key(), free=False)
+    if sent:
+        found.checkpoint_sent()
+    assert await Services.settle_stray_holds(shared) == 1
+    assert (store.held, found.is_open) == ({}, False)
+    assert (store.settled == []) is not sent
+    shared.metrics.publish()
+    assert registry.get_sample_value("tollkeeper_stray_holds_total") == 1
+    assert await Services.settle_stray_holds(shared) == 0

@@ -35,6 +35,10 @@ LABELLED_BY_OTHERS = {*MODELS, "tollkeeper_requests_total", "tollkeeper_outcomes
 """Counters by model, by status, by an error's code; and the first job may have run before anybody looks."""
 
 
+MOVED_BY_FAULTS = {"tollkeeper_stray_holds_total"}
+"""Counters of what only a fault of ours brings about: test_a_hold_that_outlived_its_request_is_settled_and_counted."""
+
+
 class Watch:
     """Reads /metrics all the time, and remembers every value of every series."""
 
@@ -126,7 +130,12 @@ def test_every_metric_moves(
     }
     assert [series for series, values in begun.items() if 0 not in values] == [], "an increase that rate() did not see"
     suffixes = {"histogram": "_count"}
-    assert [name for name, kind in DOCUMENTED if not watch.moved(name + suffixes.get(kind, ""))] == []
+    assert [
+        name
+        for name, kind in DOCUMENTED
+        if not watch.moved(name + suffixes.get(kind, "")) and name not in MOVED_BY_FAULTS
+    ] == []
+    assert not any(watch.moved(name) for name in MOVED_BY_FAULTS)
     # and what it moved to, where the traffic above says it
     assert max(watch.seen["billing_credits_purchased_total"]["{}"]) == 2 * 9_990
     assert max(watch.seen["billing_credits_taken_back_total"]['{"kind": "refund"}']) == 6_000
