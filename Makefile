@@ -4,7 +4,7 @@ PYTHON ?= python3
 JOBS ?= 3
 BIN := .venv/bin
 
-.PHONY: run test test-fast lint bench surface install install-dev lock
+.PHONY: run test test-fast lint bench surface prove-metering install install-dev lock
 
 run: install
 	@$(BIN)/python -m proxy.cli.quickstart
@@ -31,6 +31,10 @@ bench: install-dev
 # what the installed OpenAI SDK has that the inventory does not classify
 surface: install-dev
 	$(BIN)/python -m scripts.surface
+
+# every charge of a random walk against the simulator's own bills: ARGS="--exchanges N --seed N"
+prove-metering: install-dev
+	$(BIN)/python -m tests.properties.metering_walk $(ARGS)
 
 install: .venv/installed
 
