@@ -45,7 +45,7 @@ from proxy.gateway.endpoints import find_endpoint
 from proxy.gateway.plan import Plan, make_plan
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.request_hold import RequestHold
-from proxy.gateway.settlement import NO_OUTPUT, ObservedOutput
+from proxy.gateway.settlement import NO_OUTPUT, ObservedOutput, count_input
 from proxy.gateway.stream_relay import StreamRelay
 from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
@@ -248,7 +248,8 @@ class Exchange:
     async def _go_on_in_background(self, report: Report, answer: Answer, body: bytes) -> None:
         """Let a response run on upstream: whoever polls it settles it, so its facts are kept before it is shown."""
         request, hold, tenants = self.request, self.hold, self.services.tenants
-        account_id, record = hold.key.account_id, pending_record(hold.facts(hold.held_plan), hold.terms)
+        account_id, counted = hold.key.account_id, await count_input(self.services.tokenizer, hold.held_plan)
+        record = pending_record(hold.facts(hold.held_plan), hold.terms, counted)
         try:
             await tenants.record_begun(account_id, request.request_id, report.upstream_id)
             await tenants.objects.begin_background(report.upstream_id, request.request_id, account_id, record)

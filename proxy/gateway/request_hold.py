@@ -117,14 +117,14 @@ class RequestHold:
 
     # -- holding ----------------------------------------------------------------------------------
 
-    async def hold(self, plan: Plan, key: ApiKey, *, free: bool) -> Plan:
+    async def hold(self, plan: Plan, key: ApiKey, *, free: bool, wait: bool = True) -> Plan:
         """Hold the worst case by bytes; where money is short count tokens, then clamp, then wait a moment for others.
 
-        `free`: see admission.admit. Raises Rejection (402, 429, 503).
+        `free`: see admission.admit; `wait`: for others. Raises Rejection (402, 429, 503).
         """
         self._key, self.free = key, free
         plan, result = await self._attempt(plan, key, patient=True)
-        if isinstance(result, Refused) and self._may_wait(plan, result):
+        if isinstance(result, Refused) and wait and self._may_wait(plan, result):
             plan, result = await self._wait_for_others(plan, key, result)
         if isinstance(result, Refused):
             budget = result.key_available if result.source == "key_limit" else result.balance - result.held
@@ -189,6 +189,7 @@ class RequestHold:
         if lower is None or lower.ceiling.amount >= self.amount:
             return plan
         self.plan, self.amount = lower, lower.ceiling.amount
+        self.input_owed = checkpoint_of(self.facts(lower), self.terms.prices, 0).amount
         self._services.balances.shrink(self.request_id, self.key.account_id, self.amount)
         return lower
 

@@ -19,6 +19,8 @@ from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import Plan
 from proxy.gateway.services import PricingTerms, Services
 
+IMAGES_MODE = "image_generation"
+
 
 class SettlementDecision(NamedTuple):
     """The end of an exchange, and its charge."""
@@ -34,13 +36,14 @@ class ObservedOutput(NamedTuple):
     """Output that passed towards the client, for when the answer's own usage is missing or wrong.
 
     `media`: tokens of sound or pictures; `searched`: a web search that is part of the price took place; `errored`: the
-    answer ended in an error, or in nothing.
+    answer ended in an error, or in nothing; `running`: its usage came in the middle, and the end did not.
     """
 
     texts: list[str]
     media: int = 0
     searched: bool = True
     errored: bool = False
+    running: bool = False
 
     def is_empty(self, report: Report) -> bool:
         """Tell whether nothing billable passed, neither output nor a finished call of a hosted tool."""
@@ -65,17 +68,20 @@ async def decide_settlement(
     `sessions`: containers that began with it; `held`: millicredits, the most that a report nobody can believe costs.
     """
     usage, source = report.usage, "upstream"
-    believed = usage is None or is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1)
-    if not believed:
+    if usage is not None and not is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1):
         services.metrics.count(services.metrics.implausible)
         # what a model thought cannot be counted: then the report stands, as far as it was held for
         usage, source = (usage, "bounded") if plan.model.reasoning else (None, source)
+    if usage is not None and not is_billable(usage, plan):
+        usage = None
     counted = 0
-    if usage is None or report.pictures:
+    if usage is None or report.pictures or falls_short(usage, observed):
         counted = await count_input(services.tokenizer, plan)
-    if usage is None:
-        source = "counted"
-        usage = await count_usage(services.tokenizer, plan, counted, observed, report.pictures)
+        found = await count_usage(services.tokenizer, plan, counted, observed, report)
+        if usage is None:
+            usage, source = found, "counted"
+        elif source == "upstream":
+            usage, source = completed(usage, found, plan, report)
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
@@ -131,7 +137,7 @@ async def count_input(tokenizer: Tokenizer, plan: Plan) -> int:
 
 
 async def count_usage(
-    tokenizer: Tokenizer, plan: Plan, tokens_in: int, observed: ObservedOutput, pictures: int
+    tokenizer: Tokenizer, plan: Plan, tokens_in: int, observed: ObservedOutput, report: Report
 ) -> Usage:
     """Usage by what passed: text counted, sound by its bytes, pictures by size and quality."""
     parsed, most = plan.parsed, plan.bounds
@@ -139,13 +145,13 @@ async def count_usage(
         return Usage()  # what is billed is known from the request
     card = plan.model.tier(plan.tier).short
     if parsed.milliseconds and not (card.input or card.output):
-        return Usage(milliseconds=parsed.estimated_milliseconds or parsed.milliseconds)
+        return Usage(milliseconds=report.milliseconds or parsed.estimated_milliseconds or parsed.milliseconds)
     heard = min(parsed.estimated_audio, tokens_in)
-    texts = await tokenizer.count(parsed.model, observed.texts) if observed.texts else 0
+    texts = await tokenizer.count(parsed.model, observed.texts) if any(observed.texts) else 0
     media = observed.media
     drawn = 0
-    if plan.model.mode == "image_generation":
-        drawn, media = media + pictures * parsed.picture_tokens, 0
+    if plan.model.mode == IMAGES_MODE:
+        drawn, media = media + report.pictures * parsed.picture_tokens, 0
     tokens_out = min(texts + media + drawn, most.output_tokens)
     return Usage(
         input_tokens=tokens_in,
@@ -154,6 +160,37 @@ async def count_usage(
         image_output_tokens=min(drawn, tokens_out),
         audio_output_tokens=min(media, tokens_out),
     ).normalised()
+
+
+def falls_short(usage: Usage, observed: ObservedOutput) -> bool:
+    """Tell whether a report says less than what plainly passed: no input, no output beside some, or only so far."""
+    passed = bool(observed.media or any(observed.texts))
+    return passed and not usage.milliseconds and (observed.running or not usage.input_tokens or not usage.output_tokens)
+
+
+def completed(usage: Usage, found: Usage, plan: Plan, report: Report) -> tuple[Usage, UsageSource]:
+    """Usage whose missing parts fall to what was counted, and its source."""
+    changes = {}
+    if not usage.input_tokens:
+        changes["input_tokens"] = found.input_tokens
+    if found.output_tokens > usage.output_tokens and plan.model.mode != IMAGES_MODE:
+        changes |= {"output_tokens": found.output_tokens, "audio_output_tokens": found.audio_output_tokens}
+    if plan.model.mode == IMAGES_MODE and report.pictures:
+        drawn = report.pictures * plan.parsed.picture_tokens
+        changes |= {
+            "output_tokens": usage.output_tokens + drawn,
+            "image_output_tokens": usage.image_output_tokens + drawn,
+        }
+    return (msgspec.structs.replace(usage, **changes), "counted") if changes else (usage, "upstream")
+
+
+def is_billable(usage: Usage, plan: Plan) -> bool:
+    """Tell whether a report is in a unit that its model has a price for."""
+    card = plan.model.tier(plan.tier).short
+    tokens = usage.input_tokens or usage.output_tokens
+    if tokens and not (card.input or card.output or card.audio_input):
+        return not card.millisecond
+    return not (usage.milliseconds and not tokens and not card.millisecond)
 
 
 def _other_models(plan: Plan, prices: PriceBook, report: Report, counted: int) -> list[ModelUsage]:
@@ -165,7 +202,7 @@ def _other_models(plan: Plan, prices: PriceBook, report: Report, counted: int) -
     for name, usage in report.more:
         model = (prices.find(name) if name else None) or plan.tools.image or plan.model
         lines.append(ModelUsage(model, "default", usage.normalised()))
-    if report.pictures and plan.tools.image is not None and plan.model.mode != "image_generation":
+    if report.pictures and plan.tools.image is not None and plan.model.mode != IMAGES_MODE:
         drawn = report.pictures * plan.parsed.picture_tokens
         told = min(counted, plan.parsed.image_tool.input_tokens if plan.parsed.image_tool else counted)
         drawing = Usage(

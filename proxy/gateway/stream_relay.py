@@ -67,13 +67,15 @@ class StreamRelay:
             outcome = "client_gone"  # the whole answer was here before anyone had to wait, but nobody reads it
         loops = plan.tools.calls + 1
         believed = report.usage is not None and is_plausible(report.usage, plan.model, plan.parsed, loops)
-        if believed and outcome == "completed" and not meter.failed and not meter.may_end_in_error():
+        whole = report.usage is not None and report.usage.output_tokens > 0 and report.usage.input_tokens > 0
+        if believed and whole and outcome == "completed" and not meter.failed and not meter.may_end_in_error():
             return report, ObservedOutput([]), outcome
         texts, media = meter.streamed()
         anything = meter.streamed_anything
         errored = not anything and (meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons)
         searched = report.usage is not None or anything
-        return report, ObservedOutput(texts, media, searched, errored), outcome
+        running = outcome != "completed" and report.usage is not None and meter.usage_event is None
+        return report, ObservedOutput(texts, media, searched, errored, running), outcome
 
     async def finish(self, *, cut: bool) -> None:
         """Send what was kept back; an answer that broke off never ends cleanly."""

@@ -28,8 +28,8 @@ class RequestFacts(NamedTuple):
 
 
 def _plain_text(text: str) -> str:
-    """Text as every database takes it: PostgreSQL refuses a NUL, and with it the whole batch."""
-    return text.replace("\0", "")[:LONGEST_NAME]
+    """Text as every database takes it: PostgreSQL refuses a NUL, UTF-8 half a surrogate pair, and with it the batch."""
+    return text.replace("\0", "").encode("utf-8", "replace").decode()[:LONGEST_NAME]
 
 
 def usage_record(

@@ -174,6 +174,39 @@ def test_a_coding_that_cannot_be_undone_is_a_502_and_free(
     assert reader.held() == 0
 
 
+def test_a_coding_in_two_members_is_read_to_its_end(reader: Customer, upstream: RawUpstream) -> None:
+    plain = json.dumps(ANSWER).encode()
+    upstream.reply = reply(gzip.compress(plain[:50]) + gzip.compress(plain[50:]), content_encoding="gzip")
+    answer = reader.post(reader.body(max_tokens=50))
+    assert answer.json() == ANSWER
+
+
+@pytest.mark.parametrize(
+    "odd", [{"status": 503, "error": "Service Unavailable"}, {"object": "error", "error": {"message": "x"}}], ids=str
+)
+def test_an_error_in_any_shape_is_no_response(reader: Customer, upstream: RawUpstream, odd: dict[str, Any]) -> None:
+    upstream.reply = reply(json.dumps(odd).encode())
+    answer = reader.post({"model": "gpt-4.1", "input": "hi"}, "/v1/responses")
+    assert (answer.status_code, reader.held()) == (502, 0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/responses", {"model": "gpt-4.1", "input": [{"type": ["x"]}]}),
+        ("/v1/images/generations", {"model": "gpt-image-2", "prompt": "x", "quality": []}),
+        ("/v1/images/generations", {"model": "gpt-image-2", "prompt": "x", "output_format": []}),
+        ("/v1/images/generations", {"model": "gpt-image-2", "prompt": "x", "size": {}}),
+    ],
+    ids=str,
+)
+def test_a_request_with_members_of_odd_types_is_no_fault_of_ours(
+    reader: Customer, upstream: RawUpstream, path: str, body: dict[str, Any]
+) -> None:
+    upstream.reply = reply(json.dumps(ERROR).encode())
+    assert reader.post(body, path).status_code in (400, 502)
+
+
 def test_a_bomb_in_a_coding_is_cut_off(reader: Customer, upstream: RawUpstream) -> None:
     upstream.reply = reply(gzip.compress(b" " * 300_000_000), content_encoding="gzip")
     answer = reader.post(reader.body(max_tokens=50))

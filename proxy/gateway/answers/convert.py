@@ -6,11 +6,13 @@ for the form that does, and the client gets what the other form holds.
 
 import base64
 import binascii
-from decimal import Decimal, InvalidOperation
+import json
+from decimal import Decimal
 from typing import Any, Literal
 
 import msgspec
 
+from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.events import SPEECH_EVENTS, EventMeter
 from proxy.gateway.answers.sse import event_data, split_events
 from proxy.gateway.bodies.media import EVENTS
@@ -30,23 +32,21 @@ AUDIO_PREFIX = "audio:"
 
 def converted(form: str, body: bytes) -> tuple[bytes, bytes] | None:
     """(content type, body) in the client's form; None for an answer that we did not ask for, which passes as it is."""
-    try:
-        answer = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return None
-    if not isinstance(answer, dict) or not isinstance(answer.get("text"), str):
+    answer = decode_object(body)
+    if answer is None or not isinstance(answer.get("text"), str):
         return None
     text = answer["text"]
     if form == EVENTS:
         return EVENTS_TYPE, _transcript_events(text, answer)
     if form == "json":
-        return b"application/json", msgspec.json.encode({"text": text})
+        return b"application/json", json.dumps({"text": text}).encode()
     if form == "text":
-        return TEXT_TYPE, f"{text}\n".encode()
-    segments = answer.get("segments")
+        return TEXT_TYPE, f"{text}\n".encode("utf-8", "replace")
+    found = answer.get("segments")
+    segments = [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
     if not segments:
         segments = [{"start": 0, "end": answer.get("duration", 0), "text": text}] if text else []
-    return TEXT_TYPE, (_srt(segments) if form == "srt" else _vtt(segments)).encode()
+    return TEXT_TYPE, (_srt(segments) if form == "srt" else _vtt(segments)).encode("utf-8", "replace")
 
 
 def _transcript_events(text: str, answer: dict[str, Any]) -> bytes:
@@ -56,7 +56,7 @@ def _transcript_events(text: str, answer: dict[str, Any]) -> bytes:
         {"type": "transcript.text.delta", "delta": text},
         {"type": "transcript.text.done", "text": text, **done},
     )
-    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events)
+    return b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
 
 
 def _srt(segments: list[dict[str, Any]]) -> str:
@@ -81,7 +81,7 @@ def _span(segment: dict[str, Any], mark: str) -> str:
 def _clock(seconds: Any, mark: str) -> str:
     try:
         milliseconds = max(0, int((Decimal(str(seconds)) * 1_000).to_integral_value()))
-    except (InvalidOperation, OverflowError, ValueError):
+    except (ArithmeticError, ValueError):
         milliseconds = 0
     minutes, rest = divmod(milliseconds, 60_000)
     return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1_000:02}{mark}{rest % 1_000:03}"

@@ -16,6 +16,7 @@ from proxy.gateway.answers.reports import (
     joined,
     response_report,
     text_of,
+    with_passed,
 )
 from proxy.gateway.answers.sse import event_data
 from proxy.gateway.answers.texts import written_texts
@@ -24,6 +25,8 @@ from proxy.gateway.bodies.image_bounds import PARTIAL_TOKENS
 EVENT_LIMIT = 67_108_864
 """Bytes of one event: images come whole in one."""
 HEAD = 200
+BILLABLE_MARKS = (b"image_generation_call", b"web_search_call", b"file_search_call", b'"container_id"')
+"""Of items whose bill is more than their tokens."""
 ITEM_DONE = "response.output_item.done"
 ENCODED = re.compile(rb'"(?:partial_image_b64|b64_json|audio)"\s*:\s*"')
 
@@ -63,16 +66,22 @@ class EventMeter(StreamMeter):
         """See StreamMeter."""
         payload = decode_object(event_data(event)) or {}
         name = payload.get("type")
+        if not isinstance(name, str):
+            return ""
         if name == "error":
             self.failed = True
             return ""
         if name not in self._family.closing:
             return ""
         self._left -= 1
+        if any(mark in part for part in self._raw for mark in BILLABLE_MARKS):
+            self._read_raw()
+        payload = with_passed(payload, self._passed.items)
         self._report = joined(self._report, self._family.report(payload))
         response = payload.get("response")
         self.failed = self.failed or name == "response.failed"
-        self._passed.closed = self._passed.closed or (name == "response.failed" and is_produced(response or {}))
+        produced = isinstance(response, dict) and is_produced(response)
+        self._passed.closed = self._passed.closed or (name == "response.failed" and produced)
         self.usage_event = event
         if self._left > 0:
             return ""
@@ -138,15 +147,16 @@ class PassedEvents:
 
     def take(self, event: dict[str, Any]) -> None:
         """Take one event: its piece of text, or an item that is finished and was not told in pieces."""
-        delta = event.get("delta")
+        delta, index = event.get("delta"), event.get("output_index")
+        index = index if isinstance(index, int) else None
         if isinstance(delta, str):
-            self._said.add(event.get("output_index"))
+            self._said.add(index)
             if delta:
                 self.texts.append(delta)
         item = event.get("item")
         if event.get("type") != ITEM_DONE or not isinstance(item, dict):
             return
-        if event.get("output_index") not in self._said:
+        if index not in self._said:
             self.texts += written_texts(item)
         if (billable := billable_item(item)) is not None:
             self.items.append(billable)

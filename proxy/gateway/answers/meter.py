@@ -48,7 +48,7 @@ def read_answer(body: bytes) -> WholeAnswer:
     answer = _decoded(body)
     if answer is None:
         return unreadable(body)
-    if answer.choices is None and answer.usage is None and not answer.data:
+    if answer.choices is None and (answer.error is not None or not (answer.usage or bytes(answer.data) not in NOTHING)):
         return WholeAnswer(NO_REPORT, [], produced=False, refusal=FAILED if answer.error is not None else NO_ANSWER)
     choices = answer.choices or ()
     said = [(choice, choice.message or {}) for choice in choices]
@@ -318,6 +318,7 @@ def _report(answer: _Answer) -> Report:
     return Report(usage, answer.model or "", answer.service_tier, answer.id or "", writes_split=split)
 
 
+NOTHING = (b"", b"null")
 PLAIN = frozenset(("content", "role"))
 
 

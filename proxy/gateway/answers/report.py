@@ -17,7 +17,8 @@ class Report(NamedTuple):
 
     `more` is what other models did, by name ("" = the one that the request named); `calls` are finished calls of hosted
     tools, `pictures` those that nothing says the tokens of; `containers` and `items` are what it made in the upstream
-    account; `status` is a response's own. `writes_split`: it says how long what it wrote to the cache lives.
+    account; `status` is a response's own. `milliseconds`: the length of its sound, beside
+    a usage in tokens. `writes_split`: it says how long what it wrote to the cache lives.
     """
 
     usage: Usage | None
@@ -30,6 +31,7 @@ class Report(NamedTuple):
     status: str = ""
     calls: tuple[tuple[str, int], ...] = ()
     pictures: int = 0
+    milliseconds: int = 0
     writes_split: bool = False
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from billing.money.usage import Usage
+from billing.money.usage import MAX_CALLS, Usage
 from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.report import FAILED, NO_ANSWER, NO_REPORT, Report, WholeAnswer, unreadable
 from proxy.gateway.answers.texts import written_texts
@@ -15,8 +15,8 @@ from proxy.gateway.answers.usage import details, milliseconds_of, read_tokens, s
 SEARCH_ACTION = "search"
 CALL_ITEMS = {"web_search_call": "web_search", "file_search_call": "file_search"}
 IMAGE_ITEM = "image_generation_call"
-ANSWER_MEMBERS = frozenset("output data text status results answers input_tokens usage object".split())
-"""Members of which every answer has one; an error alone has none."""
+ANSWER_MEMBERS = ("output", "data", "text", "results", "answers", "input_tokens", "usage")
+"""Members of which every answer has one, though it may be empty; an error alone has none."""
 INSIDE = ("input_tokens_details", "input_token_details")
 
 
@@ -32,7 +32,7 @@ def response_report(event: dict[str, Any]) -> Report:
     used = details(response, "tool_usage")
     calls = dict(made.calls)
     reported = details(used, "web_search").get("num_requests")
-    if type(reported) is int and reported >= 0:
+    if type(reported) is int and 0 <= reported <= MAX_CALLS:
         calls["web_search"] = reported
     image = read_tokens(used.get("image_gen"))
     more: tuple[tuple[str, Usage], ...] = ()
@@ -77,6 +77,18 @@ def items_report(items: Iterable[Mapping[str, Any]]) -> Report:
     )
 
 
+def with_passed(event: dict[str, Any], items: list[dict[str, Any]]) -> dict[str, Any]:
+    """Add to a closing event the finished items that passed before it and that it does not repeat."""
+    response = event.get("response")
+    if not items or not isinstance(response, dict):
+        return event
+    output = response.get("output")
+    told = [item for item in output if isinstance(item, dict)] if isinstance(output, list) else []
+    known = {text_of(item, "id") for item in told}
+    missing = [item for item in items if text_of(item, "id") not in known]
+    return {**event, "response": {**response, "output": [*told, *missing]}} if missing else event
+
+
 def billable_item(item: Mapping[str, Any]) -> dict[str, Any] | None:
     """Return the members of a finished output item that its bill depends on, without its content; None when none do."""
     if text_of(item, "type") not in CALL_ITEMS and text_of(item, "type") != IMAGE_ITEM and not item.get("container_id"):
@@ -109,13 +121,15 @@ def _image_usage(usage: Usage, said: Any) -> Usage:
 def audio_report(event: dict[str, Any]) -> Report:
     """Report of a transcription, a translation or speech: tokens, or a duration."""
     usage = event.get("usage")
+    played = milliseconds_of(event.get("duration"))
+    # billed by the second, rounded up, as transcriptions say themselves
+    length = 0 if played is None else -(-played // 1_000) * 1_000
     tokens = read_tokens(usage)
     if tokens is not None and (tokens.input_tokens or tokens.output_tokens):
-        return Report(tokens, "", None, "")
-    seconds = usage.get("seconds") if isinstance(usage, dict) else None
-    milliseconds = milliseconds_of(seconds)
-    if milliseconds is None and (played := milliseconds_of(event.get("duration"))) is not None:
-        milliseconds = -(-played // 1_000) * 1_000  # billed by the second, rounded up, as transcriptions say themselves
+        return NO_REPORT._replace(usage=tokens, milliseconds=length)
+    milliseconds = milliseconds_of(usage.get("seconds")) if isinstance(usage, dict) else None
+    if milliseconds is None and played is not None:
+        milliseconds = length
     return NO_REPORT if milliseconds is None else Report(Usage(milliseconds=milliseconds), "", None, "")
 
 
@@ -138,7 +152,7 @@ def reads(report: Callable[[dict[str, Any]], Report]) -> Callable[[bytes], Whole
         answer = decode_object(body)
         if answer is None:
             return unreadable(body)
-        if not answer.keys() & ANSWER_MEMBERS:
+        if not any(answer.get(name) not in (None, {}) for name in ANSWER_MEMBERS):
             return WholeAnswer(NO_REPORT, [], produced=False, refusal=FAILED if answer.get("error") else NO_ANSWER)
         return WholeAnswer(report(answer), answer_texts(answer), produced=is_produced(answer))
 

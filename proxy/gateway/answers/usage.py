@@ -4,7 +4,7 @@ None for one that is missing, negative, no whole numbers, or contradicts itself:
 """
 
 from collections.abc import Mapping
-from decimal import ROUND_CEILING, Decimal, InvalidOperation
+from decimal import ROUND_CEILING, Decimal
 from typing import Any
 
 from billing.money.usage import MAX_TOKENS, Usage
@@ -87,7 +87,7 @@ def milliseconds_of(seconds: Any) -> int | None:
         return None
     try:
         value = (Decimal(str(seconds)) * 1_000).to_integral_value(ROUND_CEILING)
-    except InvalidOperation:
+    except ArithmeticError:
         return None
     return int(value) if value.is_finite() and 0 <= value <= MAX_TOKENS else None
 

@@ -33,6 +33,9 @@ class PendingRecord(msgspec.Struct, frozen=True):
     context: int | None
     book: BookOrigin | None = None
     picture_tokens: int = 0
+    picture_extra: int = 0
+    estimated_input: int = 0
+    """Tokens of the input, counted; 0 in records of versions that did not keep it, which end by their bound."""
     insurance: bool | None = None
     """Terms it is charged by; None in records of versions that did not keep it, which end by what is in force then."""
 
@@ -41,10 +44,10 @@ encode_pending = msgspec.json.Encoder().encode
 decode_pending = msgspec.json.Decoder(PendingRecord).decode
 
 
-def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
+def pending_record(facts: RequestFacts, terms: PricingTerms, counted: int) -> str:
     """Facts of a request that goes on in the background, as JSON.
 
-    `terms` are what it is charged by when it ends.
+    `counted`: tokens of its input; `terms` are what it is charged by when it ends.
     """
     plan = facts.plan
     return encode_pending(
@@ -64,6 +67,8 @@ def pending_record(facts: RequestFacts, terms: PricingTerms) -> str:
             image_model=plan.tools.image.name if plan.tools.image is not None else "",
             context=plan.context,
             picture_tokens=plan.parsed.picture_tokens,
+            picture_extra=plan.parsed.picture_extra,
+            estimated_input=counted,
             book=terms.prices.origin,
             insurance=terms.insurance,
         )
@@ -88,6 +93,8 @@ def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
         unbounded=True,
         explicit_cap=record.cap,
         picture_tokens=record.picture_tokens,
+        picture_extra=record.picture_extra,
+        estimated_input=record.estimated_input,
     )
     image = prices.find(record.image_model) if record.image_model else None
     tools = Tools(calls=record.calls, search=record.search, image=image)

@@ -162,7 +162,9 @@ class BackgroundResponses:
         await services.tenants.objects.end_background(pending.response_id)
         self._taken.pop(pending.response_id, None)
         await hold.charge(decision, [], 0)
-        await services.tenants.record_made(pending.account_id, pending.charge_id, report, decision.usage)
+        await services.tenants.record_made(
+            pending.account_id, pending.charge_id, report, decision.usage, taken.plan.parsed
+        )
 
 
 async def follow_background(poller: BackgroundResponses, leads: Callable[[], Awaitable[bool]]) -> None:

@@ -5,6 +5,7 @@ rate (PCM, MP3). The others are walked: a page, frame or cluster says when it pl
 a header alone can say anything.
 """
 
+import re
 import struct
 from typing import NamedTuple
 
@@ -16,8 +17,6 @@ UNREADABLE_SILENCE_MS = 3_600_000
 """A format that stores silence in nothing and does not say how long it plays: an hour is held for."""
 PCM = 1
 OPUS_RATE = 48_000
-WEBM_BLOCK_MS = 33_000
-"""A block's time is 16 bits of its cluster's unit, a millisecond: it begins at most so long after its cluster."""
 LAST_BYTES = 262_144
 """A file's end that is searched for its last FLAC frame: frames are shorter."""
 
@@ -178,35 +177,106 @@ def _ogg_rate(packet: bytes) -> int:
 
 
 def _webm(data: bytes) -> int | None:
-    """By the last cluster: what a browser records has no duration in its header."""
-    last, position = -1, 0
-    while (position := data.find(b"\x1f\x43\xb6\x75", position)) >= 0:
-        position += 4
-        time = data.find(b"\xe7", position, position + 24)
-        size = data[time + 1] & 0x7F if 0 <= time < len(data) - 1 else 0
-        if 1 <= size <= 8:
-            last = max(last, int.from_bytes(data[time + 2 : time + 2 + size], "big"))
-    scaled = data.find(b"\x2a\xd7\xb1")
-    if last < 0 or (scaled >= 0 and data[scaled + 3 : scaled + 7] != b"\x83\x0f\x42\x40"):
-        return None
-    return last + WEBM_BLOCK_MS
+    """By the last cluster's time: what a browser records has no duration in its header."""
+    unit, last, position = WEBM_UNIT_NS, -1, 0
+    while position < len(data):
+        kind, position = _ebml_number(data, position, keep_mark=True)
+        size, position = _ebml_number(data, position, keep_mark=False)
+        if kind < 0 or size == MALFORMED:
+            break
+        if kind in WEBM_FOLDERS:
+            continue  # what is inside follows; its size may be unknown
+        value = int.from_bytes(data[position : position + min(size, 8)], "big")
+        if kind == WEBM_UNIT:
+            unit = value
+        elif kind == WEBM_TIME:
+            last = max(last, value)
+        if size < 0:
+            break
+        position += size
+    return None if last < 0 or not unit else -(-(last + WEBM_BLOCK_UNITS) * unit // 1_000_000)
+
+
+def _ebml_number(data: bytes, position: int, *, keep_mark: bool) -> tuple[int, int]:
+    """Read (a number of EBML, the position after it); -1 for a size that is not known, MALFORMED for none."""
+    first = data[position] if position < len(data) else 0
+    count = 9 - first.bit_length()
+    if count > 8 or position + count > len(data):
+        return MALFORMED, len(data)
+    value = int.from_bytes(data[position : position + count], "big")
+    bare = value & (1 << 7 * count) - 1
+    if not keep_mark and bare == (1 << 7 * count) - 1:
+        return -1, position + count
+    return value if keep_mark else bare, position + count
+
+
+MALFORMED = -2
+WEBM_FOLDERS = (0x18538067, 0x1549A966, 0x1F43B675)
+"""Segment, Info, Cluster."""
+WEBM_UNIT, WEBM_TIME = 0x2AD7B1, 0xE7
+WEBM_UNIT_NS = 1_000_000
+WEBM_BLOCK_UNITS = 32_768
+"""A block's time is 16 bits of its cluster's unit."""
 
 
 def _mp4(data: bytes) -> int | None:
-    """By the longest track; None for fragments, whose header says nothing."""
-    found: list[int] = []
-    fragmented = b"mvex" in data[:1_048_576] or b"moof" in data
-    for name in (b"mvhd", b"mdhd"):
-        position = 0
-        while (position := data.find(name, position)) >= 0:
-            wide = data[position + 4 : position + 5] == b"\x01"
-            at = position + (24 if wide else 16)
-            unit = int.from_bytes(data[at : at + 4], "big")
-            length = int.from_bytes(data[at + 4 : at + (12 if wide else 8)], "big")
-            if unit:
-                found.append(-(-length * 1_000 // unit))
-            position += 4
-    return None if fragmented or not any(found) else max(found)
+    """By the longest of what headers, sample tables and fragments say of any track."""
+    unit, default, found = 0, 0, [0]
+    fragments: dict[int, int] = {}
+    for match in MP4_BOXES.finditer(data):
+        kind, at = match[1], match.start(1) + 4
+        wide = data[at : at + 1] == b"\x01"
+        if kind in (b"mvhd", b"mdhd"):
+            start = at + (20 if wide else 12)
+            unit = int.from_bytes(data[start : start + 4], "big")
+            length = int.from_bytes(data[start + 4 : start + (12 if wide else 8)], "big")
+            found.append(0 if length in MP4_UNKNOWN else _milliseconds_of(length, unit))
+        elif kind == b"stts":
+            found.append(_milliseconds_of(_stts(data, at), unit))
+        elif kind == b"trex":
+            default = int.from_bytes(data[at + 12 : at + 16], "big")
+        elif kind == b"tfhd":
+            default = _tfhd_duration(data, at) or default
+        else:
+            fragments[unit] = fragments.get(unit, 0) + _trun(data, at, default)
+    found += [_milliseconds_of(length, one) for one, length in fragments.items()]
+    return max(found) or None
+
+
+MP4_BOXES = re.compile(rb"(mvhd|mdhd|stts|trex|tfhd|trun)")
+MP4_UNKNOWN = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
+MOST_ENTRIES = 100_000
+
+
+def _milliseconds_of(length: int, unit: int) -> int:
+    return -(-length * 1_000 // unit) if unit else 0
+
+
+def _stts(data: bytes, at: int) -> int:
+    """Units of time of a table of (count, duration) pairs."""
+    entries = min(int.from_bytes(data[at + 4 : at + 8], "big"), MOST_ENTRIES, max(0, len(data) - at - 8) // 8)
+    pairs = struct.unpack(f">{2 * entries}I", data[at + 8 : at + 8 + 8 * entries])
+    return sum(count * duration for count, duration in zip(pairs[::2], pairs[1::2], strict=True))
+
+
+def _tfhd_duration(data: bytes, at: int) -> int:
+    """Duration that a fragment's header gives its samples; 0 for none."""
+    flags = int.from_bytes(data[at + 1 : at + 4], "big")
+    start = at + 8 + 8 * (flags & 1) + 4 * (flags >> 1 & 1)
+    return int.from_bytes(data[start : start + 4], "big") if flags & 8 else 0
+
+
+def _trun(data: bytes, at: int, default: int) -> int:
+    """Units of time of a run of samples."""
+    flags = int.from_bytes(data[at + 1 : at + 4], "big")
+    samples = int.from_bytes(data[at + 4 : at + 8], "big")
+    if not flags & 0x100:
+        return samples * default
+    start = at + 8 + 4 * (flags & 1) + 4 * (flags >> 2 & 1)
+    width = 4 * (1 + sum(flags >> bit & 1 for bit in (9, 10, 11)))
+    samples = min(samples, MOST_ENTRIES, max(0, len(data) - start) // width)
+    places = range(start, start + samples * width, width)
+    return sum(int.from_bytes(data[place : place + 4], "big") for place in places)
 
 
 def _is_adts(data: bytes) -> bool:

@@ -26,8 +26,8 @@ INPUT_IMAGE_TOKENS = 8_000
 
 def image_output_bound(size: Any, quality: Any, partial_images: Any) -> int:
     """Output tokens of one image at most. Raises Rejection for a size or quality that is not understood."""
-    name = AUTO_QUALITY if quality in (None, "auto", "standard", "hd") else quality
-    if name not in TOKENS:
+    name = AUTO_QUALITY if quality is None or quality in ("auto", "standard", "hd") else quality
+    if not isinstance(name, str) or name not in TOKENS:
         raise invalid(f"`quality` {str(quality)[:40]!r} is not understood.", "quality")
     partials = 0 if partial_images is None else partial_images
     if type(partials) is not int or not 0 <= partials <= MAX_PARTIALS:
@@ -38,7 +38,7 @@ def image_output_bound(size: Any, quality: Any, partial_images: Any) -> int:
 
 def usual_image_output(size: Any, quality: Any) -> int:
     """Output tokens of one image as it usually is: by its size and quality, without a margin."""
-    name = AUTO_QUALITY if quality not in TOKENS else quality
+    name = quality if isinstance(quality, str) and quality in TOKENS else AUTO_QUALITY
     return -(-TOKENS[name] * _area(size) // BASE_AREA)
 
 

@@ -18,7 +18,7 @@ TILE = 512
 LOW_SIDE = 512
 LEGACY_PATCHES = 1_536
 UNBOUNDED = 10**7
-"""More than any window."""
+"""More than any window, and than all pictures of known size in a conversation: it counts those of unknown size."""
 
 
 class Size(NamedTuple):
@@ -51,8 +51,9 @@ def image_rule(model: str) -> _ImageRule | None:
 
 def dearest_image_tokens(size: Size | None, detail: str | None) -> int:
     """Tokens of one image at most, whatever model reads it; UNBOUNDED when its size is unknown."""
-    counts = [rule.tokens(size, detail or "auto") for rule in RULES]
-    return max(UNBOUNDED if count is None else count for count in counts)
+    if size is None:
+        return UNBOUNDED
+    return max(rule.tokens(size, detail or "auto") or 0 for rule in RULES)
 
 
 def _tiled(low: int, per_tile: int) -> Callable[[Size | None, str], int | None]:

@@ -62,7 +62,6 @@ BY_SECOND = ("whisper", "gpt-transcribe")
 """First parts of the names of models that are billed by the second: a stream of theirs does not say how many."""
 EVENTS = "events"
 MAX_QUESTIONS = 400
-SVG_FORMATS = frozenset(("svg",))
 TIMED_FORMATS = frozenset(("srt", "vtt"))
 AUDIO_FORMATS = ("mp3", "opus", "aac", "flac", "wav", "pcm")
 
@@ -160,7 +159,7 @@ def _image(request: dict[str, Any], input_images: int) -> _Image:
         picture_tokens=usual_image_output(request.get("size"), request.get("quality")),
         input_images=input_images,
         stream=bool(request.get("stream")),
-        svg=request.get("output_format") in SVG_FORMATS or request.get("svg") is not None,
+        svg=request.get("output_format") == "svg" or request.get("svg") is not None,
     )
 
 

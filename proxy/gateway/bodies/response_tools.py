@@ -23,7 +23,7 @@ def tool_definitions(request: dict[str, Any]) -> list[dict[str, Any]]:
     found = list(_definitions(request.get("tools"), "tools"))
     items = request.get("input")
     for item in items if isinstance(items, list) else ():
-        if isinstance(item, dict) and item.get("type") not in DATA_ITEMS:
+        if isinstance(item, dict) and str(item.get("type")) not in DATA_ITEMS:
             found += _inside(item, "input", 0)
     return found
 

@@ -1,7 +1,7 @@
 """One response on a WebSocket: its hold, the output that passed, its end in the books and in the log."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from billing.ledger.accounts import ApiKey
@@ -20,6 +20,7 @@ from proxy.observability.tracing import Headers
 from proxy.web.rejections import Rejection
 
 OK, BAD_GATEWAY, CLIENT_LEFT = 200, 502, 0
+PAYMENT_REQUIRED = 402
 
 
 class Handshake(NamedTuple):
@@ -52,12 +53,15 @@ class SocketExchange:
         self.media = 0
         self._logged = False
 
-    async def hold_for(self, plan: Plan, key: ApiKey) -> Plan:
-        """Hold for the plan; return the one that was held for, perhaps clamped. Raises Rejection."""
+    async def hold_for(self, plan: Plan, key: ApiKey, *, wait: bool = True) -> Plan:
+        """Hold for the plan; return the one that was held for, perhaps clamped. Raises Rejection.
+
+        `wait`: a moment, for other holds in flight.
+        """
         self.context.key = key
         services = self._services
         free = admit(services.settings, key.account_id, services.overloaded)
-        plan = await self.hold.hold(plan, key, free=free)
+        plan = await self.hold.hold(plan, key, free=free, wait=wait)
         try:
             await self.hold.wait_persisted()
         except BaseException:
@@ -104,3 +108,25 @@ class SocketExchange:
 
 Begin = Callable[[], SocketExchange]
 """Makes the next response on a socket."""
+
+
+async def hold_instead(
+    before: SocketExchange | None, begin: Begin, hold: Callable[[SocketExchange, bool], Awaitable[None]]
+) -> SocketExchange:
+    """Hold anew in the place of what was held before, which is released. Raises Rejection; then neither is held.
+
+    `hold` takes the exchange to hold for, and whether to wait for others. Where both together are too much, the one
+    before is no other: it goes first.
+    """
+    exchange = begin()
+    try:
+        await hold(exchange, before is None)
+    except Rejection as rejection:
+        if before is None or rejection.status != PAYMENT_REQUIRED:
+            raise
+        await before.hold.release()
+        exchange = begin()
+        await hold(exchange, True)
+    if before is not None:
+        await before.hold.release()
+    return exchange

@@ -6,6 +6,7 @@ that begins takes the standing hold over; `response.done` settles it. Transcript
 its own, an item each (transcriptions.py). What the session is, and how long the conversation, is realtime_state.py's.
 """
 
+import os
 import re
 from collections import deque
 from itertools import count
@@ -25,7 +26,7 @@ from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import Begin, SocketExchange
+from proxy.gateway.sockets.exchange import PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
 from proxy.gateway.sockets.realtime_state import ENDLESS, ConversationSize, SessionSettings, SessionState
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.sockets.transcriptions import HEARD_EVENTS, Transcriptions
@@ -34,8 +35,10 @@ from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
 CLIENT_EVENTS = offered(REALTIME_CLIENT)
 GROWING = named(REALTIME_CLIENT, "bounds") - {"response.create"}
+OWN_READING = ("input", "instructions", "tools")
+"""Members of a response that it reads instead of the session's."""
+KNOWN_EVENTS = 1_000
 OUR_EVENT = "tollkeeper_output_cap"
-OUR_UPDATE = "tollkeeper_update_"
 AUDIO_TOKENS_PER_SECOND = 10
 SPOKEN_TOKENS_PER_SECOND = 20
 HEADROOM_TOKENS = 2_000
@@ -45,12 +48,15 @@ DEFAULT_OUTPUT_TOKENS = 4_096
 
 
 class Reply(NamedTuple):
-    """A response, and the size of the conversation that it reads; None for one that does not read all of it."""
+    """A response, and the size of the conversation that it reads; None for one that does not read all of it.
+
+    `joins`: what it says becomes part of the conversation; `event_id`: ours, of the event that asked for it.
+    """
 
     exchange: SocketExchange
     reads: ConversationSize | None
     joins: bool = True
-    """True when what it says becomes part of the conversation."""
+    event_id: str = ""
 
 
 class RealtimeSession:
@@ -82,7 +88,11 @@ class RealtimeSession:
         self._running: dict[str, Reply] = {}
         self._heard = Transcriptions(services, key, begin)
         self._capping = True
-        self._updates = count()
+        self._in_doubt = False
+        """An error named no event: what waits first may have been refused."""
+        self._mark, self._numbers = f"tollkeeper_{os.urandom(8).hex()}_", count()
+        self._clients_ids: dict[str, Any] = {}
+        """Our event ids, which nobody else gives → those that the client gave, if any."""
 
     def _sold(self, prices: PriceBook) -> Model:
         return sold_model(self._name, REALTIME.name, self._key, prices, self._services.settings.billing)
@@ -142,13 +152,20 @@ class RealtimeSession:
             session["max_output_tokens"] = self._state.candidates[-1].cap
         else:
             self._check_cap(cap)
-        if not isinstance(frame.get("event_id"), str):
-            frame["event_id"] = f"{OUR_UPDATE}{next(self._updates)}"  # a refusal must say which update it is about
         wanted = self._state.candidates[-1].updated(session, self._most)
         if wanted.transcriber:
             self._heard.check(wanted.transcriber)
-        self._state.ask(frame["event_id"], session, self._most)
+        self._state.ask(self._named(frame), session, self._most)
         return msgspec.json.encode(frame)
+
+    def _named(self, frame: Frame) -> str:
+        """Give a client's event an id of ours, so that a refusal says for sure which one it is about."""
+        own = f"{self._mark}{next(self._numbers)}"
+        self._clients_ids[own] = frame.get("event_id")
+        if len(self._clients_ids) > KNOWN_EVENTS:
+            self._clients_ids.pop(next(iter(self._clients_ids)))
+        frame["event_id"] = own
+        return own
 
     def _check_cap(self, cap: Any) -> int:
         if type(cap) is not int or not 1 <= cap <= self._most:
@@ -160,7 +177,8 @@ class RealtimeSession:
         sound, item = frame.get("audio"), frame.get("item")
         encoded = len(sound) if isinstance(sound, str) else 0
         pictures = 0
-        for part in item.get("content") or () if isinstance(item, dict) else ():
+        content = item.get("content") if isinstance(item, dict) else None
+        for part in content if isinstance(content, list) else ():
             if isinstance(part, dict):
                 encoded += len(part["audio"]) if isinstance(part.get("audio"), str) else 0
                 if isinstance(part.get("image_url"), str):
@@ -182,11 +200,10 @@ class RealtimeSession:
             raise invalid("`response` must be an object.", "response", "invalid_type")
         _refuse_shared(response)
         cap = response.get("max_output_tokens")
-        changed = cap in ENDLESS and "max_output_tokens" in response
-        if changed:
+        if cap in ENDLESS and "max_output_tokens" in response:
             response["max_output_tokens"] = self._state.cap
         own = self._state.cap if cap in ENDLESS else self._check_cap(cap)
-        if response.get("input") or response.get("instructions") or own != self._state.cap:
+        if own != self._state.cap or any(response.get(name) for name in OWN_READING):
             exchange = self._begin()
             await self._hold(exchange, self._size.plus(len(raw), len(raw) // BYTES_PER_TOKEN, 0), own)
         else:
@@ -194,9 +211,9 @@ class RealtimeSession:
             exchange = self._take_standing()
         exchange.hold.checkpoint_sent()
         joins = response.get("conversation") != "none"
-        reads = self._size if joins and response.get("input") is None else None
-        self._asked.append(Reply(exchange, reads, joins))
-        return msgspec.json.encode(frame) if changed else raw
+        reads = self._size if joins and not any(name in response for name in OWN_READING) else None
+        self._asked.append(Reply(exchange, reads, joins, self._named(frame)))
+        return msgspec.json.encode(frame)
 
     # -- holds ------------------------------------------------------------------------------------
 
@@ -226,11 +243,13 @@ class RealtimeSession:
             and standing.hold.terms == self._services.terms
         ):
             return
-        exchange = self._begin()
-        await self._hold(exchange, self._size.plus(HEADROOM_TOKENS, 0, HEADROOM_TOKENS // 4), cap)
-        before, self._standing, self._covered = self._standing, exchange, (needed + HEADROOM_TOKENS // 4, cap)
-        if before is not None:
-            await before.hold.release()
+        size = self._size.plus(HEADROOM_TOKENS, 0, HEADROOM_TOKENS // 4)
+
+        async def hold(exchange: SocketExchange, wait: bool) -> None:
+            await self._hold(exchange, size, cap, wait=wait)
+
+        self._standing = await hold_instead(standing, self._begin, hold)
+        self._covered = (needed + HEADROOM_TOKENS // 4, cap)
 
     def _take_standing(self) -> SocketExchange:
         standing, self._standing = self._standing, None
@@ -238,13 +257,14 @@ class RealtimeSession:
             standing.begin()
         return standing or self._begin()
 
-    async def _hold(self, exchange: SocketExchange, size: ConversationSize, cap: int) -> None:
+    async def _hold(self, exchange: SocketExchange, size: ConversationSize, cap: int, *, wait: bool = True) -> None:
         """Hold for one response to a conversation. Raises Rejection, after an account of it."""
         exchange.context.key = self._key
         try:
-            await exchange.hold_for(self._plan(exchange.hold.terms.prices, size, cap), self._key)
+            await exchange.hold_for(self._plan(exchange.hold.terms.prices, size, cap), self._key, wait=wait)
         except Rejection as rejection:
-            await exchange.refuse(rejection)
+            if wait or rejection.status != PAYMENT_REQUIRED:  # else it is tried again without what stands
+                await exchange.refuse(rejection)
             raise
 
     # -- from upstream ----------------------------------------------------------------------------
@@ -266,7 +286,7 @@ class RealtimeSession:
             await self._done(frame)
         elif isinstance(name, str) and name.startswith(HEARD_EVENTS):
             await self._listen(name, frame)
-        elif (reply := self._running.get(str(frame.get("response_id")))) is not None:
+        elif self._running and (reply := self._reply_of(str(frame.get("response_id"))[:LONGEST_ID])) is not None:
             exchange = reply.exchange
             if name == "response.output_audio.delta" and isinstance(frame.get("delta"), str):
                 spoken = self._state.confirmed.spoken_bytes
@@ -276,20 +296,19 @@ class RealtimeSession:
         return raw
 
     async def _failed(self, frame: Frame, raw: bytes) -> bytes:
-        """Take an error: the answer to one of our events, or to one of the client's."""
+        """Take an error: it ends a response only when it names the event that asked for it."""
         error = frame.get("error")
         about = error.get("event_id") if isinstance(error, dict) else None
         if self._capping and about in (None, OUR_EVENT):
             raise Finished(POLICY_VIOLATION, "The session could not be given an output cap.", raw)
-        if isinstance(about, str):
-            self._state.refuse(about)
-            if isinstance(error, dict) and about.startswith(OUR_UPDATE):
-                raw = msgspec.json.encode({**frame, "error": {**error, "event_id": None}})
-            if about.startswith(OUR_UPDATE):
-                return raw
-        if self._asked and not self._running:
-            await self._asked.popleft().exchange.abandon("upstream_error")
-        return raw
+        if not isinstance(about, str) or about not in self._clients_ids or not isinstance(error, dict):
+            self._in_doubt = self._in_doubt or (about is None and bool(self._asked))
+            return raw
+        self._state.refuse(about)
+        for reply in [one for one in self._asked if one.event_id == about]:
+            self._asked.remove(reply)
+            await reply.exchange.abandon("upstream_error")
+        return msgspec.json.encode({**frame, "error": {**error, "event_id": self._clients_ids[about]}})
 
     async def _listen(self, name: str, frame: Frame) -> None:
         """Take an event about the user's sound."""
@@ -299,25 +318,41 @@ class RealtimeSession:
             raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
 
     async def _begun(self, frame: Frame) -> None:
-        response = frame.get("response")
-        response_id = str(response.get("id", "")) if isinstance(response, dict) else ""
-        reply = self._asked.popleft() if self._asked else Reply(self._take_standing(), self._size)
+        reply = self._next_reply()
         exchange = reply.exchange
         if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session
             try:
                 await self._hold(exchange, self._size, self._state.cap)
             except Rejection as rejection:
                 raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
-        exchange.response_id = response_id
+        exchange.response_id = response_id_of(frame) or f"unnamed {next(self._numbers)}"
+        held, size = exchange.hold.held_plan, reply.reads or self._size
+        likely = held.parsed._replace(estimated_input=size.likely + size.audio, estimated_audio=size.audio)
+        exchange.hold.plan = held._replace(parsed=likely)
         exchange.hold.checkpoint_sent()
-        self._running[response_id] = reply
+        self._running[exchange.response_id] = reply
+
+    def _next_reply(self) -> Reply:
+        """Take the response that begins: the first that was asked for; in doubt, the one with the largest hold."""
+        if not self._asked:
+            return Reply(self._take_standing(), self._size)
+        if not self._in_doubt:
+            return self._asked.popleft()
+        reply = max(self._asked, key=lambda one: one.exchange.hold.amount)
+        self._asked.remove(reply)
+        return reply
+
+    def _reply_of(self, response_id: str) -> Reply | None:
+        """Find the running response of that id, or the only one for an event that names none that runs."""
+        found = self._running.get(response_id)
+        return next(iter(self._running.values())) if found is None and len(self._running) == 1 else found
 
     async def _done(self, frame: Frame) -> None:
         report = response_report(frame)
-        reply = self._running.get(report.upstream_id)
+        reply = self._reply_of(response_id_of(frame))
         if reply is None:
             return
-        usage = report.usage
+        usage, exchange = report.usage, reply.exchange
         if usage is not None and usage.input_tokens and reply.joins:
             if reply.reads is not None:
                 self._size = self._size.corrected(usage, reply.reads)
@@ -325,11 +360,11 @@ class RealtimeSession:
                 self._size = self._size.with_output(usage)
             self._covered = (0, 0)
         try:
-            await reply.exchange.settle(report._replace(model="", items=()))
+            await exchange.settle(report._replace(model="", items=()))
         finally:
             # interrupted before its charge was decided, `end` must find it; afterwards not
-            if not reply.exchange.hold.is_open:
-                self._running.pop(report.upstream_id, None)
+            if not exchange.hold.is_open:
+                self._running.pop(exchange.response_id, None)
 
     # -- the end ----------------------------------------------------------------------------------
 
@@ -356,6 +391,16 @@ class RealtimeSession:
         self._standing = None
 
 
+LONGEST_ID = 120
+
+
+def response_id_of(frame: Frame) -> str:
+    """Id of the response that an event carries; "" for none."""
+    response = frame.get("response")
+    found = response.get("id") if isinstance(response, dict) else None
+    return str(found)[:LONGEST_ID] if isinstance(found, str | int) else ""
+
+
 def _refuse_shared(given: dict[str, Any]) -> None:
     """Refuse what points into the shared account, or spends without a price."""
     if given.get("prompt"):
@@ -364,6 +409,9 @@ def _refuse_shared(given: dict[str, Any]) -> None:
     spoken = audio.get("output") if isinstance(audio, dict) else given
     if is_custom_voice(spoken.get("voice") if isinstance(spoken, dict) else None):
         raise not_found("No such voice. Use a built-in one.", "voice_not_found")
-    for tool in given.get("tools") or ():
+    tools = given.get("tools") or []
+    if not isinstance(tools, list):
+        raise invalid("`tools` must be a list of objects with a `type`.", "tools", "invalid_type")
+    for tool in tools:
         if not isinstance(tool, dict) or tool.get("type") != "function":
             raise invalid("Only function tools are available in realtime sessions here.", "tools", "unsupported_tool")

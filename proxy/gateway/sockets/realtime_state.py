@@ -87,10 +87,9 @@ class SessionState:
         self._asked[event_id] = self.candidates[-1].updated(session, most)
 
     def confirm(self, session: dict[str, Any], most: int) -> None:
-        """Take what the server says the session is; it answers wishes in order."""
-        self.confirmed = self.confirmed.updated(session, most)
-        if self._asked:
-            self._asked.pop(next(iter(self._asked)))
+        """Take what the server says the session is; it answers wishes in order, and what it leaves out is as wished."""
+        wished = self._asked.pop(next(iter(self._asked))) if self._asked else self.confirmed
+        self.confirmed = wished.updated(session, most)
 
     def refuse(self, event_id: str) -> None:
         """Forget a wish that the server refused. An error that names none is about any event."""

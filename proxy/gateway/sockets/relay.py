@@ -23,6 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidSta
 
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
+from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, Handshake, SocketExchange
@@ -253,7 +254,7 @@ class Socket:
         try:
             async for message in upstream:
                 raw = message.encode() if isinstance(message, str) else message
-                passed = await session.from_upstream(_lenient(raw), raw)
+                passed = await session.from_upstream(decode_object(raw) or {}, raw)
                 if passed:
                     await self._send(
                         {
@@ -296,11 +297,3 @@ def _event(raw: str) -> Frame:
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise invalid("An event is a JSON object with a `type`.", "type", "invalid_event")
     return frame
-
-
-def _lenient(raw: bytes) -> Frame:
-    try:
-        frame = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        return {}
-    return frame if isinstance(frame, dict) else {}

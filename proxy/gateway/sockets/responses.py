@@ -25,7 +25,7 @@ from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import RESPONSE_EVENTS
-from proxy.gateway.answers.reports import response_report
+from proxy.gateway.answers.reports import response_report, text_of, with_passed
 from proxy.gateway.bodies.inventory import SOCKET_CLIENT, offered
 from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.endpoints import METERED
@@ -161,7 +161,7 @@ class ResponsesSession:
     async def _begun(self, frame: Frame, lane: Lane) -> None:
         response = frame.get("response")
         said = response if isinstance(response, dict) else {}
-        response_id = str(said.get("id", ""))
+        response_id = text_of(said, "id")
         exchange = self._lanes.begin(lane, response_id, str(said.get("model", "")))
         if exchange is None:
             raise Finished(POLICY_VIOLATION, "A response began that nothing is held for.")
@@ -175,6 +175,7 @@ class ResponsesSession:
         exchange = self._lanes.closing(lane, report.upstream_id, cancelled=report.status == "cancelled")
         if exchange is None:
             return
+        report = response_report(with_passed(frame, exchange.passed.items))
         await exchange.settle(report)
         self._lanes.drop(exchange)
         if report.upstream_id and report.usage is not None:

@@ -20,7 +20,7 @@ from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import Begin, SocketExchange
+from proxy.gateway.sockets.exchange import PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
 from proxy.gateway.sockets.realtime_state import SessionSettings
 from proxy.gateway.sockets.relay import Frame
 from proxy.web.rejections import Rejection
@@ -47,7 +47,8 @@ class Transcriptions:
     def __init__(self, services: Services, key: ApiKey, begin: Begin) -> None:
         """Nothing is heard yet."""
         self._services, self._key, self._begin = services, key, begin
-        self._buffered = 0
+        self._sent = self._taken = 0
+        """Milliseconds of sound sent so far, and of those that are committed or thrown away."""
         self._spoken: dict[str, tuple[int, int]] = {}
         self._listening: Listening | None = None
         self._items: dict[str, SocketExchange] = {}
@@ -58,7 +59,11 @@ class Transcriptions:
 
     def append(self, milliseconds: int) -> None:
         """Count sound that the client sends."""
-        self._buffered += milliseconds
+        self._sent += milliseconds
+
+    @property
+    def _buffered(self) -> int:
+        return max(0, self._sent - self._taken)
 
     async def ensure(self, models: frozenset[str]) -> None:
         """Have a hold that covers the sound sent so far, at the dearest of these models. Raises Rejection."""
@@ -81,12 +86,16 @@ class Transcriptions:
         if name == BUFFER + "committed":
             await self._commit(item, session.transcriber)
         elif name == BUFFER + "cleared":
-            self._buffered = 0
+            self._taken = self._sent
         elif name == BUFFER + "speech_started":
             self._spoken[item] = (_milliseconds(frame, "audio_start_ms"), -1)
         elif name == BUFFER + "speech_stopped" and item in self._spoken:
             self._spoken[item] = (self._spoken[item][0], _milliseconds(frame, "audio_end_ms"))
-        elif name == TRANSCRIPT + "completed" and item in self._items:
+        elif name == TRANSCRIPT + "completed":
+            if item not in self._items:
+                await self._commit(item, session.transcriber)
+            if item not in self._items:
+                return
             try:
                 await self._items[item].settle(audio_report(frame))
             finally:
@@ -106,10 +115,11 @@ class Transcriptions:
     async def _commit(self, item: str, model: str) -> None:
         """Make an item of the sound so far: its own hold, at the model that transcribes it."""
         started, stopped = self._spoken.pop(item, (0, -1))
-        length, self._buffered = self._buffered, 0
-        if stopped >= started:
-            length = min(length, stopped - started) or length
-        if not model:
+        if stopped > started:
+            length, self._taken = stopped - started, max(self._taken, stopped)
+        else:
+            length, self._taken = self._buffered, self._sent
+        if not model or item in self._items:
             return
         listening = self._listening
         if listening is None or listening.model != model or length > listening.covers:
@@ -124,16 +134,21 @@ class Transcriptions:
 
     async def _listen(self, plan: Plan, covers: int) -> Listening:
         """Hold anew; what stood before is released. Raises Rejection, after an account of it."""
-        exchange = self._begin()
-        exchange.context.key = self._key
-        try:
-            await exchange.hold_for(self._plan(plan.model.name, covers, exchange.hold.terms.prices), self._key)
-        except Rejection as rejection:
-            await exchange.refuse(rejection)
-            raise
-        before, self._listening = self._listening, Listening(exchange, covers, plan.model.name)
-        if before is not None:
-            await before.exchange.hold.release()
+        before = self._listening
+
+        async def hold(exchange: SocketExchange, wait: bool) -> None:
+            exchange.context.key = self._key
+            try:
+                prices = exchange.hold.terms.prices
+                await exchange.hold_for(self._plan(plan.model.name, covers, prices), self._key, wait=wait)
+            except Rejection as rejection:
+                if wait or rejection.status != PAYMENT_REQUIRED:
+                    await exchange.refuse(rejection)
+                raise
+
+        self._listening = None
+        exchange = await hold_instead(before.exchange if before is not None else None, self._begin, hold)
+        self._listening = Listening(exchange, covers, plan.model.name)
         return self._listening
 
     def _dearest(self, models: frozenset[str]) -> Plan:

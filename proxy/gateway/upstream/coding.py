@@ -14,14 +14,14 @@ PIECE = 4_194_304
 class Decoder:
     """The body of one answer in a coding that zlib knows."""
 
-    __slots__ = ("_zlib",)
+    __slots__ = ("_window", "_zlib")
 
     def __init__(self, coding: bytes) -> None:
         """Begin a body. Raises UpstreamError for any other coding."""
         window = ZLIB_WINDOWS.get(coding)
         if window is None:
             raise UpstreamError("coding", sent=True)
-        self._zlib = zlib.decompressobj(window)
+        self._window, self._zlib = window, zlib.decompressobj(window)
 
     def decode(self, data: bytes, limit: int) -> bytes:
         """Decode the next bytes. Raises UpstreamError for broken ones, and for more than `limit` bytes."""
@@ -36,6 +36,8 @@ class Decoder:
             if size > limit:
                 raise UpstreamError("too_large", sent=True)
             data = self._zlib.unconsumed_tail
+            if self._zlib.eof and self._zlib.unused_data:  # another member follows
+                data, self._zlib = self._zlib.unused_data, zlib.decompressobj(self._window)
         return b"".join(parts)
 
     @property

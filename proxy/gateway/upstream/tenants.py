@@ -9,7 +9,7 @@ from billing.money.errors import StoreUnavailable
 from billing.money.usage import Usage
 from config.secrets import Secret
 from proxy.gateway.answers.report import Report
-from proxy.gateway.bodies.image_tokens import image_rule
+from proxy.gateway.bodies.image_tokens import UNBOUNDED, image_rule
 from proxy.gateway.bodies.parsed import Parsed, Reference
 from proxy.web.rejections import Rejection, unavailable
 
@@ -108,7 +108,12 @@ class Tenants:
 
 def extra_for(model: str, made_by: str, picture_extra: int) -> int:
     """Tokens to add to what was made by one model when another reads it: none where both count pictures alike."""
-    return 0 if not picture_extra or image_rule(model) is image_rule(made_by) else picture_extra
+    rule = image_rule(model)
+    if not picture_extra or rule is image_rule(made_by):
+        return 0
+    unknown, known = divmod(picture_extra, UNBOUNDED)
+    limit = rule.tokens(None, "auto") if rule is not None and unknown else None
+    return known + unknown * (UNBOUNDED if limit is None else limit)
 
 
 def no_such_object(reference: Reference) -> Rejection:

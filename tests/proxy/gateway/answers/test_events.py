@@ -146,3 +146,56 @@ def test_an_answer_says_how_long_its_cache_writes_live_or_does_not(written: dict
     chat = {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10, "prompt_tokens_details": written}
     answer = {"choices": [{"index": 0, "message": {"content": "x"}}], "usage": chat}
     assert read_answer(msgspec.json.encode(answer)).report.writes_split is split
+
+
+DONE = {"input_tokens": 10, "output_tokens": 5, "total_tokens": 15}
+
+
+@pytest.mark.parametrize("name", ["response.completed", "response.incomplete", "response.failed"])
+@pytest.mark.parametrize("usage", [None, DONE], ids=["no usage", "usage"])
+def test_an_end_that_repeats_no_items_takes_nothing_back(name: str, usage: Any) -> None:
+    end = {"type": name, "response": {"id": "r", "status": name.rpartition(".")[2], "output": [], "usage": usage}}
+    meter = stream(RESPONSE_EVENTS, done(0, PICTURE), done(1, SEARCH), end)
+    report = meter.report()
+    assert (report.calls, report.pictures) == ((("web_search", 1),), 1)
+    assert meter.streamed_anything
+    repeated = {**end, "response": {**end["response"], "output": [PICTURE, SEARCH]}}  # type: ignore[dict-item]
+    assert stream(RESPONSE_EVENTS, done(0, PICTURE), done(1, SEARCH), repeated).report().pictures == 1
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "response.failed", "response": "x"},
+        {"type": "response.completed", "response": [1]},
+        {"type": "response.completed", "response": {"output": [None, 5, "x"], "usage": "x", "tool_usage": 5}},
+        {"type": {"type": "error"}},
+        {"type": "response.output_text.delta", "output_index": [], "delta": "x"},
+        {"type": "response.output_item.done", "output_index": {}, "item": {"type": ["x"], "action": None}},
+        {"type": "response.output_item.done", "item": 5},
+        {"type": "response.completed", "response": {"id": 5, "usage": {"input_tokens": 10**30, "output_tokens": True}}},
+        {"type": "error", "error": None},
+    ],
+    ids=str,
+)
+def test_members_of_odd_types_are_no_error_of_ours(event: dict[str, Any]) -> None:
+    meter = stream(RESPONSE_EVENTS, event, {"type": "response.output_text.delta", "delta": "hello"})
+    assert any("hello" in text for text in meter.streamed()[0])
+    assert meter.report().calls == ()
+
+
+def test_a_number_of_searches_that_nobody_made_is_not_believed() -> None:
+    used = {"web_search": {"num_requests": 10**16}}
+    assert response_report({"output": [SEARCH], "tool_usage": used}).calls == (("web_search", 1),)
+
+
+@pytest.mark.parametrize("seconds", ["1e999999", "-1", "x", "NaN", None, [], 10**40])
+def test_a_length_that_is_none_is_no_length(seconds: Any) -> None:
+    assert audio_report({"text": "x", "usage": {"type": "duration", "seconds": seconds}}).usage is None
+    assert audio_report({"text": "x", "duration": seconds}).usage is None
+
+
+def test_a_length_beside_a_usage_in_tokens_is_kept() -> None:
+    tokens = {"type": "tokens", "input_tokens": 600, "output_tokens": 40, "total_tokens": 640}
+    report = audio_report({"text": "hello", "duration": 60.0, "usage": tokens})
+    assert (report.milliseconds, report.usage and report.usage.input_tokens) == (60_000, 600)

@@ -273,6 +273,8 @@ def test_whether_anything_was_produced(choices: list[Any], produced: bool) -> No
         (b"null", NO_ANSWER),
         (b"<html>busy</html>", NO_ANSWER),
         (b'{"choices": [], "error": {"message": "overloaded"}}', ""),
+        (b'{"code": 500, "msg": "overloaded", "data": null}', NO_ANSWER),
+        (b'{"error": {"message": "overloaded"}, "usage": {}}', FAILED),
         (b'{"data": []}', ""),
     ],
 )

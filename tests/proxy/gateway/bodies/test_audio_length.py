@@ -42,10 +42,16 @@ def mp4(seconds: int) -> bytes:
     return b"\0\0\0\x18ftypM4A " + b"\0" * 12 + struct.pack(">I", len(header) + 4) + header
 
 
-def webm(seconds: int) -> bytes:
-    """As a browser records: no duration, a cluster's time in milliseconds."""
-    cluster = b"\x1f\x43\xb6\x75\x01" + b"\xff" * 7 + b"\xe7\x84" + struct.pack(">I", seconds * 1_000)
-    return b"\x1aE\xdf\xa3" + b"\0" * 30 + cluster + b"\0" * 50
+def webm(seconds: int, unit_ns: int | None = None) -> bytes:
+    """As a browser records: no duration, sizes that are not known, a cluster's time."""
+    time = seconds * 1_000_000_000 // (unit_ns or 1_000_000)
+    unknown = b"\x01" + b"\xff" * 7
+    scale = b"" if unit_ns is None else b"\x2a\xd7\xb1\x84" + struct.pack(">I", unit_ns)
+    info = b"\x15\x49\xa9\x66" + bytes([0x80 | len(scale)]) + scale
+    block = b"\xa3\x85" + b"\x81\0\0\x80\0"
+    cluster = b"\x1f\x43\xb6\x75" + unknown + b"\xe7\x84" + struct.pack(">I", time) + block
+    head = b"\x1aE\xdf\xa3\x84\x42\x86\x81\x01"
+    return head + b"\x18\x53\x80\x67" + unknown + info + cluster
 
 
 @pytest.mark.parametrize("tag", [b"", b"ID3\x04\0\0\0\0\0\x0a" + b"\0" * 10], ids=["plain", "behind a tag"])
@@ -56,6 +62,40 @@ def test_hours_of_silence_are_held_for_whatever_they_are_packed_in(made: object,
     length = audio_length(tag + made(seconds))
     assert seconds * 1_000 <= length.most <= seconds * 1_000 + 40_000
     assert abs(length.likely - seconds * 1_000) <= 40_000
+
+
+def box(kind: bytes, body: bytes) -> bytes:
+    return struct.pack(">I", len(body) + 8) + kind + body
+
+
+def test_a_movie_header_that_says_too_little_is_not_believed() -> None:
+    """Its sample table says 843,750 x 1,024 samples at 48 kHz: five hours."""
+    times = b"\0" * 12
+    head = box(b"ftyp", b"M4A \0\0\0\0")
+    movie = box(b"mvhd", times + struct.pack(">II", 1_000, 1_000))
+    track = box(b"mdhd", times + struct.pack(">II", 48_000, 48_000)) + box(
+        b"stts", b"\0" * 4 + struct.pack(">III", 1, 843_750, 1_024)
+    )
+    assert audio_length(head + movie + track).most == 18_001_000
+
+
+@pytest.mark.parametrize("given", ["trex", "tfhd", "each sample"])
+def test_fragments_add_up(given: str) -> None:
+    """As Safari records: no length in the header, a thousand fragments of ten samples of 1,024 each."""
+    head = box(b"ftyp", b"iso5\0\0\0\0") + box(b"mdhd", b"\0" * 12 + struct.pack(">II", 48_000, 0))
+    extended = box(b"trex", b"\0" * 12 + struct.pack(">I", 1_024 if given == "trex" else 0) + b"\0" * 8)
+    header = box(b"tfhd", struct.pack(">II", 8, 1) + struct.pack(">I", 1_024)) if given == "tfhd" else b""
+    run = box(b"trun", struct.pack(">II", 0, 10))
+    if given == "each sample":
+        run = box(b"trun", struct.pack(">II", 0x100, 10) + struct.pack(">I", 1_024) * 10)
+    assert audio_length(head + extended + (header + run) * 1_000).most == 214_000 + 1_000
+
+
+def test_a_unit_of_time_hidden_in_a_void_is_not_taken_for_the_files_own() -> None:
+    plain = webm(18_000, unit_ns=1_000_000_000)
+    hidden = b"\xec\x87\x2a\xd7\xb1\x83\x0f\x42\x40"
+    at = plain.index(b"\x15\x49\xa9\x66")
+    assert audio_length(plain[:at] + hidden + plain[at:]).most >= 18_000_000
 
 
 def test_a_flac_header_that_says_too_little_is_not_believed() -> None:

@@ -1,6 +1,7 @@
 """A Realtime session's holds and charges, from events alone; the exchange keeps its own record of both."""
 
 import asyncio
+import contextlib
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -34,13 +35,22 @@ class RecordedExchange:
         self.passed = PassedEvents()
         self.context = SimpleNamespace(key=None)
         self.hold = SimpleNamespace(
-            terms=TERMS, is_open=False, checkpoint_sent=lambda: None, release=self._release, held_plan=None, plan=None
+            terms=TERMS,
+            is_open=False,
+            checkpoint_sent=lambda: None,
+            release=self._release,
+            held_plan=None,
+            plan=None,
+            amount=0,
         )
+        self.waited = False
 
-    async def hold_for(self, plan: Plan, _key: Any) -> Plan:
+    async def hold_for(self, plan: Plan, _key: Any, *, wait: bool = True) -> Plan:
         if self.refusal is not None:
             raise self.refusal
+        self.waited = wait
         self.plans.append(plan)
+        self.hold.amount = plan.ceiling.amount
         self.hold.is_open, self.hold.held_plan, self.hold.plan = True, plan, plan
         return plan
 
@@ -84,8 +94,11 @@ class Conversation:
         self.exchanges.append(RecordedExchange(self.refusal))
         return cast("SocketExchange", self.exchanges[-1])
 
-    async def say(self, event: dict[str, Any]) -> None:
-        await self.session.from_client(event, msgspec.json.encode(event))
+    async def say(self, event: dict[str, Any]) -> dict[str, Any]:
+        """Return what is sent upstream."""
+        sent = await self.session.from_client(dict(event), msgspec.json.encode(event))
+        found: dict[str, Any] = msgspec.json.decode(sent)
+        return found
 
     async def hear(self, event: dict[str, Any]) -> None:
         await self.session.from_upstream(event, msgspec.json.encode(event))
@@ -260,13 +273,139 @@ async def test_an_update_that_the_server_refused_changes_nothing() -> None:
     sent = msgspec.json.decode(
         await talk.session.from_client({"type": "session.update", "session": voice}, b"{}"), type=dict[str, Any]
     )
-    error = {"type": "error", "error": {"event_id": sent["event_id"], "message": "no such voice"}}
+    error = error_about(sent["event_id"])
     told = msgspec.json.decode(await talk.session.from_upstream(error, msgspec.json.encode(error)))
     assert told["error"]["event_id"] is None, "the client gave its event no id"
     await talk.say({"type": "response.create"})
     assert [plan.cap for plan in talk.held] == [CAP]
     await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
     assert [one.abandoned for one in talk.exchanges if one.abandoned] == [], "the error was about no response"
+
+
+def error_about(event_id: Any) -> dict[str, Any]:
+    return {"type": "error", "error": {"event_id": event_id, "message": "no"}}
+
+
+async def test_an_error_ends_the_response_whose_request_it_names_and_no_other() -> None:
+    talk = await Conversation().opened()
+    small = {"type": "response.create", "event_id": "mine", "response": {"max_output_tokens": 1, "input": [ASIDE]}}
+    await talk.say(small)
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    refused = await talk.say(small)
+    event = error_about(refused["event_id"])
+    told = msgspec.json.decode(await talk.session.from_upstream(event, msgspec.json.encode(event)))
+    assert told["error"]["event_id"] == "mine", "the client's own name for it"
+    await talk.answered("resp_1", 10)
+    await talk.say({"type": "response.create"})
+    await talk.hear({"type": "response.created", "response": {"id": "resp_2"}})
+    running = next(one for one in talk.exchanges if one.response_id == "resp_2")
+    assert running.plans[0].cap == CAP, "the refused one is not taken for it"
+
+
+@pytest.mark.parametrize("about", ["another event's", None])
+async def test_an_error_about_anything_else_leaves_the_hold_of_what_waits(about: str | None) -> None:
+    talk = await Conversation().opened()
+    await talk.update(max_output_tokens=1)
+    await talk.say({"type": "response.create", "response": {"max_output_tokens": CAP}})
+    await talk.hear(error_about(about))
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    (running,) = [one for one in talk.exchanges if one.response_id == "resp_1"]
+    assert running.plans[0].cap == CAP
+
+
+async def test_two_updates_of_one_name_are_two() -> None:
+    talk = await Conversation().opened()
+    await talk.update(max_output_tokens=1)
+    raised = {"type": "session.update", "event_id": "x", "session": {"max_output_tokens": CAP}}
+    refused = {"type": "session.update", "event_id": "x", "session": {"max_output_tokens": 1}}
+    await talk.say(raised)
+    sent = await talk.say(refused)
+    await talk.hear({"type": "session.updated", "session": {"max_output_tokens": CAP}})
+    await talk.hear(error_about(sent["event_id"]))
+    await talk.say({"type": "response.create", "response": {"conversation": "none", "input": [ASIDE]}})
+    assert talk.held[-1].cap == CAP
+
+
+async def test_what_a_confirmation_leaves_out_is_as_it_was_asked_for() -> None:
+    talk = await Conversation().opened()
+    await talk.update(max_output_tokens=1)
+    await talk.say({"type": "session.update", "session": {"max_output_tokens": CAP}})
+    await talk.hear({"type": "session.updated", "session": {}})
+    await talk.say({"type": "response.create"})
+    assert talk.held[-1].cap == CAP
+
+
+async def test_the_tools_of_one_response_are_held_for() -> None:
+    talk = await Conversation().opened()
+    tool = {"type": "function", "name": "f", "description": "word " * 20_000}
+    await talk.say({"type": "response.create", "response": {"tools": [tool]}})
+    assert talk.held[-1].bounds.input_tokens > 20_000
+
+
+async def test_what_a_response_without_usage_read_is_estimated_without_headroom() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "conversation.item.create", "item": {"content": [{"type": "input_text", "text": "hi"}]}})
+    await talk.say({"type": "response.create"})
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    (running,) = [one for one in talk.exchanges if one.response_id == "resp_1"]
+    parsed = running.hold.plan.parsed
+    assert (parsed.estimated_audio, parsed.estimated_input < 60) == (0, True)
+
+
+@pytest.mark.parametrize(("created", "done"), [(7, 7), ("r" * 200, "r" * 200), (None, "resp_1"), ("resp_1", None)])
+async def test_a_response_is_charged_by_its_usage_whatever_its_id_is(created: Any, done: Any) -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "response.create"})
+    await talk.hear({"type": "response.created", "response": {"id": created}})
+    usage = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11}
+    await talk.hear({"type": "response.done", "response": {"id": done, "status": "completed", "usage": usage}})
+    assert [report.usage.output_tokens for one in talk.exchanges for report in one.charged if report.usage] == [6]
+
+
+async def test_items_that_the_server_cuts_out_of_one_sound_are_held_for_one_by_one() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * (600 * 16_000)})
+    for number in range(3):
+        item, start = f"item_{number}", number * 200_000
+        buffer = "input_audio_buffer."
+        await talk.hear({"type": buffer + "speech_started", "item_id": item, "audio_start_ms": start})
+        await talk.hear({"type": buffer + "speech_stopped", "item_id": item, "audio_end_ms": start + 190_000})
+        await talk.hear({"type": buffer + "committed", "item_id": item})
+    heard_now = [plan for plan in talk.held if plan.model.name == "whisper-1"]
+    assert all(plan.bounds.milliseconds >= 190_000 for plan in heard_now)
+    await talk.session.end("client_gone")
+    lengths = [one.hold.plan.parsed.estimated_milliseconds for one in talk.exchanges if one.charged]
+    assert lengths == [190_000] * 3
+
+
+async def test_an_item_committed_twice_is_one_and_one_never_committed_is_charged() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.speak("item_1")
+    await talk.hear({"type": "input_audio_buffer.committed", "item_id": "item_1"})
+    await talk.transcript("item_1", SECONDS)
+    await talk.transcript("item_unknown", SECONDS)
+    assert [model for model, _ in heard(talk)] == ["whisper-1", "whisper-1"]
+    await talk.session.end("client_gone")
+    assert talk.held == []
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "conversation.item.create", "item": {"content": 5}},
+        {"type": "conversation.item.create", "item": 5},
+        {"type": "session.update", "session": {"tools": 5}},
+        {"type": "response.create", "response": {"tools": 1}},
+        {"type": "input_audio_buffer.append", "audio": 5},
+    ],
+    ids=str,
+)
+async def test_members_of_odd_types_end_no_session(event: dict[str, Any]) -> None:
+    talk = await Conversation().opened()
+    with contextlib.suppress(Rejection):
+        await talk.say(event)
 
 
 async def test_a_raised_cap_is_held_for_before_the_next_response() -> None:
