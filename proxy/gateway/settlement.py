@@ -20,6 +20,7 @@ from proxy.gateway.plan import Plan
 from proxy.gateway.services import PricingTerms, Services
 
 IMAGES_MODE = "image_generation"
+DOUBTED = 10
 
 
 class SettlementDecision(NamedTuple):
@@ -81,7 +82,7 @@ async def decide_settlement(
         if usage is None:
             usage, source = found, "counted"
         elif source == "upstream":
-            usage, source = completed(usage, found, plan, report)
+            usage, source = completed(usage, found, plan, report, running=observed.running)
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
@@ -168,12 +169,16 @@ def falls_short(usage: Usage, observed: ObservedOutput) -> bool:
     return passed and not usage.milliseconds and (observed.running or not usage.input_tokens or not usage.output_tokens)
 
 
-def completed(usage: Usage, found: Usage, plan: Plan, report: Report) -> tuple[Usage, UsageSource]:
-    """Usage whose missing parts fall to what was counted, and its source."""
+def completed(usage: Usage, found: Usage, plan: Plan, report: Report, *, running: bool) -> tuple[Usage, UsageSource]:
+    """Usage whose missing parts fall to what was counted, and its source.
+
+    A report is doubted where it leaves out more than a tenth of what it says.
+    """
     changes = {}
     if not usage.input_tokens:
         changes["input_tokens"] = found.input_tokens
-    if found.output_tokens > usage.output_tokens and plan.model.mode != IMAGES_MODE:
+    matters = running or not usage.input_tokens or found.output_tokens * DOUBTED > usage.input_tokens
+    if found.output_tokens > usage.output_tokens and matters and plan.model.mode != IMAGES_MODE:
         changes |= {"output_tokens": found.output_tokens, "audio_output_tokens": found.audio_output_tokens}
     if plan.model.mode == IMAGES_MODE and report.pictures:
         drawn = report.pictures * plan.parsed.picture_tokens

@@ -51,7 +51,7 @@ RICH = "100000"
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 MERGED = Fraction(9, 10)
 """Part of the delivered pieces that their text, counted in one, has at least."""
-TOOL_TOKENS = 60
+TOOL_TOKENS = 120
 MOST_HOLD_TO_CHARGE = 100_000
 """Of a response with an output cap and a cap on calls: a hosted tool that is offered and not called is held for."""
 WORDS = ("alpha", "beta", "gamma", "delta", "whale", "blue", "a longer sentence about whales", "x" * 40)
