@@ -77,15 +77,17 @@ def _wav(data: bytes) -> int | None:
     head = data[:4_096]
     if head[8:12] != b"WAVE":
         return None
-    position = 12
-    while position + 24 <= len(head):
+    second, position = 0, 12
+    while position + 8 <= len(head):
         name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
-        if name == b"fmt ":
+        if name == b"fmt " and position + 24 <= len(head):
             kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
-            second = rate * channels * (bits // 8)
-            return None if kind != PCM or second < SLOWEST_BYTES_PER_SECOND else -(-len(data) * 1_000 // second)
+            second = rate * channels * (bits // 8) if kind == PCM else 0
+        elif name == b"data":
+            break
         position += 8 + length + length % 2
-    return None
+    samples = max(0, len(data) - min(position + 8, len(head)))
+    return None if second < SLOWEST_BYTES_PER_SECOND else -(-samples * 1_000 // second)
 
 
 def _flac(data: bytes) -> int | None:

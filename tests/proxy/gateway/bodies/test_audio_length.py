@@ -98,6 +98,13 @@ def test_a_unit_of_time_hidden_in_a_void_is_not_taken_for_the_files_own() -> Non
     assert audio_length(plain[:at] + hidden + plain[at:]).most >= 18_000_000
 
 
+def test_samples_are_counted_without_their_header() -> None:
+    assert audio_length(wav(10)).likely == 10_000
+    noted = wav(10)
+    noted = noted[:36] + b"LIST" + struct.pack("<I", 100) + b"\0" * 100 + noted[36:]
+    assert audio_length(noted).likely == 10_000
+
+
 def test_a_flac_header_that_says_too_little_is_not_believed() -> None:
     """Its last frame says when it plays: 5,000 frames of 4,096 samples are some 427 seconds."""
     length = audio_length(flac(1) + flac_frame(12) + flac_frame(4_999))
