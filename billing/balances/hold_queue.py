@@ -21,16 +21,17 @@ class HoldQueue:
 
     def __init__(self) -> None:
         """Nobody waits."""
-        self._waiting: dict[str, deque[asyncio.Event]] = {}
+        self.waiting: dict[str, deque[asyncio.Event]] = {}
+        """Account → its requests that wait."""
 
     def ended(self, account_id: str) -> None:
         """Let who waits first try: a hold of that account has ended."""
-        if queue := self._waiting.get(account_id):
+        if queue := self.waiting.get(account_id):
             queue[0].set()
 
     async def turns(self, account_id: str, seconds: float) -> AsyncGenerator[None, None]:
         """Yield each time it may be worth trying, for so many seconds. Close it when it was."""
-        queue = self._waiting.setdefault(account_id, deque())
+        queue = self.waiting.setdefault(account_id, deque())
         if len(queue) >= LONGEST:
             return
         mine, deadline = asyncio.Event(), time.monotonic() + seconds
@@ -48,4 +49,4 @@ class HoldQueue:
             if queue:
                 queue[0].set()
             else:
-                del self._waiting[account_id]
+                del self.waiting[account_id]

@@ -28,23 +28,16 @@ class OpenHolds:
 
     def __init__(self) -> None:
         """Nothing is held."""
-        self._open: dict[str, OpenHold] = {}
+        self.by_id: dict[str, OpenHold] = {}
+        """Whoever makes a hold puts it here, and takes it out when it is resolved, or detached."""
         self._gone_since: dict[str, float] = {}
-
-    def add(self, hold: OpenHold) -> None:
-        """Keep a hold that was made."""
-        self._open[hold.request_id] = hold
-
-    def discard(self, hold: OpenHold) -> None:
-        """Let go of a hold that is resolved, or detached."""
-        self._open.pop(hold.request_id, None)
-        self._gone_since.pop(hold.request_id, None)
 
     def stray(self, living: Container[object], now: float | None = None) -> list[OpenHold]:
         """Return the holds whose owner has not been among the living for longer than the grace."""
         moment = time.monotonic() if now is None else now
+        self._gone_since = {name: since for name, since in self._gone_since.items() if name in self.by_id}
         found = []
-        for request_id, hold in self._open.items():
+        for request_id, hold in self.by_id.items():
             if hold.owner is None or hold.owner in living:
                 self._gone_since.pop(request_id, None)
             elif moment - self._gone_since.setdefault(request_id, moment) > GRACE_SECONDS:

@@ -202,7 +202,7 @@ class Exchange:
             await self._go_on_in_background(report, answer, body)
             return
         outcome: Outcome = "client_gone" if request.interruption.reason else "completed"
-        sound = sound_tokens(reading.sound_bytes, plan.parsed.sound_format)
+        sound = sound_tokens(reading.sound_bytes, plan.parsed.sound_format) if reading.sound_bytes else 0
         observed = ObservedOutput(reading.texts, sound, errored=not reading.produced)
         await self._settle(report, observed, outcome, answer.head.headers)
         redactor = self.services.redactor
@@ -273,7 +273,8 @@ async def _is_stream(plan: Plan, answer: Answer) -> bool:
         return True
     if plan.parsed.characters and not kind.startswith(TEXTUAL):
         return True
-    return begins_events(await answer.peek())
+    first = await answer.peek()
+    return not first.startswith(b"{") and begins_events(first)
 
 
 async def _collect(answer: Answer, limit: int) -> bytes:

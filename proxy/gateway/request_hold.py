@@ -130,7 +130,7 @@ class RequestHold:
             budget = result.key_available if result.source == "key_limit" else result.balance - result.held
             raise self._insufficient(plan, result, budget)
         self.is_open, self.plan = True, plan
-        self._services.open_holds.add(self)
+        self._services.open_holds.by_id[self.request_id] = self
         return self._leave_room(plan, result)
 
     async def _attempt(self, plan: Plan, key: ApiKey, *, patient: bool) -> tuple[Plan, Held | Refused]:
@@ -235,7 +235,7 @@ class RequestHold:
             result = await self._services.balances.hold(request)
             if isinstance(result, Held):
                 self.is_open = True
-                self._services.open_holds.add(self)
+                self._services.open_holds.by_id[self.request_id] = self
                 return True
             self.amount = Millicredits(max(0, min(self.amount, result.balance - result.held)))
         self.amount = amount  # the next try begins with all of it
@@ -347,7 +347,8 @@ class RequestHold:
         except StoreUnavailable as error:
             services.metrics.count(services.metrics.store_errors, error.store)
             settled = None
-        services.hold_queue.ended(account_id)
+        if account_id in services.hold_queue.waiting:
+            services.hold_queue.ended(account_id)
         if isinstance(settled, Settled):
             self.settled, self.charged = settled, settled.charged
             if settled.loss:
@@ -382,7 +383,8 @@ class RequestHold:
             await self._services.balances.release(self.request_id, self.key.account_id)
         except StoreUnavailable as error:
             self._services.metrics.count(self._services.metrics.store_errors, error.store)
-        self._services.hold_queue.ended(self.key.account_id)
+        if self.key.account_id in self._services.hold_queue.waiting:
+            self._services.hold_queue.ended(self.key.account_id)
 
     def detach(self) -> None:
         """Let go of the hold: the request goes on without us, and whoever polls it resumes it."""
@@ -398,7 +400,7 @@ class RequestHold:
 
     def _close(self) -> None:
         self.is_open = False
-        self._services.open_holds.discard(self)
+        self._services.open_holds.by_id.pop(self.request_id, None)
 
 
 def _share(budget: int, enough: int) -> int:

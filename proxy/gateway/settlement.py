@@ -191,7 +191,7 @@ def completed(usage: Usage, found: Usage, plan: Plan, report: Report, *, running
 
 def is_billable(usage: Usage, plan: Plan) -> bool:
     """Tell whether a report is in a unit that its model has a price for."""
-    card = plan.model.tier(plan.tier).short
+    card = plan.model.tiers[plan.tier].short
     tokens = usage.input_tokens or usage.output_tokens
     if tokens and not (card.input or card.output or card.audio_input):
         return not card.millisecond

@@ -314,7 +314,8 @@ def _text_of(raw: dict[str, Any], name: str) -> str | None:
 
 def _report(answer: _Answer) -> Report:
     usage = read_usage(answer.usage)
-    split = usage is not None and splits_writes(answer.usage.get("prompt_tokens_details"))
+    written = usage is not None and (usage.cache_write_30m_tokens or usage.cache_write_12h_tokens)
+    split = bool(written) and splits_writes(answer.usage["prompt_tokens_details"])
     return Report(usage, answer.model or "", answer.service_tier, answer.id or "", writes_split=split)
 
 

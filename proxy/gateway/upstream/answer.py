@@ -58,7 +58,8 @@ class Answer:
                 raise UpstreamError(connection.failure, sent=True)
             await self._wait()
         self.head = Head(connection.status, connection.headers)
-        self._decoder = decoder_of(self.head.get(b"content-encoding"))
+        if coding := self.head.get(b"content-encoding"):
+            self._decoder = decoder_of(coding)
         connection.last_data = self._loop.time()
 
     async def read(self) -> bytes:
