@@ -392,15 +392,32 @@ def whole(customer: Customer, body: Mapping[str, Any] | bytes, path: str, one: E
     assert answer.status_code == 200 or one.free, answer.text[:300]
 
 
+CALLED = {"name": "run_sql", "description": "d"}
+FORCED: dict[str, dict[str, Any]] = {
+    "function called": {
+        "tools": [{"type": "function", "function": {**CALLED, "parameters": {"type": "object"}}}],
+        "tool_choice": "required",
+    },
+    "custom tool called": {"tools": [{"type": "custom", "custom": CALLED}], "tool_choice": "required"},
+    "legacy function called": {
+        "functions": [{**CALLED, "parameters": {"type": "object"}}],
+        "function_call": {"name": "run_sql"},
+    },
+}
+"""Calls whose arguments are the directive's `text`."""
+
+
 def chat(customer: Customer, dice: random.Random, one: Exchange) -> None:
     model = dice.choice(("gpt-4o-mini", "gpt-4.1", "gpt-5.4-mini"))
     stream = dice.random() < 0.6
-    tools = dice.choice(("no tools", "no tools", "function"))
+    tools = dice.choice(("no tools", "no tools", "function", *FORCED))
     one.cell = ("chat", "stream" if stream else "whole", model, tools)
     ending, directive = ending_of(dice, one, stream=stream)
     if ending == "ended":
         directive |= oddity_of(dice, one)
     one.asked_tokens = dice.randint(1, 60)
+    if tools in FORCED:
+        directive["text"] = "SELECT whale " * dice.randint(1, 12)
     said = sandbox_says(output_tokens=one.asked_tokens, reasoning_tokens=0, **directive)
     body: dict[str, Any] = {"model": model, "messages": [{"role": "user", "content": f"{text_of(dice)} {said}"}]}
     if dice.random() < 0.7:
@@ -408,6 +425,9 @@ def chat(customer: Customer, dice: random.Random, one: Exchange) -> None:
     if tools == "function":
         one.slack_tokens = TOOL_TOKENS
         body["tools"] = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
+    if tools in FORCED:
+        one.slack_tokens = TOOL_TOKENS
+        body |= FORCED[tools]
     if stream and dice.random() < 0.5:
         body["stream_options"] = {"include_usage": True}
     ask(customer, body, CHAT, dice, one, stream=stream)

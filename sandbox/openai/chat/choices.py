@@ -11,6 +11,8 @@ from sandbox.openai.tokens.count import count_text
 from sandbox.openai.tokens.output_text import Piece, limit, pseudo_english, split_text
 
 OutputKind = Literal["text", "refusal", "tool", "audio"]
+ToolForm = Literal["function", "custom", "legacy"]
+"""A call of a function or a custom tool, or one of the `functions` that came before tools."""
 _AUDIO_PER_TEXT: Final = 3
 _LEGACY_CAP: Final = 16
 
@@ -26,6 +28,7 @@ class Choice(msgspec.Struct, kw_only=True):
     logprobs: int = -1
     """-1: not asked for; else how many alternatives per token."""
     tool: str = ""
+    form: ToolForm = "function"
     name_tokens: int = 0
     annotations: list[dict[str, Any]] = msgspec.field(default_factory=list)
 
@@ -59,13 +62,13 @@ def chat_choices(context: Context) -> list[Choice]:
         choice = Choice(index=index, kind=kind, pieces=[], finish="stop", reasoning=reasoning)
         choice.logprobs = wanted
         if kind == "tool" and tool is not None:
-            choice.tool = str(tool.get("name", ""))
+            choice.tool, choice.form = str(tool.get("name", "")), _form(body)
             choice.name_tokens = count_text(context.encoding, choice.tool)
         natural = _natural(context, choice, tool, seed + index, room)
         choice.pieces = limit(natural, _visible_room(choice, room))
         whole = len(choice.pieces) == len(natural)
         if kind == "tool" and whole:
-            choice.finish = "tool_calls"
+            choice.finish = "function_call" if choice.form == "legacy" else "tool_calls"
         elif not whole:
             choice.finish = "length"
         choice.finish = context.directives.finish_reason or choice.finish
@@ -135,21 +138,35 @@ def cap_of(body: dict[str, Any]) -> int:
 
 
 def forced_tool(body: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the function the model has to call, or None."""
-    functions: list[dict[str, Any]] = [
-        tool["function"]
+    """Return the function or custom tool the model has to call, or None."""
+    if _form(body) == "legacy":
+        named = [item for item in body["functions"] if item.get("name") == body["function_call"]["name"]]
+        return named[0] if named else None
+    offered: list[dict[str, Any]] = [
+        tool[kind]
         for tool in body.get("tools") or ()
-        if isinstance(tool, dict) and isinstance(tool.get("function"), dict)
+        for kind in ("function", "custom")
+        if isinstance(tool, dict) and isinstance(tool.get(kind), dict)
     ]
     choice = body.get("tool_choice")
-    if not functions:
+    if not offered:
         return None
     if choice == "required":
-        return functions[0]
-    if isinstance(choice, dict) and isinstance(choice.get("function"), dict):
-        name = choice["function"].get("name")
-        return next((item for item in functions if item.get("name") == name), None)
+        return offered[0]
+    wanted = (choice.get("function") or choice.get("custom")) if isinstance(choice, dict) else None
+    if isinstance(wanted, dict):
+        return next((item for item in offered if item.get("name") == wanted.get("name")), None)
     return None
+
+
+def _form(body: dict[str, Any]) -> ToolForm:
+    if isinstance(body.get("functions"), list) and isinstance(body.get("function_call"), dict):
+        return "legacy"
+    choice, tools = body.get("tool_choice"), body.get("tools") or ()
+    if isinstance(choice, dict):
+        return "custom" if isinstance(choice.get("custom"), dict) else "function"
+    first = next((tool for tool in tools if isinstance(tool, dict)), {})
+    return "custom" if isinstance(first.get("custom"), dict) else "function"
 
 
 def arguments(function: dict[str, Any]) -> str:
@@ -186,12 +203,21 @@ def _value(schema: Any, kind: str = "string") -> Any:
 
 
 def call_object(choice: Choice, text: str) -> dict[str, Any]:
-    """Return the tool call with its arguments so far."""
+    """Return the tool call with its arguments, or its input, so far."""
+    said = "input" if choice.form == "custom" else "arguments"
     return {
         "id": f"call_{zlib.crc32(choice.tool.encode()) + choice.index:x}",
-        "type": "function",
-        "function": {"name": choice.tool, "arguments": text},
+        "type": choice.form,
+        choice.form: {"name": choice.tool, said: text},
     }
+
+
+def said_by_tool(choice: Choice, text: str) -> dict[str, Any]:
+    """Return the members of a delta that carry the next piece of a call."""
+    if choice.form == "legacy":
+        return {"function_call": {"arguments": text}}
+    said = "input" if choice.form == "custom" else "arguments"
+    return {"tool_calls": [{"index": 0, choice.form: {said: text}}]}
 
 
 def _searches(context: Context) -> bool:

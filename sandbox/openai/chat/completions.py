@@ -5,7 +5,7 @@ from typing import Any, Final
 
 import msgspec
 
-from sandbox.openai.chat.choices import Choice, call_object, chat_choices, logprobs
+from sandbox.openai.chat.choices import Choice, call_object, chat_choices, logprobs, said_by_tool
 from sandbox.openai.chat.frame import Frame, finish_json, frame_of
 from sandbox.openai.exchange.answer import Answer, Event
 from sandbox.openai.exchange.bill import Bill, Spent
@@ -48,6 +48,8 @@ def _message(choice: Choice, created: int) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": None}
     if choice.kind == "text":
         message["content"] = text
+    elif choice.kind == "tool" and choice.form == "legacy":
+        message["function_call"] = {"name": choice.tool, "arguments": text}
     elif choice.kind == "tool":
         message["tool_calls"] = [call_object(choice, text)]
     message["refusal"] = text if choice.kind == "refusal" else None
@@ -118,7 +120,7 @@ class ChatStream:
             return Event(data, text, spent)
         delta: dict[str, Any]
         if choice.kind == "tool":
-            delta = {"tool_calls": [{"index": 0, "function": {"arguments": text}}]}
+            delta = said_by_tool(choice, text)
         elif choice.kind == "audio":
             delta = {"audio": {"transcript": text, "data": "UklGRg=="}}
         else:
@@ -169,6 +171,8 @@ class ChatStream:
 
 def _role(choice: Choice) -> dict[str, Any]:
     role: dict[str, Any] = {"role": "assistant"}
+    if choice.kind == "tool" and choice.form == "legacy":
+        return role | {"content": None, "function_call": {"name": choice.tool, "arguments": ""}, "refusal": None}
     if choice.kind == "tool":
         return role | {
             "content": None,

@@ -215,3 +215,38 @@ async def test_embedding_inputs_and_formats(box):
     for value in ("", [], "word " * 9000, ["x"] * 2049):
         body = {"model": model, "input": value}
         assert (await box.http.post("/v1/embeddings", json=body)).status_code == 400
+
+
+CALLED = {"name": "run_sql", "description": "Run a statement."}
+WORDS = "SELECT whale FROM sea"
+
+
+@asyncio_test
+@pytest.mark.parametrize(
+    ("asked", "member", "said"),
+    [
+        ({"tools": [{"type": "custom", "custom": CALLED}], "tool_choice": "required"}, "custom", "input"),
+        (
+            {"tools": [{"type": "function", "function": CALLED}], "tool_choice": "required"},
+            "function",
+            "arguments",
+        ),
+        ({"functions": [CALLED], "function_call": {"name": "run_sql"}}, "function_call", "arguments"),
+    ],
+    ids=["custom tool", "function", "legacy function"],
+)
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+async def test_a_call_of_any_form_says_its_words_and_bills_them(
+    box, asked: dict[str, Any], member: str, said: str, stream: bool
+):
+    directive = {"text": WORDS, "reasoning_tokens": 0}
+    answer = await box.chat(directive, model="gpt-4o", stream=stream, **asked)
+    assert answer.status_code == 200, answer.text
+    if stream:
+        chunks = [json.loads(line[6:]) for line in answer.text.splitlines() if line.startswith("data: {")]
+        deltas = [choice["delta"] for chunk in chunks for choice in chunk["choices"]]
+        found = [delta.get(member) or (delta.get("tool_calls") or [{}])[0].get(member) or {} for delta in deltas]
+        assert "".join(one.get(said, "") for one in found) == WORDS
+    else:
+        message = answer.json()["choices"][0]["message"]
+        assert (message.get(member) or message["tool_calls"][0][member])[said] == WORDS
