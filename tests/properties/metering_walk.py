@@ -51,9 +51,12 @@ RICH = "100000"
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
 MERGED = Fraction(9, 10)
 """Part of the delivered pieces that their text, counted in one, has at least."""
-TOOL_TOKENS = 120
+TOOL_TOKENS, ITEM_TOKENS = 120, 10
+"""More that we may count than the upstream: tools as their JSON, and around an item."""
 MOST_HOLD_TO_CHARGE = 100_000
 """Of a response with an output cap and a cap on calls: a hosted tool that is offered and not called is held for."""
+CLOSED = b"upstream_closed"
+"""Error of a request that met a connection which the upstream closed without a word, as the walk has it do."""
 WORDS = ("alpha", "beta", "gamma", "delta", "whale", "blue", "a longer sentence about whales", "x" * 40)
 
 
@@ -383,12 +386,14 @@ def streamed(customer: Customer, body: dict[str, Any], path: str, dice: random.R
         one.seen_tokens = said.count(b'"delta":{"content":"') + said.count(b"output_text.delta") // 2
         if one.status == 200 and b'"delta":{"content":""' in said:
             one.seen_tokens -= 1
+    one.free = one.free or (one.status == 502 and CLOSED in said)
     assert one.status == 200 or one.free, said[:300]
 
 
 def whole(customer: Customer, body: Mapping[str, Any] | bytes, path: str, one: Exchange, **headers: str) -> None:
     answer = customer.post(body, path, **headers)
     one.status, one.request_id = answer.status_code, answer.headers["x-request-id"]
+    one.free = one.free or (one.status == 502 and CLOSED in answer.content)
     assert answer.status_code == 200 or one.free, answer.text[:300]
 
 
@@ -466,7 +471,7 @@ def responses(customer: Customer, dice: random.Random, one: Exchange) -> None:
     items: list[dict[str, Any]] = [{"role": "user", "content": f"{text_of(dice)} {said}"}]
     body: dict[str, Any] = {"model": model, "input": items, "max_output_tokens": 100, "max_tool_calls": 3}
     offered = HOSTED.get(tool, {"type": "function", "name": "f", "parameters": {"type": "object"}})
-    one.slack_tokens = 0 if tool == "no tools" else TOOL_TOKENS
+    one.slack_tokens = ITEM_TOKENS if tool == "no tools" else TOOL_TOKENS
     if tool != "no tools" and place == "top":
         body["tools"] = [offered]
     elif place == "namespace":
