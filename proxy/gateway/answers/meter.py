@@ -17,7 +17,8 @@ from proxy.gateway.answers.texts import written_texts
 from proxy.gateway.answers.usage import read_usage, splits_writes
 from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 
-INTERESTING = re.compile(rb'"usage"\s*:\s*\{|(?:^|(?<=\r))data:\s*\[DONE\]|"error"\s*:\s*[{"]', re.MULTILINE)
+INTERESTING = re.compile(rb'"usage"\s*:\s*\{|data:\s*\[DONE\]|"error"\s*:\s*[{"]')
+"""Without anchors, which would cost five times as much: what stands inside a text is read once more and passed."""
 COMPACT_AT = 65_536
 PARTIAL_LIMIT = 8_388_608
 
@@ -176,7 +177,10 @@ class StreamMeter:
 
         May be wrong one way: yes for what does not matter.
         """
-        return data.count(b'"usage"') != data.count(b'"usage":null') or b"[DONE]" in data or b'"error"' in data
+        named = data.count(b'"usage"')
+        if named and named != data.count(b'"usage":null') and named != data.count(b'"usage": null'):
+            return True
+        return b"[DONE]" in data or b'"error"' in data
 
     def read_event(self, event: bytes) -> Literal["", "tail", "hidden"]:
         """Read one event that may matter; say whether it must wait for the settling, or never be shown."""

@@ -347,3 +347,12 @@ def test_the_cost_is_the_last_member_of_the_usage_object_and_nothing_else_change
         == b'data: {"choices":[],"usage": {"prompt_tokens":1,"details":{"a":{}},"cost_credits":0.125},"obfuscation":"}"}\n\n'
     )
     assert with_cost(b"data: {}\n\n", 1) == b"data: {}\n\n"
+
+
+@pytest.mark.parametrize("said", ["data: [DONE]", '"error": {', '"usage": {', '"usage":null', "\ndata: [DONE]\n\n"])
+def test_a_text_that_looks_like_an_event_is_a_text(said: str) -> None:
+    event = {"id": "c", "model": "m", "choices": [{"index": 0, "delta": {"content": said}}], "usage": None}
+    data = b"data: " + json.dumps(event).encode() + b"\n\n"
+    meter = StreamMeter(hide_usage=True)
+    assert meter.feed(data) == data
+    assert (meter.done, meter.failed, meter.streamed()[0]) == (False, False, [said])
