@@ -131,7 +131,7 @@ async def count_input(tokenizer: Tokenizer, plan: Plan) -> int:
     """
     parsed, most = plan.parsed, plan.bounds.input_tokens
     if plan.endpoint.texts is None or not parsed.source:
-        return min(parsed.estimated_input, most) if parsed.estimated_input else most
+        return most if parsed.estimated_input is None else min(parsed.estimated_input, most)
     inputs, framing = plan.endpoint.texts(parsed.source)
     counted = await tokenizer.count(parsed.model, inputs)
     return min(counted + framing + (plan.context or 0) + parsed.image_tokens, most)
@@ -172,12 +172,14 @@ def falls_short(usage: Usage, observed: ObservedOutput) -> bool:
 def completed(usage: Usage, found: Usage, plan: Plan, report: Report, *, running: bool) -> tuple[Usage, UsageSource]:
     """Usage whose missing parts fall to what was counted, and its source.
 
-    A report is doubted where it leaves out more than a tenth of what it says.
+    A report is doubted where it leaves out more than a tenth of what it says, one from the middle where twice as much
+    has passed: another tokenizer counts otherwise.
     """
     changes = {}
     if not usage.input_tokens:
         changes["input_tokens"] = found.input_tokens
-    matters = running or not usage.input_tokens or found.output_tokens * DOUBTED > usage.input_tokens
+    beyond = running and found.output_tokens > 2 * usage.output_tokens
+    matters = beyond or not usage.input_tokens or found.output_tokens * DOUBTED > usage.input_tokens
     if found.output_tokens > usage.output_tokens and matters and plan.model.mode != IMAGES_MODE:
         changes |= {"output_tokens": found.output_tokens, "audio_output_tokens": found.audio_output_tokens}
     if plan.model.mode == IMAGES_MODE and report.pictures:

@@ -149,7 +149,7 @@ class StreamMeter:
         passed: list[bytes] = []
         position = 0
         while match := self.interesting.search(whole, position):
-            start = max(position, last_boundary(whole[: match.start()]))
+            start = position + last_boundary(whole[position : match.start()])
             end = next_boundary(whole, match.start())
             (self.tail or passed).append(whole[position:start])
             event, position = whole[start:end], end

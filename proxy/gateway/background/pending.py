@@ -94,7 +94,7 @@ def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
         explicit_cap=record.cap,
         picture_tokens=record.picture_tokens,
         picture_extra=record.picture_extra,
-        estimated_input=record.estimated_input,
+        estimated_input=record.estimated_input or None,
     )
     image = prices.find(record.image_model) if record.image_model else None
     tools = Tools(calls=record.calls, search=record.search, image=image)

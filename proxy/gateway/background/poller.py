@@ -79,7 +79,13 @@ class BackgroundResponses:
             del self._taken[response_id]
         # first all of them, so that no hold runs out while another response is asked about
         taken = [self._taken.get(one.response_id) or await self._take_on(one) for one in pending]
-        return sum(await asyncio.gather(*(self._settle_if_ended(one) for one in taken if one is not None)))
+        asked = [self._settle_if_ended(one) for one in taken if one is not None]
+        # all of them to their ends: one that is still at work must not be asked about a second time
+        found = await asyncio.gather(*asked, return_exceptions=True)
+        for one in found:
+            if isinstance(one, BaseException):
+                raise one
+        return sum(one for one in found if isinstance(one, int))
 
     async def _take_on(self, pending: BackgroundResponse) -> _Taken | None:
         """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
@@ -153,7 +159,8 @@ class BackgroundResponses:
     async def _settle(self, taken: _Taken, answer: dict[str, Any]) -> None:
         services, pending, hold = self._services, taken.pending, taken.hold
         report = response_report(answer)
-        produced = bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
+        used = report.usage is not None and report.usage.output_tokens > 0 and answer.get("status") == "cancelled"
+        produced = used or bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
         outcome: Outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
         decision = await hold.decide(report, ObservedOutput(answer_texts(answer), errored=not produced), outcome)
         if not await taken.resume(hold.amount):  # whatever became of the hold meanwhile: a checkpoint needs one

@@ -46,12 +46,15 @@ def _seconds_up(milliseconds: int) -> int:
 
 def _without_tag(data: bytes) -> bytes:
     """File behind its ID3v2 tags, which players skip."""
-    while data[:3] == b"ID3" and len(data) >= 10:
+    start = 0
+    for _ in range(MOST_TAGS):
+        if data[start : start + 3] != b"ID3" or len(data) < start + 10:
+            break
         size = 0
-        for byte in data[6:10]:
+        for byte in data[start + 6 : start + 10]:
             size = size << 7 | (byte & 0x7F)
-        data = data[10 + size :]
-    return data
+        start += 10 + size
+    return data[start:] if start else data
 
 
 def _stores_silence_in_nothing(data: bytes) -> bool:
@@ -181,7 +184,9 @@ def _ogg_rate(packet: bytes) -> int:
 def _webm(data: bytes) -> int | None:
     """By the last cluster's time: what a browser records has no duration in its header."""
     unit, last, position = WEBM_UNIT_NS, -1, 0
-    while position < len(data):
+    for _ in range(MOST_ELEMENTS):
+        if position >= len(data):
+            break
         kind, position = _ebml_number(data, position, keep_mark=True)
         size, position = _ebml_number(data, position, keep_mark=False)
         if kind < 0 or size == MALFORMED:
@@ -196,6 +201,8 @@ def _webm(data: bytes) -> int | None:
         if size < 0:
             break
         position += size
+    else:
+        return None  # more than anybody should walk
     return None if last < 0 or not unit else -(-(last + WEBM_BLOCK_UNITS) * unit // 1_000_000)
 
 
@@ -223,9 +230,11 @@ WEBM_BLOCK_UNITS = 32_768
 
 def _mp4(data: bytes) -> int | None:
     """By the longest of what headers, sample tables and fragments say of any track."""
-    unit, default, found = 0, 0, [0]
+    unit, default, found, left = 0, 0, [0], MOST_ENTRIES
     fragments: dict[int, int] = {}
-    for match in MP4_BOXES.finditer(data):
+    for number, match in enumerate(MP4_BOXES.finditer(data)):
+        if number > MOST_BOXES or left <= 0:
+            return None  # more than anybody should walk
         kind, at = match[1], match.start(1) + 4
         wide = data[at : at + 1] == b"\x01"
         if kind in (b"mvhd", b"mdhd"):
@@ -234,31 +243,34 @@ def _mp4(data: bytes) -> int | None:
             length = int.from_bytes(data[start + 4 : start + (12 if wide else 8)], "big")
             found.append(0 if length in MP4_UNKNOWN else _milliseconds_of(length, unit))
         elif kind == b"stts":
-            found.append(_milliseconds_of(_stts(data, at), unit))
+            length, left = _stts(data, at, left)
+            found.append(_milliseconds_of(length, unit))
         elif kind == b"trex":
             default = int.from_bytes(data[at + 12 : at + 16], "big")
         elif kind == b"tfhd":
             default = _tfhd_duration(data, at) or default
         else:
-            fragments[unit] = fragments.get(unit, 0) + _trun(data, at, default)
+            length, left = _trun(data, at, default, left)
+            fragments[unit] = fragments.get(unit, 0) + length
     found += [_milliseconds_of(length, one) for one, length in fragments.items()]
     return max(found) or None
 
 
 MP4_BOXES = re.compile(rb"(mvhd|mdhd|stts|trex|tfhd|trun)")
 MP4_UNKNOWN = (0xFFFFFFFF, 0xFFFFFFFFFFFFFFFF)
-MOST_ENTRIES = 100_000
+MOST_ENTRIES, MOST_BOXES, MOST_ELEMENTS, MOST_TAGS = 100_000, 20_000, 50_000, 16
+"""Of one file: whoever needs more is held for as unreadable, so that no file takes a worker's time."""
 
 
 def _milliseconds_of(length: int, unit: int) -> int:
     return -(-length * 1_000 // unit) if unit else 0
 
 
-def _stts(data: bytes, at: int) -> int:
-    """Units of time of a table of (count, duration) pairs."""
-    entries = min(int.from_bytes(data[at + 4 : at + 8], "big"), MOST_ENTRIES, max(0, len(data) - at - 8) // 8)
+def _stts(data: bytes, at: int, left: int) -> tuple[int, int]:
+    """(units of time of a table of (count, duration) pairs, entries that may still be read)."""
+    entries = min(int.from_bytes(data[at + 4 : at + 8], "big"), left, max(0, len(data) - at - 8) // 8)
     pairs = struct.unpack(f">{2 * entries}I", data[at + 8 : at + 8 + 8 * entries])
-    return sum(count * duration for count, duration in zip(pairs[::2], pairs[1::2], strict=True))
+    return sum(count * duration for count, duration in zip(pairs[::2], pairs[1::2], strict=True)), left - entries
 
 
 def _tfhd_duration(data: bytes, at: int) -> int:
@@ -268,17 +280,17 @@ def _tfhd_duration(data: bytes, at: int) -> int:
     return int.from_bytes(data[start : start + 4], "big") if flags & 8 else 0
 
 
-def _trun(data: bytes, at: int, default: int) -> int:
-    """Units of time of a run of samples."""
+def _trun(data: bytes, at: int, default: int, left: int) -> tuple[int, int]:
+    """(units of time of a run of samples, entries that may still be read)."""
     flags = int.from_bytes(data[at + 1 : at + 4], "big")
     samples = int.from_bytes(data[at + 4 : at + 8], "big")
     if not flags & 0x100:
-        return samples * default
+        return samples * default, left
     start = at + 8 + 4 * (flags & 1) + 4 * (flags >> 2 & 1)
     width = 4 * (1 + sum(flags >> bit & 1 for bit in (9, 10, 11)))
-    samples = min(samples, MOST_ENTRIES, max(0, len(data) - start) // width)
+    samples = min(samples, left, max(0, len(data) - start) // width)
     places = range(start, start + samples * width, width)
-    return sum(int.from_bytes(data[place : place + 4], "big") for place in places)
+    return sum(int.from_bytes(data[place : place + 4], "big") for place in places), left - samples
 
 
 def _is_adts(data: bytes) -> bool:

@@ -104,6 +104,7 @@ class _Image(NamedTuple):
 _speech = msgspec.json.Decoder(_Speech)
 _decision = msgspec.json.Decoder(_Decision)
 _moderation = msgspec.json.Decoder(_Moderation)
+_anything = msgspec.json.Decoder(dict[str, Any])
 
 
 def parse_image(body: bytes, content_type: bytes) -> Parsed:
@@ -111,7 +112,7 @@ def parse_image(body: bytes, content_type: bytes) -> Parsed:
     if content_type.lower().startswith(b"multipart/"):
         return _image_form(Form(body, content_type), content_type)
     members, verbatim = top_level(body, frozenset(IMAGE_FIELDS))
-    request = msgspec.json.decode(body)
+    request = decode(_anything, body)
     found = _image(request, _json_images(request))
     return _bounded_image(found, tenant_fields(members))._replace(source=body, members=members, verbatim=verbatim)
 
@@ -205,7 +206,7 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
     chosen = request.response_format or "mp3"
     if chosen not in AUDIO_FORMATS:
         raise invalid(f"`response_format` must be one of {', '.join(AUDIO_FORMATS)}.", "response_format")
-    hundredths = 100 if request.speed is None else max(MIN_SPEED_HUNDREDTHS, min(100, int(request.speed * 100)))
+    hundredths = 100 if request.speed is None else int(max(MIN_SPEED_HUNDREDTHS, min(100, request.speed * 100)))
     spoken = -(-_spoken_tokens(request.input) * 100 // hundredths) + SPEECH_EXTRA_TOKENS
     text = len(request.input.encode()) + len((request.instructions or "").encode())
     changes: dict[str, bytes] = {} if by_character or wants_events else {"stream_format": b'"sse"'}

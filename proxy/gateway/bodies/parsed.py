@@ -75,7 +75,7 @@ class Parsed(NamedTuple):
     input_bytes_bound: int = 0
     audio_tokens: int = 0
     image_tokens: int = 0
-    estimated_input: int = 0
+    estimated_input: int | None = None
     estimated_audio: int = 0
     estimated_milliseconds: int = 0
     picture_tokens: int = 0

@@ -196,7 +196,10 @@ def _whole(body: bytes) -> dict[str, Any]:
             raise invalid("A member of the request is given twice: send it once.", code="duplicate_parameter")
         return found
 
-    request: dict[str, Any] = json.loads(body, object_pairs_hook=once)
+    try:
+        request: dict[str, Any] = json.loads(body, object_pairs_hook=once)
+    except (ValueError, RecursionError):
+        raise invalid("The request body is not valid JSON: send one JSON object.", code="invalid_json") from None
     return request
 
 

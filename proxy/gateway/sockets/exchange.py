@@ -20,7 +20,9 @@ from proxy.observability.tracing import Headers
 from proxy.web.rejections import Rejection
 
 OK, BAD_GATEWAY, CLIENT_LEFT = 200, 502, 0
-PAYMENT_REQUIRED = 402
+PAYMENT_REQUIRED, TOO_MANY = 402, 429
+ANOTHER_TRY = (PAYMENT_REQUIRED, TOO_MANY)
+"""Refusals that a hold of the session's own may be the reason of."""
 
 
 class Handshake(NamedTuple):
@@ -120,13 +122,17 @@ async def hold_instead(
     """
     exchange = begin()
     try:
-        await hold(exchange, before is None)
-    except Rejection as rejection:
-        if before is None or rejection.status != PAYMENT_REQUIRED:
-            raise
-        await before.hold.release()
-        exchange = begin()
-        await hold(exchange, True)
-    if before is not None:
-        await before.hold.release()
+        try:
+            await hold(exchange, before is None)
+        except Rejection as rejection:
+            if before is None or rejection.status not in ANOTHER_TRY:
+                raise
+            await before.hold.release()
+            exchange = begin()
+            await hold(exchange, True)
+        if before is not None:
+            await before.hold.release()
+    except BaseException:
+        await exchange.hold.release()  # nobody else knows of it yet
+        raise
     return exchange

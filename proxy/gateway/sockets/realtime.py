@@ -6,6 +6,7 @@ that begins takes the standing hold over; `response.done` settles it. Transcript
 its own, an item each (transcriptions.py). What the session is, and how long the conversation, is realtime_state.py's.
 """
 
+import asyncio
 import os
 import re
 from collections import deque
@@ -19,14 +20,15 @@ from billing.ledger.accounts import ApiKey
 from billing.money.pricing import Model, PriceBook
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
-from proxy.gateway.answers.reports import response_report
+from proxy.gateway.answers.reports import response_report, text_of
 from proxy.gateway.bodies.inventory import REALTIME_CLIENT, named, offered
-from proxy.gateway.bodies.media import BYTES_PER_TOKEN, is_custom_voice
+from proxy.gateway.bodies.media import BYTES_PER_TOKEN
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
+from proxy.gateway.sockets.exchange import ANOTHER_TRY, PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
+from proxy.gateway.sockets.realtime_frames import UNNAMED, names_file, refuse_shared, response_id_of
 from proxy.gateway.sockets.realtime_state import ENDLESS, ConversationSize, SessionSettings, SessionState
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.sockets.transcriptions import HEARD_EVENTS, Transcriptions
@@ -87,6 +89,8 @@ class RealtimeSession:
         self._asked: deque[Reply] = deque()
         self._running: dict[str, Reply] = {}
         self._heard = Transcriptions(services, key, begin)
+        self._money = asyncio.Lock()
+        """Both directions hold: what one of them replaces the other must not have taken meanwhile."""
         self._capping = True
         self._in_doubt = False
         """An error named no event: what waits first may have been refused."""
@@ -115,20 +119,31 @@ class RealtimeSession:
         name = frame["type"]
         if name not in CLIENT_EVENTS:
             raise invalid(f"Events of type {name[:60]!r} are not available here.", "type", "unsupported_event")
-        if b'"file_id"' in raw:
+        if names_file(frame):
             raise not_found("No such file. Send the picture itself.", "file_not_found")
-        if name == "session.update":
-            raw = self._update(frame)
-        if name in GROWING:
-            self._grow(frame, len(raw))
+        if name not in GROWING and name != "response.create":
+            return raw
+        async with self._money:
+            return await self._held_for(frame, raw)
+
+    async def _held_for(self, frame: Frame, raw: bytes) -> bytes:
+        """Hold for what this frame may lead to; what goes upstream. Raises Rejection: then nothing of it counts."""
+        name, asked = frame["type"], frame.get("event_id")
+        size, sent = self._size, self._heard.sent
         try:
             if name == "response.create":
                 return await self._create(frame, raw)
-            if name in GROWING:
-                await self._ensure()
-                await self._heard.ensure(self._state.transcribers)
+            if name == "session.update":
+                raw = self._update(frame)
+            self._grow(frame, len(raw))
+            await self._ensure()
+            await self._heard.ensure(self._state.transcribers)
         except Rejection as rejection:
-            if rejection.status == 402:
+            self._size, self._heard.sent = size, sent
+            if (own := frame.get("event_id")) != asked:
+                self._state.refuse(str(own))
+                frame["event_id"] = asked
+            if rejection.status == PAYMENT_REQUIRED:
                 raise Finished(POLICY_VIOLATION, "insufficient_credits", self.error(rejection, frame)) from None
             raise
         return raw
@@ -146,7 +161,7 @@ class RealtimeSession:
                 "model_change_not_allowed",
                 "session.model",
             )
-        _refuse_shared(session)
+        refuse_shared(session)
         cap = session.get("max_output_tokens", session.get("max_response_output_tokens"))
         if cap in ENDLESS:
             session["max_output_tokens"] = self._state.candidates[-1].cap
@@ -174,38 +189,45 @@ class RealtimeSession:
 
     def _grow(self, frame: Frame, size: int) -> None:
         """Count what this frame may add to the conversation."""
-        sound, item = frame.get("audio"), frame.get("item")
-        encoded = len(sound) if isinstance(sound, str) else 0
-        pictures = 0
-        content = item.get("content") if isinstance(item, dict) else None
-        for part in content if isinstance(content, list) else ():
-            if isinstance(part, dict):
-                encoded += len(part["audio"]) if isinstance(part.get("audio"), str) else 0
-                if isinstance(part.get("image_url"), str):
-                    size -= len(part["image_url"])
-                    pictures += IMAGE_TOKENS
-        milliseconds = -(-encoded * 3 * 1_000 // (4 * self._state.heard_bytes))
-        audio = -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000)
+        sound = frame.get("audio")
         if frame["type"] == "input_audio_buffer.append":
-            self._heard.append(milliseconds)
-            self._size = self._size.plus(0, 0, audio)
+            milliseconds = self._milliseconds(len(sound) if isinstance(sound, str) else 0)
+            self._heard.sent += milliseconds
+            self._size = self._size.plus(0, 0, -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000))
         else:
-            text = max(0, size - encoded)
-            self._size = self._size.plus(text + pictures + FRAMING_TOKENS, text // BYTES_PER_TOKEN + pictures, audio)
+            self._size = self._with_items(self._size, [frame.get("item")], size)
+
+    def _milliseconds(self, encoded: int) -> int:
+        return -(-encoded * 3 * 1_000 // (4 * self._state.heard_bytes))
+
+    def _with_items(self, size: ConversationSize, items: Any, length: int) -> ConversationSize:
+        """Size with items that a frame of this length carries: their pictures and sound are no text."""
+        encoded = pictures = 0
+        for item in items if isinstance(items, list) else ():
+            content = item.get("content") if isinstance(item, dict) else None
+            for part in content if isinstance(content, list) else ():
+                if isinstance(part, dict):
+                    encoded += len(part["audio"]) if isinstance(part.get("audio"), str) else 0
+                    if isinstance(part.get("image_url"), str):
+                        length -= len(part["image_url"])
+                        pictures += IMAGE_TOKENS
+        audio = -(-self._milliseconds(encoded) * AUDIO_TOKENS_PER_SECOND // 1_000)
+        text = max(0, length - encoded)
+        return size.plus(text + pictures + FRAMING_TOKENS, text // BYTES_PER_TOKEN + pictures, audio)
 
     async def _create(self, frame: Frame, raw: bytes) -> bytes:
         """Hold for the response asked for; the standing hold becomes it where it covers it."""
         response = frame.get("response") or {}
         if not isinstance(response, dict):
             raise invalid("`response` must be an object.", "response", "invalid_type")
-        _refuse_shared(response)
+        refuse_shared(response)
         cap = response.get("max_output_tokens")
         if cap in ENDLESS and "max_output_tokens" in response:
             response["max_output_tokens"] = self._state.cap
         own = self._state.cap if cap in ENDLESS else self._check_cap(cap)
         if own != self._state.cap or any(response.get(name) for name in OWN_READING):
             exchange = self._begin()
-            await self._hold(exchange, self._size.plus(len(raw), len(raw) // BYTES_PER_TOKEN, 0), own)
+            await self._hold(exchange, self._with_items(self._size, response.get("input"), len(raw)), own)
         else:
             await self._ensure()
             exchange = self._take_standing()
@@ -239,6 +261,7 @@ class RealtimeSession:
         covered, covered_cap = self._covered
         if (
             standing is not None
+            and standing.hold.is_open
             and (needed <= covered and cap <= covered_cap)
             and standing.hold.terms == self._services.terms
         ):
@@ -263,7 +286,7 @@ class RealtimeSession:
         try:
             await exchange.hold_for(self._plan(exchange.hold.terms.prices, size, cap), self._key, wait=wait)
         except Rejection as rejection:
-            if wait or rejection.status != PAYMENT_REQUIRED:  # else it is tried again without what stands
+            if wait or rejection.status not in ANOTHER_TRY:  # else it is tried again without what stands
                 await exchange.refuse(rejection)
             raise
 
@@ -281,12 +304,14 @@ class RealtimeSession:
         if name == "error":
             return await self._failed(frame, raw)
         if name == "response.created":
-            await self._begun(frame)
+            async with self._money:
+                await self._begun(frame)
         elif name == "response.done":
             await self._done(frame)
         elif isinstance(name, str) and name.startswith(HEARD_EVENTS):
-            await self._listen(name, frame)
-        elif self._running and (reply := self._reply_of(str(frame.get("response_id"))[:LONGEST_ID])) is not None:
+            async with self._money:
+                await self._listen(name, frame)
+        elif self._running and (reply := self._reply_of(text_of(frame, "response_id"))) is not None:
             exchange = reply.exchange
             if name == "response.output_audio.delta" and isinstance(frame.get("delta"), str):
                 spoken = self._state.confirmed.spoken_bytes
@@ -325,7 +350,7 @@ class RealtimeSession:
                 await self._hold(exchange, self._size, self._state.cap)
             except Rejection as rejection:
                 raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
-        exchange.response_id = response_id_of(frame) or f"unnamed {next(self._numbers)}"
+        exchange.response_id = response_id_of(frame) or f"{UNNAMED}{next(self._numbers)}"
         held, size = exchange.hold.held_plan, reply.reads or self._size
         likely = held.parsed._replace(estimated_input=size.likely + size.audio, estimated_audio=size.audio)
         exchange.hold.plan = held._replace(parsed=likely)
@@ -345,7 +370,10 @@ class RealtimeSession:
     def _reply_of(self, response_id: str) -> Reply | None:
         """Find the running response of that id, or the only one for an event that names none that runs."""
         found = self._running.get(response_id)
-        return next(iter(self._running.values())) if found is None and len(self._running) == 1 else found
+        if found is not None or len(self._running) != 1:
+            return found
+        ((name, only),) = self._running.items()
+        return only if not response_id or name.startswith(UNNAMED) else None
 
     async def _done(self, frame: Frame) -> None:
         report = response_report(frame)
@@ -389,29 +417,3 @@ class RealtimeSession:
         self._running.clear()
         self._asked.clear()
         self._standing = None
-
-
-LONGEST_ID = 120
-
-
-def response_id_of(frame: Frame) -> str:
-    """Id of the response that an event carries; "" for none."""
-    response = frame.get("response")
-    found = response.get("id") if isinstance(response, dict) else None
-    return str(found)[:LONGEST_ID] if isinstance(found, str | int) else ""
-
-
-def _refuse_shared(given: dict[str, Any]) -> None:
-    """Refuse what points into the shared account, or spends without a price."""
-    if given.get("prompt"):
-        raise not_found("No such prompt template.", "prompt_not_found")
-    audio = given.get("audio")
-    spoken = audio.get("output") if isinstance(audio, dict) else given
-    if is_custom_voice(spoken.get("voice") if isinstance(spoken, dict) else None):
-        raise not_found("No such voice. Use a built-in one.", "voice_not_found")
-    tools = given.get("tools") or []
-    if not isinstance(tools, list):
-        raise invalid("`tools` must be a list of objects with a `type`.", "tools", "invalid_type")
-    for tool in tools:
-        if not isinstance(tool, dict) or tool.get("type") != "function":
-            raise invalid("Only function tools are available in realtime sessions here.", "tools", "unsupported_tool")

@@ -143,7 +143,7 @@ class ResponsesSession:
 
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
         """See SocketSession."""
-        name, lane = frame.get("type"), frame.get("stream_id")
+        name, lane = str(frame.get("type")), frame.get("stream_id")
         lane = lane if isinstance(lane, str) else None
         if name == "response.created":
             await self._begun(frame, lane)

@@ -20,7 +20,7 @@ from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
+from proxy.gateway.sockets.exchange import ANOTHER_TRY, Begin, SocketExchange, hold_instead
 from proxy.gateway.sockets.realtime_state import SessionSettings
 from proxy.gateway.sockets.relay import Frame
 from proxy.web.rejections import Rejection
@@ -29,6 +29,7 @@ BUFFER, TRANSCRIPT = "input_audio_buffer.", "conversation.item.input_audio_trans
 HEARD_EVENTS = (BUFFER, TRANSCRIPT)
 SPEECH_ENDPOINT = "/v1/audio/transcriptions"
 ENDPOINT = REALTIME._replace(priced_as=SPEECH_ENDPOINT, drains=False)
+KNOWN_ITEMS = 1_000
 HEADROOM_MS = 60_000
 """Milliseconds of sound that are held for beyond what was sent: the hold need not grow with every frame."""
 
@@ -47,23 +48,21 @@ class Transcriptions:
     def __init__(self, services: Services, key: ApiKey, begin: Begin) -> None:
         """Nothing is heard yet."""
         self._services, self._key, self._begin = services, key, begin
-        self._sent = self._taken = 0
+        self.sent = self._taken = 0
         """Milliseconds of sound sent so far, and of those that are committed or thrown away."""
         self._spoken: dict[str, tuple[int, int]] = {}
         self._listening: Listening | None = None
         self._items: dict[str, SocketExchange] = {}
+        self._done: dict[str, None] = {}
+        """Items whose transcript was charged: one that is said again is not charged again."""
 
     def check(self, model: str) -> None:
         """Raise Rejection for a model that is not sold for transcription."""
         sold_model(model, SPEECH_ENDPOINT, self._key, self._services.terms.prices, self._services.settings.billing)
 
-    def append(self, milliseconds: int) -> None:
-        """Count sound that the client sends."""
-        self._sent += milliseconds
-
     @property
     def _buffered(self) -> int:
-        return max(0, self._sent - self._taken)
+        return max(0, self.sent - self._taken)
 
     async def ensure(self, models: frozenset[str]) -> None:
         """Have a hold that covers the sound sent so far, at the dearest of these models. Raises Rejection."""
@@ -72,6 +71,7 @@ class Transcriptions:
         listening = self._listening
         if (
             listening is not None
+            and listening.exchange.hold.is_open
             and self._buffered <= listening.covers
             and listening.model in models
             and listening.exchange.hold.terms == self._services.terms
@@ -86,14 +86,14 @@ class Transcriptions:
         if name == BUFFER + "committed":
             await self._commit(item, session.transcriber)
         elif name == BUFFER + "cleared":
-            self._taken = self._sent
+            self._taken = self.sent
         elif name == BUFFER + "speech_started":
             self._spoken[item] = (_milliseconds(frame, "audio_start_ms"), -1)
         elif name == BUFFER + "speech_stopped" and item in self._spoken:
             self._spoken[item] = (self._spoken[item][0], _milliseconds(frame, "audio_end_ms"))
         elif name == TRANSCRIPT + "completed":
-            if item not in self._items:
-                await self._commit(item, session.transcriber)
+            if item not in self._items and item not in self._done and session.transcriber:
+                await self._take_over(item, session.transcriber, 0)  # it was not committed through us
             if item not in self._items:
                 return
             try:
@@ -101,6 +101,9 @@ class Transcriptions:
             finally:
                 if not self._items[item].hold.is_open:
                     del self._items[item]
+                    self._done[item] = None
+                    if len(self._done) > KNOWN_ITEMS:
+                        del self._done[next(iter(self._done))]
         elif name == TRANSCRIPT + "failed" and item in self._items:
             await self._items.pop(item).release("upstream_error")
 
@@ -118,11 +121,15 @@ class Transcriptions:
         if stopped > started:
             length, self._taken = stopped - started, max(self._taken, stopped)
         else:
-            length, self._taken = self._buffered, self._sent
-        if not model or item in self._items:
-            return
+            length, self._taken = self._buffered, self.sent
+        if model and item not in self._items and item not in self._done:
+            await self._take_over(item, model, length)
+
+    async def _take_over(self, item: str, model: str, length: int) -> None:
+        """Make what was listened for the item's own. Raises Rejection."""
         listening = self._listening
-        if listening is None or listening.model != model or length > listening.covers:
+        covers = listening is not None and listening.exchange.hold.is_open and length <= listening.covers
+        if listening is None or listening.model != model or not covers:
             listening = await self._listen(self._plan(model, length, self._services.terms.prices), length)
         self._listening = None
         exchange = listening.exchange
@@ -142,11 +149,10 @@ class Transcriptions:
                 prices = exchange.hold.terms.prices
                 await exchange.hold_for(self._plan(plan.model.name, covers, prices), self._key, wait=wait)
             except Rejection as rejection:
-                if wait or rejection.status != PAYMENT_REQUIRED:
+                if wait or rejection.status not in ANOTHER_TRY:
                     await exchange.refuse(rejection)
                 raise
 
-        self._listening = None
         exchange = await hold_instead(before.exchange if before is not None else None, self._begin, hold)
         self._listening = Listening(exchange, covers, plan.model.name)
         return self._listening

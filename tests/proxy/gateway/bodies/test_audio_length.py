@@ -130,3 +130,18 @@ def test_what_has_a_least_rate_is_bounded_by_its_size_and_estimated_by_a_usual_o
 @pytest.mark.parametrize("head", [b"RIFF\0\0\0\0WAVE", b"fLaC", b"OggS", b"\x1aE\xdf\xa3", b"\0\0\0\0ftyp", b"ID3\4"])
 def test_a_file_cut_anywhere_has_some_length(head: bytes, size: int) -> None:
     assert audio_length((head + b"\xff" * 60)[:size]).most >= 1_000
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0\0\0\x18ftypmp42" + b"trun" * 30_000,
+        b"\0\0\0\x18ftypmp42" + b"stts" * 30_000,
+        b"\x1aE\xdf\xa3\x80" + b"\xec\x80" * 500_000,
+        b"ID3\0\0\0\0\0\0\0" * 400_000,
+    ],
+    ids=["trun", "stts", "void", "tags"],
+)
+def test_no_file_is_walked_without_end(data: bytes) -> None:
+    """Whoever makes a file of a million parts is held for as unreadable; the test's timeout is the bound."""
+    assert audio_length(data).most >= 1_000

@@ -13,10 +13,10 @@ from proxy.gateway.answers.events import PassedEvents
 from proxy.gateway.answers.report import NO_REPORT, Report
 from proxy.gateway.plan import Plan
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import SocketExchange
+from proxy.gateway.sockets.exchange import SocketExchange, hold_instead
 from proxy.gateway.sockets.realtime import RealtimeSession
 from proxy.gateway.sockets.relay import Finished
-from proxy.web.rejections import Rejection, unavailable
+from proxy.web.rejections import Rejection, too_many, unavailable
 from tests.support.plans import PRICES, key
 
 TERMS = SimpleNamespace(prices=PRICES)
@@ -30,6 +30,7 @@ class RecordedExchange:
         self.charged: list[Report] = []
         self.abandoned: list[str] = []
         self.interrupt = ""
+        self.delay = 0.0
         self.refusal = refuse
         self.response_id, self.media = "", 0
         self.passed = PassedEvents()
@@ -46,6 +47,7 @@ class RecordedExchange:
         self.waited = False
 
     async def hold_for(self, plan: Plan, _key: Any, *, wait: bool = True) -> Plan:
+        await asyncio.sleep(self.delay)
         if self.refusal is not None:
             raise self.refusal
         self.waited = wait
@@ -87,11 +89,13 @@ class Conversation:
     def __init__(self) -> None:
         self.exchanges: list[RecordedExchange] = []
         self.refusal: Rejection | None = None
+        self.delay = 0.0
         services = SimpleNamespace(settings=Settings(), terms=TERMS, overloaded="")
         self.session = RealtimeSession(cast("Services", services), key(), b"model=gpt-realtime", self._begin)
 
     def _begin(self) -> SocketExchange:
         self.exchanges.append(RecordedExchange(self.refusal))
+        self.exchanges[-1].delay = self.delay
         return cast("SocketExchange", self.exchanges[-1])
 
     async def say(self, event: dict[str, Any]) -> dict[str, Any]:
@@ -408,6 +412,122 @@ async def test_members_of_odd_types_end_no_session(event: dict[str, Any]) -> Non
         await talk.say(event)
 
 
+async def test_a_response_that_begins_while_its_hold_is_replaced_keeps_it() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA"})
+    talk.delay = 0.05
+    growing = asyncio.create_task(talk.say(LONG))
+    await asyncio.sleep(0.01)
+    await asyncio.gather(growing, talk.hear({"type": "response.created", "response": {"id": "resp_1"}}))
+    (running,) = [one for one in talk.exchanges if one.response_id == "resp_1"]
+    assert running.hold.is_open
+    await talk.session.end("client_gone")
+    assert talk.held == []
+
+
+async def test_speech_committed_while_it_is_held_for_leaves_no_hold_behind() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    talk.delay = 0.02
+    for number in range(5):
+        growing = asyncio.create_task(talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * 16_000 * 100}))
+        await asyncio.sleep(0.005)
+        await asyncio.gather(growing, talk.hear({"type": "input_audio_buffer.committed", "item_id": f"item_{number}"}))
+    await talk.session.end("client_gone")
+    assert talk.held == []
+
+
+async def test_a_frame_interrupted_while_it_is_held_for_leaves_no_hold_behind() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA"})
+    talk.delay = 0.05
+    growing = asyncio.create_task(talk.say(LONG))
+    await asyncio.sleep(0.01)
+    growing.cancel()
+    await asyncio.gather(growing, return_exceptions=True)
+    await talk.session.end("client_gone")
+    assert talk.held == []
+
+
+@pytest.mark.parametrize(
+    "item",
+    [
+        rb'{"content":[{"type":"input_image","file\u005fid":"file-abc"}]}',
+        rb'{"content":[{"deep":[{"file_id":"file-abc"}]}]}',
+    ],
+)
+async def test_a_file_of_the_shared_account_is_named_by_no_spelling(item: bytes) -> None:
+    talk = await Conversation().opened()
+    raw = b'{"type":"conversation.item.create","item":' + item + b"}"
+    with pytest.raises(Rejection, match="No such file"):
+        await talk.session.from_client(msgspec.json.decode(raw), raw)
+
+
+async def test_pictures_in_the_input_of_one_response_are_held_for() -> None:
+    talk = await Conversation().opened()
+    pictures = [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"} for _ in range(20)]
+    item = {"type": "message", "role": "user", "content": pictures}
+    await talk.say({"type": "response.create", "response": {"input": [item]}})
+    assert talk.held[-1].bounds.input_tokens >= 20 * 1_500
+
+
+async def test_an_end_that_names_another_response_ends_none() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "response.create"})
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    usage = {"input_tokens": 3, "output_tokens": 1, "total_tokens": 4}
+    await talk.hear({"type": "response.done", "response": {"id": "other", "status": "completed", "usage": usage}})
+    (running,) = [one for one in talk.exchanges if one.response_id == "resp_1"]
+    assert running.hold.is_open
+
+
+async def test_a_transcript_said_twice_is_charged_once() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.speak("item_1")
+    for _ in range(2):
+        await talk.transcript("item_1", SECONDS)
+    assert len(heard(talk)) == 1
+
+
+async def test_where_both_holds_are_too_many_the_one_before_goes_first() -> None:
+    """A key with one request in flight at most can hold a conversation."""
+    talk = await Conversation().opened()
+    await talk.say({"type": "conversation.item.create", "item": {}})
+    (standing,) = [one for one in talk.exchanges if one.hold.is_open]
+    busy = RecordedExchange(too_many("Too many requests of this key.", "concurrency_limit_exceeded", 1_000))
+    found = await hold_instead(
+        cast("SocketExchange", standing), lambda: cast("SocketExchange", ready.pop(0)), hold_of(busy, standing)
+    )
+    assert (found.hold.is_open, standing.hold.is_open) == (True, False)
+
+
+ready: list[RecordedExchange] = []
+
+
+def hold_of(busy: RecordedExchange, standing: RecordedExchange) -> Any:
+    """Refused while the one before stands."""
+    ready[:] = [busy, RecordedExchange()]
+
+    async def hold(exchange: Any, _wait: bool) -> None:
+        if standing.hold.is_open:
+            raise cast("Rejection", busy.refusal)
+        exchange.hold.is_open = True
+
+    return hold
+
+
+async def test_what_is_refused_is_not_counted() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "conversation.item.create", "item": {}})
+    talk.refusal = too_many("Too many requests of this key.", "rate_limit_exceeded", 1_000)
+    with pytest.raises(Rejection):
+        await talk.say(LONG)
+    talk.refusal = None
+    await talk.say({"type": "response.create"})
+    assert talk.held[-1].bounds.input_tokens < 10_000
+
+
 async def test_a_raised_cap_is_held_for_before_the_next_response() -> None:
     """What stood was held for the cap of before."""
     talk = await Conversation().opened()
@@ -465,3 +585,14 @@ async def test_a_response_nobody_asked_for_is_refused_by_its_own_reason() -> Non
     with pytest.raises(Finished) as caught:
         await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
     assert str(caught.value) == "charging_paused"
+
+
+async def test_what_is_listened_for_stays_held_when_a_larger_hold_is_refused() -> None:
+    talk = await Conversation().opened()
+    await talk.update(**transcribed_by("whisper-1"))
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA"})
+    talk.refusal = unavailable("Charging is paused.", "charging_paused", 1_000)
+    with pytest.raises(Rejection):
+        await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * (600 * 16_000)})
+    await talk.session.end("client_gone")
+    assert talk.held == []

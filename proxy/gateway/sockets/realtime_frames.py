@@ -1,0 +1,41 @@
+"""Frames of a Realtime session: what they name, and what of them is refused. Pure."""
+
+from typing import Any
+
+from proxy.gateway.bodies.media import is_custom_voice
+from proxy.gateway.sockets.relay import Frame
+from proxy.web.rejections import invalid, not_found
+
+LONGEST_ID = 120
+UNNAMED = "unnamed "
+"""First part of the name of a response that its server gave none."""
+
+
+def names_file(value: Any) -> bool:
+    """Tell whether a member called `file_id` stands anywhere in a decoded frame."""
+    if isinstance(value, list):
+        return any(map(names_file, value))
+    return isinstance(value, dict) and ("file_id" in value or any(map(names_file, value.values())))
+
+
+def response_id_of(frame: Frame) -> str:
+    """Id of the response that an event carries; "" for none."""
+    response = frame.get("response")
+    found = response.get("id") if isinstance(response, dict) else None
+    return str(found)[:LONGEST_ID] if isinstance(found, str | int) else ""
+
+
+def refuse_shared(given: dict[str, Any]) -> None:
+    """Refuse what points into the shared account, or spends without a price."""
+    if given.get("prompt"):
+        raise not_found("No such prompt template.", "prompt_not_found")
+    audio = given.get("audio")
+    spoken = audio.get("output") if isinstance(audio, dict) else given
+    if is_custom_voice(spoken.get("voice") if isinstance(spoken, dict) else None):
+        raise not_found("No such voice. Use a built-in one.", "voice_not_found")
+    tools = given.get("tools") or []
+    if not isinstance(tools, list):
+        raise invalid("`tools` must be a list of objects with a `type`.", "tools", "invalid_type")
+    for tool in tools:
+        if not isinstance(tool, dict) or tool.get("type") != "function":
+            raise invalid("Only function tools are available in realtime sessions here.", "tools", "unsupported_tool")
