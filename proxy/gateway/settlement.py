@@ -21,6 +21,7 @@ from proxy.gateway.services import PricingTerms, Services
 
 IMAGES_MODE = "image_generation"
 DOUBTED = 10
+"""A report is doubted where the output that it leaves out is more than this part of its input: a tenth."""
 
 
 class SettlementDecision(NamedTuple):
@@ -82,7 +83,7 @@ async def decide_settlement(
         if usage is None:
             usage, source = found, "counted"
         elif source == "upstream":
-            usage, source = completed(usage, found, plan, report, running=observed.running)
+            usage, source = with_missing_parts(usage, found, plan, report, running=observed.running)
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
@@ -146,7 +147,8 @@ async def count_usage(
         return Usage()  # what is billed is known from the request
     card = plan.model.tier(plan.tier).short
     if parsed.milliseconds and not (card.input or card.output):
-        return Usage(milliseconds=report.milliseconds or parsed.estimated_milliseconds or parsed.milliseconds)
+        likely = parsed.milliseconds if parsed.estimated_milliseconds is None else parsed.estimated_milliseconds
+        return Usage(milliseconds=report.milliseconds or likely)
     heard = min(parsed.estimated_audio, tokens_in)
     texts = await tokenizer.count(parsed.model, observed.texts) if any(observed.texts) else 0
     media = observed.media
@@ -169,7 +171,9 @@ def falls_short(usage: Usage, observed: ObservedOutput) -> bool:
     return passed and not usage.milliseconds and (observed.running or not usage.input_tokens or not usage.output_tokens)
 
 
-def completed(usage: Usage, found: Usage, plan: Plan, report: Report, *, running: bool) -> tuple[Usage, UsageSource]:
+def with_missing_parts(
+    usage: Usage, found: Usage, plan: Plan, report: Report, *, running: bool
+) -> tuple[Usage, UsageSource]:
     """Usage whose missing parts fall to what was counted, and its source.
 
     A report is doubted where it leaves out more than a tenth of what it says, one from the middle where twice as much

@@ -77,7 +77,7 @@ class Parsed(NamedTuple):
     image_tokens: int = 0
     estimated_input: int | None = None
     estimated_audio: int = 0
-    estimated_milliseconds: int = 0
+    estimated_milliseconds: int | None = None
     picture_tokens: int = 0
     picture_extra: int = 0
     sound_format: str = DEFAULT_FORMAT

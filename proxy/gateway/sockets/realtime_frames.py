@@ -13,9 +13,16 @@ UNNAMED = "unnamed "
 
 def names_file(value: Any) -> bool:
     """Tell whether a member called `file_id` stands anywhere in a decoded frame."""
-    if isinstance(value, list):
-        return any(map(names_file, value))
-    return isinstance(value, dict) and ("file_id" in value or any(map(names_file, value.values())))
+    pending = [value]  # no recursion: how deep a frame is nested is the client's
+    while pending:
+        one = pending.pop()
+        if isinstance(one, dict):
+            if "file_id" in one:
+                return True
+            pending += one.values()
+        elif isinstance(one, list):
+            pending += one
+    return False
 
 
 def response_id_of(frame: Frame) -> str:

@@ -1,11 +1,13 @@
 """Transcription of the user's speech in a Realtime session: held for before it is heard, charged an item each.
 
-listening    One hold covers the sound that was sent and is not committed yet, at the dearest model that may be
-transcribing. It grows with the sound, with some to spare.
-transcribing `input_audio_buffer.committed` makes an item of it: from here on its charge is its own, at the model in
-force at that moment, whatever the session becomes.
-done         Its transcript settles it, whenever that comes. One that failed is released.
-left         The end of the socket charges items without a transcript by the sound that was committed.
+Sound and its money go through these states:
+
+    listening     One hold covers the sound that was sent and is not committed yet, at the dearest model that may be
+                  transcribing. It grows with the sound, with some to spare.
+    transcribing  `input_audio_buffer.committed` makes an item of it: from here on its charge is its own, at the model
+                  in force at that moment, whatever the session becomes.
+    done          Its transcript settles it, whenever that comes. One that failed is released.
+    left          The end of the socket charges items without a transcript by the sound that was committed.
 """
 
 from typing import NamedTuple

@@ -12,7 +12,8 @@ from billing.balances.open_holds import OpenHolds
 from billing.money.amounts import Millicredits
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Checkpoint, Held, HoldRequest, Refused
-from config.settings import Settings
+from config.settings import Holds, Settings
+from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.sockets.exchange import Handshake, SocketExchange
@@ -31,6 +32,7 @@ class RecordedStore:
     moves: list[int] = dataclasses.field(default_factory=list)
     writes: bool = True
     asked: list[int] = dataclasses.field(default_factory=list)
+    in_flight: int = 0
     held: dict[str, int] = dataclasses.field(default_factory=dict)
     settled: list[int] = dataclasses.field(default_factory=list)
 
@@ -39,7 +41,8 @@ class RecordedStore:
         if self.moves:
             self.left -= self.moves.pop(0)
         if request.amount > self.left:
-            return Refused("balance", self.left, 0)
+            source = "in_flight" if self.in_flight else "balance"
+            return Refused(source, self.left + self.in_flight, self.in_flight)  # type: ignore[arg-type]
         self.held[request.hold_id] = request.amount
         return Held(self.left, request.amount)
 
@@ -121,3 +124,17 @@ async def test_a_hold_that_outlived_its_request_is_settled_and_counted(
     shared.metrics.publish()
     assert registry.get_sample_value("tollkeeper_stray_holds_total") == 1
     assert await Services.settle_stray_holds(shared) == 0
+
+
+@pytest.mark.parametrize(("seconds", "tries"), [(0, 2), (1, 3)])
+async def test_a_hold_that_others_are_in_the_way_of_waits_as_long_as_it_is_told_to(seconds: int, tries: int) -> None:
+    """It is tried, tried while it waits, and once more at the end; with 0 it does not wait."""
+    store = RecordedStore(left=1, in_flight=1_000_000)
+    settings = Settings(holds=Holds(in_flight_wait_seconds=seconds))
+    shared = services(store, settings=settings, tokenizer=Tokenizer(), metrics=Metrics(CollectorRegistry()))
+    shared.absolute = lambda url: url  # type: ignore[attr-defined, method-assign, unused-ignore]
+    found = RequestHold(shared, shared.terms, "req_1", 0, 0)
+    with pytest.raises(Rejection) as refused:
+        await found.hold(plan({"max_tokens": 10}), key(), free=False)
+    assert refused.value.extra["limitSource"] == "in_flight"
+    assert len(store.asked) >= tries

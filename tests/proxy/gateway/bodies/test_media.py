@@ -2,10 +2,17 @@
 
 import pytest
 
+from config.settings import Settings
+from proxy.gateway.answers.report import NO_REPORT
 from proxy.gateway.bodies.audio_length import audio_length
-from proxy.gateway.bodies.media import parse_image, parse_transcription
+from proxy.gateway.bodies.media import BY_SECOND, parse_image, parse_transcription
+from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.endpoints import METERED
+from proxy.gateway.plan import make_plan
+from proxy.gateway.settlement import ObservedOutput, count_usage
 from proxy.web.rejections import Rejection
 from tests.support.media import wav
+from tests.support.plans import PRICES, key
 
 
 def test_a_lying_byte_rate_shortens_no_audio() -> None:
@@ -30,6 +37,24 @@ def test_a_file_hides_no_field() -> None:
         parse_transcription(
             *form(("model", b"whisper-1", None), ("file", b"x", "a.mp3"), ("response_format", b"json", "f"))
         )
+
+
+def test_every_model_billed_by_the_second_is_known_by_its_name() -> None:
+    """Its stream would not say how many: the whole answer is asked for."""
+    for name in PRICES.names():
+        model = PRICES.find(name)
+        assert model is not None
+        if "/v1/audio/transcriptions" in model.endpoints:
+            card = model.tiers["default"].short
+            assert name.startswith(BY_SECOND) is not bool(card.input or card.output), name
+
+
+async def test_a_file_too_small_to_play_is_not_charged_its_bound() -> None:
+    parsed = parse_transcription(*form(("model", b"whisper-1", None), ("file", b"fLaC", "a.flac")))
+    assert parsed.milliseconds >= 3_600_000
+    asked = make_plan(METERED["POST", b"/v1/audio/transcriptions"], parsed, key(), PRICES, Settings())
+    usage = await count_usage(Tokenizer(), asked, 0, ObservedOutput(["x"]), NO_REPORT)
+    assert usage.milliseconds < 1_000
 
 
 def test_silence_that_packs_to_nothing_is_held_as_an_hour() -> None:

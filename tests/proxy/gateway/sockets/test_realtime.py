@@ -463,6 +463,14 @@ async def test_a_file_of_the_shared_account_is_named_by_no_spelling(item: bytes)
         await talk.session.from_client(msgspec.json.decode(raw), raw)
 
 
+async def test_a_frame_nested_without_end_ends_no_session() -> None:
+    talk = await Conversation().opened()
+    deep: Any = "x"
+    for _ in range(2_000):
+        deep = [deep]
+    assert await talk.session.from_client({"type": "conversation.item.retrieve", "item_id": deep}, b"raw") == b"raw"
+
+
 async def test_pictures_in_the_input_of_one_response_are_held_for() -> None:
     talk = await Conversation().opened()
     pictures = [{"type": "input_image", "image_url": "data:image/png;base64,AAAA"} for _ in range(20)]
