@@ -128,7 +128,7 @@ async def count_input(tokenizer: Tokenizer, plan: Plan) -> int:
     """Count the input once and as far as it can be: files, sound and what hosted tools added are not.
 
     Nobody is charged a bound because a connection broke; what an upstream's failure leaves unknown is the platform's.
-    (Of a background response no text is kept: its bound stands.)
+    (Of a background response no text is kept, but its count is; its bound stands where an older version began it.)
     """
     parsed, most = plan.parsed, plan.bounds.input_tokens
     if plan.endpoint.texts is None or not parsed.source:

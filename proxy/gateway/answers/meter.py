@@ -1,4 +1,4 @@
-"""WholeAnswer usage out of answers, sans I/O. A cheap search decides whether a chunk is worth parsing.
+"""Reading usage out of answers, sans I/O. A cheap search decides whether a chunk is worth parsing.
 
 `StreamMeter` passes whole events through unchanged; the one event it may hide is the usage chunk that we
 asked for and the client did not. From the usage chunk (or [DONE]) on it keeps back the tail, so that the

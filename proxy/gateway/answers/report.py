@@ -55,7 +55,7 @@ class WholeAnswer(NamedTuple):
 def unreadable(body: bytes) -> WholeAnswer:
     """Read what no reader takes as JSON: usage that stands in it all the same, else all of it as text.
 
-    Nothing, and what does not even begin as an object does, is no answer.
+    An empty body, and one that does not even begin as an object does, is no answer.
     """
     if not body.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"{"):
         return WholeAnswer(NO_REPORT, [], produced=False, refusal=NO_ANSWER)

@@ -13,7 +13,7 @@ class UpstreamError(Exception):
 
 
 class Interrupted(Exception):
-    """WholeAnswer was stopped from outside: the client left, or the server is shutting down."""
+    """Reading was stopped from outside: the client left, or the server is shutting down."""
 
 
 class Interruption:
