@@ -91,7 +91,7 @@ def test_a_database_that_refuses_our_questions_ends_no_loop(make_tollkeeper: Ser
     for table in tables:
         on_postgres(fresh_postgres, f"ALTER TABLE {table} RENAME TO {table}_away")
     wait_until(lambda: {"overrides_unread", "rates"} <= notes(server).keys(), 5, "both are noted")
-    assert metric(server, "tollkeeper_config_valid 0.0")
+    wait_until(lambda: metric(server, "tollkeeper_config_valid 0.0"), 2, "the trouble is published")
     wait_until(lambda: web.get(f"{server.url}/readyz").status_code == 503, 5, "not ready: the schema cannot be told")
     time.sleep(2)
     file.write_text(CLOSED)
