@@ -4,7 +4,7 @@ PYTHON ?= python3
 JOBS ?= 3
 BIN := .venv/bin
 
-.PHONY: run test test-fast lint bench surface prove-metering install install-dev lock
+.PHONY: run test test-fast lint docs bench surface prove prove-metering release install install-dev lock
 
 run: install
 	@$(BIN)/python -m proxy.cli.quickstart
@@ -25,12 +25,24 @@ lint: install-dev
 	$(BIN)/python -m scripts.build_docs --check
 	$(BIN)/python -m scripts.build_dashboards --check
 
+# the documentation as a site with search, in build/site
+docs: .venv/installed-tools
+	$(BIN)/python -m scripts.build_site
+
+# wheel, source, bill of materials and checksums of the commit that is checked out, in dist
+release: install
+	$(BIN)/python -m scripts.release
+
 bench: install-dev
 	$(BIN)/python -m bench
 
 # what the installed OpenAI SDK has that the inventory does not classify
 surface: install-dev
 	$(BIN)/python -m scripts.surface
+
+# what is promised about money, in minutes; in hours with ARGS="--full": see docs/proof.md
+prove: install-dev
+	$(BIN)/python -m tests.properties.proof $(ARGS)
 
 # every charge of a random walk against the simulator's own bills: ARGS="--exchanges N --seed N"
 prove-metering: install-dev
@@ -44,9 +56,13 @@ install-dev: .venv/installed-dev
 	@PYTHON=$(PYTHON) scripts/install run
 	@touch $@
 
-.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock requirements/ecosystem.lock requirements/node.lock \
+.venv/installed-dev: .venv/installed requirements/dev.lock requirements/openai2.lock requirements/ecosystem.lock requirements/aider.lock requirements/node.lock requirements/tools.lock requirements/helm.lock \
 		tests/clients/node/package-lock.json tests/browser/node/package-lock.json tests/browser/node/unpack.mjs
 	@scripts/install dev
+	@touch $@ .venv/installed-tools
+
+.venv/installed-tools: .venv/installed requirements/tools.lock requirements/helm.lock
+	@scripts/install tools
 	@touch $@
 
 lock:

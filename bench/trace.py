@@ -116,7 +116,7 @@ def main() -> int:
         text = f'[upstream]\nbase_url = "{sandbox.url}"\n[database]\nurl = "{url}"\n[log]\naccess = false\n[embedded]\npath = "{name}/e.db"\n'
         settings = parse_settings(text.encode(), "trace.toml", {})
         port = free_port()
-        application = Application(settings, Secret(UPSTREAM_KEY), with_jobs=False)
+        application = Application(settings, {"openai": Secret(UPSTREAM_KEY)}, with_jobs=False)
         config = uvicorn.Config(
             application,
             port=port,

@@ -1,41 +1,48 @@
-"""Settings that are each valid and cannot work together, or name nothing. Pure. Every check raises ConfigError."""
+"""Settings that are each valid and cannot work together, or name nothing. Pure. A check yields what it finds."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from fractions import Fraction
 from importlib.util import find_spec
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
-from config.errors import ConfigError
+from config.errors import ConfigError, raise_problems
 from config.settings import Settings, variable_of
+from config.store_urls import SECRET_FIELDS, fields_of, find_url_problems
+from config.upstreams import find_upstream_problems, is_plain_url
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
 
 
 def check_combinations(settings: Settings, where: str) -> None:
-    """Refuse settings that are each valid and cannot work together. `where`: the file, or `flags`."""
-    _check_workers(settings, where)
-    _check_upstream(settings, where)
-    _check_listeners(settings, where)
-    _check_identity_provider(settings, where)
-    _check_tracing(settings, where)
-    _check_stores(settings, where)
-    _check_billing(settings, where)
-    _check_packages(settings, where)
+    """Refuse settings that are each valid and cannot work together. `where`: the file, or `flags`.
+
+    Raises ConfigError with all of them.
+    """
+    raise_problems(list(find_problems(settings, where, ())))
 
 
-def check_passwords(settings: Settings, where: str, overridden: Mapping[str, str]) -> None:
-    """Refuse passwords in the file: it is read by more eyes than the environment.
+def find_problems(settings: Settings, where: str, broken: Collection[str]) -> Iterator[ConfigError]:
+    """Yield what cannot work together, but for checks that read a key which is `broken`: its value is not known."""
+    for check, keys in CHECKS:
+        if not any(key == bad or key.startswith(f"{bad}.") for key in keys for bad in broken):
+            yield from check(settings, where)
+
+
+def find_passwords(settings: Settings, where: str, overridden: Mapping[str, str]) -> Iterator[ConfigError]:
+    """Yield passwords in the file: it is read by more eyes than the environment.
 
     `overridden`: dotted key → variable, of what the environment says.
     """
     for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
         parts = _parts(url)
-        if key not in overridden and parts is not None and parts.password:
+        if key in overridden or parts is None:
+            continue
+        if parts.password or any(name in SECRET_FIELDS for name in fields_of(url)):
             name = variable_of(key)
-            raise ConfigError(
+            yield ConfigError(
                 where,
                 key,
                 "has a password in it, and secrets never stand in the file",
@@ -43,32 +50,32 @@ def check_passwords(settings: Settings, where: str, overridden: Mapping[str, str
             )
 
 
-def check_selling(settings: Settings) -> None:
-    """Refuse what Stripe could not sell by: addresses to come back to, prices that are no cents."""
-    check_http_url("stripe.success_url", settings.stripe.success_url)
-    check_http_url("stripe.cancel_url", settings.stripe.cancel_url)
+def find_selling_problems(settings: Settings) -> Iterator[ConfigError]:
+    """Yield what Stripe could not sell by: addresses to come back to, prices that are no cents."""
+    yield from find_http_url_problems("stripe.success_url", settings.stripe.success_url)
+    yield from find_http_url_problems("stripe.cancel_url", settings.stripe.cancel_url)
     if settings.stripe.api_base:
-        check_http_url("stripe.api_base", settings.stripe.api_base)
+        yield from find_http_url_problems("stripe.api_base", settings.stripe.api_base)
         if settings.stripe.livemode:
-            raise ConfigError("proxy.toml", "stripe.api_base", "names a simulator in live mode", "leave it empty")
+            yield ConfigError("proxy.toml", "stripe.api_base", "names a simulator in live mode", "leave it empty")
     for package in settings.packages:
         if (Fraction(package.usd) * 100).denominator != 1:
-            raise ConfigError(
+            yield ConfigError(
                 "proxy.toml", "packages", f"{package.code!r} does not cost whole cents", "Stripe sells in cents"
             )
 
 
-def check_http_url(key: str, url: str) -> None:
-    """Refuse what a browser, or we, could not follow."""
+def find_http_url_problems(key: str, url: str) -> Iterator[ConfigError]:
+    """Yield what a browser, or we, could not follow."""
     fits = re.fullmatch("[!-~]+", url)
     parts = urlsplit(url.replace("{CHECKOUT_SESSION_ID}", "cs")) if fits else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
-        raise ConfigError("proxy.toml", key, "is not an http(s) URL", 'write it like "https://app.example.com/credits"')
+        yield ConfigError("proxy.toml", key, "is not an http(s) URL", 'write it like "https://app.example.com/credits"')
 
 
-def _check_workers(settings: Settings, where: str) -> None:
+def _check_workers(settings: Settings, where: str) -> Iterator[ConfigError]:
     if settings.listen.workers > 1 and not settings.redis.url:
-        raise ConfigError(
+        yield ConfigError(
             where,
             "listen.workers",
             f"{settings.listen.workers} workers cannot share the embedded store, which lives in one process's memory",
@@ -76,15 +83,17 @@ def _check_workers(settings: Settings, where: str) -> None:
         )
 
 
-def _check_upstream(settings: Settings, where: str) -> None:
-    base = _parts(settings.upstream.base_url) if re.fullmatch("[!-~]+", settings.upstream.base_url) else None
-    if base is None or not _is_http(base) or base.query or base.fragment or base.username:
-        raise ConfigError(
+def _check_upstream(settings: Settings, where: str) -> Iterator[ConfigError]:
+    if not is_plain_url(settings.upstream.base_url):
+        yield ConfigError(
             where, "upstream.base_url", "is not a plain http(s) URL", 'write it like "https://api.openai.com/v1"'
         )
+
+
+def _check_costs_url(settings: Settings, where: str) -> Iterator[ConfigError]:
     url = settings.advanced.openai_costs_url
     if url and not _is_http(_parts(url)):
-        raise ConfigError(
+        yield ConfigError(
             where,
             "advanced.openai_costs_url",
             "is not an http(s) URL",
@@ -92,89 +101,105 @@ def _check_upstream(settings: Settings, where: str) -> None:
         )
 
 
-def _check_listeners(settings: Settings, where: str) -> None:
+def _check_listeners(settings: Settings, where: str) -> Iterator[ConfigError]:
     listen = settings.listen
     ports = [port for port in (listen.port, listen.side_port, listen.admin_port) if port]
     if len(ports) != len(set(ports)):
-        raise ConfigError(
+        yield ConfigError(
             where,
             "listen.side_port",
             "two listeners share a port",
             "give each a port of its own, or 0 for the main one",
         )
-    for network in listen.trusted_proxies:
+
+
+def _check_proxies(settings: Settings, where: str) -> Iterator[ConfigError]:
+    for network in settings.listen.trusted_proxies:
         try:
             ip_network(network)
         except ValueError as error:
-            raise ConfigError(
+            yield ConfigError(
                 where, "listen.trusted_proxies", f"{error}", 'write networks such as "10.0.0.0/8" or "10.0.0.7"'
-            ) from None
+            )
 
 
-def _check_identity_provider(settings: Settings, where: str) -> None:
+def _check_identity_provider(settings: Settings, where: str) -> Iterator[ConfigError]:
     admin = settings.admin
     if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
-        raise ConfigError(
+        yield ConfigError(
             where,
             "admin.oidc_issuer",
             "needs admin.oidc_audience and admin.oidc_jwks_url beside it",
             "name the audience that tokens for this service carry, and where the issuer's keys are",
         )
     if admin.oidc_jwks_url and not _is_http(_parts(admin.oidc_jwks_url)):
-        raise ConfigError(
+        yield ConfigError(
             where, "admin.oidc_jwks_url", "is not an http(s) URL", 'write it like "https://id.example.com/jwks.json"'
         )
 
 
-def _check_tracing(settings: Settings, where: str) -> None:
+def _check_tracing(settings: Settings, where: str) -> Iterator[ConfigError]:
     if settings.log.opentelemetry and find_spec("opentelemetry") is None:
-        raise ConfigError(
+        yield ConfigError(
             where, "log.opentelemetry", "OpenTelemetry is not installed", "pip install 'tollkeeper[otel]', or say false"
         )
 
 
-def _check_stores(settings: Settings, where: str) -> None:
-    scheme = settings.database.url.partition(":")[0]
-    if scheme not in DATABASE_SCHEMES or _parts(settings.database.url) is None:
-        raise ConfigError(
+def _check_database(settings: Settings, where: str) -> Iterator[ConfigError]:
+    url = settings.database.url
+    scheme = url.partition(":")[0]
+    if scheme not in DATABASE_SCHEMES or _parts(url) is None:
+        yield ConfigError(
             where,
             "database.url",
             f"{scheme[:30]!r} is not a database we speak, or the rest of the URL is broken",
             'use "sqlite+aiosqlite:///path" or "postgresql+asyncpg://..."',
         )
-    redis = _parts(settings.redis.url)
-    if settings.redis.url and (redis is None or redis.scheme not in REDIS_SCHEMES):
-        raise ConfigError(
-            where, "redis.url", "is not a Redis URL", 'write redis://host:port/0, or "" for the embedded store'
+        return
+    for problem in find_url_problems(url):
+        yield ConfigError(where, "database.url", problem.reason, problem.fix)
+
+
+def _check_redis(settings: Settings, where: str) -> Iterator[ConfigError]:
+    url = settings.redis.url
+    parts = _parts(url)
+    if url and (parts is None or parts.scheme not in REDIS_SCHEMES):
+        yield ConfigError(
+            where,
+            "redis.url",
+            "is not a Redis URL",
+            'write redis://host:port/0, rediss:// for TLS, or "" for the embedded store',
         )
+    elif url:
+        for problem in find_url_problems(url):
+            yield ConfigError(where, "redis.url", problem.reason, problem.fix)
 
 
-def _check_billing(settings: Settings, where: str) -> None:
+def _check_tier(settings: Settings, where: str) -> Iterator[ConfigError]:
     billing = settings.billing
     if billing.service_tier not in billing.allowed_service_tiers:
-        raise ConfigError(
+        yield ConfigError(
             where,
             "billing.service_tier",
             f"{billing.service_tier!r} is not among billing.allowed_service_tiers",
             "add it there, or choose one that is",
         )
-    if billing.allow_background and not billing.allow_store:
-        raise ConfigError(
-            where,
-            "billing.allow_background",
-            "background responses are kept upstream, which billing.allow_store forbids",
-            "set billing.allow_store = true as well",
-        )
-    if billing.auto_recharge and settings.stripe.automatic_tax:
-        raise ConfigError(
+
+
+def _check_recharge(settings: Settings, where: str) -> Iterator[ConfigError]:
+    if settings.billing.auto_recharge and settings.stripe.automatic_tax:
+        yield ConfigError(
             where,
             "billing.auto_recharge",
             "nobody computes the tax of a payment that is made by itself, "
             "and stripe.automatic_tax says that tax is due",
             "leave one of them off",
         )
-    if not Fraction(billing.markup):
-        raise ConfigError(
+
+
+def _check_markup(settings: Settings, where: str) -> Iterator[ConfigError]:
+    if not Fraction(settings.billing.markup):
+        yield ConfigError(
             where,
             "billing.markup",
             "would give everything away",
@@ -182,11 +207,11 @@ def _check_billing(settings: Settings, where: str) -> None:
         )
 
 
-def _check_packages(settings: Settings, where: str) -> None:
+def _check_packages(settings: Settings, where: str) -> Iterator[ConfigError]:
     for package in settings.packages:
         paid = Fraction(package.usd) * 1_000_000
         if not paid or paid.denominator != 1 or (paid * Fraction(package.bonus_percent) / 100).denominator != 1:
-            raise ConfigError(
+            yield ConfigError(
                 where,
                 "packages",
                 f"{package.code!r} is not a whole number of millicredits",
@@ -194,7 +219,27 @@ def _check_packages(settings: Settings, where: str) -> None:
             )
     codes = [package.code for package in settings.packages]
     if len(codes) != len(set(codes)):
-        raise ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
+        yield ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
+
+
+Check = Callable[[Settings, str], Iterator[ConfigError]]
+CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
+    (_check_workers, ("listen.workers", "redis.url")),
+    (_check_upstream, ("upstream.base_url",)),
+    (_check_costs_url, ("advanced.openai_costs_url",)),
+    (_check_listeners, ("listen.port", "listen.side_port", "listen.admin_port")),
+    (_check_proxies, ("listen.trusted_proxies",)),
+    (_check_identity_provider, ("admin.oidc_issuer", "admin.oidc_audience", "admin.oidc_jwks_url")),
+    (_check_tracing, ("log.opentelemetry",)),
+    (_check_database, ("database.url",)),
+    (_check_redis, ("redis.url",)),
+    (_check_tier, ("billing.service_tier", "billing.allowed_service_tiers")),
+    (_check_recharge, ("billing.auto_recharge", "stripe.automatic_tax")),
+    (_check_markup, ("billing.markup",)),
+    (_check_packages, ("packages",)),
+    (find_upstream_problems, ("upstreams",)),
+)
+"""Each check, and the keys that it reads."""
 
 
 def _is_http(parts: SplitResult | None) -> bool:

@@ -23,6 +23,8 @@ FLAGS: Mapping[str, str] = {
     "outside": "rollout",
 }
 """Flag → its section. The last two are written `rollout.percent` and `rollout.outside`."""
+DRAIN = "drain:"
+"""Before the name of an upstream: the override that drains it."""
 
 
 def flag_named(name: str) -> str:
@@ -36,6 +38,8 @@ def flag_named(name: str) -> str:
 
 def full_name(flag: str) -> str:
     """Return the name to show: `rollout.percent`, but `charging_enabled`."""
+    if flag.startswith(DRAIN):
+        return f"upstreams.{flag.removeprefix(DRAIN)}.draining"
     section = FLAGS[flag]
     return flag if section == "billing" else f"{section}.{flag}"
 
@@ -59,6 +63,17 @@ def value_of(settings: Settings, flag: str) -> Any:
     """Return a flag's value, as JSON knows it."""
     value = getattr(getattr(settings, FLAGS[flag]), flag)
     return list(value) if isinstance(value, tuple) else value
+
+
+def with_drained(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Lay overrides that drain upstreams over the settings; those that would leave nobody who serves do nothing."""
+    names = {flag.removeprefix(DRAIN) for flag, value in values.items() if flag.startswith(DRAIN) and value}
+    if not any(entry.name not in names and not entry.draining for entry in settings.upstreams):
+        return settings
+    changed = [
+        msgspec.structs.replace(entry, draining=True) if entry.name in names else entry for entry in settings.upstreams
+    ]
+    return msgspec.structs.replace(settings, upstreams=tuple(changed))
 
 
 def with_flags(settings: Settings, values: Mapping[str, Any]) -> Settings:

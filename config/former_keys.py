@@ -1,10 +1,10 @@
 """Keys that proxy.toml once had: refused with a sentence that says where they went, never ignored. Pure.
 
-An operator who upgrades meets all of theirs at once, in one complaint.
+An operator who upgrades meets all of theirs at once, a line each.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from config.errors import ConfigError
 from config.settings import variable_of
@@ -48,36 +48,43 @@ FIXED: Mapping[str, str] = {
 """Former key → its value, now a constant beside its use."""
 
 
-def refuse_former_keys(document: Mapping[str, Any], where: str) -> None:
-    """Refuse a file that has former keys. Raises ConfigError."""
-    keys = [f"{section}.{key}" for section, table in document.items() if isinstance(table, dict) for key in table]
-    found = [key for key in keys if key in MOVED or key in FIXED]
-    if found:
-        fix = f"write it as {_key_of(MOVED[found[0]])}" if found[0] in MOVED else "remove it"
-        others = (f"{key} {_sentence(key)}" for key in found[1:])
-        raise ConfigError(where, found[0], _sentence(found[0]), _with_others(fix, others))
+class FormerKey(NamedTuple):
+    """A former key that a file still has: what became of it, and what to do."""
+
+    key: str
+    reason: str
+    fix: str
 
 
-def refuse_former_variables(names: Iterable[str]) -> None:
-    """Refuse an environment that has variables of former keys. Raises ConfigError."""
+def take_former_keys(document: Mapping[str, Any]) -> tuple[dict[str, Any], list[FormerKey]]:
+    """Return the document without its former keys, and those."""
+    found = []
+    rest = dict(document)
+    for section, table in document.items():
+        if isinstance(table, dict):
+            former = [name for name in table if f"{section}.{name}" in MOVED or f"{section}.{name}" in FIXED]
+            rest[section] = {name: value for name, value in table.items() if name not in former}
+            for key in (f"{section}.{name}" for name in former):
+                fix = f"write it as {_key_of(MOVED[key])}" if key in MOVED else "remove it"
+                found.append(FormerKey(key, _sentence(key), fix))
+    return rest, found
+
+
+def former_variables(names: Iterable[str]) -> list[ConfigError]:
+    """Return the complaints about variables of former keys."""
     former = {variable_of(key): key for key in (*MOVED, *FIXED)}
-    found = [name for name in sorted(names) if name in former]
-    if found:
-        first = former[found[0]]
-        fix = f"set {variable_of(MOVED[first])} instead" if first in MOVED else "unset it"
-        others = (f"{name}: {former[name]} {_sentence(former[name])}" for name in found[1:])
-        raise ConfigError("environment", found[0], f"{first} {_sentence(first)}", _with_others(fix, others))
+    problems = []
+    for name in sorted(names):
+        if key := former.get(name):
+            fix = f"set {variable_of(MOVED[key])} instead" if key in MOVED else "unset it"
+            problems.append(ConfigError("environment", name, f"{key} {_sentence(key)}", fix))
+    return problems
 
 
 def _sentence(key: str) -> str:
     if key in FIXED:
         return f"is no longer a setting: {FIXED[key]}"
     return f"is now {MOVED[key]}" + (f", {NEW_VALUES[key]}" if key in NEW_VALUES else "")
-
-
-def _with_others(fix: str, others: Iterable[str]) -> str:
-    listed = "; ".join(others)
-    return f"{fix}. And so for the others: {listed}" if listed else fix
 
 
 def _key_of(key: str) -> str:

@@ -1,18 +1,23 @@
-"""proxy.toml and the environment → Settings. Every complaint names file, key, reason and fix."""
+"""proxy.toml and the environment → Settings. Every complaint names file, line, key, reason and fix."""
 
 import os
-import re
-import tomllib
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from config.checks import check_combinations, check_passwords
-from config.errors import ConfigError
-from config.former_keys import refuse_former_keys, refuse_former_variables
-from config.settings import ENV_PREFIX, Settings
+from config.checks import find_passwords, find_problems
+from config.errors import ConfigError, raise_problems
+from config.former_keys import former_variables, take_former_keys
+from config.settings import ENV_PREFIX, Settings, variable_of
+from config.shape import check_shape, keys_of, nearest_key
+from config.toml_lines import TomlProblem, key_lines, read_toml
+from config.upstreams import find_two_ways
+
+LISTS = ("packages", "upstreams")
+"""Tables of which there are several: a variable sets all of them, as JSON."""
 
 
 def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) -> Settings:
@@ -30,32 +35,50 @@ def load_settings(path: Path | None, environ: Mapping[str, str] = os.environ) ->
 
 
 def parse_settings(raw: bytes, where: str, environ: Mapping[str, str] = os.environ) -> Settings:
-    """Read the content of the toml file, lay the environment over it and validate the whole. Raises ConfigError."""
-    document = _read_toml(raw, where)
-    refuse_former_keys(document, where)
-    refuse_former_variables(environ)
-    overridden = _overlay_environment(document, environ)
-    try:
-        settings = msgspec.convert(document, Settings)
-    except msgspec.ValidationError as error:
-        raise _explain(error, where, overridden) from None
-    try:
-        check_combinations(settings, where)
-        check_passwords(settings, where, overridden)
-    except ConfigError as error:
-        if error.key in overridden:
-            raise ConfigError(f"environment ({overridden[error.key]})", error.key, error.reason, error.fix) from None
-        raise
+    """Read the content of the toml file, lay the environment over it and validate the whole.
+
+    Raises ConfigError, with every problem there is.
+    """
+    text = _text_of(raw, where)
+    lines = key_lines(text)
+
+    def in_file(key: str, reason: str, fix: str, line: int | None = None) -> ConfigError:
+        return ConfigError(where, key, reason, fix, line or lines.get(key) or lines.get(key.partition("[")[0]))
+
+    document, unreadable = _read(text, where)
+    problems = [in_file(found.key, found.reason, found.fix, found.line) for found in unreadable]
+    document, former = take_former_keys(document)
+    problems += [in_file(*found) for found in former]
+    overridden, in_environment = _overlay_environment(document, environ)
+    clean, misfits = check_shape(document)
+
+    def placed(error: ConfigError) -> ConfigError:
+        variable = overridden.get(error.key.partition("[")[0])
+        if variable is not None:
+            return ConfigError(f"environment ({variable})", error.key, error.reason, error.fix)
+        return in_file(error.key, error.reason, error.fix)
+
+    problems += [placed(ConfigError(where, *found)) for found in misfits]
+    broken = {problem.key.partition("[")[0] for problem in (*problems, *in_environment)}
+    settings = msgspec.convert(clean, Settings)
+    problems += [placed(found) for found in find_problems(settings, where, broken)]
+    if not broken & {"upstream.base_url", "upstream.api_key_file", "upstreams"}:
+        problems += [placed(found) for found in find_two_ways(settings, where)]
+    problems += [placed(found) for found in find_passwords(settings, where, overridden)]
+    raise_problems([*sorted(problems, key=lambda found: found.line or sys.maxsize), *in_environment])
     return settings
 
 
-def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
+def _text_of(raw: bytes, where: str) -> str:
     try:
-        return tomllib.loads(raw.decode("utf-8-sig"))  # editors on Windows put a mark before the text
+        return raw.decode("utf-8-sig")  # editors on Windows put a mark before the text
     except UnicodeDecodeError:
         raise ConfigError(where, "(file)", "is not UTF-8 text", "save it as UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(where, "(file)", f"is not valid TOML: {error}", "correct that line") from None
+
+
+def _read(text: str, where: str) -> tuple[dict[str, Any], list[TomlProblem]]:
+    try:
+        return read_toml(text)
     except (RecursionError, ValueError) as error:
         # tables nested too deep, a number of thousands of digits: the reader gives up without a TOMLDecodeError
         raise ConfigError(
@@ -63,34 +86,51 @@ def _read_toml(raw: bytes, where: str) -> dict[str, Any]:
         ) from None
 
 
-def _overlay_environment(document: dict[str, Any], environ: Mapping[str, str]) -> dict[str, str]:
-    """Lay TOLLKEEPER_<SECTION>__<KEY> over the document; return dotted key → variable name."""
-    overridden: dict[str, str] = {}
+def _overlay_environment(
+    document: dict[str, Any], environ: Mapping[str, str]
+) -> tuple[dict[str, str], list[ConfigError]]:
+    """Lay TOLLKEEPER_<SECTION>__<KEY> over the document; return dotted key → variable name, and what cannot be laid."""
+    overridden, problems = dict[str, str](), former_variables(environ)
+    known = {problem.key for problem in problems}
     for name in sorted(environ):
-        if not name.startswith(ENV_PREFIX):
-            continue
-        section, separator, key = name[len(ENV_PREFIX) :].lower().partition("__")
-        if not separator:
-            if section == "config":
-                continue  # names the file itself (proxy/cli/main.py)
-            if section == "packages":
-                document["packages"] = _json_value(name, environ[name])
-                overridden["packages"] = name
-                continue
-            raise ConfigError("environment", name, "names no section and key", "write TOLLKEEPER_<SECTION>__<KEY>")
-        field_type = _field_type(section, key)
-        if field_type is None:
-            raise ConfigError(
-                "environment", name, f"there is no setting {section}.{key}", "see proxy.toml for the names"
-            )
-        raw = environ[name]
-        value: Any = raw if _is_text(field_type) else _json_value(name, raw)
-        table = document.setdefault(section, {})
-        if not isinstance(table, dict):
-            raise ConfigError("environment", name, f"{section} is not a table in the file", "make it a [section]")
-        table[key] = value
-        overridden[f"{section}.{key}"] = name
-    return overridden
+        if name.startswith(ENV_PREFIX) and name not in known:
+            try:
+                overridden |= _overlay(document, name, environ[name])
+            except ConfigError as error:
+                problems.append(error)
+    return overridden, problems
+
+
+def _overlay(document: dict[str, Any], name: str, raw: str) -> dict[str, str]:
+    """Lay one variable over the document; return its dotted key → its name. Raises ConfigError."""
+    section, separator, key = name[len(ENV_PREFIX) :].lower().partition("__")
+    if not separator:
+        if section == "config":
+            return {}  # names the file itself (proxy/cli/main.py)
+        if section in LISTS:
+            document[section] = _json_value(name, raw)
+            return {section: name}
+        raise ConfigError("environment", name, "names no section and key", _near_variable(section, ""))
+    field_type = _field_type(section, key)
+    if field_type is None:
+        raise ConfigError("environment", name, f"there is no setting {section}.{key}", _near_variable(section, key))
+    value: Any = raw if _is_text(field_type) else _json_value(name, raw)
+    table = document.setdefault(section, {})
+    if not isinstance(table, dict):
+        raise ConfigError("environment", name, f"{section} is not a table in the file", "make it a [section]")
+    table[key] = value
+    return {f"{section}.{key}": name}
+
+
+def _near_variable(section: str, key: str) -> str:
+    """Return what to write instead of a variable that there is not."""
+    if not key:
+        # LISTEN_PORT for LISTEN__PORT
+        section, _, key = section.partition("_")
+        meant = f"{section}.{key}" if key in keys_of(section) else None
+        return f"did you mean {variable_of(meant)}?" if meant else "write TOLLKEEPER_<SECTION>__<KEY>"
+    meant = nearest_key(section, key)
+    return f"did you mean {variable_of(meant)}?" if meant else "unset it; proxy.toml lists every key"
 
 
 def _field_type(section: str, key: str) -> msgspec.inspect.Type | None:
@@ -118,17 +158,3 @@ def _json_value(name: str, raw: str) -> Any:
         raise ConfigError(
             "environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]'
         ) from None
-
-
-def _explain(error: msgspec.ValidationError, where: str, overridden: Mapping[str, str]) -> ConfigError:
-    reason, _, location = str(error).partition(" - at `$.")
-    key = location.rstrip("`") or "(top level)"
-    unknown = re.search(r"unknown field `([^`]+)`", reason)
-    fix = "see the comment at this key in proxy.toml"
-    if unknown:
-        key = f"{location.rstrip('`')}.{unknown[1]}".lstrip(".")
-        reason, fix = "is not a known setting", "remove it, or correct its spelling (proxy.toml lists every key)"
-    setting = key.partition("[")[0]
-    if setting in overridden:
-        where = f"environment ({overridden[setting]})"
-    return ConfigError(where, key, reason.rstrip("."), fix)

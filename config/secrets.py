@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from config.checks import check_http_url, check_selling
-from config.errors import ConfigError
+from config.checks import find_http_url_problems, find_selling_problems
+from config.errors import ConfigError, raise_problems
 from config.settings import Settings
+from config.upstreams import DEFAULT_NAME
 
 API_KEY = re.compile(r"(?:sk|rk)_(test|live)_[A-Za-z0-9_]+")
 WEBHOOK_SECRET = re.compile(r"whsec_[\x21-\x2b\x2d-\x7e]+")
@@ -71,6 +72,33 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
     return Secret(value)
 
 
+def upstream_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> dict[str, Secret]:
+    """Return the key of each upstream by its name; an empty one where it has none.
+
+    Raises ConfigError, which names every key that cannot be read, and shows none.
+    """
+    if not settings.upstreams:
+        return {DEFAULT_NAME: upstream_key(settings, environ)}
+    found, problems = dict[str, Secret](), list[str]()
+    for entry in settings.upstreams:
+        value = environ.get(entry.api_key_variable, "").strip()
+        if entry.api_key_file:
+            try:
+                value = Path(entry.api_key_file).read_text(encoding="utf-8").strip()
+            except (OSError, UnicodeDecodeError) as error:
+                problems.append(f"{entry.name}: {entry.api_key_file} cannot be read ({type(error).__name__})")
+                continue
+        if value and not VISIBLE.fullmatch(value):
+            problems.append(f"{entry.name}: its key has blanks or control characters in it")
+        elif not value and entry.dialect != "generic":
+            problems.append(f"{entry.name}: {entry.api_key_file or entry.api_key_variable} is empty")
+        found[entry.name] = Secret(value)
+    if problems:
+        fix = "put each key alone into its file or variable"
+        raise ConfigError("proxy.toml", "upstreams", "; ".join(problems), fix)
+    return found
+
+
 def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> StripeKeys | None:
     """Return Stripe's keys; None when Stripe is not configured.
 
@@ -88,7 +116,7 @@ def stripe_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
         )
     found = StripeKeys(Secret(key), _webhook_secrets(secrets))
     _check_mode(key, livemode=settings.stripe.livemode)
-    check_selling(settings)
+    raise_problems(list(find_selling_problems(settings)))
     return found
 
 
@@ -133,7 +161,7 @@ def notices_secret(settings: Settings, environ: Mapping[str, str] = os.environ) 
     """Return the secret that notices are signed with; None when no URL is configured. Raises ConfigError."""
     if not settings.notices.url:
         return None
-    check_http_url("notices.url", settings.notices.url)
+    raise_problems(list(find_http_url_problems("notices.url", settings.notices.url)))
     secret = _secret("NOTICES_SECRET", settings.notices.secret_file, "notices.secret_file", environ)
     if len(secret) < SHORTEST_NOTICES_SECRET:
         raise ConfigError(
@@ -149,7 +177,7 @@ def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     """Return the key that the operator's app makes sign-in links with; None when there is none. Raises ConfigError."""
     key = _secret("PORTAL_SERVICE_KEY", settings.portal.service_key_file, "portal.service_key_file", environ)
     if settings.portal.public_url:
-        check_http_url("portal.public_url", settings.portal.public_url)
+        raise_problems(list(find_http_url_problems("portal.public_url", settings.portal.public_url)))
     if key and len(key) < SHORTEST_SERVICE_KEY:
         raise ConfigError(
             "environment",
@@ -171,6 +199,16 @@ def openai_admin_key(settings: Settings, environ: Mapping[str, str] = os.environ
             "environment", "OPENAI_ADMIN_KEY", "has blanks or control characters in it", "paste the key alone"
         )
     return Secret(key) if key else None
+
+
+def upstream_admin_keys(settings: Settings) -> dict[str, Secret]:
+    """Return the admin keys that upstreams have of their own, by name. Raises ConfigError."""
+    found: dict[str, Secret] = {}
+    for entry in settings.upstreams:
+        if entry.admin_key_file:
+            key = _secret("OPENAI_ADMIN_KEY", entry.admin_key_file, f"upstreams.{entry.name}.admin_key_file", {})
+            found[entry.name] = Secret(key)
+    return found
 
 
 def _secret(name: str, path: str, key: str, environ: Mapping[str, str]) -> str:

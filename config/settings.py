@@ -27,7 +27,10 @@ HostedTool = Literal[
     "mcp",
     "computer",
     "computer_use_preview",
+    "programmatic_tool_calling",
 ]
+HeaderText = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{0,120}$")]
+Dialect = Literal["openai", "azure", "generic"]
 ServiceTier = Literal["default", "flex", "priority", "ultrafast"]
 
 
@@ -47,9 +50,13 @@ class Listen(Section, frozen=True):
     max_failures_per_minute: NotNegative = 300
     workers: Annotated[int, msgspec.Meta(ge=1, le=256)] = 1
     max_connections: Positive = 4096
+    max_connections_per_address: NotNegative = 1024
+    max_sockets_per_key: NotNegative = 100
+    max_sockets_per_address: NotNegative = 400
+    socket_idle_seconds: NotNegative = 900
     max_header_bytes: Positive = 32_768
     max_body_bytes: Positive = 20_971_520
-    max_upload_bytes: Positive = 33_554_432
+    max_upload_bytes: Positive = 67_174_400
     max_buffered_bytes: Positive = 536_870_912
     header_timeout_seconds: PositiveSeconds = 10.0
     body_timeout_seconds: PositiveSeconds = 30.0
@@ -67,6 +74,38 @@ class Upstream(Section, frozen=True):
     first_byte_timeout_seconds: PositiveSeconds = 600.0
     idle_timeout_seconds: PositiveSeconds = 120.0
     total_timeout_seconds: PositiveSeconds = 3600.0
+
+
+class UpstreamEntry(Section, frozen=True):
+    """One of several upstreams. Its connections have the bounds of [upstream]; see config/upstreams.py."""
+
+    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z][a-z0-9-]{0,30}$")]
+    base_url: str
+    api_key_file: str = ""
+    api_key_variable: Annotated[str, msgspec.Meta(pattern=r"^([A-Z][A-Z0-9_]{0,60})?$")] = ""
+    organization: HeaderText = ""
+    project: HeaderText = ""
+    models: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("*",)
+    weight: Annotated[int, msgspec.Meta(ge=0, le=1000)] = 100
+    region: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{0,16}$")] = ""
+    admin_key_file: str = ""
+    price_adjustment: Decimalish = "1"
+    rate_card: str = ""
+    dialect: Dialect = "openai"
+    deployments: dict[str, str] = {}
+    service_tier: bool | None = None
+    store: bool | None = None
+    include_usage: bool | None = None
+    draining: bool = False
+
+
+class Failover(Section, frozen=True):
+    """Trying another upstream, before a byte was shown."""
+
+    tries: Annotated[int, msgspec.Meta(ge=1, le=10)] = 3
+    seconds: PositiveSeconds = 120.0
+    first_byte_seconds: PositiveSeconds = 30.0
+    show_upstream: bool = False
 
 
 class DatabaseSettings(Section, frozen=True):
@@ -108,11 +147,27 @@ class Billing(Section, frozen=True):
     rounding_mode: Literal["exact", "ceil"] = "exact"
     markup: Decimalish = "1"
     model_allowlist: tuple[str, ...] = ("*",)
+    extended_models: tuple[str, ...] = ()
     service_tier: ServiceTier = "default"
     allowed_service_tiers: tuple[ServiceTier, ...] = ("default", "flex", "priority")
-    allowed_tools: tuple[HostedTool, ...] = ("web_search", "web_search_preview", "image_generation")
-    allow_store: bool = False
-    allow_background: bool = False
+    allowed_tools: tuple[HostedTool, ...] = (
+        "web_search",
+        "web_search_preview",
+        "file_search",
+        "image_generation",
+        "programmatic_tool_calling",
+    )
+    allow_store: bool = True
+    allow_background: bool = True
+
+
+class Storage(Section, frozen=True):
+    """Bounds of what customers keep in the upstream account: conversations, files, vector stores, responses."""
+
+    keep_days: NotNegative = 0
+    grace_days: NotNegative = 7
+    max_objects: Positive = 10_000
+    max_bytes: Positive = 1_073_741_824
 
 
 class Purchases(Section, frozen=True):
@@ -120,6 +175,15 @@ class Purchases(Section, frozen=True):
 
     top_up_url: str = "/credits"
     auto_recharge_monthly_usd: Decimalish = "1000"
+    max_auto_recharges_per_hour: Positive = 6
+
+
+class Seller(Section, frozen=True):
+    """The company that sells the credits, as statements name it."""
+
+    name: str = ""
+    address: tuple[str, ...] = ()
+    tax_id: str = ""
 
 
 class Holds(Section, frozen=True):
@@ -128,25 +192,28 @@ class Holds(Section, frozen=True):
     default_max_output_tokens: NotNegative = 0
     min_output_tokens: Positive = 16
     realtime_max_output_tokens: Positive = 4_096
+    realtime_call_max_input_tokens: Positive = 16_000
     max_tool_calls: Annotated[int, msgspec.Meta(ge=1, le=128)] = 4
     in_flight_wait_seconds: Annotated[int, msgspec.Meta(ge=0, le=30)] = 2
 
 
 class Metering(Section, frozen=True):
-    """Charging for answers that do not come to their end in front of the client."""
+    """Answers on their way: what is said while nothing comes, and charging for those that do not reach their end."""
 
     on_disconnect: Literal["count", "read_on"] = "count"
     read_on_seconds: Positive = 120
     read_on_output_tokens: Positive = 200_000
     zero_completion_insurance: bool = True
+    keepalive_comment_seconds: Annotated[int, msgspec.Meta(ge=0, le=600)] = 15
 
 
 class Limits(Section, frozen=True):
-    """Per key, used where a key names none of its own. 0 = unlimited."""
+    """Per key, used where a key names none of its own; for what is free, beside its own. 0 = unlimited."""
 
     requests_per_minute: NotNegative = 0
     tokens_per_minute: NotNegative = 0
     concurrency: NotNegative = 0
+    free_requests_per_minute: NotNegative = 3_000
 
 
 class Package(Section, frozen=True):
@@ -177,7 +244,10 @@ class Notices(Section, frozen=True):
 
     url: str = ""
     secret_file: str = ""
+    kinds: Annotated[tuple[str, ...], msgspec.Meta(min_length=1)] = ("*",)
     low_balance_credits: Decimalish = "0"
+    low_balance_percents: tuple[Annotated[int, msgspec.Meta(ge=1, le=99)], ...] = ()
+    private_endpoints: bool = False
 
 
 class Portal(Section, frozen=True):
@@ -218,12 +288,15 @@ class AdminSettings(Section, frozen=True):
     )
     session_minutes: Positive = 480
     support_grant_credits: Positive = 10_000
+    welcome_credits: NotNegative = 0
+    welcome_credits_a_day: NotNegative = 100_000
 
 
 class Jobs(Section, frozen=True):
     """*restart* — work beside serving, on one machine at a time."""
 
     reconcile_minutes: Positive = 60
+    audit_head_file: str = ""
     margin_target_percent: Annotated[int, msgspec.Meta(ge=-100, le=100)] = 0
     cost_tolerance_percent: Annotated[int, msgspec.Meta(ge=0, le=100)] = 2
     openai_admin_key_file: str = ""
@@ -249,6 +322,7 @@ class Advanced(Section, frozen=True):
     sweep_minutes: Positive = 10
     finance_seconds: PositiveSeconds = 30.0
     openai_costs_url: str = ""
+    batch_poll_seconds: PositiveSeconds = 5.0
 
 
 class Settings(Section, frozen=True):
@@ -256,12 +330,15 @@ class Settings(Section, frozen=True):
 
     listen: Listen = Listen()
     upstream: Upstream = Upstream()
+    failover: Failover = Failover()
     database: DatabaseSettings = DatabaseSettings()
     redis: Redis = Redis()
     embedded: Embedded = Embedded()
     journal: Journal = Journal()
     billing: Billing = Billing()
+    storage: Storage = Storage()
     purchases: Purchases = Purchases()
+    seller: Seller = Seller()
     holds: Holds = Holds()
     metering: Metering = Metering()
     limits: Limits = Limits()
@@ -275,9 +352,23 @@ class Settings(Section, frozen=True):
     log: Log = Log()
     advanced: Advanced = Advanced()
     packages: tuple[Package, ...] = ()
+    upstreams: tuple[UpstreamEntry, ...] = ()
 
 
-LIVE_SECTIONS = ("billing", "purchases", "holds", "metering", "limits", "packages", "rollout", "cors")
+LIVE_SECTIONS = (
+    "upstreams",
+    "failover",
+    "billing",
+    "storage",
+    "purchases",
+    "seller",
+    "holds",
+    "metering",
+    "limits",
+    "packages",
+    "rollout",
+    "cors",
+)
 """An edit of the file changes these at once; every other section waits for a restart."""
 
 

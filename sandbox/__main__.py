@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import contextlib
+import json
 import signal
 import sys
 from pathlib import Path
@@ -43,6 +44,16 @@ def _arguments(argv: list[str]) -> Settings:
     add("--samples", type=Path, metavar="DIR", help="files of the replay directive (tests/samples)")
     add("--tls-cert", type=Path, metavar="FILE", help="PEM certificate: serve https")
     add("--tls-key", type=Path, metavar="FILE", help="PEM key of --tls-cert")
+    add(
+        "--dialect", choices=("openai", "azure", "generic"), default=defaults.dialect, help="server to be (%(default)s)"
+    )
+    add(
+        "--deployments",
+        type=json.loads,
+        default={},
+        metavar="JSON",
+        help="azure: names of deployments, with their models",
+    )
     add("--latency-ms", type=float, default=live.latency_ms, help="pause before headers, ms")
     add(
         "--chunk-interval-ms",

@@ -6,13 +6,16 @@ python scripts/build_docs.py --check   exit 1 when the committed one differs, or
 
 import json
 import sys
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 
+from billing.money.catalogue.models import Model
 from billing.money.pricing import PriceBook, load_catalogue
 from proxy.gateway.bodies import inventory
 from proxy.gateway.bodies.inventory import SHARED, TOOLS, Meaning, SurfaceEntry, named
-from proxy.gateway.endpoints import METERED, OBJECT_ROUTES, REALTIME, Endpoint
+from proxy.gateway.endpoints import METERED, REALTIME, VOICE_ROUTES, Endpoint
+from proxy.gateway.unmetered.object_routes import OBJECT_ROUTES
 
 SURFACES = {
     "/v1/chat/completions": inventory.CHAT_FIELDS,
@@ -21,6 +24,17 @@ SURFACES = {
     "/v1/responses": inventory.RESPONSE_FIELDS,
     "/v1/responses/compact": inventory.COMPACT_FIELDS,
     "/v1/responses/input_tokens": inventory.COUNT_FIELDS,
+    "/v1/conversations": inventory.CONVERSATION_FIELDS,
+    "/v1/conversations/{conversation}/items": inventory.CONVERSATION_ITEM_FIELDS,
+    "/v1/files": inventory.FILE_FIELDS,
+    "/v1/uploads": inventory.UPLOAD_FIELDS,
+    "/v1/uploads/{upload}/parts": inventory.PART_FIELDS,
+    "/v1/uploads/{upload}/complete": inventory.COMPLETE_FIELDS,
+    "/v1/batches": inventory.BATCH_FIELDS,
+    "/v1/vector_stores": inventory.STORE_FIELDS,
+    "/v1/vector_stores/{vector_store}/files": inventory.STORE_FILE_FIELDS,
+    "/v1/vector_stores/{vector_store}/file_batches": inventory.STORE_BATCH_FIELDS,
+    "/v1/vector_stores/{vector_store}/search": inventory.SEARCH_FIELDS,
     "/v1/images/*": inventory.IMAGE_FIELDS,
     "/v1/audio/speech": inventory.SPEECH_FIELDS,
     "/v1/audio/transcriptions": inventory.TRANSCRIPTION_FIELDS,
@@ -40,20 +54,25 @@ Made by `scripts/build_docs.py` from the one table in `proxy/gateway/endpoints.p
 
 ## Offered
 
-| method | path | billed by | streams | models with a price |
+| method | path | billed by | streams | models on sale |
 |---|---|---|---|---|
 """
 STORED = """
-`GET /v1/models` and `GET /v1/models/{model}` list what is allowed and priced; no upstream call.
+Models on sale: those of the shipped prices that had not ended on their date. `GET /v1/models` and \
+`GET /v1/models/{model}` list what is allowed,
+priced and not ended, each with its price, limits and `shutdown_date`; no upstream call.
 
 WebSockets: `/v1/responses` (every `response.create` is held for and settled like a request) and \
 `/v1/realtime?model=` (a standing hold
-covers the next response; `response.done` and billed transcription settle it).
+covers the next response; `response.done` and billed transcription settle it); \
+`/v1/realtime?intent=transcription` only transcribes (each item of sound at its transcriber's price).
 
-## Stored responses
+## Stored objects
 
-Only where `billing.allow_store` is on. They cost nothing and are open to the account that made them; \
-anyone else's id is a 404.
+Where `billing.allow_store` is on (it is, unless the operator switches it off). They cost nothing beside what requests \
+read of them (but [vector stores](storage.md#vector-stores), by the day, and their searches), \
+and are open to the account that made them; anyone else's id is the 404 of an id that never was. Lists \
+are of the account's own. How much one account may keep: `[storage]` in proxy.toml.
 
 | method | path |
 |---|---|
@@ -127,11 +146,25 @@ def _names(entries: dict[str, SurfaceEntry], *meanings: Meaning) -> str:
     return ", ".join(f"`{name}`" for name in sorted(named(entries, *meanings)))
 
 
-def models_of(row: Endpoint) -> list[str]:
+def models_of(row: Endpoint) -> list[Model]:
     """Models of the shipped prices that this endpoint serves."""
     book = PriceBook(load_catalogue(), "1", "exact")
     wanted = row.priced_as or row.name
-    return [name for name in book.names() if (model := book.find(name)) is not None and wanted in model.endpoints]
+    models = (book.find(name) for name in book.names())
+    return [model for model in models if model is not None and wanted in model.endpoints]
+
+
+def sold(row: Endpoint) -> int:
+    """Count the models of the shipped prices that had not ended on their date: the page is the same on every day."""
+    shipped = date.fromisoformat(load_catalogue()["effectiveFrom"])
+    return sum(not model.has_ended(shipped) for model in models_of(row))
+
+
+def speakers() -> list[Model]:
+    """Models that can have a call: those that answer, and had not ended on the date of the shipped prices."""
+    shipped = date.fromisoformat(load_catalogue()["effectiveFrom"])
+    models = [model for model in models_of(REALTIME) if not model.has_ended(shipped)]
+    return [model for model in models if model.context_window is not None]
 
 
 def build() -> str:
@@ -139,11 +172,14 @@ def build() -> str:
     lines = [HEAD]
     for (method, path), row in METERED.items():
         streams = "yes" if row.events is not None or row.name in ("/v1/chat/completions", "/v1/completions") else "no"
-        models = "free" if row.free else len(models_of(row))
+        models = "free" if row.free else sold(row)
         lines.append(f"| {method} | `{path.decode()}` | {row.unit} | {streams} | {models} |\n")
-    lines.append(f"| WebSocket | `/v1/realtime` | {REALTIME.unit} | yes | {len(models_of(REALTIME))} |\n")
+    lines.append(f"| WebSocket | `/v1/realtime` | {REALTIME.unit} | yes | {sold(REALTIME)} |\n")
+    for verb, route, unit in VOICE_ROUTES:
+        models = "free" if unit == "free" else len(speakers())
+        lines.append(f"| {verb} | `{route}` ([voice](voice.md)) | {unit} | no | {models} |\n")
     lines.append(STORED)
-    lines += [f"| {method} | `/v1/responses/{{response_id}}{verb}` |\n" for verb, method in OBJECT_ROUTES]
+    lines += [f"| {route.method} | `{route.path}` |\n" for route in OBJECT_ROUTES]
     lines += inventory_tables()
     lines.append(NOT_OFFERED)
     rows = json.loads(REFUSED.read_text(encoding="utf-8"))

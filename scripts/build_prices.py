@@ -1,4 +1,4 @@
-"""Build config/prices/catalogue.json from config/prices/source.json.
+"""Build config/prices/catalogue.json and regional.json from config/prices/source.json.
 
     python scripts/build_prices.py           write the catalogue
     python scripts/build_prices.py --check   exit 1 when the committed one differs
@@ -30,6 +30,10 @@ R9  per_second is an alternative to the token rates (usage of type "duration"),
     seconds (whisper-1) or estimates the output tokens (gpt-4o-mini-tts).
 R10 *_decisions rates have no block: /v1/decisions produces no output tokens and
     its input rates equal the default ones (checked).
+R11 A model ends on the date in the source's `ends`, else on its row's deprecation_date.
+    An alias without a date ends with the last of its snapshots, where all of them end
+    (it would point nowhere); a snapshot without one ends with its alias.
+R12 A successor is priced, works at one of the model's endpoints, and ends later.
 """
 
 from __future__ import annotations
@@ -45,6 +49,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a file, it finds its steps (hence E402 below)
 
 from scripts.prices.checks import check_catalogue  # noqa: E402
+from scripts.prices.ends import add_ends  # noqa: E402
 from scripts.prices.models import model_entry  # noqa: E402
 from scripts.prices.rates import complete_rates, raw_rates, supplement_rates  # noqa: E402
 from scripts.prices.source import CatalogueError, Row, Tier, check_row, fail, is_model, load_source, plain, to_decimal  # noqa: E402
@@ -52,8 +57,13 @@ from scripts.prices.source import CatalogueError, Row, Tier, check_row, fail, is
 SOURCE = ROOT / "config" / "prices" / "source.json"
 CATALOGUE = ROOT / "config" / "prices" / "catalogue.json"
 
-CATALOGUE_ID = "openai-2026-11-23"
-EFFECTIVE_FROM = "2026-11-23"
+REGIONAL = ROOT / "config" / "prices" / "regional.json"
+REGIONS = ("ae", "au", "eu", "in", "jp", "us")
+"""Names of OpenAI's regional hosts; the source has the uplift of two of them, and it is the same at each."""
+UPLIFTS = ("regional_processing_uplift_multiplier_eu", "regional_processing_uplift_multiplier_us")
+
+CATALOGUE_ID = "openai-2026-11-29"
+EFFECTIVE_FROM = "2026-11-29"
 UNIT = "USD per 1,000,000 tokens unless named otherwise"
 
 TOOL_FIELDS = {
@@ -61,6 +71,7 @@ TOOL_FIELDS = {
     "web_search_preview_non_reasoning": ("web_search_preview_non_reasoning_models_per_call_usd"),
     "file_search": "file_search_call_usd",
     "code_interpreter_1g": "code_interpreter_container_session_usd_1g",
+    "vector_store_gb_day": "vector_store_gb_day_usd",
 }
 
 
@@ -94,6 +105,7 @@ def build_models(
             unpriced.append(name)
         else:
             models[name] = entry
+    add_ends(models, source["ends"])
     return models, sorted(unpriced)
 
 
@@ -106,7 +118,8 @@ def describe_source(source: Mapping[str, Any]) -> str:
     origin = source["_source"]
     return (
         f"{origin['primary']} (sha256 {origin['sha256']}); second source: "
-        f"{origin['secondary']}; newer models from the supplement in source.json"
+        f"{origin['secondary']}; newer models from the supplement, "
+        "and end dates from `ends`, in source.json"
     )
 
 
@@ -125,6 +138,17 @@ def build(source: Mapping[str, Any]) -> dict[str, Any]:
     return catalogue
 
 
+def regional(source: Mapping[str, Any]) -> dict[str, Any]:
+    """Return by what factor models cost more at a regional host."""
+    models: dict[str, str] = {}
+    for name, row in source["models"].items():
+        factors = {plain(to_decimal(row[field], field)) for field in UPLIFTS if field in row}
+        if len(factors) > 1:
+            fail(name, "costs more in one region than in another")
+        models |= dict.fromkeys([name] if is_model(name) else [], *factors) if factors else {}
+    return {"regions": list(REGIONS), "models": models}
+
+
 def render(catalogue: Mapping[str, Any]) -> str:
     return json.dumps(catalogue, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
@@ -138,14 +162,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     check_only: bool = parser.parse_args(argv).check
     try:
-        text = render(build(load_source(SOURCE)))
+        source = load_source(SOURCE)
+        made = {CATALOGUE: render(build(source)), REGIONAL: render(regional(source))}
     except CatalogueError as error:
         sys.stderr.write(f"price catalogue: {error}\n")
         return 1
     if not check_only:
-        CATALOGUE.write_bytes(text.encode())
+        for path, text in made.items():
+            path.write_bytes(text.encode())
         return 0
-    if CATALOGUE.is_file() and CATALOGUE.read_bytes() == text.encode():
+    if all(path.is_file() and path.read_bytes() == text.encode() for path, text in made.items()):
         return 0
     sys.stderr.write("price catalogue: out of date, run scripts/build_prices.py\n")
     return 1

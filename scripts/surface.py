@@ -96,6 +96,78 @@ SURFACE = (
         ),
     ),
     SdkUnion(
+        "fields of /v1/conversations",
+        "conversations.conversation_create_params",
+        "ConversationCreateParams",
+        inventory.CONVERSATION_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/conversations/items",
+        "conversations.item_create_params",
+        "ItemCreateParams",
+        inventory.CONVERSATION_ITEM_FIELDS,
+        fields=True,
+    ),
+    SdkUnion("fields of /v1/files", "file_create_params", "FileCreateParams", inventory.FILE_FIELDS, fields=True),
+    SdkUnion(
+        "fields of /v1/uploads",
+        "upload_create_params",
+        "UploadCreateParams",
+        inventory.UPLOAD_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/uploads/parts",
+        "uploads.part_create_params",
+        "PartCreateParams",
+        inventory.PART_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/uploads/complete",
+        "upload_complete_params",
+        "UploadCompleteParams",
+        inventory.COMPLETE_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/vector_stores",
+        "vector_store_create_params",
+        "VectorStoreCreateParams",
+        inventory.STORE_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/vector_stores, changed",
+        "vector_store_update_params",
+        "VectorStoreUpdateParams",
+        inventory.STORE_CHANGES,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/vector_stores/search",
+        "vector_store_search_params",
+        "VectorStoreSearchParams",
+        inventory.SEARCH_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/vector_stores/files",
+        "vector_stores.file_create_params",
+        "FileCreateParams",
+        inventory.STORE_FILE_FIELDS,
+        fields=True,
+    ),
+    SdkUnion(
+        "fields of /v1/vector_stores/file_batches",
+        "vector_stores.file_batch_create_params",
+        "FileBatchCreateParams",
+        inventory.STORE_BATCH_FIELDS,
+        fields=True,
+    ),
+    SdkUnion("fields of /v1/batches", "batch_create_params", "BatchCreateParams", inventory.BATCH_FIELDS, fields=True),
+    SdkUnion(
         "fields of /v1/images/generations",
         "image_generate_params",
         "ImageGenerateParamsBase",
@@ -210,7 +282,7 @@ def main() -> int:
 def difference(union: SdkUnion) -> tuple[set[str], set[str]]:
     """Members without an entry, and entries without a member."""
     found = getattr(importlib.import_module(f"openai.types.{union.module}"), union.type)
-    names = set(_hints(found)) if union.fields else {kind for member in _members(found) for kind in _kinds(member)}
+    names = set(_hints(found)) if union.fields else {kind for member in members_of(found) for kind in _kinds(member)}
     return names - union.entries.keys(), union.entries.keys() - names - union.ours.keys()
 
 
@@ -225,19 +297,19 @@ def usage_fields() -> set[str]:
 def _add_fields(model: Any, names: set[str]) -> None:
     for name, kind in _hints(model).items():
         names.add(name)
-        for member in _members(kind):
+        for member in members_of(kind):
             if hasattr(member, "model_fields"):
                 _add_fields(member, names)
 
 
-def _members(kind: Any) -> Iterator[Any]:
+def members_of(kind: Any) -> Iterator[Any]:
     """Members of a union, however it is nested."""
     origin = get_origin(kind)
     if origin is Annotated:
-        yield from _members(get_args(kind)[0])
+        yield from members_of(get_args(kind)[0])
     elif origin in (Union, types.UnionType):
         for one in get_args(kind):
-            yield from _members(one)
+            yield from members_of(one)
     else:
         yield kind
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import itertools
+import os
 import shutil
 import tempfile
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -12,21 +14,48 @@ import pytest
 
 from tests.support.live import Live, run_sql, start_bank, stripe_environment
 from tests.support.schema import in_thread, migrated
-from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, free_port, postgres, start_sandbox
+from tests.support.servers import (
+    MAY_SERVE,
+    RedisServer,
+    Sandbox,
+    Serve,
+    Tollkeeper,
+    free_port,
+    postgres,
+    start_sandbox,
+)
 from tests.support.shop import Shop, open_shop
 from tests.support.stores import Books, close_books, open_books
 
 _numbers = itertools.count()
 
+DAY_SECONDS, LAST_SECONDS = 86_400, 20
+MEMORY, ROOM_BYTES = Path("/dev/shm"), 4 * 2**30
 
-_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "live"})
+
+_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "live", "stack"})
 """Fixtures that start a process; whatever asks for one of them, by whatever way, is marked `served`."""
 _SERVED_BY_PARAMETER = {"sql": "postgresql", "books": "redis"}
 """Fixtures that start a process for one of their parameters only."""
 
 
+_SLOW = frozenset({"shop", "page"})
+"""Fixtures of a whole shop, a ledger and a made-up Stripe in this process: flows of a purchase, of a second or so each."""
+
+
 _SERVED_FOLDERS = ("tests/browser/", "tests/clients/", "tests/sandbox/")
 """Whatever stands here starts one by its own ways."""
+
+
+def pytest_configure() -> None:
+    """Keep what tests write in memory where there is room for it.
+
+    On a disk every commit of every database waits for all the others'; what a killed process has written is in memory
+    either way.
+    """
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM_BYTES:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # it is looked up anew
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
@@ -45,6 +74,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         by_folder = item.nodeid.startswith(_SERVED_FOLDERS)
         if by_folder or by_parameter or not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.served)
+        if not _SLOW.isdisjoint(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Let only what is marked start servers; and begin no test in the last seconds of a day (UTC), as one that counts by
+    days would see two.
+    """
+    os.environ[MAY_SERVE] = "yes" if item.get_closest_marker("served") else "no"
+    left = DAY_SECONDS - time.time() % DAY_SECONDS
+    if left < LAST_SECONDS:
+        time.sleep(left)
 
 
 @pytest.fixture
@@ -227,7 +268,7 @@ def live(new_folder: Callable[[str], Path], session_sandbox: Sandbox, postgres_u
         "TOLLKEEPER_LISTEN__ADMIN_PORT": admin_port,
         "TOLLKEEPER_LISTEN__MAX_CONNECTIONS": "64",
         "TOLLKEEPER_UPSTREAM__MAX_CONNECTIONS": "64",
-        "TOLLKEEPER_BILLING__MODEL_ALLOWLIST": '["gpt-4o-mini"]',
+        "TOLLKEEPER_BILLING__MODEL_ALLOWLIST": '["gpt-6-luna", "gpt-4o-mini"]',
         "TOLLKEEPER_BILLING__MARKUP": "1.2",
     }
     server = Tollkeeper(home, environment).start()

@@ -14,13 +14,15 @@ from sqlalchemy import case, false, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.money.findings import Finding
-from billing.money.postings import CASH, CUSTOMER, DISPUTES
+from billing.money.postings import CASH, CUSTOMER, DISPUTES, PLATFORM_LOSS
 from billing.storage.database import Database
 from billing.storage.tables.core import balances, transfers, usage, usage_daily
 from billing.storage.tables.operations import finance_daily
 
 DAY_MS = 86_400_000
 CLOSE_AFTER_MS = 3_600_000
+BOOKED_WITHIN_MS = 40 * DAY_MS
+"""Usage is booked within that time of its request, also of a batch and of one that waited for a store."""
 MOST_DAYS = 400
 DAYS_AT_ONCE = 10
 """Of days that nobody computed in time; the next run takes the next ones."""
@@ -31,7 +33,10 @@ PAYMENTS = ("purchase", "refund", "dispute")
 class Figures(NamedTuple):
     """One UTC day.
 
-    `purchased` are credits with their bonus; `liability` is what customers hold at the day's end (today: now).
+    `purchased` are credits with their bonus; `liability` is what customers hold at the day's end (today: now);
+    `loss` is what `platform_loss` took, as in the books: usage that nobody could be charged for, and money that went
+    back beyond what was sold; `given_away` is the part of `cost` whose usage is free by decision (outside the rollout,
+    charging off).
     """
 
     day: str
@@ -41,11 +46,12 @@ class Figures(NamedTuple):
     loss: int
     liability: int
     requests: int
+    given_away: int = 0
 
     @property
     def margin(self) -> int:
-        """Deductions less the cost of what they paid for."""
-        return self.deducted - self.cost
+        """Deductions less the cost of what they paid for: what is given away on purpose is no loss of a price."""
+        return self.deducted - (self.cost - self.given_away)
 
 
 class RolledUp(NamedTuple):
@@ -85,26 +91,39 @@ class Finance:
         """Compute a day from the ledger and the usage rows as they are now."""
         start, end = span(day)
         within = (transfers.c.created_at >= start, transfers.c.created_at < end)
-        by_kind = (
-            select(transfers.c.kind, func.sum(transfers.c.amount_millicredits))
-            .where(*within)
-            .group_by(transfers.c.kind)
+        amount = transfers.c.amount_millicredits
+        lost = case(
+            (transfers.c.debit_account == PLATFORM_LOSS, amount),
+            (transfers.c.credit_account == PLATFORM_LOSS, -amount),
+            else_=0,
         )
+        by_kind = select(transfers.c.kind, func.sum(amount), func.sum(lost)).where(*within).group_by(transfers.c.kind)
         detail = select(func.count()).select_from(usage).where(usage.c.created_at >= start, usage.c.created_at < end)
         sums = select(func.coalesce(func.sum(usage_daily.c.requests), 0)).where(
             usage_daily.c.asked_day == start // DAY_MS
         )
+        free = (
+            select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0))
+            .join(usage, usage.c.charge_id == transfers.c.reference_id)
+            .where(*within, transfers.c.kind == "usage_cost", usage.c.free)
+            .where(usage.c.created_at >= start - BOOKED_WITHIN_MS, usage.c.created_at < end)
+        )
+        kept = select(finance_daily.c.given_away_millicredits).where(finance_daily.c.day == day.isoformat())
         async with self._db.read() as connection:
-            kinds = {row[0]: int(row[1]) for row in await connection.execute(by_kind)}
+            # of rows that retention has dropped, what was rolled up while they were there
+            given_away = max(int(cost) for cost in (await connection.execute(union_all(free, kept))).scalars())
+            rows = (await connection.execute(by_kind)).all()
             requests = sum(int(number) for number in (await connection.execute(union_all(detail, sums))).scalars())
+        kinds = {kind: int(moved) for kind, moved, _ in rows}
         return Figures(
             day.isoformat(),
             sum(kinds.get(kind, 0) for kind in PURCHASES),
             kinds.get("usage", 0),
             kinds.get("usage_cost", 0),
-            kinds.get("platform_loss", 0),
+            sum(int(loss) for _, _, loss in rows),
             await self.liability(end),
             requests,
+            given_away,
         )
 
     async def liability(self, at_ms: int | None = None) -> int:
@@ -161,6 +180,7 @@ class Finance:
                     "loss_millicredits": figures.loss,
                     "liability_millicredits": figures.liability,
                     "requests": figures.requests,
+                    "given_away_millicredits": figures.given_away,
                     "updated_at": now,
                 }
                 statement = dialect.insert(finance_daily).values(day=figures.day, **values)
@@ -207,6 +227,7 @@ class Finance:
             finance_daily.c.loss_millicredits,
             finance_daily.c.liability_millicredits,
             finance_daily.c.requests,
+            finance_daily.c.given_away_millicredits,
             finance_daily.c.updated_at,
         )
         query = select(*columns).order_by(finance_daily.c.day.desc()).limit(limit)

@@ -8,7 +8,7 @@ together with everything that has no requests of ours.
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import date
 from decimal import Decimal
 from fractions import Fraction
@@ -18,8 +18,8 @@ from sqlalchemy import case, func, or_, select
 
 from billing.accounting.daily_finance import DAY_MS, span
 from billing.money.amounts import MILLICREDITS_PER_USD
+from billing.money.catalogue.models import DATED
 from billing.money.findings import Finding
-from billing.money.pricing import DATED
 from billing.storage.database import Database
 from billing.storage.tables.core import usage, usage_daily
 
@@ -37,19 +37,20 @@ class OwnCost(NamedTuple):
     tools: bool
 
 
-async def own_costs(database: Database, day: date) -> dict[str, OwnCost]:
-    """Model (without its date) → what it cost on a day. Raises StoreUnavailable."""
+async def own_costs(database: Database, day: date, upstreams: Collection[str] | None = None) -> dict[str, OwnCost]:
+    """Model (without its date) → what it cost on a day, at all upstreams or at these. Raises StoreUnavailable."""
     start, end = span(day)
     with_tools = or_(usage.c.tool_calls != "", usage.c.web_searches > 0, usage.c.rates.like('%"more":%'))
     name = case((usage.c.billed_model != "", usage.c.billed_model), else_=usage.c.model)
+    of_these = [] if upstreams is None else [usage.c.upstream.in_(sorted(upstreams))]
     detail = (
         select(name, func.sum(usage.c.cost_millicredits), func.count(), func.max(case((with_tools, 1), else_=0)))
-        .where(usage.c.created_at >= start, usage.c.created_at < end)
+        .where(usage.c.created_at >= start, usage.c.created_at < end, *of_these)
         .group_by(name)
     )
     kept = usage_daily.c
     sums = select(kept.billed_model, kept.model, func.sum(kept.cost_millicredits), func.sum(kept.requests)).where(
-        kept.asked_day == start // DAY_MS
+        kept.asked_day == start // DAY_MS, *([] if upstreams is None else [kept.upstream.in_(sorted(upstreams))])
     )
     found: dict[str, OwnCost] = {}
     async with database.read() as connection:

@@ -195,9 +195,9 @@ async def _parts(connection: AsyncConnection) -> list[Finding]:
     return findings
 
 
-async def check_audit(database: Database) -> list[Finding]:
-    """Walk the hash chain of the audit log. Raises StoreUnavailable."""
-    verdict = await AuditLog(database).verify()
+async def check_audit(database: Database, known: Collection[str] = ()) -> list[Finding]:
+    """Walk the hash chain of the audit log; `known` heads must be in it. Raises StoreUnavailable."""
+    verdict = await AuditLog(database).verify(known)
     if not verdict.problem:
         return []
     return [

@@ -18,6 +18,7 @@ from billing.payments.purchase import MILLICREDITS_PER_CENT
 from billing.payments.purchase_store import NOT_CREDITED
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.objects import OWN_ID, BalanceTransaction, Dispute, Intent, Refund, StripeCharge, id_of
+from billing.payments.stripe.ownership import Ownership
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
 from billing.storage.tables.core import transfers
@@ -62,6 +63,7 @@ class _BookedClaim(NamedTuple):
     lost: bool
     booked_paid: int
     booked_bonus: int
+    booked_tax: int
     state: str
     total_cents: int
     tax_cents: int
@@ -69,7 +71,7 @@ class _BookedClaim(NamedTuple):
     bonus_millicredits: int
 
 
-CLAIM_FIELDS, PURCHASE_FIELDS = _BookedClaim._fields[:8], _BookedClaim._fields[8:]
+CLAIM_FIELDS, PURCHASE_FIELDS = _BookedClaim._fields[:9], _BookedClaim._fields[9:]
 
 
 class _ClaimTransfer(NamedTuple):
@@ -121,9 +123,11 @@ def _check_claims(rows: Sequence[_BookedClaim], transfers: Iterable[_ClaimTransf
     findings = []
     for group in by_purchase.values():
         should = _shares(group)
+        # what an older version booked with fractions of a cent of tax is booked anew by the next sweep: nobody's fault
+        waits = any(row.booked_tax % CENTS for row in group)
         for row, parts in zip(group, should, strict=True):
             wanted, booked = parts.paid + parts.bonus, row.booked_paid + row.booked_bonus
-            if wanted != booked:
+            if wanted != booked and not waits:
                 findings.append(Finding("claim vs what it should take", row.id, wanted, booked))
             if booked != ledger[row.id]:
                 findings.append(Finding("claim vs its transfers", row.id, booked, ledger[row.id]))
@@ -149,7 +153,8 @@ async def check_stripe(gateway: StripeGateway, database: Database, days: int) ->
     since, settled = now - days * 86_400, now - SETTLING_SECONDS
     created = {"gte": since, "lte": now}
     intents = [one async for one in gateway.intents(created=created, expand=["data.latest_charge.balance_transaction"])]
-    paid = await _paid_at_stripe(gateway, created, intents)
+    ownership = Ownership(database)
+    paid = await _paid_at_stripe(gateway, created, intents, ownership)
     refunds = [one async for one in gateway.refunds(created=created)]
     disputes = [one async for one in gateway.disputes(created=created)]
     ours = await _purchases(database, purchases.c.id, list(paid))
@@ -175,16 +180,21 @@ class _Paid(NamedTuple):
 
 
 async def _paid_at_stripe(
-    gateway: StripeGateway, created: dict[str, int], intents: Sequence[Intent]
+    gateway: StripeGateway, created: dict[str, int], intents: Sequence[Intent], ownership: Ownership
 ) -> dict[str, _Paid]:
+    """By purchase, without what is another installation's on the same Stripe account."""
     paid: dict[str, _Paid] = {}
     async for session in gateway.sessions(created=created):
-        if session.payment_status == "paid" and (session.client_reference_id or "").startswith("pur_"):
-            own = session.client_reference_id or ""
-            paid[own] = _Paid(own, session.amount_total or 0, id_of(session.payment_intent))
+        own, intent_id = session.client_reference_id or "", id_of(session.payment_intent)
+        if session.payment_status != "paid" or not own.startswith("pur_"):
+            continue
+        if not await ownership.is_foreign(session.metadata, own, session.id, intent_id):
+            paid[own] = _Paid(own, session.amount_total or 0, intent_id)
     for intent in intents:
         own = intent.metadata.get(OWN_ID, "")
-        if intent.status == "succeeded" and own and own not in paid:
+        if intent.status != "succeeded" or not own or own in paid:
+            continue
+        if not await ownership.is_foreign(intent.metadata, intent.id):
             paid[own] = _Paid(own, intent.amount_received, intent.id)
     return paid
 
@@ -205,6 +215,7 @@ async def _credited_since(database: Database, since: int, settled: int) -> list[
         purchases.c.created_at >= since * 1_000,
         purchases.c.credited_at < settled * 1_000,
         purchases.c.state == "credited",
+        purchases.c.origin != "transfer",
     )
     async with database.read() as connection:
         query = select(*columns_of(purchases, _Bought._fields)).where(*within)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from billing.balances.book import AccountState, Book, BudgetState, KeyState
 from billing.balances.journal_file import (
     ADD_CHARGE,
     ADD_HOLD,
@@ -33,20 +34,21 @@ from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import (
-    AccountState,
-    Book,
     Checkpoint,
     Entry,
     Gone,
     Held,
     HoldRequest,
-    KeyState,
     Outstanding,
     Reading,
     Refused,
     Settled,
 )
-from billing.money.spend_periods import period_start_ms
+from billing.storage.private_files import make_private
+
+MOST_COUNTS = 50_000
+"""Budgets and keys in memory from which those are forgotten that were not used for `IDLE_MS` milliseconds."""
+IDLE_MS = 3_600_000
 
 
 class EmbeddedBalances:
@@ -55,7 +57,7 @@ class EmbeddedBalances:
     def __init__(self, path: Path, ledger: Ledger, timeout_seconds: int | float) -> None:
         """`timeout_seconds` bounds how long a hold may wait for the disk before it is refused (503)."""
         self._path, self._ledger, self._timeout = path, ledger, timeout_seconds
-        self._book = Book()
+        self._book, self._most_counts = Book(), MOST_COUNTS
         self._loading: dict[str, asyncio.Task[None]] = {}
         self._writer: JournalWriter | None = None
         self._lock_file: IO[str] | None = None
@@ -68,7 +70,7 @@ class EmbeddedBalances:
 
     async def open(self) -> None:
         """Take the file, settle orphans, flush what a dead process left. Raises StoreUnavailable."""
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._path)
         self._lock_file = lock_file(self._path)
         await asyncio.to_thread(prepare_journal, self._path)
         self._writer = JournalWriter(self._path, asyncio.get_running_loop())
@@ -86,18 +88,29 @@ class EmbeddedBalances:
 
     async def hold(self, request: HoldRequest) -> Held | Refused:
         """See Balances."""
-        self._check_disk()
-        account_id = request.account_id
-        if account_id not in self._book.accounts:
-            await self._load_account(account_id)
-        if request.limits.any and request.key_id not in self._book.keys:
-            await self._load_key(request)
+        await self._load(request)
         result = self._book.hold(request, _clock_ms())
+        self._add_hold(request, result)
+        return result
+
+    async def resume(self, request: HoldRequest) -> Held | Refused | Gone:
+        """See Balances."""
+        await self._load(request)
+        result = self._book.resume(request, _clock_ms())
+        self._add_hold(request, result)
+        return result
+
+    def _add_hold(self, request: HoldRequest, result: Held | Refused | Gone) -> None:
         if isinstance(result, Held) and request.hold_id not in self._commits:
+            account_id = request.account_id
             self._commits[request.hold_id] = self._write(
                 (ADD_HOLD, (request.hold_id, account_id, request.amount, request.record)), self._figures(account_id)
             )
-        return result
+
+    async def look(self, request: HoldRequest) -> Refused | None:
+        """See Balances."""
+        await self._load(request)
+        return self._book.look(request, _clock_ms())
 
     async def wait_persisted(self, hold_id: str) -> None:
         """See Balances."""
@@ -146,6 +159,9 @@ class EmbeddedBalances:
     def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances. There is no other process: the hold stays in the book."""
         self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""))
+
+    def forget(self, hold_id: str) -> None:
+        """See Balances. There is no other process: who resolves it is in this one."""
 
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
         """See Balances."""
@@ -221,23 +237,39 @@ class EmbeddedBalances:
         if self._writer is None or self._writer.stuck_for() > self._timeout:
             raise StoreUnavailable("embedded", "the journal file cannot be written now")
 
+    async def _load(self, request: HoldRequest) -> None:
+        """Have the account and the key that a hold is for. Raises StoreUnavailable."""
+        self._check_disk()
+        if request.account_id not in self._book.accounts:
+            await self._load_account(request.account_id)
+        if request.limits.any:
+            await self._load_key(request)
+
     async def _load_account(self, account_id: str) -> None:
         """Bring a first-seen account in from SQL, once even when many requests ask at the same time."""
         task = self._loading.get(account_id)
         if task is None:
-            task = self._loading[account_id] = asyncio.create_task(self._load(account_id))
+            task = self._loading[account_id] = asyncio.create_task(self._load_figures(account_id))
             task.add_done_callback(lambda _: self._loading.pop(account_id, None))
         await asyncio.shield(task)
 
-    async def _load(self, account_id: str) -> None:
+    async def _load_figures(self, account_id: str) -> None:
         posted = await self._ledger.posted(account_id)
         self._book.accounts.setdefault(account_id, AccountState(posted.balance, 0, posted.sequence))
 
     async def _load_key(self, request: HoldRequest) -> None:
-        spent = 0
-        if request.limits.spend_limit is not None:
-            spent = await self._ledger.key_spent(request.key_id, period_start_ms(request.limits.period))
-        self._book.keys.setdefault(request.key_id, KeyState(period=request.limits.period, spent=spent))
+        """Bring a limited key in, and from SQL what was spent of each of its budgets."""
+        book, now = self._book, _clock_ms()
+        if len(book.budgets) + len(book.keys) > self._most_counts and self._on_disk == self._all_read_at:
+            book.forget_unused(now - IDLE_MS)  # SQL has whatever was charged until now
+            self._most_counts = MOST_COUNTS + 2 * (len(book.budgets) + len(book.keys))
+        for budget in request.limits.budgets:
+            known = book.budgets.get(budget.scope)
+            if known is None:
+                spent = await self._ledger.budget_spent(request, budget)
+                known = book.budgets.setdefault(budget.scope, BudgetState(budget.period, spent))
+            known.used_ms = now  # nobody forgets it while the others are read
+        book.keys.setdefault(request.key_id, KeyState()).used_ms = now
 
 
 def _clock_ms() -> int:

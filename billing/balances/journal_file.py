@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import logging
+import os
 import sqlite3
 import threading
 import time
@@ -17,6 +18,7 @@ from typing import IO
 
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry, Reading
+from billing.storage.private_files import ONLY_OURS
 
 log = logging.getLogger("tollkeeper.embedded")
 
@@ -125,7 +127,7 @@ class JournalWriter(threading.Thread):
 
 def lock_file(path: Path) -> IO[str]:
     """Own the journal file. Raises StoreUnavailable when another process does."""
-    handle = Path(f"{path}.lock").open("w")  # noqa: SIM115 - the lock lasts as long as the handle
+    handle = os.fdopen(os.open(f"{path}.lock", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, ONLY_OURS), "w")
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -14,6 +14,7 @@ from billing.storage.database import Database
 from billing.storage.tables.core import balances
 from billing.storage.tables.payments import balance_marks
 
+KIND = "balance.low"
 BATCH = 500
 
 
@@ -50,6 +51,8 @@ class LowBalance:
 
     async def watch(self) -> int:
         """Arm and fire; how many notices were queued."""
+        if not await self._notices.is_heard(KIND):
+            return 0
         limit = func.coalesce(balance_marks.c.threshold_millicredits, self._default)
         joined = balances.outerjoin(balance_marks, balance_marks.c.account_id == balances.c.account_id)
         posted = balances.c.posted_millicredits
@@ -91,4 +94,4 @@ class LowBalance:
 
 def _notice(account_id: str, crossing: int, balance: int, threshold: int) -> Notice:
     data = {"balanceMillicredits": str(balance), "thresholdMillicredits": str(threshold)}
-    return Notice(f"low_balance:{account_id}:{crossing}", account_id, "balance.low", data)
+    return Notice(f"low_balance:{account_id}:{crossing}", account_id, KIND, data)

@@ -32,6 +32,7 @@ class DayKey(NamedTuple):
     model: str
     billed_model: str
     charged: bool
+    upstream: str
 
 
 class DaySums(NamedTuple):
@@ -86,7 +87,9 @@ async def _drop_batch(database: Database, before: int, batch: int) -> int:
 def _sums_of(row: UsageRow, booked_at: int | None) -> tuple[DayKey, DaySums]:
     asked = row.created_at // DAY_MS
     booked = asked if booked_at is None else booked_at // DAY_MS
-    key = DayKey(row.account_id, booked, asked, row.key_id, row.model, row.billed_model, booked_at is not None)
+    key = DayKey(
+        row.account_id, booked, asked, row.key_id, row.model, row.billed_model, booked_at is not None, row.upstream
+    )
     amounts = (row.charged_millicredits, row.loss_millicredits, row.cost_millicredits)
     return key, DaySums(1, row.input_tokens, row.output_tokens, *amounts)
 

@@ -19,6 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.jobs.runs import RunRow, Runs
 from billing.ledger.audit_log import Change, Who, record_change
+from billing.ledger.dismissals import Dismissals
 from billing.ledger.flush import Step
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.findings import Finding
@@ -93,6 +94,7 @@ class Scheduler:
     def __init__(self, database: Database, jobs: Sequence[Job], noted: OnRun | None = None) -> None:
         """`database` must be migrated; `noted` for metrics."""
         self._db, self._runs, self._noted = database, Runs(database), noted
+        self._dismissals = Dismissals(database)
         self.jobs = {job.name: job for job in jobs}
         self._owner = secrets.token_hex(8)
         self._not_before: dict[str, float] = {}
@@ -154,6 +156,7 @@ class Scheduler:
         async with self._leased(name):
             try:
                 result = await run(await self._runs.completed_at(name))
+                result = result._replace(findings=await self._dismissals.standing(result.findings))
                 if result.problem:
                     await self._runs.keep_partly(
                         kept_as or name, started, result.findings, result.report, result.problem

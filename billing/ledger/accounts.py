@@ -1,79 +1,106 @@
-"""Accounts and API keys. A key is 256 random bits behind a readable prefix; only its SHA-256 is stored."""
+"""Accounts and API keys. A key is 256 random bits behind a readable prefix; only its SHA-256 is stored.
 
-import hashlib
+What an account is called, its app's own id for it, its e-mail address and metadata are personal data: they stand in the
+account's row and nowhere else, also not in the audit log, which says which of them changed. So `erase` can replace them
+and leave the books as they are.
+"""
+
 import secrets
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Select, insert, or_, select, update
+from sqlalchemy import Select, case, delete, insert, or_, select, update
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change
-from billing.money.amounts import Millicredits
+from billing.ledger.events.kinds import BY_CHOICE
+from billing.ledger.recharge_blocks import stop_for_closing
+from billing.ledger.records.account_details import ERASED_NAME, AccountDetails, checked_changes, checked_details, merged
+from billing.ledger.records.api_keys import (
+    HINT_LENGTH,
+    KEY_PREFIX,
+    NO_DETAILS,
+    ApiKey,
+    EndUserRules,
+    EndUserTerms,
+    KeyBudget,
+    KeyDetails,
+    KeyRow,
+    KeyRules,
+    TokenTerms,
+    api_key,
+    audited_rules,
+    hash_key,
+    new_secret,
+    read_budgets,
+    written_budgets,
+)
 from billing.money.buckets import bucket_of
-from billing.money.errors import AccountNotFound, KeyNotFound
+from billing.money.errors import AccountClosed, AccountNotFound, ExternalIdTaken, KeyNotFound, NotClosed
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
-from billing.storage.tables.core import accounts, api_keys, balances
+from billing.storage.tables.core import accounts, api_keys, balances, end_users, usage
+from billing.storage.tables.payments import notices, stripe_customers
+from billing.storage.tables.portal import access_tokens, portal_tokens
 
-KEY_PREFIX = "tk-"
-HINT_LENGTH = 8
-
-
-class KeyRules(NamedTuple):
-    """Permissions and limits of a key; None = the default of [limits], or no limit."""
-
-    models: tuple[str, ...] | None = None
-    spend_limit: Millicredits | None = None
-    spend_period: str | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    concurrency: int | None = None
-    expires_at: int | None = None
-
-
-class ApiKey(NamedTuple):
-    """A key as the data path needs it. Times are Unix milliseconds."""
-
-    key_id: str
-    account_id: str
-    account_status: str
-    rules: KeyRules
-    revoked_at: int | None
-    acted_for: bool = False
-    """True: the operator's own app acts for the account, and no key of the account's."""
+__all__ = (
+    "HINT_LENGTH",
+    "KEY_PREFIX",
+    "NO_DETAILS",
+    "ApiKey",
+    "EndUserRules",
+    "EndUserTerms",
+    "KeyBudget",
+    "KeyDetails",
+    "KeyRow",
+    "KeyRules",
+    "TokenTerms",
+    "hash_key",
+    "new_secret",
+    "read_budgets",
+    "written_budgets",
+)
+"""What is said of keys is defined in records/api_keys.py, and imported with the accounts that have them."""
 
 
 class AccountRow(NamedTuple):
-    """An account as SQL has it; `posted_millicredits` is its balance there. `created_at` in Unix milliseconds."""
+    """An account as SQL has it; `posted_millicredits` is its balance there.
+
+    `status` is active, blocked or closed; `metadata` is JSON (None: none). Times in Unix milliseconds.
+    """
 
     id: str
     name: str
     status: str
     created_at: int
+    external_id: str | None
+    email: str | None
+    metadata: str | None
+    closed_at: int | None
+    erased_at: int | None
     posted_millicredits: int
 
 
-class KeyRow(NamedTuple):
-    """A key as its owner sees it, without its hash; `models` is a JSON list (None: all). Times in Unix milliseconds."""
+class OpenedAccount(NamedTuple):
+    """An account that was asked for. `created` False: it was there, and nothing was made; `secret` is shown once."""
 
-    id: str
-    account_id: str
-    hint: str
-    models: str | None
-    spend_limit_millicredits: int | None
-    spend_period: str | None
-    requests_per_minute: int | None
-    tokens_per_minute: int | None
-    concurrency: int | None
-    expires_at: int | None
-    revoked_at: int | None
-    created_at: int
+    account: AccountRow
+    created: bool
+    key_id: str | None
+    secret: str | None
 
 
-def _listed() -> Select[Any]:
-    """Return the query of account rows."""
-    columns = (*columns_of(accounts, AccountRow._fields[:-1]), balances.c.posted_millicredits)
-    return select(*columns).join(balances, balances.c.account_id == accounts.c.id)
+STATUS = case((accounts.c.closed_at.is_not(None), "closed"), else_=accounts.c.status).label("status")
+"""An account's status in words: active, blocked, closed."""
+
+
+def account_rows() -> Select[Any]:
+    """Return the query of account rows, to read as AccountRow."""
+    fields = (STATUS if name == "status" else accounts.c[name] for name in AccountRow._fields[:-1])
+    return select(*fields, balances.c.posted_millicredits).join(balances, balances.c.account_id == accounts.c.id)
 
 
 class Accounts:
@@ -85,70 +112,147 @@ class Accounts:
 
     async def create(self, name: str, who: Who | None = None) -> str:
         """Make an account with a zero balance; return its id. `who`: the admin for the audit log."""
-        account_id = "acct_" + secrets.token_hex(12)
+        return (await self.open(AccountDetails(name), None, who)).account.id
+
+    async def open(self, details: AccountDetails, rules: KeyRules | None, who: Who | None = None) -> OpenedAccount:
+        """Make an account with a zero balance, and with `rules` its first key, all or nothing.
+
+        Safe to repeat and under races where the details have an external id: the account that has it is returned as
+        it is, without a key. Raises InvalidDetails.
+        """
+        kept = checked_details(details)
+        account_id, key_id, secret = "acct_" + secrets.token_hex(12), None, None
+        dialect = sqlite if self._db.is_sqlite else postgresql
+        statement = dialect.insert(accounts).values(id=account_id, created_at=now_ms(), **kept)
         async with self._db.write() as connection:
-            await connection.execute(insert(accounts).values(id=account_id, name=name, created_at=now_ms()))
-            await connection.execute(
-                insert(balances).values(
-                    account_id=account_id, bucket=bucket_of(account_id), posted_millicredits=0, outbox_sequence=0
-                )
-            )
-            await record_change(connection, who, Change("account.create", account_id, None, {"name": name}))
-        return account_id
+            made = await connection.execute(statement.on_conflict_do_nothing(index_elements=["external_id"]))
+            if made.rowcount == 1:
+                await insert_balance(connection, account_id)
+                named = sorted(name for name, value in kept.items() if value is not None)
+                await record_change(connection, who, Change("account.create", account_id, None, {"fields": named}))
+                if rules is not None:
+                    key_id, secret = await insert_key(connection, account_id, rules, NO_DETAILS, who)
+            same = accounts.c.id == account_id if made.rowcount == 1 else accounts.c.external_id == kept["external_id"]
+            row = (await connection.execute(account_rows().where(same))).one()
+        return OpenedAccount(AccountRow(*row), made.rowcount == 1, key_id, secret)
+
+    async def update(self, account_id: str, changes: Mapping[str, Any], who: Who, reason: str = "") -> AccountRow:
+        """Change some of name, external_id, email and metadata; None takes one away, in metadata key by key.
+
+        Raises AccountNotFound, AccountClosed once it is erased, InvalidDetails, ExternalIdTaken.
+        """
+        asked = checked_changes(changes)
+        try:
+            async with self._db.write() as connection:
+                found = await _lock(connection, account_id)
+                if found.erased_at is not None:
+                    raise AccountClosed(account_id)
+                values = {name: value for name, value in asked.items() if name != "metadata"}
+                if "metadata" in asked:
+                    values["metadata"] = merged(found.metadata, asked["metadata"])
+                if values:
+                    await connection.execute(update(accounts).where(accounts.c.id == account_id).values(**values))
+                    change = Change("account.update", account_id, None, {"fields": sorted(values)}, reason)
+                    await record_change(connection, who, change)
+                row = (await connection.execute(account_rows().where(accounts.c.id == account_id))).one()
+        except IntegrityError:
+            raise ExternalIdTaken(str(asked.get("external_id"))) from None
+        return AccountRow(*row)
+
+    async def close(self, account_id: str, who: Who, reason: str = "") -> int:
+        """Close an account for good; return how many keys died of it. Closed before: 0, and nothing is changed.
+
+        Its keys, links and sessions end, and its card is charged no more. Credits and books stay. Raises
+        AccountNotFound.
+        """
+        now = now_ms()
+        live = (api_keys.c.account_id == account_id, api_keys.c.revoked_at.is_(None))
+        async with self._db.write() as connection:
+            found = await _lock(connection, account_id)
+            if found.closed_at is not None:
+                return 0
+            ended = {"status": "blocked", "closed_at": now}
+            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(**ended))
+            keys = (await connection.execute(update(api_keys).where(*live).values(revoked_at=now))).rowcount
+            for table in (portal_tokens, access_tokens):
+                await connection.execute(delete(table).where(table.c.account_id == account_id))
+            await stop_for_closing(connection, account_id)
+            change = Change("account.close", account_id, found.status, {"status": "closed", "keys": keys}, reason)
+            await record_change(connection, who, change)
+        return int(keys)
+
+    async def erase(self, account_id: str, who: Who, reason: str = "") -> None:
+        """Replace an account's personal data: names of it, its keys and end users, addresses, its card. The books stay.
+
+        Erased before: nothing is changed. Raises AccountNotFound, NotClosed while it is open.
+        """
+        async with self._db.write() as connection:
+            found = await _lock(connection, account_id)
+            if found.closed_at is None:
+                raise NotClosed(account_id)
+            if found.erased_at is not None:
+                return
+            gone: dict[str, Any] = {
+                "name": ERASED_NAME,
+                "external_id": None,
+                "email": None,
+                "metadata": None,
+                "end_user_rules": None,
+            }
+            gone["erased_at"] = now_ms()
+            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(**gone))
+            names = update(api_keys).where(api_keys.c.account_id == account_id)
+            await connection.execute(names.values(name=None, tags=None, reference=None))
+            wallets = select(end_users.c.wallet_id).where(end_users.c.account_id == account_id)
+            named = update(accounts).where(accounts.c.id.in_(wallets.where(end_users.c.wallet_id.is_not(None))))
+            await connection.execute(named.values(name=ERASED_NAME))
+            await connection.execute(delete(end_users).where(end_users.c.account_id == account_id))
+            labels = update(usage).where(usage.c.account_id == account_id)
+            await connection.execute(labels.values(end_user="", tags=""))
+            told = delete(notices).where(notices.c.account_id == account_id, notices.c.kind == BY_CHOICE)
+            await connection.execute(told)  # they name end users
+            card = update(stripe_customers).where(stripe_customers.c.account_id == account_id)
+            await connection.execute(card.values(payment_method_id="", consented_at=None))
+            await record_change(connection, who, Change("account.erase", account_id, None, None, reason))
 
     async def everyone(self) -> list[AccountRow]:
         """Return every account, oldest first."""
         async with self._db.read() as connection:
-            rows = await connection.execute(_listed().order_by(accounts.c.created_at, accounts.c.id))
+            rows = await connection.execute(account_rows().order_by(accounts.c.created_at, accounts.c.id))
             return [AccountRow(*row) for row in rows]
 
     async def get(self, account_id: str) -> AccountRow:
         """Return one account. Raises AccountNotFound."""
         async with self._db.read() as connection:
-            row = (await connection.execute(_listed().where(accounts.c.id == account_id))).first()
+            row = (await connection.execute(account_rows().where(accounts.c.id == account_id))).first()
         if row is None:
             raise AccountNotFound(account_id)
         return AccountRow(*row)
 
     async def set_status(self, account_id: str, status: str, who: Who | None = None, reason: str = "") -> None:
-        """Make an account "active" or "blocked". Raises AccountNotFound."""
+        """Make an account "active" or "blocked". Raises AccountNotFound, AccountClosed."""
         async with self._db.write() as connection:
-            before = (
-                await connection.execute(select(accounts.c.status).where(accounts.c.id == account_id))
-            ).scalar_one_or_none()
-            changed = await connection.execute(
-                update(accounts).where(accounts.c.id == account_id).values(status=status)
-            )
-            if changed.rowcount != 1:
+            found = await _lock(connection, account_id)
+            if found.closed_at is not None:
+                raise AccountClosed(account_id)
+            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(status=status))
+            await record_change(connection, who, Change("account.status", account_id, found.status, status, reason))
+
+    async def set_region(self, account_id: str, region: str, who: Who | None = None, reason: str = "") -> None:
+        """Bind an account to a region; "" to none. Raises AccountNotFound."""
+        async with self._db.write() as connection:
+            of_it = select(accounts.c.region).where(accounts.c.id == account_id)
+            before = (await connection.execute(of_it)).scalar_one_or_none()
+            if before is None:
                 raise AccountNotFound(account_id)
-            await record_change(connection, who, Change("account.status", account_id, before, status, reason))
+            await connection.execute(update(accounts).where(accounts.c.id == account_id).values(region=region))
+            await record_change(connection, who, Change("account.region", account_id, before, region, reason))
 
     async def create_key(self, account_id: str, rules: KeyRules, who: Who | None = None) -> tuple[str, str]:
-        """Make a key; return (key id, the key itself — shown this once). Raises AccountNotFound."""
-        await self.get(account_id)
-        secret = KEY_PREFIX + secrets.token_urlsafe(32)
-        key_id = "key_" + secrets.token_hex(8)
+        """Make a key; return (key id, the key itself — shown this once). Raises AccountNotFound, AccountClosed."""
         async with self._db.write() as connection:
-            await connection.execute(
-                insert(api_keys).values(
-                    id=key_id,
-                    account_id=account_id,
-                    hash=hash_key(secret),
-                    hint=f"{secret[:HINT_LENGTH]}…{secret[-4:]}",
-                    models=msgspec.json.encode(rules.models).decode() if rules.models is not None else None,
-                    spend_limit_millicredits=rules.spend_limit,
-                    spend_period=rules.spend_period,
-                    requests_per_minute=rules.requests_per_minute,
-                    tokens_per_minute=rules.tokens_per_minute,
-                    concurrency=rules.concurrency,
-                    expires_at=rules.expires_at,
-                    created_at=now_ms(),
-                )
-            )
-            await record_change(
-                connection, who, Change("key.create", key_id, None, {"account": account_id, **rules._asdict()})
-            )
-        return key_id, secret
+            await lock_open(connection, account_id)
+            return await insert_key(connection, account_id, rules, NO_DETAILS, who)
 
     async def keys_of(self, account_id: str) -> list[KeyRow]:
         """Return an account's keys. Raises AccountNotFound."""
@@ -172,42 +276,82 @@ class Accounts:
                 connection, who, Change("key.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
             )
 
-    async def search(self, words: str, limit: int) -> list[AccountRow]:
-        """Return accounts by id, by part of their name, or by the id of one of their keys; the newest first."""
-        pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
-        of_key = select(api_keys.c.account_id).where(api_keys.c.id == words)
-        query = (
-            _listed()
-            .where(or_(accounts.c.id == words, accounts.c.name.ilike(pattern, escape="\\"), accounts.c.id.in_(of_key)))
-            .order_by(accounts.c.created_at.desc(), accounts.c.id)
-            .limit(limit)
-        )
-        async with self._db.read() as connection:
-            return [AccountRow(*row) for row in await connection.execute(query)]
-
     async def find_key(self, key_hash: str) -> ApiKey | None:
         """Return the key of that hash, revoked and expired ones included."""
+        return (await self.find_keys([key_hash])).get(key_hash)
+
+    async def find_keys(self, hashes: Sequence[str]) -> dict[str, ApiKey]:
+        """Return the keys of these hashes, by hash, in one look."""
         query = (
-            select(api_keys, accounts.c.status)
+            select(api_keys, STATUS, accounts.c.region, accounts.c.end_user_rules)
             .join(accounts, accounts.c.id == api_keys.c.account_id)
-            .where(api_keys.c.hash == key_hash)
+            .where(or_(api_keys.c.hash.in_(hashes), api_keys.c.previous_hash.in_(hashes)))
         )
         async with self._db.read() as connection:
-            row = (await connection.execute(query)).mappings().first()
-        if row is None:
-            return None
-        rules = KeyRules(
-            models=msgspec.json.decode(row["models"], type=tuple[str, ...]) if row["models"] is not None else None,
-            spend_limit=row["spend_limit_millicredits"],
-            spend_period=row["spend_period"],
-            requests_per_minute=row["requests_per_minute"],
-            tokens_per_minute=row["tokens_per_minute"],
-            concurrency=row["concurrency"],
-            expires_at=row["expires_at"],
+            rows = (await connection.execute(query)).mappings().all()
+        wanted = frozenset(hashes)
+        found = ((known, row) for row in rows for known in (row["hash"], row["previous_hash"]) if known in wanted)
+        return {known: api_key(row, known) for known, row in found}
+
+
+class _State(NamedTuple):
+    """The part of an account that a change of it depends on."""
+
+    status: str
+    metadata: str | None
+    closed_at: int | None
+    erased_at: int | None
+
+
+async def _lock(connection: AsyncConnection, account_id: str) -> _State:
+    """Lock an account's row until the transaction ends; rows that refer to it may be written.
+
+    Raises AccountNotFound.
+    """
+    query = select(*columns_of(accounts, _State._fields)).where(accounts.c.id == account_id)
+    row = (await connection.execute(query.with_for_update(key_share=True))).first()
+    if row is None:
+        raise AccountNotFound(account_id)
+    return _State(*row)
+
+
+async def lock_open(connection: AsyncConnection, account_id: str) -> None:
+    """Lock the row of an account that is not closed. Raises AccountNotFound, AccountClosed."""
+    if (await _lock(connection, account_id)).closed_at is not None:
+        raise AccountClosed(account_id)
+
+
+async def insert_balance(connection: AsyncConnection, account_id: str) -> None:
+    """Insert the balance of zero of an account that was just inserted."""
+    figures = {"bucket": bucket_of(account_id), "posted_millicredits": 0, "outbox_sequence": 0}
+    await connection.execute(insert(balances).values(account_id=account_id, **figures))
+
+
+async def insert_key(
+    connection: AsyncConnection, account_id: str, rules: KeyRules, details: KeyDetails, who: Who | None
+) -> tuple[str, str]:
+    """Insert a key of an account that is there; return (key id, the key itself)."""
+    secret, known = new_secret()
+    key_id = "key_" + secrets.token_hex(8)
+    await connection.execute(
+        insert(api_keys).values(
+            id=key_id,
+            account_id=account_id,
+            **known,
+            name=details.name,
+            tags=msgspec.json.encode(details.tags).decode() if details.tags else None,
+            reference=details.reference,
+            budgets=written_budgets(rules.budgets),
+            member=rules.member,
+            models=msgspec.json.encode(rules.models).decode() if rules.models is not None else None,
+            spend_limit_millicredits=rules.spend_limit,
+            spend_period=rules.spend_period,
+            requests_per_minute=rules.requests_per_minute,
+            tokens_per_minute=rules.tokens_per_minute,
+            concurrency=rules.concurrency,
+            expires_at=rules.expires_at,
+            created_at=now_ms(),
         )
-        return ApiKey(row["id"], row["account_id"], row["status"], rules, row["revoked_at"])
-
-
-def hash_key(secret: str) -> str:
-    """SHA-256, hex. Enough for a 256-bit random key: there is nothing to guess."""
-    return hashlib.sha256(secret.encode("utf-8", "surrogateescape")).hexdigest()
+    )
+    await record_change(connection, who, Change("key.create", key_id, None, audited_rules(account_id, rules)))
+    return key_id, secret

@@ -8,8 +8,9 @@ from typing import NamedTuple
 
 from sqlalchemy import delete, insert, select, update
 
-from billing.ledger.accounts import HINT_LENGTH, ApiKey, KeyRules, hash_key
+from billing.ledger.accounts import HINT_LENGTH, STATUS, ApiKey, KeyRules, hash_key
 from billing.ledger.audit_log import Change, Who, record_change
+from billing.ledger.records.api_keys import read_end_user_rules
 from billing.money.errors import KeyNotFound
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
@@ -125,7 +126,7 @@ class Admins:
         """
         both = admin_keys.join(accounts, accounts.c.id == account_id)
         query = (
-            select(admin_keys, accounts.c.status)
+            select(admin_keys, STATUS, accounts.c.region, accounts.c.end_user_rules)
             .select_from(both)
             .where(admin_keys.c.hash == key_hash, admin_keys.c.role == SERVICE)
         )
@@ -140,6 +141,8 @@ class Admins:
             KeyRules(expires_at=row["expires_at"]),
             row["revoked_at"],
             acted_for=True,
+            region=row["region"],
+            users=read_end_user_rules(row["end_user_rules"]),
         )
 
     async def sign_in(self, admin: Admin, who: Who, minutes: int) -> str:

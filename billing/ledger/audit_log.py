@@ -1,12 +1,16 @@
 """The audit log: what admins changed, in rows that only grow, each chained to the one before by its hash.
 
 A row is written in the transaction of the change that it tells of, so neither is there without the other. A changed,
-missing or inserted row breaks the chain; rows cut off at the end do not, so keep the head (`tollkeeper audit verify`
-prints it) elsewhere.
+missing or inserted row breaks the chain. A chain that is cut off, or written anew as a whole, is not broken: so its
+head is kept elsewhere. `tollkeeper audit head` prints it, every reconciliation logs it, and a file gathers it
+(`jobs.audit_head_file`).
 """
 
 import hashlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+import os
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import msgspec
@@ -18,6 +22,8 @@ from billing.storage.rows import columns_of
 from billing.storage.tables.operations import audit_log
 
 BEGINNING = "0" * 64
+HEAD_LINE = re.compile(r"[0-9]{1,19} ([0-9a-f]{64})")
+"""A head as `tollkeeper audit head` prints it: its number and hash."""
 BATCH = 1_000
 ADVISORY_LOCK = 7_305_002
 Check = Callable[[AsyncConnection], Awaitable[None]]
@@ -157,9 +163,14 @@ class AuditLog:
         async with self._db.read() as connection:
             return [AuditRow(*row) for row in await connection.execute(query)]
 
-    async def verify(self, known: str = "") -> ChainVerification:
-        """Walk the chain. `known`: a hash that was the head once and must still be in it."""
-        head, count, seen = ChainHead(0, BEGINNING), 0, not known
+    async def head(self) -> ChainHead:
+        """Return the last row's number and hash, without walking the chain."""
+        last = await self.newest(1)
+        return ChainHead(last[0].id, last[0].hash) if last else ChainHead(0, BEGINNING)
+
+    async def verify(self, known: Collection[str] = ()) -> ChainVerification:
+        """Walk the chain. `known`: hashes that were its head once and must still be in it."""
+        head, count, wanted = ChainHead(0, BEGINNING), 0, set(known)
         async for row in self.rows():
             if row.id != head.id + 1:
                 return ChainVerification(
@@ -170,5 +181,25 @@ class AuditLog:
             if row.hash != hash_of(row):
                 return ChainVerification(count, head, f"row {row.id} was changed after it was written")
             head, count = ChainHead(row.id, row.hash), count + 1
-            seen = seen or head.hash == known
-        return ChainVerification(count, head, "" if seen else f"no row has the hash {known}: rows were cut off")
+            wanted.discard(head.hash)
+        lost = f"no row has the hash {min(wanted)}: rows were cut off or written anew" if wanted else ""
+        return ChainVerification(count, head, lost)
+
+
+def read_heads(path: Path) -> list[str]:
+    """Hashes that a file of `keep_head` holds. Raises OSError, ValueError for a line that is none of ours."""
+    heads = []
+    for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), 1):
+        found = HEAD_LINE.fullmatch(line)
+        if found is None:
+            raise ValueError(f"line {number} of {path} is no head of an audit log")
+        heads.append(found[1])
+    return heads
+
+
+def keep_head(path: Path, head: ChainHead) -> None:
+    """Append a head to a file that only grows, unless it is there already. Raises OSError, ValueError."""
+    if path.exists() and head.hash in read_heads(path)[-1:]:
+        return
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), "a") as file:
+        file.write(f"{head.id} {head.hash}\n")

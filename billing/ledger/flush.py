@@ -25,6 +25,8 @@ RELAY_BATCH = 500
 RELAY_SECONDS = 0.2
 REAP_SECONDS = 0.5
 LEASE_MS = 3_000
+KEEP_SECONDS = 1.0
+"""Well within the lease of whoever leads."""
 BACK_OFF_SECONDS = 0.5
 
 
@@ -159,6 +161,38 @@ async def repeat(
         failing = problem
         if not found:
             await asyncio.sleep(BACK_OFF_SECONDS if failing else idle_seconds)
+
+
+def no_office() -> None:
+    """Nothing was taken on."""
+
+
+def while_leading(
+    leads: Callable[[], Awaitable[bool]], step: Callable[[], Awaitable[int]], resign: Callable[[], None] = no_office
+) -> Callable[[], Awaitable[int]]:
+    """Make a step that is taken wherever `leads()` says that this process is the one to do so, and keep it that while
+    the step lasts, however long: a lead that nobody asks for ends.
+
+    `resign` leaves what this process had taken on to whoever leads now.
+    """
+
+    async def keep() -> NoReturn:
+        while True:
+            await asyncio.sleep(KEEP_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                await leads()
+
+    async def led() -> int:
+        if not await leads():
+            resign()
+            return 0
+        keeping = asyncio.create_task(keep())
+        try:
+            return await step()
+        finally:
+            keeping.cancel()
+
+    return led
 
 
 class TransferJobs:

@@ -5,6 +5,7 @@ balance moves in the transaction of the transfer that it follows from.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -14,13 +15,17 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Check, Who, record_change
+from billing.ledger.events.kinds import BY_CHOICE
+from billing.ledger.notices import NoticeQueue
 from billing.ledger.recharge_blocks import use_up_crossing
 from billing.ledger.transfers import TransferRow, change_balance, insert_once, transfer_values
-from billing.ledger.usage_rows import UsageFilters, usage_values
+from billing.ledger.usage_rows import UsageFilters, charged_notices, usage_values
 from billing.money.amounts import Millicredits, millicredits
 from billing.money.errors import AccountNotFound, InvariantBroken, NotBooked
-from billing.money.holds import Entry
+from billing.money.holds import Budget, Entry, HoldRequest
+from billing.money.model_rates import fits_any
 from billing.money.postings import CUSTOMER, Posting, charge_postings, customer, effect_on, grant_posting
+from billing.money.spend_periods import period_start_ms
 from billing.money.usage_record import UsageRecord, UsageRow, decode_record
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
@@ -28,6 +33,7 @@ from billing.storage.tables.core import balances, buckets, outbox, transfers, us
 from billing.storage.tables.payments import claims
 
 ID_BATCH = 500
+ABOVE_EVERY_ID = 2**63 - 1
 DAY_MS = 86_400_000
 CLAIMS = ("refund", "dispute")
 """Types of references that name what takes a purchase back."""
@@ -59,12 +65,15 @@ class OutboxRow(NamedTuple):
 class Ledger:
     """Reads and writes transfers, usage, balances and the outbox. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database, on_booked: OnBooked | None = None) -> None:
+    def __init__(
+        self, database: Database, on_booked: OnBooked | None = None, notices: NoticeQueue | None = None
+    ) -> None:
         """`database` must be migrated.
 
-        `on_booked` is told of every charge that this object books, once, after its commit.
+        `on_booked` is told of every charge that this object books, once, after its commit; `notices` take those charges
+        for whoever listens to them.
         """
-        self._db, self._on_booked = database, on_booked
+        self._db, self._on_booked, self._notices = database, on_booked, notices
 
     async def post(self, entries: Sequence[Entry]) -> int:
         """Book settled charges: usage rows, transfers and balances in one transaction; return how many were new.
@@ -140,6 +149,10 @@ class Ledger:
         new = await self._insert_usage(connection, rows) if rows else []
         postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
         await _post(connection, postings)
+        if new and self._notices is not None:
+            booked = set(new)
+            make = partial(charged_notices, [row for row in rows if row["charge_id"] in booked])
+            await self._notices.write_if_heard(connection, BY_CHOICE, make)
         return [charges[charge_id][0] for charge_id in new]
 
     async def _dropped(
@@ -200,6 +213,19 @@ class Ledger:
         )
         return millicredits(int((await connection.execute(query)).scalar_one()))
 
+    async def granted_since(self, connection: AsyncConnection, reference: str, since_ms: int) -> Millicredits:
+        """Return the millicredits granted since a time under references that begin like this, to whatever accounts.
+
+        In the transaction of a grant.
+        """
+        query = select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0)).where(
+            transfers.c.kind == "adjustment",
+            transfers.c.credit_account.startswith(customer("")),
+            transfers.c.reference_id.startswith(reference, autoescape=True),
+            transfers.c.created_at >= since_ms,
+        )
+        return millicredits(int((await connection.execute(query)).scalar_one()))
+
     async def posted(self, account_id: str) -> PostedBalance:
         """Return the account's balance as the ledger has it. Raises AccountNotFound."""
         async with self._db.read() as connection:
@@ -208,13 +234,17 @@ class Ledger:
             raise AccountNotFound(account_id)
         return PostedBalance(*found)
 
-    async def posted_in(self, bucket: int | None = None) -> list[PostedBalance]:
-        """Return every account's balance (of one bucket)."""
-        query = _posted_query().order_by(balances.c.account_id)
-        if bucket is not None:
-            query = query.where(balances.c.bucket == bucket)
+    async def number_of_accounts(self) -> int:
+        """Return how many accounts have a balance, be it zero."""
         async with self._db.read() as connection:
-            return [PostedBalance(*row) for row in await connection.execute(query)]
+            return int((await connection.execute(select(func.count()).select_from(balances))).scalar_one())
+
+    async def posted_in(self, bucket: int, after: str, limit: int) -> list[PostedBalance]:
+        """Return the balances of at most `limit` accounts of a bucket, by account id, of those behind `after`."""
+        query = _posted_query().where(balances.c.bucket == bucket, balances.c.account_id > after)
+        async with self._db.read() as connection:
+            rows = await connection.execute(query.order_by(balances.c.account_id).limit(limit))
+            return [PostedBalance(*row) for row in rows]
 
     async def charged_ids(self, charge_ids: Iterable[str]) -> set[str]:
         """Return those of these charges that are in SQL."""
@@ -227,18 +257,52 @@ class Ledger:
                 found.update(rows.scalars())
         return found
 
-    async def key_spent(self, key_id: str, since_ms: int) -> Millicredits:
-        """Return the millicredits that a key was charged since a time."""
-        detail = select(func.coalesce(func.sum(usage.c.charged_millicredits), 0)).where(
-            usage.c.key_id == key_id, usage.c.created_at >= since_ms
+    async def budget_spent(self, request: HoldRequest, budget: Budget) -> Millicredits:
+        """Return the millicredits of a request's budget that were charged in its period."""
+        since = period_start_ms(budget.period)
+        if budget.end_user:
+            found = await self.end_users_spent(request.account_id, [budget.end_user], since, budget.models)
+            return found[budget.end_user]
+        return (await self.keys_spent([request.key_id], since, budget.models))[request.key_id]
+
+    async def end_users_spent(
+        self, account_id: str, names: Sequence[str], since_ms: int, models: tuple[str, ...] | None = None
+    ) -> dict[str, Millicredits]:
+        """Return the millicredits that an account was charged for each of these end users since a time, for models
+        that fit these globs. Not older than the rows of single requests are.
+        """
+        query = (
+            select(usage.c.end_user, usage.c.model, func.sum(usage.c.charged_millicredits))
+            .where(usage.c.account_id == account_id, usage.c.end_user.in_(names), usage.c.end_user != "")
+            .where(usage.c.created_at >= since_ms)
+            .group_by(usage.c.end_user, usage.c.model)
+        )
+        spent = dict.fromkeys(names, 0)
+        async with self._db.read() as connection:
+            for name, model, part in await connection.execute(query):
+                if models is None or fits_any(model, models):
+                    spent[name] += int(part)
+        return {name: millicredits(total) for name, total in spent.items()}
+
+    async def keys_spent(
+        self, key_ids: Sequence[str], since_ms: int, models: tuple[str, ...] | None = None
+    ) -> dict[str, Millicredits]:
+        """Return the millicredits that each of these keys was charged since a time, for models that fit these globs."""
+        detail = select(usage.c.key_id, usage.c.model, func.sum(usage.c.charged_millicredits)).where(
+            usage.c.key_id.in_(key_ids), usage.c.created_at >= since_ms
         )
         # periods begin with a day, so the sums of dropped rows are wholly inside or outside
-        sums = select(func.coalesce(func.sum(usage_daily.c.charged_millicredits), 0)).where(
-            usage_daily.c.key_id == key_id, usage_daily.c.asked_day >= -(-since_ms // DAY_MS)
+        kept = usage_daily.c
+        sums = select(kept.key_id, kept.model, func.sum(kept.charged_millicredits)).where(
+            kept.key_id.in_(key_ids), kept.asked_day >= -(-since_ms // DAY_MS)
         )
+        query = union_all(detail.group_by(usage.c.key_id, usage.c.model), sums.group_by(kept.key_id, kept.model))
+        spent = dict.fromkeys(key_ids, 0)
         async with self._db.read() as connection:
-            parts = (await connection.execute(union_all(detail, sums))).scalars()
-            return millicredits(sum(int(part) for part in parts))
+            for key_id, model, part in await connection.execute(query):
+                if models is None or fits_any(model, models):
+                    spent[key_id] += int(part)
+        return {key_id: millicredits(total) for key_id, total in spent.items()}
 
     async def outbox_pending(self, limit: int) -> list[OutboxRow]:
         """Return rows not yet applied to the balance store, oldest first."""
@@ -258,13 +322,18 @@ class Ledger:
     async def transfers_of(self, account_id: str, limit: int, before_id: int | None = None) -> list[TransferRow]:
         """Return a customer's ledger rows, newest first."""
         name = customer(account_id)
-        query = select(*TRANSFER_COLUMNS).where(
-            or_(transfers.c.debit_account == name, transfers.c.credit_account == name)
-        )
-        if before_id is not None:
-            query = query.where(transfers.c.id < before_id)
+        # each side by its own index, from where the page begins: one condition on both would read the whole account
+        sides = [
+            select(*TRANSFER_COLUMNS).where(
+                side == name, transfers.c.id < (ABOVE_EVERY_ID if before_id is None else before_id)
+            )
+            for side in (transfers.c.debit_account, transfers.c.credit_account)
+        ]
+        newest = [select(side.order_by(transfers.c.id.desc()).limit(limit).subquery()) for side in sides]
+        rows_of_both = union_all(*newest).subquery()
+        query = select(rows_of_both).order_by(rows_of_both.c.id.desc()).limit(limit)
         async with self._db.read() as connection:
-            found = await connection.execute(query.order_by(transfers.c.id.desc()).limit(limit))
+            found = await connection.execute(query)
             rows = [TransferRow._make((*row, 0, None)) for row in found]
             claimed = {_claim_id(row.reference_id): None for row in rows if row.reference_type in CLAIMS}
             of_claims = select(claims.c.id, claims.c.purchase_id).where(claims.c.id.in_(claimed))
@@ -305,8 +374,9 @@ def _posted_query() -> Select[Any]:
 
 
 def _postings(entry: Entry, record: UsageRecord) -> list[Posting]:
+    cost = record.cost_millicredits
     return charge_postings(
-        record.charge_id, record.account_id, entry.charged, entry.loss, record.cost_millicredits, now_ms()
+        record.charge_id, record.account_id, entry.charged, entry.loss, cost, now_ms(), record.upstream
     )
 
 

@@ -4,14 +4,13 @@ import json
 from typing import Any, NamedTuple
 
 from sqlalchemy import insert, select
-from sqlalchemy.dialects import postgresql, sqlite
 
 from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import BillingError
 from billing.money.pricing import load_catalogue
 from billing.money.rate_card import read_card
 from billing.storage.database import Database, now_ms
-from billing.storage.rows import columns_of
+from billing.storage.rows import columns_of, insert_if_new
 from billing.storage.tables.core import rate_activations, rate_cards
 
 
@@ -46,12 +45,10 @@ class RateCards:
     async def add(self, document: dict[str, Any], actor: str, who: Who | None = None) -> bool:
         """Keep a checked card; False when it is known already. Raises RateCardError when its id has other prices."""
         card_id, text = document["catalogueId"], _canonical(document)
-        dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
             # whoever else adds it at the same moment (workers that start together) is waited for, not collided with
             values = {"id": card_id, "document": text, "created_at": now_ms(), "actor": actor}
-            statement = dialect.insert(rate_cards).values(values).on_conflict_do_nothing().returning(rate_cards.c.id)
-            if (await connection.execute(statement)).first() is None:
+            if not await insert_if_new(connection, rate_cards, values, ("id",)):
                 known = (
                     await connection.execute(select(rate_cards.c.document).where(rate_cards.c.id == card_id))
                 ).scalar_one()

@@ -7,12 +7,15 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from sqlalchemy import insert, select, update
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.money.errors import AccountNotFound, ReferenceTaken
 from billing.money.postings import CUSTOMER, Posting, effect_on
+from billing.storage.rows import insert_if_new
 from billing.storage.tables.core import balances, outbox, transfers
+
+REFERENCE = ("kind", "reference_id")
+"""Columns by which a transfer is booked once."""
 
 
 class TransferRow(NamedTuple):
@@ -54,10 +57,8 @@ async def move(connection: AsyncConnection, postings: Sequence[Posting]) -> None
 
 async def insert_missing(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
     """Book postings that touch no customer and may have been booked before (keyed by Stripe's own ids): I4."""
-    if postings:
-        dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-        rows = [transfer_values(posting) for posting in postings]
-        await connection.execute(dialect.insert(transfers).on_conflict_do_nothing(), rows)
+    for posting in postings:
+        await insert_if_new(connection, transfers, transfer_values(posting), REFERENCE)
 
 
 async def insert_once(connection: AsyncConnection, posting: Posting) -> bool:
@@ -65,9 +66,7 @@ async def insert_once(connection: AsyncConnection, posting: Posting) -> bool:
 
     Raises ReferenceTaken when something else was.
     """
-    dialect = sqlite if connection.dialect.name == "sqlite" else postgresql
-    statement = dialect.insert(transfers).values(transfer_values(posting)).on_conflict_do_nothing()
-    if (await connection.execute(statement.returning(transfers.c.id))).first() is not None:
+    if await insert_if_new(connection, transfers, transfer_values(posting), REFERENCE):
         return True
     columns = (transfers.c.debit_account, transfers.c.credit_account, transfers.c.amount_millicredits)
     query = select(*columns).where(transfers.c.kind == posting.kind, transfers.c.reference_id == posting.reference_id)

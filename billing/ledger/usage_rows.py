@@ -1,11 +1,13 @@
 """Rows of `usage`: how a settled charge becomes one, and which of them a listing shows."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, String, and_, or_
+from sqlalchemy import BigInteger, ColumnElement, String, func, literal, tuple_
 
+from billing.ledger.events.kinds import BY_CHOICE
+from billing.ledger.notices import Notice
 from billing.money.holds import Entry
 from billing.money.usage_record import UsageRecord
 from billing.storage.tables.core import usage
@@ -20,6 +22,8 @@ COUNTS = tuple(
     if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits")
 )
 MOST = 2**62
+MOST_TOLD = 100
+"""Requests in one event."""
 
 
 class UsageFilters(NamedTuple):
@@ -31,6 +35,8 @@ class UsageFilters(NamedTuple):
     since_ms: int | None = None
     until_ms: int | None = None
     request_id: str | None = None
+    end_user: str | None = None
+    tag: str | None = None
     before: tuple[int, str] | None = None
 
     def conditions(self) -> list[ColumnElement[bool]]:
@@ -40,9 +46,13 @@ class UsageFilters(NamedTuple):
             (usage.c.model, self.model),
             (usage.c.key_id, self.key_id),
             (usage.c.endpoint, self.endpoint),
+            (usage.c.end_user, self.end_user),
         ):
             if value is not None:
                 found.append(column == value)
+        if self.tag is not None:
+            lines = literal("\n") + usage.c.tags + "\n"
+            found.append(func.replace(lines, f"\n{self.tag}\n", "") != lines)
         if self.request_id is not None:
             found.append(usage.c.charge_id == self.request_id)
         if self.since_ms is not None:
@@ -50,8 +60,9 @@ class UsageFilters(NamedTuple):
         if self.until_ms is not None:
             found.append(usage.c.created_at < self.until_ms)
         if self.before is not None:
-            at, charge_id = self.before
-            found.append(or_(usage.c.created_at < at, and_(usage.c.created_at == at, usage.c.charge_id < charge_id)))
+            # a comparison of rows, which the index can start at, and one that partitions are chosen by
+            found.append(tuple_(usage.c.created_at, usage.c.charge_id) < tuple_(*self.before))
+            found.append(usage.c.created_at <= self.before[0])
         return found
 
 
@@ -68,3 +79,34 @@ def usage_values(entry: Entry, record: UsageRecord) -> dict[str, Any]:
     for name in COUNTS:
         row[name] = min(row[name], MOST)
     return row
+
+
+def charged_notices(rows: Iterable[Mapping[str, Any]]) -> list[Notice]:
+    """Return the events of charges that are being booked: of each account, so many requests in one."""
+    by_account: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        by_account.setdefault(row["account_id"], []).append(row)
+    told = []
+    for account_id, charged in by_account.items():
+        for start in range(0, len(charged), MOST_TOLD):
+            some = charged[start : start + MOST_TOLD]
+            data = {"requests": [_told(row) for row in some]}
+            told.append(Notice(f"{BY_CHOICE}:{some[0]['charge_id']}", account_id, BY_CHOICE, data))
+    return told
+
+
+def _told(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a charge as events have it."""
+    return {
+        "requestId": row["charge_id"],
+        "keyId": row["key_id"],
+        "endpoint": row["endpoint"],
+        "model": row["model"],
+        "inputTokens": row["input_tokens"],
+        "cachedTokens": row["cached_tokens"],
+        "outputTokens": row["output_tokens"],
+        "chargedMillicredits": str(row["charged_millicredits"]),
+        "endUser": row["end_user"] or None,
+        "tags": row["tags"].split("\n") if row["tags"] else [],
+        "createdAtMs": row["created_at"],
+    }

@@ -6,6 +6,10 @@ BillingError
 ├── NotBooked            SQL answered and will not take a charge: trying again the same way will not help
 ├── ReferenceTaken       another amount, or another account's, was booked under this reference
 ├── AccountNotFound      no such account
+├── AccountClosed        the account is closed for good
+├── NotClosed            the account must be closed first
+├── InvalidDetails       a name, an external id, an e-mail address, metadata that cannot be kept
+├── ExternalIdTaken      another account has this external id
 ├── KeyNotFound          no such key
 ├── TooManyCheckouts     an account opens payment pages faster than a person buys
 ├── NotYet               what this belongs to is not known yet, or others are at it: later
@@ -30,10 +34,10 @@ class UnpricedModel(BillingError):
 class StoreUnavailable(BillingError):
     """The store named does not answer. `in_doubt` = the command may still have been carried out."""
 
-    def __init__(self, store: str, reason: str, *, in_doubt: bool = False) -> None:
-        """`store` is redis, embedded or sql."""
+    def __init__(self, store: str, reason: str, *, in_doubt: bool = False, kept: bool = False) -> None:
+        """`store` is redis, embedded, sql or stripe; `kept`: Stripe keeps this failure under the idempotency key."""
         super().__init__(f"{store}: {reason}")
-        self.store, self.in_doubt = store, in_doubt
+        self.store, self.in_doubt, self.kept = store, in_doubt, kept
 
 
 class NotBooked(BillingError):
@@ -46,12 +50,46 @@ class ReferenceTaken(BillingError):
     def __init__(self, reference_id: str) -> None:
         """`reference_id` as it was given."""
         super().__init__(
-            f"the reference {reference_id!r} was booked before for another account or amount; nothing was booked now"
+            f"the reference {reference_id!r} was used before for another account, purchase or amount; "
+            "nothing was booked now"
         )
 
 
 class AccountNotFound(BillingError):
     """There is no account of that id."""
+
+
+class AccountClosed(BillingError):
+    """The account is closed for good: it gets no keys and is not opened again."""
+
+    def __init__(self, account_id: str) -> None:
+        """`account_id` of the account."""
+        super().__init__(f"the account {account_id} is closed for good")
+
+
+class NotClosed(BillingError):
+    """The account is open: it must be closed first."""
+
+    def __init__(self, account_id: str) -> None:
+        """`account_id` of the account."""
+        super().__init__(f"the account {account_id} is open: close it first")
+
+
+class InvalidDetails(BillingError):
+    """Something that was said of an account cannot be kept; `field` is its name."""
+
+    def __init__(self, field: str, rule: str) -> None:
+        """`rule` completes the sentence "the field must ..."."""
+        super().__init__(f"{field} must {rule}")
+        self.field, self.rule = field, rule
+
+
+class ExternalIdTaken(BillingError):
+    """Another account has this external id."""
+
+    def __init__(self, external_id: str) -> None:
+        """`external_id` as it was given."""
+        super().__init__(f"another account has the external id {external_id!r}")
 
 
 class KeyNotFound(BillingError):
@@ -69,10 +107,13 @@ class NotYet(BillingError):
 class StripeRefused(BillingError):
     """Stripe will not do this; asking again the same way will not help."""
 
-    def __init__(self, code: str, message: str, status: int) -> None:
-        """`code` and `message` are Stripe's own; `status` is the HTTP status."""
+    def __init__(self, code: str, message: str, status: int, *, kept: bool = False) -> None:
+        """`code` and `message` are Stripe's own; `status` is the HTTP status.
+
+        `kept`: the refusal is that of the idempotency key, not of now: another key is answered anew.
+        """
         super().__init__(f"Stripe refused ({code}): {message}")
-        self.code, self.status = code, status
+        self.code, self.status, self.kept = code, status, kept
 
 
 class InvariantBroken(BillingError):

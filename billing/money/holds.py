@@ -7,34 +7,52 @@
 A hold resolves exactly once: whoever comes second finds it gone. `available = balance - held` and a hold
 is admitted only while available covers it, so settling can never break the bound (I1 and I2 of docs/architecture.md).
 
-`Book` is these rules in memory; it is what the embedded store runs on, and what lua/*.lua does in Redis.
-One conformance suite (tests/billing/balances/test_conformance.py) holds both to the same behaviour.
+What a store is asked and answers stands here. `Book` (billing/balances/book.py) is these rules in memory: what the
+embedded store runs on, and what lua/*.lua does in Redis. One conformance suite
+(tests/billing/balances/test_conformance.py) holds both to the same behaviour.
 """
 
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
-from billing.money.amounts import Millicredits, millicredits
+from billing.money.amounts import Millicredits
 
 MINUTE_US = 60_000_000
+KEPT_SECONDS = 7 * 86_400
+"""Seconds for which a store keeps what it counts of end users and of passing keys, from its last use on: longer than
+any hold, so that nobody gives back to a count that was read anew. SQL says the rest.
+"""
 RefusalSource = Literal["balance", "in_flight", "key_limit", "requests_per_minute", "tokens_per_minute", "concurrency"]
 
 
-class KeyLimits(NamedTuple):
-    """The limits of one API key; None or 0 = none. `period` names the running spend period, e.g. "2026-11"."""
+class Budget(NamedTuple):
+    """Limit of one period ("2026-11"; they sort by name) for some models' globs; `scope`: whose and what, for ever.
 
-    spend_limit: Millicredits | None = None
-    period: str = ""
+    `end_user`: of that end user of the account that pays, whatever the key; "": of the key.
+    """
+
+    scope: str
+    period: str
+    limit: Millicredits
+    models: tuple[str, ...] | None = None
+    end_user: str = ""
+
+
+class KeyLimits(NamedTuple):
+    """The limits of one API key, and of who uses it; 0 = none. Of `budgets` every one must leave enough.
+
+    `passing`: the key is one of many that come and go.
+    """
+
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     concurrency: int = 0
+    budgets: tuple[Budget, ...] = ()
+    passing: bool = False
 
     @property
     def any(self) -> bool:
         """True when the key is limited at all."""
-        return bool(
-            self.requests_per_minute or self.tokens_per_minute or self.concurrency or self.spend_limit is not None
-        )
+        return bool(self.requests_per_minute or self.tokens_per_minute or self.concurrency or self.budgets)
 
 
 class HoldRequest(NamedTuple):
@@ -50,21 +68,37 @@ class HoldRequest(NamedTuple):
     record: bytes
 
 
+class Leads(NamedTuple):
+    """How far a key's minute buckets are ahead of now, in microseconds: 0 = full, 60,000,000 = empty.
+
+    0 too where the key has no such limit, or the hold was made before.
+    """
+
+    requests_us: int = 0
+    tokens_us: int = 0
+
+
+NO_LEADS = Leads()
+
+
 class Held(NamedTuple):
     """The hold stands; figures are after it, in millicredits."""
 
     balance: int
     held: int
+    leads: Leads = NO_LEADS
 
 
 class Refused(NamedTuple):
-    """The hold was not made. `key_available` is what the key's own spend limit leaves (key_limit only)."""
+    """The hold was not made. With key_limit: what the key's tightest budget leaves, and its place among them."""
 
     source: RefusalSource
     balance: int
     held: int
     key_available: int = 0
     retry_after_ms: int = 0
+    leads: Leads = NO_LEADS
+    budget: int = 0
 
 
 class Settled(NamedTuple):
@@ -132,6 +166,16 @@ class Balances(Protocol):
         """Admit or refuse; durable when it returns, unless `wait_persisted()` says to wait."""
         ...
 
+    async def look(self, request: HoldRequest) -> Refused | None:
+        """Return why a hold would be refused now, None where it would be made; nothing is held or counted."""
+        ...
+
+    async def resume(self, request: HoldRequest) -> Held | Refused | Gone:
+        """Take on a hold that another process detached, or make it again where it was lost; Gone once one that had
+        taken it on resolved it: several may, and it is charged once (I4).
+        """
+        ...
+
     async def wait_persisted(self, hold_id: str) -> None:
         """Return once the hold is on disk: before the first byte of a paid answer reaches the client."""
         ...
@@ -158,11 +202,15 @@ class Balances(Protocol):
         ...
 
     def detach(self, hold_id: str, account_id: str) -> None:
-        """Let go of a hold without resolving it: another process takes it on by `hold()`, with the same id, within its
-        lease.
+        """Let go of a hold without resolving it: another process takes it on by `resume()`, with the same id,
+        within its lease.
 
         As an orphan it would be released: what it owes is only known to the one that takes it on.
         """
+        ...
+
+    def forget(self, hold_id: str) -> None:
+        """Live no longer by a hold that another process has taken on and resolves."""
         ...
 
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
@@ -172,192 +220,3 @@ class Balances(Protocol):
     async def read(self, account_id: str) -> Reading:
         """Return the account's figures."""
         ...
-
-
-@dataclass(slots=True)
-class Hold:
-    """A pending hold."""
-
-    hold_id: str
-    account_id: str
-    key_id: str
-    amount: Millicredits
-    tokens: int
-    tokens_per_minute: int
-    limited: bool
-    period: str
-    since_ms: int
-    expires_ms: int
-    checkpoint: Millicredits
-    record: bytes
-
-
-@dataclass(slots=True)
-class AccountState:
-    """One account's figures and its live holds' total."""
-
-    balance: int
-    held: int
-    sequence: int
-
-
-@dataclass(slots=True)
-class KeyState:
-    """Use of a limited key. `*_tat_us`: GCRA's theoretical arrival times of its minute buckets."""
-
-    period: str = ""
-    spent: int = 0
-    held: int = 0
-    inflight: int = 0
-    request_tat_us: int = 0
-    token_tat_us: int = 0
-
-
-@dataclass(slots=True)
-class Book:
-    """All accounts, keys and holds of one process. Times are milliseconds of any one clock."""
-
-    accounts: dict[str, AccountState] = field(default_factory=dict)
-    keys: dict[str, KeyState] = field(default_factory=dict)
-    holds: dict[str, Hold] = field(default_factory=dict)
-
-    def hold(self, request: HoldRequest, now_ms: int) -> Held | Refused:
-        """Admit if limits and available allow. The account (and a limited key) must be loaded."""
-        account = self.accounts[request.account_id]
-        if request.hold_id in self.holds:
-            return Held(account.balance, account.held)
-        limits = request.limits
-        if limits.any:
-            # a request that began before the period ended counts in the one that runs: a period never goes back
-            limits = limits._replace(period=max(limits.period, self.keys[request.key_id].period))
-            request = request._replace(limits=limits)
-            refusal = self._check_key(request, account, now_ms)
-            if refusal:
-                return refusal
-        if request.amount and account.balance - account.held < request.amount:
-            source: RefusalSource = "in_flight" if account.balance >= request.amount else "balance"
-            return Refused(source, account.balance, account.held)
-        if limits.any:
-            self._take_key(request, now_ms)
-        account.held = millicredits(account.held + request.amount)
-        self.holds[request.hold_id] = Hold(
-            request.hold_id,
-            request.account_id,
-            request.key_id,
-            request.amount,
-            request.tokens,
-            limits.tokens_per_minute,
-            limits.any,
-            limits.period if limits.any else "",
-            now_ms,
-            now_ms + request.lease_ms,
-            Millicredits(0),
-            request.record,
-        )
-        return Held(account.balance, account.held)
-
-    def settle(self, hold_id: str, account_id: str, due: Millicredits, tokens: int | None = None) -> Settled | Gone:
-        """Resolve a hold with `due` millicredits; `tokens` corrects the tokens-per-minute estimate."""
-        account = self.accounts[account_id]
-        hold = self.holds.pop(hold_id, None)
-        if hold is None:
-            return Gone(account.balance, account.held)
-        available = account.balance - account.held
-        charged = min(due, hold.amount + max(0, available))
-        account.balance = millicredits(account.balance - charged)
-        account.held = millicredits(account.held - hold.amount)
-        if hold.limited:
-            self._settle_key(hold, charged, tokens)
-        return Settled(charged, due - charged, account.balance, account.held)
-
-    def mark(self, mark: Checkpoint) -> bool:
-        """Remember what an orphan would be charged (never more than the hold: I2); False when the hold is gone."""
-        hold = self.holds.get(mark.hold_id)
-        if hold is None:
-            return False
-        hold.checkpoint = Millicredits(min(mark.amount, hold.amount))
-        hold.record = mark.record or hold.record
-        return True
-
-    def shrink(self, hold_id: str, amount: Millicredits) -> bool:
-        """Lower a hold, not below its checkpoint; False when it is gone or not larger."""
-        hold = self.holds.get(hold_id)
-        if hold is None:
-            return False
-        less = hold.amount - max(amount, hold.checkpoint)
-        if less <= 0:
-            return False
-        hold.amount = millicredits(hold.amount - less)
-        account = self.accounts[hold.account_id]
-        account.held = millicredits(account.held - less)
-        if hold.limited:
-            self.keys[hold.key_id].held -= less
-        return True
-
-    def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
-        """Apply outbox row `sequence`; True when applied now or before, False on a gap."""
-        account = self.accounts[account_id]
-        if sequence <= account.sequence:
-            return True
-        if sequence != account.sequence + 1:
-            return False
-        account.balance = millicredits(account.balance + delta)
-        account.sequence = sequence
-        return True
-
-    def _check_key(self, request: HoldRequest, account: AccountState, now_ms: int) -> Refused | None:
-        limits, key = request.limits, self.keys[request.key_id]
-
-        def refuse(source: RefusalSource, *, retry_ms: int = 0, left: int = 0) -> Refused:
-            return Refused(source, account.balance, account.held, left, retry_ms)
-
-        if limits.concurrency and key.inflight >= limits.concurrency:
-            return refuse("concurrency", retry_ms=1_000)
-        if limits.requests_per_minute:
-            wait_us = (
-                max(key.request_tat_us, now_ms * 1_000)
-                + MINUTE_US // limits.requests_per_minute
-                - MINUTE_US
-                - now_ms * 1_000
-            )
-            if wait_us > 0:
-                return refuse("requests_per_minute", retry_ms=-(-wait_us // 1_000))
-        if limits.tokens_per_minute:
-            wait_us = (
-                max(key.token_tat_us, now_ms * 1_000)
-                + _token_cost_us(request.tokens, limits)
-                - MINUTE_US
-                - now_ms * 1_000
-            )
-            if wait_us > 0:
-                return refuse("tokens_per_minute", retry_ms=-(-wait_us // 1_000))
-        if limits.spend_limit is not None:
-            spent = key.spent if key.period == limits.period else 0
-            left = limits.spend_limit - spent - key.held
-            if left < request.amount:
-                return refuse("key_limit", left=left)
-        return None
-
-    def _take_key(self, request: HoldRequest, now_ms: int) -> None:
-        limits, key = request.limits, self.keys[request.key_id]
-        if key.period != limits.period:
-            key.period, key.spent = limits.period, 0
-        key.held += request.amount
-        key.inflight += 1
-        if limits.requests_per_minute:
-            key.request_tat_us = max(key.request_tat_us, now_ms * 1_000) + MINUTE_US // limits.requests_per_minute
-        if limits.tokens_per_minute:
-            key.token_tat_us = max(key.token_tat_us, now_ms * 1_000) + _token_cost_us(request.tokens, limits)
-
-    def _settle_key(self, hold: Hold, charged: int, tokens: int | None) -> None:
-        key = self.keys[hold.key_id]
-        key.held -= hold.amount
-        key.inflight -= 1
-        if key.period == hold.period:
-            key.spent += charged
-        if tokens is not None and hold.tokens_per_minute:
-            key.token_tat_us -= max(0, hold.tokens - tokens) * MINUTE_US // hold.tokens_per_minute
-
-
-def _token_cost_us(tokens: int, limits: KeyLimits) -> int:
-    return tokens * MINUTE_US // limits.tokens_per_minute

@@ -1,13 +1,17 @@
 """Rates of one model as exact integers, and what a usage costs by them: sums of products, not yet rounded."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from decimal import Decimal
+from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import NamedTuple
+from functools import cache
+from importlib.resources import files
+from typing import Any, NamedTuple
 
 import msgspec
 
-from billing.money.amounts import MILLICREDITS_PER_USD
+from billing.money.amounts import MILLICREDITS_PER_CREDIT, MILLICREDITS_PER_USD
 from billing.money.errors import InvariantBroken
 from billing.money.usage import Usage
 
@@ -15,8 +19,34 @@ SCALE = 10**15
 """Rates are multiples of 10**-15 millicredits: prices have at most 12 decimals a million tokens and 15 a second."""
 PER_UNIT = SCALE * MILLICREDITS_PER_USD
 """Factor from USD per call, character or second to a rate."""
+STORAGE_PRICE = "vector_store_gb_day"
+"""Price of storage among those of tools; what is counted under its name are bytes that were kept for a day."""
+BYTES_PER_GB = 10**9
+"""OpenAI does not say which GB it means: by the smaller one nobody is billed less than it costs."""
 CACHE_WRITE_30M_FACTOR = Fraction(5, 4)
 CACHE_WRITE_12H_FACTOR = Fraction(5, 2)
+
+
+ABOVE_LONG = "per_million_tokens_above_272k_input"
+
+
+class Adjustment(NamedTuple):
+    """Difference of an upstream's prices from the rate card.
+
+    Everything costs `factor` times as much, and OpenAI's uplift comes on top in its regions ("" = in none).
+    """
+
+    factor: str = "1"
+    region: str = ""
+
+    def of(self, model: str) -> Decimal:
+        """Return the factor of a model's prices there."""
+        uplift = regional_uplifts(self.region).get(model, "1") if self.region else "1"
+        return Decimal(self.factor) * Decimal(uplift)
+
+
+AS_LISTED = Adjustment()
+_encode_exact = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ModelRates(NamedTuple):
@@ -41,6 +71,34 @@ class ModelRates(NamedTuple):
     millisecond: int
     character: int
     snapshot: msgspec.Raw
+
+
+class _CardPrices(msgspec.Struct):
+    """Prices of a snapshot, as the card has them."""
+
+    usdPerMillionTokens: dict[str, str]  # noqa: N815 - the snapshot's own names
+    usdPerUnit: dict[str, str]  # noqa: N815
+
+    @classmethod
+    def of(cls, card: ModelRates) -> "_CardPrices":
+        return msgspec.json.decode(card.snapshot, type=cls)
+
+
+@cache
+def regional_uplifts(region: str) -> Mapping[str, str]:
+    """Return model → factor at OpenAI's host of that region; empty for a region that it has no host in."""
+    found: dict[str, Any] = json.loads(files("config").joinpath("prices/regional.json").read_text(encoding="utf-8"))
+    models: dict[str, str] = found["models"]
+    return models if region in found["regions"] else {}
+
+
+def adjusted(prices: Mapping[str, str], factor: Decimal | int) -> dict[str, str]:
+    """Return decimal prices times a factor, exactly."""
+    return dict(prices) if factor == 1 else {name: _plain(Decimal(price) * factor) for name, price in prices.items()}
+
+
+def _plain(value: Decimal) -> str:
+    return format(value.normalize(), "f")
 
 
 def model_rates(
@@ -119,6 +177,25 @@ def scaled_cost(card: ModelRates, usage: Usage) -> int:
     )
 
 
+def customer_price(tier: str, short: ModelRates, long: ModelRates | None, markup: Fraction) -> msgspec.Raw:
+    """Return what a customer pays, as JSON for display: credits per million tokens by part, and per unit."""
+    first = _CardPrices.of(short)
+    price: dict[str, object] = {
+        "unit": "credits",
+        "service_tier": tier,
+        "per_million_tokens": _in_credits(first.usdPerMillionTokens, markup),
+        **_in_credits(first.usdPerUnit, markup),
+    }
+    if long is not None:
+        price[ABOVE_LONG] = _in_credits(_CardPrices.of(long).usdPerMillionTokens, markup)
+    return msgspec.Raw(_encode_exact(price))
+
+
+def _in_credits(usd: Mapping[str, str], markup: Fraction) -> dict[str, Decimal]:
+    times = Decimal(markup.numerator) / markup.denominator * (MILLICREDITS_PER_USD // MILLICREDITS_PER_CREDIT)
+    return {name: Decimal(format((Decimal(price) * times).normalize(), "f")) for name, price in usd.items()}
+
+
 def exact_rate(price: str, scale: int) -> int:
     """Return a decimal string times `scale` as an integer. Raises InvariantBroken when not exact, or negative."""
     value = Fraction(Decimal(price)) * scale
@@ -127,6 +204,19 @@ def exact_rate(price: str, scale: int) -> int:
     return value.numerator
 
 
+def call_rate(name: str, price: str) -> int:
+    """Return a tool's price as the rate of what is counted under its name: a call, or a byte kept for a day.
+
+    Raises InvariantBroken when it cannot be exact.
+    """
+    return exact_rate(price, PER_UNIT // BYTES_PER_GB if name == STORAGE_PRICE else PER_UNIT)
+
+
 def _times(rate: int, factor: Fraction) -> int:
     product = rate * factor
     return -(-product.numerator // product.denominator)
+
+
+def fits_any(model: str, globs: Iterable[str]) -> bool:
+    """Tell whether a model's name fits one of these globs: `gpt-6*` names every model that begins like that."""
+    return any(glob == "*" or fnmatchcase(model, glob) for glob in globs)

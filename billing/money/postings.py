@@ -12,7 +12,10 @@ REVENUE = "revenue"
 PROMO = "promo"
 PLATFORM_LOSS = "platform_loss"
 COGS = "cogs"
-PAYABLE = "payable:openai"
+PAYABLE = "payable:"
+"""Before the name of the upstream that a cost is owed to."""
+DEFAULT_UPSTREAM = "openai"
+"""Name of the upstream that a record without one means: the only one, before there were several."""
 TAX = "payable:tax"
 DISPUTES = "disputes"
 FEES = "fees"
@@ -38,14 +41,22 @@ def customer(account_id: str) -> str:
     return CUSTOMER + account_id
 
 
+def payable(upstream: str) -> str:
+    """Return the account of what is owed to an upstream; "" is the default one."""
+    return PAYABLE + (upstream or DEFAULT_UPSTREAM)
+
+
 def charge_postings(
-    charge_id: str, account_id: str, charged: int, loss: int, cost: int, created_at: int
+    charge_id: str, account_id: str, charged: int, loss: int, cost: int, created_at: int, upstream: str = ""
 ) -> list[Posting]:
-    """Return a settled request's postings: customer → revenue, its cost, what nobody pays. Zero parts post nothing."""
+    """Return a settled request's postings: customer → revenue, its cost, what nobody pays. Zero parts post nothing.
+
+    `upstream`: who is owed the cost, "" the default one.
+    """
     rows = [
         Posting(customer(account_id), REVENUE, charged, "usage", "charge", charge_id, created_at),
         Posting(PLATFORM_LOSS, REVENUE, loss, "platform_loss", "charge", charge_id, created_at),
-        Posting(COGS, PAYABLE, cost, "usage_cost", "charge", charge_id, created_at),
+        Posting(COGS, payable(upstream), cost, "usage_cost", "charge", charge_id, created_at),
     ]
     if min(charged, loss, cost) < 0:
         raise InvariantBroken(f"charge {charge_id} has a negative part")

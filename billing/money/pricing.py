@@ -5,11 +5,9 @@ decimals for a million tokens and 15 for a second), so a charge is integer sums 
 once. Rules and their sources: docs/openai.md#price-formula, #service-tiers, #hosted-tools.
 """
 
+import copy
 import json
-import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal
-from fnmatch import fnmatchcase
 from fractions import Fraction
 from importlib.resources import files
 from typing import Any, NamedTuple, NoReturn
@@ -17,52 +15,23 @@ from typing import Any, NamedTuple, NoReturn
 import msgspec
 
 from billing.money.amounts import Millicredits, RoundingMode, round_up
+from billing.money.catalogue.from_card import CardModels
+from billing.money.catalogue.models import DATED, Model
+from billing.money.catalogue.price_plan import PlannedModels, PlanPrices
 from billing.money.errors import InvariantBroken, UnpricedModel
-from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
+from billing.money.model_rates import (
+    AS_LISTED,
+    SCALE,
+    Adjustment,
+    ModelRates,
+    call_rate,
+    customer_price,
+    scaled_cost,
+)
 from billing.money.usage import MAX_TOKENS, Usage
 
-LONG_CONTEXT_TOKENS = 272_000
-"""Above this many input tokens the whole request costs the long rates; exactly this many is still short."""
-
+Row = Mapping[str, Any]
 TIER_OF_ECHO = {"default": "default", "standard": "default", "auto": "default", "fast": "priority"}
-DATED = re.compile(r"^(.+)-\d{4}-\d{2}-\d{2}$")
-
-
-class Tier(NamedTuple):
-    """One service tier: the usual card, and the one for long context where the model has one."""
-
-    short: ModelRates
-    long: ModelRates | None
-
-    def card(self, input_tokens: int) -> ModelRates:
-        """Return the card that a request with that much input is priced by."""
-        return self.long if self.long is not None and input_tokens > LONG_CONTEXT_TOKENS else self.short
-
-
-class Model(NamedTuple):
-    """A model that can be sold: what it costs us (`tiers`), what customers pay, and what bounds it.
-
-    Customers pay `markup` times the cost, or by `sale` where a tier has explicit prices.
-    """
-
-    name: str
-    mode: str
-    endpoints: frozenset[str]
-    reasoning: bool
-    context_window: int | None
-    max_input_tokens: int | None
-    max_output_tokens: int | None
-    searches_each_call: bool
-    tiers: Mapping[str, Tier]
-    markup: Fraction
-    sale: Mapping[str, Tier]
-
-    def tier(self, name: str) -> Tier:
-        """Return the rates of a service tier. Raises UnpricedModel when this model is not sold in it."""
-        found = self.tiers.get(name)
-        if found is None:
-            raise UnpricedModel(self.name, f"has no price in service tier {name!r}.")
-        return found
 
 
 class Charge(NamedTuple):
@@ -101,46 +70,57 @@ class Bounds(NamedTuple):
 
 
 class BookOrigin(NamedTuple):
-    """A rate card's id, and the markup and rounding that a book was made with."""
+    """A rate card's id, and the markup, rounding and adjustment that a book was made with.
+
+    `plan`: the version of the price plan that it sells by; "" = everyone's prices.
+    """
 
     card_id: str
     markup: str
     rounding: RoundingMode
-
-
-def family(name: str) -> str:
-    """Return the name under which a model's figures are shown: without its date, of a fine-tuned one the base.
-
-    A name that is served is priced by itself or by such a name (PriceBook.find), so there are no more of them than
-    priced models, whatever dates and owners clients think of.
-    """
-    base = f"ft:{name.split(':')[1]}" if name.startswith("ft:") else name
-    dated = DATED.match(base)
-    return dated[1] if dated else base
+    adjustment: Adjustment = AS_LISTED
+    plan: str = ""
 
 
 class PriceBook:
     """All prices that apply now: a rate card's costs, and what customers pay for them."""
 
-    def __init__(self, catalogue: Mapping[str, Any], markup: str, rounding: RoundingMode) -> None:
-        """`catalogue` as in config/prices/catalogue.json; `markup` a decimal string, "1" sells at cost.
+    def __init__(self, catalogue: Row, markup: str, rounding: RoundingMode, adjustment: Adjustment = AS_LISTED) -> None:
+        """`catalogue` as in config/prices/catalogue.json; `markup` a decimal string, "1" sells at cost; `adjustment`
+        of the upstream that these are the prices of, which leaves prices per call as they are.
 
         The catalogue may have `prices`: {"markup": "1.2", "models": {GLOB: {"markup": "1.5"} or {"rates": ...}}},
         which then wins over `markup`. Raises InvariantBroken for a price that cannot be exact.
         """
-        sale = catalogue.get("prices", {})
+        made = CardModels(catalogue, markup, adjustment)
         self.catalogue_id: str = catalogue["catalogueId"]
         self.effective_from: str = catalogue["effectiveFrom"]
-        self._markup_text: str = sale.get("markup", markup)
-        self._rules: Mapping[str, Any] = sale.get("models", {})
+        self.plan_id = ""
+        """Version of the price plan that it sells by; "" = everyone's prices."""
+        self._markup_text = made.markup
         self._rounding: RoundingMode = rounding
-        self._calls = {name: exact_rate(price, PER_UNIT) for name, price in catalogue["tools"].items()}
-        self._models = {name: self._model(name, row) for name, row in catalogue["models"].items() if is_priced(row)}
+        self._adjustment = adjustment
+        self._calls = {name: call_rate(name, price) for name, price in catalogue["tools"].items()}
+        self._shown: dict[tuple[str, str], msgspec.Raw] = {}
+        """What customers are shown of a model's price in a tier: made once, as lists of models are asked for often."""
+        self._models: Mapping[str, Model] = made.models()
+        self._services: Mapping[str, Model] = made.services()
+
+    def under(self, plan: PlanPrices) -> "PriceBook":
+        """Return these costs as a price plan sells them; its models are made as they are asked for."""
+        book = copy.copy(self)
+        book._sell_by(plan)  # noqa: SLF001 - a copy of its own
+        return book
+
+    def _sell_by(self, plan: PlanPrices) -> None:
+        self.plan_id, self._shown = plan.version_id, {}
+        self._models = PlannedModels(self._models, plan)
+        self._services = PlannedModels(self._services, plan)
 
     @property
     def origin(self) -> "BookOrigin":
         """The parts that this very book can be made of again."""
-        return BookOrigin(self.catalogue_id, self._markup_text, self._rounding)
+        return BookOrigin(self.catalogue_id, self._markup_text, self._rounding, self._adjustment, self.plan_id)
 
     def names(self) -> list[str]:
         """Every priced model's name, sorted."""
@@ -156,6 +136,19 @@ class PriceBook:
         if model is None and (dated := DATED.match(name)):
             return self._models.get(dated[1])
         return model
+
+    def service(self, name: str) -> Model:
+        """Return what stands for a model where none is at work: SEARCH, STORAGE. Only its calls cost, with markup."""
+        return self._services[name]
+
+    def customer_price(self, model: Model, tier: str) -> msgspec.Raw:
+        """Return what customers pay for a model in a tier, in credits, as JSON for display."""
+        shown = self._shown.get((model.name, tier))
+        if shown is None:
+            sold = model.sale.get(tier)
+            card, markup = (model.tier(tier), model.markup) if sold is None else (sold, Fraction(1))
+            shown = self._shown[model.name, tier] = customer_price(tier, card.short, card.long, markup)
+        return shown
 
     def prices_call(self, name: str) -> bool:
         """Tell whether a hosted tool's call has a price."""
@@ -182,6 +175,20 @@ class PriceBook:
             due += self._due(line.model, line.tier, line.usage, its_cost)
             cards.append(other)
         return self._charge(card, cost, due, cards)
+
+    def running(self) -> "RunningCharge":
+        """Begin a charge that is added up line by line and rounded once at its end."""
+        return RunningCharge(self)
+
+    def exact(self, line: ModelUsage) -> tuple[ModelRates, int, Fraction | int]:
+        """(card, cost, due) of one model's usage in 10**-15 millicredits, not rounded. Raises UnpricedModel."""
+        card = line.model.tier(line.tier).card(line.usage.input_tokens)
+        cost = self._cost(card, line.usage)
+        return card, cost, self._due(line.model, line.tier, line.usage, cost)
+
+    def rounded(self, cards: Sequence[ModelRates], cost: int, due: Fraction) -> Charge:
+        """Round sums of `exact` up, once; the first card gives the tier, all of them the snapshot."""
+        return self._charge(cards[0], cost, due, cards[1:])
 
     def ceiling(self, model: Model, tier: str, bounds: Bounds) -> Charge:
         """Price the most that a request within `bounds` can cost (I2): all at the dearest rate that can apply."""
@@ -259,61 +266,35 @@ class PriceBook:
             raise UnpricedModel(name, "has no price per call.")
         return rate
 
-    def _model(self, name: str, row: Mapping[str, Any]) -> Model:
-        rule: Mapping[str, Any] = next(
-            (rule for pattern, rule in self._rules.items() if fnmatchcase(name, pattern)), {}
-        )
-        markup = rule.get("markup", self._markup_text)
-        return Model(
-            name=name,
-            mode=row["mode"],
-            endpoints=frozenset(row["endpoints"]),
-            reasoning=row["reasoning"],
-            context_window=row["contextWindow"],
-            max_input_tokens=row["maxInputTokens"],
-            max_output_tokens=row["maxOutputTokens"],
-            searches_each_call=row.get("webSearchIncluded", False),
-            tiers=self._tiers(row, row["rates"], markup, rule.get("rates", {})),
-            markup=Fraction(Decimal(markup)),
-            sale=self._tiers(row, rule["rates"], markup, {}) if "rates" in rule else {},
-        )
 
-    def _tiers(
-        self, row: Mapping[str, Any], rates: Mapping[str, Any], markup: str, explicit: Mapping[str, Any]
-    ) -> dict[str, Tier]:
-        units = {name: row[name] for name in ("per_second", "per_character") if name in row}
-        units |= {"web_search": row["per_call"]["web_search"]} if "web_search" in row.get("per_call", {}) else {}
-        tiers = {}
-        for tier, block in (rates or {"default": {"short": {}}}).items():
-            cards: dict[str, ModelRates] = {}
-            for context, parts in block.items():
-                sold = explicit.get(tier, {})
-                shown = (
-                    {"markup": markup}
-                    if tier not in explicit
-                    else {"customerUsdPerMillionTokens": sold.get(context, sold["short"])}
-                )
-                cards[context] = self._card(tier, context, parts, units, shown)
-            tiers[tier] = Tier(cards["short"], cards.get("long"))
-        return tiers
+class RunningCharge:
+    """Charge of many answers of one kind, each priced by its own card: sums in 10**-15 millicredits, rounded once."""
 
-    def _card(
-        self, tier: str, context: str, rates: Mapping[str, str], units: Mapping[str, str], sold: Mapping[str, Any]
-    ) -> ModelRates:
-        snapshot = {
-            "rateCardId": self.catalogue_id,
-            "tier": tier,
-            "context": context,
-            "usdPerMillionTokens": dict(rates),
-            "usdPerUnit": dict(units),
-            **sold,
-        }
-        return model_rates(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
+    def __init__(self, prices: PriceBook) -> None:
+        """Start with nothing."""
+        self._prices = prices
+        self._cost, self._plain, self._due = 0, 0, Fraction(0)
+        self._cards: dict[bytes, ModelRates] = {}
 
+    def add(self, line: ModelUsage) -> None:
+        """Add the usage of one answer. Raises UnpricedModel."""
+        card, cost, due = self._prices.exact(line)
+        self._cost, self._due = self._cost + cost, self._due + due
+        self._plain += scaled_cost(card, line.usage)  # calls have one price, whatever the card
+        self._cards[bytes(card.snapshot)] = card
 
-def is_priced(row: Mapping[str, Any]) -> bool:
-    """Tell whether a catalogue row has any price to sell by."""
-    return bool(row["rates"] or "per_second" in row or "per_character" in row)
+    def charge(self, total: Usage) -> Charge | None:
+        """Round what was added; None when nothing was.
+
+        `total` is what its row says. Where that cannot be priced again, because several cards were used or a report
+        contradicted itself, the snapshot has a second card.
+        """
+        cards = list(self._cards.values())
+        if not cards:
+            return None
+        if len(cards) == 1 and scaled_cost(cards[0], total) != self._plain:
+            cards *= 2
+        return self._prices.rounded(cards, self._cost, self._due)
 
 
 def tier_of(echo: str | None, asked: str) -> str:
@@ -335,7 +316,9 @@ def read_catalogue(text: str) -> dict[str, Any]:
 
 
 def _scaled_ceiling(card: ModelRates, bounds: Bounds) -> int:
-    dearest_in = max(card.input, card.cache_write_30m, card.image_input)
+    dearest_in = max(  # a price list of somebody's may sell what was cached above what was not
+        card.input, card.cached_input, card.cache_write_30m, card.image_input, card.cached_image_input
+    )
     if bounds.cache_write_12h:
         dearest_in = max(dearest_in, card.cache_write_12h)
     dearest_out = max(card.output, card.image_output)
@@ -343,7 +326,7 @@ def _scaled_ceiling(card: ModelRates, bounds: Bounds) -> int:
         dearest_out = max(dearest_out, card.audio_output)
     return (
         dearest_in * (bounds.input_tokens - bounds.audio_input_tokens)
-        + max(dearest_in, card.audio_input) * bounds.audio_input_tokens
+        + max(dearest_in, card.audio_input, card.cached_audio_input) * bounds.audio_input_tokens
         + dearest_out * bounds.output_tokens
         + card.web_search * bounds.web_searches
         + card.millisecond * bounds.milliseconds

@@ -3,21 +3,26 @@
 A card is config/prices/catalogue.json's shape, optionally with `prices` (what customers pay):
 
     {"catalogueId": "acme-2026-12", "effectiveFrom": "2026-12-01", "tools": {...}, "models": {...},
-     "prices": {"markup": "1.2", "models": {"gpt-4o*": {"markup": "1.5"}, "gpt-5": {"rates": {...}}}}}
+     "prices": {"markup": "1.2", "models": {"gpt-6*": {"markup": "1.5"}, "gpt-5.5": {"rates": {...}}}}}
+
+A model's `ends` is the last day (UTC) on which it is sold; without one, or with null, it is sold until another card.
 """
 
 import re
 from collections.abc import Iterator, Mapping
+from datetime import date
 from typing import Annotated, Any
 
 import msgspec
 
 from billing.money.amounts import MoneyError
+from billing.money.catalogue.models import is_priced
 from billing.money.errors import InvariantBroken
-from billing.money.pricing import PriceBook, is_priced, read_catalogue
+from billing.money.pricing import PriceBook, read_catalogue
 
 Price = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,15})?$")]
 Name = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,120}$")]
+MOST_ID = 80
 CARD_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,79}$")
 TIERS = frozenset(("default", "flex", "priority", "ultrafast", "batch"))
 NEEDED = {
@@ -31,6 +36,10 @@ NEEDED = {
 }
 """Mode → the sets of parts of which one must be priced; every other mode produces text."""
 TEXT = ({"input", "output"},)
+SALE_SHAPE = (
+    'sale prices are written {"prices": {"markup": "1.2", "models": {"gpt-6*": {"markup": "1.5"}}}}: a markup for all, '
+    "then by model or pattern a `markup`, or `rates` of its own; every number in quotes"
+)
 
 
 class BadRateCard(MoneyError):
@@ -48,6 +57,8 @@ class _Row(msgspec.Struct):
     per_call: dict[str, Price] = {}
     per_second: Price | None = None
     per_character: Price | None = None
+    ends: date | None = None
+    successor: Name | None = None
 
 
 class _PriceRule(msgspec.Struct, forbid_unknown_fields=True):
@@ -74,7 +85,8 @@ def read_card(text: str) -> dict[str, Any]:
         document = read_catalogue(text)
         card = msgspec.convert(document, _Card)
     except msgspec.ValidationError as error:
-        raise BadRateCard(f"the rate card is not complete: {error}") from None
+        shape = f"; {SALE_SHAPE}" if " - at `$.prices" in str(error) else ""
+        raise BadRateCard(f"the rate card is not complete: {error}{shape}") from None
     except (ValueError, InvariantBroken, RecursionError) as error:
         raise BadRateCard(f"the rate card cannot be read: {error}") from None
     if not CARD_ID.match(card.catalogueId):
@@ -115,8 +127,22 @@ def _check_row(name: str, row: _Row) -> None:
         raise BadRateCard(f"models.{name}.rates has no default tier")
 
 
+def refreshed(active: Mapping[str, Any], newer: Mapping[str, Any], card_id: str | None = None) -> dict[str, Any]:
+    """Return a card with what a newer catalogue says, and what only the active card has: models, tools, sale prices.
+
+    Without `card_id` it has the catalogue's, or one made of both where it says more than the catalogue.
+    """
+    more: dict[str, Any] = {name: {**active[name], **newer[name]} for name in ("models", "tools")}
+    if "prices" in active and "prices" not in newer:
+        more["prices"] = active["prices"]
+    made = newer["catalogueId"]
+    if any(newer.get(name) != value for name, value in more.items()):
+        made = f"{made}.{active['catalogueId']}"[:MOST_ID]
+    return {**newer, **more, "catalogueId": card_id or made}
+
+
 def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict[str, str | None]]:
-    """Return what changes from one card to another: one row a price, sorted; None where it is not priced."""
+    """Return what changes from one card to another: one row a price or end date, sorted; None where there is none."""
     old, new = dict(_prices(before)), dict(_prices(after))
     return [
         {"price": name, "before": old.get(name), "after": new.get(name)}
@@ -126,13 +152,14 @@ def difference(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[dict
 
 
 def _prices(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Every price of a card by its path."""
+    """Every price and end date of a card by its path."""
     for tool, price in document["tools"].items():
         yield f"tools.{tool}", price
     for name, row in document["models"].items():
         yield from ((f"{name}.{path}", price) for path, price in _rates(row["rates"]))
         yield from ((f"{name}.{unit}", row[unit]) for unit in ("per_second", "per_character") if unit in row)
         yield from ((f"{name}.per_call.{call}", price) for call, price in row.get("per_call", {}).items())
+        yield from ((f"{name}.{fact}", row[fact]) for fact in ("ends", "successor") if row.get(fact) is not None)
     sale = document.get("prices", {})
     if "markup" in sale:
         yield "prices.markup", sale["markup"]

@@ -6,7 +6,7 @@ Some rows do not hold all that their price came from. They are passed over, and 
     rest           what was still due after such a checkpoint: the difference of two prices, of which the row has one
     other models   a hosted tool ran another model, whose counts are in no row
     cached media   how much of the cached input was sound or pictures is in no row, and they have prices of their own
-    tool price     a tool was called and its price was set apart from its rate card
+    tool price     a tool was called and its price was set apart from its rate card (by the card's own explicit prices)
 """
 
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ import msgspec
 
 from billing.money.amounts import round_up
 from billing.money.errors import InvariantBroken
-from billing.money.model_rates import PER_UNIT, SCALE, ModelRates, exact_rate, model_rates, scaled_cost
+from billing.money.model_rates import SCALE, ModelRates, call_rate, model_rates, scaled_cost
 from billing.money.usage import Usage
 from billing.money.usage_record import REST_SUFFIX, UsageRow
 
@@ -50,17 +50,19 @@ def reprice(row: UsageRow, tools: Mapping[str, str]) -> Priced | Excluded:
     cost_card = _card(rates, rates["usdPerMillionTokens"])
     explicit = rates.get("customerUsdPerMillionTokens")
     calls = msgspec.json.decode(row.tool_calls) if row.tool_calls else {}
-    if calls and (explicit is not None or not calls.keys() <= tools.keys()):
+    if calls and ((explicit is not None and "markup" not in rates) or not calls.keys() <= tools.keys()):
         return "tool price"
     if row.cached_tokens and _media_apart(cost_card, row):
         return "cached media"
-    called = sum(exact_rate(tools[name], PER_UNIT) * number for name, number in calls.items())
+    called = sum(call_rate(name, tools[name]) * number for name, number in calls.items())
     options = set()
     for usage in _readings(row):
         cost = scaled_cost(cost_card, usage) + called
-        due = Fraction(cost) * Fraction(Decimal(rates.get("markup", "1")))
-        if explicit is not None:
-            due = Fraction(scaled_cost(_card(rates, explicit), usage))
+        markup = Fraction(Decimal(rates.get("markup", "1")))
+        due = cost * markup
+        if explicit is not None:  # of a price plan, whose units have prices of their own; of a card they have not
+            units = rates.get("customerUsdPerUnit", rates["usdPerUnit"])
+            due = scaled_cost(_card({**rates, "usdPerUnit": units}, explicit), usage) + called * markup
         for mode in ("exact", "ceil"):  # which way it was rounded is a setting of its day
             options.add((int(round_up(cost, SCALE)), int(round_up(due.numerator, SCALE * due.denominator, mode))))
     return Priced(frozenset(options))

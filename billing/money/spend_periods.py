@@ -20,6 +20,15 @@ def period_name(period: str, now_ms: int) -> str:
     return "total"
 
 
+def period_of(name: str) -> Period:
+    """Return which kind of period has this name."""
+    if name == "total":
+        return "total"
+    if "W" in name:
+        return "week"
+    return "month" if len(name) == len("2026-11") else "day"
+
+
 def period_start_ms(name: str) -> int:
     """Return when the named period began, in Unix milliseconds ("total": 0)."""
     if name == "total":
@@ -36,11 +45,16 @@ def period_start_ms(name: str) -> int:
 
 def period_end_ms(period: str, now_ms: int) -> int | None:
     """Return when the running period ends, in Unix milliseconds ("total": never, None)."""
-    if period == "total":
+    return named_period_end_ms(period_name(period, now_ms))
+
+
+def named_period_end_ms(name: str) -> int | None:
+    """Return when the named period ends, in Unix milliseconds ("total": never, None)."""
+    if name == "total":
         return None
-    start = datetime.fromtimestamp(period_start_ms(period_name(period, now_ms)) // 1000, UTC)
-    days = {"day": 1, "week": 7, "month": 32}[period]
-    following = start + timedelta(days=days)
-    if period == "month":
+    start = datetime.fromtimestamp(period_start_ms(name) // 1000, UTC)
+    is_month = len(name) == len("2026-11")
+    following = start + timedelta(days=7 if "W" in name else 32 if is_month else 1)
+    if is_month:
         following = following.replace(day=1)
     return int(following.timestamp()) * 1_000

@@ -32,6 +32,11 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     characters: int = 0
     calls: tuple[tuple[str, int], ...] = ()
 
+    @property
+    def total_tokens(self) -> int:
+        """Tokens in and out."""
+        return self.input_tokens + self.output_tokens
+
     def is_consistent(self) -> bool:
         """Tell whether `normalised()` would change nothing, for counts that are not negative."""
         inside = self.input_tokens

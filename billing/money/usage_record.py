@@ -14,6 +14,8 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     `charge_id` is the request id, which is the hold id, chosen before the first try. `created_at` is the
     time of admission, so that a repeat of the same charge is the same row. What was charged is not in
     here: the balance store decides it when it settles (never more than hold + available).
+    `upstream` is who served it, "" the default one; `tries` those that were asked before and did not, as JSON;
+    `abandoned_millicredits` what these may bill us for it.
     """
 
     charge_id: str
@@ -49,6 +51,12 @@ class UsageRecord(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omi
     status: int = 200
     first_byte_ms: int = 0
     duration_ms: int = 0
+    upstream: str = ""
+    tries: str = ""
+    abandoned_millicredits: int = 0
+    end_user: str = ""
+    tags: str = ""
+    """One a line; what the customer's app says of the request."""
 
 
 class UsageRow(NamedTuple):
@@ -92,6 +100,11 @@ class UsageRow(NamedTuple):
     upstream_id: str
     first_byte_ms: int
     duration_ms: int
+    end_user: str
+    tags: str
+    upstream: str = ""
+    tries: str = ""
+    abandoned_millicredits: int = 0
 
 
 encode_record = msgspec.json.Encoder().encode

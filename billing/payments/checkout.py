@@ -1,5 +1,6 @@
 """Opening a payment page: the purchase is in SQL before Stripe is asked, and asking twice opens one page."""
 
+import logging
 from typing import NamedTuple
 
 from billing.money.amounts import written_credits
@@ -11,6 +12,8 @@ from billing.payments.stripe.objects import CheckoutSession
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
+
+log = logging.getLogger("tollkeeper.stripe")
 
 ATTEMPTS = 3
 LONGEST_WAIT_MS = 30_000
@@ -71,18 +74,30 @@ class Checkout:
                 await self._sync.session(purchase.session_id)
         raise NotYet("the last payment page is still being settled")
 
-    async def customer(self, account_id: str, name: str) -> str:
-        """Return the account's Stripe customer, made at its first purchase."""
+    async def customer(self, purchase: Purchase, name: str) -> str:
+        """Return the Stripe customer of a purchase's account, made at the first one.
+
+        Stripe keeps what went wrong under a key for a day: then a key of the purchase is the way on, and the next
+        purchase has another. At worst a customer is left over that nothing is charged to.
+        """
+        account_id = purchase.account_id
         buyer = await self._customers.find(account_id)
         if buyer is not None:
             return buyer.customer_id
-        return await self._customers.insert(
-            account_id, await self._gateway.create_customer(account_id, name, f"customer:{account_id}")
-        )
+        try:
+            made = await self._gateway.create_customer(account_id, name, f"customer:{account_id}")
+        except (StoreUnavailable, StripeRefused) as failed:
+            if not failed.kept:
+                raise
+            log.warning("the customer of %s is asked for by another key: Stripe keeps %s", account_id, failed)
+            made = await self._gateway.create_customer(
+                account_id, name, f"customer:{account_id}:{purchase.idempotency_key}"
+            )
+        return await self._customers.insert(account_id, made)
 
     async def _ask(self, purchase: Purchase, name: str) -> Purchase:
-        customer_id = purchase.customer_id or await self.customer(purchase.account_id, name)
         try:
+            customer_id = purchase.customer_id or await self.customer(purchase, name)
             purchase = await self._purchases.assign_customer(purchase.id, customer_id)
             try:
                 session = await self._create(purchase)
@@ -92,9 +107,11 @@ class Checkout:
                 purchase = await self._with_new_customer(purchase, name)
                 session = await self._create(purchase)
         except StoreUnavailable as away:
-            # Stripe keeps the result of a key, its own failures too: after a while another key is the way on. Should a
-            # page exist for this one, nobody has its address; should it be paid all the same, it is credited.
-            if away.store == "stripe" and now_ms() - purchase.created_at > LONGEST_WAIT_MS:
+            # Stripe keeps the result of a key, its own failures too: another key is the way on, at once where it says
+            # so, else after a while. Should a page exist for this one, nobody has its address; should it be paid all
+            # the same, it is credited.
+            waited = now_ms() - purchase.created_at > LONGEST_WAIT_MS
+            if away.store == "stripe" and (away.kept or waited):
                 await self._purchases.give_up(purchase.id, "failed", "Stripe did not answer")
             raise
         except StripeRefused as refused:

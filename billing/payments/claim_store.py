@@ -13,9 +13,9 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change
-from billing.ledger.recharge_blocks import stop_for_dispute, use_up_crossing
+from billing.ledger.recharge_blocks import WARNED, stop_for_risk, use_up_crossing
 from billing.ledger.transfers import insert_missing, move
-from billing.money.postings import CASH, DISPUTES, FEES, Posting, signed
+from billing.money.postings import CASH, DISPUTES, FEES, PLATFORM_LOSS, Posting, effect_on, signed
 from billing.payments.claims import Claim, Kind, Parts, Whole, allocate, claim_postings, clearing
 from billing.payments.purchase import MILLICREDITS_PER_CENT, State
 from billing.payments.purchase_store import Purchase, Stale, change_purchase, lock_purchase
@@ -51,7 +51,8 @@ class ClaimNews(NamedTuple):
 class Applied(NamedTuple):
     """A transaction's effect: `credited` millicredits were added (negative: taken back); `blocked`: the account was.
 
-    `taken`: the part of it that refunds and disputes changed, by their kind (negative: taken back).
+    `taken`: the part of it that refunds and disputes changed, by their kind (negative: taken back). `lost`:
+    millicredits that went back beyond what was sold.
     """
 
     changed: bool
@@ -60,6 +61,14 @@ class Applied(NamedTuple):
     problem: str = ""
     blocked: bool = False
     taken: Mapping[str, int] = MappingProxyType({})
+    lost: int = 0
+
+
+class Rebooked(NamedTuple):
+    """A rebooking's effect in millicredits: on the customer's balance by the kind of claim, and on `platform_loss`."""
+
+    taken: Mapping[str, int]
+    lost: int
 
 
 class ClaimTotals(NamedTuple):
@@ -135,19 +144,42 @@ class ClaimStore:
             if row.revision != revision:
                 raise Stale(purchase_id)
             changed, newly_lost = await _record(connection, row, news, now)
-            taken: Mapping[str, int] = {}
+            taken, lost = Rebooked({}, 0)
             await insert_missing(connection, _fees(news.movements, now))
             if news.kind == "dispute" and changed and news.counts is not False:
-                await stop_for_dispute(connection, row.account_id)
+                await stop_for_risk(connection, row.account_id)
             if row.state == "credited":
                 await insert_missing(connection, _cash(news.movements, now))
-                taken = await rebook_claims(connection, row, now)
+                taken, lost = await rebook_claims(connection, row, now)
                 if sum(taken.values()) < 0:
                     await use_up_crossing(connection, row.account_id)
-            if changed or taken:
+            changed = changed or bool(taken) or bool(lost)
+            if changed:
                 await change_purchase(connection, row, {})
             blocked = newly_lost and await self._block(connection, row.account_id)
-            return Applied(changed or bool(taken), row.state, sum(taken.values()), blocked=blocked, taken=taken)
+            return Applied(changed, row.state, sum(taken.values()), blocked=blocked, taken=taken, lost=lost)
+
+    async def suspect(self, purchase_id: str) -> str:
+        """Charge the purchase's account no more by itself: its payment was reported as possible fraud.
+
+        Returns the account.
+        """
+        async with self._db.write() as connection:
+            row = await lock_purchase(connection, purchase_id)
+            await stop_for_risk(connection, row.account_id, WARNED)
+            return row.account_id
+
+    async def round_taxes(self) -> int:
+        """Book anew what an earlier version booked with fractions of a cent of tax; return of how many purchases."""
+        query = select(claims.c.purchase_id).where(claims.c.booked_tax % MILLICREDITS_PER_CENT != 0).distinct()
+        async with self._db.read() as connection:
+            found = list((await connection.execute(query)).scalars())
+        for purchase_id in found:
+            async with self._db.write() as connection:
+                row = await lock_purchase(connection, purchase_id)
+                await rebook_claims(connection, row, now_ms())
+                await change_purchase(connection, row, {})
+        return len(found)
 
     async def of_purchase(self, purchase_id: str) -> list[ClaimRow]:
         """Return the refunds and disputes of a purchase, in the order we heard of them."""
@@ -198,27 +230,31 @@ async def claims_of(connection: AsyncConnection, purchase_id: str) -> list[Claim
     return [ClaimRow(**row) for row in (await connection.execute(query)).mappings()]
 
 
-async def rebook_claims(connection: AsyncConnection, row: Purchase, now: int) -> Mapping[str, int]:
-    """Bring every claim's bookings to what it should take.
-
-    Returns how the customer's balance changed, in millicredits, by the kind of claim.
-    """
+def whole_of(row: Purchase) -> Whole:
+    """Return a purchase as sold."""
     tax = row.tax_cents * MILLICREDITS_PER_CENT
-    whole = Whole(row.total_cents, row.paid_millicredits, row.bonus_millicredits, tax)
+    return Whole(row.total_cents, row.paid_millicredits, row.bonus_millicredits, tax)
+
+
+async def rebook_claims(connection: AsyncConnection, row: Purchase, now: int) -> Rebooked:
+    """Bring every claim's bookings to what it should take."""
+    whole = whole_of(row)
     rows = await claims_of(connection, row.id)
     standing = [found.claim for found in rows]
     taken: defaultdict[str, int] = defaultdict(int)
+    lost = 0
     for found, claim, parts in zip(rows, standing, allocate(whole, standing), strict=True):
         version = found.version + 1
         postings = claim_postings(claim, parts, row.account_id, version, now)
         if not postings:
             continue
         await move(connection, postings)
+        lost -= sum(effect_on(PLATFORM_LOSS, posting) for posting in postings)
         taken[claim.kind] -= parts.paid + parts.bonus - claim.booked.paid - claim.booked.bonus
         booked = {f"booked_{name}": getattr(parts, name) for name in Parts._fields}
         values = {**booked, "cleared": clearing(claim, parts), "version": version, "updated_at": now}
         await connection.execute(update(claims).where(claims.c.id == claim.claim_id).values(**values))
-    return taken
+    return Rebooked(taken, lost)
 
 
 async def book_movements(connection: AsyncConnection, purchase_id: str, now: int) -> None:

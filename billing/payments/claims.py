@@ -9,12 +9,13 @@
 A status we do not know leaves standing what stood (a new claim counts), and is reported.
 
 What a claim takes. `share(cents)` is what so many cents of the whole are worth: paid part and tax exactly the cents,
-the bonus pro rata, rounded down for the customer. Every claim that counts takes its share of what was sold, in the
-order in which we heard of them: `share` of all claims so far minus that of the claims before it, never more than the
-purchase. So partial refunds of any split sum to the whole, a dispute on top of a refund takes only what is left, and
-a refund that fails gives back exactly what it took, whatever came in between. What one claim takes may change when
-another one ends: each time all of them are computed anew, and the differences are booked as new transfers under the
-claim's next `version` (I4: the reference is claim and version; I5: nothing booked is changed).
+the tax in whole cents as a tax return wants it, the bonus pro rata, rounded down for the customer. Every claim that
+counts takes its share of what was sold, in the order in which we heard of them: `share` of all claims so far minus that
+of the claims before it, never more than the purchase. So partial refunds of any split sum to the whole, a dispute on
+top of a refund takes only what is left, and a refund that fails gives back exactly what it took, whatever came in
+between. What one claim takes may change when another one ends: each time all of them are computed anew, and the
+differences are booked as new transfers under the claim's next `version` (I4: the reference is claim and version; I5:
+nothing booked is changed).
 
     refund    customer → cash (paid part), customer → promo (bonus), payable:tax → cash;
               what exceeds the purchase is our loss
@@ -106,13 +107,29 @@ def dispute_status(status: str) -> ClaimStatus:
 def share(whole: Whole, cents: int) -> Parts:
     """Return what of the purchase `cents` (cumulative) take back. The whole total takes exactly the whole.
 
-    paid + tax is exactly the cents; the bonus is rounded down, for the customer.
+    paid + tax is exactly the cents, tax to the nearest of them; the bonus is rounded down, for the customer.
     """
-    if whole.total_cents < 1 or whole.paid + whole.tax != whole.total_cents * MILLICREDITS_PER_CENT:
+    sums = whole.paid + whole.tax == whole.total_cents * MILLICREDITS_PER_CENT
+    if whole.total_cents < 1 or not sums or whole.tax % MILLICREDITS_PER_CENT:
         raise InvariantBroken("the parts of a purchase do not sum to what was paid")
     counted = min(max(cents, 0), whole.total_cents)
-    tax = (2 * whole.tax * counted + whole.total_cents) // (2 * whole.total_cents)
+    tax_cents = whole.tax // MILLICREDITS_PER_CENT
+    tax = (2 * tax_cents * counted + whole.total_cents) // (2 * whole.total_cents) * MILLICREDITS_PER_CENT
     return Parts(counted * MILLICREDITS_PER_CENT - tax, whole.bonus * counted // whole.total_cents, tax)
+
+
+def cents_within(whole: Whole, before: int, left: int) -> int:
+    """Return the most cents that a refund may have, `before` cents having gone, to take back at most so many
+    millicredits.
+    """
+    least, most = 0, max(0, whole.total_cents - before)
+    start = share(whole, before)
+    while least < most:
+        middle = (least + most + 1) // 2
+        taken = share(whole, before + middle)
+        fits = taken.paid + taken.bonus - start.paid - start.bonus <= left
+        least, most = (middle, most) if fits else (least, middle - 1)
+    return least
 
 
 def allocate(whole: Whole, claims: Sequence[Claim]) -> list[Parts]:

@@ -164,8 +164,8 @@ async def _credit(
     await insert_missing(connection, _fee(receipt, now))
     await book_movements(connection, row.id, now)
     await change_purchase(connection, row, change)
-    taken = await rebook_claims(connection, await lock_purchase(connection, row.id), now)
-    return Applied(True, "credited", paid + bonus + sum(taken.values()), taken=taken)
+    taken, lost = await rebook_claims(connection, await lock_purchase(connection, row.id), now)
+    return Applied(True, "credited", paid + bonus + sum(taken.values()), taken=taken, lost=lost)
 
 
 def _news(row: Purchase, receipt: Receipt) -> PurchaseChange:

@@ -34,10 +34,10 @@ from fractions import Fraction
 from typing import Literal, NamedTuple
 
 from billing.money.amounts import Millicredits, MoneyError, package_credits, parse_usd
-from billing.money.errors import BillingError
+from billing.money.errors import BillingError, StoreUnavailable
 
 State = Literal["created", "open", "processing", "credited", "expired", "failed", "review", "dismissed"]
-Origin = Literal["checkout", "auto"]
+Origin = Literal["checkout", "auto", "transfer"]
 PaymentStatus = Literal["open", "processing", "paid", "expired", "failed", "free", "unknown"]
 
 CURRENCY = "usd"
@@ -140,12 +140,29 @@ class NotRefundable(BillingError):
     """There is nothing to give back, or not so much: why."""
 
 
+class RefundInDoubt(StoreUnavailable):
+    """No answer came, so a refund may have been made: the sentence says under which reference to ask again."""
+
+
 class Refunded(NamedTuple):
-    """A refund as Stripe made it: its id, `cents`, and its status (`pending`, `succeeded`, ...)."""
+    """A refund as Stripe made it: its id, `cents`, and its status (`pending`, `succeeded`, ...).
+
+    `reference` names the asking; `again`: it was made for that asking before, and nothing more went back now.
+    """
 
     refund_id: str
     cents: int
     status: str
+    reference: str = ""
+    again: bool = False
+
+
+class RefundedPart(NamedTuple):
+    """A purchase of which a part goes back; `made` None: `problem` says why it does not."""
+
+    purchase_id: str
+    made: Refunded | None
+    problem: str = ""
 
 
 def refund_cents(usd: str) -> int:

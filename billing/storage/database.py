@@ -5,7 +5,10 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlencode
 
+import certifi
 from sqlalchemy import URL, Connection, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
@@ -14,6 +17,8 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from billing.money.errors import StoreUnavailable
+from billing.storage.private_files import make_private
+from config.store_urls import SQLALCHEMY_FIELDS, SYSTEM_ROOTS
 
 OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
 OUR_FAULT_STATES = ("22", "23", "42", "P0")
@@ -73,12 +78,13 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
         *_connecting: object,
     ) -> None:  # not before: who only asks whether there is a ledger leaves no trace
         if url.database and url.database != ":memory:":
-            Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+            make_private(Path(url.database))
 
     @event.listens_for(engine.sync_engine, "connect")
     def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        # a row that OR REPLACE takes away is then a deleted one to our triggers
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
         # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
@@ -97,16 +103,38 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
 def _postgresql(
     url: URL, pool_size: int, timeout_seconds: int | float, statement_seconds: int | float, **options: str
 ) -> AsyncEngine:
+    ours, fields = _split_fields(url)
     return create_async_engine(
-        url,
+        ours,
         pool_size=pool_size,
         max_overflow=pool_size,
         pool_timeout=timeout_seconds,
         pool_pre_ping=True,
         hide_parameters=True,
-        connect_args={"timeout": timeout_seconds, "command_timeout": statement_seconds},
+        connect_args={"timeout": timeout_seconds, "command_timeout": statement_seconds, **fields},
         **options,
     )
+
+
+def _split_fields(url: URL) -> tuple[URL, dict[str, Any]]:
+    """Return the URL with the fields that SQLAlchemy reads, and the rest as arguments of asyncpg.
+
+    libpq's own fields (`sslmode` and its kin) go to asyncpg as a DSN: there it gives them libpq's meaning.
+    config/store_urls.py says which there are.
+    """
+    fields = {name: value if isinstance(value, str) else value[-1] for name, value in url.query.items()}
+    ours = url.set(query={name: url.query[name] for name in SQLALCHEMY_FIELDS if name in fields})
+    found: dict[str, Any] = {}
+    if "statement_cache_size" in fields:
+        found["statement_cache_size"] = int(fields.pop("statement_cache_size"))
+    if "ssl" in fields:
+        fields["sslmode"] = fields.pop("ssl")
+    if fields.get("sslrootcert") == SYSTEM_ROOTS:
+        fields["sslrootcert"] = certifi.where()
+    libpq = {name: value for name, value in fields.items() if name not in (*SQLALCHEMY_FIELDS, "channel_binding")}
+    if libpq:
+        found["dsn"] = f"postgresql://?{urlencode(libpq, quote_via=quote)}"
+    return ours, found
 
 
 def now_ms() -> int:

@@ -22,7 +22,6 @@ SELECT c.relname FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid WHERE 
 """
 PREFIX = "usage_"
 DEFAULT = "usage_default"
-FENCE = "usage_default_fence"
 
 
 class MonthPartition(NamedTuple):
@@ -31,16 +30,13 @@ class MonthPartition(NamedTuple):
     name: str
     start: int
     end: int
+    year: int
+    month: int
 
     @property
     def rows(self) -> str:
         """The SQL condition of its rows."""
         return f"created_at >= {self.start} AND created_at < {self.end}"
-
-    @property
-    def bounds(self) -> str:
-        """As CREATE TABLE and ATTACH PARTITION want them."""
-        return f"FROM ({self.start}) TO ({self.end})"
 
 
 class PartitionUpkeep(NamedTuple):
@@ -68,7 +64,7 @@ async def keep_partitions(
         if month.name in existing:
             continue
         if small:
-            await _make_and_move(database, month)
+            await _step(database, "move", month)
         elif ahead == 0:
             continue  # the present month began in a large default: it ends there
         elif waiting := await _rows_in_default(database, month.rows):
@@ -82,7 +78,11 @@ async def keep_partitions(
     if dropped_before_ms is not None:
         for name in sorted(existing - {DEFAULT}):
             month_found = _parse(name)
-            if month_found is not None and month_found.end <= dropped_before_ms and await _drop_empty(database, name):
+            if (
+                month_found is not None
+                and month_found.end <= dropped_before_ms
+                and await _step(database, "drop", month_found)
+            ):
                 kept.dropped.append(name)
     return kept
 
@@ -95,7 +95,7 @@ def month_of(today: date, ahead: int) -> MonthPartition:
 
 def _month(year: int, month: int) -> MonthPartition:
     following = (year + month // 12, month % 12 + 1)
-    return MonthPartition(f"{PREFIX}{year}_{month:02d}", _start_of(year, month), _start_of(*following))
+    return MonthPartition(f"{PREFIX}{year}_{month:02d}", _start_of(year, month), _start_of(*following), year, month)
 
 
 def _start_of(year: int, month: int) -> int:
@@ -119,50 +119,28 @@ async def _rows_in_default(database: Database, condition: str) -> int:
         return int((await connection.execute(text(query))).scalar_one())
 
 
-async def _make_and_move(database: Database, month: MonthPartition) -> None:
-    """In one short transaction: the partition, and the default's rows of that month into it."""
-    moved = f"DELETE FROM {DEFAULT} WHERE {month.rows} RETURNING *"  # noqa: S608 - our own names
-    async with database.write() as connection:
-        for statement in (
-            LOCK_TIMEOUT,
-            f"LOCK TABLE {DEFAULT} IN ACCESS EXCLUSIVE MODE",
-            f"CREATE TABLE {month.name} (LIKE {DEFAULT} INCLUDING DEFAULTS INCLUDING CONSTRAINTS)",
-            f"WITH moved AS ({moved}) INSERT INTO {month.name} SELECT * FROM moved",  # noqa: S608 - our own names
-            f"ALTER TABLE usage ATTACH PARTITION {month.name} FOR VALUES {month.bounds}",
-        ):
-            await connection.execute(text(statement))
-
-
 async def _make_beside_large(database: Database, month: MonthPartition) -> None:
     """Say, and have it checked beside traffic, that the default has no rows of a month to come; then make its
     partition.
 
     Killed in between, the constraint stays until the next run, which is due at once and long before the month begins.
     """
-    unfence = f"ALTER TABLE {DEFAULT} DROP CONSTRAINT IF EXISTS {FENCE}"
     try:
-        await _run(
-            database, unfence, f"ALTER TABLE {DEFAULT} ADD CONSTRAINT {FENCE} CHECK (NOT ({month.rows})) NOT VALID"
-        )
-        await _run(database, f"ALTER TABLE {DEFAULT} VALIDATE CONSTRAINT {FENCE}")
-        await _run(database, f"CREATE TABLE {month.name} PARTITION OF usage FOR VALUES {month.bounds}")
+        for step in ("fence", "validate", "make"):
+            await _step(database, step, month)
     finally:
-        await _run(database, unfence)
+        await _step(database, "unfence", month)
 
 
-async def _drop_empty(database: Database, name: str) -> bool:
-    """Drop a partition that has no rows, under a lock that keeps late ones out."""
+async def _step(database: Database, step: str, month: MonthPartition) -> bool:
+    """Take a step of the function that migration 0014 makes, which has the rights for it; False: nothing was done.
+
+    Steps: `move` makes a month and moves the default's rows of it, in one short transaction; `fence`, `validate`,
+    `make` and `unfence` are those beside a large default; `drop` drops a month that has no rows, under a lock that
+    keeps late ones out.
+    """
+    query = text("SELECT keep_usage_month(:step, :year, :month)")
     async with database.write() as connection:
         await connection.execute(text(LOCK_TIMEOUT))
-        await connection.execute(text(f"LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"))
-        has_rows = f"SELECT EXISTS (SELECT 1 FROM {name})"  # noqa: S608 - a name of ours, found in the catalogue
-        if (await connection.execute(text(has_rows))).scalar_one():
-            return False
-        await connection.execute(text(f"DROP TABLE {name}"))
-    return True
-
-
-async def _run(database: Database, *statements: str) -> None:
-    async with database.write() as connection:
-        for statement in (LOCK_TIMEOUT, *statements):
-            await connection.execute(text(statement))
+        found = await connection.execute(query, {"step": step, "year": month.year, "month": month.month})
+        return bool(found.scalar_one())

@@ -1,5 +1,6 @@
 """Actions of admins, by API or on the page: each once, checked, booked and audited. No HTTP in here."""
 
+import logging
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -10,9 +11,10 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
 from billing.accounting.journal import JournalLine
+from billing.accounting.upstream_spend import UpstreamSpend
+from billing.accounting.usage_summary import UsageSummaries
 from billing.jobs.runs import Runs
 from billing.jobs.schedule import Scheduler
-from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
 from billing.ledger.flag_overrides import FlagOverrides
@@ -20,24 +22,30 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.money.amounts import MoneyError, display_credits, display_usd, millicredits, parse_credits
 from billing.money.errors import AccountNotFound, NotYet, ReferenceTaken, StripeRefused
-from billing.payments.purchase import NotAcceptable, NotRefundable, refund_cents
+from billing.payments.purchase import NotAcceptable, NotRefundable, RefundInDoubt, refund_cents
 from billing.payments.stripe.inbox import Inbox
 from billing.storage.database import now_ms
 from config.errors import ConfigError
-from config.flags import flag_named, full_name, value_of
+from config.flags import DRAIN, flag_named, full_name, value_of
 from config.settings import Settings
+from proxy.admin.accounts.actions import AccountActions
 from proxy.admin.auth import Caller
+from proxy.admin.checked_text import check_reason, check_text
 from proxy.admin.flags import check_override, list_flags, set_override
 from proxy.admin.rate_cards import list_rate_cards
-from proxy.admin.rows import account_row, job_row, key_row, review_row, run_row
+from proxy.admin.rows import job_row, review_row, run_row
+from proxy.admin.upstreams import check_may_drain, check_may_serve, list_upstreams
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.rows import refund_row
 from proxy.gateway.services import Services
+from proxy.observability.upstream_metrics import read_series
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found, unavailable
 from proxy.web.times import iso_time
 
+log = logging.getLogger("tollkeeper.admin")
+
 MOST_CREDITS = 1_000_000_000
-LONGEST_REASON = 2_000
+LONGEST_REFERENCE = 200
 TOP_MODELS = 10
 OVERVIEW_DAYS = 14
 
@@ -50,8 +58,9 @@ class AdminActions:
     """The parts. `file_settings`: what the file says, without overrides."""
 
     services: Services
-    accounts: Accounts
+    customers: AccountActions
     ledger: Ledger
+    summaries: UsageSummaries
     admins: Admins
     overrides: FlagOverrides
     rates: RateCards
@@ -62,6 +71,7 @@ class AdminActions:
     inbox: Inbox
     audit: AuditLog
     journal: Journal
+    spend: UpstreamSpend
     file_settings: Callable[[], Settings]
 
     # -- money ------------------------------------------------------------------------------------
@@ -94,7 +104,7 @@ class AdminActions:
         except AccountNotFound:
             raise account_missing() from None
         except ReferenceTaken as error:
-            raise Rejection(409, "reference_taken", f"Not booked: {error}.", param="reference") from None
+            raise reference_taken(error) from None
         posted = await self.ledger.posted(account_id)
         return {
             "accountId": account_id,
@@ -133,12 +143,16 @@ class AdminActions:
             raise Rejection(409, "not_acceptable", f"{refused}.") from None
         return {"id": purchase_id, "state": applied.state, "creditedMillicredits": str(applied.credited)}
 
-    async def refund(self, caller: Caller, purchase_id: str, usd: str | None, reason: str) -> dict[str, Any]:
-        """Ask Stripe to give a payment back, in dollars or (None) all that is left.
+    async def refund(
+        self, caller: Caller, purchase_id: str, usd: str | None, reason: str, reference: str
+    ) -> dict[str, Any]:
+        """Ask Stripe to give a payment back, in dollars or (None) all that is left; once for a reference ("": none).
 
         Raises Rejection, StoreUnavailable.
         """
         reason = check_reason(reason)
+        if reference:
+            reference = check_text(reference, "reference", LONGEST_REFERENCE)
         try:
             cents = None if usd is None else refund_cents(usd)
         except MoneyError as error:
@@ -148,9 +162,14 @@ class AdminActions:
         if self.money.keys is None:
             raise unavailable("Stripe is not configured here.", "stripe_not_configured")
         try:
-            made = await (await self.money.parts()).refunds.refund(purchase_id, cents, caller.who, reason)
+            made = await (await self.money.parts()).refunds.refund(purchase_id, cents, caller.who, reason, reference)
         except (NotRefundable, StripeRefused) as refused:
             raise Rejection(409, "not_refundable", f"{refused}.") from None
+        except ReferenceTaken as error:
+            raise reference_taken(error) from None
+        except RefundInDoubt as lost:
+            log.error("%s", lost)  # noqa: TRY400 - Stripe's silence is no fault with a traceback
+            raise unavailable(f"No answer came: {str(lost).partition(': ')[2]}.", "refund_in_doubt", 5_000) from None
         return refund_row(purchase_id, made)
 
     async def dismiss(self, caller: Caller, purchase_id: str, reason: str) -> dict[str, Any]:
@@ -163,45 +182,6 @@ class AdminActions:
         except NotAcceptable as refused:
             raise Rejection(409, "not_in_review", f"{refused}.") from None
         return {"id": purchase_id, "state": "dismissed"}
-
-    # -- accounts ---------------------------------------------------------------------------------
-
-    async def account(self, account_id: str) -> dict[str, Any]:
-        """One account with its balance, holds and keys. Raises Rejection."""
-        try:
-            row = await self.accounts.get(account_id)
-            reading = await self.services.balances.read(account_id)
-            posted, keys = await self.ledger.posted(account_id), await self.accounts.keys_of(account_id)
-        except AccountNotFound:
-            raise account_missing() from None
-        return {
-            **account_row(row._replace(posted_millicredits=posted.balance)),
-            "balanceMillicredits": str(reading.balance),
-            "heldMillicredits": str(reading.held),
-            "availableMillicredits": str(reading.balance - reading.held),
-            "keys": [key_row(key) for key in keys],
-        }
-
-    async def search(self, words: str, limit: int) -> list[dict[str, Any]]:
-        """Accounts by id, name, or key id; the newest when there are no words."""
-        return [account_row(row) for row in await self.accounts.search(words, limit)]
-
-    async def create_account(self, caller: Caller, name: str) -> dict[str, Any]:
-        """Create an account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
-        account_id = await self.accounts.create(name, caller.who)
-        key_id = secret = None
-        if caller.may("keys.create"):
-            key_id, secret = await self.accounts.create_key(account_id, KeyRules(), caller.who)
-        return {"accountId": account_id, "name": name, "keyId": key_id, "apiKey": secret}
-
-    async def block(self, caller: Caller, account_id: str, reason: str, *, blocked: bool) -> dict[str, Any]:
-        """Block or unblock. Raises Rejection."""
-        status = "blocked" if blocked else "active"
-        try:
-            await self.accounts.set_status(account_id, status, caller.who, check_reason(reason))
-        except AccountNotFound:
-            raise account_missing() from None
-        return {"accountId": account_id, "status": status}
 
     # -- flags ------------------------------------------------------------------------------------
 
@@ -236,6 +216,29 @@ class AdminActions:
         except ConfigError as error:
             raise not_found(str(error), "no_such_flag") from None
 
+    # -- upstreams --------------------------------------------------------------------------------
+
+    async def upstreams(self) -> list[dict[str, Any]]:
+        """List upstreams: health, what is in flight, errors, spend."""
+        series = read_series(self.services.metrics.exposition().decode())
+        return await list_upstreams(self.services.settings, self.spend, series)
+
+    async def drain(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
+        """Give an upstream nothing new, until `undrain`. Raises Rejection."""
+        reason, file = check_reason(reason), self.file_settings()
+        check_may_drain(self.services.settings, name)
+        if not next(entry.draining for entry in file.upstreams if entry.name == name):
+            await self.overrides.set(DRAIN + name, True, reason, caller.who)
+        return {"upstream": name, "draining": True}
+
+    async def undrain(self, caller: Caller, name: str, reason: str) -> dict[str, Any]:
+        """Let an upstream serve again what it was drained of by `drain`. Raises Rejection."""
+        reason = check_reason(reason)
+        check_may_serve(self.file_settings(), name)
+        if not await self.overrides.clear(DRAIN + name, reason, caller.who):
+            raise not_found(f"Nobody has drained {name} here.", "not_drained")
+        return {"upstream": name, "draining": False}
+
     # -- what is going on -------------------------------------------------------------------------
 
     async def overview(self) -> dict[str, Any]:
@@ -257,6 +260,7 @@ class AdminActions:
                     "paidNetUsd": display_usd(paid.get(day.day, 0)),
                     "deductedCredits": display_credits(day.deducted),
                     "costUsd": display_usd(day.cost),
+                    "givenAwayUsd": display_usd(day.given_away),
                     "lossCredits": display_credits(day.loss),
                     "marginUsd": display_usd(day.margin),
                     "liabilityUsd": display_usd(day.liability),
@@ -348,17 +352,9 @@ class AdminActions:
         return await list_rate_cards(self.rates)
 
 
-def check_text(text: str, name: str, longest: int) -> str:
-    """Return printable text of at most so many characters. Raises Rejection."""
-    text = text.strip()
-    if not 0 < len(text) <= longest or not text.isprintable():
-        raise invalid(f"`{name}` must be 1 to {longest} printable characters.", name)
-    return text
-
-
-def check_reason(reason: str) -> str:
-    """Return a change's reason. Raises Rejection."""
-    return check_text(reason, "reason", LONGEST_REASON)
+def reference_taken(error: ReferenceTaken) -> Rejection:
+    """Rejection with 409."""
+    return Rejection(409, "reference_taken", f"Not booked: {error}.", param="reference")
 
 
 def account_missing() -> Rejection:

@@ -3,6 +3,7 @@
 Who may do what: proxy/admin/roles.py; shapes: openapi.json.
 """
 
+import hashlib
 import re
 from calendar import monthrange
 from dataclasses import dataclass
@@ -14,38 +15,40 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from billing.ledger.accounts import KeyRules
-from billing.ledger.admins import LONGEST_NAME
+from billing.accounting.usage_summary import GROUPS
+from billing.ledger.admins import LONGEST_NAME, SERVICE
 from billing.ledger.rate_cards import RateCardError
-from billing.ledger.usage_rows import UsageFilters
-from billing.money.amounts import MoneyError, parse_credits
-from billing.money.errors import AccountNotFound, KeyNotFound
-from billing.money.spend_periods import PERIODS
+from billing.money.errors import AccountClosed, AccountNotFound, ExternalIdTaken, InvalidDetails, KeyNotFound, NotClosed
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
-from proxy.admin.actions import AdminActions, account_missing, check_reason, check_text
+from proxy.admin.accounts.api import AccountsApi, account_refusal
+from proxy.admin.actions import AdminActions, account_missing
 from proxy.admin.auth import AdminAuth, AdminRoute, Caller, Handler
+from proxy.admin.checked_text import check_reason, check_text
+from proxy.admin.events.api import EventsApi
+from proxy.admin.plans.api import PlansApi
 from proxy.admin.request_bodies import (
-    AccountRequest,
     ActivationRequest,
     AdminKeyRequest,
-    BlockRequest,
     CreditsRequest,
     FlagRequest,
-    KeyRequest,
     ReasonRequest,
     RefundRequest,
 )
 from proxy.admin.roles import ROLES
 from proxy.admin.rows import admin_row, audit_row
-from proxy.customer_api.rows import ledger_row, usage_row
 from proxy.customer_api.statement_csv import journal_csv
+from proxy.customer_api.usage import usage_csv, usage_summary
 from proxy.web.http import json_body, json_handler, json_response
-from proxy.web.query import page_limit, parse_end, parse_time, read_cursor, whole_number, write_cursor
-from proxy.web.rejections import invalid, not_found
+from proxy.web.paths import APP_ONLY
+from proxy.web.query import page_limit, parse_end, parse_time, whole_number
+from proxy.web.rejections import forbidden, invalid, not_found
 
+NOT_FOR_PEOPLE = "On this port only your app's own key is taken (role service). People use listen.admin_port."
 MONTH = re.compile(r"(2[0-9]{3})-(0[1-9]|1[0-2])")
 STATES = ("pending", "parked", "done", "ignored")
+MOST_REFERENCE = 80
+"""Longest reference of a booking; a longer Idempotency-Key is known by its hash."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,27 +57,30 @@ class AdminApi:
 
     actions: AdminActions
     auth: AdminAuth
+    accounts: AccountsApi
+    plans: PlansApi
+    events: EventsApi
 
     def table(self) -> list[AdminRoute]:
         """Every route with the action that a role must be allowed."""
         base, account = "/api/admin", "/api/admin/accounts/{account_id}"
         return [
             AdminRoute("GET", f"{base}/whoami", "whoami", self._whoami),
-            AdminRoute("GET", f"{base}/accounts", "accounts.read", self._search),
-            AdminRoute("POST", f"{base}/accounts", "accounts.create", self._create_account),
-            AdminRoute("GET", account, "accounts.read", self._account),
-            AdminRoute("GET", f"{account}/ledger", "usage.read", self._ledger),
-            AdminRoute("GET", f"{account}/usage", "usage.read", self._usage),
+            *self.accounts.table(),
+            *self.plans.table(),
+            *self.events.table(),
             AdminRoute("POST", f"{account}/grant", "money.grant", self._grant),
             AdminRoute("POST", f"{account}/adjust", "money.adjust", self._adjust),
-            AdminRoute("POST", f"{account}/block", "accounts.block", self._block),
-            AdminRoute("POST", f"{account}/keys", "keys.create", self._create_key),
-            AdminRoute("POST", f"{base}/keys/{{key_id}}/revoke", "keys.revoke", self._revoke_key),
             AdminRoute("GET", f"{base}/flags", "flags.read", self._flags),
             AdminRoute("PUT", f"{base}/flags/{{flag}}", "flags.write", self._set_flag),
             AdminRoute("POST", f"{base}/flags/{{flag}}/clear", "flags.write", self._clear_flag),
             AdminRoute("GET", f"{base}/rates", "rates.read", self._rates),
             AdminRoute("POST", f"{base}/rates/activate", "rates.write", self._activate),
+            AdminRoute("GET", f"{base}/upstreams", "overview.read", self._upstreams),
+            AdminRoute("POST", f"{base}/upstreams/{{name}}/drain", "upstreams.drain", self._drain),
+            AdminRoute("POST", f"{base}/upstreams/{{name}}/undrain", "upstreams.drain", self._undrain),
+            AdminRoute("GET", f"{base}/usage/summary", "usage.read", self._usage_summary),
+            AdminRoute("GET", f"{base}/usage/export", "usage.read", self._usage_export),
             AdminRoute("GET", f"{base}/overview", "overview.read", self._overview),
             AdminRoute("GET", f"{base}/reconciliation", "reconciliation.read", self._reconciliation),
             AdminRoute("GET", f"{base}/jobs", "reconciliation.read", self._jobs),
@@ -105,6 +111,8 @@ class AdminApi:
         async def handle(request: Request) -> Response:
             row = rows["GET" if request.method == "HEAD" else request.method]
             caller = await self.auth.bearer(request)
+            if request.scope.get(APP_ONLY) and caller.admin.role != SERVICE:
+                raise forbidden(NOT_FOR_PEOPLE, "role_not_allowed")
             caller.require(row.action)
             return await _call(row.handler, request, caller)
 
@@ -114,77 +122,26 @@ class AdminApi:
         del request
         return json_response({"actor": caller.admin.actor, "role": caller.admin.role})
 
-    # -- accounts ---------------------------------------------------------------------------------
-
-    async def _search(self, request: Request, caller: Caller) -> Response:
-        del caller
-        words = request.query_params.get("query", "").strip()
-        return json_response({"data": await self.actions.search(words, page_limit(request))})
-
-    async def _create_account(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, AccountRequest)
-        name = check_text(asked.name, "name", 200)
-        return json_response(await self.actions.create_account(caller, name), 201)
-
-    async def _account(self, request: Request, caller: Caller) -> Response:
-        del caller
-        return json_response(await self.actions.account(_account_id(request)))
-
-    async def _ledger(self, request: Request, caller: Caller) -> Response:
-        del caller
-        account_id, limit = await self._existing_account(request), page_limit(request)
-        cursor = request.query_params.get("cursor")
-        before = None if cursor is None else whole_number(cursor, "cursor")
-        rows = await self.actions.ledger.transfers_of(account_id, limit + 1, before)
-        following = str(rows[limit - 1].id) if len(rows) > limit else None
-        data = [{**ledger_row(row), "actor": row.actor} for row in rows[:limit]]
-        return json_response({"data": data, "nextCursor": following})
-
-    async def _usage(self, request: Request, caller: Caller) -> Response:
-        del caller
-        account_id, limit = await self._existing_account(request), page_limit(request)
-        rows = await self.actions.ledger.usage_of(
-            account_id, limit + 1, UsageFilters(before=read_cursor(request.query_params.get("cursor")))
-        )
-        following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
-        return json_response({"data": [usage_row(row) for row in rows[:limit]], "nextCursor": following})
+    # -- money -------------------------------------------------------------------------------------------
 
     async def _grant(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, CreditsRequest)
         done = await self.actions.move(
-            caller, _account_id(request), asked.credits, asked.reason, asked.reference, adjust=False
+            caller,
+            _account_id(request),
+            asked.credits,
+            asked.reason,
+            _reference(request, asked.reference),
+            adjust=False,
         )
         return json_response(done)
 
     async def _adjust(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, CreditsRequest)
         done = await self.actions.move(
-            caller, _account_id(request), asked.credits, asked.reason, asked.reference, adjust=True
+            caller, _account_id(request), asked.credits, asked.reason, _reference(request, asked.reference), adjust=True
         )
         return json_response(done)
-
-    async def _block(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, BlockRequest)
-        return json_response(
-            await self.actions.block(caller, _account_id(request), asked.reason, blocked=asked.blocked)
-        )
-
-    async def _create_key(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, KeyRequest)
-        key_id, secret = await self.actions.accounts.create_key(_account_id(request), _key_rules(asked), caller.who)
-        return json_response({"accountId": _account_id(request), "keyId": key_id, "apiKey": secret}, 201)
-
-    async def _revoke_key(self, request: Request, caller: Caller) -> Response:
-        asked = await json_body(request, ReasonRequest)
-        key_id = request.path_params["key_id"]
-        await self.actions.accounts.revoke_key(key_id, caller.who, check_reason(asked.reason))
-        return json_response({"keyId": key_id, "revoked": True})
-
-    async def _existing_account(self, request: Request) -> str:
-        """Id of the path's account. Raises AccountNotFound."""
-        account_id = _account_id(request)
-        await self.actions.accounts.get(account_id)
-        return account_id
 
     # -- switches and prices ----------------------------------------------------------------------
 
@@ -216,7 +173,29 @@ class AdminApi:
         )
         return json_response(await self.actions.rate_cards())
 
+    async def _upstreams(self, request: Request, caller: Caller) -> Response:
+        del request, caller
+        return json_response({"data": await self.actions.upstreams()})
+
+    async def _drain(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.drain(caller, request.path_params["name"], asked.reason))
+
+    async def _undrain(self, request: Request, caller: Caller) -> Response:
+        asked = await json_body(request, ReasonRequest)
+        return json_response(await self.actions.undrain(caller, request.path_params["name"], asked.reason))
+
     # -- what is going on -------------------------------------------------------------------------
+
+    async def _usage_summary(self, request: Request, caller: Caller) -> Response:
+        del caller
+        actions, account_id = self.actions, request.query_params.get("accountId")
+        found = await usage_summary(request, actions.services, actions.summaries, account_id, groups=GROUPS, costs=True)
+        return json_response(found)
+
+    async def _usage_export(self, request: Request, caller: Caller) -> Response:
+        del caller
+        return usage_csv(request, self.actions.summaries, request.query_params.get("accountId"), named=True)
 
     async def _overview(self, request: Request, caller: Caller) -> Response:
         del request, caller
@@ -264,7 +243,8 @@ class AdminApi:
     async def _refund(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, RefundRequest)
         purchase_id = request.path_params["purchase_id"].replace("\0", "")
-        return json_response(await self.actions.refund(caller, purchase_id, asked.usd, asked.reason))
+        reference = _reference(request, asked.reference)
+        return json_response(await self.actions.refund(caller, purchase_id, asked.usd, asked.reason, reference))
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         del caller
@@ -318,6 +298,8 @@ async def _call(handler: Handler, request: Request, caller: Caller) -> Response:
         return await handler(request, caller)
     except AccountNotFound:
         raise account_missing() from None
+    except (AccountClosed, NotClosed, ExternalIdTaken, InvalidDetails) as error:
+        raise account_refusal(error) from None
     except KeyNotFound:
         raise not_found("There is no such key, or it is revoked already.", "key_not_found") from None
     except EventNotFound as error:
@@ -329,6 +311,19 @@ async def _call(handler: Handler, request: Request, caller: Caller) -> Response:
 async def _reason_if_any(request: Request) -> str:
     """Read the reason in the body, where there is a body. Raises Rejection."""
     return check_reason((await json_body(request, ReasonRequest)).reason) if await request.body() else ""
+
+
+def _reference(request: Request, given: str) -> str:
+    """Return the caller's name for a movement of money: of the body, or of the header that clients repeat a call with.
+
+    "" without either. Raises Rejection when they differ.
+    """
+    key = request.headers.get("idempotency-key", "").strip()
+    if given and key and given != key:
+        raise invalid("`reference` and the header Idempotency-Key name two different things: send one.", "reference")
+    if len(key) > MOST_REFERENCE:
+        key = "key_" + hashlib.sha256(key.encode()).hexdigest()
+    return given or key
 
 
 def _account_id(request: Request) -> str:
@@ -343,24 +338,3 @@ def _days_of(month: str) -> tuple[date, date]:
         raise invalid("`month` is a month such as 2026-11.", "month")
     year, number = int(found[1]), int(found[2])
     return date(year, number, 1), date(year, number, monthrange(year, number)[1])
-
-
-def _key_rules(asked: KeyRequest) -> KeyRules:
-    """Rules as the body states them. Raises Rejection."""
-    try:
-        limit = parse_credits(asked.spend_limit_credits) if asked.spend_limit_credits is not None else None
-    except MoneyError as error:
-        raise invalid(f"`spendLimitCredits` is not an amount: {error}", "spendLimitCredits") from None
-    if limit is not None and limit < 0:
-        raise invalid("`spendLimitCredits` must not be negative.", "spendLimitCredits")
-    if asked.spend_period not in PERIODS:
-        raise invalid(f"`spendPeriod` is one of {', '.join(PERIODS)}.", "spendPeriod")
-    return KeyRules(
-        models=asked.models,
-        spend_limit=limit,
-        spend_period=asked.spend_period if limit is not None else None,
-        requests_per_minute=asked.requests_per_minute,
-        tokens_per_minute=asked.tokens_per_minute,
-        concurrency=asked.concurrency,
-        expires_at=parse_end(asked.expires_at, "expiresAt"),
-    )

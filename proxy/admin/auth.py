@@ -3,6 +3,7 @@
 Admin keys, tokens of an identity provider, sign-ins of the ops page.
 """
 
+import contextlib
 import re
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
@@ -72,12 +73,15 @@ class AdminAuth:
         Raises Rejection.
         """
         address, digest = origin_of(request.scope).address, hash_key(token)
-        self._failures.check("admin", address, digest)
+        doubtful = self._failures.is_over("admin", address, digest)
         try:
-            found = await self._find(token)
+            async with self._failures.turn("admin", address) if doubtful else contextlib.nullcontext():
+                found = await self._find(token)
         except Rejection as rejection:
             if rejection.status == UNAUTHORIZED:
                 self._failures.count("admin", address)
+                if doubtful:
+                    raise self._failures.refusal("admin", address) from None
             raise
         self._failures.remember_proof(digest)
         return found

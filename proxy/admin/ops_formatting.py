@@ -31,7 +31,7 @@ CHOICES: Mapping[str, Choice] = {
     "charging_enabled": Choice("Requests are charged. Off: see charging_disabled_mode.", ON_OFF),
     "charging_disabled_mode": Choice("While charging is off, requests are served free, or refused.", ("block", "free")),
     "rounding_mode": Choice("Charges to a thousandth of a credit, or up to whole credits.", ("exact", "ceil")),
-    "model_allowlist": Choice("The models that are served, as globs.", (), 'a list such as ["gpt-5*", "o4-mini"]'),
+    "model_allowlist": Choice("The models that are served, as globs.", (), 'a list such as ["gpt-6*", "gpt-image-2*"]'),
     "auto_recharge": Choice("Saved cards are charged for customers who switched that on.", ON_OFF),
     "percent": Choice("How many in a hundred accounts are metered.", (), "0 to 100"),
     "outside": Choice("Accounts that are not metered yet are served free, or refused.", ("free", "block")),
@@ -41,6 +41,17 @@ SWITCHED_OFF = {
     "charging_enabled": "Charging is switched off.",
 }
 DONE = {
+    "create": "The account is made. It has no key yet.",
+    "there": "There is an account of this external id already: this one. Nothing was changed.",
+    "update": "The changes are kept.",
+    "close": "The account is closed. Its keys are refused within seconds.",
+    "close-in-part": "The account is closed. Not all that is left could be refunded: see its purchases at Stripe.",
+    "key-there": "This form was sent before, and made its key then. Nothing was made now.",
+    "rules": "This holds within seconds for every end user of whom nothing else is said.",
+    "end-user": "This holds for the end user within seconds.",
+    "revoke-token": "The token is revoked. It is refused everywhere within seconds.",
+    "revoke": "The key is revoked. Programs that use it stop working within seconds.",
+    "erase": "The personal data of this account are replaced. Its books stay.",
     "grant": "The credits are granted.",
     "adjust": "The adjustment is booked.",
     "block": "The account is blocked. Its requests are refused within seconds.",
@@ -49,6 +60,10 @@ DONE = {
     "set": "The flag is set. Every server follows within 2 seconds.",
     "clear": "The override is cleared. The file decides again, on every server within 2 seconds.",
     "activate": "The rate card is active for requests from now on.",
+    "plan": "The version is kept. Every server follows within 2 seconds.",
+    "assign": "The account's prices are set, for requests that begin from now on or from then on.",
+    "endpoint": "The endpoint is changed.",
+    "resend": "It is sent again, under the same id.",
     "replay": "The event is handled again now.",
 }
 """What a page says after a form, by the word in its address."""

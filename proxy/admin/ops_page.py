@@ -5,8 +5,6 @@ same.
 """
 
 import contextlib
-import hashlib
-import hmac
 import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -15,45 +13,47 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import msgspec
-from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 
+from billing.ledger.accounts import KeyDetails, KeyRules
+from billing.ledger.customers.search import AccountFilters
+from billing.ledger.ledger import DAY_MS
 from billing.ledger.rate_cards import RateCardError
+from billing.ledger.records.account_details import AccountDetails
 from billing.ledger.usage_rows import UsageFilters
-from billing.money.errors import AccountNotFound, BillingError, StoreUnavailable
+from billing.money.errors import (
+    AccountClosed,
+    AccountNotFound,
+    BillingError,
+    ExternalIdTaken,
+    InvalidDetails,
+    KeyNotFound,
+    NotClosed,
+    StoreUnavailable,
+)
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
-from proxy.admin.actions import AdminActions, check_reason
+from proxy.admin.accounts.access_page import AccessPage
+from proxy.admin.accounts.api import account_refusal
+from proxy.admin.accounts.bodies import read_credits
+from proxy.admin.actions import AdminActions
 from proxy.admin.auth import AdminAuth, AdminRoute, Caller, caller_of
-from proxy.admin.ops_formatting import DONE, FILTERS, alarms, as_json, flag_ends, flag_views
-from proxy.admin.rows import audit_row
+from proxy.admin.checked_text import check_reason
+from proxy.admin.events.pages import EventPages
+from proxy.admin.ops_formatting import alarms, as_json, flag_ends, flag_views
+from proxy.admin.ops_frame import COOKIE, HEADERS, ROWS, back_to, csrf_of, fields_of, message, page, render
+from proxy.admin.plans.api import PlansApi
+from proxy.admin.plans.pages import PlanPages
+from proxy.admin.rows import account_row, audit_row
 from proxy.customer_api.rows import ledger_row, usage_row
+from proxy.customer_api.usage import USUAL_DAYS, sums_row
 from proxy.web.forms import own_form, session_form
 from proxy.web.query import check_parameters, read_cursor, write_cursor
 from proxy.web.rejections import Rejection, invalid
 
-COOKIE = "tk_admin"
-ROWS = 50
 INBOX_STATES = ("pending", "parked", "done", "ignored")
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; "
-    "frame-ancestors 'none'; form-action 'self'",
-    "cache-control": "no-store",
-}
-MENU = (
-    ("/admin", "Overview", "overview.read"),
-    ("/admin/flags", "Flags", "flags.read"),
-    ("/admin/rates", "Rate cards", "rates.read"),
-    ("/admin/reconciliation", "Reconciliation", "reconciliation.read"),
-    ("/admin/webhooks", "Webhooks", "webhooks.read"),
-    ("/admin/audit", "Audit log", "audit.read"),
-)
-TEMPLATES = Environment(
-    loader=PackageLoader("proxy.admin", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-)
-TEMPLATES.filters.update(FILTERS)
 
 Handler = Callable[[Request], Awaitable[Response]]
 
@@ -64,21 +64,35 @@ class OpsPage:
 
     actions: AdminActions
     auth: AdminAuth
+    plans: PlansApi
+    events: EventPages
 
     def table(self) -> list[AdminRoute]:
         """Every route with the action that a role must be allowed."""
         account = "/admin/accounts/{account_id}"
         return [
             AdminRoute("GET", "/admin", "overview.read", self._home),
+            AdminRoute("POST", "/admin/accounts", "accounts.create", self._create),
             AdminRoute("GET", account, "usage.read", self._account),
+            AdminRoute("POST", f"{account}/details", "accounts.update", self._update),
             AdminRoute("POST", f"{account}/grant", "money.grant", self._grant),
             AdminRoute("POST", f"{account}/adjust", "money.adjust", self._adjust),
             AdminRoute("POST", f"{account}/block", "accounts.block", self._block),
+            AdminRoute("POST", f"{account}/close", "accounts.close", self._close),
+            AdminRoute("POST", f"{account}/erase", "accounts.erase", self._erase),
+            AdminRoute("POST", f"{account}/keys", "keys.create", self._create_key),
+            AdminRoute("GET", f"{account}/keys/new", "keys.create", self._new_key),
+            AdminRoute("POST", f"{account}/keys/rotate", "keys.update", self._rotate_key),
+            AdminRoute("POST", f"{account}/keys/revoke", "keys.revoke", self._revoke_key),
+            *AccessPage(lambda: self.actions.customers).table(),
             AdminRoute("GET", "/admin/flags", "flags.read", self._flags),
             AdminRoute("POST", "/admin/flags/set", "flags.write", self._set_flag),
             AdminRoute("POST", "/admin/flags/clear", "flags.write", self._clear_flag),
             AdminRoute("GET", "/admin/rates", "rates.read", self._rates),
             AdminRoute("POST", "/admin/rates/activate", "rates.write", self._activate),
+            *PlanPages(self.plans).table(),
+            *self.events.table(),
+            AdminRoute("GET", "/admin/upstreams", "overview.read", self._upstreams),
             AdminRoute("GET", "/admin/reconciliation", "reconciliation.read", self._reconciliation),
             AdminRoute("POST", "/admin/jobs/run", "jobs.run", self._run_job),
             AdminRoute("GET", "/admin/webhooks", "webhooks.read", self._webhooks),
@@ -121,7 +135,7 @@ class OpsPage:
         try:
             await session_form(request, self._public_url, csrf_of(token))
         except Rejection as rejection:  # another site signs nobody out
-            return self._message("That did not work", rejection.message, rejection.status)
+            return message("That did not work", rejection.message, rejection.status)
         with contextlib.suppress(StoreUnavailable):
             await self.auth.admins.sign_out(token)
         response = RedirectResponse("/admin", 303, HEADERS)
@@ -137,7 +151,7 @@ class OpsPage:
 
         Its form must name our origin, which a browser does only of a page that sends referrers.
         """
-        answer = self._render("ops_sign_in.html", {"problem": problem}, status)
+        answer = render("ops_sign_in.html", {"problem": problem}, status)
         answer.headers["referrer-policy"] = "same-origin"
         return answer
 
@@ -157,15 +171,18 @@ class OpsPage:
                     await session_form(request, self._public_url, csrf_of(token))
                 return await row.handler(request, caller)
             except Rejection as rejection:
-                return self._message("That did not work", rejection.message, rejection.status)
+                return message("That did not work", rejection.message, rejection.status)
             except AccountNotFound:
-                return self._message("Not found", "There is no such account.", 404)
+                return message("Not found", "There is no such account.", 404)
             except StoreUnavailable:
-                return self._message(
-                    "Try again shortly", "The database does not answer right now. Nothing was changed.", 503
-                )
+                return message("Try again shortly", "The database does not answer right now. Nothing was changed.", 503)
+            except (AccountClosed, NotClosed, ExternalIdTaken, InvalidDetails) as error:
+                refusal = account_refusal(error)
+                return message("That did not work", refusal.message, refusal.status)
+            except KeyNotFound:
+                return message("Not found", "There is no such key, or it is revoked already.", 404)
             except (EventNotFound, RateCardError, BillingError) as error:
-                return self._message("That did not work", str(error), 404)
+                return message("That did not work", str(error), 404)
 
         return wrapped
 
@@ -173,7 +190,9 @@ class OpsPage:
 
     async def _home(self, request: Request, caller: Caller) -> Response:
         words = request.query_params.get("query", "").strip()
-        found = await self.actions.search(words, ROWS) if caller.may("accounts.read") else []
+        found = []
+        if caller.may("accounts.read"):
+            found = [account_row(row) for row in await self.actions.customers.search(AccountFilters(words), ROWS)]
         content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.actions.overview()}
         if caller.may("flags.read"):
             content["alarms"] = alarms(flag_views(await self.actions.flags()))
@@ -181,7 +200,7 @@ class OpsPage:
             content["checked"] = next(iter(await self.actions.runs.latest("reconcile", 1)), None)
         if caller.may("webhooks.read"):
             content["waiting"] = (await self.actions.inbox.depth()).waiting
-        return self._page(request, caller, "ops_home.html", content)
+        return page(request, caller, "ops_home.html", content)
 
     async def _account(self, request: Request, caller: Caller) -> Response:
         account_id, asked = request.path_params["account_id"], request.query_params
@@ -192,37 +211,55 @@ class OpsPage:
             account_id, ROWS + 1, UsageFilters(before=read_cursor(asked.get("usage")))
         )
         content = {
-            "account": await self.actions.account(account_id),
+            "account": await self.actions.customers.account(account_id),
             "ledger": [ledger_row(row) for row in ledger[:ROWS]],
             "ledger_next": ledger[ROWS - 1].id if len(ledger) > ROWS else None,
             "usage": [usage_row(row) for row in usage[:ROWS]],
             "usage_next": write_cursor(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
             if len(usage) > ROWS
             else None,
+            "plan": await self.plans.of(account_id),
+            "plans": await self._plan_names(),
+            "sums": await self._usage_sums(account_id),
             "paged": "ledger" in asked or "usage" in asked,
             "cap": None
             if caller.may("money.grant_any")
             else self.actions.services.settings.admin.support_grant_credits,
             "reference": "grant_" + secrets.token_hex(12),
+            "key_reference": "page_" + secrets.token_hex(12),
         }
-        return self._page(request, caller, "ops_account.html", content)
+        return page(request, caller, "ops_account.html", content)
+
+    async def _plan_names(self) -> list[str]:
+        """Names of the price plans that there are."""
+        return sorted({row.plan_id for row in await self.plans.plans.versions()})
+
+    async def _usage_sums(self, account_id: str) -> list[dict[str, Any]]:
+        """Sum an account's last 30 days by model."""
+        now, by = now_ms(), ("model",)
+        filters = UsageFilters(since_ms=now - USUAL_DAYS * DAY_MS, until_ms=now)
+        rows = await self.actions.summaries.sums(filters, by, account_id)
+        return [sums_row(by, row, costs=True) for row in sorted(rows, key=lambda row: -row.charged)[:ROWS]]
 
     async def _flags(self, request: Request, caller: Caller) -> Response:
-        return self._page(request, caller, "ops_flags.html", {"flags": flag_views(await self.actions.flags())})
+        return page(request, caller, "ops_flags.html", {"flags": flag_views(await self.actions.flags())})
 
     async def _rates(self, request: Request, caller: Caller) -> Response:
-        return self._page(request, caller, "ops_rates.html", await self.actions.rate_cards())
+        return page(request, caller, "ops_rates.html", await self.actions.rate_cards())
+
+    async def _upstreams(self, request: Request, caller: Caller) -> Response:
+        return page(request, caller, "ops_upstreams.html", {"rows": await self.actions.upstreams()})
 
     async def _reconciliation(self, request: Request, caller: Caller) -> Response:
         content = {**await self.actions.reconciliation(ROWS), "jobs": await self.actions.job_list()}
-        return self._page(request, caller, "ops_reconciliation.html", content)
+        return page(request, caller, "ops_reconciliation.html", content)
 
     async def _webhooks(self, request: Request, caller: Caller) -> Response:
         state = request.query_params.get("state") or None
         if state not in (None, *INBOX_STATES):
             raise invalid("There is no such state.", "state")
         content = {**await self.actions.webhooks(state, ROWS), "states": INBOX_STATES, "state": state}
-        return self._page(request, caller, "ops_webhooks.html", content)
+        return page(request, caller, "ops_webhooks.html", content)
 
     async def _audit(self, request: Request, caller: Caller) -> Response:
         after = request.query_params.get("before", "")
@@ -230,9 +267,7 @@ class OpsPage:
         rows = [audit_row(row) for row in await self.actions.audit.newest(ROWS + 1, before_id=before)]
         shown = [{**row, "before": as_json(row["before"]), "after": as_json(row["after"])} for row in rows[:ROWS]]
         older = shown[-1]["id"] if len(rows) > ROWS else None
-        return self._page(
-            request, caller, "ops_audit.html", {"rows": shown, "older": older, "paged": before is not None}
-        )
+        return page(request, caller, "ops_audit.html", {"rows": shown, "older": older, "paged": before is not None})
 
     # -- what the forms do ------------------------------------------------------------------------
 
@@ -243,81 +278,109 @@ class OpsPage:
         return await self._move(request, caller, adjust=True)
 
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
-        form, account_id = await _fields(request), request.path_params["account_id"]
+        form, account_id = await fields_of(request), request.path_params["account_id"]
         await self.actions.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
-        return _back(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
+        return back_to(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await _fields(request), request.path_params["account_id"]
+        form, account_id = await fields_of(request), request.path_params["account_id"]
         blocked = form("blocked") == "yes"
-        await self.actions.block(caller, account_id, form("reason"), blocked=blocked)
-        return _back(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")
+        await self.actions.customers.block(caller, account_id, form("reason"), blocked=blocked)
+        return back_to(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")
+
+    async def _create(self, request: Request, caller: Caller) -> Response:
+        form = await fields_of(request)
+        details = AccountDetails(form("name"), form("external_id") or None, form("email") or None)
+        made = await self.actions.customers.create(caller, details, key=False)
+        return back_to(f"/admin/accounts/{made['accountId']}", "create" if made["created"] else "there")
+
+    async def _update(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await fields_of(request), request.path_params["account_id"]
+        changes = {"name": form("name"), "external_id": form("external_id") or None, "email": form("email") or None}
+        await self.actions.customers.update(caller, account_id, changes, form("reason"))
+        return back_to(f"/admin/accounts/{quote(account_id)}", "update")
+
+    async def _close(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await fields_of(request), request.path_params["account_id"]
+        refund = form("remainder") == "refund"
+        done = await self.actions.customers.close(caller, account_id, form("reason"), refund=refund, forget=True)
+        failed = any(part["problem"] for part in done["refunds"])
+        return back_to(f"/admin/accounts/{quote(account_id)}", "close-in-part" if failed else "close")
+
+    async def _erase(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await fields_of(request), request.path_params["account_id"]
+        await self.actions.customers.erase(caller, account_id, form("reason"))
+        return back_to(f"/admin/accounts/{quote(account_id)}", "erase")
+
+    async def _create_key(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await fields_of(request), request.path_params["account_id"]
+        changes = self.actions.customers.keys.changes
+        limit, details = form("limit"), KeyDetails(form("name") or None, (), form("reference") or None)
+        rules = KeyRules(spend_limit=read_credits(limit, "limit"), spend_period="month") if limit else KeyRules()
+        made = await changes.create(account_id, rules, details, caller.who)
+        if made.secret is None:
+            return back_to(f"/admin/accounts/{quote(account_id)}", "key-there")
+        return await self._show_once(account_id, caller, made.secret)
+
+    async def _rotate_key(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await fields_of(request), request.path_params["account_id"]
+        await self._own_key(account_id, form("key"))
+        secret = await self.actions.customers.keys.changes.rotate(
+            form("key"), DAY_MS, caller.who, check_reason(form("reason"))
+        )
+        return await self._show_once(account_id, caller, secret)
+
+    async def _revoke_key(self, request: Request, caller: Caller) -> Response:
+        form, account_id = await fields_of(request), request.path_params["account_id"]
+        await self._own_key(account_id, form("key"))
+        await self.actions.customers.accounts.revoke_key(form("key"), caller.who, check_reason(form("reason")))
+        return back_to(f"/admin/accounts/{quote(account_id)}", "revoke")
+
+    async def _own_key(self, account_id: str, key_id: str) -> None:
+        """Raise KeyNotFound unless the account of this page has that key."""
+        if key_id not in {row.id for row in await self.actions.customers.accounts.keys_of(account_id)}:
+            raise KeyNotFound(key_id)
+
+    async def _show_once(self, account_id: str, caller: Caller, secret: str) -> Response:
+        token = await self.actions.customers.keys.shown.put(caller.admin.actor, secret)
+        return RedirectResponse(f"/admin/accounts/{quote(account_id)}/keys/new?shown={token}", 303, HEADERS)
+
+    async def _new_key(self, request: Request, caller: Caller) -> Response:
+        token, back = request.query_params.get("shown", ""), f"/admin/accounts/{request.path_params['account_id']}"
+        secret = await self.actions.customers.keys.shown.take(caller.admin.actor, token)
+        if secret is None:
+            return message("Not shown again", "A new key is shown once, and this one was.", 404)
+        return page(request, caller, "ops_new_key.html", {"secret": secret, "back": back})
 
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
-        form = await _fields(request)
+        form = await fields_of(request)
         try:
             value = msgspec.json.decode(form("value").encode())
         except msgspec.DecodeError:
             value = form("value")
         await self.actions.set_flag(caller, form("flag"), value, form("reason"), flag_ends(form("expires"), now_ms()))
-        return _back("/admin/flags", "set")
+        return back_to("/admin/flags", "set")
 
     async def _clear_flag(self, request: Request, caller: Caller) -> Response:
-        form = await _fields(request)
+        form = await fields_of(request)
         await self.actions.clear_flag(caller, form("flag"), form("reason"))
-        return _back("/admin/flags", "clear")
+        return back_to("/admin/flags", "clear")
 
     async def _activate(self, request: Request, caller: Caller) -> Response:
-        form = await _fields(request)
+        form = await fields_of(request)
         reason = check_reason(form("reason"))
         await self.actions.rates.activate(form("card"), now_ms(), caller.who.actor[:80], caller.who, reason)
-        return _back("/admin/rates", "activate")
+        return back_to("/admin/rates", "activate")
 
     async def _replay(self, request: Request, caller: Caller) -> Response:
-        form = await _fields(request)
+        form = await fields_of(request)
         await self.actions.replay(caller, form("event"))
-        return _back("/admin/webhooks", "replay")
+        return back_to("/admin/webhooks", "replay")
 
     async def _run_job(self, request: Request, caller: Caller) -> Response:
-        form = await _fields(request)
+        form = await fields_of(request)
         await self.actions.run_job(caller, form("job"), form("reason"))
-        return _back("/admin/reconciliation", "run-job")
-
-    # -- rendering --------------------------------------------------------------------------------
-
-    def _page(self, request: Request, caller: Caller, name: str, content: dict[str, Any]) -> Response:
-        frame = {
-            "actor": caller.admin.actor,
-            "role": caller.admin.role,
-            "may": caller.may,
-            "menu": [(path, text) for path, text, action in MENU if caller.may(action)],
-            "here": request.url.path,
-            "done": DONE.get(request.query_params.get("done", "")),
-            "token": csrf_of(request.cookies.get(COOKIE, "")),
-        }
-        return self._render(name, {**content, **frame})
-
-    def _message(self, title: str, text: str, status: int) -> Response:
-        return self._render("ops_message.html", {"title": title, "text": text}, status)
-
-    @staticmethod
-    def _render(name: str, content: dict[str, Any], status: int = 200) -> Response:
-        return Response(TEMPLATES.get_template(name).render(content), status, HEADERS, "text/html; charset=utf-8")
-
-
-def csrf_of(token: str) -> str:
-    """Token that every form of this sign-in carries."""
-    return hmac.new(token.encode(), b"ops page forms", hashlib.sha256).hexdigest()
-
-
-async def _fields(request: Request) -> Callable[[str], str]:
-    form = await request.form()
-    return lambda name: str(form.get(name, "")).replace("\0", "").strip()
-
-
-def _back(path: str, done: str) -> Response:
-    """Send on to the page that shows what was done; reloading it does not do it again."""
-    return RedirectResponse(f"{path}?done={done}", 303, HEADERS)
+        return back_to("/admin/reconciliation", "run-job")
 
 
 async def _style(request: Request) -> Response:

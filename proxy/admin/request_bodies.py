@@ -1,20 +1,12 @@
 """Bodies that the admin API takes. A field that is not listed is refused."""
 
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
-
-Limit = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 
 
 class RequestBody(msgspec.Struct, rename="camel", frozen=True, forbid_unknown_fields=True):
     """Base of every request body."""
-
-
-class AccountRequest(RequestBody, frozen=True):
-    """An account and its first key."""
-
-    name: str
 
 
 class CreditsRequest(RequestBody, frozen=True):
@@ -25,25 +17,6 @@ class CreditsRequest(RequestBody, frozen=True):
     reference: str = ""
 
 
-class BlockRequest(RequestBody, frozen=True):
-    """Block or unblock."""
-
-    blocked: bool
-    reason: str
-
-
-class KeyRequest(RequestBody, frozen=True):
-    """Rules of a key to be."""
-
-    models: tuple[str, ...] | None = None
-    spend_limit_credits: str | None = None
-    spend_period: str = "month"
-    requests_per_minute: Limit | None = None
-    tokens_per_minute: Limit | None = None
-    concurrency: Limit | None = None
-    expires_at: str | None = None
-
-
 class ReasonRequest(RequestBody, frozen=True):
     """A reason alone."""
 
@@ -51,10 +24,14 @@ class ReasonRequest(RequestBody, frozen=True):
 
 
 class RefundRequest(RequestBody, frozen=True):
-    """Amount of a payment that goes back, in dollars with its tax (None: all that is left), and the reason."""
+    """Amount of a payment that goes back, in dollars with its tax (None: all that is left), and the reason.
+
+    `reference`: the caller's name for this refund, made once however often it is asked for.
+    """
 
     reason: str
     usd: str | None = None
+    reference: str = ""
 
 
 class FlagRequest(RequestBody, frozen=True):

@@ -1,15 +1,19 @@
 """`tollkeeper admin` and `audit`: admin keys, and the log of what admins did."""
 
+import argparse
+import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from billing.ledger.admins import LONGEST_NAME, Admins
-from billing.ledger.audit_log import AuditLog
+from billing.ledger.audit_log import AuditLog, read_heads
 from proxy.admin.roles import ROLES
 from proxy.admin.rows import admin_row
-from proxy.cli.context import Add, Context, Refusal, Result, because, expiry, short_text, who
+from proxy.cli.context import Add, Context, Refusal, Result, because, expiry, short_text, table, who
+
+HASH = re.compile(r"[0-9a-f]{64}")
 
 
 def register(commands: Any, add: Add) -> None:
@@ -29,10 +33,21 @@ def register(commands: Any, add: Add) -> None:
     audit = commands.add_parser("audit", help="Verify and export the audit log.").add_subparsers(
         dest="verb", required=True
     )
+    add(audit, "head", _audit_head, "Print the last row's number and hash, to be kept elsewhere.")
     verify = add(audit, "verify", _audit_verify, "Walk the hash chain; exit 1 when it is broken.")
-    verify.add_argument("--head", default="", help="a hash that was the head once and must still be in the chain")
+    verify.add_argument("--head", type=_head, help="a hash that was the head once and must still be in the chain")
+    verify.add_argument(
+        "--heads", type=Path, help="a file of `audit head` lines (jobs.audit_head_file): all must still be in the chain"
+    )
     export = add(audit, "export", _audit_export, "Every row as JSON lines.")
     export.add_argument("file", type=Path, help="where to; an existing file is not overwritten")
+
+
+def _head(text: str) -> str:
+    """Read a hash for argparse."""
+    if not HASH.fullmatch(text):
+        raise argparse.ArgumentTypeError("must be the 64 hexadecimal digits that `tollkeeper audit head` prints")
+    return text
 
 
 async def _admin_create(context: Context) -> Result:
@@ -46,8 +61,8 @@ async def _admin_create(context: Context) -> Result:
 
 async def _admin_list(context: Context) -> Result:
     data = [admin_row(row) for row in await Admins(context.database).everyone()]
-    lines = [f"{row['adminKeyId']}  {row['role']:8} {row['state']:8} {row['hint']}  {row['name']}" for row in data]
-    return {"data": data}, "\n".join(lines) or "There are no admin keys yet.", 0
+    shown = [(row["adminKeyId"], row["role"], row["state"], row["hint"], row["name"]) for row in data]
+    return {"data": data}, table("key role state begins-with name", shown) or "There are no admin keys yet.", 0
 
 
 async def _admin_revoke(context: Context) -> Result:
@@ -55,8 +70,20 @@ async def _admin_revoke(context: Context) -> Result:
     return {"adminKeyId": context.arguments.key, "revoked": True}, f"{context.arguments.key} is revoked.", 0
 
 
+async def _audit_head(context: Context) -> Result:
+    head = await AuditLog(context.database).head()
+    return {"rows": head.id, "head": head.hash}, f"{head.id} {head.hash}", 0
+
+
 async def _audit_verify(context: Context) -> Result:
-    verdict = await AuditLog(context.database).verify(context.arguments.head)
+    given = context.arguments
+    known = [given.head] if given.head else []
+    if given.heads is not None:
+        try:
+            known += read_heads(given.heads)
+        except (OSError, ValueError) as error:
+            raise Refusal(f"{given.heads} cannot be read as heads of an audit log ({error})") from None
+    verdict = await AuditLog(context.database).verify(known)
     result = {"ok": not verdict.problem, "rows": verdict.rows, "head": verdict.head.hash, "problem": verdict.problem}
     if verdict.problem:
         return result, f"The audit log is BROKEN after {verdict.rows} good rows: {verdict.problem}", 1

@@ -12,10 +12,12 @@ from billing.balances.embedded import EmbeddedBalances
 from billing.balances.journal_file import journal_depth, lock_file, read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import drain
+from billing.ledger.ledger import Ledger
 from billing.money.amounts import display_credits
 from billing.money.errors import StoreUnavailable
 from config.settings import Settings
 from proxy.cli.context import Add, Context, Refusal, Result
+from proxy.customer_api.money_in import notice_queue
 from proxy.server.jobs import store_reader
 
 DRAIN_WAIT_SECONDS = 60
@@ -59,23 +61,30 @@ async def _rebuild(context: Context) -> Result:
         )
     else:
         async with _opened(
-            EmbeddedBalances(Path(settings.embedded.path), context.ledger, settings.advanced.embedded_timeout_seconds)
+            EmbeddedBalances(
+                Path(settings.embedded.path), _telling(context), settings.advanced.embedded_timeout_seconds
+            )
         ):
             pass  # opening it is rebuilding it: orphans settled, journal flushed, balances read from SQL
-    accounts = len(await context.ledger.posted_in())
+    accounts = await context.ledger.number_of_accounts()
     return {"ok": True, "accounts": accounts}, f"Rebuilt the balances of {accounts} accounts from the ledger.", 0
 
 
+def _telling(context: Context) -> Ledger:
+    """Return the ledger of a command that may book charges: whoever listens hears of them. Raises ConfigError."""
+    return Ledger(context.database, notices=notice_queue(context.settings, context.database))
+
+
 async def _drain(context: Context) -> Result:
-    settings = context.settings
+    settings, ledger = context.settings, _telling(context)
     if settings.redis.url:
-        store = RedisBalances(settings.redis.url, context.ledger, settings.redis.timeout_seconds, _lease_ms(settings))
+        store = RedisBalances(settings.redis.url, ledger, settings.redis.timeout_seconds, _lease_ms(settings))
         async with _opened(store):
-            moved: tuple[int, int] = await drain(store, store, context.ledger)
+            moved: tuple[int, int] = await drain(store, store, ledger)
             pending, _ = await store.depth()
             _, held, _ = await store.all_figures()
     else:
-        moved, pending, held = await _drain_embedded(context)
+        moved, pending, held = await _drain_embedded(context, ledger)
     result = {
         "chargesFlushed": moved[0],
         "creditsApplied": moved[1],
@@ -90,16 +99,16 @@ async def _drain(context: Context) -> Result:
     return result, text, 1 if pending else 0
 
 
-async def _drain_embedded(context: Context) -> tuple[tuple[int, int], int, dict[str, int]]:
+async def _drain_embedded(context: Context, ledger: Ledger) -> tuple[tuple[int, int], int, dict[str, int]]:
     """Flush ourselves when no server runs; else wait while the running one does."""
     settings, path = context.settings, Path(context.settings.embedded.path)
     if not path.exists():  # noqa: ASYNC240 - a command does nothing else meanwhile
         return (0, 0), 0, {}
     if not _server_runs(path):
-        store = EmbeddedBalances(path, context.ledger, settings.advanced.embedded_timeout_seconds)
+        store = EmbeddedBalances(path, ledger, settings.advanced.embedded_timeout_seconds)
         before = journal_depth(path)[0]
         async with _opened(store):
-            moved = await drain(store, store, context.ledger)
+            moved = await drain(store, store, ledger)
         return (before + moved.charges, moved.credits), journal_depth(path)[0], {}
     charges = journal_depth(path)[0]
     credited = len(await context.ledger.outbox_pending(500))

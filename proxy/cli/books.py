@@ -9,7 +9,7 @@ from typing import Any
 from billing.accounting.journal import Books
 from billing.ledger.notices import NoticeQueue
 from config.errors import ConfigError
-from proxy.cli.context import Add, Context, Result
+from proxy.cli.context import Add, Context, Result, not_negative, table, who
 from proxy.customer_api.statement_csv import exact_credits, exact_usd, journal_csv, rows_csv
 from proxy.web.times import iso_time
 
@@ -59,7 +59,7 @@ def register(commands: Any, add: Add) -> None:
         export.add_argument("--output", type=Path, help="write the CSV there instead of printing it")
     told = add(commands, "notices", _notices, "What the operator's app was told; exit 1 while some are dead.")
     told.add_argument("--state", choices=["pending", "sent", "dead"])
-    told.add_argument("--limit", type=int, default=50)
+    told.add_argument("--limit", type=not_negative, default=50)
     told.add_argument("--revive", metavar="ID", help="deliver this one again")
 
 
@@ -93,7 +93,7 @@ async def _days(context: Context) -> Result:
 async def _notices(context: Context) -> Result:
     notices, given = NoticeQueue(context.database, wanted=False), context.arguments
     if given.revive:
-        await notices.revive(given.revive)
+        await notices.revive(given.revive, who())
     rows = await notices.listing(given.state, given.limit)
     dead = await notices.listing("dead", 1)
     data = [
@@ -109,10 +109,12 @@ async def _notices(context: Context) -> Result:
         }
         for row in rows
     ]
-    lines = [
-        f"{row['createdAt']}  {row['state']:<8} {row['attempts']:>3}  {row['id']}  {row['lastError']}" for row in data
-    ]
-    return {"data": data}, "\n".join(lines) or "There are no notices.", 1 if dead else 0
+    shown = [(iso_time(row.created_at), row.state, str(row.attempts), row.id, row.last_error or "") for row in rows]
+    return (
+        {"data": data},
+        table("time state >attempts notice last-error", shown) or "There are no notices.",
+        1 if dead else 0,
+    )
 
 
 def _span(given: argparse.Namespace) -> tuple[date, date]:

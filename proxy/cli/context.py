@@ -5,13 +5,17 @@ import contextlib
 import os
 import pwd
 import re
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from billing.ledger.accounts import Accounts
 from billing.ledger.audit_log import Who
+from billing.ledger.customers.search import AccountFilters, AccountSearch
 from billing.ledger.ledger import Ledger
+from billing.ledger.records.plain_text import is_plain_text
 from billing.storage.database import Database, now_ms
 from config.errors import ConfigError
 from config.settings import Settings
@@ -21,6 +25,8 @@ MAX_WHOLE_NUMBER = 2**31 - 1
 SPAN = re.compile(r"([0-9]{1,5})([dhms])")
 SECONDS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 LONGEST_REASON = 2_000
+ACCOUNT_ID = "acct_"
+MOST_NAMESAKES = 20
 
 
 class Refusal(Exception):
@@ -36,6 +42,8 @@ class Context:
     ledger: Ledger
     accounts: Accounts
     arguments: argparse.Namespace
+    file: Path | None = None
+    """The configuration that was read; None: built-in defaults."""
 
 
 Result = tuple[dict[str, Any], str, int]
@@ -59,6 +67,33 @@ async def open_database(settings: Settings) -> AsyncIterator[Database]:
         yield database
     finally:
         await database.close()
+
+
+def say_begun(database: Database, file: Path | None) -> None:
+    """Say that a ledger was begun, and where: whoever is in a wrong folder sees it at once."""
+    where = (
+        Path(database.url.database or "").absolute()
+        if database.is_sqlite
+        else database.url.render_as_string(hide_password=True)
+    )
+    read = file.absolute() if file else f"built-in defaults: there is no proxy.toml in {Path.cwd()}"
+    print(f"tollkeeper: began a new ledger at {where} (settings: {read})", file=sys.stderr)
+
+
+async def find_account(search: AccountSearch, words: str) -> str:
+    """Return the id that somebody means by an account's id, its name, or their own id of it.
+
+    Raises Refusal when several have that name.
+    """
+    if words.startswith(ACCOUNT_ID):
+        return words
+    rows = await search.find(AccountFilters(words), MOST_NAMESAKES)
+    found = [row for row in rows if words in (row.id, row.name, row.external_id)]
+    if len(found) > 1:
+        raise Refusal(
+            f"{len(found)} accounts are called {words!r}: name one by its id: {', '.join(row.id for row in found)}"
+        )
+    return found[0].id if found else words
 
 
 def who() -> Who:
@@ -152,7 +187,7 @@ def short_text(longest: int) -> Callable[[str], str]:
     """Make argparse's reader of text that fits its column in every database."""
 
     def check(text: str) -> str:
-        if not 0 < len(text.strip()) <= longest or not text.isprintable():
+        if not is_plain_text(text, longest):
             raise argparse.ArgumentTypeError(f"must be 1 to {longest} printable characters")
         return text
 

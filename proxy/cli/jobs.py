@@ -1,4 +1,4 @@
-"""`tollkeeper reconcile`, `finance`, `costs`, `jobs`: what the scheduled jobs do, by hand and at once.
+"""`tollkeeper reconcile`, `finance`, `costs`, `jobs`, `findings`: what the scheduled jobs do, by hand and at once.
 
 Exit codes: 0 nothing found, 1 findings, 3 a store (or Stripe, or OpenAI) does not answer; then what the other checks
 found is printed and kept all the same. Each run is a row, as the scheduled ones are.
@@ -16,13 +16,16 @@ from prometheus_client import CollectorRegistry
 
 from billing.accounting.daily_finance import DAY_MS, MOST_DAYS, RolledUp, day_of
 from billing.accounting.reconcile import traces
-from billing.jobs.runs import PARTLY
+from billing.jobs.runs import PARTLY, Runs
 from billing.jobs.schedule import JobIsRunning, JobResult, Run
+from billing.ledger.dismissals import TEST_MONEY, Dismissals
 from billing.money.amounts import written_credits, written_usd
+from billing.money.findings import Finding
+from billing.payments.purchase_store import PurchaseStore
 from billing.storage.database import now_ms
 from proxy.admin.rows import job_row
 from proxy.cli.balances import open_reader
-from proxy.cli.context import Add, Context, Refusal
+from proxy.cli.context import LONGEST_REASON, Add, Context, Refusal, short_text, table, who
 from proxy.cli.context import Result as Output
 from proxy.customer_api.money_in import CHECK_DAYS, money_in
 from proxy.observability.metrics import Metrics
@@ -30,6 +33,10 @@ from proxy.server.jobs import JobBook
 from proxy.web.times import iso_time
 
 COMMANDS = ("reconcile", "finance", "costs", "jobs")
+FINDERS = ("reconcile", "stripe", "sweep", "finance", "costs")
+"""Jobs that find things."""
+STRIPE_IDS = ("pur_", "pi_", "cs_", "ch_", "py_", "re_", "pyr_", "dp_", "du_")
+"""Beginnings of what an object at Stripe is called, also by another installation of ours."""
 WAIT_SECONDS = 120.0
 LOOK_SECONDS = 0.2
 EXIT_UNAVAILABLE = 3
@@ -70,6 +77,16 @@ def register(commands: Any, add: Add) -> None:
         "Every job with its last run and when it is due; exit 1 when the last run of one found something.",
     )
     add(jobs, "run", _run, "Run a job now, in this command.").add_argument("job")
+    findings = commands.add_parser("findings", help="What the jobs found.").add_subparsers(dest="verb", required=True)
+    add(findings, "list", _findings, "What stands of the last runs; exit 1 when there is anything.")
+    dismiss = add(
+        findings,
+        "dismiss",
+        _dismiss,
+        "Find this no more: a finding with its present figures, or an object at Stripe that is none of ours. Audited.",
+    )
+    dismiss.add_argument("subject", help="as `tollkeeper findings list` names it, or an object's id at Stripe")
+    dismiss.add_argument("--reason", required=True, type=short_text(LONGEST_REASON))
 
 
 @contextlib.asynccontextmanager
@@ -79,6 +96,7 @@ async def _book(context: Context, *, store: bool = False) -> AsyncIterator[JobBo
     money = money_in(context.settings, context.database, metrics)
     async with contextlib.AsyncExitStack() as stack:
         stack.push_async_callback(money.close)
+        stack.push_async_callback(money.leave_counts)
         read = await stack.enter_async_context(open_reader(context)) if store else None
         book = JobBook(context.settings, read, money, metrics)
         stack.push_async_callback(book.close)
@@ -147,6 +165,7 @@ async def _finance(context: Context) -> Output:
             "paidNetMillicredits": str(paid.get(day.day, 0)),
             "deductedMillicredits": str(day.deducted),
             "costMillicredits": str(day.cost),
+            "givenAwayMillicredits": str(day.given_away),
             "marginMillicredits": str(day.margin),
             "lossMillicredits": str(day.loss),
             "liabilityMillicredits": str(day.liability),
@@ -170,8 +189,44 @@ async def _finance(context: Context) -> Output:
         )
         for day in days
     ]
+    lines += [
+        f"{day.day}: ${written_usd(day.given_away)} of the cost was given away by decision, and is not in the margin"
+        for day in days
+        if day.given_away
+    ]
     output, text, code = _output(result, "\n".join([*lines, *map(str, result.findings)]))
     return {**output, "days": data}, text, code
+
+
+async def _findings(context: Context) -> Output:
+    rows = await _standing(context)
+    data = [{**row._asdict(), "expected": str(row.expected), "found": str(row.found)} for row in rows]
+    return {"data": data}, "\n".join(map(str, rows)) or "Nothing was found.", 1 if rows else 0
+
+
+async def _dismiss(context: Context) -> Output:
+    """Dismiss what a job found with the figures that it has, and what is another installation's for good."""
+    given, store = context.arguments, Dismissals(context.database)
+    found = [row for row in await _standing(context) if row.subject == given.subject]
+    ours = await PurchaseStore(context.database).get(given.subject) is not None
+    foreign = not ours and given.subject.startswith((*STRIPE_IDS, TEST_MONEY))
+    if not found and not foreign:
+        raise Refusal(f"no finding names {given.subject!r}: see `tollkeeper findings list`")
+    if found:
+        await store.dismiss_findings(found, given.reason, who())
+    if foreign:
+        await store.dismiss_object(given.subject, given.reason, who())
+    result = {"subject": given.subject, "findings": len(found), "object": foreign}
+    return result, f"{given.subject} is dismissed: from the next run on it is not found any more.", 0
+
+
+async def _standing(context: Context) -> list[Finding]:
+    """Return what stands of every job's last runs and nobody has dismissed since."""
+    runs, found = Runs(context.database), []
+    for job in FINDERS:
+        rows = await runs.standing_findings(job)
+        found += [Finding(row.check, row.subject, row.expected, row.found, 0) for row in rows]
+    return await Dismissals(context.database).standing(list(dict.fromkeys(found)))
 
 
 def _line(cells: Sequence[str]) -> str:
@@ -198,14 +253,14 @@ async def _costs(context: Context) -> Output:
 async def _list(context: Context) -> Output:
     async with _book(context) as book:
         rows = [job_row(status) for status in await book.schedule.status()]
-    lines = []
+    shown = []
     for row in rows:
         last = row["lastRun"]
         state = "never ran" if last is None else f"{last['finishedAt']}  {_result_of(last)}"
         due = "running" if row["running"] else "asked for" if row["requested"] else row["nextDueAt"] or "now"
-        lines.append(f"{row['job']:11} {state:44} due {due}   {row['about']}")
+        shown.append((row["job"], state, due, row["about"]))
     bad = [row for row in rows if row["lastRun"] is not None and not row["lastRun"]["ok"]]
-    return {"data": rows, "now": iso_time(now_ms())}, "\n".join(lines), 1 if bad else 0
+    return {"data": rows, "now": iso_time(now_ms())}, table("job last-run due what-it-does", shown), 1 if bad else 0
 
 
 def _result_of(run: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""`make run`: serve at once, on OpenAI when OPENAI_API_KEY is set, else on the built-in sandbox; with a demo account.
+"""`make run` and `tollkeeper demo`: serve at once, on OpenAI when OPENAI_API_KEY is set, else on the built-in sandbox.
 
-On first start it creates the account, grants it credits and keeps its key in var/demo.json (mode 0600), so that the
-lines to paste can be printed at every start. The made-up Stripe is kept in var/sandbox-stripe.json, as purchases are
-kept in SQL; var/sandbox.env tells commands in a second terminal of both sandboxes.
+There is a demo account: on first start it is created and granted credits, and its key is kept in var/demo.json (mode
+0600), so that the lines to paste can be printed at every start. The made-up Stripe is kept in var/sandbox-stripe.json,
+as purchases are kept in SQL; var/sandbox.env tells commands in a second terminal of both sandboxes.
 """
 
 import asyncio
@@ -17,19 +17,22 @@ import sys
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from billing.balances.journal_file import lock_file
 from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.ledger import Ledger
 from billing.ledger.portal_tokens import PortalTokens
 from billing.money.amounts import parse_credits
+from billing.money.errors import BillingError, StoreUnavailable
 from billing.storage.database import Database
+from billing.storage.private_files import ONLY_OURS_FOLDER
 from config.errors import ConfigError
 from config.load import load_settings
 from config.secrets import stripe_keys, upstream_key
 from config.settings import Settings
-from proxy.cli.context import local_url
-from proxy.cli.main import main as tollkeeper
+from proxy.cli.context import Add, Refusal, local_url
+from proxy.cli.serve import serve
 from proxy.credits_page.sign_in import link_url
 from proxy.server.startup_checks import prepare_database
 from proxy.server.supervisor import bind, die_with_parent
@@ -53,13 +56,25 @@ STRIPE_NAMES = (
 """What a sandbox is reached by; set here, and in SECOND_TERMINAL."""
 
 
-def main() -> int:
-    """Start what is missing, print what to paste, serve until SIGTERM or Ctrl-C."""
-    path = Path("proxy.toml") if Path("proxy.toml").exists() else None
+def register(commands: Any, add: Add) -> None:
+    """Add the command to the parser."""
+    add(
+        commands,
+        "demo",
+        None,
+        "`make run` without make: serve a demo at once, on simulators unless OPENAI_API_KEY is set.",
+    )
+
+
+def main(path: Path | None = None) -> int:
+    """Start what is missing, print what to paste, serve until SIGTERM or Ctrl-C. `path`: the configuration."""
+    path = path or (Path("proxy.toml") if Path("proxy.toml").exists() else None)
     forget_sandboxes()
     try:
         settings = load_settings(path)
         check_ports(settings)
+        if upstream_key(settings):
+            check_no_sandbox_money()
         sandbox = None if upstream_key(settings) else start_sandbox()
         bank = None if sandbox is None or stripe_keys(settings) else start_stripe(settings)
     except ConfigError as error:
@@ -70,7 +85,10 @@ def main() -> int:
         tell_second_terminal((*(OPENAI_NAMES if sandbox else ()), *(STRIPE_NAMES if bank else ())))
         demo = asyncio.run(demo_account(settings))
         print_welcome(settings, demo, sandboxed=sandbox is not None)
-        return tollkeeper(["serve"])
+        return serve(load_settings(path), path)  # once more: the sandboxes are in the environment now
+    except (BillingError, ConfigError, Refusal) as error:
+        print(f"tollkeeper: {error}", file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
     finally:
         for process in (sandbox, bank):
             if process is not None:
@@ -92,6 +110,8 @@ def forget_sandboxes() -> None:
 def check_ports(settings: Settings) -> None:
     """Raise ConfigError when we could not listen: it is said before anything is started or printed."""
     listen = settings.listen
+    if _serves_here(settings):
+        raise ConfigError("proxy.toml", "embedded.path", "is in use", _other_place(listen.port + 1))
     try:
         for listener in bind(settings).sockets():
             listener.close()
@@ -101,11 +121,40 @@ def check_ports(settings: Settings) -> None:
         reason = (
             f"{which} is taken" if error.errno == errno.EADDRINUSE else f"{which} cannot be used ({error.strerror})"
         )
-        fix = (
-            "stop what listens there (another `make run`?), or choose another: "
-            f"TOLLKEEPER_LISTEN__PORT={listen.port + 1} make run"
-        )
+        fix = f"stop what listens there, or choose another port: TOLLKEEPER_LISTEN__PORT={listen.port + 1} make run"
         raise ConfigError("proxy.toml", "listen.port", reason, fix) from None
+
+
+def check_no_sandbox_money() -> None:
+    """Raise ConfigError when the ledger here holds credits that made-up cards bought: OpenAI's bill is real."""
+    if STRIPE_STATE.exists():
+        raise ConfigError(
+            str(STRIPE_STATE),
+            "OPENAI_API_KEY",
+            "this folder's ledger holds credits bought at the made-up Stripe, and a real key would serve them",
+            f"begin a new one: `mv {STRIPE_STATE.parent} {STRIPE_STATE.parent}-sandbox`, then `make run` again",
+        )
+
+
+def _serves_here(settings: Settings) -> bool:
+    """Tell whether a server works on this folder's ledger: a second one could not."""
+    path = Path(settings.embedded.path)
+    if settings.redis.url or not path.exists():
+        return False
+    try:
+        lock_file(path).close()
+    except StoreUnavailable:
+        return True
+    return False
+
+
+def _other_place(port: int) -> str:
+    command = Path(sys.executable).with_name("tollkeeper")
+    place = Path.cwd().with_name(f"{Path.cwd().name}-second")
+    return (
+        "this folder is being served already: use that server, or stop it. One beside it needs a folder and a port of "
+        f"its own: mkdir {place} && cd {place} && TOLLKEEPER_LISTEN__PORT={port} {command} demo"
+    )
 
 
 def tell_second_terminal(names: Iterable[str]) -> None:
@@ -114,7 +163,7 @@ def tell_second_terminal(names: Iterable[str]) -> None:
     The file is there without any as well, so that reading it always works.
     """
     lines = [f"{name}={shlex.quote(os.environ[name])}" for name in names]
-    SECOND_TERMINAL.parent.mkdir(parents=True, exist_ok=True)
+    SECOND_TERMINAL.parent.mkdir(mode=ONLY_OURS_FOLDER, parents=True, exist_ok=True)
     SECOND_TERMINAL.unlink(missing_ok=True)
     with os.fdopen(
         os.open(SECOND_TERMINAL, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
@@ -146,7 +195,7 @@ def start_stripe(settings: Settings) -> "subprocess.Popen[bytes]":
     """
     base, secret = local_url(settings, settings.listen.port), "whsec_" + secrets.token_hex(8)
     command = [sys.executable, "-m", "sandbox.stripe", "--api-key", STRIPE_KEY, "--state", str(STRIPE_STATE)]
-    STRIPE_STATE.parent.mkdir(parents=True, exist_ok=True)
+    STRIPE_STATE.parent.mkdir(mode=ONLY_OURS_FOLDER, parents=True, exist_ok=True)
     command += ["--webhook", f"{base}/webhooks/stripe", "--webhook-secret", secret]
     # our own simulator, started before there are threads
     process = subprocess.Popen(  # noqa: S603
@@ -202,7 +251,7 @@ async def _create_demo(database: Database) -> None:
     await Ledger(database).grant(
         account_id, parse_credits(DEMO_CREDITS), f"demo:{account_id}", "quickstart", "demo credits"
     )
-    DEMO_FILE.parent.mkdir(parents=True, exist_ok=True)
+    DEMO_FILE.parent.mkdir(mode=ONLY_OURS_FOLDER, parents=True, exist_ok=True)
     with os.fdopen(os.open(DEMO_FILE, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
         json.dump({"accountId": account_id, "apiKey": key}, file)
 
@@ -235,13 +284,13 @@ Demo account, with {DEMO_CREDITS} credits on first start ($1.00). Its API key:
 Try it with curl:
 
   curl {base}/v1/chat/completions -H "Authorization: Bearer {key}" -H "Content-Type: application/json" \
--d '{{"model": "gpt-4o-mini", "messages": [{{"role": "user", "content": "Say hello"}}], "max_tokens": 50}}'
+-d '{{"model": "gpt-6-luna", "messages": [{{"role": "user", "content": "Say hello"}}], "max_completion_tokens": 500}}'
 
 Or with the OpenAI SDK (pip install openai):
 
   python3 -c 'from openai import OpenAI; c = OpenAI(base_url="{base}/v1", api_key="{key}"); \
-print(c.chat.completions.create(model="gpt-4o-mini", messages=[{{"role": "user", "content": "Say hello"}}], \
-max_tokens=50).choices[0].message.content)'
+print(c.chat.completions.create(model="gpt-6-luna", messages=[{{"role": "user", "content": "Say hello"}}], \
+max_completion_tokens=500).choices[0].message.content)'
 
 What it cost:  curl {base}/api/billing/me -H "Authorization: Bearer {key}"
 

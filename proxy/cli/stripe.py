@@ -12,7 +12,7 @@ from billing.payments.purchase_store import PurchaseStore
 from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.inbox import Inbox
 from config.errors import ConfigError
-from proxy.cli.context import Add, Context, Result, because, short_text, who
+from proxy.cli.context import Add, Context, Result, because, short_text, table, who
 from proxy.customer_api.money_in import MoneyIn, money_in
 from proxy.customer_api.rows import purchase_row
 from proxy.observability.metrics import Metrics
@@ -56,6 +56,7 @@ async def open_money(context: Context) -> AsyncIterator[MoneyIn]:
     try:
         yield money
     finally:
+        await money.leave_counts()
         await money.close()
 
 
@@ -96,9 +97,9 @@ async def _sweep(context: Context) -> Result:
 async def _inbox(context: Context) -> Result:
     inbox, given = Inbox(context.database), context.arguments
     depth = await inbox.depth()
+    totals = await inbox.counts()
     counts = [
-        {"type": kind, "state": state, "count": number, "handled": kind in KINDS}
-        for kind, state, number in await inbox.counts()
+        {"type": kind, "state": state, "count": number, "handled": kind in KINDS} for kind, state, number in totals
     ]
     rows = await inbox.listing(given.state, given.limit) if given.state else []
     data = [
@@ -118,9 +119,10 @@ async def _inbox(context: Context) -> Result:
     ]
     result = {"waiting": depth.waiting, "oldestSeconds": depth.oldest_ms // 1_000, "counts": counts, "data": data}
     lines = [f"{depth.waiting} events wait, the oldest for {depth.oldest_ms // 1_000} s."]
-    lines += [f"{row['count']:>8}  {row['state']:<8} {row['type']}" for row in counts]
-    lines += [f"{row['receivedAt']}  {row['eventId']}  {row['type']}  {row['outcome']}" for row in data]
-    return result, "\n".join(lines), 1 if depth.oldest_ms > 300_000 else 0
+    lines.append(table(">count state type", [(str(number), state, kind) for kind, state, number in totals]))
+    shown = [(iso_time(row.received_at), row.event_id, row.type, row.outcome or "") for row in rows]
+    lines.append(table("time event type outcome", shown))
+    return result, "\n".join(line for line in lines if line), 1 if depth.oldest_ms > 300_000 else 0
 
 
 async def _replay(context: Context) -> Result:
@@ -161,15 +163,19 @@ async def _purchases(context: Context) -> Result:
             "claims": claims,
         }
         data.append({**purchase_row(purchase), **more})
-    lines = []
+    shown = []
     for row in data:
-        sold = f"{row['priceCents'] / 100:>9.2f}  {row['packageCode']}  {row['problem']}"
-        lines.append(f"{row['createdAt']}  {row['id']}  {row['standing'] or row['state']:<15} {sold}")
-        lines += [
-            f"    {claim['kind']} {claim['id']} {claim['status']} {claim['amountCents'] / 100:.2f}"
+        sold = (f"{row['priceCents'] / 100:.2f}", row["packageCode"], row["problem"])
+        shown.append((row["createdAt"], row["id"], row["standing"] or row["state"], *sold))
+        shown += [
+            ("", f"  {claim['kind']} {claim['id']}", claim["status"], f"{claim['amountCents'] / 100:.2f}", "", "")
             for claim in row["claims"]
         ]
-    return {"data": data}, "\n".join(lines) or "This account has bought nothing.", 0
+    return (
+        {"data": data},
+        table("time purchase state >usd package problem", shown) or "This account has bought nothing.",
+        0,
+    )
 
 
 def _days(text: str) -> int:

@@ -14,8 +14,8 @@ def moment(at: int) -> dict[str, str]:
 
 
 def dollars(amount: int) -> str:
-    """Millicredits (micro-dollars) as dollars and cents, cut off: $12.97."""
-    cents = abs(amount) // 10_000
+    """Millicredits (micro-dollars) as dollars and the nearest cents: $12.97."""
+    cents = (abs(amount) + 5_000) // 10_000
     return f"{'−' if amount < 0 else ''}${cents // 100:,}.{cents % 100:02}"
 
 

@@ -5,6 +5,7 @@ one-time link; the link opens a session that lives in an HttpOnly cookie. Every 
 session; what a customer sees is the session's account only, and staff who look at it change nothing.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,23 +17,25 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import Accounts
+from billing.ledger.customers.desk import KeyDesk
 from billing.ledger.portal_tokens import DAY_MS, PortalTokens
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.holds import Reading
 from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
-from billing.payments.recharge.rows import Recharge
+from billing.payments.recharge.terms import terms_of
 from billing.storage.database import now_ms
 from config.secrets import Secret
 from proxy.credits_page.formatting import dollars, moment, months
 from proxy.credits_page.forms import CreditsForms
+from proxy.credits_page.keys import PageKeys
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
 from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.payment_pages import receipt_url
-from proxy.customer_api.recharge import is_offered
+from proxy.customer_api.recharge import recharge_standing
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
 from proxy.web.display import exact_credits, short_credits
@@ -41,8 +44,6 @@ from proxy.web.rejections import invalid, not_found
 
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
 ROWS = 20
-LINK_MS = 23 * 3_600_000
-"""Payment pages close after a day: an older link to one is not shown."""
 KINDS = {
     "purchase": "Purchase",
     "purchase_bonus": "Bonus",
@@ -73,6 +74,8 @@ DONE = {
     "recharge-on": "Automatic recharge is on.",
     "recharge-off": "Automatic recharge is off. Your card is not charged by itself any more.",
     "revoked": "The key is revoked. Programs that use it stop working within seconds.",
+    "key-there": "This form was sent before, and made its key then. Nothing was made now.",
+    "key-changed": "The key is changed. It is in force within seconds.",
 }
 """What the page says after a form, by the word in its address."""
 
@@ -87,6 +90,7 @@ class CreditsPage:
     money: MoneyIn
     portal: PortalTokens
     accounts: Accounts
+    keys: KeyDesk
     account_api: AccountApi
     statements: Statements
     service_key: Secret | None
@@ -98,16 +102,22 @@ class CreditsPage:
         sign_in = CreditsSignIn(self.portal, self.service_key, self.public_url, self.find_staff, self._responses)
         shown = (
             ("/credits", self._credits),
+            *self._keys.pages(),
             ("/credits/statement", self._statement),
             ("/credits/receipts/{purchase_id}", self._receipt),
         )
-        changes = CreditsForms(self.money, self.accounts, self.public_url, self._responses).handlers()
+        forms = CreditsForms(self.money, self.accounts, self.public_url, self._responses)
+        changes = [*forms.handlers(), *self._keys.forms()]
         return [
             *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
             *(Route(path, sign_in.page(handler, for_staff=True), methods=["GET"]) for path, handler in shown),
             *(Route(path, sign_in.page(handler, for_staff=False), methods=["POST"]) for path, handler in changes),
         ]
+
+    @property
+    def _keys(self) -> PageKeys:
+        return PageKeys(self.keys, self.public_url, self._responses)
 
     @property
     def _responses(self) -> PageResponses:
@@ -136,7 +146,7 @@ class CreditsPage:
             "usage": await self._usage_view(account, request.query_params.get("usage")),
             "ledger": await self._ledger_view(account, request.query_params.get("ledger")),
             "purchases": await self._purchases_view(account, request.query_params.get("purchases")),
-            "keys": await self._keys_view(account),
+            "keys": await self._keys.view(account),
             "months": months(row.created_at, now),
         }
         return self._responses.page("credits.html", content)
@@ -185,22 +195,26 @@ class CreditsPage:
             made = self.money.offer(package.code)
             if made is not None:
                 bonus = package.bonus_percent if made.bonus else ""
+                terms = terms_of(made)
                 every = {"code": package.code, "usd": package.usd, "bonus": bonus}
+                every |= {"words": terms.words, "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}"}
                 found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
 
     async def _recharge_view(self, account: str) -> dict[str, Any]:
-        row, buyer = await self.money.recharges.get(account), await self.money.customers.find(account)
+        row, now = await self.money.recharges.get(account), await recharge_standing(self.money, account)
+        url = str(now["actionUrl"] or "")
         return {
-            "available": is_offered(self.money),
-            "saved": buyer is not None and bool(buyer.payment_method_id),
-            "enabled": row is not None and row.enabled,
+            "available": now["available"],
+            "saved": now["hasSavedPaymentMethod"],
+            "enabled": now["enabled"],
             "threshold": row.threshold_millicredits // 1_000 if row else 1_000,
             "package": row.package_code if row else "",
             "ceiling": f"{row.monthly_ceiling_cents // 100}.{row.monthly_ceiling_cents % 100:02}" if row else "100.00",
-            "message": row.message if row else "",
-            "needs_buyer": row is not None and row.state == "action_needed",
-            "action_url": row.action_url if row and _opens(row) else "",
+            "message": now["message"],
+            "needs_buyer": now["state"] == "action_needed",
+            "unsaid": now["state"] == "stopped",
+            "action_url": url if url.startswith(("https://", "http://")) else "",
         }
 
     async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
@@ -257,26 +271,6 @@ class CreditsPage:
             )
         return {"rows": found, "next": following, "paged": cursor is not None}
 
-    async def _keys_view(self, account: str) -> list[dict[str, Any]]:
-        """Keys that work first, then those that do not, each newest first."""
-        found = []
-        for row in reversed(await self.accounts.keys_of(account)):
-            limit, ended = (
-                row.spend_limit_millicredits,
-                row.revoked_at is not None or (row.expires_at or 2**62) < now_ms(),
-            )
-            found.append(
-                {
-                    "id": row.id,
-                    "hint": row.hint,
-                    "limit": "none" if limit is None else f"{short_credits(limit)} a {row.spend_period or 'lifetime'}",
-                    "at": moment(row.created_at),
-                    "state": "revoked" if row.revoked_at else "expired" if ended else "active",
-                    "active": not ended,
-                }
-            )
-        return sorted(found, key=lambda key: not key["active"])
-
     # -- files and receipts ----------------------------------------------------------------------
 
     async def _statement(self, request: Request, visitor: Visitor) -> Response:
@@ -286,7 +280,7 @@ class CreditsPage:
         except ValueError:
             raise invalid("Choose a month.") from None
         kind: Literal["csv", "pdf"] = "csv" if form == "csv" else "pdf"
-        body, media = statement_file(statement, kind)
+        body, media = await asyncio.to_thread(statement_file, statement, kind, self.money.settings.seller)
         name = f"statement-{month}.{kind}"
         return Response(
             body, 200, {**self._responses.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
@@ -304,11 +298,6 @@ class CreditsPage:
             return self._responses.message("Not found", "There is no such file.", 404)
         body = files("proxy.credits_page").joinpath(f"templates/{name}").read_bytes()
         return Response(body, 200, {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}, STATIC[name])
-
-
-def _opens(row: Recharge) -> bool:
-    """Tell whether the page on which the buyer can pay is still there."""
-    return row.action_url.startswith(("https://", "http://")) and row.updated_at > now_ms() - LINK_MS
 
 
 def _state_of(row: Purchase, totals: ClaimTotals | None) -> tuple[str, str]:

@@ -98,6 +98,7 @@ class CreditsSignIn:
             Route("/api/portal/sessions", json_handler(self._make_link), methods=["POST"]),
             Route("/credits/enter", self._ask_to_enter, methods=["GET"]),
             Route("/credits/enter", self._enter, methods=["POST"]),
+            Route("/credits/signed-out", self._signed_out, methods=["GET"]),
             Route("/credits/sign-out", self.page(self._sign_out, for_staff=True), methods=["POST"]),
         ]
 
@@ -204,9 +205,13 @@ class CreditsSignIn:
     async def _sign_out(self, request: Request, visitor: Visitor) -> Response:
         del request
         await self.portal.close(visitor.token)
-        response = self.responses.message("Signed out", "You can close this window.", 200)
+        response = self.responses.redirect("/credits/signed-out")
         response.delete_cookie(COOKIE, path="/credits")
         return response
+
+    async def _signed_out(self, request: Request) -> Response:
+        del request
+        return self.responses.message("Signed out", "You can close this window.", 200)
 
 
 def staff_of(caller: StaffCaller) -> Staff:

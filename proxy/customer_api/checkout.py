@@ -16,7 +16,7 @@ from billing.money.errors import NotYet, StoreUnavailable, StripeRefused, TooMan
 from billing.payments.purchase_store import Purchase
 from proxy.customer_api.callers import authenticate
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import PURCHASES_OFF, open_payment_page, open_saved_cards, receipt_url
+from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_payment_page, open_saved_cards, receipt_url
 from proxy.customer_api.rows import purchase_row
 from proxy.gateway.authenticate import Authenticator
 from proxy.web.http import json_body, json_handler, json_response
@@ -52,7 +52,7 @@ class CheckoutApi:
         ]
 
     async def _checkout(self, request: Request) -> Response:
-        key = await authenticate(self.authenticator, request)
+        key = await authenticate(self.authenticator, request, tokens="buyers")
         asked = await json_body(request, CheckoutRequest)
         if not self.money.settings.billing.purchase_enabled:
             raise unavailable(PURCHASES_OFF, "purchases_disabled", 60_000)
@@ -76,10 +76,8 @@ class CheckoutApi:
             raise unavailable(
                 "The last payment page is still being settled. Try again in a moment.", "checkout_settling", 5_000
             ) from None
-        except StripeRefused:
-            raise unavailable(
-                "The payment provider does not open a payment page now. Nothing was charged.", "checkout_failed"
-            ) from None
+        except (StripeRefused, StoreUnavailable) as failed:
+            raise unavailable(no_page(failed), "checkout_failed") from None
         return json_response({**purchase_row(purchase), "url": purchase.url}, 201)
 
     async def _purchases(self, request: Request) -> Response:
@@ -125,8 +123,8 @@ class CheckoutApi:
             url = await open_saved_cards(
                 self.money, key.account_id, buyer.customer_id, self.money.settings.stripe.cancel_url
             )
-        except StripeRefused:
-            raise unavailable("The payment provider does not open its page now.", "portal_failed") from None
+        except (StripeRefused, StoreUnavailable) as failed:
+            raise unavailable(no_page(failed), "portal_failed") from None
         return json_response({"url": url}, 201)
 
     async def _own(self, request: Request) -> Purchase:

@@ -25,8 +25,8 @@ async def open_payment_page(
     account = await accounts.get(account_id)
     try:
         return await parts.checkout.open(account_id, account.name, offer, save_method=save_method)
-    except StripeRefused as refused:
-        _log_refusal("payment page", account_id, refused)
+    except (StripeRefused, StoreUnavailable) as failed:
+        _log_failure("payment page", account_id, failed)
         raise
 
 
@@ -34,13 +34,22 @@ async def open_saved_cards(money: MoneyIn, account_id: str, customer_id: str, re
     """Open the page of a Stripe customer's saved cards; return its URL. Raises StripeRefused."""
     try:
         return await (await money.parts()).gateway.portal_url(customer_id, return_url)
-    except StripeRefused as refused:
-        _log_refusal("page of saved cards", account_id, refused)
+    except (StripeRefused, StoreUnavailable) as failed:
+        _log_failure("page of saved cards", account_id, failed)
         raise
 
 
-def _log_refusal(page: str, account_id: str, refused: StripeRefused) -> None:
-    log.error("no %s for %s: %s", page, account_id, refused)
+def no_page(failed: StripeRefused | StoreUnavailable) -> str:
+    """Return what a buyer is told of a page of Stripe's that does not open. The cause is for the log."""
+    if isinstance(failed, StripeRefused):
+        return "The payment provider does not open this page now. Nothing was charged."
+    if failed.store == "stripe":
+        return "The payment page cannot be opened right now. Nothing was charged; try again in a moment."
+    return "Payments cannot be started right now. Nothing was charged; try again in a moment."
+
+
+def _log_failure(page: str, account_id: str, failed: StripeRefused | StoreUnavailable) -> None:
+    log.error("no %s for %s: %s", page, account_id, failed)
 
 
 async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:

@@ -37,6 +37,8 @@ def usage_row(row: UsageRow) -> dict[str, Any]:
         "usageSource": row.usage_source,
         "outcome": row.outcome,
         "free": bool(row.free),
+        "endUser": row.end_user or None,
+        "tags": row.tags.split("\n") if row.tags else [],
         "createdAt": iso_time(row.created_at),
     }
 
@@ -73,7 +75,14 @@ def ledger_row(row: TransferRow) -> dict[str, Any]:
 
 def refund_row(purchase_id: str, made: Refunded) -> dict[str, Any]:
     """Refund that was asked for here."""
-    return {"id": purchase_id, "refundId": made.refund_id, "refundedCents": made.cents, "status": made.status}
+    return {
+        "id": purchase_id,
+        "refundId": made.refund_id,
+        "refundedCents": made.cents,
+        "status": made.status,
+        "reference": made.reference,
+        "again": made.again,
+    }
 
 
 def purchase_row(purchase: Purchase) -> dict[str, Any]:

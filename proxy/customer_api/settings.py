@@ -1,5 +1,6 @@
 """Settings and files of a customer: automatic recharge, the low-balance threshold, monthly statements."""
 
+import asyncio
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -10,10 +11,11 @@ from starlette.routing import Route
 
 from billing.accounting.statements import Statements
 from billing.ledger.accounts import ApiKey
-from billing.payments.recharge.rows import Recharge, RechargeSettings
+from billing.payments.recharge.rows import RechargeSettings
+from billing.payments.recharge.terms import Terms
 from proxy.customer_api.callers import authenticate, customer
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.recharge import is_offered, save_recharge
+from proxy.customer_api.recharge import recharge_standing, save_recharge
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.authenticate import Authenticator
 from proxy.web.http import json_body, json_handler, json_response
@@ -24,13 +26,18 @@ Cents = Annotated[int, msgspec.Meta(gt=0, le=100_000_000)]
 
 
 class RechargeRequest(msgspec.Struct, rename="camel", frozen=True):
-    """The whole of what an account may set. Amounts in millicredits as strings, the ceiling in cents a UTC month."""
+    """The whole of what an account may set. Amounts in millicredits as strings, the ceiling in cents a UTC month.
+
+    `price_cents` and `millicredits`: the package as the customer was shown it when they consented.
+    """
 
     enabled: bool
     threshold_millicredits: Amount
     package_code: str
     monthly_ceiling_cents: Cents
     consent: bool = False
+    price_cents: Cents | None = None
+    millicredits: Amount | None = None
 
 
 class ThresholdRequest(msgspec.Struct, rename="camel", frozen=True):
@@ -59,11 +66,7 @@ class SettingsApi:
         key = await authenticate(self.authenticator, request)
         if request.method == "PUT":
             await self._set_recharge(key, request)
-        row, buyer = await self.money.recharges.get(key.account_id), await self.money.customers.find(key.account_id)
-        saved = buyer is not None and bool(buyer.payment_method_id)
-        return json_response(
-            {"available": is_offered(self.money), "hasSavedPaymentMethod": saved, **_recharge_row(row)}
-        )
+        return json_response(await recharge_standing(self.money, key.account_id))
 
     async def _set_recharge(self, key: ApiKey, request: Request) -> None:
         """Only on behalf of the account's owner: a key that leaks may cost what is prepaid, and must not reach the card
@@ -78,7 +81,13 @@ class SettingsApi:
         wish = RechargeSettings(
             asked.enabled, int(asked.threshold_millicredits), asked.package_code, asked.monthly_ceiling_cents
         )
-        await save_recharge(self.money, key.account_id, wish, customer(key, request), consent=asked.consent)
+        given = (asked.price_cents, asked.millicredits)
+        if (given[0] is None) != (given[1] is None):
+            raise invalid("Give `priceCents` and `millicredits` together: what the customer was shown.", "priceCents")
+        shown = None if given[0] is None or given[1] is None else Terms(given[0], int(given[1]))
+        await save_recharge(
+            self.money, key.account_id, wish, customer(key, request), consent=asked.consent, shown=shown
+        )
 
     async def _low_balance(self, request: Request) -> Response:
         key = await authenticate(self.authenticator, request)
@@ -98,21 +107,10 @@ class SettingsApi:
             statement = await self.statements.read(key.account_id, month)
         except ValueError:
             raise invalid("`month` is written YYYY-MM.", "month") from None
-        body, media = statement_file(statement, "pdf" if kind == "pdf" else "csv")
+        seller = self.money.settings.seller
+        body, media = await asyncio.to_thread(statement_file, statement, "pdf" if kind == "pdf" else "csv", seller)
         headers = {
             "content-disposition": f'attachment; filename="statement-{month}.{kind}"',
             "cache-control": "no-store",
         }
         return Response(body, 200, headers, media)
-
-
-def _recharge_row(row: Recharge | None) -> dict[str, object]:
-    return {
-        "enabled": row is not None and row.enabled,
-        "thresholdMillicredits": str(row.threshold_millicredits) if row else None,
-        "packageCode": row.package_code if row else None,
-        "monthlyCeilingCents": row.monthly_ceiling_cents if row else None,
-        "state": row.state if row else "ready",
-        "message": row.message if row else "",
-        "actionUrl": row.action_url or None if row else None,
-    }

@@ -14,11 +14,14 @@ from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.lib.units import mm
 from reportlab.pdfbase.pdfmetrics import stringWidth
-from reportlab.platypus import CondPageBreak, Paragraph, SimpleDocTemplate, Spacer, Table
+from reportlab.platypus import CondPageBreak, Flowable, Paragraph, SimpleDocTemplate, Spacer, Table
 
 from billing.accounting.statements import Statement, StatementEntry, StatementPurchase, StatementUsage
 from billing.money.amounts import written_usd
 from billing.payments.purchase import MILLICREDITS_PER_CENT
+from config.settings import Seller
+from proxy.customer_api.lettering.any_script import AnyScript
+from proxy.customer_api.lettering.faces import Faces
 from proxy.customer_api.statement_csv import date_of, kind_of
 
 MARGIN = 15 * mm
@@ -46,31 +49,33 @@ class StatementTable(NamedTuple):
     totals: list[Any]
 
 
-def statement_pdf(statement: Statement) -> bytes:
+def statement_pdf(statement: Statement, seller: Seller) -> bytes:
     """A4, paged; reportlab's `invariant` leaves out times and random ids."""
-    out = io.BytesIO()
+    out, faces = io.BytesIO(), Faces()
     document = SimpleDocTemplate(
         out,
         pagesize=A4,
         invariant=1,
         title=f"Statement {statement.month}",
-        author="Tollkeeper",
+        author=seller.name or "Tollkeeper",
         leftMargin=MARGIN,
         rightMargin=MARGIN,
         topMargin=MARGIN,
         bottomMargin=MARGIN,
     )
-    story: list[Any] = [Paragraph(f"Statement {statement.month}", STYLES["Title"])]
-    story += [_text(f"{statement.name} ({statement.account_id})"), _text(ABOUT)]
+    sold_by = [seller.name, *seller.address, *([f"Tax id: {seller.tax_id}"] if seller.tax_id else [])]
+    story: list[Any] = [_text(line, faces) for line in sold_by if line]
+    story += [Paragraph(f"Statement {statement.month}", STYLES["Title"])]
+    story += [_text(f"{statement.name} ({statement.account_id})", faces), _text(ABOUT, faces)]
     for table in (
         _balance(statement),
         _money(statement),
         _purchases(statement),
-        _entries(statement),
+        _entries(statement, faces),
         _usage(statement),
     ):
         story += [Spacer(1, 5 * mm), CondPageBreak(35 * mm), Paragraph(table.title, STYLES["Heading3"])]
-        story.append(_table(table) if table.rows else _text("None."))
+        story.append(_table(table) if table.rows else _text("None.", faces))
 
     def foot(canvas: Any, _: Any) -> None:
         canvas.setFont("Helvetica", 7)
@@ -105,7 +110,7 @@ def _balance(statement: Statement) -> StatementTable:
 def _money(statement: Statement) -> StatementTable:
     paid, paid_tax = _paid(statement.purchases)
     back, back_tax = _returned(statement.entries)
-    rows = [["Paid", _usd(paid), _usd(paid_tax)], ["Returned: refunds and disputes", _usd(-back), _usd(-back_tax)]]
+    rows = [["Paid", _usd(paid), _usd(paid_tax)], ["Returned: refunds and disputes", _usd(back), _usd(back_tax)]]
     totals = ["Paid less returned", _usd(paid - back), _usd(paid_tax - back_tax)]
     return StatementTable("Money", (("", 110), ("US dollars", 35), ("of it tax", 35)), 1, rows, totals)
 
@@ -144,7 +149,7 @@ def _purchases(statement: Statement) -> StatementTable:
     return StatementTable("Purchases", columns, 4, rows, totals)
 
 
-def _entries(statement: Statement) -> StatementTable:
+def _entries(statement: Statement, faces: Faces) -> StatementTable:
     columns = (
         ("Date", 18),
         ("What", 32),
@@ -157,7 +162,7 @@ def _entries(statement: Statement) -> StatementTable:
     rows = [
         [
             date_of(row.at),
-            _text(f"{kind_of(row)}: {row.reason}" if row.reason else kind_of(row)),
+            _text(f"{kind_of(row)}: {row.reason}" if row.reason else kind_of(row), faces),
             _code(row.reference, 46),
             *([_usd(row.returned), _usd(row.returned_tax)] if row.returned else ["", ""]),
             *_both(row.millicredits),
@@ -222,7 +227,12 @@ def _table(table: StatementTable) -> Table:
     return Table(body, colWidths=[width * mm for _, width in table.columns], repeatRows=1, style=style, splitInRow=1)
 
 
-def _text(value: str) -> Paragraph:
+def _text(value: str, faces: Faces) -> Flowable:
+    """Set text in Helvetica, which every reader has, where that has all of its characters."""
+    try:
+        value.encode("cp1252")
+    except UnicodeEncodeError:
+        return AnyScript(value, faces, SMALL.fontSize, SMALL.leading)
     return Paragraph(escape(value), SMALL)
 
 

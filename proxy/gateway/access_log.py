@@ -5,11 +5,19 @@ import time
 from typing import Protocol
 
 from billing.ledger.accounts import ApiKey
+from config.upstreams import DEFAULT_NAME
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.services import Services
+from proxy.gateway.upstream.interruption import UpstreamError
+from proxy.gateway.upstream.route import Served
+from proxy.observability.log import printable
 from proxy.observability.tracing import Headers, Trace
 
 CLIENT_CLOSED = 499
+BY_DEFAULT = Served()
+LONGEST_LOCATION = 300
+PRINTABLE = re.compile(rb"[^\x21-\x7e]")
+USERINFO = re.compile(rb"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/]*@")
 CLIENT_REQUEST_ID = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
 
@@ -25,6 +33,7 @@ class EndedRequest(Protocol):
     endpoint: str
     status: int
     outcome: str
+    cause: str
     started: float
     first_byte_ms: int
 
@@ -43,9 +52,9 @@ def log_request(services: Services, ended: EndedRequest, hold: RequestHold | Non
         "account": key.account_id if key else "",
         "key": key.key_id if key else "",
         "method": ended.method,
-        "path": ended.path.decode("latin-1")[:200],
+        "path": printable(ended.path.decode("latin-1")[:200]),
         "endpoint": ended.endpoint,
-        "model": hold.plan.parsed.model[:120] if hold is not None and hold.plan is not None else "",
+        "model": printable(hold.plan.parsed.model[:120]) if hold is not None and hold.plan is not None else "",
         "status": status,
         "outcome": ended.outcome,
         "input_tokens": hold.usage.input_tokens if hold is not None else 0,
@@ -55,5 +64,33 @@ def log_request(services: Services, ended: EndedRequest, hold: RequestHold | Non
         "first_byte_ms": ended.first_byte_ms,
         "duration_ms": round((time.monotonic() - ended.started) * 1_000),
     }
+    if hold is not None and hold.served != BY_DEFAULT:
+        facts |= {"upstream": hold.served.upstream or DEFAULT_NAME, "tries": hold.served.tries}
+    if ended.cause:
+        facts["cause"] = ended.cause
     services.log.request(facts)
     ended.trace.end(facts)
+
+
+def report_upstream_error(services: Services, ended: EndedRequest, error: UpstreamError) -> None:
+    """Count that the upstream gave no whole answer; keep why it could not be connected to, for the request's line."""
+    metrics = services.metrics
+    metrics.count(metrics.upstream_errors, error.reason)
+    if error.cause:
+        ended.cause = error.cause
+        metrics.count(metrics.connect_failures, error.cause)
+
+
+def report_account(services: Services, reason: str, status: int, request_id: str) -> None:
+    """Count and log what the upstream says about our own account; "" for nothing. `status` 0: inside an answer."""
+    if reason:
+        services.metrics.count(services.metrics.upstream_account, reason)
+        services.log.account_refused(reason, status, request_id)
+
+
+def report_no_answer(services: Services, request_id: str, status: int, headers: Headers) -> None:
+    """Log an answer of the upstream's that is none, with host and path of where it points; a query may hold secrets."""
+    location = next((value for name, value in headers if name == b"location"), b"")
+    shown = PRINTABLE.sub(b"?", re.split(rb"[?#]", location)[0])
+    shown = services.redactor.redact_identity(USERINFO.sub(rb"\1", shown))[:LONGEST_LOCATION]
+    services.log.no_answer(request_id, status, shown.decode("ascii"))

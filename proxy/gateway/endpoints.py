@@ -53,7 +53,8 @@ class Endpoint(NamedTuple):
     """A metered endpoint: how its requests are bounded and its answers are metered.
 
     `name` is OpenAI's path (for usage rows and prices); `upstream_path` is relative to base_url. `unit` says what it is
-    billed by. `stores`: what it makes is kept in the upstream account unless we say otherwise. `texts` is what can be
+    billed by. `makes`: the kind of object that is kept in the upstream account where it stores what it makes, which is
+    unless it is told otherwise (`stores`), or only when asked to. `texts` is what can be
     counted of its input; None where it is bounded but not counted. `priced_as`: the path that the price source lists
     its models under. `drains`: an answer whose client left is read to its end, because what it cost cannot be told from
     a part of it.
@@ -67,6 +68,7 @@ class Endpoint(NamedTuple):
     events: EventKind | None = None
     texts: Callable[[bytes], Texts] | None = None
     tiered: bool = False
+    makes: str = ""
     stores: bool = False
     free: bool = False
     priced_as: str = ""
@@ -100,6 +102,7 @@ METERED: dict[tuple[str, bytes], Endpoint] = {
             read_answer,
             texts=chat_texts,
             tiered=True,
+            makes="chat_completion",
         ),
         Endpoint("/v1/completions", "/completions", "tokens", parse_completion, read_answer, texts=completion_texts),
         Endpoint("/v1/embeddings", "/embeddings", "input tokens", parse_embedding, read_answer, texts=embedding_texts),
@@ -112,6 +115,7 @@ METERED: dict[tuple[str, bytes], Endpoint] = {
             RESPONSE_EVENTS,
             response_texts,
             tiered=True,
+            makes="response",
             stores=True,
         ),
         Endpoint(
@@ -183,19 +187,30 @@ METERED: dict[tuple[str, bytes], Endpoint] = {
 }
 MODELS_PATH = b"/v1/models"
 MODEL_PREFIX = b"/v1/models/"
-OBJECT_PREFIX = b"/v1/responses/"
-OBJECT_PATH = re.compile(rb"^/v1/responses/([A-Za-z0-9_-]{1,110})(/cancel|/input_items)?$")
-OBJECT_ROUTES = {
-    ("", "GET"): "its maker only",
-    ("", "DELETE"): "its maker only",
-    ("/cancel", "POST"): "its maker only",
-    ("/input_items", "GET"): "its maker only",
-}
-"""Routes under a response's id; they cost nothing and are open to the account that made it."""
 REALTIME = Endpoint(
     "/v1/realtime", "/realtime", "text, audio and image tokens", _no_body, reads(response_report), drains=True
 )
-SOCKETS = (b"/v1/responses", b"/v1/realtime")
+REALTIME_PATH = b"/v1/realtime"
+SERVED = frozenset([*(path.decode() for _, path in METERED), REALTIME.name])
+"""Endpoints at which models are used."""
+VOICE_PREFIX = b"/v1/realtime/"
+SECRETS_PATH, CALLS_PATH = b"/v1/realtime/client_secrets", b"/v1/realtime/calls"
+HANGUP_PATH = re.compile(rb"^/v1/realtime/calls/([A-Za-z0-9_-]{1,120})/hangup$")
+VOICE_ROUTES = (
+    ("POST", SECRETS_PATH.decode(), "free"),
+    ("POST", CALLS_PATH.decode(), REALTIME.unit),
+    ("POST", "/v1/realtime/calls/{call_id}/hangup", "free"),
+)
+"""Routes of browser voice: (method, path, what it is billed by); see calls/."""
+BATCHES = Endpoint(
+    "/v1/batches", "/batches", "its lines, at batch prices", _no_body, reads(response_report), drains=True
+)
+"""Many requests in one, each with an endpoint of its own: see batches/."""
+SEARCHES = Endpoint(
+    "/v1/vector_stores/{vector_store}/search", "/vector_stores", "calls of file_search", _no_body, reads(free_report)
+)
+"""Searches of a vector store by themselves: see vector_stores/."""
+SOCKETS = (b"/v1/responses", REALTIME_PATH)
 """Paths that are also (or only) WebSockets; see sockets.py."""
 
 
@@ -207,15 +222,19 @@ def find_endpoint(method: str, raw_path: bytes, query: bytes = b"") -> Endpoint:
     endpoint = METERED.get((method, raw_path))
     if endpoint is not None:
         if b"beta=true" in query:
-            message = "Beta variants of endpoints are not available here: leave `beta` out."
-            raise invalid(message, "beta", "unsupported_parameter")
+            raise refuse_beta()
         return endpoint
     path = raw_path.decode("ascii", "replace")[:200]
     offered = sorted(allowed for allowed, known in METERED if known == raw_path)
     if raw_path == MODELS_PATH or raw_path.startswith(MODEL_PREFIX):
         offered = ["GET"]
-    reason = refusal(method, path)
-    if reason and not offered:
+    if method == "GET" and raw_path == REALTIME_PATH:
+        raise Rejection(426, "websocket_required", "Open this as a WebSocket.")
+    if raw_path in (SECRETS_PATH, CALLS_PATH) or HANGUP_PATH.match(raw_path):
+        offered = ["POST"]
+    # of a path that is offered by another method only what OpenAI has there is refused by name
+    reason = refusal(method, path, any_method=not offered)
+    if reason:
         raise forbidden(f"{method} {path} is not offered here: {reason}.", "endpoint_not_offered")
     if offered:
         raise Rejection(405, "method_not_allowed", f"Not allowed to {method} on {path}: use {', '.join(offered)}.")
@@ -227,11 +246,20 @@ def find_endpoint(method: str, raw_path: bytes, query: bytes = b"") -> Endpoint:
     )
 
 
-def refusal(method: str, path: str) -> str | None:
-    """Reason why a path of OpenAI's API is refused; None when OpenAI has no such path."""
+def refuse_beta() -> Rejection:
+    """Rejection of an endpoint's beta variant, which `?beta=true` asks for."""
+    message = "Beta variants of endpoints run subagents, which have no price here: leave `beta` out."
+    return invalid(message, "beta", "unsupported_parameter")
+
+
+def refusal(method: str, path: str, *, any_method: bool = True) -> str | None:
+    """Reason why a path of OpenAI's API is refused; None when OpenAI has no such path.
+
+    `any_method`: by methods that OpenAI does not have there, too.
+    """
     for pattern, methods in _refused():
         if pattern.fullmatch(path):
-            return methods.get(method) or next(iter(methods.values()))
+            return methods.get(method) or (next(iter(methods.values())) if any_method else None)
     return None
 
 

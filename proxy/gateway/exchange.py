@@ -18,46 +18,58 @@ or detach. The states, and what brings a request from one to the next:
     settled     One decision (settlement.decide_settlement) for every way to end, and one charge (I4). The end of the
                 answer is kept back until then, so that who has the whole answer also has its cost.
     released    An error of the upstream's, or none of its work: nothing is owed.
-    detached    A background response runs on upstream: whoever polls it resumes the hold.
+    detached    A background response runs on upstream: whoever polls it resumes the hold. Streamed, its events pass
+                from here on as those of a stored object: they cost nothing, whoever leaves or comes back.
 
-Who interrupts: the client that closes its connection (`client_gone`), the end of the drain time (`shutdown`), a
-cancellation. While `interruption.muted` a client that leaves is only noted: a whole answer, a reasoning model and
-whatever cannot be priced by a part of it are read on to their usage, for a bounded time. Nothing here is shielded: a
-shielded settle would run detached from its request and could be lost at shutdown, and the `finally` of a streaming
-generator never runs when the client leaves; the last step of `run` resolves what an error left open.
+Who interrupts: the client that closes its connection (`client_gone`), or that we gave a 504 (`answered_late`), the end
+of the drain time (`shutdown`), a cancellation. While `interruption.muted` that is only noted: a whole answer, a
+reasoning model and whatever cannot be priced by a part of it are read on to their usage, for a bounded time. Nothing
+here is shielded: a shielded settle would run detached from its request and could be lost at shutdown, and the
+`finally` of a streaming generator never runs when the client leaves; the last step of `run` resolves what an error
+left open.
 """
 
 import asyncio
 from functools import partial
 from typing import NoReturn
 
+from billing.ledger.accounts import ApiKey
 from billing.money.amounts import display_credits
 from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
-from proxy.gateway.access_log import log_request
+from proxy.gateway.access_log import log_request, report_account, report_no_answer, report_upstream_error
 from proxy.gateway.admission import admit
+from proxy.gateway.answers.identity import without_ids
 from proxy.gateway.answers.meter import StreamMeter
-from proxy.gateway.answers.report import NO_REPORT, Report
+from proxy.gateway.answers.report import NO_ANSWER, NO_REPORT, Report
 from proxy.gateway.answers.sse import begins_events
-from proxy.gateway.background.pending import pending_record
+from proxy.gateway.answers.upstream_errors import error_in_answer, masked_body
+from proxy.gateway.background.handover import hand_over
+from proxy.gateway.bodies.parsed import NO_CONTEXT, Parsed, StoredContext
 from proxy.gateway.bodies.sound import sound_tokens
-from proxy.gateway.endpoints import find_endpoint
+from proxy.gateway.callers.labels import body_labels
+from proxy.gateway.endpoints import Endpoint, find_endpoint
+from proxy.gateway.forwarding import Asked, Forwarding, choose
+from proxy.gateway.limits.standing import check_standing
 from proxy.gateway.plan import Plan, make_plan
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.request_hold import RequestHold
-from proxy.gateway.settlement import NO_OUTPUT, ObservedOutput, count_input
+from proxy.gateway.services import TermsBy
+from proxy.gateway.settlement import NO_OUTPUT, ObservedOutput
 from proxy.gateway.stream_relay import StreamRelay
-from proxy.gateway.upstream.answer import MAX_RESPONSE_BYTES, Answer
+from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
-from proxy.gateway.upstream.request_body import body_to_send
-from proxy.web.rejections import Rejection, bad_gateway, error_in_answer, replacement_error, unavailable
+from proxy.gateway.upstream.route import Route
+from proxy.gateway.upstream.tenants import CANNOT_KEEP
+from proxy.gateway.workload.body_shape import is_heavy
+from proxy.web.rejections import Rejection, bad_gateway, unavailable
 
-ERROR_BODY_LIMIT = 65_536
 UNFINISHED = ("queued", "in_progress")
-BODY_BY_HEADERS = b"Content-Type: %s\r\nAccept: %s\r\nX-Client-Request-Id: %s\r\n"
 EVENT_STREAM = b"text/event-stream"
 TEXTUAL = (b"application/json", b"text/")
 """Content types that plain sound never has."""
+NOT_STORED = ((b"x-stored", b"false"),)
+"""Header of an answer whose ids were withheld: their owner could not be written."""
 TIMEOUT_REASONS = {"first_byte_timeout": 504, "idle_timeout": 504, "total_timeout": 504}
 
 
@@ -79,19 +91,34 @@ class Exchange:
         request, services, settings = self.request, self.services, self.settings
         services.live.add(request)
         try:
-            key = request.key = await services.authenticator.authenticate(request.headers, request.peer)
+            key = request.key = await services.authenticator.authenticate(request.headers, request.peer, tokens=True)
+            self.hold.terms = services.sold_to(key.home_id, self.hold.terms, request.started_ms)
             endpoint = find_endpoint(request.method, request.path, request.query)
             request.endpoint = endpoint.name
             body = await request.client.read_body()
-            free = admit(settings, key.account_id, services.overloaded)
+            free = admit(settings, key.home_id, services.overloaded)
             content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
-            parsed = endpoint.parse(body, content_type)
-            references = parsed.references
-            context = await services.tenants.context(key.account_id, references, parsed.model) if references else 0
-            plan = make_plan(endpoint, parsed, key, self.hold.terms.prices, settings, context)
-            plan = await self.hold.hold(plan, key, free=free)
-            identifier = partial(services.tenants.identifier, key.account_id)
-            await self._forward(plan, body_to_send(plan, settings.billing, identifier))
+            if is_heavy(body):
+                parsed = await self._read_heavy(endpoint, key, body, content_type, free=free)
+            else:
+                parsed = endpoint.parse(body, content_type)
+            labels = self.hold.labels = body_labels(request.headers, parsed, key)
+            if key.users is not None:
+                key = request.key = await services.end_users.charged(key, labels)
+            stored = await self._context(key.account_id, parsed) if parsed.references else NO_CONTEXT
+            make = partial(make_plan, endpoint, parsed, key, settings=settings, stored=stored, today=services.today())
+            alone = services.upstreams.alone_with(stored.upstreams)
+            terms: TermsBy
+            if alone is not None and not key.region and alone.recorded == self.hold.served.upstream:
+                # by the card it began under, also when another one came in force while its body was read
+                route, plan = Route((alone,)), make(self.hold.terms.prices)
+                terms = {alone.name: self.hold.terms}
+            else:
+                terms = services.all_sold_to(key.home_id, request.started_ms)
+                asked = Asked(endpoint, parsed, key, settings.billing.allow_store)
+                route, plan = choose(services, self.hold, asked, stored, terms, make)
+            await self.hold.hold(plan, key, free=free)
+            await self._forward(Forwarding(request, self.hold, route, terms))
         except Rejection as rejection:
             await request.reject(rejection)
         except Interrupted:
@@ -103,6 +130,19 @@ class Exchange:
                 await self._release_or_settle_remaining()
             request.client.let_go()
             log_request(services, request, self.hold)
+
+    async def _read_heavy(
+        self, endpoint: Endpoint, key: ApiKey, body: bytes, content_type: bytes, *, free: bool
+    ) -> Parsed:
+        """Read a body that is work, beside the event loop and only for who could be served. Raises Rejection."""
+        request = self.request  # what is free is for who has a balance as well
+        await check_standing(self.services, key, request.request_id, request.started_ms, free=free)
+        return await self.services.bodies.read(body, content_type, endpoint.parse)
+
+    async def _context(self, account_id: str, parsed: Parsed) -> StoredContext:
+        """Find what the stored objects that a request refers to bring into it (see Tenants)."""
+        storing = self.settings.billing.allow_store
+        return await self.services.tenants.context(account_id, parsed.references, parsed.model, storing=storing)
 
     async def _release_or_settle_remaining(self) -> None:
         """After a failure or cancellation: output that was streamed is owed as by an orphan, the rest released."""
@@ -119,24 +159,17 @@ class Exchange:
 
     # -- forward ----------------------------------------------------------------------------------
 
-    async def _forward(self, plan: Plan, body: bytes) -> None:
+    async def _forward(self, forwarding: Forwarding) -> None:
         """Send, relay, settle. Every way out of here but a cancelled stream has resolved the hold."""
         request, services, hold = self.request, self.services, self.hold
+        plan = hold.held_plan
         answer: Answer | None = None
         try:
             request.interruption.check()
-            accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
-            headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, request.request_id.encode())
-            if not plan.parsed.stream or plan.is_read_on:
+            if not plan.parsed.stream or plan.is_read_on or plan.parsed.background:
                 request.interruption.muted = True
-            answer = await services.upstream.send(
-                "POST",
-                plan.endpoint.upstream_path,
-                headers + request.trace.lines,
-                body,
-                request.interruption,
-                hold.checkpoint_sent,
-            )
+            answer = await forwarding.send(self._answer_late if request.interruption.muted else None)
+            plan = hold.held_plan
             if answer.head.status != 200:
                 await self._pass_error(answer)
             elif await _is_stream(plan, answer):
@@ -144,7 +177,7 @@ class Exchange:
             else:
                 await self._whole(plan, answer)
         except UpstreamError as error:
-            services.metrics.count(services.metrics.upstream_errors, error.reason)
+            report_upstream_error(services, request, error)
             await hold.release()
             raise _upstream_rejection(error) from None
         except Interrupted:
@@ -158,6 +191,14 @@ class Exchange:
         finally:
             if answer is not None:
                 answer.close()
+            forwarding.end()
+
+    async def _answer_late(self) -> None:
+        """Give the client a 504 of ours: what the upstream has begun is read on and charged by what it says."""
+        metrics = self.services.metrics
+        metrics.count(metrics.upstream_errors, "first_byte_timeout")
+        message = "The upstream did not answer in time. If it still does, what it made is charged: do not repeat this."
+        await self.request.answer_late(bad_gateway(message, "upstream_first_byte_timeout", 504, worked_on=True))
 
     async def _end_unanswered(self) -> None:
         """Charge a client that left before an answer its input, counted: OpenAI bills a prompt that it was sent."""
@@ -170,33 +211,21 @@ class Exchange:
 
     async def _pass_error(self, answer: Answer) -> None:
         """Pass an upstream error through, without our account's identity; it costs nothing."""
-        request, metrics, redactor = self.request, self.services.metrics, self.services.redactor
-        await self.hold.release()  # first: whoever leaves while the error arrives owes nothing either
-        body = await _collect(answer, ERROR_BODY_LIMIT)
-        status = answer.head.status
-        metrics.count(metrics.upstream_errors, f"status_{status // 100}xx")
-        if status == 401:
-            self.services.log.key_refused()
-        if not 400 <= status < 600:
-            raise bad_gateway("The upstream answered in a way that cannot be passed on.", "upstream_unexpected")
-        headers, own = redactor.headers(answer.head.headers, request.request_id), replacement_error(status, body)
-        if own is not None:
-            body = own.body()
-            headers = [(name, value) for name, value in headers if name != b"content-type"]
-            headers.insert(0, (b"content-type", b"application/json"))
-        request.status, request.outcome = status, own.code if own is not None else "upstream_error"
-        await request.client.respond(status, headers, redactor.redact_identity(body))
+        await self.hold.release(refused=True)  # first: whoever leaves while the error arrives owes nothing either
+        metrics = self.services.metrics
+        metrics.count(metrics.upstream_errors, f"status_{answer.head.status // 100}xx")
+        await self.request.pass_error(answer)
 
     # -- the answer, whole or as a stream; both end in `_settle` ------------------------------------
 
     async def _whole(self, plan: Plan, answer: Answer) -> None:
         """Read a JSON answer to its end, settle, then hand it over with what it cost."""
         request, hold = self.request, self.hold
-        body = await _collect(answer, MAX_RESPONSE_BYTES)
+        body = await answer.collect()
         await hold.wait_persisted()
         reading = plan.endpoint.read(body)
         if reading.refusal:
-            await self._refuse_answer(reading.refusal, body)
+            await self._refuse_answer(reading.refusal, answer, body)
         report = reading.report
         if plan.parsed.background and report.status in UNFINISHED:
             await self._go_on_in_background(report, answer, body)
@@ -206,36 +235,59 @@ class Exchange:
         observed = ObservedOutput(reading.texts, sound, errored=not reading.produced)
         await self._settle(report, observed, outcome, answer.head.headers)
         redactor = self.services.redactor
+        account, body = masked_body(body)
+        report_account(self.services, account, 200, request.request_id)
         headers, body = redactor.in_clients_form(plan.parsed.convert, answer.head.headers, body, request.request_id)
-        body = redactor.redact_key(body)
-        headers += plan.cap_headers()
+        body = without_ids(redactor.redact_key(body), hold.unowned)
+        if hold.unowned:
+            self.services.metrics.count(self.services.metrics.store_errors, "sql")
+        headers += [*plan.cap_headers(), *request.own_headers(), *(NOT_STORED if hold.unowned else ())]
         headers.append((b"x-credits-charged", str(display_credits(hold.charged)).encode()))
-        if hold.settled is not None:
+        if hold.settled is not None and hold.key.sees_balance:
             headers.append(
                 (b"x-credits-remaining", str(display_credits(hold.settled.balance - hold.settled.held)).encode())
             )
-        request.status = 200
+        request.status = request.status or 200
         request.count_first_byte()
         await request.client.respond(200, headers, body)
 
-    async def _refuse_answer(self, refusal: str, body: bytes) -> NoReturn:
+    async def _refuse_answer(self, refusal: str, answer: Answer, body: bytes) -> NoReturn:
         """Release a 200 that is no answer, and tell it as the error that it is. Raises Rejection."""
         await self.hold.release()
         metrics = self.services.metrics
         metrics.count(metrics.upstream_errors, f"status_200_{refusal}")
-        raise error_in_answer(self.services.redactor.redact_identity(body))
+        account, rejection = error_in_answer(self.services.redactor.redact_identity(body))
+        report_account(self.services, account, 200, self.request.request_id)
+        if refusal == NO_ANSWER:
+            report_no_answer(self.services, self.request.request_id, 200, answer.head.headers)
+        raise rejection
 
     async def _stream(self, plan: Plan, answer: Answer) -> None:
         """Relay events as they come; settle when the upstream has ended (or the client has), then send the end."""
         request = self.request
         meter = self.meter = plan.endpoint.meter(plan.parsed)
         await self.hold.wait_persisted()
-        relay = StreamRelay(request, self.hold, answer, meter)
+        begun = partial(hand_over, self.services, self.hold) if plan.parsed.background else self._record_begun
+        relay = StreamRelay(request, self.hold, answer, meter, begun)
         outcome = await relay.run()
-        report, observed, outcome = relay.observed(outcome)
-        await self._settle(report, observed, outcome, answer.head.headers)
+        report_account(self.services, meter.account, 200, request.request_id)
+        if self.hold.is_open:
+            report, observed, outcome = relay.observed(outcome)
+            await self._settle(report, observed, outcome, answer.head.headers)
+        else:  # it was handed over, and the poller settles it
+            request.outcome = request.outcome or "background"
         if not request.interruption.reason:
             await relay.finish(cut=outcome == "upstream_cut")
+
+    async def _record_begun(self, made: str) -> None:
+        """Record whose a stored answer is, before anyone sees its id (I8). Raises Rejection when that cannot be."""
+        hold, plan = self.hold, self.hold.held_plan
+        try:
+            await self.services.tenants.record_begun(
+                hold.key.account_id, hold.request_id, made, plan.parsed, plan.endpoint.makes, hold.served.upstream
+            )
+        except StoreUnavailable:
+            raise unavailable(CANNOT_KEEP, "store_unavailable") from None
 
     async def _settle(
         self, report: Report, observed: ObservedOutput, outcome: Outcome, head: list[tuple[bytes, bytes]]
@@ -243,26 +295,17 @@ class Exchange:
         """One ending of whatever was forwarded and is owed for."""
         request = self.request
         decision = await self.hold.settle(report, observed, outcome, head, request.first_byte_ms)
-        request.outcome = decision.outcome
+        request.outcome = request.outcome or decision.outcome
 
     async def _go_on_in_background(self, report: Report, answer: Answer, body: bytes) -> None:
         """Let a response run on upstream: whoever polls it settles it, so its facts are kept before it is shown."""
-        request, hold, tenants = self.request, self.hold, self.services.tenants
-        account_id, counted = hold.key.account_id, await count_input(self.services.tokenizer, hold.held_plan)
-        record = pending_record(hold.facts(hold.held_plan), hold.terms, counted)
-        try:
-            await tenants.record_begun(account_id, request.request_id, report.upstream_id)
-            await tenants.objects.begin_background(report.upstream_id, request.request_id, account_id, record)
-        except StoreUnavailable:
-            await hold.release()
-            message = "Background responses cannot be kept track of right now. Try again shortly."
-            raise unavailable(message, "store_unavailable") from None
-        hold.detach()
-        request.status, request.outcome = 200, "background"
+        request, hold = self.request, self.hold
+        await hand_over(self.services, hold, report.upstream_id)
+        request.status, request.outcome = request.status or 200, request.outcome or "background"
         request.count_first_byte()
         redactor = self.services.redactor
         headers = redactor.headers(answer.head.headers, request.request_id)
-        headers.append((b"x-credits-held", str(display_credits(hold.amount)).encode()))
+        headers += [(b"x-credits-held", str(display_credits(hold.amount)).encode()), *request.own_headers()]
         await request.client.respond(200, headers, redactor.redact_key(body))
 
 
@@ -275,17 +318,6 @@ async def _is_stream(plan: Plan, answer: Answer) -> bool:
         return True
     first = await answer.peek()
     return not first.startswith(b"{") and begins_events(first)
-
-
-async def _collect(answer: Answer, limit: int) -> bytes:
-    """Read the whole body. Raises UpstreamError when it is cut, or larger than `limit` bytes."""
-    parts, size = [], 0
-    while data := await answer.read():
-        size += len(data)
-        if size > limit:
-            raise UpstreamError("too_large", sent=True)
-        parts.append(data)
-    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _upstream_rejection(error: UpstreamError) -> Rejection:

@@ -3,17 +3,21 @@
 Everything here decides about money and knows nothing of HTTP servers, sockets or stores.
 """
 
-import fnmatch
 import re
-from collections.abc import Iterable
+from datetime import date
 from typing import NamedTuple
 
 from billing.ledger.accounts import ApiKey
-from billing.money.pricing import Bounds, Charge, Model, PriceBook
+from billing.ledger.objects.upstream_objects import OwnedObject
+from billing.money.amounts import Millicredits
+from billing.money.catalogue.models import Model
+from billing.money.pricing import Bounds, Charge, PriceBook
 from config.settings import Billing, Holds, Settings
+from proxy.gateway.admission import has_ended, may_use_model, refuse_ended, refuse_endpoint, successor
 from proxy.gateway.bodies.inventory import TOOLS, named
-from proxy.gateway.bodies.parsed import Parsed
-from proxy.gateway.endpoints import METERED, Endpoint
+from proxy.gateway.bodies.parsed import NO_CONTEXT, ImageTool, Parsed, StoredContext, image_tools, with_carried
+from proxy.gateway.bodies.response_tools import found_tokens
+from proxy.gateway.endpoints import Endpoint
 from proxy.web.rejections import Rejection, forbidden, invalid
 
 # what a client may ask for → the tier we price ("" = the operator's own)
@@ -26,13 +30,13 @@ ASKED_TIERS = {
     "fast": "priority",
     "ultrafast": "ultrafast",
 }
+BATCH = "batch"
+"""Tier of a batch's lines; no request names it, and no answer echoes it."""
 MODEL_NAME = re.compile(r"[!-~]{1,120}")
 """Characters that may be stored and sent: no model's name has any other."""
-IMAGES, RESPONSES = "/v1/images/generations", "/v1/responses"
+IMAGES, RESPONSES, MODERATIONS = "/v1/images/generations", "/v1/responses", "/v1/moderations"
 HOSTED_TOOLS = named(TOOLS, "hosted")
 SEARCH_TOKENS = TOOLS["web_search"].tokens
-USUAL_TOKENS, USUAL_REASONED_TOKENS = 4_096, 8_192
-"""Most output tokens of most answers, without and with reasoning."""
 CALL_PRICES = {
     "web_search": "web_search",
     "web_search_2025_08_26": "web_search",
@@ -63,16 +67,48 @@ class Plan(NamedTuple):
     input_is_counted: bool = False
     keeps: bool = False
     """True when the objects it makes stay in the upstream account, where their owner must be known (I8)."""
+    conversation: OwnedObject | None = None
+    """Conversation that it adds to, as it was seen."""
+    also: tuple[str, ...] = ()
+    """Names of further models that it asks for: of a batch, whose lines are one request."""
 
     @property
     def is_read_on(self) -> bool:
         """True when a part of the answer cannot tell what it costs: left by its client, it is read on to its usage.
 
         Unseen reasoning, sound and pictures; input that cannot be counted here (files, audio, objects of unknown size);
-        hosted tools, whose calls make the model read again.
+        hosted tools, whose calls make the model read again; summaries of a compaction, which nobody sees.
         """
-        uncounted = self.parsed.unbounded or self.parsed.audio_tokens or self.context is None or self.tools.calls
-        return self.model.reasoning or self.endpoint.drains or bool(uncounted)
+        parsed = self.parsed
+        unseen = self.model.reasoning or self.endpoint.drains or parsed.audio_output or parsed.compact_at is not None
+        uncounted = parsed.unbounded or parsed.audio_tokens or self.context is None or self.tools.calls
+        return unseen or bool(uncounted)
+
+    @property
+    def whole_input(self) -> int | None:
+        """Tokens of its input at most, if nothing of it were left out; None = not known."""
+        parsed = self.parsed
+        if self.context is None or parsed.unbounded:
+            return None
+        return self.context + self.text + parsed.image_tokens + parsed.audio_tokens
+
+    @property
+    def most_added(self) -> int:
+        """Tokens at most that it adds to its conversation."""
+        read, whole = self.bounds.input_tokens, self.whole_input
+        if whole is not None and self.conversation is not None:
+            read = max(read, whole) - (self.conversation.most_tokens or 0)
+        return read + self.bounds.output_tokens
+
+    def kept_tokens(self, used: int) -> int | None:
+        """Tokens that a later request may read of what it keeps, whose answer read and wrote `used`; None = not known.
+
+        Truncated, it read less than there is, and a model with a larger window reads all of it.
+        """
+        window, whole = self.model.context_window, self.whole_input
+        if not self.parsed.truncates or window is None or (whole is not None and whole <= window):
+            return used
+        return None if whole is None else max(used, whole + self.bounds.output_tokens)
 
     def cap_headers(self) -> list[tuple[bytes, bytes]]:
         """Tell a client that named no maximum that the balance, or the operator, set one."""
@@ -98,58 +134,83 @@ NO_TOOLS = Tools()
 
 
 def make_plan(
-    endpoint: Endpoint, parsed: Parsed, key: ApiKey, prices: PriceBook, settings: Settings, context: int | None = 0
+    endpoint: Endpoint,
+    parsed: Parsed,
+    key: ApiKey,
+    prices: PriceBook,
+    settings: Settings,
+    stored: StoredContext = NO_CONTEXT,
+    *,
+    today: date,
+    in_batch: bool = False,
 ) -> Plan:
     """Check model, tier, tools and fields; bound by bytes; price the worst case. Raises Rejection.
 
-    `context`: tokens of stored objects that the request refers to; None = unknown.
+    `stored`: what the stored objects that the request refers to bring into it; `today`: models end; `in_batch`: it is
+    a line of a batch.
     """
-    billing = settings.billing
-    model = sold_model(parsed.model, endpoint.priced_as or endpoint.name, key, prices, billing)
+    billing, context = settings.billing, stored.tokens
+    if stored.sound:  # it is heard again, and its transcript may be read
+        parsed = parsed._replace(audio_tokens=parsed.audio_tokens + stored.sound)
+    if stored.tools:
+        parsed = _with_dearest_image(with_carried(parsed, stored.tools), stored, prices)
+    model = sold_model(parsed.model, endpoint.priced_as or endpoint.name, key, prices, billing, today)
     if parsed.store and not billing.allow_store:
         raise invalid(
-            "`store` must be false here: what is stored would be kept in a shared account.",
+            "Nothing is stored here (the operator's `billing.allow_store` is off): leave `store` out, or send false.",
             "store",
             "unsupported_parameter",
         )
-    if parsed.background and not billing.allow_background:
+    if parsed.background and not (billing.allow_background and billing.allow_store):
         raise invalid(
-            "`background` is not enabled here: leave it out, and stream the response.",
+            "Background responses are off here (the operator's `billing.allow_background`): "
+            "leave `background` out, and stream the response.",
             "background",
             "unsupported_parameter",
         )
-    tier = _tier(endpoint, parsed, model, billing)
-    tools = _tools(parsed, model, key, prices, settings) if parsed.tools or parsed.image_tool else NO_TOOLS
+    if parsed.moderator:
+        sold_model(parsed.moderator, MODERATIONS, key, prices, billing, today)  # it is free, and nothing else is
+    tier = _batch_tier(parsed, model) if in_batch else _tier(endpoint, parsed, model, billing)
+    tools = NO_TOOLS
+    if parsed.tools or parsed.image_tool:
+        tools = _tools(parsed, model, key, prices, settings, today)
+        tools = tools._replace(call_tokens=max(tools.call_tokens, found_tokens(parsed, stored)))
     searches = _searches(parsed, model)
     cap, cap_is_ours = _output_cap(parsed, model, settings.holds)
     text = parsed.input_bytes_bound + searches * SEARCH_TOKENS
-    tokens_in = _tokens_in(parsed, model, text, context, tools, cap)
-    bounds = bounds_of(parsed, tokens_in, cap, searches, tools)
+    bounds = _bounds(parsed, model, _turns(parsed, model, text, context, tools, cap), cap, searches, tools)
     ceiling = prices.ceiling(model, tier, bounds)
-    keeps = endpoint.stores and billing.allow_store and parsed.store is not False
+    asked = parsed.store if parsed.store is not None else endpoint.stores
+    keeps = bool(endpoint.makes) and billing.allow_store and (asked or bool(parsed.conversation))
     return Plan(
-        endpoint, parsed, model, tier, cap, cap_is_ours, searches, bounds, ceiling, tools, context, text, keeps=keeps
+        endpoint,
+        parsed,
+        model,
+        tier,
+        cap,
+        cap_is_ours,
+        searches,
+        bounds,
+        ceiling,
+        tools,
+        context,
+        text,
+        keeps=keeps,
+        conversation=stored.conversation,
     )
 
 
-def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing) -> Model:
-    """Model, if it is allowed, priced, and works at this endpoint. Raises Rejection."""
+def sold_model(name: str, endpoint: str, key: ApiKey, prices: PriceBook, billing: Billing, today: date) -> Model:
+    """Model, if it is allowed, priced, not ended, and works at this endpoint. Raises Rejection."""
     plain = MODEL_NAME.fullmatch(name) is not None
     model = prices.find(name) if plain and may_use_model(name, billing.model_allowlist, key.rules.models) else None
     if model is None:
         raise refuse_model(name)
+    if has_ended(name, model, billing, today):
+        raise refuse_ended(name, model, successor(model, endpoint, prices, billing, today, key.rules.models))
     if endpoint not in model.endpoints:
-        raise _wrong_endpoint(name, endpoint, model.endpoints)
+        raise refuse_endpoint(name, endpoint, model.endpoints)
     return model
-
-
-def _wrong_endpoint(model: str, endpoint: str, others: Iterable[str]) -> Rejection:
-    """Model that may be used, but not here."""
-    served = sorted(other for other in others if ("POST", other.encode()) in METERED)
-    instead = f" Use {' or '.join(served)}." if served else ""
-    return Rejection(
-        404, "model_not_found", f"The model {model!r} does not work at {endpoint}.{instead}", param="model"
-    )
 
 
 def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
@@ -160,42 +221,14 @@ def with_counted_input(plan: Plan, tokens: int, prices: PriceBook) -> Plan:
 
 def with_cap(plan: Plan, cap: int, prices: PriceBook) -> Plan:
     """Plan anew with another output cap a choice, and all that grows with it: tools read their turns again."""
-    tokens_in = _tokens_in(plan.parsed, plan.model, plan.text, plan.context, plan.tools, cap)
-    bounds = bounds_of(plan.parsed, tokens_in, cap, plan.searches, plan.tools)
+    turns = _turns(plan.parsed, plan.model, plan.text, plan.context, plan.tools, cap)
+    bounds = _bounds(plan.parsed, plan.model, turns, cap, plan.searches, plan.tools)
     return plan._replace(cap=cap, bounds=bounds, ceiling=prices.ceiling(plan.model, plan.tier, bounds))
 
 
-def affordable_cap(plan: Plan, budget: int, prices: PriceBook) -> int:
-    """Find the highest output cap a choice, not above the plan's, that `budget` millicredits pay for; 0 for none."""
-    low, high = 0, plan.cap
-    if not plan.model.tier(plan.tier).short.output:
-        return 0
-    while low < high:
-        middle = (low + high + 1) // 2
-        if with_cap(plan, middle, prices).ceiling.amount <= budget:
-            low = middle
-        else:
-            high = middle - 1
-    return low
-
-
-def clamped(plan: Plan, budget: int, minimum: int, prices: PriceBook) -> Plan | None:
-    """Plan anew with our own output cap lowered to what `budget` millicredits pay for; None below `minimum`."""
-    if not plan.cap_is_ours:
-        return None
-    cap = affordable_cap(plan, budget, prices)
-    return None if cap < min(minimum, plan.cap) else with_cap(plan, cap, prices)
-
-
-def smallest(plan: Plan, minimum: int, prices: PriceBook) -> Plan:
-    """Least that could be held for this request: what a 402 says is required."""
-    return with_cap(plan, min(plan.cap, minimum), prices) if plan.cap_is_ours else plan
-
-
-def usual(plan: Plan, prices: PriceBook) -> Plan:
-    """Plan with what such a model usually answers with at most: our cap leaves room for others down to that."""
-    tokens = USUAL_REASONED_TOKENS if plan.model.reasoning else USUAL_TOKENS
-    return with_cap(plan, min(plan.cap, tokens), prices)
+def held_amount(plan: Plan, *, free: bool) -> Millicredits:
+    """Ceiling, or nothing while charging is off."""
+    return Millicredits(0) if free or plan.endpoint.free else plan.ceiling.amount
 
 
 def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) -> str:
@@ -203,33 +236,64 @@ def _tier(endpoint: Endpoint, parsed: Parsed, model: Model, billing: Billing) ->
     if not endpoint.tiered:
         return "default"
     asked = ASKED_TIERS.get(parsed.asked_tier)
+    named = f"`service_tier` {parsed.asked_tier!r}"
     if asked is None:
-        raise invalid(f"`service_tier` {parsed.asked_tier!r} is not offered here.", "service_tier")
+        raise invalid(f"{named} is not offered here.", "service_tier")
     if not asked:
         return billing.service_tier if billing.service_tier in model.tiers else "default"
     if asked not in billing.allowed_service_tiers:
-        raise forbidden(
-            f"`service_tier` {parsed.asked_tier!r} is not enabled here.", "service_tier_not_allowed", "service_tier"
-        )
+        raise forbidden(f"{named} is not enabled here.", "service_tier_not_allowed", "service_tier")
     if asked not in model.tiers:
-        raise invalid(
-            f"The model {parsed.model!r} is not offered in service tier {parsed.asked_tier!r}.", "service_tier"
-        )
+        message = f"The model {parsed.model!r} is not offered in service tier {parsed.asked_tier!r}."
+        raise invalid(message, "service_tier")
     return asked
 
 
-def _tokens_in(parsed: Parsed, model: Model, text: int, context: int | None, tools: Tools, cap: int) -> int:
-    """Input tokens at most, where `text` is what is written there and what searches may bring.
+def _batch_tier(parsed: Parsed, model: Model) -> str:
+    """Tier that a line of a batch is priced in: there is one. Raises Rejection."""
+    if parsed.asked_tier not in (None, "auto", "default"):
+        raise invalid("A batch has a price of its own: leave `service_tier` out.", "service_tier")
+    if BATCH not in model.tiers:
+        raise invalid(f"The model {parsed.model!r} has no batch price here.", "model", "unsupported_model")
+    return BATCH
+
+
+def _turns(parsed: Parsed, model: Model, text: int, context: int | None, tools: Tools, cap: int) -> list[int]:
+    """Input tokens at most of each turn, where `text` is what is written there and what searches may bring.
 
     Every call of a hosted tool makes the model read all of it again, and what came before the call.
     """
     window = model.context_window
     once = window if context is None and window is not None else input_bound(parsed, text + (context or 0), window)
     if not tools.calls or not parsed.tools:
-        return once
+        return [once]
     more = tools.call_tokens + cap * parsed.choices
     turns = (once + turn * more for turn in range(tools.calls + 1))
-    return sum(turn if window is None else min(turn, window) for turn in turns)
+    return [turn if window is None else min(turn, window) for turn in turns]
+
+
+def _compaction(parsed: Parsed, model: Model, turns: list[int], cap: int) -> tuple[int, int]:
+    """(input, output) tokens at most of compactions (docs/openai.md#compaction).
+
+    One may come before each turn and one behind the last, which goes on then. It reads what there is, and writes no
+    more.
+    """
+    if parsed.compact_at is None:
+        return 0, 0
+    window, most = model.context_window, model.max_output_tokens
+    end = turns[-1] + cap * parsed.choices
+    end = end if window is None else min(end, window)
+    read = [size for size in (*turns, end) if size >= parsed.compact_at]
+    written = sum(size if most is None else min(size, most) for size in read)
+    return sum(read) + (end if end >= parsed.compact_at else 0), written
+
+
+def _bounds(parsed: Parsed, model: Model, turns: list[int], cap: int, searches: int, tools: Tools) -> Bounds:
+    """Bounds of these turns and of what compacts their context."""
+    read, written = _compaction(parsed, model, turns, cap)
+    return bounds_of(
+        parsed._replace(extra_output=parsed.extra_output + written), sum(turns) + read, cap, searches, tools
+    )
 
 
 def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: Tools = NO_TOOLS) -> Bounds:
@@ -252,7 +316,22 @@ def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: To
     )
 
 
-def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, settings: Settings) -> Tools:
+def _with_dearest_image(parsed: Parsed, stored: StoredContext, prices: PriceBook) -> Parsed:
+    """Request held for by the dearest of the image tools that it can call: which one it calls is the model's choice."""
+
+    def cost(found: tuple[ImageTool, int]) -> int:
+        tool, model = found[0], prices.find(found[0].model)
+        most = Bounds(tool.input_tokens, tool.output_tokens)
+        return 0 if model is None else prices.ceiling(model, "default", most).amount
+
+    tools = image_tools(parsed, stored.tokens or 0)
+    if not tools:
+        return parsed
+    tool, usual = max(tools, key=cost)
+    return parsed._replace(image_tool=tool, picture_tokens=usual)
+
+
+def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, settings: Settings, today: date) -> Tools:
     """Check the hosted tools against the configuration and the prices. Raises Rejection."""
     hosted = parsed.tools & HOSTED_TOOLS
     for tool in sorted(hosted):
@@ -269,7 +348,8 @@ def _tools(parsed: Parsed, model: Model, key: ApiKey, prices: PriceBook, setting
         calls = parsed.max_calls or settings.holds.max_tool_calls
     image = None
     if parsed.image_tool is not None:
-        image = sold_model(parsed.image_tool.model, IMAGES if hosted else RESPONSES, key, prices, settings.billing)
+        place = IMAGES if hosted else RESPONSES
+        image = sold_model(parsed.image_tool.model, place, key, prices, settings.billing, today)
     added = max((TOOLS[tool].tokens for tool in hosted), default=0)
     return Tools(calls, added, search, max(names, key=prices.call_price, default=""), image)
 
@@ -322,17 +402,8 @@ def input_bound(parsed: Parsed, text_bound: int, window: int | None) -> int:
     return bound if window is None else min(bound, window * parsed.inputs)
 
 
-def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str, ...] | None) -> bool:
-    """Tell whether a model's name passes the operator's globs and the key's own."""
-    return _matches_any(model, allowlist) and (key_models is None or _matches_any(model, key_models))
-
-
 def refuse_model(model: str) -> Rejection:
     """Refuse a model in the same words whether it is unknown, unpriced or not allowed."""
     return Rejection(
         404, "model_not_found", f"The model {model!r} does not exist or you do not have access to it.", param="model"
     )
-
-
-def _matches_any(model: str, globs: tuple[str, ...]) -> bool:
-    return any(glob == "*" or fnmatch.fnmatchcase(model, glob) for glob in globs)

@@ -9,19 +9,34 @@ from typing import Any, NamedTuple
 import msgspec
 
 from billing.money.amounts import LIMIT, Millicredits
+from billing.money.catalogue.models import Model
 from billing.money.errors import UnpricedModel
-from billing.money.pricing import Charge, Model, ModelUsage, PriceBook, tier_of
+from billing.money.pricing import Charge, ModelUsage, PriceBook, tier_of
 from billing.money.usage import MAX_TOKENS, Usage
 from billing.money.usage_record import Outcome, UsageSource
 from proxy.gateway.answers.report import Report
-from proxy.gateway.bodies.parsed import Parsed
+from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.bodies.tokenizer import Tokenizer
-from proxy.gateway.plan import Plan
+from proxy.gateway.limits.affordable import smallest
+from proxy.gateway.plan import Plan, with_counted_input
 from proxy.gateway.services import PricingTerms, Services
 
+LONG_TEXT, LONG_TOKEN = 65_536, 8
+"""Bytes of a text that takes a while to count, and of tokens that are longer on average than any language's."""
 IMAGES_MODE = "image_generation"
 DOUBTED = 10
 """A report is doubted where the output that it leaves out is more than this part of its input: a tenth."""
+MOST_PER_TOKEN, MOST_BYTES_READ_PER_TOKEN = 64, 512
+"""Characters that a token of an output stands for at most, but in long blanks, and bytes of a request that one of its
+input does: a report of fewer tokens is counted after."""
+TWICE = 2
+"""Times that what a report says may be off from what is counted, or beyond what was held for, and be believed."""
+LONGEST_SOUND = 86_400_000
+"""Milliseconds, a day: no file that is taken plays longer, whatever else its bytes say."""
+MOST_PICTURE = 200_000
+"""Tokens of the largest picture of the dearest quality, rounded up."""
+CALLS_A_TURN = 10
+"""Searches that one call of a tool may stand for, at most."""
 
 
 class SettlementDecision(NamedTuple):
@@ -38,7 +53,8 @@ class ObservedOutput(NamedTuple):
     """Output that passed towards the client, for when the answer's own usage is missing or wrong.
 
     `media`: tokens of sound or pictures; `searched`: a web search that is part of the price took place; `errored`: the
-    answer ended in an error, or in nothing; `running`: its usage came in the middle, and the end did not.
+    answer ended in an error, or in nothing; `running`: its usage came in the middle, and the end did not; `early`: it
+    came to its end, and what it used was said before that.
     """
 
     texts: list[str]
@@ -46,6 +62,7 @@ class ObservedOutput(NamedTuple):
     searched: bool = True
     errored: bool = False
     running: bool = False
+    early: bool = False
 
     def is_empty(self, report: Report) -> bool:
         """Tell whether nothing billable passed, neither output nor a finished call of a hosted tool."""
@@ -69,21 +86,26 @@ async def decide_settlement(
 
     `sessions`: containers that began with it; `held`: millicredits, the most that a report nobody can believe costs.
     """
+    report = with_possible_tools(report, plan)
     usage, source = report.usage, "upstream"
     if usage is not None and not is_plausible(usage, plan.model, plan.parsed, plan.tools.calls + 1):
         services.metrics.count(services.metrics.implausible)
-        # what a model thought cannot be counted: then the report stands, as far as it was held for
-        usage, source = (usage, "bounded") if plan.model.reasoning else (None, source)
+        # neither what a model thought nor how long a file plays can be counted: then the report stands, as far as it
+        # was held for
+        uncountable = plan.model.reasoning or usage.milliseconds
+        usage, source = (usage, "bounded") if uncountable else (None, source)
+        if plan.model.mode == IMAGES_MODE and usage is None:
+            report = report._replace(pictures=report.seen_pictures)
     if usage is not None and not is_billable(usage, plan):
         usage = None
     counted = 0
-    if usage is None or report.pictures or falls_short(usage, observed):
+    if usage is None or report.pictures or falls_short(usage, observed, plan):
         counted = await count_input(services.tokenizer, plan)
         found = await count_usage(services.tokenizer, plan, counted, observed, report)
         if usage is None:
             usage, source = found, "counted"
         elif source == "upstream":
-            usage, source = with_missing_parts(usage, found, plan, report, running=observed.running)
+            usage, source = with_missing_parts(usage, found, plan, report, observed)
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
@@ -133,9 +155,32 @@ async def count_input(tokenizer: Tokenizer, plan: Plan) -> int:
     parsed, most = plan.parsed, plan.bounds.input_tokens
     if plan.endpoint.texts is None or not parsed.source:
         return most if parsed.estimated_input is None else min(parsed.estimated_input, most)
-    inputs, framing = plan.endpoint.texts(parsed.source)
-    counted = await tokenizer.count(parsed.model, inputs)
-    return min(counted + framing + (plan.context or 0) + parsed.image_tokens, most)
+    counted = await tokenizer.count_body(parsed.model, plan.endpoint.texts, parsed.source)
+    return min(counted + (plan.context or 0) + parsed.image_tokens, most)
+
+
+def is_worth_counting(plan: Plan, budget: int, prices: PriceBook) -> bool:
+    """Tell whether counting the text may change what is decided.
+
+    A long text is not counted where it cannot fit the model's window however long its tokens are, nor where `budget`
+    millicredits do not pay for it even then.
+    """
+    if plan.input_is_counted or plan.endpoint.texts is None:
+        return False
+    if plan.text <= LONG_TEXT:
+        return True
+    window, fewest = plan.model.context_window, plan.text // LONG_TOKEN
+    if window is not None and fewest > window * max(1, plan.parsed.inputs):
+        return False
+    return smallest(with_counted_input(plan, fewest, prices), 1, prices).ceiling.amount <= budget
+
+
+async def counted_plan(tokenizer: Tokenizer, plan: Plan, prices: PriceBook) -> Plan:
+    """Plan with its text counted: bytes over-hold English about fivefold."""
+    if plan.endpoint.texts is None:
+        return plan
+    tokens = await tokenizer.count_body(plan.parsed.model, plan.endpoint.texts, plan.parsed.source)
+    return with_counted_input(plan, tokens + plan.parsed.encrypted_tokens, prices)
 
 
 async def count_usage(
@@ -165,26 +210,49 @@ async def count_usage(
     ).normalised()
 
 
-def falls_short(usage: Usage, observed: ObservedOutput) -> bool:
-    """Tell whether a report says less than what plainly passed: no input, no output beside some, or only so far."""
+def falls_short(usage: Usage, observed: ObservedOutput, plan: Plan) -> bool:
+    """Tell whether a report may say less than what plainly was sent and passed: no input, no output beside some, only
+    so far, or hardly any for so much text.
+    """
+    if usage.milliseconds:
+        return False
     passed = bool(observed.media or any(observed.texts))
-    return passed and not usage.milliseconds and (observed.running or not usage.input_tokens or not usage.output_tokens)
+    if passed and (observed.running or observed.early or not usage.input_tokens or not usage.output_tokens):
+        return True
+    return _says_little_of_output(usage, observed) or _says_little_of_input(usage, plan)
+
+
+def _says_little_of_output(usage: Usage, observed: ObservedOutput) -> bool:
+    return sum(map(len, observed.texts)) > MOST_PER_TOKEN * usage.output_tokens
+
+
+def _says_little_of_input(usage: Usage, plan: Plan) -> bool:
+    """Tell whether a report says hardly any input for so much text, where all of it is read and nothing else is."""
+    parsed = plan.parsed
+    is_text = plan.endpoint.texts is not None and parsed.source and not (parsed.image_tokens or parsed.unbounded)
+    is_all = plan.context == 0 and not parsed.truncates and parsed.compact_at is None
+    hardly = parsed.input_bytes_bound - FRAMING_TOKENS > MOST_BYTES_READ_PER_TOKEN * usage.input_tokens
+    return bool(hardly and is_text and is_all and not parsed.encrypted_tokens)
 
 
 def with_missing_parts(
-    usage: Usage, found: Usage, plan: Plan, report: Report, *, running: bool
+    usage: Usage, found: Usage, plan: Plan, report: Report, observed: ObservedOutput
 ) -> tuple[Usage, UsageSource]:
     """Usage whose missing parts fall to what was counted, and its source.
 
-    A report is doubted where it leaves out more than a tenth of what it says, one from the middle where twice as much
-    has passed: another tokenizer counts otherwise.
+    No output beside some is no report of it. One from the middle, and one of hardly any tokens for so much text, are
+    doubted where twice as much was sent or has passed: another tokenizer counts otherwise. One from the middle of an
+    answer that did not end, and one that says nothing of its input, already where they leave out more than a tenth.
     """
     changes = {}
-    if not usage.input_tokens:
+    short_in = _says_little_of_input(usage, plan) and found.input_tokens > TWICE * usage.input_tokens
+    if not usage.input_tokens or short_in:
         changes["input_tokens"] = found.input_tokens
-    beyond = running and found.output_tokens > 2 * usage.output_tokens
-    matters = beyond or not usage.input_tokens or found.output_tokens * DOUBTED > usage.input_tokens
-    if found.output_tokens > usage.output_tokens and matters and plan.model.mode != IMAGES_MODE:
+    doubted = observed.running or observed.early or _says_little_of_output(usage, observed)
+    beyond = doubted and found.output_tokens > TWICE * usage.output_tokens
+    matters = observed.running and found.output_tokens * DOUBTED > usage.input_tokens
+    missing = not usage.input_tokens or not usage.output_tokens
+    if found.output_tokens > usage.output_tokens and (beyond or matters or missing) and plan.model.mode != IMAGES_MODE:
         changes |= {"output_tokens": found.output_tokens, "audio_output_tokens": found.audio_output_tokens}
     if plan.model.mode == IMAGES_MODE and report.pictures:
         drawn = report.pictures * plan.parsed.picture_tokens
@@ -223,12 +291,37 @@ def _other_models(plan: Plan, prices: PriceBook, report: Report, counted: int) -
     return lines
 
 
+def with_possible_tools(report: Report, plan: Plan) -> Report:
+    """Report without what its hosted tools cannot have used: then what stands in its output counts.
+
+    A call may search more than once, but not a hundred times.
+    """
+    calls = max(1, plan.tools.calls)
+    if any(number > CALLS_A_TURN * calls for _, number in report.calls):
+        report = report._replace(calls=report.seen_calls)
+    tool = plan.parsed.image_tool
+    most = TWICE * calls * (MOST_PICTURE if tool is None else tool.output_tokens)
+    most_read = TWICE * calls * (MAX_TOKENS if tool is None else tool.input_tokens)
+    possible = tuple(
+        (name, usage) for name, usage in report.more if usage.output_tokens <= most and usage.input_tokens <= most_read
+    )
+    if len(possible) < len(report.more):
+        report = report._replace(more=possible, pictures=report.seen_pictures)
+    return report
+
+
 def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> bool:
     """Tell whether a model can have used that much at all: each input within its window, each output within its
-    maximum.
+    maximum, or, where it has none, within twice the most that was asked for.
 
     `loops` is how often hosted tools may have made it read its input again.
     """
     window = model.context_window or MAX_TOKENS
-    most_out = (model.max_output_tokens or window) * max(1, parsed.choices) * 2
+    summaries = 0
+    if parsed.compact_at is not None:  # one before each turn, one behind the last, and a turn behind that
+        loops, summaries = 2 * loops + 2, loops + 1
+    most_each = model.max_output_tokens or model.context_window or parsed.explicit_cap or MAX_TOKENS
+    most_out = most_each * (max(1, parsed.choices) * 2 + summaries)
+    if usage.milliseconds > max(LONGEST_SOUND, TWICE * parsed.milliseconds):
+        return False
     return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)

@@ -1,13 +1,21 @@
-"""The usage row of a request that ended. Pure."""
+"""The rows of a request: of one that ended, and the checkpoint, which is booked if its process dies now. Pure.
+
+A checkpoint has the bounded input and the output streamed so far, at the prices it was held by: an orphan never owes
+more than its hold (I2, I3).
+"""
 
 from typing import NamedTuple
 
 import msgspec
 
 from billing.ledger.accounts import ApiKey
+from billing.money.holds import Checkpoint
+from billing.money.pricing import Charge, PriceBook
 from billing.money.usage_record import UsageRecord, encode_record
+from proxy.gateway.callers.labels import NO_LABELS, Labels
 from proxy.gateway.plan import Plan
 from proxy.gateway.settlement import SettlementDecision
+from proxy.gateway.upstream.route import Served
 
 LONGEST_NAME = 120
 
@@ -25,6 +33,8 @@ class RequestFacts(NamedTuple):
     started_ms: int
     first_byte_ms: int
     elapsed_ms: int
+    served: Served
+    labels: Labels = NO_LABELS
 
 
 def _plain_text(text: str) -> str:
@@ -73,5 +83,47 @@ def usage_record(
             upstream_id=_plain_text(decision.report.upstream_id),
             first_byte_ms=facts.first_byte_ms,
             duration_ms=facts.elapsed_ms,
+            upstream=facts.served.upstream,
+            tries=facts.served.tries,
+            abandoned_millicredits=facts.served.abandoned,
+            end_user=facts.labels.end_user,
+            tags=facts.labels.tags,
         )
     )
+
+
+def checkpoint_of(facts: RequestFacts, prices: PriceBook, output_tokens: int) -> Checkpoint:
+    """Make the checkpoint of a request that has streamed so many tokens: its charge, and the row to book."""
+    plan = facts.plan
+    charge = checkpoint_charge(plan, prices, output_tokens)
+    record = encode_record(
+        UsageRecord(
+            charge_id=facts.request_id,
+            account_id=facts.key.account_id,
+            key_id=facts.key.key_id,
+            endpoint=plan.endpoint.name,
+            model=plan.parsed.model,
+            created_at=facts.started_ms,
+            held_millicredits=facts.held,
+            cost_millicredits=charge.cost,
+            usage_source="bounded",
+            outcome="orphaned",
+            rates=charge.rates,
+            service_tier=charge.tier,
+            stream=plan.parsed.stream,
+            input_tokens=plan.bounds.input_tokens,
+            output_tokens=output_tokens,
+            end_user=facts.labels.end_user,
+            tags=facts.labels.tags,
+            upstream=facts.served.upstream,
+            tries=facts.served.tries,
+            abandoned_millicredits=facts.served.abandoned,
+        )
+    )
+    return Checkpoint(facts.request_id, facts.key.account_id, charge.amount, record)
+
+
+def checkpoint_charge(plan: Plan, prices: PriceBook, output_tokens: int) -> Charge:
+    """Price what an orphan of this plan owes: its input bound, and the output streamed so far."""
+    bounds = plan.bounds._replace(output_tokens=min(output_tokens, plan.bounds.output_tokens))
+    return prices.ceiling(plan.model, plan.tier, bounds)

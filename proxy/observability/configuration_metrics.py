@@ -1,5 +1,7 @@
 """Series of the configuration in force."""
 
+from collections.abc import Mapping
+
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from proxy.observability.zeros import start_at_zero
@@ -49,4 +51,18 @@ class ConfigurationMetrics:
             registry=registry,
             multiprocess_mode="livemin",
         )
+        self.model_shutdown = Gauge(
+            "tollkeeper_model_shutdown_timestamp_seconds",
+            "When a model on sale ends, from 30 days before",
+            ["model"],
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self._ends_shown: set[str] = set()
         start_at_zero(self.config_reloads, ("applied", "refused"))
+
+    def show_ends(self, ends: Mapping[str, int]) -> None:
+        """Show when models end (Unix seconds): those of the price book only; one that is none of them any more is 0."""
+        self._ends_shown |= ends.keys()
+        for model in self._ends_shown:  # a series cannot be taken back where several processes write them
+            self.model_shutdown.labels(model).set(ends.get(model, 0))

@@ -26,7 +26,9 @@ class FinanceMetrics:
         self.purchased_daily = today("purchased", "Credits bought, with their bonus")
         self.deducted_daily = today("deducted", "Credits deducted for usage")
         self.cost_daily = today("cost", "What that usage cost us")
-        self.loss_daily = today("loss", "Usage that nobody could be charged for")
+        self.loss_daily = today(
+            "loss", "Usage that nobody could be charged for, and money that went back beyond what was sold"
+        )
         self.margin_daily = today("margin", "Deducted less cost")
         self.liability = Gauge(
             "finance_liability_credits_usd",

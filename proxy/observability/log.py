@@ -6,6 +6,7 @@ Lines gather for at most `FLUSH_SECONDS` and leave in one write, so that a log l
 import asyncio
 import logging
 import os
+import re
 import sys
 import threading
 import time
@@ -18,7 +19,29 @@ from billing.storage.database import now_ms
 
 FLUSH_SECONDS = 0.1
 BUFFER_LINES = 1_000
-KEY_REFUSED_SECONDS = 60
+REFUSED_SECONDS = 60
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+SOCKET_LINES = ('%s - "WebSocket %s"', "connection open", "connection closed", "connection rejected")
+"""Beginnings of what uvicorn logs of a WebSocket past our own lines; the first holds the query, and secrets in it."""
+ACCOUNT_WORDS = {
+    "key": "OpenAI refuses this service's own key (401): check OPENAI_API_KEY with `tollkeeper preflight`",
+    "quota": "OpenAI says that this service's own account has used up its quota or credits: top it up there",
+    "billing": "OpenAI says that a billing or spend limit of this service's own account is reached: raise it there",
+    "deactivated": "OpenAI says that this service's own account is deactivated: nothing is served until it is not",
+    "organization": "OpenAI refuses this service's own organization or project: check the key's project, its limits",
+    "region": "OpenAI does not serve the country that this service's requests come from",
+    "address": "OpenAI does not accept the address that this service's requests come from: see its allow-list there",
+    "access": "This service's own project may not use a model or feature that customers ask for: allow it at OpenAI,"
+    " or take it out of billing.model_allowlist",
+    "forbidden": "OpenAI answers requests with 403 and does not say that the customer is to blame",
+    "rate_limit": "OpenAI's rate limit of this service's own account is reached: customers get its 429",
+}
+"""What the operator is told for each of metrics.ACCOUNT_REASONS."""
+
+
+def printable(text: str) -> str:
+    """Text without what would break a line, or speak to a terminal, where a log is shown: control characters as `?`."""
+    return text if text.isprintable() else CONTROL.sub("?", text)
 
 
 class RequestLog:
@@ -30,7 +53,7 @@ class RequestLog:
         self._lines: list[bytes] = []
         self._encode = msgspec.json.Encoder().encode
         self._due: asyncio.TimerHandle | None = None
-        self._key_refused_until = 0.0
+        self._refused_until: dict[str, float] = {}
 
     def request(self, facts: dict[str, str | int]) -> None:
         """Log one finished request."""
@@ -54,12 +77,25 @@ class RequestLog:
             }
         )
 
-    def key_refused(self) -> None:
-        """Log that OpenAI does not take our key, so nothing can be served: at most once a minute."""
-        if time.monotonic() >= self._key_refused_until:
-            self._key_refused_until = time.monotonic() + KEY_REFUSED_SECONDS
-            message = "OpenAI refuses this service's own key (401): check OPENAI_API_KEY with `tollkeeper preflight`"
-            self._write({"event": "upstream_key_refused", "at": now_ms(), "level": "error", "message": message})
+    def account_refused(self, reason: str, status: int, request_id: str) -> None:
+        """Log that OpenAI complains of our own account, by one of metrics.ACCOUNT_REASONS: each at most once a minute.
+
+        `status` 0: inside an answer.
+        """
+        if time.monotonic() < self._refused_until.get(reason, 0.0):
+            return
+        self._refused_until[reason] = time.monotonic() + REFUSED_SECONDS
+        event, level = ("upstream_key_refused" if reason == "key" else "upstream_account_refused"), "error"
+        if reason in ("forbidden", "rate_limit"):
+            level = "warning"
+        facts = {"reason": reason, "upstream_status": status, "request_id": request_id}
+        self._write({"event": event, "at": now_ms(), "level": level, **facts, "message": ACCOUNT_WORDS[reason]})
+
+    def no_answer(self, request_id: str, status: int, location: str) -> None:
+        """Log an answer of the upstream's that is none: a redirect, or nothing. `location`: host and path it names."""
+        message = "The upstream's answer is none: check upstream.base_url, its path most of all"
+        facts = {"request_id": request_id, "upstream_status": status, "location": location}
+        self._write({"event": "upstream_unexpected", "at": now_ms(), "level": "warning", **facts, "message": message})
 
     def flush(self) -> None:
         """Write what has gathered."""
@@ -89,13 +125,21 @@ class JsonFormatter(logging.Formatter):
             "at": now_ms(),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": printable(record.getMessage()),
         }
         if record.exc_info and record.exc_info[0] is not None:
             # the stack alone: an exception's text may quote a header or a body
             line["error"] = record.exc_info[0].__name__
             line["stack"] = "".join(traceback.format_tb(record.exc_info[2]))
         return msgspec.json.encode(line).decode()
+
+
+class NoSocketLines(logging.Filter):
+    """Drops what uvicorn logs of WebSockets: each has its line in the access log, without its query."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether to log a record."""
+        return not str(record.msg).startswith(SOCKET_LINES)
 
 
 def configure_logging(level: str) -> None:
@@ -107,6 +151,10 @@ def configure_logging(level: str) -> None:
     root.setLevel(level.upper())
     for noisy in ("httpx", "httpcore", "alembic", "sqlalchemy.engine", "aiosqlite", "uvicorn.access", "stripe"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    for spoken in ("uvicorn.error", "websockets"):  # at debug they log every frame and header, keys among them
+        logging.getLogger(spoken).setLevel(max(root.level, logging.INFO))
+    served = logging.getLogger("uvicorn.error")
+    served.filters[:] = [NoSocketLines()]
     logging.captureWarnings(capture=True)
     sys.excepthook = lambda kind, error, trace: root.critical("this process ends", exc_info=(kind, error, trace))
     sys.unraisablehook = lambda what: root.error("raised where nothing could catch it", exc_info=what.exc_value)

@@ -6,14 +6,16 @@ Requests only add to a plain dict; `publish()` moves it into prometheus-client a
 labelled increment there costs 2-4 µs (memory-mapped with several processes) and a request makes ten.
 """
 
+import os
 from bisect import bisect_left
 from collections import defaultdict
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from billing.money.amounts import display_credits
-from billing.money.pricing import family
+from billing.money.catalogue.models import family
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome, UsageRecord
 from proxy.observability.configuration_metrics import ConfigurationMetrics
@@ -21,6 +23,7 @@ from proxy.observability.finance_metrics import FinanceMetrics
 from proxy.observability.job_metrics import JobMetrics
 from proxy.observability.money_in_metrics import MoneyInMetrics
 from proxy.observability.store_metrics import StoreMetrics
+from proxy.observability.upstream_metrics import UpstreamMetrics
 from proxy.observability.zeros import start_at_zero
 
 ADDED_SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5)
@@ -30,8 +33,15 @@ OUR_FAILINGS = frozenset(("internal_error", "store_unavailable", "journal_full",
 """Codes of answers that are ours to blame for; what upstream did is not, and a switch that somebody flipped is not."""
 UPSTREAM_REASONS = (
     *("connect", "busy", "closed", "malformed", "too_large", "first_byte_timeout", "idle_timeout", "total_timeout"),
-    *("coding", "status_3xx", "status_4xx", "status_5xx", "status_200_failed", "status_200_no_answer"),
+    *("coding", "status_3xx", "status_4xx", "status_5xx", "status_200_failed", "status_200_no_answer", "sideband"),
 )
+CONNECT_CAUSES = ("dns", "refused", "tls", "timeout", "unreachable", "local", "reset", "other")
+"""Kinds of a failure to connect; see proxy/gateway/upstream/interruption.py."""
+ACCOUNT_REASONS = (
+    *("key", "quota", "billing", "deactivated", "organization", "region", "address", "access"),
+    *("forbidden", "rate_limit"),
+)
+"""What the upstream may say about our own account; see proxy/gateway/answers/upstream_errors.py."""
 WEBHOOK_SECONDS = 300
 WEBHOOK_PATH = "/webhooks/stripe"
 PURCHASE_PATHS = ("/api/billing/checkout", WEBHOOK_PATH, "/credits/buy")
@@ -45,11 +55,13 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register every series."""
+        self._registry = registry
         self._pending: defaultdict[tuple[Counter, tuple[str, ...]], int | float] = defaultdict(int)
         self._register_requests(registry)
         self._register_failures(registry)
         self._register_latencies(registry)
         self.stores = StoreMetrics(registry)
+        self.upstreams = UpstreamMetrics(registry)
         self.money_in = MoneyInMetrics(registry)
         self.configuration = ConfigurationMetrics(registry)
         self.finance = FinanceMetrics(registry)
@@ -70,7 +82,9 @@ class Metrics:
             "tollkeeper_held_credits_total", "Credits held for requests that were then charged", registry=registry
         )
         self.loss = Counter(
-            "tollkeeper_platform_loss_credits_total", "Credits of usage nobody could be charged", registry=registry
+            "tollkeeper_platform_loss_credits_total",
+            "Credits of usage nobody could be charged, and of money that went back beyond what was sold",
+            registry=registry,
         )
         self.usage_source = Counter(
             "tollkeeper_usage_source_total", "Charges by where usage came from", ["source"], registry=registry
@@ -95,6 +109,18 @@ class Metrics:
         self.upstream_errors = Counter(
             "tollkeeper_upstream_errors_total",
             "Requests the upstream did not answer as it should",
+            ["reason"],
+            registry=registry,
+        )
+        self.connect_failures = Counter(
+            "tollkeeper_upstream_connect_failures_total",
+            "Connections to the upstream that could not be made",
+            ["cause"],
+            registry=registry,
+        )
+        self.upstream_account = Counter(
+            "tollkeeper_upstream_account_errors_total",
+            "Errors of the upstream's that are about our own account there",
             ["reason"],
             registry=registry,
         )
@@ -137,8 +163,10 @@ class Metrics:
         increase.
         """
         start_at_zero(self.upstream_errors, UPSTREAM_REASONS)
+        start_at_zero(self.connect_failures, CONNECT_CAUSES)
         start_at_zero(self.outcomes, (*get_args(Outcome), *sorted(OUR_FAILINGS)))
-        start_at_zero(self.insufficient, ("balance", "in_flight", "key_limit"))
+        start_at_zero(self.upstream_account, ACCOUNT_REASONS)
+        start_at_zero(self.insufficient, ("balance", "in_flight", "key_limit", "end_user_limit"))
         start_at_zero(self.usage_source, ("upstream", "counted", "bounded"))
         start_at_zero(self.store_errors, ("sql", "redis", "embedded"))
         start_at_zero(self.refused_unseen, ("key", "admin", "webhook"))
@@ -203,6 +231,15 @@ class Metrics:
     def observe_forwarded(self, seconds: float) -> None:
         """Record one request's seconds until it was sent upstream."""
         self._latencies[self.added].observe(seconds)
+
+    def exposition(self) -> bytes:
+        """Write all series of the service, of every process, in Prometheus' format."""
+        self.publish()
+        source = self._registry
+        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            source = CollectorRegistry()
+            MultiProcessCollector(source)  # type: ignore[no-untyped-call]
+        return generate_latest(source)
 
     def publish(self) -> None:
         """Move everything counted since the last time into the registry."""

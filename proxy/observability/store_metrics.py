@@ -29,6 +29,12 @@ class StoreMetrics:
             registry=registry,
             multiprocess_mode="livemax",
         )
+        self.oldest_batch = Gauge(
+            "tollkeeper_batches_oldest_seconds",
+            "Age of the oldest batch that is not settled",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.rebuilds = Counter(
             "tollkeeper_rebuilds_total", "Buckets of Redis that were rebuilt from the ledger", registry=registry
         )

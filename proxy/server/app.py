@@ -3,30 +3,38 @@
 import contextlib
 import logging
 from collections.abc import Mapping
+from typing import get_args
 
 from billing.ledger.accounts import ApiKey
 from config.secrets import Secret
 from config.settings import Settings
 from config.watch import Edits
-from proxy.gateway.endpoints import MODEL_PREFIX, MODELS_PATH, OBJECT_PREFIX
+from proxy.gateway.batches.creation import BATCHES_PATH, BatchExchange
+from proxy.gateway.callers.origins import PREFLIGHT, shared_headers
+from proxy.gateway.calls.routes import answer_voice, is_voice
+from proxy.gateway.calls.shared_client import SharedClient
+from proxy.gateway.endpoints import METERED, MODEL_PREFIX, MODELS_PATH, VOICE_PREFIX
 from proxy.gateway.exchange import Exchange
 from proxy.gateway.request import GatewayRequest
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin
-from proxy.gateway.sockets.realtime import RealtimeSession
+from proxy.gateway.sockets.realtime import RealtimeSession, query_of
 from proxy.gateway.sockets.relay import REALTIME_PATH, Socket, SocketSession
 from proxy.gateway.sockets.responses import ResponsesSession
+from proxy.gateway.sockets.transcription_session import TranscriptionSession
 from proxy.gateway.unmetered.models import answer_models
-from proxy.gateway.unmetered.stored_objects import answer_object, is_object_path
+from proxy.gateway.unmetered.objects import answer_object, is_object_path
+from proxy.gateway.vector_stores.search import VectorSearch, is_search
 from proxy.server.edge import not_on_this_port, refuse_socket
 from proxy.server.http_protocol import ClientConnection
 from proxy.server.wiring import Wired, Wiring
 from proxy.web.asgi import Receive, Scope, Send
-from proxy.web.paths import Group, group_of
+from proxy.web.paths import APP_ONLY, Group, group_of
 
 log = logging.getLogger("tollkeeper.app")
 
 Ports = Mapping[int, frozenset[Group]]
+ALL_GROUPS = frozenset(get_args(Group))
 NO_PORTS: Ports = {}
 
 
@@ -36,7 +44,7 @@ class Application:
     def __init__(
         self,
         settings: Settings,
-        upstream_key: Secret,
+        upstream_keys: Mapping[str, Secret],
         *,
         with_jobs: bool,
         edits: Edits | None = None,
@@ -44,11 +52,12 @@ class Application:
     ) -> None:
         """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process).
 
-        `edits`: of the file, to follow; `ports`: the groups that each listener serves, empty when there is one.
+        `upstream_keys` by the names of the upstreams; `edits`: of the file, to follow; `ports`: the groups that each
+        listener serves, empty when there is one.
         """
         self._with_jobs, self._ports = with_jobs, ports
         self._stack = contextlib.AsyncExitStack()
-        self._settings, self._key, self._edits = settings, upstream_key, edits
+        self._settings, self._keys, self._edits = settings, upstream_keys, edits
         self._wired: Wired | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,7 +68,9 @@ class Application:
         wired = self._wired
         if wired is None:
             return
-        served = not self._ports or group_of(scope["path"]) in self._ports.get(scope["server"][1], ())
+        groups = self._ports.get(scope["server"][1], ()) if self._ports else ALL_GROUPS
+        served = group_of(scope["path"]) in groups
+        scope[APP_ONLY] = "admin" not in groups
         if scope["type"] == "websocket":
             socket = Socket(wired.services, scope, receive, send)
             await (socket.run(_open_session) if served else refuse_socket(receive, send))
@@ -69,7 +80,7 @@ class Application:
             return
         path: bytes = scope["raw_path"]
         if path == b"/v1" or path.startswith(b"/v1/"):
-            await _answer(wired.services, scope, receive)
+            await _answer(wired, scope, receive)
         else:
             await wired.side(scope, receive, send)
 
@@ -82,7 +93,7 @@ class Application:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            wiring = Wiring(self._settings, self._key, self._edits, self._stack)
+            wiring = Wiring(self._settings, self._keys, self._edits, self._stack)
             self._wired = await wiring.build(with_jobs=self._with_jobs)
         except BaseException as error:  # noqa: BLE001 - whatever it is, uvicorn must hear that the start failed
             log.error("cannot start: %s", error)  # noqa: TRY400 - an operator reads a sentence, not a traceback
@@ -95,20 +106,25 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(services: Services, scope: Scope, receive: Receive) -> None:
+async def _answer(wired: Wired, scope: Scope, receive: Receive) -> None:
     """Answer one request to /v1."""
-    protocol = scope["extensions"]["tollkeeper"]
+    services, protocol = wired.services, scope["extensions"]["tollkeeper"]
     client = ClientConnection(receive, protocol)
     path, method = scope["raw_path"], scope["method"]
     request = GatewayRequest(services, client, method, path, scope["headers"], scope["query_string"], scope["client"])
     client.interruption = request.interruption
+    origin = await services.token_origins.sharing(method, request.headers)
+    if origin is not None and not is_voice(method, path):
+        request.client = SharedClient(client, shared_headers(origin))
+        if method == "OPTIONS":
+            await client.respond(204, [*shared_headers(origin), *PREFLIGHT], b"")
+            return
     if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
         await answer_models(request)
         return
     protocol.on_disconnect = request.client_left
     try:
-        is_object = path.startswith(OBJECT_PREFIX) and is_object_path(path, method)
-        await (answer_object(request) if is_object else Exchange(request).run())
+        await _by_kind(request, wired)
     except Exception:
         # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
         log.exception("request %s failed", request.request_id)
@@ -118,8 +134,27 @@ async def _answer(services: Services, scope: Scope, receive: Receive) -> None:
             protocol.on_disconnect = None
 
 
+async def _by_kind(request: GatewayRequest, wired: Wired) -> None:
+    """Answer a request by the line of its kind."""
+    method, path = request.method, request.path
+    if (method, path) in METERED:
+        await Exchange(request).run()
+    elif (method, path) == ("POST", BATCHES_PATH):
+        await BatchExchange(request).run()
+    elif path.startswith(VOICE_PREFIX) and is_voice(method, path):
+        await answer_voice(request, wired.calls)
+    elif is_search(method, path):
+        await VectorSearch(request).run()
+    elif is_object_path(path):
+        await answer_object(request)
+    else:
+        await Exchange(request).run()  # which refuses it in words
+
+
 def _open_session(services: Services, scope: Scope, key: ApiKey, begin: Begin) -> SocketSession:
     """Open the session of a WebSocket. Raises Rejection."""
     if scope["raw_path"] == REALTIME_PATH:
+        if query_of(scope["query_string"]) == {"intent": "transcription"}:
+            return TranscriptionSession(services, key, begin)
         return RealtimeSession(services, key, scope["query_string"], begin)
     return ResponsesSession(services, key, begin)  # the transport lets no other path through

@@ -2,13 +2,14 @@
 passes by.
 
 groups   v1      /v1
-side    /api/billing, /api/portal, /credits, /webhooks
-admin   /api/admin, /admin, /metrics
+side    /api/billing, /api/portal, /credits, /webhooks, /openapi.json
+app     of /api/admin what the operator's own app needs: with side for its role alone, with admin for everybody's
+admin   the rest of /api/admin, /admin, /metrics
 health  /healthz, /readyz: everywhere
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from ipaddress import ip_network
 from typing import Any
 
@@ -23,6 +24,8 @@ from proxy.web.paths import HEALTH_PATHS, Group, is_under
 CORS_PATHS = ("/api/billing",)
 """Pages sign in by cookie and the admin API is no browser's business: neither answers other origins."""
 
+TOKEN_PATHS = ("/api/billing/balance", "/api/billing/packages", "/api/billing/checkout")
+"""Of these, the ones that a token is good for: its origins may call them too."""
 HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -50,8 +53,8 @@ def groups_by_port(main: int, side: int, admin: int) -> Mapping[int, frozenset[G
     if not side and not admin:
         return {}
     served: dict[int, set[Group]] = {main: {"v1", "health"}}
-    served.setdefault(side or main, {"health"}).add("side")
-    served.setdefault(admin or main, {"health"}).add("admin")
+    served.setdefault(side or main, {"health"}).update(("side", "app"))
+    served.setdefault(admin or main, {"health"}).update(("admin", "app"))
     return {port: frozenset(groups) for port, groups in served.items()}
 
 
@@ -59,9 +62,17 @@ class Edge:
     """Wraps the Starlette application of everything but /v1."""
 
     def __init__(
-        self, app: Any, settings: Callable[[], Settings], count: Callable[[str, int], None], log: RequestLog
+        self,
+        app: Any,
+        settings: Callable[[], Settings],
+        count: Callable[[str, int], None],
+        log: RequestLog,
+        sharing: Callable[[str, list[tuple[bytes, bytes]]], Awaitable[bytes | None]],
     ) -> None:
-        """Stand before `app`. `settings`: those in force; `count` hears path and status of every answer."""
+        """Stand before `app`. `settings`: those in force; `count` hears path and status of every answer; `sharing`: see
+        TokenOrigins.
+        """
+        self._sharing = sharing
         self._app, self._settings, self._count, self._log = app, settings, count, log
         self._trusted = [ip_network(network) for network in settings().listen.trusted_proxies]
 
@@ -98,7 +109,7 @@ class Edge:
         origin = header_value(scope, b"origin")
         allowed = (
             origin and is_under(path, CORS_PATHS) and origin.decode("latin-1") in self._settings().cors.allowed_origins
-        )
+        ) or (path in TOKEN_PATHS and await self._sharing(scope["method"], scope["headers"]) is not None)
         if allowed and scope["method"] == "OPTIONS" and header_value(scope, b"access-control-request-method"):
             await _answer(send, 204, [(b"access-control-allow-origin", origin), (b"vary", b"Origin"), *PREFLIGHT], b"")
             return

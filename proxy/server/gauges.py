@@ -1,4 +1,4 @@
-"""Shows what is SQL's and the balance store's to say: jobs, finance, the inbox, holds.
+"""Shows what is SQL's and the balance store's to say: jobs, finance, the inbox, holds. And when models end.
 
 The jobs process of every machine does this, whether it runs the jobs or not. So all machines say the same, a gauge does
 not outlive the process that ran a job, and what was run by hand shows as well.
@@ -6,16 +6,19 @@ not outlive the process that ran a job, and what was run by hand shows as well.
 
 import asyncio
 from collections import defaultdict
-from datetime import date
+from datetime import UTC, date, datetime, time, timedelta
 
 from billing.accounting.daily_finance import Figures, Finance, day_of, span
 from billing.jobs.runs import Runs
 from billing.ledger.flush import Store, repeat
+from billing.ledger.objects.batches import Batches
 from billing.money.amounts import display_credits
-from billing.money.pricing import family
+from billing.money.catalogue.models import family
 from billing.payments.stripe.inbox import Inbox
 from billing.storage.database import Database, now_ms
 from config.settings import Settings
+from proxy.gateway.admission import models_ending
+from proxy.gateway.services import Services
 from proxy.observability.metrics import Metrics
 from proxy.server.jobs import JobBook
 
@@ -23,6 +26,19 @@ SQL_SECONDS = 2.0
 STORE_SECONDS = 1.0
 MOST_MODELS = 50
 RECONCILE = "reconcile"
+ENDS_SECONDS = 5.0
+
+
+async def publish_ends(services: Services) -> int:
+    """Show when the models on sale end: in each process that serves, as each follows prices and settings."""
+    ending = models_ending(services.prices, services.settings.billing, services.today())
+    services.metrics.configuration.show_ends({model.name: end_of(last) for model, last in ending})
+    return 0
+
+
+def end_of(day: date) -> int:
+    """Return when a day (UTC) is over, in Unix seconds."""
+    return int(datetime.combine(day + timedelta(1), time.min, UTC).timestamp())
 
 
 class Publisher:
@@ -33,6 +49,7 @@ class Publisher:
     ) -> None:
         """`started_at`: when this machine's service was started (Unix seconds), which outlives its jobs process."""
         self._runs, self._finance, self._inbox = Runs(database), Finance(database), Inbox(database)
+        self._batches = Batches(database)
         self._jobs, self._store, self._metrics, self._started_at = book.schedule.jobs, store, metrics, started_at
         self._target = settings.jobs.margin_target_percent / 100
         self._shown_at = -1
@@ -56,6 +73,7 @@ class Publisher:
         depth = await self._inbox.depth()
         self._metrics.money_in.inbox_waiting.set(depth.waiting)
         self._metrics.money_in.inbox_lag.set(depth.oldest_ms / 1_000)
+        self._metrics.stores.oldest_batch.set(await self._batches.oldest_ms() / 1_000)
         return 0
 
     async def _publish_jobs(self) -> None:

@@ -2,20 +2,18 @@
 
 import asyncio
 import contextlib
-import os
 import time
 from dataclasses import dataclass
 from typing import Any
 
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.ledger.flush import Store
 from billing.money.errors import StoreUnavailable
-from billing.storage.database import Database
+from billing.storage.database import Database, now_ms
 from billing.storage.migrate import current_revision, newest_revision
 from proxy.gateway.services import Services
 from proxy.observability.metrics import Metrics
@@ -37,12 +35,12 @@ class Health:
     checked_at: float = 0.0
 
 
-def health_routes(health: Health, live: LiveSettings, registry: CollectorRegistry, metrics: Metrics) -> list[Route]:
+def health_routes(health: Health, live: LiveSettings, metrics: Metrics) -> list[Route]:
     """Routes of the probes and of Prometheus."""
     return [
         Route("/healthz", _healthz),
         Route("/readyz", _readyz_with(health, live)),
-        Route("/metrics", _metrics_with(registry, metrics)),
+        Route("/metrics", _metrics_with(metrics)),
     ]
 
 
@@ -65,11 +63,15 @@ class StoreWatch:
         if self._turn % DEPTH_EVERY == 0 and not problems["balances"]:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
-                    self._admit_by(*await self._store.depth())
+                    looked = now_ms()
+                    entries, lag_ms = await self._store.depth()
+                    services.booked_until = max(services.booked_until, looked - lag_ms)
+                    self._admit_by(entries, lag_ms)
         services.metrics.publish()
         publish_store(services.metrics, self._store)
-        for state, number in zip(("open", "idle"), services.upstream.connections, strict=True):
+        for state, number in zip(("open", "idle"), services.upstreams.connections, strict=True):
             services.metrics.stores.upstream_connections.labels(state).set(number)
+        services.metrics.upstreams.show(services.upstreams.states())
         self._turn += 1
         return 0
 
@@ -116,13 +118,8 @@ def _readyz_with(health: Health, live: LiveSettings) -> Any:
     return readyz
 
 
-def _metrics_with(registry: CollectorRegistry, own: Metrics) -> Any:
+def _metrics_with(own: Metrics) -> Any:
     async def metrics(_request: Request) -> Response:
-        own.publish()
-        source = registry
-        if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            source = CollectorRegistry()
-            MultiProcessCollector(source)  # type: ignore[no-untyped-call]
-        return Response(generate_latest(source), media_type=CONTENT_TYPE_LATEST)
+        return Response(own.exposition(), media_type=CONTENT_TYPE_LATEST)
 
     return metrics

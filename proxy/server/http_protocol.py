@@ -1,13 +1,16 @@
 """HTTP in: uvicorn's httptools protocol made strict, and the client's side of an exchange on top of it.
 
 uvicorn with httptools refuses CL+TE, bare LF, obs-fold and duplicate lengths by itself; here we add what it
-lets through: two or no Host, absolute-form, endless or slow heads, upgrades, too many connections. Refusals at
-this level are written as OpenAI-shaped JSON and close the connection.
+lets through: two or no Host, absolute-form, endless or slow heads, too many connections; and an offer of another
+protocol than our WebSockets is ignored. Refusals at this level are written as OpenAI-shaped JSON and close the
+connection.
 """
 
 import asyncio
+import logging
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import httptools
@@ -16,9 +19,16 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from config.settings import Listen
 from proxy.gateway.endpoints import SOCKETS
 from proxy.gateway.upstream.interruption import Interrupted, Interruption
-from proxy.web.rejections import Rejection, bad_request, too_large, unavailable
+from proxy.server.socket_protocol import GuardedSocket
+from proxy.web.connections import ConnectionCaps, Connections
+from proxy.web.paths import HEALTH_PATHS
+from proxy.web.rejections import Rejection, bad_request, too_large, too_many, unavailable
+
+log = logging.getLogger("tollkeeper.connections")
 
 LINGER_SECONDS = 1.0
+OFFERS = (b"upgrade", b"http2-settings")
+"""Headers, and names of them in Connection, by which another protocol is offered."""
 LARGE_BODY = 1_048_576
 """Bytes from which a body counts against listen.max_buffered_bytes."""
 
@@ -42,7 +52,8 @@ class HttpLimits:
 
     def __init__(self, listen: Listen, stall_seconds: float) -> None:
         """`stall_seconds`: how long a client may read nothing of its answer."""
-        self.connections, self.header_bytes = listen.max_connections, listen.max_header_bytes
+        caps = ConnectionCaps(listen.max_connections, listen.max_connections_per_address, listen.trusted_proxies)
+        self.connections, self.header_bytes = Connections(caps, _tell_of_address), listen.max_header_bytes
         self.header_seconds, self.body_seconds = listen.header_timeout_seconds, listen.body_timeout_seconds
         self.body_bytes, self.upload_bytes, self.buffered_bytes = (
             listen.max_body_bytes,
@@ -65,19 +76,29 @@ class GuardedProtocol(HttpToolsProtocol):
         self.on_disconnect: Callable[[], None] | None = None
         self._head_bytes = 0
         self._in_head = True
+        self._ignoring = False
+        """The head that was just read offers a protocol that is not spoken here."""
         self._head_timer: asyncio.TimerHandle | None = None
+        self._for_health = False
+        """This connection has one of the last places, which are for asking whether we are well."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Take a client's connection."""
         super().connection_made(transport)
-        if len(self.connections) > self.limits.connections:
-            self._refuse(unavailable("Too many connections. Try again shortly.", "too_many_connections"))
-            return
-        self._arm_head_timer()
+        place = self.limits.connections.enter(self, self.client[0] if self.client else "", transport.close)
+        self._for_health = place == "health"
+        if place == "full":
+            self._refuse(_too_many())
+        elif place == "address":
+            message = "Your address has too many connections open here. Close some, or use them again."
+            self._refuse(too_many(message, "too_many_connections", 1_000))
+        else:
+            self._arm_head_timer()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell whoever answers the client at once that it left."""
         self._disarm_head_timer()
+        self.limits.connections.leave(self)
         super().connection_lost(exc)
         callback, self.on_disconnect = self.on_disconnect, None
         if callback is not None:
@@ -97,9 +118,56 @@ class GuardedProtocol(HttpToolsProtocol):
                     )
                 )
                 return
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        self.limits.connections.work(self)
+        self._parse(data)
         if self._in_head and self._head_bytes and self._head_timer is None and not self.transport.is_closing():
             self._arm_head_timer()
+
+    def _parse(self, data: bytes) -> None:
+        """Read requests. The parser stops behind the head of one that offers another protocol, and skips its body."""
+        while data:
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserError:
+                self.send_400_response("This is not HTTP.")
+            except httptools.HttpParserUpgrade as offer:
+                if not self._should_upgrade():
+                    data = self._without_offer() + data[offer.args[0] :]
+                    self.parser = httptools.HttpRequestParser(self)  # this one may have read that nothing follows
+                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn's
+                    continue
+                self.handle_websocket_upgrade()
+            return
+
+    def _should_upgrade(self) -> bool:
+        """Tell whether the request becomes a WebSocket; any other offer is ignored, as RFC 9110 (7.8) allows."""
+        offered = self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
+        return offered and super()._should_upgrade()
+
+    def _without_offer(self) -> bytes:
+        """Write the head that was read anew, as if nothing had been offered in it: the parser then reads its body."""
+        version = self.parser.get_http_version().encode()
+        lines = [b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)]
+        for name, value in self.headers:
+            if name == b"connection":
+                value = b",".join(one for one in value.split(b",") if one.strip().lower() not in OFFERS)  # noqa: PLW2901
+            if name not in OFFERS:
+                lines.append(b"%b: %b\r\n" % (name, value))
+        return b"".join((*lines, b"\r\n"))
+
+    def on_response_complete(self) -> None:
+        """Take the end of an answer: without another request the connection is idle."""
+        super().on_response_complete()
+        if self.timeout_keep_alive_task is not None:
+            self.limits.connections.rest(self, self.transport.close)
+
+    def handle_websocket_upgrade(self) -> None:
+        """Hand the connection over to its WebSocket, which counts in its place until it is lost."""
+        super().handle_websocket_upgrade()
+        socket = self.transport.get_protocol()
+        if isinstance(socket, GuardedSocket):
+            socket.on_lost = partial(self.limits.connections.leave, self)
 
     def on_message_begin(self) -> None:
         """Begin a new request on this connection."""
@@ -113,16 +181,22 @@ class GuardedProtocol(HttpToolsProtocol):
         problem = self._problem()
         if problem:
             raise ValueError(problem)
+        if self._for_health and self.url.partition(b"?")[0].decode("ascii") not in HEALTH_PATHS:
+            raise _too_many()
+        self._ignoring = self.parser.should_upgrade() and not self._should_upgrade()
+        if self._ignoring:
+            return  # it is read again, without the offer
         self.scope["extensions"] = {"tollkeeper": self}  # type: ignore[dict-item]
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         """Take the end of a request; what comes next is a head again."""
-        super().on_message_complete()
+        if not self._ignoring:
+            super().on_message_complete()
         self._in_head = True
 
     def _problem(self) -> str:
-        if not self.url.startswith(b"/"):
+        if not self.url.startswith(b"/") or self.parser.get_method() == b"CONNECT":
             return "The request target must be a path such as /v1/chat/completions."
         if not self.url.isascii():
             return "The request target holds characters outside ASCII: percent-encode them."
@@ -137,23 +211,16 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request gives its length twice."
         if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
             return "The only transfer coding accepted here is chunked."
-        if b"upgrade" in names and self.parser.should_upgrade() and not self._is_offered_socket():
-            return "Upgrades other than the WebSockets /v1/responses and /v1/realtime are not offered here."
         if sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.header_bytes:
             return "The request head is too large."
         return ""
 
-    def _is_offered_socket(self) -> bool:
-        return self._should_upgrade() and self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
-
     def send_400_response(self, msg: str) -> None:
         """Uvicorn found the request malformed (or `_problem` did, whose words are then in the cause)."""
-        self._refuse(bad_request(self._last_problem() or f"{msg} Send one well-formed HTTP/1.1 request."))
-
-    def _last_problem(self) -> str:
         error = sys.exc_info()[1]
         cause = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-        return str(cause) if isinstance(cause, ValueError) else ""
+        problem = str(cause) if isinstance(cause, ValueError) else f"{msg} Send one well-formed HTTP/1.1 request."
+        self._refuse(cause if isinstance(cause, Rejection) else bad_request(problem))
 
     def _refuse(self, rejection: Rejection) -> None:
         if self.transport.is_closing():
@@ -183,6 +250,18 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_timer = None
         if self._in_head and not self.transport.is_closing():
             self._refuse(Rejection(408, "request_timeout", "The request head did not arrive in time."))
+
+
+def _too_many() -> Rejection:
+    return unavailable("Too many connections. Try again shortly.", "too_many_connections")
+
+
+def _tell_of_address(address: str) -> None:
+    log.warning(
+        "%s has listen.max_connections_per_address connections open, and gets no more; if that is a proxy of yours, "
+        "name its network in listen.trusted_proxies",
+        address,
+    )
 
 
 def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
@@ -301,7 +380,8 @@ class ClientConnection:
         return self._cycle.response_started
 
     def abort(self) -> None:
-        """See ClientSide."""
+        """See ClientSide. The connection is gone from now on: an answer that stays unfinished is no error of ours."""
+        self._cycle.disconnected = True
         self._protocol.transport.abort()
 
     def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:

@@ -4,6 +4,7 @@ The schedule is billing/jobs/schedule.py's.
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections import Counter
@@ -28,18 +29,20 @@ from billing.balances.journal_file import read_figures
 from billing.balances.redis.store import RedisBalances
 from billing.jobs.retention import drop_detail
 from billing.jobs.schedule import Job, JobResult, Scheduler
+from billing.ledger.audit_log import AuditLog, keep_head, read_heads
 from billing.money.amounts import display_credits, display_usd
 from billing.money.errors import BillingError
 from billing.money.findings import Finding
 from billing.storage.database import Database, now_ms
 from billing.storage.partitions import keep_partitions
 from config.errors import ConfigError
-from config.secrets import openai_admin_key
 from config.settings import Settings
 from proxy.customer_api.money_in import MoneyIn
 from proxy.observability.metrics import Metrics
-from proxy.server.openai_costs import OpenAICosts
+from proxy.server.openai_costs import cost_places
 
+INBOX_KEEP_DAYS = 30
+"""Days for which what a handled event carried is kept, as long as Stripe itself has it; its id stays."""
 log = logging.getLogger("tollkeeper.jobs")
 
 DAY_SECONDS = 86_400.0
@@ -67,7 +70,7 @@ class JobBook:
         self.database = Database(database.url, JOB_CONNECTIONS, database.timeout_seconds, STATEMENT_SECONDS)
         self.finance = Finance(self.database)
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
-        self._admin_key = openai_admin_key(settings)
+        self._asks_costs = bool(cost_places(settings))
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)
         metrics.jobs.start_at_zero(self.schedule.jobs)
 
@@ -92,7 +95,7 @@ class JobBook:
             found.append(
                 Job("stripe", DAY_SECONDS, self._stripe, "30 days of Stripe's record against purchases and the ledger")
             )
-        if self._admin_key is not None:
+        if self._asks_costs:
             found.append(Job("costs", DAY_SECONDS, self._costs, "our cost against OpenAI's, by day and model"))
         if conf.usage_keep_days:
             found.append(
@@ -158,7 +161,7 @@ class JobBook:
             parts.append(
                 ("Stripe's record", self._of(lambda database: self._money.check_stripe(database, stripe_days)))
             )
-        parts += [("the sample of charges", self._of_sample), ("the audit log", self._of(check_audit))]
+        parts += [("the sample of charges", self._of_sample), ("the audit log", self._of_audit)]
         found: list[Finding] = []
         notes: list[str] = []
         failed: dict[str, Exception] = {}
@@ -200,6 +203,22 @@ class JobBook:
             f"{sampled.priced} requests priced again{f', passed over: {reasons}' if reasons else ''}."
         ]
 
+    async def _of_audit(self) -> Part:
+        """Compare the chain with the heads that were kept, then keep its head of now: outside of SQL, where a chain
+        that is written anew as a whole shows.
+        """
+        name = self._settings.jobs.audit_head_file
+        path, known = Path(name), list[str]()
+        if name:
+            with contextlib.suppress(FileNotFoundError):  # nothing was kept yet
+                known = await asyncio.to_thread(read_heads, path)
+        found = await check_audit(self.database, known)
+        head = await AuditLog(self.database).head()
+        log.info("the audit log's head is %d %s", head.id, head.hash)
+        if name and not found and head.id:
+            await asyncio.to_thread(keep_head, path, head)
+        return found, []
+
     async def _stripe(self, _since: int) -> JobResult:
         found = await self._money.check(self.database)
         return JobResult(found, "\n".join(_summary(found)))
@@ -209,7 +228,9 @@ class JobBook:
         swept = await self._money.sweep()
         found = [Finding("had not reached us", line, 0, 1, 0) for line in swept.fixed]
         seen = f"{swept.events} events at Stripe, {swept.missed_events} had not reached us"
+        emptied = await self._money.inbox.drop_payloads(now_ms() - INBOX_KEEP_DAYS * DAY_MS)
         report = f"{seen}; {len(swept.fixed)} objects put right."
+        report += f" What {emptied} old events carried was dropped." if emptied else ""
         return JobResult(found, "\n".join([report, *_shown(found)]), "; ".join(swept.problems[:SHOWN]))
 
     # -- costs ------------------------------------------------------------------------------------
@@ -221,17 +242,20 @@ class JobBook:
 
     async def costs(self, first: date, last: date) -> JobResult:
         """Compare finished days. Raises ConfigError, StoreUnavailable."""
-        if self._admin_key is None:
+        places = cost_places(self._money.settings)
+        if not places:
             problem = "is not set, so OpenAI's costs are not asked for"
             raise ConfigError("environment", "OPENAI_ADMIN_KEY", problem, "set it, or jobs.openai_admin_key_file")
-        openai = OpenAICosts(self._settings.advanced.openai_costs_url, self._admin_key)
         found: list[Finding] = []
         lines = []
-        for day, billed in (await openai.days(first, last)).items():
-            ours = await own_costs(self.database, day)
-            found += compare_costs(day, ours, billed, self._settings.jobs.cost_tolerance_percent)
-            own, theirs = sum(cost.amount for cost in ours.values()), sum(billed.values())
-            lines.append(f"{day.isoformat()}: ours ${display_usd(own)}, OpenAI's ${theirs:f}.")
+        for place in places:
+            named = f"{place.name} " if place.name else ""
+            for day, billed in (await place.costs.days(first, last)).items():
+                ours = await own_costs(self.database, day, place.upstreams)
+                differences = compare_costs(day, ours, billed, self._settings.jobs.cost_tolerance_percent)
+                found += [one._replace(subject=f"{named}{one.subject}") for one in differences]
+                own, theirs = sum(cost.amount for cost in ours.values()), sum(billed.values())
+                lines.append(f"{named}{day.isoformat()}: ours ${display_usd(own)}, OpenAI's ${theirs:f}.")
         return JobResult(found, "\n".join(lines + _shown(found)))
 
     # -- upkeep -----------------------------------------------------------------------------------

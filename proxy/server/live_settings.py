@@ -16,7 +16,7 @@ from billing.money.amounts import MoneyError
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.storage.database import now_ms
 from config.errors import ConfigError
-from config.flags import FLAGS, full_name, value_of, with_flags
+from config.flags import DRAIN, FLAGS, full_name, value_of, with_drained, with_flags
 from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edits
 from proxy.observability.metrics import Metrics
@@ -119,7 +119,8 @@ class LiveSettings:
         found = dict(self._problems)
         if self._restart:
             found["restart"] = f"changed in the file, applied at the next restart: {', '.join(self._restart)}"
-        ruling = sorted(full_name(flag) for flag in in_force(self._rows, now_ms()) if flag in FLAGS)
+        found_in_force = in_force(self._rows, now_ms())
+        ruling = sorted(full_name(flag) for flag in found_in_force if flag in FLAGS or flag.startswith(DRAIN))
         if ruling:
             found["overrides"] = f"set by hand, over the file: {', '.join(ruling)}"
         return found
@@ -153,9 +154,10 @@ class LiveSettings:
         )
 
     async def _put_in_force(self) -> None:
-        values = {flag: value for flag, value in in_force(self._rows, now_ms()).items() if flag in FLAGS}
+        values = in_force(self._rows, now_ms())
         try:
-            wanted = with_flags(self.file, values)
+            flags = {flag: value for flag, value in values.items() if flag in FLAGS}
+            wanted = with_drained(with_flags(self.file, flags), values)
             if wanted != self.current:
                 await self._apply(wanted)
                 self.current = wanted

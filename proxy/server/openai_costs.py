@@ -3,14 +3,16 @@
 from collections import defaultdict
 from datetime import date, timedelta
 from decimal import Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 import httpx
 import msgspec
 
 from billing.accounting.daily_finance import day_of, span
 from billing.money.errors import StoreUnavailable
-from config.secrets import Secret
+from config.secrets import Secret, openai_admin_key, upstream_admin_keys
+from config.settings import Settings
+from config.upstreams import recorded_name
 
 OPENAI = "https://api.openai.com/v1/organization/costs"
 TIMEOUT_SECONDS = 30.0
@@ -46,6 +48,42 @@ class Page(msgspec.Struct):
     data: list[Bucket]
     has_more: bool = False
     next_page: str | None = None
+
+
+class CostPlace(NamedTuple):
+    """An organization whose costs are asked for.
+
+    `upstreams`: those that it bills, by their names in records; None: all.
+    """
+
+    name: str
+    costs: "OpenAICosts"
+    upstreams: frozenset[str] | None = None
+
+
+def cost_places(settings: Settings) -> list[CostPlace]:
+    """Find whose costs can be asked for: each upstream's with an admin key of its own, the others' together.
+
+    Raises ConfigError.
+    """
+    shared, own = openai_admin_key(settings), upstream_admin_keys(settings)
+    url = settings.advanced.openai_costs_url
+    if not settings.upstreams:
+        return [] if shared is None else [CostPlace("", OpenAICosts(url, shared))]
+    entries = [entry for entry in settings.upstreams if entry.dialect == "openai"]
+    found = [
+        CostPlace(
+            entry.name,
+            OpenAICosts(f"{entry.base_url.rstrip('/')}/organization/costs", own[entry.name]),
+            frozenset((recorded_name(entry.name),)),
+        )
+        for entry in entries
+        if entry.name in own
+    ]
+    others = [entry.name for entry in entries if entry.name not in own]
+    if shared is not None and others:
+        found.append(CostPlace("", OpenAICosts(url, shared), frozenset(map(recorded_name, others))))
+    return found
 
 
 class OpenAICosts:

@@ -9,26 +9,39 @@ from starlette.routing import Route
 from billing.accounting.daily_finance import Finance
 from billing.accounting.journal import Books, JournalLine
 from billing.accounting.statements import Statements
+from billing.accounting.upstream_spend import UpstreamSpend
+from billing.accounting.usage_summary import UsageSummaries
 from billing.jobs.runs import Runs
 from billing.jobs.schedule import Scheduler
 from billing.ledger.accounts import Accounts
 from billing.ledger.admins import Admins
 from billing.ledger.audit_log import AuditLog
+from billing.ledger.customers.desk import key_desk
+from billing.ledger.customers.search import AccountSearch
+from billing.ledger.customers.shown import ShownOnce
 from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.ledger import Ledger
+from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from config.secrets import service_key
 from config.settings import DatabaseSettings
+from proxy.admin.accounts.actions import AccountActions
+from proxy.admin.accounts.api import AccountsApi
 from proxy.admin.actions import AdminActions, Journal
 from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminAuth
+from proxy.admin.events.api import EventsApi
+from proxy.admin.events.pages import EventPages
 from proxy.admin.oidc import TokenChecker
 from proxy.admin.ops_page import OpsPage
+from proxy.admin.plans.api import PlansApi
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.checkout import CheckoutApi
+from proxy.customer_api.description import description_routes
+from proxy.customer_api.embed.routes import embed_routes
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.settings import SettingsApi
 from proxy.customer_api.stripe_webhook import StripeWebhook
@@ -77,13 +90,16 @@ class SideParts:
 def side_routes(parts: SideParts) -> list[Route]:
     """Routes to mount."""
     database, services, money = parts.database, parts.services, parts.money
-    api, statements = AccountApi(services, parts.ledger), Statements(database)
+    api, statements = AccountApi(services, parts.ledger, UsageSummaries(database), money), Statements(database)
     auth, actions = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_actions(parts)
+    events = EventsApi(services, money.endpoints, money.notices)
+    plans = PlansApi(services, PricePlans(database), parts.accounts)
     settings = services.settings
     portal = CreditsPage(
         money,
         PortalTokens(database),
         parts.accounts,
+        key_desk(database),
         api,
         statements,
         service_key(settings),
@@ -91,23 +107,35 @@ def side_routes(parts: SideParts) -> list[Route]:
         auth.find_portal_staff,
     )
     return [
+        *description_routes(),
+        *embed_routes(),
         *api.routes(),
         *CheckoutApi(money, services.authenticator, parts.accounts).routes(),
         *StripeWebhook(money, parts.failures).routes(),
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
-        *AdminApi(actions, auth).routes(),
-        *OpsPage(actions, auth).routes(),
+        *AdminApi(actions, auth, AccountsApi(actions.customers), plans, events).routes(),
+        *OpsPage(actions, auth, plans, EventPages(events, ShownOnce(database))).routes(),
     ]
 
 
 def admin_actions(parts: SideParts) -> AdminActions:
     """Parts that admins work with."""
     database = parts.database
-    return AdminActions(
+    customers = AccountActions(
         parts.services,
         parts.accounts,
+        key_desk(database),
+        AccountSearch(database),
         parts.ledger,
+        parts.money,
+        AuditLog(database),
+    )
+    return AdminActions(
+        parts.services,
+        customers,
+        parts.ledger,
+        UsageSummaries(database),
         parts.admins,
         FlagOverrides(database),
         RateCards(database),
@@ -118,5 +146,6 @@ def admin_actions(parts: SideParts) -> AdminActions:
         parts.money.inbox,
         AuditLog(database),
         journal_apart(parts.services.settings.database),
+        UpstreamSpend(database),
         lambda: parts.live.file,
     )

@@ -4,18 +4,23 @@ import contextlib
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from billing.balances.embedded import EmbeddedBalances
 from billing.balances.redis.store import RedisBalances
+from billing.jobs.limit_watch import LimitWatch
 from billing.ledger.flush import Step, Store, TransferJobs
 from billing.ledger.ledger import Ledger, OnBooked
+from billing.ledger.notices import NoticeQueue
 from billing.money.holds import Entry
 from billing.money.usage_record import decode_record
+from billing.storage.database import Database
 from config.settings import Settings
 from proxy.observability.metrics import Metrics
 
 ORPHANED = b'"outcome":"orphaned"'
 LEASE_MS = 3_000
+LIMITS_SECONDS = 1.0
 
 BalanceStore = EmbeddedBalances | RedisBalances
 
@@ -68,6 +73,29 @@ def leader_of(store: BalanceStore, name: str) -> Callable[[], Awaitable[bool]]:
 def publish_store(metrics: Metrics, store: Store) -> None:
     """Count what this process had to rebuild."""
     metrics.stores.rebuilds.inc(store.rebuilt())
+
+
+class Booking(NamedTuple):
+    """The ledger of a process that books charges: it counts them, tells of them, and has budgets of keys watched."""
+
+    ledger: Ledger
+    limits: LimitWatch
+
+    @property
+    def step(self) -> Step:
+        """The job that watches."""
+        return self.limits.step, LIMITS_SECONDS, "limits of keys"
+
+
+def booking(database: Database, notices: NoticeQueue, metrics: Metrics) -> Booking:
+    """Make the ledger of whoever books: every process that may, tells of what it booked."""
+    count, limits = count_booked(metrics), LimitWatch(database, notices)
+
+    def booked(entries: Sequence[Entry]) -> None:
+        count(entries)
+        limits.take(entries)
+
+    return Booking(Ledger(database, booked, notices), limits)
 
 
 def count_booked(metrics: Metrics) -> OnBooked:

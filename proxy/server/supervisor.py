@@ -30,12 +30,11 @@ from prometheus_client import CollectorRegistry, values
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import Store
-from billing.ledger.ledger import Ledger
 from billing.storage.database import Database
 from config.secrets import Secret
 from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edit, Edits, Follower, Herald, Judge, Watcher
-from proxy.customer_api.money_in import money_in
+from proxy.customer_api.money_in import money_in, notice_queue
 from proxy.observability.metrics import Metrics
 from proxy.server.app import Application
 from proxy.server.edge import groups_by_port
@@ -43,8 +42,9 @@ from proxy.server.gauges import Publisher
 from proxy.server.http_protocol import HttpLimits, guarded
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import LiveSettings
+from proxy.server.socket_protocol import GuardedSocket
 from proxy.server.startup_checks import check_keys
-from proxy.server.stores import count_booked, jobs_of, make_store, publish_store
+from proxy.server.stores import booking, jobs_of, make_store, publish_store
 from proxy.server.wiring import background
 from proxy.web.paths import Group
 
@@ -82,26 +82,26 @@ class DrainingServer(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(settings: Settings, key: Secret, listeners: "Listeners", config_path: Path | None) -> int:
+def serve(settings: Settings, keys: Mapping[str, Secret], listeners: "Listeners", config_path: Path | None) -> int:
     """Serve on open sockets until told to stop; the exit code."""
     tune_process()
     if settings.redis.url:
-        return Supervisor(settings, key, config_path, listeners).run()
+        return Supervisor(settings, keys, config_path, listeners).run()
     edits = Watcher(Judge(config_path, settings, check_keys)) if config_path is not None else None
-    return serve_worker(settings, key, listeners, edits, with_jobs=True)
+    return serve_worker(settings, keys, listeners, edits, with_jobs=True)
 
 
 def serve_worker(
-    settings: Settings, key: Secret, listeners: "Listeners", edits: Edits | None, *, with_jobs: bool
+    settings: Settings, keys: Mapping[str, Secret], listeners: "Listeners", edits: Edits | None, *, with_jobs: bool
 ) -> int:
     """One process that answers requests, until told to stop; the exit code."""
-    application = Application(settings, key, with_jobs=with_jobs, edits=edits, ports=listeners.groups())
+    application = Application(settings, keys, with_jobs=with_jobs, edits=edits, ports=listeners.groups())
     listen = settings.listen
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
         application,
         http=guarded(limits),
-        ws="websockets-sansio",
+        ws=GuardedSocket,
         ws_max_size=listen.max_body_bytes,
         ws_per_message_deflate=False,
         loop="uvloop",
@@ -138,8 +138,8 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
         metrics = Metrics(CollectorRegistry())
-        ledger = Ledger(database, count_booked(metrics))
-        store = make_store(settings, ledger)
+        books = booking(database, notice_queue(settings, database), metrics)
+        store = make_store(settings, books.ledger)
         await store.open()
         money = money_in(settings, database, metrics)
 
@@ -151,7 +151,7 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
         book = JobBook(
             settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics
         )
-        jobs = jobs_of(settings, store, ledger, [*money.steps(), *book.schedule.steps()])
+        jobs = jobs_of(settings, store, books.ledger, [*money.steps(), books.step, *book.schedule.steps()])
         jobs.start()
         publisher = Publisher(settings, database, store, book, metrics, started_at)
         async with background(live.follow()), background(_publish(metrics, store)), background(publisher.follow()):
@@ -220,9 +220,11 @@ class Supervisor:
     so they follow the same edits, and a child that is started again begins with the last good one.
     """
 
-    def __init__(self, settings: Settings, key: Secret, config_path: Path | None, listeners: Listeners) -> None:
+    def __init__(
+        self, settings: Settings, keys: Mapping[str, Secret], config_path: Path | None, listeners: Listeners
+    ) -> None:
         """Children inherit the settings and the sockets."""
-        self._settings, self._key, self._config, self._listeners = settings, key, config_path, listeners
+        self._settings, self._keys, self._config, self._listeners = settings, keys, config_path, listeners
         self._children: dict[str, ForkProcess] = {}
         self._restart_at: dict[str, float] = {}
         self._failures: dict[str, int] = {}
@@ -296,7 +298,7 @@ class Supervisor:
         )
         if name == JOBS:
             sys.exit(serve_jobs(self._settings, edits, self._started_at))
-        sys.exit(serve_worker(self._settings, self._key, self._listeners, edits, with_jobs=False))
+        sys.exit(serve_worker(self._settings, self._keys, self._listeners, edits, with_jobs=False))
 
     def _look_at_file(self) -> None:
         """Look at the file; children follow what is taken: those that run, and those that will be started."""

@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import ssl
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from functools import partial
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
-import certifi
 import httpx
 from prometheus_client import CollectorRegistry
 from starlette.applications import Starlette
@@ -19,40 +17,53 @@ from starlette.responses import Response
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.accounts import Accounts
 from billing.ledger.admins import Admins
+from billing.ledger.customers.access_tokens import AccessTokens
+from billing.ledger.customers.end_users import EndUsers
 from billing.ledger.flag_overrides import FlagOverrides
-from billing.ledger.flush import repeat
+from billing.ledger.flush import repeat, while_leading
 from billing.ledger.ledger import Ledger
+from billing.ledger.objects.realtime_calls import RealtimeCalls
+from billing.ledger.objects.upstream_objects import UpstreamObjects
+from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import UpstreamObjects
 from billing.storage.database import Database
-from config.secrets import Secret
+from billing.storage.installation import tenant_secret
+from config.secrets import Secret, upstream_keys
 from config.settings import Log, Settings
 from config.watch import Edits
 from proxy.admin.oidc import TokenChecker
-from proxy.customer_api.money_in import MoneyIn, money_in
+from proxy.customer_api.money_in import MoneyIn, money_in, notice_queue
 from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.background.poller import BackgroundResponses, follow_background
+from proxy.gateway.background.expiry import ObjectExpiry, follow_expiry
+from proxy.gateway.background.open_work import follow_open
+from proxy.gateway.background.poller import BackgroundResponses
+from proxy.gateway.background.terms import Catalogues
+from proxy.gateway.batches.poller import BatchPoller
 from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.callers.end_users import EndUserTable
+from proxy.gateway.callers.origins import TokenOrigins
+from proxy.gateway.calls.voice_calls import SWEEP_SECONDS, TEND_SECONDS, VoiceCalls
 from proxy.gateway.price_book import Rates
 from proxy.gateway.services import Services
-from proxy.gateway.upstream.pool import UpstreamPool
-from proxy.gateway.upstream.tenants import Tenants
+from proxy.gateway.upstream.tenants import Tenants, former_secret
+from proxy.gateway.upstream.upstreams import LOOK_SECONDS, Upstreams
+from proxy.gateway.vector_stores.daily_charge import StorageCharge, follow_storage
+from proxy.gateway.vector_stores.removal import StorageRemoval, follow_removal
 from proxy.observability.log import RequestLog
 from proxy.observability.metrics import Metrics
 from proxy.observability.tracing import PassOn, Tracing
 from proxy.server.edge import Edge
-from proxy.server.gauges import Publisher
+from proxy.server.gauges import ENDS_SECONDS, Publisher, publish_ends
 from proxy.server.health import WATCH_SECONDS, Health, StoreWatch, health_routes
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import RATES, Apply, LiveSettings
 from proxy.server.side_routes import SideParts, side_routes
-from proxy.server.stores import BalanceStore, count_booked, jobs_of, leader_of, opened_store
+from proxy.server.stores import BalanceStore, Booking, booking, jobs_of, leader_of, opened_store
 from proxy.web.auth_failures import AuthFailures
 from proxy.web.http import rejection_response
 from proxy.web.rejections import Rejection, not_found
 
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104 - compared, not bound
-CONTROL_SECONDS = 20.0
 
 
 STRAY_SECONDS = 5.0
@@ -60,10 +71,11 @@ STRAY_SECONDS = 5.0
 
 
 class Wired(NamedTuple):
-    """The two things that the application dispatches to: the services for /v1, the side application for the rest."""
+    """Parts that the application dispatches to: services and calls for /v1, the side application for the rest."""
 
     services: Services
     side: Edge
+    calls: VoiceCalls
 
 
 class _Books(NamedTuple):
@@ -73,18 +85,24 @@ class _Books(NamedTuple):
     ledger: Ledger
     accounts: Accounts
     admins: Admins
-    cards: RateCards
+    catalogues: Catalogues
     rates: Rates
+    booked: Booking
 
 
 class Wiring:
     """Builds the parts of one worker; what must be closed goes on `stack`, in order."""
 
-    def __init__(self, settings: Settings, key: Secret, edits: Edits | None, stack: contextlib.AsyncExitStack) -> None:
-        """`key`: the upstream's; `edits`: of the file, to follow."""
-        self._settings, self._key, self._edits, self._stack = settings, key, edits, stack
-        self._registry = CollectorRegistry()
-        self._metrics = Metrics(self._registry)
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Mapping[str, Secret],
+        edits: Edits | None,
+        stack: contextlib.AsyncExitStack,
+    ) -> None:
+        """`keys`: the upstreams', by name; `edits`: of the file, to follow."""
+        self._settings, self._keys, self._edits, self._stack = settings, keys, edits, stack
+        self._metrics = Metrics(CollectorRegistry())
 
     async def build(self, *, with_jobs: bool) -> Wired:
         """Build and start everything. Raises StoreUnavailable, BillingError, OSError.
@@ -112,53 +130,70 @@ class Wiring:
             await self._start_jobs(books, store, money, jobs)
         health = await self._watch(services, books.database, store)
         await self._beside(books.rates.follow(services, partial(live.report, RATES)))
-        await self._poll_background(services, books, store)
+        await self._poll_background(services, books, store, money)
         side = await self._side(services, books, money, live, jobs, failures, health)
-        edge = Edge(side, lambda: services.settings, _side_answers(services, money), services.log)
-        return Wired(services, edge)
+        edge = Edge(
+            side,
+            lambda: services.settings,
+            _side_answers(services, money),
+            services.log,
+            services.token_origins.sharing,
+        )
+        return Wired(services, edge, await self._calls(services, books, store))
 
     def _open_books(self) -> _Books:
         settings = self._settings
         database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
         self._stack.push_async_callback(database.close)
-        cards = RateCards(database)
+        catalogues = Catalogues(RateCards(database), PricePlans(database))
+        booked = booking(database, notice_queue(settings, database), self._metrics)
         return _Books(
             database,
-            Ledger(database, count_booked(self._metrics)),
+            booked.ledger,
             Accounts(database),
             Admins(database),
-            cards,
-            Rates(cards, settings.billing),
+            catalogues,
+            Rates(*catalogues, settings),
+            booked,
         )
 
     async def _services(self, books: _Books, store: BalanceStore, failures: AuthFailures) -> Services:
         """Build what every request shares."""
-        settings, key, stack = self._settings, self._key, self._stack
+        settings, stack = self._settings, self._stack
         prices = await books.rates.current()
-        upstream = UpstreamPool(settings.upstream, key, f"tollkeeper/{version('tollkeeper')}")
-        stack.push_async_callback(upstream.close)
+        upstreams = Upstreams(settings, self._keys, f"tollkeeper/{version('tollkeeper')}")
+        stack.push_async_callback(upstreams.close)
+        await self._beside(repeat(upstreams.look, LOOK_SECONDS, "looking after upstreams"))
+        key = upstreams.default.key
+        former = former_secret(key) if key else None
         request_log = RequestLog(access=settings.log.access)
         stack.callback(request_log.flush)
         tracing = _tracing(settings.log)
         stack.callback(tracing.close)
-        return Services(
+        stale = settings.journal.max_lag_seconds
+        end_users, tokens = EndUserTable(EndUsers(books.database), stale), AccessTokens(books.database)
+        services = Services(
             settings,
             prices,
             store,
-            Authenticator(books.accounts, settings.journal.max_lag_seconds, books.admins, failures),
+            Authenticator(books.accounts, stale, books.admins, failures, end_users, tokens),
+            end_users,
+            TokenOrigins(tokens),
             Tokenizer(),
-            Tenants(UpstreamObjects(books.database), key),
-            upstream,
-            key,
+            Tenants(UpstreamObjects(books.database), await tenant_secret(books.database, former)),
+            upstreams,
             self._metrics,
             request_log,
             tracing,
             origin="" if settings.listen.host in EVERY_ADDRESS else self._origin(),
+            price_plans=await books.catalogues.plans.all(),
         )
+        stack.callback(services.bodies.close)
+        return services
 
     async def _start_jobs(self, books: _Books, store: BalanceStore, money: MoneyIn, book: JobBook) -> None:
         settings = self._settings
-        jobs = jobs_of(settings, store, books.ledger, [*money.steps(), *book.schedule.steps()])
+        jobs = jobs_of(settings, store, books.ledger, [*money.steps(), books.booked.step, *book.schedule.steps()])
         jobs.start()
         self._stack.push_async_callback(jobs.stop)
         publisher = Publisher(settings, books.database, store, book, self._metrics, time.time())
@@ -172,12 +207,28 @@ class Wiring:
         tell = partial(health.problems.__setitem__, "watch")
         await self._beside(repeat(watch.probe_stores, WATCH_SECONDS, "watching the stores", tell))
         await self._beside(repeat(services.settle_stray_holds, STRAY_SECONDS, "watching holds"))
+        await self._beside(repeat(partial(publish_ends, services), ENDS_SECONDS, "publishing ends of models"))
         return health
 
-    async def _poll_background(self, services: Services, books: _Books, store: BalanceStore) -> None:
-        client = await self._stack.enter_async_context(control_client(self._settings, self._key))
-        poller = BackgroundResponses(services, books.ledger, books.cards, client)
-        await self._beside(follow_background(poller, leader_of(store, "background")))
+    async def _poll_background(self, services: Services, books: _Books, store: BalanceStore, money: MoneyIn) -> None:
+        poller = BackgroundResponses(services, books.ledger, books.catalogues)
+        await self._beside(follow_open(poller, leader_of(store, "background")))
+        batches = BatchPoller(services, books.ledger, books.catalogues)
+        await self._beside(follow_open(batches, leader_of(store, "batches")))
+        await self._beside(follow_expiry(ObjectExpiry(services), leader_of(store, "expiry")))
+        storage = StorageCharge(services, store, money.notices)
+        await self._beside(follow_storage(storage, leader_of(store, "storage")))
+        removal = StorageRemoval(services, money.notices)
+        await self._beside(follow_removal(removal, leader_of(store, "removal")))
+
+    async def _calls(self, services: Services, books: _Books, store: BalanceStore) -> VoiceCalls:
+        """Look after calls; whoever leads hangs up those that nobody meters. They end before everything else does."""
+        calls = VoiceCalls(services, RealtimeCalls(books.database))
+        sweep = while_leading(leader_of(store, "calls"), calls.sweep)
+        await self._beside(repeat(sweep, SWEEP_SECONDS, "calls without a meter"))
+        await self._beside(repeat(calls.tend, TEND_SECONDS, "leases of calls"))
+        self._stack.push_async_callback(calls.close)
+        return calls
 
     async def _side(
         self,
@@ -207,7 +258,7 @@ class Wiring:
             failures,
         )
         side = Starlette(
-            routes=[*health_routes(health, live, self._registry, self._metrics), *side_routes(parts)],
+            routes=[*health_routes(health, live, self._metrics), *side_routes(parts)],
             exception_handlers={404: _no_such_page, 405: _wrong_method, 500: _failed},
         )
         side.router.redirect_slashes = False  # a redirect would be built from the client's own Host header
@@ -236,23 +287,15 @@ def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
     """Make the step that puts settings and prices in force for the requests to come."""
 
     async def apply(settings: Settings) -> None:
+        keys = upstream_keys(settings)
+        await rates.prepare(settings)
         async with rates.swapping:
-            prices = await rates.under(settings.billing, services)
-            services.put_in_force(settings, prices)
+            books = await rates.under(settings)
+            services.upstreams.change(settings, keys)
+            services.put_in_force(settings, books)
             money.settings = settings
 
     return apply
-
-
-def control_client(settings: Settings, key: Secret) -> httpx.AsyncClient:
-    """Client for our own questions to the upstream, beside the data path."""
-    verify = ssl.create_default_context(cafile=settings.upstream.ca_file or certifi.where())
-    return httpx.AsyncClient(
-        base_url=settings.upstream.base_url,
-        headers={"Authorization": f"Bearer {key.reveal()}"},
-        verify=verify,
-        timeout=CONTROL_SECONDS,
-    )
 
 
 @contextlib.asynccontextmanager

@@ -1,12 +1,14 @@
 """Address of a request's sender: the peer's, or as a proxy of our own says it."""
 
 from collections.abc import Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from proxy.web.asgi import Scope
 
 Networks = Sequence[IPv4Network | IPv6Network]
 MOST_HOPS = 32
+IPV6_PREFIX = 64
+"""Length of the prefix that one customer of a provider is given, and may choose addresses from."""
 
 
 def client_address(scope: Scope, trusted: Networks) -> str:
@@ -42,3 +44,10 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
     except ValueError:
         return None
     return found.ipv4_mapped or found if isinstance(found, IPv6Address) else found
+
+
+def network_of(address: str) -> str:
+    """Name by which whoever has an address is counted: of IPv6 the network that he may choose addresses from."""
+    if ":" not in address:
+        return address
+    return str(ip_network((int(ip_address(address)) >> (128 - IPV6_PREFIX) << (128 - IPV6_PREFIX), IPV6_PREFIX)))

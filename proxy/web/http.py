@@ -1,5 +1,6 @@
 """Bodies, answers and refusals of the JSON handlers."""
 
+import logging
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
@@ -11,6 +12,8 @@ from starlette.responses import Response
 from billing.money.errors import AccountNotFound, StoreUnavailable
 from proxy.web.query import check_parameters
 from proxy.web.rejections import Rejection, invalid, too_large, unavailable
+
+log = logging.getLogger("tollkeeper.web")
 
 MAX_JSON_BYTES = 16_384
 TOO_LARGE = 413
@@ -30,12 +33,21 @@ def json_handler(handler: Handler) -> Handler:
             return await handler(request)
         except Rejection as rejection:
             return rejection_response(rejection)
-        except (StoreUnavailable, AccountNotFound):
-            return rejection_response(
-                unavailable("This cannot be read right now. Try again shortly.", "store_unavailable")
-            )
+        except StoreUnavailable as away:
+            if away.store != "stripe":
+                return rejection_response(cannot_read())
+            log.error("%s %s: %s", request.method, request.url.path, away)  # noqa: TRY400 - an answer that never came
+            text = "The payment provider does not answer right now. Try again shortly."
+            return rejection_response(unavailable(text, "payment_provider_unavailable"))
+        except AccountNotFound:
+            return rejection_response(cannot_read())
 
     return wrapped
+
+
+def cannot_read() -> Rejection:
+    """Rejection with 503."""
+    return unavailable("This cannot be read right now. Try again shortly.", "store_unavailable")
 
 
 def rejection_response(rejection: Rejection) -> Response:

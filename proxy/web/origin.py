@@ -28,7 +28,7 @@ def origin_of(scope: Scope) -> RequestOrigin:
 
 def choose_request_id(scope: Scope) -> str:
     """Return an admin's own id, so that a ticket's number finds its rows; else a new one of ours."""
-    if group_of(scope["path"]) != "admin":
+    if group_of(scope["path"]) not in ("admin", "app"):
         return "side_" + secrets.token_hex(12)
     sent = header_value(scope, b"x-request-id")
     return sent.decode() if REQUEST_ID.fullmatch(sent) else "adm_" + secrets.token_hex(12)

@@ -2,10 +2,21 @@
 
 from typing import Literal
 
-Group = Literal["v1", "side", "admin", "health"]
+Group = Literal["v1", "side", "app", "admin", "health"]
 
 ADMIN_PATHS = ("/api/admin", "/admin", "/metrics")
+APP_PATHS = (
+    "/api/admin/whoami",
+    "/api/admin/accounts",
+    "/api/admin/keys",
+    "/api/admin/plans",
+    "/api/admin/events",
+    "/api/tokens",
+)
+"""What the operator's own app needs of the admin API: served where portal links are made as well, to its role alone."""
 HEALTH_PATHS = ("/healthz", "/readyz")
+APP_ONLY = "tollkeeper.app_only"
+"""Key of an ASGI scope: the listener serves no people, so of admin keys only those of the operator's app are taken."""
 
 
 def group_of(path: str) -> Group:
@@ -14,6 +25,8 @@ def group_of(path: str) -> Group:
         return "v1"
     if path in HEALTH_PATHS:
         return "health"
+    if is_under(path, APP_PATHS):
+        return "app"
     return "admin" if is_under(path, ADMIN_PATHS) else "side"
 
 

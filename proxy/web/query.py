@@ -10,7 +10,7 @@ from proxy.web.rejections import invalid
 from proxy.web.times import read_time
 
 DEFAULT_LIMIT, MAX_LIMIT = 50, 200
-CURSOR = re.compile(rb"([0-9]{1,15}):([!-~]{1,80})")
+CURSOR = re.compile(rb"([0-9]{1,15}):([!-~]{1,160})")
 
 
 def check_parameters(request: Request) -> None:

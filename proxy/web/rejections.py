@@ -4,15 +4,11 @@ The body is OpenAI's `{"error": {message, type, param, code}}`; a 402 repeats it
 because users were promised them there while SDKs show only the inner object (docs/openai.md#errors-and-retries).
 """
 
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
 from billing.money.amounts import display_credits
-
-
-class _ErrorBody(msgspec.Struct):
-    error: dict[str, Any]
 
 
 class Rejection(Exception):
@@ -28,15 +24,15 @@ class Rejection(Exception):
         param: str | None = None,
         retry_after_ms: int | None = None,
         extra: dict[str, Any] | None = None,
-        worked_on: bool = False,
+        final: bool = False,
     ) -> None:
         """`message` says what to do; `retry_after_ms` becomes Retry-After; `extra` joins both levels of the body.
 
-        `worked_on`: the upstream may have begun to work for this, so asking again would cost again.
+        `final`: asking again changes nothing or costs again, whatever the status says.
         """
         super().__init__(message)
         self.status, self.code, self.message, self.kind, self.param = status, code, message, kind, param
-        self.retry_after_ms, self.extra, self.worked_on = retry_after_ms, extra or {}, worked_on
+        self.retry_after_ms, self.extra, self.final = retry_after_ms, extra or {}, final
 
     def body(self) -> bytes:
         """Return the JSON."""
@@ -49,7 +45,7 @@ class Rejection(Exception):
         if self.retry_after_ms is not None:
             found.append((b"retry-after", str(-(-self.retry_after_ms // 1_000)).encode()))
             found.append((b"retry-after-ms", str(self.retry_after_ms).encode()))
-        if self.status in (402, 403) or self.code == "key_expired" or self.worked_on:
+        if self.status in (402, 403) or self.code == "key_expired" or self.final:
             found.append((b"x-should-retry", b"false"))
         return found
 
@@ -95,48 +91,51 @@ def unavailable(message: str, code: str, retry_after_ms: int = 1_000) -> Rejecti
 
 
 def bad_gateway(message: str, code: str, status: int = 502, *, worked_on: bool = False) -> Rejection:
-    """502/504: the upstream did not answer as it should; nothing was charged."""
-    return Rejection(status, code, message, kind="server_error", worked_on=worked_on)
+    """502/504: the upstream did not answer as it should; nothing was charged.
+
+    `worked_on`: it may have begun to work for this, so asking again would cost again.
+    """
+    return Rejection(status, code, message, kind="server_error", final=worked_on)
 
 
-def replacement_error(status: int, body: bytes) -> Rejection | None:
-    """Return our own error for an upstream one that is about our account or not OpenAI-shaped; None: pass it on."""
-    if status == 401:
-        message = (
-            "The upstream did not accept this service's own credentials; your API key is fine. Contact your provider."
-        )
-        return Rejection(status, "upstream_authentication_failed", message, kind="upstream_error")
-    if b'"insufficient_quota"' in body:
-        message = "This service's own upstream quota is used up; your credits are fine. Contact your provider."
-        return Rejection(status, "insufficient_quota", message, kind="upstream_error")
-    try:
-        msgspec.json.decode(body, type=_ErrorBody)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        message = f"The upstream answered with status {status}. Nothing was charged; try again."
-        return Rejection(status, "upstream_error", message, kind="server_error")
-    return None
-
-
-def error_in_answer(body: bytes) -> Rejection:
-    """Return the 502 for a 200 of the upstream's that is an error, or nothing. `body` is free of our identity."""
-    message = "The upstream answered with no answer. Nothing was charged; try again."
-    try:
-        told = msgspec.json.decode(body, type=_ErrorBody).error.get("message")
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        told = None
-    if isinstance(told, str) and told:
-        message = f"The upstream answered with an error: {told[:LONGEST_REASON]} Nothing was charged; try again."
-    return Rejection(502, "upstream_error", message, kind="server_error")
-
-
-LONGEST_REASON = 500
+LimitOwner = Literal["key", "token", "end_user"]
 
 
 class KeyLimit(NamedTuple):
-    """A key's own spend limit: what it leaves, in millicredits, and when it starts anew (ISO 8601; None = never)."""
+    """A budget of a key, or of whom it is used for: what it leaves, in millicredits, and when it starts anew (ISO 8601;
+    None = never).
+    """
 
     left: int
     resets_at: str | None
+    limit: int = 0
+    period: str = "total"
+    whose: LimitOwner = "key"
+
+    @property
+    def said(self) -> str:
+        """Words for who has met the limit."""
+        left = display_credits(max(0, self.left))
+        anew = "" if self.resets_at is None else f" It starts anew at {self.resets_at}."
+        if self.whose == "token":
+            return f"this token's ceiling of {display_credits(self.limit)} credits leaves {left}."
+        if self.whose == "key":
+            advice = "Use another key or raise the limit: your provider can do both."
+            return f"this API key's spend limit leaves {left}. {advice}{anew}"
+        window = "" if self.period == "total" else f" a {self.period}"
+        return f"this end user's limit of {display_credits(self.limit)} credits{window} leaves {left}.{anew}"
+
+    def figures(self) -> dict[str, Any]:
+        """Members of the answer."""
+        left = display_credits(max(0, self.left))
+        if self.whose != "end_user":
+            return {"keyLimitRemainingCredits": left, "keyLimitResetsAt": self.resets_at}
+        return {
+            "endUserLimitCredits": display_credits(self.limit),
+            "endUserLimitPeriod": self.period,
+            "endUserLimitRemainingCredits": left,
+            "endUserLimitResetsAt": self.resets_at,
+        }
 
 
 def insufficient_credits(
@@ -149,28 +148,30 @@ def insufficient_credits(
     retry_after_ms: int | None,
     key_limit: KeyLimit | None = None,
 ) -> Rejection:
-    """402. All amounts in millicredits; shown as credits. `key_limit` when that is what is in the way."""
+    """402. All amounts in millicredits; shown as credits. `key_limit` when that is what is in the way.
+
+    Most clients show the message and nothing else, so it ends with `top_up_url` where that is an address to follow.
+    """
     more: dict[str, Any] = {}
     available = balance - held
     need, have = display_credits(required), display_credits(available)
+    link = top_up_url if top_up_url.startswith(("https://", "http://")) else ""
+    last = f"Top up: {link}" if link else ""
     if source == "in_flight":
         message = (
             f"This request needs up to {need} credits. You have {display_credits(balance)}, but "
             f"{display_credits(held)} are held by requests in flight: retry when they finish, or top up."
         )
     elif key_limit is not None:
-        left = display_credits(max(0, key_limit.left))
-        message = (
-            f"This request needs up to {need} credits; this API key's spend limit leaves {left}. "
-            "Use another key or raise the limit."
-        )
-        if key_limit.resets_at is not None:
-            message += f" It starts anew at {key_limit.resets_at}."
-        more = {"keyLimitRemainingCredits": left, "keyLimitResetsAt": key_limit.resets_at}
+        message = f"This request needs up to {need} credits; {key_limit.said}"
+        last = f"The account's credits: {link}" if link and key_limit.whose == "key" else ""
+        more = key_limit.figures()
     else:
-        message = f"This request needs up to {need} credits and {have} are available. Top up to continue."
+        message = f"This request needs up to {need} credits and {have} are available."
+        last = last or "Top up to continue."
     if affordable:
         message += f" With what is available, up to {affordable} output tokens are affordable: set a lower maximum."
+    message = f"{message} {last}".rstrip()
     return Rejection(
         402,
         "insufficient_credits",

@@ -89,6 +89,18 @@ OPERATIONS = Dashboard(
                     (("{{reason}}", "sum by (reason) (rate(tollkeeper_upstream_errors_total[$__rate_interval]))"),),
                     stacked=True,
                 ),
+                Panel(
+                    "Complaints of our own account at OpenAI",
+                    "By what OpenAI says is wrong with it. Customers are told that their key and credits are fine.",
+                    "short",
+                    (
+                        (
+                            "{{reason}}",
+                            "sum by (reason) (increase(tollkeeper_upstream_account_errors_total[$__rate_interval]))",
+                        ),
+                    ),
+                    stacked=True,
+                ),
             ),
         ),
         (
@@ -141,6 +153,65 @@ OPERATIONS = Dashboard(
                     "Open connections, and those of them that are idle.",
                     "none",
                     (("{{state}}", "sum by (state) (tollkeeper_upstream_connections)"),),
+                ),
+            ),
+        ),
+        (
+            "By upstream",
+            (
+                Panel(
+                    "Served by upstream",
+                    "Requests a second that each upstream answered.",
+                    "reqps",
+                    (
+                        (
+                            "{{upstream}}",
+                            "sum by (upstream) (rate(tollkeeper_upstream_requests_total[$__rate_interval]))",
+                        ),
+                    ),
+                    stacked=True,
+                ),
+                Panel(
+                    "Not served by upstream",
+                    "Requests a second that an upstream did not serve, by what became of them there.",
+                    "reqps",
+                    (
+                        (
+                            "{{upstream}} {{reason}}",
+                            (
+                                "sum by (upstream, reason) "
+                                "(rate(tollkeeper_upstream_tries_failed_total[$__rate_interval]))"
+                            ),
+                        ),
+                    ),
+                    stacked=True,
+                ),
+                Panel(
+                    "In flight by upstream",
+                    "Requests that each upstream works on. One whose line stays up while it serves nothing has frozen.",
+                    "none",
+                    (("{{upstream}}", "sum by (upstream) (tollkeeper_upstream_in_flight)"),),
+                ),
+                Panel(
+                    "Upstreams that are well",
+                    "0 while a process asks others first: the upstream refused our key, has no quota left, or failed.",
+                    "none",
+                    (("{{upstream}}", "min by (upstream) (tollkeeper_upstream_up)"),),
+                ),
+                Panel(
+                    "May be billed for tries given up",
+                    "Credits that an upstream may bill for requests that it never answered.",
+                    "none",
+                    (
+                        (
+                            "{{upstream}}",
+                            (
+                                "sum by (upstream) "
+                                "(increase(tollkeeper_upstream_abandoned_credits_total[$__rate_interval]))"
+                            ),
+                        ),
+                    ),
+                    stacked=True,
                 ),
             ),
         ),

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from decimal import Decimal
 from typing import Any
 
+from scripts.prices.ends import check_successor
 from scripts.prices.models import CHAT, RESPONSES
 from scripts.prices.rates import required_parts
 from scripts.prices.source import ZERO, Block, fail
@@ -102,14 +103,12 @@ def check_model(name: str, entry: Mapping[str, Any]) -> None:
             check_price(f"{name}.{unit}", entry[unit], PER_UNIT_DECIMALS)
     for call, text in entry.get("per_call", {}).items():
         check_price(f"{name}.{call}", text, PER_UNIT_DECIMALS)
-    ends = entry["ends"]
-    if ends is not None and not re.fullmatch(r"\d{4}-\d{2}-\d{2}", ends):
-        fail(name, f"{ends!r} is not a date")
 
 
 def check_catalogue(catalogue: Mapping[str, Any]) -> None:
     check_no_float(catalogue)
     for name, entry in catalogue["models"].items():
         check_model(name, entry)
+        check_successor(name, entry, catalogue["models"])
     for tool, text in catalogue["tools"].items():
         check_price(tool, text, PER_UNIT_DECIMALS)

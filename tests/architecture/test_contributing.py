@@ -199,6 +199,21 @@ RELEASED: dict[str, str] = {
     "0008": "1f33149a9135288c",
     "0009": "d21de931b2134ccb",
     "0010": "78667e64e37ad4b0",
+    "0011": "022c14048bb43c71",
+    "0012": "4d7aad1e39fc361c",
+    "0013": "d6d4eea2feec2897",
+    "0014": "8d2afa572226f095",
+    "0015": "bd2e0edfeebc2fc4",
+    "0016": "9823deab2868d2ca",
+    "0017": "2fbe5075c5cfa3e6",
+    "0018": "867c8863e1c01d44",
+    "0019": "3bbfa351ff3aa86c",
+    "0020": "51a128ce0fc81e62",
+    "0021": "ffb80810a261cb36",
+    "0022": "b709b5392a689c4b",
+    "0023": "812be6204ca0e6a8",
+    "0024": "713215898e600a03",
+    "0025": "8ceafba19a60f29b",
 }
 """Revision → fingerprint of what it does. A database that has run one is not told of an edit: never edit, add another."""
 

@@ -12,6 +12,7 @@ from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import parse_credits
 from billing.storage.database import Database
+from tests.support.bank import SECRET, Bank, bank_environment, open_bank
 from tests.support.served import RICH, Customer, MakeCustomer
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
 
@@ -104,3 +105,18 @@ def always(sandbox: Sandbox) -> Iterator[Callable[..., None]]:
 
     yield set_directive
     sandbox.settings(directive={})
+
+
+@pytest.fixture
+def bank() -> Iterator[Bank]:
+    """Stripe's simulator."""
+    with open_bank() as opened:
+        yield opened
+
+
+@pytest.fixture
+def shop(bank: Bank, make_tollkeeper: Callable[..., Tollkeeper]) -> Tollkeeper:
+    """A served Tollkeeper whose webhook the simulator knows."""
+    server = make_tollkeeper(**bank_environment(bank)).start()
+    bank.control("endpoints", url=f"{server.url}/webhooks/stripe", secret=SECRET)
+    return server

@@ -4,6 +4,7 @@ The sandbox sends one event for the role, one a token, one for the finish reason
 silent after k events, it has sent exactly max(0, k - 1) tokens (of TOKENS) when the client leaves.
 """
 
+import json
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -242,11 +243,19 @@ def test_a_client_that_stops_reading_does_not_stop_others_and_pays_when_it_leave
     assert 0 < record["outputTokens"] <= upstream["usage"]["completion_tokens"] < 16000
 
 
-def test_who_leaves_while_an_upstream_error_arrives_owes_nothing(make_tollkeeper: Serve) -> None:
+@pytest.mark.parametrize("upstreams", [1, 2])
+def test_who_leaves_while_an_upstream_error_arrives_owes_nothing(make_tollkeeper: Serve, upstreams: int) -> None:
+    """Also where another upstream would be asked next."""
     upstream = RawUpstream()
     upstream.reply = b'HTTP/1.1 500 Oops\r\nContent-Type: application/json\r\nContent-Length: 200\r\n\r\n{"error":'
     upstream.hold_open = threading.Event()
-    server = make_tollkeeper(TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url).start()
+    one = {"base_url": upstream.url, "api_key_variable": "OPENAI_API_KEY"}
+    server = make_tollkeeper(TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url)
+    if upstreams > 1:
+        del server.environment["TOLLKEEPER_UPSTREAM__BASE_URL"]
+        entries = [{"name": f"number{place}", **one} for place in range(upstreams)]
+        server.environment["TOLLKEEPER_UPSTREAMS"] = json.dumps(entries)
+    server.start()
     account = new_account(server, 1_000_000)
     try:
         body = {"model": "gpt-4o", "messages": [{"role": "user", "content": "hello " * 500}], "stream": True}

@@ -87,3 +87,47 @@ def test_a_search_that_passed_before_an_end_without_items_is_charged(fresh: Cust
             socket.recv(timeout=10)
     (row,) = rows(fresh, 1)
     assert int(row["chargedMillicredits"]) == 100 * 2 + 2_000 * 8 + 10_000
+
+
+DELTA = json.dumps({"type": "response.output_text.delta", "output_index": 0, "delta": "whale "}).encode()
+
+
+def test_a_response_that_never_said_that_it_began_is_charged_by_its_usage(
+    fresh: Customer, upstream: FrameUpstream
+) -> None:
+    upstream.frames = [DELTA, COMPLETED]
+    with opened(fresh, "/responses") as socket:
+        socket.send(create(max_output_tokens=3_000))
+        assert [socket.recv(timeout=10) for _ in range(2)] == [DELTA.decode(), COMPLETED.decode()]
+    (row,) = rows(fresh, 1)
+    assert int(row["chargedMillicredits"]) == 100 * 2 + 2_000 * 8
+
+
+def test_a_response_left_that_never_said_that_it_began_costs_what_passed(
+    fresh: Customer, upstream: FrameUpstream
+) -> None:
+    upstream.frames = [DELTA] * 200
+    with opened(fresh, "/responses") as socket:
+        socket.send(create(max_output_tokens=3_000))
+        for _ in upstream.frames:
+            socket.recv(timeout=10)
+    (row,) = rows(fresh, 1)
+    assert 200 * 8 <= int(row["chargedMillicredits"]) <= 200 * 8 + 60
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        '{"type":"response.create","type":"response.cancel","model":"gpt-4.1","input":"x"}',
+        '{"type":"response.create","model":"gpt-4.1-nano","model":"gpt-4.1","input":"x"}',
+        '{"type":"response.create","model":"gpt-4.1","input":[{"role":"user","content":"x","content":"y"}]}',
+    ],
+)
+def test_a_frame_with_a_member_twice_is_refused(fresh: Customer, upstream: FrameUpstream, frame: str) -> None:
+    upstream.frames = [CREATED, COMPLETED]
+    with opened(fresh, "/responses") as socket:
+        socket.send(frame)
+        refused = json.loads(socket.recv(timeout=10))
+        assert refused["type"] == "error"
+        assert "twice" in refused["error"]["message"]
+    assert fresh.held() == 0

@@ -35,6 +35,7 @@ def test_a_new_card_applies_within_two_seconds_and_requests_keep_the_card_they_b
         "rateCardId": "acme-2027",
         "new": True,
         "models": len(document["models"]),
+        "warning": None,  # no package is sold at a loss by it
     }
     changes = server.cli("rates", "diff", "acme-2027")["changes"]
     assert changes == [{"price": "prices.markup", "before": None, "after": "2"}]
@@ -154,16 +155,16 @@ SPECIAL = [
     (
         "long and cached",
         {},
-        {"input_tokens": 300_000, "output_tokens": 0},
+        {"input_tokens": 300_000, "output_tokens": 10},
         {"cached_tokens": 200_000},
-        100_000 * 4 + 200_000 // 5,
+        100_000 * 4 + 200_000 // 5 + 150,
     ),
     (
         "written for 12 hours",
         {"prompt_cache_options": {"ttl": "12h"}},
-        {"input_tokens": 3_000, "output_tokens": 0},
+        {"input_tokens": 3_000, "output_tokens": 10},
         {"cache_write_tokens": 2_000, "cache_write_tokens_details": {"ttl_30m_tokens": 500, "ttl_12h_tokens": 1_500}},
-        1_000 * 2 + 500 * 5 // 2 + 1_500 * 5,
+        1_000 * 2 + 500 * 5 // 2 + 1_500 * 5 + 100,
     ),
 ]
 
@@ -215,3 +216,54 @@ def test_the_echoed_tier_is_what_is_charged(
     assert answer["service_tier"] == echo
     assert isinstance(usage, dict)
     assert charged == usd_to_charge((usage["input_tokens"], price_in), (usage["output_tokens"], price_out))
+
+
+def test_a_newer_catalogue_becomes_a_draft_with_what_it_changes_and_nothing_applies(
+    make_tollkeeper: Serve, tmp_path: Path
+) -> None:
+    server = make_tollkeeper()
+    server.cli("migrate")
+    shipped = load_catalogue()
+    assert server.cli("rates", "refresh") == {
+        "before": shipped["catalogueId"],
+        "rateCardId": shipped["catalogueId"],
+        "new": False,
+        "changes": [],
+        "otherwiseChanged": [],
+    }
+    older = copy.deepcopy(shipped)
+    older |= {"catalogueId": "acme-2026", "effectiveFrom": "2026-01-01", "prices": {"markup": "2"}}
+    older["models"]["gpt-4o"] |= {"ends": None}
+    older["models"]["gpt-6-luna"]["rates"]["default"]["short"]["input"] = "0.2"
+    older["models"]["gpt-6-sol"]["maxOutputTokens"] = 64_000
+    older["models"]["acme-1"] = older["models"].pop("gpt-5.5")
+    (tmp_path / "card.json").write_text(json.dumps(older))
+    server.cli("rates", "import", str(tmp_path / "card.json"))
+    server.cli("rates", "activate", "acme-2026")
+
+    draft, out = f"{shipped['catalogueId']}.acme-2026", tmp_path / "draft.json"
+    found = server.cli("rates", "refresh", "--out", str(out))
+    rows = {row["price"]: (row["before"], row["after"]) for row in found["changes"]}
+    assert rows.pop("gpt-4o.ends") == (None, "2027-01-14")
+    assert rows.pop("gpt-6-luna.default.short.input") == ("0.2", "0.1")
+    assert {name.rpartition(".default")[0] or name for name in rows if "gpt-5.5." not in name} == set(), rows
+    assert (found["new"], found["otherwiseChanged"]) == (False, ["gpt-6-sol"])
+    assert json.loads(out.read_text())["prices"] == {"markup": "2"}
+    assert draft not in {row["rateCardId"] for row in server.cli("rates", "show")["cards"]}, "only the file was written"
+
+    assert server.cli("rates", "refresh")["new"] is True
+    assert server.cli("rates", "refresh")["new"] is False
+    card = server.cli("rates", "show", draft)
+    assert (card["models"]["acme-1"], card["effectiveFrom"]) == (older["models"]["acme-1"], shipped["effectiveFrom"])
+    assert server.cli("rates", "show")["active"] == "acme-2026"
+    said = server.run("rates", "refresh").stdout
+    assert "gpt-4o.ends: none → 2027-01-14\n" in said
+    assert f"acme-2026 stays active. `tollkeeper rates activate {draft}` makes it apply." in said
+
+    newer = {**shipped, "catalogueId": "openai-2027", "models": {"gpt-7": shipped["models"]["gpt-6-luna"]}}
+    (tmp_path / "newer.json").write_text(json.dumps(newer))
+    given = server.cli("rates", "refresh", str(tmp_path / "newer.json"), "--id", "acme-2027")
+    assert {row["price"].partition(".")[0] for row in given["changes"]} == {"gpt-7"}
+    assert (given["rateCardId"], given["new"]) == ("acme-2027", True)
+    (tmp_path / "newer.json").write_text("{}")
+    assert server.run("rates", "refresh", str(tmp_path / "newer.json")).returncode == 2

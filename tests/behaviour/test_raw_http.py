@@ -8,6 +8,7 @@ import contextlib
 import json
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -217,17 +218,68 @@ MALFORMED = {
     "chunk that is longer than its size": (b"", CHUNKED, b"3\r\nabcdef\r\n0\r\n\r\n"),
     "chunks with bare line feeds": (b"", CHUNKED, b"%x\n" % len(BODY) + BODY + b"\n0\n\n"),
     "a line feed in a chunk extension": (b"", CHUNKED, b"%x;a\n\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"),
-    "an offered websocket": (
-        b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
-        LENGTH,
-        BODY,
-    ),
-    "an offered h2c": (
-        b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAAQ\r\n",
-        LENGTH,
-        BODY,
-    ),
 }
+
+OFFERS = {
+    "h2c, as the JDK's HttpClient does": (
+        b"Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nUpgrade: h2c\r\n"
+    ),
+    "a WebSocket where there is none": b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n",
+    "a WebSocket with its whole handshake": (
+        b"Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+    ),
+    "TLS": b"Connection: upgrade\r\nUpgrade: TLS/1.0, HTTP/2.0\r\n",
+    "something without Connection": b"Upgrade: h2c\r\n",
+    "something in two headers": b"Connection: Upgrade\r\nUpgrade: h2c\r\nUpgrade: foo/2\r\nConnection: HTTP2-Settings\r\n",
+}
+NO_BODY: tuple[bytes, bytes] = (b"", b"")
+OFFERED_AT = {
+    "chat": (LINE, (LENGTH, BODY), 200),
+    "chat, chunked": (LINE, (CHUNKED, b"%x\r\n" % len(BODY) + BODY + b"\r\n0\r\n\r\n"), 200),
+    "models": (b"GET /v1/models HTTP/1.1\r\n", NO_BODY, 200),
+    "a path that is not offered": (b"GET /v1/skills HTTP/1.1\r\n", NO_BODY, 403),
+    "the wrong method": (b"DELETE /v1/chat/completions HTTP/1.1\r\n", (LENGTH, BODY), 405),
+    "the account's API": (b"GET /api/billing/me HTTP/1.1\r\n", NO_BODY, 200),
+    "the admin API": (b"GET /api/admin/accounts HTTP/1.1\r\n", NO_BODY, 401),
+    "health": (b"GET /healthz HTTP/1.1\r\n", NO_BODY, 200),
+    "a page": (b"GET /credits HTTP/1.1\r\n", NO_BODY, 401),
+}
+
+
+@pytest.mark.parametrize("at", OFFERED_AT)
+@pytest.mark.parametrize("offer", OFFERS)
+def test_an_offer_of_another_protocol_is_ignored(offer: str, at: str, customer: Customer) -> None:
+    """However it is cut, with a body or without; and the connection carries the next request."""
+    line, (length, body), status = OFFERED_AT[at]
+    request = a_request(customer, OFFERS[offer], line=line, length=length, body=body)
+    plain = a_request(customer, line=line, length=length, body=body)
+    expected = talk(customer.server, plain + plain, wanted=2).responses
+    said = talk(customer.server, request + request, wanted=2).responses
+    assert [one.status for one in said] == [one.status for one in expected] == [status, status]
+    assert [one.header("connection") for one in said] == [one.header("connection") for one in expected]
+
+
+def test_a_body_behind_an_ignored_offer_is_read_whenever_it_comes(customer: Customer) -> None:
+    offer = OFFERS["h2c, as the JDK's HttpClient does"]
+    request = a_request(customer, offer + b"Expect: 100-continue\r\n", length=LENGTH, body=BODY)
+    for cut in (10, request.index(b"\r\n\r\n") + 3, len(request) - len(BODY), len(request) - 5):
+        with socket.create_connection(("127.0.0.1", customer.server.port), timeout=5) as connection:
+            connection.sendall(request[:cut])
+            time.sleep(0.1)
+            connection.sendall(request[cut:])
+            received = b""
+            while b"chat.completion" not in received:
+                part = connection.recv(65_536)
+                assert part, received
+                received += part
+        assert received.count(b"HTTP/1.1 200") == 1
+
+
+def test_a_close_that_stands_beside_an_ignored_offer_is_obeyed(customer: Customer) -> None:
+    more = b"Connection: close, Upgrade\r\nUpgrade: h2c\r\n"
+    said = talk(customer.server, a_request(customer, more, length=LENGTH, body=BODY))
+    assert ([one.status for one in said.responses], said.closed) == ([200], True)
 
 
 @pytest.mark.parametrize("case", MALFORMED)
@@ -271,7 +323,7 @@ TARGETS = {
     "path parameter": (b"POST /v1/chat/completions;x=1 HTTP/1.1\r\n", 404),
     "encoded NUL": (b"POST /v1/chat/completions%00 HTTP/1.1\r\n", 404),
     "encoded line break": (b"POST /v1/chat/completions%0d%0aX-Evil:%201 HTTP/1.1\r\n", 404),
-    "an endpoint of OpenAI that is not offered": (b"POST /v1/files HTTP/1.1\r\n", 403),
+    "an endpoint of OpenAI that is not offered": (b"POST /v1/skills HTTP/1.1\r\n", 403),
     "dot segments out of the models": (b"GET /v1/models/../files HTTP/1.1\r\n", 404),
     "encoded slash in a model": (b"GET /v1/models/..%2ffiles HTTP/1.1\r\n", 404),
     "the root": (b"POST / HTTP/1.1\r\n", 404),
@@ -479,7 +531,7 @@ def test_a_request_refused_before_its_body_came_does_not_keep_its_connection(cus
 BODIES = {
     "NUL bytes": b"\0\0\0\0",
     "not UTF-8": b'{"model": "\xff\xfe"}',
-    "half a surrogate": b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "\\ud800"}], "user": "\xed\xa0\x80"}',
+    "half a surrogate in bytes": b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "\xed\xa0\x80"}]}',
     "an array": b"[1]",
     "a number": b"1",
     "nothing": b"",

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from billing.ledger.upstream_objects import MadeObject, UpstreamObjects
+from billing.ledger.objects.upstream_objects import MadeObject, UpstreamObjects
 from billing.storage.database import Database
 from tests.support import web
 from tests.support.customers import new_customer as new_account

@@ -4,6 +4,7 @@ import base64
 import json
 import time
 from collections.abc import Callable, Iterator
+from socket import SO_LINGER, SOL_SOCKET
 from typing import Any
 
 import pytest
@@ -15,7 +16,8 @@ from tests.support import web
 from tests.support.media import png
 from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import Sandbox, sandbox_says, wait_until
-from tests.support.sockets import CHAT, create, opened, rows, until
+from tests.support.sockets import CHAT, SocketUpstream, create, opened, rows, until
+from tests.support.wire import LINGER_ZERO
 
 VOICE = "gpt-realtime-2.1"
 
@@ -116,13 +118,13 @@ def test_a_spoken_response_has_its_line_and_a_standing_hold_has_none(fresh: Cust
     assert len(log_lines(fresh)) == 1
 
 
-def test_nothing_is_stored_upstream_and_names_are_the_tenants_own(fresh: Customer, sandbox: Sandbox) -> None:
+def test_storing_is_left_to_the_default_and_names_are_the_tenants_own(fresh: Customer, sandbox: Sandbox) -> None:
     with opened(fresh, "/responses") as socket:
         socket.send(create(user="alice", stream_id="lane-a"))
         frames = until(socket, "response.completed")
     assert {frame["stream_id"] for frame in frames} == {"lane-a"}
     (sent,) = [row["requestBody"] for row in sandbox.record() if row["method"] == "WS"]
-    assert sent["store"] is False
+    assert "store" not in sent
     assert sent["user"].startswith("tk_")
     assert sent["service_tier"] == "default"
 
@@ -265,14 +267,82 @@ def test_a_client_that_leaves_in_the_middle_pays_for_what_it_was_shown(fresh: Cu
     wait_until(lambda: fresh.held() == 0, 10, "nothing is held")
 
 
+@pytest.mark.parametrize("path", ["/responses", f"/realtime?model={VOICE}"])
+def test_who_leaves_before_an_answer_owes_the_input_of_what_upstream_works_on(
+    served: Callable[..., Any], new_customer: Callable[..., Customer], path: str
+) -> None:
+    """Two are asked for one after the other: upstream has not looked at the second one."""
+    upstream = SocketUpstream()
+    asked = create() if path == "/responses" else json.dumps({"type": "response.create"})
+    if path != "/responses":
+        capped = {"type": "realtime", "model": VOICE, "max_output_tokens": 4_096}
+        upstream.frames = [{"type": "session.updated", "session": capped}]
+    try:
+        customer = new_customer(served(TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url), "1000")
+        with opened(customer, path) as socket:
+            ours = len(upstream.frames)  # the frame that sets the session's cap
+            for _ in range(2):
+                socket.send(asked)
+            wait_until(lambda: upstream.heard == ours + 2, 10, "both are asked for")
+        wait_until(lambda: customer.held() == 0, 10, "nothing is held")
+        (row,) = rows(customer, 1)
+    finally:
+        upstream.close()
+    assert (row["usageSource"], row["outcome"], row["outputTokens"]) == ("counted", "client_gone", 0)
+    assert row["inputTokens"] == (8 if path == "/responses" else 0)  # there, nobody has said anything yet
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_what_upstream_closes_without_an_answer_is_free(
+    served: Callable[..., Any], new_customer: Callable[..., Customer], begun: bool
+) -> None:
+    """In good order, as at the end of a session's time: the client has not left, and owes nothing."""
+    upstream = SocketUpstream()
+    upstream.hangs_up = True
+    created = {"type": "response.created", "response": {"id": "resp_1", "model": CHAT, "status": "in_progress"}}
+    upstream.frames = [created] if begun else []
+    try:
+        customer = new_customer(served(TOLLKEEPER_UPSTREAM__BASE_URL=upstream.url), "1000")
+        with opened(customer, "/responses") as socket:
+            socket.send(create())
+            with pytest.raises(ConnectionClosed):
+                while True:
+                    socket.recv(timeout=10)
+        wait_until(lambda: customer.held() == 0, 10, "nothing is held")
+    finally:
+        upstream.close()
+    assert [row["chargedMillicredits"] for row in customer.usage()] == (["0"] if begun else [])
+    assert customer.balance() == 1_000_000
+
+
+@pytest.mark.parametrize("way", ["closed", "reset"])
+def test_what_thinks_unseen_is_read_on_to_its_usage_when_the_client_leaves(
+    fresh: Customer, sandbox: Sandbox, way: str
+) -> None:
+    directive = sandbox_says(output_tokens=60, reasoning_tokens=150, chunk_interval_ms=5)
+    asked = {"type": "response.create", "model": "gpt-5.4-mini", "input": directive, "max_output_tokens": 400}
+    with opened(fresh, "/responses") as socket:
+        socket.send(json.dumps(asked))
+        until(socket, "response.output_text.delta")
+        if way == "reset":
+            socket.socket.setsockopt(SOL_SOCKET, SO_LINGER, LINGER_ZERO)
+            socket.socket.close()
+    (row,) = rows(fresh, 1)
+    (served,) = [one["usage"] for one in sandbox.record() if one["usage"]]
+    assert row["usageSource"] == "upstream"
+    assert (row["inputTokens"], row["outputTokens"]) == (served["input_tokens"], served["output_tokens"])
+    assert row["reasoningTokens"] == 150
+    assert "session failed" not in fresh.server.log()
+
+
 @pytest.mark.parametrize(
     ("path", "headers", "status"),
     [
         ("/responses", {"Authorization": "Bearer tk-wrong"}, 401),
         ("/realtime?model=gpt-4o", None, 404),
         ("/realtime", None, 400),
-        ("/chat/completions", None, 400),
-        ("/realtime/translations?model=gpt-realtime-translate", None, 400),
+        ("/skills", None, 403),
+        ("/realtime/translations?model=gpt-realtime-translate", None, 403),
     ],
 )
 def test_a_handshake_that_is_not_offered_is_refused(
@@ -469,12 +539,54 @@ def test_a_browser_names_its_key_as_a_sub_protocol(fresh: Customer) -> None:
 def test_a_realtime_session_without_credit_ends_before_anything_is_heard(
     served: Callable[..., Any], new_customer: Callable[..., Customer], sandbox: Sandbox
 ) -> None:
-    poor = new_customer(served(), "1")
+    """What pays for the shortest answer opens the session; what it asks for is then too much."""
+    poor = new_customer(served(), "50")
     with opened(poor, f"/realtime?model={VOICE}") as socket:
         until(socket, "session.created")
         socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": "AAAA"}))
         event = until(socket, "error")[-1]
         assert event["error"]["code"] == "insufficient_credits"
+        assert event["error"]["message"].endswith(f" Top up: {poor.server.url}/credits")
         with pytest.raises(ConnectionClosed):
             socket.recv(timeout=10)
-    assert poor.balance() == 1_000
+    assert poor.balance() == 50_000
+
+
+@pytest.mark.parametrize(
+    ("path", "credits"),
+    [("/responses", "0"), (f"/realtime?model={VOICE}", "0"), (f"/realtime?model={VOICE}", "1")],
+)
+def test_a_handshake_that_nothing_can_be_paid_on_is_a_402(
+    served: Callable[..., Any], new_customer: Callable[..., Customer], sandbox: Sandbox, path: str, credits: str
+) -> None:
+    poor = new_customer(served(), credits)
+    name = 'billing_402_insufficient_credits_total{source="balance"}'
+    time.sleep(0.6)
+    before = counted(poor, name)
+    sandbox.clear()
+    with pytest.raises(InvalidStatus) as refused, opened(poor, path):
+        pass
+    response = refused.value.response
+    assert (response.status_code, response.headers["x-should-retry"]) == (402, "false")
+    body = json.loads(response.body or b"")
+    assert (body["error"]["code"], body["currentCredits"]) == ("insufficient_credits", int(credits))
+    assert body["requiredCredits"] > int(credits)
+    assert body["error"]["message"].endswith(f" Top up: {poor.server.url}/credits")
+    assert sandbox.record() == []
+    (line,) = wait_until(lambda: log_lines(poor), 5, "the line")
+    assert (line["status"], line["outcome"]) == (402, "insufficient_credits")
+    wait_until(lambda: counted(poor, name) == before + 1, 5, "it is counted")
+
+
+def test_what_others_hold_and_what_is_free_refuses_no_handshake(
+    served: Callable[..., Any], new_customer: Callable[..., Customer], sandbox: Sandbox
+) -> None:
+    free = served(TOLLKEEPER_BILLING__CHARGING_ENABLED="false", TOLLKEEPER_BILLING__CHARGING_DISABLED_MODE="free")
+    with opened(new_customer(free, "0"), f"/realtime?model={VOICE}") as socket:
+        until(socket, "session.created")
+    busy = new_customer(served(), "150")
+    with busy.stream(busy.body({"output_tokens": 200, "chunk_interval_ms": 50}, max_tokens=15_000, n=16)) as wire:
+        wire.read_events(1)
+        assert busy.held() > 140_000
+        with opened(busy, f"/realtime?model={VOICE}") as socket:
+            until(socket, "session.created")

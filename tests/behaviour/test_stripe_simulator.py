@@ -6,59 +6,16 @@ Stripe balance, to the cent, fees included.
 
 import random
 import re
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from tests.support import web
-from tests.support.bank import CREDITS, Bank
+from tests.support.bank import CREDITS, Bank, checkout
 from tests.support.customers import Customer, acting_for, database_url, new_customer
 from tests.support.figures import change_figures
-from tests.support.servers import ROOT, Tollkeeper, wait_until
-from tests.support.town import PACKAGES
-
-SECRET = "whsec_simulated"
-
-
-@pytest.fixture
-def bank() -> Iterator[Bank]:
-    process = subprocess.Popen([sys.executable, "-m", "sandbox.stripe"], cwd=ROOT, stdout=subprocess.PIPE)
-    assert process.stdout is not None
-    found = re.search(rb"http://\S+", process.stdout.readline())
-    assert found is not None
-    yield Bank(found[0].decode(), process)
-    process.kill()
-    process.communicate()
-
-
-@pytest.fixture
-def shop(bank: Bank, make_tollkeeper: Callable[..., Tollkeeper]) -> Tollkeeper:
-    """A served Tollkeeper whose webhook the simulator knows."""
-    server = make_tollkeeper(
-        STRIPE_API_KEY="sk_test_sandbox",
-        STRIPE_WEBHOOK_SECRET=SECRET,
-        TOLLKEEPER_STRIPE__API_BASE=bank.url,
-        TOLLKEEPER_STRIPE__SUCCESS_URL="https://app.test/ok?s={CHECKOUT_SESSION_ID}",
-        TOLLKEEPER_STRIPE__CANCEL_URL="https://app.test/no",
-        TOLLKEEPER_STRIPE__MAX_CHECKOUTS_PER_HOUR="0",
-        TOLLKEEPER_ADVANCED__SAME_CHECKOUT_SECONDS="0",
-        TOLLKEEPER_BILLING__AUTO_RECHARGE="true",
-        TOLLKEEPER_PACKAGES=PACKAGES,
-    ).start()
-    bank.control("endpoints", url=f"{server.url}/webhooks/stripe", secret=SECRET)
-    return server
-
-
-def checkout(customer: Customer, code: str = "starter", **more: Any) -> dict[str, Any]:
-    url = f"{customer.server.url}/api/billing/checkout"
-    answer = web.post(url, json={"packageCode": code, **more}, headers=customer.headers, timeout=20)
-    assert answer.status_code == 201, answer.text
-    found: dict[str, Any] = answer.json()
-    return found
+from tests.support.servers import Tollkeeper, wait_until
 
 
 def settled(server: Tollkeeper) -> bool:
@@ -252,6 +209,7 @@ def test_what_a_sweep_put_right_is_found_by_its_job(shop: Tollkeeper, bank: Bank
     """A row, a report and a metric: a webhook that never comes is not repaired in silence."""
     shop.wait_first_sweep()
     bank.settings(delivery={"drop": 1.0, "max_attempts": 1})
+    web.put(f"{bank.url}/__stripe/clock", json={"offset_s": -300}, timeout=10).raise_for_status()
     customer = new_customer(shop, 0)
     page = checkout(customer)
     bank.control(f"sessions/{page['sessionId']}/pay")

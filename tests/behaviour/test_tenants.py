@@ -1,6 +1,7 @@
 """Two tenants share one upstream account and never meet: every id of one, tried by the other in every place, is a 404 without a call."""
 
 import json
+import sqlite3
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -52,6 +53,8 @@ def references(response: dict[str, Any]) -> dict[str, dict[str, Any]]:
         "prompt template": {"prompt": {"id": "pmpt_1"}},
         "item reference": {"input": [{"type": "item_reference", "id": item}]},
         "bare item": {"input": [{"type": "image_generation_call", "id": item}]},
+        "item that carries nothing": {"input": [{"type": "image_generation_call", "id": item, "result": None}]},
+        "item that carries less": {"input": [{"type": "compaction", "id": item, "encrypted_content": ""}]},
         "file in a message": {"input": [{"role": "user", "content": [{"type": "input_file", "file_id": "file-1"}]}]},
         "image in a message": {"input": [{"role": "user", "content": [{"type": "input_image", "file_id": "file-1"}]}]},
         "image in a tool's output": {
@@ -157,13 +160,42 @@ def test_a_streamed_response_is_owned_from_its_first_byte(pair: Pair, sandbox: S
         wire.read_all()
 
 
-def test_nothing_is_stored_where_the_operator_does_not_allow_it(customer: Customer) -> None:
+def test_what_openai_stores_by_default_is_stored(customer: Customer) -> None:
+    made = make(customer)
+    with client(customer) as openai:
+        assert openai.responses.retrieve(made["id"]).id == made["id"]
+    next_step = [{"type": "item_reference", "id": made["output"][0]["id"]}, {"role": "user", "content": "and?"}]
+    assert (
+        customer.post({"model": MODEL, "input": next_step, "max_output_tokens": 50}, "/v1/responses").status_code == 200
+    )
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stored_chat_has_its_owner_before_it_is_shown(customer: Customer, stream: bool) -> None:
+    answer = customer.post(customer.body(max_tokens=5, store=True, stream=stream))
+    made = next(word for word in answer.text.split('"') if word.startswith("chatcmpl-"))
+    with sqlite3.connect(customer.server.folder / "var" / "tollkeeper.db") as database:
+        found = database.execute("SELECT kind, account_id FROM upstream_objects WHERE id = ?", (made,)).fetchall()
+    assert found == [("chat_completion", customer.account_id)]
+
+
+def test_nothing_is_stored_where_the_operator_does_not_allow_it(
+    served: Callable[..., Tollkeeper], new_customer: Callable[..., Customer], sandbox: Sandbox
+) -> None:
+    customer = new_customer(served(TOLLKEEPER_BILLING__ALLOW_STORE="false"), "1000")
     answer = customer.post({"model": MODEL, "input": "hi", "max_output_tokens": 50}, "/v1/responses")
     assert customer.served(answer.headers["x-request-id"])["requestBody"]["store"] is False
     refused = customer.post({"model": MODEL, "input": "hi", "max_output_tokens": 50, "store": True}, "/v1/responses")
     assert (refused.status_code, refused.json()["error"]["param"]) == (400, "store")
     background = customer.post({"model": MODEL, "input": "hi", "background": True}, "/v1/responses")
     assert (background.status_code, background.json()["error"]["param"]) == (400, "background")
+    stored = customer.post(customer.body(max_tokens=5, store=True))
+    assert (stored.status_code, stored.json()["error"]["param"]) == (400, "store")
+    step = [{"type": "item_reference", "id": answer.json()["output"][0]["id"]}]
+    missing = customer.post({"model": MODEL, "input": step, "max_output_tokens": 50}, "/v1/responses").json()["error"]
+    assert missing["code"] == "item_not_found"
+    assert "billing.allow_store" in missing["message"]
+    assert "providerOptions.openai.store" in missing["message"]
 
 
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])

@@ -10,13 +10,15 @@ from typing import Any
 
 import pytest
 
+from tests.support import web
 from tests.support.served import Customer, metric, usd_to_charge, wait_log
-from tests.support.servers import SAMPLES, Serve, Tollkeeper, wait_until
+from tests.support.servers import SAMPLES, Serve, Tollkeeper, sandbox_says, wait_until
 from tests.support.wire import Ended, events_of, text_of
 
 TOKENS = 4
 EVENTS = TOKENS + 2
 PROMPT = 8
+CHAT = "/v1/chat/completions"
 ASKS = {"stream_options": {"include_usage": True}}
 
 CustomerOf = Callable[[Tollkeeper], Customer]
@@ -98,6 +100,18 @@ def test_a_cut_right_after_the_headers_shows_an_error_and_is_insured(customer: C
     assert (record["outcome"], record["chargedMillicredits"]) == ("insured", "0")
 
 
+@pytest.mark.parametrize(
+    "cut", ["after_headers", {"after_chunks": 0}, {"after_chunks": 0, "mid_chunk": True}], ids=json.dumps
+)
+def test_a_stored_stream_that_is_cut_before_it_has_an_id_is_a_502(customer: Customer, cut: Any) -> None:
+    said = sandbox_says(cut=cut, output_tokens=TOKENS)
+    answer = customer.post(
+        {"model": "gpt-4.1", "input": said, "max_output_tokens": 50, "stream": True}, "/v1/responses"
+    )
+    assert (answer.status_code, answer.json()["error"]["code"]) == (502, "upstream_cut")
+    assert customer.charged(answer.headers["x-request-id"]) == 0
+
+
 def test_an_upstream_that_is_not_there_is_a_502_that_costs_nothing(served: Serve, customer_of: CustomerOf) -> None:
     customer = customer_of(served(TOLLKEEPER_UPSTREAM__BASE_URL="http://127.0.0.1:9/v1"))
     answer = customer.post(customer.body(max_tokens=50))
@@ -121,6 +135,35 @@ def test_silence_before_the_headers_is_a_504_that_costs_nothing(impatient: Custo
     answer = impatient.post(impatient.body({"silent": "before_headers"}, max_tokens=50, stream=stream))
     assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_first_byte_timeout")
     assert impatient.finished(answer.headers["x-request-id"])["outcome"] == "client_gone"  # we hung up on it
+    assert impatient.has_no_charge(answer.headers["x-request-id"])
+
+
+@pytest.mark.parametrize(
+    ("stream", "changes"),
+    [(False, {}), (True, {"model": "gpt-5-mini"})],
+    ids=["not streamed", "streamed, of a model that reasons"],
+)
+def test_what_was_begun_before_a_504_is_read_on_and_charged_by_its_usage(
+    impatient: Customer, stream: bool, changes: dict[str, Any]
+) -> None:
+    late = impatient.body({"latency_ms": 1_500, "output_tokens": TOKENS}, stream=stream, **changes)
+    late |= {"max_completion_tokens": 50}
+    with web.client(base_url=impatient.server.url, headers=impatient.headers, timeout=20) as same:
+        answer = same.post(CHAT, json=late)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (504, "upstream_first_byte_timeout")
+        assert answer.headers["x-should-retry"] == "false"
+        assert same.post(CHAT, json=impatient.body(max_tokens=1)).status_code == 200  # the connection goes on meanwhile
+    record = impatient.generation(answer.headers["x-request-id"])
+    usage = impatient.finished(answer.headers["x-request-id"])["usage"]
+    assert (record["usageSource"], record["outcome"]) == ("upstream", "client_gone")
+    rates = ("0.25", "2") if changes else ("0.15", "0.6")
+    due = usd_to_charge((usage["prompt_tokens"], rates[0]), (usage["completion_tokens"], rates[1]))
+    assert int(record["chargedMillicredits"]) == due > 0
+
+
+def test_a_late_error_costs_nothing(impatient: Customer) -> None:
+    answer = impatient.post(impatient.body({"latency_ms": 1_500, "status": 500}, max_tokens=50))
+    assert answer.status_code == 504
     assert impatient.has_no_charge(answer.headers["x-request-id"])
 
 
@@ -355,6 +398,9 @@ def test_the_loss_never_takes_what_other_requests_hold(
         {"close_delimited": True},
         {"close_after": True},
         {"crlf_events": True},
+        {"cr_events": True},
+        *({"content_encoding": coding} for coding in ("gzip", "deflate")),
+        {"content_encoding": "gzip", "split_bytes": 5, "cr_events": True},
         {"informational": True, "close_delimited": True, "crlf_events": True},
         *({"split_bytes": size} for size in range(1, 8)),
         {"split_bytes": 3, "crlf_events": True},
@@ -369,7 +415,7 @@ def test_odd_framing_changes_neither_bytes_nor_charge(
     body = customer.body(model="gpt-4o", max_tokens=50)
     if stream:
         ended, record = run(customer, {**body, **ASKS})
-        end = b"\r\n\r\n" if "crlf_events" in directive else b"\n\n"
+        end = b"\r\n\r\n" if "crlf_events" in directive else b"\r\r" if "cr_events" in directive else b"\n\n"
         assert (ended.clean, ended.data.count(end)) == (True, EVENTS + 2)
         assert ended.data.endswith(b"data: [DONE]" + end)
         shown = text_of(ended.data)

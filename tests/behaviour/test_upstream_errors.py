@@ -9,7 +9,7 @@ import pytest
 
 from tests.support import web
 from tests.support.raw_upstream import RawUpstream
-from tests.support.served import Customer, wait_log
+from tests.support.served import Customer, metric, wait_log
 from tests.support.servers import UPSTREAM_KEY, Serve, Tollkeeper, wait_until
 from tests.support.wire import events_of, text_of
 
@@ -54,7 +54,7 @@ def assert_free(customer: Customer, request_id: str) -> None:
     [
         (400, {}, "invalid_request_error", "invalid_value"),
         (400, {"error": "400_context"}, "invalid_request_error", "context_length_exceeded"),
-        (403, {}, "request_forbidden", "unsupported_country_region_territory"),
+        (403, {"error": {"message": "Not this.", "type": "x", "param": "voice", "code": None}}, "x", None),
         (404, {}, "invalid_request_error", "model_not_found"),
         (409, {}, "invalid_request_error", None),
         (422, {}, "invalid_request_error", None),
@@ -85,11 +85,21 @@ def test_an_upstream_error_passes_and_costs_nothing(
     assert customer.balance() == before
 
 
+HARD_LIMIT = {
+    "message": "Billing hard limit has been reached",
+    "type": "invalid_request_error",
+    "param": None,
+    "code": "billing_hard_limit_reached",
+}
+
+
 @pytest.mark.parametrize(
     ("status", "directive", "code"),
     [
         (401, {}, "upstream_authentication_failed"),
+        (403, {}, "upstream_account"),
         (429, {"error": "429_quota"}, "insufficient_quota"),
+        (400, {"error": HARD_LIMIT}, "insufficient_quota"),
         (502, {}, "upstream_error"),
         (504, {}, "upstream_error"),
         (520, {}, "upstream_error"),
@@ -116,6 +126,81 @@ def test_what_must_not_or_cannot_be_passed_is_said_in_our_own_words(
     assert error["code"] == code
     assert_nothing_of_ours(answer)
     assert_free(customer, answer.headers["x-request-id"])
+
+
+def test_what_openai_says_of_our_account_is_counted_logged_and_never_shown(
+    served: Serve, customer_of: CustomerOf
+) -> None:
+    """By its status, as the only thing in a 200, and in an event of a stream; logged once a minute."""
+    customer = customer_of(served(TOLLKEEPER_LISTEN__MAX_CONNECTIONS="99"))  # a server that has logged nothing yet
+    server, name = customer.server, "tollkeeper_upstream_account_errors_total"
+    before = metric(server, name, reason="billing")
+    shown = [
+        customer.post(customer.body({"status": 400, "error": HARD_LIMIT}, max_tokens=50)),
+        customer.post(customer.body({"body_raw": json.dumps({"error": HARD_LIMIT})}, max_tokens=50)),
+        customer.post(customer.body({"error_after_chunks": 1, "error": HARD_LIMIT}, max_tokens=50, stream=True)),
+    ]
+    assert [answer.status_code for answer in shown] == [400, 502, 200]
+    for answer in shown:
+        assert "illing" not in answer.text
+        assert "insufficient_quota" in answer.text
+    wait_until(lambda: metric(server, name, reason="billing") == before + 3, 5, "each is counted")
+    line = json.loads(wait_log(server, '"upstream_account_refused"'))
+    assert (line["reason"], line["upstream_status"], line["level"]) == ("billing", 400, "error")
+    assert line["request_id"] == shown[0].headers["x-request-id"]
+
+
+def test_an_error_in_another_shape_keeps_its_reason(customer: Customer) -> None:
+    for body, words in (
+        ({"detail": f"No model for key {UPSTREAM_KEY}"}, "No model for key ***."),
+        ("a plain text", "a plain text."),
+    ):
+        raw = body if isinstance(body, str) else json.dumps(body)
+        answer = customer.post(customer.body({"status": 404, "body_raw": raw}, max_tokens=50))
+        message = answer.json()["error"]["message"]
+        assert message == f"The upstream refused this request (status 404): {words} Nothing was charged."
+        assert_nothing_of_ours(answer)
+
+
+@pytest.mark.parametrize(
+    ("reply", "status", "location"),
+    [
+        (
+            b"HTTP/1.1 307 Temporary Redirect\r\nlocation: https://a:b@up.example/v1/v1/x?key=secret\r\n",
+            307,
+            "https://up.example/v1/v1/x",
+        ),
+        (b"HTTP/1.1 301 Moved\r\nlocation: /other/path#secret\r\ncontent-type: text/html\r\n", 301, "/other/path"),
+        (b"HTTP/1.1 304 Not Modified\r\n", 304, ""),
+        (b"HTTP/1.1 202 Accepted\r\n", 202, ""),
+        (b"HTTP/1.1 204 No Content\r\n", 204, ""),
+        (b"HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: h2c\r\n", 101, ""),
+        (b"HTTP/1.1 101 Switching Protocols\r\n", 101, ""),
+        (b"HTTP/1.1 200 OK\r\n", 200, ""),
+    ],
+)
+def test_what_is_no_answer_is_a_502_and_the_log_says_where_it_points(
+    served: Serve, customer_of: CustomerOf, raw_upstream: RawUpstream, reply: bytes, status: int, location: str
+) -> None:
+    customer = customer_of(served(TOLLKEEPER_UPSTREAM__BASE_URL=raw_upstream.url))
+    raw_upstream.reply = reply + b"content-length: 0\r\n\r\n"
+    answer = customer.post(customer.body(max_tokens=50))
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (502, "upstream_error" if status == 200 else "upstream_unexpected")
+    assert str(status) in error["message"] or status == 200
+    request_id = answer.headers["x-request-id"]
+    wait_log(customer.server, '"upstream_unexpected"')
+    (line,) = wait_until(
+        lambda: [
+            line
+            for line in map(json.loads, filter(lambda line: request_id in line, customer.server.log().splitlines()))
+            if line["event"] == "upstream_unexpected"
+        ],
+        5,
+        "its line",
+    )
+    assert (line["upstream_status"], line["location"]) == (status, location)
+    assert_free(customer, request_id)
 
 
 def test_our_own_bad_key_is_not_blamed_on_the_customer(customer: Customer) -> None:

@@ -83,7 +83,7 @@ def test_buying_by_clicks_raises_the_balance_by_what_stripe_took(town: Town, vis
     buy(page, "99.99")
     expect(page.get_by_role("status").first).to_have_text("Thank you. 109,989 credits were added to your balance.")
     wait_until(lambda: page.reload() and available(page) == "109,989", 5, "the balance has risen")
-    expect(page.locator("#usd")).to_have_text("$109.98")
+    expect(page.locator("#usd")).to_have_text("$109.99")
     customer.wait_balance(109_989_000)
     (movement,) = town.paid()["records"][before:]
     assert (movement["kind"], movement["amount"], movement["currency"]) == ("paid", 9_999, "usd")

@@ -20,7 +20,17 @@ from tests.support import web
 from tests.support.customers import Customer
 from tests.support.servers import sandbox_says, wait_until
 
-PAGES = ["/admin", "/admin/flags", "/admin/rates", "/admin/reconciliation", "/admin/webhooks", "/admin/audit"]
+PAGES = [
+    "/admin",
+    "/admin/flags",
+    "/admin/rates",
+    "/admin/plans",
+    "/admin/upstreams",
+    "/admin/reconciliation",
+    "/admin/events",
+    "/admin/webhooks",
+    "/admin/audit",
+]
 LOSS_DAY = "2026-01-05"
 
 
@@ -122,9 +132,9 @@ def test_a_viewer_sees_everything_it_may_and_no_form(
 ) -> None:
     page = enter(visits.window(), town, keys["viewer"])
     expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_text(
-        ["Overview", "Flags", "Rate cards", "Reconciliation", "Webhooks"]
+        ["Overview", "Flags", "Rate cards", "Price plans", "Upstreams", "Reconciliation", "Events", "Webhooks"]
     )
-    for path in (*PAGES[:-1], f"/admin/accounts/{buyer.account_id}"):
+    for path in (*PAGES[:-1], f"/admin/accounts/{buyer.account_id}", f"/admin/accounts/{buyer.account_id}/access"):
         page.goto(town.server.url + path)
         forms = page.locator("form").evaluate_all(
             "(all) => all.map((one) => `${one.method} ${new URL(one.action).pathname}`)"
@@ -383,7 +393,7 @@ def test_axe_finds_nothing_on_any_page(
     options: dict[str, Any], town: Town, visits: Visits, keys: dict[str, str], buyer: Customer
 ) -> None:
     page = enter(visits.window(**options), town, keys["owner"])
-    for path in (*PAGES, f"/admin/accounts/{buyer.account_id}"):
+    for path in (*PAGES, f"/admin/accounts/{buyer.account_id}", f"/admin/accounts/{buyer.account_id}/access"):
         page.goto(town.server.url + path)
         for summary in page.locator("summary").all():
             summary.click()

@@ -44,12 +44,12 @@ def chromium() -> tuple[str, dict[str, str]]:
 
 
 @contextmanager
-def opened_browser() -> Iterator[Browser]:
-    """Chromium without a window."""
+def opened_browser(*switches: str) -> Iterator[Browser]:
+    """Chromium without a window, with these switches as well."""
     path, environment = chromium()
     os.environ.setdefault("PLAYWRIGHT_NODEJS_PATH", node())  # its own node needs libatomic, which a fresh Debian lacks
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=SWITCHES, env=environment)
+        browser = playwright.chromium.launch(executable_path=path, args=[*SWITCHES, *switches], env=environment)
         yield browser
         browser.close()
 

@@ -155,7 +155,7 @@ def unknown_model(text: str) -> Any:
     return {
         "chat": failing(lambda: client().chat.completions.create(model="gpt-imaginary", messages=messages(text))),
         "retrieve": failing(lambda: client().models.retrieve("gpt-imaginary")),
-        "endpoint": failing(client().files.list),
+        "endpoint": failing(client().fine_tuning.jobs.list),
     }
 
 
@@ -204,6 +204,34 @@ def two_threads(text: str) -> Any:
     for thread in threads:
         thread.join(60)
     return {"completionTokens": found}
+
+
+def stores(text: str) -> Any:
+    """A file in parts, into a vector store, found in it by a model and by a search, and all of it taken away."""
+    sdk, data = client(), b"The refund policy: whales are refunded within 30 days."
+    upload = sdk.uploads.create(bytes=len(data), filename="a.txt", mime_type="text/plain", purpose="assistants")
+    parts = [sdk.uploads.parts.create(upload.id, data=piece).id for piece in (data[:20], data[20:])]
+    file = sdk.uploads.complete(upload.id, part_ids=parts).file
+    store = sdk.vector_stores.create(name="docs", expires_after={"anchor": "last_active_at", "days": 1})
+    batch = sdk.vector_stores.file_batches.create_and_poll(store.id, file_ids=[file.id], poll_interval_ms=20)
+    answer = sdk.responses.create(
+        model=MODEL,
+        input=text,
+        tools=[{"type": "file_search", "vector_store_ids": [store.id]}],
+        include=["file_search_call.results"],
+        max_tool_calls=1,
+        max_output_tokens=30,
+    )
+    results = [item.results for item in answer.output if item.type == "file_search_call"]
+    found = sdk.vector_stores.search(store.id, query="refund policy").data
+    return {
+        "file": file.id,
+        "completed": batch.file_counts.completed,
+        "results": [row.file_id for rows in results for row in rows],
+        "found": [row.file_id for row in found],
+        "bytes": sdk.vector_stores.retrieve(store.id).usage_bytes,
+        "deleted": [sdk.vector_stores.delete(store.id).deleted, sdk.files.delete(file.id).deleted],
+    }
 
 
 SCENARIOS: dict[str, Callable[[str], Any]] = {

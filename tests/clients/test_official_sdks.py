@@ -21,7 +21,7 @@ from tests.support.programs import node
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, sandbox_says, wait_until
 
 HERE = Path(__file__).parent
-SDKS = {"python 3.x": "3.", "python 2.x": "2.", "npm": "6."}
+SDKS = {"python 3.x": "3.", "python 2.x": "2.", "npm": "7."}
 # steering is in the text of each call, so that the clients know nothing of it
 TEXTS = {
     "chat": "tell me of toll roads",
@@ -40,6 +40,7 @@ TEXTS = {
     "upstream_limit": "busy " + sandbox_says(status=429, error="429_requests", headers={"retry-after-ms": "20"}),
     "leave_stream": "leaving " + sandbox_says(output_tokens=500, chunk_interval_ms=20),
     "two_threads": "many",
+    "stores": "the refund policy of whales " + sandbox_says(calls=["file_search"]),
 }
 
 
@@ -264,6 +265,14 @@ def test_one_client_serves_many_threads(seen: Seen) -> None:
     assert len(seen.upstream(TEXTS["two_threads"] + " ")) == 8
 
 
+def test_a_vector_store_is_filled_read_searched_and_taken_away(seen: Seen) -> None:
+    found = seen.of("stores")
+    assert found["results"] == found["found"] == [found["file"]]
+    assert (found["completed"], found["bytes"], found["deleted"]) == (1, 54 * 3 // 2, [True, True])
+    (asked,) = (row for row in seen.upstream("the refund policy of whales") if row["path"] == "/v1/responses")
+    assert asked["toolUsage"]["file_search"] == {"num_requests": 1}
+
+
 def test_the_customer_paid_for_all_of_it_and_the_books_agree(seen: Seen) -> None:
     rich = seen.accounts["rich"]
     wait_until(lambda: rich.held() == 0, 10, "nothing stays held")
@@ -273,6 +282,6 @@ def test_the_customer_paid_for_all_of_it_and_the_books_agree(seen: Seen) -> None
     assert rich.balance() == 1_000_000_000 - sum(int(row["chargedMillicredits"]) for row in rows)
     rows += server.cli("usage", limited.account_id)["data"]
     assert {row["requestId"] for row in rows} == {
-        row["clientRequestId"] for row in seen.records if row["status"] == 200
+        row["clientRequestId"] for row in seen.records if row["status"] == 200 and row["usage"] is not None
     }
     assert server.cli("reconcile") == {"ok": True, "findings": []}

@@ -78,6 +78,10 @@ trusted_proxies = ["10.0.0.0/8"]
 max_failures_per_minute = 7
 workers = 2
 max_connections = 11
+max_connections_per_address = 12
+max_sockets_per_key = 13
+max_sockets_per_address = 14
+socket_idle_seconds = 15
 max_header_bytes = 8192
 max_body_bytes = 100000
 max_upload_bytes = 100001
@@ -146,19 +150,20 @@ def test_all_former_keys_of_a_file_are_in_one_complaint(tmp_path: Path) -> None:
     path = in_file(
         tmp_path, "[billing]\nmarkup = '1.2'\ndrain_seconds = 9\nmax_tool_calls = 2\n[journal]\nbatch_size = 7\n"
     )
-    assert str(refusal(path, {})) == (
-        f"{path}: billing.drain_seconds: is now metering.read_on_seconds. Fix: write it as read_on_seconds under [metering]. "
-        "And so for the others: billing.max_tool_calls is now holds.max_tool_calls; "
-        "journal.batch_size is no longer a setting: always 500 charges are written in one transaction"
-    )
+    assert str(refusal(path, {})).splitlines() == [
+        f"{path}:3: billing.drain_seconds: is now metering.read_on_seconds. Fix: write it as read_on_seconds under [metering]",
+        f"{path}:4: billing.max_tool_calls: is now holds.max_tool_calls. Fix: write it as max_tool_calls under [holds]",
+        f"{path}:6: journal.batch_size: is no longer a setting: always 500 charges are written in one transaction. Fix: remove it",
+    ]
 
 
 def test_all_former_variables_are_in_one_complaint() -> None:
     error = refusal(None, {"TOLLKEEPER_STRIPE__TIMEOUT_SECONDS": "3", "TOLLKEEPER_BILLING__TOP_UP_URL": "/buy"})
     assert str(error) == (
         "environment: TOLLKEEPER_BILLING__TOP_UP_URL: billing.top_up_url is now purchases.top_up_url. "
-        "Fix: set TOLLKEEPER_PURCHASES__TOP_UP_URL instead. And so for the others: "
-        "TOLLKEEPER_STRIPE__TIMEOUT_SECONDS: stripe.timeout_seconds is no longer a setting: a call to Stripe always may take 10 s"
+        "Fix: set TOLLKEEPER_PURCHASES__TOP_UP_URL instead\n"
+        "environment: TOLLKEEPER_STRIPE__TIMEOUT_SECONDS: stripe.timeout_seconds is no longer a setting: "
+        "a call to Stripe always may take 10 s. Fix: unset it"
     )
 
 

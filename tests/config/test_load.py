@@ -48,7 +48,8 @@ def refused(path: Path | None, **environ: str) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
         load_settings(path, environ)
     error = caught.value
-    assert str(error) == f"{error.where}: {error.key}: {error.reason}. Fix: {error.fix}"
+    place = error.where if error.line is None else f"{error.where}:{error.line}"
+    assert str(error).splitlines()[0] == f"{place}: {error.key}: {error.reason}. Fix: {error.fix}"
     assert error.reason
     assert error.fix
     return error
@@ -69,8 +70,12 @@ def test_the_shipped_file_says_the_defaults() -> None:
     shipped = tomllib.loads(TEXT)
     del shipped["packages"]
     defaults = msgspec.json.decode(msgspec.json.encode(Settings()))
+    # credits of the shipped packages must pay for their bonus and Stripe's fees; without the file nothing is for sale
+    assert (shipped["billing"].pop("markup"), defaults["billing"].pop("markup")) == ("1.2", "1")
     for section, key in KEYS:
-        assert shipped[section][key] == defaults[section][key], f"{section}.{key}"
+        assert (section, key) == ("billing", "markup") or shipped[section][key] == defaults[section][key], (
+            f"{section}.{key}"
+        )
 
 
 def test_the_shipped_file_sells_the_three_packages_of_the_design() -> None:
@@ -114,7 +119,10 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("redis", "url"): "redis://:secret@cache:6380/2",
     ("billing", "charging_disabled_mode"): "free",
     ("billing", "rounding_mode"): "ceil",
-    ("billing", "model_allowlist"): ["gpt-4o*", "o3"],
+    ("billing", "model_allowlist"): ["gpt-6*", "o3"],
+    ("billing", "extended_models"): ["gpt-4o*"],
+    ("notices", "kinds"): ["key.*", "balance.low"],
+    ("notices", "low_balance_percents"): [50, 20],
     ("billing", "markup"): "1.25",
     ("billing", "service_tier"): "flex",
     ("billing", "allowed_service_tiers"): ["default", "priority"],
@@ -123,6 +131,7 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("log", "level"): "error",
     ("stripe", "checkout_domain"): "pay.example.com",
     ("purchases", "auto_recharge_monthly_usd"): "250.50",
+    ("seller", "address"): ["1 Example Street", "Springfield"],
     ("notices", "low_balance_credits"): "500",
     ("rollout", "percent"): 25,
     ("rollout", "include"): ["acct_1"],
@@ -137,7 +146,6 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
 
 NEEDS = {
     "workers": [("redis", "url", "redis://cache:6379/0")],
-    "allow_background": [("billing", "allow_store", "true")],
     "oidc_issuer": [
         ("admin", "oidc_audience", "tollkeeper"),
         ("admin", "oidc_jwks_url", "https://id.example.com/jwks.json"),
@@ -280,7 +288,6 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
     ("text", "key", "reason", "fix"),
     [
         ("[listen]\nworkers = 2\n", "listen.workers", "embedded store", "redis.url"),
-        ("[billing]\nallow_background = true\n", "billing.allow_background", "kept upstream", "allow_store"),
         (
             "[upstream]\nbase_url = 'ftp://x/v1'\n",
             "upstream.base_url",

@@ -11,7 +11,7 @@ from decimal import Decimal
 
 import pytest
 
-from tests.support.price_catalogue import CATALOGUE, MODELS
+from tests.support.price_catalogue import CATALOGUE, MODELS, ROOT
 
 PLAIN = re.compile(r"(0|[1-9]\d*)(\.\d*[1-9])?")
 
@@ -222,8 +222,8 @@ def all_blocks() -> list[tuple[str, dict[str, str]]]:
 
 
 def test_head_of_the_catalogue() -> None:
-    assert CATALOGUE["catalogueId"] == "openai-2026-11-23"
-    assert CATALOGUE["effectiveFrom"] == "2026-11-23"
+    assert CATALOGUE["catalogueId"] == "openai-2026-11-29"
+    assert CATALOGUE["effectiveFrom"] == "2026-11-29"
     assert CATALOGUE["unit"] == "USD per 1,000,000 tokens unless named otherwise"
     assert "litellm" in CATALOGUE["source"]
     assert CATALOGUE["unpriced"] == ["gpt-6.2-astra-law"]
@@ -255,6 +255,7 @@ def test_tools() -> None:
         "web_search_preview_non_reasoning": "0.025",
         "file_search": "0.0025",
         "code_interpreter_1g": "0.03",
+        "vector_store_gb_day": "0.1",
     }
 
 
@@ -386,6 +387,37 @@ def test_models_that_always_search() -> None:
     }
 
 
-def test_end_dates() -> None:
-    assert MODELS["gpt-5"]["ends"] == "2026-12-11"
-    assert MODELS["gpt-4.1"]["ends"] is None
+@pytest.mark.parametrize(
+    ("models", "last", "successor"),
+    [
+        ("chatgpt-image-latest gpt-image-1.5 gpt-image-1-mini", "2026-12-01", "gpt-image-2.6-sunburst"),
+        ("gpt-5 gpt-5-pro o3 gpt-5-2025-08-07 o3-pro", "2026-12-11", "gpt-6.1-sol"),
+        ("gpt-5-mini", "2026-12-11", "gpt-6.1-terra"),
+        ("gpt-5-nano", "2026-12-11", "gpt-6-luna"),
+        ("tts-1 tts-1-hd gpt-4o-mini-tts tts-1-1106 tts-1-hd-1106", "2027-01-06", None),
+        ("gpt-4o gpt-4o-mini gpt-4.1 gpt-4.1-mini ft:gpt-4o-mini-2024-07-18", "2027-01-14", "gpt-6-luna"),
+        ("gpt-audio", "2027-01-20", "gpt-audio-1.5"),
+        ("gpt-realtime", "2027-01-20", "gpt-realtime-2.1"),
+        ("whisper-1 gpt-4o-transcribe", "2027-02-26", "gpt-transcribe"),
+        ("gpt-5.1", "2027-04-01", "gpt-6.1-sol"),
+        ("gpt-4 gpt-4-0613 o1", "2026-10-23", "gpt-5.6-sol"),
+        ("gpt-4o-search-preview gpt-4o-mini-search-preview", "2026-07-23", "gpt-5-search-api"),
+        ("gpt-3.5-turbo-instruct gpt-3.5-turbo-instruct-0914 babbage-002", "2026-09-28", None),
+    ],
+)
+def test_end_dates(models: str, last: str, successor: str | None) -> None:
+    assert {(MODELS[name]["ends"], MODELS[name]["successor"]) for name in models.split()} == {(last, successor)}
+
+
+def test_what_examples_use_has_no_end() -> None:
+    """README, `make run`, `smoke` and the documents: what they show can be tried for as long as this version is used."""
+    shown = [path for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")) if path.name != "openai.md"]
+    shown += [ROOT / "proxy.toml", ROOT / "proxy/cli/quickstart.py", ROOT / "proxy/cli/smoke/command.py"]
+    used = {
+        (path.name, name)
+        for path in shown
+        for name in re.findall(r"\bmodel\W{1,5}([a-z0-9][a-z0-9.-]+)", path.read_text())
+        if name in MODELS
+    }
+    assert {path for path, _ in used} >= {"README.md", "quickstart.py", "sandbox.md"}
+    assert {(path, name) for path, name in used if MODELS[name]["ends"] is not None} == set()

@@ -1,6 +1,7 @@
 """The rollout: a stable share of accounts, lists beside it, and nobody moved out by a greater percent."""
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ ACCOUNTS = [f"acct_{number:024x}" for number in range(20_000)]
 
 @given(st.text(min_size=1, max_size=40), st.integers(0, 100), st.integers(0, 100))
 @settings(max_examples=300)
+@pytest.mark.slow
 def test_a_greater_percent_moves_nobody_out(account: str, one: int, other: int) -> None:
     low, high = sorted((one, other))
     assert is_in(Rollout(percent=high), account) or not is_in(Rollout(percent=low), account)

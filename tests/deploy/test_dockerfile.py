@@ -200,10 +200,12 @@ def test_the_wheel_carries_every_file_the_product_reads(image: Path) -> None:
         "proxy/gateway/refused.json",
     ],
 )
+@pytest.mark.slow
 def test_the_wheel_has_each_kind_of_file_that_is_no_module_or_is_found_by_its_folder(image: Path, kind: str) -> None:
     assert list(image.glob(kind))
 
 
+@pytest.mark.slow
 def test_the_command_of_the_wheel_helps_and_says_its_version(
     container: tuple[dict[str, str], Path], image: Path
 ) -> None:

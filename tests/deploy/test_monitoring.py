@@ -26,10 +26,12 @@ from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.signatures import sign
 from config.load import load_settings
 from proxy.observability.metrics import Metrics
+from proxy.observability.upstream_metrics import UpstreamState
 from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.programs import POSTGRES
 from tests.support.prometheus import RULES, Exporter, Prometheus, promtool
+from tests.support.rate_cards import activate_ends, day
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 
 SECRET = "whsec_monitored"
@@ -181,15 +183,43 @@ def test_the_role_that_serves_is_made_again_and_again_and_is_the_runbooks(fresh_
             )
             assert done.returncode == 0, done.stderr
         tables = "SELECT count(*) FROM usage; INSERT INTO sweep_marks VALUES ('a test', 1); DELETE FROM sweep_marks WHERE name = 'a test'"
+        owned = "SELECT 'owned' FROM pg_class WHERE relowner = 'tollkeeper_serves'::regrole"
+        assert "owned" not in subprocess.run(command, input=owned, capture_output=True, text=True, check=True).stdout
         for wanted, statement in (
             (0, tables),
+            (0, "SELECT keep_usage_month('move', 2031, 1)"),
             (3, "ALTER TABLE transfers DISABLE TRIGGER ALL"),
             (3, "DROP TABLE audit_log"),
+            (3, "CREATE TABLE planted ()"),
+            (3, "CREATE FUNCTION planted() RETURNS int LANGUAGE sql AS 'SELECT 1'"),
+            (3, "CREATE TRIGGER planted BEFORE INSERT ON usage FOR EACH ROW EXECUTE FUNCTION transfers_are_final()"),
+            (3, "CREATE TRIGGER planted BEFORE INSERT ON usage_default EXECUTE FUNCTION transfers_are_final()"),
+            (3, "ALTER TABLE usage ADD COLUMN planted int"),
+            (3, "ALTER TABLE usage_2031_01 ADD CHECK (created_at > 0)"),
+            (3, "UPDATE alembic_version SET version_num = '0001'"),
+            (3, "UPDATE transfers SET amount_millicredits = 1"),
+            (3, "DELETE FROM audit_log"),
+            (3, "SELECT keep_usage_month('drop; DROP TABLE transfers', 2031, 1)"),
+            (3, "SELECT keep_usage_month('make', 2031, 13)"),
+            (0, "SELECT keep_usage_month('drop', 2031, 1)"),
         ):
             done = subprocess.run(
                 command, input=f"SET ROLE tollkeeper_serves; {statement};", capture_output=True, text=True, check=False
             )
             assert done.returncode == wanted, (statement, done.stderr)
+        # of an installation before, the role owned usage and could create: what it planted there is found
+        planted = (
+            "GRANT CREATE ON SCHEMA public TO tollkeeper_serves; ALTER TABLE usage OWNER TO tollkeeper_serves; "
+            "SET ROLE tollkeeper_serves; CREATE FUNCTION planted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';"
+        )
+        subprocess.run(command, input=planted, capture_output=True, text=True, check=True)
+        again = [*command, f"--file={script}"]
+        environment = {**os.environ, "SERVING_PASSWORD": "again"}
+        done = subprocess.run(again, env=environment, capture_output=True, text=True, check=False)
+        assert (done.returncode, "functions of its own" in done.stderr) == (3, True)
+        subprocess.run(command, input="DROP FUNCTION planted;", capture_output=True, text=True, check=True)
+        subprocess.run(again, env=environment, capture_output=True, text=True, check=True)
+        assert "owned" not in subprocess.run(command, input=owned, capture_output=True, text=True, check=True).stdout
     finally:  # a role is the whole server's, and other tests make it themselves
         dropped = "DROP OWNED BY tollkeeper_serves CASCADE; DROP ROLE tollkeeper_serves;"
         subprocess.run(command, input=dropped, capture_output=True, text=True, check=True)
@@ -211,6 +241,7 @@ def watched(folder: Path, session_sandbox: Sandbox) -> Iterator[tuple[Tollkeeper
         "TOLLKEEPER_REDIS__URL": redis.url,
         "TOLLKEEPER_LISTEN__WORKERS": "2",
         "TOLLKEEPER_ADVANCED__FINANCE_SECONDS": "1",
+        "TOLLKEEPER_BILLING__EXTENDED_MODELS": '["gpt-[!6]*", "[!g]*", "gpt-6.*"]',  # gpt-6-luna is none of them
         "STRIPE_API_KEY": "sk_test_monitored",
         "STRIPE_WEBHOOK_SECRET": SECRET,
         "TOLLKEEPER_STRIPE__API_BASE": "http://127.0.0.1:9",
@@ -256,6 +287,7 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
         fires("WebhookFailures", lambda: deliver_in_live_mode(server))
         fires("StripeOddities", lambda: deliver(server, id="evt_old", type="invoice.paid", api_version="2019-02-19"))
         fires("InsufficientCreditsSpike", lambda: account.chat(max_tokens=5))
+        fires("UpstreamAccount", lambda: rich.chat(sandbox_says(status=401), max_tokens=5))
         fires("UpstreamErrors", lambda: rich.chat(sandbox_says(status=500), max_tokens=5))
         assert not {"PlatformLoss", "NegativeMargin"} & prometheus.firing()
         more_than_held = sandbox_says(output_tokens=100, ignore_cap=True)
@@ -270,6 +302,8 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
             store.hincrby(key, "balance", -5_000)
         fires("ReconciliationFindings", lambda: time.sleep(0.2))
         fires("ReconciliationMismatch", lambda: time.sleep(0.2))
+        activate_ends(server, gpt_6_luna=day(30))
+        fires("ModelEnds", lambda: time.sleep(0.2))
         (server.folder / "proxy.toml").write_text("[billing]\nmarkup = 'much'\n")
         fires("ConfigRefused", lambda: time.sleep(0.2))
         (server.folder / "proxy.toml").write_text("# whole again\n")
@@ -386,6 +420,7 @@ def test_every_panel_shows_something_and_nothing_fires_while_all_is_well(folder:
         metrics.count(metrics.money_in.webhook_events, "charge.refunded")
         metrics.count(metrics.insufficient, "balance")
         metrics.count(metrics.upstream_errors, "status_5xx", by=0)
+        metrics.count(metrics.upstreams.requests, "openai")
         metrics.count_loss(0)
         metrics.observe_first_byte(0.3)
         metrics.observe_forwarded(0.001)
@@ -413,6 +448,7 @@ def test_every_panel_shows_something_and_nothing_fires_while_all_is_well(folder:
             metrics.configuration.flag.labels(switch).set(1)
         for state in ("open", "idle"):
             metrics.stores.upstream_connections.labels(state).set(1)
+        metrics.upstreams.show([UpstreamState("openai", is_well=True, in_flight=1)])
 
     prometheus = Prometheus(folder / "prometheus", [exporter.target]).start()
     try:

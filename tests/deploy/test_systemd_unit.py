@@ -1,6 +1,9 @@
 """deploy/systemd/tollkeeper.service says what the product, its image and its installation say."""
 
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import yaml
 
@@ -42,6 +45,25 @@ def test_secrets_and_configuration_are_where_the_readme_puts_them() -> None:
         assert f" {path}" in README
     assert "TOLLKEEPER_CONFIG=/etc/tollkeeper/proxy.toml" in SETTINGS["Environment"]
     assert not re.search(r"KEY=|SECRET=|PASSWORD=", UNIT)
+
+
+def test_systemd_takes_every_line_and_finds_little_that_it_may_do(tmp_path: Path) -> None:
+    """By systemd-analyze, which machines with systemd have; its program is one that is there."""
+    program = shutil.which("systemd-analyze")
+    if program is None:
+        return  # the rules above hold all the same
+    unit = tmp_path / "tollkeeper.service"
+    unit.write_text(UNIT.replace(SETTINGS["ExecStart"], "/bin/true"))
+    verified = subprocess.run([program, "verify", str(unit)], capture_output=True, text=True, check=False)
+    assert verified.returncode == 0, verified.stderr
+    assert "tollkeeper.service" not in verified.stderr, verified.stderr
+    judged = subprocess.run(
+        [program, "security", "--offline=true", "--threshold=25", "--no-pager", str(unit)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert judged.returncode == 0, judged.stdout[-400:] + judged.stderr
 
 
 def test_the_readme_names_every_folder_and_file_beside_it() -> None:

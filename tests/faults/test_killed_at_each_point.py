@@ -1,16 +1,14 @@
 """kill -9 of the proxy at each named point: against the simulator's own record, every answer that could reach a client is
 charged exactly once, none twice, holds end at zero, the books agree."""
 
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
 from tests.support import web
-from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
+from tests.support.servers import INJECT, Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 
-INJECT = str(Path(__file__).parent / "inject")
 START = 1_000_000
 STORES = {
     "embedded": "billing.balances.embedded:EmbeddedBalances",

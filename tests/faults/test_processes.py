@@ -7,17 +7,13 @@ from typing import Any
 
 import psutil
 
-from tests.faults.load import Load, assert_books_match_the_record
+from tests.faults.load import STORM_ENVIRONMENT, assert_books_match_the_record, storm
 from tests.support import web
+from tests.support.processes import children
 from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, wait_until
 
 START = 1_000_000_000
 KILLS = 25
-
-
-def children(server: Tollkeeper) -> list[psutil.Process]:
-    assert server.process is not None
-    return psutil.Process(server.process.pid).children()
 
 
 def can_bind(port: int) -> bool:
@@ -78,26 +74,9 @@ def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: Re
     """Workers, the jobs process and Redis are killed at random while clients call; the seed is printed."""
     seed = int(os.environ.get("STORM_SEED", "0")) or random.SystemRandom().randrange(1, 1_000_000)
     print(f"STORM_SEED={seed}")
-    chance = random.Random(seed)
-    environment = {
-        "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
-        "TOLLKEEPER_LOG__ACCESS": "false",
-    }
-    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **environment).start()
+    server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **STORM_ENVIRONMENT).start()
     account = server.account(str(START // 1_000))
     account.wait_balance(START)
-    with Load(account, clients=6, seed=seed) as load:
-        for _ in range(KILLS):
-            wanted = load.statuses.get(200, 0) + chance.randrange(5, 60)
-            wait_until(lambda: load.statuses.get(200, 0) >= wanted, 30, "the load goes on")  # noqa: B023 - used at once
-            if chance.random() < 0.2:
-                redis_server.kill()
-                redis_server.start()
-            else:
-                chance.choice(wait_until(lambda: children(server), 5, "there are children")).kill()
-        wanted = load.statuses.get(200, 0) + 50
-        wait_until(lambda: load.statuses.get(200, 0) >= wanted, 30, "the load goes on to the end")
-    wait_until(lambda: account.held() == 0, 30, "orphans are resolved")
+    load = storm(account, redis_server, KILLS, seed)
     rows = assert_books_match_the_record(account, sandbox, load, START)
     assert {row["outcome"] for row in rows} <= {"completed", "orphaned", "client_gone", "shutdown"}

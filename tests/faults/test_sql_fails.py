@@ -1,9 +1,7 @@
 """The ledger database or the embedded journal is away: known keys go on, charges wait, nothing is lost; or fail closed."""
 
 import contextlib
-import sqlite3
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -12,7 +10,7 @@ import pytest
 
 from tests.faults.load import Load, assert_books_match_the_record
 from tests.support import web
-from tests.support.processes import frozen
+from tests.support.processes import frozen, locked
 from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, postgres, wait_until, within
 
 START = 1_000_000_000
@@ -32,18 +30,6 @@ def more(load: Load, number: int) -> None:
     """Wait until so many more requests were served."""
     wanted = load.statuses.get(200, 0) + number
     wait_until(lambda: load.statuses.get(200, 0) >= wanted, 20, f"{number} more requests are served")
-
-
-@contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Another connection holds the write lock of a SQLite file."""
-    connection = sqlite3.connect(path, isolation_level=None, timeout=10)
-    connection.execute("BEGIN EXCLUSIVE")
-    try:
-        yield
-    finally:
-        connection.execute("ROLLBACK")
-        connection.close()
 
 
 def test_postgresql_is_frozen_under_load(
@@ -86,7 +72,8 @@ def test_the_sqlite_ledger_is_locked_under_load(embedded: Tollkeeper, sandbox: S
     assert_books_match_the_record(account, sandbox, load, START)
 
 
-def test_the_embedded_journal_is_locked_under_load(embedded: Tollkeeper, sandbox: Sandbox) -> None:
+def test_the_embedded_journal_is_locked_under_load(make_tollkeeper: Serve, sandbox: Sandbox) -> None:
+    embedded = make_tollkeeper(TOLLKEEPER_ADVANCED__EMBEDDED_TIMEOUT_SECONDS="1").start()  # as shipped
     account = funded(embedded)
     with Load(account) as load:
         more(load, 50)

@@ -18,7 +18,7 @@ from billing.ledger.flush import flush_once
 from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Checkpoint, Gone, Held, Settled
+from billing.money.holds import Budget, Checkpoint, Gone, Held, KeyLimits, Refused, Settled
 from tests.support.servers import RedisServer, within
 from tests.support.stores import Books, close_books, open_books, record, request
 
@@ -104,6 +104,33 @@ async def test_redis_killed_again_while_it_is_rebuilt_serves_within_two_seconds(
     await close_books(books)
 
 
+async def test_budgets_are_exact_again_after_redis_was_restarted(redis_server: RedisServer, folder: Path) -> None:
+    """What was charged comes from SQL, what is held from the holds that survived, whatever the budget's hash said."""
+    books = await open_books(folder, redis_server.url)
+    account = await books.account(10_000)
+    month = Budget("key_1:month", "2026-11", Millicredits(1_000))
+    limits = KeyLimits(budgets=(month, month._replace(scope="key_1:month:x", models=("gpt-4o*",))), concurrency=9)
+    await books.store.hold(request("flushed", account, 300, limits))
+    await books.store.settle("flushed", account, Millicredits(200), record("flushed", account))
+    assert await books.flush() == 1
+    await books.store.hold(request("unflushed", account, 300, limits))
+    await books.store.settle("unflushed", account, Millicredits(100), record("unflushed", account))
+    await books.store.hold(request("running", account, 250, limits))
+    raw = redis_py.Redis(port=redis_server.port)
+    for name in raw.keys(f"{{b{bucket_of(account)}}}:s:*"):
+        raw.hset(name, mapping={"spent": 7, "held": 7})
+    redis_server.kill()
+    redis_server.start()
+    await until(lambda: serves(books.store, account), 3, "service resumes")
+    for budgets in ((limits.budgets[0],), (limits.budgets[1],), limits.budgets):
+        refused = await books.store.hold(request("no", account, 451, limits._replace(budgets=budgets)))
+        assert refused == Refused("key_limit", 9_700, 250, 450, 0)
+    await books.store.settle("running", account, Millicredits(250), record("running", account))
+    refused = await books.store.hold(request("no", account, 451, limits))
+    assert refused == Refused("key_limit", 9_450, 0, 450, 0)
+    await close_books(books)
+
+
 # I3
 async def test_a_charge_lost_by_redis_is_settled_again_by_a_process_that_has_no_other_traffic(
     redis_server: RedisServer, folder: Path
@@ -155,6 +182,30 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await until(reaped, 6, "the orphan is resolved")
     assert (await reaping.store.read(account)).balance == 1_000 - 120
     await close_books(reaping)
+
+
+# I4
+@pytest.mark.parametrize(("owed", "charged"), [(120, True), (0, False)])
+async def test_what_the_reaper_charged_is_not_taken_on_again(
+    redis_server: RedisServer, folder: Path, owed: int, charged: bool
+) -> None:
+    """A process dies after it decided a charge; another takes on what runs before SQL has heard of it."""
+    books = await open_books(folder, redis_server.url)
+    assert isinstance(books.store, RedisBalances)
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300)._replace(lease_ms=1))
+    books.store.checkpoint(Checkpoint("r1", account, Millicredits(owed), record("r1", account)))
+    books.store.forget("r1")
+    books.store._connected_at = 0.0  # noqa: SLF001 - long ago: leases are believed
+
+    async def reaped() -> bool:
+        assert isinstance(books.store, RedisBalances)
+        return bool(await books.store.reap())
+
+    await until(reaped, 3, "the hold is resolved")
+    taken = await books.store.resume(request("r1", account, 300))
+    assert taken == (Gone(1_000 - owed, 0) if charged else Held(1_000, 300))
+    await close_books(books)
 
 
 async def test_a_released_hold_that_redis_brings_back_is_released_again(
@@ -223,6 +274,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
 
 
 # I3
+@pytest.mark.slow
 async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> None:
     """A hold on disk without its checkpoint would be released after a crash, though the client had seen paid bytes."""
     books = await open_books(folder, "")
@@ -325,6 +377,7 @@ async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
     await close_books(ours)
 
 
+@pytest.mark.slow
 async def test_a_journal_file_that_is_no_database_any_more_is_said_to_be_unavailable(folder: Path) -> None:
     """Any error of SQLite's, not only a locked file: fail closed, and go on when the file is whole again."""
     books = await open_books(folder, "")

@@ -103,8 +103,8 @@ class Weather:
                 if dispute.payment_intent == intent and dispute.status in ("needs_response", "lost")
             )
             back = min(back, total)
-            tax = (total - (session.amount_subtotal or 0)) * 10_000
-            tax_back = (2 * tax * back + total) // (2 * total)
+            tax = total - (session.amount_subtotal or 0)
+            tax_back = (2 * tax * back + total) // (2 * total) * 10_000  # whole cents
             found[account] += what.paid + what.bonus - (back * 10_000 - tax_back) - what.bonus * back // total
         return dict(found)
 

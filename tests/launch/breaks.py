@@ -4,7 +4,6 @@ A break is a context manager: it breaks, yields what the command is given beside
 """
 
 import contextlib
-import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -18,7 +17,8 @@ from billing.payments.stripe.event_types import API_VERSION, KINDS
 from billing.storage.migrate import newest_revision
 from tests.support import web
 from tests.support.live import SECRET, Live
-from tests.support.servers import ROOT, free_port, wait_until
+from tests.support.rate_cards import activate_ends, day
+from tests.support.servers import free_port, wait_until
 from tests.support.stranger import stranger
 
 Rows = dict[str, str | None]
@@ -88,7 +88,9 @@ IN_SQL = (
     "webhook inbox",
     "webhook event version",
     "prices rate card",
+    "prices model ends",
     "prices allowlist",
+    "prices margin",
     "openai models",
     "redis epoch",
     "clocks PostgreSQL",
@@ -319,7 +321,7 @@ setting("admin listens everywhere", {"admin listener": "FAIL"}, TOLLKEEPER_LISTE
 
 setting("nothing for sale", {"prices packages": "FAIL", "prices margin": None}, TOLLKEEPER_PACKAGES="[]")
 setting("sold below cost", {"prices margin": "WARN"}, TOLLKEEPER_BILLING__MARKUP="1")
-setting("other packages", {"prices packages": "WARN"}, TOLLKEEPER_PACKAGES='[{"code": "starter", "usd": "9.99"}]')
+setting("other packages", {"prices packages": "PASS"}, TOLLKEEPER_PACKAGES='[{"code": "starter", "usd": "9.99"}]')
 setting("everything is allowed", {"openai models": "WARN"}, TOLLKEEPER_BILLING__MODEL_ALLOWLIST='["*"]')
 setting(
     "an allowed model has no price",
@@ -335,14 +337,11 @@ def openai_shows_the_key_other_models(live: Live) -> Iterator[Given]:
 
 
 @contextmanager
-def card_of(live: Live, day: str) -> Iterator[Given]:
-    shipped = json.loads((ROOT / "config" / "prices" / "catalogue.json").read_text())
-    path = live.server.folder / f"card-{day}.json"
-    path.write_text(json.dumps({**shipped, "catalogueId": f"dated-{day}", "effectiveFrom": day}))
-    live.server.cli("rates", "import", str(path))
-    live.server.cli("rates", "activate", f"dated-{day}")
-    yield Given()
-    live.server.cli("rates", "activate", shipped["catalogueId"])
+def card_of(live: Live, dated: str, **ends: str) -> Iterator[Given]:
+    before = live.server.cli("rates", "show")["active"]
+    activate_ends(live.server, dated, **ends)
+    yield Given({"TOLLKEEPER_BILLING__EXTENDED_MODELS": "[]"} if ends else {})
+    live.server.cli("rates", "activate", before)
 
 
 @case({"prices rate card": "FAIL"})
@@ -357,7 +356,23 @@ def an_old_rate_card(live: Live) -> Iterator[Given]:
         yield given
 
 
-@case({"prices rate card": "FAIL", "prices allowlist": None, "openai models": None})
+@case({"prices model ends": "FAIL"})
+def a_model_that_has_ended_is_allowed(live: Live) -> Iterator[Given]:
+    with card_of(live, day(0), gpt_4_0613=day(-1)) as given:
+        given.environment["TOLLKEEPER_BILLING__MODEL_ALLOWLIST"] = '["gpt-6-luna", "gpt-4-0613"]'
+        yield given
+
+
+@case({"prices model ends": "WARN"})
+def an_allowed_model_ends_soon(live: Live) -> Iterator[Given]:
+    with card_of(live, day(0), gpt_6_luna=day(30)) as given:
+        yield given
+
+
+BY_THE_CARD = ("prices model ends", "prices allowlist", "prices margin", "openai models")
+
+
+@case({"prices rate card": "FAIL", **dict.fromkeys(BY_THE_CARD)})
 def no_rate_card(live: Live) -> Iterator[Given]:
     move = "UPDATE rate_activations SET effective_at = effective_at {} 10000000000000"
     allow, forbid = (

@@ -8,6 +8,7 @@ import pytest
 
 from tests.launch.breaks import CASES
 from tests.support.live import Live
+from tests.support.rate_cards import activate_ends, day
 from tests.support.servers import wait_until
 
 NOT_BROKEN_HERE = {
@@ -31,7 +32,8 @@ def states(found: dict[str, Any]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def good(live: Live) -> dict[str, str]:
-    """The table of the server as it should be."""
+    """The table of the server as it should be; its prices are of today, on whatever day this is run."""
+    activate_ends(live.server, day(0))
     found = live.server.cli("preflight")
     return states(found)
 

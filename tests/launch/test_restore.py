@@ -32,7 +32,7 @@ def role_statements() -> list[str]:
     """What docs/runbook.md says makes the role that serves."""
     block = re.search(r"```sql\n(CREATE ROLE.*?)```", (ROOT / "docs" / "runbook.md").read_text(), re.DOTALL)
     assert block is not None
-    return [statement.strip() for statement in block[1].split(";") if statement.strip()]
+    return re.split(r";\n(?=[A-Z])", block[1].strip().removesuffix(";"))  # lines inside of a block are indented
 
 
 def rows_of(url: str, query: str) -> list[tuple[Any, ...]]:
@@ -149,14 +149,20 @@ def comes_back_as_the_backup_was(server: Tollkeeper, customer: Customer, kept: i
 
 
 def months_can_be_made(url: str) -> None:
-    """By the role that serves, as the job `partitions` makes them; and it cannot touch the ledger's triggers."""
-    make = "CREATE TABLE usage_y2099m01 (LIKE usage_default INCLUDING DEFAULTS INCLUDING CONSTRAINTS)"
-    month = "FOR VALUES FROM (4070908800000) TO (4073587200000)"
+    """By the role that serves, as the job `partitions` makes them; it owns nothing, and cannot touch the ledger's triggers."""
     as_role = f"SET ROLE {SERVES}"
-    run_sql(
-        url, as_role, make, f"ALTER TABLE usage ATTACH PARTITION usage_y2099m01 {month}", "DROP TABLE usage_y2099m01"
-    )
-    for statement in ("ALTER TABLE transfers DISABLE TRIGGER ALL", "TRUNCATE transfers", "DROP TABLE audit_log"):
+    make, drop = (f"SELECT keep_usage_month('{step}', 2099, 1)" for step in ("make", "drop"))
+    months = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'usage'::regclass"
+    run_sql(url, as_role, make)
+    assert ("usage_2099_01",) in rows_of(url, months)
+    run_sql(url, as_role, drop)
+    assert ("usage_2099_01",) not in rows_of(url, months)
+    for statement in (
+        "ALTER TABLE transfers DISABLE TRIGGER ALL",
+        "TRUNCATE transfers",
+        "DROP TABLE audit_log",
+        "CREATE TABLE usage_y2099m01 (LIKE usage_default)",
+    ):
         with pytest.raises(asyncpg.InsufficientPrivilegeError):
             run_sql(url, as_role, statement)
 

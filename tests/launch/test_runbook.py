@@ -27,7 +27,7 @@ ROWS = re.findall(r"^\| (?!line \||---)(.+?[^\\]) \| (.+) \|$", TABLES, re.MULTI
 QUOTED = sorted({word for _, proof in ROWS for word in re.findall(r"`([^`]+)`", proof)})
 LINKS = sorted(set(re.findall(r"\]\(([a-z]+\.md(?:#[^)]*)?)\)", RUNBOOK)))
 STEPS = {"me", "purchase", "webhook again", "call", "stream", "reconcile", "402"}
-NUMBERS = {"LIST": '["gpt-4o-mini"]', "CREDITS": "10"}
+VALUES = {"LIST": '["gpt-4o-mini"]', "CREDITS": "10", "HASH": 64 * "0", "N": "1"}
 
 
 @pytest.fixture(scope="module")
@@ -78,9 +78,11 @@ def test_commands_in_the_text_are_commands(name: str) -> None:
 
 
 def alternatives(line: str) -> list[list[str]]:
-    """A command as documents write it: `a|b` is two, [optional] is left out, capitals and ... are values."""
+    """A command as documents write it: `a|b` is two, [optional] is left out, capitals and ... are values; what a shell
+    would write into a file is left to it.
+    """
     line = re.sub(r"\s*\[[^\]\"]*\]", "", line.replace("\\|", "|"))
-    words = [NUMBERS.get(word, "1" if word == "N" else word) for word in shlex.split(line)[1:]]
+    words = [VALUES.get(word, word) for word in shlex.split(re.sub(r" > \S+$", "", line))[1:]]
     if words[:1] == ["grant"] and len(words) < 3:
         return []
     found = [[]]  # type: list[list[str]]
@@ -130,10 +132,11 @@ def is_panel(word: str) -> bool:
 
 
 def is_row(word: str) -> bool:
-    """A row of preflight's table: its area and name are in the code that makes it."""
+    """A row of preflight's table: its area and name are in the code that makes it; of several, each has a name more."""
     area, _, name = word.partition(" ")
     code = "".join(path.read_text() for path in (ROOT / "proxy" / "cli" / "preflight").glob("*.py"))
-    return f'"{area}"' in code and (f'"{name}"' in code or (area == "flags" and is_setting(f"billing.{name}")))
+    made = f'"{name}"' in code or f'"{name} {{' in code
+    return f'"{area}"' in code and (made or (area == "flags" and is_setting(f"billing.{name}")))
 
 
 def is_step(word: str) -> bool:

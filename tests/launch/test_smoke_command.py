@@ -53,10 +53,12 @@ def test_whole(live: Live) -> None:
     assert [row["stream"] for row in calls] == [False, True]
     assert live.control("record", "GET")["totals"]["paid"] - paid == 999
     rows = live.server.cli("ledger", account)["data"]
-    assert sorted(row["kind"] for row in rows) == ["purchase", "usage", "usage"]
-    left = sum(int(row["amountMillicredits"]) for row in rows)
-    assert STARTER - 1_000 < left < STARTER
-    assert int(live.server.cli("account", "show", account)["balanceMillicredits"]) == left
+    assert sorted(row["kind"] for row in rows) == ["adjustment", "purchase", "refund", "usage", "usage"]
+    moved = {row["kind"]: int(row["amountMillicredits"]) for row in rows}
+    assert -STARTER < moved["refund"] <= 20_000 - STARTER, "all but what was used, in whole cents"
+    assert live.control("record", "GET")["totals"]["refunded"] * 10_000 >= -moved["refund"]
+    assert sum(int(row["amountMillicredits"]) for row in rows) == 0, "no test stays in what is owed"
+    assert int(live.server.cli("account", "show", account)["balanceMillicredits"]) == 0
     assert status_of(live, account) == "blocked"
 
 

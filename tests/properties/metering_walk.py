@@ -1,6 +1,6 @@
 """A seeded random walk over what can be asked and how it can end, each charge compared with the simulator's own bill.
 
-python -m tests.properties.metering_walk [--exchanges 20000] [--seed N]
+python -m tests.properties.metering_walk [--exchanges 20000] [--seed N] [--upstreams 1]
 
 An exchange is a cell (endpoint × transport × tools × way of ending × oddity of the upstream) with random sizes. The
 bill is the simulator's record of what it served, priced here from the catalogue's texts by a formula of this file. For
@@ -21,6 +21,7 @@ import base64
 import contextlib
 import json
 import random
+import re
 import sqlite3
 import sys
 import tempfile
@@ -40,8 +41,10 @@ from billing.ledger.accounts import Accounts, KeyRules
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import parse_credits
 from billing.storage.database import Database
+from tests.support import web
 from tests.support.served import Customer
-from tests.support.servers import ROOT, Sandbox, Tollkeeper, sandbox_says, start_sandbox, wait_until
+from tests.support.servers import ROOT, UPSTREAM_KEY, Sandbox, Tollkeeper, sandbox_says, start_sandbox, wait_until
+from tests.support.voice import COMMIT, OFFER, RESPOND, SPEAK, VOICE, control, hang_up, play, says, secret_of
 from tests.support.wire import Wire
 
 CATALOGUE: dict[str, Any] = json.loads((ROOT / "config" / "prices" / "catalogue.json").read_text())
@@ -49,6 +52,8 @@ BATCH = 300
 THREADS = 6
 RICH = "100000"
 CHAT, RESPONSES = "/v1/chat/completions", "/v1/responses"
+BATCHED, BACKGROUND, CALL = "batch", "background", "call"
+JOB_ENDED = ("completed", "incomplete")
 MERGED = Fraction(9, 10)
 """Part of the delivered pieces that their text, counted in one, has at least."""
 TOOL_TOKENS, ITEM_TOKENS = 120, 10
@@ -57,6 +62,8 @@ MOST_HOLD_TO_CHARGE = 100_000
 """Of a response with an output cap and a cap on calls: a hosted tool that is offered and not called is held for."""
 CLOSED = b"upstream_closed"
 """Error of a request that met a connection which the upstream closed without a word, as the walk has it do."""
+CUT = b"upstream_cut"
+"""Error of a stream that broke off before anything of it could be shown."""
 WORDS = ("alpha", "beta", "gamma", "delta", "whale", "blue", "a longer sentence about whales", "x" * 40)
 
 
@@ -73,6 +80,8 @@ class Exchange:
     ending: str = "ended"
     asked_tokens: int = 0
     seen_tokens: int = 0
+    seen_calls: Counter[str] = field(default_factory=Counter)
+    """Finished calls of hosted tools that have a fee, which the client has seen, by the names of their prices."""
     free: bool = False
     """No answer: nothing is charged."""
     exceeds: bool = False
@@ -109,15 +118,19 @@ class Findings:
 # -- the bill ---------------------------------------------------------------------------------------
 
 
-def rate(model: str, part: str, otherwise: str = "input") -> Fraction:
-    rates = CATALOGUE["models"][model]["rates"]["default"]["short"]
+def rate(model: str, part: str, otherwise: str = "input", tier: str = "default") -> Fraction:
+    rates = CATALOGUE["models"][model]["rates"][tier]["short"]
     return Fraction(rates.get(part, rates.get(otherwise, "0")))
 
 
 def bill(record: Mapping[str, Any], model: str) -> Fraction:
     """Millicredits of a record: its usage and its tools, by the catalogue."""
     usage, total = record["usage"] or {}, Fraction(0)
+    if usage.get("type") == "search":
+        return tools_of(record, model)
     row = CATALOGUE["models"][model]
+    if record["serviceTier"] == BATCHED:
+        return batch_bill(usage, model)
     if usage.get("type") == "duration":
         return Fraction(row["per_second"]) * 1_000_000 * Fraction(str(usage["seconds"]))
     if "characters" in usage:
@@ -146,11 +159,24 @@ def bill(record: Mapping[str, Any], model: str) -> Fraction:
     drawn = tokens_out if row["mode"] == "image_generation" else 0
     if row["mode"] == "audio_speech":
         spoken = tokens_out
-    total += (tokens_in - heard - seen - cached) * rate(model, "input") + cached * rate(model, "cached_input")
+    kept = inside.get("cached_tokens_details") or {}
+    cached_heard, cached_seen = kept.get("audio_tokens") or 0, kept.get("image_tokens") or 0
+    total += cached_heard * rate(model, "cached_audio_input") + cached_seen * rate(model, "cached_image_input")
+    heard, seen, cached = heard - cached_heard, seen - cached_seen, cached - cached_heard - cached_seen
+    text = tokens_in - heard - seen - cached - cached_heard - cached_seen
+    total += text * rate(model, "input") + cached * rate(model, "cached_input")
     total += heard * rate(model, "audio_input") + seen * rate(model, "image_input")
     total += spoken * rate(model, "audio_output", "output") + drawn * rate(model, "image_output", "output")
     total += (tokens_out - spoken - drawn) * rate(model, "output")
     return total + tools_of(record, model)
+
+
+def batch_bill(usage: Mapping[str, Any], model: str) -> Fraction:
+    """Millicredits of all lines of a batch together."""
+    cached = (usage.get("input_tokens_details") or {}).get("cached_tokens", 0)
+    total = (usage.get("input_tokens", 0) - cached) * rate(model, "input", tier=BATCHED)
+    total += cached * rate(model, "cached_input", tier=BATCHED)
+    return total + usage.get("output_tokens", 0) * rate(model, "output", tier=BATCHED)
 
 
 def tools_of(record: Mapping[str, Any], model: str) -> Fraction:
@@ -176,10 +202,14 @@ def up(amount: Fraction) -> int:
 class Walk:
     """One server, one simulator, many customers."""
 
-    def __init__(self, server: Tollkeeper, sandbox: Sandbox, seed: int) -> None:
+    def __init__(self, server: Tollkeeper, sandbox: Sandbox, seed: int, others: Mapping[str, Sandbox] = {}) -> None:  # noqa: B006 - read only
+        """`others`: further upstreams, by their names in usage rows; the first one is "" there."""
         self.server, self.sandbox, self.seed = server, sandbox, seed
+        self.places = {"": sandbox, **others}
         self.found = Findings()
         self._number = 0
+        self._alone: dict[int, Customer] = {}
+        """Customers of what has an account for it alone, by its number."""
 
     def run(self, exchanges: int) -> Findings:
         """Walk in batches; every batch is judged when everything of it has ended."""
@@ -187,9 +217,12 @@ class Walk:
             size = min(BATCH, exchanges - self._number)
             numbers = range(self._number, self._number + size)
             self._number += size
-            customers = asyncio.run(make_customers(self.server, self.sandbox, THREADS))
-            customers[-1].wait_balance(parse_credits(RICH))
-            self.sandbox.clear()
+            alone = [number for number in numbers if self._kind(number) in SOCKETS]
+            made = asyncio.run(make_customers(self.server, self.sandbox, THREADS + len(alone)))
+            made[-1].wait_balance(parse_credits(RICH))
+            customers, self._alone = made[:THREADS], dict(zip(alone, made[THREADS:], strict=True))
+            for place in self.places.values():
+                place.clear()
             with ThreadPoolExecutor(THREADS) as pool:
                 spans = [numbers[start::THREADS] for start in range(THREADS)]
                 done = [one for part in pool.map(self._some, customers, spans) for one in part]
@@ -202,25 +235,28 @@ class Walk:
 
     def _one(self, customer: Customer, number: int) -> Exchange:
         dice = random.Random(f"{self.seed} {number}")
-        make = dice.choices([kind for kind, _ in KINDS], [weight for _, weight in KINDS])[0]
         exchange = Exchange(number, ())
         try:
-            if make in SOCKETS:
-                (customer,) = asyncio.run(make_customers(self.server, self.sandbox, 1))
-                customer.wait_balance(parse_credits(RICH))
+            if number in self._alone:
+                customer = self._alone[number]
+                customer.wait_balance(parse_credits(RICH), 20)
                 exchange.account = customer.account_id
-            make(customer, dice, exchange)
+            self._kind(number)(customer, dice, exchange)
         except (OSError, AssertionError, TimeoutError, ConnectionClosed, KeyError, ValueError) as error:
             exchange.error = f"{type(error).__name__}: {error}"[:300]
         return exchange
 
+    def _kind(self, number: int) -> "Kind":
+        """What is made by that number."""
+        known = [one for one in KINDS if len(self.places) == 1 or one[0] not in OF_ONE_PLACE]
+        dice = random.Random(f"{self.seed} kind {number}")
+        return dice.choices([kind for kind, _ in known], [weight for _, weight in known])[0]
+
     def _judge(self, done: list[Exchange], customers: list[Customer]) -> None:
         wait_until(lambda: all(customer.held() == 0 for customer in customers), 60, "nothing is held")
-        wait_until(
-            lambda: all(row["finishedAt"] for row in self.sandbox.record(brief=1) if row["status"]), 60, "all ended"
-        )
+        wait_until(lambda: all(row["finishedAt"] for row in self._record() if row["status"]), 60, "all ended")
         records: dict[str, list[dict[str, Any]]] = {}
-        for record in self.sandbox.record(brief=1):
+        for record in self._record():
             records.setdefault(str(record["clientRequestId"]), []).append(record)
         charged = self._rows(done)
         for one in done:
@@ -228,6 +264,10 @@ class Walk:
             theirs = charged.get(one.account or one.request_id, [])
             for problem in self._problems(one, records.get(one.request_id, []), theirs):
                 self.found.wrong.append(f"#{one.number} seed {self.seed} {' / '.join(one.cell)}: {problem}")
+
+    def _record(self) -> list[dict[str, Any]]:
+        """Everything that the upstreams say they served, and which of them."""
+        return [{**row, "place": name} for name, place in self.places.items() for row in place.record(brief=1)]
 
     def _rows(self, done: list[Exchange]) -> dict[str, list[sqlite3.Row]]:
         """Rows of usage, read past our own code, by request and by account."""
@@ -237,7 +277,7 @@ class Walk:
                 database.row_factory = sqlite3.Row
                 rows = database.execute(
                     "SELECT charge_id, account_id, charged_millicredits AS charged, held_millicredits AS held, "
-                    "loss_millicredits AS loss, outcome, usage_source FROM usage"
+                    "loss_millicredits AS loss, outcome, usage_source, upstream FROM usage"
                 ).fetchall()
             found: dict[str, list[sqlite3.Row]] = {}
             for row in rows:
@@ -269,6 +309,13 @@ class Walk:
             if charge != owed or len(rows) != len(records):
                 yield f"{len(rows)} charges of {charge} in all, {len(records)} bills of {owed}"
             return
+        if one.cell[0] == CALL:
+            yield from self._left(one, records, rows)
+            return
+        if one.cell[0] == BATCHED:
+            records = [record for record in records if record["serviceTier"] == BATCHED]  # not of its files
+        if len(rows) == 1 and len(records) > 1:  # the others were asked before it, and it is charged by who served it
+            records = [record for record in records if record["place"] == rows[0]["upstream"]]
         if len(rows) != 1 or len(records) != 1:
             yield f"{len(rows)} charges for {len(records)} records"
             return
@@ -281,7 +328,8 @@ class Walk:
             yield f"held {row['held']}, charged {charge}"
         if charge:
             self.found.hold_ratios.append((row["held"] / charge, one.cell))
-        if record["outcome"] == "completed" and one.ending == "ended":
+        ended = record["outcome"] == "completed" and one.ending == "ended"
+        if record["jobStatus"] in JOB_ENDED or (ended and record["jobStatus"] is None):
             if row["usage_source"] != "upstream" and "tts-1" not in one.cell:
                 yield f"it ended, and was charged by what was {row['usage_source']}"
             if charge != up(owed):
@@ -297,6 +345,19 @@ class Walk:
             yield f"charged {charge}, what was delivered costs {up(least)} ({row['outcome']}, {row['usage_source']})"
         if whole:
             self.found.left_ratios.append((float(charge / whole), one.cell))
+
+    def _left(self, one: Exchange, records: list[dict[str, Any]], rows: list[sqlite3.Row]) -> Iterator[str]:
+        """Whatever is wrong with the charges of a call that its browser left, all of them together."""
+        charge, loss = sum(row["charged"] for row in rows), sum(row["loss"] for row in rows)
+        owed = sum((bill(record, self._model_of(record)) for record in records), Fraction(0))
+        whole = owed + one.asked_tokens * rate(VOICE, "audio_output")
+        if loss:
+            yield f"a loss of {loss}"
+        if any(row["held"] < row["charged"] for row in rows):
+            yield f"held {[row['held'] for row in rows]}, charged {[row['charged'] for row in rows]}"
+        if not 0 < charge <= whole:
+            yield f"charged {charge} in all, the whole answers cost {up(whole)}"
+        self.found.left_ratios.append((float(charge / whole), one.cell))
 
     @staticmethod
     def _model_of(record: Mapping[str, Any]) -> str:
@@ -316,9 +377,10 @@ class Walk:
     @staticmethod
     def _least(one: Exchange, record: Mapping[str, Any], model: str) -> Fraction:
         """Bill of what the client has seen, nothing where it saw nothing and the upstream broke."""
-        if one.ending == "cut" and not one.seen_tokens:
+        if one.ending == "cut" and not one.seen_tokens and not one.seen_calls.total():
             return Fraction(0)
-        return one.seen_tokens * MERGED * rate(model, "output")
+        fees = sum(number * Fraction(CATALOGUE["tools"][name]) for name, number in one.seen_calls.items()) * 1_000_000
+        return one.seen_tokens * MERGED * rate(model, "output") + fees
 
 
 # -- kinds of exchanges -----------------------------------------------------------------------------
@@ -340,6 +402,9 @@ ODDITIES: list[tuple[str, dict[str, Any]]] = [
     ("plain", {}),
     ("plain", {}),
     ("CRLF", {"crlf_events": True}),
+    ("CR", {"cr_events": True}),
+    ("gzip", {"content_encoding": "gzip"}),
+    ("deflate, CR", {"content_encoding": "deflate", "cr_events": True}),
     ("pieces of 7 bytes", {"split_bytes": 7}),
     ("usage in every event", {"usage_on": "every"}),
     ("until the end of file", {"close_delimited": True}),
@@ -386,7 +451,11 @@ def streamed(customer: Customer, body: dict[str, Any], path: str, dice: random.R
         one.seen_tokens = said.count(b'"delta":{"content":"') + said.count(b"output_text.delta") // 2
         if one.status == 200 and b'"delta":{"content":""' in said:
             one.seen_tokens -= 1
-    one.free = one.free or (one.status == 502 and CLOSED in said)
+        for name, kind in FEES.items():
+            one.seen_calls[name] = len(re.findall(rb'"type":"response.output_item.done"[^\n]*"type":"%b"' % kind, said))
+        if path == CHAT:
+            one.seen_tokens += len(WRITTEN_FOR_A_TOOL.findall(said))
+    one.free = one.free or (one.status == 502 and (CLOSED in said or (one.ending == "cut" and CUT in said)))
     assert one.status == 200 or one.free, said[:300]
 
 
@@ -397,6 +466,10 @@ def whole(customer: Customer, body: Mapping[str, Any] | bytes, path: str, one: E
     assert answer.status_code == 200 or one.free, answer.text[:300]
 
 
+FEES = {"web_search": b"web_search_call", "file_search": b"file_search_call"}
+"""Prices of calls, and the items that such calls are."""
+WRITTEN_FOR_A_TOOL = re.compile(rb'"(?:arguments|input)":"(?:[^"\\]|\\.)+"')
+"""Pieces of the arguments of a tool's call, or of its input."""
 CALLED = {"name": "run_sql", "description": "d"}
 FORCED: dict[str, dict[str, Any]] = {
     "function called": {
@@ -456,7 +529,7 @@ HOSTED: dict[str, dict[str, Any]] = {
 
 
 def responses(customer: Customer, dice: random.Random, one: Exchange) -> None:
-    model = dice.choice(("gpt-5.4-mini", "gpt-5.1"))
+    model = dice.choice(("gpt-5.4-mini", "gpt-5.1", "gpt-4.1"))
     stream = dice.random() < 0.5
     tool = dice.choice(("no tools", "function", *HOSTED))
     place = dice.choice(("top", "item", "namespace")) if tool in HOSTED else "top"
@@ -481,6 +554,182 @@ def responses(customer: Customer, dice: random.Random, one: Exchange) -> None:
     ask(customer, body, RESPONSES, dice, one, stream=stream)
 
 
+def stored(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A response that reads a conversation made for it, once or twice added to, or a file."""
+    model, stream = dice.choice(("gpt-5.4-mini", "gpt-4.1")), dice.random() < 0.5
+    kind = dice.choice(("conversation", "conversation that grew", "file", "uploaded file"))
+    one.cell = ("responses", "stream" if stream else "whole", model, kind)
+    ending, directive = ending_of(dice, one, stream=stream)
+    if ending == "ended":
+        directive |= oddity_of(dice, one)
+    one.asked_tokens, one.slack_tokens = dice.randint(1, 60), ITEM_TOKENS * 7
+    said = sandbox_says(output_tokens=one.asked_tokens, reasoning_tokens=0, **directive)
+    cap = dice.choice((max(16, one.asked_tokens), 100))  # a small one does not cover by chance what is stored
+    body: dict[str, Any] = {"model": model, "max_output_tokens": cap}
+    url, words = customer.server.v1, [{"type": "input_text", "text": f"{text_of(dice)} {said}"}]
+    if kind in ("file", "uploaded file"):
+        data = b"%PDF" + dice.randbytes(4_000)
+        file = sent_in_parts(customer, data) if kind != "file" else sent_whole(customer, data)
+        words.append({"type": "input_file", "file_id": file})
+    else:
+        long = dice.randint(1, 8)
+        items = [
+            {"role": "user", "content": " ".join(text_of(dice) for _ in range(long))} for _ in range(dice.randint(1, 3))
+        ]
+        made = web.post(f"{url}/conversations", headers=customer.headers, timeout=20, json={"items": items}).json()[
+            "id"
+        ]
+        if kind != "conversation":
+            web.post(f"{url}/conversations/{made}/items", headers=customer.headers, timeout=20, json={"items": items})
+        body["conversation"] = made
+    ask(customer, body | {"input": [{"role": "user", "content": words}]}, RESPONSES, dice, one, stream=stream)
+
+
+def sent_whole(customer: Customer, data: bytes) -> str:
+    form = {"files": {"file": ("a.pdf", data)}, "data": {"purpose": "user_data"}}
+    name: str = web.post(f"{customer.server.v1}/files", headers=customer.headers, timeout=20, **form).json()["id"]
+    return name
+
+
+def sent_in_parts(customer: Customer, data: bytes) -> str:
+    """A file by way of /v1/uploads, in two parts."""
+    about = {"filename": "a.pdf", "mime_type": "application/pdf", "purpose": "user_data", "bytes": len(data)}
+    upload = customer.post(about, "/v1/uploads").json()["id"]
+    parts = []
+    for part in (data[:1_000], data[1_000:]):
+        at = f"{customer.server.v1}/uploads/{upload}/parts"
+        parts.append(web.post(at, headers=customer.headers, timeout=20, files={"data": ("p", part)}).json()["id"])
+    name: str = customer.post({"part_ids": parts}, f"/v1/uploads/{upload}/complete").json()["file"]["id"]
+    return name
+
+
+def history(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A response to a history that holds what is no text: pictures that were drawn, and what only OpenAI can read."""
+    model, stream = dice.choice(("gpt-5.1", "gpt-4.1")), dice.random() < 0.6
+    item = dice.choice(list(HISTORY))
+    one.cell = ("responses", "stream" if stream else "whole", model, f"{item} in the history")
+    ending, directive = ending_of(dice, one, stream=stream)
+    one.asked_tokens, one.slack_tokens = dice.randint(1, 60), PICTURE_TOKENS
+    said = sandbox_says(output_tokens=one.asked_tokens, reasoning_tokens=0, **directive)
+    encoded = base64.b64encode(dice.randbytes(dice.randint(10, 20_000))).decode()
+    items = [
+        {**HISTORY[item], "id": "it_1", ENCODED[item]: encoded},
+        {"role": "user", "content": f"{text_of(dice)} {said}"},
+    ]
+    ask(customer, {"model": model, "input": items, "max_output_tokens": 100}, RESPONSES, dice, one, stream=stream)
+
+
+PICTURE_TOKENS = 1_500
+"""Tokens of a picture of unknown size at most, of which the simulator counts none, and around the items."""
+HISTORY: dict[str, dict[str, Any]] = {
+    "a picture": {"type": "image_generation_call", "status": "completed"},
+    "a thought": {"type": "reasoning", "summary": []},
+}
+ENCODED = {"a picture": "result", "a thought": "encrypted_content"}
+
+
+def built_on(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A request that builds on a stored response: the next response, its compaction, or a count of its tokens."""
+    way = dice.choice(("previous", "previous", "item", "compact", "count"))
+    stream = way in ("previous", "item") and dice.random() < 0.5
+    one.cell = ("responses", "stream" if stream else "whole", f"built on: {way}")
+    said = sandbox_says(output_tokens=dice.randint(16, 60), reasoning_tokens=0)
+    first = customer.post({"model": "gpt-4.1", "input": f"{text_of(dice)} {said}", "max_output_tokens": 100}, RESPONSES)
+    made = first.json()
+    if way in ("compact", "count"):
+        path = f"{RESPONSES}/{'compact' if way == 'compact' else 'input_tokens'}"
+        one.free = way == "count"
+        whole(customer, {"model": "gpt-4.1", "previous_response_id": made["id"]}, path, one)
+        return
+    ending, directive = ending_of(dice, one, stream=stream)
+    one.asked_tokens, one.slack_tokens = dice.randint(1, 60), ITEM_TOKENS * 7
+    said = sandbox_says(output_tokens=one.asked_tokens, reasoning_tokens=0, **directive)
+    body: dict[str, Any] = {"model": "gpt-4.1", "input": f"{text_of(dice)} {said}", "max_output_tokens": 100}
+    if way == "previous":
+        body["previous_response_id"] = made["id"]
+    else:
+        body["input"] = [
+            {"type": "item_reference", "id": made["output"][0]["id"]},
+            {"role": "user", "content": body["input"]},
+        ]
+    ask(customer, body, RESPONSES, dice, one, stream=stream)
+
+
+def batch(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A file of a few lines, of which some fail."""
+    path, model = dice.choice((CHAT, RESPONSES)), dice.choice(("gpt-4o-mini", "gpt-4.1", "gpt-5.4-mini"))
+    one.cell = (BATCHED, path, model)
+    rows = []
+    for number in range(dice.randint(2, 6)):
+        said = sandbox_says(
+            output_tokens=dice.randint(1, 60), **({"status": 500} if number and dice.random() < 0.2 else {})
+        )
+        text = f"{text_of(dice)} {said}"
+        asked = {"input": text} if path == RESPONSES else {"messages": [{"role": "user", "content": text}]}
+        body = {
+            "model": model,
+            **asked,
+            **({"max_output_tokens": 100} if path == RESPONSES else {"max_completion_tokens": 100}),
+        }
+        rows.append(json.dumps({"custom_id": f"l{number}", "method": "POST", "url": path, "body": body}))
+    made = web.post(
+        f"{customer.server.v1}/files",
+        data={"purpose": BATCHED},
+        files={"file": ("in.jsonl", "\n".join(rows).encode())},
+        headers=customer.headers,
+        timeout=20,
+    )
+    whole(
+        customer, {"input_file_id": made.json()["id"], "endpoint": path, "completion_window": "24h"}, "/v1/batches", one
+    )
+
+
+def store_of(customer: Customer, dice: random.Random) -> str:
+    """A vector store of the customer's with one file, read by the upstream."""
+    sent = web.post(
+        f"{customer.server.v1}/files",
+        data={"purpose": "assistants"},
+        files={"file": ("a.txt", " ".join(text_of(dice) for _ in range(30)).encode())},
+        headers=customer.headers,
+        timeout=20,
+    )
+    made = customer.post({"file_ids": [sent.json()["id"]]}, "/v1/vector_stores").json()["id"]
+    at = f"{customer.server.v1}/vector_stores/{made}"
+
+    def is_read() -> bool:
+        return bool(web.get(at, headers=customer.headers, timeout=10).json()["status"] == "completed")
+
+    wait_until(is_read, 10, "the file is read")
+    name: str = made
+    return name
+
+
+def searched(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A vector store that is searched by itself."""
+    queries = [text_of(dice) for _ in range(dice.randint(1, 3))]
+    one.cell = ("search", f"{len(queries)} queries")
+    store = store_of(customer, dice)
+    body = {"query": queries if len(queries) > 1 else queries[0], "max_num_results": dice.randint(1, 50)}
+    whole(customer, body, f"/v1/vector_stores/{store}/search", one)
+
+
+def read_from_a_store(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A response that reads what it finds in a vector store."""
+    stream, calls = dice.random() < 0.5, dice.randint(0, 2)
+    one.cell = ("responses", "stream" if stream else "whole", "from a store", f"{calls} searches")
+    ending, directive = ending_of(dice, one, stream=stream)
+    one.asked_tokens = dice.randint(1, 60)
+    tool: dict[str, Any] = {"type": "file_search", "vector_store_ids": [store_of(customer, dice)]}
+    if dice.random() < 0.5:
+        tool["max_num_results"] = dice.randint(1, 50)
+    said = sandbox_says(output_tokens=one.asked_tokens, calls=["file_search"] * calls, **directive)
+    body: dict[str, Any] = {"model": "gpt-4.1", "input": f"{text_of(dice)} {said}", "tools": [tool]}
+    one.slack_tokens = TOOL_TOKENS
+    if dice.random() < 0.5:
+        body["include"] = ["file_search_call.results"]
+    ask(customer, {**body, "max_output_tokens": 100, "max_tool_calls": 3}, RESPONSES, dice, one, stream=stream)
+
+
 def failed(customer: Customer, dice: random.Random, one: Exchange) -> None:
     """A response that ends in response.failed, without output and without or with usage."""
     stream, usage = dice.random() < 0.5, dice.random() < 0.5
@@ -491,12 +740,21 @@ def failed(customer: Customer, dice: random.Random, one: Exchange) -> None:
     ask(customer, body, RESPONSES, dice, one, stream=stream)
 
 
+UNTOLD: dict[str, Any] = {
+    "none": None,
+    "nonsense": "nonsense",
+    "zero": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    "no output": {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9},
+    "hardly any": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10},
+}
+
+
 def without_usage(customer: Customer, dice: random.Random, one: Exchange) -> None:
-    """A whole answer whose usage is null, zero, or unbelievable: its text is counted."""
-    told = dice.choice((None, {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}, "nonsense"))
+    """An answer whose usage is null, zero, unbelievable, or hardly any: its text is counted."""
+    name, told = dice.choice(list(UNTOLD.items()))
     stream = dice.random() < 0.5
-    one.cell = ("chat", "stream" if stream else "whole", "usage", "zero" if isinstance(told, dict) else str(told))
-    one.asked_tokens = one.seen_tokens = dice.randint(5, 60)
+    one.cell = ("chat", "stream" if stream else "whole", "usage", name)
+    one.asked_tokens = one.seen_tokens = dice.randint(40, 60)
     one.ending, one.unbilled = "left", isinstance(told, dict)
     said = sandbox_says(output_tokens=one.asked_tokens, usage=told)
     body = {"model": "gpt-4.1", "messages": [{"role": "user", "content": f"{text_of(dice)} {said}"}], "max_tokens": 100}
@@ -621,9 +879,109 @@ def realtime(customer: Customer, dice: random.Random, one: Exchange) -> None:
             wanted.discard(frame["type"])
 
 
-KINDS: list[tuple[Callable[[Customer, random.Random, Exchange], None], int]] = [
+def background(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A background response, whole or as a stream: read to its end, left, resumed, cut or cancelled."""
+    stream = dice.random() < 0.75
+    way = dice.choice(("read", "left", "left, resumed", "cancelled", "cut") if stream else ("left", "cancelled"))
+    model = dice.choice(("gpt-5.4-mini", "gpt-4.1"))
+    one.cell = (BACKGROUND, "stream" if stream else "whole", model, way)
+    one.asked_tokens, one.slack_tokens = dice.randint(1, 60), ITEM_TOKENS
+    pace = {"queued_ms": dice.choice((0, 60)), "background_ms": dice.choice((0, 150, 600))}
+    if way == "cancelled":  # while it writes, however slow this machine is
+        one.asked_tokens, pace = 60, {"queued_ms": 0, "background_ms": dice.choice((600, 6_000))}
+    cut = {"cut": {"after_chunks": dice.randint(2, 12)}} if way == "cut" else {}
+    said = sandbox_says(output_tokens=one.asked_tokens, reasoning_tokens=0, **pace, **cut)
+    body = {"model": model, "input": f"{text_of(dice)} {said}", "max_output_tokens": 100, "background": True}
+    with Wire(customer, {**body, "stream": stream}, RESPONSES) as wire:
+        one.status, one.request_id = wire.answer.status, wire.request_id
+        seen = b""
+        if way in ("read", "cut") or not stream:
+            seen = wire.read_all().data
+        else:
+            wanted = dice.randint(1, 12)
+            while seen.count(b"\n\n") < wanted and (part := wire.answer.read1(65_536)):  # it may be shorter than that
+                seen += part
+        assert one.status == 200, seen[:300]
+        named = re.search(rb'"id":"(resp_[0-9a-f]+)"', seen)
+        assert named is not None, seen[:300]
+        url = f"{customer.server.v1}/responses/{named[1].decode()}"
+        if way == "cancelled":
+            one.ending = "left"
+            web.post(f"{url}/cancel", headers=customer.headers, timeout=20)
+            seen += wire.read_all().data if stream else b""
+    one.seen_tokens = seen.count(b"event: response.output_text.delta")
+    if way == "left, resumed":
+        last = int(re.findall(rb'"sequence_number":(\d+)', seen)[-1])
+        rest = web.get(f"{url}?stream=true&starting_after={last}", headers=customer.headers, timeout=30).content
+        numbers = [int(number) for number in re.findall(rb'"sequence_number":(\d+)', rest)]
+        assert numbers == list(range(last + 1, last + 1 + len(numbers))), numbers
+        assert b"response.completed" in seen + rest or b"response.incomplete" in seen + rest
+
+
+def earlier_speech(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A chat that speaks, and refers to what it said before."""
+    stream, model = dice.random() < 0.5, dice.choice(("gpt-audio-1.5", "gpt-audio-mini"))
+    one.cell = ("chat", "stream" if stream else "whole", model, "earlier speech")
+    spoken = {"modalities": ["text", "audio"], "audio": {"voice": "alloy", "format": "wav"}, "model": model}
+    said = sandbox_says(output_tokens=dice.randint(5, 60))
+    first = {"messages": [{"role": "user", "content": f"{text_of(dice)} {said}"}], "max_completion_tokens": 400}
+    name = customer.post({**spoken, **first}).json()["choices"][0]["message"]["audio"]["id"]
+    earlier = [{"role": "assistant", "audio": {"id": name}}] * dice.randint(1, 3)
+    said = sandbox_says(output_tokens=dice.randint(1, 60), **oddity_of(dice, one))
+    cap = dice.choice((8, 400))  # a small one does not cover by chance what is heard
+    body = {**spoken, "messages": [*earlier, {"role": "user", "content": said}], "max_completion_tokens": cap}
+    if stream:
+        body["audio"] = {"voice": "alloy", "format": "pcm16"}
+    ask(customer, body, CHAT, dice, one, stream=stream)
+
+
+def call(customer: Customer, dice: random.Random, one: Exchange) -> None:
+    """A browser's call, turns typed and spoken, until it is hung up or its browser leaves in the middle of an answer."""
+    transcriber, said = dice.choice(("none", "whisper-1", "gpt-4o-transcribe")), dice.choice(("text", "audio"))
+    leaves = dice.random() < 0.25
+    one.cell = (CALL, "sideband", said, transcriber, "browser leaves" if leaves else "hung up")
+    heard = {"transcription": None if transcriber == "none" else {"model": transcriber}, "turn_detection": None}
+    session = {"type": "realtime", "model": VOICE, "output_modalities": [said], "audio": {"input": heard}}
+    headers = {"Authorization": f"Bearer {secret_of(customer, **session)}", "Content-Type": "application/sdp"}
+    answer = web.post(f"{customer.server.v1}/realtime/calls", content=OFFER.encode(), headers=headers, timeout=30)
+    assert answer.status_code == 201, answer.text
+    call_id, one.request_id = answer.headers["location"].rpartition("/")[2], answer.headers["x-request-id"]
+    wanted = 0
+    for _ in range(dice.randint(1, 3)):
+        if dice.random() < 0.5:
+            play(customer.sandbox, call_id, *[SPEAK] * dice.randint(1, 4), COMMIT, RESPOND)
+            wanted += 1 + (transcriber != "none")
+        else:
+            play(customer.sandbox, call_id, says(sandbox_says(output_tokens=dice.randint(1, 60))), RESPOND)
+            wanted += 1
+        wait_until(lambda: len(said_in(customer, one, call_id)) >= wanted, 20, f"{wanted} answers")  # noqa: B023 - at once
+    if not leaves:
+        hung_up = hang_up(customer, call_id)
+        assert hung_up.status_code == 200, hung_up.text
+        return
+    one.ending = "left"
+    play(customer.sandbox, call_id, says(sandbox_says(output_tokens=400, chunk_interval_ms=8)), RESPOND)
+    one.asked_tokens = 1_600  # a token of text, and three of sound
+    time.sleep(dice.random() / 4)
+    web.post(f"{control(customer.sandbox)}/{call_id}/leave", timeout=10)
+
+
+def said_in(customer: Customer, one: Exchange, call_id: str) -> list[dict[str, Any]]:
+    """Finished answers and transcriptions of a call, by the simulator's record."""
+    rows = customer.sandbox.record(brief=1, clientRequestId=one.request_id)
+    return [row for row in rows if row["callId"] == call_id and row["finishedAt"] and row["usage"]]
+
+
+Kind = Callable[[Customer, random.Random, Exchange], None]
+KINDS: list[tuple[Kind, int]] = [
     (chat, 36),
     (responses, 26),
+    (stored, 8),
+    (history, 5),
+    (built_on, 6),
+    (batch, 3),
+    (searched, 3),
+    (read_from_a_store, 4),
     (failed, 3),
     (without_usage, 4),
     (above_the_cap, 2),
@@ -633,13 +991,18 @@ KINDS: list[tuple[Callable[[Customer, random.Random, Exchange], None], int]] = [
     (transcription, 9),
     (socket_response, 6),
     (realtime, 4),
+    (background, 9),
+    (earlier_speech, 4),
+    (call, 4),
 ]
-SOCKETS = (socket_response, realtime)
+SOCKETS = (socket_response, realtime, call)
+OF_ONE_PLACE = (call,)
+"""Kinds that steer the upstream behind them: which one it is nobody knows before."""
 
 
 async def make_customers(server: Tollkeeper, sandbox: Sandbox, number: int) -> list[Customer]:
     """New accounts with the same credits, made beside the running server."""
-    database = Database(f"sqlite+aiosqlite:///{server.folder}/var/tollkeeper.db", 1, 5.0)
+    database = Database(f"sqlite+aiosqlite:///{server.folder}/var/tollkeeper.db", 1, 60.0)  # a busy machine
     found = []
     try:
         accounts, ledger = Accounts(database), Ledger(database)
@@ -660,16 +1023,36 @@ allowed_tools = ["web_search", "file_search", "image_generation", "code_interpre
 
 
 @contextlib.contextmanager
-def walked(folder: Path, seed: int) -> Iterator[Walk]:
-    """A served product over a simulator, ready to be walked."""
+def walked(folder: Path, seed: int, upstreams: int = 1, **more: str) -> Iterator[Walk]:
+    """A served product over one simulator, or a pool of several, with `more` in its environment, ready to be walked."""
     sandbox = start_sandbox()
-    server = Tollkeeper(folder, {"TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url})
+    others = {f"place-{number}": start_sandbox() for number in range(1, upstreams)}
+    environment = {
+        **more,
+        **({} if others else {"TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url}),
+        "TOLLKEEPER_ADVANCED__BATCH_POLL_SECONDS": "0.2",
+        # a disk that others share may take its time, and a store that is away is not what is walked over
+        "TOLLKEEPER_DATABASE__TIMEOUT_SECONDS": "60",
+        "TOLLKEEPER_ADVANCED__EMBEDDED_TIMEOUT_SECONDS": "30",
+    }
+    server = Tollkeeper(folder, environment)
     try:
-        (folder / "proxy.toml").write_text(CONFIGURATION)
-        yield Walk(server.start(), sandbox, seed)
+        (folder / "proxy.toml").write_text(CONFIGURATION + pool_of(sandbox, others, folder))
+        yield Walk(server.start(), sandbox, seed, others)
     finally:
         server.kill()
-        sandbox.stop()
+        for place in (sandbox, *others.values()):
+            place.stop()
+
+
+def pool_of(first: Sandbox, others: Mapping[str, Sandbox], folder: Path) -> str:
+    """Entries of a pool of upstreams, all of which take what any model may be asked; nothing for one alone."""
+    if not others:
+        return ""
+    places = {"openai": first, **others}
+    (folder / "upstream.key").write_text(UPSTREAM_KEY)
+    entry = '[[upstreams]]\nname = "{}"\nbase_url = "{}"\napi_key_file = "{}"\n'
+    return "\n" + "\n".join(entry.format(name, place.url, folder / "upstream.key") for name, place in places.items())
 
 
 def main() -> int:
@@ -677,8 +1060,9 @@ def main() -> int:
     options = argparse.ArgumentParser(description="Compare charges with the simulator's own bills on a random walk.")
     options.add_argument("--exchanges", type=int, default=20_000)
     options.add_argument("--seed", type=int, default=int(time.time()))
+    options.add_argument("--upstreams", type=int, default=1)
     given = options.parse_args()
-    with tempfile.TemporaryDirectory(prefix="tkw") as name, walked(Path(name), given.seed) as walk:
+    with tempfile.TemporaryDirectory(prefix="tkw") as name, walked(Path(name), given.seed, given.upstreams) as walk:
         found = walk.run(given.exchanges)
     print(found.report())
     return 1 if found.wrong else 0

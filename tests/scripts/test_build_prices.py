@@ -97,6 +97,42 @@ def test_build_refuses(source: dict[str, Any], changes: dict[str, Any], message:
         script.build(broken)
 
 
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("dates/gpt-99", "2027-01-01", "no row"),
+        ("dates/gpt-4o", "2027-02-30", "not a date"),
+        ("dates/gpt-4o", "20270114", "not a date such as"),
+        ("successors/gpt-99", ["gpt-4o-2*"], "two successors"),
+        ("successors/gpt-99", ["tts-1"], "has no price"),
+        ("successors/gpt-6-luna", ["tts-1"], "none of its endpoints"),
+        ("dates/gpt-6-luna", "2027-01-14", "no later"),
+    ],
+)
+def test_build_refuses_ends(source: dict[str, Any], path: str, value: Any, message: str) -> None:
+    broken = copy.deepcopy(source)
+    part, name = path.split("/")
+    if part == "successors" and name == "gpt-6-luna":
+        value = [*broken["ends"][part][name], *value]
+    broken["ends"][part][name] = value
+    with pytest.raises(script.CatalogueError, match=message):
+        script.build(broken)
+
+
+def test_an_alias_ends_with_its_snapshots_and_a_snapshot_with_its_alias(source: dict[str, Any]) -> None:
+    for name in ("gpt-4o", "gpt-4.1"):
+        del source["ends"]["dates"][name]
+    source["models"]["tts-1"]["deprecation_date"] = "2027-01-07"
+    built = script.build(source)["models"]
+    assert {name: built[name]["ends"] for name in ("gpt-4o", "gpt-4.1", "tts-1-1106")} == {
+        "gpt-4o": "2027-01-14",
+        "gpt-4.1": "2027-01-14",
+        "tts-1-1106": "2027-01-07",
+    }
+    source["models"]["gpt-4o-2024-11-20"]["deprecation_date"] = None
+    assert script.build(source)["models"]["gpt-4o"]["ends"] is None, "one of its snapshots goes on"
+
+
 def test_build_refuses_a_wrong_per_million_copy(source: dict[str, Any]) -> None:
     broken = copy.deepcopy(source)
     broken["models"]["gpt-4o"]["usd_per_1m_tokens"]["input_cost_per_token"] = 3

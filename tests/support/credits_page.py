@@ -10,6 +10,8 @@ import httpx
 from starlette.applications import Starlette
 
 from billing.accounting.statements import Statements
+from billing.accounting.usage_summary import UsageSummaries
+from billing.ledger.customers.desk import key_desk
 from billing.ledger.portal_tokens import PortalTokens
 from config.secrets import Secret
 from config.settings import Settings
@@ -68,7 +70,8 @@ async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth |
             api.money,
             PortalTokens(shop.books.database),
             shop.books.accounts,
-            AccountApi(services, shop.books.ledger),
+            key_desk(shop.books.database),
+            AccountApi(services, shop.books.ledger, UsageSummaries(shop.books.database), api.money),
             Statements(shop.books.database),
             Secret(KEY),
             HOST,

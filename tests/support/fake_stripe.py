@@ -14,6 +14,7 @@ import msgspec
 from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.gateway import Declined, Order
 from billing.payments.stripe.objects import (
+    ASKING_ID,
     OWN_ID,
     BalanceTransaction,
     CheckoutSession,
@@ -50,6 +51,11 @@ class FakeStripe:
         self.livemode = False
         self.deleted_customers: set[str] = set()
         self.poisoned_keys: set[str] = set()
+        self.refund_keys: list[str] = []
+        self.lose_answers = 0
+        """So many refunds are made and nobody hears of it."""
+        self.keep_failures = 0
+        """So many calls fail without doing anything, and their keys keep that."""
         self.slow = False
         """Payments with a saved method are `processing` until `arrive()`."""
 
@@ -176,6 +182,13 @@ class FakeStripe:
         if status == "won" and dispute.balance_transactions:
             self.move_funds(dispute_id, dispute.amount)
 
+    def warn(self, intent_id: str) -> None:
+        """A bank reports a payment as fraud, days before it is disputed."""
+        event = self.emit("radar.early_fraud_warning.created", self.new_id("issfr"))
+        about = EventObject(id=event.data.object.id if event.data else None, payment_intent=intent_id)
+        fresh = replace(event, data=EventData(object=about))
+        self.events_made[-1] = (fresh, msgspec.json.encode(fresh))
+
     def age(self, seconds: int) -> None:
         """Everything was made so much earlier."""
         for things in (self.sessions_by_id, self.intents_by_id, self.refunds_by_id, self.disputes_by_id):
@@ -227,7 +240,13 @@ class FakeStripe:
 
     async def create_customer(self, account_id: str, name: str, key: str) -> str:
         self._called()
-        return str(self.by_key.setdefault(key, self.new_id("cus")))
+        if key not in self.by_key:
+            failed = StoreUnavailable("stripe", "APIError: the saved 500 of this key", kept=True)
+            self.by_key[key] = failed if self.keep_failures else self.new_id("cus")
+            self.keep_failures = max(0, self.keep_failures - 1)
+        if isinstance(self.by_key[key], Exception):
+            raise self.by_key[key]
+        return str(self.by_key[key])
 
     async def create_session(
         self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
@@ -288,11 +307,20 @@ class FakeStripe:
         found: Intent | Declined = self.by_key[order.key]
         return found
 
-    async def refund_payment(self, intent_id: str, cents: int, purchase_id: str, key: str) -> Refund:
+    async def refund_payment(self, intent_id: str, cents: int, purchase_id: str, asking_id: str, key: str) -> Refund:
         self._called()
+        self.refund_keys.append(key)
         if key not in self.by_key:
-            self.by_key[key] = self.give_back(intent_id, cents)
-        if key in self.poisoned_keys:
+            if self.keep_failures:  # of a call that did nothing
+                self.keep_failures -= 1
+                self.by_key[key] = StoreUnavailable("stripe", "APIError: the saved 500 of this key", kept=True)
+            else:
+                refund = replace(self.give_back(intent_id, cents), metadata={OWN_ID: purchase_id, ASKING_ID: asking_id})
+                self.refunds_by_id[refund.id] = self.by_key[key] = refund
+        if isinstance(self.by_key[key], Exception):
+            raise self.by_key[key]
+        if self.lose_answers:
+            self.lose_answers -= 1
             raise StoreUnavailable("stripe", "APIConnectionError: the answer was lost", in_doubt=True)
         made: Refund = self.by_key[key]
         return made

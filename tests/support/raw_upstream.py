@@ -3,6 +3,7 @@
 import contextlib
 import socket
 import threading
+import time
 
 
 class RawUpstream:
@@ -54,10 +55,28 @@ class RawUpstream:
         while len(body) < length:
             body += connection.recv(65_536)
         self.requests.append(head + b"\r\n\r\n" + body)
-        connection.sendall(self.reply)
+        self._answer(connection)
         if self.hold_open is not None:
             self.hold_open.wait(20)
         # an orderly end: say that nothing more comes, and wait until the other side has seen it
         connection.shutdown(socket.SHUT_WR)
         while connection.recv(65_536):
             pass
+
+    def _answer(self, connection: socket.socket) -> None:
+        connection.sendall(self.reply)
+
+
+class PausingUpstream(RawUpstream):
+    """One that pauses between the pieces of its answer; set `pieces`."""
+
+    def __init__(self, pause: float) -> None:
+        self.pieces: list[bytes] = []
+        self._pause = pause
+        super().__init__()
+
+    def _answer(self, connection: socket.socket) -> None:
+        for number, piece in enumerate(self.pieces):
+            if number:
+                time.sleep(self._pause)
+            connection.sendall(piece)

@@ -7,6 +7,7 @@ from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from billing.payments.purchase import Offer
 from billing.payments.recharge.rows import RechargeSettings
+from billing.payments.recharge.terms import terms_of
 from tests.support.shop import STARTER, Shop
 from tests.support.stores import record
 
@@ -14,6 +15,9 @@ _charges = itertools.count()
 
 
 WISH = RechargeSettings(True, 5_000_000, "starter", 2_500)
+
+
+TERMS = terms_of(STARTER)
 
 
 BUYER = Who("customer:test", "customer")
@@ -28,7 +32,7 @@ async def account_with_card(shop: Shop, wish: RechargeSettings = WISH) -> str:
     purchase = await shop.checkout.open(account, "test", STARTER, save_method=True)
     shop.stripe.pay(purchase.session_id or "")
     await shop.deliver()
-    await shop.recharges.put(account, wish, BUYER)
+    await shop.recharges.put(account, wish, TERMS, BUYER)
     return account
 
 

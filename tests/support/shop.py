@@ -21,6 +21,7 @@ from billing.payments.recharge.worker import RechargeWorker
 from billing.payments.refunds import Refunds
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.inbox import Inbox
+from billing.payments.stripe.ownership import Ownership
 from billing.payments.stripe.sweeper import Sweeper
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe.worker import StripeWorker
@@ -135,7 +136,7 @@ def open_shop(
     purchases, crediting = PurchaseStore(books.database), Crediting(books.database)
     claims = ClaimStore(books.database, block_after_lost_disputes=block_after)
     customers, inbox = StripeCustomers(books.database), Inbox(books.database)
-    sync = Sync(gateway, purchases, crediting, claims, customers)
+    sync = Sync(gateway, purchases, crediting, claims, customers, Ownership(books.database))
     worker = StripeWorker(inbox, sync, customers)
     checkout = Checkout(purchases, customers, gateway, sync, terms)
     sweeper = Sweeper(books.database, gateway, inbox, purchases, sync)

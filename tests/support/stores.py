@@ -87,7 +87,9 @@ async def close_books(books: Books) -> None:
     await books.database.close()
 
 
-def record(charge_id: str, account_id: str, cost: int = 1, created_at: int = 1_795_000_000_000) -> bytes:
+def record(
+    charge_id: str, account_id: str, cost: int = 1, created_at: int = 1_795_000_000_000, end_user: str = ""
+) -> bytes:
     """A usage record as the data path writes it."""
     return encode_record(
         UsageRecord(
@@ -102,6 +104,7 @@ def record(charge_id: str, account_id: str, cost: int = 1, created_at: int = 1_7
             usage_source="upstream",
             outcome="completed",
             rates=msgspec.Raw(b"{}"),
+            end_user=end_user,
         )
     )
 

@@ -19,6 +19,7 @@ from billing.payments.crediting import Crediting
 from billing.payments.purchase_store import PurchaseStore
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.inbox import Inbox
+from billing.payments.stripe.ownership import Ownership
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe.worker import StripeWorker
 from billing.payments.stripe_customers import StripeCustomers
@@ -30,7 +31,9 @@ async def work(url: str, api_base: str) -> None:
     database = Database(url, 5, 20)
     gateway = StripeGateway("sk_test_1", api_base=api_base, timeout_seconds=10)
     customers, inbox = StripeCustomers(database), Inbox(database)
-    sync = Sync(gateway, PurchaseStore(database), Crediting(database), ClaimStore(database), customers)
+    sync = Sync(
+        gateway, PurchaseStore(database), Crediting(database), ClaimStore(database), customers, Ownership(database)
+    )
     worker = StripeWorker(inbox, sync, customers)
     while True:
         try:

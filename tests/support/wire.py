@@ -97,7 +97,7 @@ class Wire:
 def events_of(data: bytes) -> list[Any]:
     """The payloads of a stream: decoded JSON, or the text of what is none ([DONE])."""
     found: list[Any] = []
-    for line in data.replace(b"\r\n", b"\n").split(b"\n"):
+    for line in data.splitlines():
         if line.startswith(b"data: "):
             payload = line[6:].decode()
             found.append(json.loads(payload) if payload.startswith("{") else payload)

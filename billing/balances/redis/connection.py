@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -16,6 +16,7 @@ import hiredis
 
 from billing.balances.redis.scripts import load_scripts
 from billing.money.errors import BillingError, StoreUnavailable
+from config.store_urls import fields_of
 
 RECONNECT_SECONDS = 0.1
 WATCH_SECONDS = 0.1
@@ -115,8 +116,7 @@ class RedisConnection:
         if where.path:
             transport, _ = await self._loop.create_unix_connection(make, where.path)
         else:
-            context = ssl.create_default_context() if where.tls else None
-            transport, _ = await self._loop.create_connection(make, where.host, where.port, ssl=context)
+            transport, _ = await self._loop.create_connection(make, where.host, where.port, ssl=where.tls)
         self._transport = transport
 
     async def _greet(self) -> str:
@@ -202,17 +202,31 @@ class _Protocol(asyncio.Protocol):
 
 
 class _Address:
-    """redis://[user[:password]@]host[:port][/db], rediss:// for TLS, unix:///path?db=0."""
+    """redis://[user[:password]@]host[:port][/db], rediss:// for TLS, unix:///path?db=0.
+
+    Fields of TLS are called as in redis-py (config/store_urls.py).
+    """
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
-        self.tls = parts.scheme == "rediss"
+        self.tls = _tls(fields_of(url)) if parts.scheme == "rediss" else None
         self.path = parts.path if parts.scheme == "unix" else ""
         self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 6379
         number = parse_qs(parts.query).get("db", ["0"])[0] if self.path else parts.path.strip("/") or "0"
         self.database = int(number)
         password, user = unquote(parts.password or ""), unquote(parts.username or "")
         self.credentials: tuple[str, ...] = (user, password) if user and password else ((password,) if password else ())
+
+
+def _tls(fields: Mapping[str, str]) -> ssl.SSLContext:
+    """Return the TLS of a URL. Raises OSError for files that cannot be read."""
+    context = ssl.create_default_context(cafile=fields.get("ssl_ca_certs"))
+    context.check_hostname = fields.get("ssl_check_hostname") != "false" and fields.get("ssl_cert_reqs") != "none"
+    if fields.get("ssl_cert_reqs") == "none":
+        context.verify_mode = ssl.CERT_NONE
+    if "ssl_certfile" in fields:
+        context.load_cert_chain(fields["ssl_certfile"], fields.get("ssl_keyfile"))
+    return context
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:

@@ -35,6 +35,8 @@ class Epochs:
         self.tokens: list[str] = [""] * BUCKETS
         self.open: list[bool] = [False] * BUCKETS
         self.run_id = ""
+        self.failure: StoreUnavailable | None = None
+        """What kept a bucket from being rebuilt last."""
         self._entering: dict[int, asyncio.Task[None]] = {}
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -134,6 +136,7 @@ class Epochs:
             if not await self.rebuild(bucket):
                 await asyncio.sleep(POLL_SECONDS)
         except StoreUnavailable as error:
+            self.failure = error
             if error.store == "redis":
                 raise
             log.warning("bucket %d cannot be rebuilt now: %s", bucket, error)

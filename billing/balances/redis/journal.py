@@ -55,7 +55,9 @@ async def journal_depth(connection: RedisConnection) -> tuple[int, int]:
     if not sum(lengths):
         return 0, 0
     heads = await everywhere(connection, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", 1))
-    oldest = min(int(head[0][0].split(b"-")[0]) for head in heads if head)
+    oldest = min((int(head[0][0].split(b"-")[0]) for head in heads if head), default=0)
+    if not oldest:
+        return 0, 0  # flushed between the two looks
     return sum(lengths), max(0, time.time_ns() // 1_000_000 - oldest)
 
 

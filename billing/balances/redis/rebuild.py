@@ -16,8 +16,10 @@ and changes nothing (I9), and a process rebuilds the bucket. SQL is the truth it
 F: no script but rewrite.lua, under this very nonce, writes. R: what was decided before may be finished (settle,
 resettle, rehold, renew, mark, shrink); nothing new is admitted. Open: also hold, credit, load and reap.
 
-One rebuilding, by whoever holds `{bN}:lock:<run id>` (10 s; it names the server, so that a lock that came back with
-a restarted server's data binds nobody):
+One rebuilding, by whoever holds `{bN}:lock:<run id>` (10 s, and anew with each step that was done, so that a bucket
+of any size is rebuilt once, and a rebuilder that hangs is overtaken; it names the server, so that a lock that came
+back with a restarted server's data binds nobody). A process rebuilds a few buckets at a time, and each serves again
+as soon as it is done:
 
 1. Fence Redis, then SQL (`buckets.epoch` = nonce). A flush that read its charges before and commits after is refused
    by SQL, because figures are about to be read without it; the charges' owners settle them again (I3).
@@ -39,8 +41,11 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NamedTuple
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
+
+import msgspec
 
 from billing.balances.redis.connection import RedisConnection
 from billing.ledger.ledger import Ledger
@@ -50,8 +55,15 @@ from billing.money.spend_periods import period_start_ms
 
 log = logging.getLogger("tollkeeper.redis")
 
+Item = TypeVar("Item")
 LOCK_MS = 10_000
 CHUNK = 500
+PAGE = 10_000
+ABOUT_BUDGETS = ("period", "models", "key", "account", "user")
+"""What Redis has of a budget, for reading from SQL what was spent of it; an account where it is of an end user's."""
+"""Accounts read from SQL at once: some 3 MB."""
+BUCKETS_AT_ONCE = 4
+"""Buckets that one process rebuilds at a time: what one waits for, SQL or Redis, is the others' turn."""
 
 
 class Survivor(NamedTuple):
@@ -61,6 +73,20 @@ class Survivor(NamedTuple):
     account_id: str
     amount: int
     key_id: str
+    budgets: str
+    """As lua/common.lua writes them: scope=period;..."""
+
+
+class OvertakenError(Exception):
+    """Another process has taken this rebuilding over; what it does now counts."""
+
+
+class Lock(NamedTuple):
+    """The lock of one rebuilding, and the prefix of its bucket's keys."""
+
+    prefix: str
+    name: str
+    nonce: str
 
 
 class Rebuilder:
@@ -70,6 +96,10 @@ class Rebuilder:
         """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
         self._connection, self._ledger, self._lease_ms = connection, ledger, lease_ms
         self._rebuilt = 0
+        self._turn = asyncio.Semaphore(BUCKETS_AT_ONCE)
+        self._limited_keys, self._budgets = KeyScan(self.scan, "k"), KeyScan(self.scan, "s")
+        self.progress = 0
+        """Grows with each step that was done, here or by whoever holds a lock: a start waits while it does."""
 
     def take_rebuilt(self) -> int:
         """Return the number of buckets rebuilt since this was asked last."""
@@ -85,101 +115,163 @@ class Rebuilder:
         others time to do the same.
         """
         prefix, nonce = prefix_of(bucket), secrets.token_hex(4)
-        lock = f"{prefix}lock:{run_id}"  # a lock that came back with a restarted server's data binds nobody
-        if not await self._connection.call("SET", lock, nonce, "NX", "PX", LOCK_MS):
-            return False
+        # a lock that came back with a restarted server's data binds nobody
+        lock = Lock(prefix, f"{prefix}lock:{run_id}", nonce)
+        token, locked = f"{run_id}:{nonce}", False
         try:
-            before = await self._connection.call("GET", f"{prefix}epoch")
-            if not force and before and before.decode().startswith(f"{run_id}:"):
-                return True
-            fence, token = f"F:{nonce}", f"{run_id}:{nonce}"
-            await self._connection.call("SET", f"{prefix}epoch", fence)
-            await self._ledger.fence(bucket, nonce)
-            await self._flush_survivors(bucket, prefix, nonce)
-            known = await self._rewrite_accounts(bucket, prefix, fence)
-            await self._connection.call("DEL", f"{prefix}flushed")
-            if not await self._advance(prefix, fence, f"R:{token}"):
-                return False
+            async with self._turn:
+                locked = bool(await self._connection.call("SET", lock.name, nonce, "NX", "PX", LOCK_MS))
+                if not locked:
+                    self.progress += 1
+                    return False
+                before = await self._connection.call("GET", f"{prefix}epoch")
+                if not force and before and before.decode().startswith(f"{run_id}:"):
+                    return True
+                known = await self._rewrite(bucket, lock, token)
             if before is not None or known:
                 log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
                 self._rebuilt += 1
                 await recover(token)
             return await self._advance(prefix, f"R:{token}", token)
+        except OvertakenError:
+            return False
         finally:
-            with contextlib.suppress(StoreUnavailable):
-                if await self._connection.call("GET", lock) == nonce.encode():
-                    await self._connection.call("DEL", lock)
+            if locked:
+                with contextlib.suppress(StoreUnavailable):
+                    await self._connection.run("extend", (lock.name,), (nonce, 0))
+
+    async def _rewrite(self, bucket: int, lock: Lock, token: str) -> int:
+        """Do steps 1 to 3, up to the recovering state; return how many accounts there are."""
+        prefix, fence = lock.prefix, f"F:{lock.nonce}"
+        await self._connection.call("SET", f"{prefix}epoch", fence)
+        await self._ledger.fence(bucket, lock.nonce)
+        await self._flush_survivors(bucket, lock)
+        holds = await self._holds_without_charge(lock)
+        known = await self._rewrite_accounts(bucket, lock, holds)
+        await self._rewrite_keys(lock, holds)
+        await self._rewrite_budgets(lock, holds)
+        await self._renew_leases(lock, holds)
+        await self._connection.call("DEL", f"{prefix}flushed")
+        if not await self._advance(prefix, fence, f"R:{token}"):
+            raise OvertakenError
+        return known
+
+    async def _step(self, lock: Lock) -> None:
+        """Keep the lock, as something was done. Raises OvertakenError."""
+        if (await self._connection.run("extend", (lock.name,), (lock.nonce, LOCK_MS)))[0] != b"ok":
+            raise OvertakenError
+        self.progress += 1
 
     async def _advance(self, prefix: str, before: str, after: str) -> bool:
         return bool((await self._connection.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
 
-    async def _flush_survivors(self, bucket: int, prefix: str, epoch: str) -> None:
+    async def _flush_survivors(self, bucket: int, lock: Lock) -> None:
         """Book the surviving charges in SQL (I4: by their ids); what cannot be booked stays where it is."""
         start = "-"
-        while items := await self._connection.call("XRANGE", f"{prefix}log", start, "+", "COUNT", CHUNK):
-            entries = [entry_of(bucket, item, epoch) for item in items]
+        while items := await self._connection.call("XRANGE", f"{lock.prefix}log", start, "+", "COUNT", CHUNK):
+            entries = [entry_of(bucket, item, lock.nonce) for item in items]
             booked, stuck = await self._ledger.post_bookable(entries)
             if len(booked) + len(stuck) != len(entries):
-                raise StoreUnavailable("redis", "another process rebuilds this bucket")
+                raise OvertakenError
             if stuck:
                 log.error("bucket %d: %d charges cannot be booked: %s", bucket, len(stuck), next(iter(stuck.values())))
             done = {entry.position for entry in booked}
             if done:
                 mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
-                await self._connection.call("XDEL", f"{prefix}log", *mine)
+                await self._connection.call("XDEL", f"{lock.prefix}log", *mine)
             start = f"({items[-1][0].decode()}"
+            await self._step(lock)
 
-    async def _rewrite_accounts(self, bucket: int, prefix: str, fence: str) -> int:
+    async def _holds_without_charge(self, lock: Lock) -> list[Survivor]:
+        """Return the holds that survived; those that SQL has a charge of are dropped."""
+        holds = []
+        for found in chunks(await self.surviving_holds(lock.prefix), CHUNK):
+            charged = await self._ledger.charged_ids(hold.hold_id for hold in found)
+            if charged:
+                await self._connection.call("DEL", *(f"{lock.prefix}h:{hold_id}" for hold_id in charged))
+                await self._connection.call("ZREM", f"{lock.prefix}leases", *charged)
+            holds += [hold for hold in found if hold.hold_id not in charged]
+            await self._step(lock)
+        return holds
+
+    async def _rewrite_accounts(self, bucket: int, lock: Lock, holds: Sequence[Survivor]) -> int:
         """Balances from SQL, held from the holds that survived; return how many accounts there are."""
-        holds = await self.surviving_holds(prefix)
-        charged = await self._ledger.charged_ids(hold.hold_id for hold in holds)
+        held: defaultdict[str, int] = defaultdict(int)
         for hold in holds:
-            if hold.hold_id in charged:
-                await self._connection.call("DEL", f"{prefix}h:{hold.hold_id}")
-                await self._connection.call("ZREM", f"{prefix}leases", hold.hold_id)
-        holds = [hold for hold in holds if hold.hold_id not in charged]
-        held: dict[str, int] = {}
-        for hold in holds:
-            held[hold.account_id] = held.get(hold.account_id, 0) + hold.amount
-        accounts = await self._ledger.posted_in(bucket)
-        for start in range(0, len(accounts), CHUNK):
-            await asyncio.gather(
-                *(
-                    self._connection.run(
-                        "rewrite",
-                        (f"{prefix}epoch", f"{prefix}a:{row.account_id}"),
-                        (fence, "balance", row.balance, "held", held.get(row.account_id, 0), "seq", row.sequence),
-                    )
-                    for row in accounts[start : start + CHUNK]
-                )
-            )
-        await self._rewrite_keys(prefix, holds, fence)
-        seconds, _ = await self._connection.call("TIME")
-        for hold in holds:
-            await self._connection.call("ZADD", f"{prefix}leases", int(seconds) * 1_000 + self._lease_ms, hold.hold_id)
-        return len(accounts)
+            held[hold.account_id] += hold.amount
+        known, last = 0, ""
+        while page := await self._ledger.posted_in(bucket, last, PAGE):
+            for part in chunks(page, CHUNK):
+                names = [f"{lock.prefix}a:{row.account_id}" for row in part]
+                rows = [("balance", row.balance, "held", held[row.account_id], "seq", row.sequence) for row in part]
+                await self._write(lock, names, rows)
+            known, last = known + len(page), page[-1].account_id
+        return known
 
-    async def _rewrite_keys(self, prefix: str, holds: Iterable[Survivor], fence: str) -> None:
-        """Limited keys: spending from SQL, what is in flight from the holds."""
-        mine = list(holds)
-        for name in await self.scan(f"{prefix}k:*"):
-            key_id = name.removeprefix(f"{prefix}k:")
-            period = ((await self._connection.call("HGET", name, "period")) or b"total").decode()
-            spent = await self._ledger.key_spent(key_id, period_start_ms(period)) if period else 0
-            of_key = [hold.amount for hold in mine if hold.key_id == key_id]
-            fields = (fence, "spent", spent, "held", sum(of_key), "inflight", len(of_key))
-            await self._connection.run("rewrite", (f"{prefix}epoch", name), fields)
+    async def _rewrite_keys(self, lock: Lock, holds: Sequence[Survivor]) -> None:
+        """Limited keys: what is in flight, from the holds."""
+        in_flight: defaultdict[str, int] = defaultdict(int)
+        for hold in holds:
+            in_flight[hold.key_id] += 1
+        start = len(f"{lock.prefix}k:")
+        for names in chunks(await self._limited_keys.of(lock.prefix), CHUNK):
+            await self._write(lock, names, [("inflight", in_flight[name[start:]]) for name in names])
+
+    async def _rewrite_budgets(self, lock: Lock, holds: Sequence[Survivor]) -> None:
+        """Budgets: what was spent from SQL, what is held from the holds."""
+        held: defaultdict[str, int] = defaultdict(int)
+        for hold in holds:
+            for part in filter(None, hold.budgets.split(";")):
+                held[part.partition("=")[0]] += hold.amount
+        start = len(f"{lock.prefix}s:")
+        for names in chunks(await self._budgets.of(lock.prefix), CHUNK):
+            known = await asyncio.gather(*(self._connection.call("HMGET", name, *ABOUT_BUDGETS) for name in names))
+            alike: defaultdict[tuple[str, bytes, str], list[tuple[str, str]]] = defaultdict(list)
+            for name, (period, models, key_id, account, user) in zip(names, known, strict=True):
+                if period and models and key_id:  # else it went meanwhile
+                    whose = (account or b"").decode()
+                    alike[period.decode(), models, whose].append((name, (user or key_id).decode()))
+            for (period, models, account_id), budgets in alike.items():
+                globs = msgspec.json.decode(models, type=tuple[str, ...] | None)
+                owners, since = [owner for _, owner in budgets], period_start_ms(period)
+                if account_id:
+                    spent = await self._ledger.end_users_spent(account_id, owners, since, globs)
+                else:
+                    spent = await self._ledger.keys_spent(owners, since, globs)
+                rows = [
+                    ("period", period, "spent", spent[owner], "held", held[name[start:]]) for name, owner in budgets
+                ]
+                await self._write(lock, [name for name, _ in budgets], rows)
+
+    async def _write(self, lock: Lock, names: Sequence[str], rows: Sequence[tuple[str | int, ...]]) -> None:
+        """Write fields and values into these hashes, under the fence. Raises OvertakenError."""
+        values = [value for row in rows for value in row]
+        arguments = (f"F:{lock.nonce}", len(rows[0]), *values)
+        if (await self._connection.run("rewrite", (f"{lock.prefix}epoch", *names), arguments))[0] != b"ok":
+            raise OvertakenError
+        await self._step(lock)
+
+    async def _renew_leases(self, lock: Lock, holds: Sequence[Survivor]) -> None:
+        seconds, _ = await self._connection.call("TIME")
+        until = int(seconds) * 1_000 + self._lease_ms
+        for part in chunks(holds, CHUNK):
+            pairs = [value for hold in part for value in (until, hold.hold_id)]
+            await self._connection.call("ZADD", f"{lock.prefix}leases", *pairs)
 
     async def surviving_holds(self, prefix: str) -> list[Survivor]:
         """Return the holds that Redis has, by their leases; leases without a hold are dropped."""
         found = []
-        for raw in await self._connection.call("ZRANGE", f"{prefix}leases", 0, -1):
-            hold_id = raw.decode()
-            values = await self._connection.call("HMGET", f"{prefix}h:{hold_id}", "a", "m", "k")
-            if values[0] is None:
-                await self._connection.call("ZREM", f"{prefix}leases", hold_id)
-                continue
-            found.append(Survivor(hold_id, values[0].decode(), int(values[1]), (values[2] or b"").decode()))
+        for ids in chunks(await self._connection.call("ZRANGE", f"{prefix}leases", 0, -1), CHUNK):
+            names = [raw.decode() for raw in ids]
+            holds = await asyncio.gather(
+                *(self._connection.call("HMGET", f"{prefix}h:{name}", "a", "m", "k", "b") for name in names)
+            )
+            for hold_id, (account_id, amount, *rest) in zip(names, holds, strict=True):
+                if account_id is None:
+                    await self._connection.call("ZREM", f"{prefix}leases", hold_id)
+                    continue
+                key_id, budgets = ((value or b"").decode() for value in rest)
+                found.append(Survivor(hold_id, account_id.decode(), int(amount), key_id, budgets))
         return found
 
     async def scan(self, pattern: str) -> list[str]:
@@ -193,6 +285,39 @@ class Rebuilder:
                 return sorted(found)
 
 
+class KeyScan:
+    """Limited keys, or budgets, that Redis knows, of every bucket in one scan of the keyspace.
+
+    Buckets that are rebuilt together share a scan: each gets one that began after its fence, so that no key is missing.
+    """
+
+    def __init__(self, scan: Callable[[str], Awaitable[list[str]]], kind: str) -> None:
+        """`scan(pattern)` returns the names of all keys that match; `kind`: k, limited keys, or s, their budgets."""
+        self._scan, self._kind = scan, kind
+        self._next: asyncio.Task[dict[str, list[str]]] | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    async def of(self, prefix: str) -> list[str]:
+        """Return the names of a bucket's keys of this kind, sorted. Raises StoreUnavailable."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._run())
+            self._next.add_done_callback(_ignore)  # those that asked may have been cancelled
+        return (await asyncio.shield(self._next)).get(prefix, [])
+
+    async def _run(self) -> dict[str, list[str]]:
+        async with self._one_at_a_time:
+            self._next = None  # whoever comes from now on is in the one after this
+            found: defaultdict[str, list[str]] = defaultdict(list)
+            for name in await self._scan(f"{{b*}}:{self._kind}:*"):
+                found[name[: name.index(f":{self._kind}:") + 1]].append(name)
+            return found
+
+
+def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:
+    """Cut a sequence into parts of at most `size`."""
+    return (items[start : start + size] for start in range(0, len(items), size))
+
+
 def prefix_of(bucket: int) -> str:
     """Return the prefix of a bucket's keys; by its tag they share a cluster slot."""
     return f"{{b{bucket}}}:"
@@ -202,6 +327,11 @@ def fields_of(item: Any) -> dict[bytes, bytes]:
     """Return the fields of a stream entry as hiredis gives it."""
     values = item[1]
     return dict(zip(values[::2], values[1::2], strict=True))
+
+
+def _ignore(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled():
+        task.exception()
 
 
 def entry_of(bucket: int, item: Any, epoch: str) -> Entry:

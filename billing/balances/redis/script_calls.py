@@ -3,9 +3,11 @@
 from typing import Any, NamedTuple
 
 from billing.money.amounts import Millicredits
-from billing.money.holds import HoldRequest
+from billing.money.holds import KEPT_SECONDS, Budget, Held, HoldRequest, KeyLimits, Leads, Refused
 from billing.money.usage_record import rest_of
 
+HOLD, RESUME, LOOK = range(3)
+"""Modes of lua/hold.lua."""
 Call = tuple[str, tuple[str, ...], tuple[Any, ...]]
 """(script, keys, arguments)."""
 
@@ -51,30 +53,57 @@ def rest_after_reaping(wanted: Resolution, charged: int, booked: bytes) -> Resol
     return Resolution(request, Millicredits(wanted.due - charged), record, -1, late=True)
 
 
-def hold_call(prefix: str, token: str, request: HoldRequest) -> Call:
-    """Make a hold."""
+def hold_call(prefix: str, token: str, request: HoldRequest, mode: int = HOLD) -> Call:
+    """Make a hold; by `mode` take it on again, where it comes to that, or only look whether it would be made."""
     limits = request.limits
-    keys = (*_hold_keys(prefix, request), f"{prefix}leases", f"{prefix}k:{request.key_id}")
-    return (
-        "hold",
-        keys,
-        (
-            token,
-            request.hold_id,
-            request.amount,
-            request.lease_ms,
-            request.record,
-            request.account_id,
+    keys: tuple[str, ...] = (*_hold_keys(prefix, request), f"{prefix}leases", f"{prefix}t:{request.hold_id}")
+    made: tuple[Any, ...] = (
+        token,
+        request.hold_id,
+        request.amount,
+        request.lease_ms,
+        request.record,
+        request.account_id,
+        mode,
+    )
+    if limits.any:
+        keys += (f"{prefix}k:{request.key_id}", *(budget_key(prefix, budget) for budget in limits.budgets))
+        made += (
             request.key_id,
             request.tokens,
-            1 if limits.any else 0,
-            -1 if limits.spend_limit is None else limits.spend_limit,
-            limits.period,
             limits.requests_per_minute,
             limits.tokens_per_minute,
             limits.concurrency,
-        ),
-    )
+            KEPT_SECONDS if limits.passing else 0,
+            *(part for budget in limits.budgets for part in (*budget[:3], kept_seconds(limits, budget))),
+        )
+    return "hold", keys, made
+
+
+def budget_key(prefix: str, budget: Budget) -> str:
+    """Return where what was spent of a budget is kept."""
+    return f"{prefix}s:{budget.scope}"
+
+
+def kept_seconds(limits: KeyLimits, budget: Budget) -> int:
+    """Return for how long a budget is kept in Redis since its last use; 0: for ever."""
+    return KEPT_SECONDS if limits.passing or budget.end_user else 0
+
+
+def packed_budgets(request: HoldRequest) -> str:
+    """Return a request's budgets as a hold in Redis names them."""
+    return ";".join(f"{budget.scope}={budget.period}" for budget in request.limits.budgets)
+
+
+def held_reply(reply: Any) -> Held:
+    """Read the answer `ok` to a hold."""
+    return Held(int(reply[1]), int(reply[2]), Leads(int(reply[3]), int(reply[4])))
+
+
+def refused_reply(reply: Any) -> Refused:
+    """Read the answer `refused` to a hold."""
+    balance, held, left, retry_ms, *leads = map(int, reply[2:])
+    return Refused(reply[1].decode(), balance, held, left, retry_ms, Leads(*leads[:2]), sum(leads[2:]))
 
 
 def settle_call(prefix: str, token: str, wanted: Resolution) -> Call:
@@ -91,12 +120,12 @@ def settle_call(prefix: str, token: str, wanted: Resolution) -> Call:
 
 def resettle_call(prefix: str, token: str, wanted: Resolution) -> Call:
     """Resolve a hold that may not be there any more."""
-    request, limits = wanted.request, wanted.request.limits
-    limited = 1 if limits.any else 0
+    request, budgets = wanted.request, packed_budgets(wanted.request)
+    limited = 1 if request.limits.any else 0
     return (
         "resettle",
         _resolving_keys(prefix, request),
-        (token, request.hold_id, wanted.due, wanted.record, request.amount, limited, request.key_id, limits.period),
+        (token, request.hold_id, wanted.due, wanted.record, request.amount, limited, request.key_id, budgets),
     )
 
 
@@ -123,7 +152,7 @@ def rehold_call(prefix: str, token: str, live: LiveHold) -> Call:
             request.tokens,
             1 if limits.any else 0,
             limits.tokens_per_minute,
-            limits.period,
+            packed_budgets(request),
             live.checkpoint,
         ),
     )

@@ -15,6 +15,7 @@ NAMES = (
     "load",
     "rewrite",
     "advance",
+    "extend",
     "figures",
     "holds",
 )

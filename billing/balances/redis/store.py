@@ -1,7 +1,7 @@
 """The Redis store: any number of processes and machines; one script call a hold, one a settle.
 
 Keys of bucket 17 share a slot by their tag: {b17}:a:<account> {b17}:h:<hold> {b17}:k:<key> {b17}:leases
-{b17}:log {b17}:t:<hold> (tombstones) {b17}:epoch {b17}:lock:<run id> {b17}:flushed.
+{b17}:s:<budget> {b17}:log {b17}:t:<hold> (tombstones) {b17}:epoch {b17}:lock:<run id> {b17}:flushed.
 
 Every script call carries the bucket's token; where it does not fit, nothing is admitted (I9) and the bucket is rebuilt
 from SQL: theory at the head of rebuild.py, this process's part in epochs.py. What this process must not lose is in
@@ -27,13 +27,18 @@ from billing.balances.redis.journal import (
     pending_entries,
     position_now,
 )
+from billing.balances.redis.missing import Missing
 from billing.balances.redis.own_holds import OwnHolds
 from billing.balances.redis.rebuild import Rebuilder
 from billing.balances.redis.script_calls import (
+    LOOK,
+    RESUME,
     LiveHold,
     Resolution,
+    held_reply,
     hold_call,
     reap_call,
+    refused_reply,
     release_of,
     settle_call,
 )
@@ -42,7 +47,6 @@ from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Checkpoint, Entry, Gone, Held, HoldRequest, Outstanding, Reading, Refused, Settled
-from billing.money.spend_periods import period_start_ms
 
 log = logging.getLogger("tollkeeper.redis")
 
@@ -58,25 +62,32 @@ class RedisBalances:
 
     def __init__(self, url: str, ledger: Ledger, timeout_seconds: int | float, lease_ms: int) -> None:
         """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""
-        self._ledger, self._timeout, self._lease_ms = ledger, timeout_seconds, lease_ms
+        self._timeout, self._lease_ms = timeout_seconds, lease_ms
         self._connection = RedisConnection(url, timeout_seconds, self._connected)
         self._connected_at = 0.0
         self._own = OwnHolds()
         self._rebuilder = Rebuilder(self._connection, ledger, lease_ms)
         self._epochs = Epochs(self._connection, self._rebuilder, self._own, ledger)
+        self._missing = Missing(self._connection, self._epochs, ledger)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, wait_seconds: int | float = 10) -> None:
-        """Connect, and wait until every bucket serves. Raises StoreUnavailable when that takes too long."""
+        """Connect, and wait until every bucket serves.
+
+        A rebuilding takes as long as there are accounts: only `wait_seconds` without progress raise StoreUnavailable.
+        """
         self._connection.start()
         self._tasks = [asyncio.create_task(loop()) for loop in (self._renew_loop, self._deliver_loop, self._trim_loop)]
-        try:
-            async with asyncio.timeout(wait_seconds):
-                while not all(self._epochs.open):  # noqa: ASYNC110 - another process may end the wait
-                    await asyncio.sleep(POLL_SECONDS)
-        except TimeoutError:
-            await self.close()
-            raise StoreUnavailable("redis", "cannot be reached, or its balances cannot be rebuilt from SQL") from None
+        progress, deadline = (0, 0), time.monotonic() + wait_seconds
+        while not all(self._epochs.open):
+            await asyncio.sleep(POLL_SECONDS)
+            before, progress = progress, (sum(self._epochs.open), self._rebuilder.progress)
+            if progress != before:
+                deadline = time.monotonic() + wait_seconds
+            elif time.monotonic() > deadline:
+                reached = self._connection.ready
+                await self.close()
+                raise _cannot_open(reached, self._epochs.failure)
 
     async def close(self) -> None:
         """Deliver what can be delivered, then disconnect."""
@@ -112,14 +123,42 @@ class RedisBalances:
             except asyncio.CancelledError:
                 self._own.undelivered[request.hold_id] = release_of(request)
                 raise
-            verdict = reply[0]
-            if verdict == b"ok":
-                self._own.live[request.hold_id] = LiveHold(request, 0, request.record, time.monotonic())
-                return Held(int(reply[1]), int(reply[2]))
-            if verdict == b"refused":
-                return Refused(reply[1].decode(), int(reply[2]), int(reply[3]), int(reply[4]), int(reply[5]))
-            await self._make_up_for(verdict, bucket, request)
+            if (found := await self._held(reply, bucket, request)) is not None:
+                return found
         raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    async def look(self, request: HoldRequest) -> Refused | None:
+        """See Balances."""
+        bucket = bucket_of(request.account_id)
+        for _ in range(ATTEMPTS):
+            token = await self._epochs.serving(bucket, self._timeout)
+            reply = await self._connection.run(*hold_call(PREFIXES[bucket], token, request, LOOK))
+            if reply[0] in (b"ok", b"refused"):
+                return refused_reply(reply) if reply[0] == b"refused" else None
+            await self._missing.make_up_for(reply[0], bucket, request.account_id, request)
+        raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    async def resume(self, request: HoldRequest) -> Held | Refused | Gone:
+        """See Balances. In doubt nothing is released: whoever takes it on next finds it, or its lease ends."""
+        bucket = bucket_of(request.account_id)
+        for _ in range(ATTEMPTS):
+            token = await self._epochs.serving(bucket, self._timeout)
+            reply = await self._connection.run(*hold_call(PREFIXES[bucket], token, request, RESUME))
+            if reply[0] == b"gone":
+                return Gone(int(reply[1]), int(reply[2]))
+            if (found := await self._held(reply, bucket, request)) is not None:
+                return found
+        raise StoreUnavailable("redis", "balances keep being rebuilt")
+
+    async def _held(self, reply: Any, bucket: int, request: HoldRequest) -> Held | Refused | None:
+        """Read the answer to a hold; None: what was missing is there now, so try again."""
+        if reply[0] == b"ok":
+            self._own.live[request.hold_id] = LiveHold(request, 0, request.record, time.monotonic())
+            return held_reply(reply)
+        if reply[0] == b"refused":
+            return refused_reply(reply)
+        await self._missing.make_up_for(reply[0], bucket, request.account_id, request)
+        return None
 
     async def wait_persisted(self, hold_id: str) -> None:
         """Return at once: a hold that Redis acknowledged is as persistent as its `appendfsync` says."""
@@ -171,6 +210,10 @@ class RedisBalances:
     def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances."""
         self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""))
+        self.forget(hold_id)
+
+    def forget(self, hold_id: str) -> None:
+        """See Balances."""
         self._own.live.pop(hold_id, None)
 
     async def credit(self, account_id: str, sequence: int, delta: Millicredits) -> bool:
@@ -182,7 +225,7 @@ class RedisBalances:
             verdict = (await self._connection.run("credit", keys, (token, sequence, delta)))[0]
             if verdict in (b"ok", b"gap"):
                 return bool(verdict == b"ok")
-            await self._make_up_for(verdict, bucket, None, account_id)
+            await self._missing.make_up_for(verdict, bucket, account_id)
         raise StoreUnavailable("redis", "balances keep being rebuilt")
 
     async def read(self, account_id: str) -> Reading:
@@ -193,7 +236,7 @@ class RedisBalances:
             found = await self._connection.call("HMGET", f"{PREFIXES[bucket]}a:{account_id}", "balance", "held", "seq")
             if found[0] is not None:
                 return Reading(*(int(value) for value in found))
-            await self._load_account(bucket, account_id)
+            await self._missing.load_account(bucket, account_id)
         raise StoreUnavailable("redis", "balances keep being rebuilt")
 
     # -- Journal ----------------------------------------------------------------------------------
@@ -288,35 +331,6 @@ class RedisBalances:
             )
         return int(reply[0] == b"ok")
 
-    # -- Calls that repair what was missing -----------------------------------------------------------
-
-    async def _make_up_for(
-        self, verdict: bytes, bucket: int, request: HoldRequest | None, account_id: str = ""
-    ) -> None:
-        """Do what a script asked for before it can be tried again."""
-        if verdict == b"epoch":
-            self._epochs.reenter(bucket)
-        elif verdict == b"unknown":
-            await self._load_account(bucket, request.account_id if request else account_id)
-        elif verdict == b"unknown_key" and request is not None:
-            await self._load_key(bucket, request)
-        else:
-            raise StoreUnavailable("redis", f"answered {verdict!r}")
-
-    async def _load_account(self, bucket: int, account_id: str) -> None:
-        posted = await self._ledger.posted(account_id)
-        keys = (f"{PREFIXES[bucket]}epoch", f"{PREFIXES[bucket]}a:{account_id}")
-        await self._connection.run(
-            "load", keys, (self._epochs.tokens[bucket], "account", posted.balance, posted.sequence)
-        )
-
-    async def _load_key(self, bucket: int, request: HoldRequest) -> None:
-        limits, spent = request.limits, 0
-        if limits.spend_limit is not None:
-            spent = await self._ledger.key_spent(request.key_id, period_start_ms(limits.period))
-        keys = (f"{PREFIXES[bucket]}epoch", f"{PREFIXES[bucket]}k:{request.key_id}")
-        await self._connection.run("load", keys, (self._epochs.tokens[bucket], "key", limits.period, spent))
-
     # -- Resolving ------------------------------------------------------------------------------------
 
     async def _resolve(self, wanted: Resolution) -> Settled | Gone:
@@ -336,7 +350,7 @@ class RedisBalances:
                 return Gone(int(reply[1]), int(reply[2]))
             if verdict == b"reaped":
                 return await self._settle_rest(wanted, reply)
-            await self._make_up_for(verdict, bucket, request)
+            await self._missing.make_up_for(verdict, bucket, request.account_id, request)
         raise StoreUnavailable("redis", "balances keep being rebuilt")
 
     async def _settle_rest(self, wanted: Resolution, reply: Any) -> Settled | Gone:
@@ -417,6 +431,13 @@ class RedisBalances:
             self._epochs.reenter(bucket)
         elif mark:
             self._own.trim(bucket, mark.decode())
+
+
+def _cannot_open(reached: bool, failure: StoreUnavailable | None) -> StoreUnavailable:
+    """Error that names the store that kept us from opening: SQL, where that failed."""
+    if not reached:
+        return StoreUnavailable("redis", "cannot be reached")
+    return failure or StoreUnavailable("redis", "its balances cannot be rebuilt from SQL")
 
 
 def _swallow(future: "asyncio.Future[Any]") -> None:

@@ -39,6 +39,8 @@ class Recharge(msgspec.Struct, frozen=True, kw_only=True):
     action_url: str
     purchase_id: str | None
     updated_at: int
+    agreed_price_cents: int | None
+    agreed_millicredits: int | None
 
     @property
     def settings(self) -> RechargeSettings:
@@ -73,7 +75,10 @@ class RechargeChange(TypedDict, total=False):
     threshold_millicredits: int
     package_code: str
     monthly_ceiling_cents: int
+    agreed_price_cents: int
+    agreed_millicredits: int
     below: bool
+    crossing: int
     attempt: int
     failures: int
     next_try_at: int | None

@@ -5,7 +5,7 @@
       │                   │                 └─ 1 h, 6 h, 24 h later ──▶ paying; then ▶ stopped
       │                   ├──needs the buyer──▶ action_needed (a link to pay on)
       │                   └──needs a person──▶ stopped     disputed: a purchase is disputed ──▶ stopped
-      └──above again──────────────────────────┘            ceiling: next month
+      └──above again──────────────────────────┘            ceiling: next month, or when an hour has fewer payments
 
 While a payment is in flight crossings are not looked at: it is concluded first. Credits that are taken back (a refund,
 an adjustment) use a crossing up instead of making one (billing/ledger/recharge_blocks.py); accounts that are blocked
@@ -24,7 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.notices import Notice, NoticeQueue
-from billing.ledger.recharge_blocks import DISPUTED
+from billing.ledger.recharge_blocks import STOPPED_FOR, TAKEN_BACK, taken_back_since
 from billing.payments.purchase import UNSETTLED, Offer
 from billing.payments.purchase_store import Purchase, insert_purchase, purchase_of
 from billing.payments.recharge.rows import (
@@ -37,14 +37,14 @@ from billing.payments.recharge.rows import (
     month_start_ms,
     next_month_ms,
 )
-from billing.payments.stripe.objects import NEEDS_BUYER
+from billing.payments.recharge.terms import LINK_MS, NO_CARD, UNBOUNDED, RechargeBounds, Terms, objection
+from billing.payments.stripe.objects import DECLINED_FOR_GOOD, NEEDS_BUYER
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.core import accounts, balances
 from billing.storage.tables.payments import auto_recharges, purchases, stripe_customers
 
 HOUR_MS = 3_600_000
 BACK_OFF_MS = (HOUR_MS, 6 * HOUR_MS, 24 * HOUR_MS)
-NO_MOST = 2**53
 AS_NEW: RechargeChange = {
     "below": False,
     "failures": 0,
@@ -76,8 +76,8 @@ class Recharges:
             row = (await connection.execute(query)).mappings().first()
         return Recharge(**row) if row is not None else None
 
-    async def put(self, account_id: str, settings: RechargeSettings, who: Who) -> None:
-        """Change them, which is what `who` consents to (an audit row says so); also how a stopped one starts again.
+    async def put(self, account_id: str, settings: RechargeSettings, terms: Terms, who: Who) -> None:
+        """Change them; `who` consents to them and to `terms` (an audit row says so). A stopped one starts again.
 
         Switched on, a balance already below counts as a crossing, once. Saving again what is on already, or is waiting
         after a decline, changes only the figures: it must not become a way to try a declined card again and again.
@@ -88,6 +88,8 @@ class Recharges:
             "threshold_millicredits": settings.threshold,
             "package_code": settings.package_code,
             "monthly_ceiling_cents": settings.monthly_ceiling_cents,
+            "agreed_price_cents": terms.price_cents,
+            "agreed_millicredits": terms.millicredits,
             "updated_at": now,
         }
         fresh = {**asked, **AS_NEW}
@@ -101,8 +103,9 @@ class Recharges:
                 await change_recharge(
                     connection, account_id, await self._changed(connection, row, settings, now) | asked
                 )
-            before = None if row is None else row.settings._asdict()
-            await record_change(connection, who, Change("auto_recharge.set", account_id, before, settings._asdict()))
+            before = None if row is None else _audited(row.settings, row.agreed_price_cents, row.agreed_millicredits)
+            after = _audited(settings, *terms)
+            await record_change(connection, who, Change("auto_recharge.set", account_id, before, after))
 
     async def switch_off(self, account_id: str, who: Who) -> None:
         """Charge nothing any more, whatever the other settings are worth by now. What is in flight is concluded."""
@@ -125,7 +128,9 @@ class Recharges:
         another_card = (await connection.execute(buyer)).scalar() != (await connection.execute(last)).scalar()
         if row.state == "ceiling" and settings.monthly_ceiling_cents > row.monthly_ceiling_cents:
             return {"next_try_at": now} if row.enabled else AS_NEW
-        if row.state in ("waiting", "action_needed") and not another_card and (row.enabled or row.state == "waiting"):
+        gone = row.state == "action_needed" and row.action_url and row.updated_at <= now - LINK_MS
+        tried = row.state in ("waiting", "action_needed") and (row.enabled or row.state == "waiting")
+        if tried and not another_card and not gone:
             return {}
         if row.enabled and row.state in ("ready", "ceiling"):
             return {}
@@ -182,12 +187,10 @@ class Recharges:
             return list((await connection.execute(query.order_by(table.next_try_at).limit(limit))).scalars())
 
     async def begin(
-        self, account_id: str, offer: Offer | None, *, livemode: bool, most_cents: int = NO_MOST
+        self, account_id: str, offer: Offer | None, *, livemode: bool, bounds: RechargeBounds = UNBOUNDED
     ) -> Purchase | None:
         """Commit the purchase of this crossing's next attempt; None when there is none to make. Stripe is asked
         afterwards.
-
-        `most_cents`: the operator's own ceiling of a UTC month, whatever the account's is.
         """
         now = now_ms()
         try:
@@ -195,15 +198,12 @@ class Recharges:
                 row = await lock_recharge(connection, account_id)
                 if row is None or not _may_begin(row, now):
                     return None
-                balance = (
-                    select(balances.c.posted_millicredits)
-                    .join(accounts, accounts.c.id == balances.c.account_id)
-                    .where(balances.c.account_id == account_id, accounts.c.status == "active")
-                )
-                posted = (await connection.execute(balance)).scalar_one_or_none()
-                if posted is None or posted >= row.threshold_millicredits:
+                active = select(accounts.c.id).where(accounts.c.id == account_id, accounts.c.status == "active")
+                is_active = (await connection.execute(active)).first() is not None
+                posted = await _posted(connection, account_id)
+                if not is_active or posted >= row.threshold_millicredits:
                     return None  # blocked, or cured meanwhile; watch() arms it again
-                refusal = await self._refusal(connection, row, offer, min(row.monthly_ceiling_cents, most_cents), now)
+                refusal = await self._refusal(connection, row, offer, bounds, now)
                 if refusal is not None:
                     await self._end(connection, row, **refusal)
                     return None
@@ -239,10 +239,14 @@ class Recharges:
             async with self._db.write() as connection:
                 row = await lock_recharge(connection, account_id)
                 if row is not None and row.state == "disputed":
-                    await self._end(connection, row, state="stopped", message=DISPUTED)
+                    await self._end(connection, row, state="stopped", message=row.message)
 
-    async def credited(self, row: Recharge) -> None:
-        """Be ready for the next crossing: the payment arrived."""
+    async def credited(self, row: Recharge, purchase: Purchase) -> None:
+        """Be ready for the next crossing: the payment arrived.
+
+        A balance that usage keeps below the threshold all the same is the next crossing by itself, for it will not
+        cross again; the ceiling bounds how often.
+        """
         async with self._db.write() as connection:
             if await self._still(connection, row):
                 values: RechargeChange = {
@@ -252,7 +256,13 @@ class Recharges:
                     "action_url": "",
                     "next_try_at": None,
                 }
-                await change_recharge(connection, row.account_id, {**values, "updated_at": now_ms()})
+                now = now_ms()
+                missing = row.threshold_millicredits - await _posted(connection, row.account_id)
+                if missing > 0 and missing > await taken_back_since(connection, row.account_id, purchase.created_at):
+                    values |= {"crossing": row.crossing + 1, "attempt": 0, "next_try_at": now}
+                elif missing > 0:
+                    values["message"] = TAKEN_BACK
+                await change_recharge(connection, row.account_id, {**values, "updated_at": now})
 
     async def reviewed(self, row: Recharge) -> None:
         """Stop: the payment came and is not what was asked for; no other is tried before a person has looked."""
@@ -283,6 +293,10 @@ class Recharges:
             if code.startswith(REFUSED):
                 text = "The saved card cannot be charged any more. Buy once and save it again."
                 await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
+                return
+            if code == DECLINED_FOR_GOOD:
+                text = "Your card was declined and is not tried again. Automatic recharge is off: save another card."
+                await self._end(connection, row, state="stopped", message=text, enabled=False)
                 return
             failures = row.failures + 1
             if failures > len(BACK_OFF_MS):
@@ -328,28 +342,33 @@ class Recharges:
         return purchase
 
     async def _refusal(
-        self, connection: AsyncConnection, row: Recharge, offer: Offer | None, ceiling_cents: int, now: int
+        self, connection: AsyncConnection, row: Recharge, offer: Offer | None, bounds: RechargeBounds, now: int
     ) -> RechargeChange | None:
         """Return why this attempt is not made, as the state it leads to; None: it is made."""
-        if offer is None:
-            return {
-                "state": "stopped",
-                "enabled": False,
-                "message": f"The package {row.package_code!r} is not on sale any more.",
-            }
+        problem = objection(row, offer)
+        if offer is None or problem:
+            return {"state": "stopped", "enabled": False, "message": problem}
         query = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
         if not (await connection.execute(query)).scalar_one_or_none():
-            return {"state": "action_needed", "message": "There is no saved card any more: buy once and save it."}
-        month = month_start_ms(now)
-        spent = select(func.coalesce(func.sum(purchases.c.price_cents), 0)).where(
+            return {"state": "action_needed", "message": NO_CARD}
+        mine = (
             purchases.c.account_id == row.account_id,
             purchases.c.origin == "auto",
             purchases.c.state.in_((*UNSETTLED, "credited", "review")),
-            purchases.c.created_at >= month,
         )
-        if (await connection.execute(spent)).scalar_one() + offer.price_cents > ceiling_cents:
+        spent = select(func.coalesce(func.sum(purchases.c.price_cents), 0)).where(
+            *mine, purchases.c.created_at >= month_start_ms(now)
+        )
+        ceiling = min(row.monthly_ceiling_cents, bounds.month_cents)
+        if (await connection.execute(spent)).scalar_one() + offer.price_cents > ceiling:
             text = "The monthly ceiling of automatic recharges is reached."
             return {"state": "ceiling", "message": text, "next_try_at": next_month_ms(now)}
+        lately = select(purchases.c.created_at).where(*mine, purchases.c.created_at > now - HOUR_MS)
+        newest = lately.order_by(purchases.c.created_at.desc()).limit(1).offset(bounds.hour_payments - 1)
+        last = (await connection.execute(newest)).scalar()
+        if last is not None:
+            text = f"{bounds.hour_payments} automatic recharges within an hour: the next one waits until it has passed."
+            return {"state": "ceiling", "message": text, "next_try_at": last + HOUR_MS + 1}
         return None
 
     async def _still(self, connection: AsyncConnection, row: Recharge) -> bool:
@@ -360,8 +379,8 @@ class Recharges:
         now = await lock_recharge(connection, row.account_id)
         if now is None or (now.state, now.purchase_id) != ("paying", row.purchase_id):
             return False
-        if now.message == DISPUTED and not now.enabled:
-            await self._end(connection, now, state="stopped", message=DISPUTED)
+        if now.message in STOPPED_FOR and not now.enabled:
+            await self._end(connection, now, state="stopped", message=now.message)
             return False
         return True
 
@@ -379,6 +398,18 @@ class Recharges:
         # once each time that it ends: switched on again, it may end in the same way without another attempt
         notice_id = f"auto_recharge:{row.account_id}:{row.crossing}:{row.attempt}:{state}:{now}"
         await self._notices.write(connection, [Notice(notice_id, row.account_id, f"auto_recharge.{state}", data)])
+
+
+async def _posted(connection: AsyncConnection, account_id: str) -> int:
+    """Return an account's booked balance in millicredits."""
+    query = select(balances.c.posted_millicredits).where(balances.c.account_id == account_id)
+    return int((await connection.execute(query)).scalar() or 0)
+
+
+def _audited(settings: RechargeSettings, price_cents: int | None, millicredits: int | None) -> dict[str, object]:
+    """Return what was agreed to, as the audit log keeps it."""
+    amount = None if millicredits is None else str(millicredits)
+    return {**settings._asdict(), "price_cents": price_cents, "millicredits": amount}
 
 
 def _may_begin(row: Recharge, now: int) -> bool:

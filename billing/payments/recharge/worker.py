@@ -9,8 +9,9 @@ from billing.payments.checkout import Checkout, order_of
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
 from billing.payments.recharge.rows import Recharge
-from billing.payments.recharge.rules import NO_MOST, NOT_ASKED, REFUSED, Recharges
-from billing.payments.stripe.gateway import Declined, StripeGateway
+from billing.payments.recharge.rules import NOT_ASKED, REFUSED, Recharges
+from billing.payments.recharge.terms import UNBOUNDED, RechargeBounds
+from billing.payments.stripe.gateway import SAME_KEY, Declined, StripeGateway
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.payments.stripe.sync import Sync
 from billing.storage.database import now_ms
@@ -38,22 +39,21 @@ class RechargeWorker:
         self._gateway, self._sync, self._checkout = gateway, sync, checkout
 
     async def step(
-        self, offer_of: Callable[[str], Offer | None], *, enabled: bool, livemode: bool, most_cents: int = NO_MOST
+        self,
+        offer_of: Callable[[str], Offer | None],
+        *,
+        enabled: bool,
+        livemode: bool,
+        bounds: RechargeBounds = UNBOUNDED,
     ) -> int:
-        """Do what is due. `enabled` False: nothing new is asked, no page opened; what is in flight is concluded.
-
-        `most_cents`: what one account may be charged in a UTC month at most.
-        """
+        """Do what is due. `enabled` False: nothing new is asked, no page opened; what is in flight is concluded."""
         done = await self._recharges.watch()
         if enabled:
             for account_id in await self._recharges.due():
                 row = await self._recharges.get(account_id)
                 if row is not None:
                     offer = offer_of(row.package_code)
-                    done += (
-                        await self._recharges.begin(account_id, offer, livemode=livemode, most_cents=most_cents)
-                        is not None
-                    )
+                    done += await self._recharges.begin(account_id, offer, livemode=livemode, bounds=bounds) is not None
         away = await self._ask_stripe() if enabled else None
         for row, purchase in await self._recharges.concluded():
             await self._conclude(row, purchase, may_open_page=enabled)
@@ -91,6 +91,9 @@ class RechargeWorker:
         except StoreUnavailable:
             raise
         except StripeRefused as refused:
+            if refused.code == SAME_KEY:
+                # an earlier version asked for this payment in other words: what became of it is for the sweeper to find
+                raise StoreUnavailable("stripe", str(refused), in_doubt=True) from None
             # an answer of Stripe's, no fault of ours; its words are not for customers
             # the refusal is Stripe's answer, not a fault with a traceback
             log.error("automatic recharge of %s: Stripe refuses: %s", purchase.account_id, refused)  # noqa: TRY400
@@ -112,7 +115,7 @@ class RechargeWorker:
 
     async def _conclude(self, row: Recharge, purchase: Purchase, *, may_open_page: bool) -> None:
         if purchase.state == "credited":
-            await self._recharges.credited(row)
+            await self._recharges.credited(row, purchase)
             return
         if purchase.state in ("review", "dismissed"):
             log.error(

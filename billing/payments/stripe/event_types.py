@@ -29,7 +29,10 @@ KINDS = {
     "charge.dispute.funds_withdrawn": "dispute",
     "charge.dispute.funds_reinstated": "dispute",
     "payment_method.detached": "method",
+    "radar.early_fraud_warning.created": "risk",
+    "review.opened": "risk",
 }
 
-Oddity = Literal["paid_late", "unknown_status"]
-"""Handled, and wants a person's look: a payment after its page had ended, a claim of a status we do not know."""
+Oddity = Literal["paid_late", "unknown_status", "fraud_warning"]
+"""Handled, and wants a person's look: a payment after its page had ended, a claim of a status we do not know, a payment
+that a bank, or Stripe, reports as possible fraud."""

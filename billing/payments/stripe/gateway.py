@@ -5,7 +5,10 @@ StoreUnavailable: whoever called tries again, with the same idempotency key, and
 where Stripe is configured, because the library takes time and memory.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar, cast
 
 import msgspec
@@ -14,6 +17,8 @@ import stripe
 from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.stripe.event_types import API_VERSION
 from billing.payments.stripe.objects import (
+    ASKING_ID,
+    MARK,
     OWN_ID,
     CheckoutSession,
     Dispute,
@@ -24,15 +29,21 @@ from billing.payments.stripe.objects import (
     StripeAccount,
     StripeCharge,
     WebhookEndpoint,
+    decline_code,
 )
 
 PAGE = 100
 RETRIES = 2
 CALL_SECONDS = 10.0
+BUSY_PAUSES = (0.5, 1.0)
+"""Seconds before the second and the third try of a call that met a 429, where Stripe does not say how many."""
+LONGEST_PAUSE = 3
 TYPES_IN_ONE_LIST = 20
 SESSION_DETAILS = ["payment_intent.latest_charge.balance_transaction"]
 INTENT_DETAILS = ["latest_charge.balance_transaction"]
 
+SAME_KEY = "idempotency_error"
+"""Stripe's refusal of a key that it knows with other parameters."""
 NOT_PERMITTED = "permission_denied"
 """Our code for what a restricted key may not do."""
 
@@ -61,8 +72,11 @@ class Order(NamedTuple):
 class StripeGateway:
     """The calls to Stripe. Each raises StoreUnavailable when Stripe does not answer, StripeRefused when it refuses."""
 
-    def __init__(self, api_key: str, *, api_base: str, timeout_seconds: int | float = CALL_SECONDS) -> None:
-        """`api_base`: "" is Stripe itself; a URL is a simulator."""
+    def __init__(
+        self, api_key: str, *, api_base: str, mark: str = "", timeout_seconds: int | float = CALL_SECONDS
+    ) -> None:
+        """`api_base`: "" is Stripe itself; a URL is a simulator. `mark`: our installation's, on all that is made."""
+        self._mark = {MARK: mark} if mark else {}
         self._http = stripe.HTTPXClient(timeout=timeout_seconds)
         addresses: Any = {"base_addresses": {"api": api_base}} if api_base else {}
         self._client = stripe.StripeClient(
@@ -82,8 +96,8 @@ class StripeGateway:
 
     async def create_customer(self, account_id: str, name: str, key: str) -> str:
         """Make a Stripe customer for an account; twice with the same key within a day is one."""
-        params: Any = {"name": name, "metadata": {"tollkeeper_account": account_id}}
-        made = await _asked(self._v1.customers.create_async(params, {"idempotency_key": key}))
+        params: Any = {"name": name, "metadata": {"tollkeeper_account": account_id, **self._mark}}
+        made = await _asked(lambda: self._v1.customers.create_async(params, {"idempotency_key": key}))
         return str(made["id"])
 
     async def create_session(
@@ -98,7 +112,7 @@ class StripeGateway:
                 "product_data": {"name": order.title},
             },
         }
-        intent: dict[str, Any] = {"metadata": {OWN_ID: order.purchase_id}}
+        intent: dict[str, Any] = {"metadata": {OWN_ID: order.purchase_id, **self._mark}}
         if save_method:
             intent["setup_future_usage"] = "off_session"
         params: dict[str, Any] = {
@@ -106,7 +120,7 @@ class StripeGateway:
             "customer": order.customer_id,
             "client_reference_id": order.purchase_id,
             "line_items": [line],
-            "metadata": {OWN_ID: order.purchase_id},
+            "metadata": {OWN_ID: order.purchase_id, **self._mark},
             "payment_intent_data": intent,
             "success_url": success_url,
             "cancel_url": cancel_url,
@@ -115,7 +129,7 @@ class StripeGateway:
             line["price_data"]["tax_behavior"] = "exclusive"
             params |= {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
         made = await _asked(
-            self._v1.checkout.sessions.create_async(cast("Any", params), {"idempotency_key": order.key})
+            lambda: self._v1.checkout.sessions.create_async(cast("Any", params), {"idempotency_key": order.key})
         )
         return _view(made, CheckoutSession)
 
@@ -129,43 +143,43 @@ class StripeGateway:
             "off_session": True,
             "confirm": True,
             "description": order.title,
-            "metadata": {OWN_ID: order.purchase_id},
+            "metadata": {OWN_ID: order.purchase_id, **self._mark},
             "expand": INTENT_DETAILS,
         }
         try:
-            made = await _asked(self._v1.payment_intents.create_async(params, {"idempotency_key": order.key}))
+            made = await _asked(lambda: self._v1.payment_intents.create_async(params, {"idempotency_key": order.key}))
         except _CardRefused as refused:
             return refused.declined
         return _view(made, Intent)
 
-    async def refund_payment(self, intent_id: str, cents: int, purchase_id: str, key: str) -> Refund:
+    async def refund_payment(self, intent_id: str, cents: int, purchase_id: str, asking_id: str, key: str) -> Refund:
         """Give so much of a payment back; twice with the same key within a day is once."""
         params: Any = {
             "payment_intent": intent_id,
             "amount": cents,
             "reason": "requested_by_customer",
-            "metadata": {OWN_ID: purchase_id},
+            "metadata": {OWN_ID: purchase_id, ASKING_ID: asking_id, **self._mark},
         }
-        return _view(await _asked(self._v1.refunds.create_async(params, {"idempotency_key": key})), Refund)
+        return _view(await _asked(lambda: self._v1.refunds.create_async(params, {"idempotency_key": key})), Refund)
 
     async def portal_url(self, customer_id: str, return_url: str) -> str:
         """Return a one-time link for a customer to manage saved cards and see receipts."""
-        made = await _asked(
-            self._v1.billing_portal.sessions.create_async({"customer": customer_id, "return_url": return_url})
-        )
+        options: Any = {"idempotency_key": secrets.token_hex(16)}  # of this call: a link is for one use
+        params: Any = {"customer": customer_id, "return_url": return_url}
+        made = await _asked(lambda: self._v1.billing_portal.sessions.create_async(params, options))
         return str(made["url"])
 
     # -- the account itself, for preflight ---------------------------------------------------------------------
 
     async def account(self) -> tuple[StripeAccount, str]:
         """Return our Stripe account, and the Date of Stripe's answer ("" when it has none)."""
-        found = await _asked(self._v1.accounts.retrieve_current_async())
+        found = await _asked(self._v1.accounts.retrieve_current_async)
         last = found.last_response
         return _view(found, StripeAccount), str(last.headers.get("date", "")) if last is not None else ""
 
     async def endpoints(self) -> list[WebhookEndpoint]:
         """Return every webhook endpoint of the account."""
-        listed = await _asked(self._v1.webhook_endpoints.list_async({"limit": PAGE}))
+        listed = await _asked(lambda: self._v1.webhook_endpoints.list_async({"limit": PAGE}))
         return [_view(row, WebhookEndpoint) for row in listed.data]
 
     async def unreadable(self) -> list[str]:
@@ -181,7 +195,7 @@ class StripeGateway:
         found = []
         for name, service in services.items():
             try:
-                await _asked(service.list_async({"limit": 1}))
+                await _asked(partial(service.list_async, {"limit": 1}))
             except StripeRefused as refused:
                 if refused.code != NOT_PERMITTED:
                     raise
@@ -193,25 +207,27 @@ class StripeGateway:
     async def session(self, session_id: str) -> CheckoutSession | None:
         """Return a Checkout Session with its payment; None when there is no such."""
         return await _found(
-            self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), CheckoutSession
+            lambda: self._v1.checkout.sessions.retrieve_async(session_id, {"expand": SESSION_DETAILS}), CheckoutSession
         )
 
     async def intent(self, intent_id: str) -> Intent | None:
         """Return a PaymentIntent with its charge; None when there is no such."""
-        return await _found(self._v1.payment_intents.retrieve_async(intent_id, {"expand": INTENT_DETAILS}), Intent)
+        return await _found(
+            lambda: self._v1.payment_intents.retrieve_async(intent_id, {"expand": INTENT_DETAILS}), Intent
+        )
 
     async def refund(self, refund_id: str) -> Refund | None:
         """Return a refund; None when there is no such."""
-        return await _found(self._v1.refunds.retrieve_async(refund_id), Refund)
+        return await _found(lambda: self._v1.refunds.retrieve_async(refund_id), Refund)
 
     async def dispute(self, dispute_id: str) -> Dispute | None:
         """Return a dispute with its balance transactions; None when there is no such."""
-        return await _found(self._v1.disputes.retrieve_async(dispute_id), Dispute)
+        return await _found(lambda: self._v1.disputes.retrieve_async(dispute_id), Dispute)
 
     async def charge(self, stripe_charge_id: str) -> StripeCharge | None:
         """Return a charge, with the link to its receipt as it is now; None when there is no such."""
         return await _found(
-            self._v1.charges.retrieve_async(stripe_charge_id, {"expand": ["balance_transaction"]}), StripeCharge
+            lambda: self._v1.charges.retrieve_async(stripe_charge_id, {"expand": ["balance_transaction"]}), StripeCharge
         )
 
     # -- lists, newest first ----------------------------------------------------------------------------------
@@ -246,7 +262,7 @@ class StripeGateway:
     async def _pages(self, service: Any, filters: Mapping[str, Any]) -> AsyncIterator[dict[str, Any]]:
         params: dict[str, Any] = {**filters, "limit": PAGE}
         while True:
-            page = (await _asked(service.list_async(params))).to_dict()
+            page = (await _asked(lambda: service.list_async(params))).to_dict()
             for raw in page["data"]:
                 yield raw
             if not page.get("has_more") or not page["data"]:
@@ -262,30 +278,62 @@ class _CardRefused(Exception):
         self.declined = declined
 
 
-async def _asked(call: Awaitable[Any]) -> Any:
-    """Return a call's answer; its failures are in our words. Raises StoreUnavailable, StripeRefused, _CardRefused."""
+async def _asked(call: Callable[[], Awaitable[Any]]) -> Any:
+    """Return a call's answer, asked for again a little later while Stripe has too many calls at once.
+
+    The library itself asks again, with the same key, after no answer, a 409 and a 5xx. Failures are in our words.
+    Raises StoreUnavailable, StripeRefused, _CardRefused.
+    """
+    for pause in BUSY_PAUSES:
+        try:
+            return await call()
+        except stripe.RateLimitError as error:
+            await asyncio.sleep(min(_retry_after(error), LONGEST_PAUSE) or pause)
+        except stripe.StripeError as error:
+            raise _in_our_words(error) from None
     try:
-        return await call
-    except stripe.CardError as error:
-        raise _CardRefused(_declined(error)) from None
-    except (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.PermissionError) as error:
-        if error.http_status == 409:  # the same key is being worked on at this moment
-            raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
-        raise StripeRefused(_code_of(error), _words(error), error.http_status or 400) from None
+        return await call()
     except stripe.StripeError as error:
-        raise StoreUnavailable("stripe", _words(error), in_doubt=True) from None
+        raise _in_our_words(error) from None
+
+
+def _in_our_words(error: stripe.StripeError) -> Exception:
+    if isinstance(error, stripe.CardError):
+        return _CardRefused(_declined(error))
+    refused = isinstance(error, (stripe.InvalidRequestError, stripe.IdempotencyError, stripe.PermissionError))
+    if refused and error.http_status != 409:  # 409: the same key is being worked on at this moment
+        return StripeRefused(_code_of(error), _words(error), error.http_status or 400, kept=_is_kept(error))
+    return StoreUnavailable("stripe", _words(error), in_doubt=True, kept=_is_kept(error))
+
+
+def _is_kept(error: stripe.StripeError) -> bool:
+    """Tell whether it is what Stripe keeps under the call's key: it answers that key with nothing else for a day."""
+    if isinstance(error, stripe.IdempotencyError):
+        return error.http_status != 409
+    return _header(error, "idempotent-replayed") == "true"
+
+
+def _header(error: stripe.StripeError, name: str) -> str:
+    found = {key.lower(): value for key, value in (error.headers or {}).items()}
+    return str(found.get(name, ""))
+
+
+def _retry_after(error: stripe.StripeError) -> int:
+    """Return the seconds that Stripe asks us to wait; 0 when it does not say."""
+    given = _header(error, "retry-after")
+    return int(given) if given.isascii() and given.isdigit() and len(given) < 9 else 0
 
 
 def _code_of(refusal: stripe.StripeError) -> str:
     """Return Stripe's own code; a word of ours where it gives none."""
     if isinstance(refusal, stripe.IdempotencyError):
-        return "idempotency_error"
+        return SAME_KEY
     if isinstance(refusal, stripe.PermissionError):
         return NOT_PERMITTED
     return refusal.code or "invalid_request"
 
 
-async def _found(call: Awaitable[Any], kind: type[View]) -> View | None:
+async def _found(call: Callable[[], Awaitable[Any]], kind: type[View]) -> View | None:
     try:
         return _view(await _asked(call), kind)
     except StripeRefused as refused:
@@ -303,7 +351,7 @@ def _declined(error: stripe.CardError) -> Declined:
     inner = body.get("error", {})
     known = msgspec.convert({name: inner.get(name) for name in ("code", "decline_code", "message")}, PaymentError)
     intent = inner.get("payment_intent") or {}
-    return Declined(known.code or "card_declined", known.message or "The card was declined.", str(intent.get("id", "")))
+    return Declined(decline_code(known), known.message or "The card was declined.", str(intent.get("id", "")))
 
 
 def _words(error: stripe.StripeError) -> str:

@@ -1,17 +1,21 @@
-"""Stripe's events in SQL: stored before they are acknowledged, handled afterwards, kept for ever."""
+"""Stripe's events in SQL: stored before they are acknowledged, handled afterwards; ids kept for ever, contents not."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import msgspec
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change
+from billing.ledger.dismissals import OBJECT, dismiss
 from billing.money.errors import BillingError
+from billing.money.findings import Finding
+from billing.payments.stripe.event_types import KINDS
 from billing.payments.stripe.objects import Event
 from billing.storage.database import Database, now_ms
-from billing.storage.tables.payments import stripe_inbox
+from billing.storage.tables.payments import claims, purchases, stripe_customers, stripe_inbox
 
 UNHANDLED = ("pending", "parked")
 SWEEP = "sweep"
@@ -103,7 +107,8 @@ class Inbox:
             "created": event.created if isinstance(event.created, int) else 0,
             "source": source,
             "received_at": now,
-            "payload": payload.decode().replace("\0", ""),
+            # what we do not handle may hold a buyer's name and address, and nothing ever reads it
+            "payload": payload.decode().replace("\0", "") if event.type in KINDS else "",
             "state": "pending",
             "next_at": now,
         }
@@ -189,8 +194,47 @@ class Inbox:
                 raise EventNotFound(event_id)
             values = {"state": "ignored", "handled_at": now_ms(), "outcome": outcome}
             await connection.execute(update(stripe_inbox).where(*waits).values(**values))
+            await self._dismiss_object(connection, event_id, reason, who)
             was = {"state": before[0], "outcome": before[1]}
             await record_change(connection, who, Change("webhook.ignore", event_id, was, {"state": "ignored"}, reason))
+
+    async def _dismiss_object(self, connection: AsyncConnection, event_id: str, reason: str, who: Who) -> None:
+        """Have every check pass over what the event is about, or the next sweep would try it again."""
+        query = select(stripe_inbox.c.object_id).where(stripe_inbox.c.event_id == event_id)
+        object_id = (await connection.execute(query)).scalar_one()
+        if object_id:
+            await dismiss(connection, [Finding(OBJECT, object_id, 0, 0, 0)], reason, who)
+
+    async def drop_payloads(self, before_ms: int, limit: int = 1_000) -> int:
+        """Empty what events handled before a time carried (Unix ms); return how many. Their ids stay for ever.
+
+        Buyers' names and addresses stand in it. A repeat is known by its id, and a replay fetches the object anew.
+        """
+        old = select(stripe_inbox.c.event_id).where(
+            stripe_inbox.c.state.not_in(UNHANDLED), stripe_inbox.c.handled_at < before_ms, stripe_inbox.c.payload != ""
+        )
+        async with self._db.write() as connection:
+            emptied = update(stripe_inbox).where(stripe_inbox.c.event_id.in_(old.limit(limit))).values(payload="")
+            return (await connection.execute(emptied)).rowcount
+
+    async def erase_account(self, account_id: str) -> int:
+        """Empty what handled events about an account's payments carried; return how many."""
+        bought = select(purchases).where(purchases.c.account_id == account_id).subquery()
+        ids = union_all(
+            select(bought.c.session_id),
+            select(bought.c.payment_intent_id),
+            select(bought.c.charge_id),
+            select(claims.c.id).where(claims.c.purchase_id.in_(select(bought.c.id))),
+            select(stripe_customers.c.customer_id).where(stripe_customers.c.account_id == account_id),
+            select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == account_id),
+        ).subquery()
+        about = (
+            stripe_inbox.c.object_id.in_(select(ids.c[0]).where(ids.c[0] != "")),
+            stripe_inbox.c.state.not_in(UNHANDLED),
+            stripe_inbox.c.payload != "",
+        )
+        async with self._db.write() as connection:
+            return (await connection.execute(update(stripe_inbox).where(*about).values(payload=""))).rowcount
 
     async def get(self, event_id: str) -> StoredEvent:
         """Return an event as stored. Raises EventNotFound."""

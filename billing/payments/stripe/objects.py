@@ -4,14 +4,23 @@ Fields that Stripe may leave out or null have a default; fields we do not read a
 more of them still decodes. Amounts are cents of `currency`; `created` is Unix seconds.
 """
 
+from typing import Any
+
 import msgspec
 
 from billing.payments.purchase import Payment, PaymentStatus
 
 NEEDS_BUYER = "authentication_required"
 """The bank wants the buyer to be there."""
+DECLINED_FOR_GOOD = "declined_for_good"
+"""Our code of a decline that says that the card is not its bearer's: trying it again is asking for a dispute."""
+RISKY_DECLINES = frozenset({"fraudulent", "lost_card", "merchant_blacklist", "pickup_card", "stolen_card"})
 OWN_ID = "tollkeeper_purchase"
 """The metadata key by which our objects name their purchase: a hint for people and for finding rows, never proof."""
+MARK = "tollkeeper_installation"
+"""The metadata key of the installation that made an object (ownership.py)."""
+ASKING_ID = "tollkeeper_refund"
+"""The metadata key by which a refund names the asking that it was made for."""
 
 
 class StripeObject(msgspec.Struct, frozen=True, kw_only=True):
@@ -25,6 +34,7 @@ class BalanceTransaction(StripeObject, frozen=True):
     amount: int
     currency: str
     fee: int = 0
+    created: int = 0
 
 
 class StripeCharge(StripeObject, frozen=True):
@@ -83,6 +93,8 @@ class CheckoutSession(StripeObject, frozen=True):
     total_details: TotalDetails | None = None
     customer: str | None = None
     client_reference_id: str | None = None
+    expires_at: int | None = None
+    metadata: dict[str, str] = {}
     url: str | None = None
     payment_intent: Intent | str | None = None
 
@@ -98,6 +110,7 @@ class Refund(StripeObject, frozen=True):
     charge: str | None = None
     payment_intent: str | None = None
     reason: str | None = None
+    metadata: dict[str, str] = {}
 
 
 class Dispute(StripeObject, frozen=True):
@@ -134,10 +147,12 @@ class EventData(StripeObject, frozen=True):
 
 
 class EventObject(StripeObject, frozen=True):
-    """The id is all we take from it."""
+    """The ids are all we take from it: `charge` and `payment_intent` of a warning, which says nothing else of use."""
 
     id: str | None = None
     object: str | None = None
+    charge: Any = None
+    payment_intent: Any = None
 
 
 class StripeAccount(StripeObject, frozen=True):
@@ -197,7 +212,12 @@ def failure_of(intent: Intent) -> str:
     if intent.status in ("requires_action", "requires_confirmation"):
         return NEEDS_BUYER
     error = intent.last_payment_error
-    return (error.code or "card_declined") if error is not None and intent.status != "succeeded" else ""
+    return decline_code(error) if error is not None and intent.status != "succeeded" else ""
+
+
+def decline_code(error: PaymentError) -> str:
+    """Return the code of a decline: Stripe's, or ours for one that no later try should follow."""
+    return DECLINED_FOR_GOOD if error.decline_code in RISKY_DECLINES else error.code or "card_declined"
 
 
 def _session_status(session: CheckoutSession) -> PaymentStatus:

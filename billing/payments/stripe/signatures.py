@@ -23,7 +23,12 @@ class BadSignature(ValueError):
 
 def sign(body: bytes, secret: str, at: int) -> str:
     """Return the header for a body sent at `at` (Unix seconds)."""
-    return f"t={at},v1={_digest(body, secret, str(at))}"
+    return sign_with_all(body, [secret], at)
+
+
+def sign_with_all(body: bytes, secrets: Sequence[str], at: int) -> str:
+    """Return the header for a body, signed with each of these secrets: whoever has one of them can check it."""
+    return ",".join([f"t={at}", *(f"v1={_digest(body, secret, str(at))}" for secret in secrets)])
 
 
 def verify(

@@ -55,17 +55,22 @@ class Swept(NamedTuple):
 class _Gathered:
     """Counts and lines while a sweep goes on."""
 
-    def __init__(self) -> None:
+    def __init__(self, settled: int) -> None:
+        """`settled` (Unix seconds): what happened later may still be on its way to us."""
+        self._settled = settled
         self.events = self.missed = self.objects = self.unread = 0
         self.fixed: list[str] = []
         self.problems: list[str] = []
 
     async def sync(self, what: str, call: Awaitable[Outcome]) -> None:
-        """Apply one object; a change is something that should have reached us before. Raises StoreUnavailable."""
+        """Apply one object; a change is something that should have reached us before, but for what just happened.
+
+        Raises StoreUnavailable.
+        """
         self.objects += 1
         with self._going_on(what):
             outcome = await call
-            if outcome.changed:
+            if outcome.changed and outcome.happened <= self._settled:
                 self.fixed.append(f"{what}: {outcome.text}")
 
     @contextlib.contextmanager
@@ -102,7 +107,7 @@ class Sweeper:
         oldest = now - KEPT_DAYS * DAY_SECONDS
         mark = await self._mark(MARK)
         since = now - days * DAY_SECONDS if days is not None else max(oldest, mark - OVERLAP_SECONDS)
-        gathered = _Gathered()
+        gathered = _Gathered(now - IN_FLIGHT_SECONDS)
         with gathered.listing("events"):
             await self._events(
                 gathered, max(since, oldest), now if days is not None else now - IN_FLIGHT_SECONDS, livemode=livemode

@@ -30,6 +30,7 @@ from billing.payments.stripe.objects import (
     payment_of_intent,
     payment_of_session,
 )
+from billing.payments.stripe.ownership import Ownership
 from billing.payments.stripe_customers import StripeCustomers
 
 log = logging.getLogger("tollkeeper.stripe")
@@ -41,18 +42,22 @@ Result = TypeVar("Result")
 
 
 class Outcome(NamedTuple):
-    """A sync's effect in words; `foreign`: it belongs to something else on the same Stripe account."""
+    """A sync's effect in words; `foreign`: it belongs to something else on the same Stripe account.
+
+    `happened`: when Stripe had it so (Unix seconds; 0: it does not say).
+    """
 
     text: str
     foreign: bool = False
     changed: bool = False
+    happened: int = 0
 
 
 class Observer(Protocol):
     """Receiver of what money did (metrics)."""
 
     def moved(self, kind: str, millicredits: int) -> None:
-        """Count millicredits moved; `kind` is purchase, refund or dispute."""
+        """Count millicredits moved; `kind` is purchase, refund, dispute or loss."""
         ...
 
     def odd(self, kind: Oddity) -> None:
@@ -70,9 +75,11 @@ class Sync:
         crediting: Crediting,
         claims: ClaimStore,
         customers: StripeCustomers,
+        ownership: Ownership,
         observer: Observer | None = None,
     ) -> None:
-        """`observer` is told after each commit."""
+        """`ownership` says what is ours; `observer` is told after each commit."""
+        self._ownership = ownership
         self._gateway, self._purchases, self._customers, self._observer = gateway, purchases, customers, observer
         self._crediting, self._claims = crediting, claims
 
@@ -88,9 +95,11 @@ class Sync:
                 purchase = await self._adopt(session)
                 if purchase is None:
                     return Outcome(NOT_OURS, foreign=True)
-            return await self._settle(
+            settled = await self._settle(
                 purchase, payment_of_session(session), _receipt(session.payment_intent), session.payment_intent
             )
+            ended = session.expires_at or 0 if session.status == "expired" else 0
+            return settled._replace(happened=max(settled.happened, ended))
 
         return await _until_fresh(once)
 
@@ -164,6 +173,8 @@ class Sync:
         if found is None:
             return Outcome("Stripe has no such refund", foreign=True)
         intent_id = found.payment_intent or await self._intent_of_charge(found.charge)
+        if await self._ownership.is_foreign(found.metadata, refund_id, found.charge):
+            return Outcome(NOT_OURS, foreign=True)
         purchase_id = await self._purchase_of(intent_id)
         if purchase_id is None:
             return Outcome(NOT_OURS, foreign=True)
@@ -172,7 +183,18 @@ class Sync:
             refund = await self._gateway.refund(refund_id)
             return _refund_news(refund) if refund is not None else None
 
-        return await self._claim(purchase_id, news, found.currency)
+        return (await self._claim(purchase_id, news, found.currency))._replace(happened=found.created)
+
+    async def returned(self, purchase_id: str, news: ClaimNews) -> None:
+        """Apply money of a bank transfer that a person sent back."""
+
+        async def once() -> Applied:
+            purchase = await self._purchases.get(purchase_id)
+            if purchase is None:
+                raise NotYet(f"there is no purchase {purchase_id}")
+            return await self._claims.apply(purchase_id, news, purchase.revision)
+
+        self._tell_taken(await _until_fresh(once))
 
     async def refunds_of(self, stripe_charge_id: str) -> Outcome:
         """Apply every refund of a charge."""
@@ -190,6 +212,8 @@ class Sync:
         found = await self._gateway.dispute(dispute_id)
         if found is None:
             return Outcome("Stripe has no such dispute", foreign=True)
+        if await self._ownership.is_foreign({}, dispute_id, found.charge):
+            return Outcome(NOT_OURS, foreign=True)
         purchase_id = await self._purchase_of(found.payment_intent or await self._intent_of_charge(found.charge))
         if purchase_id is None:
             return Outcome(NOT_OURS, foreign=True)
@@ -198,7 +222,20 @@ class Sync:
             dispute = await self._gateway.dispute(dispute_id)
             return _dispute_news(dispute) if dispute is not None else None
 
-        return await self._claim(purchase_id, news, found.currency)
+        return (await self._claim(purchase_id, news, found.currency))._replace(happened=found.created)
+
+    async def risk(self, intent_id: str | None, stripe_charge_id: str | None) -> Outcome:
+        """Stop charging the account of a payment that is reported as possible fraud, and have a person look.
+
+        Whether to give it back is theirs to decide: the purchase stays as it is.
+        """
+        purchase_id = await self._purchase_of(intent_id or await self._intent_of_charge(stripe_charge_id))
+        if purchase_id is None:
+            return Outcome(NOT_OURS, foreign=True)
+        account_id = await self._claims.suspect(purchase_id)
+        log.error("the payment of %s is reported as possible fraud: %s is not recharged", purchase_id, account_id)
+        self._tell_odd("fraud_warning")
+        return Outcome(f"{purchase_id} is reported as possible fraud; automatic recharge is off", changed=True)
 
     # -- how ------------------------------------------------------------------------------------------------
 
@@ -224,7 +261,7 @@ class Sync:
             await self._customers.save_method(
                 purchase.account_id, purchase.customer_id, intent.payment_method, purchase.created_at
             )
-        return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed)
+        return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed, happened=_paid_at(intent))
 
     async def _adopt(self, session: CheckoutSession) -> Purchase | None:
         """Find the purchase whose session this is, though its row does not say so yet (we died between Stripe and SQL).
@@ -254,6 +291,8 @@ class Sync:
         if intent_id is None:
             return None
         purchase = await self._purchases.of_intent(intent_id)
+        if purchase is None and await self._ownership.is_foreign({}, intent_id):
+            return None
         if purchase is None:
             # before its payment was told of: the payment first, then what goes back
             outcome = await self._session_of(intent_id) or await self.intent(intent_id)
@@ -262,8 +301,13 @@ class Sync:
                 raise NotYet(f"payment {intent_id} belongs to a purchase we do not know yet")
         if purchase is None:
             intent = await self._gateway.intent(intent_id)
-            if intent is not None and intent.metadata.get(OWN_ID):
-                raise NotYet(f"payment {intent_id} names {intent.metadata[OWN_ID]}, which we do not know")
+            if intent is None or await self._ownership.is_foreign(intent.metadata, intent_id):
+                return None
+            if intent.metadata.get(OWN_ID):
+                raise NotYet(
+                    f"payment {intent_id} names {intent.metadata[OWN_ID]}, which we do not know; if it is another "
+                    f"installation's: `tollkeeper findings dismiss {intent.metadata[OWN_ID]} --reason ...`"
+                )
         return purchase.id if purchase is not None else None
 
     async def _claim(
@@ -300,6 +344,8 @@ class Sync:
         for kind, millicredits in applied.taken.items():
             if millicredits:
                 self._tell(kind, -millicredits)
+        if applied.lost:
+            self._tell("loss", applied.lost)
 
     def _tell(self, kind: str, millicredits: int) -> None:
         if self._observer is not None:
@@ -318,6 +364,15 @@ async def _until_fresh(once: Callable[[], Awaitable[Result]]) -> Result:
         except Stale:
             continue
     raise NotYet("others keep changing this purchase")
+
+
+def _paid_at(intent: "Intent | str | None") -> int:
+    """Return when a payment came in (Unix seconds): a bank debit days after it was begun."""
+    charge = intent.latest_charge if isinstance(intent, Intent) else None
+    if not isinstance(charge, StripeCharge):
+        return 0
+    moved = charge.balance_transaction
+    return max(charge.created, moved.created if isinstance(moved, BalanceTransaction) else 0)
 
 
 def _receipt(intent: "Intent | str | None") -> Receipt:

@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from billing.money.errors import StoreUnavailable
 from billing.payments.stripe.event_types import KINDS
-from billing.payments.stripe.inbox import Inbox, WaitingEvent
+from billing.payments.stripe.inbox import Inbox, WaitingEvent, read_event
+from billing.payments.stripe.objects import EventObject
 from billing.payments.stripe.sync import Outcome, Sync
 from billing.payments.stripe_customers import StripeCustomers
 from billing.storage.database import now_ms
@@ -71,9 +72,10 @@ class StripeWorker:
     async def _handle(self, subject: Subject, events: Sequence[WaitingEvent]) -> int:
         ids = [event.event_id for event in events]
         if not subject.kind:
-            await self._inbox.finish(ids, "a type we do not handle", ignored=True)
+            known = events[0].type in KINDS
+            await self._inbox.finish(ids, "it names no object" if known else "a type we do not handle", ignored=True)
         else:
-            outcome = await self.apply(subject)
+            outcome = await (self._warn(ids[0]) if subject.kind == "risk" else self.apply(subject))
             await self._inbox.finish(ids, outcome.text[:LONGEST_OUTCOME], ignored=outcome.foreign)
         now = now_ms()
         for event in events:
@@ -97,6 +99,18 @@ class StripeWorker:
         }
         return await calls[subject.kind](subject.object_id)
 
+    async def _warn(self, event_id: str) -> Outcome:
+        """Act on a warning, which names its payment itself. Raises what Sync raises."""
+        payload = (await self._inbox.get(event_id)).payload
+        if not payload:
+            return Outcome("handled before, and its content was dropped since", foreign=True)
+        about = read_event(payload.encode()).data
+        named = about.object if about is not None else EventObject()
+        intent_id, charge_id = (_id(value) for value in (named.payment_intent, named.charge))
+        if intent_id is None and charge_id is None:
+            return Outcome("a warning that names no payment", foreign=True)
+        return await self._sync.risk(intent_id, charge_id)
+
     async def _park(self, subject: Subject, events: Sequence[WaitingEvent], error: BaseException) -> None:
         if isinstance(error, asyncio.CancelledError) or (isinstance(error, StoreUnavailable) and error.store == "sql"):
             raise error
@@ -109,3 +123,9 @@ class StripeWorker:
         log.log(level, "%s %s waits: %s", subject.kind, subject.object_id, error, exc_info=trace)
         reason = f"{type(error).__name__}: {error}"[:LONGEST_OUTCOME]
         await self._inbox.park([event.event_id for event in events], reason, now + wait)
+
+
+def _id(value: object) -> str | None:
+    """Return the id of what an event names, expanded or not."""
+    found = value.get("id") if isinstance(value, dict) else value
+    return found[:255] if isinstance(found, str) and found else None

@@ -16,6 +16,8 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
+    text,
 )
 
 metadata = MetaData(
@@ -28,6 +30,12 @@ metadata = MetaData(
     }
 )
 
+
+def upstream_column() -> Column[str]:
+    """Make the column of the upstream's name that something belongs to; "" is the default one."""
+    return Column("upstream", String(40), nullable=False, server_default="")
+
+
 BigId = BigInteger().with_variant(Integer, "sqlite")
 """SQLite only numbers rows by itself in a column declared INTEGER."""
 
@@ -38,8 +46,24 @@ accounts = Table(
     Column("name", String(200), nullable=False),
     Column("status", String(16), nullable=False, server_default="active"),
     Column("created_at", BigInteger, nullable=False),
+    Column("region", String(16), nullable=False, server_default=""),
+    Column("external_id", String(200)),
+    Column("email", String(320)),
+    Column("metadata", Text),
+    Column("closed_at", BigInteger),
+    Column("erased_at", BigInteger),
+    Column("end_user_rules", Text),
     CheckConstraint("status in ('active', 'blocked')", name="status_known"),
+    Index("uq_accounts_external_id", "external_id", unique=True),
+    Index("ix_accounts_email", "email"),
+    Index("ix_accounts_created", "created_at", "id"),
 )
+"""`external_id`: the id that the operator's app knows the customer by; `metadata`: JSON of its own, text to text.
+
+A closed account is blocked for good: `closed_at` stands beside `status`, so that whatever asks for an active one need
+not know of it. `erased_at`: when its personal data were replaced. `end_user_rules`: JSON of what holds for whoever its
+requests are for; null: nobody asks who they are for.
+"""
 
 api_keys = Table(
     "api_keys",
@@ -57,7 +81,35 @@ api_keys = Table(
     Column("expires_at", BigInteger),
     Column("revoked_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
+    Column("name", String(100)),
+    Column("tags", Text),
+    Column("budgets", Text),
+    Column("spend_since", BigInteger),
+    Column("reference", String(80)),
+    Column("previous_hash", String(64)),
+    Column("previous_until", BigInteger),
+    Column("member", Boolean, nullable=False, server_default=false()),
+    Index("uq_api_keys_reference", "account_id", "reference", unique=True),
+    Index("uq_api_keys_previous_hash", "previous_hash", unique=True),
 )
+"""`tags` and `budgets` are JSON lists. `spend_since`: when the spend limit was given again after there was none of its
+period. `reference` makes creating a key safe to repeat. `previous_hash`: of the secret
+before the last rotation, which is good until `previous_until`. `member`: it spends, and sees no more than its own.
+"""
+
+end_users = Table(
+    "end_users",
+    metadata,
+    Column("account_id", String(40), ForeignKey("accounts.id"), primary_key=True),
+    Column("name", String(128), primary_key=True),
+    Column("budgets", Text),
+    Column("blocked", Boolean, nullable=False, server_default=false()),
+    Column("wallet_id", String(40), ForeignKey("accounts.id")),
+    Column("created_at", BigInteger, nullable=False),
+    Index("uq_end_users_wallet_id", "wallet_id", unique=True),
+)
+"""Who an account's requests are for, where the account says something of them; `name` as its requests name them.
+`budgets` is a JSON list; `wallet_id`: the account that pays for them, in place of this one."""
 
 balances = Table(
     "balances",
@@ -137,14 +189,28 @@ usage = Table(
     Column("upstream_id", String(120), nullable=False),
     Column("first_byte_ms", BigInteger, nullable=False),
     Column("duration_ms", BigInteger, nullable=False),
+    upstream_column(),
+    Column("tries", Text, nullable=False, server_default=""),
+    Column("abandoned_millicredits", BigInteger, nullable=False, server_default="0"),
+    Column("end_user", String(128), nullable=False, server_default=""),
+    Column("tags", Text, nullable=False, server_default=""),
     CheckConstraint("charged_millicredits >= 0", name="charged_not_negative"),
     CheckConstraint("loss_millicredits >= 0", name="loss_not_negative"),
     Index("ix_usage_account", "account_id", "created_at", "charge_id"),
     Index("ix_usage_key", "key_id", "created_at"),
+    Index(
+        "ix_usage_end_user",
+        "account_id",
+        "end_user",
+        "created_at",
+        postgresql_where=text("end_user <> ''"),
+        sqlite_where=text("end_user <> ''"),
+    ),
     Index("ix_usage_created", "created_at", postgresql_using="brin"),
     postgresql_partition_by="RANGE (created_at)",
 )
-"""One row a charged request.
+"""One row a charged request. `upstream`: who served it ("" is the default one); `tries`: upstreams that did not before
+that, as JSON; `abandoned_millicredits`: what these may bill us for it, which is in no other figure.
 
 PostgreSQL partitions it by time; the time is part of the charge, so a repeat conflicts.
 """
@@ -159,6 +225,7 @@ usage_daily = Table(
     Column("model", String(120), primary_key=True),
     Column("billed_model", String(120), primary_key=True),
     Column("charged", Boolean, primary_key=True),
+    Column("upstream", String(40), primary_key=True, server_default=""),
     Column("requests", BigInteger, nullable=False),
     Column("input_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
@@ -220,12 +287,24 @@ upstream_objects = Table(
     Column("deleted_at", BigInteger),
     Column("model", String(120)),
     Column("picture_extra", BigInteger),
+    Column("tools", Text),
+    Column("size_bytes", BigInteger),
+    Column("reserved_tokens", BigInteger),
+    Column("reserved_at", BigInteger),
+    Column("parent_id", String(120)),
+    Column("seen_at", BigInteger),
+    upstream_column(),
     Index("ix_upstream_objects_account", "account_id", "created_at"),
+    Index("ix_upstream_objects_kind", "kind", "deleted_at", "seen_at"),
 )
 """Owners of what was made in the shared upstream account.
 
-`context_tokens`: what a later request that refers to it re-reads; `picture_extra`: how much more that may be with a
-model that counts pictures by another rule than `model` does.
+`context_tokens`: what a later request that refers to it re-reads, and of a vector store the most tokens of one chunk;
+`picture_extra`: how much more that may be with a model that counts pictures by another rule than `model` does; `tools`:
+hosted tools that its items carry, with blanks between; `size_bytes`: of a file, and the most that a vector store may
+take; `parent_id`: the upload of a part, the vector store of a batch of files; `seen_at`: when upstream last said what a
+vector store takes; `reserved_tokens`: what running requests may add to a conversation, the newest of them since
+`reserved_at`.
 """
 
 background_responses = Table(
@@ -237,6 +316,24 @@ background_responses = Table(
     Column("record", Text, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("settled_at", BigInteger),
+    upstream_column(),
     Index("ix_background_responses_open", "settled_at", "created_at"),
 )
 """Responses that run upstream after their request was answered: held for until they end, then settled once."""
+
+batches = Table(
+    "batches",
+    metadata,
+    Column("charge_id", String(80), primary_key=True),
+    Column("account_id", String(40), ForeignKey("accounts.id"), nullable=False),
+    Column("batch_id", String(120), unique=True),
+    Column("client_file_id", String(120), nullable=False),
+    Column("sent_file_id", String(120), nullable=False),
+    Column("record", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("settled_at", BigInteger),
+    upstream_column(),
+    Index("ix_batches_open", "settled_at", "created_at"),
+)
+"""Batches: written before they are made upstream (`batch_id` NULL until that is known), held for until they end, then
+settled once. `client_file_id` is the file that the client named, `sent_file_id` what was made of it."""

@@ -124,6 +124,18 @@ finance_daily = Table(
     Column("liability_millicredits", BigInteger, nullable=False),
     Column("requests", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
+    Column("given_away_millicredits", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("length(day) = 10", name="day_is_a_date"),
 )
-"""One row a UTC day. The present day's row is brought up to date while it runs."""
+"""One row a UTC day. The present day's row is brought up to date while it runs. `given_away`: the part of the cost that
+paid for usage which is free by decision.
+"""
+
+installation_secrets = Table(
+    "installation_secrets",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""Random values of this installation's own, made once and never shown: what is derived from one stays the same."""

@@ -96,11 +96,35 @@ claims = Table(
     UniqueConstraint("purchase_id", "ordinal"),
     CheckConstraint("kind IN ('refund', 'dispute')", name="kind_known"),
     CheckConstraint("amount_cents >= 0", name="amount_not_negative"),
+    Index("ix_claims_updated", "updated_at"),
 )
 """Refunds and disputes of purchases, in the order in which we heard of them, and what of each is booked.
 
 `movements`: JSON of what Stripe moved for a dispute (claim_store.DisputeMovement), booked as soon as its purchase is
 credited.
+"""
+
+refund_askings = Table(
+    "refund_askings",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("purchase_id", String(40), ForeignKey("purchases.id"), nullable=False),
+    Column("reference", String(255), nullable=False, unique=True),
+    Column("amount_cents", BigInteger, nullable=False),
+    Column("whole", Boolean, nullable=False),
+    Column("attempt", Integer, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("refund_id", String(255), nullable=False, server_default=""),
+    Column("problem", Text, nullable=False, server_default=""),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    CheckConstraint("state IN ('asked', 'made', 'refused')", name="state_known"),
+    CheckConstraint("amount_cents > 0", name="amount_positive"),
+    Index("ix_refund_askings_purchase", "purchase_id", "state"),
+)
+"""Refunds that were asked for here, each committed before Stripe hears of it; `asked`: no answer of Stripe's is kept.
+
+`whole`: asked for as all that is left; `attempt`: part of the idempotency key, another when Stripe keeps a failure.
 """
 
 stripe_inbox = Table(
@@ -156,11 +180,14 @@ auto_recharges = Table(
     Column("action_url", Text, nullable=False, server_default=""),
     Column("purchase_id", String(40)),
     Column("updated_at", BigInteger, nullable=False),
+    Column("agreed_price_cents", BigInteger),
+    Column("agreed_millicredits", BigInteger),
     CheckConstraint("threshold_millicredits > 0 AND monthly_ceiling_cents > 0", name="amounts_positive"),
 )
 """`below` and `crossing`: a balance that falls under the threshold is one crossing until it was above again.
 
-`purchase_id`: in flight.
+`purchase_id`: in flight. `agreed_*`: what one payment costs and brings, as the account consented to it (NULL: before
+this was kept, and nothing tells).
 """
 
 balance_marks = Table(
@@ -188,10 +215,15 @@ notices = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("sent_at", BigInteger),
     Column("last_error", Text, nullable=False, server_default=""),
+    Column("endpoint_id", String(24), nullable=False, server_default=""),
     CheckConstraint("state IN ('pending', 'sent', 'dead')", name="state_known"),
     Index("ix_notices_state", "state", "next_at"),
+    Index("ix_notices_account", "account_id", "created_at"),
+    Index("ix_notices_waiting", "endpoint_id", "state", "account_id", "created_at"),
 )
-"""News for the operator's app, told once each: the id names what happened ("low_balance:acct_1:3")."""
+"""Events on their way, one row for each listener. `endpoint_id` "": the URL of the configuration. The id names what
+happened ("low_balance:acct_1:3"), and behind an @ the endpoint; an account's are sent in the order of `created_at`.
+"""
 
 sweep_marks = Table(
     "sweep_marks",
@@ -199,3 +231,27 @@ sweep_marks = Table(
     Column("name", String(40), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
+
+dismissals = Table(
+    "dismissals",
+    metadata,
+    Column("subject", String(255), primary_key=True),
+    Column("check", String(80), primary_key=True),
+    Column("expected", BigInteger, nullable=False),
+    Column("found", BigInteger, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("actor", String(120), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""What a person has looked at. `check` "": an object at Stripe that is none of ours, whatever becomes of it; else a
+finding of that check with exactly these figures.
+"""
+
+installation = Table(
+    "installation",
+    metadata,
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("id", String(40), nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+)
+"""One row: the mark by which this installation knows its own objects at Stripe."""

@@ -7,7 +7,7 @@ event of a type that is verified and dropped (proxy/customer_api/stripe_webhook.
 import contextlib
 import os
 import ssl
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from billing.money.pricing import PriceBook
 from billing.storage.database import Database, now_ms
 from config.errors import ConfigError
 from config.flags import FLAGS, with_flags
-from config.secrets import Secret, StripeKeys, notices_secret, openai_admin_key, service_key, stripe_keys, upstream_key
+from config.secrets import Secret, StripeKeys, stripe_keys, upstream_keys
 from config.settings import Settings
 from proxy.cli.context import Add, Context, Result, not_negative
 from proxy.cli.preflight.admins import admin_checks
@@ -31,12 +31,14 @@ from proxy.cli.preflight.edge import edge_checks
 from proxy.cli.preflight.flags import flag_checks
 from proxy.cli.preflight.host import host_checks
 from proxy.cli.preflight.openai import cost_checks, upstream_checks
-from proxy.cli.preflight.prices import package_checks, rate_checks
+from proxy.cli.preflight.prices import end_checks, margin_checks, package_checks, plan_checks, rate_checks
 from proxy.cli.preflight.redis import redis_checks
 from proxy.cli.preflight.report import as_result, broken
 from proxy.cli.preflight.site import Check, Site, base_url_of
 from proxy.cli.preflight.stripe import stripe_checks
 from proxy.cli.preflight.webhook import inbox_checks, webhook_checks
+from proxy.gateway.services import utc_today
+from proxy.server.startup_checks import file_problems, key_problems, kind_problems
 
 HTTP_SECONDS = 10.0
 AREAS = (
@@ -84,7 +86,7 @@ async def _preflight(context: Context) -> Result:
 
 def broken_config(error: ConfigError) -> Result:
     """Report that not even the file can be read."""
-    return as_result([broken(error)])
+    return as_result([broken(problem) for problem in error.problems])
 
 
 async def preflight(
@@ -104,6 +106,9 @@ async def preflight(
         checks += await _try_checks("database", "backup", backup_checks(site))
         checks += await redis_checks(site)
         checks += await _outside(site, prices)
+        if prices is not None:
+            checks += end_checks(site.settings, prices, utc_today())
+            checks += margin_checks(site.settings, prices)
         checks += [*package_checks(site.settings), *clock_checks(site), *flag_checks(site), *host_checks(site)]
     return sorted(checks, key=lambda check: AREAS.index(check.area))
 
@@ -114,6 +119,7 @@ async def _in_sql(site: Site) -> tuple[list[Check], PriceBook | None]:
         await _take_overrides(site, checks)
         checks += await sql_checks(site)
         more, prices = await rate_checks(site)
+        more += await plan_checks(site, prices) if prices is not None else []
         return [*checks, *more, *await admin_checks(site), *await inbox_checks(site)], prices
     except StoreUnavailable as error:
         return [
@@ -150,18 +156,17 @@ async def _take_overrides(site: Site, checks: list[Check]) -> None:
         checks.append(Check("flags", "overrides", "FAIL", f"they do not fit the file: {error}", fix))
 
 
-def _keys(settings: Settings) -> tuple[list[Check], Secret, StripeKeys | None]:
+def _keys(settings: Settings) -> tuple[list[Check], Mapping[str, Secret], StripeKeys | None]:
     """Read the secrets, and check that each can be used."""
-    checks: list[Check] = []
-    upstream, stripe = Secret(""), None
-    try:
-        upstream = upstream_key(settings)
+    checks = [
+        broken(problem) for problem in (*key_problems(settings), *file_problems(settings), *kind_problems(settings))
+    ]
+    upstream: Mapping[str, Secret] = {}
+    stripe = None
+    with contextlib.suppress(ConfigError):  # which is among the problems
+        upstream = upstream_keys(settings)
+    with contextlib.suppress(ConfigError):
         stripe = stripe_keys(settings)
-        notices_secret(settings)
-        service_key(settings)
-        openai_admin_key(settings)
-    except ConfigError as error:
-        checks.append(broken(error))
     return checks or [Check("config", "valid", "PASS", "the configuration and its keys fit together")], upstream, stripe
 
 

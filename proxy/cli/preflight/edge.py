@@ -16,7 +16,7 @@ async def edge_checks(site: Site) -> list[Check]:
     try:
         ready = await site.http.get(f"{base}/readyz")
         page = await site.http.get(f"{base}/credits")
-        admin = await site.http.get(f"{base}/api/admin/whoami")
+        admin = await site.http.get(f"{base}/api/admin/overview")
         metrics = await site.http.get(f"{base}/metrics")
         api = await site.http.options(
             f"{base}/v1/chat/completions", headers={"Origin": STRANGER, "Access-Control-Request-Method": "POST"}

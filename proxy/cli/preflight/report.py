@@ -33,4 +33,5 @@ def _table(checks: Sequence[Check], counts: dict[str, int]) -> str:
 
 def broken(error: ConfigError) -> Check:
     """Row of a configuration that cannot be used."""
-    return Check("config", "valid", "FAIL", f"{error.where}: {error.key} {error.reason}", error.fix)
+    place = error.where if error.line is None else f"{error.where}:{error.line}"
+    return Check("config", "valid", "FAIL", f"{place}: {error.key} {error.reason}", error.fix)

@@ -1,6 +1,7 @@
 """The installation that `tollkeeper preflight` checks, and the rows that it makes of it."""
 
 import ipaddress
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -42,7 +43,7 @@ class Site:
     settings: Settings
     database: Database
     overrides: tuple[FlagOverride, ...]
-    upstream_key: Secret
+    upstream_keys: Mapping[str, Secret]
     stripe: StripeKeys | None
     http: httpx.AsyncClient
     base_url: str

@@ -25,7 +25,7 @@ def register(commands: Any, add: Add) -> None:
         "Me, buy, call, reconcile, 402: against a running server, with an account of its own.",
     )
     try_.add_argument("--url", help="the server (default: portal.public_url, else listen.host and port)")
-    try_.add_argument("--model", default="gpt-4o-mini", help="what the calls ask (default gpt-4o-mini)")
+    try_.add_argument("--model", default="gpt-6-luna", help="what the calls ask (default gpt-6-luna)")
     try_.add_argument("--package", default="starter", help="what is bought (default starter)")
     try_.add_argument("--skip-purchase", action="store_true", help="grant the package's credits instead of buying them")
     try_.add_argument(

@@ -10,10 +10,12 @@ import httpx
 
 from billing.ledger.accounts import KeyRules
 from billing.ledger.transfers import TransferRow
-from billing.money.amounts import display_credits
+from billing.money.amounts import display_credits, millicredits
 from billing.money.errors import BillingError
+from config.errors import ConfigError
 from proxy.cli.context import Context, who
 from proxy.cli.preflight.site import Check, error_text
+from proxy.cli.stripe import open_stripe
 
 PAUSE_SECONDS = 0.1
 MOST_ROWS = 1_000
@@ -28,6 +30,8 @@ FIXES = {
 CODES = {
     "upstream_authentication_failed": "OpenAI does not accept OPENAI_API_KEY: replace it and restart the server",
     "insufficient_quota": "OpenAI's own quota is used up: raise the project's budget there",
+    "upstream_account": "OpenAI does not serve this account or project: the log line upstream_account_refused says why",
+    "upstream_unexpected": "the log line upstream_unexpected says what came: look at upstream.base_url and its path",
     "store_unavailable": "Redis or SQL does not answer: look at /readyz and at those servers",
     "checkout_failed": "Stripe refuses the payment page: check STRIPE_API_KEY's rights, success_url and cancel_url",
     "purchases_unavailable": (
@@ -100,17 +104,42 @@ class Customer:
         return account_id, secret
 
     async def clean_up(self, *, paid: bool) -> Check:
-        """Block the accounts that were made, unless they are to be kept; `paid`: a payment page was opened."""
+        """Give back what is left and block the accounts that were made, unless they are to be kept.
+
+        So that no test stays in what is owed. `paid`: a payment page was opened.
+        """
         if self.context.arguments.keep:
             return Check("smoke", "clean-up", "PASS", f"kept: {self.account_id}, key {self.key}")
+        real = ""
         try:
+            if paid:
+                real = await self._give_back()
             for account_id in self.made:
+                left = (await self.context.ledger.posted(account_id)).balance
+                if left > 0:
+                    reference = f"smoke:{account_id}:over"
+                    await self.context.ledger.grant(
+                        account_id, millicredits(-left), reference, who().actor, "smoke test is over"
+                    )
                 await self.context.accounts.set_status(account_id, "blocked", who(), "smoke test is over")
         except BillingError as error:
             fix = f"`tollkeeper account block` for {', '.join(self.made)}, once the database answers"
             return Check("smoke", "clean-up", "FAIL", str(error), fix)
-        real = "; refund the payment at Stripe if it was real" if paid else ""
         return Check("smoke", "clean-up", "PASS", f"{len(self.made)} accounts blocked{real}")
+
+    async def _give_back(self) -> str:
+        """Give the payment back, but for what was used; return what is to be said of it."""
+        by_hand = "; refund the payment at Stripe if it was real"
+        try:
+            left = (await self.context.ledger.posted(self.account_id)).balance
+            async with open_stripe(self.context) as money:
+                parts = await (await money.parts()).refunds.refund_rest(
+                    self.account_id, left, who(), "smoke test is over"
+                )
+        except (BillingError, ConfigError) as error:
+            return f"{by_hand} ({error})"
+        cents = sum(part.made.cents for part in parts if part.made)
+        return f"; ${cents // 100}.{cents % 100:02} given back" if cents else by_hand
 
 
 def json_object(answer: httpx.Response) -> dict[str, Any]:

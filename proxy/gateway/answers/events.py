@@ -27,7 +27,9 @@ EVENT_LIMIT = 67_108_864
 HEAD = 200
 BILLABLE_MARKS = (b"image_generation_call", b"web_search_call", b"file_search_call", b'"container_id"')
 """Of items whose bill is more than their tokens."""
-ITEM_DONE = "response.output_item.done"
+ITEM_DONE, DONE = "response.output_item.done", ".done"
+WHOLE_TEXTS = ("text", "refusal", "arguments", "input", "code", "transcript")
+"""Members in which an event tells the whole of what its pieces told, or of what was told in none."""
 ENCODED = re.compile(rb'"(?:partial_image_b64|b64_json|audio)"\s*:\s*"')
 
 
@@ -42,7 +44,8 @@ class EventKind(NamedTuple):
 def kind(closing: tuple[str, ...], report: Callable[[dict[str, Any]], Report]) -> EventKind:
     """Event family; an `error` event matters in all of them."""
     names = b"|".join(re.escape(name.encode()) for name in (*closing, "error"))
-    return EventKind(frozenset(closing), re.compile(rb'"type"\s*:\s*"(?:' + names + rb')"'), report)
+    matters = re.compile(rb'"(?:type"\s*:\s*"(?:' + names + rb')"|error"\s*:\s*\{)')
+    return EventKind(frozenset(closing), matters, report)
 
 
 class EventMeter(StreamMeter):
@@ -66,10 +69,10 @@ class EventMeter(StreamMeter):
         """See StreamMeter."""
         payload = decode_object(event_data(event)) or {}
         name = payload.get("type")
-        if not isinstance(name, str):
+        if name == "error" or (name is None and isinstance(payload.get("error"), dict)):
+            self.failed = self._tells_error = True
             return ""
-        if name == "error":
-            self.failed = True
+        if not isinstance(name, str):
             return ""
         if name not in self._family.closing:
             return ""
@@ -79,7 +82,8 @@ class EventMeter(StreamMeter):
         payload = with_passed(payload, self._passed.items)
         self._report = joined(self._report, self._family.report(payload))
         response = payload.get("response")
-        self.failed = self.failed or name == "response.failed"
+        self._tells_error = name == "response.failed"
+        self.failed = self.failed or self._tells_error
         produced = isinstance(response, dict) and is_produced(response)
         self._passed.closed = self._passed.closed or (name == "response.failed" and produced)
         self.usage_event = event
@@ -95,7 +99,8 @@ class EventMeter(StreamMeter):
             return found
         self._read_raw()
         made = items_report(self._passed.items)
-        return found._replace(calls=made.calls, pictures=made.pictures, containers=made.containers, items=made.items)
+        found = found._replace(pictures=made.pictures, drawn=made.drawn)
+        return found._replace(calls=made.calls, containers=made.containers, items=made.items)
 
     def streamed(self) -> tuple[list[str], int]:
         """See StreamMeter."""
@@ -130,7 +135,7 @@ class EventMeter(StreamMeter):
 class PassedEvents:
     """Output of one response that passed in its events, over HTTP or on a socket, for when its end does not."""
 
-    __slots__ = ("_said", "closed", "items", "texts")
+    __slots__ = ("_known", "_said", "_whole", "closed", "items", "texts")
 
     def __init__(self) -> None:
         """Nothing has passed yet."""
@@ -140,6 +145,8 @@ class PassedEvents:
         self.closed = False
         """True when it ended in an error all the same with output in it."""
         self._said: set[Any] = set()
+        self._known: set[str] = set()
+        self._whole: set[int | None] = set()
 
     def __bool__(self) -> bool:
         """Tell whether anything passed."""
@@ -149,17 +156,29 @@ class PassedEvents:
         """Take one event: its piece of text, or an item that is finished and was not told in pieces."""
         delta, index = event.get("delta"), event.get("output_index")
         index = index if isinstance(index, int) else None
-        if isinstance(delta, str):
+        if isinstance(delta, str | dict):
             self._said.add(index)
-            if delta:
-                self.texts.append(delta)
-        item = event.get("item")
-        if event.get("type") != ITEM_DONE or not isinstance(item, dict):
+            self.texts += written_texts(delta)
+        kind, item = event.get("type"), event.get("item")
+        if isinstance(kind, str) and kind.endswith(DONE) and index not in self._said:
+            self._take_whole(event, index)
+        if kind != ITEM_DONE or not isinstance(item, dict):
             return
-        if index not in self._said:
+        if name := text_of(item, "id"):
+            if name in self._known:
+                return  # it is told once more
+            self._known.add(name)
+        if index not in self._said and index not in self._whole:
             self.texts += written_texts(item)
         if (billable := billable_item(item)) is not None:
             self.items.append(billable)
+
+    def _take_whole(self, event: dict[str, Any], index: int | None) -> None:
+        """Take a text that is told whole and was not told in pieces."""
+        told = [event[name] for name in WHOLE_TEXTS if isinstance(event.get(name), str) and event[name]]
+        if told:
+            self._whole.add(index)
+            self.texts += told
 
 
 RESPONSE_EVENTS = kind(("response.completed", "response.incomplete", "response.failed"), response_report)

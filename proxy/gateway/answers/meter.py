@@ -14,11 +14,14 @@ from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.report import FAILED, NO_ANSWER, NO_REPORT, Report, WholeAnswer, unreadable
 from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
 from proxy.gateway.answers.texts import written_texts
+from proxy.gateway.answers.upstream_errors import masked_event
 from proxy.gateway.answers.usage import read_usage, splits_writes
 from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|data:\s*\[DONE\]|"error"\s*:\s*[{"]')
 """Without anchors, which would cost five times as much: what stands inside a text is read once more and passed."""
+FAR_FUTURE = 2**33
+"""Unix seconds that no time of an answer's reaches."""
 COMPACT_AT = 65_536
 PARTIAL_LIMIT = 8_388_608
 
@@ -59,7 +62,10 @@ def read_answer(body: bytes) -> WholeAnswer:
         found or message.get("tool_calls") or message.get("audio") or choice.finish_reason not in (None, "error")
         for (choice, message), found in zip(said, texts, strict=True)
     )
-    return WholeAnswer(_report(answer), ["".join(found) for found in texts], sound, produced)
+    report = _report(answer)
+    if kept := [sound_of(message) for _, message in said if "audio" in message]:
+        report = report._replace(sounds=tuple(one for one in kept if one[0]))
+    return WholeAnswer(report, ["".join(found) for found in texts], sound, produced)
 
 
 def sound_bytes(said: dict[str, Any]) -> int:
@@ -67,6 +73,15 @@ def sound_bytes(said: dict[str, Any]) -> int:
     audio = said.get("audio")
     data = audio.get("data") if isinstance(audio, dict) else None
     return len(data) * 3 // 4 if isinstance(data, str) else 0
+
+
+def sound_of(said: dict[str, Any]) -> tuple[str, int]:
+    """(id of the speech in a message or delta, Unix second at which it is gone); "" and 0 where it does not say."""
+    audio = said.get("audio")
+    if not isinstance(audio, dict):
+        return "", 0
+    gone = audio.get("expires_at")
+    return (_text_of(audio, "id") or "")[:120], gone if type(gone) is int and 0 <= gone < FAR_FUTURE else 0
 
 
 class StreamMeter:
@@ -95,11 +110,17 @@ class StreamMeter:
         self._after_cr = self._hid_last = False
         self._texts: dict[int, list[str]] = {}
         self._media_tokens = 0
+        self._sounds: dict[int, tuple[str, int]] = {}
         self._report = NO_REPORT
         self.tail: list[bytes] = []
         self.usage_event: bytes | None = None
         self.done = False
-        self.failed = False
+        self.failed = self.inside_event = self.usage_is_early = False
+        """`inside_event`: what was passed on last does not end where an event does; `usage_is_early`: what it used was
+        said beside output, and more may have followed."""
+        self.account = ""
+        """What the stream says is wrong with our own account, in words that were not shown."""
+        self._tells_error = False
         self.finish_reasons: set[str] = set()
 
     def feed(self, data: bytes) -> bytes:
@@ -112,7 +133,8 @@ class StreamMeter:
                 return b""
             data = self.rest() + data
         end = last_boundary(data)
-        if len(data) - end > self.partial_limit:
+        inside = len(data) - end > self.partial_limit
+        if inside:
             end = len(data)  # no usage chunk is that large
         if end != len(data):
             self._keep_partial(data[end:])
@@ -120,6 +142,7 @@ class StreamMeter:
         if not whole:
             return b""
         self._after_cr = whole.endswith(b"\r") and end == len(data)
+        self.inside_event = inside or self._after_cr
         self._hid_last = False
         self._raw.append(whole)
         self._raw_size += len(whole)
@@ -131,7 +154,7 @@ class StreamMeter:
 
     def _end_of_cr(self) -> bytes:
         """Take the second half of a CRLF whose first half ended an event: it goes where that event went."""
-        self._after_cr = False
+        self._after_cr = self.inside_event = False
         if self._hid_last:
             return b""
         if self.tail:
@@ -155,10 +178,21 @@ class StreamMeter:
             event, position = whole[start:end], end
             kept_back = self.read_event(event)
             self._hid_last = kept_back == "hidden" and end == len(whole)
+            if self._tells_error:
+                event = self._masked(event)
             if kept_back != "hidden":
                 (self.tail if kept_back or self.tail else passed).append(event)
         (self.tail or passed).append(whole[position:])
         return b"".join(passed)
+
+    def _masked(self, event: bytes) -> bytes:
+        """Take what is about our own account out of an event that tells an error."""
+        self._tells_error = False
+        account, shown = masked_event(event)
+        self.account = self.account or account
+        if self.usage_event is event:
+            self.usage_event = shown
+        return shown
 
     def end(self) -> None:
         """Take the upstream's clean end: an event that only lacks its blank line is whole all the same."""
@@ -192,12 +226,16 @@ class StreamMeter:
         if answer is None:
             return ""
         if answer.error is not None:
-            self.failed = True
+            self.failed = self._tells_error = True
             return ""
         if answer.usage is None:
             return ""
         found = _report(answer)
-        self._report = found if found.usage is not None else found._replace(usage=self._report.usage)
+        if found.usage is None:
+            found = found._replace(usage=self._report.usage)
+        else:
+            self.usage_is_early = bool(answer.choices)
+        self._report = found
         if answer.choices:
             return ""
         self.usage_event = event
@@ -212,7 +250,12 @@ class StreamMeter:
         """Usage and identity; without a usage chunk the identity of the first chunk that was shown."""
         if self._report.usage is None and not self._report.model:
             self._read_raw()
-        return self._report
+        return self._report._replace(sounds=self.sounds()) if self.sound_bytes or self._sounds else self._report
+
+    def sounds(self) -> tuple[tuple[str, int], ...]:
+        """Speech that came so far, as in a report."""
+        self._read_raw()
+        return tuple((name, gone) for name, gone in self._sounds.values() if name)
 
     def streamed(self) -> tuple[list[str], int]:
         """(texts the model has shown, tokens of sound or pictures), as far as upstream has sent them."""
@@ -260,9 +303,11 @@ class StreamMeter:
     def _read_choice(self, choice: _Choice) -> None:
         if choice.finish_reason:
             self.finish_reasons.add(choice.finish_reason)
-        delta = choice.delta or {}
+        delta = choice.delta or choice.message or {}  # some servers stream whole messages
         if "audio" in delta:
             self.sound_bytes += sound_bytes(delta)
+            before, now = self._sounds.get(choice.index, ("", 0)), sound_of(delta)
+            self._sounds[choice.index] = (now[0] or before[0], now[1] or before[1])
         self._texts.setdefault(choice.index, []).extend(choice_texts(choice, delta))
 
 

@@ -1,27 +1,35 @@
 """Passing an upstream's answer on: headers by allow-list, bodies without our account's key and identity."""
 
 import re
+from collections.abc import Iterable
 
 from config.secrets import Secret
 from proxy.gateway.answers.convert import converted
+from proxy.gateway.answers.identity import redact_names
 
 PASSED_HEADERS = frozenset(
     (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry")
 )
-IDENTITY = re.compile(rb"\b(org-|proj_|sk-)[A-Za-z0-9_*-]{4,}")
 HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
 
 Headers = list[tuple[bytes, bytes]]
 
 
 class ResponseRedactor:
-    """For the answers of one upstream account."""
+    """For the answers of our upstream accounts."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_keys",)
 
-    def __init__(self, upstream_key: Secret) -> None:
-        """`upstream_key` must never be seen."""
-        self._key = upstream_key.reveal().encode()
+    def __init__(self, keys: Iterable[Secret]) -> None:
+        """`keys` must never be seen."""
+        self._keys: tuple[bytes, ...] = ()
+        for key in keys:
+            self.hide(key)
+
+    def hide(self, key: Secret) -> None:
+        """Hide another key, beside those before: an answer may still be on its way that has one of them."""
+        if key and key.reveal().encode() not in self._keys:
+            self._keys = (*self._keys, key.reveal().encode())
 
     def headers(self, sent: Headers, request_id: str) -> Headers:
         """Those of the upstream's headers that pass, and our request id."""
@@ -39,8 +47,11 @@ class ResponseRedactor:
 
     def redact_identity(self, body: bytes) -> bytes:
         """Return an error's body without the names of our account."""
-        return IDENTITY.sub(rb"\1***", self.redact_key(body))
+        return redact_names(self.redact_key(body))
 
     def redact_key(self, data: bytes) -> bytes:
-        """Return the bytes without our key."""
-        return data.replace(self._key, b"***") if self._key and self._key in data else data
+        """Return the bytes without our keys."""
+        for key in self._keys:
+            if key in data:
+                data = data.replace(key, b"***")
+        return data

@@ -17,8 +17,9 @@ class Report(NamedTuple):
 
     `more` is what other models did, by name ("" = the one that the request named); `calls` are finished calls of hosted
     tools, `pictures` those that nothing says the tokens of; `containers` and `items` are what it made in the upstream
-    account; `status` is a response's own. `milliseconds`: the length of its sound, beside
-    a usage in tokens. `writes_split`: it says how long what it wrote to the cache lives.
+    account, and `drawn` how many of these are pictures; `status` is a response's own. `milliseconds`: the length of its
+    sound, beside a usage in tokens. `writes_split`: it says how long what it wrote to the cache lives. `seen_calls` and
+    `seen_pictures` are those that stand in its output, whatever it says of them.
     """
 
     usage: Usage | None
@@ -31,8 +32,13 @@ class Report(NamedTuple):
     status: str = ""
     calls: tuple[tuple[str, int], ...] = ()
     pictures: int = 0
+    drawn: int = 0
     milliseconds: int = 0
     writes_split: bool = False
+    seen_calls: tuple[tuple[str, int], ...] = ()
+    seen_pictures: int = 0
+    sounds: tuple[tuple[str, int], ...] = ()
+    """Speech that is kept upstream: (id, Unix second at which it is gone; 0 = not said)."""
 
 
 NO_REPORT = Report(None, "", None, "")

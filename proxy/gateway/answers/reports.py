@@ -17,7 +17,11 @@ CALL_ITEMS = {"web_search_call": "web_search", "file_search_call": "file_search"
 IMAGE_ITEM = "image_generation_call"
 ANSWER_MEMBERS = ("output", "data", "text", "results", "answers", "input_tokens", "usage")
 """Members of which every answer has one, though it may be empty; an error alone has none."""
+MADE_MEMBERS = ("output", "data", "text", "results", "answers")
+"""Of these, where what it made stands: an error beside none of it is an error, whatever else it says."""
 INSIDE = ("input_tokens_details", "input_token_details")
+ENDED_WELL = ("completed", "")
+"""Status of a response that came to its end; what is no response has none."""
 
 
 def response_report(event: dict[str, Any]) -> Report:
@@ -36,19 +40,22 @@ def response_report(event: dict[str, Any]) -> Report:
         calls["web_search"] = reported
     image = read_tokens(used.get("image_gen"))
     more: tuple[tuple[str, Usage], ...] = ()
-    if image is not None and (image.input_tokens or image.output_tokens):
-        more = (("", _image_usage(image, used.get("image_gen"))),)
-    if usage is not None and not (usage.input_tokens or usage.output_tokens) and written_texts(items):
-        usage = None  # zeros beside what was plainly written are no report
+    if image is not None and (image.output_tokens or (image.input_tokens and not made.pictures)):
+        more = (("", _image_usage(image, used.get("image_gen"))),)  # one that says nothing of a picture's is none
+    status = text_of(response, "status")
+    if usage is not None and not (usage.input_tokens or usage.output_tokens) and (items or status in ENDED_WELL):
+        usage = None  # zeros beside what was plainly made are no report, nor is an answer without input
     return made._replace(
         usage=usage,
         model=text_of(response, "model"),
         service_tier=response.get("service_tier") if isinstance(response.get("service_tier"), str) else None,
         upstream_id=text_of(response, "id"),
         more=more,
-        status=text_of(response, "status"),
+        status=status,
         calls=tuple(sorted((name, number) for name, number in calls.items() if number)),
+        seen_calls=made.calls,
         pictures=0 if more else made.pictures,
+        seen_pictures=made.pictures,
         writes_split=usage is not None and splits_writes(details(response["usage"], *INSIDE)),
     )
 
@@ -72,6 +79,7 @@ def items_report(items: Iterable[Mapping[str, Any]]) -> Report:
     return NO_REPORT._replace(
         calls=tuple(sorted(counted.items())),
         pictures=pictures,
+        drawn=pictures,
         containers=tuple(sorted(containers - {""})),
         items=tuple(one for one in ids if one),
     )
@@ -103,11 +111,14 @@ def image_report(event: dict[str, Any]) -> Report:
     more: tuple[tuple[str, Usage], ...] = ()
     if isinstance(author, dict) and (written := read_tokens({**author, "output_tokens_details": author})) is not None:
         more = ((text_of(author, "model"), written),)
+    data = event.get("data")
+    pictures = len(data) if isinstance(data, list) else int("b64_json" in event)
     if usage is None or not (usage.input_tokens or usage.output_tokens):
-        data = event.get("data")
-        pictures = len(data) if isinstance(data, list) else int("b64_json" in event)
         return NO_REPORT._replace(more=more, pictures=pictures)
-    return Report(_image_usage(usage, event.get("usage")), "", None, "", more=more)
+    untold = 0 if usage.output_tokens else pictures  # no picture is drawn with no tokens
+    return Report(
+        _image_usage(usage, event.get("usage")), "", None, "", more=more, pictures=untold, seen_pictures=pictures
+    )
 
 
 def _image_usage(usage: Usage, said: Any) -> Usage:
@@ -128,15 +139,18 @@ def audio_report(event: dict[str, Any]) -> Report:
     if tokens is not None and (tokens.input_tokens or tokens.output_tokens):
         return NO_REPORT._replace(usage=tokens, milliseconds=length)
     milliseconds = milliseconds_of(usage.get("seconds")) if isinstance(usage, dict) else None
-    if milliseconds is None and played is not None:
+    if not milliseconds and played is not None:
         milliseconds = length
+    if not milliseconds and (event.get("text") or event.get("transcript")):
+        milliseconds = None  # nobody says anything in no time
     return NO_REPORT if milliseconds is None else Report(Usage(milliseconds=milliseconds), "", None, "")
 
 
 def decision_report(answer: dict[str, Any]) -> Report:
     """Report of a decision: its output is free."""
     usage = read_tokens(answer.get("usage"))
-    usage = None if usage is None else msgspec.structs.replace(usage, output_tokens=0, reasoning_tokens=0)
+    if usage is not None:  # none is without input: zeros are no report
+        usage = msgspec.structs.replace(usage, output_tokens=0, reasoning_tokens=0) if usage.input_tokens else None
     return Report(usage, text_of(answer, "model"), None, text_of(answer, "id"))
 
 
@@ -152,7 +166,8 @@ def reads(report: Callable[[dict[str, Any]], Report]) -> Callable[[bytes], Whole
         answer = decode_object(body)
         if answer is None:
             return unreadable(body)
-        if not any(answer.get(name) not in (None, {}) for name in ANSWER_MEMBERS):
+        failed = answer.get("error") and not answer.get("status") and not any(map(answer.get, MADE_MEMBERS))
+        if failed or not any(answer.get(name) not in (None, {}) for name in ANSWER_MEMBERS):
             return WholeAnswer(NO_REPORT, [], produced=False, refusal=FAILED if answer.get("error") else NO_ANSWER)
         return WholeAnswer(report(answer), answer_texts(answer), produced=is_produced(answer))
 
@@ -173,12 +188,14 @@ def answer_texts(answer: dict[str, Any]) -> list[str]:
 def joined(one: Report, other: Report) -> Report:
     """Two reports of one answer: their usage added (one image each)."""
     pictures = one.pictures + other.pictures
+    seen = one.seen_pictures + other.seen_pictures
     if one.usage is None:
         model, upstream_id = other.model or one.model, other.upstream_id or one.upstream_id
-        return other._replace(model=model, upstream_id=upstream_id, pictures=pictures)
+        return other._replace(model=model, upstream_id=upstream_id, pictures=pictures, seen_pictures=seen)
     if other.usage is None:
-        return one._replace(pictures=pictures)
-    return one._replace(usage=added(one.usage, other.usage), more=one.more + other.more, pictures=pictures)
+        return one._replace(pictures=pictures, seen_pictures=seen)
+    usage, more = added(one.usage, other.usage), one.more + other.more
+    return one._replace(usage=usage, more=more, pictures=pictures, seen_pictures=seen)
 
 
 def added(one: Usage, other: Usage) -> Usage:

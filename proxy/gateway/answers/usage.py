@@ -106,10 +106,11 @@ def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int 
     value = raw.get(name, default)
     if value is None and default is not None:
         value = default
+    if type(value) is float and value.is_integer():
+        value = int(value)  # JSON has one kind of number, and some write all of them with a point
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else None
 
 
 def part_of(raw: dict[str, Any], name: str) -> int:
     """Part of a count; 0 when it is missing or makes no sense."""
-    value = raw.get(name)
-    return value if type(value) is int and value > 0 else 0
+    return count_of(raw, name) or 0

@@ -8,6 +8,7 @@ from proxy.gateway.bodies.parsed import Parsed
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import Plan, Tools
 from proxy.gateway.services import PricingTerms
+from proxy.gateway.upstream.tenants import ConversationShare
 from proxy.gateway.usage_rows import RequestFacts
 
 
@@ -36,18 +37,30 @@ class PendingRecord(msgspec.Struct, frozen=True):
     picture_extra: int = 0
     estimated_input: int = 0
     """Tokens of the input, counted; 0 in records of versions that did not keep it, which end by their bound."""
+    conversation: str = ""
+    conversation_reserved: int = 0
+    conversation_seen: int = -1
+    compact_at: int | None = None
+    truncates: bool = False
+    stream: bool = False
+    """True when its events may have been read: what they showed is owed though it ends without usage."""
     insurance: bool | None = None
     """Terms it is charged by; None in records of versions that did not keep it, which end by what is in force then."""
+    end_user: str = ""
+    tags: str = ""
 
 
 encode_pending = msgspec.json.Encoder().encode
 decode_pending = msgspec.json.Decoder(PendingRecord).decode
 
 
-def pending_record(facts: RequestFacts, terms: PricingTerms, counted: int) -> str:
+def pending_record(
+    facts: RequestFacts, terms: PricingTerms, counted: int, share: ConversationShare | None = None
+) -> str:
     """Facts of a request that goes on in the background, as JSON.
 
-    `counted`: tokens of its input; `terms` are what it is charged by when it ends.
+    `counted`: tokens of its input; `share`: what it reserved in its conversation; `terms` are what it is
+    charged by when it ends.
     """
     plan = facts.plan
     return encode_pending(
@@ -69,8 +82,16 @@ def pending_record(facts: RequestFacts, terms: PricingTerms, counted: int) -> st
             picture_tokens=plan.parsed.picture_tokens,
             picture_extra=plan.parsed.picture_extra,
             estimated_input=counted,
+            conversation=share.conversation if share is not None else "",
+            conversation_reserved=share.reserved if share is not None else 0,
+            conversation_seen=share.seen if share is not None else -1,
             book=terms.prices.origin,
             insurance=terms.insurance,
+            compact_at=plan.parsed.compact_at,
+            end_user=facts.labels.end_user,
+            tags=facts.labels.tags,
+            truncates=plan.parsed.truncates,
+            stream=plan.parsed.stream,
         )
     ).decode()
 
@@ -95,6 +116,8 @@ def pending_plan(record: PendingRecord, prices: PriceBook) -> Plan:
         picture_tokens=record.picture_tokens,
         picture_extra=record.picture_extra,
         estimated_input=record.estimated_input or None,
+        compact_at=record.compact_at,
+        truncates=record.truncates,
     )
     image = prices.find(record.image_model) if record.image_model else None
     tools = Tools(calls=record.calls, search=record.search, image=image)

@@ -7,41 +7,44 @@ ended
     1. checkpoints the decided charge on the hold (a crash after this is settled by the reaper, with exactly this
     charge) 2. marks the response as settled in SQL 3. charges.
 
-A crash before 2 is taken on again by the next process; after 2 by nobody, since the checkpoint is enough (I3, I4).
+A crash before 2 is taken on again by the next process; after 2 by nobody, since the checkpoint is enough (I3, I4). A
+process that was slow may find that another leads and has taken the same on: whoever marks it charges it.
 """
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import httpx
 
 from billing.ledger.accounts import ApiKey, KeyRules
-from billing.ledger.flush import repeat
 from billing.ledger.ledger import Ledger
-from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import BackgroundResponse
+from billing.ledger.objects.upstream_objects import BackgroundResponse
 from billing.money.amounts import Millicredits
-from billing.money.errors import BillingError, StoreUnavailable
-from billing.money.pricing import PriceBook
 from billing.money.usage_record import Outcome
 from billing.storage.database import now_ms
+from proxy.gateway.answers.events import RESPONSE_EVENTS, EventMeter
 from proxy.gateway.answers.reports import answer_texts, response_report
+from proxy.gateway.background.open_work import MOST_OPEN, OpenWork
 from proxy.gateway.background.pending import PendingRecord, decode_pending, pending_plan
+from proxy.gateway.background.terms import Catalogues
 from proxy.gateway.plan import Plan
 from proxy.gateway.request_hold import RequestHold
-from proxy.gateway.services import PricingTerms, Services
+from proxy.gateway.services import Services
 from proxy.gateway.settlement import ObservedOutput
+from proxy.gateway.upstream.tenants import ConversationShare
 
 log = logging.getLogger("tollkeeper.background")
 
-POLL_SECONDS = 1.0
-AT_ONCE = 200
+AT_ONCE = 64
+"""Responses that are asked about side by side."""
 GONE = "gone"
 ENDED = ("completed", "incomplete", "failed", "cancelled", GONE)
+WITHOUT_USAGE = ("failed", "cancelled")
+"""Ends at which upstream may not say what was used."""
 LONGEST_HOURS = 24
+READ_SECONDS = 30.0
 
 
 class _Taken(NamedTuple):
@@ -63,86 +66,71 @@ class _Taken(NamedTuple):
         return await self.hold.resume(self.plan, self.key, amount, free=self.record.held == 0)
 
 
-class BackgroundResponses:
-    """The one poller; run it where the jobs run."""
+class BackgroundResponses(OpenWork[BackgroundResponse, _Taken]):
+    """The one poller of background responses."""
 
-    def __init__(self, services: Services, ledger: Ledger, cards: RateCards, client: httpx.AsyncClient) -> None:
-        """`client` talks to the upstream with its key; only control-plane traffic goes through it."""
-        self._services, self._ledger, self._cards, self._client = services, ledger, cards, client
-        self._taken: dict[str, _Taken] = {}
+    kind = "background response"
+    seconds = 1.0
 
-    async def poll(self) -> int:
-        """Look at every open background response once; return how many were settled. Raises StoreUnavailable."""
-        objects = self._services.tenants.objects
-        pending = await objects.open_background(AT_ONCE)
-        for response_id in self._taken.keys() - {one.response_id for one in pending}:
-            del self._taken[response_id]
-        # first all of them, so that no hold runs out while another response is asked about
-        taken = [self._taken.get(one.response_id) or await self._take_on(one) for one in pending]
-        asked = [self._settle_if_ended(one) for one in taken if one is not None]
-        # all of them to their ends: one that is still at work must not be asked about a second time
-        found = await asyncio.gather(*asked, return_exceptions=True)
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-        return sum(one for one in found if isinstance(one, int))
+    def __init__(self, services: Services, ledger: Ledger, catalogues: Catalogues) -> None:
+        """Take the services of this process; nothing is held yet."""
+        super().__init__(services, ledger, catalogues, at_once=AT_ONCE)
 
-    async def _take_on(self, pending: BackgroundResponse) -> _Taken | None:
-        """Hold for it, unless it turns out to be charged already. Raises StoreUnavailable."""
-        services, record = self._services, decode_pending(pending.record)
-        try:
-            terms = await self._terms(record)
-            plan = pending_plan(record, terms.prices)
-        except StoreUnavailable:
-            raise
-        except BillingError as error:
-            log.error("background response %s cannot be priced: %s", pending.response_id, error)  # noqa: TRY400 - a price is missing, nothing failed
+    async def _open(self) -> Sequence[BackgroundResponse]:
+        return await self._objects.open_background(MOST_OPEN)
+
+    async def _end(self, row: BackgroundResponse) -> bool:
+        return await self._objects.end_background(row.response_id)
+
+    async def _take_on(self, row: BackgroundResponse) -> _Taken | None:
+        record = decode_pending(row.record)
+        found = await self._resumable(row, record, lambda prices: pending_plan(record, prices))
+        if found is None:
             return None
-        if await self._ledger.charged_ids([pending.charge_id]):
-            await services.tenants.objects.end_background(pending.response_id)
-            return None
-        started = time.monotonic() - (now_ms() - record.started_ms) / 1_000
-        hold = RequestHold(services, terms, pending.charge_id, record.started_ms, started)
-        taken = _Taken(pending, record, plan, hold)
-        if not await taken.resume(Millicredits(record.held)):
-            return None
-        self._taken[pending.response_id] = taken
-        return taken
+        taken = _Taken(row, record, *found)
+        if record.conversation:
+            share = ConversationShare(record.conversation, record.conversation_reserved, record.conversation_seen)
+            taken.hold.share = share
+        return taken if await taken.resume(Millicredits(record.held)) else None
 
-    async def _terms(self, record: PendingRecord) -> PricingTerms:
-        """Terms it was begun under, though another card may be active by now.
-
-        Raises StoreUnavailable, RateCardError.
-        """
-        services, origin = self._services, record.book
-        insurance = (
-            services.settings.metering.zero_completion_insurance if record.insurance is None else record.insurance
-        )
-        books = (services.prices, *(one.hold.terms.prices for one in self._taken.values()))
-        book = books[0] if origin is None else next((book for book in books if book.origin == origin), None)
-        if book is None and origin is not None:
-            book = await asyncio.to_thread(
-                PriceBook, await self._cards.get(origin.card_id), origin.markup, origin.rounding
-            )
-        return PricingTerms(book or services.prices, insurance)
-
-    async def _settle_if_ended(self, taken: _Taken) -> int:
-        """Ask upstream; settle when it has ended. Returns 1 then."""
-        pending = taken.pending
-        answer = await self._fetch(pending.response_id)
+    async def _look_at(self, held: _Taken) -> int:
+        pending = held.pending
+        answer = await self._fetch(pending)
         too_old = now_ms() - pending.created_at > LONGEST_HOURS * 3_600_000
         if answer is None and not too_old:
             return 0
         answer = answer or {}
         if answer.get("status") not in ENDED and not too_old:
             return 0
-        await self._settle(taken, answer)
+        events = None
+        if held.record.stream and answer.get("status") in WITHOUT_USAGE and response_report(answer).usage is None:
+            events = await self._read_events(pending)
+            if events is None and not too_old:
+                return 0
+        await self._settle(held, answer, events)
         return 1
 
-    async def _fetch(self, response_id: str) -> dict[str, Any] | None:
-        """Response as upstream has it; an empty one when it is gone there; None when upstream cannot say now."""
+    async def _read_events(self, pending: BackgroundResponse) -> EventMeter | None:
+        """Read all events of a streamed response that does not say what it used; None when they cannot be had."""
+        meter = EventMeter(RESPONSE_EVENTS, 1)
+        path = f"/responses/{pending.response_id}?stream=true"
         try:
-            reply = await self._client.get(f"/responses/{response_id}")
+            client = self._services.upstreams.client(pending.upstream)
+            async with asyncio.timeout(READ_SECONDS), client.stream("GET", path) as events:
+                if events.status_code >= httpx.codes.INTERNAL_SERVER_ERROR:
+                    return None
+                if events.status_code == httpx.codes.OK:
+                    async for data in events.aiter_bytes():
+                        meter.feed(data)
+        except (httpx.HTTPError, TimeoutError):
+            return None
+        return meter
+
+    async def _fetch(self, pending: BackgroundResponse) -> dict[str, Any] | None:
+        """Response as upstream has it; an empty one when it is gone there; None when upstream cannot say now."""
+        response_id = pending.response_id
+        try:
+            reply = await self._services.upstreams.client(pending.upstream).get(f"/responses/{response_id}")
         except httpx.HTTPError:
             return None
         if reply.status_code == httpx.codes.NOT_FOUND:
@@ -156,30 +144,31 @@ class BackgroundResponses:
             return None
         return found if isinstance(found, dict) else None
 
-    async def _settle(self, taken: _Taken, answer: dict[str, Any]) -> None:
-        services, pending, hold = self._services, taken.pending, taken.hold
-        report = response_report(answer)
+    async def _settle(self, taken: _Taken, answer: dict[str, Any], read: EventMeter | None = None) -> None:
+        """Charge it by its own usage; without any by its output, or by what its events (if it was streamed) showed."""
+        pending, hold = taken.pending, taken.hold
+        report, events = response_report(answer), read or EventMeter(RESPONSE_EVENTS, 1)
+        texts, media = events.streamed()
+        if events.streamed_anything:
+            made = events.report()
+            told = made.usage if report.usage is None else report.usage
+            report = report._replace(usage=told, calls=made.calls, containers=made.containers)
+            report = report._replace(pictures=made.pictures, drawn=made.drawn)
         used = report.usage is not None and report.usage.output_tokens > 0 and answer.get("status") == "cancelled"
-        produced = used or bool(answer.get("output")) or answer.get("status") in ("completed", "incomplete", GONE)
+        shown = bool(answer.get("output")) or events.streamed_anything
+        produced = used or shown or answer.get("status") in ("completed", "incomplete", GONE)
         outcome: Outcome = "completed" if answer.get("status") in ("completed", "incomplete") else "upstream_error"
-        decision = await hold.decide(report, ObservedOutput(answer_texts(answer), errored=not produced), outcome)
+        observed = ObservedOutput(texts if any(texts) else answer_texts(answer), media, errored=not produced)
+        decision = await hold.decide(report, observed, outcome)
         if not await taken.resume(hold.amount):  # whatever became of the hold meanwhile: a checkpoint needs one
             return
-        hold.checkpoint_decided(decision)
-        await services.tenants.objects.end_background(pending.response_id)
-        self._taken.pop(pending.response_id, None)
+        if await hold.record_made(report, decision):
+            return  # whoever asks for it sees the ids of its items: they have their owner before it has ended, or later
+        await hold.checkpoint_decided(decision)
+        ends_here = await self._end(pending)
+        self._held.pop(pending.charge_id, None)
+        if not ends_here:
+            hold.forget()
+            return
         await hold.charge(decision, [], 0)
-        await services.tenants.record_made(
-            pending.account_id, pending.charge_id, report, decision.usage, taken.plan.parsed
-        )
-
-
-async def follow_background(poller: BackgroundResponses, leads: Callable[[], Awaitable[bool]]) -> None:
-    """Poll for ever, wherever `leads()` says that this process is the one to do so."""
-
-    async def step() -> int:
-        if await leads():
-            await poller.poll()
-        return 0
-
-    await repeat(step, POLL_SECONDS, "background responses")
+        await hold.correct_share(decision)

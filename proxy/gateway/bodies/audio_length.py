@@ -7,6 +7,8 @@ a header alone can say anything.
 
 import re
 import struct
+from fractions import Fraction
+from math import ceil
 from typing import NamedTuple
 
 SLOWEST_BYTES_PER_SECOND = 500
@@ -17,6 +19,12 @@ UNREADABLE_SILENCE_MS = 3_600_000
 """A format that stores silence in nothing and does not say how long it plays: an hour is held for."""
 PCM = 1
 OPUS_RATE = 48_000
+OGG_FIRST_PAGE = 2
+"""Flag of a page that begins a stream."""
+AMR, AMR_FRAME_MS = b"#!AMR", 20
+"""A frame without sound is one byte, and plays as long as any."""
+ADTS_HEADER, ADTS_SAMPLES, MOST_FRAMES = 7, 1_024, 200_000
+ADTS_RATES = (96_000, 88_200, 64_000, 48_000, 44_100, 32_000, 24_000, 22_050, 16_000, 12_000, 11_025, 8_000, 7_350)
 LAST_BYTES = 262_144
 """A file's end that is searched for its last FLAC frame: frames are shorter."""
 
@@ -69,6 +77,10 @@ def _of_walk(data: bytes) -> int | None:
         return _ogg(data)
     if data.startswith(b"\x1aE\xdf\xa3"):
         return _webm(data)
+    if data.startswith(AMR):
+        return len(data) * AMR_FRAME_MS
+    if _is_adts(data):
+        return _adts(data)
     return _mp4(data) if data[4:8] == b"ftyp" else None
 
 
@@ -80,16 +92,17 @@ def _wav(data: bytes) -> int | None:
     head = data[:4_096]
     if head[8:12] != b"WAVE":
         return None
-    second, position = 0, 12
+    seconds, position = list[int](), 12
     while position + 8 <= len(head):
         name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
         if name == b"fmt " and position + 24 <= len(head):
             kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
-            second = rate * channels * (bits // 8) if kind == PCM else 0
+            seconds.append(rate * channels * (bits // 8) if kind == PCM else 0)
         elif name == b"data":
             break
         position += 8 + length + length % 2
     samples = max(0, len(data) - min(position + 8, len(head)))
+    second = min(seconds, default=0)  # of two headers a decoder may take either
     return None if second < SLOWEST_BYTES_PER_SECOND else -(-samples * 1_000 // second)
 
 
@@ -151,13 +164,19 @@ def _crc8(data: bytes) -> int:
 
 
 def _ogg(data: bytes) -> int | None:
-    """By the last granule of each stream; streams follow one another, so their lengths add up."""
-    rates: dict[bytes, int] = {}
-    lasts: dict[bytes, int] = {}
+    """By the last granule of each stream; streams follow one another, so their lengths add up.
+
+    One that follows another may have its number again: it is told by its first page.
+    """
+    rates: dict[tuple[bytes, int], int] = {}
+    lasts: dict[tuple[bytes, int], int] = {}
+    begun: dict[bytes, int] = {}
     position = 0
     while (position := data.find(b"OggS", position)) >= 0 and position + 27 <= len(data):
         granule = int.from_bytes(data[position + 6 : position + 14], "little", signed=True)
-        serial, segments = data[position + 14 : position + 18], data[position + 26]
+        number, segments = data[position + 14 : position + 18], data[position + 26]
+        begun[number] = begun.get(number, 0) + (data[position + 5] & OGG_FIRST_PAGE)
+        serial = number, begun[number]
         body = position + 27 + segments
         if serial not in rates:
             rates[serial] = _ogg_rate(data[body : body + 64])
@@ -291,6 +310,26 @@ def _trun(data: bytes, at: int, default: int, left: int) -> tuple[int, int]:
     samples = min(samples, left, max(0, len(data) - start) // width)
     places = range(start, start + samples * width, width)
     return sum(int.from_bytes(data[place : place + 4], "big") for place in places), left - samples
+
+
+def _adts(data: bytes) -> int | None:
+    """By its frames: silence takes no more than their headers. None for more than anybody should walk."""
+    milliseconds = Fraction(0)
+    counts: dict[int, int] = {}
+    position, size = 0, len(data)
+    for _ in range(MOST_FRAMES):
+        if position + ADTS_HEADER > size or data[position] != 0xFF or data[position + 1] & 0xF6 != 0xF0:
+            break
+        length = (data[position + 3] & 3) << 11 | data[position + 4] << 3 | data[position + 5] >> 5
+        rate = data[position + 2] >> 2 & 15
+        counts[rate] = counts.get(rate, 0) + (data[position + 6] & 3) + 1
+        position += max(length, ADTS_HEADER)
+    else:
+        return None
+    for rate, blocks in counts.items():
+        milliseconds += Fraction(blocks * ADTS_SAMPLES * 1_000, ADTS_RATES[min(rate, len(ADTS_RATES) - 1)])
+    rest = max(0, size - position) * 1_000 // SLOWEST_BYTES_PER_SECOND
+    return ceil(milliseconds) + rest if counts else None
 
 
 def _is_adts(data: bytes) -> bool:

@@ -6,31 +6,28 @@ from typing import Any, NamedTuple
 import msgspec
 
 from proxy.gateway.bodies.inventory import CHAT_FIELDS, CHAT_TOOLS
+from proxy.gateway.bodies.json_body import Whole, decode, has_twins, refuse_twins, top_level, whole_number
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     MAX_CHOICES,
     Parsed,
+    Reference,
     StreamOptions,
-    _members,
     cap_of,
-    decode,
     image_bound,
-    no_such_file,
+    moderator_of,
     other_stream_options,
     positive,
+    sound_bound,
     tenant_fields,
-    top_level,
 )
 from proxy.gateway.bodies.sound import DEFAULT_FORMAT
 from proxy.web.rejections import invalid
 
 KNOWN_FIELDS = frozenset(CHAT_FIELDS)
 
-AUDIO_BYTES_PER_TOKEN = 50
-"""About 10 tokens a second (docs/openai.md#audio-tokens) of at least 1,000 bytes a second (MP3 at 8 kbit/s) is 100.
-
-Halved for safety.
-"""
+READ_HERE = ("audio", "moderation", "prompt_cache_options")
+"""Members with members of their own that decide what a request costs."""
 
 
 class _Url(msgspec.Struct):
@@ -93,9 +90,9 @@ class _Chat(msgspec.Struct):
     messages: list[_Message]
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    max_completion_tokens: int | None = None
-    n: int | None = None
+    max_tokens: Whole = None
+    max_completion_tokens: Whole = None
+    n: Whole = None
     service_tier: str | None = None
     store: bool | None = None
     modalities: list[str] | None = None
@@ -105,25 +102,26 @@ class _Chat(msgspec.Struct):
     web_search_options: msgspec.Raw = msgspec.Raw()
     audio: Any = None
     tools: list[_Tool] | None = None
-    moderation: msgspec.Raw = msgspec.Raw()
+    moderation: Any = None
 
 
 _chat = msgspec.json.Decoder(_Chat)
+_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/chat/completions body. Raises Rejection."""
-    members, verbatim = top_level(body, KNOWN_FIELDS)
-    request = decode(_chat, body)
+    members, verbatim, text = top_level(body, KNOWN_FIELDS)
+    request: _Chat = decode(_chat, text)
     if not request.messages:
         raise invalid("`messages` is empty: send at least one message.", "messages")
     for tool in request.tools or ():
         if tool.type not in CHAT_TOOLS:
             raise invalid(f"Tool type {tool.type!r} is not available here: use function or custom tools.", "tools")
-    if request.moderation and bytes(request.moderation) != b"null":
-        raise invalid(f"`moderation` {CHAT_FIELDS['moderation'].why}.", "moderation", "unsupported_parameter")
     media = _media(request.messages, request.model)
-    caps = [cap for cap in (request.max_completion_tokens, request.max_tokens) if cap is not None]
+    for name in (*(("messages",) if media.any else ()), *(name for name in READ_HERE if name in members)):
+        refuse_twins(bytes(members[name]))
+    caps = [whole_number(cap, name) for name, cap in _caps(request) if cap is not None]
     ttl = request.prompt_cache_options.ttl if request.prompt_cache_options else None
     prediction = bytes(request.prediction)
     return Parsed(
@@ -138,6 +136,7 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
         audio_tokens=media.audio_tokens,
         image_tokens=media.image_tokens,
         unbounded=media.unbounded,
+        references=tuple(media.files),
         tenant_values=tenant_fields(members),
         choices=positive(request.n, "n", MAX_CHOICES),
         explicit_cap=cap_of(max(caps), "max_completion_tokens") if caps else None,
@@ -151,7 +150,12 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
         web_search=bool(request.web_search_options) and bytes(request.web_search_options) != b"null",
         store=request.store,
         keeps_stream_options=other_stream_options(members),
+        moderator=moderator_of(request.moderation),
     )
+
+
+def _caps(request: _Chat) -> tuple[tuple[str, Whole], ...]:
+    return ("max_completion_tokens", request.max_completion_tokens), ("max_tokens", request.max_tokens)
 
 
 def _sound_format(audio: Any) -> str:
@@ -164,14 +168,17 @@ def chat_texts(body: bytes) -> tuple[list[str], int]:
 
     Tools and response schemas count as their JSON, which is longer than the form OpenAI gives them.
     """
-    request = decode(_chat, body)
+    if has_twins(body):  # which of two members is read, nobody knows: all of it counts
+        return [body.decode("utf-8", "replace")], FRAMING_TOKENS
+    request: _Chat = decode(_chat, body)
+    members = decode(_members, body)
     texts: list[str] = []
     framing = 3
     for message in request.messages:
         framing += 3 + bool(message.name) + len(message.tool_calls or ()) * 3
         texts += [message.role, message.name or "", *_message_texts(message)]
     for name in ("tools", "functions", "response_format", "tool_choice", "prediction"):
-        raw = bytes(_members.decode(body).get(name, b""))
+        raw = bytes(members.get(name, b""))
         if raw:
             texts.append(raw.decode("utf-8", "replace"))
             framing += 16 + raw.count(b'"function"') * 8
@@ -194,26 +201,32 @@ class _Media(NamedTuple):
     audio_tokens: int
     data_bytes: int
     unbounded: bool
+    files: list[Reference]
+
+    @property
+    def any(self) -> bool:
+        """True where there is anything but text."""
+        return bool(self.data_bytes or self.image_tokens or self.audio_tokens or self.unbounded or self.files)
 
 
 def _media(messages: list[_Message], model: str) -> _Media:
-    """Images, audio and files in messages. Raises Rejection for references into the shared account."""
+    """Images, audio and files in messages. Earlier speech is bounded by what is known of it (see Tenants.context)."""
     tokens = audio = data = 0
-    unbounded = False
+    unbounded, files = False, list[Reference]()
     for message in messages:
         if message.audio and message.audio.id:
-            raise invalid("`audio.id` refers to an object of the shared account: send the text instead.", "messages")
+            files.append(Reference("audio", message.audio.id, "messages"))
         if not isinstance(message.content, list):
             continue
         for part in message.content:
             if part.image_url:
                 known, size = image_bound(model, part.image_url.url, part.image_url.detail)
                 unbounded, tokens, data = unbounded or known is None, tokens + (known or 0), data + size
-            elif part.input_audio:
-                audio += len(part.input_audio.data) * 3 // 4 // AUDIO_BYTES_PER_TOKEN + 16
+            if part.input_audio:  # whatever its type says, and whatever else it holds
+                audio += sound_bound(len(part.input_audio.data))
                 data += len(part.input_audio.data)
-            elif part.file:
+            if part.file:
                 if part.file.file_id:
-                    raise no_such_file(part.file.file_id, "messages")
+                    files.append(Reference("file", part.file.file_id, "messages"))
                 unbounded = True
-    return _Media(tokens, audio, data, unbounded)
+    return _Media(tokens, audio, data, unbounded, files)

@@ -6,6 +6,7 @@ other sizes go by their area. For 2.x no formula is published: its dearer qualit
 
 from typing import Any
 
+from proxy.gateway.bodies.json_body import optional_whole
 from proxy.web.rejections import invalid
 
 DEFAULT_IMAGE_MODEL = "gpt-image-2.6-sunburst"
@@ -29,8 +30,8 @@ def image_output_bound(size: Any, quality: Any, partial_images: Any) -> int:
     name = AUTO_QUALITY if quality is None or quality in ("auto", "standard", "hd") else quality
     if not isinstance(name, str) or name not in TOKENS:
         raise invalid(f"`quality` {str(quality)[:40]!r} is not understood.", "quality")
-    partials = 0 if partial_images is None else partial_images
-    if type(partials) is not int or not 0 <= partials <= MAX_PARTIALS:
+    partials = optional_whole(partial_images, "partial_images") or 0
+    if not 0 <= partials <= MAX_PARTIALS:
         raise invalid(f"`partial_images` must be between 0 and {MAX_PARTIALS}.", "partial_images")
     tokens = -(-TOKENS[name] * max(_area(size), BASE_AREA) * MARGIN[0] // (BASE_AREA * MARGIN[1]))
     return tokens + partials * PARTIAL_TOKENS

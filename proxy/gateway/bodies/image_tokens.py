@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 HEADER_CHARACTERS = 87_380
 """Of base64 (64 kB of image): enough to pass a JPEG's metadata."""
+GIF = "R0lGOD"
+"""First letters of every GIF in base64."""
 MAX_SIDE = 65_535
 PATCH = 32
 TILE = 512
@@ -26,6 +28,10 @@ class Size(NamedTuple):
 
     width: int
     height: int
+
+
+LARGEST_DRAWN = Size(3_840, 2_160)
+"""The largest picture that the image tool draws: for rules that have no limit of their own."""
 
 
 class _ImageRule(NamedTuple):
@@ -54,6 +60,15 @@ def dearest_image_tokens(size: Size | None, detail: str | None) -> int:
     if size is None:
         return UNBOUNDED
     return max(rule.tokens(size, detail or "auto") or 0 for rule in RULES)
+
+
+def drawn_tokens(model: str, pictures: int) -> int:
+    """Tokens at most of pictures that the image tool drew, where this model reads them again; by the dearest rule where
+    its own is not known, or names no model.
+    """
+    rule = image_rule(model)
+    rules = RULES if rule is None else (rule,)
+    return pictures * max(rule.tokens(None, "auto") or rule.tokens(LARGEST_DRAWN, "auto") or 0 for rule in rules)
 
 
 def _tiled(low: int, per_tile: int) -> Callable[[Size | None, str], int | None]:
@@ -118,7 +133,8 @@ def size_of_data_url(url: str) -> Size | None:
     comma = url.find(",", 0, 200)
     if comma < 0 or ";base64" not in url[:comma]:
         return None
-    text = url[comma + 1 : comma + 1 + HEADER_CHARACTERS]
+    # every frame of a GIF counts, wherever it stands
+    text = url[comma + 1 :] if url.startswith(GIF, comma + 1) else url[comma + 1 : comma + 1 + HEADER_CHARACTERS]
     try:
         return size_of(base64.b64decode(text[: len(text) // 4 * 4]))
     except (binascii.Error, ValueError):

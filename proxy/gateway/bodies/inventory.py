@@ -45,7 +45,7 @@ def _all(meaning: Meaning, names: str, why: str = "") -> dict[str, SurfaceEntry]
     return {name: SurfaceEntry(meaning, why) for name in names.split()}
 
 
-LEAVE_OUT = "is not available through this proxy: leave it out"
+LEAVE_OUT = "has no price here, or belongs to the shared OpenAI account: leave it out"
 
 CHAT_FIELDS = {
     **_all(
@@ -61,7 +61,7 @@ CHAT_FIELDS = {
     ),
     **_all("tenant name", "prompt_cache_key safety_identifier user"),
     **_all("tools", "tools"),
-    **_all("refused", "moderation", LEAVE_OUT),
+    **_all("prices", "moderation"),
 }
 COMPLETION_FIELDS = {
     **_all(
@@ -85,36 +85,72 @@ _RESPONSE_SHARED = {
     **_all("passes", "input instructions"),
 }
 _NOT_IN_RESPONSES = {
-    **_all("refused", "conversation", "conversation"),
     **_all("refused", "prompt", "prompt template"),
-    **_all("refused", "moderation access_programs betas", LEAVE_OUT),
-    "context_management": SurfaceEntry("refused", f"{LEAVE_OUT}, and use /v1/responses/compact"),
+    **_all("refused", "access_programs betas", LEAVE_OUT),
     "background_options": SurfaceEntry("refused", "has no price here: leave it out"),
 }
-SHARED = ("conversation", "prompt")
+SHARED = ("prompt",)
 """Refused fields that point into the shared account: theirs is a 404, and `why` the object's name."""
 RESPONSE_FIELDS = {
     **_RESPONSE_SHARED,
+    **_all("reference", "conversation"),
     **_NOT_IN_RESPONSES,
     **_all(
         "passes",
         "background client_metadata image include metadata parallel_tool_calls reasoning stream stream_options "
         "temperature text tool_choice top_logprobs top_p truncation",
     ),
-    **_all("bounds", "max_output_tokens max_tool_calls"),
-    **_all("prices", "store"),
+    **_all("bounds", "context_management max_output_tokens max_tool_calls"),
+    **_all("prices", "moderation store"),
     **_all("tenant name", "safety_identifier user"),
     **_all("tools", "tools"),
 }
-COMPACT_FIELDS = {**_RESPONSE_SHARED, **_NOT_IN_RESPONSES, **_all("passes", "image")}
+_OF_A_RESPONSE = _all("refused", "moderation context_management", "belongs to /v1/responses: leave it out")
+COMPACT_FIELDS = {
+    **_RESPONSE_SHARED,
+    **_NOT_IN_RESPONSES,
+    **_OF_A_RESPONSE,
+    **_all("passes", "image"),
+    **_all("refused", "conversation", "is read by /v1/responses: leave it out, or send its items"),
+}
 COUNT_FIELDS = {
     **_NOT_IN_RESPONSES,
-    **_all("reference", "previous_response_id"),
+    **_OF_A_RESPONSE,
+    **_all("reference", "conversation previous_response_id"),
     **_all("prices", "model"),
     **_all("passes", "input instructions parallel_tool_calls personality reasoning text tool_choice truncation"),
     **_all("tools", "tools"),
 }
 """Of /v1/responses/input_tokens."""
+METADATA_FIELDS = {**_all("passes", "metadata")}
+"""Of an object that is stored, changed by its owner."""
+CONVERSATION_FIELDS = {**METADATA_FIELDS, **_all("bounds", "items")}
+CONVERSATION_ITEM_FIELDS = {**_all("bounds", "items"), **_all("passes", "include")}
+FILE_FIELDS = {**_all("bounds", "file"), **_all("passes", "expires_after purpose")}
+UPLOAD_FIELDS = {**_all("bounds", "bytes"), **_all("passes", "expires_after filename mime_type purpose")}
+PART_FIELDS = {**_all("bounds", "data")}
+COMPLETE_FIELDS = {**_all("reference", "part_ids"), **_all("passes", "md5")}
+STORE_CHANGES = {**_all("passes", "expires_after metadata name")}
+STORE_FIELDS = {
+    **STORE_CHANGES,
+    **_all("passes", "description"),
+    **_all("reference", "file_ids"),
+    **_all("bounds", "chunking_strategy"),
+}
+_PUT = {**_all("bounds", "chunking_strategy"), **_all("passes", "attributes")}
+STORE_FILE_FIELDS = {**_PUT, **_all("reference", "file_id")}
+STORE_BATCH_FIELDS = {**_PUT, **_all("reference", "file_ids files")}
+ATTRIBUTE_FIELDS = {**_all("passes", "attributes")}
+SEARCH_FIELDS = {
+    **_all("prices", "query"),
+    **_all("passes", "filters max_num_results ranking_options rewrite_query"),
+}
+"""Of uploads, vector stores, their files, and searches of them."""
+BATCH_FIELDS = {
+    **_all("reference", "input_file_id"),
+    **_all("prices", "endpoint"),
+    **_all("passes", "completion_window metadata output_expires_after"),
+}
 IMAGE_FIELDS = {
     **_all(
         "passes",
@@ -166,9 +202,10 @@ TOOLS = {
     "mcp": SurfaceEntry("hosted", tokens=40_000),
     "computer": SurfaceEntry("hosted", tokens=8_000),
     "computer_use_preview": SurfaceEntry("hosted", tokens=8_000),
-    "programmatic_tool_calling": SurfaceEntry("refused", _LACKS_PRICE),
+    "programmatic_tool_calling": SurfaceEntry("hosted", tokens=8_000),
 }
 """Tools of a response. Tokens of a call are calibrated, not published. `why` of a client's tool: its hosted form."""
+HOSTED = frozenset(name for name, entry in TOOLS.items() if entry.meaning == "hosted")
 RUNS_AT_CLIENT = {"shell": ("environment", "local"), "tool_search": ("execution", "client")}
 """Tools that run at either side → the member that says which, and what it says for the client's."""
 CHAT_TOOLS = {**_all("client", "function custom")}

@@ -3,6 +3,7 @@
 Sans I/O.
 """
 
+import re
 import string
 from typing import Any, NamedTuple
 
@@ -25,22 +26,28 @@ from proxy.gateway.bodies.inventory import (
     TRANSCRIPTION_FIELDS,
     TRANSLATION_FIELDS,
     SurfaceEntry,
+    named,
 )
+from proxy.gateway.bodies.json_body import decode, refuse_twins, top_level, whole_number
 from proxy.gateway.bodies.multipart import Form
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     ImageTool,
     Parsed,
-    decode,
+    Reference,
     image_bound,
-    no_such_file,
     positive,
+    references_to,
     tenant_fields,
-    top_level,
 )
 from proxy.web.rejections import invalid
 
-IMAGE_FILES, AUDIO_FILES = frozenset(("image", "mask")), frozenset(("file",))
+IMAGE_FILES, AUDIO_FILES = frozenset(("image", "images", "mask", "markup")), frozenset(("file",))
+READ_FROM_FORMS = frozenset(("stream", "response_format"))
+"""Fields that cost nothing of their own, but are read to know how an answer comes."""
+SVG_MEMBERS = ("svg[model]", "svg[reasoning][effort]")
+SVG_AUTHOR = "gpt-6-luna"
+FORM_NUMBER = re.compile(r"[+-]?[0-9]{1,9}(\.[0-9]{1,9})?([eE][+-]?[0-9])?")
 DEFAULT_MODERATION_MODEL = "omni-moderation-latest"
 SPEECH_MAX_CHARACTERS = 4_096
 SPEECH_TOKENS_PER_LETTER = 4
@@ -98,7 +105,8 @@ class _Image(NamedTuple):
     picture_tokens: int
     input_images: int
     stream: bool
-    svg: bool
+    author: str
+    """Text model that writes an SVG; "" for a picture."""
 
 
 _speech = msgspec.json.Decoder(_Speech)
@@ -111,34 +119,52 @@ def parse_image(body: bytes, content_type: bytes) -> Parsed:
     """Read a /v1/images/generations or /edits body, JSON or multipart. Raises Rejection."""
     if content_type.lower().startswith(b"multipart/"):
         return _image_form(Form(body, content_type), content_type)
-    members, verbatim = top_level(body, frozenset(IMAGE_FIELDS))
-    request = decode(_anything, body)
-    found = _image(request, _json_images(request))
-    return _bounded_image(found, tenant_fields(members))._replace(source=body, members=members, verbatim=verbatim)
+    members, verbatim, text = top_level(body, frozenset(IMAGE_FIELDS))
+    request = decode(_anything, text)
+    refuse_twins(text)
+    images = _json_images(request)
+    parsed = _bounded_image(_image(request, len(images)), tenant_fields(members))
+    files = [one for image in images for one in _named_file(image, "images")]
+    return parsed._replace(source=body, members=members, verbatim=verbatim, references=tuple(files))
 
 
 def _image_form(form: Form, content_type: bytes) -> Parsed:
-    _refuse_unknown(form.field_names(), IMAGE_FIELDS)
-    _files_only_as(form, IMAGE_FILES)
-    request: dict[str, Any] = {name: form.text(name) for name in IMAGE_FIELDS.keys() - IMAGE_FILES}
+    form.check(frozenset(IMAGE_FIELDS), IMAGE_FILES, _plain(IMAGE_FIELDS) - IMAGE_FILES - {"svg"})
+    request: dict[str, Any] = {name: form.text(name) for name in _plain(IMAGE_FIELDS) - IMAGE_FILES - {"svg"}}
+    request["svg"] = _form_svg(form)
     for name in ("n", "partial_images"):
-        request[name] = _whole_number(request.get(name), name)
+        request[name] = _form_number(request.get(name), name)
     request["stream"], sets = form.flag("stream")
-    images = len(form.files("image")) + len(form.files("mask"))
-    found = _image(request, images)
+    found = _image(request, sum(len(form.files(name)) for name in IMAGE_FILES))
     fields = {name: request[name].encode() for name in ("user", "safety_identifier") if request.get(name)}
     parsed = _bounded_image(found, fields)
     return parsed._replace(source=form.body, form=form, content_type=content_type, sets={**parsed.sets, **sets})
 
 
-def _json_images(request: dict[str, Any]) -> int:
-    """Count the input images of a JSON edit. Raises Rejection for file ids."""
-    given = [request[name] for name in ("image", "images", "mask") if request.get(name)]
-    images = [inner for value in given for inner in (value if isinstance(value, list) else [value])]
-    for image in images:
-        if isinstance(image, dict) and image.get("file_id"):
-            raise no_such_file(str(image["file_id"]), "images")
-    return len(images)
+def _json_images(request: dict[str, Any]) -> list[Any]:
+    """Input images of a JSON edit."""
+    given = [request[name] for name in ("image", "images", "mask", "markup") if request.get(name)]
+    return [inner for value in given for inner in (value if isinstance(value, list) else [value])]
+
+
+def _named_file(value: Any, param: str) -> list[Reference]:
+    """File that a part of a request names by its id, if it does. Raises Rejection."""
+    named = value.get("file_id") if isinstance(value, dict) else None
+    return references_to("file", named, param) if named else []
+
+
+def _plain(fields: dict[str, SurfaceEntry]) -> frozenset[str]:
+    """Fields of a form that are read here, or decide what an answer costs: each comes once, by its own name."""
+    return READ_FROM_FORMS & fields.keys() | fields.keys() - named(fields, "passes")
+
+
+def _form_svg(form: Form) -> dict[str, Any] | None:
+    """Read `svg[model]`, which decides a price. Raises Rejection for a member that is not known here."""
+    given = [part.name for part in form.parts if part.field == "svg"]
+    for name in given:
+        if name not in SVG_MEMBERS:
+            raise invalid(f"`{name[:60]}` is not known here: send {' or '.join(SVG_MEMBERS)}.", "svg")
+    return {"model": form.text(SVG_MEMBERS[0])} if given else None
 
 
 def _image(request: dict[str, Any], input_images: int) -> _Image:
@@ -148,24 +174,32 @@ def _image(request: dict[str, Any], input_images: int) -> _Image:
     model = request.get("model") or DEFAULT_IMAGE_MODEL
     if not isinstance(model, str):
         raise invalid("`model` must be a string.", "model", "invalid_type")
-    n = request.get("n")
-    if n is not None and type(n) is not int:
-        raise invalid("`n` must be a whole number.", "n", "invalid_type")
     markup = request.get("markup")
     return _Image(
         model=model,
         prompt_bytes=len(prompt.encode()) + (len(markup.encode()) if isinstance(markup, str) else 0),
-        n=positive(n, "n", MAX_IMAGES),
+        n=positive(request.get("n"), "n", MAX_IMAGES),
         output_tokens=image_output_bound(request.get("size"), request.get("quality"), request.get("partial_images")),
         picture_tokens=usual_image_output(request.get("size"), request.get("quality")),
         input_images=input_images,
         stream=bool(request.get("stream")),
-        svg=request.get("output_format") == "svg" or request.get("svg") is not None,
+        author=_svg_author(request.get("output_format"), request.get("svg")),
     )
 
 
+def _svg_author(output_format: Any, svg: Any) -> str:
+    if output_format != "svg" and svg is None:
+        return ""
+    author = (svg or {}).get("model") if isinstance(svg, dict | None) else 0
+    if not isinstance(author, str | None):
+        raise invalid("`svg` must be an object with a `model`.", "svg", "invalid_type")
+    return author or SVG_AUTHOR
+
+
 def _bounded_image(found: _Image, fields: dict[str, bytes]) -> Parsed:
-    author = ImageTool("gpt-6-luna", found.prompt_bytes + SVG_AUTHOR_TOKENS, SVG_AUTHOR_TOKENS) if found.svg else None
+    author = None
+    if found.author:
+        author = ImageTool(found.author, found.prompt_bytes + SVG_AUTHOR_TOKENS, SVG_AUTHOR_TOKENS)
     return Parsed(
         model=found.model,
         source=b"",
@@ -189,8 +223,8 @@ def parse_speech(body: bytes, _content_type: bytes = b"") -> Parsed:
     Models billed by tokens say what they used only in an event stream: it is asked for, and turned into the audio that
     the client asked for. tts-1 knows no such stream and is billed by the character.
     """
-    members, verbatim = top_level(body, frozenset(SPEECH_FIELDS))
-    request: _Speech = decode(_speech, body)
+    members, verbatim, readable = top_level(body, frozenset(SPEECH_FIELDS))
+    request: _Speech = decode(_speech, readable)
     if not 0 < len(request.input) <= SPEECH_MAX_CHARACTERS:
         raise invalid(f"`input` must have between 1 and {SPEECH_MAX_CHARACTERS} characters.", "input")
     if is_custom_voice(request.voice):
@@ -244,7 +278,7 @@ def is_custom_voice(voice: Any) -> bool:
 def parse_transcription(body: bytes, content_type: bytes) -> Parsed:
     """Read a /v1/audio/transcriptions body. Raises Rejection."""
     form = Form(body, content_type)
-    _refuse_unknown(form.field_names(), TRANSCRIPTION_FIELDS)
+    form.check(frozenset(TRANSCRIPTION_FIELDS), AUDIO_FILES, _plain(TRANSCRIPTION_FIELDS))
     model, (stream, sets) = _form_model(form), form.flag("stream")
     chosen = form.text("response_format") or "json"
     convert = ""
@@ -264,7 +298,7 @@ def parse_transcription(body: bytes, content_type: bytes) -> Parsed:
 def parse_translation(body: bytes, content_type: bytes) -> Parsed:
     """Read a /v1/audio/translations body. Raises Rejection. Only verbose_json tells how long the audio is."""
     form = Form(body, content_type)
-    _refuse_unknown(form.field_names(), TRANSLATION_FIELDS)
+    form.check(frozenset(TRANSLATION_FIELDS), AUDIO_FILES, _plain(TRANSLATION_FIELDS))
     chosen = form.text("response_format") or "json"
     changed = {} if chosen == "verbose_json" else {"response_format": b"verbose_json"}
     return _audio(form, content_type, _form_model(form))._replace(
@@ -272,15 +306,7 @@ def parse_translation(body: bytes, content_type: bytes) -> Parsed:
     )
 
 
-def _files_only_as(form: Form, names: frozenset[str]) -> None:
-    """Refuse a file under another name: it could hide a field that decides the price. Raises Rejection."""
-    for part in form.parts:
-        if part.filename is not None and part.name.removesuffix("[]") not in names:
-            raise invalid(f"`{part.name[:60]}` must be a plain field, not a file.", part.name[:60])
-
-
 def _form_model(form: Form) -> str:
-    _files_only_as(form, AUDIO_FILES)
     model = form.text("model")
     if not model:
         raise invalid("Missing required parameter: 'model'.", "model", "missing_required_parameter")
@@ -314,8 +340,8 @@ def _audio(form: Form, content_type: bytes, model: str) -> Parsed:
 
 def parse_moderation(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/moderations body. Raises Rejection."""
-    members, verbatim = top_level(body, frozenset(MODERATION_FIELDS))
-    request: _Moderation = decode(_moderation, body)
+    members, verbatim, text = top_level(body, frozenset(MODERATION_FIELDS))
+    request: _Moderation = decode(_moderation, text)
     if not request.input:
         raise invalid("`input` is empty: send a text, or a list of inputs.", "input")
     return Parsed(
@@ -331,12 +357,14 @@ def parse_moderation(body: bytes, _content_type: bytes = b"") -> Parsed:
 
 def parse_decision(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/decisions body. Raises Rejection. Only its input is billed."""
-    members, verbatim = top_level(body, frozenset(DECISION_FIELDS))
-    request: _Decision = decode(_decision, body)
+    members, verbatim, text = top_level(body, frozenset(DECISION_FIELDS))
+    request: _Decision = decode(_decision, text)
+    refuse_twins(text)
     if not 1 <= len(request.questions) <= MAX_QUESTIONS:
         raise invalid(f"`questions` must have between 1 and {MAX_QUESTIONS} entries.", "questions")
     images: list[tuple[int | None, int]] = []
-    _decision_images(request.input, request.model, images)
+    files: list[Reference] = []
+    _decision_images(request.input, request.model, images, files)
     return Parsed(
         model=request.model,
         source=body,
@@ -345,6 +373,7 @@ def parse_decision(body: bytes, _content_type: bytes = b"") -> Parsed:
         tenant_values=tenant_fields(members),
         input_bytes_bound=len(body) - sum(size for _, size in images) + FRAMING_TOKENS,
         unbounded=any(known is None for known, _ in images),
+        references=tuple(files),
         image_tokens=sum(known or 0 for known, _ in images),
         estimated_input=(len(body) - sum(size for _, size in images)) // BYTES_PER_TOKEN
         + sum(known or 0 for known, _ in images),
@@ -354,26 +383,22 @@ def parse_decision(body: bytes, _content_type: bytes = b"") -> Parsed:
     )
 
 
-def _decision_images(value: Any, model: str, images: list[tuple[int | None, int]]) -> None:
+def _decision_images(value: Any, model: str, images: list[tuple[int | None, int]], files: list[Reference]) -> None:
     for inner in value if isinstance(value, list) else value.values() if isinstance(value, dict) else ():
-        _decision_images(inner, model, images)
+        _decision_images(inner, model, images, files)
     if isinstance(value, dict):
         if value.get("file_id"):
-            raise no_such_file(str(value["file_id"]), "input")
+            files += _named_file(value, "input")
+            images.append(image_bound(model, "", None))
         if isinstance(value.get("image_url"), str):
             detail = value.get("detail")
             images.append(image_bound(model, value["image_url"], detail if isinstance(detail, str) else None))
 
 
-def _refuse_unknown(names: set[str], known: dict[str, SurfaceEntry]) -> None:
-    if unknown := names - known.keys():
-        name = min(unknown)[:60]
-        raise invalid(f"Unrecognized request argument supplied: {name}. Remove it.", name, "unknown_parameter")
-
-
-def _whole_number(value: str | None, name: str) -> int | None:
+def _form_number(value: str | None, name: str) -> int | None:
+    """Whole number of a form, written as in JSON. Raises Rejection."""
     if value is None:
         return None
-    if not value.isascii() or not value.isdigit() or len(value) > 9:
+    if not FORM_NUMBER.fullmatch(value):
         raise invalid(f"`{name}` must be a whole number.", name, "invalid_type")
-    return int(value)
+    return whole_number(float(value), name)

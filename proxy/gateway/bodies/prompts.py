@@ -5,17 +5,16 @@ from typing import Any
 import msgspec
 
 from proxy.gateway.bodies.inventory import COMPLETION_FIELDS, EMBEDDING_FIELDS
+from proxy.gateway.bodies.json_body import Whole, decode, optional_whole, top_level, whole_number
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     MAX_CHOICES,
     Parsed,
     StreamOptions,
     cap_of,
-    decode,
     other_stream_options,
     positive,
     tenant_fields,
-    top_level,
 )
 from proxy.web.rejections import invalid
 
@@ -32,19 +31,23 @@ EMBEDDING_MAX_TOKENS = 300_000
 LEGACY_DEFAULT_MAX_TOKENS = 16
 
 
+Prompt = list[str | int | float | list[int | float]]
+"""Texts, token ids or lists of token ids."""
+
+
 class _Completion(msgspec.Struct):
     model: str
-    prompt: str | list[str | int | list[int]] | None = None
+    prompt: str | Prompt | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    max_tokens: int | None = None
-    n: int | None = None
-    best_of: int | None = None
+    max_tokens: Whole = None
+    n: Whole = None
+    best_of: Whole = None
 
 
 class _Embedding(msgspec.Struct):
     model: str
-    input: str | list[str | int | list[int]]
+    input: str | Prompt
 
 
 _completion = msgspec.json.Decoder(_Completion)
@@ -55,9 +58,10 @@ _embedding = msgspec.json.Decoder(_Embedding)
 
 def parse_completion(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/completions body. Raises Rejection."""
-    members, verbatim = top_level(body, KNOWN_COMPLETION_FIELDS)
-    request = decode(_completion, body)
-    choices = max(positive(request.n, "n", MAX_CHOICES), positive(request.best_of, "best_of", MAX_BEST_OF))
+    members, verbatim, text = top_level(body, KNOWN_COMPLETION_FIELDS)
+    request: _Completion = decode(_completion, text)
+    _check_ids(request.prompt, "prompt")
+    choices = max(positive(request.n, "n", MAX_CHOICES), _best_of(request.best_of))
     cap = cap_of(request.max_tokens, "max_tokens") if request.max_tokens is not None else LEGACY_DEFAULT_MAX_TOKENS
     return Parsed(
         model=request.model,
@@ -75,12 +79,19 @@ def parse_completion(body: bytes, _content_type: bytes = b"") -> Parsed:
     )
 
 
+def _best_of(value: Whole) -> int:
+    """Candidates of a completion. OpenAI's description takes 0, which cannot be fewer than are sent back: as absent."""
+    number = optional_whole(value, "best_of")
+    return positive(number or None, "best_of", MAX_BEST_OF)
+
+
 def parse_embedding(body: bytes, _content_type: bytes = b"") -> Parsed:
     """Read a /v1/embeddings body. Raises Rejection."""
-    members, verbatim = top_level(body, KNOWN_EMBEDDING_FIELDS)
-    request = decode(_embedding, body)
+    members, verbatim, text = top_level(body, KNOWN_EMBEDDING_FIELDS)
+    request: _Embedding = decode(_embedding, text)
     if not request.input:
         raise invalid("`input` is empty: send a text, token ids, or a list of them.", "input")
+    _check_ids(request.input, "input")
     return Parsed(
         model=request.model,
         members=members,
@@ -106,7 +117,7 @@ def completion_texts(body: bytes) -> tuple[list[str], int]:
 
 def _inputs(prompt: Any) -> int:
     """Count the prompts or embedding inputs of a request: each has the window, and its completions, to itself."""
-    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int):
+    if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int | float):
         return len(prompt)
     return 1
 
@@ -116,5 +127,15 @@ def _strings(value: Any) -> tuple[list[str], int]:
     if value is None or isinstance(value, str):
         return [value or ""], 1
     texts = [item for item in value if isinstance(item, str)]
-    ids = sum(1 for item in value if isinstance(item, int)) + sum(len(item) for item in value if isinstance(item, list))
+    ids = sum(len(item) if isinstance(item, list) else not isinstance(item, str) for item in value)
     return texts, ids + len(texts)
+
+
+def _check_ids(value: Any, name: str) -> None:
+    """Raise Rejection for a token id that is no whole number."""
+    ids = value if isinstance(value, list) else []
+    for some in (ids, *(item for item in ids if isinstance(item, list))):
+        if float in set(map(type, some)):  # hundreds of thousands may be sent
+            for one in some:
+                if isinstance(one, float):
+                    whole_number(one, name)

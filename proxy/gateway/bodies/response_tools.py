@@ -5,12 +5,16 @@ from typing import Any
 
 from proxy.gateway.bodies.image_bounds import DEFAULT_IMAGE_MODEL, image_output_bound
 from proxy.gateway.bodies.inventory import DATA_ITEMS, RUNS_AT_CLIENT, TOOLS
-from proxy.gateway.bodies.parsed import FRAMING_TOKENS, ImageTool
+from proxy.gateway.bodies.json_body import whole_number
+from proxy.gateway.bodies.parsed import FRAMING_TOKENS, ImageTool, Parsed, StoredContext
 from proxy.web.rejections import invalid
 
 FREE_CONTAINER_SIZES = (None, "1g")
 SCHEMA_KEYS = frozenset(("parameters", "schema", "input_schema", "output_schema", "arguments", "metadata"))
 """Members with the client's own data, not ours to read."""
+FILE_SEARCH, MOST_RESULTS = "file_search", 50
+LARGEST_CHUNK = 4_096
+"""Tokens of a piece of a file in a vector store at most."""
 MOST_DEPTH = 64
 """Levels of nesting that are looked into; what is deeper is refused."""
 
@@ -70,6 +74,27 @@ def tool_types(tools: list[dict[str, Any]]) -> frozenset[str]:
                 "Only 1g containers have a price here: leave `memory_limit` out.", param, "unsupported_parameter"
             )
     return frozenset(tool["type"] for tool in tools)
+
+
+def most_results(tools: list[dict[str, Any]]) -> int:
+    """Pieces of files that one call of a file search may find; 0 without one. Raises Rejection.
+
+    How many OpenAI takes where a tool does not say is not published: then the most that it may say.
+    """
+    found = [tool.get("max_num_results") for tool in tools if tool["type"] == FILE_SEARCH]
+    numbers = [MOST_RESULTS if one is None else whole_number(one, "tools[].max_num_results") for one in found]
+    if any(not 1 <= number <= MOST_RESULTS for number in numbers):
+        raise invalid(f"`max_num_results` must be between 1 and {MOST_RESULTS}.", "tools")
+    return max(numbers, default=0)
+
+
+def found_tokens(parsed: Parsed, stored: StoredContext) -> int:
+    """Tokens that one call of a file search may find at most: pieces of the stores that it looks through.
+
+    Which stores a tool in earlier items looks through is not known here: their pieces may be the largest there are.
+    """
+    named = parsed.search_results * stored.chunk_tokens
+    return max(named, MOST_RESULTS * LARGEST_CHUNK) if FILE_SEARCH in stored.tools else named
 
 
 def _runs_at_client(tool: dict[str, Any]) -> bool:

@@ -10,10 +10,13 @@ import lzma
 import re
 import threading
 from base64 import b64decode
+from collections.abc import Callable
 from importlib.resources import files
 
 import tiktoken
 import tiktoken_ext.openai_public as public
+
+from proxy.gateway.workload.body_shape import is_heavy
 
 RANKS_SHA256 = {
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
@@ -43,6 +46,11 @@ class Tokenizer:
         if name in self._encodings and sum(map(len, texts)) <= INLINE_CHARACTERS:
             return self._count(name, texts)
         return await asyncio.to_thread(self._count, name, texts)
+
+    async def count_body(self, model: str, texts_of: Callable[[bytes], tuple[list[str], int]], body: bytes) -> int:
+        """Tokens of a body's texts (see Endpoint.texts) with their framing; a heavy body is read beside the loop."""
+        texts, framing = await asyncio.to_thread(texts_of, body) if is_heavy(body) else texts_of(body)
+        return framing + await self.count(model, texts)
 
     def _count(self, name: str, texts: list[str]) -> int:
         encoding = self._encodings.get(name) or self._load(name)

@@ -17,6 +17,8 @@ log = logging.getLogger("tollkeeper.sockets")
 
 Lane = str | None
 TWINS: dict[Lane, Lane] = {None: "", "": None}
+KNOWN_ENDS = 1_000
+"""Ids of responses that ended last: an end that is told once more begins nothing."""
 
 
 class Lanes:
@@ -26,6 +28,7 @@ class Lanes:
         """Nothing is asked for yet."""
         self._waiting: dict[Lane, deque[SocketExchange]] = {}
         self._running: dict[str, tuple[Lane, SocketExchange]] = {}
+        self._ended: deque[str] = deque(maxlen=KNOWN_ENDS)
         self._unnamed = count()
         self._cancels = 0
         self._in_doubt = False
@@ -44,6 +47,13 @@ class Lanes:
         """Responses that run or wait, in this order."""
         running = [exchange for _, exchange in self._running.values()]
         return [*running, *(one for waiting in self._waiting.values() for one in waiting)]
+
+    @property
+    def at_work(self) -> list[SocketExchange]:
+        """Responses that the upstream may be at work on: those that run, and the first of each lane where none does."""
+        running = [exchange for _, exchange in self._running.values()]
+        busy = {lane for lane, _ in self._running.values()}
+        return [*running, *(one[0] for lane, one in self._waiting.items() if one and lane not in busy)]
 
     def ask(self, lane: Lane, exchange: SocketExchange) -> None:
         """Queue a response that is held for at the end of its lane."""
@@ -68,10 +78,23 @@ class Lanes:
         return exchange
 
     def add(self, lane: Lane, event: dict[str, Any]) -> None:
-        """Keep the output in an event that passed, with the response of its lane that began last."""
+        """Keep the output in an event that passed, with the response of its lane that began last, or is to begin."""
         running = next((one for other, one in reversed(self._running.values()) if other == lane), None)
+        running = running or self._first_waiting(lane)
         if running is not None:
             running.passed.take(event)
+
+    def _first_waiting(self, lane: Lane) -> SocketExchange | None:
+        """Find the response that is to begin next in a lane."""
+        waiting = self._waiting.get(lane) or self._waiting.get(TWINS.get(lane, lane))
+        return waiting[0] if waiting else None
+
+    def begin_late(self, lane: Lane, response_id: str, model: str) -> SocketExchange | None:
+        """Begin the response whose end is the first that is heard of it: what passed belongs to it; None for none."""
+        running = any(other == lane for other, _ in self._running.values())
+        if running or response_id in self._ended or response_id in self._running:
+            return None  # it is another's, or told once more
+        return self.begin(lane, response_id, model)
 
     def closing(self, lane: Lane, response_id: str, *, cancelled: bool) -> SocketExchange | None:
         """Find the running response of that id, or the only one of its lane when the event names none.
@@ -86,7 +109,8 @@ class Lanes:
         return found[0] if len(found) == 1 and not response_id else None
 
     def drop(self, exchange: SocketExchange) -> None:
-        """Forget a response that is settled."""
+        """Forget a response that is settled, but for its id."""
+        self._ended.extend(key for key, value in self._running.items() if value[1] is exchange)
         self._running = {key: value for key, value in self._running.items() if value[1] is not exchange}
 
     def refuse(self, lane: Lane) -> SocketExchange | None:

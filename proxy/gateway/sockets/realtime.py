@@ -12,26 +12,33 @@ import re
 from collections import deque
 from itertools import count
 from typing import Any, NamedTuple
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from billing.ledger.accounts import ApiKey
-from billing.money.pricing import Model, PriceBook
+from billing.money.pricing import PriceBook
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.reports import response_report, text_of
 from proxy.gateway.bodies.inventory import REALTIME_CLIENT, named, offered
+from proxy.gateway.bodies.json_body import whole_number
 from proxy.gateway.bodies.media import BYTES_PER_TOKEN
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import ANOTHER_TRY, PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
-from proxy.gateway.sockets.realtime_frames import UNNAMED, names_file, refuse_shared, response_id_of
-from proxy.gateway.sockets.realtime_state import ENDLESS, ConversationSize, SessionSettings, SessionState
+from proxy.gateway.sockets.realtime_frames import UNNAMED, error_event, names_file, refuse_shared, response_id_of
+from proxy.gateway.sockets.realtime_state import (
+    ENDLESS,
+    ConversationSize,
+    SessionSettings,
+    SessionState,
+    milliseconds_of,
+)
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.sockets.transcriptions import HEARD_EVENTS, Transcriptions
+from proxy.web.raw_query import query_pairs
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")
@@ -45,6 +52,7 @@ AUDIO_TOKENS_PER_SECOND = 10
 SPOKEN_TOKENS_PER_SECOND = 20
 HEADROOM_TOKENS = 2_000
 """Tokens that the standing hold covers beyond the conversation: it need not grow with every frame."""
+HEADROOM = (HEADROOM_TOKENS, 0, HEADROOM_TOKENS // 4)
 IMAGE_TOKENS = 2_000
 DEFAULT_OUTPUT_TOKENS = 4_096
 
@@ -61,16 +69,25 @@ class Reply(NamedTuple):
     event_id: str = ""
 
 
+def query_of(query: bytes) -> dict[str, str]:
+    """Members of a socket's query. Raises Rejection."""
+    return dict(query_pairs(query))
+
+
 class RealtimeSession:
     """See relay.SocketSession."""
+
+    speaks_first = True
 
     def __init__(self, services: Services, key: ApiKey, query: bytes, begin: Begin) -> None:
         """Open a session. Raises Rejection when the model is not sold, or the query holds what is not known here."""
         self._services, self._key, self._begin = services, key, begin
-        given = dict(parse_qsl(query.decode("ascii", "replace"), keep_blank_values=True, max_num_fields=8))
+        given = query_of(query)
         if given.keys() - {"model"}:
             raise invalid(
-                "Only `model` is taken from the query here.", min(given.keys() - {"model"})[:40], "unknown_parameter"
+                "Only `model`, or `intent=transcription`, is taken from the query here.",
+                min(given.keys() - {"model"})[:40],
+                "unknown_parameter",
             )
         name = given.get("model", "")
         if not QUERY_MODEL.match(name):
@@ -78,7 +95,8 @@ class RealtimeSession:
                 "Name the model in the query: ?model=gpt-realtime-2.1.", "model", "missing_required_parameter"
             )
         self._name = name
-        self._most = self._sold(services.terms.prices).max_output_tokens or DEFAULT_OUTPUT_TOKENS
+        sold = sold_model(name, REALTIME.name, key, begin.terms.prices, services.settings.billing, services.today())
+        self._most = sold.max_output_tokens or DEFAULT_OUTPUT_TOKENS
         self._first_cap = min(services.settings.holds.realtime_max_output_tokens, self._most)
         # our own event is the first that the server gets; if it refuses it, the session ends
         self._state = SessionState(SessionSettings(self._first_cap))
@@ -98,14 +116,15 @@ class RealtimeSession:
         self._clients_ids: dict[str, Any] = {}
         """Our event ids, which nobody else gives → those that the client gave, if any."""
 
-    def _sold(self, prices: PriceBook) -> Model:
-        return sold_model(self._name, REALTIME.name, self._key, prices, self._services.settings.billing)
-
     def target(self) -> str:
         """See SocketSession."""
         services = self._services
-        admit(services.settings, self._key.account_id, services.overloaded)
+        admit(services.settings, self._key.home_id, services.overloaded)
         return f"/realtime?model={self._name}"
+
+    def least(self) -> int:
+        """See SocketSession: a standing hold for the shortest answer that a client can ask for."""
+        return self._plan(self._begin.terms.prices, ConversationSize().plus(*HEADROOM), 1).ceiling.amount
 
     def opening(self) -> list[bytes]:
         """See SocketSession. An endless answer could not be held for: a session has a cap from its first moment."""
@@ -137,7 +156,7 @@ class RealtimeSession:
                 raw = self._update(frame)
             self._grow(frame, len(raw))
             await self._ensure()
-            await self._heard.ensure(self._state.transcribers)
+            await self._heard.ensure(self._state.transcribers, self._state.hint)
         except Rejection as rejection:
             self._size, self._heard.sent = size, sent
             if (own := frame.get("event_id")) != asked:
@@ -154,7 +173,11 @@ class RealtimeSession:
         if not isinstance(session, dict):
             raise invalid("`session` must be an object.", "session", "invalid_type")
         if session.get("type", "realtime") != "realtime":
-            raise forbidden("Only realtime sessions are offered here.", "session_not_allowed", "session.type")
+            raise forbidden(
+                "This is a realtime session: open another one with ?intent=transcription.",
+                "session_not_allowed",
+                "session.type",
+            )
         if session.get("model") not in (None, self._name):
             raise forbidden(
                 "The model of a session cannot be changed: open another one.",
@@ -183,22 +206,20 @@ class RealtimeSession:
         return own
 
     def _check_cap(self, cap: Any) -> int:
-        if type(cap) is not int or not 1 <= cap <= self._most:
+        number = whole_number(cap, "max_output_tokens")
+        if not 1 <= number <= self._most:
             raise invalid(f"`max_output_tokens` must be a whole number from 1 to {self._most}.", "max_output_tokens")
-        return int(cap)
+        return number
 
     def _grow(self, frame: Frame, size: int) -> None:
         """Count what this frame may add to the conversation."""
         sound = frame.get("audio")
         if frame["type"] == "input_audio_buffer.append":
-            milliseconds = self._milliseconds(len(sound) if isinstance(sound, str) else 0)
+            milliseconds = milliseconds_of(len(sound) if isinstance(sound, str) else 0, self._state)
             self._heard.sent += milliseconds
             self._size = self._size.plus(0, 0, -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000))
         else:
             self._size = self._with_items(self._size, [frame.get("item")], size)
-
-    def _milliseconds(self, encoded: int) -> int:
-        return -(-encoded * 3 * 1_000 // (4 * self._state.heard_bytes))
 
     def _with_items(self, size: ConversationSize, items: Any, length: int) -> ConversationSize:
         """Size with items that a frame of this length carries: their pictures and sound are no text."""
@@ -211,7 +232,7 @@ class RealtimeSession:
                     if isinstance(part.get("image_url"), str):
                         length -= len(part["image_url"])
                         pictures += IMAGE_TOKENS
-        audio = -(-self._milliseconds(encoded) * AUDIO_TOKENS_PER_SECOND // 1_000)
+        audio = -(-milliseconds_of(encoded, self._state) * AUDIO_TOKENS_PER_SECOND // 1_000)
         text = max(0, length - encoded)
         return size.plus(text + pictures + FRAMING_TOKENS, text // BYTES_PER_TOKEN + pictures, audio)
 
@@ -253,20 +274,26 @@ class RealtimeSession:
             cap_field="max_output_tokens",
             audio_output=True,
         )
-        return make_plan(REALTIME, parsed, self._key, prices, self._services.settings)
+        services = self._services
+        return make_plan(REALTIME, parsed, self._key, prices, services.settings, today=services.today())
+
+    def _worst(self) -> tuple[ConversationSize, int]:
+        """Most that the next response reads, and its output cap."""
+        return self._size, self._state.cap
 
     async def _ensure(self) -> None:
         """Have a standing hold that covers the conversation. Raises Rejection."""
-        cap, needed, standing = self._state.cap, self._size.text + self._size.audio, self._standing
+        size, cap = self._worst()
+        needed, standing = size.text + size.audio, self._standing
         covered, covered_cap = self._covered
         if (
             standing is not None
             and standing.hold.is_open
             and (needed <= covered and cap <= covered_cap)
-            and standing.hold.terms == self._services.terms
+            and standing.hold.terms == self._begin.terms
         ):
             return
-        size = self._size.plus(HEADROOM_TOKENS, 0, HEADROOM_TOKENS // 4)
+        size = size.plus(*HEADROOM)
 
         async def hold(exchange: SocketExchange, wait: bool) -> None:
             await self._hold(exchange, size, cap, wait=wait)
@@ -347,15 +374,17 @@ class RealtimeSession:
         exchange = reply.exchange
         if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session
             try:
-                await self._hold(exchange, self._size, self._state.cap)
+                await self._hold(exchange, *self._worst())
             except Rejection as rejection:
                 raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
         exchange.response_id = response_id_of(frame) or f"{UNNAMED}{next(self._numbers)}"
-        held, size = exchange.hold.held_plan, reply.reads or self._size
-        likely = held.parsed._replace(estimated_input=size.likely + size.audio, estimated_audio=size.audio)
-        exchange.hold.plan = held._replace(parsed=likely)
+        self._expect_input(reply)
         exchange.hold.checkpoint_sent()
         self._running[exchange.response_id] = reply
+
+    def _expect_input(self, reply: Reply) -> None:
+        size = reply.reads or self._size
+        reply.exchange.expect_input(size.likely + size.audio, size.audio)
 
     def _next_reply(self) -> Reply:
         """Take the response that begins: the first that was asked for; in doubt, the one with the largest hold."""
@@ -398,10 +427,7 @@ class RealtimeSession:
 
     def error(self, rejection: Rejection, frame: Frame) -> bytes:
         """See SocketSession."""
-        body = msgspec.json.decode(rejection.body())
-        asked = frame.get("event_id")
-        error = {**body["error"], "event_id": asked if isinstance(asked, str) else None}
-        return msgspec.json.encode({"type": "error", "event_id": "event_" + rejection.code, "error": error})
+        return error_event(rejection, frame)
 
     def waits(self, *, gone: bool) -> bool:
         """See SocketSession. A response that nobody hears is cut off: what was spoken is charged."""
@@ -409,8 +435,10 @@ class RealtimeSession:
 
     async def end(self, outcome: Outcome) -> None:
         """See SocketSession."""
-        for reply in (*self._running.values(), *self._asked):
-            await reply.exchange.abandon(outcome)
+        if at_work := not self._running and bool(self._asked):
+            self._expect_input(self._asked[0])
+        for place, reply in enumerate((*self._running.values(), *self._asked)):
+            await reply.exchange.abandon(outcome, at_work=at_work and not place)
         await self._heard.end(outcome)
         if self._standing is not None:
             await self._standing.hold.release()

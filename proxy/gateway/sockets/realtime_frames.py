@@ -2,9 +2,11 @@
 
 from typing import Any
 
+import msgspec
+
 from proxy.gateway.bodies.media import is_custom_voice
 from proxy.gateway.sockets.relay import Frame
-from proxy.web.rejections import invalid, not_found
+from proxy.web.rejections import Rejection, invalid, not_found
 
 LONGEST_ID = 120
 UNNAMED = "unnamed "
@@ -30,6 +32,14 @@ def response_id_of(frame: Frame) -> str:
     response = frame.get("response")
     found = response.get("id") if isinstance(response, dict) else None
     return str(found)[:LONGEST_ID] if isinstance(found, str | int) else ""
+
+
+def error_event(rejection: Rejection, frame: Frame) -> bytes:
+    """Rejection as an event about a client's frame."""
+    body = msgspec.json.decode(rejection.body())
+    asked = frame.get("event_id")
+    error = {**body["error"], "event_id": asked if isinstance(asked, str) else None}
+    return msgspec.json.encode({"type": "error", "event_id": "event_" + rejection.code, "error": error})
 
 
 def refuse_shared(given: dict[str, Any]) -> None:

@@ -5,7 +5,10 @@ until then both are held for. A conversation grows by what is put into it, and i
 that read all of it, never by another's.
 """
 
+import math
 from typing import Any, NamedTuple
+
+import msgspec
 
 from billing.money.usage import Usage
 
@@ -23,6 +26,8 @@ class SessionSettings(NamedTuple):
     heard_bytes: int = PCM_BYTES_PER_SECOND
     spoken_bytes: int = PCM_BYTES_PER_SECOND
     """Bytes of a second of sound, of the user's and of the model's."""
+    hint: int = 0
+    """Bytes of what the transcriber is told beside the sound, which it reads with every item."""
 
     def updated(self, session: dict[str, Any], most: int) -> "SessionSettings":
         """Lay a session object over these settings; members that it does not have stay. `most`: the model's cap."""
@@ -31,18 +36,20 @@ class SessionSettings(NamedTuple):
         sides = audio if isinstance(audio, dict) else {}
         heard, spoken = sides.get("input"), sides.get("output")
         given = heard if isinstance(heard, dict) else session
-        transcriber = self.transcriber
+        transcriber, hint = self.transcriber, self.hint
         for name in ("transcription", "input_audio_transcription"):
             if name in given:
                 wanted = given[name]
                 transcriber = str(wanted.get("model") or "")[:120] if isinstance(wanted, dict) else ""
+                hint = len(msgspec.json.encode(wanted)) if wanted else 0
         return SessionSettings(
-            most if cap in ENDLESS or type(cap) is not int else cap,
+            math.ceil(cap) if type(cap) in (int, float) else most,
             transcriber,
             _bytes_per_second(given, "input_audio_format", self.heard_bytes),
             _bytes_per_second(
                 spoken if isinstance(spoken, dict) else session, "output_audio_format", self.spoken_bytes
             ),
+            hint,
         )
 
 
@@ -78,6 +85,11 @@ class SessionState:
         return frozenset(one.transcriber for one in self.candidates) - {""}
 
     @property
+    def hint(self) -> int:
+        """Most that the transcriber may be told, in bytes."""
+        return max(one.hint for one in self.candidates)
+
+    @property
     def heard_bytes(self) -> int:
         """Fewest bytes that a second of the user's sound may have."""
         return min(one.heard_bytes for one in self.candidates)
@@ -94,6 +106,11 @@ class SessionState:
     def refuse(self, event_id: str) -> None:
         """Forget a wish that the server refused. An error that names none is about any event."""
         self._asked.pop(event_id, None)
+
+
+def milliseconds_of(encoded: int, state: SessionState) -> int:
+    """Most milliseconds of the user's sound in so many characters of base64."""
+    return -(-encoded * 3 * 1_000 // (4 * state.heard_bytes))
 
 
 class ConversationSize(NamedTuple):

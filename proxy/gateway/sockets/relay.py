@@ -1,46 +1,56 @@
 """WebSockets: the client's and the upstream's, frames read between them. What a frame costs is the session's business.
 
-    authenticate → connect upstream → accept → frames both ways (session holds, meters, settles) → close
+    authenticate → standing → seat → (connect upstream) → accept → frames both ways (session holds, meters, settles)
+      → close
 
 Text frames only, bounded in size; each direction is one loop that awaits the other side, so a slow reader slows the
-sender down.
+sender down. The upstream is connected to with the first frame that goes there, but where the client is owed a frame
+before (`SocketSession.speaks_first`). A socket on which nothing is asked for is closed after a while.
 """
 
 import asyncio
 import contextlib
 import logging
 import os
-import ssl
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any, Protocol
-from urllib.parse import urlsplit
 
-import certifi
 import msgspec
-from websockets.asyncio.client import ClientConnection, connect
-from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidStatus
+from websockets.exceptions import ConnectionClosed
 
 from billing.ledger.accounts import ApiKey
 from billing.money.usage_record import Outcome
+from billing.storage.database import now_ms
+from proxy.gateway.access_log import report_account
+from proxy.gateway.admission import admit
 from proxy.gateway.answers.decode import decode_object
+from proxy.gateway.answers.upstream_errors import masked
+from proxy.gateway.bodies.json_body import mended, refuse_twins
 from proxy.gateway.endpoints import REALTIME
+from proxy.gateway.limits.free_calls import free_limits
+from proxy.gateway.limits.standing import check_standing
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import Begin, Handshake, SocketExchange
+from proxy.gateway.sockets.exchange import Begin, Handshake
+from proxy.gateway.sockets.upstream_link import UpstreamLink
 from proxy.gateway.upstream.interruption import Interruption
-from proxy.gateway.upstream.pool import CONNECT_SECONDS
+from proxy.gateway.upstream.member import Member
+from proxy.gateway.upstream.route import Needs
+from proxy.gateway.workload.body_shape import is_heavy
 from proxy.web.asgi import Scope
-from proxy.web.rejections import Rejection, bad_gateway, invalid
+from proxy.web.raw_query import query_pairs
+from proxy.web.rejections import Rejection, invalid
 
 log = logging.getLogger("tollkeeper.sockets")
 
 BROWSER_KEY = "openai-insecure-api-key."
 PROTOCOL = "realtime"
-MAX_UPSTREAM_FRAME = 67_108_864
 POLICY_VIOLATION = 1008
 GOING_AWAY = 1001
 INTERNAL_ERROR = 1011
 NORMAL = 1000
+UNAVAILABLE = 503
 
 REALTIME_PATH, RESPONSES_PATH = b"/v1/realtime", b"/v1/responses"
 ENDPOINTS = {REALTIME_PATH: REALTIME.name, RESPONSES_PATH: "/v1/responses"}
@@ -60,11 +70,24 @@ class Finished(Exception):
         self.code, self.reason, self.last = code, reason, last
 
 
+class BrokeOff(Finished):
+    """The upstream broke the connection off."""
+
+
 class SocketSession(Protocol):
-    """The protocol spoken on one socket, and its cost."""
+    """The protocol spoken on one socket, and its cost.
+
+    `speaks_first`: the upstream does, before the client has said anything.
+    """
+
+    speaks_first: bool
 
     def target(self) -> str:
         """Path and query below base_url, from checked values only. Raises Rejection."""
+        ...
+
+    def least(self) -> int:
+        """Millicredits of the smallest hold that anything on this socket needs. Raises Rejection."""
         ...
 
     def opening(self) -> list[bytes]:
@@ -118,33 +141,40 @@ class Socket:
         """Live the whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
         services, path = self._services, self._scope["raw_path"]
         handshake = Handshake(path, self._scope["headers"], ENDPOINTS.get(path, "none"), self)
-        begin = partial(SocketExchange, services, handshake)
-        key: ApiKey | None = None
+        begin = Begin(services, handshake)
+        opening = begin()  # the handshake, should it be refused
+        opening.context.request_id = self.request_id
         await self._receive()
-        services.live.add(self)
-        try:
-            key = await services.authenticator.authenticate(self._credentials(), self._scope["client"])
-            session = open_session(services, self._scope, key, begin)
-            upstream = await self._connect(session)
-        except Rejection as rejection:
-            refused = begin()
-            refused.context.key, refused.context.request_id = key, self.request_id
-            await refused.refuse(rejection)
-            await self._refuse(rejection)
-            return
-        finally:
-            services.live.discard(self)
-        services.live.add(self)
-        try:
-            async with upstream:
-                await self._send(
-                    {"type": "websocket.accept", "subprotocol": self._subprotocol(), "headers": self._headers()}
-                )
-                await self._relay(session, upstream)
-        finally:
-            services.live.discard(self)
+        async with contextlib.AsyncExitStack() as open_now:
+            services.live.add(self)
+            open_now.callback(services.live.discard, self)
+            try:
+                key = await services.authenticator.authenticate(self._credentials(), self._scope["client"], tokens=True)
+                opening.context.key = key
+                begin.belongs_to(key.home_id)
+                begin.members = self._members(key)
+                session = open_session(services, self._scope, key, begin)
+                await self._check_standing(key, session.least())
+                open_now.enter_context(self._seat(key))
+                upstream = UpstreamLink(services, begin, session.target, session.opening, opening.context, open_now)
+                if session.speaks_first:
+                    await upstream.connect()
+            except Rejection as rejection:
+                await opening.refuse(rejection)
+                await self._refuse(rejection)
+                return
+            head = {"subprotocol": self._subprotocol(), "headers": self._headers()}
+            await self._send({"type": "websocket.accept", **head})
+            await self._relay(session, upstream, key)
 
     # -- opening ----------------------------------------------------------------------------------
+
+    def _members(self, key: ApiKey) -> list[Member]:
+        """Find the upstreams that may be behind this socket, in the order in which they are asked. Raises Rejection."""
+        query = dict(query_pairs(self._scope["query_string"]))
+        needs = Needs(query.get("model", ""), key.region, socket=True, home=key.account_id)
+        services = self._services
+        return services.upstreams.route(needs).members[: services.settings.failover.tries]
 
     def _credentials(self) -> list[tuple[bytes, bytes]]:
         """Headers with the key; a browser, which cannot send Authorization, names it as a sub-protocol."""
@@ -155,47 +185,34 @@ class Socket:
                 return [*(pair for pair in headers if pair[0] != b"authorization"), (b"authorization", given)]
         return headers
 
+    async def _check_standing(self, key: ApiKey, least: int) -> None:
+        """Refuse whom nothing could be served. Raises Rejection.
+
+        What cannot be read now is not known to be gone.
+        """
+        services = self._services
+        free = admit(services.settings, key.home_id, services.overloaded)
+        try:
+            await check_standing(services, key, self.request_id, now_ms(), free=free, least=least)
+        except Rejection as rejection:
+            if rejection.status != UNAVAILABLE:
+                raise
+
+    def _seat(self, key: ApiKey) -> contextlib.AbstractContextManager[None]:
+        """Seat of a socket, within what a key and an address may have, and a key may open. Raises Rejection."""
+        services, listen = self._services, self._services.settings.listen
+        limits = free_limits(key, services.settings.limits, now_ms())
+        services.seats.count_handshake(key.key_id, limits.requests_per_minute, time.monotonic())
+        address = services.authenticator.address_of(self._scope["client"], self._scope["headers"])
+        of_key = [most for most in (limits.concurrency, listen.max_sockets_per_key) if most]
+        of_address = listen.max_sockets_per_address
+        return services.seats.seat(key.key_id, address, of_key=min(of_key, default=0), of_address=of_address)
+
     def _subprotocol(self) -> str | None:
         return PROTOCOL if PROTOCOL in self._scope["subprotocols"] else None
 
     def _headers(self) -> list[tuple[bytes, bytes]]:
         return [(b"x-request-id", self.request_id.encode())]
-
-    async def _connect(self, session: SocketSession) -> ClientConnection:
-        """Connect to the upstream. Raises Rejection: a refused handshake, without our account's identity."""
-        settings, target = self._services.settings.upstream, session.target()
-        base = urlsplit(settings.base_url)
-        secure = base.scheme == "https"
-        try:
-            return await connect(
-                f"{'wss' if secure else 'ws'}://{base.netloc}{base.path.rstrip('/')}{target}",
-                ssl=ssl.create_default_context(cafile=settings.ca_file or certifi.where()) if secure else None,
-                additional_headers={
-                    "Authorization": f"Bearer {self._services.upstream_key.reveal()}",
-                    "X-Client-Request-Id": self.request_id,
-                },
-                user_agent_header="tollkeeper",
-                open_timeout=CONNECT_SECONDS + settings.first_byte_timeout_seconds,
-                max_size=MAX_UPSTREAM_FRAME,
-                compression=None,
-                proxy=None,
-            )
-        except InvalidStatus as error:
-            raise self._refused(error) from None
-        except (OSError, TimeoutError, InvalidHandshake):
-            raise bad_gateway(
-                "The upstream could not be reached. Nothing was charged; try again.", "upstream_connect"
-            ) from None
-
-    def _refused(self, error: InvalidStatus) -> Rejection:
-        status = error.response.status_code
-        if status in (401, 403) or not 400 <= status < 500:
-            return bad_gateway(
-                "The upstream refused the connection. Nothing was charged; try again later.", "upstream_refused"
-            )
-        return Rejection(
-            status, "upstream_error", "The upstream refused this connection: check the model and the parameters."
-        )
 
     async def _refuse(self, rejection: Rejection) -> None:
         headers = [(b"content-type", b"application/json"), *self._headers(), *rejection.headers()]
@@ -204,21 +221,21 @@ class Socket:
 
     # -- frames -----------------------------------------------------------------------------------
 
-    async def _relay(self, session: SocketSession, upstream: ClientConnection) -> None:
+    async def _relay(self, session: SocketSession, upstream: UpstreamLink, key: ApiKey) -> None:
         """Both directions until either ends; then what is still paid for, then the books."""
-        client = asyncio.create_task(self._client_side(session, upstream))
+        client = asyncio.create_task(self._client_side(session, upstream, key))
         server = asyncio.create_task(self._upstream_side(session, upstream))
         self.interruption.attach(partial(_cancel, client))
-        outcome: Outcome = "client_gone"
+        outcome: Outcome = "shutdown"
         closing = Finished(NORMAL, "")
         try:
             await asyncio.wait((client, server), return_when=asyncio.FIRST_COMPLETED)
             closing = _ending(server) if server.done() else _ending(client)
             if self.interruption.reason == "shutdown":
                 closing = Finished(GOING_AWAY, "The server is restarting: connect again.")
-            if server.done() and closing.code == INTERNAL_ERROR:
-                outcome = "upstream_cut"
-            if not server.done() and session.waits(gone=client.done() and closing.code == NORMAL):
+            outcome = _outcome(client, server, closing)
+            gone = client.done() and closing.code == NORMAL
+            if upstream.connected and not server.done() and session.waits(gone=gone):
                 await asyncio.wait((server,), timeout=self._services.settings.metering.read_on_seconds)
         finally:
             for task in (client, server):
@@ -230,11 +247,9 @@ class Socket:
                 await self._send({"type": "websocket.send", "text": closing.last.decode()})
             await self._send({"type": "websocket.close", "code": closing.code, "reason": closing.reason[:120]})
 
-    async def _client_side(self, session: SocketSession, upstream: ClientConnection) -> None:
-        for own in session.opening():
-            await upstream.send(own.decode())
+    async def _client_side(self, session: SocketSession, upstream: UpstreamLink, key: ApiKey) -> None:
         while True:
-            message = await self._receive()
+            message = await self._next(session)
             if message["type"] == "websocket.disconnect":
                 return
             raw = message.get("text")
@@ -242,31 +257,67 @@ class Socket:
             try:
                 if raw is None:
                     raise invalid("Send JSON events as text frames.", code="invalid_event")
-                frame = _event(raw)
+                frame = await self._read(raw.encode(), key)
                 sent = await session.from_client(frame, raw.encode())
+                if sent and not upstream.connected:
+                    await self._connect_late(session, upstream)
             except Rejection as rejection:
-                await self._send({"type": "websocket.send", "text": session.error(rejection, frame).decode()})
+                await self._tell(session.error(rejection, frame).decode())
                 continue
             if sent:
-                await upstream.send(sent.decode())
+                await upstream.send(sent)
 
-    async def _upstream_side(self, session: SocketSession, upstream: ClientConnection) -> None:
+    async def _tell(self, text: str) -> None:
+        """Send the client an event. One that has left hears no more, and what it asked for is read on all the same."""
+        with contextlib.suppress(OSError):  # ASGI says so: it has left
+            await self._send({"type": "websocket.send", "text": text})
+
+    async def _connect_late(self, session: SocketSession, upstream: UpstreamLink) -> None:
+        """Connect with what was held for already. Raises Rejection; then nothing is held."""
         try:
-            async for message in upstream:
+            await upstream.connect()
+        except Rejection:
+            await session.end("upstream_error")
+            raise
+
+    async def _next(self, session: SocketSession) -> Any:
+        """Next message of the client. Raises Finished when none comes for long and nothing is waited for."""
+        idle = self._services.settings.listen.socket_idle_seconds
+        while True:
+            try:
+                async with asyncio.timeout(idle or None):
+                    return await self._receive()
+            except TimeoutError:
+                if not session.waits(gone=False):
+                    raise Finished(NORMAL, f"Nothing was asked for in {idle} s: connect again.") from None
+
+    async def _read(self, raw: bytes, key: ApiKey) -> Frame:
+        """Client's frame; one that is work is read for who could be served. Raises Rejection."""
+        if is_heavy(raw):
+            await self._check_standing(key, 1)
+        return await self._services.bodies.read(raw, b"", _event)
+
+    def _masked(self, frame: Frame, raw: bytes) -> tuple[Frame, bytes]:
+        """Take what is about our own account out of a frame that tells an error."""
+        account, changed = masked(frame)
+        report_account(self._services, account, 0, self.request_id)
+        return (frame, raw) if changed is None else (changed, msgspec.json.encode(changed))
+
+    async def _upstream_side(self, session: SocketSession, upstream: UpstreamLink) -> None:
+        try:
+            async for message in await upstream.opened:
                 raw = message.encode() if isinstance(message, str) else message
-                passed = await session.from_upstream(decode_object(raw) or {}, raw)
+                frame = decode_object(raw) or {}
+                if b'"error"' in raw:
+                    frame, raw = self._masked(frame, raw)
+                passed = await session.from_upstream(frame, raw)
                 if passed:
-                    await self._send(
-                        {
-                            "type": "websocket.send",
-                            "text": self._services.redactor.redact_key(passed).decode("utf-8", "replace"),
-                        }
-                    )
+                    await self._tell(self._services.redactor.redact_key(passed).decode("utf-8", "replace"))
         except ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd is not None else 0
             if code in (NORMAL, GOING_AWAY):
                 raise Finished(code, "The upstream closed the session.") from None
-            raise Finished(INTERNAL_ERROR, "The upstream broke off.") from None
+            raise BrokeOff(INTERNAL_ERROR, "The upstream broke off.") from None
         raise Finished(NORMAL, "The upstream closed the session.")
 
 
@@ -284,16 +335,25 @@ def _ending(task: "asyncio.Task[None]") -> Finished:
     return Finished(INTERNAL_ERROR, "Something went wrong on our side.")
 
 
+def _outcome(client: "asyncio.Task[None]", server: "asyncio.Task[None]", closing: Finished) -> Outcome:
+    """How the responses end that have not ended when a socket does: by who ended it. What is ours is nobody else's."""
+    if server.done():
+        by_upstream = isinstance(closing, BrokeOff) or closing.code in (NORMAL, GOING_AWAY)
+        return "upstream_cut" if by_upstream else "shutdown"
+    return "shutdown" if client.cancelled() or client.exception() is not None else "client_gone"
+
+
 def _cancel(task: "asyncio.Task[None]") -> None:
     task.cancel()
 
 
-def _event(raw: str) -> Frame:
+def _event(raw: bytes, _content_type: bytes) -> Frame:
     """Client's frame. Raises Rejection."""
     try:
-        frame = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, RecursionError):
-        raise invalid("The event is not valid JSON.", code="invalid_event") from None
+        frame = refuse_twins(mended(raw))
+    except Rejection as rejection:
+        message = rejection.message.replace("request body", "event")
+        raise invalid(message, rejection.param, "invalid_event") from None
     if not isinstance(frame, dict) or not isinstance(frame.get("type"), str):
         raise invalid("An event is a JSON object with a `type`.", "type", "invalid_event")
     return frame

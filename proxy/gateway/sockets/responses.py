@@ -9,8 +9,9 @@ order they were asked for. Each response goes through these states, and its mone
                can see it (I8). A response that nobody asked for ends the socket; `response.steer`, which could start
                one, is refused.
     closed     Its closing event (completed, incomplete, failed) settles it by its own usage.
-    abandoned  The end of the socket: what passed towards the client is counted and charged. A response that had not
-               begun is released, then or when an error answers its `response.create`. No error ends a running response
+    abandoned  The end of the socket: what passed towards the client is counted and charged. Of a response that was
+               sent and had not begun, a client that leaves owes the input where it was the next of its lane; else it is
+               released, then or when an error answers its `response.create`. No error ends a running response
                (lanes.py says which event is about which).
 
 A 402 lets running responses end, then closes the socket: an agent that asks on and on must not hang.
@@ -22,21 +23,24 @@ from typing import NamedTuple
 import msgspec
 
 from billing.ledger.accounts import ApiKey
+from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
 from proxy.gateway.answers.events import RESPONSE_EVENTS
 from proxy.gateway.answers.reports import response_report, text_of, with_passed
 from proxy.gateway.bodies.inventory import SOCKET_CLIENT, offered
-from proxy.gateway.bodies.parsed import Parsed
+from proxy.gateway.bodies.json_body import split
+from proxy.gateway.bodies.parsed import Parsed, StoredContext
 from proxy.gateway.endpoints import METERED
+from proxy.gateway.forwarding import pinned_member
 from proxy.gateway.plan import make_plan
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import Begin, SocketExchange
 from proxy.gateway.sockets.lanes import Lane, Lanes
-from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
+from proxy.gateway.sockets.relay import INTERNAL_ERROR, POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.upstream.request_body import body_to_send
-from proxy.gateway.upstream.tenants import extra_for
-from proxy.web.rejections import Rejection, invalid
+from proxy.gateway.upstream.tenants import CANNOT_KEEP, extra_for
+from proxy.web.rejections import Rejection, invalid, unavailable
 
 ENDPOINT = METERED["POST", b"/v1/responses"]
 OURS = ("type", "stream_id", "generate")
@@ -45,19 +49,21 @@ CANCEL = "response.cancel"
 MAX_LANES = 64
 PAYMENT_REQUIRED = 402
 KNOWN_RESPONSES = 10_000
-_members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 class MadeHere(NamedTuple):
     """A response of this socket, as one that builds on it re-reads it: see UpstreamObjects."""
 
-    tokens: int
+    tokens: int | None
     model: str
     picture_extra: int
+    tools: frozenset[str]
 
 
 class ResponsesSession:
     """See relay.SocketSession."""
+
+    speaks_first = False
 
     def __init__(self, services: Services, key: ApiKey, begin: Begin) -> None:
         """Nothing runs yet."""
@@ -69,8 +75,12 @@ class ResponsesSession:
     def target(self) -> str:
         """See SocketSession."""
         services = self._services
-        admit(services.settings, self._key.account_id, services.overloaded)
+        admit(services.settings, self._key.home_id, services.overloaded)
         return "/responses"
+
+    def least(self) -> int:
+        """See SocketSession. Which model will be asked is not known yet; none answers for nothing."""
+        return 1
 
     def opening(self) -> list[bytes]:
         """See SocketSession."""
@@ -100,37 +110,65 @@ class ResponsesSession:
 
     async def _create(self, exchange: SocketExchange, frame: Frame, raw: bytes) -> bytes:
         """Hold for it; what goes upstream. Raises Rejection."""
-        members = _members.decode(raw)
+        members, _ = split(raw)
         kept = {name: members.pop(name) for name in OURS if name in members}
         lane = self._lane(frame)
         body = (
             b"{" + b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in members.items()) + b"}"
         )
-        parsed = ENDPOINT.parse(body, b"")
+        parsed = await self._services.bodies.read(body, b"", ENDPOINT.parse)
         if parsed.background:
             raise invalid("`background` is not available on a WebSocket.", "background", "unsupported_parameter")
-        settings = self._services.settings
-        plan = make_plan(ENDPOINT, parsed, self._key, exchange.hold.terms.prices, settings, await self._context(parsed))
-        plan = await exchange.hold_for(plan, self._key)
+        settings, today = self._services.settings, self._services.today()
+        key = await exchange.payer(self._key, parsed)
+        context = await self._context(key.account_id, parsed)
+        self._check_place(parsed, context)
+        prices = exchange.hold.terms.prices
+        plan = make_plan(ENDPOINT, parsed, key, prices, settings, context, today=today)
+        plan = await exchange.hold_for(plan, key)
         self._lanes.ask(lane, exchange)
         exchange.hold.checkpoint_sent()
-        sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, self._key.account_id))
+        sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]
 
-    async def _context(self, parsed: Parsed) -> int | None:
+    def _check_place(self, parsed: Parsed, context: StoredContext) -> None:
+        """Refuse what the upstream behind this socket cannot serve: the first response chooses it. Raises Rejection."""
+        begin, upstreams, kept_at = self._begin, self._services.upstreams, context.upstreams
+        if not begin.connected:
+            able = [one for one in begin.members if one.serves(parsed.model)]
+            if kept_at:
+                able = [pinned_member(upstreams, kept_at, parsed.model, self._key.region)]
+            if able:
+                begin.choose(able)
+        member = begin.member
+        if member is None:
+            return
+        if member.entry.dialect != "openai" or any(upstreams.find(one) is not member for one in kept_at):
+            message = "What this response refers to is kept elsewhere: send it over HTTP, or on another connection."
+            raise Rejection(409, "objects_apart", message)
+        if not member.serves(parsed.model):
+            message = f"The model {parsed.model!r} is not served on this connection: send it over HTTP."
+            raise Rejection(404, "model_not_found", message, param="model")
+
+    async def _context(self, account_id: str, parsed: Parsed) -> StoredContext:
         """As for a request, but what this socket made is its own even where nothing is stored."""
-        tokens, others = 0, []
+        tokens: int | None = 0
+        others, tools = [], frozenset[str]()
         for reference in parsed.references:
             made = self._made.get(reference.id) if reference.kind == "response" else None
             if made is not None:
-                tokens += made.tokens + extra_for(parsed.model, made.model, made.picture_extra)
+                extra = extra_for(parsed.model, made.model, made.picture_extra)
+                tokens = None if tokens is None or made.tokens is None else tokens + made.tokens + extra
+                tools |= made.tools
             else:
                 others.append(reference)
         if not others:
-            return tokens
-        context = await self._services.tenants.context(self._key.account_id, tuple(others), parsed.model)
-        return None if context is None else tokens + context
+            return StoredContext(tokens, tools)
+        storing = self._services.settings.billing.allow_store
+        context = await self._services.tenants.context(account_id, tuple(others), parsed.model, storing=storing)
+        known = None if tokens is None or context.tokens is None else tokens + context.tokens
+        return context._replace(tokens=known, tools=context.tools | tools)
 
     def _lane(self, frame: Frame) -> Lane:
         """Lane that a client names, as the upstream will see it. Raises Rejection."""
@@ -167,12 +205,28 @@ class ResponsesSession:
             raise Finished(POLICY_VIOLATION, "A response began that nothing is held for.")
         exchange.response_id = response_id
         if exchange.hold.held_plan.keeps and response_id:
-            made = (exchange.hold.request_id, response_id)
-            await self._services.tenants.record_begun(self._key.account_id, *made)
+            await self._record_begun(exchange, response_id, lane)
+
+    async def _record_begun(self, exchange: SocketExchange, response_id: str, lane: Lane) -> None:
+        """Record whose it is before its id can be seen (I8); where that cannot be, nothing of it is shown or owed.
+
+        Raises Finished: it would go on unseen, and others would fare no better.
+        """
+        try:
+            hold = exchange.hold
+            made = (hold.request_id, response_id, hold.held_plan.parsed)
+            await self._services.tenants.record_begun(hold.key.account_id, *made, upstream=hold.served.upstream)
+        except StoreUnavailable:
+            rejection = unavailable(CANNOT_KEEP, "store_unavailable")
+            self._lanes.drop(exchange)
+            await exchange.refuse(rejection)
+            frame = {} if lane is None else {"stream_id": lane}
+            raise Finished(INTERNAL_ERROR, rejection.code, self.error(rejection, frame)) from None
 
     async def _closed(self, frame: Frame, lane: Lane) -> None:
         report = response_report(frame)
         exchange = self._lanes.closing(lane, report.upstream_id, cancelled=report.status == "cancelled")
+        exchange = exchange or self._lanes.begin_late(lane, report.upstream_id, report.model)
         if exchange is None:
             return
         report = response_report(with_passed(frame, exchange.passed.items))
@@ -181,8 +235,10 @@ class ResponsesSession:
         if report.upstream_id and report.usage is not None:
             parsed = exchange.hold.held_plan.parsed
             before = [self._made[one.id].picture_extra for one in parsed.references if one.id in self._made]
-            tokens = report.usage.input_tokens + report.usage.output_tokens
-            self._made[report.upstream_id] = MadeHere(tokens, parsed.model, parsed.picture_extra + sum(before))
+            tokens = exchange.hold.held_plan.kept_tokens(report.usage.total_tokens)
+            self._made[report.upstream_id] = MadeHere(
+                tokens, parsed.model, parsed.picture_extra + sum(before), parsed.carried
+            )
             if len(self._made) > KNOWN_RESPONSES:
                 self._made.pop(next(iter(self._made)))
 
@@ -203,6 +259,7 @@ class ResponsesSession:
 
     async def end(self, outcome: Outcome) -> None:
         """See SocketSession."""
+        at_work = self._lanes.at_work
         for exchange in self._lanes.unfinished:
-            await exchange.abandon(outcome)
+            await exchange.abandon(outcome, at_work=exchange in at_work)
         self._lanes.clear()

@@ -37,11 +37,12 @@ HEADROOM_MS = 60_000
 
 
 class Listening(NamedTuple):
-    """The hold for sound that is not committed yet: for so many milliseconds, at this model."""
+    """The hold for sound that is not committed yet: for so many milliseconds, at this model, told so many bytes."""
 
     exchange: SocketExchange
     covers: int
     model: str
+    hint: int
 
 
 class Transcriptions:
@@ -52,6 +53,7 @@ class Transcriptions:
         self._services, self._key, self._begin = services, key, begin
         self.sent = self._taken = 0
         """Milliseconds of sound sent so far, and of those that are committed or thrown away."""
+        self._hint = 0
         self._spoken: dict[str, tuple[int, int]] = {}
         self._listening: Listening | None = None
         self._items: dict[str, SocketExchange] = {}
@@ -60,14 +62,19 @@ class Transcriptions:
 
     def check(self, model: str) -> None:
         """Raise Rejection for a model that is not sold for transcription."""
-        sold_model(model, SPEECH_ENDPOINT, self._key, self._services.terms.prices, self._services.settings.billing)
+        services = self._services
+        billing, prices = services.settings.billing, self._begin.terms.prices
+        sold_model(model, SPEECH_ENDPOINT, self._key, prices, billing, services.today())
 
     @property
     def _buffered(self) -> int:
         return max(0, self.sent - self._taken)
 
-    async def ensure(self, models: frozenset[str]) -> None:
-        """Have a hold that covers the sound sent so far, at the dearest of these models. Raises Rejection."""
+    async def ensure(self, models: frozenset[str], hint: int) -> None:
+        """Have a hold that covers the sound sent so far, at the dearest of these models, which is told `hint` bytes
+        with it. Raises Rejection.
+        """
+        self._hint = hint
         if not models or not self._buffered:
             return
         listening = self._listening
@@ -75,8 +82,9 @@ class Transcriptions:
             listening is not None
             and listening.exchange.hold.is_open
             and self._buffered <= listening.covers
+            and hint <= listening.hint
             and listening.model in models
-            and listening.exchange.hold.terms == self._services.terms
+            and listening.exchange.hold.terms == self._begin.terms
             and (len(models) == 1 or listening.model == self._dearest(models).model.name)
         ):
             return
@@ -109,6 +117,12 @@ class Transcriptions:
         elif name == TRANSCRIPT + "failed" and item in self._items:
             await self._items.pop(item).release("upstream_error")
 
+    def charge_only_a_transcript(self, item: str) -> None:
+        """Of this item nobody knows how long it was: what is held for it is no estimate of its cost."""
+        if (exchange := self._items.get(item)) is not None:
+            held = exchange.hold.held_plan
+            exchange.hold.plan = held._replace(parsed=_with_length(held.parsed, 0))
+
     async def end(self, outcome: Outcome) -> None:
         """Settle what was committed, release what was only listened for: the socket has ended."""
         for exchange in self._items.values():
@@ -131,8 +145,9 @@ class Transcriptions:
         """Make what was listened for the item's own. Raises Rejection."""
         listening = self._listening
         covers = listening is not None and listening.exchange.hold.is_open and length <= listening.covers
+        covers = covers and listening is not None and self._hint <= listening.hint
         if listening is None or listening.model != model or not covers:
-            listening = await self._listen(self._plan(model, length, self._services.terms.prices), length)
+            listening = await self._listen(self._plan(model, length, self._begin.terms.prices), length)
         self._listening = None
         exchange = listening.exchange
         held = exchange.hold.held_plan
@@ -156,11 +171,11 @@ class Transcriptions:
                 raise
 
         exchange = await hold_instead(before.exchange if before is not None else None, self._begin, hold)
-        self._listening = Listening(exchange, covers, plan.model.name)
+        self._listening = Listening(exchange, covers, plan.model.name, self._hint)
         return self._listening
 
     def _dearest(self, models: frozenset[str]) -> Plan:
-        prices = self._services.terms.prices
+        prices = self._begin.terms.prices
         plans = [self._plan(model, self._buffered + HEADROOM_MS, prices) for model in sorted(models)]
         return max(plans, key=lambda plan: plan.ceiling.amount)
 
@@ -171,12 +186,13 @@ class Transcriptions:
         parsed = Parsed(
             model=model,
             source=b"",
-            input_bytes_bound=FRAMING_TOKENS,
+            input_bytes_bound=FRAMING_TOKENS + self._hint,
             audio_tokens=spoken,
             output_bound=spoken + FRAMING_TOKENS,
             milliseconds=seconds * 1_000,
         )
-        return make_plan(ENDPOINT, _with_length(parsed, milliseconds), self._key, prices, self._services.settings)
+        services, parsed = self._services, _with_length(parsed, milliseconds)
+        return make_plan(ENDPOINT, parsed, self._key, prices, services.settings, today=services.today())
 
 
 def _with_length(parsed: Parsed, milliseconds: int) -> Parsed:

@@ -1,12 +1,27 @@
 """One answer of the upstream being read, within its times."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import NamedTuple
 
 from config.settings import Upstream
 from proxy.gateway.upstream.coding import Decoder, decoder_of
 from proxy.gateway.upstream.connection import Head, UpstreamConnection
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError
+
+AnswerLate = Callable[[], Awaitable[None]]
+"""What to do once when the head of an answer is late, instead of giving it up."""
+
+
+class Early(NamedTuple):
+    """A look, again and again, at an upstream whose head does not come in so many seconds.
+
+    It raises UpstreamError to give it up; else the head is waited for as ever.
+    """
+
+    seconds: float
+    look: AnswerLate
+
 
 MAX_RESPONSE_BYTES = 268_435_456
 """Of an answer that is not streamed: it is collected whole."""
@@ -19,8 +34,11 @@ class Answer:
         "_connection",
         "_deadline",
         "_decoder",
+        "_first_byte_seconds",
         "_interruption",
+        "_late",
         "_loop",
+        "_patient",
         "_peeked",
         "_settings",
         "_started",
@@ -42,6 +60,7 @@ class Answer:
         self._loop = loop
         self._started = self._loop.time()
         self._deadline = self._started + settings.total_timeout_seconds
+        self._first_byte_seconds = settings.first_byte_timeout_seconds
         waiting.add(self)
         self._interruption = interruption
         interruption.attach(connection.wake)
@@ -49,13 +68,34 @@ class Answer:
         self.received = 0
         self._decoder: Decoder | None = None
         self._peeked = b""
+        self._late = self._patient = False
 
-    async def wait_head(self) -> None:
-        """Wait for status and headers. Raises UpstreamError, Interrupted."""
+    async def wait_head(self, answer_late: AnswerLate | None = None, early: Early | None = None) -> None:
+        """Wait for status and headers: as long as `first_byte_timeout_seconds`, or, where `answer_late` is called then,
+        on to the total timeout. `early`: look before. Raises UpstreamError, Interrupted.
+        """
+        if early is not None:
+            self._first_byte_seconds = min(early.seconds, self._first_byte_seconds)
         connection = self._connection
         while not connection.has_head:
             if connection.failure:
                 raise UpstreamError(connection.failure, sent=True)
+            if self._late and not self._patient:
+                if early is not None:
+                    try:
+                        await early.look()
+                    except UpstreamError:
+                        if not connection.has_head:  # it may have come while we looked
+                            raise
+                    self._late, most = False, self._settings.first_byte_timeout_seconds
+                    self._first_byte_seconds = min(self._loop.time() - self._started + early.seconds, most)
+                    early = early if self._first_byte_seconds < most else None
+                    continue
+                if answer_late is None:
+                    raise UpstreamError("first_byte_timeout", sent=True)
+                self._patient = True
+                await answer_late()
+                continue
             await self._wait()
         self.head = Head(connection.status, connection.headers)
         if coding := self.head.get(b"content-encoding"):
@@ -79,6 +119,16 @@ class Answer:
             if data := self._take():
                 return data
 
+    async def collect(self, limit: int = MAX_RESPONSE_BYTES) -> bytes:
+        """Read the whole body. Raises UpstreamError when it is cut, or larger than `limit` bytes; Interrupted."""
+        parts, size = [], 0
+        while data := await self.read():
+            size += len(data)
+            if size > limit:
+                raise UpstreamError("too_large", sent=True)
+            parts.append(data)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
     async def peek(self) -> bytes:
         """Look at the first bytes of the body, which stay to be read; empty for an empty body.
 
@@ -86,6 +136,10 @@ class Answer:
         """
         self._peeked = await self.read()
         return self._peeked
+
+    def put_back(self, data: bytes) -> None:
+        """Let bytes that were read be read again."""
+        self._peeked = data + self._peeked
 
     def _take(self) -> bytes:
         data = self._connection.take()
@@ -141,6 +195,11 @@ class Answer:
         """True once the whole body has arrived and been read."""
         return self._connection.complete and not self._connection.chunks
 
+    @property
+    def heard_at(self) -> float:
+        """Time of the loop's clock at which the upstream last said something."""
+        return self._connection.last_data
+
     def close(self) -> None:
         """Give the connection back if the answer was read to its end, else cut it."""
         self._waiting.discard(self)
@@ -172,12 +231,17 @@ class Answer:
         if now >= self._deadline:
             return "total_timeout"
         if not connection.has_head:
-            return "first_byte_timeout" if now - self._started >= self._settings.first_byte_timeout_seconds else ""
+            late = not self._patient and now - self._started >= self._first_byte_seconds
+            return "first_byte_timeout" if late else ""
         if connection.waiter is None:
             connection.last_data = now
             return ""
         return "idle_timeout" if now - connection.last_data >= self._settings.idle_timeout_seconds else ""
 
     def fail(self, reason: str) -> None:
-        """Make the reader raise UpstreamError(reason)."""
-        self._connection.fail(reason)
+        """Make the reader raise UpstreamError(reason); a head that is only late is for who waits for it to judge."""
+        if reason == "first_byte_timeout":
+            self._late = True
+            self._connection.wake()
+        else:
+            self._connection.fail(reason)

@@ -21,6 +21,7 @@ TCP_INFO_BYTES_ACKED = 120
 
 
 MAX_RESPONSE_HEAD = 65_536
+SWITCHING = 101
 
 
 class Head(NamedTuple):
@@ -171,12 +172,12 @@ class UpstreamConnection(asyncio.Protocol):
         self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        """Take the whole head; informational ones (1xx) are passed over."""
+        """Take the whole head; informational ones (1xx) are passed over, but for the end that a 101 is."""
         parser = self._parser
         if parser is None:
             return
         self.status = parser.get_status_code()
-        if self.status < 200:
+        if self.status < 200 and self.status != SWITCHING:
             return
         names = {name for name, _ in self.headers}
         self._until_close = b"content-length" not in names and b"transfer-encoding" not in names

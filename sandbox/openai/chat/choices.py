@@ -5,6 +5,7 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from sandbox.openai.chat.scripted import scripted_call, scripted_name, scripted_text
 from sandbox.openai.exchange.call import Context
 from sandbox.openai.requests.checks import is_reasoning
 from sandbox.openai.tokens.count import count_text
@@ -30,7 +31,11 @@ class Choice(msgspec.Struct, kw_only=True):
     tool: str = ""
     form: ToolForm = "function"
     name_tokens: int = 0
+    call_id: str = ""
     annotations: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    sound_id: str = ""
+    sound_gone_at: int = 0
+    """Of speech: Unix second at which it is gone."""
 
     @property
     def text(self) -> str:
@@ -53,6 +58,9 @@ def chat_choices(context: Context) -> list[Choice]:
     body = context.body
     reasoning, room = _chat_room(context)
     seed = zlib.crc32(msgspec.json.encode(body["messages"])) + int(body.get("seed") or 0)
+    script = _scripted(context)
+    if script is not None:
+        context, body = script, script.body
     tool = forced_tool(body)
     top = body.get("top_logprobs")
     wanted = (top if isinstance(top, int) else 0) if body.get("logprobs") is True else -1
@@ -64,6 +72,7 @@ def chat_choices(context: Context) -> list[Choice]:
         if kind == "tool" and tool is not None:
             choice.tool, choice.form = str(tool.get("name", "")), _form(body)
             choice.name_tokens = count_text(context.encoding, choice.tool)
+            choice.call_id = f"call_{zlib.crc32(choice.tool.encode(), seed + index):x}"
         natural = _natural(context, choice, tool, seed + index, room)
         choice.pieces = limit(natural, _visible_room(choice, room))
         whole = len(choice.pieces) == len(natural)
@@ -75,6 +84,25 @@ def chat_choices(context: Context) -> list[Choice]:
         _annotate(context, choice)
         choices.append(choice)
     return choices
+
+
+def _scripted(context: Context) -> Context | None:
+    """Return the request that forces the tool of the `tool_calls` directive, and what is said to it, if it has one."""
+    body, roles = context.body, {"tool": "output", "function": "output"}
+    turns = [str(message.get("role")) for message in body["messages"] if isinstance(message, dict)]
+    entry = scripted_call(context.directives, [roles.get(role, role) for role in turns])
+    if entry is None:
+        return None
+    name, text = scripted_name(entry), scripted_text(entry)
+    for tool in body.get("tools") or ():
+        for kind in ("function", "custom"):
+            if isinstance(tool, dict) and isinstance(tool.get(kind), dict) and tool[kind].get("name") == name:
+                return msgspec.structs.replace(
+                    context,
+                    body=body | {"tool_choice": {"type": kind, kind: {"name": name}}},
+                    directives=msgspec.structs.replace(context.directives, text=text),
+                )
+    return None
 
 
 def _chat_room(context: Context) -> tuple[int, int | None]:
@@ -206,7 +234,7 @@ def call_object(choice: Choice, text: str) -> dict[str, Any]:
     """Return the tool call with its arguments, or its input, so far."""
     said = "input" if choice.form == "custom" else "arguments"
     return {
-        "id": f"call_{zlib.crc32(choice.tool.encode()) + choice.index:x}",
+        "id": choice.call_id,
         "type": choice.form,
         choice.form: {"name": choice.tool, said: text},
     }

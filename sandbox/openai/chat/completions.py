@@ -1,5 +1,6 @@
 """Chat completions: what the model says, and how it looks as JSON and as a stream."""
 
+import time
 from collections.abc import Iterator
 from typing import Any, Final
 
@@ -10,8 +11,9 @@ from sandbox.openai.chat.frame import Frame, finish_json, frame_of
 from sandbox.openai.exchange.answer import Answer, Event
 from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Call
+from sandbox.openai.exchange.shelf import Sound
 from sandbox.openai.requests.checks import check_chat, check_context
-from sandbox.openai.tokens.count import count_chat
+from sandbox.openai.tokens.count import PromptCount, count_chat
 
 _encode = msgspec.json.encode
 _DONE = Event(b"data: [DONE]\n\n", counted=False)
@@ -28,7 +30,7 @@ def chat_json(frame: Frame, choices: list[Choice], usage: Any) -> bytes:
         "choices": [
             {
                 "index": choice.index,
-                "message": _message(choice, frame.created),
+                "message": _message(choice),
                 "logprobs": logprobs(choice, choice.pieces) if choice.logprobs >= 0 else None,
                 "finish_reason": choice.finish,
             }
@@ -43,7 +45,7 @@ def chat_json(frame: Frame, choices: list[Choice], usage: Any) -> bytes:
     return _encode(answer)
 
 
-def _message(choice: Choice, created: int) -> dict[str, Any]:
+def _message(choice: Choice) -> dict[str, Any]:
     text = choice.text
     message: dict[str, Any] = {"role": "assistant", "content": None}
     if choice.kind == "text":
@@ -55,9 +57,9 @@ def _message(choice: Choice, created: int) -> dict[str, Any]:
     message["refusal"] = text if choice.kind == "refusal" else None
     if choice.kind == "audio":
         message["audio"] = {
-            "id": f"audio_{choice.index + 1}",
+            "id": choice.sound_id,
             "data": "UklGRg==",
-            "expires_at": created + 3600,
+            "expires_at": choice.sound_gone_at,
             "transcript": text,
         }
     message["annotations"] = choice.annotations
@@ -130,7 +132,7 @@ class ChatStream:
 
     def _closing(self, choice: Choice) -> Iterator[Event]:
         if choice.kind == "audio":
-            yield self._delta(choice, {"audio": {"expires_at": self._frame.created + 3600}})
+            yield self._delta(choice, {"audio": {"expires_at": choice.sound_gone_at}})
         if choice.annotations:
             yield self._delta(choice, {"annotations": choice.annotations})
 
@@ -182,9 +184,29 @@ def _role(choice: Choice) -> dict[str, Any]:
     if choice.kind == "refusal":
         return role | {"content": None, "refusal": ""}
     if choice.kind == "audio":
-        audio = {"id": f"audio_{choice.index + 1}", "transcript": ""}
+        audio = {"id": choice.sound_id, "transcript": ""}
         return role | {"refusal": None, "audio": audio}
     return role | {"content": "", "refusal": None}
+
+
+def _add_earlier_speech(call: Call, prompt: PromptCount) -> None:
+    """Count earlier speech that the messages refer to: heard, and read as its transcript. Raises ApiError."""
+    for message in call.body["messages"]:
+        named = (message.get("audio") or {}).get("id")
+        if named:
+            sound = call.store.shelf.sound(str(named))
+            prompt.audio += sound.tokens
+            prompt.text += sound.transcript_tokens
+
+
+def _keep_speech(call: Call, said: list[Choice]) -> None:
+    """Keep what is spoken for an hour, or as the directive says."""
+    for choice in said:
+        if choice.kind == "audio":
+            choice.sound_id = call.new_id("audio")
+            choice.sound_gone_at = int(time.time()) + call.directives.sound_seconds
+            sound = Sound(choice.visible * choice.audio_factor, choice.visible, choice.sound_gone_at)
+            call.store.shelf.sounds[choice.sound_id] = sound
 
 
 def complete(call: Call) -> Answer:
@@ -192,8 +214,10 @@ def complete(call: Call) -> Answer:
     body = call.body
     check_chat(call.model, body, reject_max_tokens=call.live.reject_max_tokens)
     prompt = count_chat(call.encoding, call.model, body)
+    _add_earlier_speech(call, prompt)
     check_context(prompt.total, call.live.context_tokens)
     said = chat_choices(call)
+    _keep_speech(call, said)
     frame = frame_of(call, "chatcmpl")
     spoken = any(choice.kind == "audio" for choice in said)
     bill = Bill("chat", prompt, call.directives, spoken)

@@ -86,6 +86,8 @@ class Costs:
 
     def _of(self, entry: Mapping[str, Any]) -> Iterator[Cost]:
         usage, model = entry["usage"], entry["servedModel"] or entry["model"]
+        if isinstance(usage, dict) and usage.get("type") == "search":
+            yield from self._tools(entry)
         if not isinstance(usage, dict) or not model:
             return
         row = self._catalogue["models"].get(model) or self._catalogue["models"].get(_undated(model))
@@ -93,6 +95,10 @@ class Costs:
             return
         for part, usd in _parts(row, usage, entry["serviceTier"]):
             yield f"{model}, {part}", usd
+        yield from self._tools(entry)
+
+    def _tools(self, entry: Mapping[str, Any]) -> Iterator[Cost]:
+        """Price the calls of hosted tools."""
         tools = entry["toolUsage"] or {}
         numbers = (
             tools.get("web_search", {}).get("num_requests", 0),

@@ -24,6 +24,7 @@ UsageKind = Literal[
     "heard",
     "duration",
     "realtime",
+    "search",
 ]
 _CHAT_IN: Final = "prompt_tokens_details"
 _CHAT_OUT: Final = "completion_tokens_details"
@@ -36,9 +37,11 @@ _CHAT_HOMES: Final[dict[str, tuple[str, ...]]] = {
     ),
     **dict.fromkeys(("reasoning_tokens", "accepted_prediction_tokens", "rejected_prediction_tokens"), (_CHAT_OUT,)),
 }
+_WRITES: Final = "cache_write_tokens_details"
+_NO_WRITES: Final = MappingProxyType({"ttl_30m_tokens": 0, "ttl_12h_tokens": 0})
 _RESPONSES_HOMES: Final[dict[str, tuple[str, ...]]] = {
     **dict.fromkeys(("cached_tokens", "cache_write_tokens"), (_IN,)),
-    **dict.fromkeys(("ttl_30m_tokens", "ttl_12h_tokens"), (_IN, "cache_write_tokens_details")),
+    **dict.fromkeys(("ttl_30m_tokens", "ttl_12h_tokens"), (_IN, _WRITES)),
     "reasoning_tokens": (_OUT,),
 }
 _DETAIL_HOMES: Final[dict[str, dict[str, tuple[str, ...]]]] = {
@@ -127,6 +130,8 @@ class Bill(msgspec.Struct):
     cached: PromptCount = msgspec.field(default_factory=PromptCount)
     """The part of the prompt that was read from the cache."""
     cache_write: int = 0
+    writes_cache: bool = False
+    """The model has cache writes: its usage splits them by lifetime."""
     long_cache: bool = False
     """Cache writes last 12 hours instead of 30 minutes."""
     seconds: float = 0.0
@@ -173,7 +178,7 @@ class Bill(msgspec.Struct):
 
     def _split_cache_write(self, details: dict[str, Any]) -> None:
         """Assign cache writes named as one number to the lifetime the request asked for."""
-        split = details.get("cache_write_tokens_details")
+        split = details.setdefault(_WRITES, dict(_NO_WRITES)) if details["cache_write_tokens"] else details.get(_WRITES)
         if isinstance(split, dict) and not any(split.values()):
             split["ttl_12h_tokens" if self.long_cache else "ttl_30m_tokens"] = details["cache_write_tokens"]
 
@@ -226,7 +231,8 @@ def _compact(bill: Bill) -> dict[str, Any]:
 
 def _responses(bill: Bill) -> dict[str, Any]:
     usage = _compact(bill)
-    usage[_IN]["cache_write_tokens_details"] = {"ttl_30m_tokens": 0, "ttl_12h_tokens": 0}
+    if bill.writes_cache:
+        usage[_IN][_WRITES] = dict(_NO_WRITES)
     return usage
 
 
@@ -293,6 +299,10 @@ def _realtime(bill: Bill) -> dict[str, Any]:
     }
 
 
+def _search(_bill: Bill) -> dict[str, Any]:
+    return {"type": "search"}
+
+
 _RENDERERS: Final[MappingProxyType[str, Callable[[Bill], dict[str, Any]]]] = MappingProxyType(
     {
         "chat": _chat,
@@ -309,6 +319,7 @@ _RENDERERS: Final[MappingProxyType[str, Callable[[Bill], dict[str, Any]]]] = Map
         "heard": _heard,
         "duration": _duration,
         "realtime": _realtime,
+        "search": _search,
     }
 )
 

@@ -9,6 +9,7 @@ from sandbox.openai.exchange.answer import Answer, Event, Request
 from sandbox.openai.exchange.record import Entry
 from sandbox.openai.exchange.simulator import Simulator
 from sandbox.openai.requests.errors import ApiError, invalid, status_error
+from sandbox.openai.requests.json_text import read_json
 
 
 class Channel(Protocol):
@@ -34,7 +35,7 @@ class Channel(Protocol):
 def read_message(text: bytes) -> dict[str, Any]:
     """Decode the message. Raises ApiError."""
     try:
-        value = msgspec.json.decode(text)
+        value = read_json(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         value = None
     if not isinstance(value, dict):

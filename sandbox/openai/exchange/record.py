@@ -15,6 +15,7 @@ from sandbox.openai.exchange.answer import Answer, Event, Request
 from sandbox.openai.exchange.bill import NO_TOOLS
 from sandbox.openai.requests.errors import ApiError
 from sandbox.openai.requests.forms import Uploads, is_form, read_form
+from sandbox.openai.requests.json_text import read_json
 
 Outcome = Literal["received", "headers_sent", "completed", "cut", "client_gone", "error"]
 _TEXT_BYTES: Final = 20_000
@@ -37,6 +38,8 @@ class Entry:
         """Error of a body that says it is a form and is none."""
         self.answer: Answer | None = None
         self.outcome: Outcome = "received"
+        self.call_id: str | None = None
+        """Id of the realtime call that this is an answer of."""
         self.status: int | None = None
         self.received_at = time.time()
         self.finished_at: float | None = None
@@ -61,7 +64,7 @@ class Entry:
                 self.form_error = error
             return
         with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            self.body = msgspec.json.decode(request.body)
+            self.body = read_json(request.body)
 
     @property
     def finished(self) -> bool:
@@ -139,6 +142,7 @@ class Entry:
             "toolUsage": self._tool_use(),
             "extraUsage": answer.extra_usage if answer else None,
             "responseId": answer.response_id if answer else None,
+            "callId": self.call_id,
             "jobStatus": job.status() if job else None,
             "textSent": "".join(self._text),
             "serviceTier": answer.service_tier if answer else None,

@@ -9,12 +9,14 @@ import msgspec
 import tiktoken
 
 from sandbox.openai.exchange.answer import Answer, Request, json_answer
+from sandbox.openai.exchange.batch_job import BatchJob
 from sandbox.openai.exchange.bill import Spent
 from sandbox.openai.exchange.call import Call
 from sandbox.openai.exchange.record import Entry
 from sandbox.openai.exchange.replay import read_sample, sample_events
 from sandbox.openai.exchange.store import BackgroundJob, Store
-from sandbox.openai.requests.errors import ApiError, edge_page, named_error, status_error
+from sandbox.openai.requests.errors import ApiError, edge_page, error_object, named_error, status_error
+from sandbox.openai.steering.dialects import Deployments, error_body
 from sandbox.openai.steering.directives import Directives
 from sandbox.openai.steering.settings import Live, Settings
 from sandbox.openai.tokens.count import count_text, encoding_name, load_encoding
@@ -28,8 +30,9 @@ class Simulator:
     def __init__(self, settings: Settings) -> None:
         """Load nothing yet: rank files come with the first request that needs them."""
         self.live: Live = settings.live
-        self._bearer = f"Bearer {settings.api_key}"
-        self._subprotocol = f"openai-insecure-api-key.{settings.api_key}"
+        self.dialect = settings.dialect
+        self.deployments = Deployments(settings.deployments)
+        self._key = settings.api_key
         beside = Path(__file__).resolve().parents[3] / "tests" / "samples"
         self._samples = settings.samples or beside
         self._encodings: dict[str, asyncio.Future[tiktoken.Encoding]] = {}
@@ -38,9 +41,17 @@ class Simulator:
 
     def authenticate(self, request: Request) -> None:
         """Raise ApiError 401 unless the request has the key."""
+        key = self.live.new_key or self._key
+        if self.dialect == "azure":
+            if request.headers.get("api-key") != key:
+                raise ApiError(401, error_object("Access denied due to invalid subscription key.", "", code="401"))
+            return
+        if self.dialect == "generic" and not key:
+            return
         # Browsers cannot set headers on a socket and send the key as a sub-protocol.
         offered = [name.strip() for name in request.headers.get("sec-websocket-protocol", "").split(",")]
-        if request.headers.get("authorization") != self._bearer and self._subprotocol not in offered:
+        by_protocol = f"openai-insecure-api-key.{key}" in offered
+        if request.headers.get("authorization") != f"Bearer {key}" and not by_protocol:
             raise ApiError(401, status_error(401))
 
     async def call(
@@ -78,6 +89,8 @@ class Simulator:
             job.on_end = entry.settle
             # A little later than the last event, so that the clock has passed it.
             asyncio.get_running_loop().call_later(job.total_s + 0.005, entry.settle)
+        if isinstance(job, BatchJob):
+            asyncio.get_running_loop().call_later(job.total_s + 0.005, entry.settle)
 
     async def encoding(self, name: str) -> tiktoken.Encoding:
         """Return the encoding of that name; the first use loads it off the loop, once for all who wait."""
@@ -89,14 +102,20 @@ class Simulator:
         # A client that leaves while it waits must not cancel the load for the others.
         return loaded.result() if loaded.done() else await asyncio.shield(loaded)
 
+    def refused(self, error: dict[str, Any], status: int) -> Answer:
+        """Return an error in the words of the dialect."""
+        return json_answer(error_body(self.dialect, error, status), status)
+
     def standing_failure(self) -> Answer | None:
         """Return the error answer that the directive for all requests asks for."""
         standing = self.live.directive
         return self.failure(msgspec.convert(standing, Directives), dice=False) if standing else None
 
     def failure(self, directives: Directives, *, dice: bool = True) -> Answer | None:
-        """Return the error answer that a directive, or chance, asks for."""
+        """Return the error answer, or the body in place of one, that a directive, or chance, asks for."""
         status = directives.status
+        if status is None and directives.body_raw is not None:
+            status = 200
         if status is None:
             if not dice or self.live.fail_rate <= 0 or self._dice.random() >= self.live.fail_rate:
                 return None
@@ -108,7 +127,7 @@ class Simulator:
             answer = Answer(status, edge_page(status), content_type="text/html")
         else:
             named = named_error(wanted) if isinstance(wanted, str) else wanted
-            answer = json_answer({"error": named or status_error(status)}, status)
+            answer = self.refused(named or status_error(status), status)
         answer.directives = directives
         return answer
 

@@ -8,6 +8,7 @@ import msgspec
 
 from sandbox.openai.exchange.answer import Event
 from sandbox.openai.exchange.bill import NO_TOOLS, Bill
+from sandbox.openai.exchange.shelf import Shelf
 from sandbox.openai.requests.errors import ApiError, error_object, invalid
 
 _KEEP: Final = 5_000
@@ -121,6 +122,7 @@ class Store:
     def __init__(self, beyond: "Store | None" = None) -> None:
         """Start empty."""
         self._stored: dict[str, Stored] = {}
+        self.shelf: Shelf = Shelf() if beyond is None else beyond.shelf
         self._beyond = beyond
 
     def put(self, response_id: str, stored: Stored) -> None:

@@ -24,7 +24,6 @@ from sandbox.openai.requests.fields import (
     check_fields,
     from_form,
     missing,
-    one_of,
 )
 from sandbox.openai.requests.forms import Upload
 from sandbox.openai.tokens.count import PromptCount, count_text
@@ -56,12 +55,16 @@ _TRANSCRIBE: Final[Fields] = _TRANSLATE | {
     "include": ARRAY,
     "timestamp_granularities": ARRAY,
     "chunking_strategy": ANY,
-    "chunking_strategy[type]": one_of("server_vad"),
-    "chunking_strategy[prefix_padding_ms]": Field("integer", 0),
-    "chunking_strategy[silence_duration_ms]": Field("integer", 0),
-    "chunking_strategy[threshold]": Field("number", 0, 1),
     "known_speaker_names": ARRAY,
     "known_speaker_references": ARRAY,
+}
+
+
+_CHUNKING: Final[Fields] = {
+    "type": Field("string", choices=("server_vad",), required=True),
+    "prefix_padding_ms": Field("integer", 0),
+    "silence_duration_ms": Field("integer", 0),
+    "threshold": Field("number", 0, 1),
 }
 
 
@@ -132,6 +135,11 @@ def _hear(call: Call, table: Fields) -> _Transcript:
     upload = _file(call)
     body = from_form(call.body, table)
     check_fields(body, table)
+    chunking = body.get("chunking_strategy")
+    if isinstance(chunking, dict):
+        check_fields(from_form(chunking, _CHUNKING), _CHUNKING, inside="chunking_strategy.")
+    elif chunking not in (None, "auto"):
+        raise invalid(f"Invalid value: '{chunking}'.", "chunking_strategy", "invalid_value")
     wanted = body.get("response_format") or "json"
     allowed = next(formats for prefix, formats in _FORMATS if call.model.startswith(prefix))
     if wanted not in allowed:
@@ -144,7 +152,7 @@ def _hear(call: Call, table: Fields) -> _Transcript:
     if seconds is None:
         seconds = len(upload.data) / _BYTES_PER_S
     diarizes = call.model.startswith("gpt-4o-transcribe-diarize")
-    if diarizes and seconds > _UNCHUNKED_S and not any(name.startswith("chunking_strategy") for name in body):
+    if diarizes and seconds > _UNCHUNKED_S and chunking is None:
         raise invalid(
             "chunking_strategy is required for diarization models", "chunking_strategy", "missing_required_parameter"
         )

@@ -27,6 +27,7 @@ from sandbox.openai.realtime.items import (
 )
 from sandbox.openai.requests.errors import ApiError, error_object, invalid, wrong_body
 from sandbox.openai.requests.fields import missing, wrong_type
+from sandbox.openai.requests.json_text import as_integer
 from sandbox.openai.steering.directives import Directives, found_keys, read_directives
 from sandbox.openai.tokens.count import PromptCount, count_text, encoding_name
 
@@ -46,7 +47,9 @@ class RealtimeSession:
         """Take the model from the handshake."""
         self._channel = channel
         simulator = channel.simulator
-        model = parse_qs(channel.request.query).get("model", [""])[0]
+        query = parse_qs(channel.request.query)
+        model = query.get("model", [""])[0]
+        self._kind = "transcription" if query.get("intent") == ["transcription"] else "realtime"
         self._session: dict[str, Any] = {
             "type": "realtime",
             "object": "realtime.session",
@@ -57,6 +60,14 @@ class RealtimeSession:
             "expires_at": int(time.time()) + _LIFE_S,
             "audio": {"input": {"format": _PCM, "transcription": None}, "output": {"format": _PCM, "voice": "marin"}},
         }
+        if self._kind == "transcription":
+            self._session = {
+                "type": "transcription",
+                "object": "realtime.transcription_session",
+                "id": self._session["id"],
+                "expires_at": self._session["expires_at"],
+                "audio": {"input": {"format": _PCM, "transcription": None, "turn_detection": {"type": "server_vad"}}},
+            }
         self._conversation_id = simulator.new_id("conv")
         self._items: list[Item] = []
         self._cached = 0
@@ -90,7 +101,7 @@ class RealtimeSession:
         query = parse_qs(self._channel.request.query)
         if "call_id" in query:
             raise ApiError(404, error_object("No session found for this call.", "invalid_request_error"))
-        if not self._session["model"]:
+        if self._kind == "realtime" and not self._model:
             raise missing("model")
 
     async def start(self) -> None:
@@ -108,7 +119,7 @@ class RealtimeSession:
             if kind is None:
                 raise invalid("The type field is missing.", None, "invalid_event")
             handler = self._handlers.get(str(kind))
-            if handler is None:
+            if handler is None or (self._kind == "transcription" and str(kind).startswith("response.")):
                 raise invalid(f"Invalid value: '{kind}'.", "type", "invalid_value")
             handler(event, text)
         except ApiError as error:
@@ -117,8 +128,13 @@ class RealtimeSession:
             self._channel.send(error_frame(wrong_body(error), self._event_id(), cause))
 
     @property
+    def shown(self) -> dict[str, Any]:
+        """The session as it is now."""
+        return self._session
+
+    @property
     def _model(self) -> str:
-        return str(self._session["model"])
+        return str(self._session.get("model", ""))
 
     @property
     def _encoder(self) -> tiktoken.Encoding:
@@ -142,11 +158,11 @@ class RealtimeSession:
         given = event.get("session")
         if not isinstance(given, dict):
             raise missing("session") if given is None else wrong_type("session", "an object", given)
-        if given.get("type", "realtime") != "realtime":
+        if given.get("type", self._kind) != self._kind:
             raise invalid(f"Invalid value: '{given['type']}'.", "session.type", "invalid_value")
         _check_voice(given)
         self._standing |= found_keys(text, event)
-        self._session = _merged(self._session, given)
+        self._session = merged(self._session, given)
         self._frame_cached, self._cached = False, 0
         self._say("session.updated", {"session": self._session})
 
@@ -195,7 +211,7 @@ class RealtimeSession:
     def _on_item_truncate(self, event: dict[str, Any], _text: bytes) -> None:
         """Drop the audio beyond the mark, and the whole transcript with it: that has no times."""
         at = self._place(event.get("item_id"), "item_id")
-        item, kept = self._items[at], event.get("audio_end_ms")
+        item, kept = self._items[at], as_integer(event.get("audio_end_ms"))
         if not isinstance(kept, int) or isinstance(kept, bool):
             raise missing("audio_end_ms") if kept is None else wrong_type("audio_end_ms", "an integer", kept)
         audio = min(item.count.audio, math.ceil(kept / 50))
@@ -224,7 +240,8 @@ class RealtimeSession:
             self._active.cancelled = "turn_detected"
         self._say("input_audio_buffer.speech_stopped", {"audio_end_ms": self._heard_ms, "item_id": item_id})
         self._commit(item_id, text)
-        if detection.get("create_response") is not False and self._active is None:
+        speaks = self._kind == "realtime" and detection.get("create_response") is not False
+        if speaks and self._active is None:
             self._respond({"type": "response.create"}, text)
 
     def _on_audio_clear(self, _event: dict[str, Any], _text: bytes) -> None:
@@ -265,7 +282,8 @@ class RealtimeSession:
         directives = msgspec.convert(standing.get("transcription") or {}, Directives)
         by_tokens = model.startswith("gpt-4o")
         said = directives.text if directives.text is not None else _HEARD
-        prompt = PromptCount(audio=input_audio_tokens(seconds))
+        told = str((self._input().get("transcription") or {}).get("prompt") or "")
+        prompt = PromptCount(count_text(self._encoder, told) if told else 0, audio=input_audio_tokens(seconds))
         bill = Bill("heard" if by_tokens else "duration", prompt, directives, seconds=float(math.ceil(seconds)))
         at = {"item_id": item_id, "content_index": 0}
         head = "conversation.item.input_audio_transcription"
@@ -329,6 +347,8 @@ class RealtimeSession:
         merged = self._session | options
         inside = options.get("conversation") != "none"
         given = options.get("input")
+        if given is None:
+            self._truncate(merged.get("truncation"))
         items = self._items if given is None else [self._given_item(item) for item in given]
         frame = count_frame(self._encoder, self._model, merged)
         prompt = sum_counts([frame, *(item.count for item in items)])
@@ -361,6 +381,21 @@ class RealtimeSession:
             simulator.replay(answer, self._encoder, directives, frames=True)
         return stream, answer
 
+    def _truncate(self, truncation: Any) -> None:
+        """Drop the oldest items of a conversation that is beyond its limit, as far as the truncation says."""
+        limits = truncation.get("token_limits") if isinstance(truncation, dict) else None
+        limit = limits.get("post_instructions") if isinstance(limits, dict) else None
+        if not isinstance(limit, int) or self._tokens() <= limit:
+            return
+        kept = limit * float(truncation.get("retention_ratio", 1.0))
+        while self._items and self._tokens() > kept:
+            del self._items[0]
+        self._cached = 0
+
+    def _tokens(self) -> int:
+        count = sum_counts([item.count for item in self._items])
+        return count.text + count.image + count.audio
+
     def _given_item(self, item: Any) -> Item:
         """Return an item of out-of-band input: whole, or a reference to one of the conversation."""
         if isinstance(item, dict) and item.get("type") == "item_reference":
@@ -370,7 +405,7 @@ class RealtimeSession:
         )
 
     def _choice(self, merged: dict[str, Any], directives: Directives) -> Choice:
-        cap = merged.get("max_output_tokens", "inf")
+        cap = as_integer(merged.get("max_output_tokens", "inf"))
         if cap != "inf" and (not isinstance(cap, int) or isinstance(cap, bool) or not 1 <= cap <= _MAX_OUTPUT):
             message = f"Invalid 'max_output_tokens': expected an integer between 1 and {_MAX_OUTPUT} or 'inf'."
             raise invalid(message, "max_output_tokens", "invalid_value")
@@ -405,10 +440,10 @@ def _check_voice(session: dict[str, Any]) -> None:
         )
 
 
-def _merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+def merged(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Lay the new fields over the old ones, objects field by field."""
     result = dict(old)
     for name, value in new.items():
         present = result.get(name)
-        result[name] = _merged(present, value) if isinstance(present, dict) and isinstance(value, dict) else value
+        result[name] = merged(present, value) if isinstance(present, dict) and isinstance(value, dict) else value
     return result

@@ -1,10 +1,13 @@
 """Checks of request bodies, complaining in OpenAI's words."""
 
+import re
 from typing import Any, Final
 
 from sandbox.openai.requests.errors import ApiError, error_object, invalid, named_error, status_error
+from sandbox.openai.requests.json_text import as_integer
 
 _REASONING_PREFIXES: Final = ("o1", "o3", "o4", "gpt-5", "gpt-6")
+_CACHE_WRITERS: Final = re.compile(r"gpt-(5\.([6-9]|\d\d)|[6-9])")
 _MAX_CHAT_CHOICES: Final = 128
 _MAX_BEST_OF: Final = 20
 _MAX_INPUTS: Final = 2048
@@ -14,6 +17,11 @@ def is_reasoning(model: str) -> bool:
     """Tell models that think before they speak (o1, o3, o4, gpt-5, gpt-6, not *chat*)."""
     base = model.removeprefix("ft:")
     return base.startswith(_REASONING_PREFIXES) and "chat" not in base
+
+
+def has_cache_writes(model: str) -> bool:
+    """Tell models that bill what they write to the prompt cache (from gpt-5.6 on)."""
+    return _CACHE_WRITERS.match(model.removeprefix("ft:")) is not None
 
 
 def check_model(body: Any) -> str:
@@ -79,9 +87,10 @@ def _check_messages(body: dict[str, Any]) -> None:
 
 def check_integer(body: dict[str, Any], name: str, lowest: int, highest: int | None = None) -> None:
     """Raise ApiError unless the field is absent or an integer within the bounds."""
-    value = body.get(name)
+    value = as_integer(body.get(name))
     if value is None:
         return
+    body[name] = value
     if isinstance(value, bool) or not isinstance(value, int):
         raise invalid(f"Invalid type for '{name}': expected an integer.", name, "invalid_type")
     if value < lowest:
@@ -122,13 +131,13 @@ def check_stream(body: dict[str, Any]) -> None:
 def check_legacy(body: dict[str, Any]) -> list[str | list[int]]:
     """Return the prompts of a legacy completion. Raises ApiError."""
     check_integer(body, "n", 1, _MAX_CHAT_CHOICES)
-    check_integer(body, "best_of", 1, _MAX_BEST_OF)
+    check_integer(body, "best_of", 0, _MAX_BEST_OF)
     check_integer(body, "max_tokens", 0)
     check_stream(body)
     best_of, choices = body.get("best_of") or 1, body.get("n") or 1
     if body.get("stream") and best_of > 1:
         raise invalid("Results cannot be streamed when 'best_of' > 1.", "best_of", None)
-    if body.get("best_of") is not None and best_of < choices:
+    if body.get("best_of") and best_of < choices:
         raise invalid("'best_of' must be greater than or equal to 'n'.", "best_of", None)
     # The API reads an absent prompt as the end-of-text token.
     return text_inputs(body.get("prompt", "<|endoftext|>"), "prompt")
@@ -138,6 +147,8 @@ def text_inputs(value: Any, name: str) -> list[str | list[int]]:
     """List the inputs of a string, strings, token ids or lists of token ids. Raises ApiError."""
     if isinstance(value, str):
         return [value]
+    if isinstance(value, list):
+        value = [[as_integer(one) for one in item] if isinstance(item, list) else as_integer(item) for item in value]
     if _is_ids(value):
         return [value]
     if (

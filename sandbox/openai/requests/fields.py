@@ -5,6 +5,8 @@ from typing import Any, Final, Literal
 import msgspec
 
 from sandbox.openai.requests.errors import ApiError, invalid
+from sandbox.openai.requests.forms import nested
+from sandbox.openai.requests.json_text import as_integer
 
 FieldKind = Literal["string", "integer", "number", "boolean", "object", "array", "any"]
 _TYPES: Final[dict[str, tuple[tuple[type, ...], str]]] = {
@@ -73,6 +75,8 @@ def check_fields(body: dict[str, Any], table: Fields, *, inside: str = "") -> No
             raise invalid(f"Unknown parameter: '{inside}{name}'.", f"{inside}{name}", "unknown_parameter")
     for name, field in table.items():
         value = body.get(name)
+        if field.kind == "integer" and isinstance(value, float):
+            body[name] = value = as_integer(value)
         if value is not None:
             _check_value(f"{inside}{name}", field, value)
         elif field.required:
@@ -120,10 +124,9 @@ def _check_range(name: str, field: Field, value: float) -> None:
 
 
 def from_form(form: dict[str, Any], table: Fields) -> dict[str, Any]:
-    """Turn the texts of a form into the types of the table; `x[]` becomes `x`."""
+    """Turn the texts of a form into the types of the table; `x[]` becomes a list, `x[y]` an object."""
     body: dict[str, Any] = {}
-    for key, value in form.items():
-        name = key.removesuffix("[]")
+    for name, value in nested(form).items():
         field = table.get(name, TEXT)
         if field.kind == "array" and not isinstance(value, list):
             body[name] = [value]

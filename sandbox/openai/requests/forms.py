@@ -1,7 +1,9 @@
 """multipart/form-data: fields as they came, and files with what a record shows of them."""
 
 import hashlib
+import re
 from email.message import Message
+from email.utils import collapse_rfc2231_value
 from typing import Any
 
 import msgspec
@@ -22,6 +24,7 @@ class Upload(msgspec.Struct, frozen=True):
         return {"filename": self.filename, "contentType": self.content_type, "bytes": len(self.data), "sha256": digest}
 
 
+_NAME = re.compile(r"([^\[\]]+)((?:\[[^\[\]]*\])*)")
 Uploads = dict[str, list[Upload]]
 """Files by field name, without `[]`."""
 
@@ -48,12 +51,38 @@ def read_form(content_type: str, raw: bytes) -> tuple[dict[str, Any], Uploads]:
         disposition = _parameters("content-disposition", headers.get("content-disposition", ""))
         name = disposition.get("name", "")
         value: Any = data.decode("utf-8", "replace")
+        if not data and not disposition.get("filename"):
+            continue  # a field that was left empty, a file that nobody chose
         if "filename" in disposition:
             upload = Upload(disposition["filename"], headers.get("content-type", "application/octet-stream"), data)
-            uploads.setdefault(name.removesuffix("[]"), []).append(upload)
+            uploads.setdefault(name_of(name), []).append(upload)
             value = upload.shown()
         _put(fields, name, value)
     return fields, uploads
+
+
+def name_of(name: str) -> str:
+    """Return the field's own name of `name[]` or `name[member]`."""
+    found = _NAME.fullmatch(name)
+    return found[1] if found else name
+
+
+def nested(form: dict[str, Any]) -> dict[str, Any]:
+    """Return the form with lists and objects in place of `name[]`, `name[0]`, `name[member][sub]`."""
+    body: dict[str, Any] = {}
+    for name, value in form.items():
+        own = name_of(name)
+        steps = name[len(own) :].strip("[]").split("][")
+        if own == name:
+            body[own] = value
+        elif all(step == "" or step.isdigit() for step in steps):
+            body.setdefault(own, []).extend(value if isinstance(value, list) else [value])
+        else:
+            inside = body.setdefault(own, {})
+            for step in steps[:-1]:
+                inside = inside.setdefault(step, {})
+            inside[steps[-1]] = value
+    return body
 
 
 def _put(fields: dict[str, Any], name: str, value: Any) -> None:
@@ -74,4 +103,5 @@ def _parameters(name: str, value: str) -> dict[str, str]:
     """Return the parameters of a header such as `form-data; name="file"`."""
     message = Message()
     message[name] = value
-    return {key.lower(): str(text) for key, text in message.get_params(failobj=[], header=name)}
+    given = message.get_params(failobj=[], header=name)
+    return {key.lower(): collapse_rfc2231_value(text) for key, text in given}

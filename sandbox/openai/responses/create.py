@@ -9,9 +9,10 @@ from sandbox.openai.chat.choices import chat_choices
 from sandbox.openai.exchange.answer import Answer, Event, json_answer, named_event
 from sandbox.openai.exchange.bill import Bill, Spent
 from sandbox.openai.exchange.call import Call, served_tier
+from sandbox.openai.exchange.shelf import Conversation
 from sandbox.openai.exchange.store import BackgroundJob, Store, Stored
-from sandbox.openai.requests.checks import check_context, check_stream
-from sandbox.openai.requests.errors import ApiError, error_object, invalid
+from sandbox.openai.requests.checks import check_context, check_stream, has_cache_writes
+from sandbox.openai.requests.errors import invalid
 from sandbox.openai.requests.fields import (
     ANY,
     ARRAY,
@@ -24,8 +25,9 @@ from sandbox.openai.requests.fields import (
     one_of,
     wrong_type,
 )
+from sandbox.openai.responses.client_tools import client_call
 from sandbox.openai.responses.events import ResponsePlan, ResponseStream, Wrap
-from sandbox.openai.responses.hosted_tools import hosted_calls
+from sandbox.openai.responses.hosted_tools import compaction_call, hosted_calls
 from sandbox.openai.responses.input import as_chat, count_input, input_items, output_schema
 
 _TIERS: Final = one_of("auto", "default", "flex", "scale", "priority", "fast", "ultrafast")
@@ -93,6 +95,12 @@ _COUNT: Final[Fields] = _COUNTED | {
 _COUNT["personality"] = TEXT
 _STREAM_OPTIONS: Final[Fields] = {"include_obfuscation": FLAG}
 _SUMMARY_TOKENS: Final = 40
+_COMPACT_AT: Final = 200_000
+_COMPACTION: Final[Fields] = {
+    "type": Field("string", choices=("compaction",), required=True),
+    "compact_threshold": Field("integer", 1),
+}
+_MODERATION: Final[Fields] = {"model": Field("string", required=True), "policy": OBJECT}
 
 
 class OpenedResponse(msgspec.Struct, frozen=True):
@@ -104,7 +112,9 @@ class OpenedResponse(msgspec.Struct, frozen=True):
     items: list[dict[str, Any]]
     """The request's own input items."""
     conversation: list[dict[str, Any]]
-    """Everything the model reads."""
+    """Everything that there is, also where a part of it is left out."""
+    thread: Conversation | None = None
+    """What its items and its output are added to."""
 
 
 def _check_create(call: Call) -> None:
@@ -112,6 +122,9 @@ def _check_create(call: Call) -> None:
     check_fields(body, _CREATE)
     check_stream(body)
     check_fields(body.get("stream_options") or {}, _STREAM_OPTIONS, inside="stream_options.")
+    check_fields(body.get("moderation") or {"model": ""}, _MODERATION, inside="moderation.")
+    for index, entry in enumerate(body.get("context_management") or ()):
+        check_fields(entry, _COMPACTION, inside=f"context_management[{index}].")
     if not any(body.get(name) is not None for name in ("input", "previous_response_id", "prompt", "conversation")):
         message = "One of 'input', 'previous_response_id', 'prompt' or 'conversation' must be provided."
         raise invalid(message, "input", "missing_required_parameter")
@@ -147,6 +160,13 @@ def _check_background(body: dict[str, Any]) -> None:
         raise invalid(message, "background_options.completion_window", "invalid_value")
 
 
+def _compacts(body: dict[str, Any], tokens: int) -> bool:
+    """Tell whether the context crosses a threshold of the request."""
+    return any(
+        tokens > (entry.get("compact_threshold") or _COMPACT_AT) for entry in body.get("context_management") or ()
+    )
+
+
 def _check_links(body: dict[str, Any]) -> None:
     conversation = body.get("conversation")
     if conversation is None:
@@ -154,28 +174,41 @@ def _check_links(body: dict[str, Any]) -> None:
     if body.get("previous_response_id") is not None:
         message = "Mutually exclusive parameters: 'previous_response_id' and 'conversation'."
         raise invalid(message, "previous_response_id", "mutually_exclusive_parameters")
-    name = conversation.get("id") if isinstance(conversation, dict) else conversation
-    raise ApiError(404, error_object(f"Conversation with id '{name}' not found.", "invalid_request_error"))
 
 
 def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True) -> OpenedResponse:
     """Check the request and decide its whole answer. Raises ApiError."""
     _check_create(call)
     body = call.body
-    earlier = call.store.conversation(body.get("previous_response_id"))
-    items = input_items(body.get("input"), call.new_id)
-    conversation = earlier + items
-    prompt = count_input(call.encoding, call.model, body, conversation)
+    thread = _conversation(call)
+    earlier = call.store.conversation(body.get("previous_response_id")) if thread is None else thread.items
+    items = call.store.shelf.with_items(input_items(body.get("input"), call.new_id))
+    conversation = call.store.shelf.with_files(earlier + items)
+    whole, prompt = conversation, count_input(call.encoding, call.model, body, conversation)
+    if body.get("truncation") == "auto":
+        while prompt.total > call.live.context_tokens and len(conversation) > 1:
+            conversation = conversation[1:]
+            prompt = count_input(call.encoding, call.model, body, conversation)
     check_context(prompt.total, call.live.context_tokens)
     generate = generate and not (body.get("prompt_cache_options") or {}).get("prewarm")
     hosted = hosted_calls(call) if generate else []
+    if generate and _compacts(body, prompt.total):
+        asked = call.directives.output_tokens
+        hosted = [compaction_call(call.new_id, prompt.total, _SUMMARY_TOKENS if asked is None else asked), *hosted]
+    script = client_call(call, conversation) if generate else None
+    if script is not None:
+        hosted += script.hosted
     chat = as_chat(body, conversation)
     if chat["max_completion_tokens"] is not None:
-        used = sum(made.spent.tokens for made in hosted)
+        used = sum(made.spent.tokens for made in hosted if made.kind != "compaction")
         chat["max_completion_tokens"] = max(0, chat["max_completion_tokens"] - used)
     if any(made.spent.tools.web_searches for made in hosted):
         chat["web_search_options"] = {}
-    context = msgspec.structs.replace(call, body=chat, schema=output_schema(body))
+    if script is not None:
+        chat |= script.chat
+    steering = call.directives if script is None else msgspec.structs.replace(call.directives, text=script.text)
+    steering = msgspec.structs.replace(steering, tool_calls=[])
+    context = msgspec.structs.replace(call, body=chat, schema=output_schema(body), directives=steering)
     choice = chat_choices(context)[0]
     if not generate:
         choice.reasoning = 0
@@ -186,19 +219,39 @@ def open_response(call: Call, wrap: Wrap = named_event, *, generate: bool = True
         created=int(time.time()),
         choice=choice,
         hosted=hosted,
-        speaks=generate and not pictured,
+        speaks=generate and not pictured and not (script is not None and script.hosted),
+        namespace=None if script is None else script.namespace,
         takes_s=sum(_pace(call)) if body.get("background") else 0.0,
     )
     ttl = (body.get("prompt_cache_options") or {}).get("ttl")
-    bill = Bill("responses", prompt, call.directives, long_cache=ttl == "12h")
+    bill = Bill(
+        "responses", prompt, call.directives, writes_cache=has_cache_writes(call.model), long_cache=ttl == "12h"
+    )
     if not generate:
         # What a prepared prompt is for.
         bill.cache_write = prompt.total
     stream = ResponseStream(plan, bill, wrap)
-    opened = OpenedResponse(plan, bill, stream, items, conversation)
+    opened = OpenedResponse(plan, bill, stream, items, whole, thread)
     if body.get("store") is not False and not plan.background:
-        stream.on_end = lambda response: store_response(call.store, opened, response)
+        stream.on_end = lambda response: end_response(opened, response, call.store)
+    elif thread is not None:
+        stream.on_end = lambda response: end_response(opened, response, None)
     return opened
+
+
+def end_response(opened: OpenedResponse, response: dict[str, Any], store: Store | None) -> None:
+    """Keep a response that has ended, where it is stored, and add it to its conversation."""
+    if store is not None:
+        store_response(store, opened, response)
+    if opened.thread is not None:
+        opened.thread.items += opened.items + response["output"]
+
+
+def _conversation(call: Call) -> Conversation | None:
+    """Return the conversation that a request adds to. Raises ApiError 404."""
+    said = call.body.get("conversation")
+    name = said.get("id") if isinstance(said, dict) else said
+    return None if name is None else call.store.shelf.conversation(str(name))
 
 
 def store_response(
@@ -208,6 +261,7 @@ def store_response(
     later = opened.plan.call.directives.later
     stored = Stored(response, opened.items, opened.conversation + response["output"], later, job)
     store.put(opened.plan.id, stored)
+    store.shelf.put_items([*opened.items, *response["output"]])
 
 
 def create(call: Call) -> Answer:
@@ -285,7 +339,7 @@ def compact(call: Call) -> Answer:
     if body.get("input") is None and body.get("previous_response_id") is None:
         raise invalid("Missing required parameter: 'input'.", "input", "missing_required_parameter")
     earlier = call.store.conversation(body.get("previous_response_id"))
-    items = earlier + input_items(body.get("input"), call.new_id)
+    items = earlier + call.store.shelf.with_items(input_items(body.get("input"), call.new_id))
     prompt = count_input(call.encoding, call.model, body, items)
     check_context(prompt.total, call.live.context_tokens)
     bill = Bill("compact", prompt, call.directives)
@@ -308,7 +362,9 @@ def input_tokens(call: Call) -> Answer:
     body = call.body
     check_fields(body, _COUNT)
     _check_links(body)
-    earlier = call.store.conversation(body.get("previous_response_id"))
-    items = earlier + input_items(body.get("input"), call.new_id)
+    thread = _conversation(call)
+    earlier = call.store.conversation(body.get("previous_response_id")) if thread is None else thread.items
+    given = call.store.shelf.with_items(input_items(body.get("input"), call.new_id))
+    items = call.store.shelf.with_files(earlier + given)
     count = count_input(call.encoding, call.model, body, items)
     return json_answer({"object": "response.input_tokens", "input_tokens": count.total})

@@ -33,6 +33,8 @@ class ResponsePlan(msgspec.Struct, frozen=True, kw_only=True):
     hosted: list[HostedCall]
     speaks: bool
     """There is a message or a function call at the end."""
+    namespace: str | None = None
+    """Namespace of the function that is called."""
     takes_s: float = 0.0
     """Duration of a background response."""
 
@@ -211,18 +213,22 @@ class ResponseStream:
 
     def _function(self) -> Iterator[Event]:
         plan, choice = self._plan, self._plan.choice
-        item = {"id": plan.call.new_id("fc"), "type": "function_call", "status": "in_progress", "arguments": ""}
+        kind, prefix, said = "function_call", "fc", "arguments"
+        if choice.form == "custom":
+            kind, prefix, said = "custom_tool_call", "ctc", "input"
+        item = {"id": plan.call.new_id(prefix), "type": kind, "status": "in_progress", said: ""}
         item |= {"call_id": plan.call.new_id("call"), "name": choice.tool}
+        item |= {} if plan.namespace is None else {"namespace": plan.namespace}
         at = {"item_id": item["id"], "output_index": len(self._output)}
         yield self._added(item)
         spent = Spent(choice.name_tokens)
         for text, tokens in choice.pieces:
             fields = at | {"delta": text} | self._padding
             # The name came before the first of the arguments.
-            yield self._emit("response.function_call_arguments.delta", fields, text, Spent(tokens + spent.tokens))
+            yield self._emit(f"response.{kind}_{said}.delta", fields, text, Spent(tokens + spent.tokens))
             spent = Spent()
-        yield self._emit("response.function_call_arguments.done", at | {"arguments": choice.text}, spent=spent)
-        yield self._done(item | {"status": self._item_status(), "arguments": choice.text}, last=True)
+        yield self._emit(f"response.{kind}_{said}.done", at | {said: choice.text}, spent=spent)
+        yield self._done(item | {"status": self._item_status(), said: choice.text}, last=True)
 
     def _message(self) -> Iterator[Event]:
         plan, choice = self._plan, self._plan.choice

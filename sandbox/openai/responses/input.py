@@ -15,12 +15,14 @@ import tiktoken
 from sandbox.openai.requests.errors import invalid
 from sandbox.openai.requests.fields import missing, wrong_type
 from sandbox.openai.tokens.count import PromptCount, count_chat, count_text
+from sandbox.openai.tokens.prompt_media import image_tokens
 
 _ROLES: Final = frozenset({"user", "assistant", "system", "developer"})
 _FILE_TOKENS: Final = 1_000
 _BYTES_PER_TOKEN: Final = 4
-_SILENT: Final = frozenset({"reasoning", "item_reference", "image_generation_call"})
-"""Items that add no text: reasoning is dropped between turns, references and images hold none."""
+_DRAWN: Final = "image_generation_call"
+_SILENT: Final = frozenset({"reasoning", _DRAWN})
+"""Items that add no text: reasoning is dropped between turns, images hold none."""
 _ADDING: Final = frozenset({"additional_tools", "tool_search_output"})
 """Items that bring tools."""
 
@@ -104,10 +106,13 @@ def tools_of(body: dict[str, Any], kind: str | None = None) -> list[dict[str, An
     return tools if kind is None else [tool for tool in tools if tool.get("type") == kind]
 
 
-def usable_tools(body: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return every tool the model may call: those of the request, of items that add some, and inside namespaces."""
+def usable_tools(body: dict[str, Any], items: Any = None) -> list[dict[str, Any]]:
+    """Return every tool the model may call: those of the request, of items that add some, and inside namespaces.
+
+    `items` is what the model reads; without it, the request's own input. A tool inside a namespace says whose it is.
+    """
     found: list[dict[str, Any]] = []
-    items = body.get("input")
+    items = body.get("input") if items is None else items
     adding = [
         item
         for item in (items if isinstance(items, list) else ())
@@ -115,7 +120,10 @@ def usable_tools(body: dict[str, Any]) -> list[dict[str, Any]]:
     ]
     pending = [body, *adding]
     while pending:
-        inside = tools_of(pending.pop(0))
+        outer = pending.pop(0)
+        inside = tools_of(outer)
+        if outer.get("type") == "namespace":
+            inside = [tool | {"namespace": outer.get("name")} for tool in inside]
         found += inside
         pending += inside
     return found
@@ -153,6 +161,8 @@ def count_input(
         if tool.get("type") != "function":
             count.text += count_text(encoding, msgspec.json.encode(tool).decode())
     for item in items:
+        if item.get("type") == _DRAWN and item.get("result"):
+            count.image += image_tokens(model, {"url": f"data:image/png;base64,{item['result']}"})
         content = item.get("content")
         for part in content if isinstance(content, list) else ():
             if isinstance(part, dict) and part.get("type") == "input_file":

@@ -10,7 +10,7 @@ from sandbox.openai.exchange.channel import Channel, as_answer, error_of, only_e
 from sandbox.openai.exchange.store import Store
 from sandbox.openai.requests.errors import ApiError, invalid, wrong_body
 from sandbox.openai.requests.fields import missing, wrong_type
-from sandbox.openai.responses.create import OpenedResponse, open_response, store_response, streamed
+from sandbox.openai.responses.create import OpenedResponse, end_response, open_response, streamed
 from sandbox.openai.responses.events import ResponseStream, Wrap
 from sandbox.openai.steering.directives import Directives, read_directives
 
@@ -121,7 +121,7 @@ class ResponsesSession:
         call = await simulator.call(self._channel.request, body, model, directives, self._store)
         opened = open_response(call, _wrap(frame.get("stream_id")), generate=frame.get("generate") is not False)
         kept = self._store if body.get("store") is False else simulator.store
-        opened.stream.on_end = lambda response: store_response(kept, opened, response)
+        opened.stream.on_end = lambda response: end_response(opened, response, kept)
         return _Active(opened, frame)
 
     def _steer(self, frame: dict[str, Any]) -> None:

@@ -70,7 +70,7 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     headers: dict[str, str] = msgspec.field(default_factory=dict)
     """Headers added to the answer; a name the answer has already is replaced."""
     body_raw: str | None = None
-    """Exact body of an error answer; sent as text/html unless `headers` names a type."""
+    """Exact body of the answer, of a 200 too where no status is named; text/html unless `headers` names a type."""
     latency_ms: float | None = None
     chunk_interval_ms: float | None = None
     output_tokens: int | None = None
@@ -105,6 +105,10 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     close_delimited: bool = False
     """Body until end of file: neither content-length nor chunked."""
     crlf_events: bool = False
+    cr_events: bool = False
+    """Lines of an event stream end in a bare CR."""
+    content_encoding: Literal["gzip", "deflate"] | None = None
+    """Encode the body though nobody asked for it."""
     split_bytes: int | None = None
     """Write the body in pieces of this many bytes, each a chunk and a write of its own."""
     replay: str | None = None
@@ -115,6 +119,11 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Responses: hosted tools the model calls before it speaks, in order: web_search, open_page,
     find_in_page, file_search, code_interpreter, image_generation. An object names the tool as `type`
     and replaces fields of the output item. A call of a tool the request does not hold is not made."""
+    tool_calls: list[dict[str, Any]] = msgspec.field(default_factory=list)
+    """Calls of the client's own tools, one an answer, then it speaks: the first answer makes the first, the answer
+    to one output of a tool the second. `{"name": .., "arguments": ..}` calls a function or a custom tool (JSON, or
+    the text itself); Responses: `{"type": "shell_call", ..}` is that output item. A tool the request does not hold
+    is not called."""
     retrieved_tokens: int | None = None
     """Input tokens each search call adds."""
     tool_usage: Any = msgspec.UNSET
@@ -124,6 +133,8 @@ class Directives(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     queued_ms: float | None = None
     """Background responses: how long they stay queued."""
     background_ms: float | None = None
+    sound_seconds: int = 3_600
+    """How long speech of chat is kept; below 0 it is gone when it is told."""
     """Background responses: how long they are in progress after that."""
     later: dict[str, Any] = msgspec.field(default_factory=dict)
     """Directive for later requests on the response this one creates (GET, cancel, DELETE, input_items)."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 
+from sandbox.openai.steering.dialects import Dialect
 from sandbox.openai.steering.directives import Directives
 
 
@@ -29,6 +30,16 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """Time a background response stays queued, in milliseconds."""
     background_ms: float = 150.0
     """Time a background response is in progress after that, in milliseconds."""
+    batch_ms: float = 200.0
+    """Time a batch is in progress, in milliseconds; its lines end one after the other."""
+    batch_expires_ms: float = 0.0
+    """Time after which a batch expires with what is done, in milliseconds; 0: it never does."""
+    batch_fails: bool = False
+    """Say that a batch's file does not pass validation."""
+    store_ms: float = 50.0
+    """Time that a file of a vector store is in progress, in milliseconds."""
+    store_file_bytes: int = 0
+    """Bytes that every file takes in a vector store; 0: half as much again as the file."""
     context_tokens: int = 1_050_000
     """Prompts above this many tokens get 400 context_length_exceeded."""
     reject_max_tokens: bool = True
@@ -37,6 +48,10 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     """So many days earlier than it was, everything is said to have been served by /v1/organization/costs."""
     costs_skew_percent: dict[str, float] = msgspec.field(default_factory=dict)
     """Model → how many per cent more than the truth /v1/organization/costs says it cost."""
+    sideband_status: int = 0
+    """Status that every sideband of a call is refused with; 0: none is."""
+    new_key: str = ""
+    """The only key that is accepted from now on; "": that of the start."""
     directive: dict[str, Any] = msgspec.field(default_factory=dict)
     """Directive keys that hold for every request; a request's own directive wins key by key."""
 
@@ -46,6 +61,10 @@ class Live(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             (self.retrieved_tokens >= 0, "retrieved_tokens must be at least 0"),
             (self.queued_ms >= 0, "queued_ms must be at least 0"),
             (self.background_ms >= 0, "background_ms must be at least 0"),
+            (self.batch_ms >= 0, "batch_ms must be at least 0"),
+            (self.store_ms >= 0, "store_ms must be at least 0"),
+            (self.store_file_bytes >= 0, "store_file_bytes must be at least 0"),
+            (self.batch_expires_ms >= 0, "batch_expires_ms must be at least 0"),
             (self.latency_ms >= 0, "latency_ms must be at least 0"),
             (self.chunk_interval_ms >= 0, "chunk_interval_ms must be at least 0"),
             (self.output_tokens >= 0, "output_tokens must be at least 0"),
@@ -77,6 +96,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of the `replay` directive; None: tests/samples beside the package."""
     tls_cert: Path | None = None
     tls_key: Path | None = None
+    dialect: Dialect = "openai"
+    """Server to be, in place of OpenAI."""
+    deployments: dict[str, str] = msgspec.field(default_factory=dict)
+    """Azure: name of a deployment → its model."""
     preload: bool = False
     """Load the newest models' rank file before listening, so that no request waits 0.3 s for it."""
     live: Live = msgspec.field(default_factory=Live)

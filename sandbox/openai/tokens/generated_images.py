@@ -16,10 +16,11 @@ def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + body + struct.pack(">I", zlib.crc32(body))
 
 
-def _png() -> bytes:
-    """One white pixel."""
-    header = struct.pack(">IIBBBBB", 1, 1, 8, 0, 0, 0, 0)
-    parts = (b"IHDR", header), (b"IDAT", zlib.compress(b"\0\xff")), (b"IEND", b"")
+def _png(width: int = 1, height: int = 1) -> bytes:
+    """One white picture, in two colours."""
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    rows = (b"\0" + b"\xff" * -(-width // 8)) * height
+    parts = (b"IHDR", header), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(_chunk(kind, data) for kind, data in parts)
 
 
@@ -46,6 +47,12 @@ def chosen_size(options: dict[str, Any]) -> str:
     """Return the size of the image that is made."""
     size = options.get("size")
     return size if isinstance(size, str) and size != "auto" else DEFAULT_SIZE
+
+
+def drawn_png(options: dict[str, Any]) -> str:
+    """Return the picture that the image tool draws, in base64: white, of the size that was asked for."""
+    width, height = (int(side) for side in chosen_size(options).split("x"))
+    return base64.b64encode(_png(width, height)).decode("ascii")
 
 
 def chosen_quality(options: dict[str, Any]) -> str:

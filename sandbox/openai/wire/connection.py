@@ -18,7 +18,9 @@ from sandbox.openai.control.paths import CONTROL_PREFIX, Control
 from sandbox.openai.exchange.answer import Answer, Request
 from sandbox.openai.exchange.record import Entry, Log
 from sandbox.openai.exchange.simulator import Simulator
+from sandbox.openai.realtime.calls import Calls
 from sandbox.openai.steering.settings import Settings
+from sandbox.openai.wire.call_line import CallLine
 from sandbox.openai.wire.delivery import Delivery, Stopped
 from sandbox.openai.wire.websocket import Socket, is_socket
 
@@ -35,14 +37,15 @@ class Hub:
     def __init__(self, settings: Settings) -> None:
         """Open the record file."""
         self.simulator = Simulator(settings)
-        self.api = Api(self.simulator)
         self.log = Log(settings.record, settings.record_keep)
+        self.calls = Calls(lambda request, call_id: CallLine(request, call_id, self))
+        self.api = Api(self.simulator, self.calls)
         self.connections: set[Connection] = set()
         self.connections_total = 0
         self.requests = 0
         self.served = 0
         self.costs = Costs(self.log, settings.admin_key)
-        self.control = Control(self.simulator, self.log, self.stats)
+        self.control = Control(self.simulator, self.log, self.calls, self.stats)
         self._ids = random.Random()  # noqa: S311 - request ids are no secrets
 
     def stats(self) -> dict[str, int]:

@@ -3,6 +3,7 @@
 import asyncio
 import functools
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from email.utils import formatdate
 from http import HTTPStatus
@@ -88,6 +89,10 @@ class Delivery:
         if frames:
             self._framing = "frames"
         self._request, self._request_id = request, request_id
+        self._coder = None if frames else _coder(answer.directives.content_encoding)
+        if self._coder is not None and answer.events is None:
+            answer.body = self._coder.compress(answer.body) + self._coder.flush()
+            self._coder = None
         self._buffer: list[bytes] = []
         self._size = 0
 
@@ -125,7 +130,8 @@ class Delivery:
             "frames": "",
         }[self._framing]
         connection = "close" if closing else "keep-alive"
-        extra = self._directives.headers
+        coding = self._directives.content_encoding
+        extra = ({"content-encoding": coding} if coding else {}) | self._directives.headers
         head = (
             f"HTTP/1.1 {answer.status} {_reason(answer.status)}\r\n"
             f"date: {_http_date(int(time.time()))}\r\n"
@@ -197,6 +203,10 @@ class Delivery:
         data = event.data
         if self._directives.crlf_events and data.endswith(b"\n\n"):
             data = data[:-2] + b"\r\n\r\n"
+        if self._directives.cr_events:
+            data = data.replace(b"\n", b"\r")
+        if self._coder is not None:
+            data = self._coder.compress(data) + self._coder.flush(zlib.Z_SYNC_FLUSH)
         piece = self._directives.split_bytes
         if self._entry is not None:
             self._entry.sent_event(event)
@@ -247,6 +257,8 @@ class Delivery:
             if self._answer.usage is not msgspec.UNSET:
                 entry.usage_sent = self._answer.usage
             entry.finish("error" if self._answer.status >= 400 else outcome)
+        if self._coder is not None:
+            self._put(self._framed(self._coder.flush()))
         if self._framing == "chunked":
             self._put(b"0\r\n\r\n")
         self._flush()
@@ -275,6 +287,11 @@ def text_frames(data: bytes, piece: int) -> Iterator[bytes]:
     for start in range(0, len(data), piece):
         kind = Opcode.CONT if start else Opcode.TEXT
         yield Frame(kind, data[start : start + piece], start + piece >= len(data)).serialize(mask=False)
+
+
+def _coder(coding: Literal["gzip", "deflate"] | None) -> "zlib._Compress | None":
+    """Make what encodes a body: gzip with its own head, deflate as RFC 9110 8.4.1.2 says it, in a zlib frame."""
+    return None if coding is None else zlib.compressobj(wbits=31 if coding == "gzip" else 15)
 
 
 @functools.lru_cache(maxsize=1)

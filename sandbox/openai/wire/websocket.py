@@ -2,12 +2,11 @@
 
 import asyncio
 import base64
-import contextlib
 import hashlib
 import time
-import traceback
-from collections.abc import Callable, Coroutine
-from typing import Any, Final, Protocol
+from collections.abc import Callable
+from typing import Final, Protocol
+from urllib.parse import parse_qs
 
 import msgspec
 from websockets.exceptions import ProtocolError
@@ -17,12 +16,12 @@ from websockets.protocol import Side, State
 
 from sandbox.openai.exchange.answer import Answer, Request
 from sandbox.openai.exchange.channel import as_answer
-from sandbox.openai.exchange.record import Entry, Log
-from sandbox.openai.exchange.simulator import Simulator
+from sandbox.openai.realtime.calls import Calls, SidebandSession
 from sandbox.openai.realtime.session import RealtimeSession
 from sandbox.openai.requests.errors import ApiError
 from sandbox.openai.responses.socket_session import ResponsesSession
-from sandbox.openai.wire.delivery import UPSTREAM_HEAD, Delivery, Stopped, Wire, text_frames
+from sandbox.openai.wire.delivery import UPSTREAM_HEAD, Delivery, Wire
+from sandbox.openai.wire.speaker import Host, Speaker
 
 _GUID: Final = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _MAX_MESSAGE: Final = 64 * 1024 * 1024
@@ -32,17 +31,10 @@ _SESSIONS: Final[dict[str, Callable[["Socket"], "Session"]]] = {
 }
 
 
-class Host(Protocol):
+class SocketHost(Host, Protocol):
     """Server as a socket sees it."""
 
-    simulator: Simulator
-    log: Log
-
-    def request_id(self) -> str:
-        """Return a fresh x-request-id."""
-
-    def pace(self, answer: Answer) -> tuple[float, float]:
-        """Latency and interval in seconds."""
+    calls: Calls
 
 
 class Session(Protocol):
@@ -64,17 +56,16 @@ def is_socket(request: Request) -> bool:
     return wanted and request.method == "GET" and request.path in _SESSIONS
 
 
-class Socket:
+class Socket(Speaker):
     """One WebSocket, and a Wire for deliveries, which hand over whole frames."""
 
-    def __init__(self, wire: Wire, request: Request, host: Host, request_id: str) -> None:
+    def __init__(self, wire: Wire, request: Request, host: SocketHost, request_id: str) -> None:
         """Take `wire`, the connection, and `request`, the handshake."""
-        self._wire, self.request, self._request_id, self.simulator = wire, request, request_id, host.simulator
-        self._host = host
+        super().__init__(request, host)
+        self._wire, self._request_id, self._calls = wire, request_id, host.calls
         self._frames = Frames(Side.SERVER, state=State.OPEN, max_size=_MAX_MESSAGE)
         self._messages: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._parts: list[bytes] = []
-        self._tasks: set[asyncio.Task[None]] = set()
         self._orderly = False
 
     # -- from the connection ---------------------------------------------------------------------
@@ -102,10 +93,11 @@ class Socket:
                 self._messages.put_nowait(b"".join(self._parts))
                 self._parts = []
 
-    def lost(self) -> None:
-        """Cancel the work for a connection that is gone."""
-        for task in self._tasks:
-            task.cancel()
+    def end(self) -> None:
+        """Close in order: what was listened to has ended."""
+        self._frames.send_close(1000)
+        for data in self._frames.data_to_send():
+            self._wire.write(data)
 
     # -- delivery.Wire ---------------------------------------------------------------------------
 
@@ -132,7 +124,7 @@ class Socket:
         # A refused handshake ends its connection.
         request = msgspec.structs.replace(self.request, keep_alive=False)
         entry = self._host.log.open_entry(request, self._request_id)
-        session = _SESSIONS[self.request.path](self)
+        session = self._session()
         try:
             refused = self._refusal(session)
             if refused is not None:
@@ -145,7 +137,13 @@ class Socket:
                 await session.message(text)
         finally:
             self.lost()
+            self._calls.forget(self)
             entry.finish("completed" if self._orderly else "client_gone")
+
+    def _session(self) -> Session:
+        if "call_id" in parse_qs(self.request.query):
+            return SidebandSession(self, self, self._calls)
+        return _SESSIONS[self.request.path](self)
 
     def _refusal(self, session: Session) -> Answer | None:
         """Return the answer to a handshake that fails."""
@@ -155,51 +153,6 @@ class Socket:
         except ApiError as error:
             return as_answer(error)
         return self.simulator.standing_failure()
-
-    def send(self, value: dict[str, Any]) -> None:
-        """Send one event outside of any answer."""
-        data = msgspec.json.encode(value)
-        self._wire.write(b"".join(text_frames(data, len(data))))
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run something beside the reading of messages; it ends with the socket."""
-        task = asyncio.get_running_loop().create_task(_until_stopped(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(_show_fault)
-
-    def open_entry(self, raw: bytes, body: Any) -> Entry:
-        """Begin the record of one answer: the handshake's headers, and the client's message as the body."""
-        request = Request(
-            "WS", self.request.path, self.request.query, self.request.headers, raw, keep_alive=True, http10=False
-        )
-        entry = self._host.log.open_entry(request, self._host.request_id())
-        entry.body = body
-        self._host.log.write(entry)
-        return entry
-
-    async def deliver(self, answer: Answer, entry: Entry) -> None:
-        """Send an answer made of events. Raises Stopped when a directive cut it."""
-        entry.answer = answer
-        latency, interval = self._host.pace(answer)
-        delivery = Delivery(self, entry.request, answer, entry, entry.request_id, frames=True)
-        try:
-            await delivery.run(latency, interval, time.perf_counter())
-        finally:
-            entry.finish("client_gone")
-
-
-async def _until_stopped(work: Coroutine[Any, Any, None]) -> None:
-    """Run work that a directive may cut short."""
-    with contextlib.suppress(Stopped):
-        await work
-
-
-def _show_fault(task: asyncio.Task[None]) -> None:
-    """Show a fault of the simulator, which ends one answer and must not end the others of a socket."""
-    fault = None if task.cancelled() else task.exception()
-    if fault is not None:
-        traceback.print_exception(fault)
 
 
 def _handshake(request: Request, request_id: str) -> bytes:

@@ -3,9 +3,13 @@
 from collections.abc import Callable
 from datetime import timedelta
 
+import msgspec
+
 from billing.accounting.daily_finance import DAY_MS, Figures, Finance, below_target, day_of, span
+from billing.jobs.retention import drop_detail
 from billing.money.amounts import millicredits
 from billing.money.findings import Finding
+from billing.money.usage_record import UsageRecord, encode_record
 from tests.support.charges import NOW, settled
 from tests.support.stores import Books
 
@@ -64,3 +68,23 @@ async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(
         await finance.roll_up(NOW + round(hours * 3_600_000))
         kept = await finance.kept()
         assert (kept.closed and kept.closed.day) == closed.isoformat(), hours
+
+
+async def test_what_is_given_away_by_decision_is_no_loss_of_a_price(sql: Books, clock: Callable[[int], None]) -> None:
+    """Accounts outside the rollout, or charging off: their cost is a figure of its own, also after retention."""
+    finance, day = Finance(sql.database), day_of(NOW)
+    clock(NOW)
+    account = await sql.account(50_000)
+    paid = settled("paid", account, NOW)
+    free = settled("free", account, NOW)
+    given = msgspec.structs.replace(msgspec.json.decode(free.record, type=UsageRecord), free=True)
+    await sql.ledger.post([paid, free._replace(charged=0, record=encode_record(given))])
+    cost = given.cost_millicredits
+    found = await finance.compute(day)
+    assert (found.cost, found.given_away, found.margin) == (2 * cost, cost, paid.charged - cost)
+    assert (await finance.roll_up(NOW)).days[0] == found
+    assert (await finance.days(1))[0] == found
+    assert below_target([found], 0) == []
+    assert (await drop_detail(sql.database, 1, NOW + 40 * DAY_MS)).rows == 2
+    again = await finance.compute(day)
+    assert (again.cost, again.given_away) == (2 * cost, cost)

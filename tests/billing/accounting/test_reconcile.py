@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 
+import pytest
 from sqlalchemy import text
 
 from billing.accounting.reconcile import check_store, reconcile
@@ -114,6 +115,7 @@ async def test_every_fault_is_found_by_its_check(busy: tuple[Books, str]) -> Non
         assert await every_check(books) == [], name
 
 
+@pytest.mark.slow
 async def test_the_store_is_compared_exactly_and_only_with_what_is_new(busy: tuple[Books, str]) -> None:
     books, account = busy
     posted = await books.ledger.posted(account)
@@ -137,6 +139,7 @@ async def test_the_store_is_compared_exactly_and_only_with_what_is_new(busy: tup
     assert asked[2:] == [{account}] * len(asked[2:])
 
 
+@pytest.mark.slow
 async def test_an_account_that_never_stands_still_is_reported_as_such_and_not_as_wrong(busy: tuple[Books, str]) -> None:
     books, account = busy
     numbers = iter(range(1_000))
@@ -149,6 +152,7 @@ async def test_an_account_that_never_stands_still_is_reported_as_such_and_not_as
     assert (compared.findings, compared.busy) == ([], (account,))
 
 
+@pytest.mark.slow
 async def test_reconcile_finds_each_tampering_and_nothing_else(sql: Books) -> None:
     account = await sql.account(1_000)
     await sql.ledger.post([charge(1, account), charge(2, account)])

@@ -54,7 +54,7 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(
         ]
         shown += [await portal.spend(account, NOW // DAY_MS - 100) for account in accounts]
         shown += [
-            await sql.ledger.key_spent("key_1", since)
+            (await sql.ledger.keys_spent(["key_1"], since))["key_1"]
             for since in (0, span(date(2026, 11, 1))[0], span(date(2026, 10, 1))[0])
         ]
         shown += [await finance.compute(day_of(NOW) - timedelta(days=back)) for back in (0, 3, 30, 55, 70)]

@@ -49,8 +49,8 @@ async def test_the_chain_holds_over_batches(sql: Books, monkeypatch: pytest.Monk
     assert [row.id async for row in log.rows()] == [1, 2, 3, 4, 5]
     assert [row.id for row in await log.newest(2)] == [5, 4]
     assert [row.id for row in await log.newest(9, subject="thing 1")] == [2]
-    assert (await log.verify(known=verdict.head.hash)).problem == ""
-    assert "cut off" in (await log.verify(known="f" * 64)).problem
+    assert (await log.verify(known=[verdict.head.hash])).problem == ""
+    assert "cut off" in (await log.verify(known=["f" * 64])).problem
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ async def test_a_tail_that_was_cut_off_is_found_by_the_head_that_was_kept(sql: B
     head = (await log.verify()).head.hash
     await tamper(sql.database, "DELETE FROM audit_log WHERE id = 5")
     assert (await log.verify()).problem == ""
-    assert "cut off" in (await log.verify(known=head)).problem
+    assert "cut off" in (await log.verify(known=[head])).problem
 
 
 async def test_many_writers_make_one_chain(sql: Books) -> None:
@@ -199,6 +199,16 @@ def test_the_command_tells_good_from_broken(embedded: Tollkeeper) -> None:
     assert good == {"ok": True, "rows": 1, "head": good["head"], "problem": ""}
     assert embedded.cli("audit", "verify", "--head", good["head"])["ok"]
     assert not embedded.cli("audit", "verify", "--head", "0" * 64, code=1)["ok"]
+    assert embedded.cli("audit", "head") == {"rows": 1, "head": good["head"]}
+    heads = Path(embedded.folder) / "heads"
+    heads.write_text(embedded.run("audit", "head").stdout)
+    assert embedded.cli("audit", "verify", "--heads", str(heads))["ok"]
+    heads.write_text(heads.read_text() + f"7 {'0' * 64}\n")
+    assert not embedded.cli("audit", "verify", "--heads", str(heads), code=1)["ok"]
+    heads.write_text("no head\n")
+    assert embedded.run("audit", "verify", "--heads", str(heads)).returncode == 1
+    assert embedded.run("audit", "verify", "--heads", "nowhere").returncode == 1
+    assert embedded.run("audit", "verify", "--head", "abc").returncode == 2
     out = Path(embedded.folder) / "audit.jsonl"
     embedded.cli("audit", "export", str(out))
     (row,) = [json.loads(line) for line in out.read_text().splitlines()]

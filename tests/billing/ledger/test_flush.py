@@ -1,12 +1,13 @@
 """The flush: charges that SQL cannot take as they are are made to fit, or stand aside, and keep nobody else's out of the ledger."""
 
+import asyncio
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import text
 
-from billing.ledger.flush import flush_once
+from billing.ledger.flush import flush_once, while_leading
 from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
@@ -82,3 +83,29 @@ async def test_every_charge_that_is_booked_is_told_of_once(sql: Books) -> None:
     await ledger.post_bookable([first, second])
     await ledger.post([second, first])
     assert told == ["n1", "n2"]
+
+
+async def test_a_lead_is_kept_while_its_step_lasts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lead that nobody asks for ends within seconds; another process would do the same work beside this one."""
+    monkeypatch.setattr("billing.ledger.flush.KEEP_SECONDS", 0.01)
+    asked, answers, enough = 0, [True], asyncio.Event()
+
+    async def leads() -> bool:
+        nonlocal asked
+        asked += 1
+        if asked == 4:
+            enough.set()
+        return answers[0]
+
+    async def step() -> int:
+        await asyncio.wait_for(enough.wait(), 5)
+        return 1
+
+    resigned: list[bool] = []
+    led = while_leading(leads, step, lambda: resigned.append(True))
+    assert (await led(), resigned) == (1, [])
+    answers[0] = False
+    assert (await led(), resigned) == (0, [True])
+    asked_then = asked
+    await asyncio.sleep(0.05)
+    assert asked == asked_then  # nobody asks for it any more

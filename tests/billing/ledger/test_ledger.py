@@ -69,6 +69,7 @@ async def test_a_grant_is_booked_once_by_its_reference(sql: Books) -> None:
     assert await reconcile(sql.database, None) == []
 
 
+@pytest.mark.slow
 async def test_concurrent_grants_number_the_outbox_without_gaps(sql: Books) -> None:
     account = await sql.account()
     await asyncio.gather(*(sql.ledger.grant(account, Millicredits(1), f"g{n}", "me", "why") for n in range(20)))

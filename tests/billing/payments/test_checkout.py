@@ -283,3 +283,25 @@ async def test_the_payment_page_sells_what_is_credited_to_the_last_credit(shop: 
     await shop.buy(account, PLUS)
     await shop.buy(account, PRO)
     assert [order.title for order in shop.stripe.orders] == ["52,489.5 credits", "109,989 credits"]
+
+
+async def test_a_failure_that_stripe_keeps_of_the_customer_locks_nobody_out(shop: Shop) -> None:
+    """Not for the day that it is kept, however often another one comes: the next click has another key."""
+    account = await shop.books.account()
+    shop.stripe.keep_failures = 1
+    purchase = await shop.buy(account)
+    assert (purchase.state, purchase.customer_id) == ("open", (await buyer_of(shop, account)))
+    other = await shop.books.account()
+    shop.stripe.keep_failures = 4  # the account's key, and those of three clicks
+    for _ in range(3):
+        with pytest.raises(StoreUnavailable):
+            await shop.buy(other)
+    assert (await shop.buy(other)).state == "open"
+    states = sorted(row.state for row in await shop.purchases.of_account(other, 9))
+    assert states == ["failed", "failed", "failed", "open"]
+
+
+async def buyer_of(shop: Shop, account: str) -> str:
+    buyer = await shop.customers.find(account)
+    assert buyer is not None
+    return buyer.customer_id

@@ -40,6 +40,7 @@ def test_partial_refunds_of_any_split_sum_to_the_whole(whole, cents) -> None:
     assert [sum(column) for column in zip(*parts, strict=True)] == [whole.paid, whole.bonus, whole.tax, 0]
     assert all(part.paid + part.tax == piece * 10_000 for part, piece in zip(parts, pieces, strict=True))
     assert all(min(part) >= 0 for part in parts)
+    assert all(part.tax % 10_000 == 0 for part in parts), "tax is a whole cent"
 
 
 @given(wholes, st.lists(st.tuples(st.integers(1, 200_000), st.booleans(), st.booleans()), max_size=8))
@@ -57,6 +58,12 @@ def test_never_more_is_taken_back_than_was_sold(whole, rows) -> None:
             assert part.paid + part.tax + part.loss == claim.cents * 10_000  # exactly the cash that left
         if not claim.counts:
             assert part == NOTHING
+
+
+def test_the_tax_of_a_part_is_the_nearest_cent() -> None:
+    package = Whole(11_899, 99_990_000, 0, 19_000_000)  # $99.99 and 19 %
+    assert share(package, 3_333) == Parts(28_010_000, 0, 5_320_000)  # of $33.33: 3333 * 1900 / 11899 = 532.2
+    assert allocate(package, [refund(1, 3_333), refund(2, 3_333)])[1].tax == 5_320_000
 
 
 def test_a_dispute_after_a_full_refund_takes_nothing_and_gets_its_share_when_the_refund_fails() -> None:

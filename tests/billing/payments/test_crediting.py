@@ -188,6 +188,7 @@ async def test_a_stale_picture_is_not_applied_over_a_newer_one(shop: Shop) -> No
     assert (await shop.get(purchase)).state == "credited"
 
 
+@pytest.mark.slow
 async def test_many_workers_at_once_credit_once(shop: Shop) -> None:
     account = await shop.books.account()
     purchase = await shop.buy(account)
@@ -229,6 +230,7 @@ async def test_a_fee_that_is_known_later_is_booked_once(shop: Shop) -> None:
     assert await shop.balance(account) == 109_989_000
     assert await shop.ledger_of("fees") == 0
     shop.stripe.intents_by_id[intent.id] = intent
+    shop.stripe.age(400)  # no longer on its way
     for number in range(2):
         swept = await shop.sweeper.sweep(1, livemode=False)
         assert len(swept.fixed) == (1 if number == 0 else 0)

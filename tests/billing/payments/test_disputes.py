@@ -1,9 +1,14 @@
 """Disputes: credits held and money withdrawn, won, lost, beside refunds."""
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from billing.accounting.daily_finance import Finance
+from billing.accounting.journal import Books
+from proxy.customer_api.money_in import MoneyCounter
+from proxy.observability.metrics import Metrics
 from tests.support.fake_stripe import replace
-from tests.support.shop import Shop, open_shop
+from tests.support.shop import Shop, open_shop, today
 
 
 async def test_pitfall_14_a_disputes_credits_and_a_disputes_money_are_two_things(shop: Shop) -> None:
@@ -84,6 +89,25 @@ async def test_a_refund_during_a_dispute_takes_nothing_twice(shop: Shop) -> None
     assert await shop.balance(account) == 109_989_000
     assert await shop.ledger_of("disputes") == 0
     assert await shop.findings() == []
+
+
+async def test_what_went_back_beyond_what_was_sold_is_one_loss_in_every_report(shop: Shop) -> None:
+    """A refund of $30.00, then a dispute of the whole that is lost: $30.00 nobody gave back to us."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    shop.sync._observer = MoneyCounter(metrics)
+    account = await shop.books.account()
+    purchase = await shop.paid(account)
+    shop.stripe.give_back(purchase.payment_intent_id or "", 3_000)
+    dispute = shop.stripe.open_dispute(purchase.payment_intent_id or "", 9_999)
+    await shop.deliver()
+    shop.stripe.close_dispute(dispute.id, "lost")
+    await shop.deliver()
+    assert await shop.ledger_of("platform_loss") == -30_000_000
+    (books,) = await Books(shop.books.database).days(today(), today())
+    assert (await Finance(shop.books.database).compute(today())).loss == books.platform_loss == 30_000_000
+    metrics.publish()
+    assert registry.get_sample_value("tollkeeper_platform_loss_credits_total") == 30_000
 
 
 async def test_lost_disputes_block_an_account_by_configuration(sql) -> None:

@@ -1,15 +1,19 @@
 """Refunds: by Stripe's refund objects or by a person's order, in parts, failed, of spent credits, booked once."""
 
+import asyncio
 import logging
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from billing.ledger.audit_log import Who
 from billing.ledger.flush import relay_once
 from billing.money.amounts import MoneyError
-from billing.money.errors import NotYet, StoreUnavailable
-from billing.payments.purchase import NotRefundable, refund_cents
+from billing.money.errors import NotYet, ReferenceTaken, StripeRefused
+from billing.payments.claims import Parts, Whole, cents_within, share
+from billing.payments.purchase import NotRefundable, RefundInDoubt, refund_cents
+from billing.payments.purchase_store import Purchase
 from billing.payments.stripe.objects import Dispute
 from tests.support.fake_stripe import replace
 from tests.support.recharge import spend
@@ -50,6 +54,26 @@ async def test_what_goes_back_in_the_moment_of_crediting_is_counted_as_going_bac
     assert back["refund"] == 5 * back["dispute"] > 0
 
 
+async def test_tax_that_an_earlier_version_booked_in_fractions_of_a_cent_is_booked_in_whole_ones(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def exact_share(whole: Whole, cents: int) -> Parts:
+        tax = (2 * whole.tax * cents + whole.total_cents) // (2 * whole.total_cents)
+        return Parts(cents * 10_000 - tax, whole.bonus * cents // whole.total_cents, tax)
+
+    account = await shop.books.account()
+    purchase = await shop.paid(account, PRO, tax=1_900)
+    with monkeypatch.context() as earlier:
+        earlier.setattr("billing.payments.claims.share", exact_share)
+        shop.stripe.give_back(purchase.payment_intent_id or "", 3_333)
+        await shop.deliver()
+    assert await shop.ledger_of("payable:tax") == 19_000_000 - 5_322_044
+    assert await shop.claims.round_taxes() == 1
+    assert await shop.ledger_of("payable:tax") == 19_000_000 - 5_320_000
+    assert await shop.balance(account) == 109_989_000 - 28_010_000 - 9_999_000 * 3_333 // 11_899
+    assert (await shop.claims.round_taxes(), await shop.findings()) == (0, [])
+
+
 async def test_what_takes_a_purchase_back_says_which(shop: Shop) -> None:
     account = await shop.books.account(5_000)
     first, second = await shop.paid(account), await shop.paid(account)
@@ -81,18 +105,97 @@ async def test_a_refund_is_audited_asked_for_and_booked_once(shop: Shop) -> None
     assert await shop.findings() == []
 
 
-async def test_an_answer_that_is_lost_refunds_once(shop: Shop) -> None:
+def given_back(shop: Shop) -> list[int]:
+    """What Stripe gave back, in cents."""
+    return [refund.amount for refund in shop.stripe.refunds_by_id.values()]
+
+
+async def askings(shop: Shop) -> list[tuple[Any, ...]]:
+    return await shop.rows("SELECT amount_cents, state, attempt FROM refund_askings ORDER BY created_at, id")
+
+
+@pytest.mark.parametrize("booked", [False, True])
+@pytest.mark.parametrize("cents", [3_000, None])
+@pytest.mark.parametrize("reference", ["", "ticket 17"])
+async def test_an_answer_that_is_lost_refunds_once(
+    shop: Shop, reference: str, cents: int | None, *, booked: bool
+) -> None:
+    """Whether or not its webhook has told of it meanwhile."""
     purchase = await shop.paid(await shop.books.account())
-    key = f"{purchase.id}:refund:1:3000"
-    shop.stripe.poisoned_keys.add(key)
-    for _ in range(2):
-        with pytest.raises(StoreUnavailable):
-            await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked")
-    shop.stripe.poisoned_keys.clear()
-    await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked")
-    assert [refund.amount for refund in shop.stripe.refunds_by_id.values()] == [3_000]
-    await shop.refunds.refund(purchase.id, 3_000, ADA, "another one, meant so")
-    assert [refund.amount for refund in shop.stripe.refunds_by_id.values()] == [3_000, 3_000]
+    shop.stripe.lose_answers = 1
+    with pytest.raises(RefundInDoubt, match="may have been made.*Ask again with the reference"):
+        await shop.refunds.refund(purchase.id, cents, ADA, "they asked", reference)
+    if booked:
+        await shop.deliver()
+    found = await shop.refunds.refund(purchase.id, cents, ADA, "they asked", reference)
+    wanted = cents or purchase.total_cents
+    assert (found.cents, found.again, given_back(shop)) == (wanted, True, [wanted])
+    assert await askings(shop) == [(wanted, "made", 1)]
+    assert await shop.balance(purchase.account_id) == 109_989_000 - 109_989_000 * wanted // 9_999
+
+
+async def test_a_reference_is_given_back_once_and_for_one_thing(shop: Shop) -> None:
+    purchase, other = await shop.paid(await shop.books.account()), await shop.paid(await shop.books.account())
+    first = await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked", "ticket 17")
+    again = await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked twice", "ticket 17")
+    assert (first.refund_id, first.again, again) == (again.refund_id, False, first._replace(again=True))
+    for purchase_id, cents in ((purchase.id, 2_000), (purchase.id, None), (other.id, 3_000)):
+        with pytest.raises(ReferenceTaken):
+            await shop.refunds.refund(purchase_id, cents, ADA, "another one", "ticket 17")
+    assert given_back(shop) == [3_000]
+    await shop.refunds.refund(purchase.id, 3_000, ADA, "another one, meant so", "ticket 18")
+    await shop.refunds.refund(purchase.id, 3_000, ADA, "and without a name")
+    assert given_back(shop) == [3_000, 3_000, 3_000]
+    reasons = await shop.rows("SELECT reason FROM audit_log WHERE action = 'purchase.refund' ORDER BY id")
+    assert reasons == [("they asked",), ("another one, meant so",), ("and without a name",)]
+
+
+async def test_the_same_asking_at_once_is_one_refund(shop: Shop) -> None:
+    purchase = await shop.paid(await shop.books.account())
+    made = await asyncio.gather(*(shop.refunds.refund(purchase.id, 1_000, ADA, "x", "ticket 17") for _ in range(8)))
+    assert (len({refund.refund_id for refund in made}), given_back(shop)) == (1, [1_000])
+
+
+async def test_what_a_lost_answer_made_is_known_before_anything_else_is_asked(shop: Shop) -> None:
+    """Of another amount it is another asking, and what is left counts the lost one."""
+    purchase = await shop.paid(await shop.books.account())
+    shop.stripe.lose_answers = 1
+    with pytest.raises(RefundInDoubt):
+        await shop.refunds.refund(purchase.id, 6_000, ADA, "they asked")
+    with pytest.raises(NotRefundable, match=r"\$39.99 can be given back, not \$50.00"):
+        await shop.refunds.refund(purchase.id, 5_000, ADA, "they asked")
+    rest = await shop.refunds.refund(purchase.id, None, ADA, "the rest as well")
+    assert (rest.cents, given_back(shop)) == (3_999, [6_000, 3_999])
+    assert await shop.findings() == []
+
+
+async def test_a_failure_that_stripe_keeps_is_no_answer_to_wait_for(shop: Shop) -> None:
+    purchase = await shop.paid(await shop.books.account())
+    shop.stripe.keep_failures = 2
+    made = await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked")
+    assert (made.again, given_back(shop), await askings(shop)) == (False, [3_000], [(3_000, "made", 3)])
+    shop.stripe.keep_failures = 4
+    with pytest.raises(RefundInDoubt):
+        await shop.refunds.refund(purchase.id, 1_000, ADA, "they asked again", "ticket 18")
+    assert (await shop.refunds.refund(purchase.id, 1_000, ADA, "they asked again", "ticket 18")).cents == 1_000
+    assert given_back(shop) == [3_000, 1_000]
+    assert len(set(shop.stripe.refund_keys)) == 3 + 5
+
+
+async def test_a_refusal_is_asked_anew_when_its_reference_comes_again(shop: Shop) -> None:
+    """The Stripe account had no money for it, say, and has it now."""
+    purchase = await shop.paid(await shop.books.account())
+    real = shop.stripe.refund_payment
+
+    async def refuse(*_given: Any) -> Any:
+        raise StripeRefused("insufficient_funds", "no", 400)
+
+    shop.stripe.refund_payment = refuse  # type: ignore[method-assign]
+    with pytest.raises(StripeRefused):
+        await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked", "ticket 17")
+    shop.stripe.refund_payment = real  # type: ignore[method-assign]
+    await shop.refunds.refund(purchase.id, 3_000, ADA, "they asked", "ticket 17")
+    assert (given_back(shop), await askings(shop)) == ([3_000], [(3_000, "made", 2)])
 
 
 async def test_a_refund_that_cannot_be_booked_at_once_is_booked_by_its_events(shop: Shop) -> None:
@@ -278,3 +381,65 @@ async def test_claims_noted_before_the_purchase_is_credited_count_when_it_is(sho
     assert await shop.balance(account) == (9_999 - back) * 10_000 + 9_999_000 - 9_999_000 * back // 9_999
     assert await shop.ledger_of("disputes") == 0  # the credits held and the money withdrawn, both
     assert await shop.findings() == []
+
+
+async def test_what_is_left_goes_back_newest_purchase_first_and_never_more(shop: Shop) -> None:
+    account = await shop.books.account()
+    first, second = await shop.paid(account, STARTER), await shop.paid(account, PRO)
+    await spend(shop, account, 5_000_001)
+    left = await shop.balance(account)
+    parts = await shop.refunds.refund_rest(account, left, ADA, "closed")
+    assert [part.purchase_id for part in parts] == [second.id]
+    assert parts[0].problem == ""
+    await shop.deliver()
+    rest = await shop.balance(account)
+    assert 0 <= rest < 12_000  # less than a cent of it is worth with its bonus
+    taken = left - rest
+    cents = parts[0].made.cents if parts[0].made else 0
+    assert taken == cents * 10_000 + shop_bonus(second, cents)
+    assert await shop.refunds.refund_rest(account, rest, ADA, "again") == []
+    assert await shop.findings() == []
+    # a gift is nobody's money: all of the purchase that is left goes back, and the gift stays
+    await shop.books.correct(account, 1_000_000)
+    parts = await shop.refunds.refund_rest(account, await shop.balance(account), ADA, "again")
+    await shop.deliver()
+    assert sum(part.made.cents for part in parts if part.made) <= 2 * 9_999 + 999 - cents
+    assert await shop.balance(account) >= 0
+    assert first.id in {part.purchase_id for part in parts} or len(parts) == 1
+
+
+async def test_one_purchase_that_cannot_go_back_keeps_none_of_the_others(shop: Shop) -> None:
+    account = await shop.books.account()
+    good, bad = await shop.paid(account, STARTER), await shop.paid(account, STARTER)
+    async with shop.books.database.write() as connection:
+        await connection.execute(text("UPDATE purchases SET payment_intent_id = NULL WHERE id = :id"), {"id": bad.id})
+    parts = await shop.refunds.refund_rest(account, await shop.balance(account), ADA, "closed")
+    assert {part.purchase_id: bool(part.made) for part in parts} == {bad.id: False, good.id: True}
+    assert "nothing was paid" in next(part.problem for part in parts if not part.made)
+
+
+@pytest.mark.parametrize(
+    "whole",
+    [
+        Whole(9_999, 99_990_000, 9_999_000, 0),
+        Whole(1_189, 9_990_000, 0, 1_900_000),
+        Whole(1, 10_000, 3_000, 0),
+    ],
+)
+def test_the_most_cents_within_some_credits_are_the_most(whole: Whole) -> None:
+    for before in (0, 1, whole.total_cents // 3, whole.total_cents):
+        for left in (0, 1, 9_999, 10_000, 11_000, 12_999, 999_000, 10**12):
+            cents = cents_within(whole, before, left)
+            start = share(whole, before)
+
+            def taken(cents: int, before: int = before, start: Parts = start) -> int:
+                parts = share(whole, before + cents)
+                return parts.paid + parts.bonus - start.paid - start.bonus
+
+            assert 0 <= cents <= whole.total_cents - before
+            assert taken(cents) <= left
+            assert before + cents == whole.total_cents or taken(cents + 1) > left
+
+
+def shop_bonus(purchase: Purchase, cents: int) -> int:
+    return purchase.bonus_millicredits * cents // purchase.total_cents

@@ -26,9 +26,9 @@ from billing.ledger.audit_log import AuditLog, Who
 from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import drain
 from billing.ledger.notices import NoticeQueue
+from billing.ledger.objects.upstream_objects import UpstreamObjects
 from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
-from billing.ledger.upstream_objects import UpstreamObjects
 from billing.money.amounts import Millicredits
 from billing.money.holds import Held, Settled
 from billing.payments.purchase_store import PurchaseStore
@@ -116,7 +116,8 @@ async def test_the_ledger_and_usage_are_read(kept: Books) -> None:
     }
     assert (rows["req_1"].cached_tokens, rows["req_1"].key_id) == (400, FACTS["key_id"])
     assert (rows["req_3"].usage_source, rows["req_3"].outcome) == ("counted", "client_gone")
-    assert await kept.ledger.key_spent(FACTS["key_id"], 0) == 234 + 288 + 14_760 + 3 + 576 + FACTS["orphan"]
+    spent = await kept.ledger.keys_spent([FACTS["key_id"]], 0)
+    assert spent[FACTS["key_id"]] == 234 + 288 + 14_760 + 3 + 576 + FACTS["orphan"]
 
 
 async def test_the_books_agree_and_the_chain_holds(kept: Books) -> None:
@@ -125,7 +126,7 @@ async def test_the_books_agree_and_the_chain_holds(kept: Books) -> None:
     assert await check_audit(kept.database) == []
     sampled = await check_sample(kept.database)
     assert (sampled.findings, sampled.priced, sampled.excluded) == ([], 4, {"bounded": 1})
-    verdict = await AuditLog(kept.database).verify(FACTS["audit_head"])
+    verdict = await AuditLog(kept.database).verify([FACTS["audit_head"]])
     assert (verdict.rows, verdict.head.hash, verdict.problem) == (FACTS["audit_rows"], FACTS["audit_head"], "")
     made = datetime.fromtimestamp(FACTS["made_at"] / 1_000, UTC).date()
     (day,) = [day for day in await Journal(kept.database).days(made, made) if day.purchased]
@@ -196,6 +197,6 @@ async def test_it_is_written_on(kept: Books) -> None:
     assert key_id in {row.id for row in await kept.accounts.keys_of(RICH)}
     token, _ = await PortalTokens(kept.database).link(RICH)
     assert await PortalTokens(kept.database).open(token) is not None
-    verdict = await AuditLog(kept.database).verify(FACTS["audit_head"])
+    verdict = await AuditLog(kept.database).verify([FACTS["audit_head"]])
     assert (verdict.rows, verdict.problem) == (FACTS["audit_rows"] + 2, "")
     assert await reconcile(kept.database, None) == []

@@ -7,6 +7,7 @@ from sqlalchemy import Connection
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from billing.storage.tables.operations import audit_log
 from billing.storage.tables.payments import purchases
+from billing.storage.tables.realtime import realtime_calls
 from tests.support.stores import Books
 
 
@@ -16,7 +17,7 @@ async def test_migrations_make_the_tables(sql: Books) -> None:
         # PostgreSQL's default partition of `usage` is made by hand, with indexes that its parent gives it
         return [change for change in found if "usage_default" not in str(change)]
 
-    assert audit_log.metadata is purchases.metadata
+    assert audit_log.metadata is realtime_calls.metadata is purchases.metadata
     assert await current_revision(sql.database) == newest_revision()
     async with sql.database.read() as connection:
         assert await connection.run_sync(differences) == []

@@ -21,6 +21,14 @@ for (const [name, model] of [["responses", openai("gpt-4.1")], ["chat", openai.c
   found[`${name} tools`] = called.steps[0].toolCalls.map((call) => call.toolName);
   found[`${name} object`] = (await generateObject({ model, schema: z.object({ name: z.string(), age: z.number() }), prompt: "Ann is 40", maxRetries: 0 })).object;
 }
+// a reasoning model on default options: each later step refers to the earlier items by their ids
+const asked = { model: openai("gpt-5.4-mini"), prompt: process.env.WEATHER_LOOP, tools: { weather }, stopWhen: stepCountIs(3), maxRetries: 0 };
+const loop = await generateText(asked);
+found["loop by reference"] = loop.steps.length === 3 && loop.text.length > 0;
+const streamedLoop = streamText(asked);
+found["streamed loop"] = (await streamedLoop.text).length > 0 && (await streamedLoop.steps).length === 3;
+const unstored = await generateText({ ...asked, providerOptions: { openai: { store: false } } });
+found["unstored loop"] = unstored.steps.length === 3 && unstored.text.length > 0;
 found.embedding = (await embed({ model: openai.embedding("text-embedding-3-small"), value: "a road with a toll" })).embedding.length;
 found.image = (await generateImage({ model: openai.image("gpt-image-2"), prompt: "a toll booth", size: "1024x1024", maxRetries: 0 })).image.mediaType;
 found.speech = (await speak({ model: openai.speech("gpt-4o-mini-tts"), text: "Mind the gap.", maxRetries: 0 })).audio.uint8Array.length > 0;

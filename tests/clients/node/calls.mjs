@@ -1,5 +1,5 @@
 // What an app does with the official npm SDK: the same calls as tests/clients/calls.py, the same JSON printed.
-import OpenAI from "openai";
+import OpenAI, { toFile } from "openai";
 import { VERSION } from "openai/version";
 
 const KEYS = JSON.parse(process.env.KEYS);
@@ -118,7 +118,7 @@ const SCENARIOS = {
     return {
       chat: await failing(() => client().chat.completions.create({ model: "gpt-imaginary", messages: messages(text) })),
       retrieve: await failing(() => client().models.retrieve("gpt-imaginary")),
-      endpoint: await failing(() => client().files.list()),
+      endpoint: await failing(() => client().fineTuning.jobs.list()),
     };
   },
   bad_request: (text) => failing(() => client().chat.completions.create({ model: MODEL, messages: messages(text), n: 0 })),
@@ -149,6 +149,37 @@ const SCENARIOS = {
       ),
     );
     return { completionTokens: answers.map((answer) => answer.usage.completion_tokens) };
+  },
+  async stores(text) {
+    const sdk = client();
+    const data = Buffer.from("The refund policy: whales are refunded within 30 days.");
+    const announced = { bytes: data.length, filename: "a.txt", mime_type: "text/plain", purpose: "assistants" };
+    const upload = await sdk.uploads.create(announced);
+    const parts = [];
+    for (const piece of [data.subarray(0, 20), data.subarray(20)]) {
+      parts.push((await sdk.uploads.parts.create(upload.id, { data: await toFile(piece, "part") })).id);
+    }
+    const { file } = await sdk.uploads.complete(upload.id, { part_ids: parts });
+    const store = await sdk.vectorStores.create({ name: "docs", expires_after: { anchor: "last_active_at", days: 1 } });
+    const batch = await sdk.vectorStores.fileBatches.createAndPoll(store.id, { file_ids: [file.id] }, { pollIntervalMs: 20 });
+    const answer = await sdk.responses.create({
+      model: MODEL,
+      input: text,
+      tools: [{ type: "file_search", vector_store_ids: [store.id] }],
+      include: ["file_search_call.results"],
+      max_tool_calls: 1,
+      max_output_tokens: 30,
+    });
+    const results = answer.output.filter((item) => item.type === "file_search_call").flatMap((item) => item.results);
+    const found = (await sdk.vectorStores.search(store.id, { query: "refund policy" })).data;
+    return {
+      file: file.id,
+      completed: batch.file_counts.completed,
+      results: results.map((row) => row.file_id),
+      found: found.map((row) => row.file_id),
+      bytes: (await sdk.vectorStores.retrieve(store.id)).usage_bytes,
+      deleted: [(await sdk.vectorStores.delete(store.id)).deleted, (await sdk.files.delete(file.id)).deleted],
+    };
   },
 };
 

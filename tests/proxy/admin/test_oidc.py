@@ -295,6 +295,7 @@ async def test_tokens_of_unknown_keys_do_not_make_us_ask_an_issuer_that_is_down(
     assert issuer.asked == 2
 
 
+@pytest.mark.slow
 async def test_good_tokens_do_not_wait_for_an_issuer_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
     issuer = Publisher(published(*key_set(first=RSA_KEY)))
     checker = issuer.checker()

@@ -24,6 +24,7 @@ from tests.support.servers import (
     Tollkeeper,
     free_port,
     sandbox_says,
+    served_over,
     wait_until,
 )
 
@@ -34,8 +35,8 @@ LEDGER_KEYS = {
 }  # fmt: skip
 USAGE_KEYS = {
     "requestId", "keyId", "endpoint", "model", "serviceTier", "stream", "inputTokens", "outputTokens", "cachedTokens", "cacheWriteTokens",
-    "reasoningTokens", "audioInputTokens", "audioOutputTokens", "imageInputTokens", "imageOutputTokens", "audioMilliseconds", "characters", "chargedMillicredits", "chargedCredits", "usageSource", "outcome", "free",
-    "createdAt",
+    "reasoningTokens", "audioInputTokens", "audioOutputTokens", "imageInputTokens", "imageOutputTokens", "audioMilliseconds", "characters", "chargedMillicredits", "chargedCredits", "usageSource", "outcome", "free", "endUser", "tags",
+    "createdAt", "upstream", "tries", "abandonedMillicredits", "costMillicredits",
 }  # fmt: skip
 
 
@@ -46,14 +47,8 @@ def running(
     """One served product per store; the tests use accounts of their own."""
     home = new_folder(f"cli-{request.param}")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
-    redis = RedisServer(home / "redis")
-    if request.param == "redis":
-        redis.start()
-        environment |= {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_LISTEN__WORKERS": "2"}
-    server = Tollkeeper(home, environment).start()
-    yield server
-    server.kill()
-    redis.kill()
+    with served_over(request.param, home, **environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +74,7 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
 
 def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollkeeper, sandbox: Sandbox) -> None:
     made = running.cli("account", "create", "Acme Ltd & Söhne")
-    assert made.keys() == {"accountId", "name", "keyId", "apiKey"}
+    assert made.keys() == {"accountId", "name", "externalId", "status", "created", "keyId", "apiKey"}
     assert made["name"] == "Acme Ltd & Söhne"
     account, key = made["accountId"], made["apiKey"]
     assert key.startswith("tk-")
@@ -95,7 +90,9 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
     running.cli("drain")
     shown = running.cli("account", "show", account)
     assert shown.pop("createdAt").endswith("Z")
+    said = {"externalId": None, "email": None, "metadata": {}, "closedAt": None, "erasedAt": None}
     assert shown == {
+        **said,
         "accountId": account,
         "name": "Acme Ltd & Söhne",
         "status": "active",
@@ -105,7 +102,7 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
         "unflushedMillicredits": "0",
     }
     (listed,) = [row for row in running.cli("account", "list")["data"] if row["accountId"] == account]
-    assert listed.keys() == {"accountId", "name", "status", "postedMillicredits", "createdAt"}
+    assert listed.keys() == {"accountId", "name", "status", "postedMillicredits", "createdAt", *said}
     assert (listed["status"], listed["postedMillicredits"]) == ("active", "12495")
 
     charge, grant = running.cli("ledger", account)["data"]
@@ -213,8 +210,16 @@ def test_keys_are_listed_with_their_rules_and_without_their_secrets(running: Tol
     assert made["apiKey"] not in done.stdout
     (row,) = [row for row in json.loads(done.stdout)["data"] if row["keyId"] == made["keyId"]]
     assert row.pop("createdAt").endswith("Z")
+    assert row.pop("spendStartsAnewAt").endswith("T00:00:00.000Z")
     assert row == {
         "keyId": made["keyId"],
+        "accountId": account.account_id,
+        "name": None,
+        "tags": [],
+        "budgets": [],
+        "spendUsedMillicredits": "0",
+        "lastUsedAt": None,
+        "oldSecretUntil": None,
         "hint": f"{made['apiKey'][:8]}…{made['apiKey'][-4:]}",
         "models": ["gpt-4o*", "o3"],
         "spendLimitMillicredits": "12500",
@@ -224,6 +229,7 @@ def test_keys_are_listed_with_their_rules_and_without_their_secrets(running: Tol
         "concurrency": 3,
         "expiresAt": "2030-01-02T03:04:05.000Z",
         "revokedAt": None,
+        "role": "owner",
     }
     plain = running.cli("key", "create", account.account_id)["keyId"]
     (row,) = [row for row in running.cli("key", "list", account.account_id)["data"] if row["keyId"] == plain]
@@ -321,7 +327,7 @@ def test_listings_for_people_say_units_and_states(running: Tollkeeper) -> None:
     running.cli("key", "create", account.account_id, "--expires", "1s")
     running.cli("key", "revoke", key)
     header, *rows = running.run("account", "list").stdout.splitlines()
-    assert header.split() == ["ACCOUNT", "STATUS", "CREDITS", "NAME"]
+    assert header.split() == ["ACCOUNT", "STATUS", "CREDITS", "EXTERNAL", "ID", "E", "MAIL", "NAME"]
     (mine,) = [row for row in rows if account.account_id in row]
     assert mine[: header.index("CREDITS") + len("CREDITS")].endswith(" 1,234,567.890")
 
@@ -342,7 +348,7 @@ def test_a_reference_stands_for_one_grant(running: Tollkeeper) -> None:
     running.cli("grant", account.account_id, "10", "--reason", "x", "--reference", reference)
     for whose, credits in ((account, "11"), (account, "-10"), (other, "10")):
         assert (
-            "booked before"
+            "used before"
             in running.cli("grant", whose.account_id, credits, "--reason", "x", "--reference", reference, code=1)[
                 "error"
             ]
@@ -450,7 +456,7 @@ def test_reconcile_finds_what_was_changed_by_hand(case: str, quiet: tuple[Tollke
                 "SELECT name, sql FROM sqlite_master WHERE type = 'trigger' AND tbl_name = 'transfers'"
             ).fetchall()
         )
-        assert len(triggers) == 2
+        assert len(triggers) == 3
         update = next(name for name, sql in triggers.items() if "UPDATE" in sql.upper().partition("BEGIN")[0])
         delete = next(name for name, sql in triggers.items() if "DELETE" in sql.upper().partition("BEGIN")[0])
         for line in ("UPDATE transfers SET reason = 'x'", "DELETE FROM transfers"):
@@ -493,8 +499,10 @@ def test_reconcile_finds_a_cached_balance_that_was_changed_by_hand(
 
 def test_check_config_and_migrate(folder: Path) -> None:
     alone = Tollkeeper(folder, {})
-    assert alone.cli("check-config") == {"ok": True}
+    assert alone.cli("check-config")["ok"] is True
+    assert list(folder.rglob("*.db")) == []
     assert alone.cli("migrate")["revision"]
+    assert alone.cli("check-config")["ok"] is True
     assert alone.cli("migrate") == alone.cli("migrate")
     assert alone.cli("account", "list") == {"data": []}
 
@@ -510,10 +518,62 @@ def test_a_file_can_be_named_by_flag_and_by_variable(alone: Tollkeeper, tmp_path
     ):
         assert done.returncode == 2
         assert done.stderr == (
-            f"tollkeeper: {bad}: listen.prot: is not a known setting. "
-            "Fix: remove it, or correct its spelling (proxy.toml lists every key)\n"
+            f"tollkeeper: {bad}:2: listen.prot: is not a known setting. "
+            "Fix: did you mean listen.port? Otherwise remove it (proxy.toml lists every key)\n"
         )
     assert alone.run("check-config", TOLLKEEPER_CONFIG=str(good)).returncode == 0
+    read = alone.cli("check-config", "--config", str(good))
+    assert (read["file"], "TOLLKEEPER_LISTEN__PORT" in read["variables"]) == (str(good), True)
+    assert f"Read: {good}, and over it " in alone.run("check-config", "--config", str(good)).stdout
+    assert alone.cli("check-config")["file"] is None
+    assert "there is no proxy.toml here" in alone.run("check-config").stdout
+
+
+NOT_STARTED = [
+    ({"OPENAI_API_KEY": ""}, "OPENAI_API_KEY: is not set"),
+    ({"OPENAI_API_KEY": "sk a"}, "OPENAI_API_KEY: has blanks"),
+    ({"TOLLKEEPER_UPSTREAM__API_KEY_FILE": "none", "OPENAI_API_KEY": ""}, "upstream.api_key_file: cannot be read"),
+    ({"TOLLKEEPER_UPSTREAM__CA_FILE": "none.pem"}, "upstream.ca_file: names a file that cannot be read"),
+    ({"STRIPE_API_KEY": "sk_test_1"}, "STRIPE_WEBHOOK_SECRET: is not set"),
+    ({"PORTAL_SERVICE_KEY": "short"}, "PORTAL_SERVICE_KEY: is shorter"),
+    ({"TOLLKEEPER_NOTICES__URL": "https://app.example.com/n"}, "NOTICES_SECRET: is not set"),
+    ({"OPENAI_ADMIN_KEY": "a b"}, "OPENAI_ADMIN_KEY: has blanks"),
+    ({"TOLLKEEPER_LISTEN__WORKERS": "2"}, "listen.workers"),
+    (
+        {"TOLLKEEPER_DATABASE__URL": "postgresql+asyncpg://db/x?sslmode=verify-full&sslrootcert=none.pem"},
+        "database.url: names a file in sslrootcert that cannot be read",
+    ),
+    ({"TOLLKEEPER_DATABASE__URL": "postgresql+asyncpg://db/x?sslmode=on"}, "database.url: has a 'sslmode'"),
+    ({"TOLLKEEPER_REDIS__URL": "rediss://x?ssl_ca_certs=none.pem"}, "redis.url: names a file in ssl_ca_certs"),
+]
+
+
+@pytest.mark.parametrize(("environment", "said"), NOT_STARTED, ids=[said for _, said in NOT_STARTED])
+def test_check_config_refuses_what_serve_refuses(environment: dict[str, str], said: str, alone: Tollkeeper) -> None:
+    code, serving = refused_start(alone, **environment)
+    checked = alone.run("check-config", **environment)
+    assert (code, checked.returncode) == (2, 2)
+    assert said in serving
+    assert checked.stderr == serving
+
+
+def test_everything_that_is_missing_is_said_at_once(alone: Tollkeeper) -> None:
+    done = alone.run("check-config", "--json", OPENAI_API_KEY="", STRIPE_API_KEY="sk_test_1", PORTAL_SERVICE_KEY="x")
+    assert [problem["key"] for problem in json.loads(done.stdout)["problems"]] == [
+        "STRIPE_WEBHOOK_SECRET",
+        "PORTAL_SERVICE_KEY",
+        "OPENAI_API_KEY",
+    ]
+    assert done.stderr.startswith("tollkeeper: 3 problems in the configuration:\nenvironment: STRIPE_WEBHOOK_SECRET: ")
+
+
+def test_an_override_that_does_not_fit_the_file_is_seen_before_the_start(alone: Tollkeeper, folder: Path) -> None:
+    server = Tollkeeper(folder, {})
+    server.cli("flags", "set", "auto_recharge", "true", "--reason", "x")
+    assert server.run("check-config").returncode == 0
+    done = server.run("check-config", TOLLKEEPER_STRIPE__AUTOMATIC_TAX="true")
+    assert done.returncode == 2
+    assert "billing.auto_recharge" in done.stderr
 
 
 USAGE_ERRORS = [

@@ -123,6 +123,41 @@ def test_a_taken_port_is_said_in_one_line_before_anything_else(folder: Path) -> 
     assert not (folder / "var").exists()
 
 
+def test_a_second_one_in_the_same_folder_is_told_what_works(folder: Path) -> None:
+    """Another port alone would not do: the ledger and the made-up Stripe are in use. What is advised is run as it stands."""
+    home = folder / "first"
+    home.mkdir()
+    port = free_port()
+    with make_run(home, port):
+        for other in (port, free_port()):
+            done = subprocess.run(
+                recipe(), cwd=home, env=environment(other), capture_output=True, text=True, timeout=30, check=False
+            )
+            assert (done.returncode, done.stdout) == (2, "")
+            assert "this folder is being served already" in done.stderr
+        (advice,) = re.findall(r"mkdir .*", done.stderr)
+        asked = advice.replace(f"={other + 1} ", f"={free_port()} ")
+        beside = subprocess.Popen(
+            [
+                "bash",
+                "-c",
+                f"{asked.rpartition(' && ')[0]} && {asked.rpartition(' && ')[2].replace(' /', ' exec /', 1)}",
+            ],
+            cwd=home,
+            env=environment(port),
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert beside.stdout is not None
+            line = next(line for line in beside.stdout if "tollkeeper listening on " in line)
+            ready = f"{line.rpartition(' ')[2].strip()}/readyz"
+            wait_until(lambda: web.get(ready).status_code == 200, 20, "the second one is ready")
+        finally:
+            beside.terminate()
+            assert beside.wait(30) == 0
+
+
 def test_a_state_that_cannot_be_read_is_said_and_kept(folder: Path) -> None:
     state = folder / "var" / "sandbox-stripe.json"
     state.parent.mkdir()

@@ -9,7 +9,10 @@ import msgspec
 import pytest
 from sqlalchemy import text
 
-from billing.ledger.audit_log import AuditLog
+from billing.ledger.accounts import KeyBudget, KeyRules, read_budgets
+from billing.ledger.audit_log import AuditLog, Who
+from billing.ledger.customers.desk import key_desk
+from billing.money.amounts import millicredits
 from billing.money.errors import NotYet
 from config.settings import Package
 from tests.support.credits_page import HOST, KEY, visiting
@@ -99,7 +102,9 @@ async def test_links_and_sessions_end(shop: Shop) -> None:
         await shop.books.accounts.set_status(account, "blocked")
         assert (await visit.client.get("/credits")).status_code == 401
         await shop.books.accounts.set_status(account, "active")
-        assert (await visit.send("sign-out")).status_code == 200
+        out = await visit.send("sign-out")
+        assert (out.status_code, out.headers["location"]) == (303, "/credits/signed-out")
+        assert "You can close this window" in (await visit.client.get("/credits/signed-out")).text
         assert (await visit.client.get("/credits")).status_code == 401
         async with shop.books.database.read() as connection:
             tokens = (
@@ -126,7 +131,7 @@ async def test_what_a_customer_changes_has_rows_in_the_audit_log(shop: Shop) -> 
     async with visiting(shop) as visit:
         await visit.sign_in(account)
         assert await audit.newest(10) == []  # links of the operator's app have none
-        assert (await visit.send("keys", limit="5", period="day")).status_code == 201
+        assert (await visit.send("keys", limit="5", period="day")).status_code == 303
         (key,) = await shop.books.accounts.keys_of(account)
         assert (await visit.send("keys/revoke", key=key.id)).status_code == 303
         assert (await visit.send("keys/revoke", key=key.id)).status_code == 303
@@ -190,13 +195,19 @@ async def test_keys_are_made_shown_once_limited_and_revoked_by_their_owner_only(
     async with visiting(shop) as visit, visiting(shop) as theirs:
         await visit.sign_in(account)
         await theirs.sign_in(other)
-        made = await visit.send("keys", limit="12.5", period="week")
-        secret = re.search(r"tk-[\w-]{43}", made.text)
+        made = await visit.send("keys", limit="12.5", period="week", daily="2", name="CI <b>")
+        assert made.status_code == 303
+        assert (await theirs.client.get(made.headers["location"])).status_code == 410
+        shown = await visit.client.get(made.headers["location"])
+        secret = re.search(r"tk-[\w-]{43}", shown.text)
         assert secret is not None
-        assert made.status_code == 201
+        assert shown.status_code == 200
         assert secret[0] not in await visit.page()
         (row,) = await shop.books.accounts.keys_of(account)
-        assert (row.spend_limit_millicredits, row.spend_period) == (12_500, "week")
+        assert (row.spend_limit_millicredits, row.spend_period, row.name) == (12_500, "week", "CI <b>")
+        page = await visit.page()
+        assert "CI &lt;b&gt;" in page
+        assert "0 of 12.5 a week<br>0 of 2 a day" in page
         assert (await theirs.send("keys/revoke", key=row.id)).status_code == 404
         assert (await shop.books.accounts.keys_of(account))[0].revoked_at is None
         assert (await visit.send("keys/revoke", key=row.id)).status_code == 303
@@ -204,6 +215,80 @@ async def test_keys_are_made_shown_once_limited_and_revoked_by_their_owner_only(
         assert (await shop.books.accounts.keys_of(account))[0].revoked_at is not None
         assert (await visit.send("keys", limit="-1")).status_code == 400
         assert (await visit.send("keys", limit="lots")).status_code == 400
+
+
+async def test_reloading_and_sending_again_make_no_second_key(shop: Shop) -> None:
+    account = await shop.books.account()
+    async with visiting(shop) as visit:
+        await visit.sign_in(account)
+        reference = re.search(r'name="reference" value="(page_[0-9a-f]{24})"', await visit.page())
+        assert reference is not None
+        made = await visit.send("keys", reference=reference[1])
+        for status in (200, 410, 410):  # what a reload asks for again
+            shown = await visit.client.get(made.headers["location"])
+            assert (shown.status_code, bool(re.search(r"tk-[\w-]{43}", shown.text))) == (status, status == 200)
+        again = await visit.send("keys", reference=reference[1])
+        assert again.headers["location"] == "/credits?done=key-there#keys"
+        assert "Nothing was made now." in await visit.page("?done=key-there")
+        assert len(await shop.books.accounts.keys_of(account)) == 1
+
+
+async def test_no_form_of_the_page_that_works_answers_with_a_page(shop: Shop) -> None:
+    """A browser asks to send a form again when what it answered is reloaded."""
+    account = await shop.books.account()
+    async with visiting(shop) as visit:
+        await visit.sign_in(account)
+        await visit.send("keys", name="one")
+        (key,) = await shop.books.accounts.keys_of(account)
+        forms: list[tuple[str, dict[str, str]]] = [
+            ("keys", {}),
+            ("keys/change", {"key": key.id, "name": "two", "limit": "5", "period": "day"}),
+            ("keys/rotate", {"key": key.id, "grace": "1"}),
+            ("keys/revoke", {"key": key.id}),
+            ("buy", {"package": "pro"}),
+            ("recharge", {"enabled": "no"}),
+            ("sign-out", {}),
+        ]
+        for path, fields in forms:
+            assert (await visit.send(path, **fields)).status_code == 303, path
+
+
+async def test_a_key_is_changed_and_rotated_by_its_owner_only(shop: Shop) -> None:
+    account, other = await shop.books.account(), await shop.books.account()
+    async with visiting(shop) as visit, visiting(shop) as theirs:
+        await visit.sign_in(account)
+        await theirs.sign_in(other)
+        _, before = await shop.books.accounts.create_key(account, KeyRules())
+        (key,) = await shop.books.accounts.keys_of(account)
+        models = (KeyBudget(millicredits(7_000), "day", ("gpt-6*",)),)
+        await key_desk(shop.books.database).changes.change(key.id, {"budgets": models}, Who("ada", "owner"))
+        assert (await theirs.send("keys/change", key=key.id, name="stolen")).status_code == 404
+        assert (await theirs.send("keys/rotate", key=key.id, grace="0")).status_code == 404
+        fields = {"key": key.id, "name": "mine", "limit": "1,000", "period": "month", "daily": "12.5"}
+        assert (await visit.send("keys/change", **fields)).headers["location"] == "/credits?done=key-changed#keys"
+        (row,) = await shop.books.accounts.keys_of(account)
+        assert (row.name, row.spend_limit_millicredits) == ("mine", 1_000_000)
+        limits = [one._replace(since=0) for one in read_budgets(row.budgets)]
+        assert limits == [*models, KeyBudget(millicredits(12_500), "day")]
+        page = await visit.page()
+        assert 'value="1000"' in page
+        assert 'value="12.5"' in page
+        assert "7 a day (gpt-6*)" in page
+        for wrong in (
+            {"limit": "0"},
+            {"period": "hour"},
+            {"limit": "1", "period": "day", "daily": "2"},
+            {"name": "x" * 101},
+        ):
+            assert (await visit.send("keys/change", **{**fields, **wrong})).status_code == 400, wrong
+        assert (await visit.send("keys/rotate", key=key.id, grace="9")).status_code == 400
+        rotated = await visit.send("keys/rotate", key=key.id, grace="1")
+        secret = re.search(r"tk-[\w-]{43}", (await visit.client.get(rotated.headers["location"])).text)
+        assert secret is not None
+        assert secret[0] != before
+        assert "the old key works until" in await visit.page()
+        await visit.send("keys/revoke", key=key.id)
+        assert (await visit.send("keys/change", **fields)).status_code == 404
 
 
 async def test_automatic_recharge_needs_a_saved_card_and_consent(shop: Shop) -> None:

@@ -87,7 +87,7 @@ def use(customer: Customer, http: httpx.Client, times: int = 1, **body: Any) -> 
     [
         path
         for path, item in DOCUMENT["paths"].items()
-        if item.get("get", {"security": []}).get("security") != [] and not path.startswith("/api/admin/")
+        if item.get("get", {"security": []}).get("security") not in ([], [{"adminKey": []}])
     ],
 )
 def test_every_path_that_needs_a_key_refuses_without_one(path: str, http: httpx.Client) -> None:
@@ -201,7 +201,9 @@ def test_a_page_that_is_exactly_full_is_the_last_one(customer: Customer, http: h
 def test_an_account_without_rows_has_one_empty_page(server: Tollkeeper, http: httpx.Client) -> None:
     nobody = new_customer(server, 0)
     for path in ("/api/billing/usage", "/api/billing/ledger"):
-        assert fits(http.get(path, headers=nobody.headers), path) == {"data": [], "nextCursor": None}
+        page = fits(http.get(path, headers=nobody.headers), path)
+        page.pop("asOf", None)
+        assert page == {"data": [], "nextCursor": None}
 
 
 def test_filters_choose_the_rows(customer: Customer, http: httpx.Client) -> None:

@@ -14,6 +14,9 @@ from billing.accounting.statements import (
     StatementPurchase,
     StatementUsage,
 )
+from config.settings import Seller
+from proxy.customer_api.lettering.faces import Faces
+from proxy.customer_api.lettering.writing_order import base_level, levels
 from proxy.customer_api.statement_csv import safe_cell, statement_csv
 from proxy.customer_api.statement_pdf import statement_pdf
 from tests.support.statements import rows_of
@@ -76,7 +79,7 @@ LONG = Statement(
 @pytest.mark.parametrize("letter", ["a", "W", "漢"])
 def test_a_reason_of_any_length_fits_the_pdf(letter: str) -> None:
     entry = StatementEntry(1, "adjustment", "r", letter * 2_000, 5)
-    assert statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], [])).startswith(b"%PDF")
+    assert statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], []), Seller()).startswith(b"%PDF")
 
 
 @pytest.mark.parametrize(
@@ -98,30 +101,30 @@ def test_no_cell_is_a_formula(text: str) -> None:
             assert not cell.startswith(("=", "+", "@", "\t", "\r")), cell
             assert not cell.startswith("-") or cell.lstrip("-").replace(".", "", 1).isdigit(), cell
     assert safe_cell("-12.500") == "-12.500"
-    statement_pdf(statement)  # markup and odd characters do no harm there either
+    statement_pdf(statement, Seller())  # markup and odd characters do no harm there either
 
 
 def test_a_pdf_pages_over_and_survives_markup() -> None:
     usage = [StatementUsage("2026-11-01", f"<b>model & {n}", 1, 1, 1, 1) for n in range(300)]
     statement = Statement("acct_1", "A <i>& B", "2026-11", 0, -300, [], [], usage)
-    assert statement_pdf(statement) == statement_pdf(statement)
+    assert statement_pdf(statement, Seller()) == statement_pdf(statement, Seller())
+
+
+def content_of(pdf: bytes) -> bytes:
+    """The drawing of a PDF's pages."""
+    streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL)
+    return b"\n".join(zlib.decompress(a85decode(b"<~" + stream.strip(), adobe=True)) for stream in streams)
 
 
 def written_in(pdf: bytes) -> str:
     """The text of a PDF of ours, one string a line."""
-    streams = re.findall(rb"stream\r?\n(.*?)endstream", pdf, re.DOTALL)
-    plain = [zlib.decompress(a85decode(b"<~" + stream.strip(), adobe=True)) for stream in streams]
-    found = [
-        re.sub(rb"\\([()\\])", rb"\1", text)
-        for page in plain
-        for text in re.findall(rb"\(((?:\\.|[^\\)])*)\) Tj", page)
-    ]
+    found = [re.sub(rb"\\([()\\])", rb"\1", text) for text in re.findall(rb"\(((?:\\.|[^\\)])*)\) Tj", content_of(pdf))]
     return "\n".join(text.decode("latin-1") for text in found)
 
 
 def test_the_pdf_says_what_the_csv_says_with_totals_and_links() -> None:
-    pdf = statement_pdf(LONG)
-    assert pdf == statement_pdf(LONG)
+    pdf = statement_pdf(LONG, Seller())
+    assert pdf == statement_pdf(LONG, Seller())
     text = written_in(pdf).splitlines()
     for amount in (
         "1,161,232.766",
@@ -155,7 +158,7 @@ def test_the_pdf_says_what_the_csv_says_with_totals_and_links() -> None:
 @pytest.mark.parametrize("url", ["", "javascript:alert(1)", "ftp://x", ' https://x"y'])
 def test_only_an_address_on_the_web_is_a_link(url: str) -> None:
     purchase = StatementPurchase(1, "pur_1", "p", 1, 0, 1, url)
-    assert b"/URI" not in statement_pdf(Statement("acct_1", "n", "2026-11", 0, 1, [purchase], [], []))
+    assert b"/URI" not in statement_pdf(Statement("acct_1", "n", "2026-11", 0, 1, [purchase], [], []), Seller())
 
 
 @pytest.mark.parametrize("text", ['=HYPERLINK("http://evil")', "+1+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1"])
@@ -163,3 +166,58 @@ def test_no_cell_of_a_purchase_is_a_formula(text: str) -> None:
     statement = Statement("acct_1", "n", "2026-11", 0, 1, [StatementPurchase(1, text, text, 1, 0, 1, text)], [], [])
     (row,) = [row for row in rows_of(statement) if row["section"] == "purchase"]
     assert (row["item"], row["reference"], row["receipt"]) == ("'" + text,) * 3
+
+
+def spoken_in(pdf: bytes) -> list[str]:
+    """The lines that a PDF of ours draws and says in words beside."""
+    found = re.findall(r"ActualText <FEFF([0-9A-F]*)>", content_of(pdf).decode("latin-1"))
+    return [bytes.fromhex(line).decode("utf-16-be") for line in found]
+
+
+NAMES = {
+    "Chinese": "測試有限公司",
+    "Japanese": "株式会社テスト",
+    "Korean": "주식회사 테스트",
+    "Arabic": "شركة الاختبار",
+    "Persian": "می\u200cخواهم",
+    "Hebrew": "חברת הבדיקה",
+    "Devanagari": "परीक्षण कंपनी क्षि",
+    "Bengali": "সোনার বাংলা",
+    "Tamil": "தமிழ் நிறுவனம்",
+    "Telugu": "తెలుగు కంపెనీ",
+    "Thai": "บริษัท ทดสอบ",
+    "Khmer": "ក្រុមហ៊ុន",
+    "Cyrillic": "Тестовая компания",
+    "Greek": "Ελληνική Εταιρεία",
+    "Vietnamese": "Nguyễn Văn Ẩn",
+}
+
+
+@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+def test_a_name_of_any_script_is_on_the_pdf(name: str) -> None:
+    entry = StatementEntry(1, "adjustment", "grant_1", name, 5)
+    statement = Statement("acct_1", name, "2026-11", 0, 5, [], [entry], [])
+    pdf = statement_pdf(statement, Seller(name, (name,), ""))
+    said = spoken_in(pdf)
+    assert said[:3] == [name, name, f"{name} (acct_1)"]
+    assert "".join(said[3:]).replace(" ", "") == f"Adjustment:{name}".replace(" ", ""), "in lines"
+    assert pdf == statement_pdf(statement, Seller(name, (name,), ""))
+    assert all(Faces().shape(run).glyphs for run in Faces().runs(name, levels(name, base_level(name))))
+
+
+def test_a_seller_is_at_the_head_of_the_statement() -> None:
+    seller = Seller("Example Ltd", ("1 Example Street", "Springfield"), "DE123456789")
+    lines = written_in(statement_pdf(LONG, seller)).splitlines()
+    start = lines.index("Example Ltd")
+    assert lines[start : start + 4] == ["Example Ltd", "1 Example Street", "Springfield", "Tax id: DE123456789"]
+    assert "Tax id" not in written_in(statement_pdf(LONG, Seller()))
+
+
+def test_a_reason_longer_than_a_page_is_on_the_statement_whole() -> None:
+    reason = "長い理由です。" * 285
+    entry = StatementEntry(1, "adjustment", "grant_1", reason, 5)
+    pdf = statement_pdf(Statement("acct_1", "n", "2026-11", 0, 5, [], [entry], []), Seller())
+    assert "".join(spoken_in(pdf)) == f"Adjustment: {reason}"
+    heights = [float(y) for y in re.findall(rb"BDC\n[-0-9.]+ ([-0-9.]+) m", content_of(pdf))]
+    assert len(heights) == len(spoken_in(pdf)) > 200
+    assert pdf.count(b"/Type /Page\n") > 2

@@ -15,8 +15,8 @@ from billing.ledger.accounts import Accounts, ApiKey, KeyRules
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database, now_ms
 from billing.storage.migrate import current_revision, newest_revision
+from proxy.gateway.admission import may_use_model
 from proxy.gateway.authenticate import MAX_AGE_SECONDS, Authenticator
-from proxy.gateway.plan import may_use_model
 from proxy.web.rejections import Rejection
 from tests.support.schema import lay_sqlite
 
@@ -121,6 +121,7 @@ async def test_two_authorization_headers_are_refused_even_when_both_are_right(of
     assert (await refused(Authenticator(office.accounts, 60), [*headers, headers[-1]])).status == 401
 
 
+@pytest.mark.slow
 async def test_a_revoked_key_ends_within_5_s_while_in_use(office: Office) -> None:
     await office.open()
     authenticator, headers = Authenticator(office.accounts, 60), bearer(office.secret)
@@ -130,6 +131,7 @@ async def test_a_revoked_key_ends_within_5_s_while_in_use(office: Office) -> Non
     assert (rejection.status, rejection.code) == (401, "invalid_api_key")
 
 
+@pytest.mark.slow
 async def test_a_blocked_account_ends_within_5_s_and_comes_back(office: Office) -> None:
     await office.open()
     authenticator, headers = Authenticator(office.accounts, 60), bearer(office.secret)
@@ -222,6 +224,7 @@ def test_which_models_a_key_may_use(
     assert may_use_model(model, allowlist, own) is may
 
 
+@pytest.mark.slow
 async def test_requests_with_a_known_key_hardly_wait_for_a_database_that_hangs(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:

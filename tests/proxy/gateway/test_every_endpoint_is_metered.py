@@ -7,16 +7,18 @@ from typing import cast
 import pytest
 from prometheus_client import CollectorRegistry
 
+from billing.money.pricing import PriceBook
 from config.settings import Settings
 from proxy.gateway.answers.report import NO_REPORT, Report
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.endpoints import METERED, REALTIME
 from proxy.gateway.plan import Plan, make_plan
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.settlement import ObservedOutput, decide_settlement
 from proxy.observability.metrics import Metrics
+from proxy.web.rejections import Rejection
+from tests.support.counting import TOKENIZER
 from tests.support.media import wav
-from tests.support.plans import PRICES, key
+from tests.support.plans import PRICES, TODAY, ending, key
 
 HI = [{"role": "user", "content": "hi"}]
 
@@ -88,11 +90,11 @@ def decision_model() -> str:
     return next(name for name in PRICES.names() if "/v1/decisions" in PRICES.find(name).endpoints)  # type: ignore[union-attr]
 
 
-def planned(name: str, asked: tuple[bytes, bytes]) -> Plan:
+def planned(name: str, asked: tuple[bytes, bytes], prices: PriceBook = PRICES) -> Plan:
     endpoint = METERED["POST", name.encode()]
     raw = asked[0].replace(b"gpt-decision-1", decision_model().encode())
     settings = Settings(billing=Settings().billing)
-    return make_plan(endpoint, endpoint.parse(raw, asked[1]), key(), PRICES, settings)
+    return make_plan(endpoint, endpoint.parse(raw, asked[1]), key(), prices, settings, today=TODAY)
 
 
 ALL = [(name, number) for name, cases in CASES.items() for number in range(len(cases))]
@@ -107,7 +109,7 @@ def test_every_row_has_its_cases() -> None:
 async def test_what_passed_is_charged_without_usage_and_never_above_the_hold(name: str, number: int) -> None:
     asked, report, observed = CASES[name][number]
     plan = planned(name, asked)
-    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=Tokenizer()))
+    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=TOKENIZER))
     decision = await decide_settlement(
         services, PricingTerms(PRICES, True), plan, report, observed, "upstream_cut", held=plan.ceiling.amount
     )
@@ -123,9 +125,18 @@ async def test_what_passed_is_charged_without_usage_and_never_above_the_hold(nam
 @pytest.mark.parametrize(("name", "number"), ALL, ids=str)
 async def test_an_error_before_anything_passed_is_free(name: str, number: int) -> None:
     asked, _, _ = CASES[name][number]
-    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=Tokenizer()))
+    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=TOKENIZER))
     nothing = ObservedOutput([], searched=False, errored=True)
     decision = await decide_settlement(
         services, PricingTerms(PRICES, True), planned(name, asked), NO_REPORT, nothing, "upstream_error"
     )
     assert (decision.charge.amount, decision.outcome) == (0, "insured")
+
+
+@pytest.mark.parametrize(("name", "number"), ALL)
+def test_a_model_that_has_ended_is_refused_at_every_endpoint(name: str, number: int) -> None:
+    asked = CASES[name][number][0]
+    assert planned(name, asked, ending(every="2026-07-01")), "its last day is today"
+    with pytest.raises(Rejection, match="ended on 2026-06-30") as caught:
+        planned(name, asked, ending(every="2026-06-30"))
+    assert (caught.value.status, caught.value.code, caught.value.param) == (404, "model_not_found", "model")

@@ -8,19 +8,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from billing.ledger.accounts import KeyBudget
+from billing.ledger.objects.upstream_objects import OwnedObject
 from billing.money.amounts import Millicredits
-from billing.money.holds import KeyLimits
+from billing.money.holds import Budget, KeyLimits
 from billing.money.usage import Usage
 from config.settings import Billing, Holds, Limits, Settings
+from proxy.gateway.admission import key_limits
 from proxy.gateway.answers.report import NO_REPORT, Report
-from proxy.gateway.checkpoint import checkpoint_charge
+from proxy.gateway.bodies.parsed import StoredContext
 from proxy.gateway.endpoints import METERED, find_endpoint
-from proxy.gateway.plan import Plan, clamped, make_plan, smallest, with_counted_input
-from proxy.gateway.request_hold import held_amount, key_limits
-from proxy.gateway.settlement import price_usage
+from proxy.gateway.limits.affordable import clamped, smallest
+from proxy.gateway.plan import Plan, held_amount, make_plan, with_counted_input
+from proxy.gateway.settlement import is_worth_counting, price_usage
 from proxy.gateway.upstream.request_body import body_to_send
+from proxy.gateway.usage_rows import checkpoint_charge
 from proxy.web.rejections import Rejection
-from tests.support.plans import EMBEDDINGS, LEGACY, PRICES, key, plan
+from tests.support.plans import EMBEDDINGS, LEGACY, PRICES, TODAY, key, plan
 
 
 def sent_by(found: Plan) -> bytes:
@@ -47,6 +51,46 @@ def test_the_hold_is_the_dearest_the_request_can_be() -> None:
     assert dear.ceiling.amount == -(-((len(dear.parsed.source) + 64) * 6250 + 10 * 10_000) // 1000)
     assert held_amount(found, free=True) == 0
     assert held_amount(found, free=False) == found.ceiling.amount
+
+
+def test_a_long_text_is_not_counted_where_counting_cannot_help() -> None:
+    def long(words: int, **fields: Any) -> Plan:
+        return plan({"messages": [{"role": "user", "content": "word " * words}], "max_tokens": 16, **fields})
+
+    rich = 10**9
+    assert is_worth_counting(long(100), 0, PRICES)  # a short one always is
+    assert is_worth_counting(long(100_000), rich, PRICES)
+    assert not is_worth_counting(long(300_000), rich, PRICES)  # 187,500 tokens of 8 bytes, of a window of 128,000
+    cheapest = smallest(with_counted_input(long(100_000), 500_000 // 8, PRICES), 1, PRICES).ceiling.amount
+    assert is_worth_counting(long(100_000), cheapest + 100, PRICES)
+    assert not is_worth_counting(long(100_000), cheapest - 100, PRICES)
+    assert not is_worth_counting(with_counted_input(long(100), 100, PRICES), rich, PRICES)
+
+
+def kept_by(context: int | None, there: int | None = None, **fields: Any) -> Plan:
+    endpoint = METERED["POST", b"/v1/responses"]
+    body = {"model": "gpt-4o-mini", "input": "hello", "max_output_tokens": 100, **fields}
+    thread = None if there is None else OwnedObject("conversation", "acct_1", "req_1", there, deleted=False)
+    stored = StoredContext(context, frozenset(), thread)
+    parsed = endpoint.parse(json.dumps(body).encode(), b"")
+    return make_plan(endpoint, parsed, key(), PRICES, Settings(), stored, today=TODAY)
+
+
+def test_what_was_truncated_is_read_whole_by_a_model_with_a_larger_window() -> None:
+    """gpt-4o-mini reads 128,000 tokens: what its answer reports is not all that there is."""
+    found = kept_by(500_000, truncation="auto")
+    assert found.kept_tokens(100_000) == 500_000 + found.text + 100
+    assert kept_by(None, truncation="auto").kept_tokens(100_000) is None
+    assert kept_by(100_000, truncation="auto").kept_tokens(90_000) == 90_000  # nothing can have been left out
+    for truncation in (None, "disabled"):
+        assert kept_by(500_000, truncation=truncation).kept_tokens(100_000) == 100_000
+
+
+@pytest.mark.parametrize("truncation", ["auto", None])
+@pytest.mark.parametrize("there", [0, 1_000, 127_950, 2_000_000])
+def test_a_request_never_adds_less_than_it_says_to_its_conversation(there: int, truncation: str | None) -> None:
+    found = kept_by(there, there, conversation="conv_1", truncation=truncation)
+    assert found.most_added == found.text + 100
 
 
 def test_long_context_is_held_for_once_the_bound_crosses_it() -> None:
@@ -151,7 +195,7 @@ def test_endpoints_without_tiers_get_none() -> None:
         ({"model": "text-embedding-3-small"}, {}, {}, 404, "model_not_found"),
         ({}, {"model_allowlist": ("gpt-5*",)}, {}, 404, "model_not_found"),
         ({}, {}, {"models": ("gpt-4o-mini",)}, 404, "model_not_found"),
-        ({"store": True}, {}, {}, 400, "unsupported_parameter"),
+        ({"store": True}, {"allow_store": False}, {}, 400, "unsupported_parameter"),
         ({"service_tier": "flex"}, {}, {}, 400, "invalid_value"),
         ({"service_tier": "ultrafast"}, {}, {}, 403, "service_tier_not_allowed"),
         ({"service_tier": "scale"}, {}, {}, 400, "invalid_value"),
@@ -172,8 +216,10 @@ def test_a_model_of_another_endpoint_is_sent_there_and_a_hidden_one_is_not_told_
     assert hidden.message == refused({"model": "gpt-99"}).message.replace("gpt-99", "text-embedding-3-small")
 
 
-def test_store_can_be_allowed() -> None:
-    assert plan({"store": True}, Billing(allow_store=True)).parsed.store
+def test_a_chat_that_asks_to_be_stored_is_kept_and_only_then() -> None:
+    assert plan({"store": True}).keeps
+    assert not plan().keeps
+    assert not plan({"store": False}).keeps
 
 
 def test_searches_are_held_for() -> None:
@@ -209,20 +255,30 @@ def test_an_orphan_is_never_charged_more_than_its_hold() -> None:
 
 
 def test_a_keys_limits_and_the_operators_defaults() -> None:
-    assert not key_limits(key(), Limits(), 0).any
-    assert key_limits(key(), Limits(requests_per_minute=7), 0).requests_per_minute == 7
+    assert not key_limits(key(), Limits(), 0, ("gpt-4o",)).any
+    assert key_limits(key(), Limits(requests_per_minute=7), 0, ("gpt-4o",)).requests_per_minute == 7
     own = key(requests_per_minute=3, concurrency=0, spend_limit=Millicredits(5), spend_period="month")
-    found = key_limits(own, Limits(requests_per_minute=7, concurrency=9), 1_795_000_000_000)
-    assert found == KeyLimits(Millicredits(5), "2026-11", 3, 0, 0)
+    found = key_limits(own, Limits(requests_per_minute=7, concurrency=9), 1_795_000_000_000, ("gpt-4o",))
+    spend_limit = Budget(f"{own.key_id}:month", "2026-11", Millicredits(5))
+    assert found == KeyLimits(3, 0, 0, (spend_limit,))
+
+
+def test_a_budget_counts_only_the_models_that_it_names() -> None:
+    both = (KeyBudget(Millicredits(9), "day", ("gpt-4o*",)), KeyBudget(Millicredits(7), "month", ("o3", "gpt-6*")))
+    own = key(budgets=both)
+    limits = [key_limits(own, Limits(), 1_795_000_000_000, models).budgets for models in (("gpt-4o-mini",), ("o3",))]
+    assert [[budget.limit for budget in budgets] for budgets in limits] == [[9], [7]]
+    assert len(key_limits(own, Limits(), 0, ("gpt-4o", "gpt-6")).budgets) == 2
+    assert key_limits(own, Limits(), 0, ("gpt-5",)).budgets == ()
+    assert len({budget.scope("key_1") for budget in (*both, *(one._replace(models=None) for one in both))}) == 4
 
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", b"/v1/chat/completions", 405),
         ("POST", b"/v1/models", 405),
-        ("POST", b"/v1/files", 403),
-        ("POST", b"/v1/conversations/conv_1/items", 403),
+        ("POST", b"/v1/fine_tuning/jobs", 403),
+        ("POST", b"/v1/skills", 403),
         ("PUT", b"/v1/responses", 405),
         ("POST", b"/v1/chat/completions/", 404),
         ("POST", b"/v1//chat/completions", 404),
@@ -245,6 +301,6 @@ def test_a_dated_name_of_a_tool_is_priced_as_the_tool(name: str) -> None:
         {"model": "gpt-4.1", "max_output_tokens": 50, "max_tool_calls": 2, "input": "hi", "tools": [{"type": name}]}
     )
     allowed = msgspec.structs.replace(Settings(), billing=Billing(allowed_tools=(name,)))
-    found = make_plan(endpoint, endpoint.parse(body.encode(), b""), key(), PRICES, allowed)
+    found = make_plan(endpoint, endpoint.parse(body.encode(), b""), key(), PRICES, allowed, today=TODAY)
     assert (found.tools.search, found.tools.dearest) == ("web_search", "web_search")
     assert PRICES.call_price("web_search") < PRICES.call_price("web_search_preview_non_reasoning")

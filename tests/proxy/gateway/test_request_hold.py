@@ -11,14 +11,15 @@ from billing.balances.hold_queue import HoldQueue
 from billing.balances.open_holds import OpenHolds
 from billing.money.amounts import Millicredits
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Checkpoint, Held, HoldRequest, Refused
+from billing.money.holds import Checkpoint, Gone, Held, HoldRequest, Refused
 from config.settings import Holds, Settings
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.sockets.exchange import Handshake, SocketExchange
+from proxy.gateway.upstream.route import Served
 from proxy.observability.metrics import Metrics
 from proxy.web.rejections import Rejection
+from tests.support.counting import TOKENIZER
 from tests.support.plans import PRICES, key, plan
 
 OPENED = Handshake(b"/v1/realtime", [], "/v1/realtime")
@@ -46,6 +47,9 @@ class RecordedStore:
         self.held[request.hold_id] = request.amount
         return Held(self.left, request.amount)
 
+    async def resume(self, request: HoldRequest) -> Held | Refused:
+        return await self.hold(request)
+
     async def wait_persisted(self, _hold_id: str) -> None:
         if not self.writes:
             raise StoreUnavailable("embedded", "the disk is full")
@@ -61,19 +65,34 @@ class RecordedStore:
         self.settled.append(due)
 
 
+class ResolvedStore(RecordedStore):
+    """Another process has resolved whatever is taken on."""
+
+    async def resume(self, request: HoldRequest) -> Gone:  # type: ignore[override]
+        return Gone(self.left, 0)
+
+
 def services(store: RecordedStore, **changed: Any) -> Services:
     found = SimpleNamespace(
         settings=Settings(),
         balances=store,
         terms=PricingTerms(PRICES, False),
+        sold_to=lambda _account, terms, _at: terms,
         overloaded="",
         tracing=SimpleNamespace(begin=lambda _headers: None),
         hold_queue=HoldQueue(),
         open_holds=OpenHolds(),
+        upstreams=SimpleNamespace(served=Served()),
     )
     for name, value in changed.items():
         setattr(found, name, value)
     return cast("Services", found)
+
+
+async def test_a_hold_that_another_process_resolved_is_not_taken_on() -> None:
+    hold = RequestHold(services(ResolvedStore()), PricingTerms(PRICES, False), "req_1", 0, 0.0)
+    assert not await hold.resume(plan({"max_tokens": 10}), key(), Millicredits(500), free=False)
+    assert not hold.is_open
 
 
 async def test_a_hold_that_cannot_be_taken_up_again_is_tried_next_time_with_all_of_it() -> None:
@@ -127,11 +146,12 @@ async def test_a_hold_that_outlived_its_request_is_settled_and_counted(
 
 
 @pytest.mark.parametrize(("seconds", "tries"), [(0, 2), (1, 3)])
+@pytest.mark.slow
 async def test_a_hold_that_others_are_in_the_way_of_waits_as_long_as_it_is_told_to(seconds: int, tries: int) -> None:
     """It is tried, tried while it waits, and once more at the end; with 0 it does not wait."""
     store = RecordedStore(left=1, in_flight=1_000_000)
     settings = Settings(holds=Holds(in_flight_wait_seconds=seconds))
-    shared = services(store, settings=settings, tokenizer=Tokenizer(), metrics=Metrics(CollectorRegistry()))
+    shared = services(store, settings=settings, tokenizer=TOKENIZER, metrics=Metrics(CollectorRegistry()))
     shared.absolute = lambda url: url  # type: ignore[attr-defined, method-assign, unused-ignore]
     found = RequestHold(shared, shared.terms, "req_1", 0, 0)
     with pytest.raises(Rejection) as refused:

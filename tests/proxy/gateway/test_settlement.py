@@ -11,20 +11,21 @@ from config.settings import Billing, Settings
 from proxy.gateway.answers.report import NO_REPORT, Report
 from proxy.gateway.background.pending import decode_pending, pending_plan, pending_record
 from proxy.gateway.bodies.parsed import Parsed
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import Plan, make_plan
 from proxy.gateway.services import PricingTerms, Services
 from proxy.gateway.settlement import ObservedOutput, SettlementDecision, count_input, decide_settlement
+from proxy.gateway.upstream.route import Served
 from proxy.gateway.usage_rows import RequestFacts, usage_record
 from proxy.observability.metrics import Metrics
-from tests.support.plans import PRICES, key, plan
+from tests.support.counting import TOKENIZER
+from tests.support.plans import PRICES, TODAY, key, plan
 
 
 @pytest.mark.parametrize("insurance", [True, False])
 async def test_the_insurance_is_the_one_the_request_began_with(insurance: bool) -> None:
     # no settings at all: whoever asks for those in force fails here
-    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=Tokenizer()))
+    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=TOKENIZER))
     ending = await decide_settlement(
         services,
         PricingTerms(PRICES, insurance),
@@ -39,7 +40,7 @@ async def test_the_insurance_is_the_one_the_request_began_with(insurance: bool) 
 async def settled(
     found: Plan, report: Report, observed: ObservedOutput, outcome: str = "completed"
 ) -> SettlementDecision:
-    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=Tokenizer()))
+    services = cast("Services", SimpleNamespace(metrics=Metrics(CollectorRegistry()), tokenizer=TOKENIZER))
     return await decide_settlement(services, PricingTerms(PRICES, True), found, report, observed, outcome)  # type: ignore[arg-type]
 
 
@@ -57,6 +58,7 @@ async def test_a_report_of_less_than_what_plainly_passed_falls_to_the_count(usag
     assert decision.source == "counted"
 
 
+@pytest.mark.slow
 async def test_usage_in_the_middle_of_a_stream_that_did_not_end_is_a_lower_bound() -> None:
     early = NO_REPORT._replace(usage=Usage(input_tokens=10, output_tokens=1))
     left = await settled(plan({"max_tokens": 2_000}), early, SAID._replace(running=True), "client_gone")
@@ -70,7 +72,7 @@ async def test_usage_in_a_unit_without_a_price_falls_to_the_count() -> None:
     """whisper-1 is billed by the second; tokens of it would cost nothing."""
     endpoint = METERED["POST", b"/v1/audio/transcriptions"]
     parsed = Parsed(model="whisper-1", source=b"", milliseconds=90_000, estimated_milliseconds=70_000)
-    asked = make_plan(endpoint, parsed, key(), PRICES, Settings())
+    asked = make_plan(endpoint, parsed, key(), PRICES, Settings(), today=TODAY)
     tokens = Usage(input_tokens=600, output_tokens=40)
     said = ObservedOutput(["hello"])
     told = await settled(asked, NO_REPORT._replace(usage=tokens, milliseconds=60_000), said)
@@ -82,7 +84,7 @@ async def test_usage_in_a_unit_without_a_price_falls_to_the_count() -> None:
 async def test_a_picture_without_usage_beside_one_with_it_is_charged_as_well() -> None:
     endpoint = METERED["POST", b"/v1/images/generations"]
     body = b'{"model":"gpt-image-2","prompt":"x","n":2,"quality":"high","size":"1024x1024"}'
-    asked = make_plan(endpoint, endpoint.parse(body, b""), key(), PRICES, Settings())
+    asked = make_plan(endpoint, endpoint.parse(body, b""), key(), PRICES, Settings(), today=TODAY)
     one = Usage(input_tokens=10, output_tokens=4_160, image_output_tokens=4_160)
     decision = await settled(asked, NO_REPORT._replace(usage=one, pictures=1), ObservedOutput([]))
     # 10 at 5, twice 4,160 at 30
@@ -93,7 +95,7 @@ async def test_a_name_with_half_a_surrogate_pair_is_booked() -> None:
     report = NO_REPORT._replace(usage=Usage(input_tokens=1, output_tokens=1), model="m\ud83d", upstream_id="r\ud83d")
     found = plan({"max_tokens": 10})
     decision = await settled(found, report, ObservedOutput([]))
-    facts = RequestFacts("req_1", key(), found, 0, 0, 0, 0)
+    facts = RequestFacts("req_1", key(), found, 0, 0, 0, 0, Served())
     assert b"req_1" in usage_record(facts, decision, free=False, head=[])
 
 
@@ -101,9 +103,9 @@ async def test_a_background_response_that_is_gone_costs_its_input_counted() -> N
     endpoint = METERED["POST", b"/v1/responses"]
     body = b'{"model":"gpt-4.1","input":"hi","background":true,"tools":[{"type":"web_search"}],"max_output_tokens":50}'
     settings = Settings(billing=Billing(allow_background=True))
-    asked = make_plan(endpoint, endpoint.parse(body, b""), key(), PRICES, settings)
-    counted = await count_input(Tokenizer(), asked)
-    facts = RequestFacts("req_1", key(), asked, asked.ceiling.amount, 0, 0, 0)
+    asked = make_plan(endpoint, endpoint.parse(body, b""), key(), PRICES, settings, today=TODAY)
+    counted = await count_input(TOKENIZER, asked)
+    facts = RequestFacts("req_1", key(), asked, asked.ceiling.amount, 0, 0, 0, Served())
     kept = pending_plan(decode_pending(pending_record(facts, PricingTerms(PRICES, True), counted)), PRICES)
     decision = await settled(kept, NO_REPORT, ObservedOutput([]))
     assert decision.charge.amount == counted * 2

@@ -23,6 +23,7 @@ from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.fake_stripe import FakeStripe, replace
 from tests.support.fake_stripe_server import FakeServer, serve_fake
+from tests.support.rate_cards import activate_ends, day
 from tests.support.servers import ROOT, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
 from tests.support.town import SECRET, environment
 
@@ -35,8 +36,13 @@ LABELLED_BY_OTHERS = {*MODELS, "tollkeeper_requests_total", "tollkeeper_outcomes
 """Counters by model, by status, by an error's code; and the first job may have run before anybody looks."""
 
 
-MOVED_BY_FAULTS = {"tollkeeper_stray_holds_total"}
-"""Counters of what only a fault of ours brings about: test_a_hold_that_outlived_its_request_is_settled_and_counted."""
+MOVED_BY_FAULTS = {
+    "tollkeeper_stray_holds_total",
+    "tollkeeper_upstream_abandoned_credits_total",
+    "tollkeeper_upstream_connect_failures_total",
+}
+"""Series of what only a fault brings about: test_a_hold_that_outlived_its_request_is_settled_and_counted,
+test_a_502_says_in_the_log_and_a_metric_why; or one of several upstreams: test_one_that_fails_under_load_fails_no_request."""
 
 
 class Watch:
@@ -96,6 +102,7 @@ def busy(
         "TOLLKEEPER_LISTEN__WORKERS": "2",
         "TOLLKEEPER_ADVANCED__FINANCE_SECONDS": "1",
         "TOLLKEEPER_JOBS__MARGIN_TARGET_PERCENT": "10",
+        "TOLLKEEPER_BILLING__EXTENDED_MODELS": '["gpt-4o*"]',
         "TOLLKEEPER_LISTEN__MAX_FAILURES_PER_MINUTE": "4",
         "TOLLKEEPER_LISTEN__TRUSTED_PROXIES": '["127.0.0.1/32"]',
     }
@@ -119,6 +126,8 @@ def test_every_metric_moves(
         closed_day(busy)
         missed_event(busy, stripe)
         edits(busy)
+        activate_ends(busy, gpt_6_luna=day(20))
+        wait_until(lambda: watch.moved("tollkeeper_model_shutdown_timestamp_seconds"), 20, "its end is shown")
         faults(busy, redis_server)
     finally:
         watch.end()
@@ -153,9 +162,11 @@ def test_every_metric_moves(
 def requests_of_every_kind(server: Tollkeeper) -> None:
     """Served, streamed slowly, refused, failed upstream, implausible, and more than could be charged."""
     customer, poor, pays_it_all = new_customer(server), new_customer(server, 1), new_customer(server, 800)
+    a_batch(server, customer.headers)
     assert customer.chat(max_tokens=5).status_code == 200
     assert poor.chat(max_tokens=5).status_code == 402
     assert customer.chat(sandbox_says(status=500)).status_code == 500
+    assert customer.chat(sandbox_says(status=401)).status_code == 401
     assert (
         customer.chat(
             sandbox_says(usage={"prompt_tokens": 10**9, "completion_tokens": 1, "total_tokens": 10**9 + 1})
@@ -173,6 +184,18 @@ def requests_of_every_kind(server: Tollkeeper) -> None:
     }
     with web.stream("POST", f"{server.v1}/chat/completions", json=slow, headers=customer.headers, timeout=30) as answer:
         assert b"[DONE]" in answer.read()
+
+
+def a_batch(server: Tollkeeper, headers: dict[str, str]) -> None:
+    """One line that takes some seconds."""
+    upstream = server.environment["TOLLKEEPER_UPSTREAM__BASE_URL"].removesuffix("/v1")
+    web.put(f"{upstream}/__sandbox/settings", json={"batch_ms": 4_000}, timeout=10).raise_for_status()
+    body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
+    line = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    file = {"file": ("in.jsonl", json.dumps(line).encode())}
+    made = web.post(f"{server.v1}/files", data={"purpose": "batch"}, files=file, headers=headers, timeout=20)
+    asked = {"input_file_id": made.json()["id"], "endpoint": line["url"], "completion_window": "24h"}
+    assert web.post(f"{server.v1}/batches", json=asked, headers=headers, timeout=20).status_code == 200
 
 
 def purchases(server: Tollkeeper, stripe: FakeStripe, fake: FakeServer) -> None:
@@ -221,9 +244,19 @@ def paid_late(server: Tollkeeper, stripe: FakeStripe) -> None:
 def closed_day(server: Tollkeeper) -> None:
     """As the job `finance` of the day before has left it; transfers of yesterday cannot be made today."""
     day = (datetime.now(UTC) - timedelta(days=2)).date().isoformat()
-    row = (day, 0, 7_000, 5_000, 0, 0, 1, int(time.time() * 1_000))
+    row = {
+        "day": day,
+        "purchased_millicredits": 0,
+        "deducted_millicredits": 7_000,
+        "cost_millicredits": 6_000,
+        "given_away_millicredits": 1_000,  # of the cost: no part of the margin
+        "loss_millicredits": 0,
+        "liability_millicredits": 0,
+        "requests": 1,
+        "updated_at": int(time.time() * 1_000),
+    }
     with closing(sqlite3.connect(server.folder / "var" / "tollkeeper.db", timeout=10)) as ledger, ledger:
-        ledger.execute(f"INSERT INTO finance_daily VALUES ({', '.join('?' * len(row))})", row)
+        ledger.execute(f"INSERT INTO finance_daily ({', '.join(row)}) VALUES (:{', :'.join(row)})", row)
     wait_until(
         lambda: "finance_closed_margin_daily_usd 0.002" in web.get(f"{server.url}/metrics").text, 10, "it is shown"
     )

@@ -19,7 +19,16 @@ from billing.payments.stripe.event_types import KINDS
 from proxy.observability.metrics import Metrics
 from tests.support import web
 from tests.support.customers import Customer, new_customer
-from tests.support.servers import ROOT, UPSTREAM_KEY, RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.servers import (
+    ROOT,
+    UPSTREAM_KEY,
+    RedisServer,
+    Sandbox,
+    Tollkeeper,
+    sandbox_says,
+    served_over,
+    wait_until,
+)
 
 Series = dict[tuple[str, tuple[tuple[str, str], ...]], float]
 SECRET = "a sentence that must not be found anywhere"
@@ -32,14 +41,8 @@ def server(
     """Alone, and with two workers whose metrics must come as one."""
     home = new_folder(f"metrics-{request.param}")
     environment = {"TOLLKEEPER_UPSTREAM__BASE_URL": session_sandbox.url}
-    redis = RedisServer(home / "redis")
-    if request.param == "redis":
-        redis.start()
-        environment |= {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_LISTEN__WORKERS": "2"}
-    server = Tollkeeper(home, environment).start()
-    yield server
-    server.kill()
-    redis.kill()
+    with served_over(request.param, home, **environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")

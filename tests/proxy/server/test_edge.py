@@ -10,7 +10,7 @@ from websockets.sync.client import connect
 
 from tests.support import web
 from tests.support.customers import Customer, new_customer
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper, free_port
+from tests.support.servers import Sandbox, Tollkeeper, free_port, served_over
 
 APP = "https://app.example.com"
 
@@ -26,14 +26,8 @@ def server(
         "TOLLKEEPER_LISTEN__ADMIN_PORT": str(free_port()),
         "TOLLKEEPER_CORS__ALLOWED_ORIGINS": f'["{APP}"]',
     }
-    redis = RedisServer(home / "redis")
-    if request.param == "redis":
-        redis.start()
-        environment |= {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_LISTEN__WORKERS": "2"}
-    server = Tollkeeper(home, environment).start()
-    yield server
-    server.kill()
-    redis.kill()
+    with served_over(request.param, home, **environment) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +51,7 @@ SERVED = {
     "/v1/models": "v1",
     "/api/billing/me": "side",
     "/credits": "side",
-    "/api/admin/whoami": "admin",
+    "/api/admin/flags": "admin",
     "/admin": "admin",
     "/metrics": "admin",
 }
@@ -76,9 +70,35 @@ def test_each_listener_serves_its_own(path: str, group: str, server: Tollkeeper,
             assert answer.json()["error"]["code"] in ("not_found", "unknown_url")
 
 
+def test_the_operators_app_has_its_part_of_the_admin_api_beside_its_portal_links_and_nobody_else_has(
+    server: Tollkeeper, owner: dict[str, str]
+) -> None:
+    urls = ports(server)
+    service = {"Authorization": f"Bearer {server.cli('admin', 'create', 'our app', '--role', 'service')['adminKey']}"}
+    account = f"/api/admin/accounts/{made(server).account_id}"
+    for path in ("/api/admin/whoami", "/api/admin/accounts", account, f"{account}/keys"):
+        found = {name: web.get(url + path, headers=service).status_code for name, url in urls.items()}
+        assert found == {"v1": 404, "side": 200, "admin": 200}, path
+        found = {name: web.get(url + path, headers=owner).status_code for name, url in urls.items()}
+        assert found == {"v1": 404, "side": 403, "admin": 200}, path
+        assert web.get(urls["side"] + path).status_code == 401
+        assert (
+            web.get(urls["side"] + path, headers={"Origin": APP, **service}).headers.get("access-control-allow-origin")
+            is None
+        )
+    refused = web.post(f"{urls['side']}{account}/grant", json={"credits": "1", "reason": "x"}, headers=service)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (403, "role_not_allowed")
+    for path in ("/api/admin/accountsx", "/api/admin/audit", "/api/admin"):
+        assert web.get(urls["side"] + path, headers=service).status_code == 404, path
+    link = web.post(f"{urls['side']}/api/portal/sessions", json={"accountId": account[20:]}, headers=service)
+    assert link.status_code == 201
+
+
 @pytest.mark.parametrize("path", ["/v1/responses", "/v1/realtime?model=gpt-realtime-2.1"])
 def test_sockets_open_only_where_v1_is_served(path: str, server: Tollkeeper) -> None:
-    headers = made(server).headers
+    account = made(server)
+    account.grant("1000")  # one without credits is refused at the handshake
+    headers = account.headers
 
     def opened_at(url: str) -> int:
         try:

@@ -175,7 +175,7 @@ async def test_a_fault_of_ours_in_one_check_hides_nothing_that_others_found(
     settings = Settings(database=DatabaseSettings(url=f"sqlite+aiosqlite:///{folder}/ledger.db"))
     metrics = Metrics(CollectorRegistry())
 
-    async def broken(_database: object) -> list[Finding]:
+    async def broken(*_: object) -> list[Finding]:
         raise KeyError("hash")
 
     monkeypatch.setattr(proxy.server.jobs, "check_audit", broken)

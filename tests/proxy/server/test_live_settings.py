@@ -193,6 +193,7 @@ def test_an_override_set_on_one_machine_is_in_force_on_another_within_2_seconds(
         second.kill()
 
 
+@pytest.mark.slow
 async def test_a_look_that_fails_is_noted_and_tried_again(
     sql: Books, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

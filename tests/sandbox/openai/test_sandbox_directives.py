@@ -260,6 +260,28 @@ async def test_crlf_events(box):
     assert answer.content.count(b"\r\n\r\n") == answer.content.count(b"data: ")
 
 
+async def test_cr_events(box):
+    answer = await box.http.post("/v1/chat/completions", json=box.stream_body({"cr_events": True}))
+    assert answer.content.endswith(b"data: [DONE]\r\r")
+    assert b"\n" not in answer.content
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate"])
+async def test_content_encoding(box, coding):
+    directive = {"content_encoding": coding, "text": "Blue whale."}
+    for body in (box.body(directive), box.stream_body(directive)):
+        raw = await box.raw(body, extra="connection: close\r\n")
+        assert f"content-encoding: {coding}".encode() in raw.partition(b"\r\n\r\n")[0]
+        assert b"whale" not in raw
+    assert texts(await box.events(directive)) == "Blue whale."
+    assert (await box.chat(directive)).json()["choices"][0]["message"]["content"] == "Blue whale."
+
+
+async def test_a_body_in_place_of_an_answer(box):
+    answer = await box.chat({"body_raw": "<b>x</b>"})
+    assert (answer.status_code, answer.headers["content-type"], answer.text) == (200, "text/html", "<b>x</b>")
+
+
 async def test_split_bytes(box):
     directive = {"split_bytes": 3, "text": "Blue whale."}
     raw = await box.raw(box.stream_body(directive), extra="connection: close\r\n")

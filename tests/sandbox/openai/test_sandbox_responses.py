@@ -20,7 +20,7 @@ FUNCTION = {
 SEARCH = {"type": "web_search", "search_context_size": "medium"}
 IMAGE = {"type": "image_generation", "model": "gpt-image-2.6-flare", "partial_images": 1}
 FILES = [
-    {"type": "file_search", "vector_store_ids": ["vs_01"]},
+    {"type": "file_search", "vector_store_ids": []},
     {"type": "code_interpreter", "container": {"type": "auto", "memory_limit": "1g"}},
 ]
 NO_TOOLS = {"tool_usage": None}
@@ -94,6 +94,9 @@ async def test_stream_has_the_events_and_shapes_of_the_sample(box, name):
     ],
 )
 async def test_json_answer_has_the_shape_of_the_sample(box, name, directive, fields):
+    if fields.get("tools") is FILES:
+        store = (await box.http.post("/v1/vector_stores", json={})).json()["id"]
+        fields = {"tools": [{**FILES[0], "vector_store_ids": [store]}, FILES[1]]}
     found = (await post(box, directive, **fields)).json()
     assert skeleton(found) == skeleton(sample(name))
     assert found["status"] == sample(name)["status"]
@@ -226,6 +229,12 @@ async def test_structured_output_fits_the_schema(box):
     found = (await post(box, text={"format": form})).json()
     assert json.loads(found["output"][1]["content"][0]["text"]) == {"whale": "UTC", "mass": 7}
     assert found["text"]["format"] == form
+
+
+@pytest.mark.parametrize(("model", "has_them"), [("gpt-5.4-mini", False), ("gpt-5.6-luna", True), (MODEL, True)])
+async def test_lifetimes_of_cache_writes_are_told_where_writes_cost_more(box, model, has_them):
+    details = (await post(box, model=model)).json()["usage"]["input_tokens_details"]
+    assert ("cache_write_tokens_details" in details) is has_them
 
 
 async def test_usage_details_and_cache_writes(box):

@@ -24,13 +24,27 @@ local function figures(account)
   return tonumber(f[1]), tonumber(f[2]), tonumber(f[3])
 end
 
+-- A hold's budgets are written 'scope=period;...'. They give back what was held from them; what is charged counts in the period
+-- that it was held in, as long as that runs. keyprefix: of keys; a budget that is not here is read from SQL when it is asked for.
+local function change_budgets(keyprefix, packed, held, charged)
+  local prefix = string.sub(keyprefix, 1, -3) .. 's:'
+  for scope, period in string.gmatch(packed, '([^=;]+)=([^=;]*)') do
+    local known = redis.call('HGET', prefix .. scope, 'period')
+    if known then
+      redis.call('HINCRBY', prefix .. scope, 'held', int(held))
+      if charged > 0 and known == period then redis.call('HINCRBY', prefix .. scope, 'spent', int(charged)) end
+    end
+  end
+end
+
 -- Resolve a hold: take `due` from it (and from what is available beyond it), give the rest back, journal it.
 -- I2: never charges more than the hold and what is available; the rest is the platform's loss.
--- keys: 1 account, 2 hold, 3 leases, 4 log. record '' = nothing to journal (a release).
-local function resolve(account, hold, leases, log, id, keyprefix, due, record, tokens)
+-- keys: 1 account, 2 hold, 3 leases, 4 log, 5 tombstone. record '' = nothing to journal (a release).
+-- What was taken on again leaves a tombstone, so that whoever else took it on finds it resolved.
+local function resolve(account, hold, leases, log, tombstone, id, keyprefix, due, record, tokens)
   local balance, held = figures(account)
   if not balance then return {'unknown'} end
-  local h = redis.call('HMGET', hold, 'm', 'k', 't', 'tpm', 'p')
+  local h = redis.call('HMGET', hold, 'm', 'k', 't', 'tpm', 'b', 'd')
   if not h[1] then return {'gone', int(balance), int(held)} end
   local amount = tonumber(h[1])
   local available = balance - held
@@ -42,11 +56,11 @@ local function resolve(account, hold, leases, log, id, keyprefix, due, record, t
   redis.call('HINCRBY', account, 'held', int(-amount))
   redis.call('DEL', hold)
   redis.call('ZREM', leases, id)
-  if h[5] and redis.call('HEXISTS', keyprefix .. h[2], 'period') == 1 then
+  if h[6] then redis.call('SET', tombstone, '1', 'EX', 86400) end
+  if h[5] and h[5] ~= '' then change_budgets(keyprefix, h[5], -amount, charged) end
+  if h[2] and redis.call('HEXISTS', keyprefix .. h[2], 'inflight') == 1 then
     local key = keyprefix .. h[2]
-    redis.call('HINCRBY', key, 'held', int(-amount))
     redis.call('HINCRBY', key, 'inflight', -1)
-    if redis.call('HGET', key, 'period') == h[5] then redis.call('HINCRBY', key, 'spent', int(charged)) end
     local tpm, estimate = tonumber(h[4]), tonumber(h[3])
     if tokens >= 0 and tpm > 0 and estimate > tokens then
       redis.call('HINCRBY', key, 'ttat', int(-math.floor((estimate - tokens) * 60000000 / tpm)))

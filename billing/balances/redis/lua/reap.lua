@@ -11,7 +11,7 @@ end
 local due, record = tonumber(h[1]), h[2]
 if due > tonumber(h[3]) then due = tonumber(h[3]) end
 if due == 0 then record = '' end
-local done = resolve(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], KEYS[6], due, record, -1)
+local done = resolve(KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], ARGV[2], KEYS[6], due, record, -1)
 if done[1] == 'ok' then -- its owner may only have been cut off, and come back with what it really owes
   redis.call('DEL', KEYS[7])
   redis.call('HSET', KEYS[7], 'c', done[2], 'r', record)

@@ -2,7 +2,7 @@
 -- under retries (the tombstone), and never with more than is available, so that nobody overspends; what is not covered becomes
 -- the platform's loss.
 -- KEYS 1 epoch 2 account 3 hold 4 leases 5 log 6 key prefix 7 tombstone
--- ARGV 1 token 2 id 3 due 4 record ('' = release) 5 hold amount 6 limited 7 key id 8 period
+-- ARGV 1 token 2 id 3 due 4 record ('' = release) 5 hold amount 6 limited 7 key id 8 budgets
 if not epoch_is_known(KEYS[1], ARGV[1]) then return {'epoch'} end
 local balance, held = figures(KEYS[2])
 if not balance then return {'unknown'} end
@@ -17,11 +17,11 @@ if redis.call('EXISTS', KEYS[3]) == 0 then
   if amount < 0 then amount = 0 end
   redis.call('HINCRBY', KEYS[2], 'held', int(amount))
   redis.call('HSET', KEYS[3], 'a', '', 'm', int(amount), 'c', 0)
-  if ARGV[6] == '1' and redis.call('HEXISTS', key, 'held') == 1 then
-    redis.call('HINCRBY', key, 'held', int(amount))
+  if ARGV[6] == '1' and redis.call('HEXISTS', key, 'inflight') == 1 then
+    change_budgets(KEYS[6], ARGV[8], amount, 0)
     redis.call('HINCRBY', key, 'inflight', 1)
-    redis.call('HSET', KEYS[3], 'k', ARGV[7], 't', 0, 'tpm', 0, 'p', ARGV[8])
+    redis.call('HSET', KEYS[3], 'k', ARGV[7], 't', 0, 'tpm', 0, 'b', ARGV[8])
   end
 end
 redis.call('SET', KEYS[7], '1', 'EX', 3600)
-return resolve(KEYS[2], KEYS[3], KEYS[4], KEYS[5], ARGV[2], KEYS[6], tonumber(ARGV[3]), ARGV[4], -1)
+return resolve(KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[7], ARGV[2], KEYS[6], tonumber(ARGV[3]), ARGV[4], -1)

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.support.fake_stripe import replace
-from tests.support.recharge import BUYER, WISH, account_with_card, autos, run, spend, state_of, told
+from tests.support.recharge import BUYER, TERMS, WISH, account_with_card, autos, run, spend, state_of, told
 from tests.support.shop import Shop, open_shop
 from tests.support.stores import Books
 
@@ -36,7 +36,7 @@ async def test_every_dispute_is_told(shop: Shop) -> None:
         shop.stripe.open_dispute(purchase.payment_intent_id or "")
         await shop.deliver()
         await run(shop)
-        await shop.recharges.put(account, WISH, BUYER)  # on again
+        await shop.recharges.put(account, WISH, TERMS, BUYER)  # on again
     assert (await told(shop)).count("auto_recharge.stopped") == 2
 
 
@@ -74,7 +74,7 @@ async def test_who_switches_it_on_after_a_dispute_while_a_payment_is_in_flight_m
     (bought,) = [row for row in await shop.purchases.of_account(account, 9) if row.origin == "checkout"]
     shop.stripe.open_dispute(bought.payment_intent_id or "")
     await shop.deliver()
-    await shop.recharges.put(account, WISH, BUYER)
+    await shop.recharges.put(account, WISH, TERMS, BUYER)
     shop.stripe.arrive()
     await run(shop)
     row = await shop.recharges.get(account)

@@ -5,9 +5,10 @@ from typing import Any
 from sqlalchemy import text
 
 from billing.money.errors import StripeRefused
+from billing.payments.recharge.terms import RechargeBounds
 from billing.payments.stripe.gateway import Declined
 from tests.support.fake_stripe import replace
-from tests.support.recharge import BUYER, WISH, account_with_card, autos, offer_of, run, spend, state_of
+from tests.support.recharge import BUYER, TERMS, WISH, account_with_card, autos, offer_of, run, spend, state_of
 from tests.support.shop import STARTER, Shop
 
 
@@ -69,13 +70,13 @@ async def test_saving_the_same_settings_does_not_try_a_declined_card_again(shop:
     await spend(shop, account, 0)
     for wish in [WISH] * 5 + [WISH._replace(enabled=False), WISH] * 3:
         await run(shop)
-        await shop.recharges.put(account, wish, BUYER)
+        await shop.recharges.put(account, wish, TERMS, BUYER)
     await run(shop)
     assert len(autos(shop)) == 1
     async with shop.books.database.write() as connection:
         await connection.execute(text("UPDATE stripe_customers SET payment_method_id = 'pm_another'"))
     shop.stripe.decline = None
-    await shop.recharges.put(account, WISH, BUYER)  # another card: worth a try now
+    await shop.recharges.put(account, WISH, TERMS, BUYER)  # another card: worth a try now
     await run(shop)
     assert await shop.balance(account) == 9_990_000
 
@@ -86,7 +87,7 @@ async def test_a_higher_ceiling_goes_on_at_once(shop: Shop) -> None:
         await spend(shop, account, 0)
         await run(shop)
     assert await state_of(shop, account) == "ceiling"
-    await shop.recharges.put(account, WISH, BUYER)
+    await shop.recharges.put(account, WISH, TERMS, BUYER)
     await run(shop)
     assert await shop.balance(account) == 9_990_000
 
@@ -96,9 +97,36 @@ async def test_the_operators_ceiling_holds_whatever_the_accounts_is(shop: Shop) 
     for _ in range(2):
         await spend(shop, account, 0)
         for _ in range(3):
-            await shop.recharger.step(offer_of, enabled=True, livemode=False, most_cents=1_500)
+            await shop.recharger.step(offer_of, enabled=True, livemode=False, bounds=RechargeBounds(1_500))
             await shop.deliver()
     assert (len(autos(shop)), await state_of(shop, account)) == (1, "ceiling")
+
+
+async def test_so_many_payments_within_an_hour_and_the_next_waits_until_it_has_passed(shop: Shop) -> None:
+    account = await account_with_card(shop, WISH._replace(monthly_ceiling_cents=100_000))
+
+    async def use_up() -> None:
+        await spend(shop, account, 0)
+        for _ in range(3):
+            await shop.recharger.step(offer_of, enabled=True, livemode=False, bounds=RechargeBounds(hour_payments=2))
+            await shop.deliver()
+
+    for _ in range(4):
+        await use_up()
+    assert (len(autos(shop)), await state_of(shop, account)) == (2, "ceiling")
+    row = await shop.recharges.get(account)
+    assert row is not None
+    assert "2 automatic recharges within an hour" in row.message
+    async with shop.books.database.write() as connection:  # the first of the two, and the wait, an hour ago
+        await connection.execute(
+            text(
+                "UPDATE purchases SET created_at = created_at - 3600001 WHERE id ="
+                " (SELECT id FROM purchases WHERE origin = 'auto' ORDER BY created_at, id LIMIT 1)"
+            )
+        )
+        await connection.execute(text("UPDATE auto_recharges SET next_try_at = next_try_at - 3600001"))
+    await use_up()
+    assert (len(autos(shop)), await shop.balance(account)) == (3, 9_990_000)
 
 
 async def test_while_purchases_are_off_no_card_is_charged_and_no_page_opened(shop: Shop) -> None:

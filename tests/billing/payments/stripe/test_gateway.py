@@ -114,6 +114,7 @@ async def test_a_decline_is_an_answer_and_not_an_error(fake: tuple[FakeServer, s
     assert paid.status == "succeeded"
 
 
+@pytest.mark.slow
 async def test_stripe_away_broken_or_not_ours_is_unavailable(fake: tuple[FakeServer, str]) -> None:
     broken = StripeGateway("sk_test_1", api_base=fake[1], timeout_seconds=2)
     fake[0].break_next = 1  # the library tries twice more by itself

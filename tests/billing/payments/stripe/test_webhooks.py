@@ -155,7 +155,7 @@ async def test_pitfall_21_thin_events_are_stored_counted_and_left_alone(shop: Sh
 
 async def test_pitfall_22_events_are_kept_as_they_came_never_as_library_objects(shop: Shop) -> None:
     body = event_body(
-        "invoice.paid", marker="ünïcode", data={"object": {"id": "in_1"}, "previous_attributes": {"x": 1}}
+        "charge.updated", marker="ünïcode", data={"object": {"id": "ch_1"}, "previous_attributes": {"x": 1}}
     )
     async with open_api(shop) as api:
         assert (await api.hook(body)).status_code == 200

@@ -110,6 +110,18 @@ def test_an_item_that_was_not_told_in_pieces_is_counted_when_it_is_finished_and_
     assert "SELECT 1" in stream(RESPONSE_EVENTS, done(0, call)).streamed()[0][0]
 
 
+def test_a_text_that_is_told_whole_or_as_an_object_is_counted_once() -> None:
+    whole = {"type": "response.output_text.done", "output_index": 0, "content_index": 0, "text": "hello"}
+    other = {**whole, "content_index": 1, "text": "there"}
+    part = {"type": "response.content_part.done", "output_index": 0, "part": {"type": "output_text", "text": "hello"}}
+    item = {"type": "message", "id": "m_1", "content": [{"type": "output_text", "text": "hello"}]}
+    assert stream(RESPONSE_EVENTS, whole, part, other, done(0, item)).streamed()[0] == ["hellothere"]
+    piece = {"type": "response.output_text.delta", "output_index": 0, "delta": "hello"}
+    assert stream(RESPONSE_EVENTS, piece, whole, part, done(0, item)).streamed()[0] == ["hello"]
+    odd = {**piece, "delta": {"text": "hello"}}
+    assert stream(RESPONSE_EVENTS, odd, whole).streamed()[0] == ["hello"]
+
+
 def test_a_failed_response_with_output_produced_something() -> None:
     failed = {"type": "response.failed", "response": {"id": "resp_1", "status": "failed", "output": [SEARCH]}}
     assert stream(RESPONSE_EVENTS, failed).streamed_anything

@@ -115,6 +115,29 @@ def test_streams_of_an_ogg_file_follow_one_another() -> None:
     assert audio_length(ogg(100) + ogg(200, serial=b"\0\0\0\2")).most == 301_000
 
 
+def test_a_stream_of_an_ogg_file_may_have_the_number_of_the_one_before() -> None:
+    first = bytearray(ogg(100))
+    first[5] = 2
+    assert audio_length(bytes(first) * 3).most == 301_000
+
+
+def adts(frames: int, size: int = 9) -> bytes:
+    """Frames of AAC at 8 kHz, 128 ms each, in which there is next to nothing."""
+    head = (0xFF, 0xF1, 1 << 6 | 11 << 2, 1 << 6 | size >> 11, size >> 3 & 255, (size & 7) << 5 | 0x1F, 0xFC)
+    return (bytes(head) + b"\0" * (size - 7)) * frames
+
+
+def test_frames_of_silence_are_counted_and_not_weighed() -> None:
+    assert audio_length(adts(20_000)).most == 2_561_000
+    assert audio_length(b"#!AMR\n" + b"\x7c" * 100_000).most >= 2_000_000
+
+
+def test_of_two_headers_of_a_wav_the_slower_counts() -> None:
+    plain = wav(10)
+    fast = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 48_000, 192_000, 4, 16)
+    assert audio_length(plain[:36] + fast + plain[36:]).most >= audio_length(plain).most
+
+
 def test_what_stores_silence_in_nothing_and_does_not_say_its_length_is_an_hour() -> None:
     for head in (b"fLaC" + b"\0" * 100, b"OggS" + b"\0" * 100, b"\x1aE\xdf\xa3", b"\0\0\0\x18ftypisom" + b"moof"):
         assert audio_length(head).most >= 3_600_000

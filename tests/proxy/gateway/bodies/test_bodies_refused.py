@@ -43,3 +43,10 @@ def test_an_image_body_is_refused(body: bytes) -> None:
 def test_a_chat_body_of_digits_is_refused_or_read() -> None:
     with pytest.raises(Rejection):
         parse_chat(b'{"model":"gpt-5","messages":[{"role":"user","content":"x"}],"n":' + DIGITS + b"}")
+
+
+@pytest.mark.parametrize("body", [b'{"input":"hi"}', b'{"input":"hi","model":null}'])
+def test_a_count_without_a_model_says_that_it_needs_one(body: bytes) -> None:
+    with pytest.raises(Rejection, match="Name the `model`") as refused:
+        parse_input_tokens(body)
+    assert (refused.value.status, refused.value.param) == (400, "model")

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from proxy.gateway.bodies.chat import CHAT_FIELDS, chat_texts, parse_chat
 from proxy.gateway.bodies.image_tokens import image_tokens
 from proxy.gateway.bodies.prompts import completion_texts, embedding_texts, parse_completion, parse_embedding
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.plan import bounds_of, input_bound
 from proxy.gateway.upstream.request_body import with_members
 from proxy.web.rejections import Rejection
 from sandbox.openai.tokens.count import count_chat, count_legacy, load_encoding
+from tests.support.counting import TOKENIZER
 
 O200K = load_encoding("o200k_base")
-TOKENIZER = Tokenizer()
 
 TEXTS = st.one_of(
     st.text(max_size=60),
@@ -114,6 +113,7 @@ def test_both_bounds_cover_what_the_upstream_counts(body: dict[str, Any], compac
 
 @settings(max_examples=60, deadline=None)
 @given(messages=MESSAGES)
+@pytest.mark.slow
 def test_without_tools_the_count_is_exact(messages: list[dict[str, Any]]) -> None:
     raw = json.dumps({"model": "gpt-4o", "messages": messages}).encode()
     texts, framing = chat_texts(raw)
@@ -129,6 +129,7 @@ def test_without_tools_the_count_is_exact(messages: list[dict[str, Any]]) -> Non
         st.lists(st.integers(0, 99_999), min_size=1),
     )
 )
+@pytest.mark.slow
 def test_prompts_and_embedding_inputs_are_covered(value: Any) -> None:
     inputs = [value] if isinstance(value, str) or isinstance(value[0], int) else value
     for parse, texts_of, name, model in (

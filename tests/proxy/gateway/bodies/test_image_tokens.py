@@ -1,5 +1,6 @@
 """The size of a picture is the largest that any part of its file says: decoders take it from different places."""
 
+import base64
 import io
 import struct
 import zlib
@@ -14,6 +15,7 @@ from proxy.gateway.bodies.image_tokens import (
     image_rule,
     image_tokens,
     size_of,
+    size_of_data_url,
 )
 
 LARGE, SMALL = (3_000, 3_000), (1, 1)
@@ -50,6 +52,14 @@ def test_a_frame_that_lies_outside_the_screen_counts_up_to_its_end() -> None:
     frame = lying.index(b"\x2c")
     lying[frame + 1 : frame + 5] = struct.pack("<HH", 2_000, 1_000)
     assert size_of(bytes(lying)) == Size(2_010, 1_010)
+
+
+def test_a_frame_far_behind_the_first_one_counts() -> None:
+    small, large = file("GIF", (10, 10)), file("GIF")
+    comment = b"\x21\xfe" + b"\xff" + b"x" * 255 + b"\0"
+    both = small[:-1] + comment * 400 + large[large.index(b"\x2c") :]
+    url = "data:image/gif;base64," + base64.b64encode(both).decode()
+    assert size_of_data_url(url) == Size(*LARGE)
 
 
 def test_a_gif_without_a_frame_in_reach_has_no_known_size() -> None:

@@ -6,13 +6,13 @@ from config.settings import Settings
 from proxy.gateway.answers.report import NO_REPORT
 from proxy.gateway.bodies.audio_length import audio_length
 from proxy.gateway.bodies.media import BY_SECOND, parse_image, parse_transcription
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import make_plan
 from proxy.gateway.settlement import ObservedOutput, count_usage
 from proxy.web.rejections import Rejection
+from tests.support.counting import TOKENIZER
 from tests.support.media import wav
-from tests.support.plans import PRICES, key
+from tests.support.plans import PRICES, TODAY, key
 
 
 def test_a_lying_byte_rate_shortens_no_audio() -> None:
@@ -52,8 +52,8 @@ def test_every_model_billed_by_the_second_is_known_by_its_name() -> None:
 async def test_a_file_too_small_to_play_is_not_charged_its_bound() -> None:
     parsed = parse_transcription(*form(("model", b"whisper-1", None), ("file", b"fLaC", "a.flac")))
     assert parsed.milliseconds >= 3_600_000
-    asked = make_plan(METERED["POST", b"/v1/audio/transcriptions"], parsed, key(), PRICES, Settings())
-    usage = await count_usage(Tokenizer(), asked, 0, ObservedOutput(["x"]), NO_REPORT)
+    asked = make_plan(METERED["POST", b"/v1/audio/transcriptions"], parsed, key(), PRICES, Settings(), today=TODAY)
+    usage = await count_usage(TOKENIZER, asked, 0, ObservedOutput(["x"]), NO_REPORT)
     assert usage.milliseconds < 1_000
 
 

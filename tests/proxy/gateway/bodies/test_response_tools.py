@@ -12,7 +12,7 @@ from proxy.gateway.bodies.responses import parse_compact, parse_input_tokens, pa
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import Plan, make_plan
 from proxy.web.rejections import Rejection
-from tests.support.plans import PRICES, key
+from tests.support.plans import PRICES, TODAY, key
 
 SEARCH = {"type": "web_search"}
 PICTURES = {"type": "image_generation", "model": "gpt-image-2", "quality": "high"}
@@ -49,7 +49,9 @@ def parsed(fields: dict[str, Any], parse: Callable[[bytes], Parsed] = parse_resp
 def planned(fields: dict[str, Any], allowed: tuple[str, ...] = ("web_search", "image_generation"), **more: Any) -> Plan:
     settings = Settings(billing=Billing(allowed_tools=allowed))
     endpoint = METERED["POST", b"/v1/responses"]
-    return make_plan(endpoint, parsed({"max_output_tokens": 50, **fields, **more}), key(), PRICES, settings)
+    return make_plan(
+        endpoint, parsed({"max_output_tokens": 50, **fields, **more}), key(), PRICES, settings, today=TODAY
+    )
 
 
 @pytest.mark.parametrize("place", PLACES.values(), ids=PLACES)
@@ -67,7 +69,7 @@ def test_a_hosted_tool_is_held_for_wherever_it_stands(place: Place) -> None:
         (CODE, "tool_not_allowed"),
         ({"type": "mcp", "server_label": "x", "server_url": "https://other.example/sse"}, "tool_not_allowed"),
         ({"type": "tools_of_tomorrow"}, "unsupported_tool"),
-        ({"type": "programmatic_tool_calling"}, "unsupported_tool"),
+        ({"type": "programmatic_tool_calling"}, "tool_not_allowed"),
         ({"type": "shell", "environment": {"type": "container_auto"}}, "unsupported_tool"),
         ({"type": "shell"}, "unsupported_tool"),
         ({"type": "tool_search"}, "unsupported_tool"),
@@ -152,7 +154,9 @@ CALL = {"call_id": "c", "status": "completed"}
         ({"type": "apply_patch_call", "id": "x", "operation": {"type": "delete_file", "path": "a"}, **CALL}, False),
         ({"type": "function_call", "id": "x", "name": "f", "arguments": "", **CALL}, False),
         ({"type": "message", "id": "x", "role": "assistant", "content": []}, False),
-        ({"type": "image_generation_call", "id": "x", "result": None}, False),
+        ({"type": "image_generation_call", "id": "x", "result": None}, True),
+        ({"type": "image_generation_call", "id": "x", "result": "aGk="}, False),
+        ({"type": "compaction", "id": "x", "encrypted_content": ""}, True),
         ({"type": "mcp_approval_response", "id": "x", "approval_request_id": "y", "approve": True}, False),
     ],
 )

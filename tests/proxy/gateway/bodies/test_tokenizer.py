@@ -2,7 +2,6 @@
 
 import asyncio
 import lzma
-from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ from hypothesis import strategies as st
 import proxy.gateway.bodies.tokenizer as module
 from proxy.gateway.bodies.tokenizer import RANKS_SHA256, Tokenizer, TokenizerError, encoding_name, load_encoding
 from sandbox.openai.tokens.count import load_encoding as sandbox_encoding
+from tests.support.counting import TOKENIZER
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Iterator[Tokenizer]:
-    yield Tokenizer()
+@pytest.fixture
+def tokenizer() -> Tokenizer:
+    return TOKENIZER
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.timeout(60)
+@pytest.mark.slow
 async def test_hostile_text_is_counted_off_the_loop_and_within_its_bytes(tokenizer: Tokenizer, name: str) -> None:
     await tokenizer.count("gpt-4o", ["warm"])
     text, turns = HOSTILE[name], 0
@@ -99,13 +100,11 @@ async def test_special_tokens_in_text_are_ordinary_text(tokenizer: Tokenizer) ->
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.text(max_size=200), max_size=4))
+@pytest.mark.slow
 def test_counts_agree_with_an_encoding_built_by_the_sandbox(texts: list[str]) -> None:
     for model, name in (("gpt-4o", "o200k_base"), ("gpt-3.5-turbo-instruct", "cl100k_base")):
         expected = sum(len(sandbox_encoding(name).encode_ordinary(text)) for text in texts)
-        assert asyncio.run(_shared.count(model, texts)) == expected
-
-
-_shared = Tokenizer()
+        assert asyncio.run(TOKENIZER.count(model, texts)) == expected
 
 
 async def test_a_cut_into_pieces_costs_at_most_a_token_each(
@@ -118,6 +117,7 @@ async def test_a_cut_into_pieces_costs_at_most_a_token_each(
 
 
 @pytest.mark.parametrize("name", RANKS_SHA256)
+@pytest.mark.slow
 def test_altered_ranks_are_refused(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     raw = lzma.decompress(files("config").joinpath(f"tokenizer/{name}.tiktoken.xz").read_bytes())
     (tmp_path / "tokenizer").mkdir()

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import cast
 
+from proxy.gateway.answers.events import PassedEvents
 from proxy.gateway.sockets.exchange import SocketExchange
 from proxy.gateway.sockets.lanes import Lanes
 
@@ -10,7 +11,7 @@ from proxy.gateway.sockets.lanes import Lanes
 def response(model: str = "gpt-4o", amount: int = 1) -> SocketExchange:
     """Lanes read no more of a response than its model, what it holds and its text."""
     held = SimpleNamespace(amount=amount, held_plan=SimpleNamespace(parsed=SimpleNamespace(model=model)))
-    return cast("SocketExchange", SimpleNamespace(hold=held, texts=[]))
+    return cast("SocketExchange", SimpleNamespace(hold=held, passed=PassedEvents()))
 
 
 def test_an_answer_to_a_cancel_ends_no_other_response() -> None:
@@ -62,3 +63,44 @@ def test_after_an_error_of_doubt_the_model_finds_its_response() -> None:
     assert lanes.refuse(None) is None
     assert lanes.begin("a", "resp_1", "gpt-5-2025-08-07") is large
     assert lanes.unfinished == [large, small, other]
+
+
+def test_output_before_a_beginning_is_that_of_what_waits_and_its_end_begins_it() -> None:
+    """An upstream that leaves `response.created` out delivers nothing for nothing."""
+    lanes = Lanes()
+    one = response()
+    lanes.ask("", one)
+    lanes.add(None, {"type": "response.output_text.delta", "output_index": 0, "delta": "hello"})
+    assert one.passed.texts == ["hello"]
+    assert lanes.begin_late(None, "resp_1", "gpt-4o") is one
+    assert lanes.closing(None, "resp_1", cancelled=False) is one
+
+
+def test_an_end_of_another_response_begins_none_while_one_runs() -> None:
+    lanes = Lanes()
+    running, waiting = response(), response()
+    lanes.ask(None, running)
+    lanes.ask(None, waiting)
+    lanes.begin(None, "resp_1", "gpt-4o")
+    assert lanes.begin_late(None, "resp_9", "gpt-4o") is None
+    assert lanes.unfinished == [running, waiting]
+
+
+def test_an_end_that_is_told_once_more_begins_nothing() -> None:
+    lanes = Lanes()
+    first, second = response(), response()
+    lanes.ask(None, first)
+    lanes.begin(None, "resp_1", "gpt-4o")
+    lanes.drop(first)
+    lanes.ask(None, second)
+    assert lanes.begin_late(None, "resp_1", "gpt-4o") is None
+    assert lanes.unfinished == [second]
+
+
+def test_upstream_is_at_work_on_what_runs_and_on_the_first_of_each_lane_where_nothing_does() -> None:
+    lanes = Lanes()
+    running, behind, first, second, alone = (response() for _ in range(5))
+    for lane, one in (("a", running), ("a", behind), ("b", first), ("b", second), (None, alone)):
+        lanes.ask(lane, one)
+    lanes.begin("a", "resp_1", "gpt-4o")
+    assert lanes.at_work == [running, first, alone]

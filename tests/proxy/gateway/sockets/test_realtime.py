@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -9,92 +10,31 @@ import msgspec
 import pytest
 
 from config.settings import Settings
-from proxy.gateway.answers.events import PassedEvents
-from proxy.gateway.answers.report import NO_REPORT, Report
+from proxy.gateway.answers.report import NO_REPORT
 from proxy.gateway.plan import Plan
 from proxy.gateway.services import Services
-from proxy.gateway.sockets.exchange import SocketExchange, hold_instead
+from proxy.gateway.sockets.exchange import Begin, SocketExchange, hold_instead
 from proxy.gateway.sockets.realtime import RealtimeSession
 from proxy.gateway.sockets.relay import Finished
 from proxy.web.rejections import Rejection, too_many, unavailable
-from tests.support.plans import PRICES, key
-
-TERMS = SimpleNamespace(prices=PRICES)
-
-
-class RecordedExchange:
-    """What a session sees of a SocketExchange. `interrupt` cancels its settle, before the charge or after it."""
-
-    def __init__(self, refuse: Rejection | None = None) -> None:
-        self.plans: list[Plan] = []
-        self.charged: list[Report] = []
-        self.abandoned: list[str] = []
-        self.interrupt = ""
-        self.delay = 0.0
-        self.refusal = refuse
-        self.response_id, self.media = "", 0
-        self.passed = PassedEvents()
-        self.context = SimpleNamespace(key=None)
-        self.hold = SimpleNamespace(
-            terms=TERMS,
-            is_open=False,
-            checkpoint_sent=lambda: None,
-            release=self._release,
-            held_plan=None,
-            plan=None,
-            amount=0,
-        )
-        self.waited = False
-
-    async def hold_for(self, plan: Plan, _key: Any, *, wait: bool = True) -> Plan:
-        await asyncio.sleep(self.delay)
-        if self.refusal is not None:
-            raise self.refusal
-        self.waited = wait
-        self.plans.append(plan)
-        self.hold.amount = plan.ceiling.amount
-        self.hold.is_open, self.hold.held_plan, self.hold.plan = True, plan, plan
-        return plan
-
-    async def refuse(self, _rejection: Rejection) -> None:
-        await self._release()
-
-    async def release(self, outcome: str) -> None:
-        self.abandoned.append(outcome)
-        await self._release()
-
-    async def _release(self) -> None:
-        self.hold.is_open = False
-
-    def begin(self) -> None:
-        """The response has begun."""
-
-    async def settle(self, report: Report, _outcome: str = "completed") -> None:
-        if self.interrupt == "before":
-            raise asyncio.CancelledError
-        self.hold.is_open = False
-        self.charged.append(report)
-        if self.interrupt == "after":
-            raise asyncio.CancelledError
-
-    async def abandon(self, outcome: str) -> None:
-        if self.hold.is_open:
-            self.abandoned.append(outcome)
-            self.hold.is_open = False
+from tests.support.plans import TODAY, ending, key
+from tests.support.recorded_exchange import TERMS, RecordedExchange
 
 
 class Conversation:
     """A session at the shipped prices, and every exchange that it began."""
 
-    def __init__(self) -> None:
+    def __init__(self, terms: SimpleNamespace = TERMS) -> None:
         self.exchanges: list[RecordedExchange] = []
+        self.terms = terms
         self.refusal: Rejection | None = None
         self.delay = 0.0
-        services = SimpleNamespace(settings=Settings(), terms=TERMS, overloaded="")
-        self.session = RealtimeSession(cast("Services", services), key(), b"model=gpt-realtime", self._begin)
+        self.today = TODAY
+        services = SimpleNamespace(settings=Settings(), terms=terms, overloaded="", today=lambda: self.today)
+        self.session = RealtimeSession(cast("Services", services), key(), b"model=gpt-realtime", cast("Begin", self))
 
-    def _begin(self) -> SocketExchange:
-        self.exchanges.append(RecordedExchange(self.refusal))
+    def __call__(self) -> SocketExchange:
+        self.exchanges.append(RecordedExchange(self.refusal, self.terms))
         self.exchanges[-1].delay = self.delay
         return cast("SocketExchange", self.exchanges[-1])
 
@@ -245,6 +185,20 @@ async def test_the_dearer_of_two_models_is_held_for_until_one_is_confirmed(now: 
     await talk.say({"type": "session.update", "session": transcribed_by(asked)})
     await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * 16_000})
     assert [plan.model.name for plan in talk.held if plan.model.name != "gpt-realtime"] == ["gpt-4o-transcribe"]
+
+
+async def test_what_a_transcriber_is_told_is_held_for_with_every_item() -> None:
+    talk = await Conversation().opened()
+    told = {"model": "gpt-4o-transcribe", "prompt": "word " * 2_000}
+    await talk.update(audio={"input": {"transcription": told}})
+    await talk.speak("item_1", 1)
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * 16_000})
+    plans = [plan for plan in talk.held if plan.model.name == "gpt-4o-transcribe"]
+    assert len(plans) == 2
+    assert min(plan.bounds.input_tokens for plan in plans) > 10_000
+    await talk.update(**transcribed_by("gpt-4o-transcribe"))
+    await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * 16_000 * 90})
+    assert min(plan.bounds.input_tokens for plan in talk.held if plan.model.name == "gpt-4o-transcribe") < 10_000
 
 
 async def test_a_response_interrupted_before_its_charge_is_charged_at_the_end() -> None:
@@ -604,3 +558,25 @@ async def test_what_is_listened_for_stays_held_when_a_larger_hold_is_refused() -
         await talk.say({"type": "input_audio_buffer.append", "audio": "AAAA" * (600 * 16_000)})
     await talk.session.end("client_gone")
     assert talk.held == []
+
+
+async def test_a_session_whose_model_ends_is_refused_its_next_response() -> None:
+    talk = Conversation(SimpleNamespace(prices=ending(gpt_realtime="2026-07-01")))
+    await talk.opened()
+    await talk.say({"type": "response.create"})
+    talk.today = TODAY + timedelta(1)
+    with pytest.raises(Rejection, match="'gpt-realtime' ended on 2026-07-01"):
+        await talk.say({"type": "response.create"})
+
+
+async def test_a_session_whose_transcriber_has_ended_is_refused_its_update() -> None:
+    talk = Conversation(SimpleNamespace(prices=ending(whisper_1="2026-06-30")))
+    await talk.opened()
+    with pytest.raises(Rejection, match="'whisper-1' ended on 2026-06-30"):
+        await talk.update(**transcribed_by("whisper-1"))
+    await talk.update(**transcribed_by("gpt-4o-transcribe"))
+
+
+def test_no_session_of_a_model_that_has_ended_is_opened() -> None:
+    with pytest.raises(Rejection, match=r"'gpt-realtime' ended on 2026-06-30.*Use 'gpt-realtime-2.1'"):
+        Conversation(SimpleNamespace(prices=ending(gpt_realtime="2026-06-30")))

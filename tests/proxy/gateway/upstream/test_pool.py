@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 import uvloop
 
-from config.secrets import Secret
 from config.settings import Upstream
 from proxy.gateway.upstream.answer import Answer
 from proxy.gateway.upstream.interruption import Interrupted, Interruption, UpstreamError
@@ -112,7 +111,9 @@ async def upstream(scheme: str = "http", **settings: Any) -> AsyncIterator[Upstr
     listener.setblocking(False)
     port = listener.getsockname()[1]
     pool = UpstreamPool(
-        Upstream(base_url=f"{scheme}://127.0.0.1:{port}/v1", **settings), Secret(KEY), "tollkeeper/test"
+        Upstream(base_url=f"{scheme}://127.0.0.1:{port}/v1", **settings),
+        f"Authorization: Bearer {KEY}\r\n".encode(),
+        "tollkeeper/test",
     )
     made = Upstreamer(listener, pool)
     try:
@@ -501,6 +502,7 @@ async def test_every_wait_has_a_bound(settings: dict[str, float], reply: bytes, 
 
 
 @on_uvloop
+@pytest.mark.slow
 async def test_a_slow_stream_is_not_a_silent_one() -> None:
     async with upstream(idle_timeout_seconds=2.0) as made:
         line, answer = await made.exchange(b"HTTP/1.1 200 OK\r\ncontent-length: 6\r\n\r\n")
@@ -631,7 +633,7 @@ async def test_only_a_certificate_that_is_trusted_and_for_this_host_is_talked_to
     port = server.sockets[0].getsockname()[1]
     pool = UpstreamPool(
         Upstream(base_url=f"https://127.0.0.1:{port}/v1", ca_file=str(cert) if trusted else ""),
-        Secret(KEY),
+        f"Authorization: Bearer {KEY}\r\n".encode(),
         "tollkeeper/test",
     )
     try:

@@ -1,0 +1,165 @@
+"""Price plans: what makes a document one, how each model is sold by it, and that a row says how it was."""
+
+from fractions import Fraction
+from typing import Any
+
+import msgspec
+import pytest
+
+from billing.money.catalogue.models import STORAGE
+from billing.money.catalogue.price_plan import BadPricePlan, PlanPrices, read_prices
+from billing.money.pricing import Bounds, PriceBook
+from billing.money.repricing import Priced, reprice
+from billing.money.usage import Usage
+from billing.money.usage_record import UsageRow
+from tests.support.rate_cards import SHIPPED, card
+
+BASE = PriceBook(SHIPPED, "1.2", "exact")
+MILLION = Usage(input_tokens=200_000, output_tokens=100_000)
+EXPLICIT = {"default": {"short": {"input": "1.80", "output": "7.50"}}}
+
+
+def sold(prices: dict[str, Any], base: PriceBook = BASE) -> PriceBook:
+    return base.under(PlanPrices("gold.1", read_prices(prices)))
+
+
+def amount(book: PriceBook, name: str, usage: Usage = MILLION, tier: str = "default") -> int:
+    model = book.find(name)
+    assert model is not None
+    return book.price(model, tier, usage).amount
+
+
+def test_the_first_pattern_that_fits_says_how_a_model_is_sold_and_everything_else_has_the_plans_markup() -> None:
+    book = sold({"markup": "1.1", "models": {"gpt-4o-mini": {"markup": "2"}, "gpt-4o*": {"rates": EXPLICIT}}})
+    # gpt-4o-mini costs $0.15 and $0.60 a million tokens, gpt-4.1 $2 and $8
+    assert amount(book, "gpt-4o-mini") == 2 * (30_000 + 60_000)
+    assert amount(book, "gpt-4o") == 360_000 + 750_000
+    assert amount(book, "gpt-4.1") == 11 * (400_000 + 800_000) // 10
+    assert amount(BASE, "gpt-4o-mini") == 12 * (30_000 + 60_000) // 10, "everyone's prices are as they were"
+
+
+def test_without_a_markup_what_the_plan_does_not_name_is_sold_as_to_everyone() -> None:
+    book = sold({"models": {"gpt-4o": {"rates": EXPLICIT}}})
+    assert amount(book, "gpt-4.1") == amount(BASE, "gpt-4.1")
+    assert amount(book, "gpt-4o", tier="priority") == amount(BASE, "gpt-4o", tier="priority")
+
+
+def test_a_plan_wins_over_the_cards_own_prices() -> None:
+    dear = card("dear", prices={"markup": "3", "models": {"gpt-4.1": {"rates": EXPLICIT}}})
+    book = sold({"markup": "1"}, PriceBook(dear, "1", "exact"))
+    assert amount(book, "gpt-4.1") == 400_000 + 800_000
+    assert amount(book, "gpt-4o-mini") == 30_000 + 60_000
+
+
+def test_a_dated_snapshot_of_a_model_and_what_has_no_model_are_sold_by_the_plan() -> None:
+    book = sold({"markup": "2", "models": {"vector_store_storage": {"markup": "3"}}})
+    assert amount(book, "gpt-4.1-2025-04-14") == 2 * (400_000 + 800_000)
+    day = Usage(calls=(("vector_store_gb_day", 10**9),))
+    at_cost = PriceBook(SHIPPED, "1", "exact")
+    one = at_cost.price(at_cost.service(STORAGE), "default", day).amount
+    assert book.price(book.service(STORAGE), "default", day).amount == 3 * one
+
+
+def test_calls_and_units_beside_explicit_prices_have_the_markup_of_their_rule() -> None:
+    book = sold({"markup": "1.1", "models": {"gpt-4.1": {"rates": EXPLICIT, "markup": "1.5"}}})
+    used = Usage(input_tokens=200_000, output_tokens=100_000, calls=(("file_search", 2),))
+    # $2.50 for a thousand calls of file search: 2,500 millicredits each
+    assert amount(book, "gpt-4.1", used) == 360_000 + 750_000 + 15 * 2 * 2_500 // 10
+
+
+def test_a_held_for_request_is_priced_at_the_plans_dearest_rate() -> None:
+    book = sold({"models": {"gpt-4.1": {"rates": {"default": {"short": {"input": "9", "output": "90"}}}}}})
+    model = book.find("gpt-4.1")
+    assert model is not None
+    # a cache write costs 1.25 of what input does, unless the prices say another thing
+    assert book.ceiling(model, "default", Bounds(1_000, 100)).amount == 9 * 1_250 + 9_000
+
+
+@pytest.mark.parametrize(
+    ("prices", "said"),
+    [
+        ({}, "no price"),
+        ({"markup": 1.1}, "quotes"),
+        ({"markup": "1.1234567"}, "6 decimals"),
+        ({"markup": "-1"}, "quotes"),
+        ({"gpt-4.1": {"markup": "1"}}, "prices are written"),
+        ({"models": {"gpt-4.1": {}}}, "neither a markup nor rates"),
+        ({"models": {"gpt-4.1": {"rates": {"fast": {"short": {"input": "1"}}}}}}, "no such service tier"),
+        ({"models": {"gpt-4.1": {"rates": {"default": {"long": {"input": "1"}}}}}}, "must have `short`"),
+        ({"models": {"gpt-4.1": {"rates": {"default": {"short": {"inptu": "1"}}}}}}, "no 'inptu'"),
+        ({"models": {"gpt-4.1": {"rates": {"default": {"short": {"output": "1"}}}}}}, "`input`"),
+        (
+            {"models": {"m": {"rates": {"default": {"short": {"input": "2"}, "long": {"input": "1"}}}}}},
+            "cheaper than short",
+        ),
+    ],
+)
+def test_what_cannot_be_a_plan_is_refused_with_what_is_wrong(prices: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadPricePlan, match=said):
+        read_prices(prices)
+
+
+def row_of(book: PriceBook, name: str, usage: Usage, tool_calls: str = "") -> UsageRow:
+    model = book.find(name)
+    assert model is not None
+    charge = book.price(model, "default", usage)
+    blank = {field: 0 for field in UsageRow._fields}
+    text = {
+        "usage_source": "upstream",
+        "charge_id": "c1",
+        "tool_calls": tool_calls,
+        "rates": bytes(charge.rates).decode(),
+    }
+    counts = {"input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens}
+    more = {
+        "audio_milliseconds": usage.milliseconds,
+        "characters": usage.characters,
+        "web_searches": usage.web_searches,
+    }
+    return UsageRow(**{**blank, **text, **counts, **more})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "usage", "calls"),
+    [
+        ("gpt-4.1", MILLION, ""),
+        ("gpt-4o", MILLION, ""),
+        ("gpt-4o", Usage(input_tokens=7, calls=(("file_search", 2),)), '{"file_search":2}'),
+        ("gpt-4o-mini-search-preview", Usage(input_tokens=7, output_tokens=3, web_searches=1), ""),
+        ("whisper-1", Usage(milliseconds=61_000), ""),
+    ],
+)
+def test_a_row_says_by_which_version_it_was_priced_and_can_be_priced_again(name: str, usage: Usage, calls: str) -> None:
+    named = {"*search*": {"rates": EXPLICIT, "markup": "1.7"}, "gpt-4o": {"rates": EXPLICIT, "markup": "1.5"}}
+    book = sold({"markup": "1.1", "models": named})
+    row, model = row_of(book, name, usage, calls), book.find(name)
+    assert model is not None
+    assert msgspec.json.decode(row.rates)["pricePlan"] == "gold.1"
+    charge = book.price(model, "default", usage)
+    again = reprice(row, SHIPPED["tools"])
+    assert isinstance(again, Priced), again
+    assert (charge.cost, charge.amount) in again.options
+
+
+def test_customers_are_shown_what_the_plan_makes_them_pay() -> None:
+    book = sold({"markup": "1.5", "models": {"gpt-4o": {"rates": EXPLICIT}}})
+    shown = {}
+    for name in ("gpt-4.1", "gpt-4o"):
+        model = book.find(name)
+        assert model is not None
+        shown[name] = msgspec.json.decode(book.customer_price(model, "default"))["per_million_tokens"]
+    assert shown["gpt-4.1"]["input"] == 3_000
+    assert shown["gpt-4o"] == {"input": 1_800, "output": 7_500}
+
+
+def test_a_book_says_by_which_version_it_sells_so_that_it_can_be_made_again() -> None:
+    assert sold({"markup": "1"}).origin == BASE.origin._replace(plan="gold.1")
+    assert (BASE.origin.plan, BASE.plan_id) == ("", "")
+
+
+def test_a_unit_of_more_decimals_than_there_are_is_never_sold_below_its_price() -> None:
+    odd = card("odd", **{"models/whisper-1/per_second": "0.000000000000001"})
+    prices = {"models": {"whisper-1": {"markup": "1.000001", "rates": {"default": {"short": {"input": "0"}}}}}}
+    model = sold(prices, PriceBook(odd, "1", "exact")).find("whisper-1")
+    assert model is not None
+    assert model.sale["default"].short.millisecond >= Fraction("1.000001") * model.tiers["default"].short.millisecond

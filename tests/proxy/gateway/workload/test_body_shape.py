@@ -1,0 +1,80 @@
+"""A body's shape: what is refused before it is parsed, and what a busy client may send all the same."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from proxy.gateway.workload.body_shape import (
+    MANY_CONTAINERS,
+    MOST_CONTAINERS,
+    MOST_DEPTH,
+    MOST_MEMBERS,
+    MOST_VALUES,
+    check_shape,
+    is_heavy,
+)
+from proxy.web.rejections import Rejection
+
+HEAD = b'{"model":"gpt-4.1","input":'
+
+
+def listed(unit: bytes, number: int) -> bytes:
+    return HEAD + b"[" + b",".join([unit] * number) + b"]}"
+
+
+def nested(opening: bytes, closing: bytes, levels: int) -> bytes:
+    return HEAD + opening * levels + b"1" + closing * levels + b"}"
+
+
+REFUSED = {
+    "objects": listed(b"{}", MOST_CONTAINERS),
+    "lists": listed(b"[]", MOST_CONTAINERS),
+    "objects in objects": listed(b'{"a":{}}', MOST_CONTAINERS // 2),
+    "numbers": listed(b"1", MOST_VALUES),
+    "texts": listed(b'"a"', MOST_VALUES),
+    "empty texts": listed(b'""', MOST_VALUES * 4),
+    "members": HEAD + b"{" + b",".join(b'"%x":1' % number for number in range(MOST_MEMBERS)) + b"}}",
+    "escaped texts": listed(rb'"\""', MOST_VALUES),
+    "texts of a backslash": listed(rb'"\\"', MOST_VALUES),
+    "lists in lists": nested(b"[", b"]", MOST_DEPTH),
+    "objects, nested": nested(b'{"a":', b"}", MOST_DEPTH),
+    "both, nested": nested(b'[{"a":', b"}]", MOST_DEPTH // 2 + 1),
+    "open for ever": HEAD + b"[" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_more_than_a_model_could_read_is_refused_before_it_is_parsed(name: str) -> None:
+    assert is_heavy(REFUSED[name])
+    with pytest.raises(Rejection) as refused:
+        check_shape(REFUSED[name])
+    assert (refused.value.status, refused.value.code in ("too_many_values", "invalid_json")) == (400, True)
+
+
+def long_texts() -> Iterator[tuple[str, str]]:
+    yield "JSON as a text", json.dumps([{"a": [1, {}]}] * 200_000)
+    yield "a table as a text", "1,2,3\n" * 500_000
+    yield "backslashes", "\\" * 1_000_000 + '"' * 1_000_000
+    yield "brackets", "[" * 1_000_000
+    yield "quotes in quotes", json.dumps(json.dumps('"{[,:' * 100_000))
+
+
+@pytest.mark.parametrize(("name", "text"), list(long_texts()), ids=lambda value: value if len(value) < 30 else "")
+def test_what_stands_inside_of_a_text_counts_for_nothing(name: str, text: str) -> None:
+    body = json.dumps({"model": "gpt-4.1", "input": text}).encode()
+    assert is_heavy(body), name
+    check_shape(body)
+
+
+def test_long_conversations_and_many_token_ids_pass() -> None:
+    message = {"role": "user", "content": [{"type": "input_text", "text": "hello, {world}"}]}
+    check_shape(json.dumps({"model": "gpt-4.1", "input": [message] * 10_000}).encode())
+    check_shape(json.dumps({"model": "text-embedding-3-small", "input": [list(range(8_000))] * 37}).encode())
+    check_shape(nested(b"[", b"]", MOST_DEPTH - 2))
+
+
+def test_an_ordinary_small_body_is_not_looked_at() -> None:
+    message = {"role": "user", "content": "hello"}
+    assert not is_heavy(json.dumps({"model": "gpt-4.1", "messages": [message] * 200}).encode())
+    assert is_heavy(b"[" * (MANY_CONTAINERS + 1))

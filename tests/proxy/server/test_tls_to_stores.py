@@ -1,0 +1,200 @@
+"""TLS to PostgreSQL and Redis, under libpq's and redis-py's names, against real servers behind a real TLS."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from sqlalchemy import text
+
+from billing.balances.redis.connection import RedisConnection
+from billing.money.errors import StoreUnavailable
+from billing.storage.database import Database
+from config.errors import ConfigError
+from proxy.server.startup_checks import check_redis
+from tests.support.customers import new_customer
+from tests.support.money_api import settings
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper
+from tests.support.tls import Authority, TlsFront
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("ca"))
+
+
+@pytest.fixture(scope="module")
+def stranger(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("other-ca"), "another authority")
+
+
+def front_of(postgres: str, authority: Authority, client_ca: Path | None = None) -> TlsFront:
+    """TLS before the socket of a PostgreSQL; its certificate is for `localhost`, not for 127.0.0.1."""
+    folder = parse_qs(urlsplit(postgres).query)["host"][0]
+    return TlsFront(
+        authority.issue("localhost"),
+        lambda: asyncio.open_unix_connection(f"{folder}/.s.PGSQL.5432"),  # type: ignore[arg-type, return-value]
+        postgres=True,
+        client_ca=client_ca,
+    )
+
+
+def url_through(front: TlsFront, postgres: str, query: str, host: str = "localhost") -> str:
+    parts = urlsplit(postgres)
+    return f"{parts.scheme}://postgres@{host}:{front.port}{parts.path}?{query}"
+
+
+async def one(url: str) -> int:
+    database = Database(url, 1, 5)
+    try:
+        async with database.read() as connection:
+            found = await connection.scalar(text("SELECT 1"))
+            return int(found or 0)
+    finally:
+        await database.close()
+
+
+@pytest.mark.parametrize("name", ["sslmode", "ssl"])
+@pytest.mark.parametrize("mode", ["allow", "prefer", "require", "verify-ca", "verify-full"])
+async def test_every_mode_that_can_encrypt_reaches_a_postgresql_behind_tls(
+    mode: str, name: str, postgres_url: str, authority: Authority
+) -> None:
+    root = f"&sslrootcert={authority.ca}" if mode.startswith("verify") else ""
+    with front_of(postgres_url, authority) as front:
+        assert await one(url_through(front, postgres_url, f"{name}={mode}{root}&application_name=x")) == 1
+        assert front.encrypted == 1
+
+
+@pytest.mark.parametrize(
+    ("query", "host"),
+    [
+        ("sslmode=disable", "localhost"),
+        ("sslmode=verify-full&sslrootcert={ca}", "127.0.0.1"),
+        ("sslmode=verify-ca&sslrootcert={other}", "localhost"),
+        ("sslmode=verify-full&sslrootcert=system", "localhost"),
+        ("sslmode=require&sslrootcert={other}", "localhost"),
+    ],
+)
+async def test_what_the_mode_forbids_is_no_connection_and_no_traceback(
+    query: str, host: str, postgres_url: str, authority: Authority, stranger: Authority
+) -> None:
+    with front_of(postgres_url, authority) as front:
+        url = url_through(front, postgres_url, query.format(ca=authority.ca, other=stranger.ca), host)
+        with pytest.raises(StoreUnavailable):
+            await one(url)
+
+
+async def test_a_name_that_is_not_the_servers_is_fine_where_only_its_authority_counts(
+    postgres_url: str, authority: Authority
+) -> None:
+    with front_of(postgres_url, authority) as front:
+        query = f"sslmode=verify-ca&sslrootcert={authority.ca}"
+        assert await one(url_through(front, postgres_url, query, "127.0.0.1")) == 1
+
+
+async def test_a_client_shows_its_certificate(postgres_url: str, authority: Authority) -> None:
+    certificate, key = authority.issue("tollkeeper")
+    with front_of(postgres_url, authority, client_ca=authority.ca) as front:
+        query = f"sslmode=verify-full&sslrootcert={authority.ca}&sslcert={certificate}&sslkey={key}"
+        assert await one(url_through(front, postgres_url, query)) == 1
+        with pytest.raises(StoreUnavailable):
+            await one(url_through(front, postgres_url, f"sslmode=verify-full&sslrootcert={authority.ca}"))
+
+
+async def test_caches_of_statements_can_be_switched_off_for_a_pooler(postgres_url: str, authority: Authority) -> None:
+    query = "sslmode=require&statement_cache_size=0&prepared_statement_cache_size=0&channel_binding=prefer"
+    with front_of(postgres_url, authority) as front:
+        assert await one(url_through(front, postgres_url, query)) == 1
+
+
+# -- Redis ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tls_redis(redis_server: RedisServer, authority: Authority) -> Iterator[TlsFront]:
+    with TlsFront(
+        authority.issue("localhost"),
+        lambda: asyncio.open_connection("127.0.0.1", redis_server.port),  # type: ignore[arg-type, return-value]
+    ) as front:
+        yield front
+
+
+async def pinged(url: str) -> bool:
+    async def connected(_run_id: str) -> None:
+        pass
+
+    connection = RedisConnection(url, 2, connected)
+    connection.start()
+    try:
+        async with asyncio.timeout(2):
+            while not connection.ready:
+                await asyncio.sleep(0.01)
+        return bool(await connection.call("PING") == b"PONG")
+    except TimeoutError:
+        return False
+    finally:
+        await connection.close()
+
+
+@pytest.mark.parametrize(
+    ("host", "query", "reached"),
+    [
+        ("localhost", "ssl_ca_certs={ca}", True),
+        ("127.0.0.1", "ssl_ca_certs={ca}&ssl_check_hostname=false", True),
+        ("127.0.0.1", "ssl_cert_reqs=none", True),
+        ("127.0.0.1", "ssl_ca_certs={ca}", False),
+        ("localhost", "ssl_ca_certs={other}", False),
+        ("localhost", "", False),
+    ],
+)
+async def test_both_connections_to_redis_keep_the_fields_of_tls(
+    host: str, query: str, reached: bool, tls_redis: TlsFront, authority: Authority, stranger: Authority
+) -> None:
+    url = f"rediss://{host}:{tls_redis.port}/0?{query.format(ca=authority.ca, other=stranger.ca)}"
+    assert await pinged(url) is reached
+    at_start = check_redis(settings(redis={"url": url, "timeout_seconds": 2.0}))
+    if reached:
+        await at_start
+    else:
+        with pytest.raises(StoreUnavailable):
+            await at_start
+
+
+async def test_a_redis_that_forgets_is_refused_through_tls_too(tls_redis: TlsFront, authority: Authority) -> None:
+    url = f"rediss://localhost:{tls_redis.port}/0?ssl_ca_certs={authority.ca}"
+    async with asyncio.timeout(10):
+        await check_redis(settings(redis={"url": url, "timeout_seconds": 5.0}))
+    with pytest.raises(ConfigError, match="appendonly"):
+        await _without_aof(url)
+
+
+async def _without_aof(url: str) -> None:
+    from redis.asyncio import Redis
+
+    client = Redis.from_url(url)
+    await client.config_set("appendonly", "no")
+    await client.aclose()
+    await check_redis(settings(redis={"url": url, "timeout_seconds": 5.0}))
+
+
+# -- the whole ------------------------------------------------------------------------------------------------------
+
+
+def test_a_server_with_both_stores_behind_tls_serves_a_paid_call(
+    make_tollkeeper: object, empty_postgres: str, tls_redis: TlsFront, authority: Authority, sandbox: Sandbox
+) -> None:
+    with front_of(empty_postgres, authority) as front:
+        query = f"sslmode=verify-full&sslrootcert={authority.ca}"
+        server: Tollkeeper = make_tollkeeper(  # type: ignore[operator]
+            TOLLKEEPER_DATABASE__URL=url_through(front, empty_postgres, query),
+            TOLLKEEPER_REDIS__URL=f"rediss://localhost:{tls_redis.port}/0?ssl_ca_certs={authority.ca}",
+        )
+        assert server.cli("check-config")["ok"] is True
+        server.start()
+        account = new_customer(server, 100_000)
+        assert account.chat(max_tokens=5).status_code == 200
+        assert server.cli("reconcile")["ok"] is True
+        assert front.encrypted
+        assert front.plain == 0
+        server.stop()

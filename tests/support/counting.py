@@ -1,0 +1,5 @@
+"""One tokenizer for all tests of a process: its encodings take a second to load."""
+
+from proxy.gateway.bodies.tokenizer import Tokenizer
+
+TOKENIZER = Tokenizer()
