@@ -254,7 +254,10 @@ class Walk:
 
     def _judge(self, done: list[Exchange], customers: list[Customer]) -> None:
         wait_until(lambda: all(customer.held() == 0 for customer in customers), 60, "nothing is held")
-        wait_until(lambda: all(row["finishedAt"] for row in self._record() if row["status"]), 60, "all ended")
+        try:
+            wait_until(lambda: not self._running(), 60, "all ended")
+        except AssertionError as error:
+            raise AssertionError(f"{error}: {self._running()}") from None
         records: dict[str, list[dict[str, Any]]] = {}
         for record in self._record():
             records.setdefault(str(record["clientRequestId"]), []).append(record)
@@ -268,6 +271,12 @@ class Walk:
     def _record(self) -> list[dict[str, Any]]:
         """Everything that the upstreams say they served, and which of them."""
         return [{**row, "place": name} for name, place in self.places.items() for row in place.record(brief=1)]
+
+    def _running(self) -> list[str]:
+        """What the upstreams have begun to answer and not ended."""
+        shown = ("clientRequestId", "transport", "path", "query", "model", "outcome", "jobStatus", "callId")
+        running = (row for row in self._record() if row["status"] and not row["finishedAt"])
+        return [" ".join(str(row[name]) for name in shown) for row in running]
 
     def _rows(self, done: list[Exchange]) -> dict[str, list[sqlite3.Row]]:
         """Rows of usage, read past our own code, by request and by account."""
