@@ -111,6 +111,13 @@ class RealtimeCalls:
         async with self._db.read() as connection:
             return list((await connection.execute(query.order_by(table.leased_until).limit(AT_ONCE))).scalars())
 
+    async def ended(self, call_ids: Collection[str]) -> list[str]:
+        """Return those of these calls that somebody has ended."""
+        table = realtime_calls.c
+        query = select(table.id).where(table.id.in_(sorted(call_ids)), table.ended_at.is_not(None))
+        async with self._db.read() as connection:
+            return list((await connection.execute(query)).scalars())
+
     async def end(self, call_id: str) -> None:
         """Record that a call does not run any more."""
         running = (realtime_calls.c.id == call_id, realtime_calls.c.ended_at.is_(None))

@@ -75,12 +75,17 @@ class VoiceCalls:
         return True
 
     async def _hang_up_there(self, call_id: str) -> bool:
-        """End a call that is not metered here, at the upstream that it runs at. Raises StoreUnavailable."""
+        """End a call that is not metered here, at the upstream that it runs at. Raises StoreUnavailable.
+
+        Where that is not configured any more, who meters the call hangs it up: it finds it ended (see `tend`).
+        """
         member = self._services.upstreams.find(await self.store.upstream_of(call_id))
         return member is None or await hang_up(member, call_id)
 
     async def tend(self) -> int:
-        """Renew the leases, and end the calls whose keys may not be used any more. Raises StoreUnavailable."""
+        """Renew the leases, and end the calls whose keys may not be used any more, or that somebody has ended in the
+        records. Raises StoreUnavailable.
+        """
         for call in list(self._running.values()):
             try:
                 await self._services.authenticator.check(call.digest, [])
@@ -91,6 +96,9 @@ class VoiceCalls:
         if self._running and now - self._renewed >= self._lease_ms / 1_000 / RENEWALS:
             await self.store.renew(list(self._running), self._lease_ms)
             self._renewed = now
+        for call_id in await self.store.ended(list(self._running)) if self._running else ():
+            if (ended := self._running.get(call_id)) is not None:
+                ended.stop()
         return 0
 
     async def sweep(self) -> int:

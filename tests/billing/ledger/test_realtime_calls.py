@@ -37,7 +37,9 @@ async def test_a_call_has_one_owner_and_is_abandoned_without_its_lease(sql: Book
     assert await calls.abandoned() == ["rtc_1"]
     await calls.renew(["rtc_1"], 60_000)
     assert await calls.abandoned() == []
+    assert await calls.ended(["rtc_1"]) == []
     await calls.end("rtc_1")
+    assert await calls.ended(["rtc_1", "rtc_2"]) == ["rtc_1"]
     await calls.renew(["rtc_1"], -1)
     assert await calls.abandoned() == []
     assert await calls.owner("rtc_1") == account
