@@ -200,7 +200,9 @@ def searching(name: str, store: str, text: str, **body: Any) -> dict[str, Any]:
 
 def store_of(sdk: OpenAI) -> str:
     file_id = sdk.files.create(file=("a.txt", b"The refund policy: whales within 30 days."), purpose="assistants").id
-    return sdk.vector_stores.create(file_ids=[file_id]).id
+    store_id = sdk.vector_stores.create(file_ids=[file_id]).id
+    wait_until(lambda: sdk.vector_stores.retrieve(store_id).file_counts.completed == 1, 20, "its file is read")
+    return store_id
 
 
 def test_lines_search_their_owners_stores_and_each_call_is_charged_in_full(pair: Pair, sdk: OpenAI) -> None:

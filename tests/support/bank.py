@@ -25,7 +25,7 @@ class Bank:
     process: subprocess.Popen[bytes]
 
     def control(self, what: str, /, **body: Any) -> Any:
-        answer = web.post(f"{self.url}/__stripe/{what}", json=body, timeout=40)
+        answer = web.post(f"{self.url}/__stripe/{what}", json=body, timeout=100)
         assert answer.status_code == 200, answer.text
         return answer.json()
 
@@ -36,7 +36,7 @@ class Bank:
         return web.get(f"{self.url}/__stripe/record", timeout=10).json()
 
     def drain(self) -> None:
-        assert self.control("drain", timeout_s=30)["drained"] is True
+        assert self.control("drain", timeout_s=90)["drained"] is True
 
 
 @contextlib.contextmanager

@@ -62,11 +62,11 @@ def free_port() -> int:
 
 
 def within(seconds: float) -> float:
-    """A bound that is promised. Where tests run side by side it is twice as long: a process then waits for the others' work as well.
+    """A bound that is promised. Where tests run side by side it is three times as long: a process then waits for the others' work as well.
 
     `make test JOBS=0` runs them one by one, and every promise as it stands.
     """
-    return seconds * 2 if "PYTEST_XDIST_WORKER" in os.environ else seconds
+    return seconds * 3 if "PYTEST_XDIST_WORKER" in os.environ else seconds
 
 
 def wait_until(check: Any, seconds: float, what: str) -> Any:
