@@ -10,6 +10,8 @@ from proxy.gateway.answers.identity import redact_names
 PASSED_HEADERS = frozenset(
     (b"content-type", b"openai-processing-ms", b"openai-version", b"retry-after", b"retry-after-ms", b"x-should-retry")
 )
+TELL_WHO_SERVED = frozenset((b"openai-processing-ms", b"openai-version"))
+"""Of these, what not every kind of upstream sends."""
 HEADER_VALUE = re.compile(rb"^[\x20-\x7e\t]*$")
 
 Headers = list[tuple[bytes, bytes]]
@@ -18,11 +20,13 @@ Headers = list[tuple[bytes, bytes]]
 class ResponseRedactor:
     """For the answers of our upstream accounts."""
 
-    __slots__ = ("_keys",)
+    __slots__ = ("_keys", "passed")
 
     def __init__(self, keys: Iterable[Secret]) -> None:
         """`keys` must never be seen."""
         self._keys: tuple[bytes, ...] = ()
+        self.passed = PASSED_HEADERS
+        """Names of headers that pass."""
         for key in keys:
             self.hide(key)
 
@@ -33,7 +37,7 @@ class ResponseRedactor:
 
     def headers(self, sent: Headers, request_id: str) -> Headers:
         """Those of the upstream's headers that pass, and our request id."""
-        found = [(name, value) for name, value in sent if name in PASSED_HEADERS and HEADER_VALUE.match(value)]
+        found = [(name, value) for name, value in sent if name in self.passed and HEADER_VALUE.match(value)]
         found.append((b"x-request-id", request_id.encode()))
         return found
 

@@ -13,7 +13,7 @@ from config.errors import ConfigError
 from config.secrets import Secret, upstream_keys
 from config.settings import Settings
 from config.upstreams import DEFAULT_NAME, default_of, entries_of
-from proxy.gateway.answers.redact import ResponseRedactor
+from proxy.gateway.answers.redact import PASSED_HEADERS, TELL_WHO_SERVED, ResponseRedactor
 from proxy.gateway.upstream.control import UpstreamGone, control_client
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError
 from proxy.gateway.upstream.member import Member
@@ -115,6 +115,8 @@ class Upstreams:
         self._retired = [member for member in self._retired if member.pool.connections[0]]
         only = members[entries[0].name]
         self.alone = only if len(members) == 1 and serves_all(only) else None
+        shown = len(members) == 1 or settings.failover.show_upstream
+        self.redactor.passed = PASSED_HEADERS if shown else PASSED_HEADERS - TELL_WHO_SERVED
 
     async def look(self) -> int:
         """Read keys that changed in their files, and ask who does not serve whether it does again."""
