@@ -165,8 +165,8 @@ class PriceBook:
         """
         card = model.tier(tier).card(usage.input_tokens)
         cost = self._cost(card, usage)
-        if not more and model.markup == 1 and not model.sale:
-            return self._charge(card, cost, None, ())
+        if not more and not model.sale:
+            return self._marked_up(card, cost, model.markup)
         due, cards = Fraction(self._due(model, tier, usage, cost)), []
         for line in more:
             other = line.model.tier(line.tier).card(line.usage.input_tokens)
@@ -194,8 +194,8 @@ class PriceBook:
         """Price the most that a request within `bounds` can cost (I2): all at the dearest rate that can apply."""
         card = model.tier(tier).card(bounds.input_tokens)
         cost = self._most(card, bounds)
-        if not bounds.more and model.markup == 1 and not model.sale:
-            return self._charge(card, cost, None, ())
+        if not bounds.more and not model.sale:
+            return self._marked_up(card, cost, model.markup)
         due, cards = Fraction(self._most_due(model, tier, bounds, cost)), []
         for other_model, other_tier, other_bounds in bounds.more:
             other = other_model.tier(other_tier).card(other_bounds.input_tokens)
@@ -221,21 +221,21 @@ class PriceBook:
                 high = middle - 1
         return low
 
-    def _charge(
-        self, card: ModelRates, cost_scaled: int, due_scaled: Fraction | None, more: Sequence[ModelRates]
-    ) -> Charge:
-        """`due_scaled` None: sold at cost."""
-        cost = round_up(cost_scaled, SCALE)
-        if due_scaled is None:
-            due = cost if self._rounding == "exact" else round_up(cost_scaled, SCALE, self._rounding)
-        else:
-            due = round_up(due_scaled.numerator, SCALE * due_scaled.denominator, self._rounding)
+    def _marked_up(self, card: ModelRates, cost_scaled: int, markup: Fraction) -> Charge:
+        """Charge of one model that is sold at a markup. As integers: a Fraction costs microseconds, and each request
+        is priced four times.
+        """
+        due = round_up(cost_scaled * markup.numerator, SCALE * markup.denominator, self._rounding)
+        return Charge(due, round_up(cost_scaled, SCALE), card.tier, card.snapshot)
+
+    def _charge(self, card: ModelRates, cost_scaled: int, due_scaled: Fraction, more: Sequence[ModelRates]) -> Charge:
+        due = round_up(due_scaled.numerator, SCALE * due_scaled.denominator, self._rounding)
         rates = card.snapshot
         if more:
             rates = msgspec.Raw(
                 msgspec.json.encode({**msgspec.json.decode(rates), "more": [other.snapshot for other in more]})
             )
-        return Charge(due, cost, card.tier, rates)
+        return Charge(due, round_up(cost_scaled, SCALE), card.tier, rates)
 
     def _cost(self, card: ModelRates, usage: Usage) -> int:
         scaled = scaled_cost(card, usage)
@@ -251,7 +251,10 @@ class PriceBook:
         return scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
 
     def _most(self, card: ModelRates, bounds: Bounds) -> int:
-        return _scaled_ceiling(card, bounds) + sum(self._call(name) * number for name, number in bounds.calls)
+        scaled = _scaled_ceiling(card, bounds)
+        for name, number in bounds.calls:
+            scaled += self._call(name) * number
+        return scaled
 
     def _most_due(self, model: Model, tier: str, bounds: Bounds, cost: int) -> Fraction | int:
         explicit = model.sale.get(tier)
