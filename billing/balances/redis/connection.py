@@ -20,6 +20,8 @@ from config.store_urls import fields_of
 
 RECONNECT_SECONDS = 0.1
 WATCH_SECONDS = 0.1
+TELL_SECONDS = 0.001
+"""How long what nobody waits for may wait for company: a write of its own costs as much as all else about it."""
 MAX_QUEUED = 50_000
 
 Argument = bytes | str | int
@@ -37,9 +39,11 @@ class RedisConnection:
         self._hashes: dict[str, bytes] = {}
         self._transport: asyncio.Transport | None = None
         self._reader = hiredis.Reader()
-        self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._waiting: deque[asyncio.Future[Any] | None] = deque()
+        """Who gets the next replies; None: nobody."""
+        self._replies = 0
         self._out: list[bytes] = []
-        self._flush_due = False
+        self._flush_due = self._late_flush_due = False
         self._loop = asyncio.get_running_loop()
         self._lost = asyncio.Event()
         self._ready = False
@@ -68,6 +72,19 @@ class RedisConnection:
             raise StoreUnavailable("redis", "is not reachable")
         return self._send((b"EVALSHA", self._hashes[name], len(keys), *keys, *arguments))
 
+    def tell(self, name: str, keys: Sequence[str], arguments: Sequence[Argument]) -> None:
+        """Run a script whose reply nobody waits for, with what is sent next, at most `TELL_SECONDS` later.
+
+        Raises StoreUnavailable at once when the connection is down.
+        """
+        if not self._ready or self._transport is None or len(self._waiting) >= MAX_QUEUED:
+            raise StoreUnavailable("redis", "is not reachable")
+        self._waiting.append(None)
+        self._pack((b"EVALSHA", self._hashes[name], len(keys), *keys, *arguments))
+        if not self._late_flush_due:
+            self._late_flush_due = True
+            self._loop.call_later(TELL_SECONDS, self._flush_late)
+
     def call(self, *command: Argument) -> "asyncio.Future[Any]":
         """Run a plain command. Raises StoreUnavailable at once when the connection is down."""
         if not self._ready:
@@ -79,17 +96,24 @@ class RedisConnection:
             raise StoreUnavailable("redis", "is not reachable")
         future = self._loop.create_future()
         self._waiting.append(future)
-        self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
+        self._pack(command)
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
         return future
+
+    def _pack(self, command: Sequence[Argument]) -> None:
+        self._out.append(hiredis.pack_command(tuple(command)))  # type: ignore[arg-type]
 
     def _flush(self) -> None:
         self._flush_due = False
         if self._transport is not None and self._out:
             self._transport.write(b"".join(self._out))
         self._out.clear()
+
+    def _flush_late(self) -> None:
+        self._late_flush_due = False
+        self._flush()
 
     async def _keep(self) -> None:
         """Connect, greet, watch; again for ever."""
@@ -136,16 +160,15 @@ class RedisConnection:
         Time is counted in looks, at each of which replies could have been read: a process that was itself not running
         for a second (a busy machine, a suspended one) does not take Redis for dead.
         """
-        oldest, looks = None, 0
+        waited, replies, looks = False, 0, 0
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            first = self._waiting[0] if self._waiting else None
-            looks = looks + 1 if first is oldest and first is not None else 0
-            oldest = first
+            looks = looks + 1 if waited and self._replies == replies else 0
+            waited, replies = bool(self._waiting), self._replies
             if looks * WATCH_SECONDS >= self._timeout:
                 self._drop("does not answer in time")
                 return
-            if first is None and self._ready:
+            if not self._waiting and self._ready:
                 with contextlib.suppress(StoreUnavailable):
                     self._send((b"PING",)).add_done_callback(_ignore)
 
@@ -157,7 +180,8 @@ class RedisConnection:
                 self._drop("sent a reply nobody asked for")
                 return
             future = self._waiting.popleft()
-            if future.done():
+            self._replies += 1
+            if future is None or future.done():
                 continue
             if isinstance(reply, hiredis.ReplyError):
                 future.set_exception(StoreUnavailable("redis", str(reply)))
@@ -178,7 +202,7 @@ class RedisConnection:
         self._out.clear()
         waiting, self._waiting = self._waiting, deque()
         for future in waiting:
-            if not future.done():
+            if future is not None and not future.done():
                 future.set_exception(StoreUnavailable("redis", reason, in_doubt=True))
                 future.add_done_callback(_ignore)
         self._lost.set()

@@ -78,9 +78,15 @@ class OwnHolds:
         return bool(self._kept[bucket]) or bucket in buckets_of_live
 
     def trim(self, bucket: int, flushed: str) -> None:
-        """Let go of charges that SQL has: those up to this position of the bucket's journal."""
-        kept, until = self._kept[bucket], _position(flushed)
-        done = [hold_id for hold_id, (position, _) in kept.items() if _position(position) <= until]
+        """Let go of charges that SQL has: those up to this position of the bucket's journal.
+
+        They were kept in its order, or nearly: what comes after a later one goes with that.
+        """
+        kept, until, done = self._kept[bucket], _position(flushed), list[str]()
+        for hold_id, (position, _) in kept.items():
+            if _position(position) > until:
+                break
+            done.append(hold_id)
         for hold_id in done:
             del kept[hold_id]
 

@@ -190,9 +190,7 @@ class RedisBalances:
             prefix = PREFIXES[bucket]
             keys = (f"{prefix}epoch", f"{prefix}h:{mark.hold_id}")
             with contextlib.suppress(StoreUnavailable):  # the queue is full: told when it reconnects
-                self._connection.run(
-                    "mark", keys, (self._epochs.tokens[bucket], mark.amount, mark.record)
-                ).add_done_callback(_swallow)
+                self._connection.tell("mark", keys, (self._epochs.tokens[bucket], mark.amount, mark.record))
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """See Balances."""
@@ -205,7 +203,7 @@ class RedisBalances:
             prefix = PREFIXES[bucket]
             keys = (f"{prefix}epoch", f"{prefix}a:{account_id}", f"{prefix}h:{hold_id}", f"{prefix}k:")
             with contextlib.suppress(StoreUnavailable):
-                self._connection.run("shrink", keys, (self._epochs.tokens[bucket], amount)).add_done_callback(_swallow)
+                self._connection.tell("shrink", keys, (self._epochs.tokens[bucket], amount))
 
     def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances."""
@@ -438,8 +436,3 @@ def _cannot_open(reached: bool, failure: StoreUnavailable | None) -> StoreUnavai
     if not reached:
         return StoreUnavailable("redis", "cannot be reached")
     return failure or StoreUnavailable("redis", "its balances cannot be rebuilt from SQL")
-
-
-def _swallow(future: "asyncio.Future[Any]") -> None:
-    if not future.cancelled():
-        future.exception()
