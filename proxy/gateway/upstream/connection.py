@@ -58,6 +58,9 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._probe: socket.socket | None = None
         self._acked_before = 0
+        self._encrypted = False
+        self._written = 0
+        """Bytes of all requests, and what the kernel counts of making the connection."""
         self._parser: httptools.HttpResponseParser | None = None
         self.idle_since = 0.0
         self.untouched = False
@@ -90,12 +93,15 @@ class UpstreamConnection(asyncio.Protocol):
         self._reset()
         self.idle_since = 0.0
         self.untouched = False
-        self._parser = httptools.HttpResponseParser(self)
+        if self._parser is None:
+            self._parser = httptools.HttpResponseParser(self)
         self.started = True
-        self._acked_before = self._acked() if reused else -1
+        # all that was written before was acknowledged, or will be: the kernel is asked only where TLS writes more
+        self._acked_before = -1 if not reused else self._acked() if self._encrypted else self._written
         if self._transport is None:
             raise UpstreamError("closed", sent=False)
         for part in request:
+            self._written += len(part)
             self._transport.write(part)
 
     # asyncio.Protocol
@@ -107,6 +113,8 @@ class UpstreamConnection(asyncio.Protocol):
         if plain is not None and plain.family in (socket.AF_INET, socket.AF_INET6):
             plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._probe = socket.socket(plain.family, plain.type, fileno=os.dup(plain.fileno()))
+        self._encrypted = transport.get_extra_info("ssl_object") is not None
+        self._written = self._acked()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of an answer."""
@@ -219,7 +227,6 @@ class UpstreamConnection(asyncio.Protocol):
     def finish(self) -> None:
         """Finish a read answer: keep the connection if both sides agree, else close it."""
         self.started = False
-        self._parser = None
         if self._keep and self.usable and not self.chunks:
             self._pool.put_back(self)
         else:
