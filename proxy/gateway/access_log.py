@@ -54,7 +54,7 @@ def log_request(services: Services, ended: EndedRequest, hold: RequestHold | Non
         "method": ended.method,
         "path": printable(ended.path.decode("latin-1")[:200]),
         "endpoint": ended.endpoint,
-        "model": printable(hold.plan.parsed.model[:120]) if hold is not None and hold.plan is not None else "",
+        "model": printable(hold.model[:120]) if hold is not None else "",
         "status": status,
         "outcome": ended.outcome,
         "input_tokens": hold.usage.input_tokens if hold is not None else 0,

@@ -40,11 +40,12 @@ def admit(settings: Settings, account_id: str, overloaded: str) -> bool:
     billing, rollout = settings.billing, settings.rollout
     if not billing.charging_enabled and billing.charging_disabled_mode == "block":
         raise unavailable(PAUSED, "charging_paused", 60_000)
-    if rollout.outside == "block" and not is_in(rollout, account_id):
+    inside = is_in(rollout, account_id)
+    if rollout.outside == "block" and not inside:
         raise forbidden(NOT_YET, "not_in_rollout")
     if overloaded:
         raise unavailable(overloaded, "journal_full", 5_000)
-    return is_free(settings, account_id)
+    return not billing.charging_enabled or not inside
 
 
 def banners(settings: Settings, account_id: str) -> list[str]:
@@ -137,7 +138,7 @@ def may_use_model(model: str, allowlist: tuple[str, ...], key_models: tuple[str,
 
 def has_ended(name: str, model: Model, billing: Billing, today: date) -> bool:
     """Tell whether a model that is asked for by that name is gone, and not served to this operator for longer."""
-    return model.has_ended(today) and not fits_any(name, billing.extended_models)
+    return model.ends is not None and today > model.ends and not fits_any(name, billing.extended_models)
 
 
 def models_on_sale(

@@ -104,7 +104,12 @@ class Authenticator:
         Where a header names an end user, it is the key as they have it.
         """
         cached = self._cache.get(digest)
-        key = await (self._known(digest, cached) if cached is not None else self._lookup(digest, headers, peer))
+        if cached is None:
+            key = await self._lookup(digest, headers, peer)
+        elif time.monotonic() - cached.read_at < REFRESH_SECONDS:
+            key = cached.key
+        else:
+            key = await self._known(digest, cached)
         if key is None or key.revoked_at is not None:
             raise unauthorized(WRONG_KEY)
         if key.rules.expires_at is not None and key.rules.expires_at <= now_ms():
@@ -157,8 +162,6 @@ class Authenticator:
         """Key that was found before: as SQL has it now, or as it was while SQL says nothing. Raises Rejection."""
         now = time.monotonic()
         age = now - cached.read_at
-        if age < REFRESH_SECONDS:
-            return cached.key
         asking = cached.asking
         if asking is None:
             asking = cached.asking = asyncio.create_task(self._refresh(digest, cached))

@@ -162,14 +162,14 @@ class Exchange:
     async def _forward(self, forwarding: Forwarding) -> None:
         """Send, relay, settle. Every way out of here but a cancelled stream has resolved the hold."""
         request, services, hold = self.request, self.services, self.hold
-        plan = hold.held_plan
+        plan = hold.plan
         answer: Answer | None = None
         try:
             request.interruption.check()
             if not plan.parsed.stream or plan.is_read_on or plan.parsed.background:
                 request.interruption.muted = True
             answer = await forwarding.send(self._answer_late if request.interruption.muted else None)
-            plan = hold.held_plan
+            plan = hold.plan
             if answer.head.status != 200:
                 await self._pass_error(answer)
             elif await _is_stream(plan, answer):
@@ -281,7 +281,7 @@ class Exchange:
 
     async def _record_begun(self, made: str) -> None:
         """Record whose a stored answer is, before anyone sees its id (I8). Raises Rejection when that cannot be."""
-        hold, plan = self.hold, self.hold.held_plan
+        hold, plan = self.hold, self.hold.plan
         try:
             await self.services.tenants.record_begun(
                 hold.key.account_id, hold.request_id, made, plan.parsed, plan.endpoint.makes, hold.served.upstream

@@ -206,7 +206,7 @@ class Forwarding:
             self._request.shown_upstream = member.name
 
     async def _send_to(self, member: Member, answer_late: AnswerLate | None) -> Answer:
-        request, plan = self._request, self._hold.held_plan
+        request, plan = self._request, self._hold.plan
         identifier = partial(request.services.tenants.identifier, self._hold.key.account_id)
         body = body_to_send(plan, request.settings.billing, identifier, None if member.plain else member.entry)
         accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
@@ -255,7 +255,7 @@ class Forwarding:
         What is no stream is read whole: one that breaks off is made again. Of a stream its first bytes are waited for,
         for a while. Raises UpstreamError, Interrupted.
         """
-        plan = self._hold.held_plan
+        plan = self._hold.plan
         if not self._others() or not leaves_nothing(plan):
             return False
         if plan.parsed.stream or plan.parsed.characters:
@@ -274,14 +274,14 @@ class Forwarding:
         """Judge a failure after so many bytes of an answer; True when the next one is to be asked."""
         if error.reason != "busy" and not self._request.interruption.reason:
             member.circuit.failed(error.reason, self._loop.time())
-        if not self._others() or (error.sent and not leaves_nothing(self._hold.held_plan)):
+        if not self._others() or (error.sent and not leaves_nothing(self._hold.plan)):
             self._count(member, error.reason)
             return False
         return self._go_on(member, error.reason, self._may_cost(received) if error.sent else 0)
 
     def _may_cost(self, received: int) -> int:
         """Millicredits that an upstream may bill for an answer of which so many bytes came."""
-        plan = self._hold.held_plan
+        plan = self._hold.plan
         if plan.endpoint.free:
             return 0
         written = min(received // FEWEST_BYTES_PER_TOKEN, plan.bounds.output_tokens)
@@ -295,7 +295,7 @@ class Forwarding:
         if answer.head.status == OK and not refused:
             member.circuit.served(self._began)
             if self._request.services.upstreams.alone is None and (seconds := rest_of_limits(answer.head)):
-                member.circuit.rest(self._hold.held_plan.parsed.model, self._loop.time(), seconds)
+                member.circuit.rest(self._hold.plan.parsed.model, self._loop.time(), seconds)
             return True
         if refused:
             return not self._go_on(member, "no_answer", self._may_cost(answer.received))
@@ -314,7 +314,7 @@ class Forwarding:
         # those of our account are told in words of ours anyhow
         foreign = reason and reason not in OURS and member.entry.dialect != "openai"
         answer.put_back(neutral_error(reason) if foreign else body)
-        judge(member, answer.head, reason, self._hold.held_plan.parsed.model, self._loop.time())
+        judge(member, answer.head, reason, self._hold.plan.parsed.model, self._loop.time())
         if not reason:
             return True
         if not self._others():
@@ -361,7 +361,7 @@ def leaves_nothing(plan: Plan) -> bool:
 def serve_by(hold: RequestHold, served: Served, terms: PricingTerms) -> bool:
     """Let another upstream serve what is held for, at its terms; False where it may cost more than is held."""
     if terms is not hold.terms:
-        plan = repriced(hold.held_plan, terms.prices)
+        plan = repriced(hold.plan, terms.prices)
         if plan is None or (hold.amount and plan.ceiling.amount > hold.amount):
             return False
         hold.plan, hold.terms = plan, terms

@@ -272,39 +272,37 @@ def _turns(parsed: Parsed, model: Model, text: int, context: int | None, tools: 
     return [turn if window is None else min(turn, window) for turn in turns]
 
 
-def _compaction(parsed: Parsed, model: Model, turns: list[int], cap: int) -> tuple[int, int]:
+def _compaction(parsed: Parsed, model: Model, turns: list[int], cap: int, compact_at: int) -> tuple[int, int]:
     """(input, output) tokens at most of compactions (docs/openai.md#compaction).
 
     One may come before each turn and one behind the last, which goes on then. It reads what there is, and writes no
     more.
     """
-    if parsed.compact_at is None:
-        return 0, 0
     window, most = model.context_window, model.max_output_tokens
     end = turns[-1] + cap * parsed.choices
     end = end if window is None else min(end, window)
-    read = [size for size in (*turns, end) if size >= parsed.compact_at]
+    read = [size for size in (*turns, end) if size >= compact_at]
     written = sum(size if most is None else min(size, most) for size in read)
-    return sum(read) + (end if end >= parsed.compact_at else 0), written
+    return sum(read) + (end if end >= compact_at else 0), written
 
 
 def _bounds(parsed: Parsed, model: Model, turns: list[int], cap: int, searches: int, tools: Tools) -> Bounds:
     """Bounds of these turns and of what compacts their context."""
-    read, written = _compaction(parsed, model, turns, cap)
-    return bounds_of(
-        parsed._replace(extra_output=parsed.extra_output + written), sum(turns) + read, cap, searches, tools
-    )
+    read, written = (0, 0) if parsed.compact_at is None else _compaction(parsed, model, turns, cap, parsed.compact_at)
+    return bounds_of(parsed, sum(turns) + read, cap, searches, tools, written)
 
 
-def bounds_of(parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: Tools = NO_TOOLS) -> Bounds:
-    """Bounds that the hold is priced by; `cap` is output tokens per choice."""
+def bounds_of(
+    parsed: Parsed, tokens_in: int, cap: int, searches: int, tools: Tools = NO_TOOLS, written: int = 0
+) -> Bounds:
+    """Bounds that the hold is priced by; `cap` is output tokens per choice, `written` those of no choice."""
     more: tuple[tuple[Model, str, Bounds], ...] = ()
     if tools.image is not None and parsed.image_tool is not None:
         each = parsed.image_tool
         more = ((tools.image, "default", Bounds(each.input_tokens * tools.calls, each.output_tokens * tools.calls)),)
     return Bounds(
         input_tokens=tokens_in,
-        output_tokens=cap * parsed.choices + parsed.extra_output,
+        output_tokens=cap * parsed.choices + parsed.extra_output + written,
         audio_input_tokens=min(parsed.audio_tokens, tokens_in),
         audio_output=parsed.audio_output,
         cache_write_12h=parsed.cache_write_12h or parsed.keeps_cache,

@@ -50,13 +50,17 @@ NO_USAGE = Usage()
 class RequestHold:
     """One hold and its end. Amounts are millicredits.
 
-    `plan` is what it was held for, clamped or counted since; `checkpointed_at` is when the store was last told what is
-    owed, `sent_at` when the request went upstream (both monotonic seconds); `told` is who serves it by its record.
-    `unowned`: ids that nobody may see (I8).
+    `checkpointed_at` is when the store was last told what is owed, `sent_at` when the request went upstream (both
+    monotonic seconds); `told` is who serves it by its record. `unowned`: ids that nobody may see (I8); `model`: the
+    name that is asked for, "" before anything is held.
     """
 
+    key: ApiKey
+    """The key that is charged. Only from `hold` or `resume` on, as `plan`."""
+    plan: Plan
+    """What it is held for, clamped or counted since."""
+
     __slots__ = (
-        "_key",
         "_rated",
         "_services",
         "_settings",
@@ -66,7 +70,9 @@ class RequestHold:
         "free",
         "input_owed",
         "is_open",
+        "key",
         "labels",
+        "model",
         "owner",
         "plan",
         "request_id",
@@ -99,11 +105,10 @@ class RequestHold:
         self._services, self.terms, self.request_id = services, terms, request_id
         self.started_ms, self.started = started_ms, started
         self._settings = services.settings  # what a request begins under, it ends under
-        self._key: ApiKey | None = None
         self._rated = (0, 0)  # tokens that a minute of the key was asked for, and how many one has
         self.owner = owner
         self.served = self.told = served or services.upstreams.served
-        self.plan: Plan | None = None
+        self.model = ""
         self.free = self.is_open = False
         self.amount = self.input_owed = Millicredits(0)
         self.charged = 0
@@ -112,20 +117,6 @@ class RequestHold:
         self.share: ConversationShare | None = None
         self.labels, self.unowned = NO_LABELS, tuple[str, ...]()
         self.checkpointed_at = self.sent_at = 0.0
-
-    @property
-    def key(self) -> ApiKey:
-        """The key that is charged. Only after `hold`."""
-        if self._key is None:
-            raise RuntimeError("nothing was held")
-        return self._key
-
-    @property
-    def held_plan(self) -> Plan:
-        """The plan that is held for. Only after `hold`."""
-        if self.plan is None:
-            raise RuntimeError("nothing was held")
-        return self.plan
 
     def facts(self, plan: Plan, first_byte_ms: int = 0) -> RequestFacts:
         """Facts for the request's rows."""
@@ -139,14 +130,14 @@ class RequestHold:
 
         `free`: see admission.admit; `wait`: for others. Raises Rejection (402, 429, 503).
         """
-        self._key, self.free = key, free
+        self.key, self.free = key, free
         plan, result = await self._attempt(plan, key, patient=True)
         if isinstance(result, Refused) and wait and self._may_wait(plan, result):
             plan, result = await self._wait_for_others(plan, key, result)
         if isinstance(result, Refused):
             limits = limits_for(plan, key, self._settings.limits, self.started_ms)
             raise short_for(self._services, self._settings, key, limits, (plan, self.terms.prices), result)
-        self.is_open, self.plan = True, plan
+        self.is_open, self.plan, self.model = True, plan, plan.parsed.model
         self._services.open_holds.by_id[self.request_id] = self
         if plan.endpoint.free and not free and result.balance <= 0:  # free for customers, not for everybody
             await self.release()
@@ -211,8 +202,10 @@ class RequestHold:
 
     def _leave_room(self, plan: Plan, result: Held) -> Plan:
         """Lower our own cap where this hold takes more than its share of what was available."""
+        if not plan.cap_is_ours or not self.amount:
+            return plan
         before = result.balance - result.held + self.amount
-        enough = usual(plan, self.terms.prices).ceiling.amount if plan.cap_is_ours and self.amount else 0
+        enough = usual(plan, self.terms.prices).ceiling.amount
         if self.amount <= share_of(before, enough) or not enough:
             return plan
         lower = clamped(plan, share_of(before, enough), self._settings.holds.min_output_tokens, self.terms.prices)
@@ -254,7 +247,8 @@ class RequestHold:
         `amount` was held when it began. Where the hold was lost with all processes and the money is spent meanwhile,
         what is left is held and the rest is our loss. Raises StoreUnavailable.
         """
-        self._key, self.plan, self.amount, self.free = key, plan, amount, free
+        self.key, self.amount, self.free = key, amount, free
+        self.plan, self.model = plan, plan.parsed.model
         for _ in range(HOLD_TRIES):
             record = checkpoint_of(self.facts(plan), self.terms.prices, 0).record
             result = await self._services.balances.resume(self._asked(key, 0, NO_LIMITS, record))
@@ -284,7 +278,7 @@ class RequestHold:
         self.sent_at = self.sent_at or self.checkpointed_at
         if self.amount:
             retold = self.served != self.told
-            record = checkpoint_of(self.facts(self.held_plan), self.terms.prices, 0).record if retold else b""
+            record = checkpoint_of(self.facts(self.plan), self.terms.prices, 0).record if retold else b""
             self.told = self.served
             sent = Checkpoint(self.request_id, self.key.account_id, self.input_owed, record)
             self._services.balances.checkpoint(sent)
@@ -293,7 +287,7 @@ class RequestHold:
         """Tell the store what is owed if we die now, with the output that was streamed so far."""
         self.checkpointed_at = time.monotonic()
         if self.amount:
-            facts = self.facts(self.held_plan)
+            facts = self.facts(self.plan)
             self._services.balances.checkpoint(checkpoint_of(facts, self.terms.prices, tokens_out))
 
     def start_shrinking(self, streamed: Callable[[], int]) -> "asyncio.Task[None] | None":
@@ -302,7 +296,7 @@ class RequestHold:
         Bytes over-hold English text about fivefold, which would refuse the account's next requests for no reason.
         `streamed`: output tokens that the client has seen so far.
         """
-        plan = self.held_plan
+        plan = self.plan
         if self.amount < SHRINK_FROM or self.input_owed * 2 < self.amount:
             return None
         if not is_worth_counting(plan, self.amount, self.terms.prices):
@@ -328,7 +322,7 @@ class RequestHold:
         first_byte_ms: int,
     ) -> SettlementDecision:
         """Decide what the answer costs, charge it once, and keep whose its objects are. `head`: upstream's headers."""
-        plan = self.held_plan
+        plan = self.plan
         decision = await self.decide(report, observed, outcome)
         await self.charge(decision, head, first_byte_ms)
         if report.sounds:
@@ -342,7 +336,7 @@ class RequestHold:
 
     async def record_made(self, report: Report, decision: SettlementDecision) -> tuple[str, ...]:
         """Keep whose its objects are, and how much of them a later request reads; return the ids that nobody owns."""
-        plan, usage, tenants = self.held_plan, decision.usage, self._services.tenants
+        plan, usage, tenants = self.plan, decision.usage, self._services.tenants
         made = (report, usage, plan.parsed, plan.endpoint.makes, self.served.upstream)
         kept = plan.kept_tokens(usage.total_tokens)
         return await tenants.record_made(self.key.account_id, self.request_id, *made, kept=kept)
@@ -350,24 +344,26 @@ class RequestHold:
     async def correct_share(self, decision: SettlementDecision) -> None:
         """Correct what was reserved in the conversation by what upstream says that was read and written."""
         used, drawn = decision.usage.total_tokens, decision.report.drawn
-        known = decision.source == "upstream" and self.held_plan.kept_tokens(used) == used
+        known = decision.source == "upstream" and self.plan.kept_tokens(used) == used
         await self._end_share(used if known else ALL_RESERVED, drawn)
 
     async def _end_share(self, actual: int, drawn: int = 0) -> None:
         if self.share is not None:
-            await self._services.tenants.end_share(self.share, actual, self.held_plan.parsed.model, drawn)
+            await self._services.tenants.end_share(self.share, actual, self.plan.parsed.model, drawn)
 
     async def decide(self, report: Report, observed: ObservedOutput, outcome: Outcome) -> SettlementDecision:
         """Decide what the answer costs, by the terms and the plan it was held under."""
         services, tenants = self._services, self._services.tenants
-        sessions, unowned = await tenants.sessions(self.key.account_id, self.request_id, report.containers)
-        self.unowned += unowned
+        sessions = 0
+        if report.containers:
+            sessions, unowned = await tenants.sessions(self.key.account_id, self.request_id, report.containers)
+            self.unowned += unowned
         seen = (report, observed, outcome)
-        return await decide_settlement(services, self.terms, self.held_plan, *seen, sessions, self.amount)
+        return await decide_settlement(services, self.terms, self.plan, *seen, sessions, self.amount)
 
     async def charge(self, decision: SettlementDecision, head: list[tuple[bytes, bytes]], first_byte_ms: int) -> None:
         """Charge, once. `settled` stays None when the store does not answer now: it has queued the charge."""
-        services, plan, account_id = self._services, self.held_plan, self.key.account_id
+        services, plan, account_id = self._services, self.plan, self.key.account_id
         due = self._due(decision)
         record = usage_record(self.facts(plan, first_byte_ms), decision, free=self.free, head=head)
         used = decision.usage.total_tokens
@@ -389,7 +385,7 @@ class RequestHold:
 
     async def checkpoint_decided(self, decision: SettlementDecision) -> None:
         """Tell the store the final charge: who finds this hold after a crash books exactly that (StoreUnavailable)."""
-        record = usage_record(self.facts(self.held_plan), decision, free=self.free, head=[])
+        record = usage_record(self.facts(self.plan), decision, free=self.free, head=[])
         balances = self._services.balances
         balances.checkpoint(Checkpoint(self.request_id, self.key.account_id, self._due(decision), record))
         await balances.wait_persisted(self.request_id)
@@ -399,7 +395,7 @@ class RequestHold:
 
     async def settle_abandoned(self, tokens_out: int) -> None:
         """Something was streamed and then everything went wrong: charge it as an orphan, by its checkpoint."""
-        owed = checkpoint_of(self.facts(self.held_plan), self.terms.prices, tokens_out)
+        owed = checkpoint_of(self.facts(self.plan), self.terms.prices, tokens_out)
         due = owed.amount if self.amount else Millicredits(0)
         self._close()
         try:

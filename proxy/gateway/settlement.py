@@ -109,7 +109,8 @@ async def decide_settlement(
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
-    charge = price_usage(plan, terms.prices, usage, report, _other_models(plan, terms.prices, report, counted))
+    others = _other_models(plan, terms.prices, report, counted) if report.more or report.pictures else ()
+    charge = price_usage(plan, terms.prices, usage, report, others)
     if source == "bounded":
         charge = charge._replace(amount=Millicredits(min(charge.amount, held)))
     if observed.errored and observed.is_empty(report) and terms.insurance:
@@ -296,6 +297,8 @@ def with_possible_tools(report: Report, plan: Plan) -> Report:
 
     A call may search more than once, but not a hundred times.
     """
+    if not (report.calls or report.more):
+        return report
     calls = max(1, plan.tools.calls)
     if any(number > CALLS_A_TURN * calls for _, number in report.calls):
         report = report._replace(calls=report.seen_calls)

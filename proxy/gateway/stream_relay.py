@@ -88,7 +88,7 @@ class StreamRelay:
         raises Rejection where the answer must not be shown.
         """
         self._request, self._hold, self._answer, self._meter = request, hold, answer, meter
-        self._plan, self._begun = hold.held_plan, begun
+        self._plan, self._begun = hold.plan, begun
         self._sounds: tuple[tuple[str, int], ...] = ()
 
     async def run(self) -> Outcome:

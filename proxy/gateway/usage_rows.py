@@ -39,6 +39,8 @@ class RequestFacts(NamedTuple):
 
 def _plain_text(text: str) -> str:
     """Text as every database takes it: PostgreSQL refuses a NUL, UTF-8 half a surrogate pair, and with it the batch."""
+    if text.isascii() and "\0" not in text:
+        return text[:LONGEST_NAME]
     return text.replace("\0", "").encode("utf-8", "replace").decode()[:LONGEST_NAME]
 
 

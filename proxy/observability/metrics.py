@@ -176,9 +176,10 @@ class Metrics:
 
     def count_answer(self, endpoint: str, status: int, outcome: str) -> None:
         """Count an answer under /v1; status 499: the client left."""
-        self.count(self.requests, endpoint, str(status))
-        self.count(self.outcomes, outcome)
-        self.count(self.objective, "deduction", "bad" if outcome in OUR_FAILINGS else "good")
+        pending = self._pending
+        pending[self.requests, (endpoint, str(status))] += 1
+        pending[self.outcomes, (outcome,)] += 1
+        pending[self.objective, ("deduction", "bad" if outcome in OUR_FAILINGS else "good")] += 1
 
     def count_webhook_handled(self, seconds: int | float) -> None:
         """Count a handled event of Stripe's, so many seconds after it was received."""

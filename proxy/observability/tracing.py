@@ -33,6 +33,9 @@ class Trace:
         """End it, as the request was answered; `facts` as in its log line."""
 
 
+UNTRACED = Trace()
+
+
 class Tracing(Protocol):
     """Beginning and end of traces."""
 
@@ -50,7 +53,8 @@ class PassOn:
 
     def begin(self, headers: Headers) -> Trace:
         """Take the client's trace on."""
-        return Trace(*context_of(headers))
+        parent, state = context_of(headers)
+        return Trace(parent, state) if parent else UNTRACED
 
     def close(self) -> None:
         """Do nothing: there is nothing to hand over."""

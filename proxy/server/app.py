@@ -69,7 +69,7 @@ class Application:
         if wired is None:
             return
         groups = self._ports.get(scope["server"][1], ()) if self._ports else ALL_GROUPS
-        served = group_of(scope["path"]) in groups
+        served = groups is ALL_GROUPS or group_of(scope["path"]) in groups
         scope[APP_ONLY] = "admin" not in groups
         if scope["type"] == "websocket":
             socket = Socket(wired.services, scope, receive, send)

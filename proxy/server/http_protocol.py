@@ -205,13 +205,14 @@ class GuardedProtocol(HttpToolsProtocol):
         names = [name for name, _ in self.headers]
         if names.count(b"host") != 1:
             return "The request must have exactly one Host header."
-        if b"transfer-encoding" in names and b"content-length" in names:
+        lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
+        if codings and lengths:
             return "The request has both Content-Length and Transfer-Encoding."
-        if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
+        if lengths > 1 or codings > 1:
             return "The request gives its length twice."
-        if any(name == b"transfer-encoding" and value.lower() != b"chunked" for name, value in self.headers):
+        if codings and dict(self.headers)[b"transfer-encoding"].lower() != b"chunked":
             return "The only transfer coding accepted here is chunked."
-        if sum(len(name) + len(value) + 4 for name, value in self.headers) > self.limits.header_bytes:
+        if sum([len(name) + len(value) + 4 for name, value in self.headers]) > self.limits.header_bytes:
             return "The request head is too large."
         return ""
 

@@ -31,7 +31,6 @@ class RecordedExchange:
             is_open=False,
             checkpoint_sent=lambda: None,
             release=self._release,
-            held_plan=None,
             plan=None,
             amount=0,
         )
@@ -44,7 +43,7 @@ class RecordedExchange:
         self.waited = wait
         self.plans.append(plan)
         self.hold.amount = plan.ceiling.amount
-        self.hold.is_open, self.hold.held_plan, self.hold.plan = True, plan, plan
+        self.hold.is_open, self.hold.plan = True, plan
         return plan
 
     async def refuse(self, _rejection: Rejection) -> None:
@@ -58,8 +57,8 @@ class RecordedExchange:
         self.hold.is_open = False
 
     def expect_input(self, tokens: int, audio: int) -> None:
-        parsed = self.hold.held_plan.parsed._replace(estimated_input=tokens, estimated_audio=audio)
-        self.hold.plan = self.hold.held_plan = self.hold.held_plan._replace(parsed=parsed)
+        parsed = self.hold.plan.parsed._replace(estimated_input=tokens, estimated_audio=audio)
+        self.hold.plan = self.hold.plan = self.hold.plan._replace(parsed=parsed)
 
     def begin(self) -> None:
         """The response has begun."""

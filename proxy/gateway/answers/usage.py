@@ -28,7 +28,7 @@ def read_usage(raw: Any) -> Usage | None:
     made = raw.get("completion_tokens_details") or {}
     if not isinstance(inside, dict) or not isinstance(made, dict):
         return None
-    writes = inside.get("cache_write_tokens_details") or {}
+    writes = inside.get("cache_write_tokens_details")
     write_12h = part_of(writes, "ttl_12h_tokens") if isinstance(writes, dict) else 0
     usage = Usage(
         input_tokens=prompt,
@@ -113,4 +113,5 @@ def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int 
 
 def part_of(raw: dict[str, Any], name: str) -> int:
     """Part of a count; 0 when it is missing or makes no sense."""
-    return count_of(raw, name) or 0
+    value = raw.get(name)
+    return value if type(value) is int and 0 <= value <= MAX_TOKENS else count_of(raw, name) or 0

@@ -20,11 +20,11 @@ async def hand_over(services: Services, hold: RequestHold, response_id: str) -> 
     Raises Rejection when that cannot be written: then it is cancelled upstream, and nothing is held.
     """
     tenants, account_id = services.tenants, hold.key.account_id
-    counted = await count_input(services.tokenizer, hold.held_plan)
-    record = pending_record(hold.facts(hold.held_plan), hold.terms, counted, hold.share)
+    counted = await count_input(services.tokenizer, hold.plan)
+    record = pending_record(hold.facts(hold.plan), hold.terms, counted, hold.share)
     try:
         where = hold.served.upstream
-        parsed = hold.held_plan.parsed
+        parsed = hold.plan.parsed
         await tenants.record_begun(account_id, hold.request_id, response_id, parsed, upstream=where)
         await tenants.objects.begin_background(response_id, hold.request_id, account_id, record, where)
     except StoreUnavailable:

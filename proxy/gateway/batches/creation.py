@@ -226,7 +226,7 @@ class BatchExchange:
         """Give the money back: upstream did not take the batch. Where a store is away the poller finds that out."""
         hold = self.hold
         with contextlib.suppress(StoreUnavailable):
-            await hold.resume(hold.held_plan, hold.key, hold.amount, free=hold.free)
+            await hold.resume(hold.plan, hold.key, hold.amount, free=hold.free)
             try:
                 ends_here = await self._objects.batches.end(self.request.request_id)
             except StoreUnavailable:

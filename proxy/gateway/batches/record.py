@@ -67,7 +67,7 @@ def batch_record(hold: RequestHold, endpoint: str, lines: int) -> str:
         BatchRecord(
             key_id=hold.key.key_id,
             endpoint=endpoint,
-            model=hold.held_plan.parsed.model,
+            model=hold.plan.parsed.model,
             held=hold.amount,
             free=hold.free,
             started_ms=hold.started_ms,

@@ -103,7 +103,7 @@ class SocketExchange:
 
     def expect_input(self, tokens: int, audio: int) -> None:
         """Estimate what it reads, `audio` tokens of it sound: that is charged where its usage never comes."""
-        held = self.hold.held_plan
+        held = self.hold.plan
         self.hold.plan = held._replace(parsed=held.parsed._replace(estimated_input=tokens, estimated_audio=audio))
 
     def begin(self) -> None:

@@ -69,7 +69,7 @@ class Lanes:
         if not heads:
             return None
         first = [one for waiting in heads for one in (waiting if self._in_doubt else [waiting[0]])]
-        named = [one for one in first if model.startswith(one.hold.held_plan.parsed.model)]
+        named = [one for one in first if model.startswith(one.hold.plan.parsed.model)]
         exchange = max(named or first, key=lambda one: one.hold.amount)
         if any(other == lane for other, _ in self._running.values()):
             log.warning("response %s began in a lane in which another one runs", response_id)

@@ -204,7 +204,7 @@ class ResponsesSession:
         if exchange is None:
             raise Finished(POLICY_VIOLATION, "A response began that nothing is held for.")
         exchange.response_id = response_id
-        if exchange.hold.held_plan.keeps and response_id:
+        if exchange.hold.plan.keeps and response_id:
             await self._record_begun(exchange, response_id, lane)
 
     async def _record_begun(self, exchange: SocketExchange, response_id: str, lane: Lane) -> None:
@@ -214,7 +214,7 @@ class ResponsesSession:
         """
         try:
             hold = exchange.hold
-            made = (hold.request_id, response_id, hold.held_plan.parsed)
+            made = (hold.request_id, response_id, hold.plan.parsed)
             await self._services.tenants.record_begun(hold.key.account_id, *made, upstream=hold.served.upstream)
         except StoreUnavailable:
             rejection = unavailable(CANNOT_KEEP, "store_unavailable")
@@ -233,9 +233,9 @@ class ResponsesSession:
         await exchange.settle(report)
         self._lanes.drop(exchange)
         if report.upstream_id and report.usage is not None:
-            parsed = exchange.hold.held_plan.parsed
+            parsed = exchange.hold.plan.parsed
             before = [self._made[one.id].picture_extra for one in parsed.references if one.id in self._made]
-            tokens = exchange.hold.held_plan.kept_tokens(report.usage.total_tokens)
+            tokens = exchange.hold.plan.kept_tokens(report.usage.total_tokens)
             self._made[report.upstream_id] = MadeHere(
                 tokens, parsed.model, parsed.picture_extra + sum(before), parsed.carried
             )
@@ -255,7 +255,7 @@ class ResponsesSession:
         unfinished = self._lanes.unfinished
         if not gone or self._services.settings.metering.on_disconnect == "read_on":
             return bool(unfinished)
-        return any(one.hold.held_plan.is_read_on for one in unfinished)
+        return any(one.hold.plan.is_read_on for one in unfinished)
 
     async def end(self, outcome: Outcome) -> None:
         """See SocketSession."""

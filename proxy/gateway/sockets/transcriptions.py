@@ -120,7 +120,7 @@ class Transcriptions:
     def charge_only_a_transcript(self, item: str) -> None:
         """Of this item nobody knows how long it was: what is held for it is no estimate of its cost."""
         if (exchange := self._items.get(item)) is not None:
-            held = exchange.hold.held_plan
+            held = exchange.hold.plan
             exchange.hold.plan = held._replace(parsed=_with_length(held.parsed, 0))
 
     async def end(self, outcome: Outcome) -> None:
@@ -150,7 +150,7 @@ class Transcriptions:
             listening = await self._listen(self._plan(model, length, self._begin.terms.prices), length)
         self._listening = None
         exchange = listening.exchange
-        held = exchange.hold.held_plan
+        held = exchange.hold.plan
         exchange.hold.plan = held._replace(parsed=_with_length(held.parsed, length))
         exchange.begin()
         exchange.hold.checkpoint_sent()

@@ -130,7 +130,7 @@ class VectorSearch:
         hold, request = self.hold, self.request
         await hold.wait_persisted()
         usage = Usage(calls=((FEE, queries),))
-        charge = hold.terms.prices.price(hold.held_plan.model, TIER, usage)
+        charge = hold.terms.prices.price(hold.plan.model, TIER, usage)
         outcome: Outcome = "client_gone" if request.interruption.reason else "completed"
         request.outcome = request.outcome or outcome
         decision = SettlementDecision(usage, "upstream", outcome, charge, NO_REPORT)

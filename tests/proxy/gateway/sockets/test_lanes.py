@@ -10,7 +10,7 @@ from proxy.gateway.sockets.lanes import Lanes
 
 def response(model: str = "gpt-4o", amount: int = 1) -> SocketExchange:
     """Lanes read no more of a response than its model, what it holds and its text."""
-    held = SimpleNamespace(amount=amount, held_plan=SimpleNamespace(parsed=SimpleNamespace(model=model)))
+    held = SimpleNamespace(amount=amount, plan=SimpleNamespace(parsed=SimpleNamespace(model=model)))
     return cast("SocketExchange", SimpleNamespace(hold=held, passed=PassedEvents()))
 
 
