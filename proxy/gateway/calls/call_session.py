@@ -28,9 +28,14 @@ from billing.money.usage_record import Outcome
 from proxy.gateway.calls.session_config import CallConfig, CallLimits, limits_as_sent, shown_limits
 from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
-from proxy.gateway.sockets.realtime import AUDIO_TOKENS_PER_SECOND, HEADROOM_TOKENS, RealtimeSession, Reply
+from proxy.gateway.sockets.realtime import HEADROOM_TOKENS, RealtimeSession, Reply
 from proxy.gateway.sockets.realtime_frames import UNNAMED, refuse_shared, response_id_of
-from proxy.gateway.sockets.realtime_state import ConversationSize, SessionSettings, SessionState
+from proxy.gateway.sockets.realtime_state import (
+    AUDIO_TOKENS_PER_SECOND,
+    ConversationSize,
+    SessionSettings,
+    SessionState,
+)
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.sockets.transcriptions import BUFFER, HEARD_EVENTS
 from proxy.web.rejections import Rejection, forbidden
@@ -282,7 +287,7 @@ class CallSession(RealtimeSession):
         self._seen[name] = None
         if len(self._seen) > KNOWN_ITEMS:
             self._seen.popitem(last=False)
-        self._size = self._with_items(self._size, [item], len(msgspec.json.encode(item)))
+        self._size = self._size.with_items([item], len(msgspec.json.encode(item)), self._state)
 
     async def _before_hearing(self, name: str, frame: Frame) -> None:
         """Have heard as much as time has passed, or as the server says, and hold for its transcription."""

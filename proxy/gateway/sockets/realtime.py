@@ -22,7 +22,6 @@ from proxy.gateway.admission import admit
 from proxy.gateway.answers.reports import response_report, text_of
 from proxy.gateway.bodies.inventory import REALTIME_CLIENT, named, offered
 from proxy.gateway.bodies.json_body import whole_number
-from proxy.gateway.bodies.media import BYTES_PER_TOKEN
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.endpoints import REALTIME
 from proxy.gateway.plan import Plan, make_plan, sold_model
@@ -30,6 +29,7 @@ from proxy.gateway.services import Services
 from proxy.gateway.sockets.exchange import ANOTHER_TRY, PAYMENT_REQUIRED, Begin, SocketExchange, hold_instead
 from proxy.gateway.sockets.realtime_frames import UNNAMED, error_event, names_file, refuse_shared, response_id_of
 from proxy.gateway.sockets.realtime_state import (
+    AUDIO_TOKENS_PER_SECOND,
     ENDLESS,
     ConversationSize,
     SessionSettings,
@@ -47,13 +47,12 @@ GROWING = named(REALTIME_CLIENT, "bounds") - {"response.create"}
 OWN_READING = ("input", "instructions", "tools")
 """Members of a response that it reads instead of the session's."""
 KNOWN_EVENTS = 1_000
+DONE = "response.done"
 OUR_EVENT = "tollkeeper_output_cap"
-AUDIO_TOKENS_PER_SECOND = 10
 SPOKEN_TOKENS_PER_SECOND = 20
 HEADROOM_TOKENS = 2_000
 """Tokens that the standing hold covers beyond the conversation: it need not grow with every frame."""
 HEADROOM = (HEADROOM_TOKENS, 0, HEADROOM_TOKENS // 4)
-IMAGE_TOKENS = 2_000
 DEFAULT_OUTPUT_TOKENS = 4_096
 
 
@@ -106,6 +105,7 @@ class RealtimeSession:
         self._covered: tuple[int, int] = (0, 0)
         self._asked: deque[Reply] = deque()
         self._running: dict[str, Reply] = {}
+        self._ended: deque[str] = deque(maxlen=KNOWN_EVENTS)
         self._heard = Transcriptions(services, key, begin)
         self._money = asyncio.Lock()
         """Both directions hold: what one of them replaces the other must not have taken meanwhile."""
@@ -219,22 +219,7 @@ class RealtimeSession:
             self._heard.sent += milliseconds
             self._size = self._size.plus(0, 0, -(-milliseconds * AUDIO_TOKENS_PER_SECOND // 1_000))
         else:
-            self._size = self._with_items(self._size, [frame.get("item")], size)
-
-    def _with_items(self, size: ConversationSize, items: Any, length: int) -> ConversationSize:
-        """Size with items that a frame of this length carries: their pictures and sound are no text."""
-        encoded = pictures = 0
-        for item in items if isinstance(items, list) else ():
-            content = item.get("content") if isinstance(item, dict) else None
-            for part in content if isinstance(content, list) else ():
-                if isinstance(part, dict):
-                    encoded += len(part["audio"]) if isinstance(part.get("audio"), str) else 0
-                    if isinstance(part.get("image_url"), str):
-                        length -= len(part["image_url"])
-                        pictures += IMAGE_TOKENS
-        audio = -(-milliseconds_of(encoded, self._state) * AUDIO_TOKENS_PER_SECOND // 1_000)
-        text = max(0, length - encoded)
-        return size.plus(text + pictures + FRAMING_TOKENS, text // BYTES_PER_TOKEN + pictures, audio)
+            self._size = self._size.with_items([frame.get("item")], size, self._state)
 
     async def _create(self, frame: Frame, raw: bytes) -> bytes:
         """Hold for the response asked for; the standing hold becomes it where it covers it."""
@@ -248,7 +233,7 @@ class RealtimeSession:
         own = self._state.cap if cap in ENDLESS else self._check_cap(cap)
         if own != self._state.cap or any(response.get(name) for name in OWN_READING):
             exchange = self._begin()
-            await self._hold(exchange, self._with_items(self._size, response.get("input"), len(raw)), own)
+            await self._hold(exchange, self._size.with_items(response.get("input"), len(raw), self._state), own)
         else:
             await self._ensure()
             exchange = self._take_standing()
@@ -333,12 +318,12 @@ class RealtimeSession:
         if name == "response.created":
             async with self._money:
                 await self._begun(frame)
-        elif name == "response.done":
+        elif name == DONE:
             await self._done(frame)
         elif isinstance(name, str) and name.startswith(HEARD_EVENTS):
             async with self._money:
                 await self._listen(name, frame)
-        elif self._running and (reply := self._reply_of(text_of(frame, "response_id"))) is not None:
+        elif (reply := await self._saying(name, text_of(frame, "response_id"))) is not None:
             exchange = reply.exchange
             if name == "response.output_audio.delta" and isinstance(frame.get("delta"), str):
                 spoken = self._state.confirmed.spoken_bytes
@@ -404,9 +389,20 @@ class RealtimeSession:
         ((name, only),) = self._running.items()
         return only if not response_id or name.startswith(UNNAMED) else None
 
+    async def _saying(self, event: Any, response_id: str) -> Reply | None:
+        """Find the response that an event is of. One that says something and was never announced begins with it."""
+        reply = self._reply_of(response_id)
+        told = isinstance(event, str) and event.startswith("response.")
+        named = bool(response_id) and response_id not in self._ended
+        if reply is None and told and (named or (not response_id and event == DONE and self._asked)):
+            async with self._money:
+                await self._begun({"response": {"id": response_id}})
+            reply = self._reply_of(response_id)
+        return reply
+
     async def _done(self, frame: Frame) -> None:
         report = response_report(frame)
-        reply = self._reply_of(response_id_of(frame))
+        reply = await self._saying(DONE if report.usage is not None else "", response_id_of(frame))
         if reply is None:
             return
         usage, exchange = report.usage, reply.exchange
@@ -422,6 +418,7 @@ class RealtimeSession:
             # interrupted before its charge was decided, `end` must find it; afterwards not
             if not exchange.hold.is_open:
                 self._running.pop(exchange.response_id, None)
+                self._ended.append(exchange.response_id)
 
     # -- the end ----------------------------------------------------------------------------------
 

@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 import msgspec
 
 from billing.money.usage import Usage
+from proxy.gateway.bodies.media import BYTES_PER_TOKEN
+from proxy.gateway.bodies.parsed import FRAMING_TOKENS
 
 PCM_BYTES_PER_SECOND = 48_000
 G711_BYTES_PER_SECOND = 8_000
 PCM_FORMATS = ("audio/pcm", "pcm16")
 ENDLESS = (None, "inf")
+AUDIO_TOKENS_PER_SECOND = 10
+IMAGE_TOKENS = 2_000
 
 
 class SessionSettings(NamedTuple):
@@ -123,6 +127,21 @@ class ConversationSize(NamedTuple):
     def plus(self, text: int, likely: int, audio: int) -> "ConversationSize":
         """Add an item."""
         return ConversationSize(self.text + text, self.likely + likely, self.audio + audio)
+
+    def with_items(self, items: Any, length: int, state: "SessionState") -> "ConversationSize":
+        """Add items that a frame of so many bytes carries: their pictures and sound are no text."""
+        encoded = pictures = 0
+        for item in items if isinstance(items, list) else ():
+            content = item.get("content") if isinstance(item, dict) else None
+            for part in content if isinstance(content, list) else ():
+                if isinstance(part, dict):
+                    encoded += len(part["audio"]) if isinstance(part.get("audio"), str) else 0
+                    if isinstance(part.get("image_url"), str):
+                        length -= len(part["image_url"])
+                        pictures += IMAGE_TOKENS
+        audio = -(-milliseconds_of(encoded, state) * AUDIO_TOKENS_PER_SECOND // 1_000)
+        text = max(0, length - encoded)
+        return self.plus(text + pictures + FRAMING_TOKENS, text // BYTES_PER_TOKEN + pictures, audio)
 
     def corrected(self, usage: Usage, read: "ConversationSize") -> "ConversationSize":
         """Size by the usage of a response that read all of it when it was of size `read`, and whatever came since.

@@ -320,6 +320,39 @@ async def test_a_response_is_charged_by_its_usage_whatever_its_id_is(created: An
     assert [report.usage.output_tokens for one in talk.exchanges for report in one.charged if report.usage] == [6]
 
 
+@pytest.mark.parametrize("asked", [True, False], ids=["asked for", "begun by the server"])
+@pytest.mark.parametrize("response_id", ["resp_1", None])
+async def test_a_response_that_was_never_announced_is_charged_once_by_its_usage(
+    response_id: str | None, asked: bool
+) -> None:
+    """Delivered for nothing, if only `response.created` were looked for; one without any name must have been asked for."""
+    talk = await Conversation().opened()
+    if asked:
+        await talk.say({"type": "response.create"})
+    else:
+        await talk.say({"type": "input_audio_buffer.commit"})
+    usage = {"input_tokens": 5, "output_tokens": 6, "total_tokens": 11}
+    done = {"type": "response.done", "response": {"id": response_id, "status": "completed", "usage": usage}}
+    for _ in range(2):
+        await talk.hear(done)
+    charged = [report.usage.output_tokens for one in talk.exchanges for report in one.charged if report.usage]
+    assert charged == ([6] if asked or response_id else [])
+    await talk.session.end("completed")
+    assert talk.held == []
+
+
+async def test_what_an_unannounced_response_says_is_owed_by_who_leaves() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "response.create"})
+    delta = {"type": "response.output_text.delta", "response_id": "resp_1", "delta": "hello there"}
+    await talk.hear(delta)
+    (running,) = [one for one in talk.exchanges if one.response_id == "resp_1"]
+    assert running.passed.texts == ["hello there"]
+    await talk.session.end("client_gone")
+    assert running.abandoned == ["client_gone"]
+    assert talk.held == []
+
+
 async def test_items_that_the_server_cuts_out_of_one_sound_are_held_for_one_by_one() -> None:
     talk = await Conversation().opened()
     await talk.update(**transcribed_by("whisper-1"))
