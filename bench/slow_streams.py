@@ -4,6 +4,7 @@ import asyncio
 import json
 import sys
 import time
+from urllib.parse import urlsplit
 
 import uvloop
 
@@ -25,8 +26,8 @@ async def one(host: str, port: int, request: bytes, gaps: list[float], done: lis
 
 
 async def main() -> None:
-    """`python -m bench.slow_streams PORT KEY COUNT`."""
-    port, key, count = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+    """`python -m bench.slow_streams URL KEY COUNT`."""
+    port, key, count = urlsplit(sys.argv[1]).port or 80, sys.argv[2], int(sys.argv[3])
     body = json.dumps(
         {
             "model": "gpt-4o-mini",

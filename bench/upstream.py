@@ -2,16 +2,21 @@
 
 import asyncio
 import json
+import ssl
 import sys
+from functools import cache
 
 import uvloop
 
+BYTES_PER_TOKEN = 10
+"""Long tokens: a megabyte must fit the model's window, or its usage is not believed and counted."""
 USAGE = {"prompt_tokens": 250, "completion_tokens": 50, "total_tokens": 300}
 PAD = "lorem ipsum dolor sit amet " * 30
 
 
-def json_answer() -> bytes:
-    """About 1 kB, as a chat completion."""
+@cache
+def json_answer(read: int) -> bytes:
+    """About 1 kB, as a chat completion of a prompt of so many bytes: a report of far too few tokens is counted after."""
     message = {"role": "assistant", "content": PAD, "refusal": None}
     choices = [{"index": 0, "message": message, "finish_reason": "stop"}]
     body = {
@@ -21,7 +26,9 @@ def json_answer() -> bytes:
         "model": "gpt-4o-mini",
         "choices": choices,
     }
-    raw = json.dumps({**body, "usage": USAGE, "service_tier": "default"}).encode()
+    prompt = read // BYTES_PER_TOKEN
+    usage = {**USAGE, "prompt_tokens": prompt, "total_tokens": prompt + USAGE["completion_tokens"]}
+    raw = json.dumps({**body, "usage": usage, "service_tier": "default"}).encode()
     return b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%s" % (len(raw), raw)
 
 
@@ -53,7 +60,6 @@ def stream_chunks() -> list[bytes]:
 class Static(asyncio.Protocol):
     """Answers every request head + body it sees with the prepared bytes."""
 
-    answer = json_answer()
     chunks = stream_chunks()
     head = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     pace = 0.0
@@ -82,7 +88,7 @@ class Static(asyncio.Protocol):
             self.sequence = self.chunks[:-2] * self.repeat + self.chunks[-2:]
             self._next(0)
         else:
-            self.transport.write(self.answer)
+            self.transport.write(json_answer(length))
 
     def _next(self, number: int) -> None:
         if self.transport.is_closing():
@@ -96,11 +102,15 @@ class Static(asyncio.Protocol):
 
 
 async def main() -> None:
-    """`python -m bench.upstream PORT [PACE_MS] [REPEAT]`."""
+    """`python -m bench.upstream PORT [PACE_MS] [REPEAT] [CERTIFICATE KEY]`."""
     port = int(sys.argv[1])
     Static.pace = float(sys.argv[2]) / 1000 if len(sys.argv) > 2 else 0.0
     Static.repeat = int(sys.argv[3]) if len(sys.argv) > 3 else 1
-    server = await asyncio.get_running_loop().create_server(Static, "127.0.0.1", port, backlog=4096)
+    secure = None
+    if len(sys.argv) > 5:
+        secure = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        secure.load_cert_chain(*sys.argv[4:6])
+    server = await asyncio.get_running_loop().create_server(Static, "127.0.0.1", port, backlog=4096, ssl=secure)
     await server.serve_forever()
 
 
