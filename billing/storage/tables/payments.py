@@ -160,6 +160,8 @@ stripe_customers = Table(
     Column("payment_method_id", String(255), nullable=False, server_default=""),
     Column("consented_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
+    Column("method_brand", String(40), nullable=False, server_default=""),
+    Column("method_last4", String(8), nullable=False, server_default=""),
 )
 
 auto_recharges = Table(

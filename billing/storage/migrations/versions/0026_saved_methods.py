@@ -1,0 +1,15 @@
+"""By what its owner knows a saved payment method: brand or bank, and the last four characters."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0026"
+down_revision = "0025"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Add the columns; of a method saved before nothing is known until its owner saves one again."""
+    for name, length in (("method_brand", 40), ("method_last4", 8)):
+        op.add_column("stripe_customers", sa.Column(name, sa.String(length=length), nullable=False, server_default=""))
