@@ -10,7 +10,6 @@ from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
 from billing.storage.tables.payments import stripe_customers
 
-
 LONGEST_BRAND, LONGEST_LAST4 = 40, 8
 NO_METHOD = {"payment_method_id": "", "method_brand": "", "method_last4": ""}
 

@@ -21,12 +21,12 @@ from billing.ledger.usage_rows import UsageFilters
 from billing.money.usage_record import UsageRow
 from billing.storage.database import now_ms
 from proxy.credits_page.formatting import moment
-from proxy.credits_page.refused_form import NOT_REFUSED, RefusedForm, refused_form
 from proxy.credits_page.sign_in import Page, Visitor
 from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.usage import csv_of
 from proxy.web.display import short_credits, signed_credits
+from proxy.web.forms import NOT_REFUSED, RefusedForm
 from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import Rejection, invalid
 
@@ -88,7 +88,7 @@ class PageActivity:
         try:
             chosen = read_filters(query, today)
         except Rejection as refusal:
-            wrong = refused_form("filter", refusal, {name: query.get(name, "") for name in FILTERS})
+            wrong = _refused_filter(query, refusal.param or "", refusal.message)
             chosen = read_filters({}, today)
         keys = {row.id: row for row in await self.accounts.keys_of(account)}
         names = {key_id: row.name or row.hint for key_id, row in keys.items()}
@@ -102,7 +102,7 @@ class PageActivity:
             return {**shown, **await self._sums(account, chosen, names), "wrong": wrong}
         except TooManyGroups:
             text = "There are too many keys and models in this time to sum up here: choose fewer days."
-            wrong = RefusedForm("filter", "from", text, {name: query.get(name, "") for name in FILTERS})
+            wrong = _refused_filter(query, "from", text)
             return {**shown, "models": [], "sums": [], "more_sums": 0, "chart": spend_chart([], 0), "wrong": wrong}
 
     async def _sums(self, account: str, chosen: Chosen, names: Mapping[str, str]) -> dict[str, Any]:
@@ -162,6 +162,10 @@ def read_filters(query: Mapping[str, str], today: date) -> Chosen:
         raise invalid(f"Choose at most {MOST_DAYS} days. Statements below have whole months.", "from")
     is_set = any(query.get(name, "").strip() for name in FILTERS)
     return Chosen(query.get("key", "").strip(), query.get("model", "").strip(), first, last, is_set)
+
+
+def _refused_filter(query: Mapping[str, str], field: str, text: str) -> RefusedForm:
+    return RefusedForm("filter", field, text, {name: query.get(name, "") for name in FILTERS})
 
 
 def _day(text: str, field: str) -> date | None:

@@ -73,8 +73,9 @@ class CreditsForms:
         enabled, consent = form.get("enabled") == "yes", form.get("consent") == "yes"
         if enabled and not consent:
             raise invalid("Tick the box that allows us to charge your saved card.", "consent")
-        threshold = read_amount(str(form.get("threshold", "")), parse_credits, "threshold", "threshold") if enabled else 0
-        ceiling = read_amount(str(form.get("ceiling", "")), _read_cents, "monthly limit", "ceiling") if enabled else 0
+        typed = [str(form.get(name, "")) for name in ("threshold", "ceiling")]
+        threshold = read_amount(typed[0], parse_credits, "threshold", "threshold") if enabled else 0
+        ceiling = read_amount(typed[1], _read_cents, "monthly limit", "ceiling") if enabled else 0
         code = str(form.get("package", ""))
         wish, shown = RechargeSettings(enabled, threshold, code, ceiling), _read_shown(code, form.getlist("shown"))
         await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent, shown=shown)

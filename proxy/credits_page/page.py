@@ -31,7 +31,6 @@ from proxy.credits_page.formatting import dollars, moment, months
 from proxy.credits_page.forms import CreditsForms
 from proxy.credits_page.keys import PageKeys, exact_field
 from proxy.credits_page.prices import PagePrices
-from proxy.credits_page.refused_form import AT_THE_FORM, NOT_REFUSED, RefusedForm, refused_form
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import CreditsSignIn, Page, StaffCaller, Visitor
 from proxy.customer_api.account import AccountApi
@@ -41,6 +40,7 @@ from proxy.customer_api.recharge import recharge_standing
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
 from proxy.web.display import short_credits
+from proxy.web.forms import NOT_REFUSED, RefusedForm, refused_form
 from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import Rejection, invalid, not_found
 
@@ -57,6 +57,16 @@ STATES = {
     "dismissed": ("closed", "off"),
 }
 """A purchase's state in words, and how it looks."""
+AT_THE_FORM = (400, 409)
+"""Status codes of refusals that whoever sent a form can do something about."""
+FIELDS = {
+    "thresholdMillicredits": "threshold",
+    "monthlyCeilingCents": "ceiling",
+    "packageCode": "package",
+    "spendLimitCredits": "limit",
+    "budgets": "daily",
+}
+"""Names that the API has for fields → those of the forms, where they differ."""
 LOOKS = {"disputed": "bad", "refunded": "off", "partly refunded": "warn"}
 THANKS = "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds."
 NOT_PAID = "The payment did not go through, and nothing was charged. You can try again below."
@@ -137,8 +147,8 @@ class CreditsPage:
             except Rejection as refusal:
                 if refusal.status not in AT_THE_FORM:
                     raise
-                typed = {name: str(value) for name, value in (await request.form()).items()}
-                wrong = refused_form(path.removeprefix("/credits/"), refusal, typed)
+                form, key = path.removeprefix("/credits/"), str((await request.form()).get("key", ""))
+                wrong = await refused_form(request, f"{form}:{key}" if key else form, refusal, FIELDS)
                 return await self._show(request, visitor, wrong, refusal.status)
 
         return wrapped

@@ -115,7 +115,14 @@ def side_routes(parts: SideParts) -> list[Route]:
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
         *AdminApi(actions, auth, AccountsApi(actions.customers), plans, events).routes(),
-        *OpsPage(actions, auth, plans, EventPages(events, ShownOnce(database))).routes(),
+        *OpsPage(
+            actions,
+            auth,
+            plans,
+            EventPages(events, ShownOnce(database)),
+            PortalTokens(database),
+            settings.portal.public_url or parts.origin,
+        ).routes(),
     ]
 
 

@@ -58,6 +58,7 @@ purchases = Table(
     CheckConstraint("tax_cents >= 0 AND total_cents >= tax_cents", name="total_covers_tax"),
     Index("ix_purchases_account", "account_id", "created_at", "id"),
     Index("ix_purchases_state", "state", "updated_at"),
+    Index("ix_purchases_created", "created_at", "id"),
     Index(
         "uq_purchases_auto_in_flight",
         "account_id",
