@@ -12,7 +12,9 @@ from starlette.applications import Starlette
 from billing.accounting.statements import Statements
 from billing.accounting.usage_summary import UsageSummaries
 from billing.ledger.customers.desk import key_desk
+from billing.ledger.notices import NoticeQueue
 from billing.ledger.portal_tokens import PortalTokens
+from billing.money.pricing import PriceBook
 from config.secrets import Secret
 from config.settings import Settings
 from proxy.admin.auth import AdminAuth
@@ -20,6 +22,7 @@ from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi
 from proxy.gateway.services import Services
 from tests.support.money_api import open_api, settings
+from tests.support.plans import PRICES, TODAY
 from tests.support.shop import Shop
 
 KEY = "service-" + "k" * 32
@@ -60,11 +63,28 @@ class Visit:
 
 
 @contextlib.asynccontextmanager
-async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth | None = None) -> AsyncIterator[Visit]:
+async def visiting(
+    shop: Shop,
+    conf: Settings | None = None,
+    admins: AdminAuth | None = None,
+    prices: PriceBook | None = None,
+    *,
+    heard: bool = False,
+) -> AsyncIterator[Visit]:
+    """`heard`: somebody listens to events."""
     conf = conf or settings(billing={"auto_recharge": True})
     async with open_api(shop, conf) as api:
+        if heard:
+            api.money.notices = NoticeQueue(shop.books.database, wanted=True, kinds=("*",))
         services = cast(
-            "Services", SimpleNamespace(settings=conf, balances=shop.books.store, authenticator=None, prices=None)
+            "Services",
+            SimpleNamespace(
+                settings=conf,
+                balances=shop.books.store,
+                authenticator=None,
+                prices_of=lambda _: prices or PRICES,
+                today=lambda: TODAY,
+            ),
         )
         page = CreditsPage(
             api.money,

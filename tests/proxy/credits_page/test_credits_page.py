@@ -409,7 +409,7 @@ async def test_no_page_breaks_on_a_nul(shop: Shop) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
         await visit.sign_in(account)
-        for path in ("?session=%00", "?usage=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
+        for path in ("?session=%00", "?older=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
             refused = await visit.client.get(f"/credits{path}")
             assert (refused.status_code, "holds a NUL character" in refused.text) == (400, True), path
 
