@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
+from config.app import DARK_GROUND, LEAST_CONTRAST, LIGHT_GROUND, contrast_tenths
 from config.errors import ConfigError, raise_problems
 from config.settings import Settings, variable_of
 from config.store_urls import SECRET_FIELDS, fields_of, find_url_problems
@@ -222,6 +223,22 @@ def _check_packages(settings: Settings, where: str) -> Iterator[ConfigError]:
         yield ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
 
 
+def _check_app(settings: Settings, where: str) -> Iterator[ConfigError]:
+    """Yield addresses that nobody could follow, and colours that nobody could read."""
+    app = settings.app
+    addresses = {"url": app.url, "terms_url": app.terms_url, "privacy_url": app.privacy_url}
+    if not re.fullmatch(r"mailto:[!-~]+@[!-~]+", app.support_url):
+        addresses["support_url"] = app.support_url
+    for name, address in addresses.items():
+        if address:
+            yield from find_http_url_problems(f"app.{name}", address)
+    colors = (("color", app.color, LIGHT_GROUND, "light"), ("dark_color", app.dark_color, DARK_GROUND, "dark"))
+    for name, color, ground, words in colors:
+        if color and contrast_tenths(color, ground) < LEAST_CONTRAST:
+            reason = f"{color} cannot be read as text on the {words} ground of the page ({ground})"
+            yield ConfigError(where, f"app.{name}", reason, "choose one with a contrast of 4.5 to 1 or more")
+
+
 Check = Callable[[Settings, str], Iterator[ConfigError]]
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_workers, ("listen.workers", "redis.url")),
@@ -237,6 +254,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_recharge, ("billing.auto_recharge", "stripe.automatic_tax")),
     (_check_markup, ("billing.markup",)),
     (_check_packages, ("packages",)),
+    (_check_app, ("app",)),
     (find_upstream_problems, ("upstreams",)),
 )
 """Each check, and the keys that it reads."""

@@ -6,6 +6,7 @@ session; what a customer sees is the session's account only, and staff who look 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -25,6 +26,8 @@ from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
 from billing.payments.recharge.terms import terms_of
 from billing.storage.database import now_ms
+from config.app import app_colors, read_logo
+from config.errors import ConfigError
 from config.secrets import Secret
 from proxy.credits_page.activity import PageActivity
 from proxy.credits_page.formatting import dollars, moment, months
@@ -44,7 +47,10 @@ from proxy.web.forms import NOT_REFUSED, RefusedForm, refused_form
 from proxy.web.query import read_cursor, write_cursor
 from proxy.web.rejections import Rejection, invalid, not_found
 
+log = logging.getLogger("tollkeeper.credits_page")
+
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
+STATIC_HEADERS = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
 ROWS = 20
 STATES = {
     "created": ("not paid", "off"),
@@ -292,8 +298,9 @@ class CreditsPage:
             statement = await self.statements.read(visitor.account_id, month)
         except ValueError:
             raise invalid("Choose a month.") from None
+        settings = self.money.settings
         kind: Literal["csv", "pdf"] = "csv" if form == "csv" else "pdf"
-        body, media = await asyncio.to_thread(statement_file, statement, kind, self.money.settings.seller)
+        body, media = await asyncio.to_thread(statement_file, statement, kind, settings.seller, settings.app)
         name = f"statement-{month}.{kind}"
         return Response(
             body, 200, {**self._responses.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
@@ -306,11 +313,27 @@ class CreditsPage:
         return self._responses.redirect(await receipt_url(self.money, purchase))
 
     async def _static(self, request: Request) -> Response:
-        name = request.path_params["name"]
+        name, app = request.path_params["name"], self.money.settings.app
+        if name == "app.css":
+            return Response(app_colors(app), 200, STATIC_HEADERS, "text/css; charset=utf-8")
+        if name == "logo":
+            return await self._logo()
         if name not in STATIC:
             return self._responses.message("Not found", "There is no such file.", 404)
         body = files("proxy.credits_page").joinpath(f"templates/{name}").read_bytes()
-        return Response(body, 200, {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}, STATIC[name])
+        return Response(body, 200, STATIC_HEADERS, STATIC[name])
+
+    async def _logo(self) -> Response:
+        """Send the logo as it is on the disk now; as a page of its own, too, it can do nothing."""
+        try:
+            logo = await asyncio.to_thread(read_logo, self.money.settings.app)
+        except ConfigError as error:
+            log.warning("the logo is not served: %s", error)
+            logo = None
+        if logo is None:
+            return self._responses.message("Not found", "There is no logo.", 404)
+        policy = {"content-security-policy": "default-src 'none'; sandbox", "cache-control": "max-age=300"}
+        return Response(logo.body, 200, {**STATIC_HEADERS, **policy}, logo.media_type)
 
 
 def _state_of(row: Purchase, totals: ClaimTotals | None) -> tuple[str, str]:

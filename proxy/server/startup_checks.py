@@ -12,6 +12,7 @@ from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from billing.storage.tables.payments import purchases
+from config.app import read_logo
 from config.errors import ConfigError, raise_problems
 from config.secrets import Secret, notices_secret, openai_admin_key, service_key, stripe_keys, upstream_keys
 from config.settings import Settings
@@ -127,7 +128,7 @@ def key_problems(settings: Settings) -> list[ConfigError]:
 
 
 def file_problems(settings: Settings) -> list[ConfigError]:
-    """Return the files of certificates that settings name and nobody can read."""
+    """Return the files of certificates and of the logo that settings name and nobody can use."""
     named = [("upstream.ca_file", "", settings.upstream.ca_file)]
     for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
         named += [(key, name, path) for name, path in fields_of(url).items() if name in FILE_FIELDS]
@@ -136,6 +137,10 @@ def file_problems(settings: Settings) -> list[ConfigError]:
         if path and (name, path) != ("sslrootcert", SYSTEM_ROOTS) and not os.access(path, os.R_OK):
             what = f"names a file in {name} that cannot be read" if name else "names a file that cannot be read"
             problems.append(ConfigError("proxy.toml", key, what, "name a readable PEM file"))
+    try:
+        read_logo(settings.app)
+    except ConfigError as error:
+        problems += error.problems
     return problems
 
 

@@ -28,6 +28,7 @@ from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
+from config.app import read_logo
 from config.secrets import Secret, upstream_keys
 from config.settings import Log, Settings
 from config.watch import Edits
@@ -288,6 +289,7 @@ def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
 
     async def apply(settings: Settings) -> None:
         keys = upstream_keys(settings)
+        await asyncio.to_thread(read_logo, settings.app)
         await rates.prepare(settings)
         async with rates.swapping:
             books = await rates.under(settings)

@@ -20,6 +20,7 @@ from config.settings import Settings
 from proxy.admin.auth import AdminAuth
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi
+from proxy.customer_api.money_in import MoneyIn
 from proxy.gateway.services import Services
 from tests.support.money_api import open_api, settings
 from tests.support.plans import PRICES, TODAY
@@ -32,8 +33,8 @@ HOST = "http://meter.test"
 class Visit:
     """A browser without scripts, and what stands behind it."""
 
-    def __init__(self, client: httpx.AsyncClient, shop: Shop) -> None:
-        self.client, self.shop = client, shop
+    def __init__(self, client: httpx.AsyncClient, shop: Shop, money: MoneyIn) -> None:
+        self.client, self.shop, self.money = client, shop, money
 
     async def link(self, account: str, key: str = KEY) -> httpx.Response:
         return await self.client.post(
@@ -99,4 +100,4 @@ async def visiting(
         )
         transport = httpx.ASGITransport(Starlette(routes=page.routes()))
         async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
-            yield Visit(client, shop)
+            yield Visit(client, shop, api.money)
