@@ -126,13 +126,28 @@ def _check_proxies(settings: Settings, where: str) -> Iterator[ConfigError]:
 
 def _check_identity_provider(settings: Settings, where: str) -> Iterator[ConfigError]:
     admin = settings.admin
-    if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
+    if admin.oidc_issuer and not (admin.oidc_audience or admin.oidc_client_id):
         yield ConfigError(
             where,
             "admin.oidc_issuer",
-            "needs admin.oidc_audience and admin.oidc_jwks_url beside it",
-            "name the audience that tokens for this service carry, and where the issuer's keys are",
+            "needs admin.oidc_audience or admin.oidc_client_id beside it",
+            "name the audience that tokens for this service carry, or the client that people sign in by in the browser",
         )
+    if admin.oidc_client_id and not admin.oidc_issuer:
+        yield ConfigError(
+            where, "admin.oidc_client_id", "needs admin.oidc_issuer beside it", "name the issuer that knows this client"
+        )
+    if admin.oidc_issuer and not admin.oidc_jwks_url and not _is_http(_parts(admin.oidc_issuer)):
+        yield ConfigError(
+            where,
+            "admin.oidc_issuer",
+            "is no http(s) URL, so nobody can ask it where its keys are",
+            'write it like "https://id.example.com", or set admin.oidc_jwks_url',
+        )
+    if admin.oidc_client_id and "openid" not in admin.oidc_scopes:
+        yield ConfigError(where, "admin.oidc_scopes", 'lacks "openid"', "no sign-in is OpenID Connect without it")
+    if admin.public_url:
+        yield from find_http_url_problems("admin.public_url", admin.public_url)
     if admin.oidc_jwks_url and not _is_http(_parts(admin.oidc_jwks_url)):
         yield ConfigError(
             where, "admin.oidc_jwks_url", "is not an http(s) URL", 'write it like "https://id.example.com/jwks.json"'
@@ -246,7 +261,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_costs_url, ("advanced.openai_costs_url",)),
     (_check_listeners, ("listen.port", "listen.side_port", "listen.admin_port")),
     (_check_proxies, ("listen.trusted_proxies",)),
-    (_check_identity_provider, ("admin.oidc_issuer", "admin.oidc_audience", "admin.oidc_jwks_url")),
+    (_check_identity_provider, ("admin",)),
     (_check_tracing, ("log.opentelemetry",)),
     (_check_database, ("database.url",)),
     (_check_redis, ("redis.url",)),

@@ -30,6 +30,7 @@ HostedTool = Literal[
     "programmatic_tool_calling",
 ]
 HeaderText = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{0,120}$")]
+PersonsRole = Literal["viewer", "support", "finance", "ops", "owner"]
 Color = Annotated[str, msgspec.Meta(pattern=r"^(#[0-9a-fA-F]{6})?$")]
 Dialect = Literal["openai", "azure", "generic"]
 ServiceTier = Literal["default", "flex", "priority", "ultrafast"]
@@ -296,6 +297,12 @@ class AdminSettings(Section, frozen=True):
     oidc_audience: str = ""
     oidc_jwks_url: str = ""
     oidc_role_claim: str = "tollkeeper_role"
+    oidc_client_id: str = ""
+    oidc_client_secret_file: str = ""
+    oidc_scopes: tuple[str, ...] = ("openid", "email", "profile")
+    oidc_groups_claim: str = "groups"
+    oidc_roles: dict[str, PersonsRole] = {}
+    public_url: str = ""
     oidc_algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...] = (
         "RS256",
         "ES256",

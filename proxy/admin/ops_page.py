@@ -4,16 +4,14 @@ The same table of roles as the API decides; what a role may not do is not shown,
 same.
 """
 
-import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.ledger.customers.search import AccountFilters
@@ -35,16 +33,17 @@ from proxy.admin.accounts.api import account_refusal
 from proxy.admin.accounts.customer_door import CustomerDoor
 from proxy.admin.accounts.purchase_pages import PurchasePages
 from proxy.admin.actions import AdminActions
-from proxy.admin.auth import AdminAuth, AdminRoute, Caller, caller_of
+from proxy.admin.auth import AdminRoute, Caller, caller_of
 from proxy.admin.checked_text import check_reason
 from proxy.admin.events.pages import EventPages
 from proxy.admin.ops_formatting import alarms, as_json, flag_ends, flag_views
-from proxy.admin.ops_frame import COOKIE, HEADERS, ROWS, back_to, csrf_of, fields_of, message, page, render
+from proxy.admin.ops_frame import COOKIE, ROWS, back_to, csrf_of, fields_of, message, page
 from proxy.admin.people.pages import PeoplePages
 from proxy.admin.plans.api import PlansApi
 from proxy.admin.plans.pages import PlanPages
 from proxy.admin.rows import account_row, audit_row
-from proxy.web.forms import NOT_REFUSED, own_form, refused_form, session_form
+from proxy.admin.sign_in.pages import SignInPages
+from proxy.web.forms import refused_form, session_form
 from proxy.web.paths import is_under
 from proxy.web.query import check_parameters
 from proxy.web.rejections import Rejection, invalid, not_found
@@ -73,7 +72,7 @@ class OpsPage:
     """The handlers and what they need."""
 
     actions: AdminActions
-    auth: AdminAuth
+    sign_in: SignInPages
     plans: PlansApi
     events: EventPages
     portal: PortalTokens
@@ -106,57 +105,10 @@ class OpsPage:
     def routes(self) -> list[Route]:
         """Routes to mount."""
         return [
-            Route("/admin/sign-in", self._sign_in, methods=["POST"]),
-            Route("/admin/sign-out", self._sign_out, methods=["POST"]),
+            *self.sign_in.routes(),
             Route("/admin/static/ops.css", _style, methods=["GET"]),
             *(Route(row.path, self._guarded(row), methods=[row.method]) for row in self.table()),
         ]
-
-    # -- signing in -------------------------------------------------------------------------------
-
-    async def _sign_in(self, request: Request) -> Response:
-        try:
-            # with a key of their own, somebody could otherwise have the visitor work as them
-            form = await own_form(request, self._public_url, unnamed=False)
-            key = str(form.get("key", "")).strip()
-            caller = caller_of(await self.auth.admin(key, request), request)
-            caller.require("overview.read")
-            token = await self.auth.admins.sign_in(
-                caller.admin, caller.who, self.actions.services.settings.admin.session_minutes
-            )
-        except Rejection as rejection:
-            return self._ask(rejection.message, rejection.status)
-        except StoreUnavailable:
-            return self._ask("The database does not answer. Try again shortly.", 503)
-        response = RedirectResponse("/admin", 303, HEADERS)
-        secure = "https" in (urlsplit(self._public_url).scheme, request.url.scheme)
-        response.set_cookie(COOKIE, token, path="/admin", secure=secure, httponly=True, samesite="strict")
-        return response
-
-    async def _sign_out(self, request: Request) -> Response:
-        token = request.cookies.get(COOKIE, "")
-        try:
-            await session_form(request, self._public_url, csrf_of(token))
-        except Rejection as rejection:  # another site signs nobody out
-            return message("That did not work", rejection.message, rejection.status)
-        with contextlib.suppress(StoreUnavailable):
-            await self.auth.admins.sign_out(token)
-        response = RedirectResponse("/admin", 303, HEADERS)
-        response.delete_cookie(COOKIE, path="/admin")
-        return response
-
-    @property
-    def _public_url(self) -> str:
-        return self.actions.services.settings.portal.public_url
-
-    def _ask(self, problem: str, status: int) -> Response:
-        """Show the page that asks for a key.
-
-        Its form must name our origin, which a browser does only of a page that sends referrers.
-        """
-        answer = render("ops_sign_in.html", {"problem": problem, "wrong": NOT_REFUSED}, status)
-        answer.headers["referrer-policy"] = "same-origin"
-        return answer
 
     def _guarded(self, row: AdminRoute) -> Handler:
         """Wrap a handler for whoever is signed in and may; refusals become pages in plain words."""
@@ -165,13 +117,13 @@ class OpsPage:
             token = request.cookies.get(COOKIE, "")
             try:
                 check_parameters(request)
-                admin = await self.auth.admins.session(token) if token else None
+                admin = await self.sign_in.auth.admins.session(token) if token else None
                 if admin is None:
-                    return self._ask("", 401)
+                    return self.sign_in.ask("", 401)
                 caller = caller_of(admin, request)
                 caller.require(row.action)
                 if request.method == "POST":
-                    await session_form(request, self._public_url, csrf_of(token))
+                    await session_form(request, self.sign_in.public_url, csrf_of(token))
                 return await self._answer(row, request, caller)
             except Rejection as rejection:
                 return message("That did not work", rejection.message, rejection.status)

@@ -14,7 +14,15 @@ from billing.storage.migrate import current_revision, migrate, newest_revision
 from billing.storage.tables.payments import purchases
 from config.app import read_logo
 from config.errors import ConfigError, raise_problems
-from config.secrets import Secret, notices_secret, openai_admin_key, service_key, stripe_keys, upstream_keys
+from config.secrets import (
+    Secret,
+    notices_secret,
+    oidc_client_secret,
+    openai_admin_key,
+    service_key,
+    stripe_keys,
+    upstream_keys,
+)
 from config.settings import Settings
 from config.store_urls import FILE_FIELDS, SYSTEM_ROOTS, fields_of
 from config.upstreams import DEFAULT_NAME
@@ -119,7 +127,7 @@ def check_start(settings: Settings) -> dict[str, Secret]:
 def key_problems(settings: Settings) -> list[ConfigError]:
     """Return what is wrong with the keys and secrets that are there, each with the settings it belongs to."""
     problems: list[ConfigError] = []
-    for read in (upstream_keys, stripe_keys, notices_secret, service_key, openai_admin_key):
+    for read in (upstream_keys, stripe_keys, notices_secret, service_key, oidc_client_secret, openai_admin_key):
         try:
             read(settings)
         except ConfigError as error:

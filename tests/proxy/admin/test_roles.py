@@ -30,7 +30,7 @@ from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 NOTHING = cast("Any", None)
 PLANS, EVENTS = PlansApi(NOTHING, NOTHING, NOTHING), EventsApi(NOTHING, NOTHING, NOTHING)
 API = AdminApi(NOTHING, NOTHING, AccountsApi(NOTHING), PLANS, EVENTS).table()
-PAGE = OpsPage(NOTHING, NOTHING, PLANS, EventPages(EVENTS, NOTHING)).table()
+PAGE = OpsPage(NOTHING, NOTHING, PLANS, EventPages(EVENTS, NOTHING), NOTHING, "http://page.test").table()
 CAP = 50
 
 BODIES: dict[str, Any] = {
