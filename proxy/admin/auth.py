@@ -14,7 +14,7 @@ from starlette.responses import Response
 from billing.ledger.accounts import hash_key
 from billing.ledger.admins import ADMIN_PREFIX, Admin, Admins
 from billing.ledger.audit_log import Who
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.admin.roles import may
 from proxy.web.auth_failures import AuthFailures
 from proxy.web.origin import origin_of

@@ -6,6 +6,7 @@ same.
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
 
@@ -27,17 +28,18 @@ from billing.money.errors import (
     StoreUnavailable,
 )
 from billing.storage.database import now_ms
+from proxy.admin.account_pages.account_page import AccountPage
+from proxy.admin.account_pages.customer_door import CustomerDoor
+from proxy.admin.account_pages.purchase_pages import PurchasePages
 from proxy.admin.accounts.access_page import AccessPage
-from proxy.admin.accounts.account_page import AccountPage
 from proxy.admin.accounts.api import account_refusal
-from proxy.admin.accounts.customer_door import CustomerDoor
-from proxy.admin.accounts.purchase_pages import PurchasePages
 from proxy.admin.actions import AdminActions
 from proxy.admin.auth import AdminRoute, Caller, caller_of
 from proxy.admin.checked_text import check_reason
 from proxy.admin.events.pages import EventPages
 from proxy.admin.ops_formatting import alarms, as_json, flag_ends, flag_views
 from proxy.admin.ops_frame import COOKIE, ROWS, back_to, csrf_of, fields_of, message, page
+from proxy.admin.overview.charts import DAYS, FinanceChart, finance_charts
 from proxy.admin.people.pages import PeoplePages
 from proxy.admin.plans.api import PlansApi
 from proxy.admin.plans.pages import PlanPages
@@ -163,6 +165,8 @@ class OpsPage:
         if caller.may("accounts.read"):
             found = [account_row(row) for row in await self.actions.customers.search(AccountFilters(words), ROWS)]
         content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.actions.overview()}
+        if content["overview"]["days"]:
+            content["charts"] = await self._charts()
         if caller.may("flags.read"):
             content["alarms"] = alarms(flag_views(await self.actions.flags()))
         if caller.may("reconciliation.read"):
@@ -170,6 +174,11 @@ class OpsPage:
         if caller.may("webhooks.read"):
             content["waiting"] = (await self.actions.inbox.depth()).waiting
         return page(request, caller, "ops_home.html", content)
+
+    async def _charts(self) -> list[FinanceChart]:
+        today, finance = datetime.now(UTC).date(), self.actions.finance
+        paid = await finance.paid(today - timedelta(days=DAYS - 1), today)
+        return finance_charts(await finance.days(DAYS), paid, today)
 
     async def _flags(self, request: Request, caller: Caller) -> Response:
         return page(request, caller, "ops_flags.html", {"flags": flag_views(await self.actions.flags())})

@@ -1,4 +1,4 @@
-"""What a customer pays for each model: by everyone's prices, or by the price plan of their account."""
+"""The prices of each model for one customer: everyone's, or those of the price plan of their account."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -34,7 +34,7 @@ from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminAuth
 from proxy.admin.events.api import EventsApi
 from proxy.admin.events.pages import EventPages
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.admin.ops_page import OpsPage
 from proxy.admin.plans.api import PlansApi
 from proxy.admin.sign_in.code_flow import CodeFlow

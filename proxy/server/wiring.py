@@ -32,7 +32,7 @@ from config.app import read_logo
 from config.secrets import Secret, upstream_keys
 from config.settings import Log, Settings
 from config.watch import Edits
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.customer_api.money_in import MoneyIn, money_in, notice_queue
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.background.expiry import ObjectExpiry, follow_expiry

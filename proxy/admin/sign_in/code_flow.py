@@ -17,8 +17,8 @@ import msgspec
 
 from billing.ledger.admins import Admin
 from config.secrets import Secret
-from proxy.admin.oidc import TokenChecker
-from proxy.admin.sign_in.provider import METHOD, IdentityProvider, ProviderDocument, no_provider
+from proxy.admin.identity.oidc import TokenChecker
+from proxy.admin.identity.provider import METHOD, IdentityProvider, ProviderDocument, no_provider
 from proxy.web.rejections import Rejection, unauthorized
 
 EXCHANGE_SECONDS = 10.0

@@ -50,7 +50,7 @@ class SignInPages:
         ]
         if self.flow is not None:
             found.append(Route("/admin/sign-in/start", self._start, methods=["GET"]))
-            found.append(Route(CALLBACK, self._callback, methods=["GET"]))
+            found.append(Route("/admin/sign-in/callback", self._callback, methods=["GET"]))
         return found
 
     def ask(self, problem: str, status: int) -> Response:

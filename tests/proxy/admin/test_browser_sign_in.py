@@ -19,7 +19,7 @@ from config.errors import ConfigError
 from config.secrets import Secret
 from config.settings import AdminSettings, Settings
 from proxy.admin.auth import AdminAuth
-from proxy.admin.oidc import TokenChecker, role_of
+from proxy.admin.identity.oidc import TokenChecker, role_of
 from proxy.admin.sign_in.code_flow import CodeFlow
 from proxy.admin.sign_in.pages import SignInPages
 from proxy.web.auth_failures import AuthFailures

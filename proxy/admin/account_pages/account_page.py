@@ -14,8 +14,8 @@ from billing.ledger.records.account_details import AccountDetails
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import KeyNotFound
 from billing.storage.database import now_ms
+from proxy.admin.account_pages.purchase_pages import purchase_views
 from proxy.admin.accounts.bodies import read_credits
-from proxy.admin.accounts.purchase_pages import purchase_views
 from proxy.admin.actions import AdminActions
 from proxy.admin.auth import AdminRoute, Caller
 from proxy.admin.checked_text import check_reason

@@ -18,8 +18,8 @@ import msgspec
 
 from billing.ledger.admins import LONGEST_ACTOR, Admin
 from config.settings import AdminSettings
+from proxy.admin.identity.provider import IdentityProvider
 from proxy.admin.roles import ROLES
-from proxy.admin.sign_in.provider import IdentityProvider
 from proxy.web.rejections import Rejection, unauthorized, unavailable
 
 LEEWAY_SECONDS = 30
