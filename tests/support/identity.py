@@ -26,7 +26,8 @@ PERSON = {"sub": "u1", "email": "ann@example.com", "email_verified": True}
 class Idp:
     """One provider on a port of its own. `claims`: of the next id tokens, over the usual ones; None leaves one out."""
 
-    def __init__(self, callback: str = "") -> None:
+    def __init__(self, callback: str = "", host: str = "127.0.0.1") -> None:
+        """`host`: by what name it is known; "localhost" is another site than 127.0.0.1 for a browser."""
         self.callback, self.claims, self.signing_key = callback, dict[str, Any](), KEY
         self.document_changes, self.down, self.kid = dict[str, Any](), False, "first"
         self.public_client = False
@@ -46,7 +47,7 @@ class Idp:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
+        self.url = f"http://{host}:{self.server.server_address[1]}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def close(self) -> None:

@@ -58,7 +58,7 @@ class SignInPages:
 
         Its form must name our origin, which a browser does only of a page that sends referrers.
         """
-        content = {"problem": problem, "wrong": NOT_REFUSED, "provider": self.flow is not None}
+        content = {"trouble": problem, "wrong": NOT_REFUSED, "provider": self.flow is not None}
         answer = render("ops_sign_in.html", content, status)
         answer.headers["referrer-policy"] = "same-origin"
         return answer
