@@ -68,7 +68,8 @@ def _row(name: str, price: msgspec.Raw) -> dict[str, Any]:
             above = f"above {member.removeprefix(ABOVE).removesuffix('_input')} input tokens"
             more += [(f"{_words(part)} {above}", amount) for part, amount in _amounts(raw).items()]
         elif member != PER_MILLION and member not in LABELS:
-            more.append((_words(member), msgspec.json.decode(raw, type=Decimal)))
+            words = _words(member) if member.startswith("per_") else f"a {_words(member)}"
+            more.append((words, msgspec.json.decode(raw, type=Decimal)))
     shown = {part: _credits(tokens[part]) if part in tokens else "" for part in COLUMNS}
     return {"model": name, **shown, "more": [{"what": what, "credits": _credits(amount)} for what, amount in more]}
 

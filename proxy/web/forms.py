@@ -53,7 +53,8 @@ NOT_REFUSED = RefusedForm("", "", "", {})
 async def refused_form(request: Request, form: str, refusal: Rejection, fields: Mapping[str, str]) -> RefusedForm:
     """Return the form that was just read and refused. `fields`: names that refusals have → those of the forms."""
     typed = {name: str(value) for name, value in (await request.form()).items() if name != TOKEN_FIELD}
-    return RefusedForm(form, fields.get(refusal.param or "", refusal.param or ""), refusal.message, typed)
+    words = refusal.message.replace("`", "")  # names of the API, which people read as words
+    return RefusedForm(form, fields.get(refusal.param or "", refusal.param or ""), words, typed)
 
 
 async def own_form(request: Request, public_url: str, *, unnamed: bool) -> FormData:

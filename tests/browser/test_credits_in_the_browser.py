@@ -222,7 +222,7 @@ def test_a_key_is_made_shown_once_limited_and_revoked(town: Town, visits: Visits
     form = page.locator("form[action='/credits/keys']")
     form.get_by_label("Spend limit in credits").fill("0.1")
     form.get_by_label("The limit starts anew every").select_option("day")
-    form.get_by_label("Held by").select_option("a member of the team")
+    form.get_by_label("Held by").select_option("a team member")
     page.get_by_role("button", name="Create a key").click()
     secret = page.locator("#new-key").inner_text()
     assert re.fullmatch(r"tk-[\w-]{43}", secret)

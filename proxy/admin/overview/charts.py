@@ -83,6 +83,7 @@ def _chart(name: str, title: str, values: Sequence[tuple[date, int | None]]) -> 
             top, height = min(zero, end), max(1, abs(zero - end))
             bars.append(DayBar(LEFT + number * each + 1, top, each - 2, height, value < 0, title_of))
     dates = [Mark(LEFT + number * each, f"{values[number][0].day} {values[number][0]:%b}") for number in (0, 10, 20)]
+    dates.append(Mark(LEFT + DAYS * each, "today"))
     newest = next((value for _, value in reversed(values) if value is not None), 0)
     highest, lowest = (dollars(value, exact=True) for value in (max(known, default=0), min(known, default=0)))
     words = f"{title} by day, the last {DAYS} days: now {dollars(newest, exact=True)}, from {lowest} to {highest}"

@@ -43,6 +43,7 @@ class PeoplePages:
             "lifetimes": LIFETIMES,
             "rights": {role: sorted(action for action, roles in MAY.items() if role in roles) for role in ROLES},
             "own": caller.admin.key_id,
+            "sso": bool(self.actions.services.settings.admin.oidc_issuer),
         }
         return page(request, caller, "ops_admins.html", content)
 
