@@ -276,13 +276,14 @@ class CreditsPage:
         found = []
         for row in rows[:ROWS]:
             state, look = _state_of(row, totals.get(row.id))
-            cents = row.total_cents or row.price_cents
+            cents, back = row.total_cents or row.price_cents, totals[row.id].refunded_cents if row.id in totals else 0
             found.append(
                 {
                     "at": moment(row.created_at),
                     "package": row.package_code,
                     "credits": short_credits(row.paid_millicredits + row.bonus_millicredits),
                     "usd": f"{cents // 100:,}.{cents % 100:02}",
+                    "back": f"{back // 100:,}.{back % 100:02}" if back else "",
                     "state": state,
                     "look": look,
                     "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",

@@ -136,7 +136,8 @@ def _sign_in_pages(parts: SideParts, auth: AdminAuth) -> SignInPages:
     listen = settings.listen
     own_port = f"http://{listen.admin_host}:{listen.admin_port}" if listen.admin_port else ""
     admin_url = settings.admin.public_url or own_port or settings.portal.public_url or parts.origin
-    return SignInPages(auth, flow, settings.admin, admin_url, settings.portal.public_url)
+    public_url = settings.admin.public_url or settings.portal.public_url
+    return SignInPages(auth, flow, settings.admin, admin_url, public_url)
 
 
 def admin_actions(parts: SideParts) -> AdminActions:

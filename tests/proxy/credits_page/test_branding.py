@@ -2,13 +2,20 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import msgspec
+from prometheus_client import CollectorRegistry
 
+from billing.money.holds import KeyLimits, Refused
 from config.settings import App
-from proxy.web.rejections import insufficient_credits
+from proxy.gateway.limits.standing import short_of_money
+from proxy.gateway.services import Services
+from proxy.observability.metrics import Metrics
 from tests.support.credits_page import visiting
 from tests.support.money_api import settings
+from tests.support.plans import key
 from tests.support.shop import Shop
 
 LOGO = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M0 0h9v9z"/></svg>'
@@ -67,9 +74,18 @@ async def test_settings_are_live_and_without_them_nothing_is_said(shop: Shop) ->
 
 
 def test_the_402_leads_home() -> None:
-    ways = {"appUrl": "https://app.test", "supportUrl": "https://app.test/help"}
-    refused = insufficient_credits("balance", 5_000, 0, 0, None, "https://m.test/credits", None, ways=ways)
-    body = msgspec.json.decode(refused.body())
-    assert (body["appUrl"], body["error"]["supportUrl"]) == ("https://app.test", "https://app.test/help")
-    plain = insufficient_credits("balance", 5_000, 0, 0, None, "https://m.test/credits", None)
-    assert "appUrl" not in msgspec.json.decode(plain.body())
+    services = cast(
+        "Services",
+        SimpleNamespace(metrics=Metrics(CollectorRegistry()), absolute=lambda path: f"https://meter.test{path}"),
+    )
+    nothing = Refused("balance", 0, 0)
+    member = key(member=True)
+    for holder in (key(), member):
+        refused = short_of_money(services, settings(app=APP), KeyLimits(), nothing, 5_000, key=holder)
+        body = msgspec.json.decode(refused.body())
+        assert refused.status == 402
+        for level in (body, body["error"]):
+            assert (level["appUrl"], level["supportUrl"]) == ("https://app.test/home", "mailto:help@app.test")
+            assert level["topUpUrl"] == "https://meter.test/credits"
+    plain = msgspec.json.decode(short_of_money(services, settings(), KeyLimits(), nothing, 5_000, key=member).body())
+    assert not {"appUrl", "supportUrl"} & plain.keys()
