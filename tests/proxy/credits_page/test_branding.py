@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import msgspec
+import pytest
 from prometheus_client import CollectorRegistry
 
 from billing.money.holds import KeyLimits, Refused
@@ -18,6 +19,8 @@ from tests.support.money_api import settings
 from tests.support.plans import key
 from tests.support.shop import Shop
 
+ONE_DATABASE = pytest.mark.parametrize("sql", ["sqlite"], indirect=True)
+"""What is tested is no matter of SQL."""
 LOGO = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 9 9"><path d="M0 0h9v9z"/></svg>'
 APP = {
     "name": "Acme & Sons",
@@ -29,6 +32,7 @@ APP = {
 }
 
 
+@ONE_DATABASE
 async def test_every_page_carries_the_product_and_the_ways_home(shop: Shop, folder: Path) -> None:
     (folder / "logo.svg").write_text(LOGO)
     account = await shop.books.account(5_000)
@@ -59,6 +63,7 @@ async def test_every_page_carries_the_product_and_the_ways_home(shop: Shop, fold
         assert (await visit.client.get("/credits/static/logo")).status_code == 404, "a file that was changed since"
 
 
+@ONE_DATABASE
 async def test_settings_are_live_and_without_them_nothing_is_said(shop: Shop) -> None:
     account = await shop.books.account(5_000)
     async with visiting(shop) as visit:

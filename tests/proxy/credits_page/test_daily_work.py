@@ -22,6 +22,8 @@ from tests.support.recharge import account_with_card
 from tests.support.shop import Shop, today
 
 DAY_MS = 86_400_000
+ONE_DATABASE = pytest.mark.parametrize("sql", ["sqlite"], indirect=True)
+"""What is tested is no matter of SQL."""
 
 
 async def spend(
@@ -95,19 +97,13 @@ async def test_the_list_pages_through_every_booking_once(shop: Shop) -> None:
     async with visiting(shop) as visit:
         await visit.sign_in(account)
         for query, expected in (("", 25), ("show=requests", 24), ("model=gpt-4.1", 24)):
-            seen, older = [], f"?{query}" if query else ""
-            while older:
-                shown = section(await visit.page(older if older != "?" else ""), "activity")
+            seen: list[str] = []
+            following: str | None = f"?{query}"
+            while following is not None:
+                shown = section(await visit.page(following), "activity")
                 seen += re.findall(r'class="ref">(?:<code>|<span>)(.*?)<', shown)
-                following = re.search(r'href="/credits(\?[^"]*older=[^"]*)#activity"', shown)
-                older = following[1].replace("&amp;", "&") if following else ""
-            if not query:
-                first = section(await visit.page(), "activity")
-                seen = re.findall(r'class="ref">(?:<code>|<span>)(.*?)<', first)
-                following = re.search(r'href="/credits(\?older=[^"]*)#activity"', first)
-                assert following is not None
-                rest = section(await visit.page(following[1]), "activity")
-                seen += re.findall(r'class="ref">(?:<code>|<span>)(.*?)<', rest)
+                older = re.search(r'href="/credits(\?[^"]*older=[^"]*)#activity"', shown)
+                following = older[1].replace("&amp;", "&") if older is not None else None
             assert (len(seen), len(set(seen))) == (expected, expected), query
 
 
@@ -155,6 +151,7 @@ async def test_usage_is_summed_by_key_and_model_and_filtered(shop: Shop) -> None
         assert "req_3" not in csv
 
 
+@ONE_DATABASE
 async def test_filters_that_cannot_be_are_said_at_their_field_and_stay(shop: Shop) -> None:
     account = await shop.books.account(90_000)
     async with visiting(shop) as visit:
@@ -181,6 +178,7 @@ def test_the_usual_time_and_the_longest(days: int) -> None:
     assert (usual.is_set, (usual.last - usual.first).days) == (False, 29)
 
 
+@ONE_DATABASE
 async def test_a_refused_form_keeps_what_was_typed_and_says_it_at_the_field(shop: Shop) -> None:
     account = await account_with_card(shop)
     async with visiting(shop, settings(billing={"auto_recharge": True})) as visit:
@@ -211,6 +209,7 @@ async def test_a_refused_form_keeps_what_was_typed_and_says_it_at_the_field(shop
         assert await visit.page() is not None
 
 
+@ONE_DATABASE
 async def test_what_no_field_is_about_is_said_at_the_top(shop: Shop) -> None:
     account = await shop.books.account(5_000)
     async with visiting(shop) as visit:
@@ -222,6 +221,7 @@ async def test_what_no_field_is_about_is_said_at_the_top(shop: Shop) -> None:
         assert re.search(r'role="alert"><strong>Not done.</strong> There is no saved card', refused.text)
 
 
+@ONE_DATABASE
 async def test_a_key_of_a_team_member_is_made_and_changed(shop: Shop) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
@@ -262,6 +262,7 @@ async def test_the_saved_card_is_named_and_removed(shop: Shop) -> None:
         assert actions[:2] == ["card.remove", "auto_recharge.set"]
 
 
+@ONE_DATABASE
 async def test_a_card_saved_before_its_numbers_were_kept_is_shown_without_them(shop: Shop) -> None:
     account = await account_with_card(shop)
     async with shop.books.database.write() as connection:
@@ -289,6 +290,7 @@ async def test_the_warning_is_set_where_somebody_listens(shop: Shop) -> None:
         assert await shop.rows("SELECT threshold_millicredits FROM balance_marks") == [(None,)]
 
 
+@ONE_DATABASE
 async def test_prices_are_ones_own(shop: Shop) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
@@ -310,6 +312,7 @@ async def test_prices_are_ones_own(shop: Shop) -> None:
         assert "Prices agreed for your account" in page
 
 
+@ONE_DATABASE
 async def test_amounts_are_written_one_way(shop: Shop) -> None:
     account = await account_with_card(shop)
     await spend(shop, account, "req_1", cost=338)
