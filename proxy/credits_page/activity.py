@@ -15,14 +15,14 @@ from starlette.responses import Response
 
 from billing.accounting.usage_summary import TooManyGroups, UsageSums
 from billing.ledger.accounts import Accounts, KeyRow
-from billing.ledger.portal_tokens import DAY_MS, DaySpend
+from billing.ledger.portal_tokens import DAY_MS
 from billing.ledger.transfers import TransferRow
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.usage_record import UsageRow
 from billing.storage.database import now_ms
 from proxy.credits_page.formatting import moment
 from proxy.credits_page.sign_in import Page, Visitor
-from proxy.credits_page.spend_chart import DAYS, spend_chart
+from proxy.credits_page.spend_chart import DAYS, DaySpend, spend_chart
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.usage import csv_of
 from proxy.web.display import short_credits, signed_credits
@@ -32,6 +32,8 @@ from proxy.web.rejections import Rejection, invalid
 
 ROWS = 20
 MOST_DAYS = 92
+YEARS = range(2000, 2200)
+"""Beyond them nothing was charged, and days before and after one might have no date."""
 MOST_SUMS = 50
 """Lines of the sums by key and model; those that cost most."""
 USAGE = "usage"
@@ -172,9 +174,12 @@ def _day(text: str, field: str) -> date | None:
     if not text.strip():
         return None
     try:
-        return datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).date()
+        found = datetime.strptime(text.strip(), "%Y-%m-%d").replace(tzinfo=UTC).date()
     except ValueError:
-        raise invalid("Write a day like 2026-11-23.", field) from None
+        found = None
+    if found is None or found.year not in YEARS:
+        raise invalid("Write a day like 2026-11-23.", field)
+    return found
 
 
 def _midnight(day: date) -> int:

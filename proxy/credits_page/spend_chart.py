@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from billing.ledger.portal_tokens import DAY_MS, DaySpend
+from billing.ledger.portal_tokens import DAY_MS
 from proxy.web.display import short_credits
 
 DAYS = 30
@@ -34,6 +34,14 @@ class Frame(NamedTuple):
 
 WIDE = Frame("wide", DAYS, 760, 250, 64, 7)
 NARROW = Frame("narrow", 14, 320, 220, 52, 4)
+
+
+class DaySpend(NamedTuple):
+    """Cost of one model on one UTC day (days since 1970), in millicredits."""
+
+    day: int
+    model: str
+    millicredits: int
 
 
 class Series(NamedTuple):

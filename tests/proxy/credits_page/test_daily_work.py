@@ -162,7 +162,12 @@ async def test_filters_that_cannot_be_are_said_at_their_field_and_stay(shop: Sho
         assert 'value="yesterday"' in field[0]
         assert 'aria-invalid="true"' in field[0]
         assert "Write a day like 2026-11-23." in field[0]
-        for query in ("?from=2026-02-03&to=2026-02-01", "?from=2025-01-01&to=2026-01-01"):
+        for query in (
+            "?from=2026-02-03&to=2026-02-01",
+            "?from=2025-01-01&to=2026-01-01",
+            "?to=0001-01-05",
+            "?to=9999-12-31",
+        ):
             assert 'aria-invalid="true"' in section(await visit.page(query), "usage")
 
 
