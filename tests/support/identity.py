@@ -30,7 +30,7 @@ class Idp:
         """`host`: by what name it is known; "localhost" is another site than 127.0.0.1 for a browser."""
         self.callback, self.claims, self.signing_key = callback, dict[str, Any](), KEY
         self.document_changes, self.down, self.kid = dict[str, Any](), False, "first"
-        self.public_client = False
+        self.public_client, self.described = False, 0
         self.grants: dict[str, dict[str, str]] = {}
         self.asked: list[dict[str, str]] = []
         self.exchanged: list[dict[str, str]] = []
@@ -72,6 +72,7 @@ class Idp:
 
     def answer_get(self, handler: BaseHTTPRequestHandler) -> None:
         path, _, query = handler.path.partition("?")
+        self.described += path.startswith("/.well-known")
         if self.down:
             send(handler, 503, {})
         elif path == "/.well-known/openid-configuration":

@@ -15,6 +15,8 @@ from proxy.web.rejections import Rejection, unavailable
 PLACE = "/.well-known/openid-configuration"
 FETCH_SECONDS = 5.0
 CACHE_SECONDS = 3_600.0
+RETRY_SECONDS = 5.0
+"""Between two tries while it does not answer: anybody may ask to sign in, and none of them is to be a call to it."""
 MAX_BYTES = 262_144
 METHOD = "S256"
 """The way of PKCE that we use; `plain` is none."""
@@ -38,19 +40,19 @@ class IdentityProvider:
         """`client` asks the issuer."""
         self.conf, self.client = conf, client
         self._known: ProviderDocument | None = None
-        self._known_until = float("-inf")
+        self._asked_again_at, self._trouble = float("-inf"), "it was not reached yet"
 
     async def document(self) -> ProviderDocument:
         """Return the description, at most an hour old while the issuer answers. Raises Rejection (503)."""
-        if time.monotonic() >= self._known_until:
+        if time.monotonic() >= self._asked_again_at:
+            self._asked_again_at = time.monotonic() + RETRY_SECONDS  # whatever comes of it, and for everybody at once
             try:
                 self._known = await self._fetch()
-                self._known_until = time.monotonic() + CACHE_SECONDS
+                self._asked_again_at = time.monotonic() + CACHE_SECONDS
             except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, ValueError) as error:
-                if self._known is None:
-                    raise no_provider(str(error) or type(error).__name__) from None
+                self._trouble = str(error) or type(error).__name__
         if self._known is None:
-            raise no_provider("it was never reached")
+            raise no_provider(self._trouble)
         return self._known
 
     async def jwks_url(self) -> str:

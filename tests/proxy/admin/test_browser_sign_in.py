@@ -188,6 +188,13 @@ async def test_a_wrong_secret_and_a_silent_provider(books: Books, idp: Idp) -> N
         assert (await client.get("/admin/sign-in/start")).status_code == 503
 
 
+async def test_a_provider_that_is_away_is_not_asked_for_each_who_comes(books: Books, idp: Idp) -> None:
+    idp.down, before = True, idp.described
+    async with browsing(books, idp) as client:
+        assert [(await client.get("/admin/sign-in/start")).status_code for _ in range(4)] == [503] * 4
+    assert idp.described == before + 1
+
+
 @pytest.mark.parametrize(
     "change",
     [
