@@ -553,6 +553,12 @@ def test_the_operators_product_is_on_the_page_within_the_policy(town: Town, visi
         look(page)
         page.set_viewport_size({"width": 390, "height": 800})
         look(page)
+        town.configure(
+            "[billing]\nauto_recharge = true\n" + BRAND.replace("logo.svg", "gone.svg").replace("Acme", "Other")
+        )
+        wait_until(lambda: "app.logo_file" in town.server.log(), 5, "an edit with a logo that is none is refused")
+        page.reload()
+        expect(page.locator(".brand")).to_have_text("Acme")
     finally:
         town.configure("[billing]\nauto_recharge = true\n")
 
