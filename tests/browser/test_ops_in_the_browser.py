@@ -33,6 +33,7 @@ PAGES = [
     "/admin/webhooks",
     "/admin/audit",
 ]
+STOPS = "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
 LOSS_DAY = "2026-01-05"
 
 
@@ -565,12 +566,12 @@ def test_an_operator_needs_no_mouse(town: Town, visits: Visits, keys: dict[str, 
     page.keyboard.press("Enter")
     expect(page.get_by_label("Credits to give")).to_be_visible()
     stops = tab_stops(page)
-    assert (
-        len(stops)
-        == page.locator(
-            "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
-        ).count()
-    )
+    assert len(stops) == page.locator(STOPS).count()
+    for path in ("/admin/purchases", "/admin/admins"):
+        page.goto(town.server.url + path)
+        assert len(tab_stops(page)) == page.locator(STOPS).count(), path
+    page.go_back()
+    page.go_back()
     page.evaluate("document.activeElement.blur()")
     tab_to(page, "Credits to give")
     page.keyboard.type("7")
