@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from ipaddress import ip_network
 from urllib.parse import SplitResult, urlsplit
 
+from config.app import DARK_GROUND, LEAST_CONTRAST, LIGHT_GROUND, contrast_tenths
 from config.errors import ConfigError, raise_problems
 from config.settings import Settings, variable_of
 from config.store_urls import SECRET_FIELDS, fields_of, find_url_problems
@@ -125,13 +126,28 @@ def _check_proxies(settings: Settings, where: str) -> Iterator[ConfigError]:
 
 def _check_identity_provider(settings: Settings, where: str) -> Iterator[ConfigError]:
     admin = settings.admin
-    if admin.oidc_issuer and not (admin.oidc_audience and admin.oidc_jwks_url):
+    if admin.oidc_issuer and not (admin.oidc_audience or admin.oidc_client_id):
         yield ConfigError(
             where,
             "admin.oidc_issuer",
-            "needs admin.oidc_audience and admin.oidc_jwks_url beside it",
-            "name the audience that tokens for this service carry, and where the issuer's keys are",
+            "needs admin.oidc_audience or admin.oidc_client_id beside it",
+            "name the audience that tokens for this service carry, or the client that people sign in by in the browser",
         )
+    if admin.oidc_client_id and not admin.oidc_issuer:
+        yield ConfigError(
+            where, "admin.oidc_client_id", "needs admin.oidc_issuer beside it", "name the issuer that knows this client"
+        )
+    if admin.oidc_issuer and not admin.oidc_jwks_url and not _is_http(_parts(admin.oidc_issuer)):
+        yield ConfigError(
+            where,
+            "admin.oidc_issuer",
+            "is no http(s) URL, so nobody can ask it where its keys are",
+            'write it like "https://id.example.com", or set admin.oidc_jwks_url',
+        )
+    if admin.oidc_client_id and "openid" not in admin.oidc_scopes:
+        yield ConfigError(where, "admin.oidc_scopes", 'lacks "openid"', "no sign-in is OpenID Connect without it")
+    if admin.public_url:
+        yield from find_http_url_problems("admin.public_url", admin.public_url)
     if admin.oidc_jwks_url and not _is_http(_parts(admin.oidc_jwks_url)):
         yield ConfigError(
             where, "admin.oidc_jwks_url", "is not an http(s) URL", 'write it like "https://id.example.com/jwks.json"'
@@ -222,6 +238,22 @@ def _check_packages(settings: Settings, where: str) -> Iterator[ConfigError]:
         yield ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
 
 
+def _check_app(settings: Settings, where: str) -> Iterator[ConfigError]:
+    """Yield addresses that nobody could follow, and colours that nobody could read."""
+    app = settings.app
+    addresses = {"url": app.url, "terms_url": app.terms_url, "privacy_url": app.privacy_url}
+    if not re.fullmatch(r"mailto:[!-~]+@[!-~]+", app.support_url):
+        addresses["support_url"] = app.support_url
+    for name, address in addresses.items():
+        if address:
+            yield from find_http_url_problems(f"app.{name}", address)
+    colors = (("color", app.color, LIGHT_GROUND, "light"), ("dark_color", app.dark_color, DARK_GROUND, "dark"))
+    for name, color, ground, words in colors:
+        if color and contrast_tenths(color, ground) < LEAST_CONTRAST:
+            reason = f"{color} cannot be read as text on the {words} ground of the page ({ground})"
+            yield ConfigError(where, f"app.{name}", reason, "choose one with a contrast of 4.5 to 1 or more")
+
+
 Check = Callable[[Settings, str], Iterator[ConfigError]]
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_workers, ("listen.workers", "redis.url")),
@@ -229,7 +261,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_costs_url, ("advanced.openai_costs_url",)),
     (_check_listeners, ("listen.port", "listen.side_port", "listen.admin_port")),
     (_check_proxies, ("listen.trusted_proxies",)),
-    (_check_identity_provider, ("admin.oidc_issuer", "admin.oidc_audience", "admin.oidc_jwks_url")),
+    (_check_identity_provider, ("admin",)),
     (_check_tracing, ("log.opentelemetry",)),
     (_check_database, ("database.url",)),
     (_check_redis, ("redis.url",)),
@@ -237,6 +269,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_recharge, ("billing.auto_recharge", "stripe.automatic_tax")),
     (_check_markup, ("billing.markup",)),
     (_check_packages, ("packages",)),
+    (_check_app, ("app",)),
     (find_upstream_problems, ("upstreams",)),
 )
 """Each check, and the keys that it reads."""

@@ -188,6 +188,17 @@ def service_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> 
     return Secret(key) if key else None
 
 
+def oidc_client_secret(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
+    """Return our secret at the identity provider; None for a public client. Raises ConfigError."""
+    admin = settings.admin
+    secret = _secret("OIDC_CLIENT_SECRET", admin.oidc_client_secret_file, "admin.oidc_client_secret_file", environ)
+    if secret and not VISIBLE.fullmatch(secret):
+        raise ConfigError(
+            "environment", "OIDC_CLIENT_SECRET", "has blanks or control characters in it", "paste the secret alone"
+        )
+    return Secret(secret) if secret and admin.oidc_client_id else None
+
+
 def openai_admin_key(settings: Settings, environ: Mapping[str, str] = os.environ) -> Secret | None:
     """Return the key that OpenAI's costs are asked for with; None when they are not to be asked for.
 

@@ -30,6 +30,8 @@ HostedTool = Literal[
     "programmatic_tool_calling",
 ]
 HeaderText = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{0,120}$")]
+PersonsRole = Literal["viewer", "support", "finance", "ops", "owner"]
+Color = Annotated[str, msgspec.Meta(pattern=r"^(#[0-9a-fA-F]{6})?$")]
 Dialect = Literal["openai", "azure", "generic"]
 ServiceTier = Literal["default", "flex", "priority", "ultrafast"]
 
@@ -186,6 +188,19 @@ class Seller(Section, frozen=True):
     tax_id: str = ""
 
 
+class App(Section, frozen=True):
+    """The operator's own product, as customers know it: on their pages, in the 402, at the foot of statements."""
+
+    name: Annotated[str, msgspec.Meta(max_length=60)] = ""
+    url: str = ""
+    logo_file: str = ""
+    color: Color = ""
+    dark_color: Color = ""
+    support_url: str = ""
+    terms_url: str = ""
+    privacy_url: str = ""
+
+
 class Holds(Section, frozen=True):
     """Bounds of a hold where the request names none of its own, and how far they may be lowered."""
 
@@ -282,6 +297,12 @@ class AdminSettings(Section, frozen=True):
     oidc_audience: str = ""
     oidc_jwks_url: str = ""
     oidc_role_claim: str = "tollkeeper_role"
+    oidc_client_id: str = ""
+    oidc_client_secret_file: str = ""
+    oidc_scopes: tuple[str, ...] = ("openid", "email", "profile")
+    oidc_groups_claim: str = "groups"
+    oidc_roles: dict[str, PersonsRole] = {}
+    public_url: str = ""
     oidc_algorithms: tuple[Literal["RS256", "RS384", "RS512", "PS256", "ES256", "ES384", "EdDSA"], ...] = (
         "RS256",
         "ES256",
@@ -339,6 +360,7 @@ class Settings(Section, frozen=True):
     storage: Storage = Storage()
     purchases: Purchases = Purchases()
     seller: Seller = Seller()
+    app: App = App()
     holds: Holds = Holds()
     metering: Metering = Metering()
     limits: Limits = Limits()
@@ -362,6 +384,7 @@ LIVE_SECTIONS = (
     "storage",
     "purchases",
     "seller",
+    "app",
     "holds",
     "metering",
     "limits",

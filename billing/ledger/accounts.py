@@ -212,7 +212,9 @@ class Accounts:
             told = delete(notices).where(notices.c.account_id == account_id, notices.c.kind == BY_CHOICE)
             await connection.execute(told)  # they name end users
             card = update(stripe_customers).where(stripe_customers.c.account_id == account_id)
-            await connection.execute(card.values(payment_method_id="", consented_at=None))
+            await connection.execute(
+                card.values(payment_method_id="", consented_at=None, method_brand="", method_last4="")
+            )
             await record_change(connection, who, Change("account.erase", account_id, None, None, reason))
 
     async def everyone(self) -> list[AccountRow]:

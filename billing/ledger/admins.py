@@ -107,6 +107,17 @@ class Admins:
                 connection, who, Change("admin.revoke", key_id, {"revoked": False}, {"revoked": True}, reason)
             )
 
+    async def change_role(self, key_id: str, role: str, who: Who, reason: str = "") -> None:
+        """Give a key another role, in force at once; whoever is signed in with it signs in anew. Raises KeyNotFound."""
+        live = (admin_keys.c.id == key_id, admin_keys.c.revoked_at.is_(None))
+        async with self._db.write() as connection:
+            before = (await connection.execute(select(admin_keys.c.role).where(*live))).scalar_one_or_none()
+            if before is None:
+                raise KeyNotFound(key_id)
+            await connection.execute(update(admin_keys).where(*live).values(role=role))
+            await connection.execute(delete(admin_sessions).where(admin_sessions.c.key_id == key_id))
+            await record_change(connection, who, Change("admin.role", key_id, {"role": before}, {"role": role}, reason))
+
     async def find(self, key_hash: str) -> Admin | None:
         """Whose key this is; None when it is nobody's, revoked or expired."""
         async with self._db.read() as connection:

@@ -357,6 +357,15 @@ class Ledger:
         async with self._db.read() as connection:
             return [UsageRow(*row) for row in await connection.execute(query)]
 
+    async def usage_named(self, account_id: str, request_ids: Sequence[str]) -> list[UsageRow]:
+        """Return the usage rows of these requests, as far as they are the customer's and still kept."""
+        if not request_ids:
+            return []
+        mine = (usage.c.account_id == account_id, usage.c.charge_id.in_(request_ids))
+        async with self._db.read() as connection:
+            found = await connection.execute(select(*columns_of(usage, UsageRow._fields)).where(*mine))
+            return [UsageRow(*row) for row in found]
+
     async def _insert_usage(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> list[str]:
         """INSERT ... ON CONFLICT DO NOTHING; the charge ids of the rows that are new, sorted."""
         dialect = sqlite if self._db.is_sqlite else postgresql

@@ -5,15 +5,14 @@ Only hashes are stored.
 
 import hashlib
 import secrets
-from collections import defaultdict
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, union_all, update
+from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
 
 from billing.ledger.audit_log import Change, Who, record_change
 from billing.money.errors import AccountNotFound
 from billing.storage.database import Database, now_ms
-from billing.storage.tables.core import accounts, usage, usage_daily
+from billing.storage.tables.core import accounts
 from billing.storage.tables.operations import admin_keys
 from billing.storage.tables.portal import portal_tokens
 
@@ -54,16 +53,8 @@ class PortalSession(NamedTuple):
     staff: Staff | None = None
 
 
-class DaySpend(NamedTuple):
-    """Cost of one model for an account on one UTC day (days since 1970), in millicredits."""
-
-    day: int
-    model: str
-    millicredits: int
-
-
 class PortalTokens:
-    """Links, sessions, and what the page's chart shows. Raises StoreUnavailable when SQL is away."""
+    """Links and sessions. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Database) -> None:
         """`database` must be migrated."""
@@ -128,25 +119,6 @@ class PortalTokens:
         """End a session."""
         async with self._db.write() as connection:
             await connection.execute(delete(portal_tokens).where(portal_tokens.c.hash == _hash(token)))
-
-    async def spend(self, account_id: str, since_day: int) -> list[DaySpend]:
-        """Sum what was charged by day and model since a day, oldest first."""
-        day, kept = (usage.c.created_at // DAY_MS).label("day"), usage_daily.c
-        detail = (
-            select(day, usage.c.model, func.sum(usage.c.charged_millicredits))
-            .where(usage.c.account_id == account_id, usage.c.created_at >= since_day * DAY_MS)
-            .group_by(day, usage.c.model)
-        )
-        sums = (
-            select(kept.asked_day, kept.model, func.sum(kept.charged_millicredits))
-            .where(kept.account_id == account_id, kept.asked_day >= since_day)
-            .group_by(kept.asked_day, kept.model)
-        )
-        found: defaultdict[tuple[int, str], int] = defaultdict(int)
-        async with self._db.read() as connection:
-            for number, model, amount in await connection.execute(union_all(detail, sums)):
-                found[int(number), model] += int(amount)
-        return [DaySpend(number, model, found[number, model]) for number, model in sorted(found)]
 
     async def _make(
         self, account_id: str, kind: str, lifetime_ms: int, staff: Staff | None, who: Who | None = None

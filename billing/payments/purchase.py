@@ -31,12 +31,13 @@ that the next event, click or sweep takes on: docs/stripe.md has the table.
 """
 
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from billing.money.amounts import Millicredits, MoneyError, package_credits, parse_usd
 from billing.money.errors import BillingError, StoreUnavailable
 
 State = Literal["created", "open", "processing", "credited", "expired", "failed", "review", "dismissed"]
+STATES: tuple[State, ...] = get_args(State)
 Origin = Literal["checkout", "auto", "transfer"]
 PaymentStatus = Literal["open", "processing", "paid", "expired", "failed", "free", "unknown"]
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.money.errors import AccountNotFound, BillingError, TooManyCheckouts
@@ -217,6 +217,18 @@ class PurchaseStore:
             .order_by(purchases.c.created_at.desc(), purchases.c.id.desc())
             .limit(limit)
         )
+        async with self._db.read() as connection:
+            return [purchase_of(row) for row in (await connection.execute(query)).mappings()]
+
+    async def newest(
+        self, limit: int, state: State | None = None, before: tuple[int, str] | None = None
+    ) -> list[Purchase]:
+        """Return purchases of all accounts, newest first; those in one state where it is named."""
+        conditions: list[ColumnElement[bool]] = [] if state is None else [purchases.c.state == state]
+        if before is not None:
+            conditions.append(tuple_(purchases.c.created_at, purchases.c.id) < tuple_(*before))
+        query = select(purchases).where(*conditions)
+        query = query.order_by(purchases.c.created_at.desc(), purchases.c.id.desc()).limit(limit)
         async with self._db.read() as connection:
             return [purchase_of(row) for row in (await connection.execute(query)).mappings()]
 

@@ -5,8 +5,21 @@ from typing import NamedTuple
 from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 
+from billing.ledger.audit_log import Change, Who, record_change
 from billing.storage.database import Database, now_ms
+from billing.storage.rows import columns_of
 from billing.storage.tables.payments import stripe_customers
+
+LONGEST_BRAND, LONGEST_LAST4 = 40, 8
+NO_METHOD = {"payment_method_id": "", "method_brand": "", "method_last4": ""}
+
+
+class SavedMethod(NamedTuple):
+    """A payment method to keep, and by what its owner knows it: brand or bank, last four characters ("": not said)."""
+
+    id: str
+    brand: str = ""
+    last4: str = ""
 
 
 class StripeCustomer(NamedTuple):
@@ -16,6 +29,8 @@ class StripeCustomer(NamedTuple):
     customer_id: str
     payment_method_id: str
     consented_at: int | None
+    method_brand: str
+    method_last4: str
 
 
 class StripeCustomers:
@@ -27,12 +42,7 @@ class StripeCustomers:
 
     async def find(self, account_id: str) -> StripeCustomer | None:
         """Return the account's customer, if Stripe has one."""
-        columns = (
-            stripe_customers.c.account_id,
-            stripe_customers.c.customer_id,
-            stripe_customers.c.payment_method_id,
-            stripe_customers.c.consented_at,
-        )
+        columns = columns_of(stripe_customers, StripeCustomer._fields)
         async with self._db.read() as connection:
             row = (
                 await connection.execute(select(*columns).where(stripe_customers.c.account_id == account_id))
@@ -52,17 +62,22 @@ class StripeCustomers:
 
     async def replace(self, account_id: str, customer_id: str) -> None:
         """Put another customer in the place of the account's, without a saved method."""
-        values = {"customer_id": customer_id, "payment_method_id": "", "consented_at": None}
+        values = {"customer_id": customer_id, **NO_METHOD, "consented_at": None}
         async with self._db.write() as connection:
             await connection.execute(
                 update(stripe_customers).where(stripe_customers.c.account_id == account_id).values(**values)
             )
 
-    async def save_method(self, account_id: str, customer_id: str, payment_method_id: str, consented_at: int) -> None:
+    async def save_method(self, account_id: str, customer_id: str, method: SavedMethod, consented_at: int) -> None:
         """Keep the method of a purchase whose buyer agreed to be charged again, unless that was another customer of
         Stripe's.
         """
-        values = {"payment_method_id": payment_method_id, "consented_at": consented_at}
+        values = {
+            "payment_method_id": method.id,
+            "method_brand": method.brand[:LONGEST_BRAND],
+            "method_last4": method.last4[:LONGEST_LAST4],
+            "consented_at": consented_at,
+        }
         newer = stripe_customers.c.consented_at.is_(None) | (stripe_customers.c.consented_at < consented_at)
         async with self._db.write() as connection:
             same = (stripe_customers.c.account_id == account_id, stripe_customers.c.customer_id == customer_id)
@@ -72,4 +87,12 @@ class StripeCustomers:
         """Forget a method that was removed; False when it was none of ours."""
         statement = update(stripe_customers).where(stripe_customers.c.payment_method_id == payment_method_id)
         async with self._db.write() as connection:
-            return (await connection.execute(statement.values(payment_method_id=""))).rowcount > 0
+            return (await connection.execute(statement.values(**NO_METHOD))).rowcount > 0
+
+    async def remove_method(self, account_id: str, payment_method_id: str, who: Who) -> None:
+        """Forget the method that its owner removed here; a row in the audit log unless it was gone already."""
+        mine = (stripe_customers.c.account_id == account_id, stripe_customers.c.payment_method_id == payment_method_id)
+        async with self._db.write() as connection:
+            changed = await connection.execute(update(stripe_customers).where(*mine).values(**NO_METHOD))
+            if changed.rowcount:
+                await record_change(connection, who, Change("card.remove", account_id, None, None))

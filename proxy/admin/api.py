@@ -34,6 +34,7 @@ from proxy.admin.request_bodies import (
     FlagRequest,
     ReasonRequest,
     RefundRequest,
+    RoleRequest,
 )
 from proxy.admin.roles import ROLES
 from proxy.admin.rows import admin_row, audit_row
@@ -97,6 +98,7 @@ class AdminApi:
             AdminRoute("GET", f"{base}/audit/export", "audit.read", self._audit_export),
             AdminRoute("GET", f"{base}/admins", "admins.read", self._admins),
             AdminRoute("POST", f"{base}/admins", "admins.write", self._create_admin),
+            AdminRoute("POST", f"{base}/admins/{{admin_key_id}}/role", "admins.write", self._change_role),
             AdminRoute("POST", f"{base}/admins/{{admin_key_id}}/revoke", "admins.write", self._revoke_admin),
         ]
 
@@ -285,6 +287,13 @@ class AdminApi:
         reason = check_reason(asked.reason) if asked.reason else ""
         key_id, secret = await self.actions.admins.create(name, asked.role, caller.who, ends, reason)
         return json_response({"adminKeyId": key_id, "name": name, "role": asked.role, "adminKey": secret}, 201)
+
+    async def _change_role(self, request: Request, caller: Caller) -> Response:
+        asked, key_id = await json_body(request, RoleRequest), request.path_params["admin_key_id"]
+        if asked.role not in ROLES:
+            raise invalid(f"`role` is one of {', '.join(ROLES)}.", "role")
+        await self.actions.admins.change_role(key_id, asked.role, caller.who, check_reason(asked.reason))
+        return json_response({"adminKeyId": key_id, "role": asked.role})
 
     async def _revoke_admin(self, request: Request, caller: Caller) -> Response:
         key_id = request.path_params["admin_key_id"]

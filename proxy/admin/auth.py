@@ -14,7 +14,7 @@ from starlette.responses import Response
 from billing.ledger.accounts import hash_key
 from billing.ledger.admins import ADMIN_PREFIX, Admin, Admins
 from billing.ledger.audit_log import Who
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.admin.roles import may
 from proxy.web.auth_failures import AuthFailures
 from proxy.web.origin import origin_of
@@ -57,7 +57,7 @@ class AdminAuth:
 
     def __init__(self, admins: Admins, tokens: TokenChecker | None, failures: AuthFailures) -> None:
         """`tokens` None: no identity provider is configured. `failures`: of keys and tokens, by address."""
-        self.admins, self._tokens, self._failures = admins, tokens, failures
+        self.admins, self._tokens, self.failures = admins, tokens, failures
 
     async def bearer(self, request: Request) -> Caller:
         """Return the caller by the Authorization header: an admin key, or a token."""
@@ -73,17 +73,17 @@ class AdminAuth:
         Raises Rejection.
         """
         address, digest = origin_of(request.scope).address, hash_key(token)
-        doubtful = self._failures.is_over("admin", address, digest)
+        doubtful = self.failures.is_over("admin", address, digest)
         try:
-            async with self._failures.turn("admin", address) if doubtful else contextlib.nullcontext():
+            async with self.failures.turn("admin", address) if doubtful else contextlib.nullcontext():
                 found = await self._find(token)
         except Rejection as rejection:
             if rejection.status == UNAUTHORIZED:
-                self._failures.count("admin", address)
+                self.failures.count("admin", address)
                 if doubtful:
-                    raise self._failures.refusal("admin", address) from None
+                    raise self.failures.refusal("admin", address) from None
             raise
-        self._failures.remember_proof(digest)
+        self.failures.remember_proof(digest)
         return found
 
     async def _find(self, token: str) -> Admin:

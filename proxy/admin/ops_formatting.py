@@ -50,6 +50,11 @@ DONE = {
     "rules": "This holds within seconds for every end user of whom nothing else is said.",
     "end-user": "This holds for the end user within seconds.",
     "revoke-token": "The token is revoked. It is refused everywhere within seconds.",
+    "accept": "The payment is credited.",
+    "dismiss": "The payment is closed. Nothing was credited for it.",
+    "refund": "The money goes back. The credits follow as soon as Stripe says so.",
+    "role": "The role is changed, and holds at once. Whoever has the key signs in anew.",
+    "revoke-admin": "The admin key is revoked, and whoever was signed in with it is out.",
     "revoke": "The key is revoked. Programs that use it stop working within seconds.",
     "erase": "The personal data of this account are replaced. Its books stay.",
     "grant": "The credits are granted.",
@@ -87,6 +92,11 @@ def number(value: float) -> str:
 def usd(value: float, places: int = 2) -> str:
     """Dollars, the minus before the sign."""
     return f"{'−' if value < 0 else ''}${abs(value):,.{places}f}"
+
+
+def cents_of(cents: int) -> str:
+    """Cents as dollars: $1,234.50."""
+    return f"${cents // 100:,}.{cents % 100:02}"
 
 
 def stamp(iso: str | None) -> str:
@@ -143,4 +153,11 @@ def as_json(value: Any) -> str:
     return "" if value is None else msgspec.json.encode(value).decode()
 
 
-FILTERS = {"credits": credits_of, "signed": signed_credits, "number": number, "usd": usd, "stamp": stamp}
+FILTERS = {
+    "credits": credits_of,
+    "signed": signed_credits,
+    "number": number,
+    "usd": usd,
+    "cents": cents_of,
+    "stamp": stamp,
+}

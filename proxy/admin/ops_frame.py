@@ -4,6 +4,7 @@ import hashlib
 import hmac
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
 from jinja2 import Environment, PackageLoader
 from starlette.requests import Request
@@ -11,16 +12,17 @@ from starlette.responses import RedirectResponse, Response
 
 from proxy.admin.auth import Caller
 from proxy.admin.ops_formatting import DONE, FILTERS
+from proxy.web.forms import NOT_REFUSED
 
 COOKIE = "tk_admin"
 ROWS = 50
-HEADERS = {
-    "content-security-policy": "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; "
-    "frame-ancestors 'none'; form-action 'self'",
-    "cache-control": "no-store",
-}
+POLICY = (
+    "default-src 'none'; style-src 'self'; img-src data:; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"
+)
+HEADERS = {"content-security-policy": POLICY, "cache-control": "no-store"}
 MENU = (
     ("/admin", "Overview", "overview.read"),
+    ("/admin/purchases", "Purchases", "usage.read"),
     ("/admin/flags", "Flags", "flags.read"),
     ("/admin/rates", "Rate cards", "rates.read"),
     ("/admin/plans", "Price plans", "plans.read"),
@@ -28,6 +30,7 @@ MENU = (
     ("/admin/reconciliation", "Reconciliation", "reconciliation.read"),
     ("/admin/events", "Events", "events.read"),
     ("/admin/webhooks", "Webhooks", "webhooks.read"),
+    ("/admin/admins", "Admins", "admins.read"),
     ("/admin/audit", "Audit log", "audit.read"),
 )
 TEMPLATES = Environment(
@@ -43,7 +46,8 @@ def page(request: Request, caller: Caller, name: str, content: dict[str, Any]) -
         "role": caller.admin.role,
         "may": caller.may,
         "menu": [(path, text) for path, text, action in MENU if caller.may(action)],
-        "here": request.url.path,
+        "here": getattr(request.state, "here", request.url.path),
+        "wrong": getattr(request.state, "wrong", NOT_REFUSED),
         "done": DONE.get(request.query_params.get("done", "")),
         "token": csrf_of(request.cookies.get(COOKIE, "")),
     }
@@ -52,12 +56,18 @@ def page(request: Request, caller: Caller, name: str, content: dict[str, Any]) -
 
 def message(title: str, text: str, status: int) -> Response:
     """Render a page of words alone."""
-    return render("ops_message.html", {"title": title, "text": text}, status)
+    return render("ops_message.html", {"title": title, "text": text, "wrong": NOT_REFUSED}, status)
 
 
 def render(name: str, content: dict[str, Any], status: int = 200) -> Response:
     """Render a template."""
     return Response(TEMPLATES.get_template(name).render(content), status, HEADERS, "text/html; charset=utf-8")
+
+
+def headers_to(url: str) -> dict[str, str]:
+    """Return the headers of a page whose forms lead on to that address, which may be another listener's."""
+    parts = urlsplit(url)
+    return {**HEADERS, "content-security-policy": f"{POLICY} {parts.scheme}://{parts.netloc}"}
 
 
 def csrf_of(token: str) -> str:

@@ -4,25 +4,19 @@ The same table of roles as the API decides; what a role may not do is not shown,
 same.
 """
 
-import contextlib
-import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from typing import Any
-from urllib.parse import quote, urlsplit
 
 import msgspec
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
-from billing.ledger.accounts import KeyDetails, KeyRules
 from billing.ledger.customers.search import AccountFilters
-from billing.ledger.ledger import DAY_MS
-from billing.ledger.rate_cards import RateCardError
-from billing.ledger.records.account_details import AccountDetails
-from billing.ledger.usage_rows import UsageFilters
+from billing.ledger.portal_tokens import PortalTokens
 from billing.money.errors import (
     AccountClosed,
     AccountNotFound,
@@ -33,26 +27,43 @@ from billing.money.errors import (
     NotClosed,
     StoreUnavailable,
 )
-from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
+from proxy.admin.account_pages.account_page import AccountPage
+from proxy.admin.account_pages.customer_door import CustomerDoor
+from proxy.admin.account_pages.purchase_pages import PurchasePages
 from proxy.admin.accounts.access_page import AccessPage
 from proxy.admin.accounts.api import account_refusal
-from proxy.admin.accounts.bodies import read_credits
 from proxy.admin.actions import AdminActions
-from proxy.admin.auth import AdminAuth, AdminRoute, Caller, caller_of
+from proxy.admin.auth import AdminRoute, Caller, caller_of
 from proxy.admin.checked_text import check_reason
 from proxy.admin.events.pages import EventPages
 from proxy.admin.ops_formatting import alarms, as_json, flag_ends, flag_views
-from proxy.admin.ops_frame import COOKIE, HEADERS, ROWS, back_to, csrf_of, fields_of, message, page, render
+from proxy.admin.ops_frame import COOKIE, ROWS, back_to, csrf_of, fields_of, message, page
+from proxy.admin.overview.charts import DAYS, FinanceChart, finance_charts
+from proxy.admin.people.pages import PeoplePages
 from proxy.admin.plans.api import PlansApi
 from proxy.admin.plans.pages import PlanPages
 from proxy.admin.rows import account_row, audit_row
-from proxy.customer_api.rows import ledger_row, usage_row
-from proxy.customer_api.usage import USUAL_DAYS, sums_row
-from proxy.web.forms import own_form, session_form
-from proxy.web.query import check_parameters, read_cursor, write_cursor
-from proxy.web.rejections import Rejection, invalid
+from proxy.admin.sign_in.pages import SignInPages
+from proxy.web.forms import refused_form, session_form
+from proxy.web.paths import is_under
+from proxy.web.query import check_parameters
+from proxy.web.rejections import Rejection, invalid, not_found
 
+FIELDS = {
+    "externalId": "external_id",
+    "spendLimitCredits": "limit",
+    "startsAt": "starts",
+    "endsAt": "ends",
+    "prices": "models",
+    "planId": "plan",
+    "expiresAt": "expires",
+}
+"""Names that the API has for fields → those of the forms, where they differ."""
+ABOUT = ("purchase", "key", "admin", "flag", "card", "token", "event", "job", "endpoint", "notice")
+"""Hidden fields by which forms of one kind on one page are told apart."""
+STANDS_ON = {"/admin/jobs/run": "/admin/reconciliation"}
+"""Forms whose paths do not begin with that of their page → the page."""
 INBOX_STATES = ("pending", "parked", "done", "ignored")
 
 Handler = Callable[[Request], Awaitable[Response]]
@@ -63,28 +74,21 @@ class OpsPage:
     """The handlers and what they need."""
 
     actions: AdminActions
-    auth: AdminAuth
+    sign_in: SignInPages
     plans: PlansApi
     events: EventPages
+    portal: PortalTokens
+    public_url: str
 
     def table(self) -> list[AdminRoute]:
         """Every route with the action that a role must be allowed."""
-        account = "/admin/accounts/{account_id}"
         return [
             AdminRoute("GET", "/admin", "overview.read", self._home),
-            AdminRoute("POST", "/admin/accounts", "accounts.create", self._create),
-            AdminRoute("GET", account, "usage.read", self._account),
-            AdminRoute("POST", f"{account}/details", "accounts.update", self._update),
-            AdminRoute("POST", f"{account}/grant", "money.grant", self._grant),
-            AdminRoute("POST", f"{account}/adjust", "money.adjust", self._adjust),
-            AdminRoute("POST", f"{account}/block", "accounts.block", self._block),
-            AdminRoute("POST", f"{account}/close", "accounts.close", self._close),
-            AdminRoute("POST", f"{account}/erase", "accounts.erase", self._erase),
-            AdminRoute("POST", f"{account}/keys", "keys.create", self._create_key),
-            AdminRoute("GET", f"{account}/keys/new", "keys.create", self._new_key),
-            AdminRoute("POST", f"{account}/keys/rotate", "keys.update", self._rotate_key),
-            AdminRoute("POST", f"{account}/keys/revoke", "keys.revoke", self._revoke_key),
+            *AccountPage(self.actions, self.plans, self.public_url).table(),
             *AccessPage(lambda: self.actions.customers).table(),
+            *PurchasePages(self.actions).table(),
+            *CustomerDoor(self.portal, self.public_url).table(),
+            *PeoplePages(self.actions).table(),
             AdminRoute("GET", "/admin/flags", "flags.read", self._flags),
             AdminRoute("POST", "/admin/flags/set", "flags.write", self._set_flag),
             AdminRoute("POST", "/admin/flags/clear", "flags.write", self._clear_flag),
@@ -103,57 +107,10 @@ class OpsPage:
     def routes(self) -> list[Route]:
         """Routes to mount."""
         return [
-            Route("/admin/sign-in", self._sign_in, methods=["POST"]),
-            Route("/admin/sign-out", self._sign_out, methods=["POST"]),
+            *self.sign_in.routes(),
             Route("/admin/static/ops.css", _style, methods=["GET"]),
             *(Route(row.path, self._guarded(row), methods=[row.method]) for row in self.table()),
         ]
-
-    # -- signing in -------------------------------------------------------------------------------
-
-    async def _sign_in(self, request: Request) -> Response:
-        try:
-            # with a key of their own, somebody could otherwise have the visitor work as them
-            form = await own_form(request, self._public_url, unnamed=False)
-            key = str(form.get("key", "")).strip()
-            caller = caller_of(await self.auth.admin(key, request), request)
-            caller.require("overview.read")
-            token = await self.auth.admins.sign_in(
-                caller.admin, caller.who, self.actions.services.settings.admin.session_minutes
-            )
-        except Rejection as rejection:
-            return self._ask(rejection.message, rejection.status)
-        except StoreUnavailable:
-            return self._ask("The database does not answer. Try again shortly.", 503)
-        response = RedirectResponse("/admin", 303, HEADERS)
-        secure = "https" in (urlsplit(self._public_url).scheme, request.url.scheme)
-        response.set_cookie(COOKIE, token, path="/admin", secure=secure, httponly=True, samesite="strict")
-        return response
-
-    async def _sign_out(self, request: Request) -> Response:
-        token = request.cookies.get(COOKIE, "")
-        try:
-            await session_form(request, self._public_url, csrf_of(token))
-        except Rejection as rejection:  # another site signs nobody out
-            return message("That did not work", rejection.message, rejection.status)
-        with contextlib.suppress(StoreUnavailable):
-            await self.auth.admins.sign_out(token)
-        response = RedirectResponse("/admin", 303, HEADERS)
-        response.delete_cookie(COOKIE, path="/admin")
-        return response
-
-    @property
-    def _public_url(self) -> str:
-        return self.actions.services.settings.portal.public_url
-
-    def _ask(self, problem: str, status: int) -> Response:
-        """Show the page that asks for a key.
-
-        Its form must name our origin, which a browser does only of a page that sends referrers.
-        """
-        answer = render("ops_sign_in.html", {"problem": problem}, status)
-        answer.headers["referrer-policy"] = "same-origin"
-        return answer
 
     def _guarded(self, row: AdminRoute) -> Handler:
         """Wrap a handler for whoever is signed in and may; refusals become pages in plain words."""
@@ -162,29 +119,43 @@ class OpsPage:
             token = request.cookies.get(COOKIE, "")
             try:
                 check_parameters(request)
-                admin = await self.auth.admins.session(token) if token else None
+                admin = await self.sign_in.auth.admins.session(token) if token else None
                 if admin is None:
-                    return self._ask("", 401)
+                    return self.sign_in.ask("", 401)
                 caller = caller_of(admin, request)
                 caller.require(row.action)
                 if request.method == "POST":
-                    await session_form(request, self._public_url, csrf_of(token))
-                return await row.handler(request, caller)
+                    await session_form(request, self.sign_in.public_url, csrf_of(token))
+                return await self._answer(row, request, caller)
             except Rejection as rejection:
                 return message("That did not work", rejection.message, rejection.status)
             except AccountNotFound:
                 return message("Not found", "There is no such account.", 404)
-            except StoreUnavailable:
-                return message("Try again shortly", "The database does not answer right now. Nothing was changed.", 503)
-            except (AccountClosed, NotClosed, ExternalIdTaken, InvalidDetails) as error:
-                refusal = account_refusal(error)
-                return message("That did not work", refusal.message, refusal.status)
-            except KeyNotFound:
-                return message("Not found", "There is no such key, or it is revoked already.", 404)
-            except (EventNotFound, RateCardError, BillingError) as error:
-                return message("That did not work", str(error), 404)
+            except StoreUnavailable as away:
+                text = f"{'Stripe' if away.store == 'stripe' else 'The database'} does not answer right now."
+                return message("Try again shortly", f"{text} Nothing was changed.", 503)
 
         return wrapped
+
+    async def _answer(self, row: AdminRoute, request: Request, caller: Caller) -> Response:
+        """Call a handler. A form that is refused is shown again on its page, with the words and what was typed.
+
+        Raises Rejection where there is no such page, AccountNotFound, StoreUnavailable.
+        """
+        try:
+            return await row.handler(request, caller)
+        except (AccountNotFound, StoreUnavailable):
+            raise
+        except (Rejection, BillingError) as error:
+            refusal = in_words(error)
+        again = page_of_form(row, self.table()) if request.method == "POST" else None
+        if again is None or not caller.may(again.action):
+            raise refusal
+        request.state.wrong = await refused_form(request, await _form_of(row, again, request), refusal, FIELDS)
+        request.state.here = again.path
+        answer = await again.handler(request, caller)
+        answer.status_code = refusal.status
+        return answer
 
     # -- pages ------------------------------------------------------------------------------------
 
@@ -194,6 +165,8 @@ class OpsPage:
         if caller.may("accounts.read"):
             found = [account_row(row) for row in await self.actions.customers.search(AccountFilters(words), ROWS)]
         content: dict[str, Any] = {"words": words, "accounts": found, "overview": await self.actions.overview()}
+        if content["overview"]["days"]:
+            content["charts"] = await self._charts()
         if caller.may("flags.read"):
             content["alarms"] = alarms(flag_views(await self.actions.flags()))
         if caller.may("reconciliation.read"):
@@ -202,44 +175,10 @@ class OpsPage:
             content["waiting"] = (await self.actions.inbox.depth()).waiting
         return page(request, caller, "ops_home.html", content)
 
-    async def _account(self, request: Request, caller: Caller) -> Response:
-        account_id, asked = request.path_params["account_id"], request.query_params
-        after = asked.get("ledger", "")
-        before = int(after) if after.isascii() and after.isdigit() and len(after) < 19 else None
-        ledger = await self.actions.ledger.transfers_of(account_id, ROWS + 1, before)
-        usage = await self.actions.ledger.usage_of(
-            account_id, ROWS + 1, UsageFilters(before=read_cursor(asked.get("usage")))
-        )
-        content = {
-            "account": await self.actions.customers.account(account_id),
-            "ledger": [ledger_row(row) for row in ledger[:ROWS]],
-            "ledger_next": ledger[ROWS - 1].id if len(ledger) > ROWS else None,
-            "usage": [usage_row(row) for row in usage[:ROWS]],
-            "usage_next": write_cursor(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
-            if len(usage) > ROWS
-            else None,
-            "plan": await self.plans.of(account_id),
-            "plans": await self._plan_names(),
-            "sums": await self._usage_sums(account_id),
-            "paged": "ledger" in asked or "usage" in asked,
-            "cap": None
-            if caller.may("money.grant_any")
-            else self.actions.services.settings.admin.support_grant_credits,
-            "reference": "grant_" + secrets.token_hex(12),
-            "key_reference": "page_" + secrets.token_hex(12),
-        }
-        return page(request, caller, "ops_account.html", content)
-
-    async def _plan_names(self) -> list[str]:
-        """Names of the price plans that there are."""
-        return sorted({row.plan_id for row in await self.plans.plans.versions()})
-
-    async def _usage_sums(self, account_id: str) -> list[dict[str, Any]]:
-        """Sum an account's last 30 days by model."""
-        now, by = now_ms(), ("model",)
-        filters = UsageFilters(since_ms=now - USUAL_DAYS * DAY_MS, until_ms=now)
-        rows = await self.actions.summaries.sums(filters, by, account_id)
-        return [sums_row(by, row, costs=True) for row in sorted(rows, key=lambda row: -row.charged)[:ROWS]]
+    async def _charts(self) -> list[FinanceChart]:
+        today, finance = datetime.now(UTC).date(), self.actions.finance
+        paid = await finance.paid(today - timedelta(days=DAYS - 1), today)
+        return finance_charts(await finance.days(DAYS), paid, today)
 
     async def _flags(self, request: Request, caller: Caller) -> Response:
         return page(request, caller, "ops_flags.html", {"flags": flag_views(await self.actions.flags())})
@@ -271,87 +210,6 @@ class OpsPage:
 
     # -- what the forms do ------------------------------------------------------------------------
 
-    async def _grant(self, request: Request, caller: Caller) -> Response:
-        return await self._move(request, caller, adjust=False)
-
-    async def _adjust(self, request: Request, caller: Caller) -> Response:
-        return await self._move(request, caller, adjust=True)
-
-    async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        await self.actions.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
-        return back_to(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
-
-    async def _block(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        blocked = form("blocked") == "yes"
-        await self.actions.customers.block(caller, account_id, form("reason"), blocked=blocked)
-        return back_to(f"/admin/accounts/{quote(account_id)}", "block" if blocked else "unblock")
-
-    async def _create(self, request: Request, caller: Caller) -> Response:
-        form = await fields_of(request)
-        details = AccountDetails(form("name"), form("external_id") or None, form("email") or None)
-        made = await self.actions.customers.create(caller, details, key=False)
-        return back_to(f"/admin/accounts/{made['accountId']}", "create" if made["created"] else "there")
-
-    async def _update(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        changes = {"name": form("name"), "external_id": form("external_id") or None, "email": form("email") or None}
-        await self.actions.customers.update(caller, account_id, changes, form("reason"))
-        return back_to(f"/admin/accounts/{quote(account_id)}", "update")
-
-    async def _close(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        refund = form("remainder") == "refund"
-        done = await self.actions.customers.close(caller, account_id, form("reason"), refund=refund, forget=True)
-        failed = any(part["problem"] for part in done["refunds"])
-        return back_to(f"/admin/accounts/{quote(account_id)}", "close-in-part" if failed else "close")
-
-    async def _erase(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        await self.actions.customers.erase(caller, account_id, form("reason"))
-        return back_to(f"/admin/accounts/{quote(account_id)}", "erase")
-
-    async def _create_key(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        changes = self.actions.customers.keys.changes
-        limit, details = form("limit"), KeyDetails(form("name") or None, (), form("reference") or None)
-        rules = KeyRules(spend_limit=read_credits(limit, "limit"), spend_period="month") if limit else KeyRules()
-        made = await changes.create(account_id, rules, details, caller.who)
-        if made.secret is None:
-            return back_to(f"/admin/accounts/{quote(account_id)}", "key-there")
-        return await self._show_once(account_id, caller, made.secret)
-
-    async def _rotate_key(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        await self._own_key(account_id, form("key"))
-        secret = await self.actions.customers.keys.changes.rotate(
-            form("key"), DAY_MS, caller.who, check_reason(form("reason"))
-        )
-        return await self._show_once(account_id, caller, secret)
-
-    async def _revoke_key(self, request: Request, caller: Caller) -> Response:
-        form, account_id = await fields_of(request), request.path_params["account_id"]
-        await self._own_key(account_id, form("key"))
-        await self.actions.customers.accounts.revoke_key(form("key"), caller.who, check_reason(form("reason")))
-        return back_to(f"/admin/accounts/{quote(account_id)}", "revoke")
-
-    async def _own_key(self, account_id: str, key_id: str) -> None:
-        """Raise KeyNotFound unless the account of this page has that key."""
-        if key_id not in {row.id for row in await self.actions.customers.accounts.keys_of(account_id)}:
-            raise KeyNotFound(key_id)
-
-    async def _show_once(self, account_id: str, caller: Caller, secret: str) -> Response:
-        token = await self.actions.customers.keys.shown.put(caller.admin.actor, secret)
-        return RedirectResponse(f"/admin/accounts/{quote(account_id)}/keys/new?shown={token}", 303, HEADERS)
-
-    async def _new_key(self, request: Request, caller: Caller) -> Response:
-        token, back = request.query_params.get("shown", ""), f"/admin/accounts/{request.path_params['account_id']}"
-        secret = await self.actions.customers.keys.shown.take(caller.admin.actor, token)
-        if secret is None:
-            return message("Not shown again", "A new key is shown once, and this one was.", 404)
-        return page(request, caller, "ops_new_key.html", {"secret": secret, "back": back})
-
     async def _set_flag(self, request: Request, caller: Caller) -> Response:
         form = await fields_of(request)
         try:
@@ -381,6 +239,34 @@ class OpsPage:
         form = await fields_of(request)
         await self.actions.run_job(caller, form("job"), form("reason"))
         return back_to("/admin/reconciliation", "run-job")
+
+
+def in_words(error: Rejection | BillingError) -> Rejection:
+    """Return what billing refused as a refusal in plain words."""
+    match error:
+        case Rejection():
+            return error
+        case AccountClosed() | NotClosed() | ExternalIdTaken() | InvalidDetails():
+            return account_refusal(error)
+        case KeyNotFound():
+            return not_found("There is no such key, or it is revoked already.", "key_not_found")
+        case _:
+            return not_found(str(error), "not_found")
+
+
+def page_of_form(form: AdminRoute, table: Sequence[AdminRoute]) -> AdminRoute | None:
+    """Return the page that a form stands on: the one whose path the form's begins with, the longest such."""
+    wanted = STANDS_ON.get(form.path, form.path)
+    pages = [row for row in table if row.method == "GET" and is_under(wanted, (row.path,))]
+    return max(pages, key=lambda row: len(row.path), default=None)
+
+
+async def _form_of(row: AdminRoute, page_row: AdminRoute, request: Request) -> str:
+    """Return a form's name on its page: the rest of its path, and what it is about where there are many of them."""
+    typed = await request.form()
+    about = next((str(typed[name]) for name in ABOUT if name in typed), "")
+    name = row.path.removeprefix(page_row.path).strip("/")
+    return f"{name}:{about}" if about else name or "new"
 
 
 async def _style(request: Request) -> Response:

@@ -57,3 +57,10 @@ class AdminKeyRequest(RequestBody, frozen=True):
     role: str
     expires_at: str | None = None
     reason: str = ""
+
+
+class RoleRequest(RequestBody, frozen=True):
+    """Another role for an admin key."""
+
+    role: str
+    reason: str

@@ -18,7 +18,7 @@ HASH = re.compile(r"[0-9a-f]{64}")
 
 def register(commands: Any, add: Add) -> None:
     """Add the groups to the parser."""
-    admin = commands.add_parser("admin", help="Create, list, revoke admin keys.").add_subparsers(
+    admin = commands.add_parser("admin", help="Create, list, change, revoke admin keys.").add_subparsers(
         dest="verb", required=True
     )
     create = add(admin, "create", _admin_create, "Create an admin key. It is shown this once.")
@@ -28,7 +28,12 @@ def register(commands: Any, add: Add) -> None:
     add(admin, "list", _admin_list, "List admin keys.")
     revoke = add(admin, "revoke", _admin_revoke, "Revoke an admin key, everywhere within 5 s.")
     revoke.add_argument("key")
-    for command in (create, revoke):
+    role = add(
+        admin, "role", _admin_role, "Give an admin key another role. Whoever is signed in with it signs in anew."
+    )
+    role.add_argument("key")
+    role.add_argument("--role", required=True, choices=ROLES)
+    for command in (create, revoke, role):
         because(command)
     audit = commands.add_parser("audit", help="Verify and export the audit log.").add_subparsers(
         dest="verb", required=True
@@ -63,6 +68,12 @@ async def _admin_list(context: Context) -> Result:
     data = [admin_row(row) for row in await Admins(context.database).everyone()]
     shown = [(row["adminKeyId"], row["role"], row["state"], row["hint"], row["name"]) for row in data]
     return {"data": data}, table("key role state begins-with name", shown) or "There are no admin keys yet.", 0
+
+
+async def _admin_role(context: Context) -> Result:
+    given = context.arguments
+    await Admins(context.database).change_role(given.key, given.role, who(), given.reason)
+    return {"adminKeyId": given.key, "role": given.role}, f"{given.key} has the role {given.role} now.", 0
 
 
 async def _admin_revoke(context: Context) -> Result:

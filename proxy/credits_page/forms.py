@@ -1,4 +1,4 @@
-"""Forms of the Credits page: buying, automatic recharge, saved cards. Staff cannot send them."""
+"""Forms of the Credits page: buying, automatic recharge, the warning, the saved card. Staff cannot send them."""
 
 import re
 from collections.abc import Sequence
@@ -16,10 +16,18 @@ from proxy.credits_page.read_amount import read_amount
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import Page, Visitor
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_payment_page, open_saved_cards
+from proxy.customer_api.payment_pages import (
+    PURCHASES_OFF,
+    no_page,
+    open_payment_page,
+    open_saved_cards,
+    remove_card,
+)
 from proxy.customer_api.recharge import save_recharge
 from proxy.web.rejections import invalid, not_found
 
+MOST_WARNING = 10**15
+"""Millicredits: as much as the API takes."""
 SHOWN = re.compile(r"(.+):([0-9]{1,12}):([0-9]{1,15})")
 
 
@@ -38,6 +46,8 @@ class CreditsForms:
             ("/credits/buy", self._buy),
             ("/credits/recharge", self._recharge),
             ("/credits/cards", self._cards),
+            ("/credits/cards/remove", self._remove_card),
+            ("/credits/warning", self._warning),
         ]
 
     async def _buy(self, request: Request, visitor: Visitor) -> Response:
@@ -46,7 +56,7 @@ class CreditsForms:
             return self.responses.message("Purchases are off", PURCHASES_OFF, 503, back=True)
         offer = self.money.offer(str(form.get("package", "")))
         if offer is None or self.money.keys is None:
-            raise invalid("There is no such package to buy here.")
+            raise invalid("There is no such package to buy here.", "package")
         try:
             purchase = await open_payment_page(
                 self.money, self.accounts, visitor.account_id, offer, save_method=form.get("save") == "yes"
@@ -62,9 +72,10 @@ class CreditsForms:
         form = await request.form()
         enabled, consent = form.get("enabled") == "yes", form.get("consent") == "yes"
         if enabled and not consent:
-            raise invalid("Tick the box that allows us to charge your saved card.")
-        threshold = read_amount(str(form.get("threshold", "")), parse_credits, "threshold") if enabled else 0
-        ceiling = read_amount(str(form.get("ceiling", "")), _read_cents, "monthly limit") if enabled else 0
+            raise invalid("Tick the box that allows us to charge your saved card.", "consent")
+        typed = [str(form.get(name, "")) for name in ("threshold", "ceiling")]
+        threshold = read_amount(typed[0], parse_credits, "threshold", "threshold") if enabled else 0
+        ceiling = read_amount(typed[1], _read_cents, "monthly limit", "ceiling") if enabled else 0
         code = str(form.get("package", ""))
         wish, shown = RechargeSettings(enabled, threshold, code, ceiling), _read_shown(code, form.getlist("shown"))
         await save_recharge(self.money, visitor.account_id, wish, visitor.who(request), consent=consent, shown=shown)
@@ -83,6 +94,23 @@ class CreditsForms:
         except (StripeRefused, StoreUnavailable) as failed:
             return self.responses.message("Try again shortly", no_page(failed), 503, back=True)
         return self.responses.redirect(url)
+
+    async def _remove_card(self, request: Request, visitor: Visitor) -> Response:
+        """Have Stripe forget the saved card; automatic recharge, which could charge nothing, goes off with it."""
+        try:
+            await remove_card(self.money, visitor.account_id, visitor.who(request))
+        except (StripeRefused, StoreUnavailable) as failed:
+            return self.responses.message("Try again shortly", no_page(failed), 503, back=True)
+        return self.responses.redirect("/credits?done=card-removed#recharge")
+
+    async def _warning(self, request: Request, visitor: Visitor) -> Response:
+        """Set the balance below which the operator's app is told, or leave it to the operator."""
+        typed = str((await request.form()).get("warning", "")).strip()
+        threshold = read_amount(typed, parse_credits, "balance", "warning") if typed else None
+        if threshold is not None and not 0 <= threshold <= MOST_WARNING:
+            raise invalid("The balance must be 0 or above.", "warning")
+        await self.money.low_balance.set_threshold(visitor.account_id, threshold, visitor.who(request))
+        return self.responses.redirect("/credits?done=warning#warning")
 
 
 def _read_shown(code: str, every: Sequence[object]) -> Terms | None:

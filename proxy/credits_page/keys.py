@@ -30,6 +30,8 @@ from proxy.web.rejections import forbidden, invalid, not_found
 GRACES = {"0": 0, "1": 3_600_000, "24": 86_400_000}
 """Hours that the old secret of a rotated key works, as the form offers them → milliseconds."""
 GONE = "A new key is shown once, right after it is made, and this one was. If you did not copy it, make another."
+ROLES = ("owner", MEMBER := "member")
+"""Holders of a key: who has the account, or a member of their team, who spends and sees their own use alone."""
 WORDS = {"day": "a day", "week": "a week", "month": "a month", "total": "in all"}
 
 
@@ -66,7 +68,7 @@ class PageKeys:
         form = await _fields(request)
         with _refusals():
             details = KeyDetails(form("name") or None, (), form("reference") or None)
-            rules = KeyRules()._replace(**_limits(form))
+            rules = KeyRules()._replace(**_rules(form))
             made = await self.desk.changes.create(visitor.account_id, rules, details, visitor.who(request))
         if made.secret is None:
             return self.responses.redirect("/credits?done=key-there#keys")
@@ -76,7 +78,7 @@ class PageKeys:
         form = await _fields(request)
         key = await self._own(form("key"), visitor)
         with _refusals():
-            changes = {"name": form("name") or None, **_limits(form, key)}
+            changes = {"name": form("name") or None, **_rules(form, key)}
             await self.desk.changes.change(key.id, changes, visitor.who(request))
         return self.responses.redirect("/credits?done=key-changed#keys")
 
@@ -85,7 +87,7 @@ class PageKeys:
         key = await self._own(form("key"), visitor)
         grace = GRACES.get(form("grace"))
         if grace is None:
-            raise invalid("Choose for how long the old key works on.")
+            raise invalid("Choose for how long the old key works on.", "grace")
         with _refusals():
             secret = await self.desk.changes.rotate(key.id, grace, visitor.who(request))
         return await self._send_on(visitor, secret)
@@ -131,7 +133,7 @@ def _refusals() -> Iterator[None]:
     try:
         yield
     except InvalidDetails as error:
-        raise invalid(f"{error}.") from None
+        raise invalid(f"{error}.", error.field) from None
     except KeyNotFound:
         raise not_found("This key is revoked already.", "key_not_found") from None
     except AccountClosed:
@@ -143,30 +145,34 @@ async def _fields(request: Request) -> Callable[[str], str]:
     return lambda name: str(form.get(name, "")).strip()
 
 
-def _limits(form: Callable[[str], str], key: KeyRow | None = None) -> dict[str, Any]:
-    """Spend limit and daily limit of a form; budgets that it does not show stay. Raises Rejection."""
-    limit, daily = _amount(form("limit"), "spend limit"), _amount(form("daily"), "daily limit")
+def _rules(form: Callable[[str], str], key: KeyRow | None = None) -> dict[str, Any]:
+    """Spend limit, daily limit and role of a form; budgets that it does not show stay. Raises Rejection."""
+    limit, daily = _amount(form("limit"), "spend limit", "limit"), _amount(form("daily"), "daily limit", "daily")
+    role = form("role") or ROLES[0]
+    if role not in ROLES:
+        raise invalid("Choose who holds the key.", "role")
     period = form("period") or "month"
     if period not in PERIODS:
-        raise invalid("Choose when the limit starts anew.")
+        raise invalid("Choose when the limit starts anew.", "period")
     if limit is not None and daily is not None and period == "day":
-        raise invalid("Give the limit of a day once.")
+        raise invalid("Give the limit of a day once.", "daily")
     others = [one for one in read_budgets(key.budgets) if not _is_daily(one)] if key is not None else []
     budgets = [*others, KeyBudget(millicredits(daily), "day")] if daily is not None else others
     return {
         "spend_limit": None if limit is None else millicredits(limit),
         "spend_period": None if limit is None else period,
         "budgets": tuple(budgets),
+        "member": role == MEMBER,
     }
 
 
-def _amount(text: str, name: str) -> int | None:
+def _amount(text: str, name: str, field: str) -> int | None:
     """Read a limit in credits; None: none. Raises Rejection."""
     if not text:
         return None
-    amount = read_amount(text, parse_credits, name)
+    amount = read_amount(text, parse_credits, name, field)
     if amount <= 0:
-        raise invalid(f"The {name} must be above 0.")
+        raise invalid(f"The {name} must be above 0.", field)
     return amount
 
 
@@ -192,6 +198,7 @@ def _shown(row: KeyRow, use: KeyUse, now: int) -> dict[str, Any]:
         ],
         "limit_field": "" if limit is None else exact_field(limit),
         "period": row.spend_period or "month",
+        "role": MEMBER if row.member else ROLES[0],
         "daily_field": exact_field(daily[0].limit) if daily else "",
         "at": moment(row.created_at),
         "last": moment(use.last_used_at) if use.last_used_at else None,

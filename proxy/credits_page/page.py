@@ -6,6 +6,7 @@ session; what a customer sees is the session's account only, and staff who look 
 """
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,44 +17,41 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from billing.accounting.statements import Statements
+from billing.jobs.low_balance import KIND
 from billing.ledger.accounts import Accounts
 from billing.ledger.customers.desk import KeyDesk
-from billing.ledger.portal_tokens import DAY_MS, PortalTokens
-from billing.ledger.usage_rows import UsageFilters
+from billing.ledger.portal_tokens import PortalTokens
 from billing.money.holds import Reading
 from billing.payments.claim_store import ClaimTotals
 from billing.payments.purchase_store import Purchase
 from billing.payments.recharge.terms import terms_of
 from billing.storage.database import now_ms
+from config.app import app_colors, read_logo
+from config.errors import ConfigError
 from config.secrets import Secret
+from proxy.credits_page.activity import PageActivity
 from proxy.credits_page.formatting import dollars, moment, months
 from proxy.credits_page.forms import CreditsForms
-from proxy.credits_page.keys import PageKeys
+from proxy.credits_page.keys import PageKeys, exact_field
+from proxy.credits_page.prices import PagePrices
 from proxy.credits_page.responses import PageResponses
-from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
-from proxy.credits_page.spend_chart import DAYS, spend_chart
+from proxy.credits_page.sign_in import CreditsSignIn, Page, StaffCaller, Visitor
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.payment_pages import receipt_url
 from proxy.customer_api.recharge import recharge_standing
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
-from proxy.web.display import exact_credits, short_credits
+from proxy.web.display import short_credits
+from proxy.web.forms import NOT_REFUSED, RefusedForm, refused_form
 from proxy.web.query import read_cursor, write_cursor
-from proxy.web.rejections import invalid, not_found
+from proxy.web.rejections import Rejection, invalid, not_found
+
+log = logging.getLogger("tollkeeper.credits_page")
 
 STATIC = {"credits.css": "text/css; charset=utf-8", "credits.js": "text/javascript; charset=utf-8"}
+STATIC_HEADERS = {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}
 ROWS = 20
-KINDS = {
-    "purchase": "Purchase",
-    "purchase_bonus": "Bonus",
-    "usage": "Usage",
-    "adjustment": "Adjustment",
-    "refund": "Refund",
-    "refund_bonus": "Refund of a bonus",
-    "dispute": "Dispute",
-    "dispute_bonus": "Dispute of a bonus",
-}
 STATES = {
     "created": ("not paid", "off"),
     "open": ("not paid", "off"),
@@ -65,6 +63,16 @@ STATES = {
     "dismissed": ("closed", "off"),
 }
 """A purchase's state in words, and how it looks."""
+AT_THE_FORM = (400, 409)
+"""Status codes of refusals that whoever sent a form can do something about."""
+FIELDS = {
+    "thresholdMillicredits": "threshold",
+    "monthlyCeilingCents": "ceiling",
+    "packageCode": "package",
+    "spendLimitCredits": "limit",
+    "budgets": "daily",
+}
+"""Names that the API has for fields → those of the forms, where they differ."""
 LOOKS = {"disputed": "bad", "refunded": "off", "partly refunded": "warn"}
 THANKS = "Thank you. Your credits appear as soon as the payment is confirmed, usually within seconds."
 NOT_PAID = "The payment did not go through, and nothing was charged. You can try again below."
@@ -75,6 +83,8 @@ DONE = {
     "recharge-off": "Automatic recharge is off. Your card is not charged by itself any more.",
     "revoked": "The key is revoked. Programs that use it stop working within seconds.",
     "key-there": "This form was sent before, and made its key then. Nothing was made now.",
+    "card-removed": "The card is removed, and automatic recharge is off.",
+    "warning": "Kept. It holds from the next time that your balance falls.",
     "key-changed": "The key is changed. It is in force within seconds.",
 }
 """What the page says after a form, by the word in its address."""
@@ -103,6 +113,8 @@ class CreditsPage:
         shown = (
             ("/credits", self._credits),
             *self._keys.pages(),
+            *self._activity.pages(),
+            *PagePrices(self.account_api.services, self._responses).pages(),
             ("/credits/statement", self._statement),
             ("/credits/receipts/{purchase_id}", self._receipt),
         )
@@ -112,7 +124,10 @@ class CreditsPage:
             *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
             *(Route(path, sign_in.page(handler, for_staff=True), methods=["GET"]) for path, handler in shown),
-            *(Route(path, sign_in.page(handler, for_staff=False), methods=["POST"]) for path, handler in changes),
+            *(
+                Route(path, sign_in.page(self._refused_at_the_form(path, handler), for_staff=False), methods=["POST"])
+                for path, handler in changes
+            ),
         ]
 
     @property
@@ -120,18 +135,42 @@ class CreditsPage:
         return PageKeys(self.keys, self.public_url, self._responses)
 
     @property
+    def _activity(self) -> PageActivity:
+        return PageActivity(self.account_api, self.accounts)
+
+    @property
     def _responses(self) -> PageResponses:
         return PageResponses(self.money)
 
     # -- the page ---------------------------------------------------------------------------------
 
+    def _refused_at_the_form(self, path: str, handler: Page) -> Page:
+        """Wrap the handler of a form: what whoever sent it can mend is said at its field, and what was typed stays."""
+
+        async def wrapped(request: Request, visitor: Visitor) -> Response:
+            try:
+                return await handler(request, visitor)
+            except Rejection as refusal:
+                if refusal.status not in AT_THE_FORM:
+                    raise
+                form, key = path.removeprefix("/credits/"), str((await request.form()).get("key", ""))
+                wrong = await refused_form(request, f"{form}:{key}" if key else form, refusal, FIELDS)
+                return await self._show(request, visitor, wrong, refusal.status)
+
+        return wrapped
+
     async def _credits(self, request: Request, visitor: Visitor) -> Response:
-        services, account, now = self.account_api.services, visitor.account_id, now_ms()
+        return await self._show(request, visitor, NOT_REFUSED, 200)
+
+    async def _show(self, request: Request, visitor: Visitor, wrong: RefusedForm, status: int) -> Response:
+        """Render the whole page. `wrong`: the form that was just refused."""
+        services, account, query = self.account_api.services, visitor.account_id, request.query_params
         reading = await services.balances.read(account)
-        row, today = await self.accounts.get(account), now // DAY_MS
+        row = await self.accounts.get(account)
         content = {
             "token": visitor.csrf,
-            "here": f"{request.url.path}?{request.url.query}",
+            "wrong": wrong,
+            "here": f"/credits?{request.url.query}",
             "account": account,
             "staff": visitor.staff,
             "available": short_credits(reading.balance - reading.held),
@@ -142,14 +181,13 @@ class CreditsPage:
             "packages": self._packages(),
             "may_buy": self.money.settings.billing.purchase_enabled and self.money.keys is not None,
             "recharge": await self._recharge_view(account),
-            "chart": spend_chart(await self.portal.spend(account, today - DAYS + 1), today),
-            "usage": await self._usage_view(account, request.query_params.get("usage")),
-            "ledger": await self._ledger_view(account, request.query_params.get("ledger")),
-            "purchases": await self._purchases_view(account, request.query_params.get("purchases")),
+            "warning": await self._warning_view(account),
+            "activity": await self._activity.view(account, query),
+            "purchases": await self._purchases_view(account, query.get("purchases")),
             "keys": await self._keys.view(account),
-            "months": months(row.created_at, now),
+            "months": months(row.created_at, now_ms()),
         }
-        return self._responses.page("credits.html", content)
+        return self._responses.page("credits.html", content, status)
 
     async def _banners(self, request: Request, visitor: Visitor, reading: Reading) -> list[dict[str, Any]]:
         """News to see first: who the visitor is here, how it went, what is switched off, what is wrong."""
@@ -201,12 +239,19 @@ class CreditsPage:
                 found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
 
+    async def _warning_view(self, account: str) -> dict[str, Any]:
+        """Return the balance below which the operator's app is told; not offered where nobody listens."""
+        heard = await self.money.notices.is_heard(KIND)
+        own = await self.money.low_balance.threshold(account)
+        return {"available": heard, "own": "" if own is None else exact_field(own)}
+
     async def _recharge_view(self, account: str) -> dict[str, Any]:
         row, now = await self.money.recharges.get(account), await recharge_standing(self.money, account)
         url = str(now["actionUrl"] or "")
         return {
             "available": now["available"],
             "saved": now["hasSavedPaymentMethod"],
+            "card": self._card_words(now["savedPaymentMethod"]),
             "enabled": now["enabled"],
             "threshold": row.threshold_millicredits // 1_000 if row else 1_000,
             "package": row.package_code if row else "",
@@ -217,38 +262,12 @@ class CreditsPage:
             "action_url": url if url.startswith(("https://", "http://")) else "",
         }
 
-    async def _usage_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        rows = await self.account_api.ledger.usage_of(account, ROWS + 1, UsageFilters(before=read_cursor(cursor)))
-        following = write_cursor(rows[ROWS - 1].created_at, rows[ROWS - 1].charge_id) if len(rows) > ROWS else None
-        shown = [
-            {
-                "at": moment(row.created_at),
-                "model": row.model,
-                "input": f"{row.input_tokens:,}",
-                "output": f"{row.output_tokens:,}",
-                "credits": exact_credits(row.charged_millicredits),
-                "free": bool(row.free),
-                "id": row.charge_id,
-            }
-            for row in rows[:ROWS]
-        ]
-        return {"rows": shown, "next": following, "paged": cursor is not None}
-
-    async def _ledger_view(self, account: str, cursor: str | None) -> dict[str, Any]:
-        before = int(cursor) if cursor and cursor.isascii() and cursor.isdigit() and len(cursor) < 19 else None
-        rows = await self.account_api.ledger.transfers_of(account, ROWS + 1, before)
-        shown = [
-            {
-                "at": moment(row.created_at),
-                "kind": KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
-                "reason": row.reason,
-                "reference": row.reference_id,
-                "purchase": row.purchase_id if row.purchase_id != row.reference_id else None,
-                "credits": ("+" if row.effect > 0 else "") + exact_credits(row.effect),
-            }
-            for row in rows[:ROWS]
-        ]
-        return {"rows": shown, "next": rows[ROWS - 1].id if len(rows) > ROWS else None, "paged": before is not None}
+    @staticmethod
+    def _card_words(saved: Any) -> str:
+        """Name the saved card as its owner knows it."""
+        if not saved or not saved["last4"]:
+            return "the card you saved"
+        return f"{saved['brand'].capitalize()} ending in {saved['last4']}"
 
     async def _purchases_view(self, account: str, cursor: str | None) -> dict[str, Any]:
         rows = await self.money.purchases.of_account(account, ROWS + 1, read_cursor(cursor))
@@ -257,13 +276,14 @@ class CreditsPage:
         found = []
         for row in rows[:ROWS]:
             state, look = _state_of(row, totals.get(row.id))
-            cents = row.total_cents or row.price_cents
+            cents, back = row.total_cents or row.price_cents, totals[row.id].refunded_cents if row.id in totals else 0
             found.append(
                 {
                     "at": moment(row.created_at),
                     "package": row.package_code,
-                    "credits": exact_credits(row.paid_millicredits + row.bonus_millicredits),
+                    "credits": short_credits(row.paid_millicredits + row.bonus_millicredits),
                     "usd": f"{cents // 100:,}.{cents % 100:02}",
+                    "back": f"{back // 100:,}.{back % 100:02}" if back else "",
                     "state": state,
                     "look": look,
                     "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",
@@ -279,8 +299,9 @@ class CreditsPage:
             statement = await self.statements.read(visitor.account_id, month)
         except ValueError:
             raise invalid("Choose a month.") from None
+        settings = self.money.settings
         kind: Literal["csv", "pdf"] = "csv" if form == "csv" else "pdf"
-        body, media = await asyncio.to_thread(statement_file, statement, kind, self.money.settings.seller)
+        body, media = await asyncio.to_thread(statement_file, statement, kind, settings.seller, settings.app)
         name = f"statement-{month}.{kind}"
         return Response(
             body, 200, {**self._responses.headers(), "content-disposition": f'attachment; filename="{name}"'}, media
@@ -293,11 +314,27 @@ class CreditsPage:
         return self._responses.redirect(await receipt_url(self.money, purchase))
 
     async def _static(self, request: Request) -> Response:
-        name = request.path_params["name"]
+        name, app = request.path_params["name"], self.money.settings.app
+        if name == "app.css":
+            return Response(app_colors(app), 200, STATIC_HEADERS, "text/css; charset=utf-8")
+        if name == "logo":
+            return await self._logo()
         if name not in STATIC:
             return self._responses.message("Not found", "There is no such file.", 404)
         body = files("proxy.credits_page").joinpath(f"templates/{name}").read_bytes()
-        return Response(body, 200, {"cache-control": "max-age=3600", "x-content-type-options": "nosniff"}, STATIC[name])
+        return Response(body, 200, STATIC_HEADERS, STATIC[name])
+
+    async def _logo(self) -> Response:
+        """Send the logo as it is on the disk now; as a page of its own, too, it can do nothing."""
+        try:
+            logo = await asyncio.to_thread(read_logo, self.money.settings.app)
+        except ConfigError as error:
+            log.warning("the logo is not served: %s", error)
+            logo = None
+        if logo is None:
+            return self._responses.message("Not found", "There is no logo.", 404)
+        policy = {"content-security-policy": "default-src 'none'; sandbox", "cache-control": "max-age=300"}
+        return Response(logo.body, 200, {**STATIC_HEADERS, **policy}, logo.media_type)
 
 
 def _state_of(row: Purchase, totals: ClaimTotals | None) -> tuple[str, str]:

@@ -25,8 +25,21 @@ class PageResponses(NamedTuple):
 
     def page(self, name: str, content: dict[str, Any], status: int = 200) -> Response:
         """Page from a template."""
-        html = TEMPLATES.get_template(name).render(content)
+        html = TEMPLATES.get_template(name).render({**content, "app": self._app()})
         return Response(html, status, self.headers(), "text/html; charset=utf-8")
+
+    def _app(self) -> dict[str, Any]:
+        """Return the operator's product as every page shows it; an edit of the file shows at once."""
+        app = self.money.settings.app
+        colored = f"{app.color}{app.dark_color}".replace("#", "")
+        links = (("Support", app.support_url), ("Terms", app.terms_url), ("Privacy", app.privacy_url))
+        return {
+            "name": app.name,
+            "url": app.url,
+            "logo": bool(app.logo_file),
+            "colors": colored,
+            "links": [(words, url) for words, url in links if url],
+        }
 
     def redirect(self, url: str) -> Response:
         """Send on to another page, by GET."""

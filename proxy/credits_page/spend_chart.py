@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from billing.ledger.portal_tokens import DAY_MS, DaySpend
-from proxy.web.display import exact_credits, short_credits
+from billing.ledger.portal_tokens import DAY_MS
+from proxy.web.display import short_credits
 
 DAYS = 30
 MOST_SERIES = 5
@@ -18,6 +18,7 @@ MOST_STEPS = 4
 OTHERS = "other models"
 MARKS = ("", "M0 6L6 0", "M0 0L6 6", "M3 0V6", "M0 3H6", "M0 0L6 6M0 6L6 0")
 BOTTOM, TOP = 26, 26
+WIDEST_BAR = 40
 
 
 class Frame(NamedTuple):
@@ -33,6 +34,14 @@ class Frame(NamedTuple):
 
 WIDE = Frame("wide", DAYS, 760, 250, 64, 7)
 NARROW = Frame("narrow", 14, 320, 220, 52, 4)
+
+
+class DaySpend(NamedTuple):
+    """Cost of one model on one UTC day (days since 1970), in millicredits."""
+
+    day: int
+    model: str
+    millicredits: int
 
 
 class Series(NamedTuple):
@@ -95,8 +104,8 @@ class Chart(NamedTuple):
     rows: list[Row]
 
 
-def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
-    """Chart of the 30 days up to `today` (days since 1970); the five dearest models by name, the others together."""
+def spend_chart(spend: Sequence[DaySpend], today: int, days_shown: int = DAYS) -> Chart:
+    """Chart of so many days up to `today` (days since 1970); the five dearest models by name, the others together."""
     totals: dict[str, int] = defaultdict(int)
     for one in spend:
         totals[one.model] += one.millicredits
@@ -107,12 +116,20 @@ def spend_chart(spend: Sequence[DaySpend], today: int) -> Chart:
         days[one.day][one.model if one.model in named else OTHERS] += one.millicredits
     other = sum(amount for name, amount in totals.items() if name not in named)
     sums = {name: other if name == OTHERS and name not in totals else totals[name] for name in names}
-    series = [Series(name, MARKS[place], exact_credits(sums[name])) for place, name in enumerate(names)]
-    drawings = [_drawing(frame, days, names, today) for frame in (WIDE, NARROW)] if any(totals.values()) else []
+    series = [Series(name, MARKS[place], short_credits(sums[name])) for place, name in enumerate(names)]
+    frames = (_frame_of(WIDE, days_shown), _frame_of(NARROW, days_shown))
+    drawings = [_drawing(frame, days, names, today) for frame in frames] if any(totals.values()) else []
     rows = [
-        Row(_date(one.day), one.model, exact_credits(one.millicredits)) for one in reversed(spend) if one.millicredits
+        Row(_date(one.day), one.model, short_credits(one.millicredits)) for one in reversed(spend) if one.millicredits
     ]
-    return Chart(DAYS, exact_credits(sum(totals.values())), series, drawings, rows)
+    return Chart(days_shown, short_credits(sum(totals.values())), series, drawings, rows)
+
+
+def _frame_of(usual: Frame, days: int) -> Frame:
+    """Return the frame for so many days; the narrow one has room for no more than it usually shows."""
+    if days == usual.days or (usual is NARROW and days > usual.days):
+        return usual
+    return usual._replace(days=days, dates=max(1, days // 4))
 
 
 def _drawing(frame: Frame, days: dict[int, dict[str, int]], names: list[str], today: int) -> Drawing:
@@ -153,12 +170,10 @@ def _stack(frame: Frame, place: int, models: dict[str, int], names: list[str], h
         if amount:
             low, high = room * below // highest, room * (below + amount) // highest
             height = max(1, high - low)
-            title = f"{date}, {name}: {exact_credits(amount)} credits"
-            found.append(
-                Bar(
-                    frame.left + place * step + 2, frame.height - BOTTOM - low - height, step - 4, height, number, title
-                )
-            )
+            title = f"{date}, {name}: {short_credits(amount)} credits"
+            width = min(step - 4, WIDEST_BAR)
+            x = frame.left + place * step + (step - width) // 2
+            found.append(Bar(x, frame.height - BOTTOM - low - height, width, height, number, title))
         below += amount
     return found
 

@@ -3,6 +3,7 @@
 import logging
 
 from billing.ledger.accounts import Accounts
+from billing.ledger.audit_log import Who
 from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import Purchase
@@ -37,6 +38,23 @@ async def open_saved_cards(money: MoneyIn, account_id: str, customer_id: str, re
     except (StripeRefused, StoreUnavailable) as failed:
         _log_failure("page of saved cards", account_id, failed)
         raise
+
+
+async def remove_card(money: MoneyIn, account_id: str, who: Who) -> None:
+    """Have Stripe forget an account's saved card, and switch automatic recharge off, which could charge nothing.
+
+    Raises Rejection, StripeRefused, StoreUnavailable.
+    """
+    buyer = await money.customers.find(account_id)
+    if buyer is None or not buyer.payment_method_id or money.keys is None:
+        raise not_found("No card is saved.", "no_saved_payment_method")
+    await money.recharges.switch_off(account_id, who)
+    try:
+        await (await money.parts()).gateway.detach_method(buyer.payment_method_id)
+    except (StripeRefused, StoreUnavailable) as failed:
+        _log_failure("removal of the saved card", account_id, failed)
+        raise
+    await money.customers.remove_method(account_id, buyer.payment_method_id, who)
 
 
 def no_page(failed: StripeRefused | StoreUnavailable) -> str:

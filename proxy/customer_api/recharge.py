@@ -23,6 +23,7 @@ async def recharge_standing(money: MoneyIn, account_id: str) -> dict[str, object
     return {
         "available": is_offered(money),
         "hasSavedPaymentMethod": saved,
+        "savedPaymentMethod": {"brand": buyer.method_brand, "last4": buyer.method_last4} if buyer and saved else None,
         "enabled": row is not None and row.enabled,
         "thresholdMillicredits": str(row.threshold_millicredits) if row else None,
         "packageCode": row.package_code if row else None,

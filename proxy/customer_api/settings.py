@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from starlette.requests import Request
@@ -107,8 +107,9 @@ class SettingsApi:
             statement = await self.statements.read(key.account_id, month)
         except ValueError:
             raise invalid("`month` is written YYYY-MM.", "month") from None
-        seller = self.money.settings.seller
-        body, media = await asyncio.to_thread(statement_file, statement, "pdf" if kind == "pdf" else "csv", seller)
+        form: Literal["csv", "pdf"] = "pdf" if kind == "pdf" else "csv"
+        settings = self.money.settings
+        body, media = await asyncio.to_thread(statement_file, statement, form, settings.seller, settings.app)
         headers = {
             "content-disposition": f'attachment; filename="statement-{month}.{kind}"',
             "cache-control": "no-store",

@@ -13,18 +13,23 @@ from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.lib.units import mm
+from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase.pdfmetrics import stringWidth
-from reportlab.platypus import CondPageBreak, Flowable, Paragraph, SimpleDocTemplate, Spacer, Table
+from reportlab.platypus import CondPageBreak, Flowable, Image, Paragraph, SimpleDocTemplate, Spacer, Table
 
 from billing.accounting.statements import Statement, StatementEntry, StatementPurchase, StatementUsage
 from billing.money.amounts import written_usd
 from billing.payments.purchase import MILLICREDITS_PER_CENT
-from config.settings import Seller
+from config.app import Logo
+from config.settings import App, Seller
 from proxy.customer_api.lettering.any_script import AnyScript
 from proxy.customer_api.lettering.faces import Faces
 from proxy.customer_api.statement_csv import date_of, kind_of
 
 MARGIN = 15 * mm
+NO_APP = App()
+DRAWN = ("image/png", "image/jpeg")
+LOGO_HEIGHT, LOGO_WIDTH = 12 * mm, 60 * mm
 PADDING = 3
 STYLES = getSampleStyleSheet()
 SMALL = STYLES["BodyText"].clone("small", fontSize=8, leading=9.5, spaceBefore=0, spaceAfter=0)
@@ -49,7 +54,7 @@ class StatementTable(NamedTuple):
     totals: list[Any]
 
 
-def statement_pdf(statement: Statement, seller: Seller) -> bytes:
+def statement_pdf(statement: Statement, seller: Seller, app: App = NO_APP, logo: Logo | None = None) -> bytes:
     """A4, paged; reportlab's `invariant` leaves out times and random ids."""
     out, faces = io.BytesIO(), Faces()
     document = SimpleDocTemplate(
@@ -57,14 +62,16 @@ def statement_pdf(statement: Statement, seller: Seller) -> bytes:
         pagesize=A4,
         invariant=1,
         title=f"Statement {statement.month}",
-        author=seller.name or "Tollkeeper",
+        author=seller.name or app.name or "Tollkeeper",
         leftMargin=MARGIN,
         rightMargin=MARGIN,
         topMargin=MARGIN,
         bottomMargin=MARGIN,
     )
     sold_by = [seller.name, *seller.address, *([f"Tax id: {seller.tax_id}"] if seller.tax_id else [])]
-    story: list[Any] = [_text(line, faces) for line in sold_by if line]
+    ways = [app.name, app.url, app.support_url.removeprefix("mailto:")]
+    lines = [line for line in (*sold_by, ", ".join(filter(None, ways))) if line]
+    story: list[Any] = [*_picture(logo), *(_text(line, faces) for line in lines)]
     story += [Paragraph(f"Statement {statement.month}", STYLES["Title"])]
     story += [_text(f"{statement.name} ({statement.account_id})", faces), _text(ABOUT, faces)]
     for table in (
@@ -225,6 +232,20 @@ def _table(table: StatementTable) -> Table:
     ]
     body = [[title for title, _ in table.columns], *table.rows, table.totals]
     return Table(body, colWidths=[width * mm for _, width in table.columns], repeatRows=1, style=style, splitInRow=1)
+
+
+def _picture(logo: Logo | None) -> list[Flowable]:
+    """Draw a logo that a PDF can hold; nothing of any other."""
+    if logo is None or logo.media_type not in DRAWN:
+        return []
+    try:
+        width, height = ImageReader(io.BytesIO(logo.body)).getSize()
+    except (OSError, ValueError, SyntaxError):  # it begins like a picture, and is none
+        return []
+    scale = min(LOGO_HEIGHT / height, LOGO_WIDTH / width)
+    picture = Image(io.BytesIO(logo.body), width * scale, height * scale, lazy=0)
+    picture.hAlign = "LEFT"
+    return [picture, Spacer(1, 3 * mm)]
 
 
 def _text(value: str, faces: Faces) -> Flowable:

@@ -95,11 +95,14 @@ async def usage_summary(
 def usage_csv(
     request: Request, summaries: UsageSummaries, account_id: str | None, *, named: bool, only_key: str | None = None
 ) -> StreamingResponse:
-    """Return every request that fits the query, the newest first, written while it is sent; `named`: with the account.
+    """Return every request that fits the query. Raises Rejection."""
+    return csv_of(usage_filters(request, only_key), summaries, account_id, named=named)
 
-    Raises Rejection.
-    """
-    filters = usage_filters(request, only_key)
+
+def csv_of(
+    filters: UsageFilters, summaries: UsageSummaries, account_id: str | None, *, named: bool
+) -> StreamingResponse:
+    """Return every request that fits, the newest first, written while it is sent; `named`: with the account."""
     head = ("accountId", *CSV_COLUMNS) if named else CSV_COLUMNS
 
     async def lines() -> AsyncIterator[bytes]:

@@ -25,7 +25,7 @@ from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
-from config.secrets import service_key
+from config.secrets import oidc_client_secret, service_key
 from config.settings import DatabaseSettings
 from proxy.admin.accounts.actions import AccountActions
 from proxy.admin.accounts.api import AccountsApi
@@ -34,9 +34,11 @@ from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminAuth
 from proxy.admin.events.api import EventsApi
 from proxy.admin.events.pages import EventPages
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.admin.ops_page import OpsPage
 from proxy.admin.plans.api import PlansApi
+from proxy.admin.sign_in.code_flow import CodeFlow
+from proxy.admin.sign_in.pages import SignInPages
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.checkout import CheckoutApi
@@ -115,8 +117,27 @@ def side_routes(parts: SideParts) -> list[Route]:
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
         *AdminApi(actions, auth, AccountsApi(actions.customers), plans, events).routes(),
-        *OpsPage(actions, auth, plans, EventPages(events, ShownOnce(database))).routes(),
+        *OpsPage(
+            actions,
+            _sign_in_pages(parts, auth),
+            plans,
+            EventPages(events, ShownOnce(database)),
+            PortalTokens(database),
+            settings.portal.public_url or parts.origin,
+        ).routes(),
     ]
+
+
+def _sign_in_pages(parts: SideParts, auth: AdminAuth) -> SignInPages:
+    settings, tokens = parts.services.settings, parts.tokens
+    flow = None
+    if tokens is not None and settings.admin.oidc_client_id:
+        flow = CodeFlow(tokens.provider, tokens, oidc_client_secret(settings))
+    listen = settings.listen
+    own_port = f"http://{listen.admin_host}:{listen.admin_port}" if listen.admin_port else ""
+    admin_url = settings.admin.public_url or own_port or settings.portal.public_url or parts.origin
+    public_url = settings.admin.public_url or settings.portal.public_url
+    return SignInPages(auth, flow, settings.admin, admin_url, public_url)
 
 
 def admin_actions(parts: SideParts) -> AdminActions:

@@ -12,8 +12,17 @@ from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from billing.storage.tables.payments import purchases
+from config.app import read_logo
 from config.errors import ConfigError, raise_problems
-from config.secrets import Secret, notices_secret, openai_admin_key, service_key, stripe_keys, upstream_keys
+from config.secrets import (
+    Secret,
+    notices_secret,
+    oidc_client_secret,
+    openai_admin_key,
+    service_key,
+    stripe_keys,
+    upstream_keys,
+)
 from config.settings import Settings
 from config.store_urls import FILE_FIELDS, SYSTEM_ROOTS, fields_of
 from config.upstreams import DEFAULT_NAME
@@ -118,7 +127,7 @@ def check_start(settings: Settings) -> dict[str, Secret]:
 def key_problems(settings: Settings) -> list[ConfigError]:
     """Return what is wrong with the keys and secrets that are there, each with the settings it belongs to."""
     problems: list[ConfigError] = []
-    for read in (upstream_keys, stripe_keys, notices_secret, service_key, openai_admin_key):
+    for read in (upstream_keys, stripe_keys, notices_secret, service_key, oidc_client_secret, openai_admin_key):
         try:
             read(settings)
         except ConfigError as error:
@@ -127,7 +136,7 @@ def key_problems(settings: Settings) -> list[ConfigError]:
 
 
 def file_problems(settings: Settings) -> list[ConfigError]:
-    """Return the files of certificates that settings name and nobody can read."""
+    """Return the files of certificates and of the logo that settings name and nobody can use."""
     named = [("upstream.ca_file", "", settings.upstream.ca_file)]
     for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
         named += [(key, name, path) for name, path in fields_of(url).items() if name in FILE_FIELDS]
@@ -136,6 +145,10 @@ def file_problems(settings: Settings) -> list[ConfigError]:
         if path and (name, path) != ("sslrootcert", SYSTEM_ROOTS) and not os.access(path, os.R_OK):
             what = f"names a file in {name} that cannot be read" if name else "names a file that cannot be read"
             problems.append(ConfigError("proxy.toml", key, what, "name a readable PEM file"))
+    try:
+        read_logo(settings.app)
+    except ConfigError as error:
+        problems += error.problems
     return problems
 
 

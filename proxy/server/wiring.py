@@ -28,10 +28,11 @@ from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.rate_cards import RateCards
 from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
+from config.app import read_logo
 from config.secrets import Secret, upstream_keys
 from config.settings import Log, Settings
 from config.watch import Edits
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.customer_api.money_in import MoneyIn, money_in, notice_queue
 from proxy.gateway.authenticate import Authenticator
 from proxy.gateway.background.expiry import ObjectExpiry, follow_expiry
@@ -288,6 +289,7 @@ def swap_in_worker(services: Services, money: MoneyIn, rates: Rates) -> Apply:
 
     async def apply(settings: Settings) -> None:
         keys = upstream_keys(settings)
+        await asyncio.to_thread(read_logo, settings.app)
         await rates.prepare(settings)
         async with rates.swapping:
             books = await rates.under(settings)

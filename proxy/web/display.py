@@ -1,11 +1,16 @@
 """Credits as pages show them."""
 
-from billing.money.amounts import display_credits
-
 
 def short_credits(millicredits: int) -> str:
     """Millicredits as credits, with the places they need: 1,234.5."""
-    return f"{display_credits(millicredits):,}"
+    whole, rest = divmod(abs(millicredits), 1_000)
+    places = f".{rest:03}".rstrip("0") if rest else ""
+    return f"{'−' if millicredits < 0 else ''}{whole:,}{places}"
+
+
+def signed_credits(millicredits: int) -> str:
+    """Millicredits as credits, with the sign of what they do to a balance: +1,234.5."""
+    return ("+" if millicredits > 0 else "") + short_credits(millicredits)
 
 
 def exact_credits(millicredits: int) -> str:

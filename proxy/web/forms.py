@@ -1,6 +1,8 @@
-"""Forms of our own pages: their size and kind, the site that sent them, and the token of their session."""
+"""Forms of our own pages: their size and kind, the site that sent them, the token of their session; those refused."""
 
 import hmac
+from collections.abc import Mapping
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from starlette.datastructures import FormData
@@ -8,7 +10,7 @@ from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.requests import Request
 
-from proxy.web.rejections import forbidden, invalid
+from proxy.web.rejections import Rejection, forbidden, invalid
 
 MAX_BYTES = 16_384
 MOST_FIELDS = 20
@@ -18,6 +20,41 @@ KIND = "application/x-www-form-urlencoded"
 Multipart has charsets, files and errors of its own, and none of our pages asks for it.
 """
 DEFAULT_PORTS = {"http": 80, "https": 443}
+TOKEN_FIELD = "csrf"  # noqa: S105 - the name of a field
+
+
+class RefusedForm(NamedTuple):
+    """A form that was refused, for the page to show it again: the words at their field, what was typed still in it.
+
+    `form`: its name on the page; `field`: what the words are about, "" for the form as a whole.
+    """
+
+    form: str
+    field: str
+    text: str
+    typed: Mapping[str, str]
+
+    def is_of(self, form: str) -> bool:
+        """Tell whether it was this form."""
+        return self.form == form
+
+    def said(self, form: str, field: str) -> str:
+        """Return the words to stand at a field of a form; "" where nothing is wrong with it."""
+        return self.text if (self.form, self.field) == (form, field) else ""
+
+    def value(self, form: str, field: str, otherwise: str = "") -> str:
+        """Return what was typed into a field; `otherwise` in a form that was not refused."""
+        return self.typed.get(field, "") if self.form == form else otherwise
+
+
+NOT_REFUSED = RefusedForm("", "", "", {})
+
+
+async def refused_form(request: Request, form: str, refusal: Rejection, fields: Mapping[str, str]) -> RefusedForm:
+    """Return the form that was just read and refused. `fields`: names that refusals have → those of the forms."""
+    typed = {name: str(value) for name, value in (await request.form()).items() if name != TOKEN_FIELD}
+    words = refusal.message.replace("`", "")  # names of the API, which people read as words
+    return RefusedForm(form, fields.get(refusal.param or "", refusal.param or ""), words, typed)
 
 
 async def own_form(request: Request, public_url: str, *, unnamed: bool) -> FormData:
@@ -42,7 +79,7 @@ async def own_form(request: Request, public_url: str, *, unnamed: bool) -> FormD
 async def session_form(request: Request, public_url: str, token: str) -> FormData:
     """Read the form, when it was made for the session of that `csrf` token. Raises Rejection."""
     form = await own_form(request, public_url, unnamed=True)
-    if not hmac.compare_digest(str(form.get("csrf", "")).encode(), token.encode()):
+    if not hmac.compare_digest(str(form.get(TOKEN_FIELD, "")).encode(), token.encode()):
         raise forbidden("This form has expired. Open the page again.", "wrong_csrf_token")
     return form
 

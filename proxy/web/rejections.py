@@ -4,6 +4,8 @@ The body is OpenAI's `{"error": {message, type, param, code}}`; a 402 repeats it
 because users were promised them there while SDKs show only the inner object (docs/openai.md#errors-and-retries).
 """
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -147,8 +149,11 @@ def insufficient_credits(
     top_up_url: str,
     retry_after_ms: int | None,
     key_limit: KeyLimit | None = None,
+    ways: Mapping[str, str] = MappingProxyType({}),
 ) -> Rejection:
     """402. All amounts in millicredits; shown as credits. `key_limit` when that is what is in the way.
+
+    `ways`: more members, of the ways back to the operator's app.
 
     Most clients show the message and nothing else, so it ends with `top_up_url` where that is an address to follow.
     """
@@ -186,6 +191,7 @@ def insufficient_credits(
             "limitSource": source,
             "affordableOutputTokens": affordable or 0,
             "topUpUrl": top_up_url,
+            **ways,
             **more,
         },
     )

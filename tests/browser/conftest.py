@@ -15,6 +15,8 @@ from playwright.sync_api import Browser
 from tests.browser.visits import Visits, opened_browser
 from tests.support import web
 from tests.support.customers import Customer, new_customer
+from tests.support.identity import CLIENT, Idp
+from tests.support.identity import SECRET as IDP_SECRET
 from tests.support.servers import ROOT, Sandbox, Tollkeeper
 from tests.support.town import PACKAGES
 
@@ -28,6 +30,7 @@ class Town:
 
     server: Tollkeeper
     stripe: str
+    idp: Idp
 
     def cli(self, *arguments: str) -> Any:
         """The command's JSON."""
@@ -84,13 +87,21 @@ def town(new_folder: Callable[[str], Path], session_sandbox: Sandbox, request: p
         "TOLLKEEPER_STRIPE__SUCCESS_URL": f"{server.url}/credits?session={{CHECKOUT_SESSION_ID}}",
         "TOLLKEEPER_STRIPE__CANCEL_URL": f"{server.url}/credits",
     }
-    town = Town(server, found[0].decode())
+    idp = Idp(f"{server.url}/admin/sign-in/callback", "localhost")
+    server.environment |= {
+        "TOLLKEEPER_ADMIN__OIDC_ISSUER": idp.url,
+        "TOLLKEEPER_ADMIN__OIDC_CLIENT_ID": CLIENT,
+        "TOLLKEEPER_ADMIN__OIDC_ROLES": '{"ann@example.com": "finance"}',
+        "OIDC_CLIENT_SECRET": IDP_SECRET,
+    }
+    town = Town(server, found[0].decode(), idp)
     town.configure("[billing]\nauto_recharge = true\n")
     server.start()
     endpoint = {"url": f"{server.url}/webhooks/stripe", "secret": SECRET}
     web.post(f"{town.stripe}/__stripe/endpoints", json=endpoint, timeout=10).raise_for_status()
     yield town
     server.kill()
+    idp.close()
     bank.kill()
     bank.communicate()
 

@@ -11,12 +11,25 @@ import pytest
 from openai import APIStatusError, OpenAI
 from playwright.sync_api import BrowserContext, Page, expect
 
+from proxy.web.display import short_credits
 from tests.browser.conftest import Town
 from tests.browser.visits import PHONE, TIME_ZONE, Visits, look, tab_stops, tab_to
 from tests.support.customers import Customer
 from tests.support.servers import wait_until
 
 ASK = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "tell me of toll roads"}], "max_tokens": 60}
+LOGO = (
+    '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 40 40"><circle cx="20" cy="20" r="18" fill="#7a1fa2"/></svg>'
+)
+BRAND = """[app]
+name = "Acme"
+url = "https://app.example.com"
+logo_file = "logo.svg"
+color = "#7a1fa2"
+dark_color = "#d7a6f0"
+support_url = "mailto:help@example.com"
+terms_url = "https://example.com/terms"
+"""
 GONE = "This link has been used or is too old"
 
 
@@ -165,15 +178,19 @@ def test_automatic_recharge_from_the_saved_card_to_the_charge(town: Town, visits
     section.get_by_label("Buy", exact=True).select_option("starter")
     section.get_by_label("But never more a month than").fill("20.00")
     section.get_by_role("button", name="Switch on").click()
-    expect(page.get_by_text("Tick the box that allows us to charge your saved card.")).to_be_visible()
+    expect(section.get_by_text("Tick the box that allows us to charge your saved card.")).to_be_visible()
+    expect(section.get_by_role("checkbox")).to_be_focused()
+    expect(section.get_by_label("But never more a month than")).to_have_value("20.00")
     look(page)
-    page.go_back()
     section.get_by_label("When the balance falls below").fill("99999")
     section.get_by_role("checkbox").check()
     section.get_by_role("button", name="Switch on").click()
-    expect(page.get_by_text("at most what the package brings")).to_be_visible()
-    page.get_by_role("link", name="Back to your credits").click()
-    section.get_by_label("When the balance falls below").fill("9,980")
+    threshold = section.get_by_label("When the balance falls below")
+    expect(threshold).to_be_focused()
+    expect(threshold).to_have_value("99999")
+    expect(threshold).to_have_accessible_description(re.compile("at most what the package brings"))
+    look(page)
+    threshold.fill("9,980")
     section.get_by_label("But never more a month than").fill("20.00")
     section.get_by_role("checkbox").check()
     section.get_by_role("button", name="Switch on").click()
@@ -187,6 +204,13 @@ def test_automatic_recharge_from_the_saved_card_to_the_charge(town: Town, visits
     section.get_by_role("button", name="Switch off").click()
     expect(page.get_by_text("Automatic recharge is off.")).to_be_visible()
     expect(page.locator("section[aria-labelledby=purchases]").get_by_role("row")).to_have_count(3)
+    expect(page.locator("#card")).to_have_text("Visa ending in 4242")
+    section.get_by_text("Remove the card").click()
+    look(page)
+    section.get_by_role("button", name="Remove this card").click()
+    expect(page.get_by_text("The card is removed")).to_be_visible()
+    expect(section).to_contain_text("Buy a package once")
+    expect(page.locator("#card")).to_have_count(0)
 
 
 # -- keys -----------------------------------------------------------------------------------------------------
@@ -195,8 +219,10 @@ def test_automatic_recharge_from_the_saved_card_to_the_charge(town: Town, visits
 def test_a_key_is_made_shown_once_limited_and_revoked(town: Town, visits: Visits) -> None:
     customer = town.customer(50_000)
     page = enter(visits.window(permissions=["clipboard-read", "clipboard-write"]), town, customer)
-    page.get_by_label("Spend limit in credits").fill("0.1")
-    page.get_by_label("The limit starts anew every").select_option("day")
+    form = page.locator("form[action='/credits/keys']")
+    form.get_by_label("Spend limit in credits").fill("0.1")
+    form.get_by_label("The limit starts anew every").select_option("day")
+    form.get_by_label("Held by").select_option("a team member")
     page.get_by_role("button", name="Create a key").click()
     secret = page.locator("#new-key").inner_text()
     assert re.fullmatch(r"tk-[\w-]{43}", secret)
@@ -209,6 +235,7 @@ def test_a_key_is_made_shown_once_limited_and_revoked(town: Town, visits: Visits
     assert secret not in page.content()
     row = page.locator("section[aria-labelledby=keys]").get_by_role("row").filter(has_text=f"{secret[:8]}")
     expect(row).to_contain_text("0.1 a day")
+    expect(row).to_contain_text("a member's")
     made = Customer(town.server, customer.account_id, secret)
     assert made.chat("hello", max_tokens=16).status_code == 200
     refused = made.chat("hello " * 300, max_tokens=600)
@@ -220,36 +247,65 @@ def test_a_key_is_made_shown_once_limited_and_revoked(town: Town, visits: Visits
     expect(page.get_by_role("status").first).to_contain_text("The key is revoked.")
     expect(row).to_contain_text("revoked")
     wait_until(lambda: made.chat("hello", max_tokens=16).status_code == 401, 8, "it stops working")
-    page.get_by_label("Spend limit in credits").fill("a lot")
+    form.get_by_label("Name").fill("the website")
+    form.get_by_label("Spend limit in credits").fill("a lot")
     page.get_by_role("button", name="Create a key").click()
-    expect(page.get_by_text("The spend limit is not a number we understand.")).to_be_visible()
+    limit = form.get_by_label("Spend limit in credits")
+    expect(limit).to_be_focused()
+    expect(limit).to_have_value("a lot")
+    expect(limit).to_have_accessible_description(re.compile("not a number we understand"))
+    expect(form.get_by_label("Name")).to_have_value("the website")
+    look(page)
 
 
 # -- what is shown --------------------------------------------------------------------------------------------
 
 
-def test_requests_and_ledger_page_through_to_the_last_row(town: Town, visits: Visits, busy: Customer) -> None:
+def test_activity_pages_through_to_the_last_row(town: Town, visits: Visits, busy: Customer) -> None:
     page = enter(visits.window(), town, busy)
     wanted = [row["requestId"] for row in town.cli("usage", busy.account_id, "--limit", "100")["data"]]
     assert len(wanted) == 23
-    seen: dict[str, list[str]] = {}
-    for name, older, newest in (
-        ("usage", "Older requests", "Newest requests"),
-        ("ledger", "Older entries", "Newest entries"),
-    ):
-        rows = page.locator(f"section[aria-labelledby={name}] tbody tr code")
-        seen[name] = rows.all_inner_texts()
-        assert len(seen[name]) == 20
-        page.get_by_role("link", name=older).click()
-        expect(page.get_by_role("link", name=newest)).to_be_visible()
-        seen[name] += rows.all_inner_texts()
-        expect(page.get_by_role("link", name=older)).to_have_count(0)
-        page.get_by_role("link", name=newest).click()
-        expect(page.get_by_role("link", name=older)).to_be_visible()
-    assert seen["usage"] == wanted
-    assert sorted(seen["ledger"]) == sorted(wanted), "and the grant, which shows its reason"
-    page.goto(f"{town.server.url}/credits?usage=nonsense")
+    rows = page.locator("section[aria-labelledby=activity] tbody tr code")
+    for start in ("everything", "requests"):
+        if start == "requests":
+            page.get_by_role("link", name="Requests alone").click()
+            expect(page.get_by_role("heading", name="Requests", exact=True)).to_be_visible()
+        seen = rows.all_inner_texts()
+        assert len(seen) == 20
+        page.get_by_role("link", name="Older", exact=True).click()
+        expect(page.get_by_role("link", name="Newest", exact=True)).to_be_visible()
+        seen += rows.all_inner_texts()
+        expect(page.get_by_role("link", name="Older", exact=True)).to_have_count(0)
+        assert sorted(seen) == sorted(wanted), "and the grant, which shows its reason"
+        page.get_by_role("link", name="Newest", exact=True).click()
+        expect(page.get_by_role("link", name="Older", exact=True)).to_be_visible()
+    page.goto(f"{town.server.url}/credits?show=requests&older=nonsense")
     expect(page.get_by_role("heading", name="That did not work")).to_be_visible()
+
+
+def test_usage_is_filtered_by_model_and_downloaded(town: Town, visits: Visits, busy: Customer, folder: Path) -> None:
+    page = enter(visits.window(), town, busy)
+    usage = page.locator("section[aria-labelledby=usage]")
+    usage.get_by_label("Model", exact=True).select_option("gpt-4o")
+    usage.get_by_role("button", name="Show").click()
+    expect(usage.get_by_label("Model", exact=True)).to_have_value("gpt-4o")
+    table = usage.locator("table.sums tbody tr")
+    expect(table).to_have_count(1)
+    expect(table.first).to_contain_text("gpt-4o")
+    listed = page.locator("section[aria-labelledby=activity] tbody tr .what").all_inner_texts()
+    assert set(listed) == {"gpt-4o"}
+    look(page)
+    with page.expect_download() as started:
+        usage.get_by_role("link", name="These requests as CSV").click()
+    started.value.save_as(folder / "usage.csv")
+    assert len((folder / "usage.csv").read_text().splitlines()) == 1 + len(listed)
+    usage.get_by_role("link", name="Show everything").click()
+    expect(table).to_have_count(3)
+    page.get_by_role("link", name="Prices").click()
+    page.get_by_label("Part of a model's name").fill("gpt-4.1-mini")
+    page.get_by_role("button", name="Show").click()
+    expect(page.get_by_role("row", name="gpt-4.1-mini 400 100 1,600")).to_be_visible()
+    look(page)
 
 
 def test_the_chart_shows_what_was_charged_on_wide_and_narrow_windows(
@@ -264,9 +320,7 @@ def test_the_chart_shows_what_was_charged_on_wide_and_narrow_windows(
         titles = page.locator(f"svg.{shown} rect title").all_text_contents()
         assert len(titles) == 3
         for model, amount in charged.items():
-            assert any(f" {model}: {amount // 1_000:,}.{amount % 1_000:03} credits" in title for title in titles), (
-                titles
-            )
+            assert any(f" {model}: {short_credits(amount)} credits" in title for title in titles), titles
         smallest = page.evaluate(
             """(name) => Math.min(...[...document.querySelectorAll(`svg.${name} text`)].map((one) => one.getBoundingClientRect().height))""",
             shown,
@@ -277,18 +331,18 @@ def test_the_chart_shows_what_was_charged_on_wide_and_narrow_windows(
             len({one for one in page.locator("pattern").evaluate_all("(all) => all.map((one) => one.innerHTML)")}) == 3
         )
     page.get_by_text("The same as a table").click()
-    assert len(page.locator("details table tbody tr").all()) == 3
+    assert len(page.locator("#by-day tbody tr").all()) == 3
 
 
 def test_times_are_the_viewers(town: Town, visits: Visits, busy: Customer) -> None:
     page = enter(visits.window(), town, busy)
-    shown = page.locator("section[aria-labelledby=usage] time").first
+    shown = page.locator("section[aria-labelledby=activity] time").first
     moment = datetime.fromisoformat(shown.get_attribute("datetime") or "").astimezone(ZoneInfo(TIME_ZONE))
     assert f"{moment:%H:%M}" in shown.inner_text()
     assert moment.utcoffset() != datetime.now(UTC).utcoffset()
     expect(page.get_by_role("contentinfo")).to_contain_text("Times are shown in Asia/K")
     plain = enter(visits.window(java_script_enabled=False), town, busy, by_hand=True)
-    text = plain.locator("section[aria-labelledby=usage] time").first.inner_text()
+    text = plain.locator("section[aria-labelledby=activity] time").first.inner_text()
     assert text.endswith("UTC")
 
 
@@ -316,8 +370,8 @@ def test_one_customer_sees_nothing_of_another(town: Town, visits: Visits, busy: 
     mine, theirs = enter(visits.window(), town, busy), visits.window()
     theirs.goto(link)
     assert available(theirs) == "7"
-    expect(theirs.get_by_text("No requests yet.")).to_be_visible()
-    for trace in (busy.account_id, *mine.locator("section[aria-labelledby=usage] code").all_inner_texts()[:3]):
+    expect(theirs.get_by_text("Nothing was spent in the last 30 days.")).to_be_visible()
+    for trace in (busy.account_id, *mine.locator("section[aria-labelledby=activity] code").all_inner_texts()[:3]):
         assert trace not in theirs.content()
     # their browser, another's link: asked for, the session is then the other's; and the used link opens nothing
     mine.goto(town.link(other))
@@ -422,7 +476,9 @@ def test_everything_is_reached_and_used_by_keyboard(town: Town, visits: Visits) 
     interactive = page.locator(
         "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
     ).count()
-    assert len(stops) == interactive, "nothing is passed over"
+    # a field for a day is several stops: day, month, year and the calendar
+    once = [stop for number, stop in enumerate(stops) if number == 0 or stop != stops[number - 1]]
+    assert len(once) == interactive, "nothing is passed over"
     tab_to(page, "Buy for $9.99")
     page.keyboard.press("Enter")
     page.wait_for_url("**/c/pay/**")
@@ -463,11 +519,48 @@ def test_axe_finds_nothing_and_nothing_scrolls_sideways(
     for summary in page.locator("summary").all():
         summary.click()
     look(page)
+    page.locator("form[action='/credits/keys']").get_by_label("Spend limit in credits").fill("a lot")
+    page.get_by_role("button", name="Create a key").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    look(page)
+    page.goto(f"{town.server.url}/credits/prices")
+    look(page)
     page.goto(town.link(town.customer()))
     look(page)
     page.get_by_role("button").click()
     page.wait_for_url("**/credits")
     look(page)
+
+
+def test_the_operators_product_is_on_the_page_within_the_policy(town: Town, visits: Visits) -> None:
+    (town.server.folder / "logo.svg").write_text(LOGO)
+    page = visits.window()
+    town.configure("[billing]\nauto_recharge = true\n" + BRAND)
+    try:
+        wait_until(
+            lambda: page.goto(f"{town.server.url}/credits") and page.locator(".brand").count() == 1, 5, "it is live"
+        )
+        look(page)
+        expect(page.get_by_role("link", name="Back to Acme").first).to_have_attribute("href", "https://app.example.com")
+        enter(page, town, town.customer(5_000))
+        assert page.locator(".brand img").evaluate("(one) => one.naturalWidth") > 0, "the logo is drawn"
+        button = page.get_by_role("button", name="Buy for $9.99")
+        color = "(one) => getComputedStyle(one).backgroundColor"
+        assert button.evaluate(color) == "rgb(122, 31, 162)"
+        look(page)
+        page.emulate_media(color_scheme="dark")
+        assert button.evaluate(color) == "rgb(215, 166, 240)"
+        look(page)
+        page.set_viewport_size({"width": 390, "height": 800})
+        look(page)
+        town.configure(
+            "[billing]\nauto_recharge = true\n" + BRAND.replace("logo.svg", "gone.svg").replace("Acme", "Other")
+        )
+        wait_until(lambda: "app.logo_file" in town.server.log(), 5, "an edit with a logo that is none is refused")
+        page.reload()
+        expect(page.locator(".brand")).to_have_text("Acme")
+    finally:
+        town.configure("[billing]\nauto_recharge = true\n")
 
 
 def test_states_are_told_without_colour(town: Town, visits: Visits, busy: Customer) -> None:

@@ -22,6 +22,8 @@ from tests.support.servers import sandbox_says, wait_until
 
 PAGES = [
     "/admin",
+    "/admin/purchases",
+    "/admin/admins",
     "/admin/flags",
     "/admin/rates",
     "/admin/plans",
@@ -31,6 +33,7 @@ PAGES = [
     "/admin/webhooks",
     "/admin/audit",
 ]
+STOPS = "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
 LOSS_DAY = "2026-01-05"
 
 
@@ -76,6 +79,7 @@ def history(town: Town) -> str:
             store.execute("UPDATE figures SET balance = balance - 1000 WHERE account_id = ?", (account_id,)).rowcount
             == 1
         )
+    town.cli("finance", "--days", "1")
     assert town.server.run("jobs", "run", "reconcile").returncode == 1
     return account_id
 
@@ -127,14 +131,43 @@ def test_signing_in_and_out(town: Town, visits: Visits, keys: dict[str, str]) ->
     expect(page.get_by_label("Admin key or token")).to_be_visible()
 
 
+def test_signing_in_with_the_companys_account(town: Town, visits: Visits) -> None:
+    """The provider is another site, which our session's cookie never comes along from."""
+    page = visits.window()
+    page.goto(f"{town.server.url}/admin")
+    look(page)
+    tab_to(page, "Sign in with your company's account")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", name="Accounts")).to_be_visible()
+    assert page.url == f"{town.server.url}/admin"
+    expect(page.get_by_text("oidc:u1 (ann@example.com), role finance")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    town.idp.claims = {"email": "eve@example.com"}
+    page.get_by_role("link", name="Sign in with your company's account").click()
+    expect(page.get_by_role("alert")).to_contain_text("no role of ours")
+    look(page)
+    town.idp.reset()
+
+
 def test_a_viewer_sees_everything_it_may_and_no_form(
     town: Town, visits: Visits, keys: dict[str, str], buyer: Customer
 ) -> None:
     page = enter(visits.window(), town, keys["viewer"])
     expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_text(
-        ["Overview", "Flags", "Rate cards", "Price plans", "Upstreams", "Reconciliation", "Events", "Webhooks"]
+        [
+            "Overview",
+            "Purchases",
+            "Flags",
+            "Rate cards",
+            "Price plans",
+            "Upstreams",
+            "Reconciliation",
+            "Events",
+            "Webhooks",
+        ]
     )
-    for path in (*PAGES[:-1], f"/admin/accounts/{buyer.account_id}", f"/admin/accounts/{buyer.account_id}/access"):
+    open_to_all = [path for path in PAGES if path not in ("/admin/admins", "/admin/audit")]
+    for path in (*open_to_all, f"/admin/accounts/{buyer.account_id}", f"/admin/accounts/{buyer.account_id}/access"):
         page.goto(town.server.url + path)
         forms = page.locator("form").evaluate_all(
             "(all) => all.map((one) => `${one.method} ${new URL(one.action).pathname}`)"
@@ -329,6 +362,118 @@ def test_a_rate_card_is_activated(town: Town, visits: Visits, keys: dict[str, st
     look(page)
 
 
+# -- purchases and people -------------------------------------------------------------------------------------
+
+
+def bought(town: Town) -> tuple[Customer, str]:
+    """A customer with a purchase of $9.99, and its id."""
+    customer = town.customer()
+    checkout = f"{town.server.url}/api/billing/checkout"
+    made = web.post(checkout, json={"packageCode": "starter"}, headers=customer.headers, timeout=20).json()
+    pay = f"{town.stripe}/__stripe/sessions/{made['sessionId']}/pay"
+    web.post(pay, json={"outcome": "succeed"}, timeout=20).raise_for_status()
+    customer.wait_balance(9_990_000, 20)
+    return customer, purchase_of(town, customer)
+
+
+def purchase_of(town: Town, customer: Customer) -> str:
+    """The id of the only purchase that they began."""
+    listed = web.get(f"{town.server.url}/api/billing/purchases", headers=customer.headers, timeout=20).json()
+    (found,) = listed["data"]
+    return str(found["id"])
+
+
+def test_a_purchase_is_refunded_in_part_and_then_in_whole(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    customer, purchase = bought(town)
+    page = enter(visits.window(), town, keys["owner"])
+    open_account(page, town, customer)
+    row = card(page, "purchases").get_by_role("row").filter(has_text=purchase)
+    expect(row).to_contain_text("credited")
+    row.get_by_text(f"Refund {purchase}").first.click()
+    expect(row).to_contain_text("Empty: all that is left, $9.99.")
+    row.get_by_label("Dollars").fill("a lot")
+    row.get_by_label("Reason").fill("half of it failed")
+    row.get_by_role("button", name=f"Refund {purchase}").click()
+    expect(row.get_by_label("Dollars")).to_be_focused()
+    expect(row.get_by_label("Reason")).to_have_value("half of it failed")
+    look(page)
+    row.get_by_label("Dollars").fill("4.00")
+    row.get_by_role("button", name=f"Refund {purchase}").click()
+    expect(page.get_by_role("status")).to_contain_text("The money goes back.")
+    customer.wait_balance(5_990_000, 20)
+    wait_until(lambda: page.reload() and "partly refunded" in row.inner_text(), 10, "shown")
+    expect(row).to_contain_text("$4.00")
+    look(page)
+    page.goto(f"{town.server.url}/admin/purchases?state=credited")
+    row.get_by_text(f"Refund {purchase}").first.click()
+    row.get_by_label("Reason").fill("the rest of it too")
+    row.get_by_role("button", name=f"Refund {purchase}").click()
+    customer.wait_balance(0, 20)
+    refunds = [one["amount"] for one in town.paid()["records"] if one["kind"] == "refunded"]
+    assert refunds[-2:] == [400, 599]
+
+
+def test_the_review_queue_is_decided_by_a_person(
+    town: Town, visits: Visits, keys: dict[str, str], folder: Path
+) -> None:
+    customer = town.customer()
+    checkout = f"{town.server.url}/api/billing/checkout"
+    web.post(checkout, json={"packageCode": "starter"}, headers=customer.headers, timeout=20).raise_for_status()
+    purchase = purchase_of(town, customer)
+    with closing(sqlite3.connect(town.server.folder / "var" / "tollkeeper.db", timeout=10)) as sql, sql:
+        sql.execute(
+            "UPDATE purchases SET state = 'review', total_cents = 777, problem = 'another amount' WHERE id = ?",
+            (purchase,),
+        )
+    page = enter(visits.window(), town, keys["owner"])
+    page.get_by_role("link", name="Purchases").click()
+    row = card(page, "review").get_by_role("row").filter(has_text=purchase)
+    expect(row).to_contain_text("$7.77")
+    expect(row).to_contain_text("another amount")
+    row.get_by_text(f"Dismiss {purchase}").first.click()
+    look(page)
+    row.get_by_label("Reason").locator("visible=true").fill("given back at Stripe")
+    row.get_by_role("button", name="Dismiss it").click()
+    expect(page.get_by_role("status")).to_contain_text("The payment is closed.")
+    expect(card(page, "review")).to_contain_text("None does.")
+    last = last_audit(town, folder)
+    assert (last["subject"], last["reason"]) == (purchase, "given back at Stripe")
+
+
+def test_somebody_is_invited_and_comes_in(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    page = enter(visits.window(), town, keys["owner"])
+    page.get_by_role("link", name="Admins").click()
+    look(page)
+    page.get_by_label("Name").fill("Grace")
+    card(page, "invite").get_by_label("Role").select_option("finance")
+    page.get_by_role("button", name="Make a key for them").click()
+    secret = page.locator("#secret").inner_text()
+    look(page)
+    theirs = enter(visits.window(), town, secret)
+    expect(theirs.get_by_text("role finance")).to_be_visible()
+    page.get_by_role("link", name="Back to the admins").click()
+    assert secret not in page.content()
+    row = card(page, "admins").get_by_role("row").filter(has_text="Grace")
+    row.get_by_text("Revoke Grace").first.click()
+    row.get_by_label("Reason").locator("visible=true").fill("was a test")
+    look(page)
+    row.get_by_role("button", name="Revoke Grace").click()
+    expect(row).to_contain_text("revoked")
+    theirs.reload()
+    expect(theirs.get_by_label("Admin key or token")).to_be_visible()
+
+
+def test_the_customers_page_is_opened_as_staff(town: Town, visits: Visits, keys: dict[str, str]) -> None:
+    customer = town.customer(7_000)
+    page = enter(visits.window(), town, keys["support"])
+    open_account(page, town, customer)
+    page.get_by_role("button", name="Open the customer's page").click()
+    page.wait_for_url("**/credits")
+    expect(page.get_by_role("status").first).to_contain_text("seen as staff by the support")
+    expect(page.locator("#available")).to_have_text("7")
+    assert page.evaluate("window.refused") == []
+
+
 # -- what is going on -----------------------------------------------------------------------------------------
 
 
@@ -340,6 +485,11 @@ def test_the_overview_and_reconciliation_tell_what_is_wrong(
     expect(day).to_contain_text("−$1.50")
     expect(day).to_contain_text("$3.50")
     expect(day).to_contain_text("4,321")
+    charts = card(page, "charts").get_by_role("img")
+    expect(charts).to_have_count(4)
+    assert charts.first.get_attribute("aria-label") is not None
+    assert card(page, "charts").locator(".liability rect").count() >= 1
+    look(page)
     owed = page.locator("#liability").inner_text()
     customer = town.customer(5_000_000)
     page.reload()
@@ -416,12 +566,12 @@ def test_an_operator_needs_no_mouse(town: Town, visits: Visits, keys: dict[str, 
     page.keyboard.press("Enter")
     expect(page.get_by_label("Credits to give")).to_be_visible()
     stops = tab_stops(page)
-    assert (
-        len(stops)
-        == page.locator(
-            "a[href]:visible, button:visible:enabled, input:visible, select:visible, summary:visible"
-        ).count()
-    )
+    assert len(stops) == page.locator(STOPS).count()
+    for path in ("/admin/purchases", "/admin/admins"):
+        page.goto(town.server.url + path)
+        assert len(tab_stops(page)) == page.locator(STOPS).count(), path
+    page.go_back()
+    page.go_back()
     page.evaluate("document.activeElement.blur()")
     tab_to(page, "Credits to give")
     page.keyboard.type("7")

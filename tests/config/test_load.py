@@ -140,12 +140,22 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("cors", "allowed_origins"): ["https://app.example.com"],
     ("admin", "oidc_jwks_url"): "https://id.example.com/jwks.json",
     ("admin", "oidc_algorithms"): ["ES256"],
+    ("admin", "oidc_scopes"): ["openid", "groups"],
+    ("admin", "oidc_roles"): {"@example.com": "viewer"},
+    ("admin", "public_url"): "https://admin.example.com",
+    ("app", "url"): "https://app.example.com",
+    ("app", "color"): "#7a1fa2",
+    ("app", "dark_color"): "#d7a6f0",
+    ("app", "support_url"): "mailto:help@example.com",
+    ("app", "terms_url"): "https://example.com/terms",
+    ("app", "privacy_url"): "https://example.com/privacy",
     ("advanced", "openai_costs_url"): "http://127.0.0.1:9/v1/organization/costs",
 }
 
 
 NEEDS = {
     "workers": [("redis", "url", "redis://cache:6379/0")],
+    "oidc_client_id": [("admin", "oidc_issuer", "https://id.example.com")],
     "oidc_issuer": [
         ("admin", "oidc_audience", "tollkeeper"),
         ("admin", "oidc_jwks_url", "https://id.example.com/jwks.json"),

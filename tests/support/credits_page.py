@@ -12,14 +12,18 @@ from starlette.applications import Starlette
 from billing.accounting.statements import Statements
 from billing.accounting.usage_summary import UsageSummaries
 from billing.ledger.customers.desk import key_desk
+from billing.ledger.notices import NoticeQueue
 from billing.ledger.portal_tokens import PortalTokens
+from billing.money.pricing import PriceBook
 from config.secrets import Secret
 from config.settings import Settings
 from proxy.admin.auth import AdminAuth
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi
+from proxy.customer_api.money_in import MoneyIn
 from proxy.gateway.services import Services
 from tests.support.money_api import open_api, settings
+from tests.support.plans import PRICES, TODAY
 from tests.support.shop import Shop
 
 KEY = "service-" + "k" * 32
@@ -29,8 +33,8 @@ HOST = "http://meter.test"
 class Visit:
     """A browser without scripts, and what stands behind it."""
 
-    def __init__(self, client: httpx.AsyncClient, shop: Shop) -> None:
-        self.client, self.shop = client, shop
+    def __init__(self, client: httpx.AsyncClient, shop: Shop, money: MoneyIn) -> None:
+        self.client, self.shop, self.money = client, shop, money
 
     async def link(self, account: str, key: str = KEY) -> httpx.Response:
         return await self.client.post(
@@ -60,11 +64,28 @@ class Visit:
 
 
 @contextlib.asynccontextmanager
-async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth | None = None) -> AsyncIterator[Visit]:
+async def visiting(
+    shop: Shop,
+    conf: Settings | None = None,
+    admins: AdminAuth | None = None,
+    prices: PriceBook | None = None,
+    *,
+    heard: bool = False,
+) -> AsyncIterator[Visit]:
+    """`heard`: somebody listens to events."""
     conf = conf or settings(billing={"auto_recharge": True})
     async with open_api(shop, conf) as api:
+        if heard:
+            api.money.notices = NoticeQueue(shop.books.database, wanted=True, kinds=("*",))
         services = cast(
-            "Services", SimpleNamespace(settings=conf, balances=shop.books.store, authenticator=None, prices=None)
+            "Services",
+            SimpleNamespace(
+                settings=conf,
+                balances=shop.books.store,
+                authenticator=None,
+                prices_of=lambda _: prices or PRICES,
+                today=lambda: TODAY,
+            ),
         )
         page = CreditsPage(
             api.money,
@@ -79,4 +100,4 @@ async def visiting(shop: Shop, conf: Settings | None = None, admins: AdminAuth |
         )
         transport = httpx.ASGITransport(Starlette(routes=page.routes()))
         async with httpx.AsyncClient(transport=transport, base_url=HOST) as client:
-            yield Visit(client, shop)
+            yield Visit(client, shop, api.money)

@@ -23,6 +23,8 @@ from billing.payments.stripe.objects import (
     EventData,
     EventObject,
     Intent,
+    MethodDetails,
+    MethodNumbers,
     PaymentError,
     Refund,
     StripeCharge,
@@ -52,6 +54,7 @@ class FakeStripe:
         self.deleted_customers: set[str] = set()
         self.poisoned_keys: set[str] = set()
         self.refund_keys: list[str] = []
+        self.detached: list[str] = []
         self.lose_answers = 0
         """So many refunds are made and nobody hears of it."""
         self.keep_failures = 0
@@ -211,6 +214,7 @@ class FakeStripe:
             receipt_url=f"https://pay.stripe.test/r/{number}",
             payment_intent=intent_id,
             balance_transaction=fee,
+            payment_method_details=MethodDetails(type="card", card=MethodNumbers(brand="visa", last4="4242")),
         )
         intent = Intent(
             id=intent_id,
@@ -328,6 +332,10 @@ class FakeStripe:
     async def portal_url(self, customer_id: str, return_url: str) -> str:
         self._called()
         return f"https://billing.stripe.test/{customer_id}?back={return_url}"
+
+    async def detach_method(self, payment_method_id: str) -> None:
+        self._called()
+        self.detached.append(payment_method_id)
 
     async def session(self, session_id: str) -> CheckoutSession | None:
         self._called()

@@ -44,6 +44,8 @@ INTENT_DETAILS = ["latest_charge.balance_transaction"]
 
 SAME_KEY = "idempotency_error"
 """Stripe's refusal of a key that it knows with other parameters."""
+NOT_ATTACHED = "payment_method_unexpected_state"
+"""Stripe's refusal to detach what is attached to nobody."""
 NOT_PERMITTED = "permission_denied"
 """Our code for what a restricted key may not do."""
 
@@ -168,6 +170,14 @@ class StripeGateway:
         params: Any = {"customer": customer_id, "return_url": return_url}
         made = await _asked(lambda: self._v1.billing_portal.sessions.create_async(params, options))
         return str(made["url"])
+
+    async def detach_method(self, payment_method_id: str) -> None:
+        """Have a saved payment method be nobody's, for good; one that is so already, or is gone, is no failure."""
+        try:
+            await _asked(lambda: self._v1.payment_methods.detach_async(payment_method_id))
+        except StripeRefused as refused:
+            if refused.status != 404 and refused.code != NOT_ATTACHED:
+                raise
 
     # -- the account itself, for preflight ---------------------------------------------------------------------
 

@@ -37,6 +37,29 @@ class BalanceTransaction(StripeObject, frozen=True):
     created: int = 0
 
 
+class MethodNumbers(StripeObject, frozen=True):
+    """Parts of a card or bank account by which its owner knows it."""
+
+    brand: str | None = None
+    bank_name: str | None = None
+    last4: str | None = None
+
+
+class MethodDetails(StripeObject, frozen=True):
+    """The payment method of a charge, as it was then."""
+
+    type: str = ""
+    card: MethodNumbers | None = None
+    us_bank_account: MethodNumbers | None = None
+    sepa_debit: MethodNumbers | None = None
+
+    @property
+    def label(self) -> tuple[str, str]:
+        """Return (brand, bank or kind; last four characters), "" for what Stripe does not say."""
+        numbers = self.card or self.us_bank_account or self.sepa_debit or MethodNumbers()
+        return numbers.brand or numbers.bank_name or self.type.replace("_", " "), numbers.last4 or ""
+
+
 class StripeCharge(StripeObject, frozen=True):
     """One payment taken."""
 
@@ -45,6 +68,7 @@ class StripeCharge(StripeObject, frozen=True):
     receipt_url: str | None = None
     payment_intent: str | None = None
     balance_transaction: BalanceTransaction | str | None = None
+    payment_method_details: MethodDetails | None = None
 
 
 class PaymentError(StripeObject, frozen=True):

@@ -31,7 +31,7 @@ from billing.payments.stripe.objects import (
     payment_of_session,
 )
 from billing.payments.stripe.ownership import Ownership
-from billing.payments.stripe_customers import StripeCustomers
+from billing.payments.stripe_customers import SavedMethod, StripeCustomers
 
 log = logging.getLogger("tollkeeper.stripe")
 
@@ -258,9 +258,10 @@ class Sync:
             and purchase.save_method
             and intent.payment_method
         ):
-            await self._customers.save_method(
-                purchase.account_id, purchase.customer_id, intent.payment_method, purchase.created_at
-            )
+            charge = intent.latest_charge
+            details = charge.payment_method_details if isinstance(charge, StripeCharge) else None
+            method = SavedMethod(intent.payment_method, *(details.label if details is not None else ("", "")))
+            await self._customers.save_method(purchase.account_id, purchase.customer_id, method, purchase.created_at)
         return Outcome(f"{purchase.id} {applied.state}", changed=applied.changed, happened=_paid_at(intent))
 
     async def _adopt(self, session: CheckoutSession) -> Purchase | None:

@@ -58,6 +58,7 @@ purchases = Table(
     CheckConstraint("tax_cents >= 0 AND total_cents >= tax_cents", name="total_covers_tax"),
     Index("ix_purchases_account", "account_id", "created_at", "id"),
     Index("ix_purchases_state", "state", "updated_at"),
+    Index("ix_purchases_created", "created_at", "id"),
     Index(
         "uq_purchases_auto_in_flight",
         "account_id",
@@ -160,6 +161,8 @@ stripe_customers = Table(
     Column("payment_method_id", String(255), nullable=False, server_default=""),
     Column("consented_at", BigInteger),
     Column("created_at", BigInteger, nullable=False),
+    Column("method_brand", String(40), nullable=False, server_default=""),
+    Column("method_last4", String(8), nullable=False, server_default=""),
 )
 
 auto_recharges = Table(

@@ -70,6 +70,7 @@ EXAMPLES: Mapping[str, str] = {
     "flags list": "tollkeeper flags list",
     "admin create": 'tollkeeper admin create "Ada" --role support --expires 90d',
     "admin list": "tollkeeper admin list",
+    "admin role": 'tollkeeper admin role adm_0123456789abcdef --role finance --reason "took over the books"',
     "admin revoke": 'tollkeeper admin revoke adm_0123456789abcdef --reason "left the company"',
     "audit head": "tollkeeper audit head",
     "audit verify": "tollkeeper audit verify",

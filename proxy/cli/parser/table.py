@@ -44,7 +44,7 @@ TABLE: Mapping[str, FirstWord] = {
     "events": FirstWord("events.command", "Who listens to events, and what they were told."),
     "notices": FirstWord("books", "What the operator's app was told; exit 1 while some are dead."),
     "flags": FirstWord("flags", "Kill switches that win over proxy.toml."),
-    "admin": FirstWord("admin", "Create, list, revoke admin keys."),
+    "admin": FirstWord("admin", "Create, list, change, revoke admin keys."),
     "audit": FirstWord("admin", "Verify and export the audit log."),
     "reconcile": FirstWord("jobs", "Check that everything agrees; exit 1 with a list when it does not."),
     "finance": FirstWord("jobs", "Compute daily figures; exit 1 when a finished day's margin was below target."),

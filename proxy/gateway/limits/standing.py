@@ -10,6 +10,7 @@ from billing.money.errors import AccountNotFound, StoreUnavailable
 from billing.money.holds import HoldRequest, KeyLimits, Refused
 from billing.money.pricing import PriceBook
 from billing.storage.database import now_ms
+from config.app import ways_home
 from config.settings import Settings
 from proxy.gateway.admission import key_limits, over_limit, tightest_budget
 from proxy.gateway.limits.affordable import affordable_cap, smallest
@@ -118,8 +119,8 @@ def short_of_money(
     source = "end_user_limit" if limit is not None and limit.whose == "end_user" else result.source
     services.metrics.count(services.metrics.insufficient, source)
     retry = 1_000 if source == "in_flight" else None
-    top_up = services.absolute(settings.purchases.top_up_url)
+    top_up, ways = services.absolute(settings.purchases.top_up_url), ways_home(settings.app)
     if not key.sees_balance:
         left = max(0, limit.left) if limit is not None else 0
-        return insufficient_credits(source, needed, left, 0, None, top_up, retry, limit)
-    return insufficient_credits(source, needed, result.balance, result.held, affordable, top_up, retry, limit)
+        return insufficient_credits(source, needed, left, 0, None, top_up, retry, limit, ways)
+    return insufficient_credits(source, needed, result.balance, result.held, affordable, top_up, retry, limit, ways)

@@ -6,6 +6,7 @@ from billing.money.errors import AccountNotFound, StoreUnavailable
 from billing.money.model_rates import STORAGE_PRICE
 from billing.money.pricing import Charge, PriceBook
 from billing.money.usage import Usage
+from config.app import ways_home
 from proxy.gateway.services import Services
 from proxy.web.rejections import forbidden, insufficient_credits, unavailable
 
@@ -47,4 +48,5 @@ async def check_funds(services: Services, key: ApiKey, size_bytes: int) -> None:
         top_up = services.absolute(services.settings.purchases.top_up_url)
         retry = 1_000 if source == "in_flight" else None
         services.metrics.count(services.metrics.insufficient, source)
-        raise insufficient_credits(source, needed, read.balance, read.held, None, top_up, retry)
+        ways = ways_home(services.settings.app)
+        raise insufficient_credits(source, needed, read.balance, read.held, None, top_up, retry, ways=ways)

@@ -12,8 +12,9 @@ from billing.accounting.daily_finance import DAY_MS, Finance, day_of, span
 from billing.accounting.openai_costs import own_costs
 from billing.accounting.reconcile import check_ledger
 from billing.accounting.statements import Statements
+from billing.accounting.usage_summary import UsageSummaries
 from billing.jobs.retention import drop_detail
-from billing.ledger.portal_tokens import PortalTokens
+from billing.ledger.usage_rows import UsageFilters
 from proxy.customer_api.statement_csv import statement_csv
 from tests.support.charges import MODELS, NOW, run_sql, settled
 from tests.support.stores import Books
@@ -46,13 +47,14 @@ async def test_dropping_detail_changes_no_statement_no_limit_and_no_check(
         clock(asked + rng.randrange(400, 3_000))
         await sql.ledger.post([entry])
     months = ("2026-09", "2026-10", "2026-11")
-    statements, portal, finance = Statements(sql.database), PortalTokens(sql.database), Finance(sql.database)
+    statements, summaries, finance = Statements(sql.database), UsageSummaries(sql.database), Finance(sql.database)
 
     async def seen() -> list[object]:
         shown: list[object] = [
             statement_csv(await statements.read(account, month)) for account in accounts for month in months
         ]
-        shown += [await portal.spend(account, NOW // DAY_MS - 100) for account in accounts]
+        late = UsageFilters(since_ms=(NOW // DAY_MS - 100) * DAY_MS)
+        shown += [await summaries.sums(late, ("day", "model"), account) for account in accounts]
         shown += [
             (await sql.ledger.keys_spent(["key_1"], since))["key_1"]
             for since in (0, span(date(2026, 11, 1))[0], span(date(2026, 10, 1))[0])

@@ -203,7 +203,9 @@ async def test_erasing_replaces_what_is_personal_wherever_it_stands_and_leaves_t
     await shop.paid(account)
     async with sql.database.write() as connection:
         card = update(stripe_customers).where(stripe_customers.c.account_id == account)
-        await connection.execute(card.values(payment_method_id="pm_personal"))
+        await connection.execute(
+            card.values(payment_method_id="pm_personal", method_brand="personal", method_last4="ersonal")
+        )
     with pytest.raises(NotClosed):
         await sql.accounts.erase(account, ADA, "asked for")
     await sql.accounts.close(account, ADA)

@@ -305,3 +305,15 @@ async def buyer_of(shop: Shop, account: str) -> str:
     buyer = await shop.customers.find(account)
     assert buyer is not None
     return buyer.customer_id
+
+
+async def test_purchases_of_all_accounts_are_listed_newest_first_and_by_state(shop: Shop) -> None:
+    made = [await shop.buy(await shop.books.account()) for _ in range(3)]
+    paid = await shop.paid(await shop.books.account())
+    listed = await shop.purchases.newest(9)
+    assert {row.id for row in listed} == {paid.id, *(row.id for row in made)}
+    assert [(row.created_at, row.id) for row in listed] == sorted(((r.created_at, r.id) for r in listed), reverse=True)
+    first = await shop.purchases.newest(2)
+    rest = await shop.purchases.newest(9, before=(first[-1].created_at, first[-1].id))
+    assert [row.id for row in (*first, *rest)] == [row.id for row in listed]
+    assert [row.id for row in await shop.purchases.newest(9, "credited")] == [paid.id]

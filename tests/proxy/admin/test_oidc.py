@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from jwt.algorithms import ECAlgorithm, RSAAlgorithm
 
 from config.settings import AdminSettings
-from proxy.admin.oidc import TokenChecker
+from proxy.admin.identity.oidc import TokenChecker
 from proxy.web.rejections import Rejection
 from tests.support import web
 from tests.support.customers import new_customer
@@ -262,11 +262,11 @@ async def test_a_key_set_without_a_usable_key_wipes_none(
     checker = issuer.checker()
     assert await role_of(checker, token()) == "finance"
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.admin.oidc.time.monotonic", later(400))
+        patch.setattr("proxy.admin.identity.oidc.time.monotonic", later(400))
         assert await role_of(checker, token()) == "finance"
         assert issuer.asked == 2
     with monkeypatch.context() as patch:
-        patch.setattr("proxy.admin.oidc.time.monotonic", later(800))
+        patch.setattr("proxy.admin.identity.oidc.time.monotonic", later(800))
         assert await role_of(checker, token()) == "finance"
 
 
@@ -289,7 +289,7 @@ async def test_tokens_of_unknown_keys_do_not_make_us_ask_an_issuer_that_is_down(
     issuer = Publisher(published(*key_set(first=RSA_KEY)) if known else httpx.Response(500), httpx.Response(500))
     checker = issuer.checker()
     assert await role_of(checker, token()) == ("finance" if known else "issuer_unavailable")
-    monkeypatch.setattr("proxy.admin.oidc.time.monotonic", later(10))
+    monkeypatch.setattr("proxy.admin.identity.oidc.time.monotonic", later(10))
     refusals = [await role_of(checker, token(OTHER_KEY, f"unknown-{number}")) for number in range(20)]
     assert set(refusals) == {"unknown_signing_key" if known else "issuer_unavailable"}
     assert issuer.asked == 2
@@ -301,7 +301,7 @@ async def test_good_tokens_do_not_wait_for_an_issuer_that_hangs(monkeypatch: pyt
     checker = issuer.checker()
     assert await role_of(checker, token()) == "finance"
     issuer.hangs = True
-    monkeypatch.setattr("proxy.admin.oidc.time.monotonic", later(400))
+    monkeypatch.setattr("proxy.admin.identity.oidc.time.monotonic", later(400))
     waiting = asyncio.create_task(role_of(checker, token(OTHER_KEY, "unknown")))
     await asyncio.sleep(0)
     assert await role_of(checker, token()) == "finance"  # waits for a moment, once

@@ -30,7 +30,7 @@ from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 NOTHING = cast("Any", None)
 PLANS, EVENTS = PlansApi(NOTHING, NOTHING, NOTHING), EventsApi(NOTHING, NOTHING, NOTHING)
 API = AdminApi(NOTHING, NOTHING, AccountsApi(NOTHING), PLANS, EVENTS).table()
-PAGE = OpsPage(NOTHING, NOTHING, PLANS, EventPages(EVENTS, NOTHING)).table()
+PAGE = OpsPage(NOTHING, NOTHING, PLANS, EventPages(EVENTS, NOTHING), NOTHING, "http://page.test").table()
 CAP = 50
 
 BODIES: dict[str, Any] = {
@@ -50,6 +50,7 @@ BODIES: dict[str, Any] = {
     "/rates/activate": {"rateCardId": "openai-2026-11-29", "reason": "test"},
     "/events/endpoints": {"url": "http://127.0.0.1:9/events", "kinds": ["key.*"]},
     "/events/endpoints/{endpoint_id}": {"disabled": True},
+    "/admins/{admin_key_id}/role": {"role": "viewer", "reason": "test"},
     "/api/admin/admins": {"name": "made by a test", "role": "viewer"},
 }
 """By the end of the path; everything else takes a reason."""
@@ -166,6 +167,9 @@ def test_every_route_of_the_page_with_every_role(
                 "url": "http://127.0.0.1:9/events",
                 "endpoint": "ep_missing",
                 "notice": "notice_missing",
+                "purchase": "pur_missing",
+                "admin": "adm_missing",
+                "role": "viewer",
                 "plan": "gold" if route.path.endswith("/plans") else "",
                 "markup": "1.1",
             }
@@ -181,7 +185,8 @@ def test_every_route_of_the_page_with_every_role(
 
 
 def test_no_admin_route_is_mounted_past_the_table() -> None:
-    open_to_all = {"/admin/sign-in", "/admin/sign-out", "/admin/static/ops.css"}
+    signing_in = {"/admin/sign-in", "/admin/sign-in/start", "/admin/sign-in/callback", "/admin/sign-out"}
+    open_to_all = {*signing_in, "/admin/static/ops.css"}
     for source in (ROOT / "proxy").rglob("*.py"):
         for node in ast.walk(ast.parse(source.read_text())):
             named = (
@@ -387,6 +392,101 @@ def test_a_sign_in_ends_with_its_key_and_with_its_time(server: Tollkeeper) -> No
         server.cli("admin", "revoke", made["adminKeyId"])
         assert browser.get("/admin").status_code == 401
     assert server.cli("audit", "verify")["ok"]
+
+
+def test_a_changed_role_holds_at_once_and_ends_sign_ins(server: Tollkeeper, keys: dict[str, str]) -> None:
+    made = server.cli("admin", "create", "promoted", "--role", "viewer")
+    key_id, whoami = made["adminKeyId"], f"{server.url}/api/admin/whoami"
+    with web.client(base_url=server.url, follow_redirects=True) as browser:
+        enter(browser, made["adminKey"])
+        changed = server.cli("admin", "role", key_id, "--role", "finance", "--reason", "took over the books")
+        assert changed == {"adminKeyId": key_id, "role": "finance"}
+        assert browser.get("/admin").status_code == 401
+    assert web.get(whoami, headers=bearer(made["adminKey"])).json()["role"] == "finance"
+    path, body = f"{server.url}/api/admin/admins/{key_id}/role", {"role": "ops", "reason": "a mistake"}
+    answer = web.post(path, json=body, headers=bearer(keys["owner"]))
+    fits(answer, "/api/admin/admins/{admin_key_id}/role")
+    assert web.get(whoami, headers=bearer(made["adminKey"])).json()["role"] == "ops"
+    assert web.post(path, json={**body, "role": "king"}, headers=bearer(keys["owner"])).status_code == 400
+    server.cli("admin", "revoke", key_id)
+    assert web.post(path, json=body, headers=bearer(keys["owner"])).status_code == 404
+
+
+def test_admins_are_invited_changed_and_revoked_on_the_page(server: Tollkeeper, keys: dict[str, str]) -> None:
+    with web.client(base_url=server.url, follow_redirects=True) as browser:
+        entered = enter(browser, keys["owner"])
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', entered.text)
+        assert token is not None
+        form = {"csrf": token[1], "name": "Zoë", "role": "viewer", "expires": "30d", "reason": ""}
+        shown = browser.post("/admin/admins/invite", data=form)
+        secret = re.search(r"tka-[\w-]{43}", shown.text)
+        assert secret is not None
+        assert browser.get(str(shown.url)).status_code == 404, "once"
+        (zoe,) = [row for row in server.cli("admin", "list")["data"] if row["name"] == "Zoë"]
+        assert (zoe["role"], zoe["expiresAt"] is not None) == ("viewer", True)
+        about = {"csrf": token[1], "admin": zoe["adminKeyId"]}
+        refused = browser.post("/admin/admins/role", data={**about, "role": "finance", "reason": ""})
+        assert refused.status_code == 400
+        assert re.search(
+            rf'<details class="ask" open><summary>Role.*?id="role-reason-{zoe["adminKeyId"]}"', refused.text, re.DOTALL
+        )
+        done = browser.post("/admin/admins/role", data={**about, "role": "finance", "reason": "books"})
+        assert "The role is changed" in done.text
+        done = browser.post("/admin/admins/revoke", data={**about, "reason": "left"})
+        assert "revoked" in done.text
+        (zoe,) = [row for row in server.cli("admin", "list")["data"] if row["name"] == "Zoë"]
+        assert (zoe["role"], zoe["state"]) == ("finance", "revoked")
+        (own,) = [row for row in server.cli("admin", "list")["data"] if row["name"] == "the owner"]
+        for path, more in (("role", {"role": "viewer"}), ("revoke", {})):
+            mine = {"csrf": token[1], "admin": own["adminKeyId"], "reason": "a slip", **more}
+            assert browser.post(f"/admin/admins/{path}", data=mine).status_code == 400
+        assert browser.get("/admin").status_code == 200
+
+
+def test_a_refused_form_is_shown_again_with_what_was_typed(
+    server: Tollkeeper, keys: dict[str, str], customer: Customer
+) -> None:
+    account = f"/admin/accounts/{customer.account_id}"
+    with web.client(base_url=server.url, follow_redirects=True) as browser:
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', enter(browser, keys["owner"]).text)
+        assert token is not None
+        typed = {"csrf": token[1], "credits": "lots", "reason": "for <you>", "reference": "grant_twice"}
+        refused = browser.post(f"{account}/grant", data=typed)
+        assert refused.status_code == 400
+        assert re.search(r'id="grant-credits"[^>]*value="lots"[^>]*aria-invalid="true" autofocus', refused.text)
+        assert 'value="for &lt;you&gt;"' in refused.text
+        assert 'value="grant_twice"' in refused.text, "sent again, it is the same grant"
+        assert 'role="alert"><strong>Not done.</strong>' in refused.text
+        assert refused.text.count("aria-invalid") == 1
+        plan = {"csrf": token[1], "plan": "silver", "markup": "2", "models": "{oops", "reason": "a try"}
+        refused = browser.post("/admin/plans", data=plan)
+        assert refused.status_code == 400
+        assert re.search(r'id="plan-models"[^>]*aria-invalid="true"[^>]*>\{oops</textarea>', refused.text)
+        assert 'value="silver"' in refused.text
+        made = {"csrf": token[1], "name": "x" * 201, "external_id": "mine", "email": "a@b.test"}
+        refused = browser.post("/admin/accounts", data=made)
+        assert re.search(r"<details open>\s*<summary>Make an account", refused.text)
+        assert 'value="mine"' in refused.text
+        refused = browser.post(
+            "/admin/flags/set", data={"csrf": token[1], "flag": "rollout.percent", "value": "many", "reason": "r"}
+        )
+        assert re.search(r'id="value-rollout.percent"[^>]*value="many"[^>]*aria-invalid', refused.text)
+
+
+def test_support_opens_the_customers_page_as_staff(
+    server: Tollkeeper, keys: dict[str, str], customer: Customer
+) -> None:
+    with web.client(base_url=server.url, follow_redirects=True) as browser:
+        token = re.search(r'name="csrf" value="([0-9a-f]+)"', enter(browser, keys["support"]).text)
+        assert token is not None
+        page = browser.get(f"/admin/accounts/{customer.account_id}")
+        assert f"form-action 'self' {server.url}" in page.headers["content-security-policy"]
+        asking = browser.post(f"/admin/accounts/{customer.account_id}/page", data={"csrf": token[1]})
+        assert "shows them as staff see them" in asking.text
+    lines = server.run("audit", "export", "opened.jsonl")
+    assert lines.returncode == 0
+    last = [json.loads(line) for line in (server.folder / "opened.jsonl").read_text().splitlines()][-1]
+    assert (last["action"], last["subject"], last["role"]) == ("portal.link", customer.account_id, "support")
 
 
 def test_no_other_site_signs_anybody_in_or_out(server: Tollkeeper, keys: dict[str, str]) -> None:

@@ -534,6 +534,7 @@ NOT_STARTED = [
     ({"OPENAI_API_KEY": "sk a"}, "OPENAI_API_KEY: has blanks"),
     ({"TOLLKEEPER_UPSTREAM__API_KEY_FILE": "none", "OPENAI_API_KEY": ""}, "upstream.api_key_file: cannot be read"),
     ({"TOLLKEEPER_UPSTREAM__CA_FILE": "none.pem"}, "upstream.ca_file: names a file that cannot be read"),
+    ({"TOLLKEEPER_APP__LOGO_FILE": "none.svg"}, "app.logo_file: cannot be read"),
     ({"STRIPE_API_KEY": "sk_test_1"}, "STRIPE_WEBHOOK_SECRET: is not set"),
     ({"PORTAL_SERVICE_KEY": "short"}, "PORTAL_SERVICE_KEY: is shorter"),
     ({"TOLLKEEPER_NOTICES__URL": "https://app.example.com/n"}, "NOTICES_SECRET: is not set"),

@@ -401,6 +401,8 @@ async def test_the_page_says_what_became_of_a_purchase(shop: Shop) -> None:
     async with visiting(shop) as visit:
         await visit.sign_in(account)
         page = await visit.page()
+    assert "$1.00 refunded" in page
+    assert "$9.99 refunded" in page
     assert all(f">{state}<" in page for state in ("partly refunded", "refunded", "disputed"))
     assert "Credits are prepaid. 1,000 Credits = $1.00. You only pay for actual token usage." in page
 
@@ -409,7 +411,7 @@ async def test_no_page_breaks_on_a_nul(shop: Shop) -> None:
     account = await shop.books.account()
     async with visiting(shop) as visit:
         await visit.sign_in(account)
-        for path in ("?session=%00", "?usage=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
+        for path in ("?session=%00", "?older=%00", "?%00=x", "/receipts/%00", "/statement?month=%00"):
             refused = await visit.client.get(f"/credits{path}")
             assert (refused.status_code, "holds a NUL character" in refused.text) == (400, True), path
 

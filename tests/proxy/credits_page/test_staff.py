@@ -48,6 +48,7 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
         assert f"seen as staff by the {role} ({admin_id}), role {role}" in page
         assert re.findall(r'<form method="(\w+)" action="([^"]+)"', page) == [
             ("post", "/credits/sign-out"),
+            ("get", "/credits#usage"),
             ("get", "/credits/statement"),
         ]
         before = await shop.rows("SELECT count(*) FROM audit_log UNION ALL SELECT count(*) FROM purchases")
@@ -56,6 +57,8 @@ async def test_staff_see_the_page_and_change_nothing(shop: Shop, role: str) -> N
             ("buy", {"package": "pro"}),
             ("recharge", recharge),
             ("cards", {}),
+            ("cards/remove", {}),
+            ("warning", {"warning": "5"}),
             ("keys", {}),
             ("keys/revoke", {"key": key_id}),
         ):

@@ -7,6 +7,7 @@ import zlib
 from base64 import a85decode
 
 import pytest
+from PIL import Image
 
 from billing.accounting.statements import (
     Statement,
@@ -14,7 +15,8 @@ from billing.accounting.statements import (
     StatementPurchase,
     StatementUsage,
 )
-from config.settings import Seller
+from config.app import check_logo
+from config.settings import App, Seller
 from proxy.customer_api.lettering.faces import Faces
 from proxy.customer_api.lettering.writing_order import base_level, levels
 from proxy.customer_api.statement_csv import safe_cell, statement_csv
@@ -203,6 +205,18 @@ def test_a_name_of_any_script_is_on_the_pdf(name: str) -> None:
     assert "".join(said[3:]).replace(" ", "") == f"Adjustment:{name}".replace(" ", ""), "in lines"
     assert pdf == statement_pdf(statement, Seller(name, (name,), ""))
     assert all(Faces().shape(run).glyphs for run in Faces().runs(name, levels(name, base_level(name))))
+
+
+def test_the_product_and_its_logo_are_at_the_head_of_the_statement() -> None:
+    picture = io.BytesIO()
+    Image.new("RGB", (40, 20), "#0b5cad").save(picture, "PNG")
+    app = App(name="Acme", url="https://app.test", support_url="mailto:help@app.test")
+    made = statement_pdf(LONG, Seller(), app, check_logo(picture.getvalue()))
+    assert "Acme, https://app.test, help@app.test" in written_in(made).splitlines()
+    assert b"/Subtype /Image" in made
+    assert made == statement_pdf(LONG, Seller(), app, check_logo(picture.getvalue())), "the same bytes again"
+    broken = statement_pdf(LONG, Seller(), app, check_logo(picture.getvalue()[:20]))
+    assert b"/Subtype /Image" not in broken
 
 
 def test_a_seller_is_at_the_head_of_the_statement() -> None:

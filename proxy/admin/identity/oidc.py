@@ -1,4 +1,4 @@
-"""Bearer tokens of the operator's identity provider: signature, issuer, audience, time, and the role they carry.
+"""Tokens of the operator's identity provider: signature, issuer, audience, time, and the role of whoever they name.
 
 The provider's public keys are cached; a token signed by an unknown key makes them be fetched again, at most every few
 seconds. Who somebody is, is said by `sub`, which the issuer never gives to anybody else; an e-mail address may change
@@ -7,8 +7,10 @@ hands. The library is loaded at the first token: a worker that never sees one do
 
 import asyncio
 import hashlib
+import hmac
 import logging
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -16,6 +18,7 @@ import msgspec
 
 from billing.ledger.admins import LONGEST_ACTOR, Admin
 from config.settings import AdminSettings
+from proxy.admin.identity.provider import IdentityProvider
 from proxy.admin.roles import ROLES
 from proxy.web.rejections import Rejection, unauthorized, unavailable
 
@@ -45,8 +48,8 @@ class TokenChecker:
     """Checks tokens of one issuer."""
 
     def __init__(self, conf: AdminSettings, client: httpx.AsyncClient) -> None:
-        """`client` fetches the issuer's keys."""
-        self._conf, self._client = conf, client
+        """`client` asks the issuer for its keys, and for where they are when the settings do not say."""
+        self._conf, self._client, self.provider = conf, client, IdentityProvider(conf, client)
         self._keys: Keys = {}
         self._fetched_at = self._tried_at = float("-inf")
         self._fetching: asyncio.Task[None] | None = None
@@ -55,25 +58,48 @@ class TokenChecker:
 
     async def check(self, token: str) -> Admin:
         """Return the admin that a token names. Raises Rejection (401, or 503 when the issuer's keys cannot be had)."""
+        if not self._conf.oidc_audience:
+            raise unauthorized("No tokens are taken here: admin.oidc_audience is not set.", "invalid_token")
+        claims = await self._claims(token, self._conf.oidc_audience)
+        return self._admin(claims, int(claims["exp"]) * 1_000)
+
+    async def check_identity(self, token: str, nonce: str) -> Admin:
+        """Return the admin that the id token of a sign-in in the browser names; the session has a length of its own.
+
+        Raises Rejection, also for a token that was made for another sign-in or another client.
+        """
+        claims = await self._claims(token, self._conf.oidc_client_id)
+        if not hmac.compare_digest(str(claims.get("nonce", "")).encode(), nonce.encode()):
+            raise unauthorized("This token is of another sign-in. Begin again.", "stale_sign_in")
+        if claims.get("azp", self._conf.oidc_client_id) != self._conf.oidc_client_id:
+            raise unauthorized("This token was made for another client.", "invalid_token")
+        return self._admin(claims, None)
+
+    async def _claims(self, token: str, audience: str) -> dict[str, Any]:
+        """Return what a token of the issuer's says, its signature and times checked. Raises Rejection."""
         jwt = await asyncio.to_thread(_library)
         try:
             head = jwt.get_unverified_header(token)
             key = await self._key(str(head.get("kid") or ""))
-            claims = jwt.decode(
+            found: dict[str, Any] = jwt.decode(
                 token,
                 key,
                 algorithms=list(self._conf.oidc_algorithms),
                 issuer=self._conf.oidc_issuer,
-                audience=self._conf.oidc_audience,
+                audience=audience,
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
         except jwt.PyJWTError as error:
             raise unauthorized(f"This token is not accepted: {error}", "invalid_token") from None
-        role = _role(claims, self._conf.oidc_role_claim)
+        return found
+
+    def _admin(self, claims: dict[str, Any], ends: int | None) -> Admin:
+        """Return the admin of these claims. Raises Rejection for whoever has no role here."""
+        role = role_of(claims, self._conf)
         if role is None:
             raise unauthorized(f"This token carries no role of ours in {self._conf.oidc_role_claim!r}.", "no_role")
-        return Admin(_actor(str(claims["sub"]), claims.get("email")), role, None, int(claims["exp"]) * 1_000)
+        return Admin(_actor(str(claims["sub"]), claims.get("email")), role, None, ends)
 
     async def _key(self, kid: str) -> Any:
         """Return the issuer's key of that id. Raises Rejection.
@@ -104,10 +130,10 @@ class TokenChecker:
     async def _fetch(self) -> None:
         """Replace the keys by those the issuer publishes. Whatever goes wrong, those we have stay good."""
         try:
-            answer = await self._client.get(self._conf.oidc_jwks_url, timeout=FETCH_SECONDS)
+            answer = await self._client.get(await self.provider.jwks_url(), timeout=FETCH_SECONDS)
             answer.raise_for_status()
             found = _keys_of(answer.content)
-        except (httpx.HTTPError, httpx.InvalidURL, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, ValueError, Rejection) as error:
             # the issuer's trouble must not lock out whom it vouched for
             log.warning(
                 "the identity provider's keys cannot be had (%s); those known stay good",
@@ -168,18 +194,35 @@ def _library() -> Any:
     return jwt
 
 
-def _role(claims: dict[str, Any], path: str) -> str | None:
-    """Return the best role among those a claim holds; `path` may lead into nested claims by dots."""
+def role_of(claims: Mapping[str, Any], conf: AdminSettings) -> str | None:
+    """Return the best role that somebody has: by the claim with roles, by their e-mail address, by their groups.
+
+    An address counts only where the issuer says that it is verified: anybody may claim one.
+    """
+    given = set(_texts(_claim(claims, conf.oidc_role_claim)))
+    names = {f"group:{name}" for name in _texts(_claim(claims, conf.oidc_groups_claim))}
+    email = claims.get("email")
+    if isinstance(email, str) and claims.get("email_verified") in (True, "true"):
+        names |= {email.lower(), f"@{email.lower().rpartition('@')[2]}"}
+    given |= {role for name, role in conf.oidc_roles.items() if _folded(name) in names}
+    return next((role for role in BEST_FIRST if role in given and role in ROLES), None)
+
+
+def _folded(name: str) -> str:
+    """Return a name of the table as it is compared: addresses whatever their case, groups as they are."""
+    return name if name.startswith("group:") else name.lower()
+
+
+def _claim(claims: Mapping[str, Any], path: str) -> Any:
+    """Return a claim; `path` may lead into nested claims by dots."""
     value: Any = claims.get(path)
     if value is None:
         value = claims
         for step in path.split("."):
-            value = value.get(step) if isinstance(value, dict) else None
-    given = (
-        {value}
-        if isinstance(value, str)
-        else {item for item in value if isinstance(item, str)}
-        if isinstance(value, list)
-        else set()
-    )
-    return next((role for role in BEST_FIRST if role in given and role in ROLES), None)
+            value = value.get(step) if isinstance(value, Mapping) else None
+    return value
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the text, or the texts of a list, that a claim holds."""
+    return [item for item in (value if isinstance(value, list) else [value]) if isinstance(item, str)]
