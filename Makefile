@@ -12,9 +12,9 @@ run: install
 test: install-dev
 	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(ARGS)
 
-# what needs no server and takes no time: tests/conftest.py marks the others `served` or `slow`
+# what needs no server and takes no time: tests/conftest.py marks the others `served` or `slow`. These wait for nothing
 test-fast: install-dev
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not served and not slow" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not served and not slow" $(ARGS)
 
 lint: install-dev
 	$(BIN)/ruff check .

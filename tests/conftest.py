@@ -43,8 +43,8 @@ _SLOW = frozenset({"shop", "page"})
 """Fixtures of a whole shop, a ledger and a made-up Stripe in this process: flows of a purchase, of a second or so each."""
 
 
-_SERVED_FOLDERS = ("tests/browser/", "tests/clients/", "tests/sandbox/")
-"""Whatever stands here starts one by its own ways."""
+_SERVED_FOLDERS = ("tests/behaviour/", "tests/browser/", "tests/clients/", "tests/faults/", "tests/sandbox/")
+"""Whatever stands here is served, or starts one by its own ways."""
 
 
 def pytest_configure() -> None:

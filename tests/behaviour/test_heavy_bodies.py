@@ -25,21 +25,29 @@ def names(number: int) -> bytes:
     return b"{" + b",".join(b'"%x":1' % one for one in range(number)) + b"}"
 
 
-SHAPES: dict[str, tuple[str, bytes]] = {
-    "objects in a message": (RESPONSES, HEAD + b'[{"role":"user","content":[' + filled(b'{"a":{}}') + b"]}]}"),
-    "lists": (RESPONSES, HEAD + b"[" + filled(b"[]") + b"]}"),
-    "objects": (RESPONSES, HEAD + b"[" + filled(b"{}") + b"]}"),
-    "names": (RESPONSES, HEAD + b"[" + names(1_800_000) + b"]}"),
-    "token ids": (EMBEDDINGS, b'{"model":"text-embedding-3-small","input":[' + filled(b"1") + b"]}"),
-    "questions": ("/v1/decisions", b'{"model":"gpt-6-luna","input":"x","questions":[' + filled(b"{}") + b"]}"),
-    "messages": (CHAT, b'{"model":"gpt-4.1","messages":[' + filled(b'{"role":"user","content":"x"}') + b"]}"),
+Shape = Callable[[], bytes]
+"""Makes a body: a second's work and 20 MB each, so only where it is sent."""
+SHAPES: dict[str, tuple[str, Shape]] = {
+    "objects in a message": (
+        RESPONSES,
+        lambda: HEAD + b'[{"role":"user","content":[' + filled(b'{"a":{}}') + b"]}]}",
+    ),
+    "lists": (RESPONSES, lambda: HEAD + b"[" + filled(b"[]") + b"]}"),
+    "objects": (RESPONSES, lambda: HEAD + b"[" + filled(b"{}") + b"]}"),
+    "names": (RESPONSES, lambda: HEAD + b"[" + names(1_800_000) + b"]}"),
+    "token ids": (EMBEDDINGS, lambda: b'{"model":"text-embedding-3-small","input":[' + filled(b"1") + b"]}"),
+    "questions": (
+        "/v1/decisions",
+        lambda: b'{"model":"gpt-6-luna","input":"x","questions":[' + filled(b"{}") + b"]}",
+    ),
+    "messages": (CHAT, lambda: b'{"model":"gpt-4.1","messages":[' + filled(b'{"role":"user","content":"x"}') + b"]}"),
     "unread members": (
         CHAT,
-        b'{"model":"gpt-4.1","messages":[{"role":"user","content":"x"}],"metadata":[' + filled(b"{}") + b"]}",
+        lambda: b'{"model":"gpt-4.1","messages":[{"role":"user","content":"x"}],"metadata":[' + filled(b"{}") + b"]}",
     ),
-    "a moderation": ("/v1/moderations", b'{"input":[' + filled(b"{}") + b"]}"),
-    "items of a conversation": ("/v1/conversations", b'{"items":[' + filled(b"{}") + b"]}"),
-    "a session": ("/v1/realtime/client_secrets", b'{"session":{"a":[' + filled(b"{}") + b"]}}"),
+    "a moderation": ("/v1/moderations", lambda: b'{"input":[' + filled(b"{}") + b"]}"),
+    "items of a conversation": ("/v1/conversations", lambda: b'{"items":[' + filled(b"{}") + b"]}"),
+    "a session": ("/v1/realtime/client_secrets", lambda: b'{"session":{"a":[' + filled(b"{}") + b"]}}"),
 }
 DEEP = {
     "lists": b"[" * 980 + b"1" + b"]" * 980,
@@ -67,7 +75,8 @@ def answered_beside(server: Tollkeeper, work: Callable[[], httpx.Response]) -> t
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_who_cannot_pay_has_nothing_parsed(shape: str, poor: Customer, sandbox: Sandbox) -> None:
-    path, body = SHAPES[shape]
+    path, make = SHAPES[shape]
+    body = make()
     answer, healthy = answered_beside(poor.server, lambda: poor.post(body, path, content_type="application/json"))
     assert (answer.status_code, healthy > 0) == (402, True), answer.text
     assert sandbox.record() == []
@@ -75,7 +84,8 @@ def test_who_cannot_pay_has_nothing_parsed(shape: str, poor: Customer, sandbox: 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_no_model_could_read_is_a_400_by_its_shape(shape: str, customer: Customer, sandbox: Sandbox) -> None:
-    path, body = SHAPES[shape]
+    path, make = SHAPES[shape]
+    body = make()
     answer, healthy = answered_beside(
         customer.server, lambda: customer.post(body, path, content_type="application/json")
     )
@@ -89,7 +99,7 @@ def test_a_key_over_its_rate_has_nothing_parsed(
 ) -> None:
     hurried = new_customer(served(), requests_per_minute=1)
     assert hurried.post(hurried.body(max_tokens=5)).status_code == 200
-    answer = hurried.post(SHAPES["objects"][1], RESPONSES)
+    answer = hurried.post(SHAPES["objects"][1](), RESPONSES)
     assert (answer.status_code, answer.json()["error"]["code"]) == (429, "rate_limit_exceeded")
 
 
