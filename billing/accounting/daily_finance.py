@@ -13,10 +13,12 @@ from typing import NamedTuple
 from sqlalchemy import case, false, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
+from billing.ledger.summaries.reading import SUMS, Whose, asked_sums
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.findings import Finding
 from billing.money.postings import CASH, CUSTOMER, DISPUTES, PLATFORM_LOSS
 from billing.storage.database import Database
-from billing.storage.tables.core import balances, transfers, usage, usage_daily
+from billing.storage.tables.core import MOVES, balances, transfers, usage, usage_daily
 from billing.storage.tables.operations import finance_daily
 
 DAY_MS = 86_400_000
@@ -70,7 +72,7 @@ class StoredFigures(NamedTuple):
 
 
 class ModelFigures(NamedTuple):
-    """A model's usage since some time."""
+    """A model's usage since the beginning of some day."""
 
     model: str
     requests: int
@@ -152,7 +154,11 @@ class Finance:
         """
         day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
         amount = func.sum(transfers.c.amount_millicredits)
-        within = transfers.c.created_at.between(span(first)[0], span(last)[1] - 1), transfers.c.kind.in_(PAYMENTS)
+        within = (
+            transfers.c.created_at.between(span(first)[0], span(last)[1] - 1),
+            transfers.c.kind.in_(PAYMENTS),
+            MOVES,  # by which the index is chosen that has no charge in it
+        )
         came = select(day.label("day"), amount).where(transfers.c.debit_account.in_((CASH, DISPUTES)), *within)
         went = select(day.label("day"), -amount).where(transfers.c.credit_account.in_((CASH, DISPUTES)), *within)
         found: defaultdict[str, int] = defaultdict(int)
@@ -235,25 +241,15 @@ class Finance:
             return [(Figures(*row[:-1]), int(row[-1])) for row in await connection.execute(query)]
 
     async def top_models(self, since_ms: int, limit: int) -> list[ModelFigures]:
-        """Return the models that cost us most since a time."""
-        cost = func.sum(usage.c.cost_millicredits)
-        columns = (
-            usage.c.model,
-            func.count(),
-            func.sum(usage.c.input_tokens),
-            func.sum(usage.c.output_tokens),
-            func.sum(usage.c.charged_millicredits),
-            cost,
-        )
-        query = (
-            select(*columns)
-            .where(usage.c.created_at >= since_ms)
-            .group_by(usage.c.model)
-            .order_by(cost.desc(), usage.c.model)
-            .limit(limit)
-        )
+        """Return the models that cost us most since the beginning of a time's day."""
+        found: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(SUMS))
+        since = UsageFilters(since_ms=since_ms - since_ms % DAY_MS)
         async with self._db.read() as connection:
-            return [ModelFigures(row[0], *(int(value) for value in row[1:])) for row in await connection.execute(query)]
+            for row in await connection.execute(await asked_sums(connection, ("model",), since, Whose())):
+                for place, part in enumerate(row[1:]):
+                    found[row.model][place] += int(part)
+        models = [ModelFigures(model, *sums) for model, sums in found.items() if sums[0]]
+        return sorted(models, key=lambda one: (-one.cost, one.model))[:limit]
 
 
 def below_target(days: Iterable[Figures], target_percent: int) -> list[Finding]:

@@ -8,12 +8,14 @@ import secrets
 from collections import defaultdict
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, exists, func, insert, or_, select, union_all, update
+from sqlalchemy import ColumnElement, and_, delete, exists, insert, or_, select, update
 
 from billing.ledger.audit_log import Change, Who, record_change
+from billing.ledger.summaries.reading import Whose, asked_sums
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import AccountNotFound
 from billing.storage.database import Database, now_ms
-from billing.storage.tables.core import accounts, usage, usage_daily
+from billing.storage.tables.core import accounts
 from billing.storage.tables.operations import admin_keys
 from billing.storage.tables.portal import portal_tokens
 
@@ -131,21 +133,12 @@ class PortalTokens:
 
     async def spend(self, account_id: str, since_day: int) -> list[DaySpend]:
         """Sum what was charged by day and model since a day, oldest first."""
-        day, kept = (usage.c.created_at // DAY_MS).label("day"), usage_daily.c
-        detail = (
-            select(day, usage.c.model, func.sum(usage.c.charged_millicredits))
-            .where(usage.c.account_id == account_id, usage.c.created_at >= since_day * DAY_MS)
-            .group_by(day, usage.c.model)
-        )
-        sums = (
-            select(kept.asked_day, kept.model, func.sum(kept.charged_millicredits))
-            .where(kept.account_id == account_id, kept.asked_day >= since_day)
-            .group_by(kept.asked_day, kept.model)
-        )
         found: defaultdict[tuple[int, str], int] = defaultdict(int)
         async with self._db.read() as connection:
-            for number, model, amount in await connection.execute(union_all(detail, sums)):
-                found[int(number), model] += int(amount)
+            since = UsageFilters(since_ms=since_day * DAY_MS)
+            query = await asked_sums(connection, ("day", "model"), since, Whose(account_id))
+            for row in await connection.execute(query):
+                found[int(row.day), row.model] += int(row.charged)
         return [DaySpend(number, model, found[number, model]) for number, model in sorted(found)]
 
     async def _make(

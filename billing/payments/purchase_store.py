@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 import msgspec
-from sqlalchemy import ColumnElement, RowMapping, func, insert, select, update
+from sqlalchemy import ColumnElement, RowMapping, func, insert, select, tuple_, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.money.errors import AccountNotFound, BillingError, TooManyCheckouts
@@ -207,10 +207,7 @@ class PurchaseStore:
         """Return an account's purchases, newest first."""
         conditions: list[ColumnElement[bool]] = [purchases.c.account_id == account_id]
         if before is not None:
-            at, last = before
-            conditions.append(
-                (purchases.c.created_at < at) | ((purchases.c.created_at == at) & (purchases.c.id < last))
-            )
+            conditions.append(tuple_(purchases.c.created_at, purchases.c.id) < tuple_(*before))
         query = (
             select(purchases)
             .where(*conditions)

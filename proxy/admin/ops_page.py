@@ -19,9 +19,9 @@ from starlette.routing import Route
 
 from billing.ledger.accounts import KeyDetails, KeyRules
 from billing.ledger.customers.search import AccountFilters
-from billing.ledger.ledger import DAY_MS
 from billing.ledger.rate_cards import RateCardError
 from billing.ledger.records.account_details import AccountDetails
+from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import (
     AccountClosed,

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select, tuple_
 
 from billing.ledger.accounts import HINT_LENGTH, KEY_PREFIX, STATUS, AccountRow, account_rows, hash_key
 from billing.ledger.records.account_details import metadata_pair
@@ -56,8 +56,7 @@ class AccountSearch:
         position = func.instr if self._db.is_sqlite else func.strpos
         found += [position(table.metadata, metadata_pair(key, value)) > 0 for key, value in filters.metadata]
         if filters.before is not None:
-            at, last = filters.before
-            found.append(or_(table.created_at < at, and_(table.created_at == at, table.id < last)))
+            found.append(tuple_(table.created_at, table.id) < tuple_(*filters.before))
         return found
 
 
