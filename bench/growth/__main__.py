@@ -7,21 +7,17 @@ its bound. Figures are of this machine, and of whatever else runs on it.
 import argparse
 import asyncio
 import json
-import multiprocessing
 import os
 import platform
 import sys
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 from bench.growth import curves
 from bench.growth.data import Size, ledger
-from bench.growth.measure import flush, once, per_call, reports, timed
+from bench.growth.measure import flush, in_a_process_of_its_own, per_call, reports, timed
 from bench.growth.rebuilding import rebuild
-from billing.storage.database import Database
 
 PAGE_MS = 20.0
 PAGES = ("me", "usage, first page", "ledger, first page")
@@ -35,28 +31,9 @@ async def measure(kind: str, size: Size) -> Found:
         async with ledger(kind, Path(folder), size) as database:
             found = {name: await timed(call) for name, call in per_call(database).items()}
             for name in reports(database):
-                found[name] = in_a_process_of_its_own(report, database.url.render_as_string(False), name)
+                found[name] = in_a_process_of_its_own(database.url.render_as_string(hide_password=False), name)
             found["flush"] = await flush(database, size.accounts)
     return found
-
-
-def report(url: str, name: str) -> dict[str, float]:
-    """Compute one report, in a process whose memory is nobody else's."""
-
-    async def run() -> dict[str, float]:
-        database = Database(url, 2, 5, 3_600)
-        try:
-            return await once(reports(database)[name])
-        finally:
-            await database.close()
-
-    return asyncio.run(run())
-
-
-def in_a_process_of_its_own(work: Any, *arguments: Any) -> Any:
-    """Return what a call gives in a new process."""
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
 
 
 def table(results: dict[Size, Found]) -> str:
@@ -99,7 +76,7 @@ def main() -> int:
     for kind in given.database:
         results = {}
         for rows in given.rows:
-            size = Size(rows, given.accounts or max(10, rows // 100))
+            size = Size(rows, given.accounts or max(10, rows // 10))
             results[size] = asyncio.run(measure(kind, size))
             too_slow += [f"{kind}, {rows:,} rows: {name}" for name in PAGES if results[size][name]["p99"] > PAGE_MS]
         draw(kind, results, given.output)
@@ -139,7 +116,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench-growth", description=__doc__)
     both = ["postgresql", "sqlite"]
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000], help="sizes of usage")
-    parser.add_argument("--accounts", type=int, help="accounts (a hundredth of the rows)")
+    parser.add_argument("--accounts", type=int, help="accounts (a tenth of the rows)")
     parser.add_argument("--database", nargs="+", choices=both, default=both)
     parser.add_argument("--rebuild", type=int, nargs="*", default=[1_000, 10_000], help="accounts of an emptied Redis")
     parser.add_argument("--output", type=Path, default=Path("build/growth"))

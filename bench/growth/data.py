@@ -30,7 +30,7 @@ GRANT = 10**12
 MODELS = ("gpt-6-luna", "gpt-6-sol", "gpt-5.4-mini", "gpt-4o", "gpt-4o-mini", "text-embedding-3-small")
 SERIES = {
     "sqlite": "WITH RECURSIVE s(i) AS (SELECT {first} UNION ALL SELECT i + 1 FROM s WHERE i < {last})",
-    "postgresql": "WITH s(i) AS (SELECT generate_series({first}, {last}))",
+    "postgresql": "WITH s(i) AS (SELECT generate_series({first}::bigint, {last}::bigint))",
 }
 MODEL = "CASE i % 6 " + " ".join(f"WHEN {place} THEN '{name}'" for place, name in enumerate(MODELS)) + " END"
 WHO = "CASE WHEN i % 10 = 0 THEN 0 ELSE (i * 7919) % {accounts} END"
@@ -47,7 +47,7 @@ SELECT 'req_' || i, {{start}} + i * {{step}}, 'acct_' || ({WHO}), 'key_' || ({WH
 TRANSFERS = """
 INSERT INTO transfers (debit_account, credit_account, amount_millicredits, kind, reference_type, reference_id, created_at)
 SELECT {debit}, {credit}, {amount}, '{kind}', 'charge', charge_id, created_at
-  FROM usage WHERE created_at > {start} + {first} * {step} - 1 AND created_at <= {start} + {last} * {step}
+  FROM usage WHERE created_at >= {after} AND created_at <= {until}
  ORDER BY created_at
 """
 SUMS = """
@@ -126,7 +126,8 @@ async def _fill(database: Database, size: Size) -> None:
                 ("usage_cost", "'cogs'", "'payable:openai'", "cost_millicredits"),
             ):
                 parts = {"kind": name, "debit": debit, "credit": credit, "amount": amount}
-                await connection.exec_driver_sql(TRANSFERS.format(**values, **parts))
+                times = {"after": start + first * step, "until": start + last * step}
+                await connection.exec_driver_sql(TRANSFERS.format(**times, **parts))
     async with database.write() as connection:
         for statement in (SUMS, MODEL_SUMS, GRANTS.format(start=start), POSTED.format(grant=GRANT)):
             await connection.exec_driver_sql(statement)
