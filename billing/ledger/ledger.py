@@ -36,6 +36,8 @@ from billing.storage.tables.core import balances, buckets, outbox, transfers, us
 from billing.storage.tables.payments import claims
 
 ID_BATCH = 500
+LANES = 2
+"""On PostgreSQL: one is got ready here while the other is written there. More would wait for this process."""
 ABOVE_EVERY_ID = 2**63 - 1
 CLAIMS = ("refund", "dispute")
 """Types of references that name what takes a purchase back."""
@@ -76,6 +78,11 @@ class Ledger:
         for whoever listens to them.
         """
         self._db, self._on_booked, self._notices = database, on_booked, notices
+
+    @property
+    def lanes(self) -> int:
+        """Number of transactions that may book charges of different buckets at a time."""
+        return 1 if self._db.is_sqlite else LANES
 
     async def post(self, entries: Sequence[Entry]) -> int:
         """Book settled charges: usage rows, transfers and balances in one transaction; return how many were new.

@@ -1,6 +1,7 @@
 """Rows of `usage`: how a settled charge becomes one, and which of them a listing shows."""
 
 from collections.abc import Iterable, Mapping
+from operator import gt, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,6 +22,7 @@ COUNTS = tuple(
     for column in usage.c
     if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits")
 )
+TEXTS_OF, COUNTS_OF = itemgetter(*TEXT_LENGTHS), itemgetter(*COUNTS)
 MOST = 2**62
 MOST_TOLD = 100
 """Requests in one event."""
@@ -90,12 +92,14 @@ def usage_values(entry: Entry, record: UsageRecord) -> dict[str, Any]:
     row["rates"] = bytes(record.rates).decode()
     row["billed_model"] = record.billed_model or record.model
     row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss
-    for name, length in TEXT_LENGTHS.items():
-        if len(row[name]) > length or not row[name].isascii() or "\0" in row[name]:
+    texts = TEXTS_OF(row)
+    joined = "".join(texts)
+    if not joined.isascii() or "\0" in joined or any(map(gt, map(len, texts), TEXT_LENGTHS.values())):
+        for name, length in TEXT_LENGTHS.items():
             # PostgreSQL refuses a NUL, and what is no Unicode
             row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
-    for name in COUNTS:
-        row[name] = min(row[name], MOST)
+    if max(COUNTS_OF(row)) > MOST:
+        row.update({name: min(row[name], MOST) for name in COUNTS})
     return row
 
 

@@ -6,6 +6,7 @@ from a day on (`since_day`); what was booked before is summed from `usage`, and 
 """
 
 from collections.abc import Iterable, Mapping
+from operator import add
 from typing import Any, NamedTuple
 
 from sqlalchemy import select
@@ -97,6 +98,5 @@ async def add_to_days(
 
 
 def _add(sums: dict[Any, list[int]], key: Any, part: tuple[int, ...]) -> None:
-    known = sums.setdefault(key, [0] * len(part))
-    for place, amount in enumerate(part):
-        known[place] += amount
+    known = sums.get(key)
+    sums[key] = list(part) if known is None else list(map(add, known, part))
