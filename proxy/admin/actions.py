@@ -249,7 +249,7 @@ class AdminActions:
             await self.finance.paid(date.fromisoformat(days[-1].day), date.fromisoformat(days[0].day)) if days else {}
         )
         models = await self.finance.top_models(now - 6 * DAY_MS, TOP_MODELS)
-        liability = await self.finance.liability()
+        liability = await self.finance.owed(now)
         return {
             "liabilityMillicredits": str(liability),
             "liabilityUsd": display_usd(liability),

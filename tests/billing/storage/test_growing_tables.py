@@ -9,6 +9,7 @@ from sqlalchemy import Connection, event, text
 
 from billing.accounting.daily_finance import Finance, day_of
 from billing.accounting.statements import Statements
+from billing.ledger.customers.search import AccountFilters, AccountSearch
 from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.usage_rows import UsageFilters
 from billing.payments.purchase_store import PurchaseStore
@@ -163,3 +164,11 @@ async def test_a_statement_reads_no_row_of_a_charge(lite: Books) -> None:
         one for one in found if one.split()[0] == "SEARCH" and one.split()[1] in ("usage", "usage_days", "transfers")
     }
     assert looked == STATEMENT
+
+
+async def test_an_account_is_found_by_an_id_without_reading_all(lite: Books) -> None:
+    account = await lite.account()
+    found = await plans(lite, lambda: AccountSearch(lite.database).find(AccountFilters(account), 5))
+    assert [one for one in found if one.startswith("SCAN") and "CONSTANT" not in one and "SUBQUERY" not in one] == []
+    (row,) = await AccountSearch(lite.database).find(AccountFilters(account), 5)
+    assert row.id == account
