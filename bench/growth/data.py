@@ -55,7 +55,7 @@ INSERT INTO usage_days (account_id, booked_day, asked_day, key_id, endpoint, mod
   input_tokens, output_tokens, charged_millicredits, loss_millicredits, cost_millicredits)
 SELECT account_id, created_at / 86400000, created_at / 86400000, key_id, endpoint, model, '', charged_millicredits > 0,
   count(*), sum(input_tokens), sum(output_tokens), sum(charged_millicredits), sum(loss_millicredits),
-  sum(cost_millicredits) FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7, 8
+  sum(cost_millicredits) FROM usage GROUP BY 1, 2, 3, 4, 5, 6, 7, 8 ORDER BY 2
 """
 MODEL_SUMS = f"""
 INSERT INTO model_days (asked_day, model, part, requests, input_tokens, output_tokens, charged_millicredits,

@@ -28,7 +28,7 @@ from billing.accounting.journal_source import (
 from billing.ledger.summaries.usage_days import DAY_MS, since_day
 from billing.money.findings import Finding
 from billing.storage.database import Database
-from billing.storage.tables.core import balances
+from billing.storage.tables.core import balances, transfers
 from billing.storage.tables.summaries import books_accounts, books_days
 
 CLOSE_AFTER_MS = 3_600_000
@@ -40,10 +40,16 @@ EVER = 2**31 - 1
 
 async def keep_books(database: Database, now: int) -> list[date]:
     """Keep the books of months that are over and not kept yet; return their last days. Raises StoreUnavailable."""
+    began = select(transfers.c.created_at).order_by(transfers.c.id).limit(1)
     async with database.read() as connection:
+        first = (await connection.execute(began)).scalar_one_or_none()
         newest = (await kept_before(connection, EVER)).day
-    done = []
+    done = list[date]()
+    if first is None:
+        return done
     for day in _month_ends(newest, now):
+        if number_of(day) < first // DAY_MS:
+            continue  # nothing was booked yet
         await _keep(database, number_of(day), now)
         done.append(day)
     return done

@@ -87,14 +87,15 @@ def cut_time(filters: UsageFilters, kept_since: int | None, now: int) -> Cut:
 
 
 def _kept(days: Days, filters: UsageFilters, groups: Sequence[str], whose: Whose) -> Select[Any]:
-    conditions = [] if days.end is None else [usage_days.c.asked_day < days.end]
     by_model = whose == Whose() and set(groups) <= OF_MODELS and filters.key_id is None and filters.endpoint is None
-    if by_model:
-        conditions = [] if days.end is None else [model_days.c.asked_day < days.end]
-        return _summed(model_days, groups, [model_days.c.asked_day >= days.first, *conditions], filters)
-    # nothing is booked days before it was asked for: a second condition, by which a range of the key is read
-    of_days = (usage_days.c.asked_day >= days.first, usage_days.c.booked_day >= days.first - 1)
-    return _summed(usage_days, groups, [*whose.conditions(usage_days), *of_days, *conditions], filters)
+    table = model_days if by_model else usage_days
+    conditions = [*whose.conditions(table), table.c.asked_day >= days.first]
+    if days.end is not None:
+        conditions.append(table.c.asked_day < days.end)
+    if not by_model:
+        # nothing is booked days before it was asked for: a second condition, by which a range of the key is read
+        conditions.append(table.c.booked_day >= days.first - 1)
+    return _summed(table, groups, conditions, filters)
 
 
 def _dropped(days: Days, filters: UsageFilters, groups: Sequence[str], whose: Whose) -> Select[Any]:
