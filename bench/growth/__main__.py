@@ -29,10 +29,10 @@ async def measure(kind: str, size: Size) -> Found:
     """Make a ledger of this size, and measure it."""
     with tempfile.TemporaryDirectory(prefix="growth") as folder:
         async with ledger(kind, Path(folder), size) as database:
-            found = {name: await timed(call) for name, call in per_call(database).items()}
+            found = {name: await timed(call, folder) for name, call in per_call(database).items()}
             for name in reports(database):
-                found[name] = in_a_process_of_its_own(database.url.render_as_string(hide_password=False), name)
-            found["flush"] = await flush(database, size.accounts)
+                found[name] = in_a_process_of_its_own(database.url.render_as_string(hide_password=False), folder, name)
+            found["flush"] = await flush(database, size.accounts, folder)
     return found
 
 
@@ -51,18 +51,20 @@ def draw(kind: str, results: dict[Size, Found], folder: Path) -> None:
     """Write the curves of a database."""
     names = next(iter(results.values()))
     pages = {
-        name: [(size.rows, found[name]["p99"]) for size, found in results.items()]
+        name: [(size.rows, found[name]["CPU"]) for size, found in results.items()]
         for name in names
         if "p99" in names[name]
     }
     slow = {
-        name: [(size.rows, found[name]["seconds"]) for size, found in results.items()]
+        name: [(size.rows, found[name]["CPU s"]) for size, found in results.items()]
         for name in names
         if "seconds" in names[name]
     }
     where = f"{kind}, account 0 has a tenth of all"
-    curves.write(folder / f"growth-pages-{kind}.svg", f"Pages, p99 ({where})", "rows of usage", "ms", pages)
-    curves.write(folder / f"growth-reports-{kind}.svg", f"Reports ({where})", "rows of usage", "seconds", slow)
+    curves.write(folder / f"growth-pages-{kind}.svg", f"Pages ({where})", "rows of usage", "ms of CPU time", pages)
+    curves.write(
+        folder / f"growth-reports-{kind}.svg", f"Reports ({where})", "rows of usage", "seconds of CPU time", slow
+    )
 
 
 def main() -> int:
