@@ -106,6 +106,17 @@ READS: dict[str, tuple[Callable[[Books, str], Awaitable[Any]], list[str]]] = {
         lambda books, _: Finance(books.database).top_models(20_000 * 86_400_000, 5),
         ["SEARCH model_days USING INDEX sqlite_autoindex_model_days_1 (asked_day>?)"],
     ),
+    "a day of finance": (
+        lambda books, _: Finance(books.database).compute(day_of(NOW)),
+        [
+            "SEARCH transfers USING INDEX ix_transfers_created (created_at>? AND created_at<?)",
+            "SEARCH usage USING INDEX sqlite_autoindex_usage_1 (charge_id=? AND created_at>? AND created_at<?)",
+            "SEARCH transfers USING INDEX ix_transfers_created (created_at>? AND created_at<?)",
+            "SEARCH usage USING COVERING INDEX ix_usage_created (created_at>? AND created_at<?)",
+            "SEARCH transfers USING INDEX ix_transfers_created (created_at>?)",
+            "SEARCH transfers USING INDEX ix_transfers_created (created_at>?)",
+        ],
+    ),
     "purchases, a deep page": (
         lambda books, account: PurchaseStore(books.database).of_account(account, 5, (NOW, "p")),
         ["SEARCH purchases USING INDEX ix_purchases_account (account_id=? AND (created_at,id)<(?,?))"],
