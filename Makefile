@@ -4,7 +4,7 @@ PYTHON ?= python3
 JOBS ?= 3
 BIN := .venv/bin
 
-.PHONY: run test test-fast lint docs bench surface prove prove-metering release install install-dev lock
+.PHONY: run test test-fast lint docs bench bench-growth surface prove prove-metering release install install-dev lock
 
 run: install
 	@$(BIN)/python -m proxy.cli.quickstart
@@ -35,6 +35,10 @@ release: install
 
 bench: install-dev
 	$(BIN)/python -m bench
+
+# how cost grows with the ledger: ARGS="--rows 10000 1000000 --database postgresql", see docs/performance.md
+bench-growth: install-dev
+	$(BIN)/python -m bench.growth $(ARGS)
 
 # what the installed OpenAI SDK has that the inventory does not classify
 surface: install-dev

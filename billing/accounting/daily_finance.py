@@ -10,13 +10,15 @@ from collections.abc import Iterable
 from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import case, false, func, literal, select, union_all
+from sqlalchemy import case, func, literal, select, union_all
 from sqlalchemy.dialects import postgresql, sqlite
 
+from billing.ledger.summaries.reading import SUMS, Whose, asked_sums
+from billing.ledger.usage_rows import UsageFilters
 from billing.money.findings import Finding
 from billing.money.postings import CASH, CUSTOMER, DISPUTES, PLATFORM_LOSS
 from billing.storage.database import Database
-from billing.storage.tables.core import balances, transfers, usage, usage_daily
+from billing.storage.tables.core import MOVES, balances, transfers, usage, usage_daily
 from billing.storage.tables.operations import finance_daily
 
 DAY_MS = 86_400_000
@@ -24,6 +26,8 @@ CLOSE_AFTER_MS = 3_600_000
 BOOKED_WITHIN_MS = 40 * DAY_MS
 """Usage is booked within that time of its request, also of a batch and of one that waited for a store."""
 MOST_DAYS = 400
+MANY = 20_000
+"""Accounts that are added up at each look at what is owed; of more that takes longer than a page should."""
 DAYS_AT_ONCE = 10
 """Of days that nobody computed in time; the next run takes the next ones."""
 PURCHASES = ("purchase", "purchase_bonus")
@@ -70,7 +74,7 @@ class StoredFigures(NamedTuple):
 
 
 class ModelFigures(NamedTuple):
-    """A model's usage since some time."""
+    """A model's usage since the beginning of some day."""
 
     model: str
     requests: int
@@ -105,7 +109,8 @@ class Finance:
         free = (
             select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0))
             .join(usage, usage.c.charge_id == transfers.c.reference_id)
-            .where(*within, transfers.c.kind == "usage_cost", usage.c.free)
+            # the day's rows by their time: by their kind, which has an index too, they are those of all days
+            .where(*within, transfers.c.kind + "" == "usage_cost", usage.c.free)
             .where(usage.c.created_at >= start - BOOKED_WITHIN_MS, usage.c.created_at < end)
         )
         kept = select(finance_daily.c.given_away_millicredits).where(finance_daily.c.day == day.isoformat())
@@ -126,15 +131,31 @@ class Finance:
             given_away,
         )
 
+    async def owed(self, now: int) -> int:
+        """Return what customers hold: added up, and of very many what was rolled up last, half a minute ago."""
+        some = select(balances.c.account_id).limit(MANY + 1).subquery()
+        async with self._db.read() as connection:
+            many = int((await connection.execute(select(func.count()).select_from(some))).scalar_one()) > MANY
+        newest = (await self.kept()).newest if many else None
+        if newest is not None and newest.day == day_of(now).isoformat():
+            return newest.liability
+        return await self.liability()
+
     async def liability(self, at_ms: int | None = None) -> int:
         """Return what customers held at a time (None: now): balances above zero, later transfers taken back."""
-        customers = transfers.c.credit_account.startswith(CUSTOMER), transfers.c.debit_account.startswith(CUSTOMER)
-        late = transfers.c.created_at >= at_ms if at_ms is not None else false()
-        amount = func.sum(transfers.c.amount_millicredits)
-        raised = select(transfers.c.credit_account.label("name"), amount.label("moved")).where(late, customers[0])
-        lowered = select(transfers.c.debit_account, -amount).where(late, customers[1])
+        if at_ms is None:
+            posted = balances.c.posted_millicredits
+            held = select(func.coalesce(func.sum(posted), 0)).where(posted > 0)
+            async with self._db.read() as connection:
+                return int((await connection.execute(held)).scalar_one())
+        late, amount = transfers.c.created_at >= at_ms, func.sum(transfers.c.amount_millicredits)
+        # the later rows by their time: grouped by a column that has an index, they would be read from that, all of them
+        raised, lowered = transfers.c.credit_account + "", transfers.c.debit_account + ""
         sides = union_all(
-            raised.group_by(transfers.c.credit_account), lowered.group_by(transfers.c.debit_account)
+            select(raised.label("name"), amount.label("moved"))
+            .where(late, raised.startswith(CUSTOMER))
+            .group_by(raised),
+            select(lowered, -amount).where(late, lowered.startswith(CUSTOMER)).group_by(lowered),
         ).subquery()
         later = select(sides.c.name, func.sum(sides.c.moved).label("moved")).group_by(sides.c.name).subquery()
         then = balances.c.posted_millicredits - func.coalesce(later.c.moved, 0)
@@ -152,7 +173,11 @@ class Finance:
         """
         day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
         amount = func.sum(transfers.c.amount_millicredits)
-        within = transfers.c.created_at.between(span(first)[0], span(last)[1] - 1), transfers.c.kind.in_(PAYMENTS)
+        within = (
+            transfers.c.created_at.between(span(first)[0], span(last)[1] - 1),
+            transfers.c.kind.in_(PAYMENTS),
+            MOVES,  # by which the index is chosen that has no charge in it
+        )
         came = select(day.label("day"), amount).where(transfers.c.debit_account.in_((CASH, DISPUTES)), *within)
         went = select(day.label("day"), -amount).where(transfers.c.credit_account.in_((CASH, DISPUTES)), *within)
         found: defaultdict[str, int] = defaultdict(int)
@@ -235,25 +260,15 @@ class Finance:
             return [(Figures(*row[:-1]), int(row[-1])) for row in await connection.execute(query)]
 
     async def top_models(self, since_ms: int, limit: int) -> list[ModelFigures]:
-        """Return the models that cost us most since a time."""
-        cost = func.sum(usage.c.cost_millicredits)
-        columns = (
-            usage.c.model,
-            func.count(),
-            func.sum(usage.c.input_tokens),
-            func.sum(usage.c.output_tokens),
-            func.sum(usage.c.charged_millicredits),
-            cost,
-        )
-        query = (
-            select(*columns)
-            .where(usage.c.created_at >= since_ms)
-            .group_by(usage.c.model)
-            .order_by(cost.desc(), usage.c.model)
-            .limit(limit)
-        )
+        """Return the models that cost us most since the beginning of a time's day."""
+        found: defaultdict[str, list[int]] = defaultdict(lambda: [0] * len(SUMS))
+        since = UsageFilters(since_ms=since_ms - since_ms % DAY_MS)
         async with self._db.read() as connection:
-            return [ModelFigures(row[0], *(int(value) for value in row[1:])) for row in await connection.execute(query)]
+            for row in await connection.execute(await asked_sums(connection, ("model",), since, Whose())):
+                for place, part in enumerate(row[1:]):
+                    found[row.model][place] += int(part)
+        models = [ModelFigures(model, *sums) for model, sums in found.items() if sums[0]]
+        return sorted(models, key=lambda one: (-one.cost, one.model))[:limit]
 
 
 def below_target(days: Iterable[Figures], target_percent: int) -> list[Finding]:

@@ -1,33 +1,45 @@
 """The books by day: a journal that sums to zero, what is owed, and the margin. Derived from the ledger at every export.
 
-    purchase      Dr cash                     Cr deferred revenue, tax payable consumption   Dr deferred revenue
-    Cr revenue            per lot, at its own cost basis (recognition.py) refund        Dr deferred revenue (what was
-    not consumed), refunds (what was), tax payable     Cr cash dispute       the same against `disputes`, which Stripe's
-    movements clear:  Dr disputes  Cr cash fees          Dr fees                     Cr cash usage cost    Dr cogs
-    Cr payable:openai free credits  Dr promo (memo)             Cr promo granted (memo)      at face value; they never
-    become revenue by hand       the other way, free credits first; of paid ones Dr deferred revenue   Cr adjustments,
-    which is no usage
+    purchase      Dr cash                  Cr deferred revenue, tax payable
+    consumption   Dr deferred revenue      Cr revenue            per lot, at its own cost basis (revenue_recognition.py)
+    refund        Dr deferred revenue (what was not consumed), refunds (what was), tax payable      Cr cash
+    dispute       the same against `disputes`, which Stripe's movements clear:  Dr disputes         Cr cash
+    fees          Dr fees                  Cr cash
+    usage cost    Dr cogs                  Cr payable:openai
+    free credits  Dr promo (memo)          Cr promo granted (memo)      at face value; they never become revenue
+    by hand       the other way, free credits first; of paid ones Dr deferred revenue   Cr adjustments: no usage
 
-The figures of a day follow from all transfers up to its end, in days of UTC: no state is kept, so an export can be
-repeated and a late booking shows on the day on which it was booked. Amounts are millicredits = millionths of a dollar.
+The figures of a day follow from all that was booked up to its end, in days of UTC: an export can be repeated, and a
+late booking shows on the day on which it was booked. They are read account by account (journal_source.py), from the
+books that were kept at the end of a month (kept_books.py) where there are any. Amounts are millicredits = millionths of
+a dollar.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, timedelta
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+import msgspec
 
+from billing.accounting.journal_source import (
+    BookedDays,
+    CustomerMovement,
+    accounts_moved,
+    kept_before,
+    others,
+    owners_of_claims,
+)
+from billing.ledger.summaries.usage_days import since_day
 from billing.money.errors import InvariantBroken
-from billing.money.postings import CASH, COGS, CUSTOMER, DISPUTES, FEES, PLATFORM_LOSS, REVENUE, TAX
+from billing.money.postings import CASH, COGS, DISPUTES, FEES, PLATFORM_LOSS, REVENUE, TAX
 from billing.money.revenue_recognition import Lot, Position, Span, position, shrink, withdraw_free
 from billing.storage.database import Database
-from billing.storage.tables.core import transfers
-from billing.storage.tables.payments import claims
 
-DAY_MS = 86_400_000
+FIRST = date(1970, 1, 1)
+BEFORE = -1
+"""Number of the day that stands for all before the first that is asked for."""
 DEFERRED = "deferred revenue"
 RECOGNISED = "revenue"
 REFUNDS = "refunds"
@@ -38,6 +50,10 @@ PROMO_GRANTED = "promo granted (memo)"
 NOWHERE = Position(0, 0, 0, 0, 0)
 PURCHASE_KINDS = ("purchase", "purchase_bonus")
 CLAIM_KINDS = ("refund", "refund_bonus", "dispute", "dispute_bonus")
+
+
+State = tuple[list[tuple[str, int, int]], int, list[tuple[int, int]]]
+"""An account's books as they are kept: lots, what was consumed, which parts of it by hand."""
 
 
 class JournalLine(NamedTuple):
@@ -84,18 +100,8 @@ class DayBooks(NamedTuple):
         return self.recognised - self.cogs - self.fees
 
 
-class CustomerMovement(NamedTuple):
-    """Something that touched a customer: a row, or a day's usage in one."""
-
-    day: int
-    account_id: str
-    kind: str
-    reference: str
-    effect: int
-
-
 @dataclass(slots=True)
-class _Account:
+class AccountBooks:
     """One customer's lots and consumption so far."""
 
     lots: list[Lot] = field(default_factory=list)
@@ -103,10 +109,66 @@ class _Account:
     by_hand: list[Span] = field(default_factory=list)
     at: Position = NOWHERE
 
+    @classmethod
+    def read(cls, state: str | None) -> "AccountBooks":
+        """Return what `written` wrote; None: an account that nothing has touched."""
+        found = cls()
+        if state is not None:
+            lots, found.consumed, by_hand = msgspec.json.decode(state, type=State)
+            found.lots, found.by_hand = [Lot(*lot) for lot in lots], [Span(*span) for span in by_hand]
+            found.move()
+        return found
+
+    def written(self) -> str:
+        """Return all of it as JSON."""
+        return msgspec.json.encode((self.lots, self.consumed, self.by_hand)).decode()
+
+    def follow(self, movements: Iterable[CustomerMovement], owners: dict[str, str]) -> None:
+        """Bring it up to date with what touched it."""
+        for movement in sorted(movements, key=order_within_days):
+            _apply(self, movement, owners)
+        self.move()
+
     def move(self) -> Position:
         """Bring the position up to date; return what it was."""
         before, self.at = self.at, position(self.lots, self.consumed, self.by_hand)
         return before
+
+
+@dataclass(slots=True)
+class _Day:
+    """A day as far as it was read: journal lines and sides of ledger accounts as debits less credits, what moved
+    customers' accounts by its kind, and by how much what is owed and recognised moved.
+    """
+
+    lines: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    sides: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    effects: defaultdict[str, int] = field(default_factory=lambda: defaultdict(int))
+    moved: Position = NOWHERE
+    recognised: int = 0
+
+    def post(self, debit: str, credit: str, amount: int) -> None:
+        """Count what touches no customer."""
+        _post(self.lines, debit, credit, amount)
+        self.sides[debit] += amount
+        self.sides[credit] -= amount
+
+    def touch(self, account: AccountBooks, movement: CustomerMovement, owners: dict[str, str]) -> None:
+        """Count what touched a customer, and bring the account up to date."""
+        _apply(account, movement, owners)
+        before = account.move()
+        self.recognised += _recognise(self.lines, movement, before, account.at)
+        self.moved = plus(self.moved, (new - old for new, old in zip(account.at, before, strict=True)))
+        self.effects[movement.kind] += movement.effect
+
+    def figures(self, name: str, owed: Position) -> DayBooks:
+        """Return the day's figures; `owed`: the position of all accounts at its end."""
+        effects, sides = self.effects, self.sides
+        sold = (sum(effects[kind] for kind in PURCHASE_KINDS), -sum(effects[kind] for kind in CLAIM_KINDS))
+        money = (sum(effects[kind] for kind in ("purchase", "refund", "dispute")), -sides[TAX])
+        earned = (-effects["usage"], self.recognised, self.moved.adjusted)
+        costs = (sides[COGS], sides[FEES], sides[PLATFORM_LOSS])
+        return DayBooks(name, *sold, *money, *earned, *costs, owed.outstanding, owed.overdrawn, owed.deferred)
 
 
 class Books:
@@ -118,10 +180,10 @@ class Books:
 
     async def journal(self, first: date, last: date) -> list[JournalLine]:
         """Every day's lines, in order; each day sums to zero. Raises InvariantBroken."""
-        entries, _ = await self._run(last)
+        run = await self._run(first, last)
         found = []
-        for day in _days(first, last):
-            amounts = entries.get(day, {})
+        for number in range(number_of(first), number_of(last) + 1):
+            day, amounts = _name(number), run[number].lines
             if sum(amounts.values()):
                 raise InvariantBroken(f"the journal of {day} does not sum to zero")
             found += [
@@ -133,124 +195,40 @@ class Books:
 
     async def days(self, first: date, last: date) -> list[DayBooks]:
         """Liability and margin by day."""
-        _, figures = await self._run(last)
-        found, now = [], DayBooks("")
-        for day in sorted({*figures, *_days(first, last)}):
+        run = await self._run(first, last)
+        owed, found = run[BEFORE].moved, []
+        for number in range(number_of(first), number_of(last) + 1):
             # a day without any transfer still owes what the day before owed
-            now = figures.get(
-                day, DayBooks(day, liability=now.liability, overdrawn=now.overdrawn, deferred=now.deferred)
-            )
-            if day >= first.isoformat():
-                found.append(now)
+            owed = plus(owed, run[number].moved)
+            found.append(run[number].figures(_name(number), owed))
         return found
 
-    async def _run(self, last: date) -> tuple[dict[str, dict[str, int]], dict[str, DayBooks]]:
-        """(day → account → debits less credits, day → figures), for the days on which anything was booked."""
-        until = int(datetime(last.year, last.month, last.day, tzinfo=UTC).timestamp()) * 1_000 + DAY_MS
-        movements: defaultdict[int, list[CustomerMovement]] = defaultdict(list)
-        for movement in await self._customers(until):
-            movements[movement.day].append(movement)
-        others, owners = await self._others(until), await self._owners()
-        accounts: defaultdict[str, _Account] = defaultdict(_Account)
-        entries: dict[str, dict[str, int]] = {}
-        figures: dict[str, DayBooks] = {}
-        owed = NOWHERE
-        for number in sorted({*movements, *others}):
-            lines: defaultdict[str, int] = defaultdict(int)
-            sides: defaultdict[str, int] = defaultdict(int)
-            for debit, credit, amount in others.get(number, ()):
-                _post(lines, debit, credit, amount)
-                sides[debit] += amount
-                sides[credit] -= amount
-            recognised, began = 0, owed
-            for movement in sorted(movements[number], key=_order):
-                account = accounts[movement.account_id]
-                _apply(account, movement, owners)
-                before = account.move()
-                recognised += _recognise(lines, movement, before, account.at)
-                owed = Position(*(total + new - old for total, new, old in zip(owed, account.at, before, strict=True)))
-            name = _name(number)
-            entries[name] = dict(lines)
-            sold = (_moved(movements[number], PURCHASE_KINDS), -_moved(movements[number], CLAIM_KINDS))
-            money = (_moved(movements[number], ("purchase", "refund", "dispute")), -sides[TAX])
-            earned = (-_moved(movements[number], ("usage",)), recognised, owed.adjusted - began.adjusted)
-            costs = (sides[COGS], sides[FEES], sides[PLATFORM_LOSS])
-            figures[name] = DayBooks(
-                name, *sold, *money, *earned, *costs, owed.outstanding, owed.overdrawn, owed.deferred
-            )
-        return entries, figures
-
-    async def _customers(self, until: int) -> list[CustomerMovement]:
-        """Return what touched customers: usage summed by day and account, everything else row by row."""
-        day = _day_number(transfers.c.created_at)
-        total = func.sum(transfers.c.amount_millicredits)
-        usage = select(day, transfers.c.debit_account, total).where(
-            transfers.c.kind == "usage", transfers.c.created_at < until
-        )
-        touched = or_(transfers.c.debit_account.startswith(CUSTOMER), transfers.c.credit_account.startswith(CUSTOMER))
-        rest = (
-            select(
-                transfers.c.created_at,
-                transfers.c.debit_account,
-                transfers.c.credit_account,
-                transfers.c.kind,
-                transfers.c.reference_id,
-                transfers.c.amount_millicredits,
-            )
-            .where(touched, transfers.c.kind != "usage", transfers.c.created_at < until)
-            .order_by(transfers.c.id)
-        )
-        async with self._db.read() as connection:
-            sums = (await connection.execute(usage.group_by(day, transfers.c.debit_account))).all()
-            rows = (await connection.execute(rest)).all()
-        found = [
-            CustomerMovement(int(row[0]), row[1].removeprefix(CUSTOMER), "usage", "", -int(row[2])) for row in sums
-        ]
-        for at, debit, credit, kind, reference, amount in rows:
-            credited = credit.startswith(CUSTOMER)
-            account = (credit if credited else debit).removeprefix(CUSTOMER)
-            found.append(CustomerMovement(at // DAY_MS, account, kind, reference, amount if credited else -amount))
+    async def _run(self, first: date, last: date) -> defaultdict[int, "_Day"]:
+        """Booked day → what it comes to. What was booked before the first is one day, `BEFORE`."""
+        found: defaultdict[int, _Day] = defaultdict(_Day)
+        async with self._db.snapshot() as connection:
+            kept = await kept_before(connection, number_of(first))
+            days = BookedDays(kept.day + 1, number_of(last) + 1, await since_day(connection))
+            found[BEFORE].moved = kept.at
+            owners = await owners_of_claims(connection)
+            for number, sides in (await others(connection, days._replace(first=number_of(first)))).items():
+                for debit, credit, amount in sides:
+                    found[number].post(debit, credit, amount)
+            async for batch in accounts_moved(connection, days):
+                for _, state, movements in batch:
+                    account = AccountBooks.read(state)
+                    for movement in sorted(movements, key=order_within_days):
+                        day = found[movement.day if movement.day >= number_of(first) else BEFORE]
+                        day.touch(account, movement, owners)
         return found
 
-    async def _others(self, until: int) -> dict[int, list[tuple[str, str, int]]]:
-        """DayBooks → (debit, credit, millicredits) of what touches no customer."""
-        day = _day_number(transfers.c.created_at)
-        amount = func.sum(transfers.c.amount_millicredits)
-        alone = and_(~transfers.c.debit_account.startswith(CUSTOMER), ~transfers.c.credit_account.startswith(CUSTOMER))
-        query = select(day, transfers.c.debit_account, transfers.c.credit_account, amount).where(
-            alone, transfers.c.created_at < until
-        )
-        async with self._db.read() as connection:
-            rows = (
-                await connection.execute(query.group_by(day, transfers.c.debit_account, transfers.c.credit_account))
-            ).all()
-        found: defaultdict[int, list[tuple[str, str, int]]] = defaultdict(list)
-        for row in rows:
-            found[int(row[0])].append((row[1], row[2], int(row[3])))
-        return found
 
-    async def _owners(self) -> dict[str, str]:
-        """Claim → the purchase whose lot it takes from."""
-        async with self._db.read() as connection:
-            return {row[0]: row[1] for row in await connection.execute(select(claims.c.id, claims.c.purchase_id))}
-
-
-def _day_number(column: ColumnElement[int]) -> ColumnElement[int]:
-    """Whole days since 1970; integer division, which both databases do for integers."""
-    return (column - column % DAY_MS) // DAY_MS
-
-
-def _moved(movements: Iterable[CustomerMovement], kinds: Collection[str]) -> int:
-    """Sum what movements of these kinds put on customers' accounts, in millicredits."""
-    return sum(movement.effect for movement in movements if movement.kind in kinds)
-
-
-def _order(movement: CustomerMovement) -> int:
+def order_within_days(movement: CustomerMovement) -> tuple[int, int]:
     """Within a day: what came in, then what was used, then what went back; each as booked, for sorting is stable."""
-    return 0 if movement.effect > 0 else 1 if movement.kind == "usage" else 2
+    return movement.day, 0 if movement.effect > 0 else 1 if movement.kind == "usage" else 2
 
 
-def _apply(account: _Account, movement: CustomerMovement, owners: dict[str, str]) -> None:
+def _apply(account: AccountBooks, movement: CustomerMovement, owners: dict[str, str]) -> None:
     kind, effect = movement.kind, movement.effect
     if kind == "usage":
         account.consumed -= effect
@@ -304,12 +282,15 @@ def _post(lines: defaultdict[str, int], debit: str, credit: str, amount: int) ->
     lines[credit] -= amount
 
 
-def _days(first: date, last: date) -> Iterator[str]:
-    day = first
-    while day <= last:
-        yield day.isoformat()
-        day += timedelta(days=1)
+def plus(one: Position, other: Iterable[int]) -> Position:
+    """Add figure by figure."""
+    return Position(*(left + right for left, right in zip(one, other, strict=True)))
+
+
+def number_of(day: date) -> int:
+    """Return whole days since 1970."""
+    return day.toordinal() - FIRST.toordinal()
 
 
 def _name(number: int) -> str:
-    return (date(1970, 1, 1) + timedelta(days=number)).isoformat()
+    return (FIRST + timedelta(days=number)).isoformat()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import bindparam, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from billing.accounting.reconcile_sums import check_sums
 from billing.ledger.audit_log import AuditLog
 from billing.money.findings import Finding
 from billing.money.holds import Reading
@@ -142,7 +143,8 @@ async def reconcile(database: Database, read_store: ReadStore | None) -> list[Fi
 
 
 async def check_ledger(database: Database) -> list[Finding]:
-    """Compare posted balances with transfers (I6); usage with transfers by account and day, and charge by charge.
+    """Compare posted balances with transfers (I6); usage with transfers by account and day, and charge by charge; the
+    kept sums of days with both.
 
     Raises StoreUnavailable.
     """
@@ -159,6 +161,7 @@ async def check_ledger(database: Database) -> list[Finding]:
         unbooked = (await connection.execute(text(USAGE_WITHOUT_TRANSFER))).all()
         findings += await _parts(connection)
         moved = (await connection.execute(text(OF_ANOTHER_ACCOUNT))).all()
+        findings += await check_sums(connection)
     for charge, account, debited, amount in moved:
         findings.append(
             Finding(

@@ -8,16 +8,17 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, case, func, literal, or_, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, func, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.accounting.journal import DAY_MS
+from billing.ledger.summaries.usage_days import DAY_MS, since_day
 from billing.money.postings import CASH, DISPUTES, customer
 from billing.storage.database import Database
-from billing.storage.tables.core import accounts, transfers, usage, usage_daily
+from billing.storage.tables.core import MOVES, accounts, transfers, usage, usage_daily
 from billing.storage.tables.payments import claims, purchases
+from billing.storage.tables.summaries import usage_days
 
 UNKNOWN = "unknown"
 RETURNING = ("refund", "refund_tax", "refund_loss", "dispute", "dispute_tax", "dispute_loss")
@@ -78,7 +79,8 @@ class _Booking(NamedTuple):
 
 
 class _UsageSum(NamedTuple):
-    """Charges booked on one day (days since 1970) for one model; `summed`: read from `usage_daily`.
+    """Charges booked on one day (days since 1970) for one model; `summed`: read from `usage_daily`, and also told of
+    without a model.
 
     `model` None: charges without a usage row.
     """
@@ -133,18 +135,15 @@ class Statements:
         """Return the statement of a month written YYYY-MM. Raises ValueError when it is not written so."""
         start, end = month_bounds(month)
         who = customer(account_id)
-        effect = case((transfers.c.credit_account == who, 1), else_=-1) * transfers.c.amount_millicredits
-        mine = or_(transfers.c.debit_account == who, transfers.c.credit_account == who)
-        within = and_(mine, transfers.c.created_at >= start, transfers.c.created_at < end)
         async with self._db.read() as connection:
             name = (await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))).scalar_one()
-            before = select(func.coalesce(func.sum(effect), 0)).where(mine, transfers.c.created_at < start)
-            opening = int((await connection.execute(before)).scalar_one())
-            query = select(
-                transfers.c.created_at, transfers.c.kind, transfers.c.reference_id, transfers.c.reason, effect
-            ).where(within, transfers.c.kind != "usage")
-            moved = [_Booking(*row) for row in await connection.execute(query.order_by(transfers.c.id))]
-            used = await self._usage(connection, account_id, within, (start, end))
+            kept = await since_day(connection)
+            opening = await _moved_before(connection, who, start) - await _used_before(
+                connection, account_id, start, kept
+            )
+            query = _moves(who, transfers.c.created_at >= start, transfers.c.created_at < end)
+            moved = [_Booking(*row[1:]) for row in await connection.execute(query)]
+            used = await _usage(connection, account_id, (start, end), kept)
             bought = await self._purchases(
                 connection, account_id, [row.reference for row in moved if row.kind == "purchase"]
             )
@@ -159,47 +158,6 @@ class Statements:
         )
         closing = opening + sum(row.effect for row in moved) - sum(row.millicredits for row in used)
         return Statement(account_id, name, month, opening, closing, bought, entries, used)
-
-    @staticmethod
-    async def _usage(
-        connection: AsyncConnection, account_id: str, within: ColumnElement[bool], bounds: tuple[int, int]
-    ) -> list[StatementUsage]:
-        """By day of booking and model: from usage rows, and from the sums of those that retention has dropped."""
-        day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
-        detail = (
-            select(
-                day.label("day"),
-                usage.c.model.label("model"),
-                func.count().label("requests"),
-                func.sum(usage.c.input_tokens).label("tokens_in"),
-                func.sum(usage.c.output_tokens).label("tokens_out"),
-                func.sum(transfers.c.amount_millicredits).label("amount"),
-            )
-            .select_from(transfers.outerjoin(usage, usage.c.charge_id == transfers.c.reference_id))
-            .where(within, transfers.c.kind == "usage")
-            .group_by(day, usage.c.model)
-        )
-        kept = usage_daily.c
-        sums = (
-            select(
-                kept.booked_day,
-                kept.model,
-                func.sum(kept.requests),
-                func.sum(kept.input_tokens),
-                func.sum(kept.output_tokens),
-                func.sum(kept.charged_millicredits),
-            )
-            .where(
-                kept.account_id == account_id,
-                kept.charged,
-                kept.booked_day >= bounds[0] // DAY_MS,
-                kept.booked_day < bounds[1] // DAY_MS,
-            )
-            .group_by(kept.booked_day, kept.model)
-        )
-        # one statement is one snapshot: a charge is in its row or in a sum, never in both
-        columns = [detail.add_columns(literal(0)), sums.add_columns(literal(1))]
-        return _by_day_and_model(_UsageSum(*row) for row in await connection.execute(union_all(*columns)))
 
     @staticmethod
     async def _returned(connection: AsyncConnection, account_id: str, bounds: tuple[int, int]) -> dict[str, Returned]:
@@ -246,6 +204,83 @@ class Statements:
         ).where(bought.account_id == account_id, bought.id.in_(wanted))
         rows = await connection.execute(query.order_by(bought.credited_at, bought.id))
         return [StatementPurchase(*row) for row in rows]
+
+
+def _moves(who: str, *conditions: ColumnElement[bool]) -> Select[Any]:
+    """Rows of a customer that are no usage: id, then the fields of `_Booking`, in order of their booking.
+
+    Each side by its own index, and no row of a charge is read.
+    """
+    fields = (transfers.c.id, transfers.c.created_at, transfers.c.kind, transfers.c.reference_id, transfers.c.reason)
+    amount = transfers.c.amount_millicredits
+    sides = [
+        select(*fields, (sign * amount).label("effect")).where(side == who, MOVES, *conditions)
+        for side, sign in ((transfers.c.credit_account, 1), (transfers.c.debit_account, -1))
+    ]
+    both = union_all(*sides).subquery()
+    return select(both).order_by(both.c.id)
+
+
+async def _moved_before(connection: AsyncConnection, who: str, start: int) -> int:
+    """Sum what moved a customer's balance before a time, usage apart."""
+    moves = _moves(who, transfers.c.created_at < start).subquery()
+    return int((await connection.execute(select(func.coalesce(func.sum(moves.c.effect), 0)))).scalar_one())
+
+
+async def _used_before(connection: AsyncConnection, account_id: str, start: int, kept: int) -> int:
+    """Sum what usage took before a time: of days whose sums are kept from these, else from the ledger."""
+    table, day = usage_days.c, start // DAY_MS
+    mine = (table.account_id == account_id, table.charged, table.booked_day >= kept, table.booked_day < day)
+    query = select(func.coalesce(func.sum(table.charged_millicredits), 0)).where(*mine)
+    used = int((await connection.execute(query)).scalar_one())
+    if kept > 0:
+        early = transfers.c.created_at < min(start, kept * DAY_MS)
+        old = select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0)).where(
+            transfers.c.debit_account == customer(account_id), transfers.c.kind == "usage", early
+        )
+        used += int((await connection.execute(old)).scalar_one())
+    return used
+
+
+async def _usage(
+    connection: AsyncConnection, account_id: str, bounds: tuple[int, int], kept: int
+) -> list[StatementUsage]:
+    """By day of booking and model: from the sums of days where they are kept, else from single rows."""
+    first, end = bounds[0] // DAY_MS, bounds[1] // DAY_MS
+    queries = [_summed(usage_days, account_id, (max(first, kept), end))] if end > kept else []
+    if first < kept:
+        until = min(end, kept)
+        # one statement is one snapshot: a charge is in its row or in a sum, never in both
+        queries += [_single(account_id, (bounds[0], until * DAY_MS)), _summed(usage_daily, account_id, (first, until))]
+    return _by_day_and_model(_UsageSum(*row) for row in await connection.execute(union_all(*queries)))
+
+
+def _single(account_id: str, bounds: tuple[int, int]) -> Select[Any]:
+    """Charges of a time by their transfers; of one whose row was dropped there is no model."""
+    day = (transfers.c.created_at - transfers.c.created_at % DAY_MS) // DAY_MS
+    within = (transfers.c.created_at >= bounds[0], transfers.c.created_at < bounds[1])
+    sums = (
+        func.count(),
+        func.sum(usage.c.input_tokens),
+        func.sum(usage.c.output_tokens),
+        func.sum(transfers.c.amount_millicredits),
+    )
+    return (
+        select(day, usage.c.model, *sums, literal(0))
+        .select_from(transfers.outerjoin(usage, usage.c.charge_id == transfers.c.reference_id))
+        .where(transfers.c.debit_account == customer(account_id), transfers.c.kind == "usage", *within)
+        .group_by(day, usage.c.model)
+    )
+
+
+def _summed(table: Table, account_id: str, days: tuple[int, int]) -> Select[Any]:
+    """Charges of booked days by a table of sums. Those of `usage_daily` are among the transfers without a row."""
+    of, names = table.c, ("requests", "input_tokens", "output_tokens", "charged_millicredits")
+    return (
+        select(of.booked_day, of.model, *(func.sum(of[name]) for name in names), literal(int(table is usage_daily)))
+        .where(of.account_id == account_id, of.charged, of.booked_day >= days[0], of.booked_day < days[1])
+        .group_by(of.booked_day, of.model)
+    )
 
 
 def month_bounds(month: str) -> tuple[int, int]:

@@ -1,29 +1,27 @@
 """Usage summed up by whatever is asked for, and request by request: what the ledger has booked.
 
-What retention has dropped is summed from `usage_daily`, which has no endpoint, end user and tags: there it stands under
-none. Reads only.
+Summed from the sums of days where these have what is asked for (billing/ledger/summaries). What retention has dropped
+stands under no end user and no tags, which no sums have; of before sums were kept, under no endpoint. Reads only.
 """
 
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
-from sqlalchemy import BigInteger, ColumnElement, Select, false, func, literal, select, union_all
+from sqlalchemy import func, select
 
-from billing.accounting.daily_finance import DAY_MS
-from billing.ledger.usage_rows import UsageFilters
+from billing.ledger.summaries.reading import SUMS, Whose, asked_sums
+from billing.ledger.usage_rows import UsageFilters, of_account
 from billing.money.errors import BillingError
 from billing.money.usage_record import UsageRow
 from billing.storage.database import Database
 from billing.storage.rows import columns_of
-from billing.storage.tables.core import usage, usage_daily
+from billing.storage.tables.core import usage
 
 GROUPS = ("day", "account", "key", "model", "endpoint", "user", "tag")
 """What usage can be grouped by, in the order in which groups are sorted."""
-UNKNOWN = ("endpoint", "user", "tag")
-"""Groups that sums of dropped rows do not have."""
 MOST_GROUPS = 10_000
 PAGE = 1_000
-SUMS = ("requests", "input_tokens", "output_tokens", "charged", "cost")
+HOUR_MS = 3_600_000
 
 
 class TooManyGroups(BillingError):
@@ -56,11 +54,11 @@ class UsageSummaries:
         A request with several tags is in the group of each; one with none is in that of "".
         Times of the filters are exact where rows are kept, and whole days before. Raises TooManyGroups.
         """
-        both = union_all(_detail(filters, groups, account_id), _dropped(filters, groups, account_id)).subquery()
-        keys = [both.c[name] for name in groups]
-        sums = [func.sum(both.c[name]) for name in SUMS]
-        query = select(*keys, *sums).group_by(*keys).order_by(*keys).limit(MOST_GROUPS + 1)
         async with self._db.read() as connection:
+            parts = (await asked_sums(connection, groups, filters, Whose(account_id))).subquery()
+            keys = [parts.c[name] for name in groups]
+            sums = [func.sum(parts.c[name]) for name in SUMS]
+            query = select(*keys, *sums).group_by(*keys).order_by(*keys).limit(MOST_GROUPS + 1)
             rows = list(await connection.execute(query))
         if len(rows) > MOST_GROUPS:
             raise TooManyGroups
@@ -69,9 +67,28 @@ class UsageSummaries:
         return _by_tag(found, groups.index("tag")) if "tag" in groups else found
 
     async def requests(self, filters: UsageFilters, account_id: str | None) -> AsyncIterator[list[UsageRow]]:
-        """Every request that fits, the newest first, in pages; of one account or (None) of all."""
+        """Every request that fits, the newest first, in pages; of one account or (None) of all.
+
+        Of all hour by hour: no index has everybody's rows in their order, so each page sorts whatever it is taken from.
+        """
+        for part in [filters] if account_id is not None else await self._hours(filters):
+            async for rows in self._pages(part, account_id):
+                yield rows
+
+    async def _hours(self, filters: UsageFilters) -> list[UsageFilters]:
+        """Cut a time into hours, the newest first."""
+        bounds = select(func.min(usage.c.created_at), func.max(usage.c.created_at)).where(*filters.conditions())
+        async with self._db.read() as connection:
+            first, last = (await connection.execute(bounds)).one()
+        if first is None:
+            return []
+        starts = range(last, first - 1, -HOUR_MS)
+        return [filters._replace(since_ms=max(at - HOUR_MS + 1, first), until_ms=at + 1) for at in starts]
+
+    async def _pages(self, filters: UsageFilters, account_id: str | None) -> AsyncIterator[list[UsageRow]]:
+        whose = [] if account_id is None else [of_account(account_id, filters)]
         while True:
-            query = select(*columns_of(usage, UsageRow._fields)).where(*_of(usage.c, account_id), *filters.conditions())
+            query = select(*columns_of(usage, UsageRow._fields)).where(*whose, *filters.conditions())
             query = query.order_by(usage.c.created_at.desc(), usage.c.charge_id.desc()).limit(PAGE)
             async with self._db.read() as connection:
                 rows = [UsageRow(*row) for row in await connection.execute(query)]
@@ -93,61 +110,3 @@ def _by_tag(rows: Sequence[UsageSums], place: int) -> list[UsageSums]:
     if len(found) > MOST_GROUPS:
         raise TooManyGroups
     return [found[group] for group in sorted(found)]
-
-
-def _detail(filters: UsageFilters, groups: Sequence[str], account_id: str | None) -> Select[Any]:
-    table = usage.c
-    columns = {
-        "day": table.created_at // DAY_MS,
-        "account": table.account_id,
-        "key": table.key_id,
-        "model": table.model,
-        "endpoint": table.endpoint,
-        "user": table.end_user,
-        "tag": table.tags,
-    }
-    keys = [columns[name].label(name) for name in groups]
-    sums = (
-        func.count(),
-        func.sum(table.input_tokens),
-        func.sum(table.output_tokens),
-        func.sum(table.charged_millicredits),
-        func.sum(table.cost_millicredits),
-    )
-    query = select(*keys, *(one.label(name) for one, name in zip(sums, SUMS, strict=True)))
-    return query.where(*_of(table, account_id), *filters.conditions()).group_by(*(columns[name] for name in groups))
-
-
-def _dropped(filters: UsageFilters, groups: Sequence[str], account_id: str | None) -> Select[Any]:
-    table = usage_daily.c
-    columns: dict[str, ColumnElement[Any]] = {
-        "day": table.asked_day,
-        "account": table.account_id,
-        "key": table.key_id,
-        "model": table.model,
-        **dict.fromkeys(UNKNOWN, literal("")),
-    }
-    keys = [columns[name].label(name) for name in groups]
-    sums = (
-        table.requests,
-        table.input_tokens,
-        table.output_tokens,
-        table.charged_millicredits,
-        table.cost_millicredits,
-    )
-    query = select(*keys, *(func.sum(one, type_=BigInteger).label(name) for one, name in zip(sums, SUMS, strict=True)))
-    conditions = _of(table, account_id)
-    for column, value in ((table.model, filters.model), (table.key_id, filters.key_id)):
-        if value is not None:
-            conditions.append(column == value)
-    if any(one is not None for one in (filters.endpoint, filters.end_user, filters.tag)):
-        conditions.append(false())
-    if filters.since_ms is not None:
-        conditions.append(table.asked_day >= -(-filters.since_ms // DAY_MS))
-    if filters.until_ms is not None:
-        conditions.append(table.asked_day < filters.until_ms // DAY_MS)
-    return query.where(*conditions).group_by(*(columns[name] for name in groups if name not in UNKNOWN))
-
-
-def _of(table: Any, account_id: str | None) -> list[ColumnElement[bool]]:
-    return [] if account_id is None else [table.account_id == account_id]

@@ -88,9 +88,26 @@ class Drained(NamedTuple):
 async def flush_once(journal: ChargeJournal, ledger: Ledger, batch: int) -> int:
     """Move one batch of charges into SQL; return how many were booked. Raises StoreUnavailable.
 
+    Buckets share nothing, so where the database takes several transactions at a time they are flushed in lanes, each by
+    itself: while one waits for its commit another is got ready. All lanes come to their end, also when one fails.
+    """
+    lanes: dict[int, list[Entry]] = {}
+    for entry in await journal.pending(batch):
+        lanes.setdefault(entry.bucket % ledger.lanes, []).append(entry)
+    done = await asyncio.gather(
+        *(_flush_lane(journal, ledger, lane) for lane in lanes.values()), return_exceptions=True
+    )
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+    return sum(one for one in done if isinstance(one, int))
+
+
+async def _flush_lane(journal: ChargeJournal, ledger: Ledger, entries: list[Entry]) -> int:
+    """Move charges of some buckets into SQL.
+
     A charge that cannot be booked keeps no other waiting: it stays in the journal, where its age is seen.
     """
-    entries = await journal.pending(batch)
     booked, stuck = await ledger.post_bookable(entries)
     if booked:
         await journal.acknowledge(booked)

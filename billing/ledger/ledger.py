@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import Select, bindparam, func, insert, or_, select, union_all, update
+from sqlalchemy import Select, bindparam, func, or_, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -18,8 +18,10 @@ from billing.ledger.audit_log import Change, Check, Who, record_change
 from billing.ledger.events.kinds import BY_CHOICE
 from billing.ledger.notices import NoticeQueue
 from billing.ledger.recharge_blocks import use_up_crossing
+from billing.ledger.summaries.reading import Whose, asked_sums
+from billing.ledger.summaries.usage_days import DAY_MS, add_to_days
 from billing.ledger.transfers import TransferRow, change_balance, insert_once, transfer_values
-from billing.ledger.usage_rows import UsageFilters, charged_notices, usage_values
+from billing.ledger.usage_rows import HAS_USER, UsageFilters, charged_notices, of_account, usage_values
 from billing.money.amounts import Millicredits, millicredits
 from billing.money.errors import AccountNotFound, InvariantBroken, NotBooked
 from billing.money.holds import Budget, Entry, HoldRequest
@@ -27,14 +29,16 @@ from billing.money.model_rates import fits_any
 from billing.money.postings import CUSTOMER, Posting, charge_postings, customer, effect_on, grant_posting
 from billing.money.spend_periods import period_start_ms
 from billing.money.usage_record import UsageRecord, UsageRow, decode_record
+from billing.storage.bulk import add_to_each, insert_all, insert_new
 from billing.storage.database import Database, now_ms
 from billing.storage.rows import columns_of
-from billing.storage.tables.core import balances, buckets, outbox, transfers, usage, usage_daily
+from billing.storage.tables.core import balances, buckets, outbox, transfers, usage
 from billing.storage.tables.payments import claims
 
 ID_BATCH = 500
+LANES = 2
+"""On PostgreSQL: one is got ready here while the other is written there. More would wait for this process."""
 ABOVE_EVERY_ID = 2**63 - 1
-DAY_MS = 86_400_000
 CLAIMS = ("refund", "dispute")
 """Types of references that name what takes a purchase back."""
 PARTS_OF_A_CHARGE = ("usage", "usage_cost", "platform_loss")
@@ -74,6 +78,11 @@ class Ledger:
         for whoever listens to them.
         """
         self._db, self._on_booked, self._notices = database, on_booked, notices
+
+    @property
+    def lanes(self) -> int:
+        """Number of transactions that may book charges of different buckets at a time."""
+        return 1 if self._db.is_sqlite else LANES
 
     async def post(self, entries: Sequence[Entry]) -> int:
         """Book settled charges: usage rows, transfers and balances in one transaction; return how many were new.
@@ -145,13 +154,12 @@ class Ledger:
         # crosswise
         for charge_id in await self._dropped(connection, charges):
             del charges[charge_id]
-        rows = [usage_values(*charges[charge_id]) for charge_id in sorted(charges)]
-        new = await self._insert_usage(connection, rows) if rows else []
-        postings = [p for charge_id in new for p in _postings(*charges[charge_id])]
-        await _post(connection, postings)
+        rows = {charge_id: usage_values(*charges[charge_id]) for charge_id in sorted(charges)}
+        new, at = sorted(await insert_new(connection, usage, list(rows.values()), "charge_id")), now_ms()
+        await _post(connection, [p for charge_id in new for p in _postings(*charges[charge_id], at)])
+        await add_to_days(connection, ((rows[charge_id], charges[charge_id][0].bucket) for charge_id in new), at)
         if new and self._notices is not None:
-            booked = set(new)
-            make = partial(charged_notices, [row for row in rows if row["charge_id"] in booked])
+            make = partial(charged_notices, [rows[charge_id] for charge_id in new])
             await self._notices.write_if_heard(connection, BY_CHOICE, make)
         return [charges[charge_id][0] for charge_id in new]
 
@@ -273,7 +281,7 @@ class Ledger:
         """
         query = (
             select(usage.c.end_user, usage.c.model, func.sum(usage.c.charged_millicredits))
-            .where(usage.c.account_id == account_id, usage.c.end_user.in_(names), usage.c.end_user != "")
+            .where(usage.c.account_id == account_id, usage.c.end_user.in_(names), HAS_USER)
             .where(usage.c.created_at >= since_ms)
             .group_by(usage.c.end_user, usage.c.model)
         )
@@ -288,20 +296,13 @@ class Ledger:
         self, key_ids: Sequence[str], since_ms: int, models: tuple[str, ...] | None = None
     ) -> dict[str, Millicredits]:
         """Return the millicredits that each of these keys was charged since a time, for models that fit these globs."""
-        detail = select(usage.c.key_id, usage.c.model, func.sum(usage.c.charged_millicredits)).where(
-            usage.c.key_id.in_(key_ids), usage.c.created_at >= since_ms
-        )
-        # periods begin with a day, so the sums of dropped rows are wholly inside or outside
-        kept = usage_daily.c
-        sums = select(kept.key_id, kept.model, func.sum(kept.charged_millicredits)).where(
-            kept.key_id.in_(key_ids), kept.asked_day >= -(-since_ms // DAY_MS)
-        )
-        query = union_all(detail.group_by(usage.c.key_id, usage.c.model), sums.group_by(kept.key_id, kept.model))
         spent = dict.fromkeys(key_ids, 0)
         async with self._db.read() as connection:
-            for key_id, model, part in await connection.execute(query):
-                if models is None or fits_any(model, models):
-                    spent[key_id] += int(part)
+            whose = Whose(key_ids=list(key_ids))
+            query = await asked_sums(connection, ("key", "model"), UsageFilters(since_ms=since_ms), whose)
+            for row in await connection.execute(query):
+                if models is None or fits_any(row.model, models):
+                    spent[row.key] += int(row.charged)
         return {key_id: millicredits(total) for key_id, total in spent.items()}
 
     async def outbox_pending(self, limit: int) -> list[OutboxRow]:
@@ -350,9 +351,9 @@ class Ledger:
 
     async def usage_of(self, account_id: str, limit: int, filters: UsageFilters | None = None) -> list[UsageRow]:
         """Return a customer's usage rows, newest first."""
-        query = select(*columns_of(usage, UsageRow._fields)).where(
-            usage.c.account_id == account_id, *(filters.conditions() if filters else ())
-        )
+        filters = filters or UsageFilters()
+        query = select(*columns_of(usage, UsageRow._fields))
+        query = query.where(of_account(account_id, filters), *filters.conditions())
         query = query.order_by(usage.c.created_at.desc(), usage.c.charge_id.desc()).limit(limit)
         async with self._db.read() as connection:
             return [UsageRow(*row) for row in await connection.execute(query)]
@@ -366,12 +367,6 @@ class Ledger:
             found = await connection.execute(select(*columns_of(usage, UsageRow._fields)).where(*mine))
             return [UsageRow(*row) for row in found]
 
-    async def _insert_usage(self, connection: AsyncConnection, rows: list[dict[str, Any]]) -> list[str]:
-        """INSERT ... ON CONFLICT DO NOTHING; the charge ids of the rows that are new, sorted."""
-        dialect = sqlite if self._db.is_sqlite else postgresql
-        statement = dialect.insert(usage).on_conflict_do_nothing().returning(usage.c.charge_id)
-        return sorted((await connection.execute(statement, rows)).scalars())
-
 
 def _claim_id(reference: str) -> str:
     """Return a refund's or dispute's own id; a reference has the number of its booking behind it."""
@@ -382,27 +377,19 @@ def _posted_query() -> Select[Any]:
     return select(balances.c.account_id, balances.c.posted_millicredits, balances.c.outbox_sequence)
 
 
-def _postings(entry: Entry, record: UsageRecord) -> list[Posting]:
+def _postings(entry: Entry, record: UsageRecord, at: int) -> list[Posting]:
     cost = record.cost_millicredits
-    return charge_postings(
-        record.charge_id, record.account_id, entry.charged, entry.loss, cost, now_ms(), record.upstream
-    )
+    return charge_postings(record.charge_id, record.account_id, entry.charged, entry.loss, cost, at, record.upstream)
 
 
 async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> None:
     """Insert transfers and move the customers' posted balances, accounts in sorted order so that no two deadlock."""
     if not postings:
         return
-    await connection.execute(insert(transfers), [transfer_values(posting) for posting in postings])
+    await insert_all(connection, transfers, [transfer_values(posting) for posting in postings])
     effects: dict[str, int] = {}
     for posting in postings:
         if posting.debit.startswith(CUSTOMER):
             account_id = posting.debit.removeprefix(CUSTOMER)
             effects[account_id] = effects.get(account_id, 0) + effect_on(posting.debit, posting)
-    if effects:
-        await connection.execute(
-            update(balances)
-            .where(balances.c.account_id == bindparam("account"))
-            .values(posted_millicredits=balances.c.posted_millicredits + bindparam("delta")),
-            [{"account": account, "delta": effects[account]} for account in sorted(effects)],
-        )
+    await add_to_each(connection, balances.c.account_id, balances.c.posted_millicredits, effects)

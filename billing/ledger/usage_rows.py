@@ -1,10 +1,11 @@
 """Rows of `usage`: how a settled charge becomes one, and which of them a listing shows."""
 
 from collections.abc import Iterable, Mapping
+from operator import gt, itemgetter
 from typing import Any, NamedTuple
 
 import msgspec
-from sqlalchemy import BigInteger, ColumnElement, String, func, literal, tuple_
+from sqlalchemy import BigInteger, ColumnElement, String, func, literal, literal_column, tuple_
 
 from billing.ledger.events.kinds import BY_CHOICE
 from billing.ledger.notices import Notice
@@ -21,9 +22,15 @@ COUNTS = tuple(
     for column in usage.c
     if isinstance(column.type, BigInteger) and not column.name.endswith("_millicredits")
 )
+TEXTS_OF, COUNTS_OF = itemgetter(*TEXT_LENGTHS), itemgetter(*COUNTS)
 MOST = 2**62
 MOST_TOLD = 100
 """Requests in one event."""
+
+
+HAS_USER: ColumnElement[bool] = literal_column("usage.end_user <> ''")
+HAS_TAGS: ColumnElement[bool] = literal_column("usage.tags <> ''")
+"""Written out as their partial indexes say it, which are used for nothing else."""
 
 
 class UsageFilters(NamedTuple):
@@ -50,7 +57,10 @@ class UsageFilters(NamedTuple):
         ):
             if value is not None:
                 found.append(column == value)
+        if self.end_user:
+            found.append(HAS_USER)
         if self.tag is not None:
+            found.append(HAS_TAGS)
             lines = literal("\n") + usage.c.tags + "\n"
             found.append(func.replace(lines, f"\n{self.tag}\n", "") != lines)
         if self.request_id is not None:
@@ -66,18 +76,30 @@ class UsageFilters(NamedTuple):
         return found
 
 
+def of_account(account_id: str, filters: UsageFilters) -> ColumnElement[bool]:
+    """Return the condition that a row is of an account.
+
+    A key has its own index, and far fewer rows: so the account's is not to be chosen, which a database without
+    statistics would do.
+    """
+    column: ColumnElement[str] = usage.c.account_id
+    return (column if filters.key_id is None else column + "") == account_id
+
+
 def usage_values(entry: Entry, record: UsageRecord) -> dict[str, Any]:
     """Return the row, made to fit: whatever a request or an upstream said must not keep a batch out of the ledger."""
     row: dict[str, Any] = msgspec.structs.asdict(record)
     row["rates"] = bytes(record.rates).decode()
     row["billed_model"] = record.billed_model or record.model
     row["charged_millicredits"], row["loss_millicredits"] = entry.charged, entry.loss
-    for name, length in TEXT_LENGTHS.items():
-        if len(row[name]) > length or not row[name].isascii() or "\0" in row[name]:
+    texts = TEXTS_OF(row)
+    joined = "".join(texts)
+    if not joined.isascii() or "\0" in joined or any(map(gt, map(len, texts), TEXT_LENGTHS.values())):
+        for name, length in TEXT_LENGTHS.items():
             # PostgreSQL refuses a NUL, and what is no Unicode
             row[name] = row[name].replace("\0", "").encode(errors="replace").decode()[:length]
-    for name in COUNTS:
-        row[name] = min(row[name], MOST)
+    if max(COUNTS_OF(row)) > MOST:
+        row.update({name: min(row[name], MOST) for name in COUNTS})
     return row
 
 

@@ -207,10 +207,7 @@ class PurchaseStore:
         """Return an account's purchases, newest first."""
         conditions: list[ColumnElement[bool]] = [purchases.c.account_id == account_id]
         if before is not None:
-            at, last = before
-            conditions.append(
-                (purchases.c.created_at < at) | ((purchases.c.created_at == at) & (purchases.c.id < last))
-            )
+            conditions.append(tuple_(purchases.c.created_at, purchases.c.id) < tuple_(*before))
         query = (
             select(purchases)
             .where(*conditions)

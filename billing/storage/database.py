@@ -59,6 +59,23 @@ class Database:
             async with self.engine.begin() as connection:
                 yield connection
 
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """Open a connection for reading whose statements see one moment, and may be read row by row (`stream`).
+
+        Raises StoreUnavailable.
+        """
+        engine = self.reader if self.is_sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
+        with _translated():
+            async with engine.connect() as connection:
+                if self.is_sqlite:
+                    await connection.exec_driver_sql("BEGIN")
+                try:
+                    yield connection
+                finally:
+                    if self.is_sqlite:
+                        await connection.exec_driver_sql("ROLLBACK")
+
     async def close(self) -> None:
         """Close every connection."""
         await self.engine.dispose()

@@ -248,8 +248,8 @@ class AdminActions:
         paid = (
             await self.finance.paid(date.fromisoformat(days[-1].day), date.fromisoformat(days[0].day)) if days else {}
         )
-        models = await self.finance.top_models(now - 7 * DAY_MS, TOP_MODELS)
-        liability = await self.finance.liability()
+        models = await self.finance.top_models(now - 6 * DAY_MS, TOP_MODELS)
+        liability = await self.finance.owed(now)
         return {
             "liabilityMillicredits": str(liability),
             "liabilityUsd": display_usd(liability),

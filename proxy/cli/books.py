@@ -9,7 +9,7 @@ from typing import Any
 from billing.accounting.journal import Books
 from billing.ledger.notices import NoticeQueue
 from config.errors import ConfigError
-from proxy.cli.context import Add, Context, Result, not_negative, table, who
+from proxy.cli.context import WHOLE_TABLES_SECONDS, Add, Context, Result, not_negative, open_database, table, who
 from proxy.customer_api.statement_csv import exact_credits, exact_usd, journal_csv, rows_csv
 from proxy.web.times import iso_time
 
@@ -65,7 +65,8 @@ def register(commands: Any, add: Add) -> None:
 
 async def _journal(context: Context) -> Result:
     first, last = _span(context.arguments)
-    lines = await Books(context.database).journal(first, last)
+    async with open_database(context.settings, WHOLE_TABLES_SECONDS) as database:
+        lines = await Books(database).journal(first, last)
     data = [
         {
             "day": line.day,
@@ -80,7 +81,8 @@ async def _journal(context: Context) -> Result:
 
 async def _days(context: Context) -> Result:
     first, last = _span(context.arguments)
-    days = await Books(context.database).days(first, last)
+    async with open_database(context.settings, WHOLE_TABLES_SECONDS) as database:
+        days = await Books(database).days(first, last)
     shown = list(itertools.dropwhile(lambda day: not any(day[1:]), days))  # nothing was booked before
     data = [
         {"day": day.day, **{f"{name}Millicredits": str(getattr(day, of)) for name, _, of in FIGURES}} for day in shown

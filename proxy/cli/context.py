@@ -29,6 +29,10 @@ ACCOUNT_ID = "acct_"
 MOST_NAMESAKES = 20
 
 
+WHOLE_TABLES_SECONDS = 86_400.0
+"""Bound of one statement of a migration or of the books: whoever waits for it can end it."""
+
+
 class Refusal(Exception):
     """The command cannot be carried out; exit code 1."""
 
@@ -60,9 +64,10 @@ class Add(Protocol):
 
 
 @contextlib.asynccontextmanager
-async def open_database(settings: Settings) -> AsyncIterator[Database]:
-    """Database of these settings, closed at the end."""
-    database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
+async def open_database(settings: Settings, statement_seconds: float | None = None) -> AsyncIterator[Database]:
+    """Database of these settings, closed at the end. `statement_seconds`: for what reads or changes whole tables."""
+    conf = settings.database
+    database = Database(conf.url, conf.pool_size, conf.timeout_seconds, statement_seconds)
     try:
         yield database
     finally:

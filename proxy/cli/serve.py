@@ -18,7 +18,7 @@ from config.errors import ConfigError
 from config.flags import FLAGS, with_flags
 from config.settings import ENV_PREFIX, Settings
 from proxy.admin.plans.listing import warnings as plan_warnings
-from proxy.cli.context import Add, Context, Refusal, Result, open_database, say_begun
+from proxy.cli.context import WHOLE_TABLES_SECONDS, Add, Context, Refusal, Result, open_database, say_begun
 from proxy.customer_api.money_in import offers_of
 from proxy.observability.log import configure_logging
 from proxy.server.startup_checks import check_redis, check_schema, check_start, check_test_money, prepare_database
@@ -114,6 +114,7 @@ def _exists(path: str | None) -> bool:
 
 
 async def _migrate(context: Context) -> Result:
-    revision = await migrate(context.database)
+    async with open_database(context.settings, WHOLE_TABLES_SECONDS) as database:
+        revision = await migrate(database)
     await RateCards(context.database).begin_with_shipped()
     return {"revision": revision}, f"The database is at revision {revision}.", 0

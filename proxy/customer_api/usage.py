@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import StreamingResponse
 
 from billing.accounting.usage_summary import GROUPS, MOST_GROUPS, TooManyGroups, UsageSummaries, UsageSums
-from billing.ledger.ledger import DAY_MS
+from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import display_credits
 from billing.money.usage_record import UsageRow

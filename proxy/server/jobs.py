@@ -22,6 +22,7 @@ from billing.accounting.daily_finance import (
     day_of,
     span,
 )
+from billing.accounting.kept_books import check_books, keep_books
 from billing.accounting.openai_costs import compare_costs, own_costs
 from billing.accounting.reconcile import ReadStore, StoreFigures, check_audit, check_ledger, check_store
 from billing.accounting.reconcile_charges import check_sample
@@ -117,6 +118,7 @@ class JobBook:
     async def _finance(self, since: int) -> JobResult:
         now = now_ms()
         rolled = await self.finance.roll_up(now)
+        books = await keep_books(self.database, now)
         # also what an earlier run closed that was killed before it could report
         kept = [day for day in await self.finance.days(MOST_COST_DAYS) if since < _closes_at(day) <= now]
         closed = {day.day: day for day in (*kept, *rolled.closed)}
@@ -125,6 +127,7 @@ class JobBook:
         report = [
             f"{today.day}: margin ${display_usd(today.margin)}, liability {display_credits(today.liability)} credits."
         ]
+        report += [f"The books at the end of {day.isoformat()} are kept." for day in books]
         return JobResult(found, "\n".join(report + _shown(found)))
 
     async def finance_days(self, days: int) -> tuple[JobResult, RolledUp]:
@@ -153,7 +156,10 @@ class JobBook:
         cannot be.
         """
         began = time.monotonic()
-        parts: list[tuple[str, Callable[[], Awaitable[Part]]]] = [("the ledger", self._of(check_ledger))]
+        parts: list[tuple[str, Callable[[], Awaitable[Part]]]] = [
+            ("the ledger", self._of(check_ledger)),
+            ("kept books", self._of(check_books)),
+        ]
         if self._read_store is not None:
             parts.append(("the balance store", self._of_store))
         parts.append(("purchases", self._of(self._money.check_ledger)))

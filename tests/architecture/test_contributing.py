@@ -215,6 +215,7 @@ RELEASED: dict[str, str] = {
     "0024": "713215898e600a03",
     "0025": "8ceafba19a60f29b",
     "0026": "de1b9efc2eca23fa",
+    "0027": "6ac3ac1007578cec",
 }
 """Revision → fingerprint of what it does. A database that has run one is not told of an edit: never edit, add another."""
 

@@ -1,8 +1,9 @@
 """Finding accounts: by what they are called, and by whatever of theirs somebody holds in their hand."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, and_, func, or_, select
+from sqlalchemy import ColumnElement, func, or_, select, true, tuple_, union
+from sqlalchemy.sql.selectable import CompoundSelect
 
 from billing.ledger.accounts import HINT_LENGTH, KEY_PREFIX, STATUS, AccountRow, account_rows, hash_key
 from billing.ledger.records.account_details import metadata_pair
@@ -10,6 +11,8 @@ from billing.storage.database import Database
 from billing.storage.tables.core import accounts, api_keys, background_responses, batches, usage
 from billing.storage.tables.payments import purchases, stripe_customers
 
+IDS = ("acct_", "key_", "req_", "pur_", "resp_", "batch_", "cs_", "pi_", "cus_")
+"""Beginnings of ids: ours, OpenAI's and Stripe's."""
 WHOLE_KEY = 40
 """Characters from which on words that begin like a key are one, and no beginning."""
 
@@ -37,16 +40,23 @@ class AccountSearch:
         self._db = database
 
     async def find(self, filters: AccountFilters, limit: int) -> list[AccountRow]:
-        """Return the accounts that fit, the newest first."""
-        query = account_rows().where(*self._conditions(filters))
-        query = query.order_by(accounts.c.created_at.desc(), accounts.c.id.desc()).limit(limit)
+        """Return the accounts that fit, the newest first. Words that are the whole of an id find whose it is alone."""
+        words, others = filters.words, self._conditions(filters)
+        # what has an id is found by indexes; a part of a name only by reading all of them
+        tries = list[ColumnElement[bool]]()
+        if words.startswith(IDS):
+            tries.append(accounts.c.id.in_(_owners(words)))
+        tries.append(_named_by(words) if words else true())
         async with self._db.read() as connection:
-            return [AccountRow(*row) for row in await connection.execute(query)]
+            for fits in tries:
+                query = account_rows().where(fits, *others)
+                query = query.order_by(accounts.c.created_at.desc(), accounts.c.id.desc()).limit(limit)
+                if rows := (await connection.execute(query)).all():
+                    return [AccountRow(*row) for row in rows]
+        return []
 
     def _conditions(self, filters: AccountFilters) -> list[ColumnElement[bool]]:
         table, found = accounts.c, list[ColumnElement[bool]]()
-        if filters.words:
-            found.append(_named_by(filters.words))
         if filters.external_id is not None:
             found.append(table.external_id == filters.external_id)
         if filters.email is not None:
@@ -56,30 +66,34 @@ class AccountSearch:
         position = func.instr if self._db.is_sqlite else func.strpos
         found += [position(table.metadata, metadata_pair(key, value)) > 0 for key, value in filters.metadata]
         if filters.before is not None:
-            at, last = filters.before
-            found.append(or_(table.created_at < at, and_(table.created_at == at, table.id < last)))
+            found.append(tuple_(table.created_at, table.id) < tuple_(*filters.before))
         return found
 
 
 def _named_by(words: str) -> ColumnElement[bool]:
     pattern = "%" + words.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_") + "%"
     texts = (accounts.c.name, accounts.c.email, accounts.c.external_id, accounts.c.metadata)
-    ids = (
-        select(api_keys.c.account_id).where(_is_key(words)),
-        select(usage.c.account_id).where(usage.c.charge_id == words),
-        select(background_responses.c.account_id).where(
-            or_(background_responses.c.charge_id == words, background_responses.c.id == words)
-        ),
-        select(batches.c.account_id).where(or_(batches.c.charge_id == words, batches.c.batch_id == words)),
-        select(purchases.c.account_id).where(
-            or_(purchases.c.id == words, purchases.c.session_id == words, purchases.c.payment_intent_id == words)
-        ),
-        select(stripe_customers.c.account_id).where(stripe_customers.c.customer_id == words),
-    )
     return or_(
-        accounts.c.id == words,
         *(text.ilike(pattern, escape="\\") for text in texts),
-        *(accounts.c.id.in_(query) for query in ids),
+        accounts.c.id.in_(select(api_keys.c.account_id).where(_is_key(words))),
+        accounts.c.id.in_(_owners(words)),
+    )
+
+
+def _owners(words: str) -> CompoundSelect[Any]:
+    """Select the accounts that the whole of an id leads to; each way by its own index."""
+    return union(
+        select(accounts.c.id).where(accounts.c.id == words),
+        select(api_keys.c.account_id).where(api_keys.c.id == words),
+        select(usage.c.account_id).where(usage.c.charge_id == words),
+        *(
+            select(column.table.c.account_id).where(column == words)
+            for column in (
+                *(background_responses.c.charge_id, background_responses.c.id, batches.c.charge_id, batches.c.batch_id),
+                *(purchases.c.id, purchases.c.session_id, purchases.c.payment_intent_id),
+                stripe_customers.c.customer_id,
+            )
+        ),
     )
 
 

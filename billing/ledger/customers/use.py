@@ -3,15 +3,17 @@
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from sqlalchemy import func, select, union_all
+from sqlalchemy import func, select
 
 from billing.ledger.accounts import KeyBudget, KeyRow
 from billing.ledger.customers.end_users import EndUser
-from billing.ledger.ledger import DAY_MS
+from billing.ledger.summaries.reading import Whose, asked_sums
+from billing.ledger.summaries.usage_days import DAY_MS
+from billing.ledger.usage_rows import HAS_USER, UsageFilters
 from billing.money.model_rates import fits_any
 from billing.money.spend_periods import named_period_end_ms, period_name, period_start_ms
 from billing.storage.database import Database
-from billing.storage.tables.core import usage, usage_daily
+from billing.storage.tables.core import api_keys, usage, usage_daily
 
 
 class BudgetUse(NamedTuple):
@@ -71,7 +73,7 @@ class KeyUses:
         query = (
             select(usage.c.account_id, usage.c.end_user, usage.c.model, func.sum(usage.c.charged_millicredits))
             .where(usage.c.account_id.in_(payers), usage.c.end_user.in_({user.name for user in users}))
-            .where(usage.c.end_user != "", usage.c.created_at >= since_ms)
+            .where(HAS_USER, usage.c.created_at >= since_ms)
             .group_by(usage.c.account_id, usage.c.end_user, usage.c.model)
         )
         found: dict[tuple[str, str], list[tuple[str, int]]] = {}
@@ -81,31 +83,25 @@ class KeyUses:
         return found
 
     async def _last_used(self, ids: Sequence[str]) -> dict[str, int]:
-        detail = select(usage.c.key_id, func.max(usage.c.created_at)).where(usage.c.key_id.in_(ids))
-        sums = select(usage_daily.c.key_id, func.max(usage_daily.c.asked_day) * DAY_MS).where(
-            usage_daily.c.key_id.in_(ids)
-        )
-        both = union_all(detail.group_by(usage.c.key_id), sums.group_by(usage_daily.c.key_id))
+        # of each key by itself: so the newest row is the first of the index, and no other is read
+        newest = select(func.max(usage.c.created_at)).where(usage.c.key_id == api_keys.c.id).scalar_subquery()
+        kept = select(func.max(usage_daily.c.asked_day)).where(usage_daily.c.key_id == api_keys.c.id).scalar_subquery()
         found: dict[str, int] = {}
         async with self._db.read() as connection:
-            for key_id, at in await connection.execute(both):
-                found[key_id] = max(int(at), found.get(key_id, 0))
+            for key_id, at, day in await connection.execute(
+                select(api_keys.c.id, newest, kept).where(api_keys.c.id.in_(ids))
+            ):
+                if at is not None or day is not None:
+                    found[key_id] = max(int(at or 0), int(day or 0) * DAY_MS)
         return found
 
     async def _spent(self, ids: Sequence[str], since_ms: int) -> dict[str, list[tuple[str, int]]]:
         """Sum what keys were charged since the beginning of a day, by key and model."""
-        detail = select(usage.c.key_id, usage.c.model, func.sum(usage.c.charged_millicredits)).where(
-            usage.c.key_id.in_(ids), usage.c.created_at >= since_ms
-        )
-        kept = usage_daily.c
-        sums = select(kept.key_id, kept.model, func.sum(kept.charged_millicredits)).where(
-            kept.key_id.in_(ids), kept.asked_day >= -(-since_ms // DAY_MS)
-        )
-        both = union_all(detail.group_by(usage.c.key_id, usage.c.model), sums.group_by(kept.key_id, kept.model))
         found: dict[str, list[tuple[str, int]]] = {}
         async with self._db.read() as connection:
-            for key_id, model, amount in await connection.execute(both):
-                found.setdefault(key_id, []).append((model, int(amount)))
+            since, whose = UsageFilters(since_ms=since_ms), Whose(key_ids=ids)
+            for row in await connection.execute(await asked_sums(connection, ("key", "model"), since, whose)):
+                found.setdefault(row.key, []).append((row.model, int(row.charged)))
         return found
 
 

@@ -8,6 +8,7 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    ColumnElement,
     ForeignKey,
     Index,
     Integer,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     false,
+    literal_column,
     text,
 )
 
@@ -35,6 +37,9 @@ def upstream_column() -> Column[str]:
     """Make the column of the upstream's name that something belongs to; "" is the default one."""
     return Column("upstream", String(40), nullable=False, server_default="")
 
+
+MOVES: ColumnElement[bool] = literal_column("kind NOT IN ('usage', 'usage_cost', 'platform_loss')")
+"""Condition of transfers that are no part of a charge. Written out, as what partial indexes are for must be."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")
 """SQLite only numbers rows by itself in a column declared INTEGER."""
@@ -148,6 +153,8 @@ transfers = Table(
     Index("ix_transfers_debit", "debit_account", "id"),
     Index("ix_transfers_credit", "credit_account", "id"),
     Index("ix_transfers_created", "created_at", postgresql_using="brin"),
+    Index("ix_transfers_moved", "debit_account", "id", postgresql_where=MOVES, sqlite_where=MOVES),
+    Index("ix_transfers_moved_at", "created_at", postgresql_where=MOVES, sqlite_where=MOVES),
 )
 """The ledger. Append-only (triggers): I5. One row of a kind a reference: I4."""
 
@@ -198,11 +205,17 @@ usage = Table(
     CheckConstraint("loss_millicredits >= 0", name="loss_not_negative"),
     Index("ix_usage_account", "account_id", "created_at", "charge_id"),
     Index("ix_usage_key", "key_id", "created_at"),
+    Index("ix_usage_model", "account_id", "model", "created_at", "charge_id"),
+    Index("ix_usage_endpoint", "account_id", "endpoint", "created_at", "charge_id"),
     Index(
-        "ix_usage_end_user",
-        "account_id",
-        "end_user",
-        "created_at",
+        "ix_usage_tags",
+        *("account_id", "created_at", "charge_id"),
+        postgresql_where=text("tags <> ''"),
+        sqlite_where=text("tags <> ''"),
+    ),
+    Index(
+        "ix_usage_user",
+        *("account_id", "end_user", "created_at", "charge_id"),
         postgresql_where=text("end_user <> ''"),
         sqlite_where=text("end_user <> ''"),
     ),

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from billing.ledger.accounts import KeyDetails, KeyRules
-from billing.ledger.ledger import DAY_MS
 from billing.ledger.records.account_details import AccountDetails
+from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import KeyNotFound
 from billing.storage.database import now_ms

@@ -7,8 +7,8 @@ import secrets
 from typing import Any
 
 from billing.accounting.usage_summary import UsageSummaries
-from billing.ledger.ledger import DAY_MS
 from billing.ledger.portal_tokens import PortalTokens
+from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, millicredits, parse_credits
 from billing.storage.database import now_ms

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from datetime import timedelta
 
 import msgspec
+import pytest
 
 from billing.accounting.daily_finance import DAY_MS, Figures, Finance, below_target, day_of, span
 from billing.jobs.retention import drop_detail
 from billing.money.amounts import millicredits
 from billing.money.findings import Finding
 from billing.money.usage_record import UsageRecord, encode_record
+from billing.storage.database import now_ms
 from tests.support.charges import NOW, settled
 from tests.support.stores import Books
 
@@ -88,3 +90,18 @@ async def test_what_is_given_away_by_decision_is_no_loss_of_a_price(sql: Books, 
     assert (await drop_detail(sql.database, 1, NOW + 40 * DAY_MS)).rows == 2
     again = await finance.compute(day)
     assert (again.cost, again.given_away) == (2 * cost, cost)
+
+
+async def test_what_is_owed_is_added_up_or_of_very_many_as_it_was_rolled_up(
+    sql: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finance, now = Finance(sql.database), now_ms()
+    rich, overdrawn = await sql.account(5_000), await sql.account()
+    await sql.correct(overdrawn, -70)
+    assert await finance.owed(now) == await finance.liability() == await finance.liability(now + DAY_MS) == 5_000
+    monkeypatch.setattr("billing.accounting.daily_finance.MANY", 1)
+    assert await finance.owed(now) == 5_000, "nothing is rolled up yet"
+    await finance.roll_up(now)
+    await sql.correct(rich, 1)
+    assert (await finance.owed(now), await finance.liability()) == (5_000, 5_001)
+    assert await finance.owed(now + DAY_MS) == 5_001, "not what a day ended with that is over"

@@ -12,9 +12,9 @@ from billing.accounting.journal import (
     PROMO_MEMO,
     RECOGNISED,
     REFUNDS,
+    AccountBooks,
     Books,
     CustomerMovement,
-    _Account,
     _apply,
     _recognise,
 )
@@ -158,7 +158,7 @@ MOVES = st.lists(
 @given(MOVES)
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(moves: list[tuple[str, int]]) -> None:
-    account, lines = _Account(), defaultdict(int)
+    account, lines = AccountBooks(), defaultdict(int)
     owners: dict[str, str] = {}
     paid: dict[str, int] = {}
     back: dict[str, int] = {}

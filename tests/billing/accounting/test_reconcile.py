@@ -174,6 +174,8 @@ async def test_reconcile_finds_each_tampering_and_nothing_else(sql: Books) -> No
     assert {f.check for f in await reconcile(sql.database, store)} == {
         "sum(usage) vs sum(ledger charges)",
         "usage row vs its transfer",
+        "sums of accounts vs usage rows, by model",
+        "sums of models vs usage rows, by model",
     }
     async with sql.database.write() as connection:
         await connection.execute(text("DELETE FROM usage WHERE charge_id = 'c1'"))

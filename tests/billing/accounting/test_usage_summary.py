@@ -39,7 +39,7 @@ async def test_sums_by_any_groups_are_the_charges_also_of_dropped_rows(
         for model in {row.model for row in rows}
     }
     endpoints = {one.group[0] for one in await summaries.sums(UsageFilters(), ["endpoint"], account)}
-    assert endpoints == {rows[0].endpoint} | ({""} if dropped else set())
+    assert endpoints == {rows[0].endpoint}
 
 
 async def test_filters_and_accounts_keep_apart(busy: tuple[Books, str]) -> None:
@@ -65,6 +65,12 @@ async def test_too_many_groups_are_refused_and_pages_go_through_every_row(
     pages = [page async for page in summaries.requests(UsageFilters(), account)]
     assert [len(page) for page in pages] == [3, 3, 1]
     assert [row for page in pages for row in page] == await books.ledger.usage_of(account, 100)
+    # of everybody an hour at a time, so that no page sorts more than that
+    hours = await summaries._hours(UsageFilters())
+    assert max((one.until_ms or 0) - (one.since_ms or 0) for one in hours) <= 3_600_000
+    everybody = [page async for page in summaries.requests(UsageFilters(), None)]
+    assert [row for page in everybody for row in page] == await books.ledger.usage_of(account, 100)
+    assert [page async for page in summaries.requests(UsageFilters(model="none"), None)] == []
     monkeypatch.setattr("billing.accounting.usage_summary.MOST_GROUPS", 6)
     with pytest.raises(TooManyGroups):
         await summaries.sums(UsageFilters(), ["day"], account)

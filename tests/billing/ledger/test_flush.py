@@ -1,12 +1,14 @@
 """The flush: charges that SQL cannot take as they are are made to fit, or stand aside, and keep nobody else's out of the ledger."""
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import pytest
 from sqlalchemy import text
 
+from billing.accounting.reconcile import check_ledger
 from billing.ledger.flush import flush_once, while_leading
 from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
@@ -109,3 +111,26 @@ async def test_a_lead_is_kept_while_its_step_lasts(monkeypatch: pytest.MonkeyPat
     asked_then = asked
     await asyncio.sleep(0.05)
     assert asked == asked_then  # nobody asks for it any more
+
+
+async def test_a_lane_that_fails_keeps_no_other_from_its_end(sql: Books, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Buckets share nothing: what one lane booked is acknowledged, what the other could not stays in the journal."""
+    accounts = [await sql.account(1_000) for _ in range(2)]
+    entries = [Entry(str(n), 10, 0, record(f"r{n}", accounts[n % 2]), n % 2) for n in range(6)]
+    shelf, whole = Shelf(entries), Ledger.post_bookable
+
+    async def half(ledger: Ledger, some: Sequence[Entry]) -> tuple[list[Entry], dict[str, str]]:
+        if some and some[0].bucket == 1:
+            raise StoreUnavailable("sql", "is away")
+        return await whole(ledger, some)
+
+    monkeypatch.setattr(Ledger, "lanes", 2)
+    monkeypatch.setattr(Ledger, "post_bookable", half)
+    with pytest.raises(StoreUnavailable, match="is away"):
+        await flush_once(shelf, sql.ledger, 100)
+    assert sorted(entry.position for entry in shelf.entries) == ["1", "3", "5"]
+    monkeypatch.setattr(Ledger, "post_bookable", whole)
+    assert await flush_once(shelf, sql.ledger, 100) == 3
+    assert shelf.entries == []
+    assert [(await sql.ledger.posted(account)).balance for account in accounts] == [970, 970]
+    assert await check_ledger(sql.database) == []

@@ -154,7 +154,8 @@ async def test_use_is_what_the_ledger_has_by_period_and_model(sql: Books, desk: 
     account, key_id, _ = await made(sql, desk, spend_limit=Millicredits(100), spend_period="total", budgets=budgets)
     await sql.ledger.post([charge(1, account, charged=30), charge(2, account, charged=12)])  # of gpt-4o-mini
     async with sql.database.write() as connection:
-        await connection.execute(text("UPDATE usage SET key_id = :key"), {"key": key_id})
+        for table in ("usage", "usage_days"):
+            await connection.execute(text(f"UPDATE {table} SET key_id = :key"), {"key": key_id})  # noqa: S608
         at = (await connection.execute(text("SELECT max(created_at) FROM usage"))).scalar_one()
     (row,) = await sql.accounts.keys_of(account)
     use = (await desk.uses.of([row], at))[key_id]
