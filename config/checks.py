@@ -14,6 +14,8 @@ from config.upstreams import find_upstream_problems, is_plain_url
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+AMOUNT = "amount"
+"""Stands for a package where the buyer named the amount."""
 
 
 def check_combinations(settings: Settings, where: str) -> None:
@@ -222,6 +224,46 @@ def _check_packages(settings: Settings, where: str) -> Iterator[ConfigError]:
         yield ConfigError(where, "packages", "two packages share a code", "give each package a code of its own")
 
 
+def _check_any_amount(settings: Settings, where: str) -> Iterator[ConfigError]:
+    sold = settings.purchases
+    least, most, price = (
+        Fraction(text) for text in (sold.amount_min_usd, sold.amount_max_usd, sold.usd_per_1000_credits)
+    )
+    if not most:
+        return
+    if not 0 < least <= most or (least * 100).denominator != 1 or (most * 100).denominator != 1 or most >= 10**6:
+        yield ConfigError(
+            where,
+            "purchases.amount_min_usd",
+            "and purchases.amount_max_usd are no range of whole cents below a million dollars",
+            'write "5" and "500", or "0" for the second to sell packages only',
+        )
+    if not 0 < price <= 1:
+        yield ConfigError(
+            where,
+            "purchases.usd_per_1000_credits",
+            "is not above 0 and at most 1: 1,000 credits are worth a dollar wherever they are spent",
+            "raise billing.markup to earn more",
+        )
+    if any(package.code == AMOUNT for package in settings.packages):
+        yield ConfigError(where, "packages", f"{AMOUNT!r} names purchases of any amount", "rename that package")
+
+
+def _check_welcome(settings: Settings, where: str) -> Iterator[ConfigError]:
+    given = Fraction(settings.credits.welcome_credits) * 1_000
+    if given.denominator != 1:
+        yield ConfigError(
+            where, "credits.welcome_credits", "is finer than a millicredit", "write at most three decimal places"
+        )
+    elif given > settings.admin.welcome_credits_a_day * 1_000:
+        yield ConfigError(
+            where,
+            "credits.welcome_credits",
+            "is more than admin.welcome_credits_a_day, so nobody would get them",
+            "raise that one, or lower this",
+        )
+
+
 Check = Callable[[Settings, str], Iterator[ConfigError]]
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_workers, ("listen.workers", "redis.url")),
@@ -237,6 +279,11 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_recharge, ("billing.auto_recharge", "stripe.automatic_tax")),
     (_check_markup, ("billing.markup",)),
     (_check_packages, ("packages",)),
+    (
+        _check_any_amount,
+        ("purchases.amount_min_usd", "purchases.amount_max_usd", "purchases.usd_per_1000_credits", "packages"),
+    ),
+    (_check_welcome, ("credits.welcome_credits", "admin.welcome_credits_a_day")),
     (find_upstream_problems, ("upstreams",)),
 )
 """Each check, and the keys that it reads."""

@@ -22,6 +22,13 @@ from billing.storage.tables.payments import claims, purchases
 UNKNOWN = "unknown"
 RETURNING = ("refund", "refund_tax", "refund_loss", "dispute", "dispute_tax", "dispute_loss")
 """Bookings that move a buyer's money: back to the buyer when they credit `cash` or `disputes`."""
+NAMED_KIND = case(
+    (and_(transfers.c.kind == "adjustment", transfers.c.reference_type != "grant"), transfers.c.reference_type),
+    else_=transfers.c.kind,
+)
+"""What a booking is called: credits that were given by rule or for a code by what gave them."""
+SHOWN_REASON = case((transfers.c.reason_shown, transfers.c.reason), else_="")
+"""Why something was booked, where the customer may read it."""
 MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 
 
@@ -140,9 +147,9 @@ class Statements:
             name = (await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))).scalar_one()
             before = select(func.coalesce(func.sum(effect), 0)).where(mine, transfers.c.created_at < start)
             opening = int((await connection.execute(before)).scalar_one())
-            query = select(
-                transfers.c.created_at, transfers.c.kind, transfers.c.reference_id, transfers.c.reason, effect
-            ).where(within, transfers.c.kind != "usage")
+            query = select(transfers.c.created_at, NAMED_KIND, transfers.c.reference_id, SHOWN_REASON, effect).where(
+                within, transfers.c.kind != "usage"
+            )
             moved = [_Booking(*row) for row in await connection.execute(query.order_by(transfers.c.id))]
             used = await self._usage(connection, account_id, within, (start, end))
             bought = await self._purchases(

@@ -15,16 +15,26 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Check, Who, record_change
+from billing.ledger.credits.grants import book_grant
+from billing.ledger.credits.lots import LotRow, expiring_of
 from billing.ledger.events.kinds import BY_CHOICE
 from billing.ledger.notices import NoticeQueue
-from billing.ledger.recharge_blocks import use_up_crossing
-from billing.ledger.transfers import TransferRow, change_balance, insert_once, transfer_values
+from billing.ledger.transfers import TransferRow, transfer_values
 from billing.ledger.usage_rows import UsageFilters, charged_notices, usage_values
 from billing.money.amounts import Millicredits, millicredits
 from billing.money.errors import AccountNotFound, InvariantBroken, NotBooked
 from billing.money.holds import Budget, Entry, HoldRequest
 from billing.money.model_rates import fits_any
-from billing.money.postings import CUSTOMER, Posting, charge_postings, customer, effect_on, grant_posting
+from billing.money.postings import (
+    CUSTOMER,
+    PLAIN,
+    GrantTerms,
+    Posting,
+    charge_postings,
+    customer,
+    effect_on,
+    grant_posting,
+)
 from billing.money.spend_periods import period_start_ms
 from billing.money.usage_record import UsageRecord, UsageRow, decode_record
 from billing.storage.database import Database, now_ms
@@ -73,7 +83,8 @@ class Ledger:
         `on_booked` is told of every charge that this object books, once, after its commit; `notices` take those charges
         for whoever listens to them.
         """
-        self._db, self._on_booked, self._notices = database, on_booked, notices
+        self.database = self._db = database
+        self._on_booked, self._notices = on_booked, notices
 
     async def post(self, entries: Sequence[Entry]) -> int:
         """Book settled charges: usage rows, transfers and balances in one transaction; return how many were new.
@@ -179,21 +190,20 @@ class Ledger:
         reason: str,
         who: Who | None = None,
         check: Check | None = None,
+        terms: GrantTerms = PLAIN,
     ) -> bool:
         """Move an admin's money through the ledger and the outbox; False when `reference_id` was booked before.
 
-        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound, and ReferenceTaken when what was
-        booked under it is something else.
+        `who` for the audit log; `check` may raise to stop it. What is taken away is taken of what expires first.
+        Raises AccountNotFound, and ReferenceTaken when what was booked under it is something else.
         """
-        created = now_ms()
-        posting = grant_posting(account_id, amount, reference_id, created, actor, reason)
+        posting = grant_posting(account_id, amount, reference_id, now_ms(), actor, reason, terms)
         async with self._db.write() as connection:
-            if not await insert_once(connection, posting):
+            if not await book_grant(connection, posting, account_id, amount):
                 return False
-            await change_balance(connection, account_id, amount, created)
-            if amount < 0:
-                await use_up_crossing(connection, account_id)
-            booked = {"millicredits": str(amount), "reference": reference_id}
+            booked: dict[str, Any] = {"millicredits": str(amount), "reference": reference_id}
+            if terms.expires_at is not None:
+                booked["expiresAtMs"] = terms.expires_at
             await record_change(connection, who, Change("money.grant", account_id, None, booked, reason))
             if check is not None:
                 await check(connection)
@@ -213,19 +223,6 @@ class Ledger:
         )
         return millicredits(int((await connection.execute(query)).scalar_one()))
 
-    async def granted_since(self, connection: AsyncConnection, reference: str, since_ms: int) -> Millicredits:
-        """Return the millicredits granted since a time under references that begin like this, to whatever accounts.
-
-        In the transaction of a grant.
-        """
-        query = select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0)).where(
-            transfers.c.kind == "adjustment",
-            transfers.c.credit_account.startswith(customer("")),
-            transfers.c.reference_id.startswith(reference, autoescape=True),
-            transfers.c.created_at >= since_ms,
-        )
-        return millicredits(int((await connection.execute(query)).scalar_one()))
-
     async def posted(self, account_id: str) -> PostedBalance:
         """Return the account's balance as the ledger has it. Raises AccountNotFound."""
         async with self._db.read() as connection:
@@ -233,6 +230,10 @@ class Ledger:
         if found is None:
             raise AccountNotFound(account_id)
         return PostedBalance(*found)
+
+    async def expiring(self, account_id: str) -> list[LotRow]:
+        """Return what of an account's credits expires, the next first."""
+        return await expiring_of(self._db, account_id)
 
     async def number_of_accounts(self) -> int:
         """Return how many accounts have a balance, be it zero."""
@@ -394,6 +395,9 @@ async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> Non
         await connection.execute(
             update(balances)
             .where(balances.c.account_id == bindparam("account"))
-            .values(posted_millicredits=balances.c.posted_millicredits + bindparam("delta")),
+            .values(
+                posted_millicredits=balances.c.posted_millicredits + bindparam("delta"),
+                charged_millicredits=balances.c.charged_millicredits - bindparam("delta"),
+            ),
             [{"account": account, "delta": effects[account]} for account in sorted(effects)],
         )

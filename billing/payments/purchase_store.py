@@ -61,6 +61,8 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
     credited_at: int | None
+    bonus_days: int | None
+    bonus_expired: int
 
     @property
     def sold(self) -> Sold:
@@ -84,6 +86,7 @@ class PurchaseChange(TypedDict, total=False):
     tax_cents: int
     fee_booked: bool
     credited_at: int
+    bonus_expired: int
 
 
 class PurchaseStore:
@@ -113,6 +116,7 @@ class PurchaseStore:
                 purchases.c.price_cents == offer.price_cents,
                 purchases.c.paid_millicredits + purchases.c.bonus_millicredits == offer.paid + offer.bonus,
                 purchases.c.save_method == save_method,
+                purchases.c.bonus_days.is_not_distinct_from(offer.bonus_days if offer.bonus else None),
                 purchases.c.livemode == livemode,
                 purchases.c.state.in_(("created", "open")),
                 purchases.c.created_at > now - reuse_ms,
@@ -273,6 +277,7 @@ async def insert_purchase(
             account_id=account_id,
             origin=origin,
             package_code=offer.code,
+            bonus_days=offer.bonus_days if offer.bonus else None,
             currency=offer.currency,
             price_cents=offer.price_cents,
             paid_millicredits=offer.paid,

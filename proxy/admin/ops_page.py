@@ -33,6 +33,7 @@ from billing.money.errors import (
     NotClosed,
     StoreUnavailable,
 )
+from billing.money.postings import GrantTerms
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
 from proxy.admin.accounts.access_page import AccessPage
@@ -46,8 +47,9 @@ from proxy.admin.ops_formatting import alarms, as_json, flag_ends, flag_views
 from proxy.admin.ops_frame import COOKIE, HEADERS, ROWS, back_to, csrf_of, fields_of, message, page, render
 from proxy.admin.plans.api import PlansApi
 from proxy.admin.plans.pages import PlanPages
+from proxy.admin.promos.pages import PromoPages
 from proxy.admin.rows import account_row, audit_row
-from proxy.customer_api.rows import ledger_row, usage_row
+from proxy.customer_api.rows import staff_ledger_row, usage_row
 from proxy.customer_api.usage import USUAL_DAYS, sums_row
 from proxy.web.forms import own_form, session_form
 from proxy.web.query import check_parameters, read_cursor, write_cursor
@@ -66,6 +68,7 @@ class OpsPage:
     auth: AdminAuth
     plans: PlansApi
     events: EventPages
+    promos: PromoPages
 
     def table(self) -> list[AdminRoute]:
         """Every route with the action that a role must be allowed."""
@@ -92,6 +95,7 @@ class OpsPage:
             AdminRoute("POST", "/admin/rates/activate", "rates.write", self._activate),
             *PlanPages(self.plans).table(),
             *self.events.table(),
+            *self.promos.table(),
             AdminRoute("GET", "/admin/upstreams", "overview.read", self._upstreams),
             AdminRoute("GET", "/admin/reconciliation", "reconciliation.read", self._reconciliation),
             AdminRoute("POST", "/admin/jobs/run", "jobs.run", self._run_job),
@@ -212,7 +216,7 @@ class OpsPage:
         )
         content = {
             "account": await self.actions.customers.account(account_id),
-            "ledger": [ledger_row(row) for row in ledger[:ROWS]],
+            "ledger": [staff_ledger_row(row) for row in ledger[:ROWS]],
             "ledger_next": ledger[ROWS - 1].id if len(ledger) > ROWS else None,
             "usage": [usage_row(row) for row in usage[:ROWS]],
             "usage_next": write_cursor(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
@@ -279,7 +283,9 @@ class OpsPage:
 
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
         form, account_id = await fields_of(request), request.path_params["account_id"]
-        await self.actions.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
+        terms = GrantTerms(flag_ends(form("expires"), now_ms()), form("show") == "yes")
+        what = (form("credits"), form("reason"), form("reference"))
+        await self.actions.move(caller, account_id, *what, terms, adjust=adjust)
         return back_to(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:

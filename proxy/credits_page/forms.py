@@ -4,17 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
 from billing.ledger.accounts import Accounts
 from billing.money.amounts import MoneyError, decimal_of, parse_credits
 from billing.money.errors import StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.payments.purchase import Offer
 from billing.payments.recharge.rows import RechargeSettings
 from billing.payments.recharge.terms import Terms
-from proxy.credits_page.read_amount import read_amount
+from proxy.credits_page.read_amount import GROUPED, read_amount
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import Page, Visitor
+from proxy.customer_api.credits.amounts import offer_for_usd
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_payment_page, open_saved_cards
 from proxy.customer_api.recharge import save_recharge
@@ -44,7 +47,7 @@ class CreditsForms:
         form = await request.form()
         if not self.money.settings.billing.purchase_enabled:
             return self.responses.message("Purchases are off", PURCHASES_OFF, 503, back=True)
-        offer = self.money.offer(str(form.get("package", "")))
+        offer = self._offer(form)
         if offer is None or self.money.keys is None:
             raise invalid("There is no such package to buy here.")
         try:
@@ -57,6 +60,14 @@ class CreditsForms:
         except (StripeRefused, StoreUnavailable) as failed:
             return self.responses.message("Try again shortly", no_page(failed), 503, back=True)
         return self.responses.redirect(purchase.url)
+
+    def _offer(self, form: FormData) -> Offer | None:
+        """Return the package, or the credits for the amount, that a form names. Raises Rejection."""
+        amount = str(form.get("usd", "")).strip()
+        if not amount:
+            return self.money.offer(str(form.get("package", "")))
+        plain = amount.replace(",", "") if GROUPED.fullmatch(amount) else amount
+        return offer_for_usd(self.money.settings.purchases, plain)
 
     async def _recharge(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()

@@ -28,11 +28,13 @@ from billing.storage.database import now_ms
 from config.secrets import Secret
 from proxy.credits_page.formatting import dollars, moment, months
 from proxy.credits_page.forms import CreditsForms
+from proxy.credits_page.given import NAMES, GivenCredits, expiring_view
 from proxy.credits_page.keys import PageKeys
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import CreditsSignIn, StaffCaller, Visitor
 from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
+from proxy.customer_api.credits.amounts import amount_bounds
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.payment_pages import receipt_url
 from proxy.customer_api.recharge import recharge_standing
@@ -76,6 +78,8 @@ DONE = {
     "revoked": "The key is revoked. Programs that use it stop working within seconds.",
     "key-there": "This form was sent before, and made its key then. Nothing was made now.",
     "key-changed": "The key is changed. It is in force within seconds.",
+    "promo": "The code is redeemed. Its credits are in your balance within seconds.",
+    "promo-again": "You redeemed this code before, and have its credits. Nothing was added now.",
 }
 """What the page says after a form, by the word in its address."""
 
@@ -107,7 +111,8 @@ class CreditsPage:
             ("/credits/receipts/{purchase_id}", self._receipt),
         )
         forms = CreditsForms(self.money, self.accounts, self.public_url, self._responses)
-        changes = [*forms.handlers(), *self._keys.forms()]
+        given = GivenCredits(self.money.promos, self._responses)
+        changes = [*forms.handlers(), *given.forms(), *self._keys.forms()]
         return [
             *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
@@ -140,6 +145,8 @@ class CreditsPage:
             "usd": dollars(reading.balance),
             "banners": await self._banners(request, visitor, reading),
             "packages": self._packages(),
+            "any_amount": amount_bounds(self.money.settings.purchases),
+            "expiring": expiring_view(await self.account_api.ledger.expiring(account)),
             "may_buy": self.money.settings.billing.purchase_enabled and self.money.keys is not None,
             "recharge": await self._recharge_view(account),
             "chart": spend_chart(await self.portal.spend(account, today - DAYS + 1), today),
@@ -197,7 +204,11 @@ class CreditsPage:
                 bonus = package.bonus_percent if made.bonus else ""
                 terms = terms_of(made)
                 every = {"code": package.code, "usd": package.usd, "bonus": bonus}
-                every |= {"words": terms.words, "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}"}
+                every |= {
+                    "bonus_days": str(made.bonus_days or "") if made.bonus else "",
+                    "words": terms.words,
+                    "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}",
+                }
                 found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
 
@@ -240,8 +251,8 @@ class CreditsPage:
         shown = [
             {
                 "at": moment(row.created_at),
-                "kind": KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
-                "reason": row.reason,
+                "kind": NAMES.get(row.reference_type) or KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
+                "reason": row.reason if row.reason_shown else "",
                 "reference": row.reference_id,
                 "purchase": row.purchase_id if row.purchase_id != row.reference_id else None,
                 "credits": ("+" if row.effect > 0 else "") + exact_credits(row.effect),

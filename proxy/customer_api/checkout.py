@@ -1,6 +1,6 @@
 """Buying credits: payment pages, purchases and their receipts.
 
-The client names a package and nothing else: price, credits and the pages to come back to are ours.
+The client names a package, or an amount within our bounds: credits, prices and the pages to come back to are ours.
 """
 
 import logging
@@ -13,8 +13,10 @@ from starlette.routing import Route
 
 from billing.ledger.accounts import Accounts
 from billing.money.errors import NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.payments.purchase import Offer
 from billing.payments.purchase_store import Purchase
 from proxy.customer_api.callers import authenticate
+from proxy.customer_api.credits.amounts import offer_for_usd
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_payment_page, open_saved_cards, receipt_url
 from proxy.customer_api.rows import purchase_row
@@ -27,9 +29,10 @@ log = logging.getLogger("tollkeeper.stripe")
 
 
 class CheckoutRequest(msgspec.Struct, rename="camel", frozen=True):
-    """Body of a purchase: anything else in it (an amount, say) is ignored."""
+    """Body of a purchase: a package, or an amount of dollars. What that brings is ours to say, and ignored in here."""
 
-    package_code: str
+    package_code: str | None = None
+    usd: str | None = None
     save_payment_method: bool = False
 
 
@@ -56,11 +59,7 @@ class CheckoutApi:
         asked = await json_body(request, CheckoutRequest)
         if not self.money.settings.billing.purchase_enabled:
             raise unavailable(PURCHASES_OFF, "purchases_disabled", 60_000)
-        offer = self.money.offer(asked.package_code)
-        if offer is None:
-            raise invalid(
-                "There is no package of that code; `packages` of GET /api/billing/me lists them.", "packageCode"
-            )
+        offer = self._offer(asked)
         self._require_stripe()
         try:
             purchase = await open_payment_page(
@@ -79,6 +78,19 @@ class CheckoutApi:
         except (StripeRefused, StoreUnavailable) as failed:
             raise unavailable(no_page(failed), "checkout_failed") from None
         return json_response({**purchase_row(purchase), "url": purchase.url}, 201)
+
+    def _offer(self, asked: CheckoutRequest) -> Offer:
+        """Return what is to be bought, as it is sold now. Raises Rejection."""
+        if (asked.package_code is None) == (asked.usd is None):
+            raise invalid("Name a `packageCode` or an amount in `usd`, and not both.", "packageCode")
+        if asked.usd is not None:
+            return offer_for_usd(self.money.settings.purchases, asked.usd)
+        offer = self.money.offer(asked.package_code or "")
+        if offer is None:
+            raise invalid(
+                "There is no package of that code; `packages` of GET /api/billing/me lists them.", "packageCode"
+            )
+        return offer
 
     async def _purchases(self, request: Request) -> Response:
         key = await authenticate(self.authenticator, request)

@@ -22,7 +22,7 @@ from billing.payments.purchase import MILLICREDITS_PER_CENT
 from config.settings import Seller
 from proxy.customer_api.lettering.any_script import AnyScript
 from proxy.customer_api.lettering.faces import Faces
-from proxy.customer_api.statement_csv import date_of, kind_of
+from proxy.customer_api.statement_csv import date_of, title_of
 
 MARGIN = 15 * mm
 PADDING = 3
@@ -162,7 +162,7 @@ def _entries(statement: Statement, faces: Faces) -> StatementTable:
     rows = [
         [
             date_of(row.at),
-            _text(f"{kind_of(row)}: {row.reason}" if row.reason else kind_of(row), faces),
+            _text(title_of(row), faces),
             _code(row.reference, 46),
             *([_usd(row.returned), _usd(row.returned_tax)] if row.returned else ["", ""]),
             *_both(row.millicredits),

@@ -62,7 +62,7 @@ def test_the_shipped_file_names_every_key_and_no_other() -> None:
     shipped = tomllib.loads(TEXT)
     packages = shipped.pop("packages")
     assert sorted((section, key) for section, table in shipped.items() for key in table) == sorted(KEYS)
-    assert {key for package in packages for key in package} == {"code", "usd", "bonus_percent"}
+    assert {key for package in packages for key in package} == {"code", "usd", "bonus_percent", "bonus_expires_days"}
     assert len(KEYS) > 50
 
 
@@ -131,6 +131,10 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("log", "level"): "error",
     ("stripe", "checkout_domain"): "pay.example.com",
     ("purchases", "auto_recharge_monthly_usd"): "250.50",
+    ("purchases", "amount_min_usd"): "5",
+    ("purchases", "amount_max_usd"): "500",
+    ("purchases", "usd_per_1000_credits"): "0.9",
+    ("credits", "welcome_credits"): "12.5",
     ("seller", "address"): ["1 Example Street", "Springfield"],
     ("notices", "low_balance_credits"): "500",
     ("rollout", "percent"): 25,
@@ -146,6 +150,7 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
 
 NEEDS = {
     "workers": [("redis", "url", "redis://cache:6379/0")],
+    "amount_max_usd": [("purchases", "amount_min_usd", "5")],
     "oidc_issuer": [
         ("admin", "oidc_audience", "tollkeeper"),
         ("admin", "oidc_jwks_url", "https://id.example.com/jwks.json"),

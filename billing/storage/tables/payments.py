@@ -54,6 +54,8 @@ purchases = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("credited_at", BigInteger),
+    Column("bonus_days", Integer),
+    Column("bonus_expired", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("price_cents > 0 AND paid_millicredits > 0 AND bonus_millicredits >= 0", name="amounts_positive"),
     CheckConstraint("tax_cents >= 0 AND total_cents >= tax_cents", name="total_covers_tax"),
     Index("ix_purchases_account", "account_id", "created_at", "id"),
@@ -68,7 +70,8 @@ purchases = Table(
 )
 """One row a purchase, committed before Stripe hears of it.
 
-The credits of a purchase come from here and nowhere else.
+The credits of a purchase come from here and nowhere else. `bonus_days`: after which what is left of its bonus expires
+(NULL: never); `bonus_expired`: millicredits of it that did.
 """
 
 claims = Table(
