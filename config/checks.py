@@ -188,17 +188,6 @@ def _check_tier(settings: Settings, where: str) -> Iterator[ConfigError]:
         )
 
 
-def _check_recharge(settings: Settings, where: str) -> Iterator[ConfigError]:
-    if settings.billing.auto_recharge and settings.stripe.automatic_tax:
-        yield ConfigError(
-            where,
-            "billing.auto_recharge",
-            "nobody computes the tax of a payment that is made by itself, "
-            "and stripe.automatic_tax says that tax is due",
-            "leave one of them off",
-        )
-
-
 def _check_markup(settings: Settings, where: str) -> Iterator[ConfigError]:
     if not Fraction(settings.billing.markup):
         yield ConfigError(
@@ -276,7 +265,6 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_database, ("database.url",)),
     (_check_redis, ("redis.url",)),
     (_check_tier, ("billing.service_tier", "billing.allowed_service_tiers")),
-    (_check_recharge, ("billing.auto_recharge", "stripe.automatic_tax")),
     (_check_markup, ("billing.markup",)),
     (_check_packages, ("packages",)),
     (

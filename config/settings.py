@@ -195,6 +195,7 @@ class Seller(Section, frozen=True):
     name: str = ""
     address: tuple[str, ...] = ()
     tax_id: str = ""
+    logo_file: Annotated[str, msgspec.Meta(pattern=r"^(.+\.(png|jpg|jpeg))?$")] = ""
 
 
 class Holds(Section, frozen=True):
@@ -247,6 +248,10 @@ class Stripe(Section, frozen=True):
     api_base: str = ""
     checkout_domain: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)+)?$")] = ""
     automatic_tax: bool = False
+    tax_code: Annotated[str, msgspec.Meta(pattern=r"^(txcd_[0-9]{8})?$")] = ""
+    invoices: bool = False
+    collect_company: bool = False
+    collect_address: bool = False
     max_checkouts_per_hour: NotNegative = 20
     block_after_lost_disputes: NotNegative = 0
 

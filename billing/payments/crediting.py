@@ -49,6 +49,7 @@ class Receipt(NamedTuple):
     fee_id: str = ""
     fee_cents: int = 0
     failure: str = ""
+    invoice_id: str = ""
 
 
 class Crediting:
@@ -180,6 +181,8 @@ def _news(row: Purchase, receipt: Receipt) -> PurchaseChange:
         found["payment_intent_id"] = receipt.intent_id
     if receipt.stripe_charge_id and receipt.stripe_charge_id != row.stripe_charge_id:
         found |= {"charge_id": receipt.stripe_charge_id, "receipt_url": receipt.receipt_url}
+    if receipt.invoice_id and receipt.invoice_id != row.invoice_id:
+        found["invoice_id"] = receipt.invoice_id
     return found
 
 

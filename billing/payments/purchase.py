@@ -63,7 +63,7 @@ NEXT: dict[State, frozenset[State]] = {
 class Offer(NamedTuple):
     """A package as sold: what it costs in cents, and the credits of its paid and its bonus part in millicredits.
 
-    `bonus_days`: after which what is left of the bonus expires (None: never).
+    `bonus_days`: after which what is left of the bonus expires (None: never); `taxed`: tax comes on top.
     """
 
     code: str
@@ -72,6 +72,7 @@ class Offer(NamedTuple):
     paid: Millicredits
     bonus: Millicredits
     bonus_days: int | None = None
+    taxed: bool = False
 
 
 class Sold(NamedTuple):

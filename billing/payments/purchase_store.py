@@ -63,6 +63,9 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
     credited_at: int | None
     bonus_days: int | None
     bonus_expired: int
+    invoice_id: str
+    tax_calculation: str
+    due_tax_cents: int
 
     @property
     def sold(self) -> Sold:
@@ -87,6 +90,7 @@ class PurchaseChange(TypedDict, total=False):
     fee_booked: bool
     credited_at: int
     bonus_expired: int
+    invoice_id: str
 
 
 class PurchaseStore:
@@ -186,6 +190,19 @@ class PurchaseStore:
                 return False
             await change_purchase(connection, row, {"state": state, "problem": problem})
             return True
+
+    async def record_tax(self, purchase_id: str, calculation: str, tax_cents: int) -> Purchase:
+        """Keep the tax that a payment is going to be asked for with, before it is; the first one stays.
+
+        Returns the row as it is then.
+        """
+        async with self._db.write() as connection:
+            row = await lock_purchase(connection, purchase_id)
+            if not row.tax_calculation:
+                values = {"tax_calculation": calculation, "due_tax_cents": tax_cents}
+                await connection.execute(update(purchases).where(purchases.c.id == purchase_id).values(**values))
+                row = await lock_purchase(connection, purchase_id)
+            return row
 
     async def record_look(self, purchase_id: str) -> None:
         """Keep that Stripe was asked about an unsettled purchase just now: the others come first the next time."""

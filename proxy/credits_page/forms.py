@@ -23,7 +23,7 @@ from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_paymen
 from proxy.customer_api.recharge import save_recharge
 from proxy.web.rejections import invalid, not_found
 
-SHOWN = re.compile(r"(.+):([0-9]{1,12}):([0-9]{1,15})")
+SHOWN = re.compile(r"(.+):([0-9]{1,12}):([0-9]{1,15})(:tax)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +99,7 @@ class CreditsForms:
 def _read_shown(code: str, every: Sequence[object]) -> Terms | None:
     """Return the price and the credits at which the form showed a package; None when it did not say."""
     shown = [found for text in every if (found := SHOWN.fullmatch(str(text))) is not None and found[1] == code]
-    return Terms(int(shown[0][2]), int(shown[0][3])) if shown else None
+    return Terms(int(shown[0][2]), int(shown[0][3]), shown[0][4] is not None) if shown else None
 
 
 def _read_cents(text: str) -> int:

@@ -36,7 +36,7 @@ from proxy.credits_page.spend_chart import DAYS, spend_chart
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.credits.amounts import amount_bounds
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import receipt_url
+from proxy.customer_api.payment_pages import invoice_url, receipt_url
 from proxy.customer_api.recharge import recharge_standing
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
@@ -109,6 +109,7 @@ class CreditsPage:
             *self._keys.pages(),
             ("/credits/statement", self._statement),
             ("/credits/receipts/{purchase_id}", self._receipt),
+            ("/credits/invoices/{purchase_id}", self._invoice),
         )
         forms = CreditsForms(self.money, self.accounts, self.public_url, self._responses)
         given = GivenCredits(self.money.promos, self._responses)
@@ -207,7 +208,7 @@ class CreditsPage:
                 every |= {
                     "bonus_days": str(made.bonus_days or "") if made.bonus else "",
                     "words": terms.words,
-                    "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}",
+                    "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}{':tax' if terms.taxed else ''}",
                 }
                 found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
@@ -218,6 +219,7 @@ class CreditsPage:
         return {
             "available": now["available"],
             "saved": now["hasSavedPaymentMethod"],
+            "taxed": now["taxOnTop"],
             "enabled": now["enabled"],
             "threshold": row.threshold_millicredits // 1_000 if row else 1_000,
             "package": row.package_code if row else "",
@@ -278,6 +280,7 @@ class CreditsPage:
                     "state": state,
                     "look": look,
                     "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",
+                    "invoice": f"/credits/invoices/{row.id}" if row.invoice_id else "",
                 }
             )
         return {"rows": found, "next": following, "paged": cursor is not None}
@@ -298,10 +301,16 @@ class CreditsPage:
         )
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
+        return self._responses.redirect(await receipt_url(self.money, await self._own(request, visitor)))
+
+    async def _invoice(self, request: Request, visitor: Visitor) -> Response:
+        return self._responses.redirect(await invoice_url(self.money, await self._own(request, visitor)))
+
+    async def _own(self, request: Request, visitor: Visitor) -> Purchase:
         purchase = await self.money.purchases.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
-        return self._responses.redirect(await receipt_url(self.money, purchase))
+        return purchase
 
     async def _static(self, request: Request) -> Response:
         name = request.path_params["name"]

@@ -18,7 +18,14 @@ from billing.payments.purchase_store import Purchase
 from proxy.customer_api.callers import authenticate
 from proxy.customer_api.credits.amounts import offer_for_usd
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_payment_page, open_saved_cards, receipt_url
+from proxy.customer_api.payment_pages import (
+    PURCHASES_OFF,
+    invoice_url,
+    no_page,
+    open_payment_page,
+    open_saved_cards,
+    receipt_url,
+)
 from proxy.customer_api.rows import purchase_row
 from proxy.gateway.authenticate import Authenticator
 from proxy.web.http import json_body, json_handler, json_response
@@ -51,6 +58,7 @@ class CheckoutApi:
             Route("/api/billing/purchases", json_handler(self._purchases)),
             Route("/api/billing/purchases/{purchase_id}", json_handler(self._purchase)),
             Route("/api/billing/purchases/{purchase_id}/receipt", json_handler(self._receipt)),
+            Route("/api/billing/purchases/{purchase_id}/invoice", json_handler(self._invoice)),
             Route("/api/billing/portal", json_handler(self._portal), methods=["POST"]),
         ]
 
@@ -117,6 +125,10 @@ class CheckoutApi:
 
     async def _receipt(self, request: Request) -> Response:
         url = await receipt_url(self.money, await self._own(request))
+        return RedirectResponse(url, 303, {"cache-control": "no-store"})
+
+    async def _invoice(self, request: Request) -> Response:
+        url = await invoice_url(self.money, await self._own(request))
         return RedirectResponse(url, 303, {"cache-control": "no-store"})
 
     async def _portal(self, request: Request) -> Response:

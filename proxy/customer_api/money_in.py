@@ -272,7 +272,7 @@ class MoneyIn:
         from billing.payments.checkout import Checkout, CheckoutTerms
         from billing.payments.recharge.worker import RechargeWorker
         from billing.payments.refunds import Refunds
-        from billing.payments.stripe.gateway import StripeGateway
+        from billing.payments.stripe.gateway import PageOptions, StripeGateway
         from billing.payments.stripe.sweeper import Sweeper
         from billing.payments.stripe.sync import Sync
         from billing.payments.stripe.worker import StripeWorker
@@ -290,11 +290,14 @@ class MoneyIn:
             automatic_tax=conf.automatic_tax,
             reuse_ms=self.settings.advanced.same_checkout_seconds * 1_000,
             hourly_limit=conf.max_checkouts_per_hour,
+            options=PageOptions(conf.invoices, conf.collect_company, conf.collect_address, conf.tax_code),
         )
         worker = StripeWorker(self.inbox, sync, self.customers, counter.handled)
         sweeper = Sweeper(self._db, gateway, self.inbox, self.purchases, sync)
         checkout = Checkout(self.purchases, self.customers, gateway, sync, terms)
-        recharger = RechargeWorker(self.recharges, self.purchases, Accounts(self._db), gateway, sync, checkout)
+        tax_code = conf.tax_code if conf.automatic_tax else None
+        accounts = Accounts(self._db)
+        recharger = RechargeWorker(self.recharges, self.purchases, accounts, gateway, sync, checkout, tax_code)
         return StripeParts(
             gateway,
             sync,
@@ -313,7 +316,8 @@ def notice_queue(settings: Settings, database: Database) -> NoticeQueue:
 
 def offers_of(settings: Settings) -> list[Offer]:
     """Every package as it is sold now."""
-    return [offer(one.code, one.usd, one.bonus_percent, one.bonus_expires_days) for one in settings.packages]
+    made = [offer(one.code, one.usd, one.bonus_percent, one.bonus_expires_days) for one in settings.packages]
+    return [one._replace(taxed=settings.stripe.automatic_tax) for one in made]
 
 
 def most_cents(purchases: Purchases) -> int:

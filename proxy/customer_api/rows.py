@@ -106,6 +106,7 @@ def purchase_row(purchase: Purchase) -> dict[str, Any]:
         "millicredits": str(total),
         "credits": display_credits(total),
         "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.stripe_charge_id else None,
+        "invoicePath": f"/api/billing/purchases/{purchase.id}/invoice" if purchase.invoice_id else None,
         "createdAt": iso_time(purchase.created_at),
         "creditedAt": iso_time(purchase.credited_at) if purchase.credited_at else None,
     }

@@ -4,6 +4,7 @@ Pure: the same statement is the same bytes.
 """
 
 import io
+import logging
 import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
@@ -13,8 +14,9 @@ from reportlab.lib import colors
 from reportlab.lib.pagesizes import A4
 from reportlab.lib.styles import getSampleStyleSheet
 from reportlab.lib.units import mm
+from reportlab.lib.utils import ImageReader
 from reportlab.pdfbase.pdfmetrics import stringWidth
-from reportlab.platypus import CondPageBreak, Flowable, Paragraph, SimpleDocTemplate, Spacer, Table
+from reportlab.platypus import CondPageBreak, Flowable, Image, Paragraph, SimpleDocTemplate, Spacer, Table
 
 from billing.accounting.statements import Statement, StatementEntry, StatementPurchase, StatementUsage
 from billing.money.amounts import written_usd
@@ -24,7 +26,10 @@ from proxy.customer_api.lettering.any_script import AnyScript
 from proxy.customer_api.lettering.faces import Faces
 from proxy.customer_api.statement_csv import date_of, title_of
 
+log = logging.getLogger("tollkeeper.statements")
+
 MARGIN = 15 * mm
+LOGO_WIDTH, LOGO_HEIGHT = 60 * mm, 18 * mm
 PADDING = 3
 STYLES = getSampleStyleSheet()
 SMALL = STYLES["BodyText"].clone("small", fontSize=8, leading=9.5, spaceBefore=0, spaceAfter=0)
@@ -49,8 +54,8 @@ class StatementTable(NamedTuple):
     totals: list[Any]
 
 
-def statement_pdf(statement: Statement, seller: Seller) -> bytes:
-    """A4, paged; reportlab's `invariant` leaves out times and random ids."""
+def statement_pdf(statement: Statement, seller: Seller, logo: bytes = b"") -> bytes:
+    """A4, paged; reportlab's `invariant` leaves out times and random ids. `logo`: a PNG or JPEG, b"" for none."""
     out, faces = io.BytesIO(), Faces()
     document = SimpleDocTemplate(
         out,
@@ -64,7 +69,7 @@ def statement_pdf(statement: Statement, seller: Seller) -> bytes:
         bottomMargin=MARGIN,
     )
     sold_by = [seller.name, *seller.address, *([f"Tax id: {seller.tax_id}"] if seller.tax_id else [])]
-    story: list[Any] = [_text(line, faces) for line in sold_by if line]
+    story: list[Any] = [*_logo(logo), *(_text(line, faces) for line in sold_by if line)]
     story += [Paragraph(f"Statement {statement.month}", STYLES["Title"])]
     story += [_text(f"{statement.name} ({statement.account_id})", faces), _text(ABOUT, faces)]
     for table in (
@@ -84,6 +89,19 @@ def statement_pdf(statement: Statement, seller: Seller) -> bytes:
 
     document.build(story, onFirstPage=foot, onLaterPages=foot)
     return out.getvalue()
+
+
+def _logo(picture: bytes) -> list[Flowable]:
+    """Set a picture at the left, no larger than its room; what is none is left out."""
+    if not picture:
+        return []
+    try:
+        width, height = ImageReader(io.BytesIO(picture)).getSize()
+    except (OSError, ValueError):
+        log.warning("seller.logo_file is no PNG or JPEG: statements have no logo")
+        return []
+    scale = min(LOGO_WIDTH / width, LOGO_HEIGHT / height)
+    return [Image(io.BytesIO(picture), width * scale, height * scale, hAlign="LEFT"), Spacer(1, 2 * mm)]
 
 
 def _balance(statement: Statement) -> StatementTable:
