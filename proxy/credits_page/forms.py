@@ -63,9 +63,9 @@ class CreditsForms:
 
     def _offer(self, form: FormData) -> Offer | None:
         """Return the package, or the credits for the amount, that a form names. Raises Rejection."""
-        amount = str(form.get("usd", "")).strip()
-        if not amount:
-            return self.money.offer(str(form.get("package", "")))
+        package, amount = str(form.get("package", "")), str(form.get("usd", "")).strip()
+        if package or not amount:
+            return self.money.offer(package)
         plain = amount.replace(",", "") if GROUPED.fullmatch(amount) else amount
         return offer_for_usd(self.money.settings.purchases, plain)
 

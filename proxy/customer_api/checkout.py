@@ -36,7 +36,7 @@ log = logging.getLogger("tollkeeper.stripe")
 
 
 class CheckoutRequest(msgspec.Struct, rename="camel", frozen=True):
-    """Body of a purchase: a package, or an amount of dollars. What that brings is ours to say, and ignored in here."""
+    """Body of a purchase: a package, or else an amount of dollars. What it brings is ours to say, and ignored here."""
 
     package_code: str | None = None
     usd: str | None = None
@@ -89,11 +89,11 @@ class CheckoutApi:
 
     def _offer(self, asked: CheckoutRequest) -> Offer:
         """Return what is to be bought, as it is sold now. Raises Rejection."""
-        if (asked.package_code is None) == (asked.usd is None):
-            raise invalid("Name a `packageCode` or an amount in `usd`, and not both.", "packageCode")
-        if asked.usd is not None:
+        if asked.package_code is None:
+            if asked.usd is None:
+                raise invalid("Name a `packageCode` or an amount in `usd`.", "packageCode")
             return offer_for_usd(self.money.settings.purchases, asked.usd)
-        offer = self.money.offer(asked.package_code or "")
+        offer = self.money.offer(asked.package_code)
         if offer is None:
             raise invalid(
                 "There is no package of that code; `packages` of GET /api/billing/me lists them.", "packageCode"

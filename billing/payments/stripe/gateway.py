@@ -79,7 +79,7 @@ class DueTax(NamedTuple):
 
 
 class PageOptions(NamedTuple):
-    """What a payment page asks a buyer for and makes of it, beside the payment.
+    """The things that a payment page asks a buyer for and makes, beside the payment.
 
     `invoices`: Stripe's numbered invoice; `company`: the company's name and tax id; `address`: always the billing
     address; `tax_code` of what is sold ("": the account's own).

@@ -63,7 +63,8 @@ def test_a_code_is_made_listed_and_ended_with_the_reasons_in_the_audit_log(
     assert row["state"] == "ended"
     assert server.run("audit", "export", "audit.jsonl").returncode == 0
     rows = [json.loads(line) for line in (server.folder / "audit.jsonl").read_text().splitlines()]
-    found = [(row["action"], row["reason"]) for row in rows if row["action"].startswith("promos.")]
+    about = [row for row in rows if row["action"].startswith("promos.") and "API-1" in row["subject"] + row["reason"]]
+    found = [(row["action"], row["reason"]) for row in about]
     assert found == [
         ("promos.add", "the campaign"),
         ("promos.redeem", "Promo code API-1"),
