@@ -32,7 +32,7 @@ from tests.support.servers import (
 pytestmark = pytest.mark.served
 
 LEDGER_KEYS = {
-    "id", "kind", "amountMillicredits", "debitAccount", "creditAccount", "referenceType", "referenceId", "purchaseId", "actor", "reason", "createdAt"
+    "id", "kind", "amountMillicredits", "debitAccount", "creditAccount", "referenceType", "referenceId", "purchaseId", "actor", "reason", "createdAt", "expiresAt", "reasonShown"
 }  # fmt: skip
 USAGE_KEYS = {
     "requestId", "keyId", "endpoint", "model", "serviceTier", "stream", "inputTokens", "outputTokens", "cachedTokens", "cacheWriteTokens",
@@ -110,6 +110,7 @@ def test_an_account_from_its_creation_to_its_first_booked_request(running: Tollk
         "heldMillicredits": "0",
         "postedMillicredits": "12495",
         "unflushedMillicredits": "0",
+        "expiringCredits": [],
     }
     (listed,) = [row for row in running.cli("account", "list")["data"] if row["accountId"] == account]
     assert listed.keys() == {"accountId", "name", "status", "postedMillicredits", "createdAt", *said}
