@@ -25,6 +25,7 @@ PAGES = [
     "/admin/flags",
     "/admin/rates",
     "/admin/plans",
+    "/admin/promos",
     "/admin/upstreams",
     "/admin/reconciliation",
     "/admin/events",
@@ -132,7 +133,17 @@ def test_a_viewer_sees_everything_it_may_and_no_form(
 ) -> None:
     page = enter(visits.window(), town, keys["viewer"])
     expect(page.get_by_role("navigation", name="Sections").get_by_role("link")).to_have_text(
-        ["Overview", "Flags", "Rate cards", "Price plans", "Upstreams", "Reconciliation", "Events", "Webhooks"]
+        [
+            "Overview",
+            "Flags",
+            "Rate cards",
+            "Price plans",
+            "Promo codes",
+            "Upstreams",
+            "Reconciliation",
+            "Events",
+            "Webhooks",
+        ]
     )
     for path in (*PAGES[:-1], f"/admin/accounts/{buyer.account_id}", f"/admin/accounts/{buyer.account_id}/access"):
         page.goto(town.server.url + path)
