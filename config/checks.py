@@ -15,6 +15,8 @@ from config.upstreams import find_upstream_problems, is_plain_url
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
 REDIS_SCHEMES = ("redis", "rediss", "unix")
+AMOUNT = "amount"
+"""Stands for a package where the buyer named the amount."""
 
 
 def check_combinations(settings: Settings, where: str) -> None:
@@ -202,17 +204,6 @@ def _check_tier(settings: Settings, where: str) -> Iterator[ConfigError]:
         )
 
 
-def _check_recharge(settings: Settings, where: str) -> Iterator[ConfigError]:
-    if settings.billing.auto_recharge and settings.stripe.automatic_tax:
-        yield ConfigError(
-            where,
-            "billing.auto_recharge",
-            "nobody computes the tax of a payment that is made by itself, "
-            "and stripe.automatic_tax says that tax is due",
-            "leave one of them off",
-        )
-
-
 def _check_markup(settings: Settings, where: str) -> Iterator[ConfigError]:
     if not Fraction(settings.billing.markup):
         yield ConfigError(
@@ -254,6 +245,46 @@ def _check_app(settings: Settings, where: str) -> Iterator[ConfigError]:
             yield ConfigError(where, f"app.{name}", reason, "choose one with a contrast of 4.5 to 1 or more")
 
 
+def _check_any_amount(settings: Settings, where: str) -> Iterator[ConfigError]:
+    sold = settings.purchases
+    least, most, price = (
+        Fraction(text) for text in (sold.amount_min_usd, sold.amount_max_usd, sold.usd_per_1000_credits)
+    )
+    if not most:
+        return
+    if not 0 < least <= most or (least * 100).denominator != 1 or (most * 100).denominator != 1 or most >= 10**6:
+        yield ConfigError(
+            where,
+            "purchases.amount_min_usd",
+            "and purchases.amount_max_usd are no range of whole cents below a million dollars",
+            'write "5" and "500", or "0" for the second to sell packages only',
+        )
+    if not 0 < price <= 1:
+        yield ConfigError(
+            where,
+            "purchases.usd_per_1000_credits",
+            "is not above 0 and at most 1: 1,000 credits are worth a dollar wherever they are spent",
+            "raise billing.markup to earn more",
+        )
+    if any(package.code == AMOUNT for package in settings.packages):
+        yield ConfigError(where, "packages", f"{AMOUNT!r} names purchases of any amount", "rename that package")
+
+
+def _check_welcome(settings: Settings, where: str) -> Iterator[ConfigError]:
+    given = Fraction(settings.credits.welcome_credits) * 1_000
+    if given.denominator != 1:
+        yield ConfigError(
+            where, "credits.welcome_credits", "is finer than a millicredit", "write at most three decimal places"
+        )
+    elif given > settings.admin.welcome_credits_a_day * 1_000:
+        yield ConfigError(
+            where,
+            "credits.welcome_credits",
+            "is more than admin.welcome_credits_a_day, so nobody would get them",
+            "raise that one, or lower this",
+        )
+
+
 Check = Callable[[Settings, str], Iterator[ConfigError]]
 CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_workers, ("listen.workers", "redis.url")),
@@ -266,10 +297,14 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_database, ("database.url",)),
     (_check_redis, ("redis.url",)),
     (_check_tier, ("billing.service_tier", "billing.allowed_service_tiers")),
-    (_check_recharge, ("billing.auto_recharge", "stripe.automatic_tax")),
     (_check_markup, ("billing.markup",)),
     (_check_packages, ("packages",)),
     (_check_app, ("app",)),
+    (
+        _check_any_amount,
+        ("purchases.amount_min_usd", "purchases.amount_max_usd", "purchases.usd_per_1000_credits", "packages"),
+    ),
+    (_check_welcome, ("credits.welcome_credits", "admin.welcome_credits_a_day")),
     (find_upstream_problems, ("upstreams",)),
 )
 """Each check, and the keys that it reads."""

@@ -178,6 +178,17 @@ class Purchases(Section, frozen=True):
     top_up_url: str = "/credits"
     auto_recharge_monthly_usd: Decimalish = "1000"
     max_auto_recharges_per_hour: Positive = 6
+    amount_min_usd: Decimalish = "0"
+    amount_max_usd: Decimalish = "0"
+    usd_per_1000_credits: Decimalish = "1"
+
+
+class Credits(Section, frozen=True):
+    """Credits that are given: by rule to new accounts, and for a time."""
+
+    welcome_credits: Decimalish = "0"
+    welcome_days: Annotated[int, msgspec.Meta(ge=0, le=3_650)] = 0
+    announce_expiry_days: Annotated[int, msgspec.Meta(ge=0, le=365)] = 7
 
 
 class Seller(Section, frozen=True):
@@ -232,11 +243,12 @@ class Limits(Section, frozen=True):
 
 
 class Package(Section, frozen=True):
-    """A credit package on sale: USD in, credits out (paid part plus bonus per cent)."""
+    """A credit package on sale: USD in, credits out (paid part plus bonus per cent; the bonus may expire)."""
 
     code: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9-]{1,32}$")]
     usd: Decimalish
     bonus_percent: Decimalish = "0"
+    bonus_expires_days: Annotated[int, msgspec.Meta(ge=0, le=3_650)] = 0
 
 
 class Stripe(Section, frozen=True):
@@ -250,6 +262,10 @@ class Stripe(Section, frozen=True):
     api_base: str = ""
     checkout_domain: Annotated[str, msgspec.Meta(pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)+)?$")] = ""
     automatic_tax: bool = False
+    tax_code: Annotated[str, msgspec.Meta(pattern=r"^(txcd_[0-9]{8})?$")] = ""
+    invoices: bool = False
+    collect_company: bool = False
+    collect_address: bool = False
     max_checkouts_per_hour: NotNegative = 20
     block_after_lost_disputes: NotNegative = 0
 
@@ -359,6 +375,7 @@ class Settings(Section, frozen=True):
     billing: Billing = Billing()
     storage: Storage = Storage()
     purchases: Purchases = Purchases()
+    credits: Credits = Credits()
     seller: Seller = Seller()
     app: App = App()
     holds: Holds = Holds()
@@ -383,6 +400,7 @@ LIVE_SECTIONS = (
     "billing",
     "storage",
     "purchases",
+    "credits",
     "seller",
     "app",
     "holds",

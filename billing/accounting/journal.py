@@ -6,7 +6,8 @@
     dispute       the same against `disputes`, which Stripe's movements clear:  Dr disputes         Cr cash
     fees          Dr fees                  Cr cash
     usage cost    Dr cogs                  Cr payable:openai
-    free credits  Dr promo (memo)          Cr promo granted (memo)      at face value; they never become revenue
+    free credits  Dr promo (memo)          Cr promo granted (memo)      at face value; they never become revenue (and
+                  back when they expire: those that do are spent before all others)
     by hand       the other way, free credits first; of paid ones Dr deferred revenue   Cr adjustments: no usage
 
 The figures of a day follow from all that was booked up to its end, in days of UTC: an export can be repeated, and a
@@ -32,6 +33,7 @@ from billing.accounting.journal_source import (
     owners_of_claims,
 )
 from billing.ledger.summaries.usage_days import since_day
+from billing.money.credits.expiring import ExpiringLot, mark_of, spend, total_of
 from billing.money.errors import InvariantBroken
 from billing.money.postings import CASH, COGS, DISPUTES, FEES, PLATFORM_LOSS, REVENUE, TAX
 from billing.money.revenue_recognition import Lot, Position, Span, position, shrink, withdraw_free
@@ -50,10 +52,11 @@ PROMO_GRANTED = "promo granted (memo)"
 NOWHERE = Position(0, 0, 0, 0, 0)
 PURCHASE_KINDS = ("purchase", "purchase_bonus")
 CLAIM_KINDS = ("refund", "refund_bonus", "dispute", "dispute_bonus")
+FREE_KINDS = ("purchase_bonus", "refund_bonus", "dispute_bonus", "adjustment", "expiry")
 
 
-State = tuple[list[tuple[str, int, int]], int, list[tuple[int, int]]]
-"""An account's books as they are kept: lots, what was consumed, which parts of it by hand."""
+State = tuple[list[tuple[str, int, int]], int, list[tuple[int, int]], list[tuple[str, int, int]]]
+"""An account's books as they are kept: lots, what was consumed, which parts of it by hand, lots that expire."""
 
 
 class JournalLine(NamedTuple):
@@ -102,37 +105,71 @@ class DayBooks(NamedTuple):
 
 @dataclass(slots=True)
 class AccountBooks:
-    """One customer's lots and consumption so far."""
+    """One customer's lots and consumption so far.
+
+    `expiring` are free credits that expire, spent before all others; `consumed` is what they did not cover.
+    """
 
     lots: list[Lot] = field(default_factory=list)
     consumed: int = 0
     by_hand: list[Span] = field(default_factory=list)
     at: Position = NOWHERE
+    expiring: list[ExpiringLot] = field(default_factory=list)
 
     @classmethod
     def read(cls, state: str | None) -> "AccountBooks":
         """Return what `written` wrote; None: an account that nothing has touched."""
         found = cls()
         if state is not None:
-            lots, found.consumed, by_hand = msgspec.json.decode(state, type=State)
+            lots, found.consumed, by_hand, expiring = msgspec.json.decode(state, type=State)
             found.lots, found.by_hand = [Lot(*lot) for lot in lots], [Span(*span) for span in by_hand]
+            found.expiring = [ExpiringLot(*lot) for lot in expiring]
             found.move()
         return found
 
     def written(self) -> str:
         """Return all of it as JSON."""
-        return msgspec.json.encode((self.lots, self.consumed, self.by_hand)).decode()
+        return msgspec.json.encode((self.lots, self.consumed, self.by_hand, self.expiring)).decode()
 
     def follow(self, movements: Iterable[CustomerMovement], owners: dict[str, str]) -> None:
         """Bring it up to date with what touched it."""
         for movement in sorted(movements, key=order_within_days):
             _apply(self, movement, owners)
-        self.move()
+            self.move()
 
     def move(self) -> Position:
         """Bring the position up to date; return what it was."""
         before, self.at = self.at, position(self.lots, self.consumed, self.by_hand)
+        covered = min(self.at.overdrawn, total_of(self.expiring))
+        if covered:  # what was overdrawn is made up for by credits that expire before it is by paid ones
+            self.expiring, _ = spend(self.expiring, covered)
+            self.consumed -= covered
+            self.by_hand = [part._replace(end=min(part.end, self.consumed)) for part in self.by_hand]
+            self.at = position(self.lots, self.consumed, self.by_hand)
+        self.at = self.at._replace(outstanding=self.at.outstanding + total_of(self.expiring))
         return before
+
+    def use(self, amount: int) -> None:
+        """Spend credits on requests."""
+        self.expiring, rest = spend(self.expiring, amount)
+        self.consumed += rest
+
+    def take_away(self, amount: int) -> None:
+        """Take credits by hand: of what expires first, then of what else is free, then of what was paid for."""
+        self.expiring, rest = spend(self.expiring, amount)
+        self.lots, rest = withdraw_free(self.lots, rest, self.consumed)
+        self.by_hand.append(Span(self.consumed, self.consumed + rest))
+        self.consumed += rest
+
+    def change_lot(self, lot_id: str, effect: int) -> int:
+        """Take from one expiring lot, or give back to it; return what it could not give."""
+        rest, found = -effect, list[ExpiringLot]()
+        for lot in self.expiring:
+            taken = min(rest, lot.remaining) if lot.lot_id == lot_id else 0
+            rest -= taken
+            found.append(lot._replace(remaining=lot.remaining - taken))
+        self.expiring = found
+        return rest
 
 
 @dataclass(slots=True)
@@ -231,7 +268,13 @@ def order_within_days(movement: CustomerMovement) -> tuple[int, int]:
 def _apply(account: AccountBooks, movement: CustomerMovement, owners: dict[str, str]) -> None:
     kind, effect = movement.kind, movement.effect
     if kind == "usage":
-        account.consumed -= effect
+        account.use(-effect)
+    elif movement.expires_at is not None:
+        account.expiring.append(ExpiringLot(f"{kind}:{movement.reference}", effect, movement.expires_at))
+    elif kind == "expiry":
+        mark = movement.reference.rpartition(":")[0]
+        lot = next((one.lot_id for one in account.expiring if mark_of(one.lot_id) == mark), "")
+        account.take_away(account.change_lot(lot, effect))
     elif kind in PURCHASE_KINDS:
         paid = effect if kind == "purchase" else 0
         if any(lot.lot_id == movement.reference for lot in account.lots):
@@ -239,21 +282,27 @@ def _apply(account: AccountBooks, movement: CustomerMovement, owners: dict[str, 
         else:
             account.lots.append(Lot(movement.reference, effect, paid))
     elif kind in CLAIM_KINDS:
-        purchase = owners[movement.reference.rpartition(":")[0]]
-        account.lots = shrink(account.lots, purchase, -effect, 0 if kind.endswith("_bonus") else -effect)
+        _take_back(account, kind, owners[movement.reference.rpartition(":")[0]], effect)
     elif effect > 0:
         account.lots.append(Lot(movement.reference, effect, 0))
     else:
-        account.lots, rest = withdraw_free(account.lots, -effect, account.consumed)
-        account.by_hand.append(Span(account.consumed, account.consumed + rest))
-        account.consumed += rest
+        account.take_away(-effect)
+
+
+def _take_back(account: AccountBooks, kind: str, purchase: str, effect: int) -> None:
+    """Apply a refund or dispute to what its purchase gave; of a bonus that expires to that."""
+    bonus = f"purchase_bonus:{purchase}"
+    if kind.endswith("_bonus") and any(lot.lot_id == bonus for lot in account.expiring):
+        account.consumed += account.change_lot(bonus, effect)  # what was spent of it falls on other lots
+    else:
+        account.lots = shrink(account.lots, purchase, -effect, 0 if kind.endswith("_bonus") else -effect)
 
 
 def _recognise(lines: defaultdict[str, int], movement: CustomerMovement, before: Position, after: Position) -> int:
     """Add the journal lines of one movement; return the revenue that it recognised."""
     revenue, deferred = after.recognised - before.recognised, after.deferred - before.deferred
     adjusted = after.adjusted - before.adjusted
-    free = movement.effect if movement.kind in ("purchase_bonus", "refund_bonus", "dispute_bonus", "adjustment") else 0
+    free = movement.effect if movement.kind in FREE_KINDS else 0
     _post(
         lines, PROMO_MEMO, PROMO_GRANTED, free + adjusted
     )  # what was taken by hand and turns out to be paid for was not free

@@ -33,6 +33,7 @@ class CustomerMovement(NamedTuple):
     kind: str
     reference: str
     effect: int
+    expires_at: int | None = None
 
 
 class BookedDays(NamedTuple):
@@ -184,6 +185,7 @@ def moves(days: BookedDays) -> Any:
             transfers.c.kind,
             transfers.c.reference_id,
             (transfers.c.amount_millicredits * literal(sign)).label("effect"),
+            transfers.c.expires_at,
         )
         found.append(select(*fields).where(*touched))
     return union_all(*found)
@@ -212,7 +214,7 @@ def _of_usage(row: Row[Any]) -> CustomerMovement:
 
 def _of_move(row: Row[Any]) -> CustomerMovement:
     day = int(row.created_at) // DAY_MS
-    return CustomerMovement(day, row.account_id, row.kind, row.reference_id, int(row.effect))
+    return CustomerMovement(day, row.account_id, row.kind, row.reference_id, int(row.effect), row.expires_at)
 
 
 def _sum(column: ColumnElement[int]) -> ColumnElement[int]:

@@ -86,6 +86,14 @@ SELECT u.charge_id, u.account_id, t.debit_account, t.amount_millicredits FROM us
 JOIN transfers t ON t.kind = 'usage' AND t.reference_id = u.charge_id
 WHERE t.debit_account <> 'customer:' || u.account_id
 """
+EXPIRED_VS_TRANSFERS = """
+SELECT account_id, sum(booked), sum(expired) FROM (
+    SELECT substr(debit_account, 10) AS account_id, amount_millicredits AS booked, 0 AS expired FROM transfers
+     WHERE kind = 'expiry'
+    UNION ALL
+    SELECT account_id, 0, expired_millicredits FROM expiring_lots WHERE expired_millicredits > 0
+) AS both_sides GROUP BY account_id HAVING sum(booked) <> sum(expired)
+"""
 UNPOSTED = text(
     "SELECT account_id, sequence, delta_millicredits FROM outbox WHERE account_id IN :ids AND sequence > :lowest"
 ).bindparams(bindparam("ids", expanding=True))
@@ -162,6 +170,8 @@ async def check_ledger(database: Database) -> list[Finding]:
         findings += await _parts(connection)
         moved = (await connection.execute(text(OF_ANOTHER_ACCOUNT))).all()
         findings += await check_sums(connection)
+        expired = (await connection.execute(text(EXPIRED_VS_TRANSFERS))).all()
+    findings += [Finding("expired credits of lots vs transfers", row[0], int(row[1]), int(row[2])) for row in expired]
     for charge, account, debited, amount in moved:
         findings.append(
             Finding(

@@ -69,6 +69,7 @@ class _BookedClaim(NamedTuple):
     tax_cents: int
     paid_millicredits: int
     bonus_millicredits: int
+    bonus_expired: int
 
 
 CLAIM_FIELDS, PURCHASE_FIELDS = _BookedClaim._fields[:9], _BookedClaim._fields[9:]
@@ -139,7 +140,7 @@ def _shares(group: Sequence[_BookedClaim]) -> list[Parts]:
     if first.state != "credited":
         return [Parts()] * len(group)
     tax = first.tax_cents * MILLICREDITS_PER_CENT
-    whole = Whole(first.total_cents, first.paid_millicredits, first.bonus_millicredits, tax)
+    whole = Whole(first.total_cents, first.paid_millicredits, first.bonus_millicredits, tax, first.bonus_expired)
     return allocate(whole, [Claim(row.id, row.kind, row.amount_cents, row.counts, row.lost) for row in group])
 
 

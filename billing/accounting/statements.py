@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from sqlalchemy import ColumnElement, Select, Table, func, literal, select, union_all
+from sqlalchemy import ColumnElement, Select, Table, and_, case, func, literal, select, union_all
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.summaries.usage_days import DAY_MS, since_day
@@ -23,6 +23,13 @@ from billing.storage.tables.summaries import usage_days
 UNKNOWN = "unknown"
 RETURNING = ("refund", "refund_tax", "refund_loss", "dispute", "dispute_tax", "dispute_loss")
 """Bookings that move a buyer's money: back to the buyer when they credit `cash` or `disputes`."""
+NAMED_KIND = case(
+    (and_(transfers.c.kind == "adjustment", transfers.c.reference_type != "grant"), transfers.c.reference_type),
+    else_=transfers.c.kind,
+)
+"""What a booking is called: credits that were given by rule or for a code by what gave them."""
+SHOWN_REASON = case((transfers.c.reason_shown, transfers.c.reason), else_="")
+"""Why something was booked, where the customer may read it."""
 MONTH = re.compile(r"(20[0-9]{2})-(0[1-9]|1[0-2])")
 
 
@@ -211,7 +218,8 @@ def _moves(who: str, *conditions: ColumnElement[bool]) -> Select[Any]:
 
     Each side by its own index, and no row of a charge is read.
     """
-    fields = (transfers.c.id, transfers.c.created_at, transfers.c.kind, transfers.c.reference_id, transfers.c.reason)
+    named, shown = NAMED_KIND.label("kind"), SHOWN_REASON.label("reason")
+    fields = (transfers.c.id, transfers.c.created_at, named, transfers.c.reference_id, shown)
     amount = transfers.c.amount_millicredits
     sides = [
         select(*fields, (sign * amount).label("effect")).where(side == who, MOVES, *conditions)

@@ -6,7 +6,7 @@ and leave the books as they are.
 """
 
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -93,6 +93,8 @@ class OpenedAccount(NamedTuple):
     secret: str | None
 
 
+OnMade = Callable[[AsyncConnection, str], Awaitable[None]]
+"""What else is done for a new account (its id), in the transaction that makes it."""
 STATUS = case((accounts.c.closed_at.is_not(None), "closed"), else_=accounts.c.status).label("status")
 """An account's status in words: active, blocked, closed."""
 
@@ -114,11 +116,13 @@ class Accounts:
         """Make an account with a zero balance; return its id. `who`: the admin for the audit log."""
         return (await self.open(AccountDetails(name), None, who)).account.id
 
-    async def open(self, details: AccountDetails, rules: KeyRules | None, who: Who | None = None) -> OpenedAccount:
+    async def open(
+        self, details: AccountDetails, rules: KeyRules | None, who: Who | None = None, also: OnMade | None = None
+    ) -> OpenedAccount:
         """Make an account with a zero balance, and with `rules` its first key, all or nothing.
 
         Safe to repeat and under races where the details have an external id: the account that has it is returned as
-        it is, without a key. Raises InvalidDetails.
+        it is, without a key. `also` is done in the same transaction where one was made. Raises InvalidDetails.
         """
         kept = checked_details(details)
         account_id, key_id, secret = "acct_" + secrets.token_hex(12), None, None
@@ -132,6 +136,8 @@ class Accounts:
                 await record_change(connection, who, Change("account.create", account_id, None, {"fields": named}))
                 if rules is not None:
                     key_id, secret = await insert_key(connection, account_id, rules, NO_DETAILS, who)
+                if also is not None:
+                    await also(connection, account_id)
             same = accounts.c.id == account_id if made.rowcount == 1 else accounts.c.external_id == kept["external_id"]
             row = (await connection.execute(account_rows().where(same))).one()
         return OpenedAccount(AccountRow(*row), made.rowcount == 1, key_id, secret)

@@ -15,18 +15,28 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Check, Who, record_change
+from billing.ledger.credits.grants import book_grant
+from billing.ledger.credits.lots import LotRow, expiring_of
 from billing.ledger.events.kinds import BY_CHOICE
 from billing.ledger.notices import NoticeQueue
-from billing.ledger.recharge_blocks import use_up_crossing
 from billing.ledger.summaries.reading import Whose, asked_sums
 from billing.ledger.summaries.usage_days import DAY_MS, add_to_days
-from billing.ledger.transfers import TransferRow, change_balance, insert_once, transfer_values
+from billing.ledger.transfers import TransferRow, charge_values
 from billing.ledger.usage_rows import HAS_USER, UsageFilters, charged_notices, of_account, usage_values
 from billing.money.amounts import Millicredits, millicredits
 from billing.money.errors import AccountNotFound, InvariantBroken, NotBooked
 from billing.money.holds import Budget, Entry, HoldRequest
 from billing.money.model_rates import fits_any
-from billing.money.postings import CUSTOMER, Posting, charge_postings, customer, effect_on, grant_posting
+from billing.money.postings import (
+    CUSTOMER,
+    PLAIN,
+    GrantTerms,
+    Posting,
+    charge_postings,
+    customer,
+    effect_on,
+    grant_posting,
+)
 from billing.money.spend_periods import period_start_ms
 from billing.money.usage_record import UsageRecord, UsageRow, decode_record
 from billing.storage.bulk import add_to_each, insert_all, insert_new
@@ -77,7 +87,8 @@ class Ledger:
         `on_booked` is told of every charge that this object books, once, after its commit; `notices` take those charges
         for whoever listens to them.
         """
-        self._db, self._on_booked, self._notices = database, on_booked, notices
+        self.database = self._db = database
+        self._on_booked, self._notices = on_booked, notices
 
     @property
     def lanes(self) -> int:
@@ -187,21 +198,20 @@ class Ledger:
         reason: str,
         who: Who | None = None,
         check: Check | None = None,
+        terms: GrantTerms = PLAIN,
     ) -> bool:
         """Move an admin's money through the ledger and the outbox; False when `reference_id` was booked before.
 
-        `who` for the audit log; `check` may raise to stop it. Raises AccountNotFound, and ReferenceTaken when what was
-        booked under it is something else.
+        `who` for the audit log; `check` may raise to stop it. What is taken away is taken of what expires first.
+        Raises AccountNotFound, and ReferenceTaken when what was booked under it is something else.
         """
-        created = now_ms()
-        posting = grant_posting(account_id, amount, reference_id, created, actor, reason)
+        posting = grant_posting(account_id, amount, reference_id, now_ms(), actor, reason, terms)
         async with self._db.write() as connection:
-            if not await insert_once(connection, posting):
+            if not await book_grant(connection, posting, account_id, amount):
                 return False
-            await change_balance(connection, account_id, amount, created)
-            if amount < 0:
-                await use_up_crossing(connection, account_id)
-            booked = {"millicredits": str(amount), "reference": reference_id}
+            booked: dict[str, Any] = {"millicredits": str(amount), "reference": reference_id}
+            if terms.expires_at is not None:
+                booked["expiresAtMs"] = terms.expires_at
             await record_change(connection, who, Change("money.grant", account_id, None, booked, reason))
             if check is not None:
                 await check(connection)
@@ -221,19 +231,6 @@ class Ledger:
         )
         return millicredits(int((await connection.execute(query)).scalar_one()))
 
-    async def granted_since(self, connection: AsyncConnection, reference: str, since_ms: int) -> Millicredits:
-        """Return the millicredits granted since a time under references that begin like this, to whatever accounts.
-
-        In the transaction of a grant.
-        """
-        query = select(func.coalesce(func.sum(transfers.c.amount_millicredits), 0)).where(
-            transfers.c.kind == "adjustment",
-            transfers.c.credit_account.startswith(customer("")),
-            transfers.c.reference_id.startswith(reference, autoescape=True),
-            transfers.c.created_at >= since_ms,
-        )
-        return millicredits(int((await connection.execute(query)).scalar_one()))
-
     async def posted(self, account_id: str) -> PostedBalance:
         """Return the account's balance as the ledger has it. Raises AccountNotFound."""
         async with self._db.read() as connection:
@@ -241,6 +238,10 @@ class Ledger:
         if found is None:
             raise AccountNotFound(account_id)
         return PostedBalance(*found)
+
+    async def expiring(self, account_id: str) -> list[LotRow]:
+        """Return what of an account's credits expires, the next first."""
+        return await expiring_of(self._db, account_id)
 
     async def number_of_accounts(self) -> int:
         """Return how many accounts have a balance, be it zero."""
@@ -386,10 +387,11 @@ async def _post(connection: AsyncConnection, postings: Sequence[Posting]) -> Non
     """Insert transfers and move the customers' posted balances, accounts in sorted order so that no two deadlock."""
     if not postings:
         return
-    await insert_all(connection, transfers, [transfer_values(posting) for posting in postings])
+    await insert_all(connection, transfers, [charge_values(posting) for posting in postings])
     effects: dict[str, int] = {}
     for posting in postings:
         if posting.debit.startswith(CUSTOMER):
             account_id = posting.debit.removeprefix(CUSTOMER)
             effects[account_id] = effects.get(account_id, 0) + effect_on(posting.debit, posting)
-    await add_to_each(connection, balances.c.account_id, balances.c.posted_millicredits, effects)
+    taken, more = balances.c.posted_millicredits, balances.c.charged_millicredits
+    await add_to_each(connection, balances.c.account_id, taken, effects, less=more)

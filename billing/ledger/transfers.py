@@ -22,6 +22,7 @@ class TransferRow(NamedTuple):
     """A ledger row as one customer sees it. Amounts in millicredits, `created_at` in Unix milliseconds.
 
     `effect` is signed: what it did to the customer's balance. `purchase_id`: the purchase it belongs to, if any.
+    `reason_shown`: the customer may read the reason; `expires_at`: of the credits that it gave.
     """
 
     id: int
@@ -34,6 +35,8 @@ class TransferRow(NamedTuple):
     created_at: int
     actor: str
     reason: str
+    expires_at: int | None
+    reason_shown: bool
     effect: int
     purchase_id: str | None
 
@@ -96,8 +99,13 @@ async def change_balance(connection: AsyncConnection, account_id: str, amount: i
     )
 
 
-def transfer_values(posting: Posting) -> dict[str, str | int]:
+def transfer_values(posting: Posting) -> dict[str, str | int | None]:
     """Return a posting as the values of a row."""
+    return {**charge_values(posting), "expires_at": posting.expires_at, "reason_shown": posting.reason_shown}
+
+
+def charge_values(posting: Posting) -> dict[str, str | int | None]:
+    """Return a posting of a charge as the values of a row: it gives no credits, and has no reason."""
     return {
         "debit_account": posting.debit,
         "credit_account": posting.credit,

@@ -3,7 +3,7 @@
 Every posting is one debit and one credit of the same amount, so the books balance by construction (I5).
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from billing.money.errors import InvariantBroken
 
@@ -23,7 +23,10 @@ CUSTOMER = "customer:"
 
 
 class Posting(NamedTuple):
-    """One ledger row to be: `amount` millicredits out of `credit`'s pocket into `debit`'s, seen as books see it."""
+    """One ledger row to be: `amount` millicredits out of `credit`'s pocket into `debit`'s, seen as books see it.
+
+    `expires_at` (Unix ms): when the credits that it gives do; `reason_shown`: the customer may read the reason.
+    """
 
     debit: str
     credit: str
@@ -34,6 +37,8 @@ class Posting(NamedTuple):
     created_at: int
     actor: str = "system"
     reason: str = ""
+    expires_at: int | None = None
+    reason_shown: bool = False
 
 
 def customer(account_id: str) -> str:
@@ -63,21 +68,53 @@ def charge_postings(
     return [row for row in rows if row.amount]
 
 
-def grant_posting(account_id: str, amount: int, reference_id: str, created_at: int, actor: str, reason: str) -> Posting:
+class GrantTerms(NamedTuple):
+    """Terms of credits that are given: when they expire (Unix ms), whether customers read why, and what gave them."""
+
+    expires_at: int | None = None
+    reason_shown: bool = False
+    source: Literal["grant", "welcome", "promo"] = "grant"
+
+
+PLAIN = GrantTerms()
+
+
+def grant_posting(
+    account_id: str,
+    amount: int,
+    reference_id: str,
+    created_at: int,
+    actor: str,
+    reason: str,
+    terms: GrantTerms = PLAIN,
+) -> Posting:
     """Return the posting of an admin's grant (or, negative, a correction back): promo ↔ customer."""
     debit, credit = PROMO, customer(account_id)
     if amount < 0:
         debit, credit = credit, debit
-    return Posting(debit, credit, abs(amount), "adjustment", "grant", reference_id, created_at, actor, reason)
+    what = ("adjustment", terms.source, reference_id, created_at, actor, reason)
+    return Posting(debit, credit, abs(amount), *what, terms.expires_at, terms.reason_shown)
+
+
+def expiry_posting(account_id: str, amount: int, reference_id: str, created_at: int) -> Posting:
+    """Return the posting of credits that were given and have expired."""
+    return Posting(customer(account_id), PROMO, amount, "expiry", "expiry", reference_id, created_at)
 
 
 def purchase_postings(
-    purchase_id: str, account_id: str, paid: int, bonus: int, tax: int, created_at: int
+    purchase_id: str,
+    account_id: str,
+    paid: int,
+    bonus: int,
+    tax: int,
+    created_at: int,
+    bonus_expires_at: int | None = None,
 ) -> list[Posting]:
     """Return the postings of a paid package: price and bonus to the customer; tax is owed on, never credited."""
+    given = Posting(PROMO, customer(account_id), bonus, "purchase_bonus", "purchase", purchase_id, created_at)
     rows = [
         Posting(CASH, customer(account_id), paid, "purchase", "purchase", purchase_id, created_at),
-        Posting(PROMO, customer(account_id), bonus, "purchase_bonus", "purchase", purchase_id, created_at),
+        given._replace(expires_at=bonus_expires_at),
         Posting(CASH, TAX, tax, "purchase_tax", "purchase", purchase_id, created_at),
     ]
     if min(paid, bonus, tax) < 0:

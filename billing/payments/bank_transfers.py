@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.accounts import lock_open
 from billing.ledger.audit_log import Change, Who, record_change
-from billing.ledger.transfers import move
+from billing.ledger.credits.grants import book_purchase
 from billing.money.errors import ReferenceTaken
 from billing.money.postings import purchase_postings
 from billing.payments.purchase import Offer
@@ -74,7 +74,7 @@ async def _credit(
     row = await insert_purchase(
         connection, account_id, offer, "transfer", livemode=livemode, save_method=False, key=key
     )
-    await move(connection, purchase_postings(row.id, account_id, offer.paid, offer.bonus, 0, now))
+    await book_purchase(connection, account_id, purchase_postings(row.id, account_id, offer.paid, offer.bonus, 0, now))
     credited: PurchaseChange = {
         "state": "credited",
         "credited_at": now,

@@ -7,7 +7,7 @@ from billing.money.amounts import written_credits
 from billing.money.errors import NotYet, StoreUnavailable, StripeRefused
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import Purchase, PurchaseStore
-from billing.payments.stripe.gateway import Order, StripeGateway
+from billing.payments.stripe.gateway import PLAIN_PAGE, Order, PageOptions, StripeGateway
 from billing.payments.stripe.objects import CheckoutSession
 from billing.payments.stripe.sync import Sync
 from billing.payments.stripe_customers import StripeCustomers
@@ -28,6 +28,7 @@ class CheckoutTerms(NamedTuple):
     automatic_tax: bool
     reuse_ms: int
     hourly_limit: int
+    options: PageOptions = PLAIN_PAGE
 
 
 class Checkout:
@@ -153,6 +154,7 @@ class Checkout:
             cancel_url=terms.cancel_url,
             save_method=purchase.save_method,
             tax=terms.automatic_tax,
+            options=terms.options,
         )
 
 

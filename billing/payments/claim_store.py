@@ -13,6 +13,7 @@ from sqlalchemy import func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change
+from billing.ledger.credits.lots import change_lot
 from billing.ledger.recharge_blocks import WARNED, stop_for_risk, use_up_crossing
 from billing.ledger.transfers import insert_missing, move
 from billing.money.postings import CASH, DISPUTES, FEES, PLATFORM_LOSS, Posting, effect_on, signed
@@ -233,7 +234,7 @@ async def claims_of(connection: AsyncConnection, purchase_id: str) -> list[Claim
 def whole_of(row: Purchase) -> Whole:
     """Return a purchase as sold."""
     tax = row.tax_cents * MILLICREDITS_PER_CENT
-    return Whole(row.total_cents, row.paid_millicredits, row.bonus_millicredits, tax)
+    return Whole(row.total_cents, row.paid_millicredits, row.bonus_millicredits, tax, row.bonus_expired)
 
 
 async def rebook_claims(connection: AsyncConnection, row: Purchase, now: int) -> Rebooked:
@@ -248,6 +249,7 @@ async def rebook_claims(connection: AsyncConnection, row: Purchase, now: int) ->
         postings = claim_postings(claim, parts, row.account_id, version, now)
         if not postings:
             continue
+        await change_lot(connection, "purchase_bonus", row.id, parts.bonus - claim.booked.bonus)
         await move(connection, postings)
         lost -= sum(effect_on(PLATFORM_LOSS, posting) for posting in postings)
         taken[claim.kind] -= parts.paid + parts.bonus - claim.booked.paid - claim.booked.bonus

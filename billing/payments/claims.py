@@ -48,12 +48,13 @@ DISPUTE_LOST = frozenset({"lost", "prevented"})
 
 
 class Whole(NamedTuple):
-    """A purchase as sold: total paid in cents, and its parts in millicredits."""
+    """A purchase as sold: total paid in cents, and its parts in millicredits. `expired`: of the bonus, and gone."""
 
     total_cents: int
     paid: int
     bonus: int
     tax: int
+    expired: int = 0
 
 
 class Parts(NamedTuple):
@@ -107,7 +108,8 @@ def dispute_status(status: str) -> ClaimStatus:
 def share(whole: Whole, cents: int) -> Parts:
     """Return what of the purchase `cents` (cumulative) take back. The whole total takes exactly the whole.
 
-    paid + tax is exactly the cents, tax to the nearest of them; the bonus is rounded down, for the customer.
+    paid + tax is exactly the cents, tax to the nearest of them; the bonus is rounded down, for the customer, and what
+    of it expired is not taken once more.
     """
     sums = whole.paid + whole.tax == whole.total_cents * MILLICREDITS_PER_CENT
     if whole.total_cents < 1 or not sums or whole.tax % MILLICREDITS_PER_CENT:
@@ -115,7 +117,8 @@ def share(whole: Whole, cents: int) -> Parts:
     counted = min(max(cents, 0), whole.total_cents)
     tax_cents = whole.tax // MILLICREDITS_PER_CENT
     tax = (2 * tax_cents * counted + whole.total_cents) // (2 * whole.total_cents) * MILLICREDITS_PER_CENT
-    return Parts(counted * MILLICREDITS_PER_CENT - tax, whole.bonus * counted // whole.total_cents, tax)
+    bonus = min(whole.bonus * counted // whole.total_cents, whole.bonus - whole.expired)
+    return Parts(counted * MILLICREDITS_PER_CENT - tax, bonus, tax)
 
 
 def cents_within(whole: Whole, before: int, left: int) -> int:

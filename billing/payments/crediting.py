@@ -10,7 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.audit_log import Change, Who, record_change
-from billing.ledger.transfers import insert_missing, move
+from billing.ledger.credits.grants import book_purchase
+from billing.ledger.transfers import insert_missing
 from billing.money.postings import CASH, FEES, Posting, purchase_postings, signed
 from billing.payments.claim_store import Applied, book_movements, claims_of, rebook_claims
 from billing.payments.purchase import (
@@ -33,6 +34,8 @@ from billing.payments.purchase_store import (
 from billing.storage.database import Database, now_ms
 from billing.storage.tables.payments import purchases
 
+DAY_MS = 86_400_000
+
 
 class Receipt(NamedTuple):
     """Stripe's further facts about a payment. `fee_id` is the balance transaction of its fee ("" = not known yet).
@@ -46,6 +49,7 @@ class Receipt(NamedTuple):
     fee_id: str = ""
     fee_cents: int = 0
     failure: str = ""
+    invoice_id: str = ""
 
 
 class Crediting:
@@ -160,7 +164,9 @@ async def _credit(
     paid, bonus = parts
     change |= {"credited_at": now, "fee_booked": bool(receipt.fee_id)}
     tax = payment.tax_cents * MILLICREDITS_PER_CENT
-    await move(connection, purchase_postings(row.id, row.account_id, paid, bonus, tax, now))
+    ends = None if row.bonus_days is None else now + row.bonus_days * DAY_MS
+    postings = purchase_postings(row.id, row.account_id, paid, bonus, tax, now, ends)
+    await book_purchase(connection, row.account_id, postings)
     await insert_missing(connection, _fee(receipt, now))
     await book_movements(connection, row.id, now)
     await change_purchase(connection, row, change)
@@ -175,6 +181,8 @@ def _news(row: Purchase, receipt: Receipt) -> PurchaseChange:
         found["payment_intent_id"] = receipt.intent_id
     if receipt.stripe_charge_id and receipt.stripe_charge_id != row.stripe_charge_id:
         found |= {"charge_id": receipt.stripe_charge_id, "receipt_url": receipt.receipt_url}
+    if receipt.invoice_id and receipt.invoice_id != row.invoice_id:
+        found["invoice_id"] = receipt.invoice_id
     return found
 
 

@@ -33,7 +33,7 @@ that the next event, click or sweep takes on: docs/stripe.md has the table.
 from fractions import Fraction
 from typing import Literal, NamedTuple, get_args
 
-from billing.money.amounts import Millicredits, MoneyError, package_credits, parse_usd
+from billing.money.amounts import Millicredits, MoneyError, millicredits, package_credits, parse_usd
 from billing.money.errors import BillingError, StoreUnavailable
 
 State = Literal["created", "open", "processing", "credited", "expired", "failed", "review", "dismissed"]
@@ -44,6 +44,8 @@ PaymentStatus = Literal["open", "processing", "paid", "expired", "failed", "free
 CURRENCY = "usd"
 """A credit is a thousandth of a dollar, so nothing is sold in anything else."""
 MILLICREDITS_PER_CENT = 10_000
+AMOUNT_CODE = "amount"
+"""What stands for a package where the buyer named the amount."""
 UNSETTLED: tuple[State, ...] = ("created", "open", "processing")
 """States in which money may still be on its way."""
 
@@ -60,13 +62,18 @@ NEXT: dict[State, frozenset[State]] = {
 
 
 class Offer(NamedTuple):
-    """A package as sold: what it costs in cents, and the credits of its paid and its bonus part in millicredits."""
+    """A package as sold: what it costs in cents, and the credits of its paid and its bonus part in millicredits.
+
+    `bonus_days`: after which what is left of the bonus expires (None: never); `taxed`: tax comes on top.
+    """
 
     code: str
     currency: str
     price_cents: int
     paid: Millicredits
     bonus: Millicredits
+    bonus_days: int | None = None
+    taxed: bool = False
 
 
 class Sold(NamedTuple):
@@ -99,13 +106,26 @@ class Transition(NamedTuple):
     problem: str = ""
 
 
-def offer(code: str, usd: str, bonus_percent: str) -> Offer:
-    """Return the package of those settings. Raises MoneyError when its price is not whole cents."""
+def offer(code: str, usd: str, bonus_percent: str, bonus_days: int = 0) -> Offer:
+    """Return the package of those settings (0 days: for good). Raises MoneyError when its price is not whole cents."""
     paid, bonus = package_credits(usd, bonus_percent)
     cents = Fraction(paid, MILLICREDITS_PER_CENT)
     if cents.denominator != 1 or cents < 1:
         raise MoneyError(f"the price ${usd} of {code!r} is not a whole number of cents")
-    return Offer(code, CURRENCY, cents.numerator, paid, bonus)
+    return Offer(code, CURRENCY, cents.numerator, paid, bonus, bonus_days or None)
+
+
+def offer_of_amount(cents: int, usd_per_1000: str) -> Offer:
+    """Return the credits that so many cents buy, where 1,000 cost so many dollars; rounded down to the millicredit.
+
+    A credit is worth a thousandth of a dollar wherever it is spent: sold for less, the difference is a bonus, and it is
+    never sold for more (that is what `billing.markup` is for). Raises MoneyError.
+    """
+    price = Fraction(usd_per_1000)
+    if not 0 < price <= 1 or cents < 1:
+        raise MoneyError("1,000 credits cost more than $0 and at most $1")
+    paid = cents * MILLICREDITS_PER_CENT
+    return Offer(AMOUNT_CODE, CURRENCY, cents, millicredits(paid), millicredits(int(Fraction(paid) / price) - paid))
 
 
 class NotAcceptable(BillingError):

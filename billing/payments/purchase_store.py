@@ -61,6 +61,11 @@ class Purchase(msgspec.Struct, frozen=True, kw_only=True):
     created_at: int
     updated_at: int
     credited_at: int | None
+    bonus_days: int | None
+    bonus_expired: int
+    invoice_id: str
+    tax_calculation: str
+    due_tax_cents: int
 
     @property
     def sold(self) -> Sold:
@@ -84,6 +89,8 @@ class PurchaseChange(TypedDict, total=False):
     tax_cents: int
     fee_booked: bool
     credited_at: int
+    bonus_expired: int
+    invoice_id: str
 
 
 class PurchaseStore:
@@ -113,6 +120,7 @@ class PurchaseStore:
                 purchases.c.price_cents == offer.price_cents,
                 purchases.c.paid_millicredits + purchases.c.bonus_millicredits == offer.paid + offer.bonus,
                 purchases.c.save_method == save_method,
+                purchases.c.bonus_days.is_not_distinct_from(offer.bonus_days if offer.bonus else None),
                 purchases.c.livemode == livemode,
                 purchases.c.state.in_(("created", "open")),
                 purchases.c.created_at > now - reuse_ms,
@@ -182,6 +190,19 @@ class PurchaseStore:
                 return False
             await change_purchase(connection, row, {"state": state, "problem": problem})
             return True
+
+    async def record_tax(self, purchase_id: str, calculation: str, tax_cents: int) -> Purchase:
+        """Keep the tax that a payment is going to be asked for with, before it is; the first one stays.
+
+        Returns the row as it is then.
+        """
+        async with self._db.write() as connection:
+            row = await lock_purchase(connection, purchase_id)
+            if not row.tax_calculation:
+                values = {"tax_calculation": calculation, "due_tax_cents": tax_cents}
+                await connection.execute(update(purchases).where(purchases.c.id == purchase_id).values(**values))
+                row = await lock_purchase(connection, purchase_id)
+            return row
 
     async def record_look(self, purchase_id: str) -> None:
         """Keep that Stripe was asked about an unsettled purchase just now: the others come first the next time."""
@@ -282,6 +303,7 @@ async def insert_purchase(
             account_id=account_id,
             origin=origin,
             package_code=offer.code,
+            bonus_days=offer.bonus_days if offer.bonus else None,
             currency=offer.currency,
             price_cents=offer.price_cents,
             paid_millicredits=offer.paid,

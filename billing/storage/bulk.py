@@ -58,14 +58,23 @@ async def add_to(connection: AsyncConnection, table: Table, key: Sequence[str], 
 
 
 async def add_to_each(
-    connection: AsyncConnection, key: Column[str], column: Column[int], amounts: Mapping[str, int]
+    connection: AsyncConnection,
+    key: Column[str],
+    column: Column[int],
+    amounts: Mapping[str, int],
+    *,
+    less: Column[int],
 ) -> None:
-    """Add to a column of rows that are there, by the key of each. Locks are taken in the order of the keys."""
+    """Add to a column of rows that are there, by the key of each, and take the same from another, `less`.
+
+    Locks are taken in the order of the keys.
+    """
     if not amounts:
         return
     table, ordered = key.table, sorted(amounts)
     if connection.dialect.name == "sqlite":
-        statement = update(table).where(key == bindparam("its_key")).values({column: column + bindparam("amount")})
+        values_of = {column: column + bindparam("amount"), less: less - bindparam("amount")}
+        statement = update(table).where(key == bindparam("its_key")).values(values_of)
         await connection.execute(statement, [{"its_key": one, "amount": amounts[one]} for one in ordered])
         return
     # an UPDATE that joins locks in whatever order its plan has
@@ -73,7 +82,8 @@ async def add_to_each(
     these = f"WHERE {key.name} IN (SELECT unnest($1::text::text[]))"
     lock = f'SELECT 1 FROM {table} {these} ORDER BY {key.name} COLLATE "C" FOR NO KEY UPDATE'  # noqa: S608 - our own names
     await connection.exec_driver_sql(lock, (_written(ordered),))
-    change = f"UPDATE {table} SET {column.name} = {column.name} + by.amount"  # noqa: S608 - our own names
+    sums = f"{column.name} = {column.name} + by.amount, {less.name} = {less.name} - by.amount"
+    change = f"UPDATE {table} SET {sums}"  # noqa: S608 - our own names
     of = f"FROM unnest($1::text::text[], $2::text::bigint[]) AS by(its_key, amount) WHERE {key.name} = by.its_key"
     values = (_written(ordered), _written([amounts[one] for one in ordered]))
     await connection.exec_driver_sql(f"{change} {of}", values)

@@ -22,6 +22,7 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.rate_cards import RateCards
 from billing.money.amounts import MoneyError, display_credits, display_usd, millicredits, parse_credits
 from billing.money.errors import AccountNotFound, NotYet, ReferenceTaken, StripeRefused
+from billing.money.postings import GrantTerms
 from billing.payments.purchase import NotAcceptable, NotRefundable, RefundInDoubt, refund_cents
 from billing.payments.stripe.inbox import Inbox
 from billing.storage.database import now_ms
@@ -77,7 +78,15 @@ class AdminActions:
     # -- money ------------------------------------------------------------------------------------
 
     async def move(
-        self, caller: Caller, account_id: str, amount_text: str, reason: str, reference: str, *, adjust: bool
+        self,
+        caller: Caller,
+        account_id: str,
+        amount_text: str,
+        reason: str,
+        reference: str,
+        terms: GrantTerms,
+        *,
+        adjust: bool,
     ) -> dict[str, Any]:
         """Grant credits, or adjust by credits either way. The same reference is booked once. Raises Rejection."""
         try:
@@ -88,6 +97,8 @@ class AdminActions:
             raise invalid(
                 f"`credits` must be {'not 0' if adjust else 'above 0'} and at most {MOST_CREDITS}.", "credits"
             )
+        if amount < 0 and terms.expires_at is not None:
+            raise invalid("Only credits that are given expire: leave `expiresAt` out.", "expiresAt")
         if not caller.may("money.grant_any" if not adjust else "money.adjust"):
             self._within_cap(caller, amount)
         reference = check_text(reference or "grant_" + secrets.token_hex(12), "reference", 80)
@@ -99,7 +110,14 @@ class AdminActions:
 
         try:
             new = await self.ledger.grant(
-                account_id, millicredits(amount), reference, caller.who.actor, check_reason(reason), caller.who, check
+                account_id,
+                millicredits(amount),
+                reference,
+                caller.who.actor,
+                check_reason(reason),
+                caller.who,
+                check,
+                terms,
             )
         except AccountNotFound:
             raise account_missing() from None
@@ -110,6 +128,7 @@ class AdminActions:
             "accountId": account_id,
             "bookedMillicredits": str(amount if new else 0),
             "reference": reference,
+            "expiresAt": iso_time(terms.expires_at) if terms.expires_at is not None else None,
             "postedMillicredits": str(posted.balance),
         }
 

@@ -19,6 +19,7 @@ from billing.accounting.usage_summary import GROUPS
 from billing.ledger.admins import LONGEST_NAME, SERVICE
 from billing.ledger.rate_cards import RateCardError
 from billing.money.errors import AccountClosed, AccountNotFound, ExternalIdTaken, InvalidDetails, KeyNotFound, NotClosed
+from billing.money.postings import GrantTerms
 from billing.payments.stripe.inbox import EventNotFound
 from billing.storage.database import now_ms
 from proxy.admin.accounts.api import AccountsApi, account_refusal
@@ -27,6 +28,7 @@ from proxy.admin.auth import AdminAuth, AdminRoute, Caller, Handler
 from proxy.admin.checked_text import check_reason, check_text
 from proxy.admin.events.api import EventsApi
 from proxy.admin.plans.api import PlansApi
+from proxy.admin.promos.api import PromoCodesApi
 from proxy.admin.request_bodies import (
     ActivationRequest,
     AdminKeyRequest,
@@ -61,6 +63,7 @@ class AdminApi:
     accounts: AccountsApi
     plans: PlansApi
     events: EventsApi
+    promos: PromoCodesApi
 
     def table(self) -> list[AdminRoute]:
         """Every route with the action that a role must be allowed."""
@@ -70,6 +73,7 @@ class AdminApi:
             *self.accounts.table(),
             *self.plans.table(),
             *self.events.table(),
+            *self.promos.table(),
             AdminRoute("POST", f"{account}/grant", "money.grant", self._grant),
             AdminRoute("POST", f"{account}/adjust", "money.adjust", self._adjust),
             AdminRoute("GET", f"{base}/flags", "flags.read", self._flags),
@@ -134,14 +138,17 @@ class AdminApi:
             asked.credits,
             asked.reason,
             _reference(request, asked.reference),
+            GrantTerms(parse_end(asked.expires_at, "expiresAt"), asked.show_reason),
             adjust=False,
         )
         return json_response(done)
 
     async def _adjust(self, request: Request, caller: Caller) -> Response:
         asked = await json_body(request, CreditsRequest)
+        terms = GrantTerms(parse_end(asked.expires_at, "expiresAt"), asked.show_reason)
+        reference = _reference(request, asked.reference)
         done = await self.actions.move(
-            caller, _account_id(request), asked.credits, asked.reason, _reference(request, asked.reference), adjust=True
+            caller, _account_id(request), asked.credits, asked.reason, reference, terms, adjust=True
         )
         return json_response(done)
 

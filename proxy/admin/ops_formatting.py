@@ -68,6 +68,8 @@ DONE = {
     "plan": "The version is kept. Every server follows within 2 seconds.",
     "assign": "The account's prices are set, for requests that begin from now on or from then on.",
     "endpoint": "The endpoint is changed.",
+    "promo": "The code is made.",
+    "promo-end": "The code is ended. Nobody redeems it any more; what it gave stays.",
     "resend": "It is sent again, under the same id.",
     "replay": "The event is handled again now.",
 }

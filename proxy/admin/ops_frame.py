@@ -26,6 +26,7 @@ MENU = (
     ("/admin/flags", "Flags", "flags.read"),
     ("/admin/rates", "Rate cards", "rates.read"),
     ("/admin/plans", "Price plans", "plans.read"),
+    ("/admin/promos", "Promo codes", "promos.read"),
     ("/admin/upstreams", "Upstreams", "overview.read"),
     ("/admin/reconciliation", "Reconciliation", "reconciliation.read"),
     ("/admin/events", "Events", "events.read"),

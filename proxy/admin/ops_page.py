@@ -43,6 +43,7 @@ from proxy.admin.overview.charts import DAYS, FinanceChart, finance_charts
 from proxy.admin.people.pages import PeoplePages
 from proxy.admin.plans.api import PlansApi
 from proxy.admin.plans.pages import PlanPages
+from proxy.admin.promos.pages import PromoPages
 from proxy.admin.rows import account_row, audit_row
 from proxy.admin.sign_in.pages import SignInPages
 from proxy.web.forms import refused_form, session_form
@@ -77,6 +78,7 @@ class OpsPage:
     sign_in: SignInPages
     plans: PlansApi
     events: EventPages
+    promos: PromoPages
     portal: PortalTokens
     public_url: str
 
@@ -96,6 +98,7 @@ class OpsPage:
             AdminRoute("POST", "/admin/rates/activate", "rates.write", self._activate),
             *PlanPages(self.plans).table(),
             *self.events.table(),
+            *self.promos.table(),
             AdminRoute("GET", "/admin/upstreams", "overview.read", self._upstreams),
             AdminRoute("GET", "/admin/reconciliation", "reconciliation.read", self._reconciliation),
             AdminRoute("POST", "/admin/jobs/run", "jobs.run", self._run_job),

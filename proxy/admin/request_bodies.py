@@ -10,11 +10,13 @@ class RequestBody(msgspec.Struct, rename="camel", frozen=True, forbid_unknown_fi
 
 
 class CreditsRequest(RequestBody, frozen=True):
-    """Credits as a decimal string."""
+    """Credits as a decimal string, until when they are good, and whether the customer reads the reason."""
 
     credits: str
     reason: str
     reference: str = ""
+    expires_at: str | None = None
+    show_reason: bool = False
 
 
 class ReasonRequest(RequestBody, frozen=True):

@@ -23,6 +23,7 @@ MAY: Mapping[str, frozenset[Role]] = {
     "reconciliation.read": _PEOPLE,
     "webhooks.read": _PEOPLE,
     "events.read": _PEOPLE | {"service"},
+    "promos.read": _PEOPLE,
     "whoami": _PEOPLE | {"service"},
     # accounts
     "accounts.create": frozenset({"support", "ops", "owner", "service"}),
@@ -44,6 +45,7 @@ MAY: Mapping[str, frozenset[Role]] = {
     "money.welcome": frozenset({"service", "finance", "owner"}),
     "money.grant_any": frozenset({"finance", "owner"}),
     "money.adjust": frozenset({"finance", "owner"}),
+    "promos.write": frozenset({"finance", "owner"}),
     "purchases.decide": frozenset({"finance", "owner"}),
     "purchases.refund": frozenset({"finance", "owner"}),
     "books.export": frozenset({"finance", "owner"}),

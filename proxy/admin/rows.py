@@ -86,8 +86,8 @@ def account_row(row: AccountRow) -> dict[str, Any]:
     }
 
 
-def opened_row(opened: OpenedAccount) -> dict[str, Any]:
-    """Account that was asked for, with the key that was made with it."""
+def opened_row(opened: OpenedAccount, welcome: int = 0) -> dict[str, Any]:
+    """Account that was asked for, with the key that was made with it, and the millicredits it was welcomed with."""
     row = opened.account
     return {
         "accountId": row.id,
@@ -97,6 +97,7 @@ def opened_row(opened: OpenedAccount) -> dict[str, Any]:
         "created": opened.created,
         "keyId": opened.key_id,
         "apiKey": opened.secret,
+        "welcomeMillicredits": str(welcome),
     }
 
 

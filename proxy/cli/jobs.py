@@ -29,7 +29,7 @@ from proxy.cli.context import LONGEST_REASON, Add, Context, Refusal, short_text,
 from proxy.cli.context import Result as Output
 from proxy.customer_api.money_in import CHECK_DAYS, money_in
 from proxy.observability.metrics import Metrics
-from proxy.server.jobs import JobBook
+from proxy.server.jobs import EXPIRY, JobBook
 from proxy.web.times import iso_time
 
 COMMANDS = ("reconcile", "finance", "costs", "jobs")
@@ -278,6 +278,14 @@ async def _run(context: Context) -> Output:
         if name not in book.schedule.jobs:
             raise Refusal(
                 f"there is no job {name!r} with this configuration; there are {', '.join(sorted(book.schedule.jobs))}"
+            )
+        if name == EXPIRY:
+            await book.schedule.request(name, who(), "")
+            asked = {"ok": True, "findings": [], "requested": True}
+            return (
+                asked,
+                "Asked for: the service does it, as it holds the balances. `tollkeeper jobs list` says when.",
+                0,
             )
         result = await (_compare(context, book, stripe=True) if name == "reconcile" else _run_job(book, name))
     return _output(result, result.report)

@@ -21,6 +21,7 @@ from billing.ledger.usage_rows import UsageFilters
 from billing.money.usage_record import UsageRow
 from billing.storage.database import now_ms
 from proxy.credits_page.formatting import moment
+from proxy.credits_page.given import NAMES
 from proxy.credits_page.sign_in import Page, Visitor
 from proxy.credits_page.spend_chart import DAYS, DaySpend, spend_chart
 from proxy.customer_api.account import AccountApi
@@ -223,8 +224,8 @@ def _request_row(row: UsageRow, names: Mapping[str, str], effect: int) -> dict[s
 def _transfer_row(row: TransferRow) -> dict[str, Any]:
     return {
         "at": moment(row.created_at),
-        "what": KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
-        "reason": row.reason,
+        "what": NAMES.get(row.reference_type) or KINDS.get(row.kind, row.kind.replace("_", " ").capitalize()),
+        "reason": row.reason if row.reason_shown else "",
         "reference": row.reference_id,
         "purchase": row.purchase_id if row.purchase_id != row.reference_id else None,
         "credits": signed_credits(row.effect),

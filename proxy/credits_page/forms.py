@@ -4,17 +4,20 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from starlette.datastructures import FormData
 from starlette.requests import Request
 from starlette.responses import Response
 
 from billing.ledger.accounts import Accounts
 from billing.money.amounts import MoneyError, decimal_of, parse_credits
 from billing.money.errors import StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.payments.purchase import Offer
 from billing.payments.recharge.rows import RechargeSettings
 from billing.payments.recharge.terms import Terms
-from proxy.credits_page.read_amount import read_amount
+from proxy.credits_page.read_amount import GROUPED, read_amount
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import Page, Visitor
+from proxy.customer_api.credits.amounts import offer_for_usd
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.payment_pages import (
     PURCHASES_OFF,
@@ -28,7 +31,7 @@ from proxy.web.rejections import invalid, not_found
 
 MOST_WARNING = 10**15
 """Millicredits: as much as the API takes."""
-SHOWN = re.compile(r"(.+):([0-9]{1,12}):([0-9]{1,15})")
+SHOWN = re.compile(r"(.+):([0-9]{1,12}):([0-9]{1,15})(:tax)?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class CreditsForms:
         form = await request.form()
         if not self.money.settings.billing.purchase_enabled:
             return self.responses.message("Purchases are off", PURCHASES_OFF, 503, back=True)
-        offer = self.money.offer(str(form.get("package", "")))
+        offer = self._offer(form)
         if offer is None or self.money.keys is None:
             raise invalid("There is no such package to buy here.", "package")
         try:
@@ -67,6 +70,14 @@ class CreditsForms:
         except (StripeRefused, StoreUnavailable) as failed:
             return self.responses.message("Try again shortly", no_page(failed), 503, back=True)
         return self.responses.redirect(purchase.url)
+
+    def _offer(self, form: FormData) -> Offer | None:
+        """Return the package, or the credits for the amount, that a form names. Raises Rejection."""
+        package, amount = str(form.get("package", "")), str(form.get("usd", "")).strip()
+        if package or not amount:
+            return self.money.offer(package)
+        plain = amount.replace(",", "") if GROUPED.fullmatch(amount) else amount
+        return offer_for_usd(self.money.settings.purchases, plain)
 
     async def _recharge(self, request: Request, visitor: Visitor) -> Response:
         form = await request.form()
@@ -116,7 +127,7 @@ class CreditsForms:
 def _read_shown(code: str, every: Sequence[object]) -> Terms | None:
     """Return the price and the credits at which the form showed a package; None when it did not say."""
     shown = [found for text in every if (found := SHOWN.fullmatch(str(text))) is not None and found[1] == code]
-    return Terms(int(shown[0][2]), int(shown[0][3])) if shown else None
+    return Terms(int(shown[0][2]), int(shown[0][3]), shown[0][4] is not None) if shown else None
 
 
 def _read_cents(text: str) -> int:

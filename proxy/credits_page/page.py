@@ -32,13 +32,15 @@ from config.secrets import Secret
 from proxy.credits_page.activity import PageActivity
 from proxy.credits_page.formatting import dollars, moment, months
 from proxy.credits_page.forms import CreditsForms
+from proxy.credits_page.given import GivenCredits, expiring_view
 from proxy.credits_page.keys import PageKeys, exact_field
 from proxy.credits_page.prices import PagePrices
 from proxy.credits_page.responses import PageResponses
 from proxy.credits_page.sign_in import CreditsSignIn, Page, StaffCaller, Visitor
 from proxy.customer_api.account import AccountApi
+from proxy.customer_api.credits.amounts import amount_bounds
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import receipt_url
+from proxy.customer_api.payment_pages import invoice_url, receipt_url
 from proxy.customer_api.recharge import recharge_standing
 from proxy.customer_api.statement_file import statement_file
 from proxy.gateway.admission import banners
@@ -86,6 +88,8 @@ DONE = {
     "card-removed": "The card is removed, and automatic recharge is off.",
     "warning": "Kept. It holds from the next time that your balance falls.",
     "key-changed": "The key is changed. It is in force within seconds.",
+    "promo": "The code is redeemed. Its credits are in your balance within seconds.",
+    "promo-again": "You redeemed this code before, and have its credits. Nothing was added now.",
 }
 """What the page says after a form, by the word in its address."""
 
@@ -117,9 +121,11 @@ class CreditsPage:
             *PagePrices(self.account_api.services, self._responses).pages(),
             ("/credits/statement", self._statement),
             ("/credits/receipts/{purchase_id}", self._receipt),
+            ("/credits/invoices/{purchase_id}", self._invoice),
         )
         forms = CreditsForms(self.money, self.accounts, self.public_url, self._responses)
-        changes = [*forms.handlers(), *self._keys.forms()]
+        given = GivenCredits(self.money.promos, self._responses)
+        changes = [*forms.handlers(), *given.forms(), *self._keys.forms()]
         return [
             *sign_in.routes(),
             Route("/credits/static/{name}", self._static, methods=["GET"]),
@@ -179,6 +185,8 @@ class CreditsPage:
             "usd": dollars(reading.balance),
             "banners": await self._banners(request, visitor, reading),
             "packages": self._packages(),
+            "any_amount": amount_bounds(self.money.settings.purchases),
+            "expiring": expiring_view(await self.account_api.ledger.expiring(account)),
             "may_buy": self.money.settings.billing.purchase_enabled and self.money.keys is not None,
             "recharge": await self._recharge_view(account),
             "warning": await self._warning_view(account),
@@ -235,7 +243,11 @@ class CreditsPage:
                 bonus = package.bonus_percent if made.bonus else ""
                 terms = terms_of(made)
                 every = {"code": package.code, "usd": package.usd, "bonus": bonus}
-                every |= {"words": terms.words, "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}"}
+                every |= {
+                    "bonus_days": str(made.bonus_days or "") if made.bonus else "",
+                    "words": terms.words,
+                    "shown": f"{package.code}:{terms.price_cents}:{terms.millicredits}{':tax' if terms.taxed else ''}",
+                }
                 found.append({**every, "credits": short_credits(made.paid + made.bonus)})
         return found
 
@@ -252,6 +264,7 @@ class CreditsPage:
             "available": now["available"],
             "saved": now["hasSavedPaymentMethod"],
             "card": self._card_words(now["savedPaymentMethod"]),
+            "taxed": now["taxOnTop"],
             "enabled": now["enabled"],
             "threshold": row.threshold_millicredits // 1_000 if row else 1_000,
             "package": row.package_code if row else "",
@@ -287,6 +300,7 @@ class CreditsPage:
                     "state": state,
                     "look": look,
                     "receipt": f"/credits/receipts/{row.id}" if row.receipt_url else "",
+                    "invoice": f"/credits/invoices/{row.id}" if row.invoice_id else "",
                 }
             )
         return {"rows": found, "next": following, "paged": cursor is not None}
@@ -308,10 +322,16 @@ class CreditsPage:
         )
 
     async def _receipt(self, request: Request, visitor: Visitor) -> Response:
+        return self._responses.redirect(await receipt_url(self.money, await self._own(request, visitor)))
+
+    async def _invoice(self, request: Request, visitor: Visitor) -> Response:
+        return self._responses.redirect(await invoice_url(self.money, await self._own(request, visitor)))
+
+    async def _own(self, request: Request, visitor: Visitor) -> Purchase:
         purchase = await self.money.purchases.get(request.path_params["purchase_id"])
         if purchase is None or purchase.account_id != visitor.account_id:
             raise not_found("There is no such receipt of yours.", "receipt_not_found")
-        return self._responses.redirect(await receipt_url(self.money, purchase))
+        return purchase
 
     async def _static(self, request: Request) -> Response:
         name, app = request.path_params["name"], self.money.settings.app

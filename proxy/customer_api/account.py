@@ -16,7 +16,10 @@ from billing.ledger.accounts import ApiKey
 from billing.ledger.ledger import Ledger
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import display_credits, display_usd, package_credits
+from config.settings import Package
 from proxy.customer_api.callers import authenticate
+from proxy.customer_api.credits.amounts import amount_bounds
+from proxy.customer_api.credits.expiring import expiring_rows
 from proxy.customer_api.money_in import MoneyIn
 from proxy.customer_api.recharge import recharge_standing
 from proxy.customer_api.rows import ledger_row, usage_details, usage_row
@@ -68,6 +71,8 @@ class AccountApi:
                 "availableMillicredits": str(available),
                 "availableCredits": display_credits(available),
                 "packages": self._offers(),
+                "anyAmount": amount_bounds(self.services.settings.purchases),
+                "expiringCredits": expiring_rows(await self.ledger.expiring(key.account_id)),
                 "banner": " ".join(banners(self.services.settings, key.account_id)) or None,
                 "purchasesEnabled": self.services.settings.billing.purchase_enabled,
                 "autoRecharge": await recharge_standing(self.money, key.account_id),
@@ -98,7 +103,8 @@ class AccountApi:
         """Answer with what can be bought, also to the tokens that may."""
         await authenticate(self.services.authenticator, request, tokens="buyers")
         enabled = self.services.settings.billing.purchase_enabled
-        return json_response({"packages": self._offers(), "purchasesEnabled": enabled})
+        any_amount = amount_bounds(self.services.settings.purchases)
+        return json_response({"packages": self._offers(), "anyAmount": any_amount, "purchasesEnabled": enabled})
 
     async def _usage_summary(self, request: Request) -> Response:
         key = await self._member(request)
@@ -165,16 +171,16 @@ class AccountApi:
         ]
 
     def _offers(self) -> list[dict[str, Any]]:
-        packages = self.services.settings.packages
-        return [self._package(package.code, package.usd, package.bonus_percent) for package in packages]
+        return [self._package(package) for package in self.services.settings.packages]
 
     @staticmethod
-    def _package(code: str, usd: str, bonus_percent: str) -> dict[str, Any]:
-        paid, bonus = package_credits(usd, bonus_percent)
+    def _package(package: Package) -> dict[str, Any]:
+        paid, bonus = package_credits(package.usd, package.bonus_percent)
         return {
-            "code": code,
-            "usd": usd,
-            "bonusPercent": bonus_percent,
+            "code": package.code,
+            "usd": package.usd,
+            "bonusPercent": package.bonus_percent,
+            "bonusExpiresDays": package.bonus_expires_days or None,
             "millicredits": str(paid + bonus),
             "credits": display_credits(paid + bonus),
         }

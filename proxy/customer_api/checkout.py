@@ -1,6 +1,6 @@
 """Buying credits: payment pages, purchases and their receipts.
 
-The client names a package and nothing else: price, credits and the pages to come back to are ours.
+The client names a package, or an amount within our bounds: credits, prices and the pages to come back to are ours.
 """
 
 import logging
@@ -13,10 +13,19 @@ from starlette.routing import Route
 
 from billing.ledger.accounts import Accounts
 from billing.money.errors import NotYet, StoreUnavailable, StripeRefused, TooManyCheckouts
+from billing.payments.purchase import Offer
 from billing.payments.purchase_store import Purchase
 from proxy.customer_api.callers import authenticate
+from proxy.customer_api.credits.amounts import offer_for_usd
 from proxy.customer_api.money_in import MoneyIn
-from proxy.customer_api.payment_pages import PURCHASES_OFF, no_page, open_payment_page, open_saved_cards, receipt_url
+from proxy.customer_api.payment_pages import (
+    PURCHASES_OFF,
+    invoice_url,
+    no_page,
+    open_payment_page,
+    open_saved_cards,
+    receipt_url,
+)
 from proxy.customer_api.rows import purchase_row
 from proxy.gateway.authenticate import Authenticator
 from proxy.web.http import json_body, json_handler, json_response
@@ -27,9 +36,10 @@ log = logging.getLogger("tollkeeper.stripe")
 
 
 class CheckoutRequest(msgspec.Struct, rename="camel", frozen=True):
-    """Body of a purchase: anything else in it (an amount, say) is ignored."""
+    """Body of a purchase: a package, or else an amount of dollars. What it brings is ours to say, and ignored here."""
 
-    package_code: str
+    package_code: str | None = None
+    usd: str | None = None
     save_payment_method: bool = False
 
 
@@ -48,6 +58,7 @@ class CheckoutApi:
             Route("/api/billing/purchases", json_handler(self._purchases)),
             Route("/api/billing/purchases/{purchase_id}", json_handler(self._purchase)),
             Route("/api/billing/purchases/{purchase_id}/receipt", json_handler(self._receipt)),
+            Route("/api/billing/purchases/{purchase_id}/invoice", json_handler(self._invoice)),
             Route("/api/billing/portal", json_handler(self._portal), methods=["POST"]),
         ]
 
@@ -56,11 +67,7 @@ class CheckoutApi:
         asked = await json_body(request, CheckoutRequest)
         if not self.money.settings.billing.purchase_enabled:
             raise unavailable(PURCHASES_OFF, "purchases_disabled", 60_000)
-        offer = self.money.offer(asked.package_code)
-        if offer is None:
-            raise invalid(
-                "There is no package of that code; `packages` of GET /api/billing/me lists them.", "packageCode"
-            )
+        offer = self._offer(asked)
         self._require_stripe()
         try:
             purchase = await open_payment_page(
@@ -79,6 +86,19 @@ class CheckoutApi:
         except (StripeRefused, StoreUnavailable) as failed:
             raise unavailable(no_page(failed), "checkout_failed") from None
         return json_response({**purchase_row(purchase), "url": purchase.url}, 201)
+
+    def _offer(self, asked: CheckoutRequest) -> Offer:
+        """Return what is to be bought, as it is sold now. Raises Rejection."""
+        if asked.package_code is None:
+            if asked.usd is None:
+                raise invalid("Name a `packageCode` or an amount in `usd`.", "packageCode")
+            return offer_for_usd(self.money.settings.purchases, asked.usd)
+        offer = self.money.offer(asked.package_code)
+        if offer is None:
+            raise invalid(
+                "There is no package of that code; `packages` of GET /api/billing/me lists them.", "packageCode"
+            )
+        return offer
 
     async def _purchases(self, request: Request) -> Response:
         key = await authenticate(self.authenticator, request)
@@ -105,6 +125,10 @@ class CheckoutApi:
 
     async def _receipt(self, request: Request) -> Response:
         url = await receipt_url(self.money, await self._own(request))
+        return RedirectResponse(url, 303, {"cache-control": "no-store"})
+
+    async def _invoice(self, request: Request) -> Response:
+        url = await invoice_url(self.money, await self._own(request))
         return RedirectResponse(url, 303, {"cache-control": "no-store"})
 
     async def _portal(self, request: Request) -> Response:

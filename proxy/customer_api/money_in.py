@@ -22,6 +22,7 @@ from billing.jobs.notice_delivery import Poster
 from billing.jobs.notices import NoticeDelivery, Target
 from billing.ledger.accounts import Accounts
 from billing.ledger.audit_log import Who
+from billing.ledger.credits.promos import Promos
 from billing.ledger.events.endpoints import EventEndpoints, secrets_of
 from billing.ledger.flush import Step
 from billing.ledger.notices import FILE, NoticeQueue
@@ -42,6 +43,7 @@ from billing.storage.database import Database, now_ms
 from billing.storage.installation import event_secret
 from config.secrets import Secret, StripeKeys, notices_secret, stripe_keys
 from config.settings import Purchases, Settings
+from proxy.customer_api.credits.promos_api import PromoDesk, WrongCodes
 from proxy.observability.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -138,6 +140,7 @@ class MoneyIn:
         self.endpoints, self._notice_delivery = EventEndpoints(database), NoticeDelivery(database)
         self.low_balance = LowBalance(database, self.notices, parse_credits(settings.notices.low_balance_credits))
         self.recharges = Recharges(database, self.notices)
+        self.promos = PromoDesk(Promos(database, self.notices), WrongCodes())
         self._shares = BalanceShares(database, self.notices, settings.notices.low_balance_percents)
         self._changes, self._moved = ChangeEvents(database, self.notices), MoneyEvents(database, self.notices)
         self._notices_key, self._poster = notices_key, Poster(settings.notices.url)
@@ -269,7 +272,7 @@ class MoneyIn:
         from billing.payments.checkout import Checkout, CheckoutTerms
         from billing.payments.recharge.worker import RechargeWorker
         from billing.payments.refunds import Refunds
-        from billing.payments.stripe.gateway import StripeGateway
+        from billing.payments.stripe.gateway import PageOptions, StripeGateway
         from billing.payments.stripe.sweeper import Sweeper
         from billing.payments.stripe.sync import Sync
         from billing.payments.stripe.worker import StripeWorker
@@ -287,11 +290,14 @@ class MoneyIn:
             automatic_tax=conf.automatic_tax,
             reuse_ms=self.settings.advanced.same_checkout_seconds * 1_000,
             hourly_limit=conf.max_checkouts_per_hour,
+            options=PageOptions(conf.invoices, conf.collect_company, conf.collect_address, conf.tax_code),
         )
         worker = StripeWorker(self.inbox, sync, self.customers, counter.handled)
         sweeper = Sweeper(self._db, gateway, self.inbox, self.purchases, sync)
         checkout = Checkout(self.purchases, self.customers, gateway, sync, terms)
-        recharger = RechargeWorker(self.recharges, self.purchases, Accounts(self._db), gateway, sync, checkout)
+        tax_code = conf.tax_code if conf.automatic_tax else None
+        accounts = Accounts(self._db)
+        recharger = RechargeWorker(self.recharges, self.purchases, accounts, gateway, sync, checkout, tax_code)
         return StripeParts(
             gateway,
             sync,
@@ -310,7 +316,8 @@ def notice_queue(settings: Settings, database: Database) -> NoticeQueue:
 
 def offers_of(settings: Settings) -> list[Offer]:
     """Every package as it is sold now."""
-    return [offer(package.code, package.usd, package.bonus_percent) for package in settings.packages]
+    made = [offer(one.code, one.usd, one.bonus_percent, one.bonus_expires_days) for one in settings.packages]
+    return [one._replace(taxed=settings.stripe.automatic_tax) for one in made]
 
 
 def most_cents(purchases: Purchases) -> int:

@@ -8,7 +8,7 @@ from billing.money.errors import StoreUnavailable, StripeRefused
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import Purchase
 from proxy.customer_api.money_in import MoneyIn
-from proxy.web.rejections import not_found
+from proxy.web.rejections import not_found, unavailable
 
 log = logging.getLogger("tollkeeper.stripe")
 
@@ -68,6 +68,21 @@ def no_page(failed: StripeRefused | StoreUnavailable) -> str:
 
 def _log_failure(page: str, account_id: str, failed: StripeRefused | StoreUnavailable) -> None:
     log.error("no %s for %s: %s", page, account_id, failed)
+
+
+async def invoice_url(money: MoneyIn, purchase: Purchase) -> str:
+    """URL of Stripe's numbered invoice, asked for anew, because links age. Raises Rejection."""
+    url = ""
+    if purchase.invoice_id and money.keys is not None:
+        try:
+            invoice = await (await money.parts()).gateway.invoice(purchase.invoice_id)
+        except (StoreUnavailable, StripeRefused) as error:
+            _log_failure("invoice", purchase.account_id, error)
+            raise unavailable(no_page(error), "invoice_failed") from None
+        url = (invoice.hosted_invoice_url or invoice.invoice_pdf or "") if invoice is not None else ""
+    if not url.startswith(("https://", "http://")):
+        raise not_found("There is no invoice for this purchase.", "invoice_not_found")
+    return url
 
 
 async def receipt_url(money: MoneyIn, purchase: Purchase) -> str:

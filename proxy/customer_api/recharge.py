@@ -30,6 +30,7 @@ async def recharge_standing(money: MoneyIn, account_id: str) -> dict[str, object
         "monthlyCeilingCents": row.monthly_ceiling_cents if row else None,
         "agreedPriceCents": row.agreed_price_cents if row else None,
         "agreedMillicredits": None if agreed is None else str(agreed),
+        "taxOnTop": money.settings.stripe.automatic_tax,
         "state": now.state,
         "message": now.message,
         "actionUrl": now.action_url or None,

@@ -68,9 +68,15 @@ def ledger_row(row: TransferRow) -> dict[str, Any]:
         "referenceType": row.reference_type,
         "referenceId": row.reference_id,
         "purchaseId": row.purchase_id,
-        "reason": row.reason,
+        "reason": row.reason if row.reason_shown else "",
+        "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
         "createdAt": iso_time(row.created_at),
     }
+
+
+def staff_ledger_row(row: TransferRow) -> dict[str, Any]:
+    """Ledger row as staff see it: with who booked it and why, whether customers read that or not."""
+    return {**ledger_row(row), "reason": row.reason, "reasonShown": bool(row.reason_shown), "actor": row.actor}
 
 
 def refund_row(purchase_id: str, made: Refunded) -> dict[str, Any]:
@@ -100,6 +106,7 @@ def purchase_row(purchase: Purchase) -> dict[str, Any]:
         "millicredits": str(total),
         "credits": display_credits(total),
         "receiptPath": f"/api/billing/purchases/{purchase.id}/receipt" if purchase.stripe_charge_id else None,
+        "invoicePath": f"/api/billing/purchases/{purchase.id}/invoice" if purchase.invoice_id else None,
         "createdAt": iso_time(purchase.created_at),
         "creditedAt": iso_time(purchase.credited_at) if purchase.credited_at else None,
     }

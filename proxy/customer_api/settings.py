@@ -28,7 +28,7 @@ Cents = Annotated[int, msgspec.Meta(gt=0, le=100_000_000)]
 class RechargeRequest(msgspec.Struct, rename="camel", frozen=True):
     """The whole of what an account may set. Amounts in millicredits as strings, the ceiling in cents a UTC month.
 
-    `price_cents` and `millicredits`: the package as the customer was shown it when they consented.
+    `price_cents`, `millicredits` and `tax_on_top`: the package as the customer was shown it when they consented.
     """
 
     enabled: bool
@@ -38,6 +38,7 @@ class RechargeRequest(msgspec.Struct, rename="camel", frozen=True):
     consent: bool = False
     price_cents: Cents | None = None
     millicredits: Amount | None = None
+    tax_on_top: bool = False
 
 
 class ThresholdRequest(msgspec.Struct, rename="camel", frozen=True):
@@ -84,7 +85,7 @@ class SettingsApi:
         given = (asked.price_cents, asked.millicredits)
         if (given[0] is None) != (given[1] is None):
             raise invalid("Give `priceCents` and `millicredits` together: what the customer was shown.", "priceCents")
-        shown = None if given[0] is None or given[1] is None else Terms(given[0], int(given[1]))
+        shown = None if given[0] is None or given[1] is None else Terms(given[0], int(given[1]), asked.tax_on_top)
         await save_recharge(
             self.money, key.account_id, wish, customer(key, request), consent=asked.consent, shown=shown
         )

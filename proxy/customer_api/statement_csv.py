@@ -25,6 +25,9 @@ KINDS = {
     "dispute": "Dispute",
     "dispute_bonus": "Dispute, bonus credits",
     "adjustment": "Adjustment",
+    "welcome": "Welcome credits",
+    "promo": "Promo code",
+    "expiry": "Expired credits",
 }
 
 
@@ -78,7 +81,7 @@ def _rows(statement: Statement) -> list[tuple[str, ...]]:
         what = (
             "adjustment",
             date_of(entry.at),
-            f"{kind_of(entry)}: {entry.reason}" if entry.reason else kind_of(entry),
+            title_of(entry),
             entry.reference,
         )
         rows.append(_row(what, unused, entry.millicredits, ("", "", *back)))
@@ -102,6 +105,14 @@ def _row(
 def kind_of(entry: StatementEntry) -> str:
     """Name of an entry's kind."""
     return KINDS.get(entry.kind, entry.kind)
+
+
+def title_of(entry: StatementEntry) -> str:
+    """Kind of an entry, and why it was booked, once where that says both."""
+    kind = kind_of(entry)
+    if not entry.reason or entry.reason.startswith(kind):
+        return entry.reason or kind
+    return f"{kind}: {entry.reason}"
 
 
 def exact_credits(millicredits: int) -> str:

@@ -24,7 +24,7 @@ from config.app import Logo
 from config.settings import App, Seller
 from proxy.customer_api.lettering.any_script import AnyScript
 from proxy.customer_api.lettering.faces import Faces
-from proxy.customer_api.statement_csv import date_of, kind_of
+from proxy.customer_api.statement_csv import date_of, title_of
 
 MARGIN = 15 * mm
 NO_APP = App()
@@ -169,7 +169,7 @@ def _entries(statement: Statement, faces: Faces) -> StatementTable:
     rows = [
         [
             date_of(row.at),
-            _text(f"{kind_of(row)}: {row.reason}" if row.reason else kind_of(row), faces),
+            _text(title_of(row), faces),
             _code(row.reference, 46),
             *([_usd(row.returned), _usd(row.returned_tax)] if row.returned else ["", ""]),
             *_both(row.millicredits),

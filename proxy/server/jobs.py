@@ -28,11 +28,12 @@ from billing.accounting.reconcile import ReadStore, StoreFigures, check_audit, c
 from billing.accounting.reconcile_charges import check_sample
 from billing.balances.journal_file import read_figures
 from billing.balances.redis.store import RedisBalances
+from billing.jobs.expiry import Expiry
 from billing.jobs.retention import drop_detail
 from billing.jobs.schedule import Job, JobResult, Scheduler
 from billing.ledger.audit_log import AuditLog, keep_head, read_heads
 from billing.money.amounts import display_credits, display_usd
-from billing.money.errors import BillingError
+from billing.money.errors import BillingError, NotYet
 from billing.money.findings import Finding
 from billing.storage.database import Database, now_ms
 from billing.storage.partitions import keep_partitions
@@ -48,6 +49,8 @@ log = logging.getLogger("tollkeeper.jobs")
 
 DAY_SECONDS = 86_400.0
 STATEMENT_SECONDS = 900.0
+EXPIRY, EXPIRY_SECONDS = "expiry", 60.0
+"""The job that only the service itself can do, and how often it does."""
 JOB_CONNECTIONS = 2
 RECENT_DAYS = 2
 """Of Stripe's record, at every scheduled reconciliation; the job `stripe`, and one by hand, read 30."""
@@ -61,8 +64,15 @@ Part = tuple[list[Finding], list[str]]
 class JobBook:
     """The work of every job. Close it at the end."""
 
-    def __init__(self, settings: Settings, read_store: ReadStore | None, money: MoneyIn, metrics: Metrics) -> None:
-        """`read_store` None: there is no balance store to compare with.
+    def __init__(
+        self,
+        settings: Settings,
+        read_store: ReadStore | None,
+        money: MoneyIn,
+        metrics: Metrics,
+        expiry: Expiry | None = None,
+    ) -> None:
+        """`read_store` None: there is no balance store to compare with; `expiry` None: balances are another process's.
 
         `money` is whoever's it is. Raises ConfigError.
         """
@@ -71,7 +81,7 @@ class JobBook:
         self.database = Database(database.url, JOB_CONNECTIONS, database.timeout_seconds, STATEMENT_SECONDS)
         self.finance = Finance(self.database)
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
-        self._asks_costs = bool(cost_places(settings))
+        self._asks_costs, self._expiry = bool(cost_places(settings)), expiry
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)
         metrics.jobs.start_at_zero(self.schedule.jobs)
 
@@ -89,6 +99,7 @@ class JobBook:
                 "daily figures, margin against its target, liability",
             ),
             Job("reconcile", conf.reconcile_minutes * 60.0, self._reconcile, "everything against everything"),
+            Job(EXPIRY, EXPIRY_SECONDS, self._expire, "credits that expire, announced and taken"),
         ]
         if self._money.keys is not None:
             every = advanced.sweep_minutes * 60.0
@@ -263,6 +274,15 @@ class JobBook:
                 own, theirs = sum(cost.amount for cost in ours.values()), sum(billed.values())
                 lines.append(f"{named}{day.isoformat()}: ours ${display_usd(own)}, OpenAI's ${theirs:f}.")
         return JobResult(found, "\n".join(lines + _shown(found)))
+
+    # -- credits that expire ----------------------------------------------------------------------
+
+    async def _expire(self, _since: int) -> JobResult:
+        if self._expiry is None:
+            raise NotYet("only the service can take credits out of the balances that it holds")
+        done = await self._expiry.run(self._money.settings.credits.announce_expiry_days * DAY_MS)
+        taken = f"{display_credits(done.millicredits)} credits of {done.expired} expired"
+        return JobResult([], f"{done.announced} announced; {taken}.")
 
     # -- upkeep -----------------------------------------------------------------------------------
 

@@ -37,11 +37,14 @@ from proxy.admin.events.pages import EventPages
 from proxy.admin.identity.oidc import TokenChecker
 from proxy.admin.ops_page import OpsPage
 from proxy.admin.plans.api import PlansApi
+from proxy.admin.promos.api import PromoCodesApi
+from proxy.admin.promos.pages import PromoPages
 from proxy.admin.sign_in.code_flow import CodeFlow
 from proxy.admin.sign_in.pages import SignInPages
 from proxy.credits_page.page import CreditsPage
 from proxy.customer_api.account import AccountApi
 from proxy.customer_api.checkout import CheckoutApi
+from proxy.customer_api.credits.promos_api import PromosApi
 from proxy.customer_api.description import description_routes
 from proxy.customer_api.embed.routes import embed_routes
 from proxy.customer_api.money_in import MoneyIn
@@ -96,6 +99,7 @@ def side_routes(parts: SideParts) -> list[Route]:
     auth, actions = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_actions(parts)
     events = EventsApi(services, money.endpoints, money.notices)
     plans = PlansApi(services, PricePlans(database), parts.accounts)
+    promos = PromoCodesApi(money.promos.promos)
     settings = services.settings
     portal = CreditsPage(
         money,
@@ -113,15 +117,17 @@ def side_routes(parts: SideParts) -> list[Route]:
         *embed_routes(),
         *api.routes(),
         *CheckoutApi(money, services.authenticator, parts.accounts).routes(),
+        *PromosApi(money.promos, services.authenticator).routes(),
         *StripeWebhook(money, parts.failures).routes(),
         *SettingsApi(money, services.authenticator, statements).routes(),
         *portal.routes(),
-        *AdminApi(actions, auth, AccountsApi(actions.customers), plans, events).routes(),
+        *AdminApi(actions, auth, AccountsApi(actions.customers), plans, events, promos).routes(),
         *OpsPage(
             actions,
             _sign_in_pages(parts, auth),
             plans,
             EventPages(events, ShownOnce(database)),
+            PromoPages(promos),
             PortalTokens(database),
             settings.portal.public_url or parts.origin,
         ).routes(),

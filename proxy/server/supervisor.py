@@ -28,6 +28,7 @@ import uvloop
 from prometheus_client import CollectorRegistry, values
 
 from billing.balances.redis.store import RedisBalances
+from billing.jobs.expiry import Expiry
 from billing.ledger.flag_overrides import FlagOverrides
 from billing.ledger.flush import Store
 from billing.storage.database import Database
@@ -148,9 +149,9 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
 
         live = LiveSettings(settings, edits, FlagOverrides(database), metrics, apply)
         await live.begin()
-        book = JobBook(
-            settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics
-        )
+        expiry = Expiry(database, books.ledger, store, money.notices)
+        reader = store_reader(settings, store if isinstance(store, RedisBalances) else None)
+        book = JobBook(settings, reader, money, metrics, expiry)
         jobs = jobs_of(settings, store, books.ledger, [*money.steps(), books.step, *book.schedule.steps()])
         jobs.start()
         publisher = Publisher(settings, database, store, book, metrics, started_at)

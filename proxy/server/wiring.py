@@ -15,17 +15,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from billing.balances.redis.store import RedisBalances
+from billing.jobs.expiry import Expiry
 from billing.ledger.accounts import Accounts
 from billing.ledger.admins import Admins
 from billing.ledger.customers.access_tokens import AccessTokens
 from billing.ledger.customers.end_users import EndUsers
 from billing.ledger.flag_overrides import FlagOverrides
-from billing.ledger.flush import repeat, while_leading
+from billing.ledger.flush import relay_once, repeat, while_leading
 from billing.ledger.ledger import Ledger
 from billing.ledger.objects.realtime_calls import RealtimeCalls
 from billing.ledger.objects.upstream_objects import UpstreamObjects
 from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.rate_cards import RateCards
+from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
 from config.app import read_logo
@@ -123,9 +125,9 @@ class Wiring:
         live = LiveSettings(settings, self._edits, FlagOverrides(books.database), metrics, apply)
         await live.begin()
         await self._beside(live.follow())
-        jobs = JobBook(
-            settings, store_reader(settings, store if isinstance(store, RedisBalances) else None), money, metrics
-        )
+        expiry = Expiry(books.database, books.ledger, store, money.notices)
+        reader = store_reader(settings, store if isinstance(store, RedisBalances) else None)
+        jobs = JobBook(settings, reader, money, metrics, expiry)
         stack.push_async_callback(jobs.close)
         if with_jobs:
             await self._start_jobs(books, store, money, jobs)
@@ -195,6 +197,9 @@ class Wiring:
     async def _start_jobs(self, books: _Books, store: BalanceStore, money: MoneyIn, book: JobBook) -> None:
         settings = self._settings
         jobs = jobs_of(settings, store, books.ledger, [*money.steps(), books.booked.step, *book.schedule.steps()])
+        with contextlib.suppress(StoreUnavailable):
+            while await relay_once(store, books.ledger):
+                """What moved before this process came is in the balances before anybody is served."""
         jobs.start()
         self._stack.push_async_callback(jobs.stop)
         publisher = Publisher(settings, books.database, store, book, self._metrics, time.time())

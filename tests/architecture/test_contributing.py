@@ -216,6 +216,8 @@ RELEASED: dict[str, str] = {
     "0025": "8ceafba19a60f29b",
     "0026": "de1b9efc2eca23fa",
     "0027": "6ac3ac1007578cec",
+    "0028": "dd938a3097193d5e",
+    "0029": "8eaaa32bd6191126",
 }
 """Revision → fingerprint of what it does. A database that has run one is not told of an edit: never edit, add another."""
 

@@ -8,7 +8,15 @@ import pytest
 
 from billing.ledger.events.kinds import KINDS
 from billing.payments.stripe.signatures import sign_with_all
-from tests.support.events import buy_and_give_back, change_everything, listen, recharge_and_store, told_to, use_up
+from tests.support.events import (
+    buy_and_give_back,
+    change_everything,
+    give_and_let_expire,
+    listen,
+    recharge_and_store,
+    told_to,
+    use_up,
+)
 from tests.support.servers import ROOT
 from tests.support.shop import Shop
 
@@ -63,7 +71,7 @@ def fits(told: Any, sample: Any) -> bool:
 
 async def test_what_is_told_has_the_fields_of_its_sample(shop: Shop) -> None:
     endpoint = await listen(shop.books.database, "*", "usage.charged")
-    for step in (change_everything, use_up, buy_and_give_back, recharge_and_store):
+    for step in (change_everything, use_up, buy_and_give_back, give_and_let_expire, recharge_and_store):
         await step(shop)
     told = await told_to(shop.notices, endpoint)
     for event in told:

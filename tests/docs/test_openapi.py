@@ -14,6 +14,7 @@ from proxy.admin.api import AdminApi
 from proxy.admin.auth import AdminRoute
 from proxy.admin.events.api import EventsApi
 from proxy.admin.plans.api import PlansApi
+from proxy.admin.promos.api import PromoCodesApi
 from proxy.admin.request_bodies import ReasonRequest
 from proxy.admin.roles import MAY, ROLES
 from tests.support.openapi import DOCUMENT
@@ -21,7 +22,12 @@ from tests.support.servers import ROOT
 
 NOTHING = cast("Any", None)
 ADMIN = AdminApi(
-    NOTHING, NOTHING, AccountsApi(NOTHING), PlansApi(NOTHING, NOTHING, NOTHING), EventsApi(NOTHING, NOTHING, NOTHING)
+    NOTHING,
+    NOTHING,
+    AccountsApi(NOTHING),
+    PlansApi(NOTHING, NOTHING, NOTHING),
+    EventsApi(NOTHING, NOTHING, NOTHING),
+    PromoCodesApi(NOTHING),
 ).table()
 
 
@@ -32,13 +38,13 @@ def test_the_document_is_valid_openapi_3_1() -> None:
 
 def test_the_document_names_every_side_route_and_no_other() -> None:
     served = {"/v1/models", "/v1/models/{model}"}  # the two that are not metered
-    for folder in ("server", "customer_api"):
+    for folder in ("server", "customer_api", "customer_api/credits"):
         for node in (
             node for path in (ROOT / "proxy" / folder).glob("*.py") for node in ast.walk(ast.parse(path.read_text()))
         ):
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Route":
                 served.add(ast.literal_eval(node.args[0]))
-    assert len(served) == 23
+    assert len(served) == 25
     served |= {"/api/portal/sessions"} | {row.path for row in ADMIN}
     assert set(DOCUMENT["paths"]) == served
     assert all(set(item) <= {"get", "post", "put", "patch"} for item in DOCUMENT["paths"].values())

@@ -5,11 +5,13 @@ from typing import Any
 
 from billing.jobs.balance_shares import BalanceShares
 from billing.jobs.change_events import ChangeEvents
+from billing.jobs.expiry import Expiry
 from billing.jobs.limit_watch import LimitWatch
 from billing.jobs.low_balance import LowBalance
 from billing.jobs.money_events import MoneyEvents
 from billing.ledger.accounts import KeyBudget, KeyDetails, KeyRules
 from billing.ledger.audit_log import Who
+from billing.ledger.credits.promos import Promos, PromoTerms
 from billing.ledger.customers.desk import key_desk
 from billing.ledger.events.endpoints import EventEndpoints
 from billing.ledger.ledger import Ledger
@@ -20,6 +22,7 @@ from billing.ledger.records.account_details import AccountDetails
 from billing.money.amounts import millicredits
 from billing.money.holds import Entry
 from billing.storage.database import Database
+from tests.support.credits import DAY_MS, run_out
 from tests.support.recharge import account_with_card, spend
 from tests.support.shop import Shop
 from tests.support.stores import record
@@ -93,6 +96,18 @@ async def buy_and_give_back(shop: Shop) -> None:
         shop.stripe.close_dispute(dispute.id, end)
         await shop.deliver()
     await money.step()
+
+
+async def give_and_let_expire(shop: Shop) -> None:
+    """A promo code is redeemed, and what it gave is announced to expire, and does."""
+    books, account = shop.books, await shop.books.account()
+    promos = Promos(books.database, shop.notices)
+    await promos.add("SPRING", PromoTerms(1_000, credit_days=1), ANN)
+    await promos.redeem(account, "SPRING", ANN)
+    taking = Expiry(books.database, books.ledger, books.store, shop.notices)
+    await taking.run(2 * DAY_MS)
+    await run_out(books, f"promo:SPRING:{account}")
+    assert (await taking.run(0)).expired == 1
 
 
 async def recharge_and_store(shop: Shop) -> None:

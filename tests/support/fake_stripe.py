@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from billing.money.errors import StoreUnavailable, StripeRefused
-from billing.payments.stripe.gateway import Declined, Order
+from billing.payments.stripe.gateway import PLAIN_PAGE, Declined, DueTax, Order, PageOptions
 from billing.payments.stripe.objects import (
     ASKING_ID,
     OWN_ID,
@@ -22,12 +22,16 @@ from billing.payments.stripe.objects import (
     Event,
     EventData,
     EventObject,
+    HookInputs,
+    Hooks,
     Intent,
+    Invoice,
     MethodDetails,
     MethodNumbers,
     PaymentError,
     Refund,
     StripeCharge,
+    TaxInput,
     TotalDetails,
 )
 
@@ -46,6 +50,11 @@ class FakeStripe:
         self.by_key: dict[str, Any] = {}
         self.events_made: list[tuple[Event, bytes]] = []
         self.orders: list[Order] = []
+        self.page_options: list[PageOptions] = []
+        self.charged: list[tuple[str, int, str]] = []
+        """Payments of saved methods as they were asked for: key, cents, calculation of tax."""
+        self.tax_permille = 190
+        self.tax_refusal: StripeRefused | None = None
         self.asked: list[dict[str, Any]] = []
         self.calls = 0
         self.down = False
@@ -253,7 +262,14 @@ class FakeStripe:
         return str(self.by_key[key])
 
     async def create_session(
-        self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
+        self,
+        order: Order,
+        *,
+        success_url: str,
+        cancel_url: str,
+        save_method: bool,
+        tax: bool,
+        options: PageOptions = PLAIN_PAGE,
     ) -> CheckoutSession:
         self._called()
         self.orders.append(order)
@@ -287,12 +303,27 @@ class FakeStripe:
         self.asked.append(
             {"success_url": success_url, "cancel_url": cancel_url, "save_method": save_method, "tax": tax}
         )
+        self.page_options.append(options)
         self.sessions_by_id[session_id] = session
         self.by_key[order.key] = (order, session)
         return session
 
-    async def charge_saved_method(self, order: Order, payment_method_id: str) -> Intent | Declined:
+    async def calculate_tax(self, order: Order, tax_code: str) -> DueTax:
         self._called()
+        if self.tax_refusal is not None:
+            raise self.tax_refusal
+        key = f"{order.key}:tax"
+        if key not in self.by_key:
+            self.by_key[key] = DueTax(self.new_id("taxcalc"), order.cents * self.tax_permille // 1_000)
+        found: DueTax = self.by_key[key]
+        return found
+
+    async def charge_saved_method(
+        self, order: Order, payment_method_id: str, tax: DueTax | None = None
+    ) -> Intent | Declined:
+        self._called()
+        cents = order.cents + (tax.cents if tax is not None else 0)
+        self.charged.append((order.key, cents, tax.calculation_id if tax is not None else ""))
         self.orders.append(order)
         if order.key in self.poisoned_keys:
             raise StoreUnavailable("stripe", "APIError: the saved 500 of this key")
@@ -304,8 +335,11 @@ class FakeStripe:
                 self.emit("payment_intent.payment_failed", intent.id)
             else:
                 intent = self._new_intent(
-                    order.cents, order.customer_id, order.purchase_id, "processing" if self.slow else "succeeded"
+                    cents, order.customer_id, order.purchase_id, "processing" if self.slow else "succeeded"
                 )
+                if tax is not None:
+                    hooks = Hooks(inputs=HookInputs(tax=TaxInput(calculation=tax.calculation_id)))
+                    intent = self.intents_by_id[intent.id] = replace(intent, hooks=hooks)
                 self.by_key[order.key] = intent
                 self.emit("payment_intent.processing" if self.slow else "payment_intent.succeeded", intent.id)
         found: Intent | Declined = self.by_key[order.key]
@@ -355,6 +389,11 @@ class FakeStripe:
     async def dispute(self, dispute_id: str) -> Dispute | None:
         self._called()
         return self.disputes_by_id.get(dispute_id)
+
+    async def invoice(self, invoice_id: str) -> Invoice | None:
+        self._called()
+        url = f"https://invoice.stripe.test/{invoice_id}"
+        return Invoice(id=invoice_id, number="ABCD-0001", hosted_invoice_url=url) if invoice_id else None
 
     async def charge(self, charge_id: str) -> StripeCharge | None:
         self._called()

@@ -20,6 +20,7 @@ from billing.payments.stripe.signatures import sign
 from config.secrets import Secret, StripeKeys
 from config.settings import Package, Settings
 from proxy.customer_api.checkout import CheckoutApi
+from proxy.customer_api.credits.promos_api import PromosApi
 from proxy.customer_api.money_in import MoneyIn, StripeParts
 from proxy.customer_api.settings import SettingsApi
 from proxy.customer_api.stripe_webhook import StripeWebhook
@@ -89,6 +90,7 @@ async def open_api(
     authenticator = Authenticator(shop.books.accounts, 60, Admins(shop.books.database))
     routes = CheckoutApi(money, authenticator, shop.books.accounts).routes()
     routes += StripeWebhook(money).routes()
+    routes += PromosApi(money.promos, authenticator).routes()
     routes += SettingsApi(money, authenticator, Statements(shop.books.database)).routes()
     transport = httpx.ASGITransport(Starlette(routes=routes))
     async with httpx.AsyncClient(transport=transport, base_url="http://api.test") as client:

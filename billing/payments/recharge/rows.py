@@ -41,6 +41,7 @@ class Recharge(msgspec.Struct, frozen=True, kw_only=True):
     updated_at: int
     agreed_price_cents: int | None
     agreed_millicredits: int | None
+    agreed_tax: bool
 
     @property
     def settings(self) -> RechargeSettings:
@@ -77,6 +78,7 @@ class RechargeChange(TypedDict, total=False):
     monthly_ceiling_cents: int
     agreed_price_cents: int
     agreed_millicredits: int
+    agreed_tax: bool
     below: bool
     crossing: int
     attempt: int

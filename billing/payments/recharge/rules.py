@@ -17,7 +17,7 @@ before Stripe is asked, so that dying anywhere asks Stripe for the same payment 
 
 from typing import Unpack
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import ColumnElement, and_, func, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -59,6 +59,9 @@ REFUSED = "refused: "
 NOT_ASKED = "not_asked"
 """Code of a payment that ended because Stripe never heard of it: nobody declined anything."""
 NOT_ASKED_PAUSE_MS = 300_000
+OVER_CEILING = "over_ceiling"
+"""Code of a payment that was not asked for because with its tax it is beyond the month's ceiling."""
+AT_CEILING = "The monthly ceiling of automatic recharges is reached."
 IN_REVIEW = "A payment needs a look by a person, so automatic recharge is off until then."
 
 
@@ -90,6 +93,7 @@ class Recharges:
             "monthly_ceiling_cents": settings.monthly_ceiling_cents,
             "agreed_price_cents": terms.price_cents,
             "agreed_millicredits": terms.millicredits,
+            "agreed_tax": terms.taxed,
             "updated_at": now,
         }
         fresh = {**asked, **AS_NEW}
@@ -103,7 +107,7 @@ class Recharges:
                 await change_recharge(
                     connection, account_id, await self._changed(connection, row, settings, now) | asked
                 )
-            before = None if row is None else _audited(row.settings, row.agreed_price_cents, row.agreed_millicredits)
+            before = None if row is None else _audited(row.settings, *_agreed(row))
             after = _audited(settings, *terms)
             await record_change(connection, who, Change("auto_recharge.set", account_id, before, after))
 
@@ -211,6 +215,13 @@ class Recharges:
         except IntegrityError:
             return None  # another payment of this account is in flight: the unique index says so
 
+    async def fits_ceiling(self, account_id: str, bounds: RechargeBounds) -> bool:
+        """Tell whether what was begun this month, with the tax that is due on it, is within the account's ceiling."""
+        async with self._db.read() as connection:
+            query = select(auto_recharges.c.monthly_ceiling_cents).where(auto_recharges.c.account_id == account_id)
+            ceiling = (await connection.execute(query)).scalar_one()
+            return await _spent(connection, account_id, now_ms()) <= min(int(ceiling), bounds.month_cents)
+
     async def concluded(self) -> list[tuple[Recharge, Purchase]]:
         """Return accounts whose payment has ended, each with it."""
         ended = purchases.c.id.in_(
@@ -290,6 +301,10 @@ class Recharges:
                 text = "Your bank wants you to confirm the payment."
                 await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
                 return
+            if code == OVER_CEILING:
+                again = next_month_ms(now_ms())
+                await self._end(connection, row, state="ceiling", message=AT_CEILING, next_try_at=again)
+                return
             if code.startswith(REFUSED):
                 text = "The saved card cannot be charged any more. Buy once and save it again."
                 await self._end(connection, row, state="action_needed", message=text, action_url=action_url)
@@ -351,19 +366,10 @@ class Recharges:
         query = select(stripe_customers.c.payment_method_id).where(stripe_customers.c.account_id == row.account_id)
         if not (await connection.execute(query)).scalar_one_or_none():
             return {"state": "action_needed", "message": NO_CARD}
-        mine = (
-            purchases.c.account_id == row.account_id,
-            purchases.c.origin == "auto",
-            purchases.c.state.in_((*UNSETTLED, "credited", "review")),
-        )
-        spent = select(func.coalesce(func.sum(purchases.c.price_cents), 0)).where(
-            *mine, purchases.c.created_at >= month_start_ms(now)
-        )
         ceiling = min(row.monthly_ceiling_cents, bounds.month_cents)
-        if (await connection.execute(spent)).scalar_one() + offer.price_cents > ceiling:
-            text = "The monthly ceiling of automatic recharges is reached."
-            return {"state": "ceiling", "message": text, "next_try_at": next_month_ms(now)}
-        lately = select(purchases.c.created_at).where(*mine, purchases.c.created_at > now - HOUR_MS)
+        if await _spent(connection, row.account_id, now) + offer.price_cents > ceiling:
+            return {"state": "ceiling", "message": AT_CEILING, "next_try_at": next_month_ms(now)}
+        lately = select(purchases.c.created_at).where(*_own(row.account_id), purchases.c.created_at > now - HOUR_MS)
         newest = lately.order_by(purchases.c.created_at.desc()).limit(1).offset(bounds.hour_payments - 1)
         last = (await connection.execute(newest)).scalar()
         if last is not None:
@@ -400,16 +406,35 @@ class Recharges:
         await self._notices.write(connection, [Notice(notice_id, row.account_id, f"auto_recharge.{state}", data)])
 
 
+def _own(account_id: str) -> tuple[ColumnElement[bool], ...]:
+    """Return the condition of the automatic payments of an account that were made, or may yet be."""
+    made = purchases.c.state.in_((*UNSETTLED, "credited", "review"))
+    return purchases.c.account_id == account_id, purchases.c.origin == "auto", made
+
+
+async def _spent(connection: AsyncConnection, account_id: str, now: int) -> int:
+    """Return the cents of this month's automatic payments, with the tax on them."""
+    total = func.coalesce(func.sum(purchases.c.price_cents + purchases.c.due_tax_cents), 0)
+    query = select(total).where(*_own(account_id), purchases.c.created_at >= month_start_ms(now))
+    return int((await connection.execute(query)).scalar_one())
+
+
 async def _posted(connection: AsyncConnection, account_id: str) -> int:
     """Return an account's booked balance in millicredits."""
     query = select(balances.c.posted_millicredits).where(balances.c.account_id == account_id)
     return int((await connection.execute(query)).scalar() or 0)
 
 
-def _audited(settings: RechargeSettings, price_cents: int | None, millicredits: int | None) -> dict[str, object]:
+def _agreed(row: Recharge) -> tuple[int | None, int | None, bool]:
+    return row.agreed_price_cents, row.agreed_millicredits, row.agreed_tax
+
+
+def _audited(
+    settings: RechargeSettings, price_cents: int | None, millicredits: int | None, taxed: bool
+) -> dict[str, object]:
     """Return what was agreed to, as the audit log keeps it."""
     amount = None if millicredits is None else str(millicredits)
-    return {**settings._asdict(), "price_cents": price_cents, "millicredits": amount}
+    return {**settings._asdict(), "price_cents": price_cents, "millicredits": amount, "tax_on_top": taxed}
 
 
 def _may_begin(row: Recharge, now: int) -> bool:

@@ -16,16 +16,17 @@ NO_CARD = "There is no saved card any more: buy once and save it."
 
 
 class Terms(NamedTuple):
-    """Cents that one payment costs, and millicredits that it brings."""
+    """Cents that one payment costs, millicredits that it brings, and whether tax comes on top of the price."""
 
     price_cents: int
     millicredits: int
+    taxed: bool = False
 
     @property
     def words(self) -> str:
         """The terms as a customer reads them."""
         dollars = written_usd(self.price_cents * MILLICREDITS_PER_CENT)
-        return f"{written_credits(self.millicredits)} credits for ${dollars}"
+        return f"{written_credits(self.millicredits)} credits for ${dollars}{' plus tax' if self.taxed else ''}"
 
 
 class RechargeBounds(NamedTuple):
@@ -50,7 +51,7 @@ class Standing(NamedTuple):
 
 def terms_of(offer: Offer) -> Terms:
     """Return the terms of a package as it is sold now."""
-    return Terms(offer.price_cents, offer.paid + offer.bonus)
+    return Terms(offer.price_cents, offer.paid + offer.bonus, offer.taxed)
 
 
 def objection(row: Recharge, offer: Offer | None) -> str:
@@ -60,9 +61,9 @@ def objection(row: Recharge, offer: Offer | None) -> str:
     now = terms_of(offer)
     if row.agreed_price_cents is None or row.agreed_millicredits is None:
         return f"Please confirm the price of automatic recharge: {now.words}."
-    agreed = Terms(row.agreed_price_cents, row.agreed_millicredits)
+    agreed = Terms(row.agreed_price_cents, row.agreed_millicredits, row.agreed_tax)
     fewer = now.millicredits * agreed.price_cents < agreed.millicredits * now.price_cents
-    if now.price_cents > agreed.price_cents or fewer:
+    if now.price_cents > agreed.price_cents or fewer or (now.taxed and not agreed.taxed):
         return f"The price changed from {agreed.words} to {now.words}: please confirm it, nothing is charged before."
     return ""
 

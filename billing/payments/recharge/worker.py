@@ -9,9 +9,9 @@ from billing.payments.checkout import Checkout, order_of
 from billing.payments.purchase import Offer
 from billing.payments.purchase_store import NEVER_HEARD, Purchase, PurchaseStore
 from billing.payments.recharge.rows import Recharge
-from billing.payments.recharge.rules import NOT_ASKED, REFUSED, Recharges
+from billing.payments.recharge.rules import NOT_ASKED, OVER_CEILING, REFUSED, Recharges
 from billing.payments.recharge.terms import UNBOUNDED, RechargeBounds
-from billing.payments.stripe.gateway import SAME_KEY, Declined, StripeGateway
+from billing.payments.stripe.gateway import SAME_KEY, Declined, DueTax, StripeGateway
 from billing.payments.stripe.objects import NEEDS_BUYER
 from billing.payments.stripe.sync import Sync
 from billing.storage.database import now_ms
@@ -33,10 +33,14 @@ class RechargeWorker:
         gateway: StripeGateway,
         sync: Sync,
         checkout: Checkout,
+        tax_code: str | None = None,
     ) -> None:
-        """`checkout` opens the page on which a buyer pays what the saved card could not."""
+        """`checkout` opens the page on which a buyer pays what the saved card could not.
+
+        `tax_code` of what is sold ("": the account's own); None: no tax comes on top.
+        """
         self._recharges, self._purchases, self._accounts = recharges, purchases, accounts
-        self._gateway, self._sync, self._checkout = gateway, sync, checkout
+        self._gateway, self._sync, self._checkout, self._tax_code = gateway, sync, checkout, tax_code
 
     async def step(
         self,
@@ -54,7 +58,7 @@ class RechargeWorker:
                 if row is not None:
                     offer = offer_of(row.package_code)
                     done += await self._recharges.begin(account_id, offer, livemode=livemode, bounds=bounds) is not None
-        away = await self._ask_stripe() if enabled else None
+        away = await self._ask_stripe(bounds) if enabled else None
         for row, purchase in await self._recharges.concluded():
             await self._conclude(row, purchase, may_open_page=enabled)
             done += 1
@@ -62,31 +66,35 @@ class RechargeWorker:
             raise away
         return done
 
-    async def _ask_stripe(self) -> StoreUnavailable | None:
+    async def _ask_stripe(self, bounds: RechargeBounds) -> StoreUnavailable | None:
         """Pay what was begun; return why Stripe could not be asked for some of it."""
         now, away = now_ms(), None
         for purchase in await self._purchases.waiting(("created",), before_ms=now, after_ms=now - KEY_KEPT_MS):
             if purchase.origin == "auto":
-                away = await self._try(purchase) or away
+                away = await self._try(purchase, bounds) or away
         return away
 
-    async def _try(self, purchase: Purchase) -> StoreUnavailable | None:
+    async def _try(self, purchase: Purchase, bounds: RechargeBounds) -> StoreUnavailable | None:
         """Pay; one payment that Stripe does not answer must not hold up the others.
 
         The sweeper ends it after 15 minutes.
         """
         try:
-            await self._pay(purchase)
+            await self._pay(purchase, bounds)
         except StoreUnavailable as error:
             if error.store == "sql":
                 raise
             return error
         return None
 
-    async def _pay(self, purchase: Purchase) -> None:
+    async def _pay(self, purchase: Purchase, bounds: RechargeBounds) -> None:
         try:
+            tax = await self._tax(purchase)
+            if tax is not None and not await self._recharges.fits_ceiling(purchase.account_id, bounds):
+                await self._purchases.give_up(purchase.id, "failed", OVER_CEILING)
+                return
             answer = await self._gateway.charge_saved_method(
-                order_of(purchase, purchase.customer_id), purchase.payment_method_id
+                order_of(purchase, purchase.customer_id), purchase.payment_method_id, tax
             )
         except StoreUnavailable:
             raise
@@ -112,6 +120,21 @@ class RechargeWorker:
             await self._sync.intent(answer.id)
         except NotYet as error:
             log.warning("automatic recharge of %s is settled by its events: %s", purchase.account_id, error)
+
+    async def _tax(self, purchase: Purchase) -> DueTax | None:
+        """Return the tax on top of a payment, as it is asked for with each time; None: there is none.
+
+        Stripe is asked with a key of the purchase, and the answer is kept before the payment: dying in between asks for
+        the same again. The customer's address and tax id are those that the payment page took. Raises StripeRefused
+        where Stripe does not know where the customer is: then they pay on a page, which asks.
+        """
+        if self._tax_code is None and not purchase.tax_calculation:
+            return None
+        if not purchase.tax_calculation:
+            order = order_of(purchase, purchase.customer_id)
+            made = await self._gateway.calculate_tax(order, self._tax_code or "")
+            purchase = await self._purchases.record_tax(purchase.id, made.calculation_id, made.cents)
+        return DueTax(purchase.tax_calculation, purchase.due_tax_cents)
 
     async def _conclude(self, row: Recharge, purchase: Purchase, *, may_open_page: bool) -> None:
         if purchase.state == "credited":

@@ -24,10 +24,12 @@ from billing.payments.stripe.objects import (
     Dispute,
     Event,
     Intent,
+    Invoice,
     PaymentError,
     Refund,
     StripeAccount,
     StripeCharge,
+    TaxCalculation,
     WebhookEndpoint,
     decline_code,
 )
@@ -71,6 +73,29 @@ class Order(NamedTuple):
     title: str
 
 
+class DueTax(NamedTuple):
+    """Tax on top of an order, in cents, and Stripe's calculation of it: it books the tax of a payment that names it."""
+
+    calculation_id: str
+    cents: int
+
+
+class PageOptions(NamedTuple):
+    """The things that a payment page asks a buyer for and makes, beside the payment.
+
+    `invoices`: Stripe's numbered invoice; `company`: the company's name and tax id; `address`: always the billing
+    address; `tax_code` of what is sold ("": the account's own).
+    """
+
+    invoices: bool = False
+    company: bool = False
+    address: bool = False
+    tax_code: str = ""
+
+
+PLAIN_PAGE = PageOptions()
+
+
 class StripeGateway:
     """The calls to Stripe. Each raises StoreUnavailable when Stripe does not answer, StripeRefused when it refuses."""
 
@@ -103,7 +128,14 @@ class StripeGateway:
         return str(made["id"])
 
     async def create_session(
-        self, order: Order, *, success_url: str, cancel_url: str, save_method: bool, tax: bool
+        self,
+        order: Order,
+        *,
+        success_url: str,
+        cancel_url: str,
+        save_method: bool,
+        tax: bool,
+        options: PageOptions = PLAIN_PAGE,
     ) -> CheckoutSession:
         """Make a hosted payment page for an order."""
         line: dict[str, Any] = {
@@ -129,16 +161,52 @@ class StripeGateway:
         }
         if tax:
             line["price_data"]["tax_behavior"] = "exclusive"
-            params |= {"automatic_tax": {"enabled": True}, "customer_update": {"address": "auto"}}
+            params["automatic_tax"] = {"enabled": True}
+        if tax and options.tax_code:
+            line["price_data"]["product_data"]["tax_code"] = options.tax_code
+        params |= self._asked_for(options, tax=tax)
         made = await _asked(
             lambda: self._v1.checkout.sessions.create_async(cast("Any", params), {"idempotency_key": order.key})
         )
         return _view(made, CheckoutSession)
 
-    async def charge_saved_method(self, order: Order, payment_method_id: str) -> Intent | Declined:
-        """Take a payment while the buyer is away, with the method they consented to."""
+    def _asked_for(self, options: PageOptions, *, tax: bool) -> dict[str, Any]:
+        """Return the parameters of what a page asks for; what the buyer says is kept with the customer at Stripe."""
+        found: dict[str, Any] = {}
+        kept = {"address": "auto"} if tax or options.address else {}
+        if options.address:
+            found["billing_address_collection"] = "required"
+        if options.company:
+            found["tax_id_collection"] = {"enabled": True}
+            kept["name"] = "auto"
+        if options.invoices:
+            found["invoice_creation"] = {"enabled": True, "invoice_data": {"metadata": dict(self._mark)}}
+        return {**found, "customer_update": kept} if kept else found
+
+    async def calculate_tax(self, order: Order, tax_code: str) -> DueTax:
+        """Ask Stripe Tax what comes on top of an order, by the address and tax ids of its customer.
+
+        Twice with the same order within a day is one calculation.
+        """
+        line = {"amount": order.cents, "reference": order.purchase_id, "tax_behavior": "exclusive"}
+        if tax_code:
+            line["tax_code"] = tax_code
+        params: Any = {"currency": order.currency, "customer": order.customer_id, "line_items": [line]}
+        made = await _asked(
+            lambda: self._v1.tax.calculations.create_async(params, {"idempotency_key": f"{order.key}:tax"})
+        )
+        found = _view(made, TaxCalculation)
+        return DueTax(found.id, found.tax_amount_exclusive)
+
+    async def charge_saved_method(
+        self, order: Order, payment_method_id: str, tax: DueTax | None = None
+    ) -> Intent | Declined:
+        """Take a payment while the buyer is away, with the method they consented to, and the tax on top of it.
+
+        Stripe books the tax of a payment that names its calculation, and books it back where the payment is refunded.
+        """
         params: Any = {
-            "amount": order.cents,
+            "amount": order.cents + (tax.cents if tax is not None else 0),
             "currency": order.currency,
             "customer": order.customer_id,
             "payment_method": payment_method_id,
@@ -148,6 +216,8 @@ class StripeGateway:
             "metadata": {OWN_ID: order.purchase_id, **self._mark},
             "expand": INTENT_DETAILS,
         }
+        if tax is not None:
+            params["hooks"] = {"inputs": {"tax": {"calculation": tax.calculation_id}}}
         try:
             made = await _asked(lambda: self._v1.payment_intents.create_async(params, {"idempotency_key": order.key}))
         except _CardRefused as refused:
@@ -233,6 +303,10 @@ class StripeGateway:
     async def dispute(self, dispute_id: str) -> Dispute | None:
         """Return a dispute with its balance transactions; None when there is no such."""
         return await _found(lambda: self._v1.disputes.retrieve_async(dispute_id), Dispute)
+
+    async def invoice(self, invoice_id: str) -> Invoice | None:
+        """Return an invoice, with the links to it as they are now; None when there is no such."""
+        return await _found(lambda: self._v1.invoices.retrieve_async(invoice_id), Invoice)
 
     async def charge(self, stripe_charge_id: str) -> StripeCharge | None:
         """Return a charge, with the link to its receipt as it is now; None when there is no such."""

@@ -79,6 +79,41 @@ class PaymentError(StripeObject, frozen=True):
     message: str | None = None
 
 
+class TaxInput(StripeObject, frozen=True):
+    """The tax that a payment is made with."""
+
+    calculation: str = ""
+
+
+class HookInputs(StripeObject, frozen=True):
+    """The part of a payment's hooks that they are given."""
+
+    tax: TaxInput | None = None
+
+
+class Hooks(StripeObject, frozen=True):
+    """The part of a payment that Stripe acts by when it succeeds."""
+
+    inputs: HookInputs | None = None
+
+
+class TaxCalculation(StripeObject, frozen=True):
+    """Stripe Tax's answer for an order: cents on top of its lines."""
+
+    id: str
+    amount_total: int
+    tax_amount_exclusive: int
+
+
+class Invoice(StripeObject, frozen=True):
+    """A numbered invoice, and where it can be read."""
+
+    id: str
+    number: str | None = None
+    hosted_invoice_url: str | None = None
+    invoice_pdf: str | None = None
+
+
 class Intent(StripeObject, frozen=True):
     """A PaymentIntent."""
 
@@ -93,7 +128,14 @@ class Intent(StripeObject, frozen=True):
     payment_method: str | None = None
     latest_charge: StripeCharge | str | None = None
     last_payment_error: PaymentError | None = None
+    hooks: Hooks | None = None
     metadata: dict[str, str] = {}
+
+    @property
+    def tax_calculation(self) -> str:
+        """Id of the calculation of its tax; "" for none."""
+        inputs = self.hooks.inputs if self.hooks is not None else None
+        return inputs.tax.calculation if inputs is not None and inputs.tax is not None else ""
 
 
 class TotalDetails(StripeObject, frozen=True):
@@ -121,6 +163,7 @@ class CheckoutSession(StripeObject, frozen=True):
     metadata: dict[str, str] = {}
     url: str | None = None
     payment_intent: Intent | str | None = None
+    invoice: str | None = None
 
 
 class Refund(StripeObject, frozen=True):
@@ -224,11 +267,15 @@ def payment_of_session(session: CheckoutSession) -> Payment:
     )
 
 
-def payment_of_intent(intent: Intent) -> Payment:
-    """Return what an off-session PaymentIntent says of its purchase."""
+def payment_of_intent(intent: Intent, calculation: str = "", tax_cents: int = 0) -> Payment:
+    """Return what an off-session PaymentIntent says of its purchase.
+
+    `tax_cents` are in it where it was made with this calculation of them, and with no other.
+    """
     paid = intent.amount_received if intent.status == "succeeded" else intent.amount
+    tax = tax_cents if calculation and intent.tax_calculation == calculation else 0
     status: PaymentStatus = INTENT_STATUS.get(intent.status, "unknown")
-    return Payment(status, "payment", intent.currency, paid, paid, 0, intent.livemode, intent.customer or "")
+    return Payment(status, "payment", intent.currency, paid - tax, paid, tax, intent.livemode, intent.customer or "")
 
 
 def failure_of(intent: Intent) -> str:

@@ -95,9 +95,8 @@ class Sync:
                 purchase = await self._adopt(session)
                 if purchase is None:
                     return Outcome(NOT_OURS, foreign=True)
-            settled = await self._settle(
-                purchase, payment_of_session(session), _receipt(session.payment_intent), session.payment_intent
-            )
+            receipt = _receipt(session.payment_intent)._replace(invoice_id=session.invoice or "")
+            settled = await self._settle(purchase, payment_of_session(session), receipt, session.payment_intent)
             ended = session.expires_at or 0 if session.status == "expired" else 0
             return settled._replace(happened=max(settled.happened, ended))
 
@@ -125,7 +124,7 @@ class Sync:
                 ):
                     log.warning("payment %s names purchase %s and is not its payment", intent_id, purchase.id)
                     return Outcome(NOT_OURS, foreign=True)
-            return await self._settle(purchase, payment_of_intent(intent), _receipt(intent), intent)
+            return await self._settle(purchase, _payment(purchase, intent), _receipt(intent), intent)
 
         return await _until_fresh(once)
 
@@ -160,7 +159,7 @@ class Sync:
         intent = await self._gateway.intent(purchase.payment_intent_id) if purchase.payment_intent_id else None
         if intent is None:
             raise NotAcceptable(f"Stripe knows no payment of purchase {purchase.id}")
-        return payment_of_intent(intent), intent
+        return _payment(purchase, intent), intent
 
     async def payment(self, stripe_charge_id: str) -> Outcome:
         """Apply what became known of a charge later (its fee) to its payment."""
@@ -365,6 +364,10 @@ async def _until_fresh(once: Callable[[], Awaitable[Result]]) -> Result:
         except Stale:
             continue
     raise NotYet("others keep changing this purchase")
+
+
+def _payment(purchase: Purchase, intent: Intent) -> Payment:
+    return payment_of_intent(intent, purchase.tax_calculation, purchase.due_tax_cents)
 
 
 def _paid_at(intent: "Intent | str | None") -> int:

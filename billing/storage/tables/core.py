@@ -123,8 +123,12 @@ balances = Table(
     Column("bucket", Integer, nullable=False, index=True),
     Column("posted_millicredits", BigInteger, nullable=False),
     Column("outbox_sequence", BigInteger, nullable=False),
+    Column("charged_millicredits", BigInteger, nullable=False, server_default="0"),
 )
-"""Projection of `transfers` on customers' accounts: sum(credits) - sum(debits), kept in the same transaction (I6)."""
+"""Projection of `transfers` on customers' accounts: sum(credits) - sum(debits), kept in the same transaction (I6).
+
+`charged_millicredits` grows by what usage took; only its growth means anything, for it began at 0 in old accounts too.
+"""
 
 buckets = Table(
     "buckets",
@@ -147,6 +151,8 @@ transfers = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("actor", String(80), nullable=False, server_default="system"),
     Column("reason", Text, nullable=False, server_default=""),
+    Column("expires_at", BigInteger),
+    Column("reason_shown", Boolean, nullable=False, server_default=false()),
     UniqueConstraint("kind", "reference_id"),
     CheckConstraint("amount_millicredits > 0", name="amount_positive"),
     CheckConstraint("debit_account <> credit_account", name="two_accounts"),
@@ -156,7 +162,10 @@ transfers = Table(
     Index("ix_transfers_moved", "debit_account", "id", postgresql_where=MOVES, sqlite_where=MOVES),
     Index("ix_transfers_moved_at", "created_at", postgresql_where=MOVES, sqlite_where=MOVES),
 )
-"""The ledger. Append-only (triggers): I5. One row of a kind a reference: I4."""
+"""The ledger. Append-only (triggers): I5. One row of a kind a reference: I4.
+
+`expires_at`: of the credits that it gives; `reason_shown`: the customer may read the reason.
+"""
 
 usage = Table(
     "usage",

@@ -54,6 +54,11 @@ purchases = Table(
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("credited_at", BigInteger),
+    Column("bonus_days", Integer),
+    Column("bonus_expired", BigInteger, nullable=False, server_default="0"),
+    Column("invoice_id", String(255), nullable=False, server_default=""),
+    Column("tax_calculation", String(255), nullable=False, server_default=""),
+    Column("due_tax_cents", BigInteger, nullable=False, server_default="0"),
     CheckConstraint("price_cents > 0 AND paid_millicredits > 0 AND bonus_millicredits >= 0", name="amounts_positive"),
     CheckConstraint("tax_cents >= 0 AND total_cents >= tax_cents", name="total_covers_tax"),
     Index("ix_purchases_account", "account_id", "created_at", "id"),
@@ -69,7 +74,9 @@ purchases = Table(
 )
 """One row a purchase, committed before Stripe hears of it.
 
-The credits of a purchase come from here and nowhere else.
+The credits of a purchase come from here and nowhere else. `bonus_days`: after which what is left of its bonus expires
+(NULL: never); `bonus_expired`: millicredits of it that did. `invoice_id`: Stripe's, of a payment page; `due_tax_cents`:
+of a payment by itself, what `tax_calculation` at Stripe says comes on top.
 """
 
 claims = Table(
@@ -185,12 +192,13 @@ auto_recharges = Table(
     Column("updated_at", BigInteger, nullable=False),
     Column("agreed_price_cents", BigInteger),
     Column("agreed_millicredits", BigInteger),
+    Column("agreed_tax", Boolean, nullable=False, server_default=false()),
     CheckConstraint("threshold_millicredits > 0 AND monthly_ceiling_cents > 0", name="amounts_positive"),
 )
 """`below` and `crossing`: a balance that falls under the threshold is one crossing until it was above again.
 
 `purchase_id`: in flight. `agreed_*`: what one payment costs and brings, as the account consented to it (NULL: before
-this was kept, and nothing tells).
+this was kept, and nothing tells), and whether tax comes on top.
 """
 
 balance_marks = Table(

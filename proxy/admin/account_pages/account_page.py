@@ -13,15 +13,17 @@ from billing.ledger.records.account_details import AccountDetails
 from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import KeyNotFound
+from billing.money.postings import GrantTerms
 from billing.storage.database import now_ms
 from proxy.admin.account_pages.purchase_pages import purchase_views
 from proxy.admin.accounts.bodies import read_credits
 from proxy.admin.actions import AdminActions
 from proxy.admin.auth import AdminRoute, Caller
 from proxy.admin.checked_text import check_reason
+from proxy.admin.ops_formatting import flag_ends
 from proxy.admin.ops_frame import HEADERS, ROWS, back_to, fields_of, headers_to, message, page
 from proxy.admin.plans.api import PlansApi
-from proxy.customer_api.rows import ledger_row, usage_row
+from proxy.customer_api.rows import staff_ledger_row, usage_row
 from proxy.customer_api.usage import USUAL_DAYS, sums_row
 from proxy.web.query import read_cursor, write_cursor
 
@@ -67,7 +69,7 @@ class AccountPage:
         purchases = await purchase_views(self.actions, bought)
         content = {
             "account": await self.actions.customers.account(account_id),
-            "ledger": [ledger_row(row) for row in ledger[:ROWS]],
+            "ledger": [staff_ledger_row(row) for row in ledger[:ROWS]],
             "ledger_next": ledger[ROWS - 1].id if len(ledger) > ROWS else None,
             "usage": [usage_row(row) for row in usage[:ROWS]],
             "usage_next": write_cursor(usage[ROWS - 1].created_at, usage[ROWS - 1].charge_id)
@@ -109,7 +111,9 @@ class AccountPage:
 
     async def _move(self, request: Request, caller: Caller, *, adjust: bool) -> Response:
         form, account_id = await fields_of(request), request.path_params["account_id"]
-        await self.actions.move(caller, account_id, form("credits"), form("reason"), form("reference"), adjust=adjust)
+        terms = GrantTerms(flag_ends(form("expires"), now_ms()), form("show") == "yes")
+        what = (form("credits"), form("reason"), form("reference"))
+        await self.actions.move(caller, account_id, *what, terms, adjust=adjust)
         return back_to(f"/admin/accounts/{quote(account_id)}", "adjust" if adjust else "grant")
 
     async def _block(self, request: Request, caller: Caller) -> Response:

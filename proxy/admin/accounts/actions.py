@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from billing.accounting.daily_finance import day_of, span
 from billing.ledger.accounts import AccountRow, Accounts, KeyRules
 from billing.ledger.audit_log import AuditLog, Change
+from billing.ledger.credits.welcome import PREFIX, REASON, Welcome, given_since, welcome_rule
 from billing.ledger.customers.desk import KeyDesk
 from billing.ledger.customers.end_users import EndUser
 from billing.ledger.customers.search import AccountFilters, AccountSearch
@@ -17,18 +18,17 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.records.account_details import AccountDetails
 from billing.money.amounts import MoneyError, millicredits, parse_credits
 from billing.money.errors import AccountClosed, ReferenceTaken
+from billing.money.postings import GrantTerms
 from billing.payments.purchase import RefundedPart
 from billing.storage.database import now_ms
 from proxy.admin.auth import Caller
 from proxy.admin.checked_text import check_reason, optional_reason
 from proxy.admin.rows import account_row, end_user_row, key_row, opened_row, refunded_row
+from proxy.customer_api.credits.expiring import expiring_rows
 from proxy.customer_api.money_in import MoneyIn
 from proxy.gateway.background.expiry import forget_stored
 from proxy.gateway.services import Services
 from proxy.web.rejections import Rejection, forbidden, invalid, unavailable
-
-WELCOME, WELCOME_REASON = "welcome:", "Welcome credits"
-"""How references of welcome credits begin, the account's id behind it; what its ledger says of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +53,7 @@ class AccountActions:
             "balanceMillicredits": str(reading.balance),
             "heldMillicredits": str(reading.held),
             "availableMillicredits": str(reading.balance - reading.held),
+            "expiringCredits": expiring_rows(await self.ledger.expiring(account_id)),
             "keys": keys,
         }
 
@@ -86,7 +87,9 @@ class AccountActions:
     async def create(self, caller: Caller, details: AccountDetails, *, key: bool) -> dict[str, Any]:
         """Create an account, with a first key for whoever may make keys: nobody gets at one by making accounts."""
         rules = KeyRules() if key and caller.may("keys.create") else None
-        return opened_row(await self.accounts.open(details, rules, caller.who))
+        welcome = Welcome(welcome_rule(self.services.settings), details.external_id, caller.who)
+        also = await welcome.prepared(self.ledger.database)
+        return opened_row(await self.accounts.open(details, rules, caller.who, also), welcome.given)
 
     async def update(
         self, caller: Caller, account_id: str, changes: Mapping[str, Any], reason: str = ""
@@ -116,15 +119,16 @@ class AccountActions:
             raise AccountClosed(account_id)
 
         async def check(connection: AsyncConnection) -> None:
-            given = await self.ledger.granted_since(connection, WELCOME, span(day_of(now_ms()))[0])
+            given = await given_since(connection, span(day_of(now_ms()))[0])
             if given > conf.welcome_credits_a_day * 1_000:
                 message = f"At most {conf.welcome_credits_a_day} welcome credits a day (admin.welcome_credits_a_day)."
                 raise forbidden(message, "grant_over_cap")
 
-        reference = f"{WELCOME}{account_id}"
+        reference = f"{PREFIX}{account_id}"
+        terms = GrantTerms(reason_shown=True, source="welcome")
         try:
             new = await self.ledger.grant(
-                account_id, millicredits(amount), reference, caller.who.actor, WELCOME_REASON, caller.who, check
+                account_id, millicredits(amount), reference, caller.who.actor, REASON, caller.who, check, terms
             )
         except ReferenceTaken as error:
             raise Rejection(409, "reference_taken", f"Not booked: {error}.", param="credits") from None

@@ -21,7 +21,7 @@ from proxy.admin.accounts.tokens_api import TokensApi
 from proxy.admin.auth import AdminRoute, Caller
 from proxy.admin.request_bodies import ReasonRequest
 from proxy.admin.rows import account_row, staff_usage_row
-from proxy.customer_api.rows import ledger_row
+from proxy.customer_api.rows import staff_ledger_row
 from proxy.web.http import json_body, json_response
 from proxy.web.query import page_limit, read_cursor, whole_number, write_cursor
 from proxy.web.rejections import Rejection, invalid
@@ -84,8 +84,7 @@ class AccountsApi:
         before = None if cursor is None else whole_number(cursor, "cursor")
         rows = await self.actions.ledger.transfers_of(account_id, limit + 1, before)
         following = str(rows[limit - 1].id) if len(rows) > limit else None
-        data = [{**ledger_row(row), "actor": row.actor} for row in rows[:limit]]
-        return json_response({"data": data, "nextCursor": following})
+        return json_response({"data": [staff_ledger_row(row) for row in rows[:limit]], "nextCursor": following})
 
     async def _usage(self, request: Request, caller: Caller) -> Response:
         del caller

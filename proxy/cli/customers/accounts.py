@@ -5,6 +5,7 @@ from typing import Any
 
 from billing.ledger.accounts import KeyRules
 from billing.ledger.audit_log import AuditLog, Change
+from billing.ledger.credits.welcome import Welcome, welcome_rule
 from billing.ledger.customers.search import AccountFilters, AccountSearch
 from billing.ledger.objects.upstream_objects import UpstreamObjects
 from billing.ledger.records.account_details import AccountDetails
@@ -29,8 +30,10 @@ from proxy.cli.context import (
     who,
 )
 from proxy.cli.stripe import open_stripe
+from proxy.customer_api.credits.expiring import expiring_rows
 from proxy.gateway.background.expiry import PATHS, forget_stored
 from proxy.gateway.upstream.control import opened_clients
+from proxy.web.times import iso_time
 
 SEARCHED = 100
 """Accounts that a search shows without a limit."""
@@ -107,14 +110,18 @@ async def _account_create(context: Context) -> Result:
     details = AccountDetails(
         given.name, given.external_id, given.email, dict(given.metadata) if given.metadata else None
     )
-    opened = await context.accounts.open(details, None if given.no_key else KeyRules(), who())
+    welcome = Welcome(welcome_rule(context.settings), given.external_id, who())
+    also = await welcome.prepared(context.database)
+    opened = await context.accounts.open(details, None if given.no_key else KeyRules(), who(), also)
     row = opened.account
     text = f"Account {row.id} ({row.name})"
     if not opened.created:
         text += " was there already; nothing was made."
+    if welcome.given:
+        text += f"\nWelcome credits: {in_credits(welcome.given)}"
     if opened.secret is not None:
         text += f"\nAPI key (shown this once): {opened.secret}"
-    return opened_row(opened), text, 0
+    return opened_row(opened, welcome.given), text, 0
 
 
 async def _account_show(context: Context) -> Result:
@@ -123,11 +130,13 @@ async def _account_show(context: Context) -> Result:
     posted = await context.ledger.posted(account_id)
     figures, held, unflushed = await account_figures(context, account_id)
     balance = figures if figures is not None else posted.balance
+    expiring = await context.ledger.expiring(account_id)
     result = {
         **account_row(account._replace(posted_millicredits=posted.balance)),
         "balanceMillicredits": str(balance),
         "heldMillicredits": str(held),
         "unflushedMillicredits": str(unflushed),
+        "expiringCredits": expiring_rows(expiring),
     }
     text = (
         f"{account_id}  {account.name}  {account.status}\n"
@@ -135,6 +144,8 @@ async def _account_show(context: Context) -> Result:
     )
     said = [("external id", account.external_id), ("e-mail", account.email), ("metadata", account.metadata)]
     text += "".join(f"\n{name} {value}" for name, value in said if value)
+    for lot in expiring:
+        text += f"\n{in_credits(lot.remaining_millicredits)} credits expire {iso_time(lot.expires_at)}"
     return result, text, 0
 
 

@@ -11,6 +11,7 @@ from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import MoneyError, millicredits, parse_credits
+from billing.money.postings import GrantTerms
 from billing.storage.database import now_ms
 from proxy.admin.rows import staff_usage_row
 from proxy.cli.context import (
@@ -18,6 +19,7 @@ from proxy.cli.context import (
     Context,
     Result,
     actor,
+    expiry,
     in_credits,
     local_url,
     not_negative,
@@ -43,8 +45,10 @@ def register(commands: Any, add: Add) -> None:
     grant.add_argument("account")
     grant.add_argument("credits")
     grant.add_argument(
-        "--reason", required=True, type=short_text(2_000), help="the customer reads it in the ledger and on statements"
+        "--reason", required=True, type=short_text(2_000), help="why; the customer reads it only with --show-reason"
     )
+    grant.add_argument("--show-reason", action="store_true", help="the customer reads the reason, also on statements")
+    grant.add_argument("--expires", help="when they expire: ISO 8601, or 30d, 12h, 15m (default: never)")
     grant.add_argument(
         "--reference", type=short_text(80), help="repeat a grant safely: the same reference is booked once"
     )
@@ -65,12 +69,18 @@ async def _grant(context: Context) -> Result:
     if not amount or abs(amount) > MAX_GRANT_CREDITS * 1_000:
         raise MoneyError(f"a grant is not zero and at most {MAX_GRANT_CREDITS} credits either way")
     reference = given.reference or "grant_" + secrets.token_hex(12)
-    new = await context.ledger.grant(given.account, millicredits(amount), reference, actor(), given.reason, who())
+    terms = GrantTerms(expiry(given.expires), given.show_reason)
+    if amount < 0 and terms.expires_at is not None:
+        raise MoneyError("only credits that are given expire: leave --expires out")
+    new = await context.ledger.grant(
+        given.account, millicredits(amount), reference, actor(), given.reason, who(), terms=terms
+    )
     posted = await context.ledger.posted(given.account)
     result = {
         "accountId": given.account,
         "grantedMillicredits": str(amount if new else 0),
         "reference": reference,
+        "expiresAt": iso_time(terms.expires_at) if terms.expires_at is not None else None,
         "postedMillicredits": str(posted.balance),
     }
     what = f"Granted {in_credits(amount)} credits" if new else "This reference was booked before; nothing granted"
@@ -95,6 +105,8 @@ async def _ledger(context: Context) -> Result:
             "purchaseId": row.purchase_id,
             "actor": row.actor,
             "reason": row.reason,
+            "reasonShown": bool(row.reason_shown),
+            "expiresAt": iso_time(row.expires_at) if row.expires_at is not None else None,
             "createdAt": iso_time(row.created_at),
         }
         for row in rows

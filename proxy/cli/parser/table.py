@@ -38,6 +38,7 @@ TABLE: Mapping[str, FirstWord] = {
     "import": FirstWord("importing.command", "Take over accounts, keys and balances of another gateway, from a CSV."),
     "rates": FirstWord("rates", "Import, compare, activate and show rate cards."),
     "plan": FirstWord("plans", "Price plans: make versions, give them to accounts."),
+    "promo": FirstWord("customers.promos", "Promo codes: make, list, end them."),
     "stripe": FirstWord("stripe", "Stripe's events, sweeps, purchases."),
     "purchases": FirstWord("purchases", "Payments that a person decides about."),
     "books": FirstWord("books", "Journal, liability and margin by day (UTC)."),

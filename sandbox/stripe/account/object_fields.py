@@ -144,6 +144,7 @@ _REST: Final[dict[str, Obj]] = {
         "phone_number_collection": {"enabled": False},
         "shipping_options": [],
         "status": "open",
+        "tax_id_collection": {"enabled": False, "required": "never"},
         "ui_mode": "hosted_page",
     },
     "product": {

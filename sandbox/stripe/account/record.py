@@ -36,6 +36,8 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     metadata: dict[str, str] = {}
     """Of the payment intent."""
     client_reference_id: str | None = None
+    tax: int = 0
+    """Cents of tax in what was paid, as Stripe Tax computed and booked them."""
 
 
 class Record:

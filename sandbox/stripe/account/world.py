@@ -53,6 +53,10 @@ PREFIXES: Final = {
     "price": "price_1",
     "item": "li_1",
     "billing_portal.session": "bps_1",
+    "tax.calculation": "taxcalc_1",
+    "tax.transaction": "tax_1",
+    "tax_id": "txi_1",
+    "invoice": "in_1",
 }
 
 

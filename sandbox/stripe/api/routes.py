@@ -19,6 +19,7 @@ from sandbox.stripe.payments import (
     payment_methods,
     refunds,
     setup_intents,
+    taxes,
 )
 from sandbox.stripe.webhooks import endpoints
 
@@ -326,6 +327,22 @@ _ROWS: Final[tuple[_Row, ...]] = (
         "billing_portal._session_create_params.SessionCreateParams",
         lambda w, p, _: portal.create_portal(w, p),
     ),
+    (
+        "POST",
+        "tax/calculations",
+        "tax._calculation_create_params.CalculationCreateParams",
+        lambda w, p, _: taxes.calculate(w, p),
+    ),
+    ("GET", "tax/calculations/:id", "", _retrieve("tax.calculation")),
+    ("GET", "tax/transactions/:id", "", _retrieve("tax.transaction")),
+    (
+        "GET",
+        "tax/associations/find",
+        "tax._association_find_params.AssociationFindParams",
+        lambda w, p, _: taxes.association(w, p),
+    ),
+    ("GET", "invoices", "_invoice_list_params.InvoiceListParams", _list("invoice", "customer", "status")),
+    ("GET", "invoices/:id", "", _retrieve("invoice")),
     ("GET", "payment_pages/:id", ANYTHING, _page),
     ("POST", "payment_pages/:id/confirm", ANYTHING, _confirm_page),
 )

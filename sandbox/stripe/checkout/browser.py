@@ -12,6 +12,7 @@ from sandbox.stripe.checkout import pages, sessions
 from sandbox.stripe.payments import customers, payment_intents, payment_methods, setup_intents
 
 Fields = Mapping[str, str]
+_SAID: Final = ("email", "name", "business_name", "tax_id", "postal_code")
 _NO_PAGE: Final = "There is no such page in this sandbox."
 
 
@@ -50,6 +51,8 @@ class HostedPages:
             if parts[0] == "receipts" and len(parts) == 2:
                 charge = world.get("charge", parts[1])
                 return Page(200, pages.receipt(charge, list(world.find("refund", charge=charge["id"]))))
+            if parts[0] == "invoices" and len(parts) in {2, 3}:
+                return Page(200, pages.invoice(world.get("invoice", parts[1])))
             if parts[:2] == ["p", "session"] and len(parts) == 3:
                 return self._portal(world.get("billing_portal.session", parts[2]), fields)
         except StripeError as error:
@@ -74,9 +77,8 @@ class HostedPages:
             return Page(200, pages.checkout(session, session["_items"], self._prefilled(session)))
         try:
             method = self._method(fields)
-            sessions.pay(
-                self._world, session, method, sessions.Payment(email=fields.get("email"), name=fields.get("name"))
-            )
+            said = {name: fields[name] or None for name in _SAID if name in fields}
+            sessions.pay(self._world, session, method, msgspec.convert(said, sessions.Payment))
         except StripeError as error:
             return Page(402, pages.checkout(session, session["_items"], dict(fields), str(error)))
         return self._next(session)

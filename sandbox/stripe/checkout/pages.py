@@ -77,7 +77,7 @@ def checkout(session: Obj, items: list[Obj], fields: Fields, error: str | None =
     return document(
         "Checkout",
         f'{summary}{alert}<form method="post" action="/c/pay/{session["id"]}">'
-        f"{_contact(fields)}{_methods(session, fields)}{later or ''}"
+        f"{_contact(fields)}{_company(session, fields)}{_methods(session, fields)}{later or ''}"
         f'<p><button type="submit" id="pay">{label}</button> {cancel}</p></form>{_hint()}',
     )
 
@@ -92,6 +92,17 @@ def _input(name: str, label: str, value: str, more: str = "") -> str:
 def _contact(fields: Fields) -> str:
     email = _input("email", "Email", fields.get("email", ""), 'type="email" autocomplete="email" required')
     return email + _input("name", "Name on card or account", fields.get("name", ""), 'autocomplete="name" required')
+
+
+def _company(session: Obj, fields: Fields) -> str:
+    """Ask for what the session collects of a company, and for its address."""
+    asked = ""
+    if session["billing_address_collection"] == "required" or session["automatic_tax"]["enabled"]:
+        asked += _input("postal_code", "ZIP or postal code", fields.get("postal_code", "94103"), "required")
+    if (session.get("tax_id_collection") or {}).get("enabled"):
+        asked += _input("business_name", "Company (if you buy for one)", fields.get("business_name", ""))
+        asked += _input("tax_id", "VAT or tax id", fields.get("tax_id", ""))
+    return asked
 
 
 def _methods(session: Obj, fields: Fields) -> str:
@@ -159,6 +170,21 @@ def receipt(charge: Obj, refunds: list[Obj]) -> str:
         for item in refunds
     )
     return document("Receipt", f"<p>{escape(charge['id'])}</p><table>{rows}</table>")
+
+
+def invoice(found: Obj) -> str:
+    """Return the page of an invoice."""
+    lines = "".join(
+        f"<tr><td>{escape(str(line['description']))}</td><td>{money(line['amount'], found['currency'])}</td></tr>"
+        for line in found["lines"]["data"]
+    )
+    tax = money(found["total"] - found["total_excluding_tax"], found["currency"])
+    ids = ", ".join(escape(one["value"]) for one in found["customer_tax_ids"])
+    return document(
+        f"Invoice {found['number']}",
+        f"<p>{escape(str(found['customer_name']))} {ids}</p><table>{lines}<tr><td>Tax</td><td>{tax}</td></tr>"
+        f"<tr><th scope=row>Total</th><th>{money(found['total'], found['currency'])}</th></tr></table>",
+    )
 
 
 def portal(session: Obj, methods: list[Obj]) -> str:

@@ -8,8 +8,8 @@ import msgspec
 from sandbox.stripe.account.errors import invalid, missing
 from sandbox.stripe.account.object_fields import ADDRESS, blank, metadata_after
 from sandbox.stripe.account.world import Obj, World, name_of, timer_action
-from sandbox.stripe.checkout import catalog
-from sandbox.stripe.payments import customers, payment_intents, payment_methods, setup_intents
+from sandbox.stripe.checkout import catalog, invoices
+from sandbox.stripe.payments import customers, payment_intents, payment_methods, setup_intents, taxes
 
 _DAY_S: Final = 86_400
 _SHORTEST_S: Final = 30 * 60
@@ -17,8 +17,8 @@ _SHORTEST_S: Final = 30 * 60
 _ECHOED: Final = (
     "after_expiration allow_promotion_codes allowed_payment_method_types billing_address_collection "
     "branding_settings cancel_url client_reference_id consent_collection currency customer customer_email "
-    "excluded_payment_method_types integration_identifier locale origin_context payment_method_options "
-    "phone_number_collection redirect_on_completion return_url saved_payment_method_options "
+    "excluded_payment_method_types integration_identifier invoice_creation locale origin_context "
+    "payment_method_options phone_number_collection redirect_on_completion return_url saved_payment_method_options "
     "shipping_address_collection submit_type success_url ui_mode wallet_options"
 ).split()
 
@@ -34,6 +34,10 @@ class Payment(msgspec.Struct, frozen=True, kw_only=True):
     """Charged instead of the session's total, which stays as it is."""
     discount: int = 0
     """Cents a promotion code takes off; the whole total makes it no_payment_required."""
+    business_name: str | None = None
+    tax_id: str | None = None
+    tax_id_type: str = "eu_vat"
+    """Of a company, where the session asks for them."""
     session_fields: dict[str, Any] = {}
     """Laid over the session for good: amount_total, currency, payment_status, metadata…"""
     event_fields: dict[str, Any] = {}
@@ -80,9 +84,9 @@ def create(world: World, params: dict[str, Any]) -> Obj:
         }
     fields["custom_text"] |= params.get("custom_text", {})
     fields["automatic_tax"] |= params.get("automatic_tax", {})
-    session = world.add(
-        "checkout.session", fields, items=items, data=params.get("payment_intent_data", {}), payment=None
-    )
+    fields["tax_id_collection"] |= params.get("tax_id_collection", {})
+    own = {"data": params.get("payment_intent_data", {}), "kept": params.get("customer_update", {})}
+    session = world.add("checkout.session", fields, items=items, payment=None, **own)
     _total(world, session, 0)
     if mode == "payment" and session["amount_total"] and session["amount_total"] < 50:
         del world.objects["checkout.session"][session["id"]]
@@ -109,11 +113,31 @@ def _check(world: World, params: dict[str, Any], mode: str) -> None:
             "You may only specify one of these parameters: customer, customer_creation.", None, "customer_creation"
         )
     if params.get("customer"):
-        customers.customer(world, params["customer"])
+        _check_kept(customers.customer(world, params["customer"]), params)
+    elif params.get("customer_update"):
+        raise invalid("`customer_update` can only be used with `customer`.", None, "customer_update")
     if len(params.get("client_reference_id", "")) > 200:
         raise invalid("Invalid string: client_reference_id must be at most 200 characters", None, "client_reference_id")
     if mode == "setup" and params.get("line_items"):
         raise invalid("You can not pass `line_items` in `setup` mode.", None, "line_items")
+
+
+def _check_kept(customer: Obj, params: dict[str, Any]) -> None:
+    """Raise StripeError where a customer's own record is needed, and the session may not write it."""
+    kept = params.get("customer_update", {})
+    if params.get("tax_id_collection", {}).get("enabled") and kept.get("name") != "auto":
+        message = (
+            "Tax ID collection requires updating business name on the customer. To enable tax ID collection for an "
+            "existing customer, please set `customer_update[name]` to `auto`."
+        )
+        raise invalid(message, None, "tax_id_collection")
+    taxed, address = params.get("automatic_tax", {}).get("enabled"), customer["address"] or {}
+    if taxed and not address.get("country") and kept.get("address") != "auto":
+        message = (
+            "Automatic tax calculation in Checkout requires a valid address on the Customer. Add a valid address to "
+            "the Customer or set `customer_update[address]` to `auto` to save the address entered in Checkout."
+        )
+        raise invalid(message, "customer_tax_location_invalid", "automatic_tax")
 
 
 def _expiry(params: dict[str, Any], created: int) -> int:
@@ -180,7 +204,7 @@ def _total(world: World, session: Obj, discount: int) -> None:
     subtotal = sum(item["amount_subtotal"] for item in session["_items"])
     discount = min(discount, subtotal)
     taxed = session["automatic_tax"]["enabled"]
-    tax = ((subtotal - discount) * world.live.tax_permille + 500) // 1000 if taxed else 0
+    tax = taxes.tax_on(world, subtotal - discount) if taxed else 0
     session |= {"amount_subtotal": subtotal, "amount_total": subtotal - discount + tax}
     session["total_details"] = {"amount_discount": discount, "amount_shipping": 0, "amount_tax": tax}
     if taxed:
@@ -252,6 +276,7 @@ def _intent(world: World, session: Obj, payment: Payment) -> Obj:
     else:
         intent = world.get("payment_intent", session["payment_intent"])
         intent["amount"] = amount
+    intent["_tax"] = session["total_details"]["amount_tax"]
     if payment.presentment:
         intent["presentment_details"] = dict(payment.presentment)
         session["presentment_details"] = dict(payment.presentment)
@@ -289,14 +314,41 @@ def _complete(world: World, session: Obj, payment_status: str) -> None:
     payment = msgspec.convert(session["_payment"], Payment)
     known = world.objects["customer"].get(session["customer"] or "") or {}
     email = payment.email or session["customer_email"] or known.get("email")
+    company = (session.get("tax_id_collection") or {}).get("enabled")
+    tax_ids = [{"type": payment.tax_id_type, "value": payment.tax_id}] if company and payment.tax_id else []
     details: Obj = {
         "address": ADDRESS | {"country": payment.country, "postal_code": payment.postal_code},
-        "business_name": None,
+        "business_name": payment.business_name if company else None,
     }
     details |= {"email": email, "individual_name": None, "name": payment.name or known.get("name"), "phone": None}
-    session |= {"customer_details": details | {"tax_exempt": "none", "tax_ids": []}, "payment_status": payment_status}
-    session |= {"status": "complete", "url": None} | payment.session_fields
+    session |= {
+        "customer_details": details | {"tax_exempt": "none", "tax_ids": tax_ids},
+        "payment_status": payment_status,
+    }
+    _keep(world, session)
+    session |= {"status": "complete", "url": None}
+    if payment_status == "paid":
+        invoices.make(world, session)
+    session |= payment.session_fields
     world.emit("checkout.session.completed", session | payment.event_fields)
+
+
+def _keep(world: World, session: Obj) -> None:
+    """Write what the customer entered into the customer, as far as the session may."""
+    known, said = world.objects["customer"].get(session["customer"] or ""), session["customer_details"]
+    if known is None or known.get("deleted"):
+        return
+    changes: Obj = {}
+    kept = session.get("_kept", {})
+    if kept.get("address") == "auto":
+        changes["address"] = said["address"]
+    if kept.get("name") == "auto" and (said["business_name"] or said["name"]):
+        changes["name"] = said["business_name"] or said["name"]
+    if changes:
+        customers.update_customer(world, known, changes)
+    for one in said["tax_ids"]:
+        if not world.find("tax_id", customer=known["id"], value=one["value"]):
+            world.add("tax_id", {"created": world.now(), "customer": known["id"], "livemode": False, **one})
 
 
 @timer_action("checkout.settled")
@@ -305,6 +357,7 @@ def settled(world: World, session_id: str, arrived: bool) -> None:
     session = world.get("checkout.session", session_id)
     if arrived:
         session["payment_status"] = "paid"
+        invoices.make(world, session)
     payment = msgspec.convert(session["_payment"], Payment)
     session |= {name: value for name, value in payment.session_fields.items() if name != "payment_status"}
     suffix = "succeeded" if arrived else "failed"

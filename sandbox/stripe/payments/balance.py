@@ -71,6 +71,7 @@ def record_movement(world: World, kind: str, charge: Obj, amount: int, fee: int,
         customer=charge["customer"],
         metadata=dict(intent.get("metadata", {})),
         client_reference_id=session.get("client_reference_id"),
+        tax=intent.get("_tax", 0) if kind == "paid" else 0,
         **ids,
     )
 

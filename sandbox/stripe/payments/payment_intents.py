@@ -7,7 +7,7 @@ from sandbox.stripe.account.cards import DECLINES
 from sandbox.stripe.account.errors import StripeError, card_error, invalid
 from sandbox.stripe.account.object_fields import blank, charged_card, metadata_after
 from sandbox.stripe.account.world import ACTIONS, Obj, World, public, timer_action
-from sandbox.stripe.payments import balance, customers, disputes, payment_methods
+from sandbox.stripe.payments import balance, customers, disputes, payment_methods, taxes
 
 _MIN_AMOUNT: Final = 50
 _MAX_AMOUNT: Final = 99_999_999
@@ -50,7 +50,9 @@ def create(world: World, params: dict[str, Any]) -> Obj:
         raise invalid("`off_session` can only be used when `confirm` is true.", None, "off_session")
     if params.get("customer"):
         customers.customer(world, params["customer"])
+    hooks = taxes.linked(world, params)
     intent = _new(world, params["amount"], currency, params)
+    intent["hooks"] = hooks
     if params.get("payment_method"):
         intent["payment_method"] = _usable(world, intent, params["payment_method"])["id"]
         intent["status"] = "requires_confirmation"
@@ -282,6 +284,7 @@ def _succeed(world: World, intent: Obj, charge: Obj, method: Obj) -> None:
     }
     charge["receipt_url"] = f"{world.base_url}/receipts/{charge['id']}"
     intent |= {"amount_received": amount, "processing": None, "status": "succeeded"}
+    taxes.commit(world, intent)
     transaction = balance.post(
         world,
         "charge" if method["type"] == "card" else "payment",

@@ -5,7 +5,7 @@ from typing import Any, Final
 from sandbox.stripe.account.errors import invalid, missing
 from sandbox.stripe.account.object_fields import blank, metadata_after
 from sandbox.stripe.account.world import Obj, World, timer_action
-from sandbox.stripe.payments import balance, payment_methods
+from sandbox.stripe.payments import balance, payment_methods, taxes
 
 _OPEN_DISPUTE: Final = ("needs_response", "under_review", "lost")
 
@@ -44,6 +44,7 @@ def create(world: World, params: dict[str, Any], *, status: str | None = None) -
     balance.record_movement(
         world, "refunded", charge, amount, 0, refund=refund["id"], balance_transaction=transaction["id"]
     )
+    taxes.reverse(world, world.objects["payment_intent"].get(charge["payment_intent"]), refund, amount)
     world.emit("refund.created", refund)
     world.change(charge, "charge.refunded", amount_refunded=charge["amount_refunded"] + amount, refunded=amount == left)
     _follow(world, refund, manner)
@@ -117,6 +118,7 @@ def fail(world: World, refund: Obj, reason: str = "unknown", *, status: str = "f
     balance.record_movement(
         world, "refund_failed", charge, refund["amount"], 0, refund=refund["id"], balance_transaction=transaction["id"]
     )
+    taxes.reverse(world, world.objects["payment_intent"].get(charge["payment_intent"]), refund, -refund["amount"])
     charge |= {"amount_refunded": charge["amount_refunded"] - refund["amount"], "refunded": False}
     refund.pop("pending_reason", None)
     changes = {"failure_balance_transaction": transaction["id"], "status": status}

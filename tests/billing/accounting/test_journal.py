@@ -18,6 +18,7 @@ from billing.accounting.journal import (
     _apply,
     _recognise,
 )
+from billing.money.credits.expiring import mark_of
 from billing.money.postings import CASH, COGS, DISPUTES, FEES, TAX, payable
 from tests.support.shop import PRO, STARTER, Shop, today, use
 
@@ -150,7 +151,10 @@ async def test_a_quiet_day_still_owes_what_the_day_before_owed(shop: Shop) -> No
 
 
 MOVES = st.lists(
-    st.tuples(st.sampled_from(["buy", "use", "grant", "take", "refund", "unrefund"]), st.integers(1, 10_000)),
+    st.tuples(
+        st.sampled_from(["buy", "use", "grant", "take", "refund", "unrefund", "gift", "bonus", "lapse"]),
+        st.integers(1, 10_000),
+    ),
     max_size=25,
 )
 
@@ -162,6 +166,7 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
     owners: dict[str, str] = {}
     paid: dict[str, int] = {}
     back: dict[str, int] = {}
+    balance, gifts = 0, dict[str, int]()
     for number, (kind, amount) in enumerate(moves):
         rows: list[CustomerMovement] = []
         if kind == "buy":
@@ -174,6 +179,21 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
             rows = [CustomerMovement(1, "a", "usage", "", -amount)]
         elif kind in ("grant", "take"):
             rows = [CustomerMovement(1, "a", "adjustment", f"g{number}", amount if kind == "grant" else -amount)]
+        elif kind == "gift":
+            gifts[f"adjustment:g{number}"] = amount
+            rows = [CustomerMovement(1, "a", "adjustment", f"g{number}", amount, 1_000 + amount % 7)]
+        elif kind == "bonus":
+            paid[f"p{number}"] = amount
+            gifts[f"purchase_bonus:p{number}"] = amount
+            rows = [
+                CustomerMovement(1, "a", "purchase", f"p{number}", amount),
+                CustomerMovement(1, "a", "purchase_bonus", f"p{number}", amount, 1_000 + amount % 5),
+            ]
+        elif kind == "lapse" and gifts:
+            lot = sorted(gifts)[amount % len(gifts)]
+            part = min(amount, next(one.remaining for one in account.expiring if one.lot_id == lot))
+            if part:
+                rows = [CustomerMovement(1, "a", "expiry", f"{mark_of(lot)}:{number}", -part)]
         elif kind == "refund" and paid:
             purchase = sorted(paid)[amount % len(paid)]
             part = min(amount, paid[purchase] - back.get(purchase, 0))
@@ -181,6 +201,8 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
                 back[purchase] = back.get(purchase, 0) + part
                 owners[f"re_{number}"] = purchase
                 rows = [CustomerMovement(1, "a", "refund", f"re_{number}:1", -part)]
+                if f"purchase_bonus:{purchase}" in gifts:
+                    rows.append(CustomerMovement(1, "a", "refund_bonus", f"re_{number}:1", -(part // 2 or 1)))
         elif kind == "unrefund" and any(back.values()):
             purchase = next(name for name, part in sorted(back.items()) if part)
             owners[f"re_{number}"] = purchase
@@ -189,7 +211,11 @@ def test_any_history_balances_and_owes_exactly_what_was_paid_and_not_recognised(
             _apply(account, row, owners)
             before = account.move()
             _recognise(lines, row, before, account.at)
+            balance += row.effect
+            assert account.at.outstanding - account.at.overdrawn == balance
+            assert not account.at.overdrawn or account.at.outstanding == 0, "a debt is paid with what there is"
             assert kind != "take" or account.at.recognised == before.recognised, "what a person takes is no usage"
+            assert kind != "lapse" or account.at[:2] == before[:2], "what was given and goes is no revenue"
     assert sum(lines.values()) == 0
     held = sum(paid.values()) - sum(back.values())
     assert account.at.recognised + account.at.deferred + account.at.adjusted == held

@@ -77,7 +77,7 @@ async def test_no_statement_replaces_a_row(how: str, table: str, sql: Books) -> 
 
 CHANGED = {
     "by its number": "INSERT OR REPLACE INTO transfers SELECT id, debit_account, credit_account, 999999, kind, "
-    "reference_type, 'another ' || id, created_at, actor, reason FROM transfers",
+    "reference_type, 'another ' || id, created_at, actor, reason, expires_at, reason_shown FROM transfers",
     "by its reference": "INSERT OR REPLACE INTO transfers (debit_account, credit_account, amount_millicredits, kind, "
     "reference_type, reference_id, created_at) SELECT debit_account, credit_account, 999999, kind, reference_type, "
     "reference_id, created_at FROM transfers",

@@ -87,5 +87,8 @@ async def test_each_row_is_added_to_by_its_key(sql: Books) -> None:
     accounts = [await sql.account(100) for _ in range(3)]
     amounts = {accounts[2]: -30, accounts[0]: 5, "acct_nobody": 9}
     async with sql.database.write() as connection:
-        await add_to_each(connection, balances.c.account_id, balances.c.posted_millicredits, amounts)
+        posted, charged = balances.c.posted_millicredits, balances.c.charged_millicredits
+        await add_to_each(connection, balances.c.account_id, posted, amounts, less=charged)
+        taken = {row[0]: row[1] for row in await connection.execute(select(balances.c.account_id, charged))}
     assert [(await sql.ledger.posted(account)).balance for account in accounts] == [105, 100, 70]
+    assert [taken[account] for account in accounts] == [-5, 0, 30]

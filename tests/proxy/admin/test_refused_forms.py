@@ -10,6 +10,8 @@ from proxy.admin.events.api import EventsApi
 from proxy.admin.events.pages import EventPages
 from proxy.admin.ops_page import OpsPage, in_words, page_of_form
 from proxy.admin.plans.api import PlansApi
+from proxy.admin.promos.api import PromoCodesApi
+from proxy.admin.promos.pages import PromoPages
 
 NOTHING = cast("Any", None)
 PAGE = OpsPage(
@@ -17,6 +19,7 @@ PAGE = OpsPage(
     NOTHING,
     PlansApi(NOTHING, NOTHING, NOTHING),
     EventPages(EventsApi(NOTHING, NOTHING, NOTHING), NOTHING),
+    PromoPages(PromoCodesApi(NOTHING)),
     NOTHING,
     "http://page.test",
 ).table()

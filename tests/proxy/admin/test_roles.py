@@ -20,6 +20,8 @@ from proxy.admin.events.api import EventsApi
 from proxy.admin.events.pages import EventPages
 from proxy.admin.ops_page import OpsPage
 from proxy.admin.plans.api import PlansApi
+from proxy.admin.promos.api import PromoCodesApi
+from proxy.admin.promos.pages import PromoPages
 from proxy.admin.roles import MAY, ROLES
 from tests.support import web
 from tests.support.admins import bearer, enter
@@ -29,8 +31,11 @@ from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
 
 NOTHING = cast("Any", None)
 PLANS, EVENTS = PlansApi(NOTHING, NOTHING, NOTHING), EventsApi(NOTHING, NOTHING, NOTHING)
-API = AdminApi(NOTHING, NOTHING, AccountsApi(NOTHING), PLANS, EVENTS).table()
-PAGE = OpsPage(NOTHING, NOTHING, PLANS, EventPages(EVENTS, NOTHING), NOTHING, "http://page.test").table()
+PROMOS = PromoCodesApi(NOTHING)
+API = AdminApi(NOTHING, NOTHING, AccountsApi(NOTHING), PLANS, EVENTS, PROMOS).table()
+PAGE = OpsPage(
+    NOTHING, NOTHING, PLANS, EventPages(EVENTS, NOTHING), PromoPages(PROMOS), NOTHING, "http://page.test"
+).table()
 CAP = 50
 
 BODIES: dict[str, Any] = {
@@ -42,6 +47,7 @@ BODIES: dict[str, Any] = {
     "/welcome": {},
     "/plan": {"planId": None},
     "/plans": {"planId": "gold", "prices": {"markup": "1.1"}, "reason": "test"},
+    "/promos": {"code": "SPRING", "credits": "1", "reason": "test"},
     "/end-user-rules": {"required": False},
     "/end-users": {"endUser": "anna"},
     "/end-users/remove": {"endUser": "nobody"},
@@ -101,6 +107,7 @@ def ask(server: Tollkeeper, route: AdminRoute, account_id: str, headers: dict[st
         admin_key_id="adm_missing",
         name="nobody",
         endpoint_id="ep_missing",
+        code="NONE-SUCH",
         notice_id="notice_missing",
         job="finance",
     )

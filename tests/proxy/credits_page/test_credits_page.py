@@ -14,6 +14,7 @@ from billing.ledger.audit_log import AuditLog, Who
 from billing.ledger.customers.desk import key_desk
 from billing.money.amounts import millicredits
 from billing.money.errors import NotYet
+from billing.money.postings import GrantTerms
 from config.settings import Package
 from tests.support.credits_page import HOST, KEY, visiting
 from tests.support.money_api import open_api, settings
@@ -328,7 +329,9 @@ class Inert(HTMLParser):
 
 async def test_what_others_wrote_is_text_and_the_policy_is_strict(shop: Shop) -> None:
     account = await shop.books.account()
-    await shop.books.ledger.grant(account, cast("Any", 5_000), "g1", "ops", "<script>alert(1)</script>")
+    await shop.books.ledger.grant(
+        account, cast("Any", 5_000), "g1", "ops", "<script>alert(1)</script>", terms=GrantTerms(reason_shown=True)
+    )
     async with visiting(shop) as visit:
         entered = await visit.sign_in(account)
         Inert().feed(entered.text)

@@ -12,6 +12,7 @@ from billing.ledger.audit_log import AuditLog, Who
 from billing.ledger.customers.desk import key_desk
 from billing.money.catalogue.price_plan import PlanDocument, PlanPrices
 from billing.money.holds import Entry
+from billing.money.postings import GrantTerms
 from billing.money.usage_record import UsageRecord, encode_record
 from proxy.credits_page.activity import read_filters
 from proxy.web.rejections import Rejection
@@ -71,7 +72,9 @@ async def named_key(shop: Shop, account: str, name: str) -> str:
 async def test_one_list_has_requests_and_money_and_says_each_once(shop: Shop) -> None:
     account, other = await shop.books.account(), await shop.books.account(9_000)
     key = await named_key(shop, account, "the website")
-    await shop.books.ledger.grant(account, cast("Any", 5_000), "g1", "ops", "for the trouble")
+    await shop.books.ledger.grant(
+        account, cast("Any", 5_000), "g1", "ops", "for the trouble", terms=GrantTerms(reason_shown=True)
+    )
     await spend(shop, account, "req_one", key)
     await spend(shop, other, "req_theirs")
     async with visiting(shop) as visit:

@@ -112,7 +112,14 @@ def test_me_fits_and_adds_up(customer: Customer, http: httpx.Client) -> None:
     ]
     # 49.99 USD is 49,990 credits; 5 % of it are 2,499.5
     assert me["packages"] == [
-        {"code": "plus", "usd": "49.99", "bonusPercent": "5", "millicredits": "52489500", "credits": 52_489.5}
+        {
+            "code": "plus",
+            "usd": "49.99",
+            "bonusPercent": "5",
+            "bonusExpiresDays": None,
+            "millicredits": "52489500",
+            "credits": 52_489.5,
+        }
     ]
     (rates,) = [rates for rates in me["activeRates"] if rates["model"] == "gpt-4o-mini"]
     assert rates["usdPerMillionTokens"] == {"input": "0.15", "cached_input": "0.075", "output": "0.6"}

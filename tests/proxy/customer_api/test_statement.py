@@ -5,6 +5,7 @@ import io
 import re
 import zlib
 from base64 import a85decode
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -15,11 +16,12 @@ from billing.accounting.statements import (
     StatementPurchase,
     StatementUsage,
 )
-from config.app import check_logo
+from config.app import Logo, check_logo
 from config.settings import App, Seller
 from proxy.customer_api.lettering.faces import Faces
 from proxy.customer_api.lettering.writing_order import base_level, levels
 from proxy.customer_api.statement_csv import safe_cell, statement_csv
+from proxy.customer_api.statement_file import statement_file
 from proxy.customer_api.statement_pdf import statement_pdf
 from tests.support.statements import rows_of
 
@@ -76,6 +78,29 @@ LONG = Statement(
         )
     ],
 )
+
+
+def picture(kind: str) -> bytes:
+    out = io.BytesIO()
+    Image.new("RGB", (300, 90), (200, 10, 10)).save(out, kind)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_the_sellers_logo_stands_on_the_pdf_and_the_same_bytes_twice(kind: str) -> None:
+    seller, app, logo = Seller(name="Acme GmbH"), App(name="Acme"), Logo(picture(kind), f"image/{kind.lower()}")
+    made = statement_pdf(LONG, seller, app, logo)
+    assert made == statement_pdf(LONG, seller, app, logo)
+    assert b"/Subtype /Image" in made
+    assert b"/Subtype /Image" not in statement_pdf(LONG, seller)
+
+
+def test_a_logo_that_cannot_be_read_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "no.png").write_bytes(b"no picture")
+    (tmp_path / "logo.png").write_bytes(picture("PNG"))
+    for name, there in (("none.png", False), ("no.png", False), ("logo.png", True)):
+        body, media = statement_file(LONG, "pdf", Seller(), App(logo_file=str(tmp_path / name)))
+        assert (media, b"/Subtype /Image" in body) == ("application/pdf", there), name
 
 
 @pytest.mark.parametrize("letter", ["a", "W", "漢"])

@@ -66,7 +66,10 @@ async def every_object(box: Box) -> dict[str, Any]:
     await box.pay((await box.session()).id, outcome="decline", status=402)
     await box.pay((await box.session()).id, outcome="authenticate_wait")
     await v1.checkout.sessions.expire_async((await box.session()).id)
-    taxed = await box.session(automatic_tax={"enabled": True}, client_reference_id="ref", customer=customer.id)
+    kept: Any = {"address": "auto"}
+    taxed = await box.session(
+        automatic_tax={"enabled": True}, client_reference_id="ref", customer=customer.id, customer_update=kept
+    )
     await box.pay(taxed.id, discount=100, presentment={"presentment_amount": 950, "presentment_currency": "eur"})
     await box.v1.checkout.sessions.create_async(
         {"mode": "setup", "success_url": "http://x.example/", "currency": "usd"}

@@ -148,8 +148,8 @@ async def test_a_payment_that_needs_a_person_is_not_made_once_more(shop: Shop) -
     account = await account_with_card(shop)
     real = shop.stripe.charge_saved_method
 
-    async def odd(order: Any, method: str) -> Any:
-        intent = await real(order, method)
+    async def odd(order: Any, method: str, tax: Any) -> Any:
+        intent = await real(order, method, tax)
         shop.stripe.intents_by_id[intent.id] = replace(intent, amount_received=intent.amount - 1)  # type: ignore[union-attr]
         return shop.stripe.intents_by_id[intent.id]  # type: ignore[union-attr]
 
@@ -167,7 +167,7 @@ async def test_a_refusal_is_no_decline(shop: Shop) -> None:
     """The customer is not told that a card was declined which nobody tried, and nothing is asked for again and again."""
     account = await account_with_card(shop)
 
-    async def refuse(_order: Any, _method: str) -> Any:
+    async def refuse(_order: Any, _method: str, _tax: Any) -> Any:
         raise StripeRefused("resource_missing", "No such PaymentMethod", 400)
 
     shop.stripe.charge_saved_method = refuse  # type: ignore[method-assign]
