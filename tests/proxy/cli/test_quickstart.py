@@ -81,7 +81,7 @@ def test_a_second_terminal_knows_what_the_server_knows(folder: Path) -> None:
         headers = {"Authorization": f"Bearer {json.loads(admin.stdout)['adminKey']}"}
         shown = web.get(f"{served.url}/api/admin/jobs", headers=headers).json()
         names = [row["job"] for row in shown["data"]]
-        assert sorted(names) == ["finance", "reconcile", "stripe", "sweep"]
+        assert sorted(names) == ["expiry", "finance", "reconcile", "stripe", "sweep"]
         listed = served.shell("tollkeeper jobs list").stdout
         assert all(name in listed for name in names)
         assert "stripe" not in served.shell("tollkeeper jobs list", known=False).stdout
