@@ -1,7 +1,7 @@
 # Two commands: `make run` and `make test`. Both install what they need first (scripts/install), and say so; the second time there is nothing to do.
 PYTHON ?= python3
-# test processes side by side: most tests wait for servers, so one more than the two cores of a small machine
-JOBS ?= 3
+# test processes side by side: most tests wait for servers, so two more than the two cores of a small machine
+JOBS ?= 4
 BIN := .venv/bin
 
 .PHONY: run test test-fast lint docs bench bench-growth surface prove prove-metering release install install-dev lock

@@ -30,7 +30,7 @@ def test_whatever_is_sent_is_no_fault_and_nothing_is_unmetered(new_folder: Calla
     assert {*fuzz.KINDS, "answers of upstream"} <= figures.keys()
 
 
-@pytest.mark.parametrize("bug", [bug for bug in seeded.SEEDED if bug.check in (seeded.exactly, seeded.books)][:4])
+@pytest.mark.parametrize("bug", [bug for bug in seeded.SEEDED if bug.check in (seeded.exactly, seeded.books)][:3:2])
 def test_a_money_bug_that_is_put_in_is_found(bug: seeded.Seeded, new_folder: Callable[[str], Path]) -> None:
     """The others are put in by `make prove`."""
     assert seeded.is_found(bug, new_folder("bug") / bug.name, SEED)
