@@ -355,6 +355,8 @@ class RealtimeSession:
             raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
 
     async def _begun(self, frame: Frame) -> None:
+        if response_id_of(frame) in self._running:
+            return  # it said something before it was announced
         reply = self._next_reply()
         exchange = reply.exchange
         if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session

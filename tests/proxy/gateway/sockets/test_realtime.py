@@ -341,6 +341,18 @@ async def test_a_response_that_was_never_announced_is_charged_once_by_its_usage(
     assert talk.held == []
 
 
+async def test_a_response_that_is_announced_late_is_held_for_and_charged_once() -> None:
+    talk = await Conversation().opened()
+    await talk.say({"type": "response.create"})
+    await talk.hear({"type": "response.output_text.delta", "response_id": "resp_1", "delta": "hello"})
+    before = len(talk.exchanges)
+    await talk.answered("resp_1", 300)
+    charged = [one for one in talk.exchanges for report in one.charged if report.usage]
+    assert (len(talk.exchanges), len(charged)) == (before, 1)
+    await talk.session.end("completed")
+    assert talk.held == []
+
+
 async def test_what_an_unannounced_response_says_is_owed_by_who_leaves() -> None:
     talk = await Conversation().opened()
     await talk.say({"type": "response.create"})
