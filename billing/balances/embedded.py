@@ -229,7 +229,8 @@ class EmbeddedBalances:
 
     async def _committed(self, commit: "asyncio.Future[None]") -> None:
         try:
-            await asyncio.wait_for(asyncio.shield(commit), self._timeout)
+            async with asyncio.timeout(self._timeout):  # wait_for of Python 3.11 swallows who is cancelled as it ends
+                await asyncio.shield(commit)
         except TimeoutError:
             raise StoreUnavailable("embedded", "the journal file cannot be written now", in_doubt=True) from None
 

@@ -40,7 +40,8 @@ class HoldQueue:
             while (left := deadline - time.monotonic()) > 0:
                 first = queue[0] is mine
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(mine.wait(), min(left, LOOK_SECONDS) if first else left)
+                    async with asyncio.timeout(min(left, LOOK_SECONDS) if first else left):
+                        await mine.wait()
                 mine.clear()
                 if queue[0] is mine:
                     yield

@@ -333,6 +333,7 @@ def test_what_thinks_unseen_is_read_on_to_its_usage_when_the_client_leaves(
     assert (row["inputTokens"], row["outputTokens"]) == (served["input_tokens"], served["output_tokens"])
     assert row["reasoningTokens"] == 150
     assert "session failed" not in fresh.server.log()
+    wait_until(lambda: all(one["finishedAt"] for one in sandbox.record()), 15, "the upstream's socket is let go too")
 
 
 @pytest.mark.parametrize(

@@ -136,6 +136,10 @@ class Socket:
         self._services, self._scope, self._receive, self._send = services, scope, receive, send
         self.interruption = Interruption()
         self.request_id = "req_" + os.urandom(16).hex()
+        self._over = False
+        """One side has ended: what is paid for is read on, and no more."""
+        self._gone = False
+        """The client's side has, in order: it is read for nobody."""
 
     async def run(self, open_session: "OpenSession") -> None:
         """Live the whole life of the socket. `open_session` makes the session for a key; it may raise Rejection."""
@@ -234,8 +238,8 @@ class Socket:
             if self.interruption.reason == "shutdown":
                 closing = Finished(GOING_AWAY, "The server is restarting: connect again.")
             outcome = _outcome(client, server, closing)
-            gone = client.done() and closing.code == NORMAL
-            if upstream.connected and not server.done() and session.waits(gone=gone):
+            self._over, self._gone = True, client.done() and closing.code == NORMAL
+            if upstream.connected and not server.done() and session.waits(gone=self._gone):
                 await asyncio.wait((server,), timeout=self._services.settings.metering.read_on_seconds)
         finally:
             for task in (client, server):
@@ -313,6 +317,8 @@ class Socket:
                 passed = await session.from_upstream(frame, raw)
                 if passed:
                     await self._tell(self._services.redactor.redact_key(passed).decode("utf-8", "replace"))
+                if self._over and not session.waits(gone=self._gone):
+                    return
         except ConnectionClosed as closed:
             code = closed.rcvd.code if closed.rcvd is not None else 0
             if code in (NORMAL, GOING_AWAY):

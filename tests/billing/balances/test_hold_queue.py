@@ -55,3 +55,13 @@ async def test_a_queue_that_is_full_sends_away_at_once() -> None:
     await asyncio.gather(*tasks, return_exceptions=True)
     await wait(queue, "later", said, 1)
     assert said[-1] == "later", "who was cancelled has left the queue"
+
+
+async def test_who_is_cancelled_as_its_turn_comes_is_cancelled() -> None:
+    queue = HoldQueue()
+    task = asyncio.create_task(wait(queue, "a", [], 30, tries=2))
+    await asyncio.sleep(0.01)
+    queue.ended("acct")
+    task.cancel()
+    (ended,) = await asyncio.gather(task, return_exceptions=True)
+    assert isinstance(ended, asyncio.CancelledError)
