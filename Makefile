@@ -3,6 +3,8 @@ PYTHON ?= python3
 # test processes side by side: most tests wait for servers, so two more than the two cores of a small machine
 JOBS ?= 4
 BIN := .venv/bin
+# where it is set, every server that a test starts compiles the whole product anew
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: run test test-fast lint docs bench bench-growth surface prove prove-metering release install install-dev lock
 

@@ -5,6 +5,7 @@ Exit codes: 0 ok, 1 a finding or a refusal, 2 usage or configuration, 3 a check 
 
 import argparse
 import asyncio
+import gc
 import json as plain_json
 import os
 import signal
@@ -97,6 +98,7 @@ def _carry_out(arguments: argparse.Namespace) -> int:
             return demo(path)
         settings = load_settings(path)
         if arguments.command == "serve":
+            gc.disable()  # until tune_process: a sixth of a start went into looking for garbage in what is imported
             from proxy.cli.serve import serve
 
             return serve(settings, path)
