@@ -69,9 +69,13 @@ def within(seconds: float) -> float:
     return seconds * 3 if "PYTEST_XDIST_WORKER" in os.environ else seconds
 
 
+PATIENCE, LONGEST_PAUSE = 1.15, 0.1
+"""Who waits looks less and less often: a look is a request, and forty a second of each waiting test kept a core busy."""
+
+
 def wait_until(check: Any, seconds: float, what: str) -> Any:
     """The first truthy value of `check()`; fails with `what` when there is none within that time."""
-    deadline = time.monotonic() + within(seconds)
+    deadline, pause = time.monotonic() + within(seconds), 0.02
     while True:
         try:
             value = check()
@@ -81,7 +85,8 @@ def wait_until(check: Any, seconds: float, what: str) -> Any:
             return value
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what}")
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(pause * PATIENCE, LONGEST_PAUSE)
 
 
 def only_if_marked() -> None:

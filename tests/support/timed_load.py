@@ -14,6 +14,8 @@ from tests.support.servers import Account, within
 PER_REQUEST = 5
 """What the request below costs, in millicredits: 8 input and 5 output tokens of gpt-4o-mini, 4.2 rounded up."""
 
+PAUSE_SECONDS = 0.02
+"""Between two requests of a thread: what is tested are many at once, not a machine without a free moment."""
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "max_tokens": 5}
 
 
@@ -30,7 +32,7 @@ class Reply:
 
 
 class Load:
-    """Threads that ask without pause, each request on a connection of its own so that every worker gets some.
+    """Threads that ask again and again, each request on a connection of its own so that every worker gets some.
 
     `streams` of them have their answers streamed, and learn from the last chunk what each was charged.
     """
@@ -70,6 +72,7 @@ class Load:
             else:
                 code = json.loads(data)["error"]["code"]
             self.replies.append(Reply(asked, time.monotonic(), status, code, charged, stream=True))
+            self._stop.wait(PAUSE_SECONDS)
 
     def _run(self) -> None:
         body = BODY
@@ -88,6 +91,7 @@ class Load:
                     None if charged is None else round(float(charged) * 1_000),
                 )
             )
+            self._stop.wait(PAUSE_SECONDS)
 
     def since(self, moment: float) -> list[Reply]:
         """What was asked after a moment."""

@@ -3,6 +3,7 @@
 import json
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -88,7 +89,7 @@ def ask(account: Account, *, stream: bool, **more: Any) -> Reply:
     body = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hello"}], "stream": stream, **more}
     try:
         with (
-            httpx.Client(timeout=60, trust_env=False) as client,
+            web.client(timeout=60) as client,
             client.stream(
                 "POST", f"{account.server.v1}/chat/completions", json=body, headers=account.headers
             ) as answer,
@@ -102,6 +103,10 @@ def ask(account: Account, *, stream: bool, **more: Any) -> Reply:
             return Reply(answer.status_code, answer.headers.get("x-request-id", ""), came)
     except httpx.HTTPError as error:
         return Reply(0, "", repr(error))
+
+
+PAUSE_SECONDS = 0.02
+"""Between two requests of a thread: what is tested are many at once, not a machine without a free moment."""
 
 
 class Load:
@@ -118,6 +123,7 @@ class Load:
         while self._going:
             number += 1
             self.replies.append(ask(self.account, stream=bool(number % 2), **self.body))
+            time.sleep(PAUSE_SECONDS)
 
     def wait_for(self, more: int) -> None:
         """Until so many more requests came to their ends."""
