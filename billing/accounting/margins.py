@@ -19,7 +19,7 @@ from billing.payments.purchase import MILLICREDITS_PER_CENT, Offer
 FEE_PERMILLE, FEE_CENTS = 29, 30
 """Stripe's list price of a card payment in the US: 2.9 % and $0.30. Yours may be another."""
 FEES = "Stripe's 2.9 % + $0.30"
-RATES = tuple(name for name in ModelRates._fields if name not in ("tier", "context", "snapshot"))
+RATES = tuple(name for name in ModelRates.__struct_fields__ if name not in ("tier", "context", "snapshot"))
 
 
 class Cheapest(NamedTuple):

@@ -39,9 +39,11 @@ def round_up(numerator: int, denominator: int, mode: RoundingMode = "exact") -> 
     """
     if numerator < 0 or denominator < 1:
         raise MoneyError("a charge is never negative")
-    unit = denominator if mode == "exact" else denominator * MILLICREDITS_PER_CREDIT
-    units = -(-numerator // unit)
-    return millicredits(units if mode == "exact" else units * MILLICREDITS_PER_CREDIT)
+    if mode == "exact":
+        amount = -(-numerator // denominator)
+    else:
+        amount = -(-numerator // (denominator * MILLICREDITS_PER_CREDIT)) * MILLICREDITS_PER_CREDIT
+    return Millicredits(amount) if type(amount) is int and amount < LIMIT else millicredits(amount)
 
 
 def parse_credits(text: str) -> Millicredits:

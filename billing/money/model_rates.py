@@ -13,7 +13,7 @@ import msgspec
 
 from billing.money.amounts import MILLICREDITS_PER_CREDIT, MILLICREDITS_PER_USD
 from billing.money.errors import InvariantBroken
-from billing.money.usage import Usage
+from billing.money.usage import Usage, Value
 
 SCALE = 10**15
 """Rates are multiples of 10**-15 millicredits: prices have at most 12 decimals a million tokens and 15 a second."""
@@ -49,7 +49,7 @@ AS_LISTED = Adjustment()
 _encode_exact = msgspec.json.Encoder(decimal_format="number").encode
 
 
-class ModelRates(NamedTuple):
+class ModelRates(Value, frozen=True):
     """The rates of one model, tier and context length, in 10**-15 millicredits per token, call, millisecond or
     character.
     """

@@ -28,13 +28,13 @@ from billing.money.model_rates import (
     customer_price,
     scaled_cost,
 )
-from billing.money.usage import MAX_TOKENS, Usage
+from billing.money.usage import MAX_TOKENS, Usage, Value
 
 Row = Mapping[str, Any]
 TIER_OF_ECHO = {"default": "default", "standard": "default", "auto": "default", "fast": "priority"}
 
 
-class Charge(NamedTuple):
+class Charge(Value, frozen=True):
     """One request's priced usage in millicredits: what the customer pays, what OpenAI bills us; and by which rates."""
 
     amount: Millicredits
@@ -51,7 +51,7 @@ class ModelUsage(NamedTuple):
     usage: Usage
 
 
-class Bounds(NamedTuple):
+class Bounds(Value, frozen=True):
     """Upper bounds of one request: tokens (audio input is a part of input), calls, milliseconds, characters.
 
     `more` are the bounds of other models that hosted tools may call.
@@ -225,7 +225,8 @@ class PriceBook:
         """Charge of one model that is sold at a markup. As integers: a Fraction costs microseconds, and each request
         is priced four times.
         """
-        due = round_up(cost_scaled * markup.numerator, SCALE * markup.denominator, self._rounding)
+        times, parts = markup.as_integer_ratio()
+        due = round_up(cost_scaled * times, SCALE * parts, self._rounding)
         return Charge(due, round_up(cost_scaled, SCALE), card.tier, card.snapshot)
 
     def _charge(self, card: ModelRates, cost_scaled: int, due_scaled: Fraction, more: Sequence[ModelRates]) -> Charge:

@@ -12,6 +12,7 @@ from proxy.gateway.upstream.interruption import UpstreamError
 from proxy.gateway.upstream.route import Served
 from proxy.observability.log import printable
 from proxy.observability.tracing import Headers, Trace
+from proxy.web.raw_request import first_header
 
 CLIENT_CLOSED = 499
 BY_DEFAULT = Served()
@@ -44,7 +45,7 @@ def log_request(services: Services, ended: EndedRequest, hold: RequestHold | Non
     metrics.count_answer(ended.endpoint, status, ended.outcome or "unknown")
     if hold is not None and hold.sent_at:
         metrics.observe_forwarded(hold.sent_at - ended.started)
-    sent_id = next((value for name, value in ended.headers if name == b"x-client-request-id"), b"")
+    sent_id = first_header(ended.headers, b"x-client-request-id")
     facts: dict[str, str | int] = {
         "request_id": ended.request_id,
         "client_request_id": sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
@@ -90,7 +91,7 @@ def report_account(services: Services, reason: str, status: int, request_id: str
 
 def report_no_answer(services: Services, request_id: str, status: int, headers: Headers) -> None:
     """Log an answer of the upstream's that is none, with host and path of where it points; a query may hold secrets."""
-    location = next((value for name, value in headers if name == b"location"), b"")
+    location = first_header(headers, b"location")
     shown = PRINTABLE.sub(b"?", re.split(rb"[?#]", location)[0])
     shown = services.redactor.redact_identity(USERINFO.sub(rb"\1", shown))[:LONGEST_LOCATION]
     services.log.no_answer(request_id, status, shown.decode("ascii"))

@@ -62,6 +62,7 @@ from proxy.gateway.upstream.interruption import Interrupted, UpstreamError
 from proxy.gateway.upstream.route import Route
 from proxy.gateway.upstream.tenants import CANNOT_KEEP
 from proxy.gateway.workload.body_shape import is_heavy
+from proxy.web.raw_request import first_header
 from proxy.web.rejections import Rejection, bad_gateway, unavailable
 
 UNFINISHED = ("queued", "in_progress")
@@ -97,7 +98,7 @@ class Exchange:
             request.endpoint = endpoint.name
             body = await request.client.read_body()
             free = admit(settings, key.home_id, services.overloaded)
-            content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
+            content_type = first_header(request.headers, b"content-type")
             if is_heavy(body):
                 parsed = await self._read_heavy(endpoint, key, body, content_type, free=free)
             else:

@@ -164,10 +164,12 @@ class Forwarding:
             self._let_first_serve()
         while True:
             member, answer, refused = self._route.first, None, False
+            several = len(self._route.members) > 1
             self._begin(member)
             try:
-                answer = await self._send_to(member, answer_late)
-                if len(self._route.members) > 1 and answer.head.status == OK:
+                early = self._early(member) if several and self._others() else None
+                answer = await self._send_to(member, answer_late, early)
+                if several and answer.head.status == OK:
                     refused = await self._is_refused(answer)
             except UpstreamError as error:
                 received = answer.received if answer is not None else 0
@@ -205,13 +207,12 @@ class Forwarding:
         if self._request.settings.failover.show_upstream:
             self._request.shown_upstream = member.name
 
-    async def _send_to(self, member: Member, answer_late: AnswerLate | None) -> Answer:
+    async def _send_to(self, member: Member, answer_late: AnswerLate | None, early: Early | None) -> Answer:
         request, plan = self._request, self._hold.plan
         identifier = partial(request.services.tenants.identifier, self._hold.key.account_id)
         body = body_to_send(plan, request.settings.billing, identifier, None if member.plain else member.entry)
         accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
         headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, request.request_id.encode())
-        early = self._early(member, plan) if len(self._route.members) > 1 and self._others() else None
         return await member.pool.send(
             "POST",
             plan.endpoint.upstream_path,
@@ -233,12 +234,13 @@ class Forwarding:
         few = len(self._route.tries) + 1 < failover.tries
         return few and self._loop.time() - self._first < failover.seconds
 
-    def _early(self, member: Member, plan: Plan) -> Early | None:
+    def _early(self, member: Member) -> Early | None:
         """Give an upstream up that is slow to begin while another could serve, if that is safe.
 
         A whole answer, and one that is thought about first, may rightly take long: it is given up only where the
         upstream does not even list its models.
         """
+        plan = self._hold.plan
         if not leaves_nothing(plan):
             return None
         is_quick = plan.parsed.stream and not plan.model.reasoning

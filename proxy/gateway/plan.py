@@ -12,6 +12,7 @@ from billing.ledger.objects.upstream_objects import OwnedObject
 from billing.money.amounts import Millicredits
 from billing.money.catalogue.models import Model
 from billing.money.pricing import Bounds, Charge, PriceBook
+from billing.money.usage import Value
 from config.settings import Billing, Holds, Settings
 from proxy.gateway.admission import has_ended, may_use_model, refuse_ended, refuse_endpoint, successor
 from proxy.gateway.bodies.inventory import TOOLS, named
@@ -48,7 +49,7 @@ CALL_PRICES = {
 """Hosted tool → the name of its price per call; "" = by its model, others cost tokens only."""
 
 
-class Plan(NamedTuple):
+class Plan(Value, frozen=True):
     """One request, ready to be held for. `cap` is output tokens per choice; `ceiling` the most it can cost."""
 
     endpoint: Endpoint

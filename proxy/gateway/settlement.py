@@ -12,7 +12,7 @@ from billing.money.amounts import LIMIT, Millicredits
 from billing.money.catalogue.models import Model
 from billing.money.errors import UnpricedModel
 from billing.money.pricing import Charge, ModelUsage, PriceBook, tier_of
-from billing.money.usage import MAX_TOKENS, Usage
+from billing.money.usage import MAX_TOKENS, Usage, Value
 from billing.money.usage_record import Outcome, UsageSource
 from proxy.gateway.answers.report import Report
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
@@ -39,7 +39,7 @@ CALLS_A_TURN = 10
 """Searches that one call of a tool may stand for, at most."""
 
 
-class SettlementDecision(NamedTuple):
+class SettlementDecision(Value, frozen=True):
     """The end of an exchange, and its charge."""
 
     usage: Usage

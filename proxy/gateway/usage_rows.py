@@ -4,23 +4,23 @@ A checkpoint has the bounded input and the output streamed so far, at the prices
 more than its hold (I2, I3).
 """
 
-from typing import NamedTuple
-
 import msgspec
 
 from billing.ledger.accounts import ApiKey
 from billing.money.holds import Checkpoint
 from billing.money.pricing import Charge, PriceBook
+from billing.money.usage import Value
 from billing.money.usage_record import UsageRecord, encode_record
 from proxy.gateway.callers.labels import NO_LABELS, Labels
 from proxy.gateway.plan import Plan
 from proxy.gateway.settlement import SettlementDecision
 from proxy.gateway.upstream.route import Served
+from proxy.web.raw_request import first_header
 
 LONGEST_NAME = 120
 
 
-class RequestFacts(NamedTuple):
+class RequestFacts(Value, frozen=True):
     """Facts of a request that its rows state whatever happens.
 
     `held` in millicredits; `started_ms` Unix, the others elapsed milliseconds.
@@ -49,7 +49,7 @@ def usage_record(
 ) -> bytes:
     """Row of a request that ended; `head` are the headers of the upstream's answer."""
     plan, usage = facts.plan, decision.usage
-    upstream_id = next((value for name, value in head if name == b"x-request-id"), b"")
+    upstream_id = first_header(head, b"x-request-id")
     return encode_record(
         UsageRecord(
             charge_id=facts.request_id,
@@ -75,8 +75,7 @@ def usage_record(
             audio_input_tokens=usage.audio_input_tokens,
             audio_output_tokens=usage.audio_output_tokens,
             image_input_tokens=usage.image_input_tokens,
-            image_output_tokens=usage.image_output_tokens
-            + sum(other.image_output_tokens for _, other in decision.report.more),
+            image_output_tokens=usage.image_output_tokens + _pictures_of(decision),
             audio_milliseconds=usage.milliseconds,
             characters=usage.characters,
             web_searches=usage.web_searches,
@@ -92,6 +91,12 @@ def usage_record(
             tags=facts.labels.tags,
         )
     )
+
+
+def _pictures_of(decision: SettlementDecision) -> int:
+    """Tokens of pictures that other models drew."""
+    more = decision.report.more
+    return sum([other.image_output_tokens for _, other in more]) if more else 0
 
 
 def checkpoint_of(facts: RequestFacts, prices: PriceBook, output_tokens: int) -> Checkpoint:

@@ -65,6 +65,8 @@ def context_of(headers: Headers) -> tuple[str, str]:
 
     A context of a later version is taken down to version 00, as the standard asks of those who know only that.
     """
+    if b"traceparent" not in dict(headers):
+        return "", ""
     parents = [value for name, value in headers if name == b"traceparent"]
     if len(parents) != 1 or (found := TRACEPARENT.fullmatch(parents[0])) is None:
         return "", ""

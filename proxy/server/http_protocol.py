@@ -22,6 +22,7 @@ from proxy.gateway.upstream.interruption import Interrupted, Interruption
 from proxy.server.socket_protocol import GuardedSocket
 from proxy.web.connections import ConnectionCaps, Connections
 from proxy.web.paths import HEALTH_PATHS
+from proxy.web.raw_request import has_any
 from proxy.web.rejections import Rejection, bad_request, too_large, too_many, unavailable
 
 log = logging.getLogger("tollkeeper.connections")
@@ -29,6 +30,7 @@ log = logging.getLogger("tollkeeper.connections")
 LINGER_SECONDS = 1.0
 OFFERS = (b"upgrade", b"http2-settings")
 """Headers, and names of them in Connection, by which another protocol is offered."""
+CONNECTION = (b"connection",)
 LARGE_BODY = 1_048_576
 """Bytes from which a body counts against listen.max_buffered_bytes."""
 
@@ -176,9 +178,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse what uvicorn would accept; then go on as it does."""
-        self._in_head, self._head_bytes = False, 0
+        arrived, self._in_head, self._head_bytes = self._head_bytes, False, 0
         self._disarm_head_timer()
-        problem = self._problem()
+        problem = self._problem(arrived)
         if problem:
             raise ValueError(problem)
         if self._for_health and self.url.partition(b"?")[0].decode("ascii") not in HEALTH_PATHS:
@@ -195,7 +197,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_message_complete()
         self._in_head = True
 
-    def _problem(self) -> str:
+    def _problem(self, arrived: int) -> str:
+        """Say what is wrong with the head. `arrived`: bytes since it began; 0 where they came with those before."""
         if not self.url.startswith(b"/") or self.parser.get_method() == b"CONNECT":
             return "The request target must be a path such as /v1/chat/completions."
         if not self.url.isascii():
@@ -212,7 +215,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request gives its length twice."
         if codings and dict(self.headers)[b"transfer-encoding"].lower() != b"chunked":
             return "The only transfer coding accepted here is chunked."
-        if sum([len(name) + len(value) + 4 for name, value in self.headers]) > self.limits.header_bytes:
+        most = self.limits.header_bytes
+        if not 0 < arrived <= most and sum([len(name) + len(value) + 4 for name, value in self.headers]) > most:
             return "The request head is too large."
         return ""
 
@@ -293,14 +297,12 @@ class ClientConnection:
     async def read_body(self) -> bytes:
         """See ClientSide."""
         cycle, limits = self._cycle, self._protocol.limits
-        most, length = limits.body_bytes, 0
-        for name, value in cycle.scope["headers"]:
-            if name == b"content-length":
-                length = int(value)
-            elif name == b"content-type" and value[:10].lower() == b"multipart/":
-                most = limits.upload_bytes
-            elif name == b"content-encoding" and value.lower() != b"identity":
-                raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
+        head = dict(list(cycle.scope["headers"])[::-1])  # one length at most (see GuardedProtocol._problem)
+        length = int(head.get(b"content-length", 0))
+        form = head.get(b"content-type", b"")[:10].lower() == b"multipart/"
+        most = limits.upload_bytes if form else limits.body_bytes
+        if head.get(b"content-encoding", b"identity").lower() != b"identity":
+            raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
         if length > most:
             raise too_large(most)
         self._reserve(length)
@@ -391,16 +393,12 @@ class ClientConnection:
         cycle.waiting_for_100_continue = False
         if cycle.more_body:
             cycle.keep_alive = False  # refused before the body was here: it is not waited for
-        lines = [STATUS_LINE[status]]
-        for name, value in (*cycle.default_headers, *headers):
-            if name == b"connection":
-                cycle.keep_alive = False
-            else:
-                lines += (name, b": ", value, b"\r\n")
-        if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        if has_any(headers, CONNECTION):
+            cycle.keep_alive = False
+            headers = [header for header in headers if header[0] != b"connection"]
+        lines = b"\r\n".join(map(b": ".join, (*cycle.default_headers, *headers)))
+        end = b"\r\n\r\n" if cycle.keep_alive else b"\r\nconnection: close\r\n\r\n"
+        return b"".join((STATUS_LINE[status], lines, end))
 
     def _finish(self) -> None:
         """Finish a whole response: uvicorn goes on with the next request, or closes."""

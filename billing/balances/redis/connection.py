@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
+from hiredis import ReplyError
 
 from billing.balances.redis.scripts import load_scripts
 from billing.money.errors import BillingError, StoreUnavailable
@@ -174,16 +175,17 @@ class RedisConnection:
 
     def received(self, data: bytes) -> None:
         """Hand replies to those that wait for them, in order."""
+        next_reply, waiting = self._reader.gets, self._waiting
         self._reader.feed(data)
-        while (reply := self._reader.gets()) is not False:
-            if not self._waiting:
+        self._replies += 1
+        while (reply := next_reply()) is not False:
+            if not waiting:
                 self._drop("sent a reply nobody asked for")
                 return
-            future = self._waiting.popleft()
-            self._replies += 1
+            future = waiting.popleft()
             if future is None or future.done():
                 continue
-            if isinstance(reply, hiredis.ReplyError):
+            if isinstance(reply, ReplyError):
                 future.set_exception(StoreUnavailable("redis", str(reply)))
             else:
                 future.set_result(reply)

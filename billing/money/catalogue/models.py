@@ -4,10 +4,11 @@ import re
 from collections.abc import Mapping
 from datetime import date
 from fractions import Fraction
-from typing import Any, NamedTuple
+from typing import Any
 
 from billing.money.errors import UnpricedModel
 from billing.money.model_rates import ModelRates
+from billing.money.usage import Value
 
 LONG_CONTEXT_TOKENS = 272_000
 """Above this many input tokens the whole request costs the long rates; exactly this many is still short."""
@@ -16,7 +17,7 @@ SEARCH, STORAGE = "vector_store_search", "vector_store_storage"
 """Names under which searches of vector stores and their storage are billed."""
 
 
-class Tier(NamedTuple):
+class Tier(Value, frozen=True):
     """One service tier: the usual card, and the one for long context where the model has one."""
 
     short: ModelRates
@@ -27,7 +28,7 @@ class Tier(NamedTuple):
         return self.long if self.long is not None and input_tokens > LONG_CONTEXT_TOKENS else self.short
 
 
-class Model(NamedTuple):
+class Model(Value, frozen=True):
     """A model that can be sold: what it costs us (`tiers`), what customers pay, and what bounds it.
 
     Customers pay `markup` times the cost, or by `sale` where a tier has explicit prices. `ends`: the last day (UTC) on

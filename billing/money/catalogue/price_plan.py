@@ -26,7 +26,14 @@ Markup = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")]
 TokenPrice = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,9}(\.[0-9]{1,12})?$")]
 Pattern = Annotated[str, msgspec.Meta(pattern=r"^[!-~]{1,120}$")]
 MOST_RULES = 500
-PARTS = frozenset(ModelRates._fields) - {"tier", "context", "web_search", "millisecond", "character", "snapshot"}
+PARTS = frozenset(ModelRates.__struct_fields__) - {
+    "tier",
+    "context",
+    "web_search",
+    "millisecond",
+    "character",
+    "snapshot",
+}
 """Parts of a token price, as rate cards name them."""
 TIERS = frozenset(("default", "flex", "priority", "ultrafast", "batch"))
 UNITS = {"per_second": ("millisecond", 1_000), "per_character": ("character", 1), "web_search": ("web_search", 1)}

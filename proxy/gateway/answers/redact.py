@@ -36,8 +36,10 @@ class ResponseRedactor:
             self._keys = (*self._keys, key.reveal().encode())
 
     def headers(self, sent: Headers, request_id: str) -> Headers:
-        """Those of the upstream's headers that pass, and our request id."""
-        found = [(name, value) for name, value in sent if name in self.passed and HEADER_VALUE.match(value)]
+        """Those of the upstream's headers that pass, one of a name, and our request id."""
+        by_name = dict(sent)
+        names = sorted(self.passed & by_name.keys())
+        found = [(name, by_name[name]) for name in names if HEADER_VALUE.match(by_name[name])]
         found.append((b"x-request-id", request_id.encode()))
         return found
 

@@ -1,9 +1,8 @@
 """An answer about itself, and a whole answer read: what settling needs of either. Pure."""
 
 import re
-from typing import NamedTuple
 
-from billing.money.usage import Usage
+from billing.money.usage import Usage, Value
 from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.usage import read_tokens, read_usage
 
@@ -12,7 +11,7 @@ FAILED, NO_ANSWER = "failed", "no_answer"
 """Why a 200 is no answer: it is an error, or nothing that could be one."""
 
 
-class Report(NamedTuple):
+class Report(Value, frozen=True):
     """An answer about itself.
 
     `more` is what other models did, by name ("" = the one that the request named); `calls` are finished calls of hosted
@@ -44,7 +43,7 @@ class Report(NamedTuple):
 NO_REPORT = Report(None, "", None, "")
 
 
-class WholeAnswer(NamedTuple):
+class WholeAnswer(Value, frozen=True):
     """A whole answer, read.
 
     `sound_bytes`: of speech in it; `produced`: it holds output, or ended as an answer does; `refusal`: why it is no

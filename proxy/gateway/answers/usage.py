@@ -103,8 +103,8 @@ def details(raw: Mapping[str, Any], *names: str) -> dict[str, Any]:
 
 def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int | None:
     """Count that is a whole number within bounds; None when it is not."""
-    value = raw.get(name, default)
-    if value is None and default is not None:
+    value = raw.get(name)
+    if value is None:
         value = default
     if type(value) is float and value.is_integer():
         value = int(value)  # JSON has one kind of number, and some write all of them with a point
@@ -114,4 +114,6 @@ def count_of(raw: dict[str, Any], name: str, default: int | None = None) -> int 
 def part_of(raw: dict[str, Any], name: str) -> int:
     """Part of a count; 0 when it is missing or makes no sense."""
     value = raw.get(name)
+    if not value:
+        return 0
     return value if type(value) is int and 0 <= value <= MAX_TOKENS else count_of(raw, name) or 0

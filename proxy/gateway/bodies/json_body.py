@@ -63,7 +63,7 @@ def top_level(body: bytes, known: frozenset[str]) -> JsonBody:
     if unknown:
         name = min(unknown)
         raise invalid(f"Unrecognized request argument supplied: {name}. Remove it.", name, "unknown_parameter")
-    compact = 1 + sum(len(name) + 4 + len(raw) for name, raw in members.items())
+    compact = 1 + 4 * len(members) + sum(map(len, members)) + sum(map(len, members.values()))
     if compact != len(body) and len(body.strip()) != compact:
         _refuse_duplicates(text)
     return JsonBody(members, bool(members), text)

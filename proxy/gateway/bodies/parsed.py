@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from billing.ledger.objects.upstream_objects import OwnedObject
+from billing.money.usage import Value
 from proxy.gateway.bodies.image_tokens import image_tokens, size_of_data_url
 from proxy.gateway.bodies.json_body import whole_number
 from proxy.gateway.bodies.multipart import Form
@@ -106,7 +107,7 @@ class ImageTool(NamedTuple):
     output_tokens: int
 
 
-class Parsed(NamedTuple):
+class Parsed(Value, frozen=True):
     """A request as pricing and forwarding need it. Token figures are upper bounds.
 
     `sets` are members that we set whatever else happens, `tenant_values` are those that we replace by the tenant's own;
@@ -129,12 +130,12 @@ class Parsed(NamedTuple):
 
     model: str
     source: bytes
-    members: dict[str, msgspec.Raw] = {}  # noqa: RUF012 - never changed: a default of a NamedTuple
+    members: dict[str, msgspec.Raw] = msgspec.field(default_factory=dict)
     verbatim: bool = True
     form: Form | None = None
     content_type: bytes = b"application/json"
-    sets: dict[str, bytes] = {}  # noqa: RUF012 - never changed: a default of a NamedTuple
-    tenant_values: dict[str, bytes] = {}  # noqa: RUF012 - never changed: a default of a NamedTuple
+    sets: dict[str, bytes] = msgspec.field(default_factory=dict)
+    tenant_values: dict[str, bytes] = msgspec.field(default_factory=dict)
     stream: bool = False
     wants_usage: bool = False
     keeps_stream_options: bytes = b""

@@ -6,8 +6,10 @@ import msgspec
 
 from billing.ledger.accounts import ApiKey
 from proxy.gateway.bodies.parsed import Parsed
+from proxy.web.raw_request import has_any
 
-USER_HEADER = b"tollkeeper-user"
+USER_HEADER, TAGS_HEADER = b"tollkeeper-user", b"tollkeeper-tags"
+LABEL_HEADERS = (USER_HEADER, TAGS_HEADER)
 LONGEST_USER, LONGEST_TAG, MOST_TAGS = 128, 100, 20
 
 
@@ -26,10 +28,10 @@ def labels_of(headers: list[tuple[bytes, bytes]], user: bytes | None, metadata: 
     and by the body's metadata, each pair a tag. What cannot be kept is cut or left out; nothing is refused for it.
     """
     tags: list[str] = []
-    for name, value in headers:
+    for name, value in headers if has_any(headers, LABEL_HEADERS) else ():
         if name == USER_HEADER:
             user = value
-        elif name == b"tollkeeper-tags":
+        elif name == TAGS_HEADER:
             tags += value.decode("utf-8", "replace").split(",")
     if metadata is not None:
         tags += _pairs(metadata)

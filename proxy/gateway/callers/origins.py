@@ -11,9 +11,9 @@ import time
 from billing.ledger.accounts import TokenTerms
 from billing.ledger.customers.access_tokens import TOKEN_PREFIX, AccessTokens
 from billing.money.errors import StoreUnavailable
+from proxy.web.raw_request import Headers, first_header, has_any
 from proxy.web.rejections import forbidden
 
-Headers = list[tuple[bytes, bytes]]
 FRESH_SECONDS = 2.0
 AGAIN_SECONDS = 0.25
 """Between looks for an origin that is not among those known."""
@@ -22,6 +22,7 @@ PREFLIGHT = (
     (b"access-control-allow-headers", b"*, authorization"),
     (b"access-control-max-age", b"600"),
 )
+ORIGIN = (b"origin",)
 EXPOSED = (b"access-control-expose-headers", b"*")
 BEARER_TOKEN = b"bearer " + TOKEN_PREFIX.encode()
 
@@ -54,12 +55,12 @@ class TokenOrigins:
 
     async def sharing(self, method: str, headers: Headers) -> bytes | None:
         """Return the origin that an answer is shared with: a page asks, with a token or before it sends one."""
-        origin = next((value for name, value in headers if name == b"origin"), None)
-        if origin is None:
+        if not has_any(headers, ORIGIN):
             return None
+        origin = first_header(headers, b"origin")
         asks = method == "OPTIONS"
         named = b"access-control-request-method" if asks else b"authorization"
-        found = next((value for name, value in headers if name == named), b"")
+        found = first_header(headers, named)
         if not (found if asks else found[: len(BEARER_TOKEN)].lower() == BEARER_TOKEN):
             return None
         return origin if await self.allows(origin) else None

@@ -27,7 +27,7 @@ from proxy.gateway.limits.free_calls import count_free_call
 from proxy.gateway.limits.standing import check_standing
 from proxy.gateway.plan import sold_model
 from proxy.gateway.request import GatewayRequest
-from proxy.web.raw_query import query_pairs
+from proxy.web.raw_request import first_header, query_pairs
 from proxy.web.rejections import Rejection, bad_gateway, invalid, not_found, unavailable
 
 UNKNOWN_SECRET = "This client secret is unknown, expired or used up. Ask your app's server for a new one."  # noqa: S105
@@ -199,7 +199,7 @@ def _offer(request: GatewayRequest, body: bytes, caller: CallOpener) -> tuple[by
         raise invalid(
             "Only `model` is taken from the query here.", min(query.keys() - {"model"})[:40], "unknown_parameter"
         )
-    content_type = next((value for name, value in request.headers if name == b"content-type"), b"")
+    content_type = first_header(request.headers, b"content-type")
     kind = content_type.partition(b";")[0].strip().lower()
     sdp, session = body, None
     if kind == b"multipart/form-data":

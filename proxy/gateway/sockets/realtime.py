@@ -38,7 +38,7 @@ from proxy.gateway.sockets.realtime_state import (
 )
 from proxy.gateway.sockets.relay import POLICY_VIOLATION, Finished, Frame
 from proxy.gateway.sockets.transcriptions import HEARD_EVENTS, Transcriptions
-from proxy.web.raw_query import query_pairs
+from proxy.web.raw_request import query_pairs
 from proxy.web.rejections import Rejection, forbidden, invalid, not_found
 
 QUERY_MODEL = re.compile(r"^[A-Za-z0-9._:-]{1,120}$")

@@ -39,7 +39,7 @@ from proxy.gateway.upstream.member import Member
 from proxy.gateway.upstream.route import Needs
 from proxy.gateway.workload.body_shape import is_heavy
 from proxy.web.asgi import Scope
-from proxy.web.raw_query import query_pairs
+from proxy.web.raw_request import query_pairs
 from proxy.web.rejections import Rejection, invalid
 
 log = logging.getLogger("tollkeeper.sockets")

@@ -16,7 +16,7 @@ from proxy.gateway.request import GatewayRequest
 from proxy.gateway.unmetered.object_routes import ObjectRoute
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError
 from proxy.gateway.vector_stores.sizes import remember_sizes
-from proxy.web.raw_query import query_pairs
+from proxy.web.raw_request import query_pairs
 from proxy.web.rejections import invalid
 
 MOST_LISTED = 100

@@ -43,7 +43,7 @@ from proxy.gateway.upstream.route import Needs
 from proxy.gateway.upstream.tenants import CANNOT_KEEP, no_such_object
 from proxy.gateway.vector_stores.sizes import look_at, remember_sizes
 from proxy.gateway.workload.body_shape import is_heavy
-from proxy.web.raw_query import query_pairs
+from proxy.web.raw_request import first_header, query_pairs
 from proxy.web.rejections import Rejection, invalid, unavailable
 
 QUERY_VALUE = re.compile(r"^[A-Za-z0-9_.\[\]-]{0,120}$")
@@ -79,7 +79,7 @@ async def _answer(request: GatewayRequest) -> None:
     if is_heavy(raw):
         free = is_free(request.settings, key.home_id)
         await check_standing(services, unhurried(key), request.request_id, request.started_ms, free=free)
-    content_type = next((value for name, value in request.headers if name == b"content-type"), b"application/json")
+    content_type = first_header(request.headers, b"content-type", b"application/json")
     body = NO_BODY if route.read is None else await services.bodies.read(raw, content_type, route.read)
     if body.texts and body.tokens is not None:
         counted = await services.tokenizer.count("", list(body.texts))

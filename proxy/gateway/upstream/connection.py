@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 import httptools
 
 from proxy.gateway.upstream.interruption import UpstreamError
+from proxy.web.raw_request import first_header
 
 HIGH_WATER = 262_144
 
@@ -32,7 +33,7 @@ class Head(NamedTuple):
 
     def get(self, name: bytes) -> bytes:
         """First header of that name, or empty."""
-        return next((value for key, value in self.headers if key == name), b"")
+        return first_header(self.headers, name)
 
 
 class ConnectionOwner(Protocol):
@@ -187,7 +188,7 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = parser.get_status_code()
         if self.status < 200 and self.status != SWITCHING:
             return
-        names = {name for name, _ in self.headers}
+        names = dict(self.headers)
         self._until_close = b"content-length" not in names and b"transfer-encoding" not in names
         self.has_head = True
 

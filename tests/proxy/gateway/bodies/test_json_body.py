@@ -80,7 +80,10 @@ def test_a_whole_number_is_bounded_however_it_is_written(path: str, name: str, w
     plain, other = planned(path, body(path, **{name: "2"})), planned(path, body(path, **{name: written}))
     bounds = [(one.cap, one.parsed.choices, one.parsed.max_calls, one.bounds.output_tokens) for one in (plain, other)]
     assert bounds[0] == bounds[1]
-    assert not any(isinstance(value, float) for value in (other.cap, other.parsed.choices, *other.bounds[:2]))
+    assert not any(
+        isinstance(value, float)
+        for value in (other.cap, other.parsed.choices, other.bounds.input_tokens, other.bounds.output_tokens)
+    )
     assert written.encode() in body_to_send(other, Settings().billing, lambda name: name.decode())
 
 
