@@ -209,14 +209,16 @@ class Accounts:
             await connection.execute(update(accounts).where(accounts.c.id == account_id).values(**gone))
             names = update(api_keys).where(api_keys.c.account_id == account_id)
             await connection.execute(names.values(name=None, tags=None, reference=None))
-            wallets = select(end_users.c.wallet_id).where(end_users.c.account_id == account_id)
-            named = update(accounts).where(accounts.c.id.in_(wallets.where(end_users.c.wallet_id.is_not(None))))
+            of_it = end_users.c.account_id == account_id
+            wallets = select(end_users.c.wallet_id).where(of_it, end_users.c.wallet_id.is_not(None))
+            named = update(accounts).where(accounts.c.id.in_(wallets))
             await connection.execute(named.values(name=ERASED_NAME))
-            await connection.execute(delete(end_users).where(end_users.c.account_id == account_id))
-            labels = update(usage).where(usage.c.account_id == account_id)
+            labels = update(usage).where(or_(usage.c.account_id == account_id, usage.c.account_id.in_(wallets)))
             await connection.execute(labels.values(end_user="", tags=""))
-            told = delete(notices).where(notices.c.account_id == account_id, notices.c.kind == BY_CHOICE)
+            paying = or_(notices.c.account_id == account_id, notices.c.account_id.in_(wallets))
+            told = delete(notices).where(paying, notices.c.kind == BY_CHOICE)
             await connection.execute(told)  # they name end users
+            await connection.execute(delete(end_users).where(of_it))
             card = update(stripe_customers).where(stripe_customers.c.account_id == account_id)
             await connection.execute(
                 card.values(payment_method_id="", consented_at=None, method_brand="", method_last4="")

@@ -14,9 +14,9 @@ from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import AccountClosed, InvalidDetails, KeyNotFound
 from billing.storage.database import now_ms
-from billing.storage.tables.core import end_users
+from billing.storage.tables.core import end_users, usage
 from billing.storage.tables.portal import access_tokens, token_origins
-from tests.support.stores import Books
+from tests.support.stores import Books, record, request
 
 ADA = Who("ada", "owner")
 DAY = 86_400_000
@@ -67,12 +67,20 @@ async def test_who_is_said_something_of_first_makes_the_account_ask_and_a_change
 async def test_erasing_an_account_takes_the_names_of_its_end_users(sql: Books) -> None:
     account, users = await sql.accounts.create("Acme"), EndUsers(sql.database)
     wallet, _ = await users.put(account, "anna", EndUserChange(wallet=True), ADA)
+    for charge_id, payer in (("r1", account), ("r2", wallet.wallet_id)):
+        await sql.correct(payer, 1_000)
+        await sql.store.hold(request(charge_id, payer, 100))
+        row = record(charge_id, payer, end_user="anna")
+        await sql.store.settle(charge_id, payer, Millicredits(10), row)
+    assert await sql.flush() == 2
     await sql.accounts.close(account, ADA)
     with pytest.raises(AccountClosed):
         await users.put(account, "bert", EndUserChange(), ADA)
     await sql.accounts.erase(account, ADA)
     async with sql.database.read() as connection:
         assert (await connection.execute(select(end_users))).all() == []
+        labels = (await connection.execute(select(usage.c.account_id, usage.c.end_user))).all()
+        assert {row[0]: row[1] for row in labels} == {account: "", wallet.wallet_id: ""}
     assert (await sql.accounts.get(wallet.wallet_id)).name != "anna"
 
 
