@@ -7,7 +7,9 @@ import shlex
 import sqlite3
 import tomllib
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,7 +74,7 @@ def test_commands_in_the_text_are_commands(name: str) -> None:
     for line in re.findall(r"`(tollkeeper [^`]+)`", (DOCS / name).read_text()):
         for one in alternatives(line):
             try:
-                _parser().parse_args(one)
+                whole_parser().parse_args(one)
             except SystemExit:
                 pytest.fail(f"{name}: {line}")
 
@@ -91,6 +93,7 @@ def alternatives(line: str) -> list[list[str]]:
     return found
 
 
+@cache
 def names_in(path: str) -> set[str]:
     tree = ast.parse((ROOT / path).read_text())
     return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
@@ -105,14 +108,34 @@ def is_file(word: str) -> bool:
     return "/" in word and " " not in word and (ROOT / word).is_file()
 
 
+whole_parser = cache(_parser)
+
+
+@cache
+def settings() -> dict[str, Any]:
+    return tomllib.loads((ROOT / "proxy.toml").read_text())
+
+
+@cache
+def routes() -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((ROOT / "proxy" / "customer_api" / "openapi.json").read_text())["paths"]
+    return found
+
+
+@cache
+def panels() -> set[str]:
+    boards = [json.loads(path.read_text()) for path in (ROOT / "deploy" / "dashboards").glob("*.json")]
+    return {panel["title"] for board in boards for panel in board["panels"]}
+
+
 def is_metric(word: str) -> bool:
     return f"| `{word}` |" in (DOCS / "metrics.md").read_text()
 
 
 def is_setting(word: str) -> bool:
-    settings = tomllib.loads((ROOT / "proxy.toml").read_text())
     section, _, key = word.partition(".")
-    return word == "[[packages]]" or (isinstance(settings.get(section), dict) and key in settings[section])
+    found = settings().get(section)
+    return word == "[[packages]]" or (isinstance(found, dict) and key in found)
 
 
 def is_command(word: str) -> bool:
@@ -121,14 +144,11 @@ def is_command(word: str) -> bool:
 
 def is_route(word: str) -> bool:
     method, _, path = word.partition(" ")
-    return method.lower() in json.loads((ROOT / "proxy" / "customer_api" / "openapi.json").read_text())["paths"].get(
-        path, {}
-    )
+    return method.lower() in routes().get(path, {})
 
 
 def is_panel(word: str) -> bool:
-    boards = [json.loads(path.read_text()) for path in (ROOT / "deploy" / "dashboards").glob("*.json")]
-    return word in {panel["title"] for board in boards for panel in board["panels"]}
+    return word in panels()
 
 
 def is_row(word: str) -> bool:
