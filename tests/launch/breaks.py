@@ -174,6 +174,12 @@ def the_key_may_not_read_events_and_disputes(live: Live) -> Iterator[Given]:
         yield Given({"TOLLKEEPER_STRIPE__API_BASE": url})
 
 
+@case({"stripe rights": "FAIL", **NO_ENDPOINT})
+def the_key_may_not_read_the_invoices_that_it_makes(live: Live) -> Iterator[Given]:
+    with stranger({**account(), "/v1/invoices": NOT_PERMITTED}) as url:
+        yield Given({"TOLLKEEPER_STRIPE__API_BASE": url, "TOLLKEEPER_STRIPE__INVOICES": "true"})
+
+
 # -- the webhook endpoint ------------------------------------------------------------------------------------
 
 

@@ -262,8 +262,11 @@ class StripeGateway:
         listed = await _asked(lambda: self._v1.webhook_endpoints.list_async({"limit": PAGE}))
         return [_view(row, WebhookEndpoint) for row in listed.data]
 
-    async def unreadable(self) -> list[str]:
-        """Return what we must read and the key may not, in Stripe's names (a restricted key has rights a kind)."""
+    async def unreadable(self, *, invoices: bool = False) -> list[str]:
+        """Return what we must read and the key may not, in Stripe's names (a restricted key has rights a kind).
+
+        `invoices`: Stripe makes some for what is bought.
+        """
         services: dict[str, Any] = {
             "Checkout Sessions": self._v1.checkout.sessions,
             "PaymentIntents": self._v1.payment_intents,
@@ -271,6 +274,7 @@ class StripeGateway:
             "Refunds": self._v1.refunds,
             "Disputes": self._v1.disputes,
             "Events": self._v1.events,
+            **({"Invoices": self._v1.invoices} if invoices else {}),
         }
         found = []
         for name, service in services.items():

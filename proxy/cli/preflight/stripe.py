@@ -38,7 +38,7 @@ async def stripe_checks(site: Site) -> list[Check]:
         checks += [
             _account_check(account),
             *_endpoint_checks(site, await gateway.endpoints()),
-            _rights_check(await gateway.unreadable()),
+            _rights_check(await gateway.unreadable(invoices=conf.invoices)),
         ]
     except StripeRefused as refused:
         fix = "give the restricted key read access to the account and to webhook endpoints, or use another key"
