@@ -170,7 +170,8 @@ def test_the_commands(town: Town, folder: Path) -> None:
     assert town.server.run("stripe", "sweep", "--days", "31").returncode == 2
     assert town.server.run("stripe", "sweep", STRIPE_API_KEY="", STRIPE_WEBHOOK_SECRET="").returncode == 2
     assert town.server.run("check-config", STRIPE_WEBHOOK_SECRET="").returncode == 2
-    assert [row["kind"] for row in town.server.cli("notices")["data"]] == ["purchase.credited"]
+    told = wait_until(lambda: town.server.cli("notices")["data"], 10, "a notice")
+    assert [row["kind"] for row in told] == ["purchase.credited"]
     assert town.server.cli("reconcile", "--no-stripe")["ok"] is True
 
 

@@ -5,6 +5,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from proxy.cli.smoke.steps import Steps
 from tests.launch.breaks import NOWHERE
 from tests.support import web
 from tests.support.live import Live
-from tests.support.servers import within
+from tests.support.servers import wait_until, within
 from tests.support.stranger import stranger
 
 STEPS = ["ready", "account", "me", "purchase", "webhook again", "call", "stream", "reconcile", "402", "clean-up"]
@@ -58,7 +59,8 @@ def test_whole(live: Live) -> None:
     assert -STARTER < moved["refund"] <= 20_000 - STARTER, "all but what was used, in whole cents"
     assert live.control("record", "GET")["totals"]["refunded"] * 10_000 >= -moved["refund"]
     assert sum(int(row["amountMillicredits"]) for row in rows) == 0, "no test stays in what is owed"
-    assert int(live.server.cli("account", "show", account)["balanceMillicredits"]) == 0
+    shown = partial(live.server.cli, "account", "show", account)
+    wait_until(lambda: int(shown()["balanceMillicredits"]) == 0, 5, "the store has heard of the adjustment")
     assert status_of(live, account) == "blocked"
 
 

@@ -84,12 +84,8 @@ def test_a_stored_responses_routes_pass_it_too(traced: Account) -> None:
     made = client.responses.create(model="gpt-4o-mini", input="hello", max_output_tokens=50, store=True)
     found = web.get(f"{traced.server.v1}/responses/{made.id}", headers={**traced.headers, "traceparent": CONTEXT})
     assert found.status_code == 200, found.text
-    assert (
-        wait_until(lambda: lines(traced.server)[-1]["method"] == "GET" and lines(traced.server)[-1], 5, "logged")[
-            "trace_id"
-        ]
-        == TRACE
-    )
+    read = wait_until(lambda: [line for line in lines(traced.server) if line["method"] == "GET"], 5, "it is logged")
+    assert [line["trace_id"] for line in read] == [TRACE]
 
 
 # -- OpenTelemetry ---------------------------------------------------------------------------------
