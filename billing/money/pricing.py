@@ -226,8 +226,10 @@ class PriceBook:
         is priced four times.
         """
         times, parts = markup.as_integer_ratio()
-        due = round_up(cost_scaled * times, SCALE * parts, self._rounding)
-        return Charge(due, round_up(cost_scaled, SCALE), card.tier, card.snapshot)
+        cost = round_up(cost_scaled, SCALE)
+        if times == parts and self._rounding == "exact":
+            return Charge(cost, cost, card.tier, card.snapshot)
+        return Charge(round_up(cost_scaled * times, SCALE * parts, self._rounding), cost, card.tier, card.snapshot)
 
     def _charge(self, card: ModelRates, cost_scaled: int, due_scaled: Fraction, more: Sequence[ModelRates]) -> Charge:
         due = round_up(due_scaled.numerator, SCALE * due_scaled.denominator, self._rounding)

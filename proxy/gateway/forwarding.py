@@ -10,9 +10,9 @@ All under one hold and one request id, before a byte was shown. Whoever cannot b
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from billing.ledger.accounts import ApiKey
 from billing.money.errors import UnpricedModel
@@ -143,7 +143,7 @@ class Forwarding:
     def __init__(self, request: GatewayRequest, hold: RequestHold, route: Route, terms: TermsBy) -> None:
         """`terms`: of each upstream, as they were when the request began."""
         self._request, self._hold, self._route, self._terms = request, hold, route, terms
-        self._loop = asyncio.get_running_loop()
+        self._loop = route.first.pool.loop  # asking asyncio for it is a system call
         self._serving: Member | None = None
         self._first = self._began = 0.0
         """When the first try began, and this one."""
@@ -207,13 +207,16 @@ class Forwarding:
         if self._request.settings.failover.show_upstream:
             self._request.shown_upstream = member.name
 
-    async def _send_to(self, member: Member, answer_late: AnswerLate | None, early: Early | None) -> Answer:
+    def _send_to(
+        self, member: Member, answer_late: AnswerLate | None, early: Early | None
+    ) -> Coroutine[Any, Any, Answer]:
+        """Write the request for an upstream; the sending of it, to be awaited."""
         request, plan = self._request, self._hold.plan
         identifier = partial(request.services.tenants.identifier, self._hold.key.account_id)
         body = body_to_send(plan, request.settings.billing, identifier, None if member.plain else member.entry)
         accept = b"text/event-stream" if plan.parsed.stream else b"application/json"
         headers = BODY_BY_HEADERS % (plan.parsed.content_type, accept, request.request_id.encode())
-        return await member.pool.send(
+        return member.pool.send(
             "POST",
             plan.endpoint.upstream_path,
             headers + request.trace.lines,

@@ -2,8 +2,8 @@
 
 import contextlib
 import logging
-from collections.abc import Mapping
-from typing import get_args
+from collections.abc import Coroutine, Mapping
+from typing import Any, get_args
 
 from billing.ledger.accounts import ApiKey
 from config.secrets import Secret
@@ -124,7 +124,7 @@ async def _answer(wired: Wired, scope: Scope, receive: Receive) -> None:
         return
     protocol.on_disconnect = request.client_left
     try:
-        await _by_kind(request, wired)
+        await _line_of(request, wired)
     except Exception:
         # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
         log.exception("request %s failed", request.request_id)
@@ -134,21 +134,20 @@ async def _answer(wired: Wired, scope: Scope, receive: Receive) -> None:
             protocol.on_disconnect = None
 
 
-async def _by_kind(request: GatewayRequest, wired: Wired) -> None:
-    """Answer a request by the line of its kind."""
+def _line_of(request: GatewayRequest, wired: Wired) -> Coroutine[Any, Any, None]:
+    """Line that answers a request of its kind, to be awaited."""
     method, path = request.method, request.path
     if (method, path) in METERED:
-        await Exchange(request).run()
-    elif (method, path) == ("POST", BATCHES_PATH):
-        await BatchExchange(request).run()
-    elif path.startswith(VOICE_PREFIX) and is_voice(method, path):
-        await answer_voice(request, wired.calls)
-    elif is_search(method, path):
-        await VectorSearch(request).run()
-    elif is_object_path(path):
-        await answer_object(request)
-    else:
-        await Exchange(request).run()  # which refuses it in words
+        return Exchange(request).run()
+    if (method, path) == ("POST", BATCHES_PATH):
+        return BatchExchange(request).run()
+    if path.startswith(VOICE_PREFIX) and is_voice(method, path):
+        return answer_voice(request, wired.calls)
+    if is_search(method, path):
+        return VectorSearch(request).run()
+    if is_object_path(path):
+        return answer_object(request)
+    return Exchange(request).run()  # which refuses it in words
 
 
 def _open_session(services: Services, scope: Scope, key: ApiKey, begin: Begin) -> SocketSession:
