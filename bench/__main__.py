@@ -89,7 +89,7 @@ def main() -> int:
             return 2
     folder = Path(tempfile.mkdtemp(prefix="tkb"))
     found, megabytes = measure(folder)
-    slow = {name: run_slow(folder / "slow" / name, name) for name in (NGINX, OURS)}
+    slow = {name: run_slow(folder / f"slow-{number}", name) for number, name in enumerate((NGINX, OURS))}
     show(found)
     kept = [_shown(line) for line in (*bounds(found, megabytes), *slow_bounds(slow), *starts())]
     for name, ratio in hold_ratio.measure(folder / "ratio").items():

@@ -263,10 +263,7 @@ class StripeGateway:
         return [_view(row, WebhookEndpoint) for row in listed.data]
 
     async def unreadable(self, *, invoices: bool = False) -> list[str]:
-        """Return what we must read and the key may not, in Stripe's names (a restricted key has rights a kind).
-
-        `invoices`: Stripe makes some for what is bought.
-        """
+        """Return what we must read and the key may not, in Stripe's names; `invoices`: some are made of purchases."""
         services: dict[str, Any] = {
             "Checkout Sessions": self._v1.checkout.sessions,
             "PaymentIntents": self._v1.payment_intents,
