@@ -49,6 +49,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             return _main(sys.argv[1:] if argv is None else argv)
         finally:
+            gc.enable()
             sys.stdout.flush()
     except BrokenPipeError:
         return _leave_quietly()

@@ -11,6 +11,8 @@ import logging
 import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import httptools
@@ -178,9 +180,9 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse what uvicorn would accept; then go on as it does."""
-        arrived, self._in_head, self._head_bytes = self._head_bytes, False, 0
+        self._in_head, self._head_bytes = False, 0
         self._disarm_head_timer()
-        problem = self._problem(arrived)
+        problem = self._problem()
         if problem:
             raise ValueError(problem)
         if self._for_health and self.url.partition(b"?")[0].decode("ascii") not in HEALTH_PATHS:
@@ -197,15 +199,14 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_message_complete()
         self._in_head = True
 
-    def _problem(self, arrived: int) -> str:
-        """Say what is wrong with the head. `arrived`: bytes since it began; 0 where they came with those before."""
+    def _problem(self) -> str:
         if not self.url.startswith(b"/") or self.parser.get_method() == b"CONNECT":
             return "The request target must be a path such as /v1/chat/completions."
         if not self.url.isascii():
             return "The request target holds characters outside ASCII: percent-encode them."
         if self.parser.get_http_version() not in ("1.0", "1.1"):
             return "Only HTTP/1.1 and HTTP/1.0 are spoken here."
-        names = [name for name, _ in self.headers]
+        names = list(map(itemgetter(0), self.headers))
         if names.count(b"host") != 1:
             return "The request must have exactly one Host header."
         lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
@@ -215,8 +216,7 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request gives its length twice."
         if codings and dict(self.headers)[b"transfer-encoding"].lower() != b"chunked":
             return "The only transfer coding accepted here is chunked."
-        most = self.limits.header_bytes
-        if not 0 < arrived <= most and sum([len(name) + len(value) + 4 for name, value in self.headers]) > most:
+        if 4 * len(names) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.header_bytes:
             return "The request head is too large."
         return ""
 
