@@ -39,7 +39,7 @@ from billing.money.errors import StoreUnavailable
 from billing.money.usage_record import Outcome
 from proxy.gateway.access_log import log_request, report_account, report_no_answer, report_upstream_error
 from proxy.gateway.admission import admit
-from proxy.gateway.answers.identity import without_ids
+from proxy.gateway.answers.identity import without_filters, without_ids
 from proxy.gateway.answers.meter import StreamMeter
 from proxy.gateway.answers.report import NO_ANSWER, NO_REPORT, Report
 from proxy.gateway.answers.sse import begins_events
@@ -236,7 +236,7 @@ class Exchange:
         observed = ObservedOutput(reading.texts, sound, errored=not reading.produced)
         await self._settle(report, observed, outcome, answer.head.headers)
         redactor = self.services.redactor
-        account, body = masked_body(body)
+        account, body = masked_body(without_filters(body) if request.hides_azure else body)
         report_account(self.services, account, 200, request.request_id)
         headers, body = redactor.in_clients_form(plan.parsed.convert, answer.head.headers, body, request.request_id)
         body = without_ids(redactor.redact_key(body), hold.unowned)

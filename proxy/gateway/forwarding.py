@@ -18,6 +18,7 @@ from billing.ledger.accounts import ApiKey
 from billing.money.errors import UnpricedModel
 from billing.money.pricing import PriceBook
 from proxy.gateway.access_log import report_account
+from proxy.gateway.answers.identity import azures_refusal
 from proxy.gateway.answers.sse import begins_events
 from proxy.gateway.answers.upstream_errors import error_that_begins
 from proxy.gateway.bodies.parsed import Parsed, StoredContext
@@ -183,8 +184,15 @@ class Forwarding:
             if await self._is_last(member, answer, refused=refused):
                 metrics = self._request.services.metrics
                 metrics.count(metrics.upstreams.requests, member.name)
+                self._request.hides_azure = self._hides_azure(member)
                 return answer
             answer.close()
+
+    def _hides_azure(self, member: Member) -> bool:
+        """Tell whether an answer of this upstream is to tell nothing of it."""
+        if member.entry.dialect != "azure" or self._request.services.upstreams.alone is not None:
+            return False
+        return not self._request.settings.failover.show_upstream
 
     def _let_first_serve(self) -> None:
         """Pass over who may cost more than is held: it was priced by the dearest, and then perhaps clamped."""
@@ -318,7 +326,8 @@ class Forwarding:
         reason = failure_in(status, body, services.redactor)
         # those of our account are told in words of ours anyhow
         foreign = reason and reason not in OURS and member.entry.dialect != "openai"
-        answer.put_back(neutral_error(reason) if foreign else body)
+        told = azures_refusal(body) if not reason and self._hides_azure(member) else body
+        answer.put_back(neutral_error(reason) if foreign else told)
         judge(member, answer.head, reason, self._hold.plan.parsed.model, self._loop.time())
         if not reason:
             return True

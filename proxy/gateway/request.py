@@ -89,7 +89,7 @@ class RequestContext:
 class GatewayRequest(RequestContext):
     """A request over HTTP, with the connection it is answered on."""
 
-    __slots__ = ("client", "interruption", "peer", "query", "services", "settings", "shown_upstream")
+    __slots__ = ("client", "hides_azure", "interruption", "peer", "query", "services", "settings", "shown_upstream")
 
     def __init__(
         self,
@@ -107,6 +107,8 @@ class GatewayRequest(RequestContext):
         self.settings = services.settings  # the same for the whole request, also when they change meanwhile
         self.interruption = Interruption()
         self.shown_upstream = ""
+        self.hides_azure = False
+        """Azure serves it, one of several: nothing in its answer may tell."""
 
     def client_left(self) -> None:
         """Take note that the client closed its connection; an answer read unseen is read on for a bounded time."""

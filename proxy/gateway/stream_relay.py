@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from billing.money.amounts import display_credits
 from billing.money.usage import Usage
 from billing.money.usage_record import Outcome
-from proxy.gateway.answers.identity import without_ids
+from proxy.gateway.answers.identity import events_without_filters, without_ids
 from proxy.gateway.answers.meter import StreamMeter, with_cost
 from proxy.gateway.answers.report import Report
 from proxy.gateway.request import GatewayRequest
@@ -158,7 +158,7 @@ class StreamRelay:
             if cut:
                 await self._break_off(b"".join(tail), rest)
             else:
-                await request.client.write(request.services.redactor.redact_key(b"".join((*tail, rest))), last=True)
+                await request.client.write(self._shown(b"".join((*tail, rest))), last=True)
                 if not self._answer.finished and meter.done:
                     await self._read_end()
         except Interrupted:
@@ -167,7 +167,7 @@ class StreamRelay:
     async def _relay(self) -> None:
         """Upstream to client until [DONE], the upstream's end, or an interruption."""
         request, hold, meter, answer = self._request, self._hold, self._meter, self._answer
-        client, redactor = request.client, request.services.redactor
+        client, shown = request.client, self._shown if request.hides_azure else request.services.redactor.redact_key
         runs_on = self._plan.parsed.background
         if not runs_on:
             request.interruption.muted = False
@@ -180,7 +180,7 @@ class StreamRelay:
         await client.start(200, self._headers())
         if begun:
             request.count_first_byte()
-            await client.write(redactor.redact_key(await self._with_owned_sounds(begun)))
+            await client.write(shown(await self._with_owned_sounds(begun)))
 
         def pass_on(data: bytes) -> bool:
             """Pass one chunk on, from the socket's own callback: no task switch between."""
@@ -188,7 +188,7 @@ class StreamRelay:
             if passed:
                 if not request.first_byte_ms:
                     request.count_first_byte()
-                client.write_now(redactor.redact_key(passed))
+                client.write_now(shown(passed))
             if time.monotonic() - hold.checkpointed_at >= CHECKPOINT_SECONDS and hold.is_open:
                 hold.checkpoint_streamed(meter.streamed_tokens_estimate())
             return not meter.done and client.keeps_up
@@ -200,6 +200,11 @@ class StreamRelay:
             while not meter.done and await answer.pump(pass_on):
                 await client.drained()
 
+    def _shown(self, data: bytes) -> bytes:
+        """Whole events as a client may see them."""
+        request = self._request
+        return request.services.redactor.redact_key(events_without_filters(data) if request.hides_azure else data)
+
     async def _relay_speech(self) -> None:
         """Relay an answer of chat that speaks: ids of its speech come in the middle, and each has an owner first."""
         request, hold, meter = self._request, self._hold, self._meter
@@ -208,7 +213,7 @@ class StreamRelay:
             if passed:
                 if not request.first_byte_ms:
                     request.count_first_byte()
-                await request.client.write(request.services.redactor.redact_key(passed))
+                await request.client.write(self._shown(passed))
             if time.monotonic() - hold.checkpointed_at >= CHECKPOINT_SECONDS:
                 hold.checkpoint_streamed(meter.streamed_tokens_estimate())
 
@@ -284,7 +289,7 @@ class StreamRelay:
         if not client.started:  # it broke off before it said its id, which nothing was shown without
             raise bad_gateway("The upstream broke off before its answer had begun. Try again.", "upstream_cut")
         if tail or rest:
-            await client.write(self._request.services.redactor.redact_key(tail + rest))
+            await client.write(self._shown(tail + rest))
         if rest or not self._meter.ends_in_events:
             client.abort()
             return

@@ -22,7 +22,7 @@ from sandbox.openai.requests.errors import ApiError, error_object, invalid, stat
 from sandbox.openai.requests.fields import missing, wrong_type
 from sandbox.openai.requests.forms import Uploads, is_form
 from sandbox.openai.responses import create, decisions, stored
-from sandbox.openai.steering.dialects import FILTERED, SNAPSHOT, unknown_member
+from sandbox.openai.steering.dialects import FILTERED, SNAPSHOT, unknown_member, with_filters
 from sandbox.openai.steering.directives import Directives, read_directives
 
 _MODEL_NAMES: Final = (
@@ -198,8 +198,17 @@ class Api:
         if directives.replay is not None:
             simulator.replay(answer, call.encoding, directives)
         if simulator.dialect == "azure" and answer.events is not None:
-            answer.events = chain((Event(FILTERED, counted=False),), answer.events)
+            answer.events = chain((Event(FILTERED, counted=False),), map(_filtered, answer.events))
+        elif simulator.dialect == "azure" and answer.status == 200:
+            answer.body = with_filters(answer.body)
         return answer
+
+
+def _filtered(event: Event) -> Event:
+    """Return an event as Azure sends it."""
+    if not event.data.startswith(b"data: {"):
+        return event
+    return msgspec.structs.replace(event, data=b"data: " + with_filters(event.data[6:].rstrip()) + b"\n\n")
 
 
 def _in_dialect(

@@ -94,7 +94,27 @@ def test_azure_is_sent_what_it_knows_and_costs_what_its_card_says(account: Accou
         assert (int(row["chargedMillicredits"]), int(row["costMillicredits"])) == (due, due)
         assert (sent["model"], "service_tier" in sent) == ("acme-mini", False)
         assert row["usageSource"] == "upstream"
-    assert "acme-mini" not in "".join(reply.body for reply in replies)
+    bodies = "".join(reply.body for reply in replies)
+    assert "acme-mini" not in bodies
+    assert "_filter" not in bodies, "what only Azure says would tell who served"
+
+
+def test_azures_words_for_a_refused_prompt_are_ours(account: Account, azure: Place, openai: Place) -> None:
+    words = "The response was filtered due to the prompt triggering Azure OpenAI's content management policy."
+    inner = {"code": "ResponsibleAIPolicyViolation", "content_filter_result": {"hate": {"filtered": True}}}
+    error = {"message": words, "code": "content_filter", "innererror": inner}
+    wait_until(lambda: ask(account, stream=False).whole and azure.sandbox.record(), 10, "it serves")
+    azure.sandbox.clear()
+    for place in (azure, openai):
+        place.sandbox.settings(directive={"status": 400, "error": error})
+    replies = [ask(account, stream=bool(number % 2)) for number in range(8)]
+    assert {reply.status for reply in replies} == {400}
+    served = {row["clientRequestId"] for row in azure.sandbox.record()}
+    theirs = [json.loads(reply.body)["error"] for reply in replies if reply.request_id in served]
+    assert theirs
+    for told in theirs:
+        assert (told["code"], told["type"]) == ("content_filter", "invalid_request_error")
+        assert "azure" not in json.dumps(told).lower()
 
 
 def test_what_azure_does_not_take_is_not_sent_there(account: Account, azure: Place) -> None:

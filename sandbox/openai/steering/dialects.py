@@ -1,7 +1,7 @@
 """Servers that speak OpenAI's API and are not OpenAI: in what their requests, answers and errors differ.
 
 azure     Azure's v1 API: a header of its own for the key, names of deployments for models, errors without a type, no
-          service tier, and a first event of a stream that carries nothing but filter results.
+          service tier, a first event of a stream that carries nothing but filter results, and such in every choice.
 generic   a server of open models: it refuses what it does not know (tiers, storing, stream options), its streams say
           no usage, and its errors stand at the top of their body.
 """
@@ -21,6 +21,7 @@ UNKNOWN: Final[Mapping[str, frozenset[str]]] = {
     "generic": frozenset(("service_tier", "store", "stream_options", "prompt_cache_key", "safety_identifier")),
 }
 """Members of a body that each refuses."""
+_SAFE: Final = {"hate": {"filtered": False, "severity": "safe"}}
 FILTERED: Final = (
     b'data: {"choices":[],"created":0,"id":"","model":"","object":"","prompt_filter_results":'
     b'[{"prompt_index":0,"content_filter_results":{"hate":{"filtered":false,"severity":"safe"}}}]}\n\n'
@@ -50,3 +51,18 @@ class Deployments(msgspec.Struct, frozen=True):
     def model_of(self, name: str) -> str | None:
         """Return the model behind a name; None where nothing is deployed under it."""
         return self.models.get(name) if self.models else name
+
+
+def with_filters(payload: bytes) -> bytes:
+    """Return the JSON of an answer or a chunk with Azure's filter results: in each choice, and those of a prompt."""
+    try:
+        said = msgspec.json.decode(payload)
+    except msgspec.DecodeError:
+        return payload
+    if not isinstance(said, dict) or not said.get("choices"):
+        return payload
+    for choice in said["choices"]:
+        choice["content_filter_results"] = _SAFE
+    if said.get("object") == "chat.completion":
+        said["prompt_filter_results"] = [{"prompt_index": 0, "content_filter_results": _SAFE}]
+    return msgspec.json.encode(said)

@@ -38,6 +38,8 @@ def test_azure_takes_its_own_header_and_names_of_deployments(azure: Sandbox) -> 
     assert set(missing.json()["error"]) == {"code", "message"}
     answer = post(azure, {**ASKED, "model": "acme-mini"}, **key).json()
     assert answer["model"] == "gpt-4o-mini-2024-07-18"
+    assert "content_filter_results" in answer["choices"][0]
+    assert "prompt_filter_results" in answer
     assert "service_tier" not in answer
     assert post(azure, {**ASKED, "model": "acme-mini", "service_tier": "default"}, **key).status_code == 400
     stream = post(azure, {**ASKED, "model": "acme-mini", "stream": True}, **key).text
