@@ -192,9 +192,10 @@ def test_a_region_costs_what_openai_takes_there_and_keeps_its_accounts(
 
 
 def _only(account: Account, place: Place) -> bool:
+    """Five answers in a row are its own; one that rests from a test before refuses some."""
     before = len(place.sandbox.record())
-    assert all(ask(account, stream=False).whole for _ in range(5))
-    return len(place.sandbox.record()) == before + 5
+    whole = [ask(account, stream=False).whole for _ in range(5)]
+    return all(whole) and len(place.sandbox.record()) == before + 5
 
 
 def test_each_upstream_is_owed_its_own_cost(server: Tollkeeper, account: Account, two: list[Place]) -> None:
