@@ -301,7 +301,8 @@ class ClientConnection:
         length = int(head.get(b"content-length", 0))
         form = head.get(b"content-type", b"")[:10].lower() == b"multipart/"
         most = limits.upload_bytes if form else limits.body_bytes
-        if head.get(b"content-encoding", b"identity").lower() != b"identity":
+        codings = cycle.scope["headers"] if b"content-encoding" in head else ()
+        if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in codings):
             raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
         if length > most:
             raise too_large(most)
