@@ -563,7 +563,7 @@ def test_a_body_that_is_no_request_is_refused(case: str, customer: Customer) -> 
     }
 
 
-@pytest.mark.parametrize("coding", [b"gzip", b"br", b"identity, gzip", b"GZIP"])
+@pytest.mark.parametrize("coding", [b"gzip", b"br", b"identity, gzip", b"GZIP", b"identity\r\nContent-Encoding: gzip"])
 @pytest.mark.usefixtures("unharmed")
 def test_a_compressed_body_is_refused(coding: bytes, customer: Customer) -> None:
     (answer,) = talk(customer.server, a_request(customer, CLOSE, b"Content-Encoding: " + coding + b"\r\n")).responses
