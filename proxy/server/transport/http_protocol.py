@@ -1,4 +1,4 @@
-"""HTTP in: uvicorn's httptools protocol made strict, and the client's side of an exchange on top of it.
+"""HTTP in: uvicorn's httptools protocol made strict. What is under /v1 is answered from here, without ASGI.
 
 uvicorn with httptools refuses CL+TE, bare LF, obs-fold and duplicate lengths by itself; here we add what it
 lets through: two or no Host, absolute-form, endless or slow heads, too many connections; and an offer of another
@@ -9,34 +9,33 @@ connection.
 import asyncio
 import logging
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import partial
 from itertools import chain
 from operator import itemgetter
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from config.settings import Listen
 from proxy.gateway.endpoints import SOCKETS
-from proxy.gateway.upstream.interruption import Interrupted, Interruption
-from proxy.server.socket_protocol import GuardedSocket
+from proxy.server.transport.client_connection import ClientConnection
+from proxy.server.transport.socket_protocol import GuardedSocket
 from proxy.web.connections import ConnectionCaps, Connections
 from proxy.web.paths import HEALTH_PATHS
-from proxy.web.raw_request import has_any
-from proxy.web.rejections import Rejection, bad_request, too_large, too_many, unavailable
+from proxy.web.raw_request import Headers
+from proxy.web.rejections import Rejection, bad_request, too_many, unavailable
 
 log = logging.getLogger("tollkeeper.connections")
 
-LINGER_SECONDS = 1.0
 OFFERS = (b"upgrade", b"http2-settings")
 """Headers, and names of them in Connection, by which another protocol is offered."""
-CONNECTION = (b"connection",)
-LARGE_BODY = 1_048_576
-"""Bytes from which a body counts against listen.max_buffered_bytes."""
+V1, UNDER_V1 = b"/v1", b"/v1/"
+CHUNKED = b"chunked"
 
-Receive = Callable[[], Awaitable[Any]]
+Answer = Callable[[ClientConnection], Coroutine[Any, Any, None]]
+"""What answers a request under /v1. Never raises but for cancellation."""
 
 
 class HttpLimits:
@@ -70,15 +69,19 @@ class HttpLimits:
 
 
 class GuardedProtocol(HttpToolsProtocol):
-    """One client connection. `limits` is set on the subclass that `guarded()` makes."""
+    """One client connection. `limits` and `answer` are set on the subclass that `guarded()` makes."""
 
     limits: HttpLimits
+    answer: Answer
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         """See uvicorn."""
         super().__init__(*arguments, **named)
-        self.on_disconnect: Callable[[], None] | None = None
-        self._head_bytes = 0
+        self._answered: ClientConnection | None = None
+        """What is answered now; those behind it wait in uvicorn's pipeline."""
+        self._head_bytes = self._received = self._reading = self._head_from = 0
+        """Bytes of the head so far; those of the connection, those of them that are being read, and those before the
+        read in which the head began."""
         self._in_head = True
         self._ignoring = False
         """The head that was just read offers a protocol that is not spoken here."""
@@ -104,15 +107,16 @@ class GuardedProtocol(HttpToolsProtocol):
         self._disarm_head_timer()
         self.limits.connections.leave(self)
         super().connection_lost(exc)
-        callback, self.on_disconnect = self.on_disconnect, None
-        if callback is not None:
-            callback()
+        if self._answered is not None:
+            self._answered.lost()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
         cycle: RequestResponseCycle | None = self.cycle
         if self.transport.is_closing() or (cycle is not None and cycle.response_complete and not cycle.keep_alive):
             return  # we said that this connection ends: nothing that still arrives on it is a request
+        self._received += len(data)
+        self._reading = len(data)
         if self._in_head:
             self._head_bytes += len(data)
             if self._head_bytes > self.limits.header_bytes and b"\r\n\r\n" not in data[: self.limits.header_bytes]:
@@ -175,23 +179,81 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a new request on this connection."""
-        super().on_message_begin()
-        self._in_head = True
+        self.url, self.headers, self.expect_100_continue = b"", [], False
+        self._in_head, self._head_from = True, self._received - self._reading
 
     def on_headers_complete(self) -> None:
-        """Refuse what uvicorn would accept; then go on as it does."""
+        """Refuse what uvicorn would accept; begin what is ours to answer, and leave the rest to uvicorn."""
         self._in_head, self._head_bytes = False, 0
         self._disarm_head_timer()
-        problem = self._problem()
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
+        by_name = dict(reversed(headers))
+        problem = self._problem(method, version, by_name)
         if problem:
             raise ValueError(problem)
-        if self._for_health and self.url.partition(b"?")[0].decode("ascii") not in HEALTH_PATHS:
+        target = self.url.partition(b"#")[0] if b"#" in self.url else self.url
+        if self._for_health and target.partition(b"?")[0].decode("ascii") not in HEALTH_PATHS:
             raise _too_many()
-        self._ignoring = self.parser.should_upgrade() and not self._should_upgrade()
+        offered = self.parser.should_upgrade()
+        self._ignoring = offered and not self._should_upgrade()
         if self._ignoring:
             return  # it is read again, without the offer
-        self.scope["extensions"] = {"tollkeeper": self}  # type: ignore[dict-item]
+        if offered or not (target.startswith(UNDER_V1) or target.partition(b"?")[0] == V1):
+            self._begin_asgi()
+            return
+        framed = version != "1.0"
+        keep_alive = framed and self.parser.should_keep_alive()
+        client = ClientConnection(
+            self, method.decode("ascii"), target, headers, by_name, framed=framed, keep_alive=keep_alive
+        )
+        client.waiting_for_100_continue = self.expect_100_continue
+        before: ClientConnection | RequestResponseCycle | None = self.cycle
+        self.cycle = client  # type: ignore[assignment]  # it has what uvicorn looks at
+        if before is None or before.response_complete:
+            self._begin(client)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def _begin_asgi(self) -> None:
+        """Let uvicorn take the request from here, as if it had begun it."""
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.expect_100_continue = url, expects
+        self.headers += headers  # the scope has this list
         super().on_headers_complete()
+
+    def _start_asgi_task(self, cycle: Any, app: Any) -> None:
+        """Begin a request: one of uvicorn's, or one of ours that waited in its pipeline."""
+        if isinstance(cycle, ClientConnection):
+            self._begin(cycle)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _begin(self, client: ClientConnection) -> None:
+        self._answered = client
+        client.task = self.loop.create_task(self._answer(client))
+        self.tasks.add(client.task)
+
+    async def _answer(self, client: ClientConnection) -> None:
+        """Answer a request; one that is not answered whole breaks the connection."""
+        try:
+            await self.answer(client)
+        finally:
+            if client.task is not None:
+                self.tasks.discard(client.task)
+            if self._answered is client:
+                self._answered = None
+            if not client.response_complete and not client.disconnected:
+                self.transport.close()
+
+    def on_body(self, body: bytes) -> None:
+        """Take bytes of a body; what comes behind an answer is of no use to anybody."""
+        cycle: Any = self.cycle
+        if not isinstance(cycle, ClientConnection):
+            super().on_body(body)
+        elif not cycle.response_complete:
+            cycle.take_body(body)
 
     def on_message_complete(self) -> None:
         """Take the end of a request; what comes next is a head again."""
@@ -199,24 +261,25 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_message_complete()
         self._in_head = True
 
-    def _problem(self) -> str:
-        if not self.url.startswith(b"/") or self.parser.get_method() == b"CONNECT":
+    def _problem(self, method: bytes, version: str, by_name: dict[bytes, bytes]) -> str:
+        """Say what is wrong with a head, "" for nothing."""
+        if not self.url.startswith(b"/") or method == b"CONNECT":
             return "The request target must be a path such as /v1/chat/completions."
         if not self.url.isascii():
             return "The request target holds characters outside ASCII: percent-encode them."
-        if self.parser.get_http_version() not in ("1.0", "1.1"):
+        if version not in ("1.0", "1.1"):
             return "Only HTTP/1.1 and HTTP/1.0 are spoken here."
-        names = list(map(itemgetter(0), self.headers))
-        if names.count(b"host") != 1:
+        names = list(map(itemgetter(0), self.headers)) if len(by_name) != len(self.headers) else ()
+        if b"host" not in by_name or names.count(b"host") > 1:
             return "The request must have exactly one Host header."
-        lengths, codings = names.count(b"content-length"), names.count(b"transfer-encoding")
-        if codings and lengths:
+        if b"transfer-encoding" in by_name and b"content-length" in by_name:
             return "The request has both Content-Length and Transfer-Encoding."
-        if lengths > 1 or codings > 1:
+        if names.count(b"content-length") > 1 or names.count(b"transfer-encoding") > 1:
             return "The request gives its length twice."
-        if codings and dict(self.headers)[b"transfer-encoding"].lower() != b"chunked":
+        if by_name.get(b"transfer-encoding", CHUNKED).lower() != CHUNKED:
             return "The only transfer coding accepted here is chunked."
-        if 4 * len(names) + sum(map(len, chain.from_iterable(self.headers))) > self.limits.header_bytes:
+        limit = self.limits.header_bytes  # no head is longer than what was read since it began
+        if self._received - self._head_from > limit and _size(self.headers) > limit:
             return "The request head is too large."
         return ""
 
@@ -269,173 +332,10 @@ def _tell_of_address(address: str) -> None:
     )
 
 
-def guarded(limits: HttpLimits) -> type[GuardedProtocol]:
-    """Protocol class with these limits, for uvicorn's `http=`."""
-    return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits})
+def _size(headers: Headers) -> int:
+    return 4 * len(headers) + sum(map(len, chain.from_iterable(headers)))
 
 
-class ClientConnection:
-    """The client's side of an exchange, written straight to uvicorn's connection.
-
-    Going through ASGI messages costs 15-20 µs a request more for checks that our own tables make anyway; what is
-    kept in step here is the state that uvicorn's keep-alive and pipelining look at.
-    """
-
-    __slots__ = ("_cycle", "_framed", "_protocol", "_reserved", "interruption")
-
-    def __init__(self, receive: Receive, protocol: GuardedProtocol) -> None:
-        """`receive` is the bound method of uvicorn's cycle.
-
-        Set `interruption` to be told when the client stops reading.
-        """
-        self._cycle: RequestResponseCycle = receive.__self__  # type: ignore[attr-defined]
-        self._protocol = protocol
-        self._framed = False
-        self._reserved = 0
-        self.interruption: Interruption | None = None
-
-    async def read_body(self) -> bytes:
-        """See ClientSide."""
-        cycle, limits = self._cycle, self._protocol.limits
-        head = dict(list(cycle.scope["headers"])[::-1])  # one length at most (see GuardedProtocol._problem)
-        length = int(head.get(b"content-length", 0))
-        form = head.get(b"content-type", b"")[:10].lower() == b"multipart/"
-        most = limits.upload_bytes if form else limits.body_bytes
-        codings = cycle.scope["headers"] if b"content-encoding" in head else ()
-        if any(name == b"content-encoding" and value.lower() != b"identity" for name, value in codings):
-            raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
-        if length > most:
-            raise too_large(most)
-        self._reserve(length)
-        if not cycle.more_body and not cycle.disconnected:
-            body, cycle.body = bytes(cycle.body), bytearray()
-        else:
-            body = await self._receive_all(limits, most)
-        if len(body) > most:
-            raise too_large(most)
-        return body
-
-    def let_go(self) -> None:
-        """See ClientSide."""
-        self._protocol.limits.buffered -= self._reserved
-        self._reserved = 0
-
-    def _reserve(self, size: int) -> None:
-        """Count a large body against what this process may hold at once. Raises Rejection when that is used up."""
-        if size <= max(LARGE_BODY, self._reserved):
-            return
-        limits = self._protocol.limits
-        more = size - self._reserved
-        if limits.buffered + more > limits.buffered_bytes:
-            raise unavailable(
-                "Too many large requests are being read right now. Try again shortly.", "too_many_uploads"
-            )
-        limits.buffered += more
-        self._reserved = size
-
-    async def respond(self, status: int, headers: list[tuple[bytes, bytes]], body: bytes) -> None:
-        """See ClientSide."""
-        head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
-        await self._send(head if self._cycle.scope["method"] == "HEAD" else head + body)
-        self._finish()
-
-    async def start(self, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-        """See ClientSide."""
-        self._framed = self._cycle.scope["http_version"] != "1.0"
-        if self._framed:
-            headers = [*headers, (b"transfer-encoding", b"chunked")]
-        await self._send(self._head(status, headers))
-
-    async def write(self, data: bytes, *, last: bool = False) -> None:
-        """See ClientSide."""
-        if self._framed:
-            data = b"%x\r\n%b\r\n" % (len(data), data) if data else b""
-            if last:
-                data += b"0\r\n\r\n"
-        await self._send(data)
-        if last:
-            self._finish()
-
-    def write_now(self, data: bytes) -> None:
-        """See ClientSide."""
-        if not self._cycle.disconnected:
-            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
-
-    @property
-    def keeps_up(self) -> bool:
-        """See ClientSide."""
-        return not self._protocol.flow.write_paused
-
-    async def drained(self) -> None:
-        """See ClientSide."""
-        flow = self._protocol.flow
-        if flow.write_paused and not self._cycle.disconnected:
-            try:
-                async with asyncio.timeout(self._protocol.limits.stall_seconds):
-                    await flow.drain()
-            except TimeoutError:
-                if self.interruption is not None:
-                    self.interruption.fire("client_gone")
-                raise Interrupted from None
-
-    @property
-    def started(self) -> bool:
-        """See ClientSide."""
-        return self._cycle.response_started
-
-    def abort(self) -> None:
-        """See ClientSide. The connection is gone from now on: an answer that stays unfinished is no error of ours."""
-        self._cycle.disconnected = True
-        self._protocol.transport.abort()
-
-    def _head(self, status: int, headers: list[tuple[bytes, bytes]]) -> bytes:
-        cycle = self._cycle
-        cycle.response_started = True
-        cycle.waiting_for_100_continue = False
-        if cycle.more_body:
-            cycle.keep_alive = False  # refused before the body was here: it is not waited for
-        if has_any(headers, CONNECTION):
-            cycle.keep_alive = False
-            headers = [header for header in headers if header[0] != b"connection"]
-        lines = b"\r\n".join(map(b": ".join, (*cycle.default_headers, *headers)))
-        end = b"\r\n\r\n" if cycle.keep_alive else b"\r\nconnection: close\r\n\r\n"
-        return b"".join((STATUS_LINE[status], lines, end))
-
-    def _finish(self) -> None:
-        """Finish a whole response: uvicorn goes on with the next request, or closes."""
-        cycle = self._cycle
-        if cycle.disconnected:
-            return
-        cycle.response_complete = True
-        cycle.message_event.set()
-        if not cycle.keep_alive and cycle.more_body:
-            # closing now would reset the connection under the client's hands, before it has read our answer
-            self._protocol.loop.call_later(LINGER_SECONDS, self._protocol.transport.close)
-        elif not cycle.keep_alive:
-            self._protocol.transport.close()
-        cycle.on_response()
-
-    async def _send(self, data: bytes) -> None:
-        """Write; wait while the client reads slowly. Raises Interrupted when it does not read at all."""
-        if not self.keeps_up:
-            await self.drained()
-        if not self._cycle.disconnected and data:
-            self._protocol.transport.write(data)
-
-    async def _receive_all(self, limits: HttpLimits, most: int) -> bytes:
-        """Body that is not here yet: within its size and its time."""
-        parts: list[bytes] = []
-        size, more = 0, True
-        try:
-            async with asyncio.timeout(limits.body_seconds):
-                while more:
-                    message: Any = await self._cycle.receive()
-                    if message["type"] == "http.disconnect":
-                        raise Interrupted
-                    parts.append(message.get("body", b""))
-                    size += len(parts[-1])
-                    self._reserve(size)
-                    more = message.get("more_body", False) and size <= most
-        except TimeoutError:
-            raise Rejection(408, "request_timeout", "The request body did not arrive in time.") from None
-        return b"".join(parts)
+def guarded(limits: HttpLimits, answer: Answer) -> type[GuardedProtocol]:
+    """Protocol class with these limits, for uvicorn's `http=`; `answer` answers what is under /v1."""
+    return type("LimitedProtocol", (GuardedProtocol,), {"limits": limits, "answer": staticmethod(answer)})
