@@ -29,7 +29,8 @@ from billing.storage.migrate import migrate
 from config.load import parse_settings
 from config.secrets import Secret
 from proxy.server.app import Application
-from proxy.server.transport.http_protocol import HttpLimits, guarded
+from proxy.server.transport.http_protocol import guarded
+from proxy.server.transport.limits import HttpLimits
 from tests.support.servers import UPSTREAM_KEY, free_port, start_sandbox
 
 ROOT = Path(__file__).resolve().parents[1]

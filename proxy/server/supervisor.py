@@ -44,7 +44,8 @@ from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import LiveSettings
 from proxy.server.startup_checks import check_keys
 from proxy.server.stores import booking, jobs_of, make_store, publish_store
-from proxy.server.transport.http_protocol import HttpLimits, guarded
+from proxy.server.transport.http_protocol import guarded
+from proxy.server.transport.limits import HttpLimits
 from proxy.server.transport.socket_protocol import GuardedSocket
 from proxy.server.wiring import background
 from proxy.web.paths import Group

@@ -7,16 +7,16 @@ keep-alive, pipelining and shutting down.
 
 import asyncio
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import Protocol
 
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+from uvicorn.server import ServerState
 
 from proxy.gateway.upstream.interruption import Interrupted, Interruption
+from proxy.server.transport.limits import HttpLimits
 from proxy.web.raw_request import Headers, has_any
 from proxy.web.rejections import Rejection, too_large, unavailable
-
-if TYPE_CHECKING:
-    from proxy.server.transport.http_protocol import GuardedProtocol, HttpLimits
 
 LINGER_SECONDS = 1.0
 LARGE_BODY = 1_048_576
@@ -26,6 +26,22 @@ WAITING_BYTES = 65_536
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONNECTION = (b"connection",)
 IDENTITY = b"identity"
+
+
+class Carrier(Protocol):
+    """The connection of uvicorn's that requests come on, one after the other."""
+
+    limits: HttpLimits
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    flow: FlowControl
+    server_state: ServerState
+    server: tuple[str, int | None] | None
+    client: tuple[str, int] | None
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request."""
+        ...
 
 
 class ClientConnection:
@@ -57,7 +73,7 @@ class ClientConnection:
 
     def __init__(
         self,
-        protocol: "GuardedProtocol",
+        protocol: Carrier,
         method: str,
         target: bytes,
         headers: Headers,
@@ -100,7 +116,7 @@ class ClientConnection:
 
     @property
     def message_event(self) -> "ClientConnection":
-        """What uvicorn sets when the connection was lost, or the body is whole."""
+        """Return itself: uvicorn sets it when the connection was lost, or the body is whole."""
         return self
 
     def set(self) -> None:
@@ -153,7 +169,7 @@ class ClientConnection:
         chunks, self._chunks = self._chunks, []
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    async def _receive_rest(self, limits: "HttpLimits", most: int) -> None:
+    async def _receive_rest(self, limits: HttpLimits, most: int) -> None:
         """Wait for a body that is not here yet: within its size and its time. Raises Rejection, Interrupted."""
         protocol, self._wanted = self._protocol, True
         if self.waiting_for_100_continue and not protocol.transport.is_closing():

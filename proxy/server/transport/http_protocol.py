@@ -7,7 +7,6 @@ connection.
 """
 
 import asyncio
-import logging
 import sys
 from collections.abc import Callable, Coroutine
 from functools import partial
@@ -18,16 +17,13 @@ from typing import Any
 import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from config.settings import Listen
 from proxy.gateway.endpoints import SOCKETS
 from proxy.server.transport.client_connection import ClientConnection
+from proxy.server.transport.limits import HttpLimits
 from proxy.server.transport.socket_protocol import GuardedSocket
-from proxy.web.connections import ConnectionCaps, Connections
 from proxy.web.paths import HEALTH_PATHS
 from proxy.web.raw_request import Headers
 from proxy.web.rejections import Rejection, bad_request, too_many, unavailable
-
-log = logging.getLogger("tollkeeper.connections")
 
 OFFERS = (b"upgrade", b"http2-settings")
 """Headers, and names of them in Connection, by which another protocol is offered."""
@@ -36,36 +32,6 @@ CHUNKED = b"chunked"
 
 Answer = Callable[[ClientConnection], Coroutine[Any, Any, None]]
 """What answers a request under /v1. Never raises but for cancellation."""
-
-
-class HttpLimits:
-    """Limits of one connection. Sizes in bytes, times in seconds."""
-
-    __slots__ = (
-        "body_bytes",
-        "body_seconds",
-        "buffered",
-        "buffered_bytes",
-        "connections",
-        "header_bytes",
-        "header_seconds",
-        "stall_seconds",
-        "upload_bytes",
-    )
-
-    def __init__(self, listen: Listen, stall_seconds: float) -> None:
-        """`stall_seconds`: how long a client may read nothing of its answer."""
-        caps = ConnectionCaps(listen.max_connections, listen.max_connections_per_address, listen.trusted_proxies)
-        self.connections, self.header_bytes = Connections(caps, _tell_of_address), listen.max_header_bytes
-        self.header_seconds, self.body_seconds = listen.header_timeout_seconds, listen.body_timeout_seconds
-        self.body_bytes, self.upload_bytes, self.buffered_bytes = (
-            listen.max_body_bytes,
-            listen.max_upload_bytes,
-            listen.max_buffered_bytes,
-        )
-        self.stall_seconds = stall_seconds
-        self.buffered = 0
-        """Bytes of large bodies that this process holds now."""
 
 
 class GuardedProtocol(HttpToolsProtocol):
@@ -322,14 +288,6 @@ class GuardedProtocol(HttpToolsProtocol):
 
 def _too_many() -> Rejection:
     return unavailable("Too many connections. Try again shortly.", "too_many_connections")
-
-
-def _tell_of_address(address: str) -> None:
-    log.warning(
-        "%s has listen.max_connections_per_address connections open, and gets no more; if that is a proxy of yours, "
-        "name its network in listen.trusted_proxies",
-        address,
-    )
 
 
 def _size(headers: Headers) -> int:
