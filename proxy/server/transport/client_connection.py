@@ -229,10 +229,12 @@ class ClientConnection:
         if last:
             self._finish()
 
-    def write_now(self, data: bytes) -> None:
+    def write_now(self, data: bytes) -> bool:
         """See ClientSide."""
+        protocol = self._protocol
         if not self.disconnected:
-            self._protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
+            protocol.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self._framed else data)
+        return not protocol.flow.write_paused
 
     @property
     def keeps_up(self) -> bool:
