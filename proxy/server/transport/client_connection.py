@@ -157,6 +157,8 @@ class ClientConnection:
         self._reserve(length)
         if self.more_body or self.disconnected:
             await self._receive_rest(limits, most)
+        elif self._size > WAITING_BYTES:
+            self._protocol.flow.resume_reading()  # else nobody would see its client leave
         if self._size > most:
             raise too_large(most)
         chunks, self._chunks = self._chunks, []
