@@ -144,6 +144,8 @@ def main() -> int:
             server.should_exit = True
             done.set()
 
+        server_loop: asyncio.AbstractEventLoop
+
         async def run() -> None:
             nonlocal server_loop
             server_loop = asyncio.get_running_loop()
@@ -152,7 +154,6 @@ def main() -> int:
             await server.serve()
             await asyncio.to_thread(thread.join)
 
-        server_loop: Any = None
         asyncio.run(run())
     if "--calls" in sys.argv:
         for module, function in trace.calls:
