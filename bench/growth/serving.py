@@ -7,8 +7,8 @@ from typing import NamedTuple
 from bench.__main__ import JSON, OURS, run_slow, upstream
 from bench.processes import Burst, burst, tollkeeper
 
-SPARE = 16
-"""Connections beside those of the streams: probes, jobs."""
+SPARE = 256
+"""Connections beside those of the streams: some are kept for probes."""
 SECONDS = 5
 
 
