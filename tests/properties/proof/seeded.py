@@ -101,7 +101,7 @@ SEEDED = (
 def harness(folder: Path, size: int, seed: int) -> Figures:
     """Put the first `size` of them in, one by one; fail where one is not found, or a check fails without any."""
     for place, check in enumerate({bug.check for bug in SEEDED[:size]}):
-        (clean := folder / f"clean {place}").mkdir()
+        (clean := folder / f"clean-{place}").mkdir()
         check(clean, seed, {})
     missed = [bug.what for place, bug in enumerate(SEEDED[:size]) if not is_found(bug, folder / str(place), seed)]
     assert not missed, missed
