@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def parse_settings(raw: bytes, where: str, environ: Mapping[str, str] = os.envir
     Raises ConfigError, with every problem there is.
     """
     text = _text_of(raw, where)
-    lines = key_lines(text)
+    lines_of = cache(lambda: key_lines(text))  # asked for by a complaint only: looking for them is most of the work
 
     def in_file(key: str, reason: str, fix: str, line: int | None = None) -> ConfigError:
+        lines = lines_of()
         return ConfigError(where, key, reason, fix, line or lines.get(key) or lines.get(key.partition("[")[0]))
 
     document, unreadable = _read(text, where)

@@ -70,13 +70,14 @@ def test_nothing_refers_to_a_document_outside_the_repository() -> None:
     found = [
         f"{name_of(path)}:{number}: {line.strip()[:100]}"
         for path in tracked()
-        if path != Path(__file__)
+        if path != Path(__file__) and OUTSIDE.search(path.read_text())  # a page at once is ten times as fast
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if OUTSIDE.search(line)
     ]
     assert found == [], "cite docs/architecture.md, docs/openai.md, docs/ledger.md or docs/adr instead"
 
 
+@cache
 def anchors(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)

@@ -28,6 +28,7 @@ from tests.support.admins import bearer, enter
 from tests.support.customers import Customer, new_customer
 from tests.support.openapi import fits
 from tests.support.servers import ROOT, Sandbox, Tollkeeper, wait_until
+from tests.support.source_trees import nodes_in
 
 NOTHING = cast("Any", None)
 PLANS, EVENTS = PlansApi(NOTHING, NOTHING, NOTHING), EventsApi(NOTHING, NOTHING, NOTHING)
@@ -195,7 +196,7 @@ def test_no_admin_route_is_mounted_past_the_table() -> None:
     signing_in = {"/admin/sign-in", "/admin/sign-in/start", "/admin/sign-in/callback", "/admin/sign-out"}
     open_to_all = {*signing_in, "/admin/static/ops.css"}
     for source in (ROOT / "proxy").rglob("*.py"):
-        for node in ast.walk(ast.parse(source.read_text())):
+        for node in nodes_in(source, ast.Call):
             named = (
                 isinstance(node, ast.Call)
                 and isinstance(node.func, ast.Name)
