@@ -136,15 +136,20 @@ def _near_variable(section: str, key: str) -> str:
 
 
 def _field_type(section: str, key: str) -> msgspec.inspect.Type | None:
+    return _field_types().get((section, key))
+
+
+@cache
+def _field_types() -> dict[tuple[str, str], msgspec.inspect.Type]:
+    """Return the type of every key by section and key."""
     root = msgspec.inspect.type_info(Settings)
-    for name in (section, key):
-        if not isinstance(root, msgspec.inspect.StructType):
-            return None
-        found = next((field.type for field in root.fields if field.name == name), None)
-        if found is None:
-            return None
-        root = found
-    return root
+    sections = root.fields if isinstance(root, msgspec.inspect.StructType) else ()
+    return {
+        (section.name, key.name): key.type
+        for section in sections
+        if isinstance(section.type, msgspec.inspect.StructType)
+        for key in section.type.fields
+    }
 
 
 def _is_text(kind: msgspec.inspect.Type) -> bool:
