@@ -76,6 +76,8 @@ def _trust_one_authority() -> None:
     os.close(handle)
     atexit.register(os.remove, place)
     certifi.where = lambda: place
+    if "SSL_CERT_FILE" in os.environ:  # which they would read before it
+        os.environ["SSL_CERT_FILE"] = place
 
 
 def pytest_collection_finish() -> None:
