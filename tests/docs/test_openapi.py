@@ -30,6 +30,7 @@ ADMIN = AdminApi(
 ).table()
 
 
+@pytest.mark.slow
 def test_the_document_is_valid_openapi_3_1() -> None:
     from openapi_spec_validator import OpenAPIV31SpecValidator, validate  # 0.15 s, for this test alone
 
