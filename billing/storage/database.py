@@ -36,6 +36,7 @@ class Database:
         """
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._timeout_seconds, self._writing = timeout_seconds, asyncio.Lock()
         if self.is_sqlite:
             self.engine = _sqlite(self.url, timeout_seconds, transactions=True)
             self.reader = _sqlite(self.url, timeout_seconds, transactions=False)
@@ -55,8 +56,21 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed at the end, rolled back on any exception. Raises StoreUnavailable."""
         with _translated():
-            async with self.engine.begin() as connection:
+            async with self._turn(), self.engine.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let writers of this process into SQLite one after the other: who waits for its lock sleeps for up to 0.1 s."""
+        if not self.is_sqlite:
+            yield
+            return
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._writing.acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:

@@ -9,6 +9,7 @@ import aiosqlite
 import pytest
 from sqlalchemy import text
 
+from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.sqlite_connection import ROWS_AT_ONCE, SqliteConnection, connect
 
@@ -108,3 +109,26 @@ async def test_what_nobody_waited_for_is_rolled_back(folder: Path) -> None:
     await connection.rollback()
     assert not connection.in_transaction
     await connection.close()
+
+
+async def test_writers_take_turns_and_who_waits_too_long_is_told(folder: Path) -> None:
+    database = Database(f"sqlite+aiosqlite:///{folder}/some.db", 1, 0.2)
+    order: list[str] = []
+
+    async def write(name: str, seconds: float) -> None:
+        async with database.write():
+            order.append(name)
+            await asyncio.sleep(seconds)
+
+    await asyncio.gather(*(write(name, 0) for name in "abc"))
+    assert order == ["a", "b", "c"]
+    holding = asyncio.create_task(write("long", 30))
+    while "long" not in order:
+        await asyncio.sleep(0.01)
+    with pytest.raises(StoreUnavailable):
+        await write("late", 0)
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    await write("last", 0)
+    assert order == ["a", "b", "c", "long", "last"]
+    await database.close()
