@@ -61,7 +61,7 @@ class Database:
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
-        """Let writers of this process into SQLite one after the other: who waits for its lock sleeps for up to 0.1 s."""
+        """Let writers of this process into SQLite one by one: who waits for its lock sleeps up to 0.1 s."""
         if not self.is_sqlite:
             yield
             return
