@@ -2,9 +2,13 @@
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from proxy.gateway.workload import body_shape
 from proxy.gateway.workload.body_shape import (
     MANY_CONTAINERS,
     MOST_CONTAINERS,
@@ -67,6 +71,35 @@ def test_what_stands_inside_of_a_text_counts_for_nothing(name: str) -> None:
     body = json.dumps({"model": "gpt-4.1", "input": LONG[name]()}).encode()
     assert is_heavy(body), name
     check_shape(body)
+
+
+VALUES = st.recursive(
+    st.none() | st.integers() | st.text(alphabet='"\\\\{[:,]}a\n\u00e9') | st.just("\\\\" * 70 + '"' * 70),
+    lambda inner: (
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(alphabet='"\\\\{,:', max_size=3), inner, max_size=4)
+    ),
+)
+
+
+def counted(value: Any) -> tuple[int, int, int]:
+    """(objects and lists, members, commas) of a value's JSON, by walking through it."""
+    if not isinstance(value, list | dict):
+        return 0, 0, 0
+    inside = [counted(one) for one in (value.values() if isinstance(value, dict) else value)]
+    found = [sum(column) for column in zip(*inside, strict=True)] or [0, 0, 0]
+    return found[0] + 1, found[1] + (len(value) if isinstance(value, dict) else 0), found[2] + max(0, len(value) - 1)
+
+
+@given(st.lists(VALUES, max_size=6), st.sampled_from([1, 3, 4_000]), st.sampled_from([1, 2, 64]))
+def test_what_stands_between_texts_is_all_that_counts(values: list[Any], texts: int, escapes: int) -> None:
+    with pytest.MonkeyPatch.context() as changed:
+        changed.setattr(body_shape, "FEW_TEXTS", texts)
+        changed.setattr(body_shape, "FEW_ESCAPES", escapes)
+        outside = body_shape._outside_of_texts(json.dumps(values).encode())
+    containers, members, commas = counted(values)
+    assert outside.count(b"{") + outside.count(b"[") == containers
+    assert (outside.count(b":"), outside.count(b",")) == (members, commas)
+    assert b'"' not in outside
 
 
 def test_long_conversations_and_many_token_ids_pass() -> None:
