@@ -36,7 +36,7 @@ from tests.support.servers import UPSTREAM_KEY, free_port, start_sandbox
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = tuple(str(ROOT / package) + "/" for package in ("proxy", "billing", "config"))
 TRANSPORT = (
-    "proxy.server.transport.http_protocol",
+    *(f"proxy.server.transport.{name}" for name in ("http_protocol", "client_connection", "turns")),
     *(f"proxy.gateway.upstream.{name}" for name in ("pool", "connection", "answer", "interruption")),
 )
 """Callbacks of the two connections: as many as there are header lines and reads."""

@@ -173,7 +173,7 @@ class GuardedProtocol(HttpToolsProtocol):
         before: ClientConnection | RequestResponseCycle | None = self.cycle
         self.cycle = client  # type: ignore[assignment]  # it has what uvicorn looks at
         if before is None or before.response_complete:
-            self._begin(client)
+            self.limits.turns.take(self.loop, partial(self._begin, client))
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -194,6 +194,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _begin(self, client: ClientConnection) -> None:
+        if client.disconnected:
+            return  # it left while it waited for its turn
         self._answered = client
         client.task = self.loop.create_task(self._answer(client))
         self.tasks.add(client.task)
