@@ -6,7 +6,7 @@ BIN := .venv/bin
 # where it is set, every server that a test starts compiles the whole product anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast lint docs bench bench-growth surface prove prove-metering release install install-dev lock
+.PHONY: run test test-fast lint docs bench bench-growth surface prove prove-metering prove-mutants release install install-dev lock
 
 run: install
 	@$(BIN)/python -m proxy.cli.quickstart
@@ -57,6 +57,11 @@ prove: install-dev
 prove-metering: install-dev
 	$(BIN)/python -m tests.properties.metering_walk $(ARGS)
 
+# the money core with one thing changed at a time: a test must fail, or tests/properties/proof/mutants/explained.toml say why none does.
+# ARGS="billing/money/amounts.py" for some files, see docs/proof.md
+prove-mutants: install-dev .venv/installed-mutants
+	$(BIN)/python -m tests.properties.proof.mutants $(ARGS)
+
 install: .venv/installed
 
 install-dev: .venv/installed-dev
@@ -72,6 +77,10 @@ install-dev: .venv/installed-dev
 
 .venv/installed-tools: .venv/installed requirements/tools.lock requirements/helm.lock
 	@scripts/install tools
+	@touch $@
+
+.venv/installed-mutants: .venv/installed requirements/mutants.lock
+	@scripts/install mutants
 	@touch $@
 
 lock:

@@ -1,0 +1,37 @@
+"""Holds: the limits of a key."""
+
+import pytest
+
+from billing.money.buckets import BUCKETS, bucket_of
+from billing.money.holds import KEPT_SECONDS, MINUTE_US, Budget, KeyLimits, Leads
+from billing.money.amounts import Millicredits
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        KeyLimits(requests_per_minute=1),
+        KeyLimits(tokens_per_minute=1),
+        KeyLimits(concurrency=1),
+        KeyLimits(budgets=(Budget("key:k", "total", Millicredits(1)),)),
+    ],
+)
+def test_a_key_is_limited_by_any_one_of_its_limits(limits: KeyLimits) -> None:
+    assert limits.any is True
+
+
+def test_a_key_without_limits_is_not_limited_and_does_not_pass() -> None:
+    assert KeyLimits().any is False
+    assert KeyLimits(passing=True).any is False
+    assert (KeyLimits().passing, Leads().requests_us, Leads().tokens_us) == (False, 0, 0)
+
+
+def test_a_minute_has_60_million_microseconds_and_counts_are_kept_for_a_week() -> None:
+    assert (MINUTE_US, KEPT_SECONDS) == (60 * 1_000 * 1_000, 7 * 24 * 60 * 60)
+
+
+def test_the_bucket_of_an_account_never_moves() -> None:
+    """CRC-32 as zlib has it of "123456789" is 0xCBF43926, its published check value; the last digit names the bucket."""
+    assert BUCKETS == 16
+    assert bucket_of("123456789") == 6
+    assert bucket_of("ü") == 5  # its UTF-8, C3 BC, has CRC-32 0x35E49545

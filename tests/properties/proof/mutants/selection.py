@@ -1,0 +1,26 @@
+"""Which files are mutated, and the tests that each is run against: first its own, then all of the money core."""
+
+MONEY = "tests/billing/money"
+ALL = (MONEY, "tests/properties/test_pricing_properties.py", "tests/properties/test_price_plan_properties.py")
+
+OWN = {
+    "billing/money/amounts.py": ("test_amounts.py",),
+    "billing/money/pricing.py": ("test_pricing.py", "test_running_charge.py", "test_price_plan.py"),
+    "billing/money/model_rates.py": ("test_pricing.py",),
+    "billing/money/usage.py": ("test_pricing.py",),
+    "billing/money/rate_card.py": ("test_rate_card.py",),
+    "billing/money/holds.py": ("test_holds.py",),
+    "billing/money/buckets.py": ("test_holds.py",),
+    "billing/money/spend_periods.py": ("test_spend_periods.py",),
+    "billing/money/usage_record.py": ("test_usage_record.py",),
+    "billing/money/catalogue/from_card.py": ("test_pricing.py", "test_price_plan.py", "test_rate_card.py"),
+    "billing/money/catalogue/models.py": ("test_pricing.py", "test_price_plan.py"),
+    "billing/money/catalogue/price_plan.py": ("test_price_plan.py",),
+    "billing/money/credits/expiring.py": ("test_expiring.py",),
+}
+"""File → its own tests, in tests/billing/money."""
+
+
+def tests_of(file: str) -> tuple[str, ...]:
+    """Tests of a file, in their order: most mutants do not outlive the first."""
+    return *(f"{MONEY}/{name}" for name in OWN[file]), *ALL
