@@ -25,7 +25,9 @@ import pytest
 
 OURS = ("billing", "proxy", "config", "sandbox", "scripts", "tests", "__main__")
 LOADED = "import sys, pytest; pytest.main(['--collect-only', '-qq', '--noconftest', *sys.argv[1:]]); print('|', *sys.modules)"
-PLAIN = "-p no:cacheprovider -p no:randomly -p no:xdist --noconftest -W ignore::pytest.PytestAssertRewriteWarning".split()
+PLAIN = (
+    "-p no:cacheprovider -p no:randomly -p no:xdist --noconftest -W ignore::pytest.PytestAssertRewriteWarning".split()
+)
 ENDS = {0: "survived", 1: "killed", 2: "killed", 3: "killed"}
 """Exit codes of pytest: a failed test, one that could not be imported or begun. Every other is a fault of this runner."""
 EXAMPLES = 30
