@@ -17,6 +17,7 @@ import msgspec
 
 from billing.money.amounts import MoneyError
 from billing.money.catalogue.models import is_priced
+from billing.money.catalogue.price_plan import BadPricePlan, check_rates
 from billing.money.errors import InvariantBroken
 from billing.money.pricing import PriceBook, read_catalogue
 
@@ -55,8 +56,8 @@ class _Row(msgspec.Struct):
     maxOutputTokens: int | None  # noqa: N815
     rates: dict[str, dict[str, dict[str, Price]]]
     per_call: dict[str, Price] = {}
-    per_second: Price | None = None
-    per_character: Price | None = None
+    per_second: Price | msgspec.UnsetType = msgspec.UNSET
+    per_character: Price | msgspec.UnsetType = msgspec.UNSET
     ends: date | None = None
     successor: Name | None = None
 
@@ -97,6 +98,11 @@ def read_card(text: str) -> dict[str, Any]:
         except msgspec.ValidationError as error:
             raise BadRateCard(f"models.{name}: {error}") from None
         _check_row(name, row)
+    for pattern, rule in (card.prices.models if card.prices else {}).items():
+        try:
+            check_rates(f"prices.models.{pattern}.rates", rule.rates or {})
+        except BadPricePlan as error:
+            raise BadRateCard(str(error)) from None
     try:
         PriceBook(document, "1", "exact")
     except (InvariantBroken, KeyError, ArithmeticError) as error:
@@ -106,9 +112,10 @@ def read_card(text: str) -> dict[str, Any]:
 
 def _check_row(name: str, row: _Row) -> None:
     """Check that what the model's kind needs is priced, in every tier that it lists (I7)."""
-    if not is_priced(msgspec.to_builtins(row)):
+    told = msgspec.to_builtins(row)  # without the units that it does not name
+    if not is_priced(told):
         return  # listed without a price: never sold
-    units = {unit for unit in ("per_second", "per_character") if getattr(row, unit) is not None}
+    units = {unit for unit in ("per_second", "per_character") if unit in told}
     needed = NEEDED.get(row.mode, TEXT)
     for tier, block in row.rates.items():
         if tier not in TIERS:

@@ -75,13 +75,14 @@ def read_prices(raw: Any) -> PlanDocument:
     for pattern, rule in document.models.items():
         if rule.markup is None and rule.rates is None:
             raise BadPricePlan(f"models.{pattern} has neither a markup nor rates")
-        _check_rates(pattern, rule.rates or {})
+        check_rates(f"models.{pattern}.rates", rule.rates or {})
     return document
 
 
-def _check_rates(pattern: str, rates: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+def check_rates(path: str, rates: Mapping[str, Mapping[str, Mapping[str, str]]]) -> None:
+    """Check explicit prices of a pattern, which stand at that path. Raises BadPricePlan."""
     for tier, block in rates.items():
-        where = f"models.{pattern}.rates.{tier}"
+        where = f"{path}.{tier}"
         if tier not in TIERS:
             raise BadPricePlan(f"{where}: there is no such service tier")
         if "short" not in block or block.keys() - {"short", "long"}:

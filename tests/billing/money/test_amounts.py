@@ -47,8 +47,21 @@ def test_charges_round_up_to_the_millicredit_or_the_credit(
 
 
 def test_a_negative_charge_is_an_error() -> None:
+    for numerator, denominator in ((-1, 1), (1, 0), (1, -1), (-1, -1)):
+        with pytest.raises(MoneyError):
+            round_up(numerator, denominator)
+
+
+def test_a_charge_is_an_integer_below_two_to_the_53() -> None:
+    assert round_up(LIMIT - 1, 1) == LIMIT - 1
+    for beyond in (LIMIT, 10**40):
+        with pytest.raises(MoneyError):
+            round_up(beyond, 1)
     with pytest.raises(MoneyError):
-        round_up(-1, 1)
+        round_up(LIMIT - 1, 1, "ceil")
+    with pytest.raises(MoneyError):
+        round_up(1.5, 1)  # type: ignore[arg-type]
+    assert round_up(True, 1) == 1  # what Python calls an integer is one, once it is divided
 
 
 @pytest.mark.parametrize(
@@ -78,6 +91,22 @@ def test_the_packages_of_the_mission() -> None:
 def test_display_is_a_number_that_reads_well() -> None:
     assert (display_credits(12_000), display_credits(12_500), display_usd(9_990_000)) == (12, 12.5, 9.99)
     assert parse_usd("9.99") == 9_990_000
+
+
+def test_what_is_displayed_is_whole_where_it_can_be() -> None:
+    """JSON writes 12 and 12.0 differently."""
+    shown = [display_credits(12_000), display_credits(12_500), display_usd(3_000_000), display_usd(3_500_000)]
+    assert [repr(one) for one in shown] == ["12", "12.5", "3", "3.5"]
+
+
+def test_the_words_of_a_refusal_name_the_unit() -> None:
+    for read, unit in ((parse_credits, "credits"), (parse_usd, "USD")):
+        with pytest.raises(MoneyError, match=f"'twelve' is not a number of {unit}$"):
+            read("twelve")
+        with pytest.raises(MoneyError, match=f"^0.0000001 {unit} is finer"):
+            read("0.0000001")
+    with pytest.raises(MoneyError, match=f"^'{'x' * 40}' is"):
+        parse_usd("x" * 50)
 
 
 def test_credits_are_written_exactly_and_without_needless_places() -> None:

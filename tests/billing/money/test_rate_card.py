@@ -103,3 +103,202 @@ def test_a_refreshed_card_keeps_what_only_the_active_one_has() -> None:
     assert len(refreshed({**active, "catalogueId": "a" * 80}, SHIPPED)["catalogueId"]) == 80
     newer = {**SHIPPED, "prices": {"markup": "3"}}
     assert refreshed(active, newer)["prices"] == {"markup": "3"}, "what was written into the newer one is meant"
+
+
+TEXT: dict[str, Any] = {"default": {"short": {"input": "1", "output": "2"}}}
+
+
+def one_model(**row: Any) -> str:
+    """A card of one model."""
+    facts = {
+        "endpoints": [],
+        "reasoning": False,
+        "contextWindow": None,
+        "maxInputTokens": None,
+        "maxOutputTokens": None,
+    }
+    model = {"mode": "chat", "rates": TEXT, **facts, **row}
+    return json.dumps({"catalogueId": "c", "effectiveFrom": "2026-12-01", "tools": {}, "models": {"m": model}})
+
+
+@pytest.mark.parametrize(
+    ("mode", "parts", "units", "missing"),
+    [
+        ("embedding", ["input"], {}, ""),
+        ("embedding", ["output"], {}, "embedding needs input"),
+        ("moderation", ["input"], {}, ""),
+        ("moderation", ["output"], {}, "moderation needs input"),
+        ("image_generation", ["input", "image_output"], {}, ""),
+        ("image_generation", ["image_output"], {}, "image_generation needs image_output and input"),
+        ("audio_speech", ["input", "output"], {}, ""),
+        ("audio_speech", [], {"per_character": "1"}, ""),
+        ("audio_speech", ["input"], {"per_character": "1"}, ""),
+        ("audio_speech", ["output"], {}, "audio_speech needs input and output or per_character"),
+        ("audio_speech", [], {"per_second": "1"}, "audio_speech cannot be sold by the per_second alone"),
+        ("audio_transcription", ["input", "output"], {}, ""),
+        ("audio_transcription", [], {"per_second": "1"}, ""),
+        ("audio_transcription", ["input"], {}, "audio_transcription needs input and output or per_second"),
+        ("realtime", ["input", "output"], {}, ""),
+        ("realtime", [], {"per_second": "1"}, ""),
+        ("realtime", ["output"], {}, "realtime needs input and output or per_second"),
+        ("video_generation", [], {"per_second": "1"}, ""),
+        ("video_generation", ["input", "output"], {}, "video_generation needs per_second"),
+        ("chat", ["input", "output"], {}, ""),
+        ("chat", ["input"], {"per_second": "1"}, "chat needs input and output"),
+        (
+            "chat",
+            [],
+            {"per_second": "1", "per_character": "1"},
+            "chat cannot be sold by the per_character/per_second alone",
+        ),
+    ],
+)
+def test_every_kind_of_model_needs_its_own_prices(mode: str, parts: list[str], units: Any, missing: str) -> None:
+    rates = {"default": {"short": dict.fromkeys(parts, "1")}} if parts else {}
+    text = one_model(mode=mode, rates=rates, **units)
+    if not missing:
+        assert read_card(text)["models"]["m"]["mode"] == mode
+        return
+    with pytest.raises(BadRateCard, match=missing):
+        read_card(text)
+
+
+def test_what_is_listed_without_a_price_is_left_alone() -> None:
+    assert read_card(one_model(mode="video_generation", rates={}))["models"]["m"]["rates"] == {}
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"golden": TEXT["default"]}, "models.m.rates.golden: there is no such service tier"),
+        ({"flex": TEXT["default"]}, "models.m.rates has no default tier"),
+        ({"default": {"long": {"input": "1", "output": "1"}}}, "models.m.rates.default must have `short`"),
+        ({"default": {**TEXT["default"], "longer": {"input": "1", "output": "1"}}}, "models.m.rates.default must have"),
+        ({"default": {**TEXT["default"], "long": {"input": "1"}}}, "models.m.rates.default.long lacks a price"),
+        ({**TEXT, "flex": {"short": {"output": "1"}}}, "models.m.rates.flex.short lacks a price"),
+        ({"default": {"short": {"input": "1234567890", "output": "1"}}}, "regex"),
+        ({"default": {"short": {"input": "1.0000000000000001", "output": "1"}}}, "regex"),
+        ({"default": {"short": {"input": "1.0.0", "output": "1"}}}, "regex"),
+    ],
+)
+def test_tiers_and_contexts_are_whole(rates: Any, said: str) -> None:
+    with pytest.raises(BadRateCard, match=re.escape(said)):
+        read_card(one_model(rates=rates))
+
+
+def test_every_tier_may_be_sold_with_both_contexts() -> None:
+    both = {"short": {"input": "1", "output": "2"}, "long": {"input": "123456789", "output": "0.000000000000001"}}
+    tiers = ("default", "flex", "priority", "ultrafast", "batch")
+    assert read_card(one_model(rates=dict.fromkeys(tiers, both)))["models"]["m"]["rates"]["batch"] == both
+
+
+@pytest.mark.parametrize("card_id", ["a", "A.b_c-9", "9" + "x" * 79])
+def test_an_id_that_may_be(card_id: str) -> None:
+    assert read_card(json.dumps({**json.loads(one_model()), "catalogueId": card_id}))["catalogueId"] == card_id
+
+
+@pytest.mark.parametrize("card_id", ["", ".a", "a b", "x" * 81, "é"])
+def test_an_id_that_may_not_be(card_id: str) -> None:
+    with pytest.raises(BadRateCard, match="catalogueId must be"):
+        read_card(json.dumps({**json.loads(one_model()), "catalogueId": card_id}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"effectiveFrom": "12-2026-01"},
+        {"effectiveFrom": "2026-12-01T00"},
+        {"tools": {"file_search": "x"}},
+        {"models": {"a b": {}}},
+        {"models": {"x" * 121: {}}},
+        {"prices": {"models": {"": {}}}},
+        {"prices": {"models": {"m": {"markup": "1", "more": 1}}}},
+    ],
+)
+def test_what_is_written_otherwise_is_refused(change: Any) -> None:
+    with pytest.raises(BadRateCard, match="the rate card is not complete"):
+        read_card(json.dumps({**json.loads(one_model()), **change}))
+
+
+def test_only_a_mistake_in_sale_prices_is_answered_with_their_shape() -> None:
+    with pytest.raises(BadRateCard) as caught:
+        read_card(json.dumps({**json.loads(one_model()), "tools": {"file_search": "x"}}))
+    assert "sale prices are written" not in str(caught.value)
+
+
+def test_a_card_that_cannot_be_read_or_used_says_so() -> None:
+    for text in ("{", "[" * 100_000, '{"a": 1.5}'):
+        with pytest.raises(BadRateCard, match="the rate card cannot be read"):
+            read_card(text)
+    finest = one_model(rates={"default": {"short": {"input": "0.000000000000001", "output": "1"}}})
+    assert read_card(finest)
+    coarse = {**json.loads(finest), "prices": {"markup": "1"}, "tools": {"vector_store_gb_day": "0.0000000000001"}}
+    with pytest.raises(BadRateCard, match=r"the rate card cannot be used: .*0\.0000000000001"):
+        read_card(json.dumps(coarse))
+
+
+@pytest.mark.parametrize(
+    ("rates", "said"),
+    [
+        ({"default": {"short": {"output": "1"}}}, "default.short lacks a price: `input`"),
+        ({"default": {}}, "default must have `short`"),
+        ({"golden": {"short": {"input": "1"}}}, "golden: there is no such service tier"),
+        ({"default": {"short": {"inptu": "1", "input": "1"}}}, "default.short: there is no 'inptu' to price"),
+        ({"default": {"short": {"input": "2"}, "long": {"input": "1"}}}, "default.long is cheaper than short"),
+    ],
+)
+def test_explicit_sale_prices_of_a_card_are_whole_as_those_of_a_plan_are(rates: Any, said: str) -> None:
+    """A price left out would be nothing: customers had such input for free."""
+    prices = {"models": {"m*": {"rates": rates}}}
+    with pytest.raises(BadRateCard, match=re.escape(f"prices.models.m*.rates.{said}")):
+        read_card(json.dumps({**json.loads(one_model()), "prices": prices}))
+
+
+@pytest.mark.parametrize("unit", ["per_second", "per_character"])
+def test_a_unit_that_is_null_is_refused_and_where_it_stands(unit: str) -> None:
+    with pytest.raises(BadRateCard, match=rf"models\.m: .*`\$\.{unit}`"):
+        read_card(one_model(**{unit: None}))
+
+
+def test_a_difference_names_every_price_of_a_card_by_its_path() -> None:
+    row = {
+        "rates": TEXT,
+        "per_second": "3",
+        "per_character": "4",
+        "per_call": {"web_search": "5"},
+        "ends": "2027-01-01",
+        "successor": "n",
+    }
+    prices = {"markup": "8", "models": {"g*": {"markup": "9", "rates": {"flex": {"long": {"input": "7"}}}}}}
+    empty: dict[str, Any] = {"tools": {}, "models": {}}
+    full = {"tools": {"file_search": "6"}, "models": {"m": row}, "prices": prices}
+    expected = {
+        "m.default.short.input": "1",
+        "m.default.short.output": "2",
+        "m.ends": "2027-01-01",
+        "m.per_call.web_search": "5",
+        "m.per_character": "4",
+        "m.per_second": "3",
+        "m.successor": "n",
+        "prices.g*.flex.long.input": "7",
+        "prices.g*.markup": "9",
+        "prices.markup": "8",
+        "tools.file_search": "6",
+    }
+    assert difference(empty, full) == [{"price": name, "before": None, "after": to} for name, to in expected.items()]
+    assert difference(full, empty) == [{"price": name, "before": to, "after": None} for name, to in expected.items()]
+    bare = {"tools": {}, "models": {"m": {"rates": {}, "ends": None}}, "prices": {"models": {"g*": {}}}}
+    assert difference(empty, bare) == []
+
+
+def test_a_card_that_says_no_more_than_the_newer_catalogue_has_its_id() -> None:
+    def tiny(name: str, **more: Any) -> dict[str, Any]:
+        return {"catalogueId": name, "models": {"m": 1}, "tools": {"t": "1"}, **more}
+
+    assert refreshed(tiny("old"), tiny("new")) == tiny("new")
+    assert refreshed(tiny("old", tools={"u": "1"}), tiny("new")) == tiny("new.old", tools={"u": "1", "t": "1"})
+    assert refreshed(tiny("old", models={"m": 0, "n": 2}), tiny("new")) == tiny("new.old", models={"m": 1, "n": 2})
+    sale = {"markup": "2"}
+    assert refreshed(tiny("old", prices=sale), tiny("new")) == tiny("new.old", prices=sale)
+    assert refreshed(tiny("old", prices=sale), tiny("new", prices={})) == tiny("new", prices={})
+    assert refreshed(tiny("old", kept="no"), tiny("new"), "mine") == tiny("mine")

@@ -4,7 +4,14 @@ from datetime import UTC, datetime
 
 import pytest
 
-from billing.money.spend_periods import period_end_ms, period_name, period_start_ms
+from billing.money.spend_periods import (
+    PERIODS,
+    named_period_end_ms,
+    period_end_ms,
+    period_name,
+    period_of,
+    period_start_ms,
+)
 
 
 def ms(text: str) -> int:
@@ -35,3 +42,26 @@ def test_a_total_never_ends() -> None:
         0,
         None,
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "period", "start", "end"),
+    [
+        ("2026-11-23", "day", "2026-11-23", "2026-11-24"),
+        ("2026-W48", "week", "2026-11-23", "2026-11-30"),
+        ("2026-11", "month", "2026-11-01", "2026-12-01"),
+        ("1970-01-01", "day", "1970-01-01", "1970-01-02"),
+    ],
+)
+def test_a_name_says_which_period_it_is_and_when(name: str, period: str, start: str, end: str) -> None:
+    assert (period_of(name), period_start_ms(name), named_period_end_ms(name)) == (period, ms(start), ms(end))
+
+
+def test_the_names_of_periods() -> None:
+    assert PERIODS == ("day", "week", "month", "total")
+    assert (period_of("total"), named_period_end_ms("total")) == ("total", None)
+
+
+def test_a_period_begins_with_its_first_millisecond() -> None:
+    midnight = ms("2026-11-24")
+    assert [period_name("day", midnight + plus) for plus in (-1, 0)] == ["2026-11-23", "2026-11-24"]

@@ -5,16 +5,16 @@ ALL = (MONEY, "tests/properties/test_pricing_properties.py", "tests/properties/t
 
 OWN = {
     "billing/money/amounts.py": ("test_amounts.py",),
-    "billing/money/pricing.py": ("test_pricing.py", "test_running_charge.py", "test_price_plan.py"),
-    "billing/money/model_rates.py": ("test_pricing.py",),
-    "billing/money/usage.py": ("test_pricing.py",),
+    "billing/money/pricing.py": ("test_card_models.py", "test_pricing.py", "test_running_charge.py", "test_rates.py"),
+    "billing/money/model_rates.py": ("test_rates.py", "test_card_models.py"),
+    "billing/money/usage.py": ("test_usage.py",),
     "billing/money/rate_card.py": ("test_rate_card.py",),
     "billing/money/holds.py": ("test_holds.py",),
     "billing/money/buckets.py": ("test_holds.py",),
     "billing/money/spend_periods.py": ("test_spend_periods.py",),
     "billing/money/usage_record.py": ("test_usage_record.py",),
-    "billing/money/catalogue/from_card.py": ("test_pricing.py", "test_price_plan.py", "test_rate_card.py"),
-    "billing/money/catalogue/models.py": ("test_pricing.py", "test_price_plan.py"),
+    "billing/money/catalogue/from_card.py": ("test_card_models.py",),
+    "billing/money/catalogue/models.py": ("test_card_models.py",),
     "billing/money/catalogue/price_plan.py": ("test_price_plan.py",),
     "billing/money/credits/expiring.py": ("test_expiring.py",),
 }
