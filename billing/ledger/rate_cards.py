@@ -97,7 +97,7 @@ class RateCards:
             ).scalar_one_or_none()
         if text is None:
             raise RateCardError(f"there is no rate card {card_id!r}: `tollkeeper rates show` lists them")
-        return read_card(text)
+        return read_card(text, new=False)
 
     async def cards(self) -> list[RateCardRow]:
         """Return every card, oldest first."""

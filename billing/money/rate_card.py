@@ -80,8 +80,11 @@ class _Card(msgspec.Struct):
     prices: _Sale | None = None
 
 
-def read_card(text: str) -> dict[str, Any]:
-    """Return a card's document, checked whole. Raises BadRateCard with the first thing that is wrong."""
+def read_card(text: str, *, new: bool = True) -> dict[str, Any]:
+    """Return a card's document, checked whole. Raises BadRateCard with the first thing that is wrong.
+
+    Without `new` it was taken before, and its explicit sale prices stay what they were taken for.
+    """
     try:
         document = read_catalogue(text)
         card = msgspec.convert(document, _Card)
@@ -98,16 +101,22 @@ def read_card(text: str) -> dict[str, Any]:
         except msgspec.ValidationError as error:
             raise BadRateCard(f"models.{name}: {error}") from None
         _check_row(name, row)
-    for pattern, rule in (card.prices.models if card.prices else {}).items():
-        try:
-            check_rates(f"prices.models.{pattern}.rates", rule.rates or {})
-        except BadPricePlan as error:
-            raise BadRateCard(str(error)) from None
+    if new and card.prices is not None:
+        _check_sale(card.prices)
     try:
         PriceBook(document, "1", "exact")
     except (InvariantBroken, KeyError, ArithmeticError) as error:
         raise BadRateCard(f"the rate card cannot be used: {error}") from None
     return document
+
+
+def _check_sale(sale: _Sale) -> None:
+    """Check that what is sold at prices of its own has all of them, as in a price plan (I7)."""
+    for pattern, rule in sale.models.items():
+        try:
+            check_rates(f"prices.models.{pattern}.rates", rule.rates or {})
+        except BadPricePlan as error:
+            raise BadRateCard(str(error)) from None
 
 
 def _check_row(name: str, row: _Row) -> None:

@@ -254,6 +254,12 @@ def test_explicit_sale_prices_of_a_card_are_whole_as_those_of_a_plan_are(rates: 
         read_card(json.dumps({**json.loads(one_model()), "prices": prices}))
 
 
+def test_a_card_that_was_taken_before_stays_what_it_is() -> None:
+    prices = {"models": {"m*": {"rates": {"default": {"short": {"output": "1"}}}}}}
+    text = json.dumps({**json.loads(one_model()), "prices": prices})
+    assert read_card(text, new=False)["prices"] == prices
+
+
 @pytest.mark.parametrize("unit", ["per_second", "per_character"])
 def test_a_unit_that_is_null_is_refused_and_where_it_stands(unit: str) -> None:
     with pytest.raises(BadRateCard, match=rf"models\.m: .*`\$\.{unit}`"):
