@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from billing.money.catalogue.models import STORAGE
-from billing.money.catalogue.price_plan import BadPricePlan, PlanPrices, read_prices
+from billing.money.catalogue.price_plan import PLAN_ID, BadPricePlan, PlanPrices, read_prices
 from billing.money.pricing import Bounds, PriceBook
 from billing.money.repricing import Priced, reprice
 from billing.money.usage import Usage
@@ -163,3 +163,180 @@ def test_a_unit_of_more_decimals_than_there_are_is_never_sold_below_its_price() 
     model = sold(prices, PriceBook(odd, "1", "exact")).find("whisper-1")
     assert model is not None
     assert model.sale["default"].short.millisecond >= Fraction("1.000001") * model.tiers["default"].short.millisecond
+
+
+LONG: dict[str, Any] = {
+    "mode": "chat",
+    "endpoints": [],
+    "reasoning": False,
+    "contextWindow": None,
+    "maxInputTokens": None,
+    "maxOutputTokens": None,
+    "per_second": "0.0001",
+    "per_character": "0.00002",
+    "per_call": {"web_search": "0.01"},
+    "rates": {
+        "default": {"short": {"input": "2", "output": "8"}, "long": {"input": "4", "output": "12"}},
+        "batch": {"short": {"input": "1", "output": "4"}},
+    },
+}
+BOTH = {"short": {"input": "3", "output": "9"}, "long": {"input": "5", "output": "13", "cached_input": "6"}}
+
+
+def long_model(prices: dict[str, Any], everyone: str = "1.2") -> Any:
+    """The model m, with a long context and every unit, as a plan sells it."""
+    tools = {"file_search": "0.0025"}
+    document = {"catalogueId": "c", "effectiveFrom": "2026-12-01", "tools": tools, "models": {"m": LONG, "n": LONG}}
+    return sold(prices, PriceBook(document, everyone, "exact")).find("m")
+
+
+def told(rates: Any) -> Any:
+    return msgspec.json.decode(rates.snapshot)
+
+
+def test_the_snapshot_says_the_plan_and_the_markup() -> None:
+    model = long_model({"markup": "1.50"})
+    assert (model.markup, model.sale) == (Fraction(3, 2), {})
+    for rates, tier, context in (
+        (model.tiers["default"].short, "default", "short"),
+        (model.tiers["default"].long, "default", "long"),
+        (model.tiers["batch"].short, "batch", "short"),
+    ):
+        assert told(rates) == {
+            "rateCardId": "c",
+            "tier": tier,
+            "context": context,
+            "usdPerMillionTokens": LONG["rates"][tier][context],
+            "usdPerUnit": {"per_second": "0.0001", "per_character": "0.00002", "web_search": "0.01"},
+            "markup": "1.5",
+            "pricePlan": "gold.1",
+        }
+    assert model.tiers["batch"].long is None
+    assert model.tiers["default"].long.input == 4 * 10**15
+
+
+def test_a_model_that_the_plan_leaves_alone_is_everyones_under_the_plans_name() -> None:
+    model = long_model({"models": {"other": {"markup": "9"}}})
+    assert (model.markup, model.sale) == (Fraction("1.2"), {})
+    shown = told(model.tiers["default"].long)
+    assert (shown["markup"], shown["pricePlan"], shown["context"]) == ("1.2", "gold.1", "long")
+    assert model.tiers["batch"].long is None
+    assert told(model.tiers["batch"].short)["pricePlan"] == "gold.1"
+
+
+def test_explicit_prices_have_a_card_of_their_own_with_units_at_the_markup() -> None:
+    model = long_model({"models": {"m": {"rates": {"default": BOTH}, "markup": "1.5"}}})
+    assert sorted(model.sale) == ["default"]
+    short, long = model.sale["default"].short, model.sale["default"].long
+    one = 10**15
+    assert (short.tier, short.context, short.input, short.output) == ("default", "short", 3 * one, 9 * one)
+    assert (long.tier, long.context, long.input, long.cached_input) == ("default", "long", 5 * one, 6 * one)
+    # $0.0001 a second is a tenth of a millicredit a millisecond; $0.00002 are 20, $0.01 are 10,000: all of it x 1.5
+    assert (short.millisecond, short.character, short.web_search) == (3 * one // 20, 30 * one, 15_000 * one)
+    units = {"per_second": "0.00015", "per_character": "0.00003", "web_search": "0.015"}
+    assert told(short) == {"usdPerMillionTokens": BOTH["short"], "usdPerUnit": units}
+    assert told(long) == {"usdPerMillionTokens": BOTH["long"], "usdPerUnit": units}
+    for cost, context in ((model.tiers["default"].short, "short"), (model.tiers["default"].long, "long")):
+        shown = told(cost)
+        assert shown["customerUsdPerMillionTokens"] == BOTH[context]
+        assert (shown["customerUsdPerUnit"], shown["markup"]) == (units, "1.5")
+        assert shown["usdPerMillionTokens"] == LONG["rates"]["default"][context]
+    assert model.tiers["default"].short.input == 2 * one, "what it costs us stays"
+    assert "customerUsdPerMillionTokens" not in told(model.tiers["batch"].short)
+    assert told(model.tiers["batch"].short)["markup"] == "1.5"
+
+
+def test_explicit_prices_without_a_markup_have_everyones_for_units_and_the_short_ones_for_long_requests() -> None:
+    model = long_model({"models": {"m": {"rates": {"default": {"short": BOTH["short"]}}}}})
+    assert model.markup == Fraction("1.2")
+    assert model.sale["default"].long.input == 3 * 10**15
+    assert model.sale["default"].short.web_search == 12_000 * 10**15
+    model = long_model({"markup": "2", "models": {"m": {"rates": {"batch": {"short": BOTH["short"]}}}}})
+    assert (model.markup, sorted(model.sale), model.sale["batch"].long) == (2, ["batch"], None)
+
+
+def test_the_cards_own_explicit_prices_go_where_a_plan_sells() -> None:
+    tools = {"file_search": "0.0025"}
+    sale = {"models": {"m": {"rates": {"default": {"short": {"input": "7", "output": "7"}}}}}}
+    document = {
+        "catalogueId": "c",
+        "effectiveFrom": "2026-12-01",
+        "tools": tools,
+        "models": {"m": LONG},
+        "prices": sale,
+    }
+    model = sold({"markup": "2"}, PriceBook(document, "1", "exact")).find("m")
+    assert model is not None
+    shown = told(model.tiers["default"].short)
+    assert ("customerUsdPerMillionTokens" in shown, shown["markup"]) == (False, "2")
+
+
+def test_a_units_price_has_the_markup_exactly() -> None:
+    model = long_model({"models": {"m": {"rates": {"default": BOTH}, "markup": "1.000001"}}})
+    # $0.00002 a character are 20 millicredits
+    assert model.sale["default"].short.character == 20 * 1_000_001 * 10**9
+
+
+def test_models_by_plan_are_as_many_as_there_are_and_each_is_made_once() -> None:
+    book = sold({"markup": "2"})
+    assert book.names() == BASE.names()
+    assert len(book._models) == len(BASE._models)
+    assert book.find("gpt-4.1") is book.find("gpt-4.1")
+    assert book.find("gpt-99") is None
+    assert (book.plan_id, book.origin.plan) == ("gold.1", "gold.1")
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [
+        {"markup": "0"},
+        {"markup": "9999.123456"},
+        {"models": {"m": {"markup": "1"}}},
+        {"models": {"!~": {"markup": "1"}}},
+        {"models": {"m" * 120: {"markup": "1"}}},
+        {"models": {"m": {"rates": {}}}},
+        {"models": {"m": {"rates": {"default": {"short": {"input": "999999999.123456789012"}}}}}},
+        {"models": {"m": {"rates": {"default": {"short": {"input": "1"}, "long": {"input": "1"}}}}}},
+        {"models": {"m": {"rates": dict.fromkeys(("default", "flex", "priority", "ultrafast", "batch"), BOTH)}}},
+        {"models": {f"m{number}": {"markup": "1"} for number in range(500)}},
+    ],
+)
+def test_what_may_be_a_plan_is_read_as_it_is_written(prices: dict[str, Any]) -> None:
+    assert msgspec.to_builtins(read_prices(prices)) == prices
+
+
+@pytest.mark.parametrize(
+    ("prices", "said"),
+    [
+        ({"markup": "10000"}, "regex"),
+        ({"markup": "1."}, "regex"),
+        ({"markup": "1x"}, "regex"),
+        ({"models": {"": {"markup": "1"}}}, "prices cannot be read"),
+        ({"models": {"a b": {"markup": "1"}}}, "prices cannot be read"),
+        ({"models": {"m" * 121: {"markup": "1"}}}, "prices cannot be read"),
+        ({"models": {"m": {"markup": "1", "more": 1}}}, "more"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1234567890"}}}}}}, "regex"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1.1234567890123"}}}}}}, "regex"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1.0.0"}}}}}}, "regex"),
+        ({"models": {f"m{number}": {"markup": "1"} for number in range(501)}}, "at most 500"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1"}, "longer": {}}}}}}, "may have `long`"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1", "b": "1", "a": "1"}}}}}}, "no 'a' to"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1", "web_search": "1"}}}}}}, "no 'web_search'"),
+        ({"models": {"m": {"rates": {"default": {"short": {"input": "1"}, "long": {"output": "1"}}}}}}, "long lacks"),
+        (
+            {"models": {"m": {"rates": {"flex": {"short": {"input": "1", "output": "2"}, "long": {"input": "1"}}}}}},
+            "models.m.rates.flex.long is cheaper",
+        ),
+    ],
+)
+def test_what_is_no_plan_is_refused_and_where(prices: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadPricePlan, match=said):
+        read_prices(prices)
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("gold", True), ("0_-", True), ("g" * 40, True), ("", False), ("g" * 41, False), ("-g", False), ("Gold", False)],
+)
+def test_a_plan_has_a_short_plain_name(name: str, fits: bool) -> None:
+    assert (PLAN_ID.match(name) is not None) is fits
