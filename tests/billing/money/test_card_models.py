@@ -218,6 +218,30 @@ def test_other_models_of_a_request_are_priced_and_held_by_their_own_cards() -> N
     assert [one["context"] for one in snapshot(held.rates)["more"]] == ["short", "long"]
 
 
+def test_other_models_with_explicit_prices_are_charged_and_held_for_by_them_in_their_tier() -> None:
+    rule = {"markup": "3", "rates": {"batch": {"short": {"input": "7", "output": "9"}}}}
+    prices = book(sale={"models": {"o": rule}}, o=ROW)
+    model, other = found(prices), found(prices, "o")
+    used = Usage(input_tokens=10, output_tokens=1)
+    charge = prices.price(model, "default", used, [ModelUsage(other, "batch", used)])
+    assert (charge.amount, charge.cost) == (28 + 79, 28 + 14)
+    _, cost, due = prices.exact(ModelUsage(other, "batch", used))
+    assert (cost, due) == (14 * 10**15, 79 * 10**15)
+    held = prices.ceiling(model, "default", Bounds(8, 1, more=((other, "batch", Bounds(8, 1)),)))
+    assert (held.amount, held.cost) == (28 + 79, 28 + 14)  # 8 x 2.5 + 8, 8 x 8.75 + 9; 8 x 1.25 + 4
+
+
+@pytest.mark.parametrize("markup", ["1", "1.5"])
+def test_a_charge_says_its_tier_and_its_rates(markup: str) -> None:
+    prices = book(markup)
+    model = found(prices)
+    for charge in (
+        prices.price(model, "batch", Usage(input_tokens=1)),
+        prices.ceiling(model, "batch", Bounds(1, 1)),
+    ):
+        assert (charge.tier, charge.rates) == ("batch", model.tiers["batch"].short.snapshot)
+
+
 def test_sums_that_are_rounded_together_name_their_first_card() -> None:
     prices = book("1.5")
     card, cost, due = prices.exact(

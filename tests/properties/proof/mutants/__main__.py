@@ -10,10 +10,10 @@ import sys
 import time
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tests.properties.proof.mutants import forks
-from tests.properties.proof.mutants.selection import ALL, OWN, tests_of
+from tests.properties.proof.mutants.selection import ALL, OWN, own_tests_of
 
 HERE = Path(__file__).parent
 GENERATE = (".venv-mutants/bin/python", str(HERE / "generate.py"))
@@ -37,50 +37,63 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="make prove-mutants", description=__doc__)
     options.add_argument("files", nargs="*", metavar="FILE", help="some of the files alone (default: all)")
     options.add_argument("--containing", default="", help="only mutants whose name contains this")
+    options.add_argument(
+        "--recheck", action="store_true", help="run those that are explained, too (default: trust them)"
+    )
     given = options.parse_args()
     files = given.files or list(OWN)
     if unknown := set(files) - OWN.keys():
         options.error(f"no tests are named for {', '.join(sorted(unknown))}: selection.py")
     forks.load_libraries(ALL)
     for file in files:
-        if forks.outcome(file, Path(file).read_text(), tests_of(file), 600) != "survived":
+        if forks.outcome(file, Path(file).read_text(), (own_tests_of(file),), SECONDS) != "survived":
             sys.exit(f"{file}: its tests fail before anything is changed")
-    total, known, open_ends, stale = {"mutants": 0, "killed": 0, "explained": 0}, explained(), [], set()
-    for file in files:
-        figures, left = _file(file, known, given.containing)
-        total = {name: number + figures[name] for name, number in total.items()}
-        open_ends += left
-        if not given.containing:
-            stale |= {name for name in known if name.startswith(f"{file} ")} - figures["names"]
-    print(", ".join(f"{name} {number:,}" for name, number in total.items()), f"in {len(files)} files")
-    for what, names in (("NOT EXPLAINED", open_ends), ("explained, and killed or gone", sorted(stale))):
+    if forks.outcome(files[0], Path(files[0]).read_text(), (ALL,), SECONDS) != "survived":
+        sys.exit(f"{', '.join(ALL)}: they fail before anything is changed")
+    known = explained()
+    done = [_file(file, known, given) for file in files]
+    mutants, killed = (sum(getattr(one, name) for one in done) for name in ("mutants", "killed"))
+    left, met = [name for one in done for name in one.left], {name for one in done for name in one.explained}
+    stale = [] if given.containing else sorted({name for name in known if name.split()[0] in files} - met)
+    print(f"mutants {mutants:,}, killed {killed:,}, explained {mutants - killed - len(left):,}; files {len(files)}")
+    for what, names in (("NOT EXPLAINED", left), ("explained, and killed or gone", stale)):
         for name in names:
             print(f"{what}: {name}")
-    return 1 if open_ends or stale else 0
+    return 1 if left or stale else 0
 
 
-def _file(file: str, known: dict[str, str], containing: str) -> tuple[dict[str, Any], list[str]]:
-    """Run the mutants of a file; (its figures, those that nobody explains)."""
-    started, names, left = time.monotonic(), set(), []
+class Done(NamedTuple):
+    """Figures of a file: its survivors by name, those that explained.toml knows apart."""
+
+    mutants: int
+    killed: int
+    explained: list[str]
+    left: list[str]
+
+
+def _file(file: str, known: dict[str, str], given: argparse.Namespace) -> Done:
+    """Run the mutants of a file."""
+    started = time.monotonic()
     made = json.loads(subprocess.run((*GENERATE, file), check=True, capture_output=True, text=True).stdout)
-    mutants = [mutant for mutant in made if containing in key_of(mutant)]
-    tests = tests_of(file)
-    quick = forks.quick_outcomes(file, [mutant["source"] for mutant in mutants], tests, SECONDS)
-    survivors = [
-        key_of(mutant)
-        for mutant, found in zip(mutants, quick, strict=True)
-        if found == "survived" and forks.outcome(file, mutant["source"], tests, SECONDS) == "survived"
+    mutants = [(key_of(one), one["source"]) for one in made if given.containing in key_of(one)]
+    run = [one for one in mutants if given.recheck or one[0] not in known]
+    own = own_tests_of(file)
+    quick = forks.quick_outcomes(file, [source for _, source in run], (*own, *ALL), SECONDS)
+    outlived = [
+        name
+        for (name, source), found in zip(run, quick, strict=True)
+        if found == "survived" and forks.outcome(file, source, (own, ALL), SECONDS) == "survived"
     ]
-    names = {name for name in survivors if name in known}
-    left = [name for name in survivors if name not in known]
-    figures = {"mutants": len(mutants), "killed": len(mutants) - len(survivors), "names": names}
-    figures["explained"] = len(survivors) - len(left)
+    if not given.recheck:
+        outlived += [name for name, _ in mutants if name in known]
+    left = [name for name in outlived if name not in known]
+    done = Done(len(mutants), len(mutants) - len(outlived), [name for name in outlived if name in known], left)
     print(
-        f"{file:40} mutants {len(mutants):4}, killed {figures['killed']:4}, explained {figures['explained']:3}, "
+        f"{file:40} mutants {done.mutants:4}, killed {done.killed:4}, explained {len(done.explained):3}, "
         f"not explained {len(left):3}   {time.monotonic() - started:4.0f} s",
         flush=True,
     )
-    return figures, left
+    return done
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ PLAIN = (
 )
 ENDS = {0: "survived", 1: "killed", 2: "killed", 3: "killed"}
 """Exit codes of pytest: a failed test, one that could not be imported or begun. Every other is a fault of this runner."""
-EXAMPLES = 30
+EXAMPLES = 10
 """Examples that a property has a mutant shown: the same ones each time."""
 
 
@@ -77,9 +77,9 @@ def load_libraries(tests: Sequence[str]) -> None:
                 importlib.import_module(name)
 
 
-def outcome(file: str, source: str, tests: Sequence[str], seconds: float) -> str:
-    """Import everything anew with this source for a file, and run tests until one fails."""
-    return _in_fork(lambda: _anew(file, source, tests), seconds)
+def outcome(file: str, source: str, stages: Sequence[Sequence[str]], seconds: float) -> str:
+    """Import everything anew with this source for a file, and run tests, stage by stage, until one fails."""
+    return _in_fork(lambda: _anew(file, source, stages), seconds)
 
 
 def quick_outcomes(file: str, sources: Sequence[str], tests: Sequence[str], seconds: float) -> list[str]:
@@ -91,7 +91,7 @@ def quick_outcomes(file: str, sources: Sequence[str], tests: Sequence[str], seco
     reader, writer = os.pipe()
     if not (child := os.fork()):
         loop = _Loop(file, sources, seconds, writer)
-        _end_with(lambda: int(pytest.main(["-s", *PLAIN, *tests], plugins=[FewExamples(), loop])))
+        _end_with(lambda: _pytest(["-s", *tests], loop))
     os.close(writer)
     with os.fdopen(reader) as said:
         found: list[str] = json.load(said)
@@ -112,8 +112,10 @@ class _Loop:
         found = []
         for source in self._sources:
             after = functions_of(source, self._file)
-            changed = [name for name, code in after.items() if before.get(name) != code]
-            function = function_named(gone_in, changed[0]) if len(changed) == 1 and len(after) == len(before) else None
+            changed = [name for name, code in after.items() if name in before and shape(before[name]) != shape(code)]
+            function = (
+                function_named(gone_in, changed[0]) if len(changed) == 1 and after.keys() == before.keys() else None
+            )
             if function is None or function.__code__.co_freevars != after[changed[0]].co_freevars:
                 found.append("survived")
             else:
@@ -140,6 +142,12 @@ def functions_of(source: str, file: str) -> dict[str, CodeType]:
     return found
 
 
+def shape(code: CodeType) -> tuple[object, ...]:
+    """Return what a function does, wherever it stands."""
+    inner = [shape(one) if isinstance(one, CodeType) else (type(one), one) for one in code.co_consts]
+    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, code.co_argcount, inner
+
+
 def function_named(module: ModuleType, name: str) -> FunctionType | None:
     """Return a module's function, out of its class, property or cache; None where there is no such thing."""
     found: Any = module
@@ -163,9 +171,13 @@ def _patched(session: pytest.Session, function: FunctionType, code: CodeType) ->
     return 0
 
 
-def _anew(file: str, source: str, tests: Sequence[str]) -> int:
+def _anew(file: str, source: str, stages: Sequence[Sequence[str]]) -> int:
     sys.meta_path.insert(0, Mutated(file, source))
-    return int(pytest.main(["-x", *PLAIN, *tests], plugins=[FewExamples()]))
+    return next((ended for tests in stages if (ended := _pytest(["-x", *tests]))), 0)
+
+
+def _pytest(arguments: Sequence[str], *plugins: object) -> int:
+    return int(pytest.main([*PLAIN, *arguments], plugins=[FewExamples(), *plugins]))
 
 
 def _in_fork(work: Callable[[], int], seconds: float) -> str:
