@@ -327,6 +327,7 @@ def test_what_customers_are_shown_is_what_they_pay() -> None:
     assert sold["per_million_tokens_above_272k_input"] == {"input": 11_000, "output": 13_000}
     batch = snapshot(prices.customer_price(found(prices, "sold"), "batch"))
     assert (batch["service_tier"], batch["per_million_tokens"]) == ("batch", {"input": 3_000, "output": 12_000})
+    assert b'"input":4000,' in bytes(prices.customer_price(found(prices), "default")), "as people write it, not 4E+3"
     assert prices.customer_price(found(prices), "default") is prices.customer_price(found(prices), "default")
 
 

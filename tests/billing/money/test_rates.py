@@ -229,6 +229,7 @@ def test_the_uplift_of_a_region_is_openais_by_model_and_only_there() -> None:
     assert Adjustment(region="eu").of("gpt-6-sol") == Decimal("1.1")
     assert Adjustment(region="eu").of("gpt-4.1") == 1
     assert Adjustment().of("gpt-6-sol") == 1
+    assert Adjustment() == ("1", "")
     assert Adjustment("0.5", "eu").of("gpt-6-sol") == Decimal("0.55")
     assert Adjustment("0.5").of("gpt-6-sol") == Decimal("0.5")
 

@@ -1,5 +1,7 @@
 """Spend periods: names, starts and ends, in UTC."""
 
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime
 
 import pytest
@@ -65,3 +67,25 @@ def test_the_names_of_periods() -> None:
 def test_a_period_begins_with_its_first_millisecond() -> None:
     midnight = ms("2026-11-24")
     assert [period_name("day", midnight + plus) for plus in (-1, 0)] == ["2026-11-23", "2026-11-24"]
+
+
+@pytest.fixture
+def in_tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("in_tokyo")
+def test_periods_are_in_utc_wherever_the_machine_stands() -> None:
+    now = ms("2026-11-30T20:00:00")  # the next day, week and month in Tokyo
+    assert [period_name(period, now) for period in PERIODS] == ["2026-11-30", "2026-W49", "2026-11", "total"]
+    assert named_period_end_ms("2026-11") == ms("2026-12-01")
+    assert named_period_end_ms("2026-11-30") == ms("2026-12-01")
+
+
+def test_times_are_integers() -> None:
+    assert {type(period_start_ms(name)) for name in ("2026-11-30", "2026-W49", "2026-11", "total")} == {int}
+    assert type(named_period_end_ms("2026-11")) is int
