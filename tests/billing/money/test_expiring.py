@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.money.credits.expiring import ExpiringLot, may_expire, spend, within
+from billing.money.credits.expiring import ExpiringLot, mark_of, may_expire, spend, within
 from billing.money.errors import InvariantBroken
 
 LOTS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 5)), max_size=6).map(
@@ -43,3 +43,8 @@ def test_what_is_promised_to_others_does_not_expire(lots: list[ExpiringLot], pro
 def test_nothing_negative_is_spent() -> None:
     with pytest.raises(InvariantBroken):
         spend([], -1)
+
+
+def test_the_mark_of_a_lot_is_half_of_its_names_sha_256() -> None:
+    """Of "abc": the first example of FIPS 180."""
+    assert mark_of("abc") == "exp_ba7816bf8f01cfea414140de5dae2223"

@@ -4,7 +4,7 @@ import pytest
 
 from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS, bucket_of
-from billing.money.holds import KEPT_SECONDS, MINUTE_US, Budget, KeyLimits, Leads
+from billing.money.holds import KEPT_SECONDS, MINUTE_US, NO_LEADS, Budget, Entry, Held, KeyLimits, Leads, Refused
 
 
 @pytest.mark.parametrize(
@@ -24,6 +24,15 @@ def test_a_key_without_limits_is_not_limited_and_does_not_pass() -> None:
     assert KeyLimits().any is False
     assert KeyLimits(passing=True).any is False
     assert (KeyLimits().passing, Leads().requests_us, Leads().tokens_us) == (False, 0, 0)
+
+
+def test_what_is_not_said_of_a_hold_is_nothing() -> None:
+    assert Budget("key:k", "2026-11", Millicredits(5)) == ("key:k", "2026-11", 5, None, "")
+    assert KeyLimits() == (0, 0, 0, (), False)
+    assert Leads(0, 0) == NO_LEADS
+    assert Held(1, 2) == Held(1, 2, Leads(0, 0))
+    assert Refused("balance", 1, 2) == Refused("balance", 1, 2, 0, 0, Leads(0, 0), 0)
+    assert Entry("1-0", 3, 4, b"{}") == ("1-0", 3, 4, b"{}", 0, "")
 
 
 def test_a_minute_has_60_million_microseconds_and_counts_are_kept_for_a_week() -> None:

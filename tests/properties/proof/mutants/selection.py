@@ -1,5 +1,7 @@
 """Which files are mutated, and the tests that each is run against: first its own, then all of the money core."""
 
+from posixpath import normpath
+
 MONEY = "tests/billing/money"
 ALL = (MONEY, "tests/properties/test_pricing_properties.py", "tests/properties/test_price_plan_properties.py")
 
@@ -17,10 +19,11 @@ OWN = {
     "billing/money/catalogue/models.py": ("test_card_models.py",),
     "billing/money/catalogue/price_plan.py": ("test_price_plan.py",),
     "billing/money/credits/expiring.py": ("test_expiring.py",),
+    "proxy/gateway/usage_rows.py": ("../../proxy/gateway/test_usage_rows.py",),
 }
-"""File → its own tests, in tests/billing/money."""
+"""File → its own tests, in tests/billing/money or from there."""
 
 
 def own_tests_of(file: str) -> tuple[str, ...]:
     """Tests of a file: most mutants do not outlive them."""
-    return tuple(f"{MONEY}/{name}" for name in OWN[file])
+    return tuple(normpath(f"{MONEY}/{name}") for name in OWN[file])
