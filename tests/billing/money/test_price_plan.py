@@ -194,6 +194,16 @@ def told(rates: Any) -> Any:
     return msgspec.json.decode(rates.snapshot)
 
 
+def test_a_markup_is_written_as_people_write_it() -> None:
+    assert told(long_model({"markup": "100"}).tiers["default"].short)["markup"] == "100"
+
+
+@pytest.mark.parametrize("part", ["tier", "context", "web_search", "millisecond", "character", "snapshot"])
+def test_what_is_no_part_of_a_token_price_cannot_be_one(part: str) -> None:
+    with pytest.raises(BadPricePlan, match=f"there is no '{part}' to price"):
+        read_prices({"models": {"m": {"rates": {"default": {"short": {"input": "1", part: "1"}}}}}})
+
+
 def test_the_snapshot_says_the_plan_and_the_markup() -> None:
     model = long_model({"markup": "1.50"})
     assert (model.markup, model.sale) == (Fraction(3, 2), {})
@@ -311,6 +321,7 @@ def test_what_may_be_a_plan_is_read_as_it_is_written(prices: dict[str, Any]) -> 
         ({"markup": "10000"}, "regex"),
         ({"markup": "1."}, "regex"),
         ({"markup": "1x"}, "regex"),
+        ({"markup": "1", "modles": {}}, "modles"),
         ({"models": {"": {"markup": "1"}}}, "prices cannot be read"),
         ({"models": {"a b": {"markup": "1"}}}, "prices cannot be read"),
         ({"models": {"m" * 121: {"markup": "1"}}}, "prices cannot be read"),
