@@ -348,6 +348,11 @@ def test_the_echoed_tier_is_read_as_openai_names_it() -> None:
     assert tiers == ["default", "default", "default", "priority", "flex", "golden", "batch"]
 
 
+def test_what_is_not_said_of_bounds_and_of_a_book_is_nothing() -> None:
+    assert Bounds(1, 2) == Bounds(1, 2, 0, False, False, 0, 0, 0, (), ())
+    assert BookOrigin("c1", "1", "exact") == ("c1", "1", "exact", Adjustment("1", ""), "")
+
+
 def test_a_catalogue_is_read_whole_and_without_numbers() -> None:
     assert read_catalogue('{"a": "1.5", "b": 2}') == {"a": "1.5", "b": 2}
     with pytest.raises(InvariantBroken, match=r"1\.5"):

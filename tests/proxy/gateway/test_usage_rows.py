@@ -101,6 +101,10 @@ def test_a_row_has_every_part_of_the_request_and_of_how_it_ended() -> None:
     }
 
 
+def test_who_names_no_end_user_has_none() -> None:
+    assert RequestFacts("req_1", key(), FACTS.plan, 0, 0, 0, 0, Served()).labels == ("", "")
+
+
 def test_a_row_of_an_answer_that_says_nothing_of_itself() -> None:
     bare = row(decided()._replace(usage=Usage()))
     assert bare.keys() & {"billedModel", "toolCalls", "upstreamRequestId", "upstreamId", "imageOutputTokens"} == set()
