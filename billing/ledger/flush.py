@@ -66,7 +66,19 @@ class Store(Balances, ChargeJournal, Protocol):
         ...
 
     async def ping(self) -> None:
-        """Raise StoreUnavailable unless it serves now."""
+        """Raise StoreUnavailable unless it serves now, or a part of it."""
+        ...
+
+    def buckets_away(self) -> int:
+        """Count the parts that do not serve now."""
+        ...
+
+    def away(self) -> str:
+        """Say which part does not serve now, though others do; "" where none is away."""
+        ...
+
+    async def depth_within_reach(self) -> tuple[int, int]:
+        """`depth` of the parts that serve now."""
         ...
 
     async def outstanding(self) -> Outstanding:

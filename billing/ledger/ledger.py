@@ -154,6 +154,11 @@ class Ledger:
         async with self._db.write() as connection:
             await connection.execute(statement.on_conflict_do_update(index_elements=["bucket"], set_={"epoch": epoch}))
 
+    async def epochs(self) -> dict[int, str]:
+        """Return the epoch under which each bucket's charges are booked; those that were ever rebuilt."""
+        async with self._db.read() as connection:
+            return {row[0]: row[1] for row in await connection.execute(select(buckets.c.bucket, buckets.c.epoch))}
+
     def _report(self, new: Sequence[Entry]) -> None:
         if new and self._on_booked is not None:
             self._on_booked(new)

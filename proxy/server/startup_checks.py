@@ -1,13 +1,15 @@
 """Conditions for serving, beyond a valid file: stores reachable, schema current, Redis that keeps data."""
 
 import os
+from collections.abc import Mapping
 
 from sqlalchemy import func, select
 
+from billing.balances.redis.servers.address import CommandRefused, ask_once
+from billing.balances.redis.servers.survey import find_data_servers
 from billing.ledger.dismissals import TEST_MONEY, Dismissals
 from billing.ledger.events.kinds import is_kind
 from billing.ledger.rate_cards import RateCards
-from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
 from billing.storage.migrate import current_revision, migrate, newest_revision
@@ -27,6 +29,8 @@ from config.settings import Settings
 from config.store_urls import FILE_FIELDS, SYSTEM_ROOTS, fields_of
 from config.upstreams import DEFAULT_NAME
 
+REDIS_SETTINGS = (("CONFIG", "GET", "maxmemory-policy"), ("CONFIG", "GET", "appendonly"))
+"""One name each: Redis 6."""
 UPSTREAM_KEYS = ("OPENAI_API_KEY", "upstream.api_key_file", "upstreams")
 
 
@@ -60,28 +64,17 @@ async def check_schema(database: Database) -> bool:
 
 
 async def check_redis(settings: Settings) -> None:
-    """Refuse a Redis that evicts or keeps nothing. Raises ConfigError, StoreUnavailable."""
-    # imported here: a serving worker has its own link and saves redis-py's memory
-    from redis.asyncio import BlockingConnectionPool, Redis
-    from redis.exceptions import RedisError, ResponseError
-
+    """Refuse a Redis that evicts or keeps nothing: each of its servers. Raises ConfigError, StoreUnavailable."""
     timeout = settings.redis.timeout_seconds
-    pool = BlockingConnectionPool.from_url(
-        settings.redis.url, max_connections=1, timeout=timeout, socket_timeout=timeout, socket_connect_timeout=timeout
-    )
-    client = Redis(connection_pool=pool)
-    try:
-        found = {
-            **await client.config_get("maxmemory-policy"),
-            **await client.config_get("appendonly"),
-        }  # one name each: Redis 6
-    except ResponseError:
-        return  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable("redis", f"{type(error).__name__}: {error}") from None
-    finally:
-        await client.aclose()
-        await pool.aclose()
+    for server in await find_data_servers(settings.redis.url, timeout):
+        try:
+            answers = await ask_once(server.address, timeout, *REDIS_SETTINGS)
+        except CommandRefused:
+            return  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
+        _check_redis_settings(settings, {name.decode(): value.decode() for name, value in answers})
+
+
+def _check_redis_settings(settings: Settings, found: Mapping[str, str]) -> None:
     policy = found.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
         raise ConfigError(

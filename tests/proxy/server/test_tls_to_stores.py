@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from sqlalchemy import text
 
-from billing.balances.redis.connection import RedisConnection
+from billing.balances.redis.servers.by_url import open_servers
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from config.errors import ConfigError
@@ -121,10 +121,7 @@ def tls_redis(redis_server: RedisServer, authority: Authority) -> Iterator[TlsFr
 
 
 async def pinged(url: str) -> bool:
-    async def connected(_run_id: str) -> None:
-        pass
-
-    connection = RedisConnection(url, 2, connected)
+    connection = open_servers(url, 2, lambda _reached: None, lambda _moved: None).of[0]
     connection.start()
     try:
         async with asyncio.timeout(2):
