@@ -1,5 +1,6 @@
 """Conditions for serving, beyond a valid file: stores reachable, schema current, Redis that keeps data."""
 
+import logging
 import os
 from collections.abc import Mapping
 
@@ -10,6 +11,7 @@ from billing.balances.redis.servers.survey import find_data_servers
 from billing.ledger.dismissals import TEST_MONEY, Dismissals
 from billing.ledger.events.kinds import is_kind
 from billing.ledger.rate_cards import RateCards
+from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
 from billing.storage.migrate import current_revision, migrate, newest_revision
@@ -31,6 +33,7 @@ from config.upstreams import DEFAULT_NAME
 
 REDIS_SETTINGS = (("CONFIG", "GET", "maxmemory-policy"), ("CONFIG", "GET", "appendonly"))
 """One name each: Redis 6."""
+log = logging.getLogger("tollkeeper")
 UPSTREAM_KEYS = ("OPENAI_API_KEY", "upstream.api_key_file", "upstreams")
 
 
@@ -64,14 +67,25 @@ async def check_schema(database: Database) -> bool:
 
 
 async def check_redis(settings: Settings) -> None:
-    """Refuse a Redis that evicts or keeps nothing: each of its servers. Raises ConfigError, StoreUnavailable."""
-    timeout = settings.redis.timeout_seconds
-    for server in await find_data_servers(settings.redis.url, timeout):
+    """Refuse a Redis that evicts or keeps nothing: each of its servers. Raises ConfigError, StoreUnavailable.
+
+    Of a cluster some may be away: the others are to be served.
+    """
+    timeout, failures = settings.redis.timeout_seconds, list[StoreUnavailable]()
+    servers = await find_data_servers(settings.redis.url, timeout)
+    for server in servers:
         try:
             answers = await ask_once(server.address, timeout, *REDIS_SETTINGS)
         except CommandRefused:
-            return  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
-        _check_redis_settings(settings, {name.decode(): value.decode() for name, value in answers})
+            continue  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
+        except StoreUnavailable as error:
+            failures.append(error)
+        else:
+            _check_redis_settings(settings, {name.decode(): value.decode() for name, value in answers})
+    if len(failures) == len(servers):
+        raise failures[0]
+    for failure in failures:
+        log.warning("a node of the cluster is away: %s", failure)
 
 
 def _check_redis_settings(settings: Settings, found: Mapping[str, str]) -> None:

@@ -21,7 +21,7 @@ from tests.support.servers import RedisServer, free_port, only_if_marked, wait_u
 
 PASSWORD, SENTINEL_PASSWORD = "p@ss/word", "the sentinels'"
 NODE_TIMEOUT_MS = 800
-MASTERS, COPIES = 3, 1
+MASTERS = 3
 BUS = 10_000
 """A node's port among nodes, beyond its own."""
 KEYS_AT_ONCE = 10
@@ -52,10 +52,12 @@ def ask(server: RedisServer, *command: Any) -> Any:
 
 @dataclass
 class RedisCluster:
-    """Six nodes: the first three begin as masters, each with one of the others as its replica."""
+    """Six nodes: the first three begin as masters, each with one of the others as its replica. Without `copies`, three."""
 
     folder: Path
     program: str = "redis-server"
+    copies: int = 1
+    """Replicas of each master."""
     nodes: list[RedisServer] = field(default_factory=list)
 
     def start(self) -> None:
@@ -64,7 +66,7 @@ class RedisCluster:
         options += ("--requirepass", PASSWORD, "--masterauth", PASSWORD)
         # one master away does not stop the others: as whoever has several wants it
         options += ("--cluster-require-full-coverage", "no")
-        for number in range(MASTERS * (1 + COPIES)):
+        for number in range(MASTERS * (1 + self.copies)):
             folder, port = self.folder / f"node{number}", port_with_bus()
             self.nodes.append(RedisServer(folder, "everysec", port, options, self.program))
             self.nodes[-1].start()
@@ -104,7 +106,7 @@ class RedisCluster:
         infos = [ask(node, "INFO", "replication").decode() for node in self.nodes]
         replicas = [info for info in infos if "role:slave" in info]
         return (
-            len(replicas) == MASTERS * COPIES
+            len(replicas) == MASTERS * self.copies
             and all("master_link_status:up" in info for info in replicas)
             and all(b"fail" not in ask(node, "CLUSTER", "NODES") for node in self.nodes)
             and all(b"cluster_slots_ok:16384" in ask(node, "CLUSTER", "INFO") for node in self.nodes)

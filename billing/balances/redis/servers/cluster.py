@@ -123,8 +123,13 @@ class ClusterServers(Servers):
         return self._problem or super().failure
 
     def lease_of(self, name: str) -> tuple[RedisConnection, str]:
-        """See Servers. Beside a bucket's keys, as every key needs a slot whose node is known."""
-        bucket = bucket_of(name)
+        """See Servers. Beside the keys of its own bucket, or the next one whose node is there, so that jobs go on.
+
+        Where processes differ on that, two lead for a moment, as after a leader that hung: jobs are safe with that.
+        """
+        home = bucket_of(name)
+        buckets = [(home + step) % BUCKETS for step in range(BUCKETS)]
+        bucket = next((one for one in buckets if self.of[one].ready), home)
         return self.of[bucket], f"{{b{bucket}}}:lease:{name}"
 
     def heard_elsewhere(self) -> None:
