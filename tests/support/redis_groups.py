@@ -219,8 +219,8 @@ class SentinelGroup:
         self.servers += [primary, replica]
         for server in self.servers:
             server.start()
-        for number in range(3):
-            self._start_sentinel(number, primary.port)
+        for _ in range(3):
+            self.start_sentinel(primary.port)
         wait_until(lambda: self.primary() is primary and self.follows(replica), 15, "the replica follows")
         wait_until(self._know_each_other, 15, "the Sentinels know each other and the replica")
 
@@ -250,8 +250,9 @@ class SentinelGroup:
         wait_until(lambda: self.follows(self.other(self.primary())), 15, "the replica follows again")
         wait_until(self._know_each_other, 15, "the Sentinels know of the replica")
 
-    def _start_sentinel(self, number: int, primary: int) -> None:
-        port, conf = free_port(), self.folder / f"sentinel{number}.conf"
+    def start_sentinel(self, primary: int) -> None:
+        """Start one more, that watches the server at this port."""
+        port, conf = free_port(), self.folder / f"sentinel{len(self.ports)}.conf"
         conf.write_text(
             f"port {port}\nbind 127.0.0.1\ndir {self.folder}\n"
             f'requirepass "{SENTINEL_PASSWORD}"\nsentinel sentinel-pass "{SENTINEL_PASSWORD}"\n'
@@ -261,6 +262,7 @@ class SentinelGroup:
         command = [found(self.program), str(conf), "--sentinel"]
         self.sentinels.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
         self.ports.append(port)
+        wait_until(lambda: self._ask_sentinel("master", SERVICE, number=self.ports.index(port)), 10, "it answers")
 
     def _ask_sentinel(self, *words: str, number: int = 0) -> Any:
         with redis_py.Redis(

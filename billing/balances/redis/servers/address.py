@@ -12,10 +12,11 @@ from billing.money.errors import StoreUnavailable
 from config.store_urls import RedisPlace
 
 READ_BYTES = 65_536
+REFUSALS = ("ERR ", "NOPERM")
 
 
 class CommandRefused(StoreUnavailable):
-    """A server answered, with an error."""
+    """A server does not know a command, or does not let us use it."""
 
 
 class NodeAddress(NamedTuple):
@@ -76,9 +77,10 @@ async def ask_once(
             answers = await _answers(address, (*before, *commands))
     except (OSError, TimeoutError, hiredis.HiredisError) as error:
         raise StoreUnavailable("redis", f"{address}: {str(error) or type(error).__name__}") from None
-    for answer in answers:
+    for number, answer in enumerate(answers):
         if isinstance(answer, ReplyError):
-            raise CommandRefused("redis", f"{address} answered {answer}")
+            refused = number >= len(before) and str(answer).startswith(REFUSALS)
+            raise (CommandRefused if refused else StoreUnavailable)("redis", f"{address} answered {answer}")
     return answers[len(before) :]
 
 
