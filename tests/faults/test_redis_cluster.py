@@ -35,6 +35,8 @@ def server(make_tollkeeper: Serve, cluster: RedisCluster) -> Tollkeeper:
         "TOLLKEEPER_REDIS__URL": cluster.url,
         "TOLLKEEPER_LISTEN__WORKERS": "2",
         "TOLLKEEPER_LOG__ACCESS": "false",
+        # what a master had last is on it alone for longer
+        "TOLLKEEPER_ADVANCED__JOURNAL_FLUSH_INTERVAL_MS": "1000",
     }
     return make_tollkeeper(**environment).start()
 

@@ -27,6 +27,8 @@ def account(make_tollkeeper: Serve, group: SentinelGroup) -> Account:
         "TOLLKEEPER_REDIS__URL": group.url,
         "TOLLKEEPER_LISTEN__WORKERS": "2",
         "TOLLKEEPER_LOG__ACCESS": "false",
+        # what a master had last is on it alone for longer
+        "TOLLKEEPER_ADVANCED__JOURNAL_FLUSH_INTERVAL_MS": "1000",
     }
     server = make_tollkeeper(**environment).start()
     made = server.account(str(START // 1_000))

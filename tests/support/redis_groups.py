@@ -3,6 +3,7 @@
 Both with passwords, of servers and of Sentinels; of either program that there is a wheel of, Redis and Valkey.
 """
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -10,7 +11,7 @@ import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import quote
 
 import redis as redis_py
@@ -281,6 +282,37 @@ class SentinelGroup:
             if b"slave" not in replicas[0] and b"replica" not in replicas[0]:
                 return False
         return True
+
+
+@dataclass
+class OneSentinel:
+    """A Sentinel that names a server, and may name another one later; of no `host` it knows no service."""
+
+    host: str
+    named: int = 6_379
+    epoch: int = 1
+    seconds: float = 0
+    port: int = 0
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._answer, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+        await self._server.wait_closed()
+
+    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            await reader.read(65_536)
+            await asyncio.sleep(self.seconds)
+            fields = ("ip", self.host, "port", str(self.named), "config-epoch", str(self.epoch))
+            known = b"".join(b"$%d\r\n%s\r\n" % (len(one), one.encode()) for one in fields)
+            unknown = b"-ERR No such master with that name\r\n"
+            writer.write(b"*%d\r\n%s" % (len(fields), known) if self.host else unknown)
+            await writer.drain()
+            writer.close()
 
 
 def cut_replication(master: RedisServer) -> None:

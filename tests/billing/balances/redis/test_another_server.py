@@ -17,6 +17,7 @@ from billing.money.buckets import bucket_of
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry, Gone, Held, Reading, Settled
 from tests.support.fault_proxy import FaultProxy
+from tests.support.redis_groups import OneSentinel
 from tests.support.servers import RedisServer
 from tests.support.stores import Books, close_books, open_books, record, request
 
@@ -130,6 +131,28 @@ async def test_a_process_that_still_reaches_the_former_server_leaves_it(
         for store in (cut_off, other):
             await store.close()
     await books.reopen()
+
+
+# I1
+async def test_a_primary_that_the_sentinels_name_no_longer_is_left_although_it_answers(
+    redis_server: RedisServer, second_server: RedisServer, folder: Path
+) -> None:
+    async with OneSentinel("127.0.0.1", redis_server.port) as sentinel:
+        books = await open_books(folder, f"redis+sentinel://127.0.0.1:{sentinel.port}/m")
+        account = await books.account(1_000)
+        await charge(books, account, "r1", 100)
+        sentinel.named, sentinel.epoch = second_server.port, 2
+        with redis_py.Redis(port=second_server.port) as raw:
+            for _ in range(300):
+                if raw.get(f"{{b{bucket_of(account)}}}:epoch"):
+                    break
+                await asyncio.sleep(0.02)
+        await charge(books, account, "r2", 200)
+        await books.flush()
+        assert (await books.ledger.posted(account)).balance == 700
+        await close_books(books)
+    with redis_py.Redis(port=second_server.port) as raw:
+        assert raw.hget(f"{{b{bucket_of(account)}}}:a:{account}", "balance") == b"700"
 
 
 # I3

@@ -1,9 +1,5 @@
 """Who serves a bucket: what nodes and Sentinels say, and which of them counts where they differ."""
 
-import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-
 import pytest
 
 from billing.balances.redis.servers.cluster import ClusterView, read_view, serving_nodes
@@ -11,6 +7,7 @@ from billing.balances.redis.servers.sentinel import Sentinels
 from billing.money.buckets import BUCKETS, SLOTS, slot_of_bucket
 from billing.money.errors import StoreUnavailable
 from config.store_urls import redis_place
+from tests.support.redis_groups import OneSentinel
 
 
 def node(name: str, port: int, epoch: int, flags: str = "master") -> str:
@@ -54,36 +51,19 @@ def test_a_buckets_slot_is_that_of_its_tag() -> None:
     assert [slot_of_bucket(bucket) for bucket in range(4)] == [6_939, 2_874, 15_193, 11_128]
 
 
-@contextlib.asynccontextmanager
-async def sentinel(ip: str, epoch: int, seconds: float = 0) -> AsyncIterator[int]:
-    """A Sentinel that names a primary; yields its port."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(ConnectionError):
-            await reader.read(65_536)
-            await asyncio.sleep(seconds)
-            fields = ("ip", ip, "port", "6379", "config-epoch", str(epoch)) if ip else ()
-            known = b"*%d\r\n" % len(fields) + b"".join(b"$%d\r\n%s\r\n" % (len(one), one.encode()) for one in fields)
-            writer.write(known if ip else b"-ERR No such master with that name\r\n")
-            await writer.drain()
-            writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        yield server.sockets[0].getsockname()[1]
-
-
 async def test_of_sentinels_the_newest_configuration_counts() -> None:
-    async with sentinel("10.0.0.1", 3) as former, sentinel("10.0.0.2", 4, 0.02) as newest, sentinel("", 0) as strange:
-        url = f"redis+sentinel://127.0.0.1:{former},127.0.0.1:{newest},127.0.0.1:{strange},127.0.0.1:1/m"
+    former, newest, strange = OneSentinel("10.0.0.1", 1, 3), OneSentinel("10.0.0.2", 6_379, 4, 0.02), OneSentinel("")
+    async with former, newest, strange:
+        ports = (former.port, newest.port, strange.port, 1)
+        url = f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/m"
         primary = await Sentinels(redis_place(url), 1).primary()
     assert (primary.host, primary.port) == ("10.0.0.2", 6_379)
 
 
 async def test_where_no_sentinel_knows_the_service_each_says_why() -> None:
-    async with sentinel("", 0) as strange:
-        url = f"redis+sentinel://127.0.0.1:{strange},127.0.0.1:1/m"
+    async with OneSentinel("") as strange:
+        url = f"redis+sentinel://127.0.0.1:{strange.port},127.0.0.1:1/m"
         with pytest.raises(StoreUnavailable, match="no Sentinel names 'm': ") as caught:
             await Sentinels(redis_place(url), 1).primary()
-    assert f"127.0.0.1:{strange} answered ERR No such master with that name" in str(caught.value)
+    assert f"127.0.0.1:{strange.port} answered ERR No such master with that name" in str(caught.value)
     assert "127.0.0.1:1: " in str(caught.value)
