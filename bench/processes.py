@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -28,7 +28,10 @@ class Burst(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """Something that answers /v1/chat/completions, and the processes whose CPU counts."""
+    """Something that answers /v1/chat/completions, and the processes whose CPU counts.
+
+    `key`: of who asks; several, with blanks between, take turns.
+    """
 
     name: str
     url: str
@@ -75,14 +78,26 @@ def _listens(port: int) -> bool:
     return any(one.laddr.port == port and one.status == "LISTEN" for one in psutil.net_connections("tcp"))
 
 
+IN_TURN = """
+local keys, number = {{{keys}}}, 0
+function request()
+  number = number % #keys + 1
+  wrk.headers['Authorization'] = 'Bearer ' .. keys[number]
+  return wrk.format()
+end
+"""
+
+
 def wrk(url: str, key: str, text: str, *, connections: int, seconds: int) -> tuple[float, float]:
     """(requests a second, p50 in ms) as wrk measures them. Raises RuntimeError unless every answer was a 2xx."""
+    keys = key.split()
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "body").write_text(text)
         script = Path(name) / "post.lua"
         script.write_text(
             f"wrk.method='POST'\nlocal f=io.open('{name}/body')\nwrk.body=f:read('*a')\nf:close()\n"
-            f"wrk.headers['Content-Type']='application/json'\nwrk.headers['Authorization']='Bearer {key}'\n"
+            f"wrk.headers['Content-Type']='application/json'\nwrk.headers['Authorization']='Bearer {keys[0]}'\n"
+            + (IN_TURN.format(keys=",".join(f"'{one}'" for one in keys)) if len(keys) > 1 else "")
         )
         core = str(OTHERS[-1])
         command = ["taskset", "-c", core, "wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency"]
@@ -130,15 +145,23 @@ def pass_through(port: int, upstream: str) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def tollkeeper(folder: Path, upstream: str, fsync: str, ca_file: str = "") -> Iterator[Subject]:
+def tollkeeper(
+    folder: Path,
+    upstream: str,
+    fsync: str,
+    ca_file: str = "",
+    accounts: int = 1,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Subject]:
     """Everything on: authentication, hold, settle, metrics, access log. One worker on its core, Redis and jobs beside.
 
-    `fsync`: Redis' appendfsync.
+    `fsync`: Redis' appendfsync; `accounts`: those that ask in turn; `settings`: more of its environment.
     """
     folder.mkdir(parents=True)
     redis = RedisServer(folder / "redis", fsync)
     redis.start()
     environment = {
+        **(settings or {}),
         "TOLLKEEPER_UPSTREAM__BASE_URL": f"{upstream}/v1",
         "TOLLKEEPER_UPSTREAM__CA_FILE": ca_file,
         "TOLLKEEPER_REDIS__URL": redis.url,
@@ -147,7 +170,7 @@ def tollkeeper(folder: Path, upstream: str, fsync: str, ca_file: str = "") -> It
     server = Tollkeeper(folder, environment)
     try:
         server.start()
-        account = server.account("900000000")
+        keys = [server.account("900000000").api_key for _ in range(accounts)]
         if server.process is None or redis.process is None:
             raise RuntimeError("a server did not start")
         parent = psutil.Process(server.process.pid)
@@ -155,7 +178,7 @@ def tollkeeper(folder: Path, upstream: str, fsync: str, ca_file: str = "") -> It
         worker = next(child for child in parent.children() if child.name().startswith("tk-worker"))
         worker.cpu_affinity([PROXY_CORE])
         psutil.Process(redis.process.pid).cpu_affinity(OTHERS)
-        yield Subject(f"tollkeeper, Redis ({fsync})", f"{server.v1}/chat/completions", account.api_key, [worker])
+        yield Subject(f"tollkeeper, Redis ({fsync})", f"{server.v1}/chat/completions", " ".join(keys), [worker])
     finally:
         server.kill()
         redis.kill()

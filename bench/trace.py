@@ -29,13 +29,14 @@ from billing.storage.migrate import migrate
 from config.load import parse_settings
 from config.secrets import Secret
 from proxy.server.app import Application
-from proxy.server.http_protocol import HttpLimits, guarded
+from proxy.server.transport.http_protocol import guarded
+from proxy.server.transport.limits import HttpLimits
 from tests.support.servers import UPSTREAM_KEY, free_port, start_sandbox
 
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = tuple(str(ROOT / package) + "/" for package in ("proxy", "billing", "config"))
 TRANSPORT = (
-    "proxy.server.http_protocol",
+    *(f"proxy.server.transport.{name}" for name in ("http_protocol", "client_connection", "turns")),
     *(f"proxy.gateway.upstream.{name}" for name in ("pool", "connection", "answer", "interruption")),
 )
 """Callbacks of the two connections: as many as there are header lines and reads."""
@@ -77,7 +78,7 @@ def _is_of_the_request() -> bool:
         task = asyncio.current_task()
     except RuntimeError:
         return False  # another thread
-    return task is None or "run_asgi" in getattr(task.get_coro(), "__qualname__", "")
+    return task is None or "GuardedProtocol._answer" in getattr(task.get_coro(), "__qualname__", "")
 
 
 async def account_with_key(url: str) -> str:
@@ -120,7 +121,7 @@ def main() -> int:
         config = uvicorn.Config(
             application,
             port=port,
-            http=guarded(HttpLimits(settings.listen, 60)),
+            http=guarded(HttpLimits(settings.listen, 60), application.answer),
             loop="uvloop",
             lifespan="on",
             log_config=None,
@@ -143,6 +144,8 @@ def main() -> int:
             server.should_exit = True
             done.set()
 
+        server_loop: asyncio.AbstractEventLoop
+
         async def run() -> None:
             nonlocal server_loop
             server_loop = asyncio.get_running_loop()
@@ -151,7 +154,6 @@ def main() -> int:
             await server.serve()
             await asyncio.to_thread(thread.join)
 
-        server_loop: Any = None
         asyncio.run(run())
     if "--calls" in sys.argv:
         for module, function in trace.calls:

@@ -46,8 +46,9 @@ class AnsweredClient:
     async def write(self, data: bytes, *, last: bool = False) -> None:
         """See ClientSide: it was answered."""
 
-    def write_now(self, data: bytes) -> None:
+    def write_now(self, _data: bytes) -> bool:
         """See ClientSide: it was answered."""
+        return True
 
     async def drained(self) -> None:
         """See ClientSide: there is nothing to wait for."""

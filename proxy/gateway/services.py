@@ -77,8 +77,8 @@ class ClientSide(Protocol):
         """Send body bytes; waits while the client reads slowly. Raises Interrupted when it never reads."""
         ...
 
-    def write_now(self, data: bytes) -> None:
-        """Send body bytes without waiting; look at `keeps_up` afterwards."""
+    def write_now(self, data: bytes) -> bool:
+        """Send body bytes without waiting; True while the client keeps up (see `keeps_up`)."""
         ...
 
     @property

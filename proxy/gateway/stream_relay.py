@@ -182,16 +182,18 @@ class StreamRelay:
             request.count_first_byte()
             await client.write(shown(await self._with_owned_sounds(begun)))
 
+        feed, write_now, now = meter.feed, client.write_now, time.monotonic
+
         def pass_on(data: bytes) -> bool:
             """Pass one chunk on, from the socket's own callback: no task switch between."""
-            passed = meter.feed(data)
+            passed, keeps_up = feed(data), True
             if passed:
                 if not request.first_byte_ms:
                     request.count_first_byte()
-                client.write_now(shown(passed))
-            if time.monotonic() - hold.checkpointed_at >= CHECKPOINT_SECONDS and hold.is_open:
+                keeps_up = write_now(shown(passed))
+            if now() - hold.checkpointed_at >= CHECKPOINT_SECONDS and hold.is_open:
                 hold.checkpoint_streamed(meter.streamed_tokens_estimate())
-            return not meter.done and client.keeps_up
+            return keeps_up and not meter.done
 
         comments = request.settings.metering.keepalive_comment_seconds if self._plan.parsed.stream else 0
         with KeepAlive(client, answer, meter, comments):

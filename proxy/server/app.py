@@ -25,8 +25,8 @@ from proxy.gateway.sockets.transcription_session import TranscriptionSession
 from proxy.gateway.unmetered.models import answer_models
 from proxy.gateway.unmetered.objects import answer_object, is_object_path
 from proxy.gateway.vector_stores.search import VectorSearch, is_search
-from proxy.server.edge import not_on_this_port, refuse_socket
-from proxy.server.http_protocol import ClientConnection
+from proxy.server.edge import NOT_HERE, NOT_HERE_HEADERS, not_on_this_port, refuse_socket
+from proxy.server.transport.client_connection import ClientConnection
 from proxy.server.wiring import Wired, Wiring
 from proxy.web.asgi import Receive, Scope, Send
 from proxy.web.paths import APP_ONLY, Group, group_of
@@ -78,11 +78,17 @@ class Application:
         if not served:
             await not_on_this_port(send)
             return
-        path: bytes = scope["raw_path"]
-        if path == b"/v1" or path.startswith(b"/v1/"):
-            await _answer(wired, scope, receive)
+        await wired.side(scope, receive, send)
+
+    async def answer(self, client: ClientConnection) -> None:
+        """Answer one request under /v1."""
+        wired = self._wired
+        if wired is None:
+            client.abort()
+        elif self._ports and "v1" not in self._ports.get(client.port or 0, ()):
+            await client.respond(404, NOT_HERE_HEADERS, NOT_HERE)
         else:
-            await wired.side(scope, receive, send)
+            await _answer(wired, client)
 
     def interrupt_all(self) -> None:
         """End every live exchange: what it has relayed is settled."""
@@ -106,32 +112,32 @@ class Application:
         await send({"type": "lifespan.shutdown.complete"})
 
 
-async def _answer(wired: Wired, scope: Scope, receive: Receive) -> None:
-    """Answer one request to /v1."""
-    services, protocol = wired.services, scope["extensions"]["tollkeeper"]
-    client = ClientConnection(receive, protocol)
-    path, method = scope["raw_path"], scope["method"]
-    request = GatewayRequest(services, client, method, path, scope["headers"], scope["query_string"], scope["client"])
-    client.interruption = request.interruption
-    origin = await services.token_origins.sharing(method, request.headers)
-    if origin is not None and not is_voice(method, path):
-        request.client = SharedClient(client, shared_headers(origin))
-        if method == "OPTIONS":
-            await client.respond(204, [*shared_headers(origin), *PREFLIGHT], b"")
-            return
-    if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
-        await answer_models(request)
-        return
-    protocol.on_disconnect = request.client_left
+async def _answer(wired: Wired, client: ClientConnection) -> None:
+    services, path, method = wired.services, client.path, client.method
+    request = GatewayRequest(services, client, method, path, client.headers, client.query, client.peer)
+    client.interruption, client.on_lost = request.interruption, request.client_left
     try:
+        if b"origin" in client.headers.by_name and await _is_preflight(request, client):
+            return
         await _line_of(request, wired)
     except Exception:
         # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
         log.exception("request %s failed", request.request_id)
         await request.fail()
     finally:
-        if protocol.on_disconnect == request.client_left:  # the connection may carry the next request already
-            protocol.on_disconnect = None
+        client.on_lost = None
+
+
+async def _is_preflight(request: GatewayRequest, client: ClientConnection) -> bool:
+    """Share the answer with the page of another origin that asks, if it may; True when the question is answered."""
+    origin = await request.services.token_origins.sharing(request.method, request.headers)
+    if origin is None or is_voice(request.method, request.path):
+        return False
+    request.client = SharedClient(client, shared_headers(origin))
+    if request.method == "OPTIONS":
+        await client.respond(204, [*shared_headers(origin), *PREFLIGHT], b"")
+        return True
+    return False
 
 
 def _line_of(request: GatewayRequest, wired: Wired) -> Coroutine[Any, Any, None]:
@@ -139,6 +145,8 @@ def _line_of(request: GatewayRequest, wired: Wired) -> Coroutine[Any, Any, None]
     method, path = request.method, request.path
     if (method, path) in METERED:
         return Exchange(request).run()
+    if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
+        return answer_models(request)
     if (method, path) == ("POST", BATCHES_PATH):
         return BatchExchange(request).run()
     if path.startswith(VOICE_PREFIX) and is_voice(method, path):

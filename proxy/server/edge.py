@@ -46,6 +46,7 @@ NOT_HERE = (
     b'{"error":{"message":"This is not served on this port.","type":"invalid_request_error",'
     b'"param":null,"code":"not_found"}}'
 )
+NOT_HERE_HEADERS = [(b"content-type", b"application/json"), *HEADERS]
 
 
 def groups_by_port(main: int, side: int, admin: int) -> Mapping[int, frozenset[Group]]:
@@ -131,14 +132,13 @@ class Edge:
 
 async def not_on_this_port(send: Send) -> None:
     """404."""
-    await _answer(send, 404, [(b"content-type", b"application/json"), *HEADERS], NOT_HERE)
+    await _answer(send, 404, NOT_HERE_HEADERS, NOT_HERE)
 
 
 async def refuse_socket(receive: Receive, send: Send) -> None:
     """404 instead of a handshake."""
     await receive()
-    headers = [(b"content-type", b"application/json"), *HEADERS]
-    await send({"type": "websocket.http.response.start", "status": 404, "headers": headers})
+    await send({"type": "websocket.http.response.start", "status": 404, "headers": NOT_HERE_HEADERS})
     await send({"type": "websocket.http.response.body", "body": NOT_HERE})
 
 

@@ -40,12 +40,13 @@ from proxy.observability.metrics import Metrics
 from proxy.server.app import Application
 from proxy.server.edge import groups_by_port
 from proxy.server.gauges import Publisher
-from proxy.server.http_protocol import HttpLimits, guarded
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import LiveSettings
-from proxy.server.socket_protocol import GuardedSocket
 from proxy.server.startup_checks import check_keys
 from proxy.server.stores import booking, jobs_of, make_store, publish_store
+from proxy.server.transport.http_protocol import guarded
+from proxy.server.transport.limits import HttpLimits
+from proxy.server.transport.socket_protocol import GuardedSocket
 from proxy.server.wiring import background
 from proxy.web.paths import Group
 
@@ -101,7 +102,7 @@ def serve_worker(
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
         application,
-        http=guarded(limits),
+        http=guarded(limits, application.answer),
         ws=GuardedSocket,
         ws_max_size=listen.max_body_bytes,
         ws_per_message_deflate=False,

@@ -116,6 +116,10 @@ class EventMeter(StreamMeter):
         """See StreamMeter: a finished call or picture is output as well."""
         return super().streamed_anything or bool(self._passed.items) or self._passed.closed
 
+    def read_passed(self, events: bytes) -> None:
+        """See StreamMeter."""
+        self.read_each(events)
+
     def read_payload(self, payload: bytes) -> None:
         """See StreamMeter. Pictures and sound are counted by their pieces."""
         found = ENCODED.search(payload)

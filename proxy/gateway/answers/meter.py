@@ -6,6 +6,7 @@ charge can be settled before the client sees the end.
 """
 
 import re
+from collections import defaultdict
 from typing import Any, Literal
 
 import msgspec
@@ -20,6 +21,8 @@ from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 
 INTERESTING = re.compile(rb'"usage"\s*:\s*\{|data:\s*\[DONE\]|"error"\s*:\s*[{"]')
 """Without anchors, which would cost five times as much: what stands inside a text is read once more and passed."""
+DATA, END = b"data: ", b"\n\n"
+BETWEEN, DONE = END + DATA, b"data: [DONE]\n\n"
 FAR_FUTURE = 2**33
 """Unix seconds that no time of an answer's reaches."""
 COMPACT_AT = 65_536
@@ -45,6 +48,7 @@ class _Answer(msgspec.Struct):
 
 
 _answer = msgspec.json.Decoder(_Answer)
+_answers = msgspec.json.Decoder(list[_Answer])
 
 
 def read_answer(body: bytes) -> WholeAnswer:
@@ -108,7 +112,7 @@ class StreamMeter:
         self._raw: list[bytes] = []
         self._raw_size = 0
         self._after_cr = self._hid_last = False
-        self._texts: dict[int, list[str]] = {}
+        self._texts: defaultdict[int, list[str]] = defaultdict(list)
         self._media_tokens = 0
         self._sounds: dict[int, tuple[str, int]] = {}
         self._report = NO_REPORT
@@ -127,6 +131,23 @@ class StreamMeter:
         """Take upstream bytes; return what may go to the client now."""
         if self._after_cr and data.startswith(b"\n"):
             return self._end_of_cr() + self.feed(data[1:])
+        if self._partial or not data.endswith(END):
+            data = self._whole_events(data)
+            if not data:
+                return b""
+        else:  # nearly every piece
+            self._after_cr = self.inside_event = False
+        self._hid_last = False
+        self._raw.append(data)
+        self._raw_size += len(data)
+        if self._raw_size > COMPACT_AT:
+            self._read_raw()
+        if self.tail or self.done or self.may_matter(data):
+            return self._feed_events(data)
+        return data
+
+    def _whole_events(self, data: bytes) -> bytes:
+        """Return the events that are whole now, of bytes that begin or end inside of one; keep the rest."""
         if self._partial:
             if not last_boundary(self._partial_end + data) and self._partial_size < self.partial_limit:
                 self._keep_partial(data)
@@ -139,18 +160,10 @@ class StreamMeter:
         if end != len(data):
             self._keep_partial(data[end:])
         whole = data[:end] if end != len(data) else data
-        if not whole:
-            return b""
-        self._after_cr = whole.endswith(b"\r") and end == len(data)
-        self.inside_event = inside or self._after_cr
-        self._hid_last = False
-        self._raw.append(whole)
-        self._raw_size += len(whole)
-        if self._raw_size > COMPACT_AT:
-            self._read_raw()
-        if not self.tail and not self.done and not self.may_matter(whole):
-            return whole
-        return self._feed_events(whole)
+        if whole:
+            self._after_cr = whole.endswith(b"\r") and end == len(data)
+            self.inside_event = inside or self._after_cr
+        return whole
 
     def _end_of_cr(self) -> bytes:
         """Take the second half of a CRLF whose first half ended an event: it goes where that event went."""
@@ -283,7 +296,20 @@ class StreamMeter:
     def _read_raw(self) -> None:
         """Take the text out of the raw events kept so far, and let those go."""
         raw, self._raw, self._raw_size = b"".join(self._raw), [], 0
-        for event in split_events(raw):
+        self.read_passed(raw)
+
+    def read_passed(self, events: bytes) -> None:
+        """Take what whole events show out of them."""
+        answers = _decoded_together(events)
+        if answers is None:
+            self.read_each(events)
+            return
+        for answer in answers:
+            self._take(answer)
+
+    def read_each(self, events: bytes) -> None:
+        """As read_passed, one by one: for events that are not all plain."""
+        for event in split_events(events):
             payload = event_data(event)
             if payload.startswith(b"{"):
                 self.read_payload(payload)
@@ -291,8 +317,10 @@ class StreamMeter:
     def read_payload(self, payload: bytes) -> None:
         """Take what an event shows out of it."""
         answer = _decoded(payload)
-        if answer is None:
-            return
+        if answer is not None:
+            self._take(answer)
+
+    def _take(self, answer: _Answer) -> None:
         if not self._report.model and answer.model:
             self._report = self._report._replace(
                 model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or ""
@@ -301,6 +329,13 @@ class StreamMeter:
             self._read_choice(choice)
 
     def _read_choice(self, choice: _Choice) -> None:
+        delta = choice.delta
+        if delta is not None and len(delta) == 1 and choice.finish_reason is None and choice.text is None:
+            text = delta.get("content")
+            if type(text) is str:  # nearly every one
+                if text:
+                    self._texts[choice.index].append(text)
+                return
         if choice.finish_reason:
             self.finish_reasons.add(choice.finish_reason)
         delta = choice.delta or choice.message or {}  # some servers stream whole messages
@@ -308,7 +343,19 @@ class StreamMeter:
             self.sound_bytes += sound_bytes(delta)
             before, now = self._sounds.get(choice.index, ("", 0)), sound_of(delta)
             self._sounds[choice.index] = (now[0] or before[0], now[1] or before[1])
-        self._texts.setdefault(choice.index, []).extend(choice_texts(choice, delta))
+        self._texts[choice.index] += choice_texts(choice, delta)
+
+
+def _decoded_together(events: bytes) -> list[_Answer] | None:
+    """Whole events of one line of data each, read in one go, four times as fast; None where one is not so."""
+    data = events.removesuffix(DONE)
+    if not data.startswith(DATA) or not data.endswith(END):
+        return None
+    try:
+        answers = _answers.decode(b"[%b]" % data[len(DATA) : -len(END)].replace(BETWEEN, b","))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    return answers if len(answers) == data.count(BETWEEN) + 1 else None
 
 
 def with_cost(event: bytes, cost_credits: int | float) -> bytes:

@@ -32,9 +32,9 @@ class SharedClient:
         """See ClientSide."""
         await self._client.write(data, last=last)
 
-    def write_now(self, data: bytes) -> None:
+    def write_now(self, data: bytes) -> bool:
         """See ClientSide."""
-        self._client.write_now(data)
+        return self._client.write_now(data)
 
     @property
     def keeps_up(self) -> bool:

@@ -23,6 +23,7 @@ class Early(NamedTuple):
     look: AnswerLate
 
 
+NO_HEAD = Head(0, [])
 MAX_RESPONSE_BYTES = 268_435_456
 """Of an answer that is not streamed: it is collected whole."""
 
@@ -44,7 +45,6 @@ class Answer:
         "_started",
         "_waiting",
         "head",
-        "received",
     )
 
     def __init__(
@@ -64,8 +64,7 @@ class Answer:
         waiting.add(self)
         self._interruption = interruption
         interruption.attach(connection.wake)
-        self.head = Head(0, [])
-        self.received = 0
+        self.head = NO_HEAD
         self._decoder: Decoder | None = None
         self._peeked = b""
         self._late = self._patient = False
@@ -143,7 +142,6 @@ class Answer:
 
     def _take(self) -> bytes:
         data = self._connection.take()
-        self.received += len(data)
         return data if self._decoder is None else self._decoder.decode(data, MAX_RESPONSE_BYTES)
 
     def _check_end(self) -> None:
@@ -156,14 +154,20 @@ class Answer:
         Returns True when `sink` returned False (call again to go on), False at the body's end. Raises UpstreamError,
         Interrupted, and whatever `sink` raises.
         """
-        connection = self._connection
+        connection, decoder = self._connection, self._decoder
         if self._peeked:
             data, self._peeked = self._peeked, b""
             if not sink(data):
                 return True
+
+        def decoded(data: bytes) -> bool:
+            plain = decoder.decode(data, MAX_RESPONSE_BYTES) if decoder is not None else data
+            return sink(plain) if plain else True
+
+        pour = sink if decoder is None else decoded
         while True:
             if connection.chunks:
-                if not self._hand_over(sink):
+                if not pour(connection.take()):
                     return True
             elif connection.complete:
                 self._check_end()
@@ -171,24 +175,18 @@ class Answer:
             elif connection.failure:
                 raise UpstreamError(connection.failure, sent=True)
             else:
-                stopped = False
-
-                def deliver() -> bool:
-                    nonlocal stopped
-                    stopped = not self._hand_over(sink)
-                    return not stopped
-
-                connection.deliver = deliver
+                connection.sink, connection.stopped = pour, False
                 try:
                     await self._wait()
                 finally:
-                    connection.deliver = None
-                if stopped:
+                    connection.sink = None
+                if connection.stopped:
                     return True
 
-    def _hand_over(self, sink: Callable[[bytes], bool]) -> bool:
-        data = self._take()
-        return sink(data) if data else True
+    @property
+    def received(self) -> int:
+        """Bytes of the body so far."""
+        return self._connection.received
 
     @property
     def finished(self) -> bool:

@@ -8,10 +8,11 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import httptools
 
+from billing.money.usage import Value
 from proxy.gateway.upstream.interruption import UpstreamError
 from proxy.web.raw_request import first_header
 
@@ -25,7 +26,7 @@ MAX_RESPONSE_HEAD = 65_536
 SWITCHING = 101
 
 
-class Head(NamedTuple):
+class Head(Value, frozen=True):
     """Status line and headers of an answer; names in lower case."""
 
     status: int
@@ -71,14 +72,17 @@ class UpstreamConnection(asyncio.Protocol):
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.chunks: list[bytes] = []
-        self.buffered = 0
+        self.received = 0
+        """Bytes of the body that were taken."""
         self.head_bytes = 0
         self.has_head = False
         self.complete = False
         self.failure = ""
         self.last_data = 0.0
         self.waiter: asyncio.Future[None] | None = None
-        self.deliver: Callable[[], bool] | None = None
+        self.sink: Callable[[bytes], bool] | None = None
+        """Takes the body as it comes, until it returns False; `stopped` says that it did."""
+        self.stopped = False
         self.started = False
         self._paused = False
         self._until_close = False
@@ -130,30 +134,32 @@ class UpstreamConnection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.fail("malformed")
             return
+        if self.sink is not None and self.chunks and self._pour(self.sink):
+            return
         if not self.has_head and self.head_bytes > MAX_RESPONSE_HEAD:
             self.fail("malformed")
             return
-        if self.deliver is not None and self.chunks and self._delivered():
-            return
-        if self.buffered > HIGH_WATER and not self._paused and not self.complete and self._transport is not None:
+        if not self._paused and not self.complete and self._transport is not None and self._is_much():
             self._paused = True
             self._transport.pause_reading()
         self.wake()
 
-    def _delivered(self) -> bool:
-        """Give what arrived to the pump; False when its coroutine must look (it wants to stop, the body ended, it
+    def _is_much(self) -> bool:
+        return sum(map(len, self.chunks)) > HIGH_WATER
+
+    def _pour(self, sink: Callable[[bytes], bool]) -> bool:
+        """Give what arrived to `sink`; False when its coroutine must look (it wants to stop, the body ended, it
         failed).
         """
-        deliver = self.deliver
         try:
-            going_on = deliver is not None and deliver()
+            going_on = sink(self.take())
         except Exception as error:  # noqa: BLE001 - the relay's fault must surface in its coroutine, not in the loop's
-            self.deliver = None
+            self.sink = None
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_exception(error)
             return True
         if not going_on:
-            self.deliver = None
+            self.sink, self.stopped = None, True
         return going_on and not self.complete
 
     def eof_received(self) -> None:
@@ -195,7 +201,6 @@ class UpstreamConnection(asyncio.Protocol):
     def on_body(self, body: bytes) -> None:
         """Bytes of the body."""
         self.chunks.append(body)
-        self.buffered += len(body)
 
     def on_message_complete(self) -> None:
         """Take the end of the answer."""
@@ -216,10 +221,14 @@ class UpstreamConnection(asyncio.Protocol):
             waiter.set_result(None)
 
     def take(self) -> bytes:
-        """Everything buffered; reading goes on if it was paused."""
-        data = self.chunks[0] if len(self.chunks) == 1 else b"".join(self.chunks)
-        self.chunks.clear()
-        self.buffered = 0
+        """Take everything buffered; reading goes on if it was paused."""
+        chunks = self.chunks
+        if len(chunks) == 1:
+            data = chunks.pop()
+        else:
+            data = b"".join(chunks)
+            chunks.clear()
+        self.received += len(data)
         if self._paused and self._transport is not None:
             self._paused = False
             self._transport.resume_reading()

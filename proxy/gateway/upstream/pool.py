@@ -19,7 +19,8 @@ from proxy.gateway.upstream.connection import UpstreamConnection
 from proxy.gateway.upstream.interruption import Interruption, UpstreamError, connect_cause
 
 LARGE_BODY = 131_072
-SWEEP_SECONDS = 0.05
+SWEEP_SECONDS = 0.2
+"""Between looks for answers whose time is over: their times are seconds."""
 CONNECT_SECONDS = 5.0
 """For TCP and TLS."""
 KEEPALIVE_SECONDS = 30.0

@@ -83,7 +83,8 @@ def with_members(parsed: Parsed, changes: dict[str, bytes], dropped: frozenset[s
     if parsed.verbatim and not dropped and not (changes.keys() & parsed.members.keys()):
         start = parsed.source.index(b"{") + 1
         added = b",".join(b'"%s":%s' % (name.encode(), value) for name, value in changes.items())
-        return b"".join((parsed.source[:start], added, b",", parsed.source[start:]))
+        # the rest may be megabytes: it is copied once
+        return b"".join((parsed.source[:start], added, b",", memoryview(parsed.source)[start:]))
     merged: dict[str, bytes] = {name: bytes(raw) for name, raw in parsed.members.items()} | changes
     merged = {name: value for name, value in merged.items() if name not in dropped}
     return b"{" + b",".join(msgspec.json.encode(name) + b":" + value for name, value in merged.items()) + b"}"

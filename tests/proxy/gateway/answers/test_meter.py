@@ -356,3 +356,47 @@ def test_a_text_that_looks_like_an_event_is_a_text(said: str) -> None:
     meter = StreamMeter(hide_usage=True)
     assert meter.feed(data) == data
     assert (meter.done, meter.failed, meter.streamed()[0]) == (False, False, [said])
+
+
+UNUSUAL = {
+    "an id that is a number": b'data: {"id":5,"choices":[{"index":0,"delta":{"content":"odd "}}]}\n\n',
+    "an event of two lines": b'data: {"id":"c","choices":[{"index":0,\ndata: "delta":{"content":"odd "}}]}\n\n',
+    "an event with a name": b'event: chunk\ndata: {"choices":[{"index":0,"delta":{"content":"odd "}}]}\n\n',
+    "an end of CRs": b'data: {"choices":[{"index":0,"delta":{"content":"odd "}}]}\r\r',
+    "two values in one event": b'data: {"choices":[{"index":0,"delta":{"content":"no "}}]},{"choices":[]}\n\n',
+    "a comment": b": keep-alive\n\n",
+    "no JSON": b"data: hello\n\n",
+    "an empty event": b"data:\n\n",
+}
+
+
+@pytest.mark.parametrize("name", UNUSUAL)
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_unusual_event_hides_none_of_the_others(name: str, place: int) -> None:
+    said = [
+        b'data: {"id":"c","choices":[{"index":0,"delta":{"content":"%b "}}]}\n\n' % word for word in (b"one", b"two")
+    ]
+    said.insert(place, UNUSUAL[name])
+    words = ["one ", "two "]
+    if b"odd" in UNUSUAL[name]:
+        words.insert(place, "odd ")
+    meter = StreamMeter(hide_usage=True)
+    assert b"".join(map(meter.feed, said)) + b"".join(meter.tail) + meter.rest() == b"".join(said)
+    assert "".join(meter.streamed()[0]) == "".join(words)
+
+
+def test_pieces_of_several_answers_and_kinds_are_told_apart() -> None:
+    deltas = [
+        (0, {"role": "assistant", "content": ""}),
+        (0, {"content": "a"}),
+        (1, {"content": "b"}),
+        (0, {"content": "", "refusal": "no"}),
+        (1, {"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": "{}"}}]}),
+        (0, {"content": "c"}),
+        (1, {}),
+    ]
+    meter = StreamMeter(hide_usage=True)
+    for index, delta in deltas:
+        event = {"id": "c", "choices": [{"index": index, "delta": delta}]}
+        meter.feed(b"data: " + json.dumps(event).encode() + b"\n\n")
+    assert meter.streamed() == (["anoc", "bf{}"], 0)
