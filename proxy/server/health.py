@@ -32,7 +32,7 @@ class Health:
     """State for /readyz: store name → problem ("" = fine), and remarks. Kept up to date in the background."""
 
     problems: dict[str, str]
-    notes: list[str] = field(default_factory=list)
+    notes: dict[str, str] = field(default_factory=dict)
     checked_at: float = 0.0
 
 
@@ -58,7 +58,8 @@ class StoreWatch:
         services, problems = self._services, self._health.problems
         problems["balances"] = await _probe(self._store.ping())
         problems["sql"] = await _probe(_check_schema(self._database))
-        self._health.notes = list(filter(None, (self._store.away(),)))
+        away = self._store.away()
+        self._health.notes = {"balances": away} if away else {}
         services.metrics.stores.buckets_away.set(self._store.buckets_away())
         self._health.checked_at = time.monotonic()
         for name in ("balances", "sql"):
@@ -124,7 +125,7 @@ def _readyz_with(health: Health, live: LiveSettings) -> Any:
             problems["watch"] = "the stores were not checked in time"
         state = "ready" if not problems else "not ready"
         return json_response(
-            {"status": state, "problems": problems, "notes": [*health.notes, *live.notes()]}, 503 if problems else 200
+            {"status": state, "problems": problems, "notes": health.notes | live.notes()}, 503 if problems else 200
         )
 
     return readyz
