@@ -292,6 +292,8 @@ class OneSentinel:
     named: int = 6_379
     epoch: int = 1
     seconds: float = 0
+    fields: tuple[str, ...] = ()
+    """Said in the place of the server."""
     port: int = 0
 
     async def __aenter__(self) -> Self:
@@ -307,7 +309,7 @@ class OneSentinel:
         with contextlib.suppress(ConnectionError):
             await reader.read(65_536)
             await asyncio.sleep(self.seconds)
-            fields = ("ip", self.host, "port", str(self.named), "config-epoch", str(self.epoch))
+            fields = self.fields or ("ip", self.host, "port", str(self.named), "config-epoch", str(self.epoch))
             known = b"".join(b"$%d\r\n%s\r\n" % (len(one), one.encode()) for one in fields)
             unknown = b"-ERR No such master with that name\r\n"
             writer.write(b"*%d\r\n%s" % (len(fields), known) if self.host else unknown)

@@ -145,6 +145,14 @@ class Epochs:
         recover = partial(self._recover_ours, bucket)
         return await self._rebuilder.rebuild(bucket, recover, force=force, instead_of=instead_of)
 
+    async def rebuild_unknown(self, bucket: int, epoch: str) -> None:
+        """Rebuild a bucket that is open under an epoch whose charges SQL has refused."""
+        server = self._of[bucket]
+        state = await state_of(server, bucket)
+        if state == f"{server.run_id}:{epoch}":
+            log.error("bucket %d of %s: %s", bucket, server.address, ANOTHER_EPOCH)
+            await self.rebuild(bucket, instead_of=state)
+
     async def rebuild_and_enter(self, bucket: int) -> None:
         """Rebuild a bucket whatever state it is in, and return once it is open to us."""
         while not await self.rebuild(bucket, force=True):  # noqa: ASYNC110 - another process may end the wait

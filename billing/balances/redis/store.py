@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from billing.balances.redis import snapshots
-from billing.balances.redis.epochs import ANOTHER_EPOCH, POLL_SECONDS, Epochs
+from billing.balances.redis.epochs import POLL_SECONDS, Epochs
 from billing.balances.redis.journal import (
     PREFIXES,
     acknowledge_entries,
@@ -28,7 +28,7 @@ from billing.balances.redis.journal import (
 from billing.balances.redis.missing import Missing
 from billing.balances.redis.own_holds import OwnHolds
 from billing.balances.redis.reaping import Reaper, take_lead
-from billing.balances.redis.rebuild import Rebuilder, chunks, state_of
+from billing.balances.redis.rebuild import Rebuilder, chunks
 from billing.balances.redis.script_calls import (
     LOOK,
     RESUME,
@@ -79,7 +79,8 @@ class RedisBalances:
         Of a cluster some buckets are enough then.
         """
         self._servers.start()
-        self._tasks = [asyncio.create_task(loop()) for loop in (self._renew_loop, self._deliver_loop, self._trim_loop)]
+        loops = (self._renew_loop, self._deliver_loop, self._trim_loop, self._verify_loop)
+        self._tasks = [asyncio.create_task(loop()) for loop in loops]
         progress, deadline = (0, 0), time.monotonic() + wait_seconds
         while not all(self._epochs.open):
             await asyncio.sleep(POLL_SECONDS)
@@ -276,11 +277,7 @@ class RedisBalances:
         Or these entries wait for ever.
         """
         for bucket, epoch in sorted({(entry.bucket, entry.epoch) for entry in entries}):
-            server = self._of[bucket]
-            state = await state_of(server, bucket)
-            if state == f"{server.run_id}:{epoch}":
-                log.error("bucket %d of %s: %s", bucket, server.address, ANOTHER_EPOCH)
-                await self._epochs.rebuild(bucket, instead_of=state)
+            await self._epochs.rebuild_unknown(bucket, epoch)
 
     async def depth(self) -> tuple[int, int]:
         """See ChargeJournal."""
@@ -414,15 +411,16 @@ class RedisBalances:
                 with contextlib.suppress(StoreUnavailable):
                     await self._resolve(wanted)
 
+    async def _verify_loop(self) -> None:
+        while True:
+            await asyncio.sleep(VERIFY_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                await self._epochs.verify()
+
     async def _trim_loop(self) -> None:
         """Let go of charges that are known to be in SQL; learn of a new epoch where no request would tell us."""
-        verified_at = time.monotonic()
         while True:
             await asyncio.sleep(TRIM_SECONDS)
-            if time.monotonic() - verified_at > VERIFY_SECONDS:
-                verified_at = time.monotonic()
-                with contextlib.suppress(StoreUnavailable):
-                    await self._epochs.verify()
             self._own.trim_released()
             live = {bucket_of(one.request.account_id) for one in self._own.live.values()}
             for bucket in range(BUCKETS):
@@ -436,7 +434,7 @@ class RedisBalances:
         # asked second: while it is ours, so was the mark
         state = await answer_to(self._of[bucket].call("GET", f"{prefix}epoch"))
         mark = await answer_to(asked)
-        if state != token.encode():
+        if state != token.encode() or mark is STALE:
             self._epochs.reenter(bucket)
         elif mark:
             self._own.trim(bucket, mark.decode())
@@ -447,4 +445,6 @@ def _cannot_open(reached: bool, failure: StoreUnavailable | None, unreached: str
     if not reached:
         why = unreached.removeprefix("redis: ")
         return StoreUnavailable("redis", f"cannot be reached: {why}" if why else "cannot be reached")
+    if isinstance(failure, Elsewhere):
+        return StoreUnavailable("redis", f"{str(failure).removeprefix('redis: ')} (a cluster needs redis+cluster://)")
     return failure or StoreUnavailable("redis", "its balances cannot be rebuilt from SQL")

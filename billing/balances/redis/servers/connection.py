@@ -241,7 +241,7 @@ class RedisConnection:
             self._loop.call_soon(self.lost, self._transport)
         if future is not None and not future.done():
             future.set_exception(
-                Elsewhere("redis", f"a node of the cluster answered {answer} (a cluster needs redis+cluster://)")
+                Elsewhere("redis", f"a node of a cluster answered {answer}")
                 if elsewhere
                 else StoreUnavailable("redis", answer)
             )

@@ -7,17 +7,13 @@ whoever still reaches it: it is left as soon as any Sentinel, or SQL (epochs.py 
 
 import asyncio
 import contextlib
-import logging
 from collections.abc import Callable
-from typing import Any
 
 from billing.balances.redis.servers.address import NodeAddress, addresses_of, ask_once, credentials_of
 from billing.balances.redis.servers.connection import RedisConnection
 from billing.balances.redis.servers.serving import LOOK_SECONDS, Servers
 from billing.money.errors import StoreUnavailable
 from config.store_urls import RedisPlace
-
-log = logging.getLogger("tollkeeper.redis")
 
 OTHERS_SECONDS = 0.1
 """How long the other Sentinels are waited for once one has answered."""
@@ -67,9 +63,12 @@ class Sentinels:
     async def _ask(self, sentinel: NodeAddress) -> tuple[int, NodeAddress]:
         """Return (configuration epoch, primary's address), as one Sentinel knows them."""
         (reply,) = await ask_once(sentinel, self._timeout, ("SENTINEL", "MASTER", self._service))
-        known: dict[bytes, Any] = dict(zip(reply[::2], reply[1::2], strict=True))
-        address = self._primaries[0].at(known[b"ip"].decode(), int(known[b"port"]))
-        return int(known.get(b"config-epoch", 0)), address
+        try:
+            known: dict[bytes, bytes] = dict(zip(reply[::2], reply[1::2], strict=True))
+            address = self._primaries[0].at(known[b"ip"].decode(), int(known[b"port"]))
+            return int(known.get(b"config-epoch", 0)), address
+        except (KeyError, TypeError, ValueError):
+            raise StoreUnavailable("redis", f"{sentinel} does not answer as a Sentinel") from None
 
 
 class SentinelServers(Servers):

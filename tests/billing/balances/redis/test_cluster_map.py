@@ -67,3 +67,11 @@ async def test_where_no_sentinel_knows_the_service_each_says_why() -> None:
             await Sentinels(redis_place(url), 1).primary()
     assert f"127.0.0.1:{strange.port} answered ERR No such master with that name" in str(caught.value)
     assert "127.0.0.1:1: " in str(caught.value)
+
+
+async def test_what_does_not_answer_as_a_sentinel_is_named() -> None:
+    async with OneSentinel("10.0.0.1", named=6_379) as odd:
+        odd.fields = ("name", "m")
+        url = f"redis+sentinel://127.0.0.1:{odd.port}/m"
+        with pytest.raises(StoreUnavailable, match=f"127.0.0.1:{odd.port} does not answer as a Sentinel"):
+            await Sentinels(redis_place(url), 1).primary()

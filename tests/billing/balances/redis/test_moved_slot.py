@@ -100,6 +100,7 @@ async def test_a_slot_on_its_way_serves_nothing_and_loses_nothing(books: Books, 
             break
         await asyncio.sleep(0.02)
     assert await books.store.read(account) == Reading(950, 0, 1), "its settling was queued, and delivered"
+    assert [task for task in books.store._tasks if task.done()] == [], "a loop has ended"  # noqa: SLF001
 
 
 async def settled(books: Books, account: str) -> bool:
