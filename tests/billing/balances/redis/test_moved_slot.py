@@ -8,9 +8,9 @@ import pytest
 
 from billing.balances.redis.store import RedisBalances
 from billing.money.amounts import Millicredits
-from billing.money.buckets import bucket_of
+from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Budget, Checkpoint, Held, KeyLimits, Reading, Settled
+from billing.money.holds import Budget, Checkpoint, Held, KeyLimits, Reading, Refused, Settled
 from tests.support.redis_groups import RedisCluster
 from tests.support.stores import Books, close_books, open_books, record, request
 
@@ -101,6 +101,23 @@ async def test_a_slot_on_its_way_serves_nothing_and_loses_nothing(books: Books, 
             break
         await asyncio.sleep(0.02)
     assert await books.store.read(account) == Reading(950, 0, 1), "its settling was queued, and delivered"
+
+
+async def test_every_bucket_is_rebuilt_on_its_own_node(books: Books) -> None:
+    """With what is in flight of limited keys, which each node is searched for."""
+    accounts = [await books.account(1_000) for _ in range(8)]
+    limits = KeyLimits(concurrency=1)
+    for number, account in enumerate(accounts):
+        assert isinstance(await books.store.hold(request(f"h{number}", account, 100, limits, f"key_{number}")), Held)
+    assert isinstance(books.store, RedisBalances)
+    books.store.rebuilt()
+    await books.store.rebuild()
+    assert books.store.rebuilt() == BUCKETS
+    for number, account in enumerate(accounts):
+        second = await books.store.hold(request(f"s{number}", account, 100, limits, f"key_{number}"))
+        assert isinstance(second, Refused)
+        assert second.source == "concurrency"
+        assert await books.store.read(account) == Reading(1_000, 100, 1)
 
 
 async def settled(books: Books, account: str) -> bool:
