@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
@@ -128,15 +129,16 @@ def wrk(subject: Subject, load: Load, seconds: int) -> tuple[float, float]:
             [*command, "-s", str(script), subject.url], capture_output=True, text=True, check=True
         ).stdout
     rate, p50 = re.search(r"Requests/sec:\s+([\d.]+)", shown), re.search(r"50%\s+([\d.]+)(us|ms|s)", shown)
-    if "Non-2xx" in shown or rate is None or p50 is None:
-        raise RuntimeError(shown)
+    if "Non-2xx" in shown or rate is None or p50 is None or not float(rate[1]):
+        raise RuntimeError(f"{subject.name}, {load.name}:\n{shown}")
     return float(rate[1]), float(p50[1]) * UNITS[p50[2]]
 
 
-def burst(subject: Subject, load: Load, seconds: int) -> Burst:
-    """Load a subject for a while."""
+def burst(subject: Subject, load: Load, seconds: int, rest: float = 0.0) -> Burst:
+    """Load a subject for a while. What it does in the `rest` seconds after the last answer counts as well."""
     before, beside = cpu_seconds(subject.processes), cpu_seconds(subject.beside)
     rate, p50 = wrk(subject, load, seconds)
+    time.sleep(rest)
     us_a_request = 1e6 / (rate * seconds)
     return Burst(
         rate,
