@@ -119,15 +119,20 @@ def measure(folder: Path) -> tuple[Found, float]:
         return found, subjects[3].processes[0].memory_info().rss / 1e6
 
 
-def run_slow(folder: Path, name: str) -> dict[str, float]:
-    """1,000 streams of 100 chunks, 50 ms apart, through one worker."""
+def run_slow(
+    folder: Path, name: str, streams: int = SLOW_STREAMS, settings: Mapping[str, str] | None = None
+) -> dict[str, float]:
+    """So many streams of 100 chunks, 50 ms apart, through one worker. `settings`: more of Tollkeeper's environment."""
     with contextlib.ExitStack() as stack:
         place = stack.enter_context(upstream(pace_ms=50, repeat=2))
-        made = nginx(folder, free_port(), place) if name == NGINX else tollkeeper(folder, place, "everysec")
+        if name == NGINX:
+            made = nginx(folder, free_port(), place)
+        else:
+            made = tollkeeper(folder, place, "everysec", settings=settings)
         subject = stack.enter_context(made)
         before, peak = cpu_seconds(subject.processes), 0.0
         client = subprocess.Popen(
-            [sys.executable, "-m", "bench.slow_streams", subject.url, subject.key, str(SLOW_STREAMS)],
+            [sys.executable, "-m", "bench.slow_streams", subject.url, subject.key, str(streams)],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -135,7 +140,7 @@ def run_slow(folder: Path, name: str) -> dict[str, float]:
             peak = max(peak, sum(one.memory_info().rss for one in subject.processes) / 1e6)
             time.sleep(0.1)
         said: dict[str, float] = json.loads(client.communicate()[0])
-        spent = (cpu_seconds(subject.processes) - before) / (SLOW_STREAMS * CHUNKS) * 1e6
+        spent = (cpu_seconds(subject.processes) - before) / (streams * CHUNKS) * 1e6
         return {**said, "peak_mb": peak, "cpu_us": spent}
 
 
@@ -154,7 +159,7 @@ def bounds(found: Found, megabytes: float) -> list[Bound]:
     """Bounds of what was measured under load (design of the hot path: docs/architecture.md#the-hot-path)."""
 
     def median(name: str, load: Load, field: str = "cpu_us") -> float:
-        return statistics.median(getattr(one, field) for one in found[name, load.name])
+        return float(statistics.median(getattr(one, field) for one in found[name, load.name]))
 
     def ratio(load: Load, place: str = "") -> float:
         return median(f"{OURS}{place}", load) / median(f"{NGINX}{place}", load)

@@ -34,7 +34,8 @@ class Burst(NamedTuple):
 class Subject(NamedTuple):
     """Something that answers /v1/chat/completions, and the processes whose CPU counts.
 
-    `beside`: processes that it needs and that have other cores (Redis, jobs); `headers`: what it wants with a request.
+    `key`: of who asks; several, with blanks between, take turns; `headers`: what it wants besides. `beside`: processes that
+    it needs and that have other cores (Redis, jobs).
     """
 
     name: str
@@ -85,7 +86,8 @@ def running(
     """Run a server process that listens on its port within `patience` seconds; it and its threads have these cores."""
     pinned = ["taskset", "-c", ",".join(map(str, cores)), *command]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(pinned, env={**os.environ, **environment}, stdout=log, stderr=log)
+        inherited = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        process = subprocess.Popen(pinned, env={**inherited, **environment}, stdout=log, stderr=log)
         try:
             wait_until(lambda: process.poll() is not None or _listens(port), patience, f"{command[0]} listens")
             if process.poll() is not None:
@@ -113,15 +115,27 @@ def _listens(port: int) -> bool:
     return any(one.laddr.port == port and one.status == "LISTEN" for one in psutil.net_connections("tcp"))
 
 
+IN_TURN = """
+local keys, number = {{{keys}}}, 0
+function request()
+  number = number % #keys + 1
+  wrk.headers['Authorization'] = 'Bearer ' .. keys[number]
+  return wrk.format()
+end
+"""
+
+
 def wrk(subject: Subject, load: Load, seconds: int) -> tuple[float, float]:
     """(requests a second, p50 in ms) as wrk measures them. Raises RuntimeError unless every answer was a 2xx."""
-    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {subject.key}", **subject.headers}
+    keys = subject.key.split()
+    headers = {"Content-Type": "application/json", "Authorization": f"Bearer {keys[0]}", **subject.headers}
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "body").write_text(load.text)
         script = Path(name) / "post.lua"
         script.write_text(
             f"wrk.method='POST'\nlocal f=io.open('{name}/body')\nwrk.body=f:read('*a')\nf:close()\n"
             + "".join(f"wrk.headers['{header}']='{value}'\n" for header, value in headers.items())
+            + (IN_TURN.format(keys=",".join(f"'{one}'" for one in keys)) if len(keys) > 1 else "")
         )
         core = str(OTHERS[-1])
         command = ["taskset", "-c", core, "wrk", "-t1", f"-c{load.connections}", f"-d{seconds}s", "--latency"]
@@ -183,28 +197,35 @@ def pass_through(port: int, upstream: str) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def tollkeeper(folder: Path, upstream: str, fsync: str, ca_file: str = "", *, workers: int = 1) -> Iterator[Subject]:
+def tollkeeper(
+    folder: Path,
+    upstream: str,
+    fsync: str,
+    ca_file: str = "",
+    accounts: int = 1,
+    settings: Mapping[str, str] | None = None,
+) -> Iterator[Subject]:
     """Everything on: authentication, hold, settle, metrics, access log. Each worker on a core, Redis and jobs beside.
 
-    `fsync`: Redis' appendfsync.
+    `fsync`: Redis' appendfsync; `accounts`: those that ask in turn; `settings`: more of its environment.
     """
     folder.mkdir(parents=True)
     redis = RedisServer(folder / "redis", fsync)
     redis.start()
     environment = {
+        **(settings or {}),
         "TOLLKEEPER_UPSTREAM__CA_FILE": ca_file,
         "TOLLKEEPER_REDIS__URL": redis.url,
-        "TOLLKEEPER_LISTEN__WORKERS": str(workers),
     }
     try:
-        with _serving(folder, upstream, environment) as (url, key, parent):
+        with _serving(folder, upstream, environment, accounts) as (url, key, parent):
             serving = [child for child in parent.children() if child.name().startswith("tk-worker")]
             for number, worker in enumerate(serving):
                 pin(worker, [(PROXY_CORE + number) % (os.cpu_count() or 1)])
             store = psutil.Process(redis.process.pid)  # type: ignore[union-attr]
             pin(store, OTHERS)
             beside = [store, parent, *(child for child in parent.children() if child not in serving)]
-            name = f"tollkeeper, Redis ({fsync})" + (f", {workers} workers" if workers > 1 else "")
+            name = f"tollkeeper, Redis ({fsync})" + (f", {len(serving)} workers" if len(serving) > 1 else "")
             yield Subject(name, url, key, serving, beside)
     finally:
         redis.kill()
@@ -220,18 +241,20 @@ def tollkeeper_embedded(folder: Path, upstream: str) -> Iterator[Subject]:
 
 
 @contextlib.contextmanager
-def _serving(folder: Path, upstream: str, environment: dict[str, str]) -> Iterator[tuple[str, str, psutil.Process]]:
-    """Serve Tollkeeper; yield the address of chat, the key of a rich account, and its first process."""
+def _serving(
+    folder: Path, upstream: str, environment: Mapping[str, str], accounts: int = 1
+) -> Iterator[tuple[str, str, psutil.Process]]:
+    """Serve Tollkeeper; yield the address of chat, keys of so many rich accounts, and its first process."""
     common = {"TOLLKEEPER_UPSTREAM__BASE_URL": f"{upstream}/v1", "TOLLKEEPER_JOURNAL__MAX_PENDING": "100000000"}
     server = Tollkeeper(folder, {**common, **environment})
     try:
         server.start()
-        account = server.account("900000000")
+        keys = [server.account("900000000").api_key for _ in range(accounts)]
         if server.process is None:
             raise RuntimeError("Tollkeeper did not start")
         parent = psutil.Process(server.process.pid)
         pin(parent, OTHERS)
-        yield f"{server.v1}/chat/completions", account.api_key, parent
+        yield f"{server.v1}/chat/completions", " ".join(keys), parent
     finally:
         server.kill()
 

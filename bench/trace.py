@@ -36,7 +36,7 @@ from tests.support.servers import UPSTREAM_KEY, free_port, start_sandbox
 ROOT = Path(__file__).resolve().parents[1]
 PRODUCT = tuple(str(ROOT / package) + "/" for package in ("proxy", "billing", "config"))
 TRANSPORT = (
-    "proxy.server.transport.http_protocol",
+    *(f"proxy.server.transport.{name}" for name in ("http_protocol", "client_connection", "turns")),
     *(f"proxy.gateway.upstream.{name}" for name in ("pool", "connection", "answer", "interruption")),
 )
 """Callbacks of the two connections: as many as there are header lines and reads."""
@@ -144,6 +144,8 @@ def main() -> int:
             server.should_exit = True
             done.set()
 
+        server_loop: asyncio.AbstractEventLoop
+
         async def run() -> None:
             nonlocal server_loop
             server_loop = asyncio.get_running_loop()
@@ -152,7 +154,6 @@ def main() -> int:
             await server.serve()
             await asyncio.to_thread(thread.join)
 
-        server_loop: Any = None
         asyncio.run(run())
     if "--calls" in sys.argv:
         for module, function in trace.calls:

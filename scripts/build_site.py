@@ -36,7 +36,7 @@ SECTIONS: Mapping[str, tuple[str, ...]] = {
         "runbook.md", "deploy.md", "operations.md", "upstreams.md", "upgrade.md", "jobs.md", "metrics.md", "alerts.md",
         "stripe.md", "privacy.md",
     ),
-    "Trust": ("security.md", "performance.md", "proof.md", "ledger.md", "architecture.md", "openai.md"),
+    "Trust": ("security.md", "performance.md", "scale.md", "proof.md", "ledger.md", "architecture.md", "openai.md"),
     "Work on it": ("contributing.md", "sandbox.md", "changelog.md"),
 }  # fmt: skip
 """The navigation; a page that is not there yet is left out, one that is not named here is an error."""

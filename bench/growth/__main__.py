@@ -15,9 +15,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.growth import curves
-from bench.growth.data import Size, ledger
+from bench.growth.data import Size, database_bytes, ledger
 from bench.growth.measure import flush, in_a_process_of_its_own, per_call, reports, timed
 from bench.growth.rebuilding import rebuild
+from bench.growth.serving import accounts, streams
 
 PAGE_MS = 20.0
 PAGES = ("me", "usage, first page", "ledger, first page")
@@ -33,6 +34,7 @@ async def measure(kind: str, size: Size) -> Found:
             for name in reports(database):
                 found[name] = in_a_process_of_its_own(database.url.render_as_string(hide_password=False), folder, name)
             found["flush"] = await flush(database, size.accounts, folder)
+            found["database"] = {"bytes a row": await database_bytes(database) / size.rows}
     return found
 
 
@@ -105,12 +107,41 @@ def main() -> int:
             "seconds",
             whole,
         )
+    words += serving(given)
     (given.output / "growth.md").write_text("\n".join(words) + "\n")
     (given.output / "growth.json").write_text(json.dumps(kept, indent=1))
     print("\n".join(words))
     for one in too_slow:
         print(f"p99 above {PAGE_MS:.0f} ms: {one}", file=sys.stderr)
     return 1 if too_slow else 0
+
+
+def serving(given: argparse.Namespace) -> list[str]:
+    """Measure a worker that serves, and write a table of it."""
+    words = []
+    if given.streams:
+        words += [
+            "",
+            "## Streams at once",
+            "",
+            "| streams | CPU us a chunk | longest gap, s | worker, MB |",
+            "|---|---|---|---|",
+        ]
+        for number in given.streams:
+            one = streams(number)
+            words.append(f"| {number:,} | {one.cpu_us:.1f} | {one.longest_gap_s:.2f} | {one.peak_mb:.0f} |")
+    if given.hot:
+        words += [
+            "",
+            "## Accounts that ask at once",
+            "",
+            "| accounts | requests/s | CPU us | p50, ms |",
+            "|---|---|---|---|",
+        ]
+        for number in given.hot:
+            found = accounts(number)
+            words.append(f"| {number:,} | {found.rate:,.0f} | {found.cpu_us:.0f} | {found.p50_ms:.1f} |")
+    return words
 
 
 def arguments() -> argparse.Namespace:
@@ -121,6 +152,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--accounts", type=int, help="accounts (a tenth of the rows)")
     parser.add_argument("--database", nargs="+", choices=both, default=both)
     parser.add_argument("--rebuild", type=int, nargs="*", default=[1_000, 10_000], help="accounts of an emptied Redis")
+    parser.add_argument("--streams", type=int, nargs="*", default=[10, 100, 1_000], help="slow streams at once")
+    parser.add_argument("--hot", type=int, nargs="*", default=[1, 64], help="accounts that ask in turn")
     parser.add_argument("--output", type=Path, default=Path("build/growth"))
     return parser.parse_args()
 

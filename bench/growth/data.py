@@ -104,6 +104,17 @@ async def ledger(kind: str, folder: Path, size: Size) -> AsyncIterator[Database]
             await database.close()
 
 
+async def database_bytes(database: Database) -> int:
+    """Bytes of everything in it, indexes too."""
+    asked = (
+        "SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()"
+        if database.is_sqlite
+        else "SELECT pg_database_size(current_database())"
+    )
+    async with database.read() as connection:
+        return int((await connection.exec_driver_sql(asked)).scalar_one())
+
+
 async def _fill(database: Database, size: Size) -> None:
     now = time.time_ns() // 1_000_000
     start, step = now - DAYS * DAY_MS, DAYS * DAY_MS // size.rows

@@ -24,7 +24,6 @@ from billing.ledger.accounts import Accounts
 from billing.ledger.customers.search import AccountFilters, AccountSearch
 from billing.ledger.customers.use import KeyUses
 from billing.ledger.ledger import Ledger
-from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.buckets import bucket_of
 from billing.money.holds import Entry
@@ -43,7 +42,7 @@ BIG = account_of(0)
 def per_call(database: Database) -> dict[str, Callable[[], Awaitable[Any]]]:
     """What a page or an API call reads, by its name; account 0 has a tenth of all charges."""
     ledger, now = Ledger(database), time.time_ns() // 1_000_000
-    summaries, portal, finance = UsageSummaries(database), PortalTokens(database), Finance(database)
+    summaries, finance = UsageSummaries(database), Finance(database)
     deep = (now - 45 * DAY_MS, "~")
     month = UsageFilters(since_ms=now - 30 * DAY_MS, until_ms=now)
     keys = KeyUses(database)
@@ -63,7 +62,7 @@ def per_call(database: Database) -> dict[str, Callable[[], Awaitable[Any]]]:
         "usage, a model that was never used": lambda: ledger.usage_of(BIG, PAGE, UsageFilters(model="none")),
         "usage, a tag that was never used": lambda: ledger.usage_of(BIG, PAGE, UsageFilters(tag="none")),
         "ledger, first page": lambda: ledger.transfers_of(BIG, PAGE),
-        "credits page: 30 days by day and model": lambda: portal.spend(BIG, now // DAY_MS - 30),
+        "credits page: 30 days by day and model": lambda: summaries.sums(month, ("day", "model"), BIG),
         "credits page: keys": key_uses,
         "usage summary of 30 days": lambda: summaries.sums(month, ("day",), BIG),
         "what a key spent in all": lambda: ledger.keys_spent(["key_0_0"], 0),

@@ -44,7 +44,7 @@ TWO_WORKERS = Peer(
     "tollkeeper, Redis (everysec), 2 workers",
     METERED,
     tollkeeper_version,
-    lambda folder, upstream: tollkeeper(folder, upstream, "everysec", workers=2),
+    lambda folder, upstream: tollkeeper(folder, upstream, "everysec", settings={"TOLLKEEPER_LISTEN__WORKERS": "2"}),
 )
 EMBEDDED = Peer(
     "tollkeeper, embedded store (SQLite)",

@@ -1,7 +1,7 @@
 """LiteLLM's auth hook: one key with a budget. It is copied beside the proxy's configuration and runs in its environment."""
 
-from fastapi import Request
-from litellm.proxy._types import UserAPIKeyAuth, hash_token
+from fastapi import Request  # type: ignore[import-not-found]
+from litellm.proxy._types import UserAPIKeyAuth, hash_token  # type: ignore[import-not-found]
 
 KEY, BUDGET_USD = "sk-bench", 1_000_000.0
 

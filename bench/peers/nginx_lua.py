@@ -62,7 +62,7 @@ def configuration(loaded: list[Path], redis_port: int, hold: str, settle: str) -
     }
 
 
-def fill(store: "redis.Redis[bytes]") -> tuple[str, str]:
+def fill(store: redis.Redis) -> tuple[str, str]:
     """Load the scripts and a rich account; return the scripts' SHA1."""
     account = f"account:{hashlib.sha256(KEY.encode()).hexdigest()}"
     store.hset(account, mapping={"balance": NANO_USD, "held": 0})

@@ -17,7 +17,7 @@ WIDTH, LEFT, RIGHT, TOP, BOTTOM, STEP = 860, 290, 70, 44, 40, 26
 
 def median(found: Found, name: str, load: str, field: str) -> float:
     """Median of the rounds."""
-    return statistics.median(getattr(one, field) for one in found[name, load])
+    return float(statistics.median(getattr(one, field) for one in found[name, load]))
 
 
 def ratio(found: Found, name: str, limit: str, load: str) -> float:

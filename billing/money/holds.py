@@ -15,6 +15,7 @@ embedded store runs on, and what lua/*.lua does in Redis. One conformance suite
 from typing import Literal, NamedTuple, Protocol
 
 from billing.money.amounts import Millicredits
+from billing.money.usage import Value
 
 MINUTE_US = 60_000_000
 KEPT_SECONDS = 7 * 86_400
@@ -55,7 +56,7 @@ class KeyLimits(NamedTuple):
         return bool(self.requests_per_minute or self.tokens_per_minute or self.concurrency or self.budgets)
 
 
-class HoldRequest(NamedTuple):
+class HoldRequest(Value, frozen=True):
     """Everything a store needs to hold money for one request. `hold_id` = request id = charge id."""
 
     hold_id: str
@@ -68,7 +69,7 @@ class HoldRequest(NamedTuple):
     record: bytes
 
 
-class Leads(NamedTuple):
+class Leads(Value, frozen=True):
     """How far a key's minute buckets are ahead of now, in microseconds: 0 = full, 60,000,000 = empty.
 
     0 too where the key has no such limit, or the hold was made before.
@@ -81,7 +82,7 @@ class Leads(NamedTuple):
 NO_LEADS = Leads()
 
 
-class Held(NamedTuple):
+class Held(Value, frozen=True):
     """The hold stands; figures are after it, in millicredits."""
 
     balance: int
@@ -89,7 +90,7 @@ class Held(NamedTuple):
     leads: Leads = NO_LEADS
 
 
-class Refused(NamedTuple):
+class Refused(Value, frozen=True):
     """The hold was not made. With key_limit: what the key's tightest budget leaves, and its place among them."""
 
     source: RefusalSource
@@ -101,7 +102,7 @@ class Refused(NamedTuple):
     budget: int = 0
 
 
-class Settled(NamedTuple):
+class Settled(Value, frozen=True):
     """The hold was resolved; `charged` from the customer, `loss` by the platform, both millicredits."""
 
     charged: int
@@ -133,7 +134,7 @@ class Reading(NamedTuple):
     sequence: int
 
 
-class Checkpoint(NamedTuple):
+class Checkpoint(Value, frozen=True):
     """The charge of a hold if it were orphaned now, in millicredits, and the usage record to book it with.
 
     An empty record keeps the one that the hold was made with.

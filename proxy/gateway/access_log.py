@@ -4,18 +4,22 @@ import re
 import time
 from typing import Protocol
 
+from msgspec import UNSET
+
 from billing.ledger.accounts import ApiKey
+from billing.money.usage import Usage
+from billing.storage.database import now_ms
 from config.upstreams import DEFAULT_NAME
 from proxy.gateway.request_hold import RequestHold
 from proxy.gateway.services import Services
 from proxy.gateway.upstream.interruption import UpstreamError
 from proxy.gateway.upstream.route import Served
-from proxy.observability.log import printable
+from proxy.observability.log import AccessLine, printable
 from proxy.observability.tracing import Headers, Trace
 from proxy.web.raw_request import first_header
 
 CLIENT_CLOSED = 499
-BY_DEFAULT = Served()
+BY_DEFAULT, NO_USAGE = Served(), Usage()
 LONGEST_LOCATION = 300
 PRINTABLE = re.compile(rb"[^\x21-\x7e]")
 USERINFO = re.compile(rb"^((?:[A-Za-z][A-Za-z0-9+.-]*:)?//)[^/]*@")
@@ -43,34 +47,38 @@ def log_request(services: Services, ended: EndedRequest, hold: RequestHold | Non
     """Count it and write its line. `hold`: its money, None where it was never to cost anything."""
     key, status, metrics = ended.key, ended.status or CLIENT_CLOSED, services.metrics
     metrics.count_answer(ended.endpoint, status, ended.outcome or "unknown")
-    if hold is not None and hold.sent_at:
-        metrics.observe_forwarded(hold.sent_at - ended.started)
+    usage, served, model, charged, held = NO_USAGE, BY_DEFAULT, "", 0, 0
+    if hold is not None:
+        usage, served, model, charged, held = hold.usage, hold.served, hold.model, hold.charged, hold.amount
+        if hold.sent_at:
+            metrics.observe_forwarded(hold.sent_at - ended.started)
     sent_id = first_header(ended.headers, b"x-client-request-id")
-    facts: dict[str, str | int] = {
-        "request_id": ended.request_id,
-        "client_request_id": sent_id.decode("latin-1") if CLIENT_REQUEST_ID.match(sent_id) else "",
-        "trace_id": ended.trace.trace_id,
-        "account": key.account_id if key else "",
-        "key": key.key_id if key else "",
-        "method": ended.method,
-        "path": printable(ended.path.decode("latin-1")[:200]),
-        "endpoint": ended.endpoint,
-        "model": printable(hold.model[:120]) if hold is not None else "",
-        "status": status,
-        "outcome": ended.outcome,
-        "input_tokens": hold.usage.input_tokens if hold is not None else 0,
-        "output_tokens": hold.usage.output_tokens if hold is not None else 0,
-        "charged_millicredits": hold.charged if hold is not None else 0,
-        "held_millicredits": hold.amount if hold is not None else 0,
-        "first_byte_ms": ended.first_byte_ms,
-        "duration_ms": round((time.monotonic() - ended.started) * 1_000),
-    }
-    if hold is not None and hold.served != BY_DEFAULT:
-        facts |= {"upstream": hold.served.upstream or DEFAULT_NAME, "tries": hold.served.tries}
-    if ended.cause:
-        facts["cause"] = ended.cause
-    services.log.request(facts)
-    ended.trace.end(facts)
+    by_default = served == BY_DEFAULT
+    line = AccessLine(
+        at=now_ms(),
+        request_id=ended.request_id,
+        client_request_id=sent_id.decode("latin-1") if sent_id and CLIENT_REQUEST_ID.match(sent_id) else "",
+        trace_id=ended.trace.trace_id,
+        account=key.account_id if key else "",
+        key=key.key_id if key else "",
+        method=ended.method,
+        path=printable(ended.path.decode("latin-1")[:200]),
+        endpoint=ended.endpoint,
+        model=printable(model[:120]),
+        status=status,
+        outcome=ended.outcome,
+        input_tokens=usage.input_tokens,
+        output_tokens=usage.output_tokens,
+        charged_millicredits=charged,
+        held_millicredits=held,
+        first_byte_ms=ended.first_byte_ms,
+        duration_ms=round((time.monotonic() - ended.started) * 1_000),
+        upstream=UNSET if by_default else served.upstream or DEFAULT_NAME,
+        tries=UNSET if by_default else served.tries,
+        cause=ended.cause or UNSET,
+    )
+    services.log.request(line)
+    ended.trace.end(line)
 
 
 def report_upstream_error(services: Services, ended: EndedRequest, error: UpstreamError) -> None:

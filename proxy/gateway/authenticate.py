@@ -25,6 +25,7 @@ from billing.storage.database import now_ms
 from proxy.gateway.callers.end_users import EndUserTable
 from proxy.gateway.callers.origins import check_origin
 from proxy.web.auth_failures import AuthFailures, GatheredLookups
+from proxy.web.raw_request import every_header
 from proxy.web.rejections import forbidden, unauthorized, unavailable
 
 REFRESH_SECONDS = 1.0
@@ -219,7 +220,7 @@ class Authenticator:
 
 def bearer_of(headers: list[tuple[bytes, bytes]]) -> str:
     """Token of the one Authorization header. Raises Rejection."""
-    found = [value for name, value in headers if name == b"authorization"]
+    found = every_header(headers, b"authorization")
     if not found:
         raise unauthorized(
             "You didn't provide an API key. Send it as `Authorization: Bearer YOUR_KEY`.", "missing_api_key"

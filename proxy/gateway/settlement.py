@@ -4,7 +4,7 @@ One function decides for every transport, however the exchange ended.
 """
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
@@ -49,7 +49,7 @@ class SettlementDecision(Value, frozen=True):
     report: Report
 
 
-class ObservedOutput(NamedTuple):
+class ObservedOutput(Value, frozen=True):
     """Output that passed towards the client, for when the answer's own usage is missing or wrong.
 
     `media`: tokens of sound or pictures; `searched`: a web search that is part of the price took place; `errored`: the

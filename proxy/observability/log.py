@@ -44,6 +44,35 @@ def printable(text: str) -> str:
     return text if text.isprintable() else CONTROL.sub("?", text)
 
 
+class AccessLine(msgspec.Struct, frozen=True, kw_only=True):
+    """One finished request to /v1. Tokens, amounts in millicredits, elapsed milliseconds; `at` Unix milliseconds."""
+
+    event: str = "request"
+    at: int
+    request_id: str
+    client_request_id: str
+    trace_id: str
+    account: str
+    key: str
+    method: str
+    path: str
+    endpoint: str
+    model: str
+    status: int
+    outcome: str
+    input_tokens: int
+    output_tokens: int
+    charged_millicredits: int
+    held_millicredits: int
+    first_byte_ms: int
+    duration_ms: int
+    upstream: str | msgspec.UnsetType = msgspec.UNSET
+    """Told with `tries` where another than the default one served it, or not the first that was asked."""
+    tries: str | msgspec.UnsetType = msgspec.UNSET
+    cause: str | msgspec.UnsetType = msgspec.UNSET
+    """Why the upstream could not be connected to."""
+
+
 class RequestLog:
     """Writes access lines and money warnings."""
 
@@ -55,10 +84,10 @@ class RequestLog:
         self._due: asyncio.TimerHandle | None = None
         self._refused_until: dict[str, float] = {}
 
-    def request(self, facts: dict[str, str | int]) -> None:
+    def request(self, line: AccessLine) -> None:
         """Log one finished request."""
         if self._access:
-            self._write({"event": "request", "at": now_ms(), **facts})
+            self._write(line)
 
     def side_request(self, facts: dict[str, str | int]) -> None:
         """Log one finished request beside /v1: the side API, the pages, the admin API, webhooks."""
@@ -107,7 +136,7 @@ class RequestLog:
             except OSError:
                 return  # a closed stderr must not stop the money
 
-    def _write(self, line: dict[str, Any]) -> None:
+    def _write(self, line: dict[str, Any] | AccessLine) -> None:
         self._lines.append(self._encode(line) + b"\n")
         if len(self._lines) >= BUFFER_LINES:
             self.flush()

@@ -9,6 +9,7 @@ labelled increment there costs 2-4 µs (memory-mapped with several processes) an
 import os
 from bisect import bisect_left
 from collections import defaultdict
+from dataclasses import dataclass
 from typing import get_args
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -57,6 +58,8 @@ class Metrics:
         """Register every series."""
         self._registry = registry
         self._pending: defaultdict[tuple[Counter, tuple[str, ...]], int | float] = defaultdict(int)
+        self._answers: defaultdict[tuple[str, int, str], int] = defaultdict(int)
+        self._charges: defaultdict[tuple[str, str], _Charges] = defaultdict(_Charges)
         self._register_requests(registry)
         self._register_failures(registry)
         self._register_latencies(registry)
@@ -176,10 +179,7 @@ class Metrics:
 
     def count_answer(self, endpoint: str, status: int, outcome: str) -> None:
         """Count an answer under /v1; status 499: the client left."""
-        pending = self._pending
-        pending[self.requests, (endpoint, str(status))] += 1
-        pending[self.outcomes, (outcome,)] += 1
-        pending[self.objective, ("deduction", "bad" if outcome in OUR_FAILINGS else "good")] += 1
+        self._answers[endpoint, status, outcome] += 1
 
     def count_webhook_handled(self, seconds: int | float) -> None:
         """Count a handled event of Stripe's, so many seconds after it was received."""
@@ -217,13 +217,12 @@ class Metrics:
 
     def count_charge(self, model: str, held: int, charged: int, usage: Usage, source: str) -> None:
         """Count one charged request; `held` and `charged` in millicredits."""
-        pending = self._pending
-        pending[self.calls, (model,)] += 1
-        pending[self.tokens_in, (model,)] += usage.input_tokens
-        pending[self.tokens_out, (model,)] += usage.output_tokens
-        pending[self.deducted, ()] += display_credits(charged)
-        pending[self.held, ()] += display_credits(held)
-        pending[self.usage_source, (source,)] += 1
+        sums = self._charges[model, source]
+        sums.calls += 1
+        sums.tokens_in += usage.input_tokens
+        sums.tokens_out += usage.output_tokens
+        sums.charged += charged
+        sums.held += held
 
     def observe_first_byte(self, seconds: float) -> None:
         """Record one request's seconds to first byte."""
@@ -244,11 +243,35 @@ class Metrics:
 
     def publish(self) -> None:
         """Move everything counted since the last time into the registry."""
+        answers, self._answers = self._answers, defaultdict(int)
+        for (endpoint, status, outcome), number in answers.items():
+            self.count(self.requests, endpoint, str(status), by=number)
+            self.count(self.outcomes, outcome, by=number)
+            self.count(self.objective, "deduction", "bad" if outcome in OUR_FAILINGS else "good", by=number)
+        charges, self._charges = self._charges, defaultdict(_Charges)
+        for (model, source), sums in charges.items():
+            self.count(self.calls, model, by=sums.calls)
+            self.count(self.tokens_in, model, by=sums.tokens_in)
+            self.count(self.tokens_out, model, by=sums.tokens_out)
+            self.count(self.deducted, by=display_credits(sums.charged))
+            self.count(self.held, by=display_credits(sums.held))
+            self.count(self.usage_source, source, by=sums.calls)
         pending, self._pending = self._pending, defaultdict(int)
         for (series, labels), amount in pending.items():
             (series.labels(*labels) if labels else series).inc(amount)
         for histogram, latencies in self._latencies.items():
             latencies.move_to(histogram)
+
+
+@dataclass(slots=True)
+class _Charges:
+    """Sums of one model's charges from one source since they were last published; amounts in millicredits."""
+
+    calls: int = 0
+    tokens_in: int = 0
+    tokens_out: int = 0
+    charged: int = 0
+    held: int = 0
 
 
 class _Latencies:

@@ -5,12 +5,14 @@ OTEL_SERVICE_NAME, OTEL_TRACES_SAMPLER, ...). Attributes follow its conventions 
 holds a body, a prompt or a key. Costs about 50 µs a request.
 """
 
+import msgspec
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, set_span_in_context
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
+from proxy.observability.log import AccessLine
 from proxy.observability.tracing import Headers, Trace, context_of
 
 ATTRIBUTES = {
@@ -61,11 +63,12 @@ class _SpanTrace(Trace):
         super().__init__(parent, state)
         self._span = span
 
-    def end(self, facts: dict[str, str | int]) -> None:
+    def end(self, line: AccessLine) -> None:
+        facts = msgspec.structs.asdict(line)
         self._span.update_name(f"{facts['method']} {facts['endpoint']}")
         self._span.set_attribute("gen_ai.provider.name", "openai")
         for name, value in facts.items():
-            if name in ATTRIBUTES and value != "":
+            if name in ATTRIBUTES and value not in ("", msgspec.UNSET):
                 self._span.set_attribute(ATTRIBUTES[name], value)
         if int(facts["status"]) >= SERVER_ERROR:
             self._span.set_status(Status(StatusCode.ERROR, str(facts["outcome"])))

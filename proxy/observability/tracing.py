@@ -7,6 +7,8 @@ company in our name. With `log.opentelemetry` each request is also a span: see `
 import re
 from typing import Protocol
 
+from proxy.observability.log import AccessLine
+
 TRACEPARENT = re.compile(
     rb"(?!ff)[0-9a-f]{2}-((?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2})(?:-[\x21-\x7e]{0,200})?"
 )
@@ -29,8 +31,8 @@ class Trace:
         if parent and state:
             self.lines += STATE_LINE % state.encode()
 
-    def end(self, facts: dict[str, str | int]) -> None:
-        """End it, as the request was answered; `facts` as in its log line."""
+    def end(self, line: AccessLine) -> None:
+        """End it, as the request was answered."""
 
 
 UNTRACED = Trace()

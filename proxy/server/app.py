@@ -116,7 +116,7 @@ async def _answer(wired: Wired, client: ClientConnection) -> None:
     services, path, method = wired.services, client.path, client.method
     request = GatewayRequest(services, client, method, path, client.headers, client.query, client.peer)
     client.interruption = request.interruption
-    if client.has(b"origin"):
+    if b"origin" in client.headers.by_name:
         origin = await services.token_origins.sharing(method, request.headers)
         if origin is not None and not is_voice(method, path):
             request.client = SharedClient(client, shared_headers(origin))

@@ -59,6 +59,15 @@ def test_a_client_that_leaves_mid_stream_pays_for_what_was_sent(customer: Custom
     assert before - customer.balance() == customer.charged(request_id)
 
 
+def test_a_client_with_a_large_prompt_is_seen_to_leave_a_silent_upstream(customer: Customer) -> None:
+    body = customer.body({"silent": {"after_chunks": 3}, "output_tokens": TOKENS}, max_tokens=50)
+    body["messages"].insert(0, {"role": "user", "content": "once more, " * 20_000})
+    with customer.stream(body) as wire:
+        wire.read_events(3)
+        request_id = wire.request_id
+    assert_counted_and_cancelled(customer, request_id, 3, ("0.15", "0.6"))
+
+
 @pytest.mark.parametrize("events", [0, 2, EVENTS])
 def test_a_client_that_resets_its_connection_pays_the_same(customer: Customer, events: int) -> None:
     wire = customer.stream(customer.body({"silent": silent_after(events), "output_tokens": TOKENS}, max_tokens=50))

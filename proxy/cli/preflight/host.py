@@ -9,7 +9,9 @@ from config.settings import Settings
 from proxy.cli.preflight.site import Check, Site
 
 GIB = 2**30
-SPARE_FILES = 256
+SPARE_FILES, FILES_UPSTREAM = 256, 2
+"""Files of a worker beside its connections, and those of a connection to the upstream: the kernel is asked of it by a
+second one (see UpstreamConnection)."""
 READABLE_BY_OTHERS = 0o007
 READABLE_BY_GROUP = 0o070
 
@@ -46,7 +48,7 @@ def _disk_checks(site: Site) -> list[Check]:
 
 def _files_check(settings: Settings) -> Check:
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    need = settings.listen.max_connections + settings.upstream.max_connections + SPARE_FILES
+    need = settings.listen.max_connections + FILES_UPSTREAM * settings.upstream.max_connections + SPARE_FILES
     enough = hard == resource.RLIM_INFINITY or hard >= need
     fix = (
         ""

@@ -1,10 +1,11 @@
 """Bodies of chat completions: the fields we read of them, what we refuse, the bounds of what they carry. Sans I/O."""
 
 import json
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 
+from billing.money.usage import Value
 from proxy.gateway.bodies.inventory import CHAT_FIELDS, CHAT_TOOLS
 from proxy.gateway.bodies.json_body import Whole, decode, has_twins, refuse_twins, top_level, whole_number
 from proxy.gateway.bodies.parsed import (
@@ -196,7 +197,7 @@ def _message_texts(message: _Message) -> list[str]:
     return [*found, message.refusal] if message.refusal else found
 
 
-class _Media(NamedTuple):
+class _Media(Value, frozen=True):
     image_tokens: int
     audio_tokens: int
     data_bytes: int

@@ -23,6 +23,7 @@ class Early(NamedTuple):
     look: AnswerLate
 
 
+NO_HEAD = Head(0, [])
 MAX_RESPONSE_BYTES = 268_435_456
 """Of an answer that is not streamed: it is collected whole."""
 
@@ -63,7 +64,7 @@ class Answer:
         waiting.add(self)
         self._interruption = interruption
         interruption.attach(connection.wake)
-        self.head = Head(0, [])
+        self.head = NO_HEAD
         self._decoder: Decoder | None = None
         self._peeked = b""
         self._late = self._patient = False

@@ -8,10 +8,11 @@ import os
 import socket
 import struct
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 import httptools
 
+from billing.money.usage import Value
 from proxy.gateway.upstream.interruption import UpstreamError
 from proxy.web.raw_request import first_header
 
@@ -25,7 +26,7 @@ MAX_RESPONSE_HEAD = 65_536
 SWITCHING = 101
 
 
-class Head(NamedTuple):
+class Head(Value, frozen=True):
     """Status line and headers of an answer; names in lower case."""
 
     status: int

@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from proxy.gateway.upstream.interruption import Interrupted, Interruption
 from proxy.server.transport.limits import HttpLimits
-from proxy.web.raw_request import Headers, has_any
+from proxy.web.raw_request import Headers, SentHeaders, every_header, has_any
 from proxy.web.rejections import Rejection, too_large, unavailable
 
 LINGER_SECONDS = 1.0
@@ -48,7 +48,6 @@ class ClientConnection:
     """One request on a client's connection, and its answer."""
 
     __slots__ = (
-        "_by_name",
         "_chunks",
         "_framed",
         "_protocol",
@@ -76,18 +75,17 @@ class ClientConnection:
         protocol: Carrier,
         method: str,
         target: bytes,
-        headers: Headers,
-        by_name: dict[bytes, bytes],
+        headers: SentHeaders,
         *,
         framed: bool,
         keep_alive: bool,
     ) -> None:
-        """`target`: path and query, as sent; `headers` with lower-case names, `by_name` the first of each name.
+        """`target`: path and query, as sent.
 
         `framed`: an answer of unknown length comes in chunks; else it ends where the connection does.
         """
         self._protocol = protocol
-        self.method, self.headers, self._by_name = method, headers, by_name
+        self.method, self.headers = method, headers
         self.path, _, self.query = target.partition(b"?")
         self._framed, self.keep_alive = framed, keep_alive
         self.waiting_for_100_continue = False
@@ -145,25 +143,22 @@ class ClientConnection:
         server = self._protocol.server
         return server[1] if server else None
 
-    def has(self, name: bytes) -> bool:
-        """Tell whether there is a header of that name (in lower case)."""
-        return name in self._by_name
-
     async def read_body(self) -> bytes:
         """See ClientSide."""
-        limits, head = self._protocol.limits, self._by_name
+        limits, head = self._protocol.limits, self.headers.by_name
         length = int(head.get(b"content-length", 0))
         form = head.get(b"content-type", b"")[:10].lower() == b"multipart/"
         most = limits.upload_bytes if form else limits.body_bytes
-        if b"content-encoding" in head:
-            codings = [value.lower() for name, value in self.headers if name == b"content-encoding"]
-            if codings != [IDENTITY] * len(codings):
-                raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
+        codings = every_header(self.headers, b"content-encoding")
+        if codings and any(coding.lower() != IDENTITY for coding in codings):
+            raise Rejection(415, "unsupported_content_encoding", "Send the request body uncompressed.")
         if length > most:
             raise too_large(most)
         self._reserve(length)
         if self.more_body or self.disconnected:
             await self._receive_rest(limits, most)
+        elif self._size > WAITING_BYTES:
+            self._protocol.flow.resume_reading()  # else nobody would see its client leave
         if self._size > most:
             raise too_large(most)
         chunks, self._chunks = self._chunks, []

@@ -22,7 +22,7 @@ from proxy.server.transport.client_connection import ClientConnection
 from proxy.server.transport.limits import HttpLimits
 from proxy.server.transport.socket_protocol import GuardedSocket
 from proxy.web.paths import HEALTH_PATHS
-from proxy.web.raw_request import Headers
+from proxy.web.raw_request import Headers, SentHeaders
 from proxy.web.rejections import Rejection, bad_request, too_many, unavailable
 
 OFFERS = (b"upgrade", b"http2-settings")
@@ -152,9 +152,8 @@ class GuardedProtocol(HttpToolsProtocol):
         """Refuse what uvicorn would accept; begin what is ours to answer, and leave the rest to uvicorn."""
         self._in_head, self._head_bytes = False, 0
         self._disarm_head_timer()
-        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), self.headers
-        by_name = dict(reversed(headers))
-        problem = self._problem(method, version, by_name)
+        method, version, headers = self.parser.get_method(), self.parser.get_http_version(), SentHeaders(self.headers)
+        problem = self._problem(method, version, headers)
         if problem:
             raise ValueError(problem)
         target = self.url.partition(b"#")[0] if b"#" in self.url else self.url
@@ -169,14 +168,12 @@ class GuardedProtocol(HttpToolsProtocol):
             return
         framed = version != "1.0"
         keep_alive = framed and self.parser.should_keep_alive()
-        client = ClientConnection(
-            self, method.decode("ascii"), target, headers, by_name, framed=framed, keep_alive=keep_alive
-        )
+        client = ClientConnection(self, method.decode("ascii"), target, headers, framed=framed, keep_alive=keep_alive)
         client.waiting_for_100_continue = self.expect_100_continue
         before: ClientConnection | RequestResponseCycle | None = self.cycle
         self.cycle = client  # type: ignore[assignment]  # it has what uvicorn looks at
         if before is None or before.response_complete:
-            self._begin(client)
+            self.limits.turns.take(self.loop, partial(self._begin, client))
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
@@ -197,6 +194,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _begin(self, client: ClientConnection) -> None:
+        if client.disconnected:
+            return  # it left while it waited for its turn
         self._answered = client
         client.task = self.loop.create_task(self._answer(client))
         self.tasks.add(client.task)
@@ -227,7 +226,7 @@ class GuardedProtocol(HttpToolsProtocol):
             super().on_message_complete()
         self._in_head = True
 
-    def _problem(self, method: bytes, version: str, by_name: dict[bytes, bytes]) -> str:
+    def _problem(self, method: bytes, version: str, headers: SentHeaders) -> str:
         """Say what is wrong with a head, "" for nothing."""
         if not self.url.startswith(b"/") or method == b"CONNECT":
             return "The request target must be a path such as /v1/chat/completions."
@@ -235,7 +234,8 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request target holds characters outside ASCII: percent-encode them."
         if version not in ("1.0", "1.1"):
             return "Only HTTP/1.1 and HTTP/1.0 are spoken here."
-        names = list(map(itemgetter(0), self.headers)) if len(by_name) != len(self.headers) else ()
+        by_name = headers.by_name
+        names = list(map(itemgetter(0), headers)) if len(by_name) != len(headers) else ()
         if b"host" not in by_name or names.count(b"host") > 1:
             return "The request must have exactly one Host header."
         if b"transfer-encoding" in by_name and b"content-length" in by_name:
@@ -245,7 +245,7 @@ class GuardedProtocol(HttpToolsProtocol):
         if by_name.get(b"transfer-encoding", CHUNKED).lower() != CHUNKED:
             return "The only transfer coding accepted here is chunked."
         limit = self.limits.header_bytes  # no head is longer than what was read since it began
-        if self._received - self._head_from > limit and _size(self.headers) > limit:
+        if self._received - self._head_from > limit and _size(headers) > limit:
             return "The request head is too large."
         return ""
 

@@ -3,6 +3,7 @@
 import logging
 
 from config.settings import Listen
+from proxy.server.transport.turns import Turns
 from proxy.web.connections import ConnectionCaps, Connections
 
 log = logging.getLogger("tollkeeper.connections")
@@ -20,6 +21,7 @@ class HttpLimits:
         "header_bytes",
         "header_seconds",
         "stall_seconds",
+        "turns",
         "upload_bytes",
     )
 
@@ -34,6 +36,7 @@ class HttpLimits:
             listen.max_buffered_bytes,
         )
         self.stall_seconds = stall_seconds
+        self.turns = Turns()
         self.buffered = 0
         """Bytes of large bodies that this process holds now."""
 
