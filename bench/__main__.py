@@ -87,7 +87,9 @@ def main() -> int:
     for name, ratio in hold_ratio.measure(folder / "ratio").items():
         print(f"{'hold / charge, plain chat with a max, ' + name:58}{ratio:9.2f}")
     shutil.rmtree(folder, ignore_errors=True)
-    print("\nBeside LiteLLM, Portkey's gateway, Envoy and nginx + Lua + Redis: `make bench-peers`, which installs them first.")
+    print(
+        "\nBeside LiteLLM, Portkey's gateway, Envoy and nginx + Lua + Redis: `make bench-peers`, which installs them first."
+    )
     return 0 if all(kept) else 1
 
 

@@ -57,6 +57,7 @@ def main() -> int:
                 check(subject)
             before = os.getloadavg()[0]
             found = measure(list(here.values()), given.rounds, given.seconds)
+            megabytes = {name: resident_mb(subject) for name, subject in here.items()}
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     peers = [peer for peer in PEERS if peer.name in here]
@@ -66,7 +67,7 @@ def main() -> int:
             f"{platform.python_version()}, load {before:.1f} before; {given.rounds} rounds of {given.seconds} s."
         ),
         "",
-        report.table(found, peers, baselines.LIMIT.name),
+        report.table(found, peers, baselines.LIMIT.name, megabytes),
         "",
         f"Versions: {'; '.join(dict.fromkeys(peer.version() for peer in peers))}.",
         *(f"Not measured: {name}: {reason}" for name, reason in absent.items()),
@@ -124,6 +125,11 @@ def measure(subjects: Sequence[Subject], rounds: int, seconds: int) -> Mapping[t
                     burst(subject, load, WARM_SECONDS)
         print(f"round {number} of {rounds}: load {os.getloadavg()[0]:.1f}", file=sys.stderr)
     return found
+
+
+def resident_mb(subject: Subject) -> float:
+    """Return the memory of its processes."""
+    return float(sum(process.memory_info().rss for process in subject.processes) / 1e6)
 
 
 def _turns(subjects: Sequence[Subject]) -> list[tuple[Load, Subject]]:

@@ -26,8 +26,8 @@ def ratio(found: Found, name: str, limit: str, load: str) -> float:
     return statistics.median(one.cpu_us / least.cpu_us for one, least in pairs)
 
 
-def table(found: Found, peers: Sequence[Peer], limit: str) -> str:
-    """Write a line a peer."""
+def table(found: Found, peers: Sequence[Peer], limit: str, megabytes: Mapping[str, float]) -> str:
+    """Write a line a peer; `megabytes`: of its processes at the end."""
     columns = (
         "who",
         "sees to",
@@ -38,6 +38,7 @@ def table(found: Found, peers: Sequence[Peer], limit: str) -> str:
         "50-chunk stream: CPU µs (beside it)",
         "to nginx's CPU",
         "streams/s",
+        "MB",
     )
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for peer in peers:
@@ -48,7 +49,7 @@ def table(found: Found, peers: Sequence[Peer], limit: str) -> str:
         streams = median(found, peer.name, STREAM.name, "rate")
         lines.append(
             f"| {peer.name} | {peer.does} | {json} | {_times(json_ratio)} | {rate:,.0f} [{p50:,.1f}] | {alone:.2f} "
-            f"| {stream} | {_times(stream_ratio)} | {streams:,.0f} |"
+            f"| {stream} | {_times(stream_ratio)} | {streams:,.0f} | {megabytes[peer.name]:,.0f} |"
         )
     return "\n".join(lines)
 

@@ -30,12 +30,12 @@ def test_a_ratio_is_of_two_bursts_of_the_same_round() -> None:
 
 def test_a_line_a_peer_with_what_works_beside_it() -> None:
     bursts = {**found("nginx", 10), **found("other", 125, beside=31)}
-    head, rule, *lines = report.table(bursts, [LIMIT, OTHER], "nginx").splitlines()
+    head, rule, *lines = report.table(bursts, [LIMIT, OTHER], "nginx", {"nginx": 12.3, "other": 490}).splitlines()
     assert lines == [
-        "| nginx | nothing | 10 | 1.0x | 1,000 [2.5] | 2.50 | 10 | 1.0x | 1,000 |",
-        "| other | nothing | 125 (31) | 12x | 1,000 [2.5] | 2.50 | 125 (31) | 12x | 1,000 |",
+        "| nginx | nothing | 10 | 1.0x | 1,000 [2.5] | 2.50 | 10 | 1.0x | 1,000 | 12 |",
+        "| other | nothing | 125 (31) | 12x | 1,000 [2.5] | 2.50 | 125 (31) | 12x | 1,000 | 490 |",
     ]
-    assert {line.count("|") for line in (head, rule, *lines)} == {10}
+    assert {line.count("|") for line in (head, rule, *lines)} == {11}
 
 
 def test_ten_times_as_much_is_a_bar_longer_by_a_decade() -> None:
