@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,10 @@ def parse_settings(raw: bytes, where: str, environ: Mapping[str, str] = os.envir
     Raises ConfigError, with every problem there is.
     """
     text = _text_of(raw, where)
-    lines = key_lines(text)
+    lines_of = cache(lambda: key_lines(text))  # asked for by a complaint only: looking for them is most of the work
 
     def in_file(key: str, reason: str, fix: str, line: int | None = None) -> ConfigError:
+        lines = lines_of()
         return ConfigError(where, key, reason, fix, line or lines.get(key) or lines.get(key.partition("[")[0]))
 
     document, unreadable = _read(text, where)
@@ -134,15 +136,20 @@ def _near_variable(section: str, key: str) -> str:
 
 
 def _field_type(section: str, key: str) -> msgspec.inspect.Type | None:
+    return _field_types().get((section, key))
+
+
+@cache
+def _field_types() -> dict[tuple[str, str], msgspec.inspect.Type]:
+    """Return the type of every key by section and key."""
     root = msgspec.inspect.type_info(Settings)
-    for name in (section, key):
-        if not isinstance(root, msgspec.inspect.StructType):
-            return None
-        found = next((field.type for field in root.fields if field.name == name), None)
-        if found is None:
-            return None
-        root = found
-    return root
+    sections = root.fields if isinstance(root, msgspec.inspect.StructType) else ()
+    return {
+        (section.name, key.name): key.type
+        for section in sections
+        if isinstance(section.type, msgspec.inspect.StructType)
+        for key in section.type.fields
+    }
 
 
 def _is_text(kind: msgspec.inspect.Type) -> bool:

@@ -7,6 +7,7 @@ python scripts/build_docs.py --check   exit 1 when the committed one differs, or
 import json
 import sys
 from datetime import date
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -146,9 +147,14 @@ def _names(entries: dict[str, SurfaceEntry], *meanings: Meaning) -> str:
     return ", ".join(f"`{name}`" for name in sorted(named(entries, *meanings)))
 
 
+@cache
+def shipped_prices() -> PriceBook:
+    return PriceBook(load_catalogue(), "1", "exact")
+
+
 def models_of(row: Endpoint) -> list[Model]:
     """Models of the shipped prices that this endpoint serves."""
-    book = PriceBook(load_catalogue(), "1", "exact")
+    book = shipped_prices()
     wanted = row.priced_as or row.name
     models = (book.find(name) for name in book.names())
     return [model for model in models if model is not None and wanted in model.endpoints]

@@ -76,10 +76,17 @@ def _trust_one_authority() -> None:
     os.close(handle)
     atexit.register(os.remove, place)
     certifi.where = lambda: place
+    if "SSL_CERT_FILE" in os.environ:  # which they would read before it
+        os.environ["SSL_CERT_FILE"] = place
 
 
 def pytest_collection_finish() -> None:
     """Leave what was collected out of every later look for garbage."""
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Leave what is still there to the end of the process: pytest looks for garbage twice more, in 0.9 s of CPU."""
     gc.freeze()
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from functools import cache
+from functools import cache, lru_cache
 from importlib.resources import files
 from typing import Any, NamedTuple
 
@@ -196,6 +196,7 @@ def _in_credits(usd: Mapping[str, str], markup: Fraction) -> dict[str, Decimal]:
     return {name: Decimal(format((Decimal(price) * times).normalize(), "f")) for name, price in usd.items()}
 
 
+@lru_cache(maxsize=8_192)  # a card says few prices many times
 def exact_rate(price: str, scale: int) -> int:
     """Return a decimal string times `scale` as an integer. Raises InvariantBroken when not exact, or negative."""
     value = Fraction(Decimal(price)) * scale
@@ -213,8 +214,7 @@ def call_rate(name: str, price: str) -> int:
 
 
 def _times(rate: int, factor: Fraction) -> int:
-    product = rate * factor
-    return -(-product.numerator // product.denominator)
+    return -(-rate * factor.numerator // factor.denominator)
 
 
 def fits_any(model: str, globs: Iterable[str]) -> bool:

@@ -10,14 +10,13 @@ from urllib.parse import quote, urlencode
 
 import certifi
 from sqlalchemy import URL, Connection, event, make_url
-from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
-from sqlalchemy.pool import ConnectionPoolEntry
 
 from billing.money.errors import StoreUnavailable
 from billing.storage.private_files import make_private
+from billing.storage.sqlite_connection import connect as connect_sqlite
 from config.store_urls import SQLALCHEMY_FIELDS, SYSTEM_ROOTS
 
 OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
@@ -37,6 +36,7 @@ class Database:
         """
         self.url = make_url(url)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
+        self._timeout_seconds, self._writing = timeout_seconds, asyncio.Lock()
         if self.is_sqlite:
             self.engine = _sqlite(self.url, timeout_seconds, transactions=True)
             self.reader = _sqlite(self.url, timeout_seconds, transactions=False)
@@ -56,8 +56,21 @@ class Database:
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed at the end, rolled back on any exception. Raises StoreUnavailable."""
         with _translated():
-            async with self.engine.begin() as connection:
+            async with self._turn(), self.engine.begin() as connection:
                 yield connection
+
+    @asynccontextmanager
+    async def _turn(self) -> AsyncIterator[None]:
+        """Let writers of this process into SQLite one by one: who waits for its lock sleeps up to 0.1 s."""
+        if not self.is_sqlite:
+            yield
+            return
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._writing.acquire()
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     @asynccontextmanager
     async def snapshot(self) -> AsyncIterator[AsyncConnection]:
@@ -87,7 +100,10 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
     # a reader has nothing to roll back, and asking for it costs a third of a small read
     reset = "rollback" if transactions else None
     engine = create_async_engine(
-        url, connect_args={"timeout": timeout_seconds}, hide_parameters=True, pool_reset_on_return=reset
+        url,
+        connect_args={"timeout": timeout_seconds, "async_creator_fn": connect_sqlite},
+        hide_parameters=True,
+        pool_reset_on_return=reset,
     )
 
     @event.listens_for(engine.sync_engine, "do_connect")
@@ -96,17 +112,6 @@ def _sqlite(url: URL, timeout_seconds: int | float, *, transactions: bool) -> As
     ) -> None:  # not before: who only asks whether there is a ledger leaves no trace
         if url.database and url.database != ":memory:":
             make_private(Path(url.database))
-
-    @event.listens_for(engine.sync_engine, "connect")
-    def configure(connection: DBAPIConnection, _entry: ConnectionPoolEntry) -> None:
-        cursor = connection.cursor()
-        # a row that OR REPLACE takes away is then a deleted one to our triggers
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
-            cursor.execute(f"PRAGMA {pragma}")
-        cursor.close()
-        # The driver must not open transactions by itself: we say BEGIN IMMEDIATE, so that a write
-        # transaction waits for the lock at its start and never fails half-way with "database is locked".
-        connection.isolation_level = None
 
     if transactions:
 

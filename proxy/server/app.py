@@ -115,19 +115,10 @@ class Application:
 async def _answer(wired: Wired, client: ClientConnection) -> None:
     services, path, method = wired.services, client.path, client.method
     request = GatewayRequest(services, client, method, path, client.headers, client.query, client.peer)
-    client.interruption = request.interruption
-    if b"origin" in client.headers.by_name:
-        origin = await services.token_origins.sharing(method, request.headers)
-        if origin is not None and not is_voice(method, path):
-            request.client = SharedClient(client, shared_headers(origin))
-            if method == "OPTIONS":
-                await client.respond(204, [*shared_headers(origin), *PREFLIGHT], b"")
-                return
-    if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
-        await answer_models(request)
-        return
-    client.on_lost = request.client_left
+    client.interruption, client.on_lost = request.interruption, request.client_left
     try:
+        if b"origin" in client.headers.by_name and await _is_preflight(request, client):
+            return
         await _line_of(request, wired)
     except Exception:
         # the edge: a fault of ours becomes a 500 in OpenAI's shape (or a broken connection), never a wrong answer
@@ -137,11 +128,25 @@ async def _answer(wired: Wired, client: ClientConnection) -> None:
         client.on_lost = None
 
 
+async def _is_preflight(request: GatewayRequest, client: ClientConnection) -> bool:
+    """Share the answer with the page of another origin that asks, if it may; True when the question is answered."""
+    origin = await request.services.token_origins.sharing(request.method, request.headers)
+    if origin is None or is_voice(request.method, request.path):
+        return False
+    request.client = SharedClient(client, shared_headers(origin))
+    if request.method == "OPTIONS":
+        await client.respond(204, [*shared_headers(origin), *PREFLIGHT], b"")
+        return True
+    return False
+
+
 def _line_of(request: GatewayRequest, wired: Wired) -> Coroutine[Any, Any, None]:
     """Line that answers a request of its kind, to be awaited."""
     method, path = request.method, request.path
     if (method, path) in METERED:
         return Exchange(request).run()
+    if method == "GET" and (path == MODELS_PATH or path.startswith(MODEL_PREFIX)):
+        return answer_models(request)
     if (method, path) == ("POST", BATCHES_PATH):
         return BatchExchange(request).run()
     if path.startswith(VOICE_PREFIX) and is_voice(method, path):

@@ -4,13 +4,13 @@ import ast
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.support.servers import ROOT
+from tests.support.source_trees import nodes_in, tree_of
 
 PACKAGES = ("proxy", "billing", "config")
 SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -53,15 +53,6 @@ def for_every_source(rule: Callable[[Path], None]) -> Callable[[], None]:
     return test
 
 
-@cache
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(), name_of(path))
-
-
-def places(path: Path, *kinds: type[ast.AST]) -> Iterator[ast.AST]:
-    return (node for node in ast.walk(tree_of(path)) if isinstance(node, kinds))
-
-
 def test_the_rules_look_at_the_whole_product() -> None:
     assert len(SOURCES) > 40
     assert {name_of(path) for path in SOURCES} >= {
@@ -91,7 +82,7 @@ def test_no_float_touches_money(module: str) -> None:
 
 def enclosing(path: Path, line: int) -> str:
     """The function around a line."""
-    for node in places(path, ast.FunctionDef, ast.AsyncFunctionDef):
+    for node in nodes_in(path, ast.FunctionDef, ast.AsyncFunctionDef):
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         if node.lineno <= line <= (node.end_lineno or 0):
             return node.name
@@ -115,7 +106,7 @@ def test_the_money_core_reads_no_clock_and_does_no_io(module: str) -> None:
         "threading",
     }
     imported = set()
-    for node in places(ROOT / "billing" / f"{module}.py", ast.Import, ast.ImportFrom):
+    for node in nodes_in(ROOT / "billing" / f"{module}.py", ast.Import, ast.ImportFrom):
         if isinstance(node, ast.Import):
             imported |= {alias.name.partition(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -126,7 +117,7 @@ def test_the_money_core_reads_no_clock_and_does_no_io(module: str) -> None:
 @for_every_source
 def test_there_is_no_global_and_no_mutable_module_state(path: Path) -> None:
     tree = tree_of(path)
-    assert not [node for node in ast.walk(tree) if isinstance(node, ast.Global)]
+    assert list(nodes_in(path, ast.Global)) == []
     for node in tree.body:
         if isinstance(node, ast.Assign):
             names, value = [target.id for target in node.targets if isinstance(target, ast.Name)], node.value
@@ -139,7 +130,7 @@ def test_there_is_no_global_and_no_mutable_module_state(path: Path) -> None:
                 f"{name_of(path)}:{node.lineno}: {names}"
             )
             for name in names:
-                assert not mutations(tree, name), f"{name_of(path)}: {name} is changed at {mutations(tree, name)}"
+                assert not mutations(path, name), f"{name_of(path)}: {name} is changed at {mutations(path, name)}"
 
 
 def is_mutable(value: ast.AST) -> bool:
@@ -148,7 +139,7 @@ def is_mutable(value: ast.AST) -> bool:
     return isinstance(value, ast.Call) and isinstance(value.func, ast.Name) and value.func.id in MUTABLE
 
 
-def mutations(tree: ast.Module, name: str) -> list[int]:
+def mutations(path: Path, name: str) -> list[int]:
     """Lines that change the object of that name."""
     changing = {
         "append",
@@ -164,7 +155,7 @@ def mutations(tree: ast.Module, name: str) -> list[int]:
         "popitem",
     }
     found = []
-    for node in ast.walk(tree):
+    for node in nodes_in(path, ast.Call, ast.Subscript, ast.AugAssign):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in changing:
             target: ast.AST = node.func.value
         elif isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
@@ -180,7 +171,7 @@ def mutations(tree: ast.Module, name: str) -> list[int]:
 
 @for_every_source
 def test_functions_stay_readable(path: Path) -> None:
-    for node in places(path, ast.FunctionDef, ast.AsyncFunctionDef):
+    for node in nodes_in(path, ast.FunctionDef, ast.AsyncFunctionDef):
         assert isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
         lines = (node.end_lineno or 0) - node.lineno + 1
         # a migration is one list of columns, and the command line one list of commands
@@ -190,7 +181,7 @@ def test_functions_stay_readable(path: Path) -> None:
 
 @for_every_source
 def test_anything_is_caught_only_where_the_work_must_go_on(path: Path) -> None:
-    for node in places(path, ast.ExceptHandler):
+    for node in nodes_in(path, ast.ExceptHandler):
         assert isinstance(node, ast.ExceptHandler)
         assert node.type is not None, f"{name_of(path)}:{node.lineno}: a bare except"
         caught = {ast.unparse(part) for part in (node.type.elts if isinstance(node.type, ast.Tuple) else [node.type])}
@@ -206,7 +197,7 @@ def test_anything_is_caught_only_where_the_work_must_go_on(path: Path) -> None:
 
 @for_every_source
 def test_invariants_raise_and_never_assert(path: Path) -> None:
-    assert not [node.lineno for node in places(path, ast.Assert) if isinstance(node, ast.Assert)]
+    assert not [node.lineno for node in nodes_in(path, ast.Assert) if isinstance(node, ast.Assert)]
 
 
 @for_every_source

@@ -34,7 +34,7 @@ def notices() -> Iterator[tuple[str, list[tuple[bytes, str]]]]:
             pass
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), App)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     yield f"http://127.0.0.1:{server.server_address[1]}/hooks", taken
     server.shutdown()
     server.server_close()

@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,11 @@ def other_value(section: str, key: str) -> Any:
     return f"other {key}"
 
 
+@cache
+def shipped_settings() -> Settings:
+    return load_settings(SHIPPED, {})
+
+
 @pytest.mark.parametrize(("section", "key"), KEYS)
 def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, key: str) -> None:
     value = other_value(section, key)
@@ -188,10 +194,8 @@ def test_every_key_can_be_set_from_the_environment_over_the_file(section: str, k
     raw = value if isinstance(value, str) else json.dumps(value)
     needs = NEEDS.get(key, [])
     extra = {f"TOLLKEEPER_{other}__{name}".upper(): text for other, name, text in needs}
-    before, after = (
-        load_settings(SHIPPED, {}),
-        load_settings(SHIPPED, {f"TOLLKEEPER_{section}__{key}".upper(): raw, **extra}),
-    )
+    before = shipped_settings()
+    after = load_settings(SHIPPED, {f"TOLLKEEPER_{section}__{key}".upper(): raw, **extra})
     found = plain(getattr(getattr(after, section), key))
     assert found == value
     assert type(found) is type(plain(getattr(getattr(before, section), key)))

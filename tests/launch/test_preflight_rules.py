@@ -50,7 +50,8 @@ def test_clocks_apart() -> None:
     assert states(clock_checks(here)) == {"Redis": "FAIL", "PostgreSQL": "FAIL", "OpenAI": "PASS"}
 
 
-async def test_live_mode_is_right_and_asks_for_tls() -> None:
+async def test_live_mode_is_right_and_asks_for_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stripe._http_client.HTTPClient._sleep_time_seconds", lambda *_: 0)  # before it tries again
     keys = StripeKeys(Secret("sk_live_x"), (Secret("whsec_x"),))
     live = Settings(stripe=Stripe(livemode=True, api_base="http://127.0.0.1:9"))
     assert states(await stripe_checks(site(live, stripe=keys)))["mode"] == "PASS"

@@ -15,10 +15,10 @@ from typing import Any
 from urllib.parse import parse_qs, quote_plus, urlencode, urlsplit
 
 import jwt
-from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
 
-KEY = rsa.generate_private_key(65_537, 2_048)
+from tests.support.rsa_keys import rsa_key
+
 CLIENT, SECRET = "tollkeeper-admin", "s3cret/with+signs"
 PERSON = {"sub": "u1", "email": "ann@example.com", "email_verified": True}
 
@@ -28,7 +28,7 @@ class Idp:
 
     def __init__(self, callback: str = "", host: str = "127.0.0.1") -> None:
         """`host`: by what name it is known; "localhost" is another site than 127.0.0.1 for a browser."""
-        self.callback, self.claims, self.signing_key = callback, dict[str, Any](), KEY
+        self.callback, self.claims, self.signing_key = callback, dict[str, Any](), rsa_key("provider")
         self.document_changes, self.down, self.kid = dict[str, Any](), False, "first"
         self.public_client, self.described = False, 0
         self.grants: dict[str, dict[str, str]] = {}
@@ -48,7 +48,7 @@ class Idp:
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.url = f"http://{host}:{self.server.server_address[1]}"
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self) -> None:
         self.server.shutdown()
@@ -57,7 +57,7 @@ class Idp:
     def reset(self) -> None:
         """As it was at first."""
         self.claims, self.document_changes, self.down, self.public_client = {}, {}, False, False
-        self.signing_key, self.kid = KEY, "first"
+        self.signing_key, self.kid = rsa_key("provider"), "first"
 
     def document(self) -> dict[str, Any]:
         return {
@@ -78,7 +78,7 @@ class Idp:
         elif path == "/.well-known/openid-configuration":
             send(handler, 200, self.document())
         elif path == "/jwks":
-            published = RSAAlgorithm.to_jwk(KEY.public_key(), as_dict=True)
+            published = RSAAlgorithm.to_jwk(rsa_key("provider").public_key(), as_dict=True)
             send(handler, 200, {"keys": [{**published, "kid": "first", "use": "sig"}]})
         elif path == "/authorize":
             location = self.authorize({name: values[0] for name, values in parse_qs(query).items()})

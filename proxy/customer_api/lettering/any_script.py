@@ -22,6 +22,7 @@ class AnyScript(Flowable):  # type: ignore[misc]
         super().__init__()
         self._text, self._faces, self._size, self._leading = text, faces, size, leading
         self._base = base_level(text)
+        self._widths: dict[str, float] = {}
         self._lines: list[str] = []  # with the blanks that they were broken behind
 
     def wrap(self, available_width: float, available_height: float) -> tuple[float, float]:  # noqa: ARG002 - reportlab's
@@ -97,12 +98,14 @@ class AnyScript(Flowable):  # type: ignore[misc]
     def _width(self, text: str) -> float:
         if not text:
             return 0.0
-        runs = self._faces.runs(text, levels(text, self._base))
-        return sum(map(self._faces.width, runs)) * self._size
+        if text not in self._widths:
+            runs = self._faces.runs(text, levels(text, self._base))
+            self._widths[text] = sum(map(self._faces.width, runs)) * self._size
+        return self._widths[text]
 
     def _part(self, lines: list[str]) -> Flowable:
         part = AnyScript("".join(lines), self._faces, self._size, self._leading)
-        part._base = self._base
+        part._base, part._widths = self._base, self._widths
         return part
 
 

@@ -62,6 +62,8 @@ class Faces:
     def __init__(self) -> None:
         """Open nothing yet."""
         self._fonts: dict[int, Any] = {}
+        self._chosen: dict[tuple[str, int], int] = {}
+        self._widths: dict[Run, float] = {}
         self._draw = uharfbuzz.DrawFuncs()
         self._draw.set_move_to_func(lambda x, y, found: found.append(("m", x, y)))
         self._draw.set_line_to_func(lambda x, y, found: found.append(("l", x, y)))
@@ -83,8 +85,11 @@ class Faces:
 
     def width(self, run: Run) -> float:
         """Return a run's width in parts of the font's size."""
-        font = self._font(run.face)
-        return float(sum(at.x_advance for at in _set(font, run).glyph_positions) / font.face.upem)
+        if run not in self._widths:  # a line is measured again on every page that it may end on
+            font = self._font(run.face)
+            advances = (at.x_advance for at in _set(font, run).glyph_positions)
+            self._widths[run] = float(sum(advances) / font.face.upem)
+        return self._widths[run]
 
     def shape(self, run: Run) -> Shaped:
         """Return a run as it is drawn."""
@@ -101,9 +106,10 @@ class Faces:
 
     def _face_of(self, sign: str, before: int) -> int:
         """Return the font for a character: the one before it where that has it."""
-        order = range(len(FILES)) if before < 0 else (before, *range(len(FILES)))
-        has = partial(self._has, sign)
-        return next(filter(has, order), 0)
+        if (sign, before) not in self._chosen:
+            order = range(len(FILES)) if before < 0 else (before, *range(len(FILES)))
+            self._chosen[sign, before] = next(filter(partial(self._has, sign), order), 0)
+        return self._chosen[sign, before]
 
     def _has(self, sign: str, face: int) -> bool:
         return bool(self._font(face).get_nominal_glyph(ord(sign)))

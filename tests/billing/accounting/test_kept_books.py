@@ -15,6 +15,7 @@ from billing.money.amounts import Millicredits
 from billing.money.credits.expiring import mark_of
 from billing.money.postings import PLAIN, GrantTerms, expiry_posting, purchase_postings
 from tests.support.charges import MODELS, run_sql, settled
+from tests.support.copied_ledgers import filled_once
 from tests.support.stores import Books
 
 DAY = 86_400_000
@@ -27,6 +28,12 @@ def at(day: date, hour: int = 12) -> int:
 
 
 async def history(books: Books, clock: Callable[[int], None]) -> list[str]:
+    accounts = await filled_once(books, lambda: five_months(books, clock), five_months)
+    clock(at(LAST))
+    return accounts
+
+
+async def five_months(books: Books, clock: Callable[[int], None]) -> list[str]:
     """Five months of six accounts: bought with a bonus, granted, taken by hand, used, also below zero."""
     rng = random.Random(3)
     clock(at(BEGAN))

@@ -6,7 +6,7 @@ import pytest
 
 from billing.money.amounts import Millicredits
 from billing.money.errors import AccountNotFound
-from billing.money.holds import Budget, Checkpoint, Gone, Held, KeyLimits, Reading, Refused, Settled
+from billing.money.holds import Budget, Checkpoint, Gone, Held, KeyLimits, Leads, Reading, Refused, Settled
 from tests.support.stores import Books, record, request
 
 pytestmark = pytest.mark.asyncio
@@ -320,7 +320,7 @@ async def test_every_answer_to_a_hold_says_how_far_the_minutes_are_used_up(books
     found = await books.store.hold(request("no", account, 1, limits, tokens=1))
     assert (isinstance(found, Refused), near(found, 60_000_000, 42_000_000)) == (True, True)
     unlimited = await books.store.hold(request("r5", account, 1))
-    assert unlimited.leads == (0, 0)
+    assert unlimited.leads == Leads(0, 0)
 
 
 async def test_concurrency(books: Books) -> None:

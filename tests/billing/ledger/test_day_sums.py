@@ -27,6 +27,7 @@ from billing.ledger.usage_rows import UsageFilters
 from billing.money.amounts import Millicredits
 from billing.money.holds import Entry
 from tests.support.charges import MODELS, NOW, run_sql, settled
+from tests.support.copied_ledgers import filled_once
 from tests.support.stores import Books, close_books, open_books
 
 DAY = 86_400_000
@@ -36,6 +37,12 @@ GROUPS = ("day", "key", "model", "endpoint")
 
 
 async def booked(books: Books, clock: Callable[[int], None]) -> list[str]:
+    accounts = await filled_once(books, lambda: charged(books, clock), charged)
+    clock(NOW)
+    return accounts
+
+
+async def charged(books: Books, clock: Callable[[int], None]) -> list[str]:
     """Two accounts with charges of fifty days: some free, some with a loss, some booked on the day after they were asked for."""
     rng = random.Random(11)
     clock(NOW - DAYS * DAY)

@@ -16,6 +16,7 @@ from billing.storage.tables.core import rate_activations, rate_cards, transfers
 from billing.storage.tables.operations import audit_log
 from billing.storage.tables.plans import plan_assignments, price_plans
 from tests.support.charges import settled
+from tests.support.copied_ledgers import filled_once
 from tests.support.stores import Books
 
 TABLES = {
@@ -24,6 +25,10 @@ TABLES = {
 
 
 async def filled(sql: Books) -> str:
+    return await filled_once(sql, lambda: with_every_kind(sql), with_every_kind)
+
+
+async def with_every_kind(sql: Books) -> str:
     """An account with a grant, a charge, audit rows and an active card."""
     account = await sql.account(1_000)
     await sql.ledger.post([settled("c1", account, 1)])

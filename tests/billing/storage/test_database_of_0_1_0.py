@@ -6,8 +6,10 @@ charge that no flush had taken and one hold whose process died behind its checkp
 
 import json
 import lzma
+import tempfile
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,7 @@ from billing.money.holds import Held, Settled
 from billing.payments.purchase_store import PurchaseStore
 from billing.storage.database import Database
 from billing.storage.migrate import current_revision, migrate, newest_revision
+from tests.support.schema import in_thread, migrated
 from tests.support.stores import Books, close_books, open_books, record, request
 
 MADE = Path(__file__).parents[2] / "samples" / "database_of_0_1_0"
@@ -42,20 +45,32 @@ RICH, POOR = FACTS["rich"], FACTS["poor"]
 REVISION = "0009"
 
 
+@cache
+def as_left(name: str) -> bytes:
+    return lzma.decompress((MADE / f"{name}.xz").read_bytes())
+
+
 @pytest.fixture
 def left(folder: Path) -> Path:
     """The two files as 0.1.0 left them."""
     for name in ("ledger.db", "embedded.db"):
-        (folder / name).write_bytes(lzma.decompress((MADE / f"{name}.xz").read_bytes()))
+        (folder / name).write_bytes(as_left(name))
     return folder
+
+
+@cache
+def as_migrated() -> bytes:
+    """The ledger as a service migrates it: once for all tests that read it."""
+    with tempfile.TemporaryDirectory() as place:
+        (Path(place) / "ledger.db").write_bytes(as_left("ledger.db"))
+        in_thread(migrated(url_of(Path(place)), served=False))
+        return (Path(place) / "ledger.db").read_bytes()
 
 
 @pytest.fixture
 async def kept(left: Path) -> AsyncIterator[Books]:
     """The ledger and the embedded store, opened as a service opens them."""
-    database = Database(url_of(left), 1, 10)
-    await migrate(database)
-    await database.close()
+    (left / "ledger.db").write_bytes(as_migrated())
     opened = await open_books(left, "")
     yield opened
     await close_books(opened)

@@ -39,8 +39,11 @@ def kills(folder: Path, size: int, seed: int) -> Figures:
     }
 
 
-def lost_replies(folder: Path, size: int, seed: int) -> Figures:
-    """Lose, cut and delay so many replies of Redis, of PostgreSQL and of upstream, all at the same time."""
+def lost_replies(folder: Path, size: int, seed: int, **more: str) -> Figures:
+    """Lose, cut and delay so many replies of Redis, of PostgreSQL and of upstream, all at the same time.
+
+    `more`: settings of the server, by their names in its environment.
+    """
     with contextlib.ExitStack() as stack:
         sandbox = start_sandbox()
         stack.callback(sandbox.stop)
@@ -60,6 +63,7 @@ def lost_replies(folder: Path, size: int, seed: int) -> Figures:
             "TOLLKEEPER_LOG__ACCESS": "false",
             "TOLLKEEPER_LISTEN__WORKERS": "2",
             "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "5",
+            **more,
         }
         server = Tollkeeper(folder, environment)
         stack.callback(server.kill)

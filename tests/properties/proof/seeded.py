@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from tests.faults.load import STORM_ENVIRONMENT, Load, assert_books_match_the_record, storm
 from tests.properties.metering_walk import walked
+from tests.properties.proof.bad_weather import lost_replies
 from tests.properties.proof.overspend import peers_cases, served
 from tests.properties.proof.part import Figures
 from tests.support.exact_k import check_exactly
@@ -14,7 +15,7 @@ from tests.support.servers import ROOT
 
 START = 1_000_000_000
 FEW, FEW_CASES = 37, 3
-REQUESTS, KILLS, EXCHANGES = 120, 12, 240
+REQUESTS, KILLS, EXCHANGES, FAULTS = 120, 12, 240, 20
 BUGS = Path(__file__).parent / "bugs"
 
 NOT_SERVED = ("readyz is green", "serve ended with")
@@ -53,6 +54,11 @@ def kills(folder: Path, seed: int, environment: dict[str, str]) -> None:
         assert_books_match_the_record(account, sandbox, load, START)
 
 
+def weather(folder: Path, seed: int, environment: dict[str, str]) -> None:
+    """Replies of every store and of upstream, lost."""
+    lost_replies(folder, FAULTS, seed, **environment)
+
+
 def walk(folder: Path, seed: int, environment: dict[str, str]) -> None:
     """A random walk over everything that is metered."""
     with walked(folder, seed, **environment) as found:
@@ -83,13 +89,19 @@ SEEDED = (
     Seeded("a_cut_is_free", "what upstream's cut had shown before is free", walk),
     Seeded("calls_are_free", "calls of hosted tools are left out of the price", walk),
     Seeded("errors_are_charged", "an upstream's error is charged", walk),
+    Seeded("tiers_cost_alike", "every service tier is charged at the default one's price", walk),
+    Seeded("an_error_in_a_stream_is_charged", "a stream that ends in an error before any output is charged", walk),
+    Seeded("orphans_are_free", "what died requests owed is not charged", kills),
+    Seeded("acknowledged_before_it_is_booked", "the flush forgets a charge before SQL has it", weather),
+    Seeded("reasoning_is_free", "what a model thinks is left out of the price", walk),
+    Seeded("settled_twice", "a settle that is asked for again is charged again", weather),
 )
 
 
 def harness(folder: Path, size: int, seed: int) -> Figures:
     """Put the first `size` of them in, one by one; fail where one is not found, or a check fails without any."""
     for place, check in enumerate({bug.check for bug in SEEDED[:size]}):
-        (clean := folder / f"clean {place}").mkdir()
+        (clean := folder / f"clean-{place}").mkdir()
         check(clean, seed, {})
     missed = [bug.what for place, bug in enumerate(SEEDED[:size]) if not is_found(bug, folder / str(place), seed)]
     assert not missed, missed

@@ -8,7 +8,6 @@ from typing import Any
 import httpx
 import jwt
 import pytest
-from cryptography.hazmat.primitives.asymmetric import rsa
 from starlette.applications import Starlette
 
 from billing.ledger.admins import Admins
@@ -25,11 +24,12 @@ from proxy.admin.sign_in.pages import SignInPages
 from proxy.web.auth_failures import AuthFailures
 from proxy.web.rejections import Rejection
 from tests.support.identity import CLIENT, SECRET, Idp, query_of
+from tests.support.rsa_keys import rsa_key
 from tests.support.stores import Books, close_books, open_books
 
 ADMIN = "http://admin.test"
 CALLBACK = f"{ADMIN}/admin/sign-in/callback"
-STRANGER = rsa.generate_private_key(65_537, 2_048)
+STRANGER = rsa_key("stranger")
 ROLES = {"ann@example.com": "finance", "@example.org": "viewer", "group:Tollkeeper owners": "owner"}
 
 

@@ -20,10 +20,11 @@ from proxy.admin.identity.oidc import TokenChecker
 from proxy.web.rejections import Rejection
 from tests.support import web
 from tests.support.customers import new_customer
+from tests.support.rsa_keys import rsa_key
 from tests.support.servers import Sandbox, Tollkeeper, wait_until
 
 ISSUER, AUDIENCE = "https://id.example.com/", "tollkeeper"
-RSA_KEY, OTHER_KEY = rsa.generate_private_key(65_537, 2_048), rsa.generate_private_key(65_537, 2_048)
+RSA_KEY, OTHER_KEY = rsa_key("provider"), rsa_key("stranger")
 EC_KEY = ec.generate_private_key(ec.SECP256R1())
 
 
@@ -48,7 +49,7 @@ class Issuer:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
 
     @property
     def url(self) -> str:

@@ -16,6 +16,7 @@ from proxy.cli import main as command_line
 from proxy.cli.parser.sentences import ARGUMENTS, EXAMPLES
 from proxy.cli.parser.table import TABLE
 from tests.support.command import run_command
+from tests.support.schema import lay_sqlite
 from tests.support.servers import ROOT, Tollkeeper
 
 COMMAND = [sys.executable, "-m", "proxy.cli"]
@@ -118,8 +119,14 @@ def test_a_mistake_is_one_line_with_what_was_meant_and_no_wall(typed: str, said:
     assert said in json.loads(as_json.stdout)["error"]
 
 
+def with_ledger(folder: Path) -> Tollkeeper:
+    """A place where a ledger is, which is quicker than to let a command begin one."""
+    lay_sqlite(folder / "var" / "tollkeeper.db")
+    return Tollkeeper(folder, {})
+
+
 def test_json_and_config_stand_anywhere(folder: Path) -> None:
-    server = Tollkeeper(folder, {})
+    server = with_ledger(folder)
     server.cli("account", "create", "Acme")
     (folder / "other.toml").write_text("")
     for words in (
@@ -134,12 +141,12 @@ def test_json_and_config_stand_anywhere(folder: Path) -> None:
 
 
 def test_a_word_after_two_dashes_is_a_value(folder: Path) -> None:
-    server = Tollkeeper(folder, {})
+    server = with_ledger(folder)
     assert "(--json)" in server.run("account", "create", "--", "--json").stdout
 
 
 def test_an_account_may_be_called_by_its_name(folder: Path) -> None:
-    server = Tollkeeper(folder, {})
+    server = with_ledger(folder)
     first = server.cli("account", "create", "Acme Ltd")["accountId"]
     assert server.cli("account", "show", "Acme Ltd")["accountId"] == first
     assert server.cli("grant", "Acme Ltd", "5", "--reason", "pilot")["accountId"] == first
@@ -151,7 +158,7 @@ def test_an_account_may_be_called_by_its_name(folder: Path) -> None:
 
 
 def test_a_list_of_accounts_is_searched_and_bounded(folder: Path) -> None:
-    server = Tollkeeper(folder, {})
+    server = with_ledger(folder)
     for name in ("Alpha", "Beta", "Alphabet"):
         server.cli("account", "create", name)
 
@@ -166,7 +173,7 @@ def test_a_list_of_accounts_is_searched_and_bounded(folder: Path) -> None:
 
 
 def test_every_listing_has_a_line_of_headers(folder: Path) -> None:
-    server = Tollkeeper(folder, {})
+    server = with_ledger(folder)
     account = server.cli("account", "create", "Acme")["accountId"]
     server.cli("admin", "create", "Ada", "--role", "owner")
     server.cli("grant", account, "5", "--reason", "pilot")

@@ -153,7 +153,7 @@ async def test_what_a_restricted_key_may_not_do_is_a_refusal_and_quotes_no_key()
 
 
 async def test_the_loop_turns_while_stripe_thinks(fake: tuple[FakeServer, str], gateway: StripeGateway) -> None:
-    fake[0].slow_seconds = 0.5
+    fake[0].slow_seconds = 0.3
     turns = 0
 
     async def count() -> None:

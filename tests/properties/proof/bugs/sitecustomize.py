@@ -21,6 +21,14 @@ def charge_is_the_hold(scripts):
     script(scripts, b"local charged = due\n", b"local charged = amount\n")
 
 
+def settled_twice(scripts):
+    script(scripts, b"redis.call('DEL', hold)\n", b"")
+
+
+def orphans_are_free(scripts):
+    script(scripts, b"local due, record = tonumber(h[1]), h[2]", b"local due, record = 0, h[2]")
+
+
 def script(scripts, before, after):
     load = scripts.load_scripts
 
@@ -44,6 +52,11 @@ def input_is_free(model_rates):
     model_rates.scaled_cost = lambda card, usage: (
         right(card, usage) - min(right(card, usage), usage.input_tokens * card.input)
     )
+
+
+def reasoning_is_free(model_rates):
+    right = model_rates.scaled_cost
+    model_rates.scaled_cost = lambda card, usage: right(card, usage) - usage.reasoning_tokens * card.output
 
 
 def cached_costs_twice(model_rates):
@@ -70,6 +83,28 @@ def last_of_a_batch_is_lost(ledger):
         return await right(self, connection, entries[:-1] if len(entries) > 1 else entries)
 
     ledger.Ledger._book = book
+
+
+def acknowledged_before_it_is_booked(flush):
+    async def lane(journal, ledger, entries):
+        await journal.acknowledge(entries)
+        return len((await ledger.post_bookable(entries))[0])
+
+    flush._flush_lane = lane
+
+
+def tiers_cost_alike(models):
+    right = models.Model.tier
+    models.Model.tier = lambda self, _name: right(self, "default")
+
+
+def an_error_in_a_stream_is_charged(settlement):
+    right = settlement.decide_settlement
+
+    async def decide(services, terms, plan, report, observed, *rest, **named):
+        return await right(services, terms, plan, report, observed._replace(errored=False), *rest, **named)
+
+    settlement.decide_settlement = decide
 
 
 def leaving_is_free(settlement):
@@ -132,6 +167,12 @@ def charged_under_two_ids(store):
 PLACES = {
     "stale_balance": "billing.balances.redis.scripts",
     "hold_is_kept": "billing.balances.redis.scripts",
+    "settled_twice": "billing.balances.redis.scripts",
+    "orphans_are_free": "billing.balances.redis.scripts",
+    "acknowledged_before_it_is_booked": "billing.ledger.flush",
+    "reasoning_is_free": "billing.money.model_rates",
+    "tiers_cost_alike": "billing.money.catalogue.models",
+    "an_error_in_a_stream_is_charged": "proxy.gateway.settlement",
     "charge_is_the_hold": "billing.balances.redis.scripts",
     "floor": "billing.money.amounts",
     "input_is_free": "billing.money.model_rates",

@@ -20,8 +20,6 @@ from proxy.web.rejections import Rejection
 from sandbox.openai.tokens.count import count_chat, count_legacy, load_encoding
 from tests.support.counting import TOKENIZER
 
-O200K = load_encoding("o200k_base")
-
 TEXTS = st.one_of(
     st.text(max_size=60),
     st.text(alphabet="漢字かな交じり文", max_size=80),
@@ -104,7 +102,7 @@ CHATS = st.fixed_dictionaries(
 def test_both_bounds_cover_what_the_upstream_counts(body: dict[str, Any], compact: bool, ascii_only: bool) -> None:
     separators = (",", ":") if compact else (", ", ": ")
     raw = json.dumps(body, separators=separators, ensure_ascii=ascii_only).encode("utf-8", "replace")
-    billed = count_chat(O200K, "gpt-4o", json.loads(raw)).total
+    billed = count_chat(load_encoding("o200k_base"), "gpt-4o", json.loads(raw)).total
     parsed = parse_chat(raw)
     assert parsed.input_bytes_bound >= billed
     texts, framing = chat_texts(raw)
@@ -118,7 +116,7 @@ def test_without_tools_the_count_is_exact(messages: list[dict[str, Any]]) -> Non
     raw = json.dumps({"model": "gpt-4o", "messages": messages}).encode()
     texts, framing = chat_texts(raw)
     counted = asyncio.run(TOKENIZER.count("gpt-4o", texts)) + framing
-    assert counted == count_chat(O200K, "gpt-4o", json.loads(raw)).total
+    assert counted == count_chat(load_encoding("o200k_base"), "gpt-4o", json.loads(raw)).total
 
 
 @settings(max_examples=60, deadline=None)

@@ -86,14 +86,14 @@ def charger(books: Books, upstream: Upstream | None = None, **settings: Any) -> 
 async def flush_on(books: Books) -> None:
     while True:
         await books.flush()
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.01)
 
 
 async def run(books: Books, charge: StorageCharge) -> None:
     """Steps, with what is settled flushed beside them, until nothing is left to do."""
     flushing = asyncio.create_task(flush_on(books))
     while await charge.step():
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0.02)
     flushing.cancel()
     await asyncio.gather(flushing, return_exceptions=True)
 
