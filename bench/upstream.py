@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import ssl
 import sys
 from functools import cache
@@ -11,6 +12,7 @@ import uvloop
 BYTES_PER_TOKEN = 10
 """Long tokens: a megabyte must fit the model's window, or its usage is not believed and counted."""
 USAGE = {"prompt_tokens": 250, "completion_tokens": 50, "total_tokens": 300}
+STREAMS = re.compile(rb'"stream": ?true')
 PAD = "lorem ipsum dolor sit amet " * 30
 
 
@@ -83,7 +85,7 @@ class Static(asyncio.Protocol):
         if len(self.buffer) < end + 4 + length:
             return
         body, self.buffer = self.buffer[end + 4 : end + 4 + length], self.buffer[end + 4 + length :]
-        if b'"stream":true' in body:
+        if STREAMS.search(body):
             self.transport.write(self.head)
             self.sequence = self.chunks[:-2] * self.repeat + self.chunks[-2:]
             self._next(0)

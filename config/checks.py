@@ -10,11 +10,10 @@ from urllib.parse import SplitResult, urlsplit
 from config.app import DARK_GROUND, LEAST_CONTRAST, LIGHT_GROUND, contrast_tenths
 from config.errors import ConfigError, raise_problems
 from config.settings import Settings, variable_of
-from config.store_urls import SECRET_FIELDS, fields_of, find_url_problems
+from config.store_urls import SECRET_FIELDS, fields_of, find_url_problems, password_of
 from config.upstreams import find_upstream_problems, is_plain_url
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
-REDIS_SCHEMES = ("redis", "rediss", "unix")
 AMOUNT = "amount"
 """Stands for a package where the buyer named the amount."""
 
@@ -40,10 +39,9 @@ def find_passwords(settings: Settings, where: str, overridden: Mapping[str, str]
     `overridden`: dotted key → variable, of what the environment says.
     """
     for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
-        parts = _parts(url)
-        if key in overridden or parts is None:
+        if key in overridden:
             continue
-        if parts.password or any(name in SECRET_FIELDS for name in fields_of(url)):
+        if password_of(url) or any(name in SECRET_FIELDS for name in fields_of(url)):
             name = variable_of(key)
             yield ConfigError(
                 where,
@@ -179,16 +177,7 @@ def _check_database(settings: Settings, where: str) -> Iterator[ConfigError]:
 
 
 def _check_redis(settings: Settings, where: str) -> Iterator[ConfigError]:
-    url = settings.redis.url
-    parts = _parts(url)
-    if url and (parts is None or parts.scheme not in REDIS_SCHEMES):
-        yield ConfigError(
-            where,
-            "redis.url",
-            "is not a Redis URL",
-            'write redis://host:port/0, rediss:// for TLS, or "" for the embedded store',
-        )
-    elif url:
+    if url := settings.redis.url:
         for problem in find_url_problems(url):
             yield ConfigError(where, "redis.url", problem.reason, problem.fix)
 

@@ -16,6 +16,7 @@ import certifi
 import pytest
 
 from tests.support.live import Live, run_sql, start_bank, stripe_environment
+from tests.support.redis_groups import RedisCluster, started
 from tests.support.schema import in_thread, migrated
 from tests.support.servers import (
     MAY_SERVE,
@@ -38,10 +39,10 @@ GC_THRESHOLDS = (50_000, 20, 50)
 """Nine thousand tests are no garbage: looking for some among them took a third of what collecting them takes."""
 
 
-_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "live", "stack"})
+_SERVERS = frozenset({"postgres_url", "session_sandbox", "redis_server", "redis_cluster", "live", "stack"})
 """Fixtures that start a process; whatever asks for one of them, by whatever way, is marked `served`."""
-_SERVED_BY_PARAMETER = {"sql": "postgresql", "books": "redis"}
-"""Fixtures that start a process for one of their parameters only."""
+_SERVED_BY_PARAMETER = {"sql": ("postgresql",), "books": ("redis", "cluster")}
+"""Fixtures that start a process for some of their parameters only."""
 
 
 _SLOW = frozenset({"shop", "page"})
@@ -102,7 +103,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         if not isinstance(item, pytest.Function):
             continue
         parameters = item.callspec.params if hasattr(item, "callspec") else {}
-        by_parameter = any(parameters.get(name) == value for name, value in _SERVED_BY_PARAMETER.items())
+        by_parameter = any(parameters.get(name) in values for name, values in _SERVED_BY_PARAMETER.items())
         by_folder = item.nodeid.startswith(_SERVED_FOLDERS)
         if by_folder or by_parameter or not _SERVERS.isdisjoint(item.fixturenames):
             item.add_marker(pytest.mark.served)
@@ -222,6 +223,22 @@ def redis_server(folder: Path) -> Iterator[RedisServer]:
     server.kill()
 
 
+@pytest.fixture(scope="session")
+def redis_cluster(new_folder: Callable[[str], Path]) -> Iterator[RedisCluster]:
+    """Six nodes for the session."""
+    cluster = RedisCluster(new_folder("cluster"))
+    with started(cluster):
+        yield cluster
+
+
+@pytest.fixture
+def emptied_cluster(redis_cluster: RedisCluster) -> RedisCluster:
+    """Six nodes without a key; whole, whatever was done to them before."""
+    redis_cluster.wait_whole()
+    redis_cluster.clear()
+    return redis_cluster
+
+
 @pytest.fixture
 def make_tollkeeper(folder: Path, sandbox: Sandbox) -> Iterator[Serve]:
     """Make a Tollkeeper in a folder of its own (not started); stopped at the end. Arguments are environment variables."""
@@ -318,11 +335,13 @@ def live(new_folder: Callable[[str], Path], session_sandbox: Sandbox, postgres_u
 
 @pytest.fixture(params=["embedded", "redis"])
 async def books(request: pytest.FixtureRequest, folder: Path) -> AsyncIterator[Books]:
-    """Each balance store in turn, over SQLite."""
+    """Each balance store in turn, over SQLite; where a test asks for it, also `cluster`."""
     redis_url = ""
     if request.param == "redis":
         server: RedisServer = request.getfixturevalue("redis_server")
         redis_url = server.url
+    elif request.param == "cluster":
+        redis_url = request.getfixturevalue("emptied_cluster").url
     opened = await open_books(folder, redis_url)
     yield opened
     await close_books(opened)

@@ -16,8 +16,8 @@ def write(path: Path, title: str, across: str, up: str, curves: Mapping[str, Cur
     points = [point for curve in curves.values() for point in curve]
     if not points:
         return
-    x_low, x_high = _decades([x for x, _ in points])
-    y_low, y_high = _decades([y for _, y in points])
+    x_low, x_high = decades([x for x, _ in points])
+    y_low, y_high = decades([y for _, y in points])
 
     def place(x: float, y: float) -> tuple[float, float]:
         right = (math.log10(x) - x_low) / (x_high - x_low) * (WIDTH - LEFT - RIGHT)
@@ -34,12 +34,12 @@ def write(path: Path, title: str, across: str, up: str, curves: Mapping[str, Cur
         x, bottom = place(10**power, 10**y_low)
         top = place(10**power, 10**y_high)[1]
         parts.append(f'<path d="M{x} {top}V{bottom}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{_figure(power)}</text>')
+        parts.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{figure(power)}</text>')
     for power in range(y_low, y_high + 1):
         left, y = place(10**x_low, 10**power)
         right = place(10**x_high, 10**power)[0]
         parts.append(f'<path d="M{left} {y}H{right}" stroke="#dddddd"/>')
-        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{_figure(power)}</text>')
+        parts.append(f'<text x="{left - 6}" y="{y + 4}" text-anchor="end">{figure(power)}</text>')
     parts.append(f'<text x="{LEFT}" y="{HEIGHT - 8}">{escape(across)}</text>')
     parts.append(f'<text x="{LEFT}" y="{TOP - 4}" fill="#555555">{escape(up)}</text>')
     for number, (name, curve) in enumerate(curves.items()):
@@ -53,10 +53,10 @@ def write(path: Path, title: str, across: str, up: str, curves: Mapping[str, Cur
     path.write_text("\n".join([*parts, "</svg>"]) + "\n")
 
 
-def _decades(values: Sequence[float]) -> tuple[int, int]:
+def decades(values: Sequence[float]) -> tuple[int, int]:
     low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
     return (low, high) if high > low else (low, low + 1)
 
 
-def _figure(power: int) -> str:
+def figure(power: int) -> str:
     return f"{10**power:,}" if 0 <= power < 4 else f"{10**power:g}" if -4 < power < 0 else f"10^{power}"

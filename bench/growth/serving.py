@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.__main__ import JSON, OURS, run_slow, upstream
-from bench.processes import Burst, burst, tollkeeper
+from bench.__main__ import OURS, run_slow
+from bench.processes import JSON, Burst, burst, tollkeeper, upstream
 
 SPARE = 256
 """Connections beside those of the streams: some are kept for probes."""
@@ -42,5 +42,5 @@ def accounts(number: int) -> Burst:
         upstream() as place,
         tollkeeper(Path(folder) / "t", place, "everysec", accounts=number) as subject,
     ):
-        burst(subject, JSON.text, connections=JSON.connections, seconds=1)
-        return burst(subject, JSON.text, connections=JSON.connections, seconds=SECONDS)
+        burst(subject, JSON, 1)
+        return burst(subject, JSON, SECONDS)

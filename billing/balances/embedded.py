@@ -211,6 +211,18 @@ class EmbeddedBalances:
         age = _clock_ms() - oldest.since_ms if oldest is not None else 0
         return Outstanding(len(holds), sum(hold.amount for hold in holds.values()), age)
 
+    async def depth_within_reach(self) -> tuple[int, int]:
+        """See Store."""
+        return await self.depth()
+
+    def buckets_away(self) -> int:
+        """See Store: it serves as a whole or not at all."""
+        return 0
+
+    def away(self) -> str:
+        """See Store."""
+        return ""
+
     def rebuilt(self) -> int:
         """Return 0: opening it is rebuilding it."""
         return 0

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, NoReturn, Protocol
 
 from billing.ledger.ledger import Ledger
+from billing.money.buckets import bucket_of
 from billing.money.errors import AccountNotFound, StoreUnavailable
 from billing.money.holds import Balances, Entry, Outstanding
 
@@ -66,7 +67,19 @@ class Store(Balances, ChargeJournal, Protocol):
         ...
 
     async def ping(self) -> None:
-        """Raise StoreUnavailable unless it serves now."""
+        """Raise StoreUnavailable unless it serves now, or a part of it."""
+        ...
+
+    def buckets_away(self) -> int:
+        """Count the parts that do not serve now."""
+        ...
+
+    def away(self) -> str:
+        """Say which part does not serve now, though others do; "" where none is away."""
+        ...
+
+    async def depth_within_reach(self) -> tuple[int, int]:
+        """`depth` of the parts that serve now."""
         ...
 
     async def outstanding(self) -> Outstanding:
@@ -123,18 +136,31 @@ async def _flush_lane(journal: ChargeJournal, ledger: Ledger, entries: list[Entr
 
 
 async def relay_once(balances: Balances, ledger: Ledger) -> int:
-    """Apply pending outbox rows to the balance store; return how many. Raises StoreUnavailable."""
-    applied, unknown = list[int](), list[int]()
-    for row in await ledger.outbox_pending(RELAY_BATCH):
-        try:
-            if await balances.credit(row.account_id, row.sequence, row.delta):
-                applied.append(row.row_id)
-        except AccountNotFound:
-            unknown.append(row.row_id)
+    """Apply pending outbox rows to the balance store; return how many. Raises StoreUnavailable.
+
+    A bucket that does not answer keeps no other waiting: its rows are left for the next time.
+    """
+    applied, unknown, away, after = list[int](), list[int](), dict[int, StoreUnavailable](), 0
+    while not applied and (rows := await ledger.outbox_pending(RELAY_BATCH, after)):
+        for row in rows:
+            if (bucket := bucket_of(row.account_id)) in away:
+                continue
+            try:
+                if await balances.credit(row.account_id, row.sequence, row.delta):
+                    applied.append(row.row_id)
+            except AccountNotFound:
+                unknown.append(row.row_id)
+            except StoreUnavailable as error:
+                away[bucket] = error
+        if not away:
+            break
+        after = rows[-1].row_id
     for row_id in unknown:
         log.error("outbox row %d names an unknown account", row_id)
     if applied:
         await ledger.outbox_applied(applied)
+    for failure in away.values():
+        raise failure
     return len(applied)
 
 

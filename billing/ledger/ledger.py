@@ -154,6 +154,11 @@ class Ledger:
         async with self._db.write() as connection:
             await connection.execute(statement.on_conflict_do_update(index_elements=["bucket"], set_={"epoch": epoch}))
 
+    async def epochs(self) -> dict[int, str]:
+        """Return the epoch under which each bucket's charges are booked; those that were ever rebuilt."""
+        async with self._db.read() as connection:
+            return {row[0]: row[1] for row in await connection.execute(select(buckets.c.bucket, buckets.c.epoch))}
+
     def _report(self, new: Sequence[Entry]) -> None:
         if new and self._on_booked is not None:
             self._on_booked(new)
@@ -306,10 +311,11 @@ class Ledger:
                     spent[row.key] += int(row.charged)
         return {key_id: millicredits(total) for key_id, total in spent.items()}
 
-    async def outbox_pending(self, limit: int) -> list[OutboxRow]:
-        """Return rows not yet applied to the balance store, oldest first."""
+    async def outbox_pending(self, limit: int, after: int = 0) -> list[OutboxRow]:
+        """Return rows not yet applied to the balance store, oldest first; those past the row `after`."""
         columns = (outbox.c.id, outbox.c.account_id, outbox.c.sequence, outbox.c.delta_millicredits)
-        query = select(*columns).where(outbox.c.applied_at.is_(None)).order_by(outbox.c.id).limit(limit)
+        waiting = select(*columns).where(outbox.c.applied_at.is_(None), outbox.c.id > after)
+        query = waiting.order_by(outbox.c.id).limit(limit)
         async with self._db.read() as connection:
             return [OutboxRow(*row) for row in await connection.execute(query)]
 

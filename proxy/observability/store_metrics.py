@@ -38,6 +38,12 @@ class StoreMetrics:
         self.rebuilds = Counter(
             "tollkeeper_rebuilds_total", "Buckets of Redis that were rebuilt from the ledger", registry=registry
         )
+        self.buckets_away = Gauge(
+            "tollkeeper_buckets_away",
+            "Buckets of balances that are not served: their Redis is away, or they are rebuilt",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         self.journal_entries = Gauge(
             "tollkeeper_journal_entries",
             "Settled charges not yet in the ledger",

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -29,9 +29,10 @@ TOO_FULL = "Too many charges wait for the ledger database, so no request is serv
 
 @dataclass(slots=True)
 class Health:
-    """State for /readyz: store name → problem ("" = fine). Kept up to date in the background."""
+    """State for /readyz: store name → problem ("" = fine), and remarks. Kept up to date in the background."""
 
     problems: dict[str, str]
+    notes: dict[str, str] = field(default_factory=dict)
     checked_at: float = 0.0
 
 
@@ -57,16 +58,16 @@ class StoreWatch:
         services, problems = self._services, self._health.problems
         problems["balances"] = await _probe(self._store.ping())
         problems["sql"] = await _probe(_check_schema(self._database))
+        away = self._store.away()
+        self._health.notes = {"balances": away} if away else {}
+        services.metrics.stores.buckets_away.set(self._store.buckets_away())
         self._health.checked_at = time.monotonic()
         for name in ("balances", "sql"):
             services.metrics.stores.store_up.labels(name).set(0 if problems[name] else 1)
         if self._turn % DEPTH_EVERY == 0 and not problems["balances"]:
             with contextlib.suppress(StoreUnavailable, TimeoutError):
                 async with asyncio.timeout(PROBE_SECONDS):
-                    looked = now_ms()
-                    entries, lag_ms = await self._store.depth()
-                    services.booked_until = max(services.booked_until, looked - lag_ms)
-                    self._admit_by(entries, lag_ms)
+                    self._admit_by(*await self._depth())
         services.metrics.publish()
         publish_store(services.metrics, self._store)
         for state, number in zip(("open", "idle"), services.upstreams.connections, strict=True):
@@ -74,6 +75,16 @@ class StoreWatch:
         services.metrics.upstreams.show(services.upstreams.states())
         self._turn += 1
         return 0
+
+    async def _depth(self) -> tuple[int, int]:
+        """Return how much waits for the ledger; where a part of the balances is away, of the rest."""
+        looked = now_ms()
+        try:
+            entries, lag_ms = await self._store.depth()
+        except StoreUnavailable:
+            return await self._store.depth_within_reach()
+        self._services.booked_until = max(self._services.booked_until, looked - lag_ms)
+        return entries, lag_ms
 
     def _admit_by(self, entries: int, lag_ms: int) -> None:
         """Admit while no more charges wait than the journal may hold, and none for longer than it may."""
@@ -113,7 +124,9 @@ def _readyz_with(health: Health, live: LiveSettings) -> Any:
         if time.monotonic() - health.checked_at > WATCH_SECONDS + 2 * PROBE_SECONDS:
             problems["watch"] = "the stores were not checked in time"
         state = "ready" if not problems else "not ready"
-        return json_response({"status": state, "problems": problems, "notes": live.notes()}, 503 if problems else 200)
+        return json_response(
+            {"status": state, "problems": problems, "notes": health.notes | live.notes()}, 503 if problems else 200
+        )
 
     return readyz
 

@@ -1,9 +1,13 @@
 """Conditions for serving, beyond a valid file: stores reachable, schema current, Redis that keeps data."""
 
+import logging
 import os
+from collections.abc import Mapping
 
 from sqlalchemy import func, select
 
+from billing.balances.redis.servers.address import CommandRefused, ask_once
+from billing.balances.redis.servers.survey import find_data_servers
 from billing.ledger.dismissals import TEST_MONEY, Dismissals
 from billing.ledger.events.kinds import is_kind
 from billing.ledger.rate_cards import RateCards
@@ -27,6 +31,9 @@ from config.settings import Settings
 from config.store_urls import FILE_FIELDS, SYSTEM_ROOTS, fields_of
 from config.upstreams import DEFAULT_NAME
 
+REDIS_SETTINGS = (("CONFIG", "GET", "maxmemory-policy"), ("CONFIG", "GET", "appendonly"))
+"""One name each: Redis 6."""
+log = logging.getLogger("tollkeeper")
 UPSTREAM_KEYS = ("OPENAI_API_KEY", "upstream.api_key_file", "upstreams")
 
 
@@ -60,28 +67,28 @@ async def check_schema(database: Database) -> bool:
 
 
 async def check_redis(settings: Settings) -> None:
-    """Refuse a Redis that evicts or keeps nothing. Raises ConfigError, StoreUnavailable."""
-    # imported here: a serving worker has its own link and saves redis-py's memory
-    from redis.asyncio import BlockingConnectionPool, Redis
-    from redis.exceptions import RedisError, ResponseError
+    """Refuse a Redis that evicts or keeps nothing: each of its servers. Raises ConfigError, StoreUnavailable.
 
-    timeout = settings.redis.timeout_seconds
-    pool = BlockingConnectionPool.from_url(
-        settings.redis.url, max_connections=1, timeout=timeout, socket_timeout=timeout, socket_connect_timeout=timeout
-    )
-    client = Redis(connection_pool=pool)
-    try:
-        found = {
-            **await client.config_get("maxmemory-policy"),
-            **await client.config_get("appendonly"),
-        }  # one name each: Redis 6
-    except ResponseError:
-        return  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
-    except (RedisError, OSError) as error:
-        raise StoreUnavailable("redis", f"{type(error).__name__}: {error}") from None
-    finally:
-        await client.aclose()
-        await pool.aclose()
+    Of a cluster some may be away: the others are to be served.
+    """
+    timeout, failures = settings.redis.timeout_seconds, list[StoreUnavailable]()
+    servers = await find_data_servers(settings.redis.url, timeout)
+    for server in servers:
+        try:
+            answers = await ask_once(server.address, timeout, *REDIS_SETTINGS)
+        except CommandRefused:
+            continue  # CONFIG is forbidden here (managed Redis): docs/operations.md says what to check by hand
+        except StoreUnavailable as error:
+            failures.append(error)
+        else:
+            _check_redis_settings(settings, {name.decode(): value.decode() for name, value in answers})
+    if len(failures) == len(servers):
+        raise failures[0]
+    for failure in failures:
+        log.warning("a node of the cluster is away: %s", failure)
+
+
+def _check_redis_settings(settings: Settings, found: Mapping[str, str]) -> None:
     policy = found.get("maxmemory-policy", "noeviction")
     if policy != "noeviction":
         raise ConfigError(

@@ -304,9 +304,12 @@ OPERATIONS = Dashboard(
                 ),
                 Panel(
                     "Rebuilds",
-                    "Buckets of Redis that were rebuilt from the ledger.",
+                    "Buckets of Redis that were rebuilt from the ledger, and those that are not served.",
                     "none",
-                    (("rebuilt", "sum(increase(tollkeeper_rebuilds_total[5m]))"),),
+                    (
+                        ("rebuilt", "sum(increase(tollkeeper_rebuilds_total[5m]))"),
+                        ("away", "max(tollkeeper_buckets_away)"),
+                    ),
                     bars=True,
                 ),
             ),

@@ -27,7 +27,7 @@ HISTORY = "billing/storage/migrations/versions"
 SAME_NAME: dict[str, str] = {}
 """Class names that may stand for two things, each with its reason."""
 ASKING = ("What", "Who", "Whether", "Which", "How many", "Where")
-MIRRORED = ("billing", "proxy", "config", "sandbox", "deploy", "scripts")
+MIRRORED = ("billing", "proxy", "config", "sandbox", "deploy", "scripts", "bench")
 AXIS = (
     "architecture",
     "behaviour",

@@ -4,7 +4,7 @@ import pytest
 
 from config.errors import ConfigError
 from config.load import parse_settings
-from config.store_urls import CURES, POSTGRESQL_FIELDS, REDIS_FIELDS, SSL_MODES
+from config.store_urls import CURES, POSTGRESQL_FIELDS, REDIS_FIELDS, SSL_MODES, redis_place
 
 DATABASE = "postgresql+asyncpg://db/tollkeeper"
 
@@ -69,6 +69,17 @@ def test_several_fields_are_said_at_once() -> None:
         ("redis://cache:6379/0?ssl_ca_certs=/ca.pem", "write rediss:// for TLS"),
         ("rediss://cache:6379/0?ssl_ca=/ca.pem", "the field 'ssl_ca', which is not known"),
         ("rediss://cache:6379/0?ssl_cert_reqs=maybe", "write one of required, none"),
+        ("redis://a:6379,b:6379/0", "of a cluster write redis+cluster://, of Sentinels redis+sentinel://"),
+        ("redis+cluster://a,,b", "a host in it is empty"),
+        ("redis+cluster://a:7000:b", "a host or a port that cannot be"),
+        ("redis+cluster://a:70000", "a host or a port that cannot be"),
+        ("redis+cluster://a/1", "a cluster has number 0 alone"),
+        ("redis+cluster://a?ssl_ca_certs=/ca.pem", "write rediss+cluster:// for TLS"),
+        ("redis+cluster://a?sentinel_password=x", "the field 'sentinel_password', which is not known"),
+        ("redis+sentinel://a,b", "write its name after the hosts: redis+sentinel://host1,host2/mymaster/0"),
+        ("redis+sentinel://a/mymaster/one", "names a database that is no number"),
+        ("redis+sentinel://a/mymaster?sentinel_pasword=x", "the field 'sentinel_pasword', which is not known"),
+        ("redis-cluster://a", "is not a Redis URL"),
     ],
 )
 def test_a_redis_url_that_cannot_be_kept_is_refused(url: str, said: str) -> None:
@@ -82,10 +93,23 @@ def test_a_redis_url_that_cannot_be_kept_is_refused(url: str, said: str) -> None
         "rediss://cache:6380/0?ssl_ca_certs=/ca.pem&ssl_certfile=/c.pem&ssl_keyfile=/k.pem&ssl_check_hostname=false",
         "rediss://:secret@cache/3?ssl_cert_reqs=none",
         "unix:///run/redis.sock?db=2",
+        "redis+cluster://a:7000,b:7001,[::1]:7002/",
+        "rediss+cluster://app:p%40ss@a.example.com,b.example.com?ssl_ca_certs=/ca.pem",
+        "redis+sentinel://:p%2Fss@a,b:26380,c/mymaster/2?sentinel_username=app&sentinel_password=x",
+        "rediss+sentinel://a/mymaster?ssl_cert_reqs=none",
     ],
 )
-def test_a_redis_url_with_tls_is_taken(url: str) -> None:
+def test_a_redis_url_of_one_server_or_of_several_is_taken(url: str) -> None:
     assert problems(REDIS__URL=url) == []
+
+
+def test_a_redis_url_is_taken_apart() -> None:
+    place = redis_place("rediss+sentinel://app:p%40ss@a,[::1]:5/my%2Dmaster/2?sentinel_password=x")
+    assert (place.kind, place.tls, place.user, place.password) == ("sentinel", True, "app", "p@ss")
+    assert (place.hosts, place.service, place.database) == ((("a", 26379), ("::1", 5)), "my-master", "2")
+    assert redis_place("redis+cluster://a,b:1").hosts == (("a", 6379), ("b", 1))
+    assert redis_place("redis://").hosts == (("127.0.0.1", 6379),)
+    assert redis_place("unix:///run/redis.sock?db=2")[5:8] == ("/run/redis.sock", "", "2")
 
 
 def test_passwords_in_the_fields_do_not_stand_in_the_file_either() -> None:
@@ -94,6 +118,11 @@ def test_passwords_in_the_fields_do_not_stand_in_the_file_either() -> None:
             parse_settings(f'[database]\nurl = "{DATABASE}?{name}=hunter2"\n'.encode(), "proxy.toml", {})
         assert "hunter2" not in str(caught.value)
         assert problems(DATABASE__URL=f"{DATABASE}?{name}=hunter2") == []
+    urls = ("redis+sentinel://a,b/m?sentinel_password=hunter2", "redis+cluster://:hunter2@a:7000,b:7001")
+    for url in urls:
+        with pytest.raises(ConfigError, match="has a password in it") as caught:
+            parse_settings(f'[redis]\nurl = "{url}"\n'.encode(), "proxy.toml", {})
+        assert "hunter2" not in str(caught.value)
 
 
 def test_every_field_is_known_by_one_name() -> None:

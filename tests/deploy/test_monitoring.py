@@ -40,6 +40,8 @@ DASHBOARDS = sorted((ROOT / "deploy" / "dashboards").glob("*.json"))
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
 RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
+OF_A_CLUSTER = {"BucketsAway"}
+"""Its figure is seen to move in tests/faults/test_redis_cluster.py, its rule in deploy/alerts/tests."""
 SLOW = {"WebhooksLate", "JournalLag", "HoldsStuck", "JobNotRun", "ConfigNotFollowed"}
 """Alerts whose cause takes a minute or more to come about."""
 OURS = re.compile(r"\b(?:tollkeeper|billing|openai|stripe|finance)[a-z0-9_]*(?::[a-z0-9_:]+)?")
@@ -316,7 +318,7 @@ def test_what_goes_wrong_here_fires_there(watched: tuple[Tollkeeper, RedisServer
         assert prometheus.firing() <= fired
         server.kill()
         fires("TollkeeperDown", lambda: time.sleep(0.2))
-        assert fired == set(ALERTS) - SLOW
+        assert fired == set(ALERTS) - SLOW - OF_A_CLUSTER
     finally:
         prometheus.kill()
 

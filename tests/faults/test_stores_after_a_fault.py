@@ -16,7 +16,7 @@ import redis as redis_py
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import flush_once
 from billing.money.amounts import Millicredits
-from billing.money.buckets import bucket_of
+from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Budget, Checkpoint, Gone, Held, KeyLimits, Refused, Settled
 from tests.support.servers import RedisServer, within
@@ -172,7 +172,7 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await dying.hold(request("orphan", account, 300)._replace(lease_ms=1))
     dying.checkpoint(Checkpoint("orphan", account, Millicredits(120), b""))
     assert (await dying.read(account)).held == 300
-    await dying._connection.close()  # gone without a word, as a killed process is  # noqa: SLF001
+    await dying._servers.close()  # gone without a word, as a killed process is  # noqa: SLF001
 
     async def reaped() -> bool:
         assert isinstance(reaping.store, RedisBalances)
@@ -196,7 +196,7 @@ async def test_what_the_reaper_charged_is_not_taken_on_again(
     await books.store.hold(request("r1", account, 300)._replace(lease_ms=1))
     books.store.checkpoint(Checkpoint("r1", account, Millicredits(owed), record("r1", account)))
     books.store.forget("r1")
-    books.store._connected_at = 0.0  # noqa: SLF001 - long ago: leases are believed
+    books.store._epochs.opened_at[:] = [0.0] * BUCKETS  # noqa: SLF001 - long ago: leases are believed
 
     async def reaped() -> bool:
         assert isinstance(books.store, RedisBalances)
@@ -263,7 +263,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
     else:
         raw.client_kill_filter(_type="normal", skipme=True)
     assert isinstance(books.store, RedisBalances)
-    await until(lambda: not books.store._connection.ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
+    await until(lambda: not books.store._servers.any_ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
     books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
     if restarted:
         redis_server.start()
@@ -295,7 +295,7 @@ async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> 
 
 async def reap_now(store: RedisBalances, account: str) -> None:
     """As another machine's reaper does when nobody renewed the lease, and it has been connected for long."""
-    store._connected_at = 0.0  # noqa: SLF001
+    store._epochs.opened_at[:] = [0.0] * BUCKETS  # noqa: SLF001
 
     async def reaped() -> bool:
         await store.reap()

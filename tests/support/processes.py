@@ -39,3 +39,9 @@ def children(server: Tollkeeper) -> list[psutil.Process]:
     """Workers and jobs process of a served product."""
     assert server.process is not None
     return psutil.Process(server.process.pid).children()
+
+
+def jobs_process(server: Tollkeeper) -> psutil.Process:
+    """The one that flushes."""
+    (found,) = [child for child in children(server) if child.name() == "tk-jobs"]
+    return found

@@ -102,6 +102,7 @@ class RedisServer:
     fsync: str = "always"
     port: int = field(default_factory=free_port)
     extra: tuple[str, ...] = ()
+    program: str = "redis-server"
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -110,7 +111,7 @@ class RedisServer:
 
     def start(self) -> None:
         only_if_marked()
-        binary = found("redis-server")
+        binary = found(self.program)
         self.folder.mkdir(parents=True, exist_ok=True)
         options = [
             "--port",
@@ -131,7 +132,7 @@ class RedisServer:
     def _answers(self) -> bool:
         with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
             connection.sendall(b"PING\r\n")
-            return connection.recv(64).startswith(b"+PONG")
+            return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
 
     def signal(self, number: int) -> None:
         assert self.process is not None

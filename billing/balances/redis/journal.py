@@ -5,9 +5,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from billing.balances.redis.connection import RedisConnection
 from billing.balances.redis.rebuild import entry_of, prefix_of
+from billing.balances.redis.servers.connection import Elsewhere, RedisConnection
+from billing.balances.redis.servers.serving import Servers
 from billing.money.buckets import BUCKETS
+from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry, Outstanding
 
 Command = tuple[bytes | str | int, ...]
@@ -15,61 +17,99 @@ Command = tuple[bytes | str | int, ...]
 PREFIXES = tuple(prefix_of(bucket) for bucket in range(BUCKETS))
 
 
-async def everywhere(connection: RedisConnection, command: Callable[[str], Command]) -> list[Any]:
-    """Return each bucket's answer to a command, made from its prefix."""
-    return await asyncio.gather(*(connection.call(*command(prefix)) for prefix in PREFIXES))
+async def everywhere(servers: Servers, command: Callable[[str], Command]) -> list[Any]:
+    """Return each bucket's answer to a command, made from its prefix. Raises StoreUnavailable."""
+    return await asyncio.gather(
+        *(server.call(*command(prefix)) for server, prefix in zip(servers.of, PREFIXES, strict=True))
+    )
 
 
-async def pending_entries(connection: RedisConnection, limit: int) -> list[Entry]:
+async def wherever(servers: Servers, command: Callable[[str], Command]) -> list[Any]:
+    """Return the same; None of a bucket whose node of a cluster is away. Raises StoreUnavailable where all are."""
+    if not servers.divided:
+        return await everywhere(servers, command)
+    if not servers.any_ready:
+        raise StoreUnavailable("redis", "is not reachable")
+    return await asyncio.gather(
+        *(_unless_away(server, command(prefix)) for server, prefix in zip(servers.of, PREFIXES, strict=True))
+    )
+
+
+async def _unless_away(server: RedisConnection, command: Command) -> Any:
+    try:
+        return await server.call(*command)
+    except StoreUnavailable:
+        return None
+
+
+async def pending_entries(servers: Servers, limit: int) -> list[Entry]:
     """Return the oldest unflushed charges of every bucket, at most `limit` from each.
 
     None of a bucket that is being rebuilt.
     """
     # asked first, so never newer than what follows
-    states = await everywhere(connection, lambda prefix: ("GET", f"{prefix}epoch"))
-    replies = await everywhere(connection, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
+    states = await wherever(servers, lambda prefix: ("GET", f"{prefix}epoch"))
+    replies = await wherever(servers, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
     return [
         entry_of(bucket, item, state.decode().partition(":")[2])
         for bucket, (state, reply) in enumerate(zip(states, replies, strict=True))
-        if state and not state.startswith((b"F:", b"R:"))
+        if state and reply and not state.startswith((b"F:", b"R:"))
         for item in reply
     ]
 
 
-async def acknowledge_entries(connection: RedisConnection, entries: Sequence[Entry]) -> None:
-    """Forget charges that SQL has committed, and tell every process up to where (I4: never before the commit)."""
-    by_bucket: dict[int, list[str]] = {}
+async def acknowledge_entries(servers: Servers, entries: Sequence[Entry]) -> None:
+    """Forget charges that SQL has committed, and tell every process up to where (I4: never before the commit).
+
+    What cannot be forgotten now is flushed again, and SQL knows it.
+    """
+    by_bucket: dict[tuple[int, str], list[str]] = {}
     for entry in entries:
         number, position = entry.position.split(":")
-        by_bucket.setdefault(int(number), []).append(position)
+        by_bucket.setdefault((int(number), entry.epoch), []).append(position)
     calls = []
-    for bucket, positions in by_bucket.items():
-        calls.append(connection.call("XDEL", f"{PREFIXES[bucket]}log", *positions))
-        calls.append(connection.call("SET", f"{PREFIXES[bucket]}flushed", positions[-1]))
-    await asyncio.gather(*calls)
+    for (bucket, epoch), positions in by_bucket.items():
+        prefix = PREFIXES[bucket]
+        keys = (f"{prefix}epoch", f"{prefix}log", f"{prefix}flushed")
+        calls.append(servers.of[bucket].run("acknowledge", keys, (epoch, *positions)))
+    for answer in await asyncio.gather(*calls, return_exceptions=True):
+        if isinstance(answer, BaseException) and not isinstance(answer, Elsewhere):
+            raise answer
 
 
-async def journal_depth(connection: RedisConnection) -> tuple[int, int]:
-    """Return (unflushed charges, age of the oldest in milliseconds)."""
-    lengths = await everywhere(connection, lambda prefix: ("XLEN", f"{prefix}log"))
-    if not sum(lengths):
+async def journal_depth(servers: Servers, *, within_reach: bool = False) -> tuple[int, int]:
+    """Return (unflushed charges, age of the oldest in milliseconds); `within_reach`: of the buckets that answer."""
+    ask = wherever if within_reach else everywhere
+    lengths = await ask(servers, lambda prefix: ("XLEN", f"{prefix}log"))
+    if not any(lengths):
         return 0, 0
-    heads = await everywhere(connection, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", 1))
+    heads = await ask(servers, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", 1))
     oldest = min((int(head[0][0].split(b"-")[0]) for head in heads if head), default=0)
     if not oldest:
         return 0, 0  # flushed between the two looks
-    return sum(lengths), max(0, time.time_ns() // 1_000_000 - oldest)
+    return sum(filter(None, lengths)), max(0, time.time_ns() // 1_000_000 - oldest)
 
 
-async def outstanding_holds(connection: RedisConnection) -> Outstanding:
+async def outstanding_holds(servers: Servers) -> Outstanding:
     """Return the sum of the holds of all processes, and of those that died."""
-    parts = await asyncio.gather(*(connection.run("holds", (f"{prefix}leases", prefix), ()) for prefix in PREFIXES))
+    parts = await asyncio.gather(
+        *(
+            server.run("holds", (f"{prefix}leases", prefix), ())
+            for server, prefix in zip(servers.of, PREFIXES, strict=True)
+        )
+    )
     oldest = min((int(part[2]) for part in parts if int(part[2])), default=0)
     age = max(0, time.time_ns() // 1_000_000 - oldest) if oldest else 0
     return Outstanding(sum(int(part[0]) for part in parts), sum(int(part[1]) for part in parts), age)
 
 
-async def position_now(connection: RedisConnection) -> bytes:
-    """Return a journal position that nothing written until now lies beyond."""
-    seconds, microseconds = await connection.call("TIME")
-    return b"%d-0" % (int(seconds) * 1_000 + int(microseconds) // 1_000 + 1)
+async def position_now(server: RedisConnection, bucket: int) -> bytes:
+    """Return a position of a bucket's journal that nothing written until now lies beyond.
+
+    A promoted replica's clock may be behind the one by which its last entries were numbered.
+    """
+    time_asked = server.call("TIME")
+    last = await server.call("XREVRANGE", f"{PREFIXES[bucket]}log", "+", "-", "COUNT", 1)
+    seconds, microseconds = await time_asked
+    now = int(seconds) * 1_000 + int(microseconds) // 1_000
+    return b"%d-0" % (max(now, int(last[0][0].split(b"-")[0]) if last else 0) + 1)

@@ -4,10 +4,11 @@ from typing import Any
 
 import msgspec
 
-from billing.balances.redis.connection import RedisConnection
 from billing.balances.redis.epochs import Epochs
 from billing.balances.redis.journal import PREFIXES
 from billing.balances.redis.script_calls import kept_seconds
+from billing.balances.redis.servers.connection import answer_to
+from billing.balances.redis.servers.serving import Servers
 from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import HoldRequest
@@ -19,9 +20,9 @@ LOADED_SECONDS = 3_600
 class Missing:
     """Brings from SQL what Redis has not seen yet, so that a call can be tried again. Raises StoreUnavailable."""
 
-    def __init__(self, connection: RedisConnection, epochs: Epochs, ledger: Ledger) -> None:
+    def __init__(self, servers: Servers, epochs: Epochs, ledger: Ledger) -> None:
         """Of one process: `epochs` are its tokens."""
-        self._connection, self._epochs, self._ledger = connection, epochs, ledger
+        self._of, self._epochs, self._ledger = servers.of, epochs, ledger
 
     async def make_up_for(
         self, verdict: bytes, bucket: int, account_id: str, request: HoldRequest | None = None
@@ -58,5 +59,5 @@ class Missing:
     async def _load(self, bucket: int, name: str, kept: int, values: tuple[Any, ...]) -> None:
         keys = (f"{PREFIXES[bucket]}epoch", f"{PREFIXES[bucket]}{name}")
         arguments = (self._epochs.tokens[bucket], kept, *values)
-        if (await self._connection.run("load", keys, arguments))[0] == b"epoch":
+        if (await answer_to(self._of[bucket].run("load", keys, arguments)))[0] == b"epoch":
             self._epochs.reenter(bucket)  # where nobody holds, a read is the first to see that Redis was emptied

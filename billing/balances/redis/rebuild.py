@@ -6,6 +6,12 @@ consistent in itself: no figure looks wrong. So data loss is not searched for in
 that restarted has another run id, an emptied one has no token: the token does not fit, the script answers {'epoch'}
 and changes nothing (I9), and a process rebuilds the bucket. SQL is the truth it is rebuilt from (I6).
 
+A replica that was promoted, by Sentinels or in a cluster, has the token of the server before it: it does not fit. A
+cluster's slot that moved comes with all its keys, whole (a script needs them all: half-way no node runs one), and with
+the token of the node it left: it does not fit either, and what the journal brought along is flushed in step 2. Two
+servers that take each other's place twice may both keep their run ids: so a token that a process does not know yet must
+also be the one that SQL knows, and those it serves under are compared with SQL's every second (epochs.py).
+
     (none)     never used, or emptied
     F:<nonce>  fenced: surviving charges are flushed to SQL, figures rewritten, surviving holds kept
     R:<token>  recovering: every process puts back its live holds and the charges that did not survive
@@ -43,11 +49,13 @@ import logging
 import secrets
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
-from billing.balances.redis.connection import RedisConnection
+from billing.balances.redis.servers.connection import RedisConnection
+from billing.balances.redis.servers.serving import Servers
 from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
@@ -82,8 +90,9 @@ class OvertakenError(Exception):
 
 
 class Lock(NamedTuple):
-    """The lock of one rebuilding, and the prefix of its bucket's keys."""
+    """The lock of one rebuilding, its server, and the prefix of its bucket's keys."""
 
+    server: RedisConnection
     prefix: str
     name: str
     nonce: str
@@ -92,12 +101,13 @@ class Lock(NamedTuple):
 class Rebuilder:
     """Rebuilder of buckets; knows nothing of what its process lives by."""
 
-    def __init__(self, connection: RedisConnection, ledger: Ledger, lease_ms: int) -> None:
+    def __init__(self, servers: Servers, ledger: Ledger, lease_ms: int) -> None:
         """`lease_ms`: what surviving holds are given, so that their owners can renew them."""
-        self._connection, self._ledger, self._lease_ms = connection, ledger, lease_ms
+        self._of, self._ledger, self._lease_ms = servers.of, ledger, lease_ms
         self._rebuilt = 0
         self._turn = asyncio.Semaphore(BUCKETS_AT_ONCE)
-        self._limited_keys, self._budgets = KeyScan(self.scan, "k"), KeyScan(self.scan, "s")
+        self._scans: dict[RedisConnection, tuple[KeyScan, KeyScan]] = {}
+        """Of each server: limited keys, budgets."""
         self.progress = 0
         """Grows with each step that was done, here or by whoever holds a lock: a start waits while it does."""
 
@@ -107,43 +117,45 @@ class Rebuilder:
         return number
 
     async def rebuild(
-        self, bucket: int, run_id: str, recover: Callable[[str], Awaitable[None]], *, force: bool = False
+        self, bucket: int, recover: Callable[[str], Awaitable[None]], *, force: bool = False, instead_of: str = ""
     ) -> bool:
-        """Rewrite a bucket from SQL; False when another process is at it.
+        """Rewrite a bucket from SQL, one that fits its server only by `force` or if its state is still `instead_of`;
+        False when another process is at it.
 
         `recover(token)` is awaited in the recovering state: it puts back what this process lives by and gives the
         others time to do the same.
         """
-        prefix, nonce = prefix_of(bucket), secrets.token_hex(4)
+        connection = self._of[bucket]  # to the end: where the bucket goes meanwhile, it is rebuilt again
+        run_id, prefix, nonce = connection.run_id, prefix_of(bucket), secrets.token_hex(4)
         # a lock that came back with a restarted server's data binds nobody
-        lock = Lock(prefix, f"{prefix}lock:{run_id}", nonce)
+        lock = Lock(connection, prefix, f"{prefix}lock:{run_id}", nonce)
         token, locked = f"{run_id}:{nonce}", False
         try:
             async with self._turn:
-                locked = bool(await self._connection.call("SET", lock.name, nonce, "NX", "PX", LOCK_MS))
+                locked = bool(await connection.call("SET", lock.name, nonce, "NX", "PX", LOCK_MS))
                 if not locked:
                     self.progress += 1
                     return False
-                before = await self._connection.call("GET", f"{prefix}epoch")
-                if not force and before and before.decode().startswith(f"{run_id}:"):
+                before = await state_of(connection, bucket)
+                if not force and before != instead_of and before.startswith(f"{run_id}:"):
                     return True
                 known = await self._rewrite(bucket, lock, token)
-            if before is not None or known:
+            if before or known:
                 log.warning("bucket %d rebuilt from SQL: %d accounts", bucket, known)
                 self._rebuilt += 1
                 await recover(token)
-            return await self._advance(prefix, f"R:{token}", token)
+            return await self._advance(lock, f"R:{token}", token)
         except OvertakenError:
             return False
         finally:
             if locked:
                 with contextlib.suppress(StoreUnavailable):
-                    await self._connection.run("extend", (lock.name,), (nonce, 0))
+                    await connection.run("extend", (lock.name,), (nonce, 0))
 
     async def _rewrite(self, bucket: int, lock: Lock, token: str) -> int:
         """Do steps 1 to 3, up to the recovering state; return how many accounts there are."""
         prefix, fence = lock.prefix, f"F:{lock.nonce}"
-        await self._connection.call("SET", f"{prefix}epoch", fence)
+        await lock.server.call("SET", f"{prefix}epoch", fence)
         await self._ledger.fence(bucket, lock.nonce)
         await self._flush_survivors(bucket, lock)
         holds = await self._holds_without_charge(lock)
@@ -151,24 +163,24 @@ class Rebuilder:
         await self._rewrite_keys(lock, holds)
         await self._rewrite_budgets(lock, holds)
         await self._renew_leases(lock, holds)
-        await self._connection.call("DEL", f"{prefix}flushed")
-        if not await self._advance(prefix, fence, f"R:{token}"):
+        await lock.server.call("DEL", f"{prefix}flushed")
+        if not await self._advance(lock, fence, f"R:{token}"):
             raise OvertakenError
         return known
 
     async def _step(self, lock: Lock) -> None:
         """Keep the lock, as something was done. Raises OvertakenError."""
-        if (await self._connection.run("extend", (lock.name,), (lock.nonce, LOCK_MS)))[0] != b"ok":
+        if (await lock.server.run("extend", (lock.name,), (lock.nonce, LOCK_MS)))[0] != b"ok":
             raise OvertakenError
         self.progress += 1
 
-    async def _advance(self, prefix: str, before: str, after: str) -> bool:
-        return bool((await self._connection.run("advance", (f"{prefix}epoch",), (before, after)))[0] == b"ok")
+    async def _advance(self, lock: Lock, before: str, after: str) -> bool:
+        return bool((await lock.server.run("advance", (f"{lock.prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _flush_survivors(self, bucket: int, lock: Lock) -> None:
         """Book the surviving charges in SQL (I4: by their ids); what cannot be booked stays where it is."""
         start = "-"
-        while items := await self._connection.call("XRANGE", f"{lock.prefix}log", start, "+", "COUNT", CHUNK):
+        while items := await lock.server.call("XRANGE", f"{lock.prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, lock.nonce) for item in items]
             booked, stuck = await self._ledger.post_bookable(entries)
             if len(booked) + len(stuck) != len(entries):
@@ -178,18 +190,18 @@ class Rebuilder:
             done = {entry.position for entry in booked}
             if done:
                 mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
-                await self._connection.call("XDEL", f"{lock.prefix}log", *mine)
+                await lock.server.call("XDEL", f"{lock.prefix}log", *mine)
             start = f"({items[-1][0].decode()}"
             await self._step(lock)
 
     async def _holds_without_charge(self, lock: Lock) -> list[Survivor]:
         """Return the holds that survived; those that SQL has a charge of are dropped."""
         holds = []
-        for found in chunks(await self.surviving_holds(lock.prefix), CHUNK):
+        for found in chunks(await surviving_holds(lock.server, lock.prefix), CHUNK):
             charged = await self._ledger.charged_ids(hold.hold_id for hold in found)
             if charged:
-                await self._connection.call("DEL", *(f"{lock.prefix}h:{hold_id}" for hold_id in charged))
-                await self._connection.call("ZREM", f"{lock.prefix}leases", *charged)
+                await lock.server.call("DEL", *(f"{lock.prefix}h:{hold_id}" for hold_id in charged))
+                await lock.server.call("ZREM", f"{lock.prefix}leases", *charged)
             holds += [hold for hold in found if hold.hold_id not in charged]
             await self._step(lock)
         return holds
@@ -214,7 +226,7 @@ class Rebuilder:
         for hold in holds:
             in_flight[hold.key_id] += 1
         start = len(f"{lock.prefix}k:")
-        for names in chunks(await self._limited_keys.of(lock.prefix), CHUNK):
+        for names in chunks(await self._scans_of(lock.server)[0].of(lock.prefix), CHUNK):
             await self._write(lock, names, [("inflight", in_flight[name[start:]]) for name in names])
 
     async def _rewrite_budgets(self, lock: Lock, holds: Sequence[Survivor]) -> None:
@@ -224,8 +236,8 @@ class Rebuilder:
             for part in filter(None, hold.budgets.split(";")):
                 held[part.partition("=")[0]] += hold.amount
         start = len(f"{lock.prefix}s:")
-        for names in chunks(await self._budgets.of(lock.prefix), CHUNK):
-            known = await asyncio.gather(*(self._connection.call("HMGET", name, *ABOUT_BUDGETS) for name in names))
+        for names in chunks(await self._scans_of(lock.server)[1].of(lock.prefix), CHUNK):
+            known = await asyncio.gather(*(lock.server.call("HMGET", name, *ABOUT_BUDGETS) for name in names))
             alike: defaultdict[tuple[str, bytes, str], list[tuple[str, str]]] = defaultdict(list)
             for name, (period, models, key_id, account, user) in zip(names, known, strict=True):
                 if period and models and key_id:  # else it went meanwhile
@@ -247,42 +259,23 @@ class Rebuilder:
         """Write fields and values into these hashes, under the fence. Raises OvertakenError."""
         values = [value for row in rows for value in row]
         arguments = (f"F:{lock.nonce}", len(rows[0]), *values)
-        if (await self._connection.run("rewrite", (f"{lock.prefix}epoch", *names), arguments))[0] != b"ok":
+        if (await lock.server.run("rewrite", (f"{lock.prefix}epoch", *names), arguments))[0] != b"ok":
             raise OvertakenError
         await self._step(lock)
 
     async def _renew_leases(self, lock: Lock, holds: Sequence[Survivor]) -> None:
-        seconds, _ = await self._connection.call("TIME")
+        seconds, _ = await lock.server.call("TIME")
         until = int(seconds) * 1_000 + self._lease_ms
         for part in chunks(holds, CHUNK):
             pairs = [value for hold in part for value in (until, hold.hold_id)]
-            await self._connection.call("ZADD", f"{lock.prefix}leases", *pairs)
+            await lock.server.call("ZADD", f"{lock.prefix}leases", *pairs)
 
-    async def surviving_holds(self, prefix: str) -> list[Survivor]:
-        """Return the holds that Redis has, by their leases; leases without a hold are dropped."""
-        found = []
-        for ids in chunks(await self._connection.call("ZRANGE", f"{prefix}leases", 0, -1), CHUNK):
-            names = [raw.decode() for raw in ids]
-            holds = await asyncio.gather(
-                *(self._connection.call("HMGET", f"{prefix}h:{name}", "a", "m", "k", "b") for name in names)
-            )
-            for hold_id, (account_id, amount, *rest) in zip(names, holds, strict=True):
-                if account_id is None:
-                    await self._connection.call("ZREM", f"{prefix}leases", hold_id)
-                    continue
-                key_id, budgets = ((value or b"").decode() for value in rest)
-                found.append(Survivor(hold_id, account_id.decode(), int(amount), key_id, budgets))
-        return found
-
-    async def scan(self, pattern: str) -> list[str]:
-        """Return every key that matches, sorted."""
-        cursor: bytes = b"0"
-        found: set[str] = set()
-        while True:
-            cursor, names = await self._connection.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
-            found.update(name.decode() for name in names)
-            if cursor == b"0":
-                return sorted(found)
+    def _scans_of(self, server: RedisConnection) -> "tuple[KeyScan, KeyScan]":
+        if server not in self._scans:
+            scan = partial(scan_keys, server)
+            still = {one: scans for one, scans in self._scans.items() if one in self._of}
+            self._scans = {**still, server: (KeyScan(scan, "k"), KeyScan(scan, "s"))}
+        return self._scans[server]
 
 
 class KeyScan:
@@ -311,6 +304,47 @@ class KeyScan:
             for name in await self._scan(f"{{b*}}:{self._kind}:*"):
                 found[name[: name.index(f":{self._kind}:") + 1]].append(name)
             return found
+
+
+async def surviving_holds(server: RedisConnection, prefix: str) -> list[Survivor]:
+    """Return the holds that a server has of a bucket, by their leases; leases without a hold are dropped."""
+    found = []
+    for ids in chunks(await server.call("ZRANGE", f"{prefix}leases", 0, -1), CHUNK):
+        names = [raw.decode() for raw in ids]
+        holds = await asyncio.gather(*(server.call("HMGET", f"{prefix}h:{name}", "a", "m", "k", "b") for name in names))
+        for hold_id, (account_id, amount, *rest) in zip(names, holds, strict=True):
+            if account_id is None:
+                await server.call("ZREM", f"{prefix}leases", hold_id)
+                continue
+            key_id, budgets = ((value or b"").decode() for value in rest)
+            found.append(Survivor(hold_id, account_id.decode(), int(amount), key_id, budgets))
+    return found
+
+
+async def scan_keys(server: RedisConnection, pattern: str) -> list[str]:
+    """Return every key of a server that matches, sorted."""
+    cursor: bytes = b"0"
+    found: set[str] = set()
+    while True:
+        cursor, names = await server.call("SCAN", cursor, "MATCH", pattern, "COUNT", CHUNK)
+        found.update(name.decode() for name in names)
+        if cursor == b"0":
+            return sorted(found)
+
+
+async def state_of(server: RedisConnection, bucket: int) -> str:
+    """Return a bucket's state, "" where it has none. Raises StoreUnavailable.
+
+    Asked for with a key that never is: of a slot that is on its way to another node, a cluster then says so.
+    """
+    prefix = prefix_of(bucket)
+    state, _ = await server.call("MGET", f"{prefix}epoch", f"{prefix}none")
+    return state.decode() if state else ""
+
+
+def nonce_of(token: str) -> str:
+    """Return the epoch of a token, as SQL knows it."""
+    return token.rpartition(":")[2]
 
 
 def chunks(items: Sequence[Item], size: int) -> Iterator[Sequence[Item]]:

@@ -18,6 +18,7 @@ NAMES = (
     "extend",
     "figures",
     "holds",
+    "acknowledge",
 )
 
 

@@ -16,12 +16,10 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from billing.balances.redis import snapshots
-from billing.balances.redis.connection import RedisConnection
 from billing.balances.redis.epochs import POLL_SECONDS, Epochs
 from billing.balances.redis.journal import (
     PREFIXES,
     acknowledge_entries,
-    everywhere,
     journal_depth,
     outstanding_holds,
     pending_entries,
@@ -29,7 +27,8 @@ from billing.balances.redis.journal import (
 )
 from billing.balances.redis.missing import Missing
 from billing.balances.redis.own_holds import OwnHolds
-from billing.balances.redis.rebuild import Rebuilder
+from billing.balances.redis.reaping import Reaper, take_lead
+from billing.balances.redis.rebuild import Rebuilder, chunks
 from billing.balances.redis.script_calls import (
     LOOK,
     RESUME,
@@ -37,11 +36,12 @@ from billing.balances.redis.script_calls import (
     Resolution,
     held_reply,
     hold_call,
-    reap_call,
     refused_reply,
     release_of,
     settle_call,
 )
+from billing.balances.redis.servers.by_url import open_servers
+from billing.balances.redis.servers.connection import STALE, Elsewhere, RedisConnection, answer_to
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS, bucket_of
@@ -52,7 +52,7 @@ log = logging.getLogger("tollkeeper.redis")
 
 DELIVER_SECONDS = 0.1
 TRIM_SECONDS = 0.25
-REAP_GRACE_SECONDS = 3.0
+VERIFY_SECONDS = 1.0
 ATTEMPTS = 6
 CHUNK = 500
 
@@ -63,21 +63,24 @@ class RedisBalances:
     def __init__(self, url: str, ledger: Ledger, timeout_seconds: int | float, lease_ms: int) -> None:
         """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""
         self._timeout, self._lease_ms = timeout_seconds, lease_ms
-        self._connection = RedisConnection(url, timeout_seconds, self._connected)
-        self._connected_at = 0.0
+        self._servers = open_servers(url, timeout_seconds, self._connected, self._moved)
+        self._of = self._servers.of
         self._own = OwnHolds()
-        self._rebuilder = Rebuilder(self._connection, ledger, lease_ms)
-        self._epochs = Epochs(self._connection, self._rebuilder, self._own, ledger)
-        self._missing = Missing(self._connection, self._epochs, ledger)
+        self._rebuilder = Rebuilder(self._servers, ledger, lease_ms)
+        self._epochs = Epochs(self._servers, self._rebuilder, self._own, ledger, self._opened)
+        self._missing = Missing(self._servers, self._epochs, ledger)
+        self._reaper = Reaper(self._servers, self._epochs)
         self._tasks: list[asyncio.Task[None]] = []
 
     async def open(self, wait_seconds: int | float = 10) -> None:
         """Connect, and wait until every bucket serves.
 
         A rebuilding takes as long as there are accounts: only `wait_seconds` without progress raise StoreUnavailable.
+        Of a cluster some buckets are enough then.
         """
-        self._connection.start()
-        self._tasks = [asyncio.create_task(loop()) for loop in (self._renew_loop, self._deliver_loop, self._trim_loop)]
+        self._servers.start()
+        loops = (self._renew_loop, self._deliver_loop, self._trim_loop, self._verify_loop)
+        self._tasks = [asyncio.create_task(loop()) for loop in loops]
         progress, deadline = (0, 0), time.monotonic() + wait_seconds
         while not all(self._epochs.open):
             await asyncio.sleep(POLL_SECONDS)
@@ -85,27 +88,42 @@ class RedisBalances:
             if progress != before:
                 deadline = time.monotonic() + wait_seconds
             elif time.monotonic() > deadline:
-                reached = self._connection.ready
+                if self._servers.divided and any(self._epochs.open):
+                    log.warning("%s", self.away())
+                    return
+                reached, failure = self._servers.any_ready, self._servers.failure
                 await self.close()
-                raise _cannot_open(reached, self._epochs.failure)
+                raise _cannot_open(reached, self._epochs.failure, failure)
 
     async def close(self) -> None:
         """Deliver what can be delivered, then disconnect."""
-        if self._connection.ready and self._own.undelivered:
-            with contextlib.suppress(StoreUnavailable):
-                await self._deliver()
+        if self._servers.any_ready and self._own.undelivered:
+            await self._deliver()
         self._epochs.end(self._tasks)
         self._epochs.end_entering()
         await self._epochs.ended()
-        await self._connection.close()
+        await self._servers.close()
         await self._epochs.ended()
 
     async def ping(self) -> None:
-        """Raise StoreUnavailable unless every bucket serves now."""
-        if not self._connection.ready or not all(self._epochs.open):
-            raise StoreUnavailable(
-                "redis", "is not reachable" if not self._connection.ready else "balances are being rebuilt"
-            )
+        """Raise StoreUnavailable unless every bucket serves now; on a cluster, unless any does (see `away`)."""
+        away = self.buckets_away()
+        if away == BUCKETS or (away and not self._servers.divided):
+            reached = self._servers.any_ready
+            raise StoreUnavailable("redis", "balances are being rebuilt" if reached else "is not reachable")
+
+    def buckets_away(self) -> int:
+        """See Store."""
+        return BUCKETS - sum(map(self._epochs.serves, range(BUCKETS)))
+
+    def away(self) -> str:
+        """See Store."""
+        away = self.buckets_away()
+        if away in (0, BUCKETS) or not self._servers.divided:
+            return ""
+        return (
+            f"{away} of {BUCKETS} buckets of balances are not served: their node of the cluster is away, or they move"
+        )
 
     # -- Balances ---------------------------------------------------------------------------------
 
@@ -115,7 +133,9 @@ class RedisBalances:
         for _ in range(ATTEMPTS):
             token = await self._epochs.serving(bucket, self._timeout)
             try:
-                reply = await self._connection.run(*hold_call(PREFIXES[bucket], token, request))
+                reply = await self._of[bucket].run(*hold_call(PREFIXES[bucket], token, request))
+            except Elsewhere:
+                reply = STALE
             except StoreUnavailable as error:
                 if error.in_doubt:
                     self._own.undelivered[request.hold_id] = release_of(request)
@@ -132,7 +152,7 @@ class RedisBalances:
         bucket = bucket_of(request.account_id)
         for _ in range(ATTEMPTS):
             token = await self._epochs.serving(bucket, self._timeout)
-            reply = await self._connection.run(*hold_call(PREFIXES[bucket], token, request, LOOK))
+            reply = await answer_to(self._of[bucket].run(*hold_call(PREFIXES[bucket], token, request, LOOK)))
             if reply[0] in (b"ok", b"refused"):
                 return refused_reply(reply) if reply[0] == b"refused" else None
             await self._missing.make_up_for(reply[0], bucket, request.account_id, request)
@@ -143,7 +163,7 @@ class RedisBalances:
         bucket = bucket_of(request.account_id)
         for _ in range(ATTEMPTS):
             token = await self._epochs.serving(bucket, self._timeout)
-            reply = await self._connection.run(*hold_call(PREFIXES[bucket], token, request, RESUME))
+            reply = await answer_to(self._of[bucket].run(*hold_call(PREFIXES[bucket], token, request, RESUME)))
             if reply[0] == b"gone":
                 return Gone(int(reply[1]), int(reply[2]))
             if (found := await self._held(reply, bucket, request)) is not None:
@@ -186,11 +206,11 @@ class RedisBalances:
             return
         self._own.live[mark.hold_id] = LiveHold(live.request, mark.amount, mark.record or live.record, live.since)
         bucket = bucket_of(mark.account_id)
-        if self._epochs.open[bucket] and self._connection.ready:
+        if self._epochs.serves(bucket):
             prefix = PREFIXES[bucket]
             keys = (f"{prefix}epoch", f"{prefix}h:{mark.hold_id}")
             with contextlib.suppress(StoreUnavailable):  # the queue is full: told when it reconnects
-                self._connection.tell("mark", keys, (self._epochs.tokens[bucket], mark.amount, mark.record))
+                self._of[bucket].tell("mark", keys, (self._epochs.tokens[bucket], mark.amount, mark.record))
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """See Balances."""
@@ -199,11 +219,11 @@ class RedisBalances:
             return
         self._own.live[hold_id] = live._replace(request=live.request._replace(amount=amount))
         bucket = bucket_of(account_id)
-        if self._epochs.open[bucket] and self._connection.ready:
+        if self._epochs.serves(bucket):
             prefix = PREFIXES[bucket]
             keys = (f"{prefix}epoch", f"{prefix}a:{account_id}", f"{prefix}h:{hold_id}", f"{prefix}k:")
             with contextlib.suppress(StoreUnavailable):
-                self._connection.tell("shrink", keys, (self._epochs.tokens[bucket], amount))
+                self._of[bucket].tell("shrink", keys, (self._epochs.tokens[bucket], amount))
 
     def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances."""
@@ -220,7 +240,7 @@ class RedisBalances:
         for _ in range(ATTEMPTS):
             token, prefix = await self._epochs.serving(bucket, self._timeout), PREFIXES[bucket]
             keys = (f"{prefix}epoch", f"{prefix}a:{account_id}")
-            verdict = (await self._connection.run("credit", keys, (token, sequence, delta)))[0]
+            verdict = (await answer_to(self._of[bucket].run("credit", keys, (token, sequence, delta))))[0]
             if verdict in (b"ok", b"gap"):
                 return bool(verdict == b"ok")
             await self._missing.make_up_for(verdict, bucket, account_id)
@@ -231,7 +251,11 @@ class RedisBalances:
         bucket = bucket_of(account_id)
         for _ in range(ATTEMPTS):
             await self._epochs.serving(bucket, self._timeout)
-            found = await self._connection.call("HMGET", f"{PREFIXES[bucket]}a:{account_id}", "balance", "held", "seq")
+            name = f"{PREFIXES[bucket]}a:{account_id}"
+            found = await answer_to(self._of[bucket].call("HMGET", name, "balance", "held", "seq"))
+            if found is STALE:
+                self._epochs.reenter(bucket)
+                continue
             if found[0] is not None:
                 return Reading(*(int(value) for value in found))
             await self._missing.load_account(bucket, account_id)
@@ -241,11 +265,11 @@ class RedisBalances:
 
     async def pending(self, limit: int) -> list[Entry]:
         """See ChargeJournal: at most `limit` from each bucket, none of a bucket that is being rebuilt."""
-        return await pending_entries(self._connection, limit)
+        return await pending_entries(self._servers, limit)
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """See ChargeJournal."""
-        await acknowledge_entries(self._connection, entries)
+        await acknowledge_entries(self._servers, entries)
 
     async def refused(self, entries: Sequence[Entry]) -> None:
         """Rebuild buckets of which SQL knows another epoch and Redis does not: SQL was exchanged.
@@ -253,20 +277,22 @@ class RedisBalances:
         Or these entries wait for ever.
         """
         for bucket, epoch in sorted({(entry.bucket, entry.epoch) for entry in entries}):
-            state = await self._connection.call("GET", f"{PREFIXES[bucket]}epoch")
-            if state == f"{self._epochs.run_id}:{epoch}".encode():
-                log.error(
-                    "bucket %d: the database knows another epoch (was it restored from a backup?); rebuilding", bucket
-                )
-                await self._epochs.rebuild(bucket, force=True)
+            await self._epochs.rebuild_unknown(bucket, epoch)
 
     async def depth(self) -> tuple[int, int]:
         """See ChargeJournal."""
-        return await journal_depth(self._connection)
+        depth = await journal_depth(self._servers)
+        if self.buckets_away():  # while one is rebuilt, its owners have charges that it does not have yet
+            raise StoreUnavailable("redis", "some of its balances are away, or being rebuilt")
+        return depth
+
+    async def depth_within_reach(self) -> tuple[int, int]:
+        """See Store."""
+        return await journal_depth(self._servers, within_reach=True)
 
     async def outstanding(self) -> Outstanding:
         """Return the sum of the holds of all processes, and of those that died."""
-        return await outstanding_holds(self._connection)
+        return await outstanding_holds(self._servers)
 
     def rebuilt(self) -> int:
         """Return the number of buckets that this process rebuilt since the last time this was asked."""
@@ -278,56 +304,21 @@ class RedisBalances:
         Of `only` these accounts as one snapshot a bucket; of all no snapshot (billing/accounting/reconcile.py knows how
         to compare it).
         """
-        return await (
-            snapshots.everyone(self._connection, self._rebuilder)
-            if only is None
-            else snapshots.some(self._connection, only)
-        )
+        return await (snapshots.everyone(self._servers) if only is None else snapshots.some(self._servers, only))
 
     # -- Jobs ---------------------------------------------------------------------------------------
 
     async def reap(self) -> int:
-        """Resolve holds whose lease is over, by their checkpoint; return how many.
-
-        Not within 3 s of connecting: after a freeze every lease looks over until its owner has renewed it.
-        """
-        if not self._connection.ready or time.monotonic() - self._connected_at < REAP_GRACE_SECONDS:
-            return 0
-        seconds, _ = await self._connection.call("TIME")
-        due = int(seconds) * 1_000
-        found = await everywhere(
-            self._connection, lambda prefix: ("ZRANGEBYSCORE", f"{prefix}leases", "-inf", due, "LIMIT", 0, CHUNK)
-        )
-        reaped = 0
-        for bucket, ids in enumerate(found):
-            for hold_id in (raw.decode() for raw in ids):
-                reaped += await self._reap_one(bucket, hold_id)
-        return reaped
+        """Resolve holds whose lease is over, by their checkpoint; return how many."""
+        return await self._reaper.reap()
 
     async def lead(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold the named lease if it is free or ours already; only its holder runs the jobs."""
-        if await self._connection.call("SET", f"tollkeeper:{name}", owner, "NX", "PX", lease_ms):
-            return True
-        if await self._connection.call("GET", f"tollkeeper:{name}") == owner.encode():
-            await self._connection.call("PEXPIRE", f"tollkeeper:{name}", lease_ms)
-            return True
-        return False
+        return await take_lead(self._servers, name, owner, lease_ms)
 
     async def rebuild(self) -> None:
         """Rebuild every bucket from SQL under the fence, whatever state it is in."""
         await asyncio.gather(*(self._epochs.rebuild_and_enter(bucket) for bucket in range(BUCKETS)))
-
-    async def _reap_one(self, bucket: int, hold_id: str) -> int:
-        prefix = PREFIXES[bucket]
-        account_id = ((await self._connection.call("HGET", f"{prefix}h:{hold_id}", "a")) or b"-").decode()
-        reply = await self._connection.run(*reap_call(prefix, self._epochs.tokens[bucket], account_id, hold_id))
-        if reply[0] == b"epoch":
-            self._epochs.reenter(bucket)
-        if reply[0] == b"ok":
-            log.warning(
-                "orphaned hold %s of %s resolved: %s millicredits charged", hold_id, account_id, reply[1].decode()
-            )
-        return int(reply[0] == b"ok")
 
     # -- Resolving ------------------------------------------------------------------------------------
 
@@ -337,14 +328,18 @@ class RedisBalances:
         bucket = bucket_of(request.account_id)
         for _ in range(ATTEMPTS):
             token = await self._epochs.serving(bucket, self._timeout)
-            reply = await self._connection.run(*settle_call(PREFIXES[bucket], token, wanted))
+            try:
+                reply = await self._of[bucket].run(*settle_call(PREFIXES[bucket], token, wanted))
+            except Elsewhere:
+                reply = STALE
             verdict = reply[0]
             if verdict == b"ok":
                 self._own.keep(bucket, wanted, reply[5])
                 return Settled(int(reply[1]), int(reply[2]), int(reply[3]), int(reply[4]))
             if verdict == b"gone":
                 # settled by a try whose reply was lost: kept like any other, in case Redis forgets it
-                self._own.keep(bucket, wanted, await position_now(self._connection) if wanted.record else b"")
+                position = await position_now(self._of[bucket], bucket) if wanted.record else b""
+                self._own.keep(bucket, wanted, position)
                 return Gone(int(reply[1]), int(reply[2]))
             if verdict == b"reaped":
                 return await self._settle_rest(wanted, reply)
@@ -368,45 +363,59 @@ class RedisBalances:
 
     # -- Background loops --------------------------------------------------------------------------
 
-    async def _connected(self, run_id: str) -> None:
-        """Enter every bucket of the server just reached, and tell it what it could not be told before."""
-        self._connected_at = time.monotonic()
-        await self._epochs.enter_all(run_id)
-        for hold_id, live in list(self._own.live.items()):  # what could not be told while the connection was down
+    def _connected(self, connection: RedisConnection) -> None:
+        """Enter every bucket of the server just reached."""
+        self._epochs.enter_all(self._servers.buckets_of(connection))
+
+    def _moved(self, buckets: list[int]) -> None:
+        """Enter buckets that another node of the cluster serves now."""
+        self._epochs.enter_all(buckets)
+
+    async def _opened(self, bucket: int) -> None:
+        """Tell a bucket what it could not be told before."""
+        ours = self._own.live_in(bucket)
+        for live in ours:
             if live.checkpoint:
                 self.checkpoint(
-                    Checkpoint(hold_id, live.request.account_id, Millicredits(live.checkpoint), live.record)
+                    Checkpoint(
+                        live.request.hold_id, live.request.account_id, Millicredits(live.checkpoint), live.record
+                    )
                 )
-        await self._renew()
+        await self._renew(bucket, [live.request.hold_id for live in ours])
 
     async def _renew_loop(self) -> None:
         while True:
             await asyncio.sleep(self._lease_ms / 3_000)
-            with contextlib.suppress(StoreUnavailable):
-                await self._renew()
+            ids: dict[int, list[str]] = {}
+            for hold_id, live in self._own.live.items():
+                ids.setdefault(bucket_of(live.request.account_id), []).append(hold_id)
+            for bucket, wanted in ids.items():
+                with contextlib.suppress(StoreUnavailable):
+                    await self._renew(bucket, wanted)
 
-    async def _renew(self) -> None:
-        ids: dict[int, list[str]] = {}
-        for hold_id, live in self._own.live.items():
-            ids.setdefault(bucket_of(live.request.account_id), []).append(hold_id)
-        for bucket, wanted in ids.items():
-            keys = (f"{PREFIXES[bucket]}epoch", f"{PREFIXES[bucket]}leases")
-            for start in range(0, len(wanted), CHUNK):
-                part = wanted[start : start + CHUNK]
-                await self._connection.run("renew", keys, (self._epochs.tokens[bucket], self._lease_ms, *part))
+    async def _renew(self, bucket: int, ids: Sequence[str]) -> None:
+        keys = (f"{PREFIXES[bucket]}epoch", f"{PREFIXES[bucket]}leases")
+        for part in chunks(ids, CHUNK):
+            await self._of[bucket].run("renew", keys, (self._epochs.tokens[bucket], self._lease_ms, *part))
 
     async def _deliver_loop(self) -> None:
         while True:
             await asyncio.sleep(DELIVER_SECONDS)
-            if self._own.undelivered and self._connection.ready:
-                with contextlib.suppress(StoreUnavailable):
-                    await self._deliver()
+            if self._own.undelivered and self._servers.any_ready:
+                await self._deliver()
 
     async def _deliver(self) -> None:
         """Resolve what could not be resolved when it was decided."""
         for wanted in list(self._own.undelivered.values()):
-            if self._epochs.open[bucket_of(wanted.request.account_id)]:
-                await self._resolve(wanted)
+            if self._epochs.serves(bucket_of(wanted.request.account_id)):
+                with contextlib.suppress(StoreUnavailable):
+                    await self._resolve(wanted)
+
+    async def _verify_loop(self) -> None:
+        while True:
+            await asyncio.sleep(VERIFY_SECONDS)
+            with contextlib.suppress(StoreUnavailable):
+                await self._epochs.verify()
 
     async def _trim_loop(self) -> None:
         """Let go of charges that are known to be in SQL; learn of a new epoch where no request would tell us."""
@@ -421,18 +430,21 @@ class RedisBalances:
 
     async def _trim_bucket(self, bucket: int) -> None:
         prefix, token = PREFIXES[bucket], self._epochs.tokens[bucket]
-        asked = self._connection.call("GET", f"{prefix}flushed")
+        asked = self._of[bucket].call("GET", f"{prefix}flushed")
         # asked second: while it is ours, so was the mark
-        state = await self._connection.call("GET", f"{prefix}epoch")
-        mark = await asked
-        if state != token.encode():
+        state = await answer_to(self._of[bucket].call("GET", f"{prefix}epoch"))
+        mark = await answer_to(asked)
+        if state != token.encode() or mark is STALE:
             self._epochs.reenter(bucket)
         elif mark:
             self._own.trim(bucket, mark.decode())
 
 
-def _cannot_open(reached: bool, failure: StoreUnavailable | None) -> StoreUnavailable:
+def _cannot_open(reached: bool, failure: StoreUnavailable | None, unreached: str) -> StoreUnavailable:
     """Error that names the store that kept us from opening: SQL, where that failed."""
     if not reached:
-        return StoreUnavailable("redis", "cannot be reached")
+        why = unreached.removeprefix("redis: ")
+        return StoreUnavailable("redis", f"cannot be reached: {why}" if why else "cannot be reached")
+    if isinstance(failure, Elsewhere):
+        return StoreUnavailable("redis", f"{str(failure).removeprefix('redis: ')} (a cluster needs redis+cluster://)")
     return failure or StoreUnavailable("redis", "its balances cannot be rebuilt from SQL")

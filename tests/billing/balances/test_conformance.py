@@ -9,7 +9,10 @@ from billing.money.errors import AccountNotFound
 from billing.money.holds import Budget, Checkpoint, Gone, Held, KeyLimits, Leads, Reading, Refused, Settled
 from tests.support.stores import Books, record, request
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.parametrize("books", ["embedded", "redis", "cluster"], indirect=True),
+]
 
 
 async def settle(books: Books, hold_id: str, account_id: str, due: int, tokens: int = -1) -> Settled | Gone:

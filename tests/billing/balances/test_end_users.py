@@ -11,7 +11,10 @@ from billing.money.amounts import Millicredits
 from billing.money.holds import KEPT_SECONDS, Budget, Gone, Held, KeyLimits, Refused, Settled
 from tests.support.stores import Books, record, request
 
-pytestmark = pytest.mark.asyncio
+pytestmark = [
+    pytest.mark.asyncio,
+    pytest.mark.parametrize("books", ["embedded", "redis", "cluster"], indirect=True),
+]
 
 KEY = Budget("key_1:month", "2026-11", Millicredits(2_000))
 
@@ -132,16 +135,16 @@ async def test_what_comes_and_goes_is_forgotten_and_what_stays_is_not(books: Boo
     for hold_id, key, limits in (("t1", "key_1", passing), ("k1", "key_9", lasting), ("u1", "key_2", user)):
         assert isinstance(await store.hold(request(hold_id, account, 100, limits, key)), Held)
     if isinstance(store, RedisBalances):
-        connection = store._connection
+        servers = store._servers
         for name, lasts in (("k:key_1", False), ("s:key_1:total", False), ("k:key_9", True), ("s:key_9:month", True)):
-            (found,) = await everywhere_ttl(connection, name)
+            (found,) = await everywhere_ttl(servers, name)
             assert (found == -1) is lasts, name
             assert found <= KEPT_SECONDS
-        (found,) = await everywhere_ttl(connection, "s:a:u:anna:month")
+        (found,) = await everywhere_ttl(servers, "s:a:u:anna:month")
         assert KEPT_SECONDS - 60 < found <= KEPT_SECONDS
         refused = KeyLimits(budgets=(of_user("nobody", 1),))
         assert isinstance(await store.hold(request("no", account, 2, refused, "key_2")), Refused)
-        (found,) = await everywhere_ttl(connection, "s:a:u:nobody:month")
+        (found,) = await everywhere_ttl(servers, "s:a:u:nobody:month")
         assert 0 < found <= 3_600
     for hold_id, user_name in (("t1", ""), ("k1", ""), ("u1", "anna")):
         await settle(books, hold_id, account, 60, user_name)
@@ -152,7 +155,7 @@ async def test_what_comes_and_goes_is_forgotten_and_what_stays_is_not(books: Boo
     assert await store.hold(request("u2", account, 941, user, "key_2")) == Refused("key_limit", 99_820, 0, 940, 0)
 
 
-async def everywhere_ttl(connection: Any, name: str) -> list[int]:
+async def everywhere_ttl(servers: Any, name: str) -> list[int]:
     """Seconds that a key of whichever bucket lasts (-1: for ever)."""
-    found = [await connection.call("TTL", f"{{b{bucket}}}:{name}") for bucket in range(16)]
+    found = [await server.call("TTL", f"{{b{bucket}}}:{name}") for bucket, server in enumerate(servers.of)]
     return [int(seconds) for seconds in found if int(seconds) != -2]

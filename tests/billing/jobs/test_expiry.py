@@ -10,6 +10,7 @@ from billing.accounting.reconcile import reconcile
 from billing.jobs.expiry import Expiry
 from billing.ledger.notices import NoticeQueue
 from billing.money.amounts import Millicredits
+from billing.money.buckets import BUCKETS
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Held
 from billing.payments.purchase import offer
@@ -185,7 +186,7 @@ async def _lease_over(books: Books) -> None:
         for name in await client.zrange(key, 0, -1):
             await client.zadd(key, {name: 1})
     await client.aclose()
-    books.store._connected_at = 0.0  # type: ignore[union-attr]
+    books.store._epochs.opened_at[:] = [0.0] * BUCKETS  # type: ignore[union-attr]
     await books.store.reap()  # type: ignore[union-attr]
 
 

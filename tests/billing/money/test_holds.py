@@ -3,7 +3,7 @@
 import pytest
 
 from billing.money.amounts import Millicredits
-from billing.money.buckets import BUCKETS, bucket_of
+from billing.money.buckets import BUCKETS, SLOTS, bucket_of, slot_of_bucket
 from billing.money.holds import KEPT_SECONDS, MINUTE_US, NO_LEADS, Budget, Entry, Held, KeyLimits, Leads, Refused
 
 
@@ -44,3 +44,19 @@ def test_the_bucket_of_an_account_never_moves() -> None:
     assert BUCKETS == 16
     assert bucket_of("123456789") == 6
     assert bucket_of("ü") == 5  # its UTF-8, C3 BC, has CRC-32 0x63D969D5
+
+
+def crc16(text: str) -> int:
+    """CRC-16 as Redis Cluster's specification has it, bit by bit: polynomial 0x1021, from 0."""
+    found = 0
+    for byte in text.encode():
+        found ^= byte << 8
+        for _ in range(8):
+            found = (found << 1 ^ (0x1021 if found & 0x8000 else 0)) & 0xFFFF
+    return found
+
+
+def test_the_slot_of_a_bucket_is_that_of_its_tag() -> None:
+    assert crc16("123456789") == 0x31C3, "the specification's own check value"
+    assert SLOTS == 2**14
+    assert [slot_of_bucket(bucket) for bucket in range(BUCKETS)] == [crc16(f"b{one}") % 2**14 for one in range(BUCKETS)]

@@ -1,21 +1,27 @@
 """TLS to PostgreSQL and Redis, under libpq's and redis-py's names, against real servers behind a real TLS."""
 
 import asyncio
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
 from sqlalchemy import text
 
-from billing.balances.redis.connection import RedisConnection
+from billing.balances.redis.servers.by_url import open_servers
+from billing.money.amounts import Millicredits
+from billing.money.buckets import SLOTS
 from billing.money.errors import StoreUnavailable
+from billing.money.holds import Held, Settled
 from billing.storage.database import Database
 from config.errors import ConfigError
 from proxy.server.startup_checks import check_redis
 from tests.support.customers import new_customer
 from tests.support.money_api import settings
-from tests.support.servers import RedisServer, Sandbox, Tollkeeper
+from tests.support.redis_groups import PASSWORD, SENTINEL_PASSWORD, SERVICE, SentinelGroup, ask, port_with_bus
+from tests.support.servers import RedisServer, Sandbox, Tollkeeper, wait_until
+from tests.support.stores import close_books, open_books, record, request
 from tests.support.tls import Authority, TlsFront
 
 
@@ -121,10 +127,7 @@ def tls_redis(redis_server: RedisServer, authority: Authority) -> Iterator[TlsFr
 
 
 async def pinged(url: str) -> bool:
-    async def connected(_run_id: str) -> None:
-        pass
-
-    connection = RedisConnection(url, 2, connected)
+    connection = open_servers(url, 2, lambda _reached: None, lambda _moved: None).of[0]
     connection.start()
     try:
         async with asyncio.timeout(2):
@@ -176,6 +179,76 @@ async def _without_aof(url: str) -> None:
     await client.config_set("appendonly", "no")
     await client.aclose()
     await check_redis(settings(redis={"url": url, "timeout_seconds": 5.0}))
+
+
+def in_front_of(port: int, authority: Authority) -> TlsFront:
+    """TLS before a server of Redis; its certificate is for 127.0.0.1 as well, as Sentinels and clusters name it."""
+    return TlsFront(
+        authority.issue("localhost", "127.0.0.1"),
+        lambda: asyncio.open_connection("127.0.0.1", port),  # type: ignore[arg-type, return-value]
+    )
+
+
+@contextlib.contextmanager
+def cluster_behind_tls(folder: Path, authority: Authority) -> Iterator[tuple[str, list[TlsFront]]]:
+    """A cluster of one node with every slot, that names its TLS address; yields its URL without fields."""
+    port = port_with_bus()
+    with in_front_of(port, authority) as front:
+        options = ("--cluster-enabled", "yes", "--requirepass", PASSWORD, "--cluster-announce-port", str(front.port))
+        node = RedisServer(folder / "node", port=port, extra=(*options, "--cluster-announce-ip", "127.0.0.1"))
+        node.start()
+        ask(node, "CLUSTER", "ADDSLOTS", *range(SLOTS))
+        wait_until(lambda: b"cluster_state:ok" in ask(node, "CLUSTER", "INFO"), 10, "the cluster is whole")
+        yield f"rediss+cluster://:{quote(PASSWORD, safe='')}@localhost:{front.port}/?", [front]
+        node.kill()
+
+
+@contextlib.contextmanager
+def sentinel_behind_tls(folder: Path, authority: Authority) -> Iterator[tuple[str, list[TlsFront]]]:
+    """A primary, and a Sentinel that names its TLS address; yields their URL with the Sentinel's password."""
+    server = RedisServer(folder / "server", extra=("--requirepass", PASSWORD))
+    server.start()
+    with in_front_of(server.port, authority) as primary:
+        group = SentinelGroup(folder)
+        group.start_sentinel(primary.port)
+        with in_front_of(group.ports[0], authority) as sentinel:
+            hosts = f"rediss+sentinel://:{quote(PASSWORD, safe='')}@localhost:{sentinel.port}/{SERVICE}/0"
+            yield f"{hosts}?sentinel_password={quote(SENTINEL_PASSWORD, safe='')}&", [sentinel, primary]
+        group.stop()
+    server.kill()
+
+
+@pytest.mark.served
+@pytest.mark.parametrize("behind_tls", [cluster_behind_tls, sentinel_behind_tls])
+async def test_nodes_and_sentinels_are_reached_by_tls_and_password_alone(
+    behind_tls: Callable[[Path, Authority], contextlib.AbstractContextManager[tuple[str, list[TlsFront]]]],
+    folder: Path,
+    authority: Authority,
+    stranger: Authority,
+) -> None:
+    with behind_tls(folder, authority) as (url, fronts):
+        trusting = f"{url}ssl_ca_certs={authority.ca}"
+        await check_redis(settings(redis={"url": trusting, "timeout_seconds": 2.0}))
+        books = await open_books(folder, trusting)
+        account = await books.account(1_000)
+        assert isinstance(await books.store.hold(request("r1", account, 600)), Held)
+        assert await books.store.settle("r1", account, Millicredits(250), record("r1", account)) == Settled(
+            250, 0, 750, 0
+        )
+        await close_books(books)
+        assert all(front.encrypted for front in fronts)
+        for wrong in (
+            f"{url}ssl_ca_certs={stranger.ca}",
+            trusting.replace(quote(PASSWORD, safe=""), "guessed"),
+            trusting.replace("rediss+", "redis+").replace("ssl_ca_certs", "no_ca"),
+        ):
+            with pytest.raises(StoreUnavailable):
+                await check_redis(settings(redis={"url": wrong, "timeout_seconds": 2.0}))
+            servers = open_servers(wrong, 2, lambda _reached: None, lambda _moved: None)
+            servers.start()
+            await asyncio.sleep(0.3)
+            assert not servers.any_ready
+            await servers.close()
 
 
 # -- the whole ------------------------------------------------------------------------------------------------------

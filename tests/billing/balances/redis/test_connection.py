@@ -63,7 +63,7 @@ async def test_a_mark_that_the_connection_lost_is_told_again(books: Books, redis
     account, store = await held(books), books.store
     assert isinstance(store, RedisBalances)
     store.checkpoint(Checkpoint("r1", account, Millicredits(150), b""))
-    store._connection._drop("a test")  # noqa: SLF001 - between the telling and the write
+    store._of[0]._drop("a test")  # noqa: SLF001 - between the telling and the write
     for _ in range(300):
         await asyncio.sleep(0.01)
         if marked(redis_server, account) == b"150":

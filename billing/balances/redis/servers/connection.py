@@ -6,18 +6,20 @@ order, a bound on every wait (I9), reconnecting by itself. Only the checks at st
 
 import asyncio
 import contextlib
-import ssl
+import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
 
 import hiredis
 from hiredis import ReplyError
 
 from billing.balances.redis.scripts import load_scripts
+from billing.balances.redis.servers.address import NodeAddress
 from billing.money.errors import BillingError, StoreUnavailable
-from config.store_urls import fields_of
+
+log = logging.getLogger("tollkeeper.redis")
 
 RECONNECT_SECONDS = 0.1
 WATCH_SECONDS = 0.1
@@ -25,17 +27,51 @@ TELL_SECONDS = 0.001
 """How long what nobody waits for may wait for company: a write of its own costs as much as all else about it."""
 MAX_QUEUED = 50_000
 
+ELSEWHERE = ("MOVED ", "ASK ", "TRYAGAIN", "CLUSTERDOWN")
+"""Begin the answer of a cluster's node that does not serve these keys, or not now. Nothing was carried out."""
+OUTDATED = ("READONLY", "NOSCRIPT")
+"""In the answer of a server that is not as it was greeted: it was made a replica, or forgot the scripts."""
+
 Argument = bytes | str | int
 
 
-class RedisConnection:
-    """A self-healing connection. `call()` returns a future; `on_connect` runs before calls are let through."""
+class Elsewhere(StoreUnavailable):
+    """A bucket is served by another node of the cluster, or on its way there; nothing was carried out."""
 
-    def __init__(self, url: str, timeout_seconds: int | float, on_connect: Callable[[str], Awaitable[None]]) -> None:
-        """`on_connect(run_id)` is told which server process we reached; until it returns, `call` refuses."""
-        self._address = _Address(url)
-        self._timeout = timeout_seconds
-        self._on_connect = on_connect
+
+STALE = (b"epoch",)
+"""Answer of a script whose token does not fit."""
+
+
+async def answer_to(asked: Awaitable[Any]) -> Any:
+    """Return a script's answer; as of a token that does not fit, where the bucket is elsewhere: it is entered anew."""
+    try:
+        return await asked
+    except Elsewhere:
+        return STALE
+
+
+class RedisConnection:
+    """A self-healing connection to one server. `call()` returns a future."""
+
+    def __init__(
+        self,
+        locate: Callable[[], Awaitable[NodeAddress]],
+        timeout_seconds: int | float,
+        on_connect: "Callable[[RedisConnection], None]",
+        on_elsewhere: Callable[[], None],
+    ) -> None:
+        """`locate()` names the server, anew each time; `on_connect` is told when one was reached (see `run_id`),
+        `on_elsewhere` of each answer that keys are not served there.
+        """
+        self._locate, self._timeout = locate, timeout_seconds
+        self._on_connect, self._on_elsewhere = on_connect, on_elsewhere
+        self.address: NodeAddress | None = None
+        """The server that was reached last."""
+        self.run_id = ""
+        """Of its process: another at each start."""
+        self.failure = ""
+        """What kept us from reaching one."""
         self._scripts = load_scripts()
         self._hashes: dict[str, bytes] = {}
         self._transport: asyncio.Transport | None = None
@@ -120,39 +156,47 @@ class RedisConnection:
         """Connect, greet, watch; again for ever."""
         while True:
             try:
+                where = await self._locate()
                 async with asyncio.timeout(self._timeout):
-                    await self._connect()
-                    run_id = await self._greet()
-                self._ready = True
+                    await self._connect(where)
+                    self.run_id = await self._greet(where)
+                self.address, self._ready, self.failure = where, True, ""
                 watch = asyncio.create_task(self._watch())
                 try:
-                    await self._on_connect(run_id)
+                    self._on_connect(self)
                     await self._lost.wait()
                 finally:
                     watch.cancel()
             except (OSError, TimeoutError, BillingError, hiredis.HiredisError) as error:
-                self._drop(str(error) or type(error).__name__)
+                self.failure = str(error) or type(error).__name__
+                self._drop(self.failure)
             await asyncio.sleep(RECONNECT_SECONDS)
 
-    async def _connect(self) -> None:
+    async def _connect(self, where: NodeAddress) -> None:
         self._lost.clear()
         self._reader = hiredis.Reader()
-        where, make = self._address, lambda: _Protocol(self)
+        make = partial(_Protocol, self)
         if where.path:
             transport, _ = await self._loop.create_unix_connection(make, where.path)
         else:
             transport, _ = await self._loop.create_connection(make, where.host, where.port, ssl=where.tls)
         self._transport = transport
 
-    async def _greet(self) -> str:
-        """AUTH, SELECT, load the scripts; return the server's run id, which changes at every restart."""
-        if where := self._address.credentials:
-            await self._send((b"AUTH", *where))
-        if self._address.database:
-            await self._send((b"SELECT", self._address.database))
+    async def _greet(self, where: NodeAddress) -> str:
+        """AUTH, SELECT, load the scripts; return the server's run id, which changes at every restart.
+
+        A replica is refused: it was promoted a moment too late, or its address is still an old primary's.
+        """
+        if where.credentials:
+            await self._send((b"AUTH", *where.credentials))
+        if where.database:
+            await self._send((b"SELECT", where.database))
         for name, source in self._scripts.items():
             self._hashes[name] = await self._send((b"SCRIPT", b"LOAD", source))
-        info: bytes = await self._send((b"INFO", b"server"))
+        info: bytes = await self._send((b"INFO", b"replication"))
+        if b"role:master" not in info:
+            raise StoreUnavailable("redis", f"{where} is a replica, which takes no writes")
+        info = await self._send((b"INFO", b"server"))
         return next(line[7:] for line in info.decode().splitlines() if line.startswith("run_id:"))
 
     async def _watch(self) -> None:
@@ -183,12 +227,29 @@ class RedisConnection:
                 self._drop("sent a reply nobody asked for")
                 return
             future = waiting.popleft()
-            if future is None or future.done():
-                continue
             if isinstance(reply, ReplyError):
-                future.set_exception(StoreUnavailable("redis", str(reply)))
-            else:
+                self._refused(future, str(reply))
+            elif future is not None and not future.done():
                 future.set_result(reply)
+
+    def _refused(self, future: "asyncio.Future[Any] | None", answer: str) -> None:
+        """Hand an error to who waits for it, and look into what it says of the server."""
+        elsewhere = answer.startswith(ELSEWHERE)
+        if elsewhere:
+            self._on_elsewhere()
+        elif any(word in answer for word in OUTDATED) and self._transport is not None:
+            self._loop.call_soon(self.lost, self._transport)
+        if future is not None and not future.done():
+            future.set_exception(
+                Elsewhere("redis", f"a node of a cluster answered {answer}")
+                if elsewhere
+                else StoreUnavailable("redis", answer)
+            )
+
+    def drop(self, reason: str) -> None:
+        """Leave this server, and look for one anew."""
+        log.warning("%s is left: %s", self.address, reason)
+        self._drop(reason)
 
     def lost(self, transport: asyncio.BaseTransport) -> None:
         """Drop a connection that broke, if it is still ours."""
@@ -225,34 +286,6 @@ class _Protocol(asyncio.Protocol):
 
     def connection_lost(self, _error: Exception | None) -> None:
         self._connection.lost(self._transport)
-
-
-class _Address:
-    """redis://[user[:password]@]host[:port][/db], rediss:// for TLS, unix:///path?db=0.
-
-    Fields of TLS are called as in redis-py (config/store_urls.py).
-    """
-
-    def __init__(self, url: str) -> None:
-        parts = urlsplit(url)
-        self.tls = _tls(fields_of(url)) if parts.scheme == "rediss" else None
-        self.path = parts.path if parts.scheme == "unix" else ""
-        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 6379
-        number = parse_qs(parts.query).get("db", ["0"])[0] if self.path else parts.path.strip("/") or "0"
-        self.database = int(number)
-        password, user = unquote(parts.password or ""), unquote(parts.username or "")
-        self.credentials: tuple[str, ...] = (user, password) if user and password else ((password,) if password else ())
-
-
-def _tls(fields: Mapping[str, str]) -> ssl.SSLContext:
-    """Return the TLS of a URL. Raises OSError for files that cannot be read."""
-    context = ssl.create_default_context(cafile=fields.get("ssl_ca_certs"))
-    context.check_hostname = fields.get("ssl_check_hostname") != "false" and fields.get("ssl_cert_reqs") != "none"
-    if fields.get("ssl_cert_reqs") == "none":
-        context.verify_mode = ssl.CERT_NONE
-    if "ssl_certfile" in fields:
-        context.load_cert_chain(fields["ssl_certfile"], fields.get("ssl_keyfile"))
-    return context
 
 
 def _ignore(future: "asyncio.Future[Any]") -> None:
