@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import NamedTuple, NoReturn, Protocol
 
 from billing.ledger.ledger import Ledger
-from billing.money.buckets import bucket_of
+from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.errors import AccountNotFound, StoreUnavailable
 from billing.money.holds import Balances, Entry, Outstanding
 
@@ -141,7 +141,7 @@ async def relay_once(balances: Balances, ledger: Ledger) -> int:
     A bucket that does not answer keeps no other waiting: its rows are left for the next time.
     """
     applied, unknown, away, after = list[int](), list[int](), dict[int, StoreUnavailable](), 0
-    while not applied and (rows := await ledger.outbox_pending(RELAY_BATCH, after)):
+    while not applied and len(away) < BUCKETS and (rows := await ledger.outbox_pending(RELAY_BATCH, after)):
         for row in rows:
             if (bucket := bucket_of(row.account_id)) in away:
                 continue

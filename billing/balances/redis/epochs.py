@@ -27,6 +27,7 @@ from billing.money.errors import StoreUnavailable
 log = logging.getLogger("tollkeeper.redis")
 
 GRACE_SECONDS = 0.4
+VERIFY_SECONDS = 1.0
 POLL_SECONDS = 0.03
 RETRY_SECONDS = 0.2
 ANOTHER_EPOCH = (
@@ -117,6 +118,22 @@ class Epochs:
                 return
             await self._try_rebuild(bucket)  # waits, unless the one that was at it has died
 
+    async def verify_loop(self) -> None:
+        """Verify for ever."""
+        failing = False
+        while True:
+            await asyncio.sleep(VERIFY_SECONDS)
+            try:
+                await self.verify()
+                failing = False
+            except StoreUnavailable:
+                continue
+            except Exception:
+                # SQL that is being restored refuses where it is not away, and is what is looked for here
+                if not failing:
+                    log.exception("epochs cannot be compared with SQL's; it is tried again")
+                failing = True
+
     async def verify(self) -> None:
         """Leave a server under whose tokens we serve while SQL knows others: somebody has rebuilt elsewhere.
 
@@ -127,9 +144,16 @@ class Epochs:
         for bucket, token in enumerate(ours):
             if not self.serves(bucket) or known.get(bucket) == nonce_of(token):
                 continue
-            if await state_of(self._of[bucket], bucket) != token:
+            try:
+                state = await state_of(self._of[bucket], bucket)
+            except StoreUnavailable as error:  # on its way to another node, or just lost: the others are looked at
+                self.failure = error
+                continue
+            if token != self.tokens[bucket]:
+                continue  # it was rebuilt while SQL and its server were asked
+            if state != token:
                 self.reenter(bucket)
-            elif token == self.tokens[bucket]:
+            else:
                 doubted.append(bucket)
         self._doubted.update(doubted)
         for connection in {self._of[bucket] for bucket in doubted}:
@@ -183,14 +207,18 @@ class Epochs:
             try:
                 await self.enter(bucket)
                 await self._on_open(bucket)
+                if self.open[bucket]:  # else its token went stale meanwhile, and whoever saw that left it to us
+                    return
             except Elsewhere as error:  # on its way to another node, or there already
                 self.failure = error
                 await asyncio.sleep(POLL_SECONDS)
             except StoreUnavailable as error:
                 log.warning("bucket %d cannot be entered now: %s", bucket, error)
                 await asyncio.sleep(RETRY_SECONDS)
-            else:
-                return
+            except Exception:
+                # SQL that is being restored refuses where it is not away: the bucket must not stay closed for it
+                log.exception("bucket %d cannot be entered now", bucket)
+                await asyncio.sleep(RETRY_SECONDS)
 
     async def _try_rebuild(self, bucket: int, instead_of: str = "") -> None:
         try:

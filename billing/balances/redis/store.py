@@ -52,7 +52,6 @@ log = logging.getLogger("tollkeeper.redis")
 
 DELIVER_SECONDS = 0.1
 TRIM_SECONDS = 0.25
-VERIFY_SECONDS = 1.0
 ATTEMPTS = 6
 CHUNK = 500
 
@@ -79,7 +78,7 @@ class RedisBalances:
         Of a cluster some buckets are enough then.
         """
         self._servers.start()
-        loops = (self._renew_loop, self._deliver_loop, self._trim_loop, self._verify_loop)
+        loops = (self._renew_loop, self._deliver_loop, self._trim_loop, self._epochs.verify_loop)
         self._tasks = [asyncio.create_task(loop()) for loop in loops]
         progress, deadline = (0, 0), time.monotonic() + wait_seconds
         while not all(self._epochs.open):
@@ -410,12 +409,6 @@ class RedisBalances:
             if self._epochs.serves(bucket_of(wanted.request.account_id)):
                 with contextlib.suppress(StoreUnavailable):
                     await self._resolve(wanted)
-
-    async def _verify_loop(self) -> None:
-        while True:
-            await asyncio.sleep(VERIFY_SECONDS)
-            with contextlib.suppress(StoreUnavailable):
-                await self._epochs.verify()
 
     async def _trim_loop(self) -> None:
         """Let go of charges that are known to be in SQL; learn of a new epoch where no request would tell us."""

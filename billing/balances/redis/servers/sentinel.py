@@ -29,8 +29,8 @@ class Sentinels:
         self._sentinels = [one._replace(credentials=own, database=0) for one in self._primaries]
         self._service, self._timeout = place.service, timeout_seconds
 
-    async def primary(self) -> NodeAddress:
-        """Return the primary's address. Raises StoreUnavailable.
+    async def primary(self, present: NodeAddress | None = None) -> NodeAddress:
+        """Return the primary's address: `present`, where it still is that one's. Raises StoreUnavailable.
 
         All are asked at once, and the newest configuration counts: one that was cut off still names the former primary.
         """
@@ -53,7 +53,11 @@ class Sentinels:
                 task.cancel()
         if not found:
             raise StoreUnavailable("redis", f"no Sentinel names {self._service!r}: {'; '.join(sorted(failures))}")
-        return max(found, key=lambda one: one[0])[1]
+        newest = max(epoch for epoch, _ in found)
+        named = [address for epoch, address in found if epoch == newest]
+        return (
+            present if present is not None and present in named else named[0]
+        )  # Sentinels may spell one server in two ways
 
     async def answering(self) -> int:
         """Return how many of them answer, and know the service."""
@@ -100,6 +104,6 @@ class SentinelServers(Servers):
             await asyncio.sleep(LOOK_SECONDS)
             if self._connection.ready:
                 with contextlib.suppress(StoreUnavailable):
-                    primary = await self._sentinels.primary()
+                    primary = await self._sentinels.primary(self._connection.address)
                     if primary != self._connection.address:
                         self._connection.drop(f"the Sentinels name {primary}")

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.gateway.workload import body_shape
@@ -90,6 +90,7 @@ def counted(value: Any) -> tuple[int, int, int]:
     return found[0] + 1, found[1] + (len(value) if isinstance(value, dict) else 0), found[2] + max(0, len(value) - 1)
 
 
+@settings(max_examples=40)
 @given(st.lists(VALUES, max_size=6), st.sampled_from([1, 3, 4_000]), st.sampled_from([1, 2, 64]))
 def test_what_stands_between_texts_is_all_that_counts(values: list[Any], texts: int, escapes: int) -> None:
     with pytest.MonkeyPatch.context() as changed:
