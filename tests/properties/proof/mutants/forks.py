@@ -9,6 +9,7 @@ import importlib.util
 import inspect
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -28,7 +29,9 @@ LOADED = "import sys, pytest; pytest.main(['--collect-only', '-qq', '--noconftes
 PLAIN = (
     "-p no:cacheprovider -p no:randomly -p no:xdist --noconftest -W ignore::pytest.PytestAssertRewriteWarning".split()
 )
-ENDS = {0: "survived", 1: "killed", 2: "killed", 3: "killed"}
+CPU_SECONDS = 20
+"""Of a mutant that goes round for ever, however much else this machine has to do; the tests take a few."""
+ENDS = {0: "survived", 1: "killed", 2: "killed", 3: "killed", -signal.SIGXCPU: "out of time"}
 """Exit codes of pytest: a failed test, one that could not be imported or begun. Every other is a fault of this runner."""
 EXAMPLES = 10
 """Examples that a property has a mutant shown: the same ones each time."""
@@ -182,6 +185,7 @@ def _pytest(arguments: Sequence[str], *plugins: object) -> int:
 
 def _in_fork(work: Callable[[], int], seconds: float) -> str:
     if not (child := os.fork()):
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS + 1))
         _end_with(work)
     until = time.monotonic() + seconds
     while True:
