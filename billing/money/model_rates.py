@@ -46,6 +46,9 @@ class Adjustment(NamedTuple):
 
 
 AS_LISTED = Adjustment()
+OUTPUT_PARTS = frozenset(("output", "image_output"))
+"""Of these each stands for the other where there is no price."""
+ALL_OUTPUTS = ("output", "image_output", "audio_output")
 _encode_exact = msgspec.json.Encoder(decimal_format="number").encode
 
 
@@ -203,6 +206,22 @@ def exact_rate(price: str, scale: int) -> int:
     if value.denominator != 1 or value < 0:
         raise InvariantBroken(f"the price {price!r} has too many decimals or is negative")
     return value.numerator
+
+
+def with_outputs(prices: Mapping[str, str], cost: Mapping[str, str], markup: Fraction) -> dict[str, str]:
+    """Return explicit sale prices, with the outputs that they leave out at a markup on the cost, rounded up.
+
+    Patterns name embeddings and chats alike, so prices of input alone are right; an output that costs us something and
+    has no price would be free (I7).
+    """
+    if prices.keys() & OUTPUT_PARTS:
+        return dict(prices)
+    return {**{name: _marked_up(cost[name], markup) for name in ALL_OUTPUTS if name in cost}, **prices}
+
+
+def _marked_up(price: str, markup: Fraction) -> str:
+    parts = Fraction(Decimal(price)) * markup * SCALE
+    return _plain(Decimal(-(-parts.numerator // parts.denominator)) / SCALE)
 
 
 def call_rate(name: str, price: str) -> int:

@@ -16,7 +16,7 @@ import msgspec
 
 from billing.money.amounts import Millicredits, RoundingMode, round_up
 from billing.money.catalogue.from_card import CardModels
-from billing.money.catalogue.models import DATED, Model
+from billing.money.catalogue.models import DATED, LONG_CONTEXT_TOKENS, Model, Tier
 from billing.money.catalogue.price_plan import PlannedModels, PlanPrices
 from billing.money.errors import InvariantBroken, UnpricedModel
 from billing.money.model_rates import (
@@ -192,14 +192,14 @@ class PriceBook:
 
     def ceiling(self, model: Model, tier: str, bounds: Bounds) -> Charge:
         """Price the most that a request within `bounds` can cost (I2): all at the dearest rate that can apply."""
-        card = model.tier(tier).card(bounds.input_tokens)
-        cost = self._most(card, bounds)
+        rates = model.tier(tier)
+        card, cost = rates.card(bounds.input_tokens), self._most(rates, bounds)
         if not bounds.more and not model.sale:
             return self._marked_up(card, cost, model.markup)
         due, cards = Fraction(self._most_due(model, tier, bounds, cost)), []
         for other_model, other_tier, other_bounds in bounds.more:
-            other = other_model.tier(other_tier).card(other_bounds.input_tokens)
-            its_cost = self._most(other, other_bounds)
+            its_rates = other_model.tier(other_tier)
+            other, its_cost = its_rates.card(other_bounds.input_tokens), self._most(its_rates, other_bounds)
             cost += its_cost
             due += self._most_due(other_model, other_tier, other_bounds, its_cost)
             cards.append(other)
@@ -253,8 +253,8 @@ class PriceBook:
         calls = sum(self._call(name) * number for name, number in usage.calls)
         return scaled_cost(explicit.card(usage.input_tokens), usage) + calls * model.markup
 
-    def _most(self, card: ModelRates, bounds: Bounds) -> int:
-        scaled = _scaled_ceiling(card, bounds)
+    def _most(self, rates: Tier, bounds: Bounds) -> int:
+        scaled = _dearest(rates, bounds)
         for name, number in bounds.calls:
             scaled += self._call(name) * number
         return scaled
@@ -264,7 +264,7 @@ class PriceBook:
         if explicit is None:
             return cost * model.markup
         calls = sum(self._call(name) * number for name, number in bounds.calls)
-        return _scaled_ceiling(explicit.card(bounds.input_tokens), bounds) + calls * model.markup
+        return _dearest(explicit, bounds) + calls * model.markup
 
     def _call(self, name: str) -> int:
         rate = self._calls.get(name)
@@ -319,6 +319,14 @@ def read_catalogue(text: str) -> dict[str, Any]:
     """Read a price catalogue from JSON. Raises InvariantBroken for a price that is a number, ValueError for no JSON."""
     catalogue: dict[str, Any] = json.loads(text, parse_float=_refuse_float)
     return catalogue
+
+
+def _dearest(rates: Tier, bounds: Bounds) -> int:
+    """Cost at most of a request that is held for as a long one and may turn out short, whichever is dearer there."""
+    most = _scaled_ceiling(rates.card(bounds.input_tokens), bounds)
+    if rates.long is not None and bounds.input_tokens > LONG_CONTEXT_TOKENS:
+        most = max(most, _scaled_ceiling(rates.short, bounds))
+    return most
 
 
 def _scaled_ceiling(card: ModelRates, bounds: Bounds) -> int:

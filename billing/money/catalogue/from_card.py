@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from billing.money.catalogue.models import SEARCH, STORAGE, Model, Tier, is_priced
-from billing.money.model_rates import Adjustment, ModelRates, adjusted, model_rates
+from billing.money.model_rates import Adjustment, ModelRates, adjusted, model_rates, with_outputs
 
 Row = Mapping[str, Any]
 NO_MODEL: Row = {
@@ -48,7 +48,8 @@ class CardModels:
         rule: Mapping[str, Any] = next(
             (rule for pattern, rule in self._rules.items() if fnmatchcase(name, pattern)), {}
         )
-        markup = rule.get("markup", self.markup)
+        markup, factor = rule.get("markup", self.markup), self._adjustment.of(name)
+        explicit = _completed(rule.get("rates", {}), row["rates"], factor, Fraction(Decimal(markup)))
         return Model(
             name=name,
             mode=row["mode"],
@@ -58,9 +59,9 @@ class CardModels:
             max_input_tokens=row["maxInputTokens"],
             max_output_tokens=row["maxOutputTokens"],
             searches_each_call=row.get("webSearchIncluded", False),
-            tiers=self._tiers(row, row["rates"], markup, rule.get("rates", {}), self._adjustment.of(name)),
+            tiers=self._tiers(row, row["rates"], markup, explicit, factor),
             markup=Fraction(Decimal(markup)),
-            sale=self._tiers(row, rule["rates"], markup, {}) if "rates" in rule else {},
+            sale=self._tiers(row, explicit, markup, {}) if "rates" in rule else {},
             ends=date.fromisoformat(row["ends"]) if row.get("ends") is not None else None,
             successor=row.get("successor") or "",
         )
@@ -94,3 +95,15 @@ class CardModels:
             **sold,
         }
         return model_rates(tier, context, rates, units, msgspec.Raw(msgspec.json.encode(snapshot)))
+
+
+def _completed(explicit: Row, rates: Row, factor: Decimal | int, markup: Fraction) -> dict[str, dict[str, Row]]:
+    """Return explicit sale prices with the outputs that they leave out (see `with_outputs`)."""
+    found: dict[str, dict[str, Row]] = {}
+    for tier, block in explicit.items():
+        costs = rates.get(tier, {"short": {}})
+        found[tier] = {
+            context: with_outputs(parts, adjusted(costs.get(context, costs["short"]), factor), markup)
+            for context, parts in block.items()
+        }
+    return found

@@ -4,8 +4,9 @@
                                  "gpt-4.1": {"rates": {"default": {"short": {"input": "1.80", "output": "7.50"}}}}}}
 
 The first pattern that a model's name fits says how it is sold: at a markup on its cost, or at explicit prices (USD per
-million tokens) in the tiers that have some. Everything else is sold at the plan's `markup`; without one, as to
-everyone. What is billed by the call, the second or the character is always sold at a markup.
+million tokens) in the tiers that have some, where outputs that have none are sold at the markup. Everything else is
+sold at the plan's `markup`; without one, as to everyone. What is billed by the call, the second or the character is
+always sold at a markup.
 """
 
 import re
@@ -19,7 +20,7 @@ import msgspec
 
 from billing.money.amounts import MoneyError
 from billing.money.catalogue.models import Model, Tier
-from billing.money.model_rates import PER_UNIT, ModelRates, model_rates
+from billing.money.model_rates import PER_UNIT, ModelRates, model_rates, with_outputs
 
 PLAN_ID = re.compile(r"^[a-z0-9][a-z0-9_-]{0,39}$")
 Markup = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")]
@@ -185,14 +186,14 @@ def _sold(tier: Tier, block: Mapping[str, Mapping[str, str]], markup: Fraction) 
     """Return explicit prices of a tier, with its units at the markup."""
 
     def sold(cost: ModelRates, context: str) -> ModelRates:
-        parts = block.get(context, block["short"])
+        parts = with_outputs(block.get(context, block["short"]), _read(cost)["usdPerMillionTokens"], markup)
         rates = model_rates(cost.tier, context, parts, {}, msgspec.Raw(b"{}"))
         units, shown = {}, {}
         for unit, (rate, number) in UNITS.items():
             if its := getattr(cost, rate):
                 units[rate] = -(-its * markup.numerator // markup.denominator)  # exact, but for absurd decimals
                 shown[unit] = _text(Fraction(units[rate] * number, PER_UNIT))
-        snapshot = _written({"usdPerMillionTokens": dict(parts), "usdPerUnit": shown})
+        snapshot = _written({"usdPerMillionTokens": parts, "usdPerUnit": shown})
         return rates._replace(**units, snapshot=snapshot)
 
     return Tier(sold(tier.short, "short"), None if tier.long is None else sold(tier.long, "long"))

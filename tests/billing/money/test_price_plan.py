@@ -351,3 +351,48 @@ def test_what_is_no_plan_is_refused_and_where(prices: dict[str, Any], said: str)
 )
 def test_a_plan_has_a_short_plain_name(name: str, fits: bool) -> None:
     assert (PLAN_ID.match(name) is not None) is fits
+
+
+INPUT_ALONE = {"default": {"short": {"input": "1.80"}}}
+DEARER_WHEN_SHORT = {"default": {"short": {"input": "10", "output": "10"}, "long": {"input": "1", "output": "1"}}}
+
+
+# I7
+def test_an_output_that_explicit_prices_leave_out_is_sold_at_the_markup_and_never_for_nothing() -> None:
+    by_plan = sold({"markup": "1.5", "models": {"*": {"rates": INPUT_ALONE}}})
+    by_card = PriceBook(card("c", prices={"markup": "1.5", "models": {"*": {"rates": INPUT_ALONE}}}), "1", "exact")
+    for book in (by_plan, by_card):
+        # 200,000 at $1.80 a million; 100,000 at one and a half times what they cost: $8 of gpt-4.1, $0.60 of gpt-4o-mini
+        assert amount(book, "gpt-4.1") == 360_000 + 1_200_000
+        assert amount(book, "gpt-4o-mini") == 360_000 + 90_000
+        assert amount(book, "text-embedding-3-small", Usage(input_tokens=200_000)) == 360_000
+        model = book.find("gpt-4.1")
+        assert model is not None
+        assert book.ceiling(model, "default", Bounds(200_000, 100_000)).amount >= 360_000 + 1_200_000
+        row = book.price(model, "default", MILLION)
+        assert msgspec.json.decode(row.rates)["customerUsdPerMillionTokens"] == {"input": "1.80", "output": "12"}
+        assert msgspec.json.decode(book.customer_price(model, "default"))["per_million_tokens"]["output"] == 12_000
+
+
+def test_an_output_that_is_given_away_in_words_is_free() -> None:
+    book = sold({"models": {"gpt-4.1": {"rates": {"default": {"short": {"input": "1.80", "output": "0"}}}}}})
+    assert amount(book, "gpt-4.1") == 360_000
+
+
+def test_a_markup_of_many_places_on_an_output_is_rounded_up_and_exact() -> None:
+    book = sold({"markup": "1.000001", "models": {"gpt-4.1": {"rates": INPUT_ALONE}}})
+    assert amount(book, "gpt-4.1", Usage(input_tokens=1, output_tokens=1_000_000)) == 2 + 8_000_008
+
+
+# I2
+@pytest.mark.parametrize("ours", [True, False], ids=["cost", "sale"])
+def test_what_is_held_for_a_long_request_covers_one_that_turns_out_short(ours: bool) -> None:
+    plain = {"default": {"short": {"input": "1", "output": "1"}, "long": {"input": "1", "output": "1"}}}
+    row = {**SHIPPED["models"]["gpt-4.1"], "rates": DEARER_WHEN_SHORT if ours else plain}
+    prices = {} if ours else {"prices": {"models": {"m": {"rates": DEARER_WHEN_SHORT}}}}
+    book = PriceBook({**SHIPPED, "catalogueId": "c", "models": {"m": row}, **prices}, "1", "exact")
+    model = book.find("m")
+    assert model is not None
+    # it may have read exactly the 272,000 tokens that are short still: at $10 a million, as its 1,000 of output
+    assert amount(book, "m", Usage(input_tokens=272_000, output_tokens=1_000)) == 2_730_000
+    assert book.ceiling(model, "default", Bounds(300_000, 1_000)).amount >= 2_730_000
