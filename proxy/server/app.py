@@ -117,7 +117,7 @@ async def _answer(wired: Wired, client: ClientConnection) -> None:
     request = GatewayRequest(services, client, method, path, client.headers, client.query, client.peer)
     client.interruption, client.on_lost = request.interruption, request.client_left
     try:
-        if b"origin" in client.headers.by_name and await _is_preflight(request, client):
+        if b"origin" in client.headers.by_name and await _answer_preflight(request, client):
             return
         await _line_of(request, wired)
     except Exception:
@@ -128,8 +128,8 @@ async def _answer(wired: Wired, client: ClientConnection) -> None:
         client.on_lost = None
 
 
-async def _is_preflight(request: GatewayRequest, client: ClientConnection) -> bool:
-    """Share the answer with the page of another origin that asks, if it may; True when the question is answered."""
+async def _answer_preflight(request: GatewayRequest, client: ClientConnection) -> bool:
+    """Share the answer with a page of another origin, if it may have it; True where a browser only asked whether."""
     origin = await request.services.token_origins.sharing(request.method, request.headers)
     if origin is None or is_voice(request.method, request.path):
         return False

@@ -194,8 +194,8 @@ class GuardedProtocol(HttpToolsProtocol):
             super()._start_asgi_task(cycle, app)
 
     def _begin(self, client: ClientConnection) -> None:
-        if client.disconnected:
-            return  # it left while it waited for its turn
+        if client.disconnected or self.transport.is_closing():
+            return  # it left while it waited for its turn, with all that it had asked for
         self._answered = client
         client.task = self.loop.create_task(self._answer(client))
         self.tasks.add(client.task)

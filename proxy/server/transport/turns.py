@@ -35,10 +35,8 @@ class Turns:
         begin()
 
     def _next_pass(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._begun = 0
-        waiting = self._waiting
-        while waiting and self._begun < MOST_A_PASS:
-            self._begun += 1
-            waiting.popleft()()
-        if self._begun:
+        self._begun = min(MOST_A_PASS, len(self._waiting))
+        if self._begun:  # first: a beginning that fails holds up nobody behind it
             loop.call_soon(self._next_pass, loop)
+        for _ in range(self._begun):
+            self._waiting.popleft()()

@@ -38,3 +38,23 @@ async def test_nothing_is_called_again_and_again_when_nobody_comes() -> None:
     for number in range(MOST_A_PASS):
         turns.take(loop, lambda number=number: begun.append(number))
     assert len(begun) == MOST_A_PASS
+
+
+async def test_a_beginning_that_fails_holds_up_nobody_behind_it() -> None:
+    loop, turns = asyncio.get_running_loop(), Turns()
+    failures: list[str] = []
+    loop.set_exception_handler(lambda _loop, context: failures.append(str(context["exception"])))
+    begun: list[int] = []
+
+    def fail() -> None:
+        raise RuntimeError("no task")
+
+    for number in range(MOST_A_PASS):
+        turns.take(loop, lambda number=number: begun.append(number))
+    turns.take(loop, fail)
+    turns.take(loop, lambda: begun.append(-1))
+    for _ in range(4):
+        await asyncio.sleep(0)
+    assert (begun[-1], failures) == (-1, ["no task"])
+    turns.take(loop, lambda: begun.append(-2))
+    assert begun[-1] == -2
