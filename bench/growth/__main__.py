@@ -11,6 +11,7 @@ import os
 import platform
 import sys
 import tempfile
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -88,14 +89,9 @@ def main() -> int:
         kept[kind] = [{**size._asdict(), **found} for size, found in results.items()]
     if given.rebuild:
         done = [(number, rebuild(number)) for number in given.rebuild]
-        words += [
-            "",
-            "## An emptied Redis, rebuilt from PostgreSQL",
-            "",
-            "| accounts | seconds | first bucket serves after |",
-            "|---|---|---|",
-        ]
-        words += [f"| {number:,} | {one.seconds:.1f} | {one.first:.2f} |" for number, one in done]
+        rows = [f"{number:,} | {one.seconds:.1f} | {one.first:.2f}" for number, one in done]
+        head = "accounts | seconds | first bucket serves after"
+        words += section("An emptied Redis, rebuilt from PostgreSQL", head, rows)
         whole = {
             "whole": [(number, one.seconds) for number, one in done],
             "first bucket": [(n, one.first) for n, one in done],
@@ -120,28 +116,20 @@ def serving(given: argparse.Namespace) -> list[str]:
     """Measure a worker that serves, and write a table of it."""
     words = []
     if given.streams:
-        words += [
-            "",
-            "## Streams at once",
-            "",
-            "| streams | CPU us a chunk | longest gap, s | worker, MB |",
-            "|---|---|---|---|",
-        ]
-        for number in given.streams:
-            one = streams(number)
-            words.append(f"| {number:,} | {one.cpu_us:.1f} | {one.longest_gap_s:.2f} | {one.peak_mb:.0f} |")
+        done = [(number, streams(number)) for number in given.streams]
+        rows = [f"{number:,} | {one.cpu_us:.1f} | {one.longest_gap_s:.2f} | {one.peak_mb:.0f}" for number, one in done]
+        words += section("Streams at once", "streams | CPU us a chunk | longest gap, s | worker, MB", rows)
     if given.hot:
-        words += [
-            "",
-            "## Accounts that ask at once",
-            "",
-            "| accounts | requests/s | CPU us | p50, ms |",
-            "|---|---|---|---|",
-        ]
-        for number in given.hot:
-            found = accounts(number)
-            words.append(f"| {number:,} | {found.rate:,.0f} | {found.cpu_us:.0f} | {found.p50_ms:.1f} |")
+        found = [(number, accounts(number)) for number in given.hot]
+        rows = [f"{number:,} | {one.rate:,.0f} | {one.cpu_us:.0f} | {one.p50_ms:.1f}" for number, one in found]
+        words += section("Accounts that ask at once", "accounts | requests/s | CPU us | p50, ms", rows)
     return words
+
+
+def section(title: str, head: str, rows: Sequence[str]) -> list[str]:
+    """Write a section with a table."""
+    rule = "|".join("---" for _ in head.split("|"))
+    return ["", f"## {title}", "", f"| {head} |", f"|{rule}|", *(f"| {row} |" for row in rows)]
 
 
 def arguments() -> argparse.Namespace:

@@ -67,9 +67,9 @@ Item = TypeVar("Item")
 LOCK_MS = 10_000
 CHUNK = 500
 PAGE = 10_000
+"""Accounts read from SQL at once: some 3 MB."""
 ABOUT_BUDGETS = ("period", "models", "key", "account", "user")
 """What Redis has of a budget, for reading from SQL what was spent of it; an account where it is of an end user's."""
-"""Accounts read from SQL at once: some 3 MB."""
 BUCKETS_AT_ONCE = 4
 """Buckets that one process rebuilds at a time: what one waits for, SQL or Redis, is the others' turn."""
 

@@ -3,6 +3,7 @@
 import asyncio
 import ssl
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from billing.money.errors import StoreUnavailable
@@ -65,14 +66,8 @@ async def ask_once(
 ) -> list[Any]:
     """Return a server's answers to commands, over a connection of their own. Raises StoreUnavailable."""
     # imported here: a worker's own connection is ours, and few ask another server; it takes 9 MB
-    from redis.asyncio.connection import Connection, UnixDomainSocketConnection
+    from redis.asyncio.connection import UnixDomainSocketConnection
     from redis.exceptions import NoPermissionError, RedisError, ResponseError
-
-    class Encrypted(Connection):
-        """A connection by the TLS that all of this address have."""
-
-        def _connection_arguments(self) -> Mapping[str, Any]:
-            return {**super()._connection_arguments(), "ssl": address.tls}
 
     user, password = ("", *address.credentials)[-2:] if address.credentials else (None, None)
     named: dict[str, Any] = {
@@ -86,17 +81,35 @@ async def ask_once(
     connection = (
         UnixDomainSocketConnection(path=address.path, **named)
         if address.path
-        else (Encrypted if address.tls else Connection)(host=address.host, port=address.port, **named)
+        else _kind_of_connection()(address.tls, host=address.host, port=address.port, **named)
     )
     try:
         async with asyncio.timeout(timeout_seconds):
-            await connection.connect()  # type: ignore[no-untyped-call]
+            await connection.connect()
             await connection.send_packed_command(connection.pack_commands(commands))
             return [await _answer(connection, address, (ResponseError, NoPermissionError)) for _ in commands]
     except (OSError, TimeoutError, RedisError) as error:
         raise StoreUnavailable("redis", f"{address}: {str(error) or type(error).__name__}") from None
     finally:
         await connection.disconnect(nowait=True)
+
+
+@cache
+def _kind_of_connection() -> Any:
+    """Return redis-py's connection, by the TLS of an address where it has one."""
+    from redis.asyncio.connection import Connection
+
+    class AddressConnection(Connection):
+        """Takes the TLS as it was made for everybody who connects there."""
+
+        def __init__(self, tls: ssl.SSLContext | None, **named: Any) -> None:
+            super().__init__(**named)
+            self._tls = tls
+
+        def _connection_arguments(self) -> Mapping[str, Any]:
+            return {**super()._connection_arguments(), **({"ssl": self._tls} if self._tls else {})}
+
+    return AddressConnection
 
 
 async def _answer(connection: Any, address: NodeAddress, refusals: tuple[type[Exception], ...]) -> Any:

@@ -55,9 +55,9 @@ class Sentinels:
             raise StoreUnavailable("redis", f"no Sentinel names {self._service!r}: {'; '.join(sorted(failures))}")
         newest = max(epoch for epoch, _ in found)
         named = [address for epoch, address in found if epoch == newest]
-        return (
-            present if present is not None and present in named else named[0]
-        )  # Sentinels may spell one server in two ways
+        if present is not None and present in named:
+            return present  # Sentinels may spell one server in two ways
+        return named[0]
 
     async def answering(self) -> int:
         """Return how many of them answer, and know the service."""
