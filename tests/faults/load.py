@@ -9,7 +9,7 @@ import psutil
 
 from tests.support import web
 from tests.support.processes import children
-from tests.support.servers import Account, RedisServer, Sandbox, sandbox_says, wait_until
+from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
 
 MAX_TOKENS = 30
 STORM_ENVIRONMENT = {
@@ -17,6 +17,28 @@ STORM_ENVIRONMENT = {
     "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
     "TOLLKEEPER_LOG__ACCESS": "false",
 }
+
+
+def two_workers(make_tollkeeper: Serve, redis_url: str) -> Tollkeeper:
+    """Serve with two workers on a Redis."""
+    environment = {
+        "TOLLKEEPER_REDIS__URL": redis_url,
+        "TOLLKEEPER_LISTEN__WORKERS": "2",
+        "TOLLKEEPER_LOG__ACCESS": "false",
+    }
+    return make_tollkeeper(**environment).start()
+
+
+def account_with(server: Tollkeeper, start: int) -> Account:
+    """Make an account with so many millicredits, which its store knows of."""
+    made = server.account(str(start // 1_000))
+    made.wait_balance(start)
+    return made
+
+
+def serves(account: Account) -> bool:
+    """Tell whether a chat of an account's is answered."""
+    return account.chat(max_tokens=2).status_code == 200
 
 
 class Load:

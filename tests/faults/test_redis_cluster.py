@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from billing.money.buckets import bucket_of
-from tests.faults.load import Load, assert_books_match_the_record
+from tests.faults.load import Load, assert_books_match_the_record, serves, two_workers
 from tests.support import web
 from tests.support.processes import frozen, jobs_process
 from tests.support.redis_groups import PROGRAMS, RedisCluster, cut_replication, started
@@ -32,12 +32,7 @@ def cluster(six_nodes: RedisCluster) -> RedisCluster:
 
 @pytest.fixture
 def server(make_tollkeeper: Serve, cluster: RedisCluster) -> Tollkeeper:
-    environment = {
-        "TOLLKEEPER_REDIS__URL": cluster.url,
-        "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_LOG__ACCESS": "false",
-    }
-    return make_tollkeeper(**environment).start()
+    return two_workers(make_tollkeeper, cluster.url)
 
 
 def accounts_apart(server: Tollkeeper, cluster: RedisCluster) -> tuple[Account, Account]:
@@ -50,10 +45,6 @@ def accounts_apart(server: Tollkeeper, cluster: RedisCluster) -> tuple[Account, 
     for account in (first, second):
         account.wait_balance(START)
     return first, second
-
-
-def serves(account: Account) -> bool:
-    return account.chat(max_tokens=2).status_code == 200
 
 
 def buckets_away(server: Tollkeeper) -> float:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.load import Load, assert_books_match_the_record
+from tests.faults.load import Load, account_with, assert_books_match_the_record, serves, two_workers
 from tests.support import web
 from tests.support.processes import frozen, jobs_process
 from tests.support.redis_groups import PROGRAMS, SentinelGroup, cut_replication, started
@@ -24,19 +24,7 @@ def group(request: pytest.FixtureRequest, folder: Path) -> Iterator[SentinelGrou
 
 @pytest.fixture
 def account(make_tollkeeper: Serve, group: SentinelGroup) -> Account:
-    environment = {
-        "TOLLKEEPER_REDIS__URL": group.url,
-        "TOLLKEEPER_LISTEN__WORKERS": "2",
-        "TOLLKEEPER_LOG__ACCESS": "false",
-    }
-    server = make_tollkeeper(**environment).start()
-    made = server.account(str(START // 1_000))
-    made.wait_balance(START)
-    return made
-
-
-def serves(account: Account) -> bool:
-    return account.chat(max_tokens=2).status_code == 200
+    return account_with(two_workers(make_tollkeeper, group.url), START)
 
 
 def test_the_primary_dies_with_its_last_writes_under_load(
