@@ -46,7 +46,7 @@ class Adjustment(NamedTuple):
 
 
 AS_LISTED = Adjustment()
-OUTPUT_PARTS = frozenset(("output", "image_output"))
+OUTPUTS = frozenset(("output", "image_output"))
 """Of these each stands for the other where there is no price."""
 ALL_OUTPUTS = ("output", "image_output", "audio_output")
 _encode_exact = msgspec.json.Encoder(decimal_format="number").encode
@@ -208,15 +208,15 @@ def exact_rate(price: str, scale: int) -> int:
     return value.numerator
 
 
-def with_outputs(prices: Mapping[str, str], cost: Mapping[str, str], markup: Fraction) -> dict[str, str]:
-    """Return explicit sale prices, with the outputs that they leave out at a markup on the cost, rounded up.
+def complete_prices(prices: Mapping[str, str], cost: Mapping[str, str], markup: Fraction) -> dict[str, str]:
+    """Return explicit sale prices, with the input or the outputs that they leave out at a markup on the cost, rounded
+    up.
 
-    Patterns name embeddings and chats alike, so prices of input alone are right; an output that costs us something and
-    has no price would be free (I7).
+    Patterns name embeddings and chats alike, so prices of input alone are right; what costs us something and has no
+    price would be free (I7).
     """
-    if prices.keys() & OUTPUT_PARTS:
-        return dict(prices)
-    return {**{name: _marked_up(cost[name], markup) for name in ALL_OUTPUTS if name in cost}, **prices}
+    missing = [*(("input",) if "input" not in prices else ()), *(() if prices.keys() & OUTPUTS else ALL_OUTPUTS)]
+    return {**{name: _marked_up(cost[name], markup) for name in missing if name in cost}, **prices}
 
 
 def _marked_up(price: str, markup: Fraction) -> str:

@@ -63,8 +63,8 @@ class _Row(msgspec.Struct):
 
 
 class _PriceRule(msgspec.Struct, forbid_unknown_fields=True):
-    markup: Price | None = None
-    rates: dict[str, dict[str, dict[str, Price]]] | None = None
+    markup: Price | msgspec.UnsetType = msgspec.UNSET
+    rates: dict[str, dict[str, dict[str, Price]]] | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Sale(msgspec.Struct, forbid_unknown_fields=True):
@@ -77,7 +77,7 @@ class _Card(msgspec.Struct):
     effectiveFrom: Annotated[str, msgspec.Meta(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]  # noqa: N815
     tools: dict[str, Price]
     models: dict[Name, Any]
-    prices: _Sale | None = None
+    prices: _Sale | msgspec.UnsetType = msgspec.UNSET
 
 
 def read_card(text: str, *, new: bool = True) -> dict[str, Any]:
@@ -101,7 +101,7 @@ def read_card(text: str, *, new: bool = True) -> dict[str, Any]:
         except msgspec.ValidationError as error:
             raise BadRateCard(f"models.{name}: {error}") from None
         _check_row(name, row)
-    if new and card.prices is not None:
+    if new and card.prices is not msgspec.UNSET:
         _check_sale(card.prices)
     try:
         PriceBook(document, "1", "exact")
@@ -114,7 +114,7 @@ def _check_sale(sale: _Sale) -> None:
     """Check that what is sold at prices of its own has all of them, as in a price plan (I7)."""
     for pattern, rule in sale.models.items():
         try:
-            check_rates(f"prices.models.{pattern}.rates", rule.rates or {})
+            check_rates(f"prices.models.{pattern}.rates", {} if rule.rates is msgspec.UNSET else rule.rates)
         except BadPricePlan as error:
             raise BadRateCard(str(error)) from None
 

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from billing.money.catalogue.models import SEARCH, STORAGE, Model, Tier, is_priced
-from billing.money.model_rates import Adjustment, ModelRates, adjusted, model_rates, with_outputs
+from billing.money.model_rates import Adjustment, ModelRates, adjusted, complete_prices, model_rates
 
 Row = Mapping[str, Any]
 NO_MODEL: Row = {
@@ -98,12 +98,12 @@ class CardModels:
 
 
 def _completed(explicit: Row, rates: Row, factor: Decimal | int, markup: Fraction) -> dict[str, dict[str, Row]]:
-    """Return explicit sale prices with the outputs that they leave out (see `with_outputs`)."""
+    """Return explicit sale prices with what they leave out (see `complete_prices`)."""
     found: dict[str, dict[str, Row]] = {}
     for tier, block in explicit.items():
         costs = rates.get(tier, {"short": {}})
         found[tier] = {
-            context: with_outputs(parts, adjusted(costs.get(context, costs["short"]), factor), markup)
+            context: complete_prices(parts, adjusted(costs.get(context, costs["short"]), factor), markup)
             for context, parts in block.items()
         }
     return found

@@ -20,7 +20,7 @@ import msgspec
 
 from billing.money.amounts import MoneyError
 from billing.money.catalogue.models import Model, Tier
-from billing.money.model_rates import PER_UNIT, ModelRates, model_rates, with_outputs
+from billing.money.model_rates import PER_UNIT, ModelRates, complete_prices, model_rates
 
 PLAN_ID = re.compile(r"^[a-z0-9][a-z0-9_-]{0,39}$")
 Markup = Annotated[str, msgspec.Meta(pattern=r"^[0-9]{1,4}(\.[0-9]{1,6})?$")]
@@ -186,7 +186,7 @@ def _sold(tier: Tier, block: Mapping[str, Mapping[str, str]], markup: Fraction) 
     """Return explicit prices of a tier, with its units at the markup."""
 
     def sold(cost: ModelRates, context: str) -> ModelRates:
-        parts = with_outputs(block.get(context, block["short"]), _read(cost)["usdPerMillionTokens"], markup)
+        parts = complete_prices(block.get(context, block["short"]), _read(cost)["usdPerMillionTokens"], markup)
         rates = model_rates(cost.tier, context, parts, {}, msgspec.Raw(b"{}"))
         units, shown = {}, {}
         for unit, (rate, number) in UNITS.items():

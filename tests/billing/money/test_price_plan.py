@@ -374,6 +374,13 @@ def test_an_output_that_explicit_prices_leave_out_is_sold_at_the_markup_and_neve
         assert msgspec.json.decode(book.customer_price(model, "default"))["per_million_tokens"]["output"] == 12_000
 
 
+def test_an_input_that_a_card_of_before_left_out_is_sold_at_the_markup() -> None:
+    """Such a card is refused today; one that was taken is in a ledger."""
+    prices = {"markup": "1.5", "models": {"gpt-4.1": {"rates": {"default": {"short": {"output": "7.50"}}}}}}
+    book = PriceBook(card("c", prices=prices), "1", "exact")
+    assert amount(book, "gpt-4.1") == 600_000 + 750_000  # 200,000 at one and a half times $2 a million
+
+
 def test_an_output_that_is_given_away_in_words_is_free() -> None:
     book = sold({"models": {"gpt-4.1": {"rates": {"default": {"short": {"input": "1.80", "output": "0"}}}}}})
     assert amount(book, "gpt-4.1") == 360_000

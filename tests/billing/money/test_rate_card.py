@@ -308,3 +308,13 @@ def test_a_card_that_says_no_more_than_the_newer_catalogue_has_its_id() -> None:
     assert refreshed(tiny("old", prices=sale), tiny("new")) == tiny("new.old", prices=sale)
     assert refreshed(tiny("old", prices=sale), tiny("new", prices={})) == tiny("new", prices={})
     assert refreshed(tiny("old", kept="no"), tiny("new"), "mine") == tiny("mine")
+
+
+@pytest.mark.parametrize(
+    "prices",
+    [None, {"models": {"gpt-4.1": {"markup": None}}}, {"models": {"gpt-4.1": {"rates": None}}}, {"models": None}],
+    ids=["prices", "a markup", "rates", "models"],
+)
+def test_sale_prices_that_are_null_are_refused_in_words(prices: Any) -> None:
+    with pytest.raises(BadRateCard, match=r"got `null` - at `\$\.prices"):
+        read_card(json.dumps({**card("c"), "prices": prices}))
