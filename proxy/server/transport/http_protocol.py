@@ -29,6 +29,8 @@ OFFERS = (b"upgrade", b"http2-settings")
 """Headers, and names of them in Connection, by which another protocol is offered."""
 V1, UNDER_V1 = b"/v1", b"/v1/"
 CHUNKED = b"chunked"
+MOST_PIPELINED = 8
+"""Requests that may wait behind the one that is answered."""
 
 Answer = Callable[[ClientConnection], Coroutine[Any, Any, None]]
 """What answers a request under /v1. Never raises but for cancellation."""
@@ -175,8 +177,11 @@ class GuardedProtocol(HttpToolsProtocol):
         if before is None or before.response_complete:
             self.limits.turns.take(self.loop, partial(self._begin, client))
         else:
-            self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
+            if (
+                len(self.pipeline) >= MOST_PIPELINED
+            ):  # before that it is read on: else nobody would see its client leave
+                self.flow.pause_reading()
 
     def _begin_asgi(self) -> None:
         """Let uvicorn take the request from here, as if it had begun it."""

@@ -9,7 +9,7 @@ from uvicorn.server import ServerState
 
 from config.load import parse_settings
 from proxy.server.transport.client_connection import ClientConnection
-from proxy.server.transport.http_protocol import GuardedProtocol, guarded
+from proxy.server.transport.http_protocol import MOST_PIPELINED, GuardedProtocol, guarded
 from proxy.server.transport.limits import HttpLimits
 from proxy.server.transport.turns import MOST_A_PASS
 
@@ -21,7 +21,7 @@ class Wire(asyncio.Transport):
 
     def __init__(self) -> None:
         super().__init__()
-        self.closed = False
+        self.closed = self.paused = False
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -36,10 +36,10 @@ class Wire(asyncio.Transport):
         pass
 
     def pause_reading(self) -> None:
-        pass
+        self.paused = True
 
     def resume_reading(self) -> None:
-        pass
+        self.paused = False
 
 
 class Opened:
@@ -92,4 +92,17 @@ async def test_requests_behind_each_other_are_answered_in_their_order() -> None:
     for _ in range(8):
         await asyncio.sleep(0)
     assert [client.path for client in opened.answered] == [b"/v1/chat/completions", b"/v1/completions"]
+    opened.leave()
+
+
+async def test_a_client_that_sends_ahead_is_seen_to_leave_and_not_read_for_ever() -> None:
+    opened = Opened()
+    opened.fill_the_pass()
+    opened.protocol.data_received(ASKED * MOST_PIPELINED)
+    assert not opened.wire.paused
+    opened.protocol.data_received(ASKED)
+    assert opened.wire.paused
+    for _ in range(6 * MOST_PIPELINED):
+        await asyncio.sleep(0)
+    assert (len(opened.answered), opened.wire.paused) == (MOST_PIPELINED + 1, False)
     opened.leave()
