@@ -30,7 +30,7 @@ OFFERS = (b"upgrade", b"http2-settings")
 V1, UNDER_V1 = b"/v1", b"/v1/"
 CHUNKED = b"chunked"
 MOST_PIPELINED = 8
-"""Requests that may wait behind the one that is answered."""
+"""Requests that may wait behind the one that is answered: who is not read is not seen to leave either."""
 
 Answer = Callable[[ClientConnection], Coroutine[Any, Any, None]]
 """What answers a request under /v1. Never raises but for cancellation."""
@@ -178,9 +178,7 @@ class GuardedProtocol(HttpToolsProtocol):
             self.limits.turns.take(self.loop, partial(self._begin, client))
         else:
             self.pipeline.appendleft((self.cycle, self.app))
-            if (
-                len(self.pipeline) >= MOST_PIPELINED
-            ):  # before that it is read on: else nobody would see its client leave
+            if len(self.pipeline) >= MOST_PIPELINED:
                 self.flow.pause_reading()
 
     def _begin_asgi(self) -> None:
