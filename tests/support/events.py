@@ -21,7 +21,7 @@ from billing.ledger.objects.vector_stores import OwedDay, PaidDay, StorageDebt, 
 from billing.ledger.records.account_details import AccountDetails
 from billing.money.amounts import millicredits
 from billing.money.holds import Entry
-from billing.storage.database import Database, now_ms
+from billing.storage.database import Database
 from tests.support.credits import DAY_MS, run_out
 from tests.support.recharge import account_with_card, spend
 from tests.support.shop import Shop
@@ -74,8 +74,7 @@ async def use_up(shop: Shop) -> None:
     made = await key_desk(database).changes.create(account, rules, KeyDetails("CI"), ANN)
     watch = LimitWatch(database, shop.notices)
     ledger = Ledger(database, watch.take, shop.notices)
-    charged = record(f"req of {account}", account, created_at=now_ms())  # in the month that runs
-    entry = Entry("1", 96_000, 0, charged.replace(b"key_1", made.key_id.encode()))
+    entry = Entry("1", 96_000, 0, record(f"req of {account}", account).replace(b"key_1", made.key_id.encode()))
     await ledger.post([entry])
     await watch.step()
     await low.watch()

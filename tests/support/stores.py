@@ -13,7 +13,7 @@ from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
 from billing.money.holds import Entry, HoldRequest, KeyLimits
 from billing.money.usage_record import UsageRecord, encode_record
-from billing.storage.database import Database
+from billing.storage.database import Database, now_ms
 from billing.storage.migrate import current_revision, newest_revision
 from tests.support.schema import lay_sqlite
 
@@ -87,10 +87,8 @@ async def close_books(books: Books) -> None:
     await books.database.close()
 
 
-def record(
-    charge_id: str, account_id: str, cost: int = 1, created_at: int = 1_795_000_000_000, end_user: str = ""
-) -> bytes:
-    """A usage record as the data path writes it."""
+def record(charge_id: str, account_id: str, cost: int = 1, created_at: int | None = None, end_user: str = "") -> bytes:
+    """A usage record as the data path writes it: of now when not told otherwise, so in the day and month that run."""
     return encode_record(
         UsageRecord(
             charge_id=charge_id,
@@ -98,7 +96,7 @@ def record(
             key_id="key_1",
             endpoint="/v1/chat/completions",
             model="gpt-4o-mini",
-            created_at=created_at,
+            created_at=now_ms() if created_at is None else created_at,
             held_millicredits=1,
             cost_millicredits=cost,
             usage_source="upstream",

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import msgspec
 import psutil
 import pytest
 from prometheus_client import CollectorRegistry
@@ -18,6 +19,7 @@ from billing.jobs.runs import Runs
 from billing.money.findings import Finding
 from billing.payments.stripe.inbox import Inbox
 from billing.payments.stripe.objects import Event
+from billing.storage.database import now_ms
 from config.settings import DatabaseSettings, Settings
 from proxy.customer_api.money_in import money_in
 from proxy.observability.metrics import Metrics
@@ -26,7 +28,7 @@ from tests.support import web
 from tests.support.customers import new_customer
 from tests.support.figures import metric
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, sandbox_says, wait_until
-from tests.support.stores import Books, close_books, open_books, request
+from tests.support.stores import Books, close_books, open_books, record, request
 
 LEASE_SECONDS = 6
 
@@ -37,13 +39,14 @@ async def test_outstanding_holds_are_those_of_all_processes(folder: Path, redis_
     await other.open()
     try:
         first, second = await books.account(1_000), await books.account(1_000)
-        await books.store.hold(request("h1", first, 300))
+        an_hour_ago = now_ms() - 3_600_000
+        oldest = record("h1", first, created_at=an_hour_ago)
+        await books.store.hold(msgspec.structs.replace(request("h1", first, 300), record=oldest))
         await books.store.hold(request("h2", second, 200))
         for store in (books.store, other):
             found = await store.outstanding()
             assert found[:2] == (2, 500)
-            # the record of the tests' holds says 2026-11-18
-            assert found.oldest_ms == pytest.approx(time.time() * 1_000 - 1_795_000_000_000, abs=60_000)
+            assert found.oldest_ms == pytest.approx(now_ms() - an_hour_ago, abs=60_000)
         await books.store.release("h1", first)
         assert (await other.outstanding())[:2] == (1, 200)
         await books.store.release("h2", second)
