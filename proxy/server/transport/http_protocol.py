@@ -33,14 +33,14 @@ MOST_PIPELINED = 8
 """Requests that may wait behind the one that is answered: who is not read is not seen to leave either."""
 
 
-class _Nowhere(Headers):
-    """Where trailers go: what uvicorn appends to a request's headers once its head is whole."""
+class _Trailers(Headers):
+    """Bin for trailers, which uvicorn appends to a request's headers once its head is whole."""
 
     def append(self, _header: tuple[bytes, bytes]) -> None:
         """Drop it: a trailer is no header (RFC 9110, 6.5.1), and there may be any number of them."""
 
 
-NOWHERE = _Nowhere()
+TRAILERS = _Trailers()
 Answer = Callable[[ClientConnection], Coroutine[Any, Any, None]]
 """What answers a request under /v1. Never raises but for cancellation."""
 
@@ -194,7 +194,7 @@ class GuardedProtocol(HttpToolsProtocol):
         keep_alive = framed and self.parser.should_keep_alive()
         client = ClientConnection(self, method.decode("ascii"), target, headers, framed=framed, keep_alive=keep_alive)
         client.waiting_for_100_continue = framed and self.expect_100_continue  # HTTP/1.0 knows no 100
-        self.headers = NOWHERE
+        self.headers = TRAILERS
         before: ClientConnection | RequestResponseCycle | None = self.cycle
         self.cycle = client  # type: ignore[assignment]  # it has what uvicorn looks at
         if before is None or before.response_complete:
@@ -214,7 +214,7 @@ class GuardedProtocol(HttpToolsProtocol):
         paused = self.flow.read_paused
         super().on_headers_complete()
         if not self.parser.should_upgrade():
-            self.headers = NOWHERE
+            self.headers = TRAILERS
         if not paused and len(self.pipeline) < MOST_PIPELINED:
             self.flow.resume_reading()  # it waits: uvicorn reads no more, and would not see its client leave
 
