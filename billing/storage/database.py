@@ -25,11 +25,11 @@ OUR_FAULT_STATES = ("22", "23", "42", "P0")
 
 
 class Readable(Protocol):
-    """Whatever readers may be given that only show and report: a database, or a replica of it. It takes no writes."""
+    """A database, or a replica of it, for readers that only show and report: it takes no writes."""
 
     @property
     def is_sqlite(self) -> bool:
-        """Whether its SQL is SQLite's."""
+        """True where its SQL is SQLite's."""
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
