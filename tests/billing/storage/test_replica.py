@@ -4,8 +4,10 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -22,7 +24,10 @@ from billing.storage.database import Database, now_ms
 from billing.storage.migrate import newest_revision
 from billing.storage.replica import ALONE, ANOTHER, AWAY, LATE, NO_REPLICA, OLD_SCHEMA, Replica
 from config.settings import DatabaseSettings
+from proxy.cli.preflight.database import replica_checks
+from proxy.cli.preflight.site import Site
 from proxy.server.side_routes import journal_apart
+from tests.support.money_api import settings
 from tests.support.postgres_replica import PostgresReplica, ask, primary_and_replica
 from tests.support.schema import in_thread, migrated
 from tests.support.stores import Books, charge, close_books, open_books
@@ -275,6 +280,15 @@ async def test_the_journal_is_of_one_snapshot_and_read_anew_at_the_primary(
     copy.kill()
     assert await debited() > before
     assert replica.failures() == 1
+
+
+async def test_preflight_looks_at_the_replica(books: Books, copy: PostgresReplica) -> None:
+    database = {"url": books.database.url.render_as_string(hide_password=False), "replica_url": copy.url}
+    nothing: Any = None
+    site = Site(settings(database=database), books.database, (), nothing, None, nothing, "", None, 26, 1)
+    (row,) = await replica_checks(site)
+    assert (row.state, row.found) == ("PASS", "is read from, 0.0 s behind the primary")
+    assert await replica_checks(replace(site, settings=settings())) == []
 
 
 async def test_promoted_it_is_left(books: Books, replica: Replica, copy: PostgresReplica) -> None:
