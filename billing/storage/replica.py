@@ -13,6 +13,7 @@ from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, cast
 
 from sqlalchemy import CursorResult, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from billing.money.errors import StoreUnavailable
@@ -39,6 +40,8 @@ AWAY = "does not answer"
 NO_REPLICA = "is no replica: it takes writes itself"
 ANOTHER = "is a copy of another database than database.url names"
 LATE = f"is more than {LATEST_SECONDS:.0f} s behind the primary"
+REFUSED = "cannot be looked at"
+UNKNOWN = "does not say what it has replayed, so nobody knows how late it is"
 ALONE = "cannot be compared with the primary, which does not answer"
 OLD_SCHEMA = "does not have the schema of this version"
 
@@ -98,10 +101,13 @@ class Replica:
 
     async def look(self, booked_until: int) -> None:
         """Look at both, and decide from where is read. `booked_until`: until when charges are booked (Unix ms)."""
-        compared = await self._mark(booked_until)
-        problem, details = await self._find_problem()
-        if problem == LATE and not compared:
-            problem, details = ALONE, ""
+        try:
+            compared = await self._mark(booked_until)
+            problem, details = await self._find_problem()
+            if problem == LATE and not compared:
+                problem, details = ALONE, ""
+        except DBAPIError as error:  # a right that our role lacks, there or here
+            problem, details = REFUSED, str(error.orig)
         self.problem, self.details = problem, details
         self.lag_seconds = time.monotonic() - self._fresh.at if problem or self._marks else 0.0
 
@@ -144,6 +150,8 @@ class Replica:
             return AWAY, ""
         if not recovering:
             return NO_REPLICA, ""
+        if position is None:  # of a service whose replicas are not PostgreSQL's own
+            return UNKNOWN, ""
         if self._which and which != self._which:
             return ANOTHER, f"{which}, not {self._which}"
         if revision != newest_revision():

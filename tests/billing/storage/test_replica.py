@@ -22,7 +22,7 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.usage_rows import UsageFilters
 from billing.storage.database import Database, now_ms
 from billing.storage.migrate import newest_revision
-from billing.storage.replica import ALONE, ANOTHER, AWAY, LATE, NO_REPLICA, OLD_SCHEMA, Replica
+from billing.storage.replica import ALONE, ANOTHER, AWAY, LATE, NO_REPLICA, OLD_SCHEMA, REFUSED, UNKNOWN, Replica
 from config.settings import DatabaseSettings
 from proxy.cli.preflight.database import replica_checks
 from proxy.cli.preflight.site import Site
@@ -236,6 +236,15 @@ async def test_what_is_no_replica_of_this_ledger_is_not_read_from(
     await stranger.close()
 
 
+async def test_one_that_does_not_say_what_it_has_replayed_is_not_read_from(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = str(billing.storage.replica.REPLICA).replace("(pg_last_wal_replay_lsn() - '0/0'::pg_lsn)", "NULL")
+    monkeypatch.setattr(billing.storage.replica, "REPLICA", text(silent.replace("::", "\\:\\:")))
+    await replica.look(0)
+    assert replica.problem == UNKNOWN
+
+
 async def test_one_without_the_newest_schema_is_not_read_from(
     books: Books, replica: Replica, copy: PostgresReplica, servers: tuple[str, PostgresReplica]
 ) -> None:
@@ -261,6 +270,13 @@ async def test_a_role_that_may_only_serve_is_enough_and_so_is_no_prepared_statem
     replica = Replica(database, replica_url, 1, 2)
     await well(replica)
     assert await requests_shown(replica, "nobody") == 0
+    ask(servers[0], "REVOKE EXECUTE ON FUNCTION pg_control_system FROM public")
+    await replica.look(0)
+    ask(servers[0], "GRANT EXECUTE ON FUNCTION pg_control_system TO public")
+    assert (replica.problem, replica.details.rpartition(": ")[2]) == (
+        REFUSED,
+        "permission denied for function pg_control_system",
+    )
     await replica.close()
     await database.close()
 
