@@ -148,7 +148,6 @@ def test_money_is_exact_while_pages_show_the_past(house: House) -> None:
     known = new_customer(house.server, START)
     seen = any(show_the_past(house, known, requests) for requests in range(1, 6))
     assert seen, "no page was of the replica"
-    log_before = len(house.server.log())
     poor, doomed, buyer = (new_customer(house.server, amount) for amount in (1, START, 0))
     assert poor.chat(max_tokens=500).status_code == 402
     assert doomed.chat(max_tokens=5).status_code == 200
@@ -165,8 +164,6 @@ def test_money_is_exact_while_pages_show_the_past(house: House) -> None:
     house.copy.resume()
     wait_until(house.used, 10, "it has caught up")
     house.wait_remark("")
-    said = re.findall("the replica is (?:not )?read from", house.server.log()[log_before:])
-    assert sorted(said) == ["the replica is not read from"] * 2 + ["the replica is read from"] * 2, "by each worker"
 
 
 @contextmanager
