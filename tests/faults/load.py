@@ -1,7 +1,9 @@
 """A steady load from threads, with what every client saw, to be compared with the simulator's own record."""
 
+import contextlib
 import random
 import threading
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import httpx
@@ -10,6 +12,9 @@ import psutil
 from tests.support import web
 from tests.support.processes import children
 from tests.support.servers import Account, RedisServer, Sandbox, Serve, Tollkeeper, sandbox_says, wait_until
+
+Strike = Callable[[random.Random], None]
+"""Does something to a store, and returns once it serves again."""
 
 MAX_TOKENS = 30
 STORM_ENVIRONMENT = {
@@ -159,18 +164,36 @@ def assert_books_match_the_record(account: Account, sandbox: Sandbox, load: Load
     return rows
 
 
-def storm(account: Account, redis: RedisServer, kills: int, seed: int) -> Load:
-    """Kill workers, the jobs process and Redis at random, so often, while clients call; wait until nothing is held."""
-    chance = random.Random(seed)
-    with Load(account, clients=6, seed=seed) as load:
+def restarts(redis: RedisServer) -> Strike:
+    """Kill a Redis, and start it again with what it had on disk."""
+
+    def strike(_chance: random.Random) -> None:
+        redis.kill()
+        redis.start()
+
+    return strike
+
+
+def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, strikes: float = 0.2) -> list[Load]:
+    """Kill workers and the jobs process at random, so often, or `strike`, while clients call; wait until nothing is held.
+
+    `strikes`: part of the kills that is the store's. Returns a load for each account.
+    """
+    chance, server = random.Random(seed), accounts[0].server
+    clients = max(2, 6 // len(accounts))
+    with contextlib.ExitStack() as stack:
+        loads = [
+            stack.enter_context(Load(account, clients, seed + place * 7)) for place, account in enumerate(accounts)
+        ]
         for _ in range(kills):
-            load.more(chance.randrange(5, 60), 30)
-            if chance.random() < 0.2:
-                redis.kill()
-                redis.start()
+            chance.choice(loads).more(chance.randrange(5, 60), 30)
+            if chance.random() < strikes:
+                strike(chance)
             else:
-                found: list[psutil.Process] = wait_until(lambda: children(account.server), 5, "there are children")
+                found: list[psutil.Process] = wait_until(lambda: children(server), 5, "there are children")
                 chance.choice(found).kill()
-        load.more(50, 30)
-    wait_until(lambda: account.held() == 0, 30, "orphans are resolved")
-    return load
+        for load in loads:
+            load.more(50 // len(loads), 30)
+    for account in accounts:
+        wait_until(lambda: account.held() == 0, 30, "orphans are resolved")  # noqa: B023
+    return loads

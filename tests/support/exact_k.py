@@ -53,8 +53,8 @@ def hold_of(account: Account, body: str) -> int:
     return round(float(answer.headers["x-credits-held"]) * 1_000)
 
 
-def check_exactly(stack: Tollkeeper, sandbox: Sandbox, affordable: int) -> None:
-    """Fire REQUESTS at once on an account that can pay for `affordable`; fail unless as many are served and charged."""
+def check_exactly(stack: Tollkeeper, sandbox: Sandbox, account: Account, affordable: int) -> None:
+    """Fire REQUESTS at once on a new account that gets credit for `affordable`; fail unless as many are served and charged."""
     # The upstream bills what was held, so that K is exact however the requests overlap: 0.15 millicredits an input token,
     # 0.6 an output token, rounded up.
     rich = stack.account("1000")
@@ -66,7 +66,6 @@ def check_exactly(stack: Tollkeeper, sandbox: Sandbox, affordable: int) -> None:
         {"prompt_tokens": tokens_in, "completion_tokens": MAX_TOKENS, "total_tokens": tokens_in + MAX_TOKENS}
     )
     sandbox.clear()
-    account = stack.account()
     if affordable:
         account.grant(str(affordable * hold / 1_000))
         account.wait_balance(affordable * hold)

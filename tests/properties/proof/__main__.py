@@ -44,6 +44,15 @@ PARTS = (
         overspend.exactly_k,
     ),
     Part(
+        "exactly K, cluster",
+        "I1",
+        "the same on a Redis Cluster of six nodes, on one master after the other",
+        "values of K",
+        3,
+        len(overspend.EXACT),
+        overspend.exactly_k_on_cluster,
+    ),
+    Part(
         "peers' cases",
         "I1",
         "what other gateways serve for nothing is refused, and no balance is below zero",
@@ -78,6 +87,15 @@ PARTS = (
         25,
         5_000,
         bad_weather.kills,
+    ),
+    Part(
+        "kill storm, cluster",
+        "I3, I4, I5",
+        "workers, jobs and masters of a cluster killed at random, replicas take over: nothing lost, nothing twice",
+        "kills",
+        15,
+        2_000,
+        bad_weather.kills_on_cluster,
     ),
     Part(
         "lost replies",
