@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote, urlencode
 
 import certifi
-from sqlalchemy import URL, Connection, event, make_url
+from sqlalchemy import URL, Connection, event, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
@@ -19,6 +19,8 @@ from billing.storage.private_files import make_private
 from billing.storage.sqlite_connection import connect as connect_sqlite
 from config.store_urls import SQLALCHEMY_FIELDS, SYSTEM_ROOTS
 
+SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
+POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
 OUR_FAULT_STATES = ("22", "23", "42", "P0")
 """Classes of SQLSTATE: data that does not fit, broken constraints, wrong SQL, a trigger of ours that said no."""
@@ -58,6 +60,13 @@ class Database:
         with _translated():
             async with self._turn(), self.engine.begin() as connection:
                 yield connection
+
+    async def clock_ms(self, connection: AsyncConnection) -> int:
+        """Return the database's own time in Unix milliseconds: of what one machine begins and another ends, as a lease,
+        since machines differ.
+        """
+        statement = SQLITE_CLOCK if self.is_sqlite else POSTGRESQL_CLOCK
+        return int((await connection.execute(text(statement))).scalar_one())
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:
@@ -160,7 +169,7 @@ def _split_fields(url: URL) -> tuple[URL, dict[str, Any]]:
 
 
 def now_ms() -> int:
-    """Return the wall clock in Unix milliseconds."""
+    """Return this machine's wall clock in Unix milliseconds."""
     return time.time_ns() // 1_000_000
 
 
