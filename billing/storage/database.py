@@ -21,6 +21,12 @@ from config.store_urls import SQLALCHEMY_FIELDS, SYSTEM_ROOTS
 
 SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
 POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
+LET_GO_SECONDS = 15
+"""Pause between two statements of a transaction that writes, at which PostgreSQL ends it and frees its rows.
+
+A machine that is cut off says no more and never hangs up: for two hours, until the kernel's keep-alive, nobody else could
+book a charge of those accounts.
+"""
 OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
 OUR_FAULT_STATES = ("22", "23", "42", "P0")
 """Classes of SQLSTATE: data that does not fit, broken constraints, wrong SQL, a trigger of ours that said no."""
@@ -59,6 +65,9 @@ class Database:
         """One transaction: committed at the end, rolled back on any exception. Raises StoreUnavailable."""
         with _translated():
             async with self._turn(), self.engine.begin() as connection:
+                if not self.is_sqlite:  # here and not for the connection: PgBouncer hands one to many
+                    limit = f"SET LOCAL idle_in_transaction_session_timeout = {LET_GO_SECONDS * 1_000}"
+                    await connection.exec_driver_sql(limit)
                 yield connection
 
     async def clock_ms(self, connection: AsyncConnection) -> int:
