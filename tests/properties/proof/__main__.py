@@ -10,7 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.properties.proof import bad_weather, fuzz, overspend, seeded, standing
+from tests.properties.proof import bad_weather, clocks, cut_off, fuzz, overspend, seeded, standing
 from tests.properties.proof.part import Figures, Part
 
 KILLED = (
@@ -105,6 +105,24 @@ PARTS = (
         20,
         3_500,
         bad_weather.lost_replies,
+    ),
+    Part(
+        "clocks",
+        "I1, I3, I4",
+        "machines an hour ahead, an hour behind and jumping: limits hold, nothing is taken from who lives or kept for an hour",
+        "jumps",
+        3,
+        300,
+        clocks.jumping_clocks,
+    ),
+    Part(
+        "cut off",
+        "I3, I4, I9",
+        "a machine reaches nobody for longer than its leases and comes back: resolved once by others, the rest charged once",
+        "cuts",
+        2,
+        200,
+        cut_off.cut_off,
     ),
     Part(
         "stores away",
