@@ -1,4 +1,4 @@
-"""Which files are mutated, and the tests that each is run against: first its own, then all of the money core."""
+"""Which files are mutated, and the tests that each is run against: first its own, then all of the money core for what is of it."""
 
 from posixpath import normpath
 
@@ -21,6 +21,7 @@ OWN = {
     "billing/money/catalogue/price_plan.py": ("test_price_plan.py",),
     "billing/money/credits/expiring.py": ("test_expiring.py",),
     "proxy/gateway/settlement.py": (
+        f"{GATEWAY}/test_settlement_parts.py",
         f"{GATEWAY}/test_settlement.py",
         f"{GATEWAY}/test_every_endpoint_is_metered.py",
         f"{GATEWAY}/test_plan.py",
@@ -32,6 +33,11 @@ OWN = {
     "proxy/gateway/usage_rows.py": (f"{GATEWAY}/test_usage_rows.py",),
 }
 """File → its own tests, in tests/billing/money or from there."""
+
+
+def other_tests_of(file: str) -> tuple[str, ...]:
+    """Tests that a mutant is run against which outlives its own."""
+    return ALL if file.startswith("billing/") else ()
 
 
 def own_tests_of(file: str) -> tuple[str, ...]:
