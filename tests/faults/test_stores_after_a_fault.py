@@ -5,10 +5,8 @@ import contextlib
 import shutil
 import signal
 import sqlite3
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import redis as redis_py
@@ -16,37 +14,11 @@ import redis as redis_py
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import flush_once
 from billing.money.amounts import Millicredits
-from billing.money.buckets import BUCKETS, bucket_of
+from billing.money.buckets import bucket_of
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Budget, Checkpoint, Gone, Held, KeyLimits, Refused, Settled
-from tests.support.servers import RedisServer, within
-from tests.support.stores import Books, close_books, open_books, record, request
-
-
-async def until(check: Callable[[], Any], seconds: float, what: str) -> None:
-    """Wait without blocking the loop that the stores live in."""
-    deadline = time.monotonic() + within(seconds)
-    while True:
-        found = check()
-        if asyncio.iscoroutine(found):
-            found = await found
-        if found:
-            return
-        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.02)
-
-
-def another(books: Books, redis: RedisServer, lease_ms: int = 60_000) -> RedisBalances:
-    """A second process's store on the same Redis and ledger."""
-    return RedisBalances(redis.url, books.ledger, 2, lease_ms)
-
-
-async def serves(store: RedisBalances, account: str) -> bool:
-    try:
-        await store.read(account)
-    except StoreUnavailable:
-        return False
-    return True
+from billing.money.holds import Budget, Checkpoint, Held, KeyLimits, Refused, Settled
+from tests.support.servers import RedisServer
+from tests.support.stores import Books, another, close_books, open_books, record, request, serves, until
 
 
 def remember(redis: RedisServer, folder: Path) -> Callable[[], None]:
@@ -75,7 +47,7 @@ async def test_a_bucket_whose_rebuilder_died_is_taken_over(redis_server: RedisSe
     token = raw.get(name)
     assert isinstance(token, bytes)
     raw.set(name, b"R:" + token)
-    second = another(books, redis_server)
+    second = another(books)
     await second.open()
     assert await second.hold(request("r1", account, 400)) == Held(1_000, 400)
     assert isinstance(await second.settle("r1", account, Millicredits(300), record("r1", account)), Settled)
@@ -141,7 +113,7 @@ async def test_a_charge_lost_by_redis_is_settled_again_by_a_process_that_has_no_
     await books.store.hold(request("ours", account, 300))
     assert isinstance(await books.store.settle("ours", account, Millicredits(300), record("ours", account)), Settled)
     redis_py.Redis(port=redis_server.port).flushall()
-    second = another(books, redis_server)
+    second = another(books)
     await second.open()
     await second.hold(request("theirs", account, 100))
     assert isinstance(await second.settle("theirs", account, Millicredits(100), record("theirs", account)), Settled)
@@ -158,53 +130,6 @@ async def test_a_charge_lost_by_redis_is_settled_again_by_a_process_that_has_no_
     assert (await books.ledger.posted(account)).balance == 1_000 - 300 - 100
     assert (await second.read(account)).balance == 1_000 - 300 - 100
     await second.close()
-    await close_books(books)
-
-
-async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisServer, folder: Path) -> None:
-    """The process that reaps makes no holds: it must learn of the new epoch by itself."""
-    reaping = await open_books(folder, redis_server.url)
-    account = await reaping.account(1_000)
-    await reaping.store.read(account)
-    redis_py.Redis(port=redis_server.port).flushall()
-    dying = another(reaping, redis_server, lease_ms=60_000)
-    await dying.open()
-    await dying.hold(request("orphan", account, 300)._replace(lease_ms=1))
-    dying.checkpoint(Checkpoint("orphan", account, Millicredits(120), b""))
-    assert (await dying.read(account)).held == 300
-    await dying._servers.close()  # gone without a word, as a killed process is  # noqa: SLF001
-
-    async def reaped() -> bool:
-        assert isinstance(reaping.store, RedisBalances)
-        await reaping.store.reap()
-        return (await reaping.store.read(account)).held == 0
-
-    await until(reaped, 6, "the orphan is resolved")
-    assert (await reaping.store.read(account)).balance == 1_000 - 120
-    await close_books(reaping)
-
-
-# I4
-@pytest.mark.parametrize(("owed", "charged"), [(120, True), (0, False)])
-async def test_what_the_reaper_charged_is_not_taken_on_again(
-    redis_server: RedisServer, folder: Path, owed: int, charged: bool
-) -> None:
-    """A process dies after it decided a charge; another takes on what runs before SQL has heard of it."""
-    books = await open_books(folder, redis_server.url)
-    assert isinstance(books.store, RedisBalances)
-    account = await books.account(1_000)
-    await books.store.hold(request("r1", account, 300)._replace(lease_ms=1))
-    books.store.checkpoint(Checkpoint("r1", account, Millicredits(owed), record("r1", account)))
-    books.store.forget("r1")
-    books.store._epochs.opened_at[:] = [0.0] * BUCKETS  # noqa: SLF001 - long ago: leases are believed
-
-    async def reaped() -> bool:
-        assert isinstance(books.store, RedisBalances)
-        return bool(await books.store.reap())
-
-    await until(reaped, 3, "the hold is resolved")
-    taken = await books.store.resume(request("r1", account, 300))
-    assert taken == (Gone(1_000 - owed, 0) if charged else Held(1_000, 300))
     await close_books(books)
 
 
@@ -293,90 +218,6 @@ async def test_the_embedded_store_waits_for_the_checkpoint_too(folder: Path) -> 
     await close_books(books)
 
 
-async def reap_now(store: RedisBalances, account: str) -> None:
-    """As another machine's reaper does when nobody renewed the lease, and it has been connected for long."""
-    store._epochs.opened_at[:] = [0.0] * BUCKETS  # noqa: SLF001
-
-    async def reaped() -> bool:
-        await store.reap()
-        return (await store.read(account)).held == 0
-
-    await until(reaped, 6, "the hold is taken for an orphan's")
-
-
-@pytest.mark.parametrize(
-    ("checkpoint", "due", "charged", "rows"),
-    [
-        pytest.param(120, 300, 300, {"r1": 120, "r1-rest": 180}, id="more was due than the checkpoint said"),
-        pytest.param(120, 120, 120, {"r1": 120}, id="the checkpoint was right"),
-        pytest.param(0, 300, 300, {"r1": 300}, id="there was no checkpoint"),
-        pytest.param(
-            120, 1_500, 1_000, {"r1": 120, "r1-rest": 880}, id="more than there is: a loss, never a negative balance"
-        ),
-    ],
-)
-# I3, I4
-async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_once(
-    redis_server: RedisServer, folder: Path, checkpoint: int, due: int, charged: int, rows: dict[str, int]
-) -> None:
-    """Its hold was resolved as an orphan's; then it comes back with what it really showed its client."""
-    ours = await open_books(folder, redis_server.url)
-    account = await ours.account(1_000)
-    other = another(ours, redis_server)
-    await other.open()
-    await ours.store.hold(request("r1", account, 400)._replace(lease_ms=1))
-    if checkpoint:
-        ours.store.checkpoint(Checkpoint("r1", account, Millicredits(checkpoint), record("r1", account, cost=100)))
-    assert (await ours.store.read(account)).held == 400
-    await reap_now(other, account)
-    assert (await other.read(account)).balance == 1_000 - checkpoint
-
-    settled = await ours.store.settle("r1", account, Millicredits(due), record("r1", account, cost=250))
-    if due > checkpoint:
-        assert settled == Settled(charged, due - charged, 1_000 - charged, 0)
-    assert isinstance(await ours.store.settle("r1", account, Millicredits(due), record("r1", account, cost=250)), Gone)
-
-    reading = await other.read(account)
-    assert (reading.balance, reading.held) == (1_000 - charged, 0)
-    await ours.flush()
-    found = {row.charge_id: row for row in await ours.ledger.usage_of(account, 10)}
-    assert {name: row.charged_millicredits for name, row in found.items()} == rows
-    assert sum(row.loss_millicredits for row in found.values()) == due - charged
-    assert sum(row.cost_millicredits for row in found.values()) == (250 if due > checkpoint else 100)
-    assert (await ours.ledger.posted(account)).balance == 1_000 - charged
-    await other.close()
-    await close_books(ours)
-
-
-# I4
-@pytest.mark.parametrize("settled_before", [True, False])
-async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
-    redis_server: RedisServer, folder: Path, settled_before: bool
-) -> None:
-    """Restarted, and so rebuilt: whoever lives by the hold puts nothing back that the reaper resolved."""
-    ours = await open_books(folder, redis_server.url)
-    account = await ours.account(1_000)
-    other = another(ours, redis_server)
-    await other.open()
-    await ours.store.hold(request("r1", account, 400)._replace(lease_ms=1))
-    ours.store.checkpoint(Checkpoint("r1", account, Millicredits(120), record("r1", account, cost=100)))
-    assert (await ours.store.read(account)).held == 400
-    await reap_now(other, account)
-    if settled_before:
-        await ours.store.settle("r1", account, Millicredits(300), record("r1", account, cost=250))
-    redis_server.kill()
-    redis_server.start()
-    await until(lambda: serves(ours.store, account), 4, "service resumes")
-    if not settled_before:
-        await ours.store.settle("r1", account, Millicredits(300), record("r1", account, cost=250))
-    await ours.flush()
-    reading = await ours.store.read(account)
-    assert (reading.balance, reading.held) == (700, 0)
-    assert (await ours.ledger.posted(account)).balance == 700
-    await other.close()
-    await close_books(ours)
-
-
 @pytest.mark.slow
 async def test_a_journal_file_that_is_no_database_any_more_is_said_to_be_unavailable(folder: Path) -> None:
     """Any error of SQLite's, not only a locked file: fail closed, and go on when the file is whole again."""
@@ -423,7 +264,7 @@ async def test_closing_while_buckets_are_rebuilt_leaves_nothing_running(
 ) -> None:
     """What was left ran on beside the next connection, and kept the process from ending."""
     books = await open_books(folder, redis_server.url)
-    other = another(books, redis_server)
+    other = another(books)
     await other.open()
     redis_server.kill()
     redis_server.start()

@@ -1,8 +1,12 @@
 """Balance stores for tests, real ones, with a real SQL ledger beneath."""
 
+import asyncio
 import itertools
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -11,11 +15,13 @@ from billing.balances.redis.store import RedisBalances
 from billing.ledger.accounts import Accounts
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
+from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry, HoldRequest, KeyLimits
 from billing.money.usage_record import UsageRecord, encode_record
 from billing.storage.database import Database, now_ms
 from billing.storage.migrate import current_revision, newest_revision
 from tests.support.schema import lay_sqlite
+from tests.support.servers import within
 
 _references = itertools.count()
 NO_LIMITS = KeyLimits()
@@ -118,3 +124,29 @@ def request(
 
 def charge(number: int, account: str, charged: int = 10, loss: int = 0) -> Entry:
     return Entry(str(number), charged, loss, record(f"c{number}", account, cost=3))
+
+
+def another(books: Books, lease_ms: int = 60_000) -> RedisBalances:
+    """A second process's store on the same Redis and ledger."""
+    return RedisBalances(books.redis_url, books.ledger, 2, lease_ms)
+
+
+async def serves(store: RedisBalances, account: str) -> bool:
+    try:
+        await store.read(account)
+    except StoreUnavailable:
+        return False
+    return True
+
+
+async def until(check: Callable[[], Any], seconds: float, what: str) -> None:
+    """Wait without blocking the loop that the stores live in."""
+    deadline = time.monotonic() + within(seconds)
+    while True:
+        found = check()
+        if asyncio.iscoroutine(found):
+            found = await found
+        if found:
+            return
+        assert time.monotonic() < deadline, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.02)

@@ -193,7 +193,7 @@ class StorageCharge:
                 return 0
             settled = False
             try:
-                if await self._is_flushed(began) and not await self._stores.booked([day]):
+                if await self._is_flushed(time.monotonic()) and not await self._stores.booked([day]):
                     settled = await self._settle(day, began)
             finally:
                 if not settled and day.charge_id not in self._not_before:
@@ -217,11 +217,14 @@ class StorageCharge:
             amount = max(0, min(amount, result.balance - result.held))
         return False
 
-    async def _is_flushed(self, began: float) -> bool:
-        """Wait until every charge that was settled before `began` is in the ledger; False when that takes too long."""
-        while time.monotonic() - began < FLUSH_SECONDS:
+    async def _is_flushed(self, held_at: float) -> bool:
+        """Wait until every charge that was settled before `held_at` is in the ledger; False when that takes too long.
+
+        What is settled later under this id, by a process that was cut off, resolves the hold that is there now.
+        """
+        while time.monotonic() - held_at < FLUSH_SECONDS:
             waiting, age_ms = await self._store.depth()
-            if not waiting or age_ms + CLOCKS_APART_MS < (time.monotonic() - began) * 1_000:
+            if not waiting or age_ms + CLOCKS_APART_MS < (time.monotonic() - held_at) * 1_000:
                 return True
             await asyncio.sleep(LOOK_SECONDS)
         log.warning("a day of storage is not charged now: the ledger lags behind")

@@ -146,6 +146,9 @@ async def test_who_says_nothing_is_not_waited_for_for_long(monkeypatch: pytest.M
         poster = Poster()
         assert await poster.post(url, b"{}", {})
         await poster.close()
+
+
+async def test_who_is_not_there_gives_no_answer() -> None:
     poster = Poster()
     assert "no answer" in await poster.post("http://127.0.0.1:9/e", b"{}", {})
     assert "no answer" in await poster.post("http://[/e", b"{}", {})

@@ -24,6 +24,7 @@ STORES = (
     "tests/faults/test_redis_fails.py",
     "tests/faults/test_sql_fails.py",
     "tests/faults/test_stores_after_a_fault.py",
+    "tests/billing/balances/redis/test_reaping.py",
 )
 STORM = "tests/faults/test_webhook_storm_served.py"
 

@@ -40,7 +40,8 @@ end
 -- Resolve a hold: take `due` from it (and from what is available beyond it), give the rest back, journal it.
 -- I2: never charges more than the hold and what is available; the rest is the platform's loss.
 -- keys: 1 account, 2 hold, 3 leases, 4 log, 5 tombstone. record '' = nothing to journal (a release).
--- What was taken on again leaves a tombstone, so that whoever else took it on finds it resolved.
+-- What was taken on again leaves a tombstone, so that whoever else took it on finds it resolved. One that the reaper left of an
+-- earlier hold of this id goes: a settle that is sent twice would find it, and charge "the rest", which is everything.
 local function resolve(account, hold, leases, log, tombstone, id, keyprefix, due, record, tokens)
   local balance, held = figures(account)
   if not balance then return {'unknown'} end
@@ -56,7 +57,11 @@ local function resolve(account, hold, leases, log, tombstone, id, keyprefix, due
   redis.call('HINCRBY', account, 'held', int(-amount))
   redis.call('DEL', hold)
   redis.call('ZREM', leases, id)
-  if h[6] then redis.call('SET', tombstone, '1', 'EX', 86400) end
+  if h[6] then
+    redis.call('SET', tombstone, '1', 'EX', 86400)
+  elseif record ~= '' then
+    redis.call('SET', tombstone, '1', 'XX', 'EX', 86400)
+  end
   if h[5] and h[5] ~= '' then change_budgets(keyprefix, h[5], -amount, charged) end
   if h[2] and redis.call('HEXISTS', keyprefix .. h[2], 'inflight') == 1 then
     local key = keyprefix .. h[2]

@@ -93,7 +93,7 @@ async def run(books: Books, charge: StorageCharge) -> None:
     """Steps, with what is settled flushed beside them, until nothing is left to do."""
     flushing = asyncio.create_task(flush_on(books))
     while await charge.step():
-        await asyncio.sleep(0.02)
+        await books.flush()  # a step waits for the flush beside it; the next one closes what this one settled
     flushing.cancel()
     await asyncio.gather(flushing, return_exceptions=True)
 
