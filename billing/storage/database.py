@@ -24,8 +24,8 @@ POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS 
 LET_GO_SECONDS = 15
 """Pause between two statements of a transaction that writes, at which PostgreSQL ends it and frees its rows.
 
-A machine that is cut off says no more and never hangs up: for two hours, until the kernel's keep-alive, nobody else could
-book a charge of those accounts.
+A machine that is cut off says no more and never hangs up: until the kernel's keep-alive, for two hours, nobody else
+could book a charge of those accounts.
 """
 OUR_FAULT = (IntegrityError, ProgrammingError, DataError)
 OUR_FAULT_STATES = ("22", "23", "42", "P0")
