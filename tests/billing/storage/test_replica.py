@@ -4,6 +4,7 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -23,7 +24,18 @@ from billing.ledger.usage_rows import UsageFilters
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database, now_ms
 from billing.storage.migrate import newest_revision
-from billing.storage.replica import ALONE, ANOTHER, AWAY, LATE, NO_REPLICA, OLD_SCHEMA, REFUSED, UNKNOWN, Replica
+from billing.storage.replica import (
+    ALONE,
+    ANOTHER,
+    AWAY,
+    LATE,
+    NO_REPLICA,
+    NOT_SEEN,
+    OLD_SCHEMA,
+    REFUSED,
+    UNKNOWN,
+    Replica,
+)
 from config.settings import DatabaseSettings
 from proxy.cli.preflight.database import replica_checks
 from proxy.cli.preflight.site import Site
@@ -162,6 +174,28 @@ async def test_one_that_is_late_is_not_read_from_until_it_has_caught_up(
     assert (await requests_shown(replica, account), replica.booked_until > 9) == (1, True)
 
 
+async def test_one_about_the_limit_does_not_come_and_go(
+    books: Books, replica: Replica, copy: PostgresReplica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(billing.storage.replica, "LATEST_SECONDS", 60.0)
+    monkeypatch.setattr(billing.storage.replica, "BACK_SECONDS", 0.0)
+    copy.pause()
+    await books.account(1_000)
+    await replica.look(0)
+    assert replica.problem == ""
+    replica.problem = AWAY
+    await replica.look(0)
+    assert replica.problem == LATE, "it is to be better before it is read from again"
+
+
+async def test_reports_that_take_every_connection_do_not_make_it_look_away(replica: Replica) -> None:
+    async with AsyncExitStack() as reports:
+        for _ in range(4):  # two, and as many again
+            await reports.enter_async_context(replica.read())
+        await replica.look(0)
+        assert replica.problem == ""
+
+
 async def test_an_idle_primary_makes_nobody_late(
     books: Books, replica: Replica, copy: PostgresReplica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,13 +305,28 @@ async def test_what_is_no_replica_of_this_ledger_is_not_read_from(
     await stranger.close()
 
 
+def replayed(position: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the replica say that it has replayed until there."""
+    said = str(billing.storage.replica.REPLICA).replace("(pg_last_wal_replay_lsn() - '0/0'::pg_lsn)", position)
+    patch.setattr(billing.storage.replica, "REPLICA", text(said.replace("::", "\\:\\:")))
+
+
 async def test_one_that_does_not_say_what_it_has_replayed_is_not_read_from(
     replica: Replica, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    silent = str(billing.storage.replica.REPLICA).replace("(pg_last_wal_replay_lsn() - '0/0'::pg_lsn)", "NULL")
-    monkeypatch.setattr(billing.storage.replica, "REPLICA", text(silent.replace("::", "\\:\\:")))
+    replayed("NULL", monkeypatch)
     await replica.look(0)
     assert replica.problem == UNKNOWN
+
+
+async def test_one_that_was_made_anew_of_an_older_copy_has_to_be_seen_to_follow_again(
+    replica: Replica, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        replayed("1", patch)
+        await replica.look(0)
+        assert replica.problem == NOT_SEEN
+    await well(replica)
 
 
 async def test_one_without_the_newest_schema_is_not_read_from(
