@@ -95,6 +95,12 @@ async def problem_of(primary: Database, url: str) -> str:
         await replica.close()
 
 
+def replayed(position: str, patch: pytest.MonkeyPatch) -> None:
+    """Let the replica say that it has replayed until there."""
+    said = str(billing.storage.replica.REPLICA).replace("(pg_last_wal_replay_lsn() - '0/0'::pg_lsn)", position)
+    patch.setattr(billing.storage.replica, "REPLICA", text(said.replace("::", "\\:\\:")))
+
+
 async def requests_shown(replica: Replica, account: str) -> int:
     """Return how many requests of an account's are summed up on a page."""
     return sum(row.requests for row in await UsageSummaries(replica).sums(UsageFilters(), (), account))
@@ -172,6 +178,20 @@ async def test_one_that_is_late_is_not_read_from_until_it_has_caught_up(
     copy.catch_up()
     await well(replica)
     assert (await requests_shown(replica, account), replica.booked_until > 9) == (1, True)
+
+
+async def test_one_that_replays_steadily_and_long_after_is_late(
+    books: Books, replica: Replica, servers: tuple[str, PostgresReplica], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(billing.storage.replica, "LATEST_SECONDS", 0.3)
+    await books.account(1_000)
+    await replica.look(1)
+    position = ask(servers[0], "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint")
+    await books.account(1_000)
+    await asyncio.sleep(0.4)
+    replayed(str(position), monkeypatch)
+    await replica.look(2)
+    assert (replica.problem, replica.booked_until) == (LATE, 1), "it has what was there 0.4 s ago, and no more"
 
 
 async def test_one_about_the_limit_does_not_come_and_go(
@@ -303,12 +323,6 @@ async def test_what_is_no_replica_of_this_ledger_is_not_read_from(
     assert await problem_of(stranger, copy.url) == ANOTHER, "another server's database of the same name"
     assert await problem_of(primary, "postgresql+asyncpg://nobody@127.0.0.1:9/none") == AWAY
     await stranger.close()
-
-
-def replayed(position: str, patch: pytest.MonkeyPatch) -> None:
-    """Let the replica say that it has replayed until there."""
-    said = str(billing.storage.replica.REPLICA).replace("(pg_last_wal_replay_lsn() - '0/0'::pg_lsn)", position)
-    patch.setattr(billing.storage.replica, "REPLICA", text(said.replace("::", "\\:\\:")))
 
 
 async def test_one_that_does_not_say_what_it_has_replayed_is_not_read_from(
