@@ -86,7 +86,7 @@ class Ledger:
         notices: NoticeQueue | None = None,
         shown_from: Readable | None = None,
     ) -> None:
-        """`database` must be migrated; pages of rows that only show may be read from a replica of it, `shown_from`.
+        """`database` must be migrated; pages of usage may be read from a replica of it, `shown_from`.
 
         `on_booked` is told of every charge that this object books, once, after its commit; `notices` take those charges
         for whoever listens to them.
@@ -333,9 +333,7 @@ class Ledger:
             )
 
     async def transfers_of(self, account_id: str, limit: int, before_id: int | None = None) -> list[TransferRow]:
-        """Return a customer's ledger rows, newest first. The first page has what was booked a moment ago, by whoever
-        looks.
-        """
+        """Return a customer's ledger rows, newest first."""
         name = customer(account_id)
         # each side by its own index, from where the page begins: one condition on both would read the whole account
         sides = [
@@ -347,8 +345,7 @@ class Ledger:
         newest = [select(side.order_by(transfers.c.id.desc()).limit(limit).subquery()) for side in sides]
         rows_of_both = union_all(*newest).subquery()
         query = select(rows_of_both).order_by(rows_of_both.c.id.desc()).limit(limit)
-        database = self._db if before_id is None else self._shown
-        async with database.read() as connection:
+        async with self._db.read() as connection:
             found = await connection.execute(query)
             rows = [TransferRow._make((*row, 0, None)) for row in found]
             claimed = {_claim_id(row.reference_id): None for row in rows if row.reference_type in CLAIMS}

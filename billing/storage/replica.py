@@ -91,13 +91,11 @@ class Replica:
                 yield connection
             return
         asking = _AskedAgain(self._replica.reader, self._primary.reader)
-        try:
-            with translated():
-                async with asking:
-                    yield asking
-        finally:
-            if asking.left:
-                self.count_failure()
+        with translated():
+            async with asking:
+                yield asking
+        if asking.left:
+            self.count_failure()
 
     async def look(self, booked_until: int) -> None:
         """Look at both, and decide from where is read. `booked_until`: until when charges are booked (Unix ms)."""
@@ -172,7 +170,8 @@ class Replica:
 class _AskedAgain(AsyncConnection):
     """A connection to the replica that moves to the primary, for good, once the replica fails it.
 
-    That is away, was too slow, or ended the statement because replaying was in its way.
+    That is away, was too slow, ended the statement because replaying was in its way, or refused it: its URL may name a
+    role that lacks a right there.
     """
 
     def __init__(self, replica: AsyncEngine, primary: AsyncEngine) -> None:
@@ -190,13 +189,18 @@ class _AskedAgain(AsyncConnection):
     async def execute(self, statement: Any, parameters: Any = None, **options: Any) -> CursorResult[Any]:
         """Execute a statement, at the primary where the replica fails."""
         if not self.left:
-            with suppress(StoreUnavailable), translated():
+            with suppress(StoreUnavailable, DBAPIError), translated():
                 return cast("CursorResult[Any]", await super().execute(statement, parameters, **options))
             with suppress(StoreUnavailable), translated():
                 await self.invalidate()
                 await self.close()
             await self._move()
         return cast("CursorResult[Any]", await super().execute(statement, parameters, **options))
+
+    async def close(self) -> None:
+        """Close it; where the primary is away as well there is nothing to close."""
+        if self.sync_connection is not None:
+            await super().close()
 
     async def _move(self) -> AsyncConnection:
         self.left = True

@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from datetime import date
 
+from sqlalchemy.exc import DBAPIError
 from starlette.routing import Route
 
 from billing.accounting.daily_finance import Finance
@@ -75,7 +76,7 @@ def journal_apart(conf: DatabaseSettings, replica: Replica | None) -> Journal:
         if replica is not None and replica.used:
             try:
                 return await asyncio.to_thread(lambda: asyncio.run(read(conf.replica_url, first, last)))
-            except StoreUnavailable:
+            except (StoreUnavailable, DBAPIError):  # also what only the replica refuses: its role may lack a right
                 replica.count_failure()
         return await asyncio.to_thread(lambda: asyncio.run(read(conf.url, first, last)))
 

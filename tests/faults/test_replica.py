@@ -31,7 +31,6 @@ PAGES = (
     "usage/summary?groupBy=day,model",
     "usage/export",
     f"statement?month={MONTH}",
-    f"ledger?cursor={2**53}",
     "ledger",
     "me",
 )

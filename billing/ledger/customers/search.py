@@ -36,28 +36,31 @@ class AccountSearch:
     """Searches of one database. Raises StoreUnavailable when SQL is away."""
 
     def __init__(self, database: Readable, shown_from: Readable | None = None) -> None:
-        """`database` must be migrated. Words, and pages behind the first, may be looked for in a replica of it."""
+        """`database` must be migrated. Words that are no id may be looked for in a replica of it."""
         self._db, self._shown = database, shown_from or database
 
     async def find(self, filters: AccountFilters, limit: int) -> list[AccountRow]:
         """Return the accounts that fit, the newest first. Words that are the whole of an id find whose it is alone.
 
-        Without words the first page has what was changed a moment ago: it is how an app finds the account it made.
+        An app finds the account that it has just made by its id, or without words: all pages of a list are of one
+        place, as one of the past behind one of now would leave out what lies between.
         """
-        words, others = filters.words, self._conditions(filters)
-        # what has an id is found by indexes; a part of a name only by reading all of them
-        tries = list[ColumnElement[bool]]()
-        if words.startswith(IDS):
-            tries.append(accounts.c.id.in_(_owners(words)))
-        tries.append(_named_by(words) if words else true())
-        database = self._shown if words or filters.before else self._db
+        words = filters.words
+        if words.startswith(IDS) and (
+            rows := await self._rows(self._db, accounts.c.id.in_(_owners(words)), filters, limit)
+        ):
+            return rows
+        if words:  # what has an id is found by indexes; a part of a name only by reading all of them
+            return await self._rows(self._shown, _named_by(words), filters, limit)
+        return await self._rows(self._db, true(), filters, limit)
+
+    async def _rows(
+        self, database: Readable, fits: ColumnElement[bool], filters: AccountFilters, limit: int
+    ) -> list[AccountRow]:
+        query = account_rows().where(fits, *self._conditions(filters))
+        query = query.order_by(accounts.c.created_at.desc(), accounts.c.id.desc()).limit(limit)
         async with database.read() as connection:
-            for fits in tries:
-                query = account_rows().where(fits, *others)
-                query = query.order_by(accounts.c.created_at.desc(), accounts.c.id.desc()).limit(limit)
-                if rows := (await connection.execute(query)).all():
-                    return [AccountRow(*row) for row in rows]
-        return []
+            return [AccountRow(*row) for row in await connection.execute(query)]
 
     def _conditions(self, filters: AccountFilters) -> list[ColumnElement[bool]]:
         table, found = accounts.c, list[ColumnElement[bool]]()
