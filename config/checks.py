@@ -10,10 +10,11 @@ from urllib.parse import SplitResult, urlsplit
 from config.app import DARK_GROUND, LEAST_CONTRAST, LIGHT_GROUND, contrast_tenths
 from config.errors import ConfigError, raise_problems
 from config.settings import Settings, variable_of
-from config.store_urls import SECRET_FIELDS, fields_of, find_url_problems, password_of
+from config.store_urls import SECRET_FIELDS, UrlProblem, fields_of, find_url_problems, password_of
 from config.upstreams import find_upstream_problems, is_plain_url
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
+POSTGRESQL = "postgresql+asyncpg:"
 AMOUNT = "amount"
 """Stands for a package where the buyer named the amount."""
 
@@ -38,7 +39,7 @@ def find_passwords(settings: Settings, where: str, overridden: Mapping[str, str]
 
     `overridden`: dotted key → variable, of what the environment says.
     """
-    for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
+    for key, url in urls_of_stores(settings):
         if key in overridden:
             continue
         if password_of(url) or any(name in SECRET_FIELDS for name in fields_of(url)):
@@ -49,6 +50,16 @@ def find_passwords(settings: Settings, where: str, overridden: Mapping[str, str]
                 "has a password in it, and secrets never stand in the file",
                 f"set {name} in the environment",
             )
+
+
+def urls_of_stores(settings: Settings) -> tuple[tuple[str, str], ...]:
+    """Return the key and the URL of each store; "" where there is none."""
+    database = settings.database
+    return (
+        ("database.url", database.url),
+        ("database.replica_url", database.replica_url),
+        ("redis.url", settings.redis.url),
+    )
 
 
 def find_selling_problems(settings: Settings) -> Iterator[ConfigError]:
@@ -176,6 +187,23 @@ def _check_database(settings: Settings, where: str) -> Iterator[ConfigError]:
         yield ConfigError(where, "database.url", problem.reason, problem.fix)
 
 
+def _check_replica(settings: Settings, where: str) -> Iterator[ConfigError]:
+    url, primary = settings.database.replica_url, settings.database.url
+    if not url:
+        return
+    problems = []
+    if not primary.startswith(POSTGRESQL):
+        problems.append(UrlProblem("needs a ledger in PostgreSQL, and database.url names none", 'write ""'))
+    elif not url.startswith(POSTGRESQL) or _parts(url) is None:
+        problems.append(UrlProblem("is no URL of PostgreSQL", 'write "postgresql+asyncpg://...", or "" for none'))
+    elif url == primary:
+        problems.append(UrlProblem("is database.url itself", 'name a replica of it, or write "" for none'))
+    else:
+        problems += find_url_problems(url)
+    for problem in problems:
+        yield ConfigError(where, "database.replica_url", problem.reason, problem.fix)
+
+
 def _check_redis(settings: Settings, where: str) -> Iterator[ConfigError]:
     if url := settings.redis.url:
         for problem in find_url_problems(url):
@@ -284,6 +312,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_identity_provider, ("admin",)),
     (_check_tracing, ("log.opentelemetry",)),
     (_check_database, ("database.url",)),
+    (_check_replica, ("database.replica_url", "database.url")),
     (_check_redis, ("redis.url",)),
     (_check_tier, ("billing.service_tier", "billing.allowed_service_tiers")),
     (_check_markup, ("billing.markup",)),

@@ -114,6 +114,7 @@ class DatabaseSettings(Section, frozen=True):
     """*restart* — the SQL ledger."""
 
     url: str = "sqlite+aiosqlite:///var/tollkeeper.db"
+    replica_url: str = ""
     pool_size: Positive = 5
     timeout_seconds: PositiveSeconds = 5.0
 

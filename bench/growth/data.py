@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import insert, text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from billing.accounting.daily_finance import Finance, day_of
+from billing.accounting.daily_finance import DailyFinance, day_of
 from billing.ledger.summaries.usage_days import PARTS
 from billing.money.buckets import bucket_of
 from billing.storage.database import Database
@@ -144,7 +144,7 @@ async def _fill(database: Database, size: Size) -> None:
             await connection.exec_driver_sql(statement)
     async with database.write() as connection:
         await connection.exec_driver_sql("ANALYZE")
-    await Finance(database).roll_up(now, 1)
+    await DailyFinance(database).roll_up(now, 1)
 
 
 async def _accounts(connection: AsyncConnection, number: int, created: int) -> None:

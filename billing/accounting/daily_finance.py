@@ -17,7 +17,7 @@ from billing.ledger.summaries.reading import SUMS, Whose, asked_sums
 from billing.ledger.usage_rows import UsageFilters
 from billing.money.findings import Finding
 from billing.money.postings import CASH, CUSTOMER, DISPUTES, PLATFORM_LOSS
-from billing.storage.database import Database
+from billing.storage.database import Database, Readable
 from billing.storage.tables.core import MOVES, balances, transfers, usage, usage_daily
 from billing.storage.tables.operations import finance_daily
 
@@ -85,9 +85,9 @@ class ModelFigures(NamedTuple):
 
 
 class Finance:
-    """Computes, keeps and reads daily figures. Raises StoreUnavailable when SQL is away."""
+    """Computes and reads daily figures. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Readable) -> None:
         """`database` must be migrated."""
         self._db = database
 
@@ -186,50 +186,6 @@ class Finance:
                 found[day_of(int(number) * DAY_MS).isoformat()] += int(moved)
         return dict(found)
 
-    async def roll_up(self, now: int, days: int | None = None) -> RolledUp:
-        """Compute and keep today and every day that is not closed, or so many days. Times are Unix milliseconds.
-
-        A day is closed when it was computed an hour after its end: nothing is booked on it any more.
-        """
-        today = day_of(now)
-        wanted = await self._open_days(now) if days is None else [today - timedelta(days=back) for back in range(days)]
-        found = [await self.compute(day) for day in wanted]
-        closed = [figures for day, figures in zip(wanted, found, strict=True) if now >= span(day)[1] + CLOSE_AFTER_MS]
-        dialect = sqlite if self._db.is_sqlite else postgresql
-        async with self._db.write() as connection:
-            for figures in found:
-                values = {
-                    "purchased_millicredits": figures.purchased,
-                    "deducted_millicredits": figures.deducted,
-                    "cost_millicredits": figures.cost,
-                    "loss_millicredits": figures.loss,
-                    "liability_millicredits": figures.liability,
-                    "requests": figures.requests,
-                    "given_away_millicredits": figures.given_away,
-                    "updated_at": now,
-                }
-                statement = dialect.insert(finance_daily).values(day=figures.day, **values)
-                await connection.execute(statement.on_conflict_do_update(index_elements=["day"], set_=values))
-        return RolledUp(found, closed)
-
-    async def _open_days(self, now: int) -> list[date]:
-        """Today and the days before it that were never computed after they had ended, newest first."""
-        today = day_of(now)
-        query = (
-            select(finance_daily.c.day, finance_daily.c.updated_at)
-            .order_by(finance_daily.c.day.desc())
-            .limit(MOST_DAYS)
-        )
-        async with self._db.read() as connection:
-            rows = (await connection.execute(query)).all()
-            first = (await connection.execute(select(func.min(transfers.c.created_at)))).scalar_one()
-        if first is None:
-            return [today]
-        closed = {row[0] for row in rows if row[1] >= span(date.fromisoformat(row[0]))[1] + CLOSE_AFTER_MS}
-        age = min((today - day_of(first)).days, MOST_DAYS - 1)
-        past = [today - timedelta(days=back) for back in range(1, age + 1)]
-        return [today, *(day for day in past if day.isoformat() not in closed)][:DAYS_AT_ONCE]
-
     async def days(self, limit: int) -> list[Figures]:
         """Return the days that were rolled up, newest first."""
         return [figures for figures, _ in await self._days(limit)]
@@ -269,6 +225,59 @@ class Finance:
                     found[row.model][place] += int(part)
         models = [ModelFigures(model, *sums) for model, sums in found.items() if sums[0]]
         return sorted(models, key=lambda one: (-one.cost, one.model))[:limit]
+
+
+class DailyFinance(Finance):
+    """Also computes what is to be kept, and keeps it."""
+
+    def __init__(self, database: Database) -> None:
+        """`database` must be migrated."""
+        super().__init__(database)
+        self._database = database
+
+    async def roll_up(self, now: int, days: int | None = None) -> RolledUp:
+        """Compute and keep today and every day that is not closed, or so many days. Times are Unix milliseconds.
+
+        A day is closed when it was computed an hour after its end: nothing is booked on it any more.
+        """
+        today = day_of(now)
+        wanted = await self._open_days(now) if days is None else [today - timedelta(days=back) for back in range(days)]
+        found = [await self.compute(day) for day in wanted]
+        closed = [figures for day, figures in zip(wanted, found, strict=True) if now >= span(day)[1] + CLOSE_AFTER_MS]
+        dialect = sqlite if self._database.is_sqlite else postgresql
+        async with self._database.write() as connection:
+            for figures in found:
+                values = {
+                    "purchased_millicredits": figures.purchased,
+                    "deducted_millicredits": figures.deducted,
+                    "cost_millicredits": figures.cost,
+                    "loss_millicredits": figures.loss,
+                    "liability_millicredits": figures.liability,
+                    "requests": figures.requests,
+                    "given_away_millicredits": figures.given_away,
+                    "updated_at": now,
+                }
+                statement = dialect.insert(finance_daily).values(day=figures.day, **values)
+                await connection.execute(statement.on_conflict_do_update(index_elements=["day"], set_=values))
+        return RolledUp(found, closed)
+
+    async def _open_days(self, now: int) -> list[date]:
+        """Today and the days before it that were never computed after they had ended, newest first."""
+        today = day_of(now)
+        query = (
+            select(finance_daily.c.day, finance_daily.c.updated_at)
+            .order_by(finance_daily.c.day.desc())
+            .limit(MOST_DAYS)
+        )
+        async with self._db.read() as connection:
+            rows = (await connection.execute(query)).all()
+            first = (await connection.execute(select(func.min(transfers.c.created_at)))).scalar_one()
+        if first is None:
+            return [today]
+        closed = {row[0] for row in rows if row[1] >= span(date.fromisoformat(row[0]))[1] + CLOSE_AFTER_MS}
+        age = min((today - day_of(first)).days, MOST_DAYS - 1)
+        past = [today - timedelta(days=back) for back in range(1, age + 1)]
+        return [today, *(day for day in past if day.isoformat() not in closed)][:DAYS_AT_ONCE]
 
 
 def below_target(days: Iterable[Figures], target_percent: int) -> list[Finding]:

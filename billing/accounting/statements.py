@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.ledger.summaries.usage_days import DAY_MS, since_day
 from billing.money.postings import CASH, DISPUTES, customer
-from billing.storage.database import Database
+from billing.storage.database import Readable
 from billing.storage.tables.core import MOVES, accounts, transfers, usage, usage_daily
 from billing.storage.tables.payments import claims, purchases
 from billing.storage.tables.summaries import usage_days
@@ -134,7 +134,7 @@ class Statement(NamedTuple):
 class Statements:
     """Reads statements. Raises StoreUnavailable."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Readable) -> None:
         """`database` must be migrated."""
         self._db = database
 
@@ -143,7 +143,8 @@ class Statements:
         start, end = month_bounds(month)
         who = customer(account_id)
         async with self._db.read() as connection:
-            name = (await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))).scalar_one()
+            named = await connection.execute(select(accounts.c.name).where(accounts.c.id == account_id))
+            name = named.scalar_one_or_none() or ""  # a replica may not have an account that was made this moment
             kept = await since_day(connection)
             opening = await _moved_before(connection, who, start) - await _used_before(
                 connection, account_id, start, kept

@@ -7,7 +7,7 @@ import msgspec
 from sqlalchemy import func, select
 
 from billing.money.postings import DEFAULT_UPSTREAM
-from billing.storage.database import Database
+from billing.storage.database import Readable
 from billing.storage.tables.core import background_responses, batches, upstream_objects, usage
 
 
@@ -22,7 +22,7 @@ class Spend(NamedTuple):
 class UpstreamSpend:
     """Spend by upstream. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Readable) -> None:
         """`database` must be migrated."""
         self._db = database
 

@@ -13,7 +13,7 @@ from billing.ledger.summaries.reading import SUMS, Whose, asked_sums
 from billing.ledger.usage_rows import UsageFilters, of_account
 from billing.money.errors import BillingError
 from billing.money.usage_record import UsageRow
-from billing.storage.database import Database
+from billing.storage.database import Readable
 from billing.storage.rows import columns_of
 from billing.storage.tables.core import usage
 
@@ -44,7 +44,7 @@ class UsageSums(NamedTuple):
 class UsageSummaries:
     """Reads of one database. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Readable) -> None:
         """`database` must be migrated."""
         self._db = database
 

@@ -40,7 +40,7 @@ from billing.money.postings import (
 from billing.money.spend_periods import period_start_ms
 from billing.money.usage_record import UsageRecord, UsageRow, decode_record
 from billing.storage.bulk import add_to_each, insert_all, insert_new
-from billing.storage.database import Database, now_ms
+from billing.storage.database import Database, Readable, now_ms
 from billing.storage.rows import columns_of
 from billing.storage.tables.core import balances, buckets, outbox, transfers, usage
 from billing.storage.tables.payments import claims
@@ -80,14 +80,19 @@ class Ledger:
     """Reads and writes transfers, usage, balances and the outbox. Raises StoreUnavailable when SQL is away."""
 
     def __init__(
-        self, database: Database, on_booked: OnBooked | None = None, notices: NoticeQueue | None = None
+        self,
+        database: Database,
+        on_booked: OnBooked | None = None,
+        notices: NoticeQueue | None = None,
+        shown_from: Readable | None = None,
     ) -> None:
-        """`database` must be migrated.
+        """`database` must be migrated; pages of rows that only show may be read from a replica of it, `shown_from`.
 
         `on_booked` is told of every charge that this object books, once, after its commit; `notices` take those charges
         for whoever listens to them.
         """
         self.database = self._db = database
+        self._shown = shown_from or database
         self._on_booked, self._notices = on_booked, notices
 
     @property
@@ -328,7 +333,9 @@ class Ledger:
             )
 
     async def transfers_of(self, account_id: str, limit: int, before_id: int | None = None) -> list[TransferRow]:
-        """Return a customer's ledger rows, newest first."""
+        """Return a customer's ledger rows, newest first. The first page has what was booked a moment ago, by whoever
+        looks.
+        """
         name = customer(account_id)
         # each side by its own index, from where the page begins: one condition on both would read the whole account
         sides = [
@@ -340,7 +347,8 @@ class Ledger:
         newest = [select(side.order_by(transfers.c.id.desc()).limit(limit).subquery()) for side in sides]
         rows_of_both = union_all(*newest).subquery()
         query = select(rows_of_both).order_by(rows_of_both.c.id.desc()).limit(limit)
-        async with self._db.read() as connection:
+        database = self._db if before_id is None else self._shown
+        async with database.read() as connection:
             found = await connection.execute(query)
             rows = [TransferRow._make((*row, 0, None)) for row in found]
             claimed = {_claim_id(row.reference_id): None for row in rows if row.reference_type in CLAIMS}
@@ -357,12 +365,13 @@ class Ledger:
         ]
 
     async def usage_of(self, account_id: str, limit: int, filters: UsageFilters | None = None) -> list[UsageRow]:
-        """Return a customer's usage rows, newest first."""
+        """Return a customer's usage rows, newest first; one that is asked for by its id, as soon as it is booked."""
         filters = filters or UsageFilters()
         query = select(*columns_of(usage, UsageRow._fields))
         query = query.where(of_account(account_id, filters), *filters.conditions())
         query = query.order_by(usage.c.created_at.desc(), usage.c.charge_id.desc()).limit(limit)
-        async with self._db.read() as connection:
+        database = self._shown if filters.request_id is None else self._db
+        async with database.read() as connection:
             return [UsageRow(*row) for row in await connection.execute(query)]
 
     async def usage_named(self, account_id: str, request_ids: Sequence[str]) -> list[UsageRow]:

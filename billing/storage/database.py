@@ -3,9 +3,9 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import quote, urlencode
 
 import certifi
@@ -32,6 +32,17 @@ OUR_FAULT_STATES = ("22", "23", "42", "P0")
 """Classes of SQLSTATE: data that does not fit, broken constraints, wrong SQL, a trigger of ours that said no."""
 
 
+class Readable(Protocol):
+    """A database, or a replica of it, for readers that only show and report: it takes no writes."""
+
+    @property
+    def is_sqlite(self) -> bool:
+        """True where its SQL is SQLite's."""
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Open a connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
+
+
 class Database:
     """An engine and its manners: bounded waits, write transactions that take their lock at once."""
 
@@ -56,14 +67,14 @@ class Database:
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Open a connection for reading, each statement its own snapshot. Raises StoreUnavailable."""
-        with _translated():
+        with translated():
             async with self.reader.connect() as connection:
                 yield connection
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """One transaction: committed at the end, rolled back on any exception. Raises StoreUnavailable."""
-        with _translated():
+        with translated():
             async with self._turn(), self.engine.begin() as connection:
                 if not self.is_sqlite:  # here and not for the connection: PgBouncer hands one to many
                     limit = f"SET LOCAL idle_in_transaction_session_timeout = {LET_GO_SECONDS * 1_000}"
@@ -97,7 +108,7 @@ class Database:
         Raises StoreUnavailable.
         """
         engine = self.reader if self.is_sqlite else self.engine.execution_options(isolation_level="REPEATABLE READ")
-        with _translated():
+        with translated():
             async with engine.connect() as connection:
                 if self.is_sqlite:
                     await connection.exec_driver_sql("BEGIN")
@@ -195,13 +206,14 @@ def is_our_fault(error: DBAPIError) -> bool:
     )
 
 
-class _translated:  # noqa: N801 - reads as a statement
+class translated:  # noqa: N801 - reads as a statement
     """Turns every way in which a database can be away into StoreUnavailable."""
 
     def __enter__(self) -> None:
-        pass
+        """Do nothing yet."""
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _trace: object) -> None:
+        """Raise StoreUnavailable where the error says that."""
         if error is None or isinstance(error, (StoreUnavailable, asyncio.CancelledError)):
             return
         # a failover's read-only server or a full disk arrive as plain DBAPIErrors: only what is our own fault is not

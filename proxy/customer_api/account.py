@@ -137,7 +137,7 @@ class AccountApi:
             until_ms=parse_time(query.get("until"), "until"),
             before=read_cursor(query.get("cursor")),
         )
-        as_of = self.services.booked_until
+        as_of = self.services.shown_until
         rows = await self.ledger.usage_of(key.account_id, limit + 1, filters)
         following = write_cursor(rows[limit - 1].created_at, rows[limit - 1].charge_id) if len(rows) > limit else None
         shown = [usage_row(row) for row in rows[:limit]]

@@ -74,7 +74,7 @@ async def usage_summary(
     asked = list(filter(None, request.query_params.get("groupBy", "day").split(",")))
     if len(set(asked)) < len(asked) or not set(asked) <= set(groups):
         raise invalid(f"`groupBy` is some of {', '.join(groups)}, with commas between.", "groupBy")
-    filters, as_of = usage_filters(request, only_key), services.booked_until
+    filters, as_of = usage_filters(request, only_key), services.shown_until
     by = [name for name in GROUPS if name in asked]
     try:
         rows = await summaries.sums(filters, by, account_id)

@@ -12,6 +12,7 @@ from billing.ledger.plans.in_force import PlansInForce
 from billing.money.holds import Balances
 from billing.money.pricing import PriceBook
 from billing.storage.database import now_ms
+from billing.storage.replica import Replica
 from config.settings import Settings
 from config.upstreams import default_of, entries_of
 from proxy.gateway.answers.redact import ResponseRedactor
@@ -128,6 +129,8 @@ class Services:
     overloaded: str = ""
     booked_until: int = 0
     """What was charged until then (Unix milliseconds) is in the ledger, as the last look at the journal found it."""
+    replica: Replica | None = None
+    """What only shows may be read from it."""
     live: "set[Live]" = field(default_factory=set)
     hold_queue: HoldQueue = field(default_factory=HoldQueue)
     open_holds: OpenHolds = field(default_factory=OpenHolds)
@@ -151,6 +154,11 @@ class Services:
         """Put in force what it was made with."""
         self.redactor = self.upstreams.redactor
         self.put_in_force(self.settings, self.books)
+
+    @property
+    def shown_until(self) -> int:
+        """Time (Unix milliseconds) until which pages of usage have everything that was charged; 0: not known yet."""
+        return self.replica.booked_until if self.replica is not None and self.replica.used else self.booked_until
 
     def put_in_force(self, settings: Settings, books: Books) -> None:
         """Choose settings and prices for the requests that begin from now on: the one place where prices are chosen."""

@@ -4,6 +4,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from billing.money.amounts import display_credits
 from billing.money.holds import Outstanding
+from billing.storage.replica import Replica
 
 
 class StoreMetrics:
@@ -11,6 +12,7 @@ class StoreMetrics:
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the series."""
+        self._register_replica(registry)
         self.open_holds = Gauge(
             "tollkeeper_holds_outstanding",
             "Holds in the balance store, whoever made them",
@@ -66,6 +68,31 @@ class StoreMetrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+
+    def _register_replica(self, registry: CollectorRegistry) -> None:
+        self.replica_unused = Gauge(
+            "tollkeeper_replica_unused",
+            "1 while pages and reports are not read from the replica that there is",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.replica_lag = Gauge(
+            "tollkeeper_replica_lag_seconds",
+            "Seconds by which what the replica has may be older than what the primary has",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
+        self.replica_failures = Counter(
+            "tollkeeper_replica_failures_total",
+            "Reads that the replica failed at and the primary was asked for",
+            registry=registry,
+        )
+
+    def show_replica(self, replica: Replica) -> None:
+        """Show how the replica is, as its last look found it."""
+        self.replica_unused.set(0 if replica.used else 1)
+        self.replica_lag.set(replica.lag_seconds)
+        self.replica_failures.inc(replica.failures())
 
     def show_holds(self, outstanding: Outstanding) -> None:
         """Show the holds in the balance store."""

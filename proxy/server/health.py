@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 import time
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,11 +16,14 @@ from billing.ledger.flush import Store
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database, now_ms
 from billing.storage.migrate import current_revision, newest_revision
+from billing.storage.replica import Replica
 from proxy.gateway.services import Services
 from proxy.observability.metrics import Metrics
 from proxy.server.live_settings import LiveSettings
 from proxy.server.stores import publish_store
 from proxy.web.http import json_response
+
+log = logging.getLogger("tollkeeper.replica")
 
 WATCH_SECONDS = 0.25
 PROBE_SECONDS = 0.7
@@ -45,6 +49,19 @@ def health_routes(health: Health, live: LiveSettings, metrics: Metrics) -> list[
     ]
 
 
+async def look_at_replica(services: Services, replica: Replica) -> int:
+    """Look whether pages may be read from it; show that, and log when it changes. Returns 0, as a step of `repeat`."""
+    before = replica.problem
+    await replica.look(services.booked_until)
+    if replica.used and before:
+        log.warning("the replica is read from: it is %.1f s behind the primary", replica.lag_seconds)
+    elif replica.problem != before:
+        more = f" ({replica.details})" if replica.details else ""
+        log.warning("the replica is not read from, pages read the primary: it %s%s", replica.problem, more)
+    services.metrics.stores.show_replica(replica)
+    return 0
+
+
 class StoreWatch:
     """Probes the stores, publishes gauges, and stops admitting when the journal is over its bounds."""
 
@@ -60,6 +77,8 @@ class StoreWatch:
         problems["sql"] = await _probe(_check_schema(self._database))
         away = self._store.away()
         self._health.notes = {"balances": away} if away else {}
+        if services.replica is not None and services.replica.problem:
+            self._health.notes["replica"] = f"pages read the primary: it {services.replica.problem}"
         services.metrics.stores.buckets_away.set(self._store.buckets_away())
         self._health.checked_at = time.monotonic()
         for name in ("balances", "sql"):

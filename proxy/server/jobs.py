@@ -15,8 +15,8 @@ from pathlib import Path
 from billing.accounting.daily_finance import (
     CLOSE_AFTER_MS,
     DAY_MS,
+    DailyFinance,
     Figures,
-    Finance,
     RolledUp,
     below_target,
     day_of,
@@ -79,7 +79,7 @@ class JobBook:
         database = settings.database
         # connections of its own: whole tables are read, and nobody who serves may wait for that
         self.database = Database(database.url, JOB_CONNECTIONS, database.timeout_seconds, STATEMENT_SECONDS)
-        self.finance = Finance(self.database)
+        self.finance = DailyFinance(self.database)
         self._settings, self._read_store, self._money, self._metrics = settings, read_store, money, metrics
         self._asks_costs, self._expiry = bool(cost_places(settings)), expiry
         self.schedule = Scheduler(self.database, self._jobs(), self._noted)

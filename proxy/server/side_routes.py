@@ -24,7 +24,9 @@ from billing.ledger.ledger import Ledger
 from billing.ledger.plans.price_plans import PricePlans
 from billing.ledger.portal_tokens import PortalTokens
 from billing.ledger.rate_cards import RateCards
-from billing.storage.database import Database
+from billing.money.errors import StoreUnavailable
+from billing.storage.database import Database, Readable
+from billing.storage.replica import Replica
 from config.secrets import oidc_client_secret, service_key
 from config.settings import DatabaseSettings
 from proxy.admin.accounts.actions import AccountActions
@@ -56,18 +58,26 @@ from proxy.server.live_settings import LiveSettings
 from proxy.web.auth_failures import AuthFailures
 
 
-def journal_apart(conf: DatabaseSettings) -> Journal:
-    """Journal, read in a thread of its own over its own connection: it goes through every transfer there is."""
+def journal_apart(conf: DatabaseSettings, replica: Replica | None) -> Journal:
+    """Journal, read in a thread of its own over its own connection: it goes through every transfer there is.
 
-    async def read(first: date, last: date) -> list[JournalLine]:
-        database = Database(conf.url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
+    It is of one snapshot: what the replica fails at is read anew, all of it, from the primary.
+    """
+
+    async def read(url: str, first: date, last: date) -> list[JournalLine]:
+        database = Database(url, 1, conf.timeout_seconds, STATEMENT_SECONDS)
         try:
             return await Books(database).journal(first, last)
         finally:
             await database.close()
 
     async def journal(first: date, last: date) -> list[JournalLine]:
-        return await asyncio.to_thread(lambda: asyncio.run(read(first, last)))
+        if replica is not None and replica.used:
+            try:
+                return await asyncio.to_thread(lambda: asyncio.run(read(conf.replica_url, first, last)))
+            except StoreUnavailable:
+                replica.count_failure()
+        return await asyncio.to_thread(lambda: asyncio.run(read(conf.url, first, last)))
 
     return journal
 
@@ -91,11 +101,16 @@ class SideParts:
     jobs: Scheduler
     failures: AuthFailures
 
+    @property
+    def shown(self) -> Readable:
+        """Source of what only shows and reports: the replica, where there is one."""
+        return self.services.replica or self.database
+
 
 def side_routes(parts: SideParts) -> list[Route]:
     """Routes to mount."""
-    database, services, money = parts.database, parts.services, parts.money
-    api, statements = AccountApi(services, parts.ledger, UsageSummaries(database), money), Statements(database)
+    database, services, money, shown = parts.database, parts.services, parts.money, parts.shown
+    api, statements = AccountApi(services, parts.ledger, UsageSummaries(shown), money), Statements(shown)
     auth, actions = AdminAuth(parts.admins, parts.tokens, parts.failures), admin_actions(parts)
     events = EventsApi(services, money.endpoints, money.notices)
     plans = PlansApi(services, PricePlans(database), parts.accounts)
@@ -105,7 +120,7 @@ def side_routes(parts: SideParts) -> list[Route]:
         money,
         PortalTokens(database),
         parts.accounts,
-        key_desk(database),
+        key_desk(database, shown),
         api,
         statements,
         service_key(settings),
@@ -148,12 +163,12 @@ def _sign_in_pages(parts: SideParts, auth: AdminAuth) -> SignInPages:
 
 def admin_actions(parts: SideParts) -> AdminActions:
     """Parts that admins work with."""
-    database = parts.database
+    database, shown = parts.database, parts.shown
     customers = AccountActions(
         parts.services,
         parts.accounts,
-        key_desk(database),
-        AccountSearch(database),
+        key_desk(database, shown),
+        AccountSearch(database, shown),
         parts.ledger,
         parts.money,
         AuditLog(database),
@@ -162,17 +177,17 @@ def admin_actions(parts: SideParts) -> AdminActions:
         parts.services,
         customers,
         parts.ledger,
-        UsageSummaries(database),
+        UsageSummaries(shown),
         parts.admins,
         FlagOverrides(database),
         RateCards(database),
-        Finance(database),
+        Finance(shown),
         Runs(database),
         parts.jobs,
         parts.money,
         parts.money.inbox,
         AuditLog(database),
-        journal_apart(parts.services.settings.database),
-        UpstreamSpend(database),
+        journal_apart(parts.services.settings.database, parts.services.replica),
+        UpstreamSpend(shown),
         lambda: parts.live.file,
     )

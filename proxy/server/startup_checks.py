@@ -17,6 +17,7 @@ from billing.storage.installation import tenant_secret
 from billing.storage.migrate import current_revision, migrate, newest_revision
 from billing.storage.tables.payments import purchases
 from config.app import read_logo
+from config.checks import urls_of_stores
 from config.errors import ConfigError, raise_problems
 from config.secrets import (
     Secret,
@@ -145,7 +146,7 @@ def key_problems(settings: Settings) -> list[ConfigError]:
 def file_problems(settings: Settings) -> list[ConfigError]:
     """Return the files of certificates and of the logo that settings name and nobody can use."""
     named = [("upstream.ca_file", "", settings.upstream.ca_file)]
-    for key, url in (("database.url", settings.database.url), ("redis.url", settings.redis.url)):
+    for key, url in urls_of_stores(settings):
         named += [(key, name, path) for name, path in fields_of(url).items() if name in FILE_FIELDS]
     problems = []
     for key, name, path in named:

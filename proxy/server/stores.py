@@ -14,7 +14,7 @@ from billing.ledger.ledger import Ledger, OnBooked
 from billing.ledger.notices import NoticeQueue
 from billing.money.holds import Entry
 from billing.money.usage_record import decode_record
-from billing.storage.database import Database
+from billing.storage.database import Database, Readable
 from config.settings import Settings
 from proxy.observability.metrics import Metrics
 
@@ -87,15 +87,18 @@ class Booking(NamedTuple):
         return self.limits.step, LIMITS_SECONDS, "limits of keys"
 
 
-def booking(database: Database, notices: NoticeQueue, metrics: Metrics) -> Booking:
-    """Make the ledger of whoever books: every process that may, tells of what it booked."""
+def booking(database: Database, notices: NoticeQueue, metrics: Metrics, shown_from: Readable | None = None) -> Booking:
+    """Make the ledger of whoever books: every process that may, tells of what it booked.
+
+    `shown_from`: a replica that pages of it may be read from.
+    """
     count, limits = count_booked(metrics), LimitWatch(database, notices)
 
     def booked(entries: Sequence[Entry]) -> None:
         count(entries)
         limits.take(entries)
 
-    return Booking(Ledger(database, booked, notices), limits)
+    return Booking(Ledger(database, booked, notices, shown_from), limits)
 
 
 def count_booked(metrics: Metrics) -> OnBooked:

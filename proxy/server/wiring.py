@@ -30,6 +30,8 @@ from billing.ledger.rate_cards import RateCards
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from billing.storage.installation import tenant_secret
+from billing.storage.replica import LOOK_SECONDS as REPLICA_SECONDS
+from billing.storage.replica import Replica
 from config.app import read_logo
 from config.secrets import Secret, upstream_keys
 from config.settings import Log, Settings
@@ -57,7 +59,7 @@ from proxy.observability.metrics import Metrics
 from proxy.observability.tracing import PassOn, Tracing
 from proxy.server.edge import Edge
 from proxy.server.gauges import ENDS_SECONDS, Publisher, publish_ends
-from proxy.server.health import WATCH_SECONDS, Health, StoreWatch, health_routes
+from proxy.server.health import WATCH_SECONDS, Health, StoreWatch, health_routes, look_at_replica
 from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import RATES, Apply, LiveSettings
 from proxy.server.side_routes import SideParts, side_routes
@@ -85,6 +87,7 @@ class _Books(NamedTuple):
     """The stores in SQL, and the prices made of them."""
 
     database: Database
+    replica: Replica | None
     ledger: Ledger
     accounts: Accounts
     admins: Admins
@@ -148,10 +151,12 @@ class Wiring:
         settings = self._settings
         database = Database(settings.database.url, settings.database.pool_size, settings.database.timeout_seconds)
         self._stack.push_async_callback(database.close)
+        replica = self._open_replica(database)
         catalogues = Catalogues(RateCards(database), PricePlans(database))
-        booked = booking(database, notice_queue(settings, database), self._metrics)
+        booked = booking(database, notice_queue(settings, database), self._metrics, replica)
         return _Books(
             database,
+            replica,
             booked.ledger,
             Accounts(database),
             Admins(database),
@@ -159,6 +164,14 @@ class Wiring:
             Rates(*catalogues, settings),
             booked,
         )
+
+    def _open_replica(self, primary: Database) -> Replica | None:
+        conf = self._settings.database
+        if not conf.replica_url:
+            return None
+        replica = Replica(primary, conf.replica_url, conf.pool_size, conf.timeout_seconds)
+        self._stack.push_async_callback(replica.close)
+        return replica
 
     async def _services(self, books: _Books, store: BalanceStore, failures: AuthFailures) -> Services:
         """Build what every request shares."""
@@ -190,6 +203,7 @@ class Wiring:
             tracing,
             origin="" if settings.listen.host in EVERY_ADDRESS else self._origin(),
             price_plans=await books.catalogues.plans.all(),
+            replica=books.replica,
         )
         stack.callback(services.bodies.close)
         return services
@@ -212,6 +226,10 @@ class Wiring:
         await watch.probe_stores()  # so that nobody is told that nothing was checked yet
         tell = partial(health.problems.__setitem__, "watch")
         await self._beside(repeat(watch.probe_stores, WATCH_SECONDS, "watching the stores", tell))
+        if services.replica is not None:
+            services.metrics.stores.show_replica(services.replica)
+            look = partial(look_at_replica, services, services.replica)
+            await self._beside(repeat(look, REPLICA_SECONDS, "watching the replica"))
         await self._beside(repeat(services.settle_stray_holds, STRAY_SECONDS, "watching holds"))
         await self._beside(repeat(partial(publish_ends, services), ENDS_SECONDS, "publishing ends of models"))
         return health

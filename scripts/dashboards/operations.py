@@ -312,6 +312,17 @@ OPERATIONS = Dashboard(
                     ),
                     bars=True,
                 ),
+                Panel(
+                    "Replica of the ledger",
+                    "How late it is, whether pages do not read it, and the reads that it failed at.",
+                    "none",
+                    (
+                        ("late, seconds", "max(tollkeeper_replica_lag_seconds)"),
+                        ("not read", "max(tollkeeper_replica_unused)"),
+                        ("failed", "sum(increase(tollkeeper_replica_failures_total[5m]))"),
+                    ),
+                    red_above=5,
+                ),
             ),
         ),
         (

@@ -115,6 +115,7 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
     ("listen", "trusted_proxies"): ["10.0.0.0/8", "fd00::/8"],
     ("upstream", "base_url"): "http://127.0.0.1:9/v1",
     ("database", "url"): "postgresql+asyncpg://user:secret@db/tollkeeper",
+    ("database", "replica_url"): "postgresql+asyncpg://user:secret@replica/tollkeeper",
     ("redis", "url"): "redis://:secret@cache:6380/2",
     ("billing", "charging_disabled_mode"): "free",
     ("billing", "rounding_mode"): "ceil",
@@ -159,6 +160,7 @@ OTHER_VALUES: dict[tuple[str, str], Any] = {
 
 NEEDS = {
     "workers": [("redis", "url", "redis://cache:6379/0")],
+    "replica_url": [("database", "url", "postgresql+asyncpg://db/tollkeeper")],
     "oidc_client_id": [("admin", "oidc_issuer", "https://id.example.com")],
     "amount_max_usd": [("purchases", "amount_min_usd", "5")],
     "oidc_issuer": [
@@ -332,6 +334,28 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("[database]\nurl = 'mysql://x/y'\n", "database.url", "not a database we speak", "sqlite+aiosqlite"),
         ("[database]\nurl = 'postgresql://x/y'\n", "database.url", "not a database we speak", "postgresql+asyncpg"),
         ("[database]\nurl = 'postgresql+asyncpg://x:port/y'\n", "database.url", "broken", "postgresql+asyncpg"),
+        (
+            "[database]\nreplica_url = 'postgresql+asyncpg://x/y'\n",
+            "database.replica_url",
+            "ledger in PostgreSQL",
+            '""',
+        ),
+        *(
+            (
+                f"[database]\nurl = 'postgresql+asyncpg://a/y'\nreplica_url = '{url}'\n",
+                "database.replica_url",
+                said,
+                fix,
+            )
+            for url, said, fix in (
+                ("sqlite+aiosqlite:///var/copy.db", "no URL of PostgreSQL", "postgresql+asyncpg"),
+                ("postgresql://b/y", "no URL of PostgreSQL", "postgresql+asyncpg"),
+                ("postgresql+asyncpg://b:port/y", "no URL of PostgreSQL", "postgresql+asyncpg"),
+                ("postgresql+asyncpg://a/y", "is database.url itself", "name a replica"),
+                ("postgresql+asyncpg://b/y?sslmode=on", "sslmode", "verify-full"),
+                ("postgresql+asyncpg://me:hunter2@b/y", "password", "TOLLKEEPER_DATABASE__REPLICA_URL"),
+            )
+        ),
         ("[redis]\nurl = 'http://x'\n", "redis.url", "not a Redis URL", "redis://"),
         ("[redis]\nurl = 'redis://x:port'\n", "redis.url", "not a Redis URL", "redis://"),
         ("[billing]\nservice_tier = 'ultrafast'\n", "billing.service_tier", "not among", "add it"),

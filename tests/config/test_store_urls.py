@@ -118,6 +118,7 @@ def test_passwords_in_the_fields_do_not_stand_in_the_file_either() -> None:
             parse_settings(f'[database]\nurl = "{DATABASE}?{name}=hunter2"\n'.encode(), "proxy.toml", {})
         assert "hunter2" not in str(caught.value)
         assert problems(DATABASE__URL=f"{DATABASE}?{name}=hunter2") == []
+        assert problems(DATABASE__URL=DATABASE, DATABASE__REPLICA_URL=f"{DATABASE}?{name}=hunter2") == []
     urls = ("redis+sentinel://a,b/m?sentinel_password=hunter2", "redis+cluster://:hunter2@a:7000,b:7001")
     for url in urls:
         with pytest.raises(ConfigError, match="has a password in it") as caught:

@@ -40,8 +40,8 @@ DASHBOARDS = sorted((ROOT / "deploy" / "dashboards").glob("*.json"))
 GROUPS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"]
 ALERTS = {rule["alert"]: rule for group in GROUPS for rule in group["rules"] if "alert" in rule}
 RECORDED = {rule["record"] for group in GROUPS for rule in group["rules"] if "record" in rule}
-OF_A_CLUSTER = {"BucketsAway"}
-"""Its figure is seen to move in tests/faults/test_redis_cluster.py, its rule in deploy/alerts/tests."""
+OF_A_CLUSTER = {"BucketsAway", "ReplicaUnused"}
+"""Their figures are seen to move in tests/faults/test_redis_cluster.py and test_replica.py, their rules in deploy/alerts/tests."""
 SLOW = {"WebhooksLate", "JournalLag", "HoldsStuck", "JobNotRun", "ConfigNotFollowed"}
 """Alerts whose cause takes a minute or more to come about."""
 OURS = re.compile(r"\b(?:tollkeeper|billing|openai|stripe|finance)[a-z0-9_]*(?::[a-z0-9_:]+)?")

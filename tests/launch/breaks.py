@@ -470,6 +470,18 @@ def a_role_that_only_writes_rows(live: Live) -> Iterator[Given]:
     live.sql(f"DROP OWNED BY {role}", f"DROP ROLE {role}")
 
 
+@case({"database replica": "FAIL"})
+def a_replica_that_is_the_primary(live: Live) -> Iterator[Given]:
+    yield Given({"TOLLKEEPER_DATABASE__REPLICA_URL": f"{live.postgres}&application_name=replica"})
+
+
+setting(
+    "a replica that is away",
+    {"database replica": "WARN"},
+    TOLLKEEPER_DATABASE__REPLICA_URL="postgresql+asyncpg://postgres@127.0.0.1:9/none",
+)
+
+
 def backup(name: str, state: str, make: Callable[[Path], object]) -> None:
     def work(live: Live) -> Iterator[Given]:
         folder = live.server.folder / "backups" / name.replace(" ", "-")

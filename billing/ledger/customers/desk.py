@@ -8,7 +8,7 @@ from billing.ledger.customers.changes import KeyChanges
 from billing.ledger.customers.end_users import EndUsers
 from billing.ledger.customers.shown import ShownOnce
 from billing.ledger.customers.use import KeyUses
-from billing.storage.database import Database
+from billing.storage.database import Database, Readable
 
 
 class KeyDesk(NamedTuple):
@@ -22,12 +22,12 @@ class KeyDesk(NamedTuple):
     tokens: AccessTokens
 
 
-def key_desk(database: Database) -> KeyDesk:
-    """Return the parts over a migrated database."""
+def key_desk(database: Database, shown_from: Readable | None = None) -> KeyDesk:
+    """Return the parts over a migrated database; the use of keys may be read from a replica of it."""
     return KeyDesk(
         Accounts(database),
         KeyChanges(database),
-        KeyUses(database),
+        KeyUses(shown_from or database),
         ShownOnce(database),
         EndUsers(database),
         AccessTokens(database),

@@ -7,7 +7,7 @@ from sqlalchemy.sql.selectable import CompoundSelect
 
 from billing.ledger.accounts import HINT_LENGTH, KEY_PREFIX, STATUS, AccountRow, account_rows, hash_key
 from billing.ledger.records.account_details import metadata_pair
-from billing.storage.database import Database
+from billing.storage.database import Readable
 from billing.storage.tables.core import accounts, api_keys, background_responses, batches, usage
 from billing.storage.tables.payments import purchases, stripe_customers
 
@@ -35,19 +35,23 @@ class AccountFilters(NamedTuple):
 class AccountSearch:
     """Searches of one database. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database) -> None:
-        """`database` must be migrated."""
-        self._db = database
+    def __init__(self, database: Readable, shown_from: Readable | None = None) -> None:
+        """`database` must be migrated. Words, and pages behind the first, may be looked for in a replica of it."""
+        self._db, self._shown = database, shown_from or database
 
     async def find(self, filters: AccountFilters, limit: int) -> list[AccountRow]:
-        """Return the accounts that fit, the newest first. Words that are the whole of an id find whose it is alone."""
+        """Return the accounts that fit, the newest first. Words that are the whole of an id find whose it is alone.
+
+        Without words the first page has what was changed a moment ago: it is how an app finds the account it made.
+        """
         words, others = filters.words, self._conditions(filters)
         # what has an id is found by indexes; a part of a name only by reading all of them
         tries = list[ColumnElement[bool]]()
         if words.startswith(IDS):
             tries.append(accounts.c.id.in_(_owners(words)))
         tries.append(_named_by(words) if words else true())
-        async with self._db.read() as connection:
+        database = self._shown if words or filters.before else self._db
+        async with database.read() as connection:
             for fits in tries:
                 query = account_rows().where(fits, *others)
                 query = query.order_by(accounts.c.created_at.desc(), accounts.c.id.desc()).limit(limit)

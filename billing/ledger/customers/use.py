@@ -12,7 +12,7 @@ from billing.ledger.summaries.usage_days import DAY_MS
 from billing.ledger.usage_rows import HAS_USER, UsageFilters
 from billing.money.model_rates import fits_any
 from billing.money.spend_periods import named_period_end_ms, period_name, period_start_ms
-from billing.storage.database import Database
+from billing.storage.database import Readable
 from billing.storage.tables.core import api_keys, usage, usage_daily
 
 
@@ -34,7 +34,7 @@ class KeyUse(NamedTuple):
 class KeyUses:
     """Reads the use of keys. Raises StoreUnavailable when SQL is away."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Readable) -> None:
         """`database` must be migrated."""
         self._db = database
 

@@ -89,7 +89,7 @@ class AccountsApi:
     async def _usage(self, request: Request, caller: Caller) -> Response:
         del caller
         account_id, limit = await self._existing_account(request), page_limit(request)
-        as_of = self.actions.services.booked_until
+        as_of = self.actions.services.shown_until
         rows = await self.actions.ledger.usage_of(
             account_id, limit + 1, UsageFilters(before=read_cursor(request.query_params.get("cursor")))
         )

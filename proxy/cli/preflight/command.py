@@ -26,7 +26,7 @@ from config.settings import Settings
 from proxy.cli.context import Add, Context, Result, not_negative
 from proxy.cli.preflight.admins import admin_checks
 from proxy.cli.preflight.clocks import clock_checks
-from proxy.cli.preflight.database import backup_checks, schema_checks, sql_checks
+from proxy.cli.preflight.database import backup_checks, replica_checks, schema_checks, sql_checks
 from proxy.cli.preflight.edge import edge_checks
 from proxy.cli.preflight.flags import flag_checks
 from proxy.cli.preflight.host import host_checks
@@ -117,7 +117,7 @@ async def _in_sql(site: Site) -> tuple[list[Check], PriceBook | None]:
     checks: list[Check] = []
     try:
         await _take_overrides(site, checks)
-        checks += await sql_checks(site)
+        checks += [*await sql_checks(site), *await replica_checks(site)]
         more, prices = await rate_checks(site)
         more += await plan_checks(site, prices) if prices is not None else []
         return [*checks, *more, *await admin_checks(site), *await inbox_checks(site)], prices

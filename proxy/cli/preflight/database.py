@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from billing.money.errors import StoreUnavailable
 from billing.storage.migrate import current_revision, newest_revision
+from billing.storage.replica import ANOTHER, LOOK_SECONDS, NO_REPLICA, NOT_SEEN, Replica
 from proxy.cli.preflight.site import Check, Offset, Site, error_text
 
 OLDEST_POSTGRESQL = 140_000
@@ -21,6 +22,7 @@ SELECT (SELECT rolsuper FROM pg_roles WHERE rolname = current_user)
 """
 """Whether our role can drop the triggers that keep rows as they are, or plant one that its betters would run."""
 SQLITE_HEAD = b"SQLite format 3\0"
+REPLICA_LOOKS = 3
 SAFE_COMMITS = ("on", "remote_apply", "remote_write", "local")
 
 
@@ -103,6 +105,27 @@ def _role_check(*, too_mighty: bool) -> Check:
         )
         return Check("database", "role", "WARN", "our role could drop or plant triggers of the ledger", fix)
     return Check("database", "role", "PASS", "our role can neither drop triggers nor plant any")
+
+
+async def replica_checks(site: Site) -> list[Check]:
+    """Check that what the settings name as a replica is one, and follows; no row where they name none."""
+    conf = site.settings.database
+    if not conf.replica_url:
+        return []
+    replica = Replica(site.database, conf.replica_url, 1, conf.timeout_seconds)
+    try:
+        for _ in range(REPLICA_LOOKS):  # a busy primary is ahead at each of them: what it had at the one before counts
+            await replica.look(0)
+            if replica.problem != NOT_SEEN:
+                break
+            await asyncio.sleep(LOOK_SECONDS)
+    finally:
+        await replica.close()
+    if replica.used:
+        return [Check("database", "replica", "PASS", f"is read from, {replica.lag_seconds:.1f} s behind the primary")]
+    wrong = replica.problem in (NO_REPLICA, ANOTHER)
+    fix = "name a replica of database.url in database.replica_url" if wrong else "see to it; pages read the primary"
+    return [Check("database", "replica", "FAIL" if wrong else "WARN", f"it {replica.problem}", fix)]
 
 
 async def backup_checks(site: Site) -> list[Check]:

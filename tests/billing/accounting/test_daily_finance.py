@@ -6,7 +6,7 @@ from datetime import timedelta
 import msgspec
 import pytest
 
-from billing.accounting.daily_finance import DAY_MS, Figures, Finance, below_target, day_of, span
+from billing.accounting.daily_finance import DAY_MS, DailyFinance, Figures, below_target, day_of, span
 from billing.jobs.retention import drop_detail
 from billing.money.amounts import millicredits
 from billing.money.findings import Finding
@@ -19,7 +19,7 @@ from tests.support.stores import Books
 async def test_a_day_keeps_the_liability_of_its_end_whenever_it_is_computed(
     sql: Books, clock: Callable[[int], None]
 ) -> None:
-    finance, first = Finance(sql.database), day_of(NOW) - timedelta(days=3)
+    finance, first = DailyFinance(sql.database), day_of(NOW) - timedelta(days=3)
     start = span(first)[0]
     clock(start + 1)
     account, other = await sql.account(50_000), await sql.account(1)
@@ -55,7 +55,7 @@ def test_a_margin_below_target_is_a_finding() -> None:
 async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(
     sql: Books, clock: Callable[[int], None]
 ) -> None:
-    finance = Finance(sql.database)
+    finance = DailyFinance(sql.database)
     assert await finance.kept() == (None, 0, None)
     clock(NOW - 2 * DAY_MS)
     account = await sql.account(50_000)
@@ -74,7 +74,7 @@ async def test_figures_to_show_are_the_newest_day_and_the_last_closed_one(
 
 async def test_what_is_given_away_by_decision_is_no_loss_of_a_price(sql: Books, clock: Callable[[int], None]) -> None:
     """Accounts outside the rollout, or charging off: their cost is a figure of its own, also after retention."""
-    finance, day = Finance(sql.database), day_of(NOW)
+    finance, day = DailyFinance(sql.database), day_of(NOW)
     clock(NOW)
     account = await sql.account(50_000)
     paid = settled("paid", account, NOW)
@@ -95,7 +95,7 @@ async def test_what_is_given_away_by_decision_is_no_loss_of_a_price(sql: Books, 
 async def test_what_is_owed_is_added_up_or_of_very_many_as_it_was_rolled_up(
     sql: Books, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    finance, now = Finance(sql.database), now_ms()
+    finance, now = DailyFinance(sql.database), now_ms()
     rich, overdrawn = await sql.account(5_000), await sql.account()
     await sql.correct(overdrawn, -70)
     assert await finance.owed(now) == await finance.liability() == await finance.liability(now + DAY_MS) == 5_000

@@ -556,6 +556,17 @@ NOT_STARTED = [
         "database.url: names a file in sslrootcert that cannot be read",
     ),
     ({"TOLLKEEPER_DATABASE__URL": "postgresql+asyncpg://db/x?sslmode=on"}, "database.url: has a 'sslmode'"),
+    (
+        {"TOLLKEEPER_DATABASE__REPLICA_URL": "postgresql+asyncpg://db/x"},
+        "database.replica_url: needs a ledger in PostgreSQL",
+    ),
+    (
+        {
+            "TOLLKEEPER_DATABASE__URL": "postgresql+asyncpg://db/x",
+            "TOLLKEEPER_DATABASE__REPLICA_URL": "postgresql+asyncpg://copy/x?sslrootcert=none.pem",
+        },
+        "database.replica_url: names a file in sslrootcert that cannot be read",
+    ),
     ({"TOLLKEEPER_REDIS__URL": "rediss://x?ssl_ca_certs=none.pem"}, "redis.url: names a file in ssl_ca_certs"),
 ]
 

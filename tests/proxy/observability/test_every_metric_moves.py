@@ -37,12 +37,15 @@ LABELLED_BY_OTHERS = {*MODELS, "tollkeeper_requests_total", "tollkeeper_outcomes
 
 
 MOVED_BY_FAULTS = {
+    "tollkeeper_replica_failures_total",
+    "tollkeeper_replica_lag_seconds",
+    "tollkeeper_replica_unused",
     "tollkeeper_stray_holds_total",
     "tollkeeper_upstream_abandoned_credits_total",
     "tollkeeper_upstream_connect_failures_total",
 }
 """Series of what only a fault brings about: test_a_hold_that_outlived_its_request_is_settled_and_counted,
-test_a_502_says_in_the_log_and_a_metric_why; or one of several upstreams: test_one_that_fails_under_load_fails_no_request."""
+test_a_502_says_in_the_log_and_a_metric_why, test_away_in_the_middle_of_load_no_page_fails; or one of several upstreams: test_one_that_fails_under_load_fails_no_request."""
 
 
 class Watch:
