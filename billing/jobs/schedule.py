@@ -1,8 +1,9 @@
 """The schedule of the jobs, each run by one process of all machines. It is kept in SQL: it survives every restart.
 
 A job is due when its last completed run began longer ago than its interval, or when somebody asked for it. Whoever runs
-it holds its lease in SQL, renewed while it runs, by the database's clock. The row of a run is written at its end,
-whatever that was: killed before it, the job is due again as soon as the lease is over.
+it holds its lease in SQL, renewed while it runs. Both go by the database's clock: a machine whose own is an hour ahead
+would else leave a run behind after which nobody else runs the job for that hour. The row of a run is written at its
+end, whatever that was: killed before it, the job is due again as soon as the lease is over.
 """
 
 import asyncio
@@ -13,9 +14,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import select, text, update
+from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from billing.jobs.runs import RunRow, Runs
 from billing.ledger.audit_log import Change, Who, record_change
@@ -23,7 +23,7 @@ from billing.ledger.dismissals import Dismissals
 from billing.ledger.flush import Step
 from billing.money.errors import BillingError, StoreUnavailable
 from billing.money.findings import Finding
-from billing.storage.database import Database, now_ms
+from billing.storage.database import Database
 from billing.storage.tables.operations import job_leases
 
 log = logging.getLogger("tollkeeper.jobs")
@@ -37,8 +37,6 @@ PARTLY_RETRY_SECONDS = 600.0
 minute.
 """
 LONGEST_PROBLEM = 2_000
-SQLITE_CLOCK = "SELECT CAST((julianday('now') - 2440587.5) * 86400000 AS INTEGER)"
-POSTGRESQL_CLOCK = "SELECT CAST(extract(epoch FROM clock_timestamp()) * 1000 AS BIGINT)"
 
 
 class JobResult(NamedTuple):
@@ -98,7 +96,8 @@ class Scheduler:
         self.jobs = {job.name: job for job in jobs}
         self._owner = secrets.token_hex(8)
         self._not_before: dict[str, float] = {}
-        self._due: dict[str, int] = {}
+        self._due: dict[str, float] = {}
+        """Monotonic seconds before which nobody need ask SQL whether a job is due."""
         self._asked, self._looked_at = frozenset[str](), 0.0
 
     def steps(self) -> list[Step]:
@@ -115,11 +114,11 @@ class Scheduler:
 
     async def _run_if_due(self, job: Job) -> None:
         if job.name not in await self._asked_for():
-            if now_ms() < self._due.get(job.name, 0):
+            if time.monotonic() < self._due.get(job.name, 0):
                 return
-            completed = await self._runs.completed_at(job.name)
-            self._due[job.name] = completed + round(job.every_seconds * 1_000)
-            if now_ms() < self._due[job.name]:
+            since = await self._now_ms() - await self._runs.completed_at(job.name)
+            self._due[job.name] = time.monotonic() + job.every_seconds - since / 1_000
+            if time.monotonic() < self._due[job.name]:
                 return
         self._not_before[job.name] = time.monotonic() + RETRY_SECONDS  # unless it comes to its end
         try:
@@ -133,7 +132,7 @@ class Scheduler:
         del self._not_before[job.name]
         if result.problem:
             log.warning("job %s could not be done in whole: %s", job.name, result.problem)
-            self._due[job.name] = now_ms() + round(PARTLY_RETRY_SECONDS * 1_000)
+            self._due[job.name] = time.monotonic() + PARTLY_RETRY_SECONDS
 
     async def _asked_for(self) -> frozenset[str]:
         """Return the jobs that somebody wants run; looked up once a second for all."""
@@ -151,9 +150,9 @@ class Scheduler:
         By hand: `instead` of what the job does by itself, `kept_as` another name, so that the schedule does not count
         it.
         """
-        run, began, started = instead or self.jobs[name].run, time.monotonic(), now_ms()
+        run, began = instead or self.jobs[name].run, time.monotonic()
         result = None
-        async with self._leased(name):
+        async with self._leased(name) as started:
             try:
                 result = await run(await self._runs.completed_at(name))
                 result = result._replace(findings=await self._dismissals.standing(result.findings))
@@ -182,7 +181,7 @@ class Scheduler:
         """Have a job run by the process that runs the jobs, as soon as it looks."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
-            wanted = {"requested_at": now_ms()}
+            wanted = {"requested_at": await self._db.clock_ms(connection)}
             insert = dialect.insert(job_leases).values(job=name, owner="", until_ms=0, **wanted)
             await connection.execute(insert.on_conflict_do_update(index_elements=["job"], set_=wanted))
             await record_change(connection, who, Change("job.run", name, None, {"requested": True}, reason))
@@ -197,7 +196,7 @@ class Scheduler:
     async def status(self) -> list[JobStatus]:
         """Every job, by name."""
         async with self._db.read() as connection:
-            clock = await self._clock(connection)
+            clock = await self._db.clock_ms(connection)
             leases = {row["job"]: row for row in (await connection.execute(select(job_leases))).mappings()}
         found = []
         for name, job in sorted(self.jobs.items()):
@@ -212,9 +211,12 @@ class Scheduler:
         return found
 
     @contextlib.asynccontextmanager
-    async def _leased(self, name: str) -> AsyncIterator[None]:
-        """Hold the job's lease for the block; a block that loses it is cancelled. Raises JobIsRunning."""
-        if not await self._take(name, first=True):
+    async def _leased(self, name: str) -> AsyncIterator[int]:
+        """Hold the job's lease for the block, which is told when it was taken; a block that loses it is cancelled.
+
+        Raises JobIsRunning.
+        """
+        if not (taken := await self._take(name, first=True)):
             raise JobIsRunning(f"the job {name} is running already")
         work = asyncio.current_task()
         lost = False
@@ -234,7 +236,7 @@ class Scheduler:
 
         renewing = asyncio.create_task(renew(), name=f"lease of {name}")
         try:
-            yield
+            yield taken
         except asyncio.CancelledError:
             if lost and work is not None:
                 work.uncancel()
@@ -245,22 +247,23 @@ class Scheduler:
             with contextlib.suppress(StoreUnavailable):
                 await self._release(name)
 
-    async def _take(self, name: str, *, first: bool) -> bool:
-        """Take the lease, or prolong ours."""
+    async def _take(self, name: str, *, first: bool) -> int:
+        """Take the lease, or prolong ours; return when that was (Unix ms), 0 where it is another's."""
         dialect = sqlite if self._db.is_sqlite else postgresql
         async with self._db.write() as connection:
-            clock = await self._clock(connection)
+            clock = await self._db.clock_ms(connection)
             values: dict[str, str | int] = {"owner": self._owner, "until_ms": clock + LEASE_MS}
             if not first:
                 ours = update(job_leases).where(
                     job_leases.c.job == name, job_leases.c.owner == self._owner, job_leases.c.until_ms > clock
                 )
-                return (await connection.execute(ours.values(values))).rowcount == 1
+                return clock if (await connection.execute(ours.values(values))).rowcount == 1 else 0
             insert = dialect.insert(job_leases).values(job=name, **values)
             free = insert.on_conflict_do_update(
                 index_elements=["job"], set_=values, where=job_leases.c.until_ms <= clock
             )
-            return (await connection.execute(free.returning(job_leases.c.job))).first() is not None
+            taken = (await connection.execute(free.returning(job_leases.c.job))).first() is not None
+            return clock if taken else 0
 
     async def _release(self, name: str) -> None:
         async with self._db.write() as connection:
@@ -268,7 +271,6 @@ class Scheduler:
                 update(job_leases).where(job_leases.c.job == name, job_leases.c.owner == self._owner).values(until_ms=0)
             )
 
-    async def _clock(self, connection: AsyncConnection) -> int:
-        """Return the database's own time, in Unix milliseconds: machines differ."""
-        statement = SQLITE_CLOCK if self._db.is_sqlite else POSTGRESQL_CLOCK
-        return int((await connection.execute(text(statement))).scalar_one())
+    async def _now_ms(self) -> int:
+        async with self._db.read() as connection:
+            return await self._db.clock_ms(connection)

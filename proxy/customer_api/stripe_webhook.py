@@ -12,7 +12,7 @@ from starlette.routing import Route
 from billing.money.errors import StoreUnavailable
 from billing.payments.stripe.event_types import API_VERSION, KINDS
 from billing.payments.stripe.inbox import read_event
-from billing.payments.stripe.signatures import BadSignature, verify
+from billing.payments.stripe.signatures import BadSignature, WrongTime, verify
 from proxy.customer_api.money_in import MoneyIn
 from proxy.observability.money_in_metrics import OTHER_TYPES
 from proxy.web.auth_failures import AuthFailures
@@ -70,6 +70,15 @@ class StripeWebhook:
         secrets = [secret.reveal() for secret in keys.webhook_secrets]
         try:
             verify(body, signature, secrets, int(time.time()))
+        except WrongTime as error:
+            self._count_failure("clock")
+            log.error(  # noqa: TRY400 - nothing failed here
+                "a delivery that our secret signed is refused: by this machine's clock it was signed %d seconds ago "
+                "(compare the clocks: tollkeeper preflight)",
+                error.seconds_ago,
+            )
+            said = f"The signature verifies, but by this machine's clock it was made {error.seconds_ago} seconds ago."
+            raise invalid(said, code="signature_time") from None
         except BadSignature:
             if body != UNSIGNED_PROBE:
                 self._count_failure("signature")

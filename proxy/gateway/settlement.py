@@ -327,4 +327,4 @@ def is_plausible(usage: Usage, model: Model, parsed: Parsed, loops: int = 1) -> 
     most_out = most_each * (max(1, parsed.choices) * 2 + summaries)
     if usage.milliseconds > max(LONGEST_SOUND, TWICE * parsed.milliseconds):
         return False
-    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= max(most_out, 1)
+    return usage.input_tokens <= window * parsed.inputs * loops and usage.output_tokens <= most_out

@@ -51,5 +51,7 @@ class MoneyInMetrics:
         )
         start_at_zero(self.taken_back, ("refund", "dispute"))
         start_at_zero(self.webhook_events, (*KINDS, OTHER_TYPES))
-        start_at_zero(self.webhook_failures, ("signature", "too_large", "unreadable", "livemode", "store", "internal"))
+        start_at_zero(
+            self.webhook_failures, ("signature", "too_large", "clock", "unreadable", "livemode", "store", "internal")
+        )
         start_at_zero(self.oddities, get_args(Oddity))

@@ -10,4 +10,4 @@ from tests.support.servers import Sandbox, Tollkeeper
 def test_exactly_k_of_a_thousand_concurrent_requests_are_served(
     stack: Tollkeeper, sandbox: Sandbox, affordable: int
 ) -> None:
-    check_exactly(stack, sandbox, affordable)
+    check_exactly(stack, sandbox, stack.account(), affordable)

@@ -7,7 +7,7 @@ from typing import Any
 
 import psutil
 
-from tests.faults.load import STORM_ENVIRONMENT, assert_books_match_the_record, storm
+from tests.faults.load import STORM_ENVIRONMENT, assert_books_match_the_record, restarts, storm
 from tests.support import web
 from tests.support.processes import children
 from tests.support.servers import RedisServer, Sandbox, Serve, Tollkeeper, wait_until
@@ -77,6 +77,6 @@ def test_a_storm_of_kills_loses_nothing(make_tollkeeper: Serve, redis_server: Re
     server = make_tollkeeper(TOLLKEEPER_REDIS__URL=redis_server.url, **STORM_ENVIRONMENT).start()
     account = server.account(str(START // 1_000))
     account.wait_balance(START)
-    load = storm(account, redis_server, KILLS, seed)
+    (load,) = storm([account], restarts(redis_server), KILLS, seed)
     rows = assert_books_match_the_record(account, sandbox, load, START)
     assert {row["outcome"] for row in rows} <= {"completed", "orphaned", "client_gone", "shutdown"}

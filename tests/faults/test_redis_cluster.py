@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from billing.money.buckets import bucket_of
+from tests.faults.cluster import accounts_apart, buckets_away
 from tests.faults.load import Load, assert_books_match_the_record, serves, two_workers
 from tests.support import web
 from tests.support.processes import frozen, jobs_process
 from tests.support.redis_groups import PROGRAMS, RedisCluster, cut_replication, started
-from tests.support.servers import Account, Sandbox, Serve, Tollkeeper, wait_until
+from tests.support.servers import Sandbox, Serve, Tollkeeper, wait_until
 
 START = 1_000_000_000
 
@@ -33,24 +34,6 @@ def cluster(six_nodes: RedisCluster) -> RedisCluster:
 @pytest.fixture
 def server(make_tollkeeper: Serve, cluster: RedisCluster) -> Tollkeeper:
     return two_workers(make_tollkeeper, cluster.url)
-
-
-def accounts_apart(server: Tollkeeper, cluster: RedisCluster) -> tuple[Account, Account]:
-    """Two customers whose balances are on different masters."""
-    first = server.account(str(START // 1_000))
-    while True:
-        second = server.account(str(START // 1_000))
-        if cluster.master_of(bucket_of(second.account_id)) is not cluster.master_of(bucket_of(first.account_id)):
-            break
-    for account in (first, second):
-        account.wait_balance(START)
-    return first, second
-
-
-def buckets_away(server: Tollkeeper) -> float:
-    text = web.get(f"{server.url}/metrics", timeout=5).text
-    (line,) = [line for line in text.splitlines() if line.startswith("tollkeeper_buckets_away")]
-    return float(line.split()[-1])
 
 
 def test_slots_are_moved_under_load(server: Tollkeeper, cluster: RedisCluster, sandbox: Sandbox) -> None:
@@ -78,7 +61,7 @@ def test_slots_are_moved_under_load(server: Tollkeeper, cluster: RedisCluster, s
 def test_a_master_that_dies_with_its_last_writes_under_load(
     server: Tollkeeper, cluster: RedisCluster, sandbox: Sandbox
 ) -> None:
-    account, other = accounts_apart(server, cluster)
+    account, other = accounts_apart(server, cluster, START)
     master, said = cluster.master_of(bucket_of(account.account_id)), dict[str, str]()
     with Load(account) as load:
         load.more(60)

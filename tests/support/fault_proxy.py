@@ -1,6 +1,8 @@
 """A TCP proxy that loses and delays what a server answers: between the product and Redis, SQL, Stripe or the upstream.
 
-It does what a bad network does at the worst moment: the server has carried the command out, and nobody hears of it.
+It does what a bad network does at the worst moment: the server has carried the command out, and nobody hears of it. Or
+it lets nothing through either way, without a word, until it is mended: what was under way then arrives late, as TCP sends
+it again.
 """
 
 import asyncio
@@ -26,6 +28,10 @@ class FaultProxy:
         self.faults: Counter[str] = Counter()
         self._dice = random.Random(seed)
         self._active = False
+        self._whole = asyncio.Event()
+        self._whole.set()
+        self._serving: set[asyncio.Task[None] | None] = set()
+        """Held here, as a loop alone does not hold its tasks."""
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
 
@@ -57,6 +63,14 @@ class FaultProxy:
         """Forward everything from now on."""
         self._active = False
 
+    def cut(self) -> None:
+        """Let nothing through in either direction, and close nothing: whoever is there waits."""
+        self._loop.call_soon_threadsafe(self._whole.clear)
+
+    def mend(self) -> None:
+        """Let everything through again, beginning with what waits."""
+        self._loop.call_soon_threadsafe(self._whole.set)
+
     @property
     def made(self) -> int:
         """How many faults there were."""
@@ -67,6 +81,15 @@ class FaultProxy:
         wait_until(lambda: self.made >= number, seconds, f"{number} faults (there were {dict(self.faults)})")
 
     async def _serve(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        self._serving.add(task)
+        try:
+            await self._forward(client_in, client_out)
+        finally:
+            self._serving.discard(task)
+
+    async def _forward(self, client_in: asyncio.StreamReader, client_out: asyncio.StreamWriter) -> None:
+        await self._whole.wait()
         try:
             if isinstance(self.target, str):
                 server_in, server_out = await asyncio.open_unix_connection(self.target)
@@ -99,6 +122,7 @@ class FaultProxy:
     ) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65_536):
+                await self._whole.wait()
                 fault = self._fault(answers=answers)
                 if fault == "reply late":
                     await asyncio.sleep(self._dice.random() * MOST_DELAY_SECONDS)
@@ -111,6 +135,7 @@ class FaultProxy:
                     return
                 sink.write(data)
                 await sink.drain()
+            await self._whole.wait()
             if sink.can_write_eof():
                 sink.write_eof()
 

@@ -78,16 +78,25 @@ async def acknowledge_entries(servers: Servers, entries: Sequence[Entry]) -> Non
 
 
 async def journal_depth(servers: Servers, *, within_reach: bool = False) -> tuple[int, int]:
-    """Return (unflushed charges, age of the oldest in milliseconds); `within_reach`: of the buckets that answer."""
+    """Return (unflushed charges, age of the oldest in milliseconds); `within_reach`: of the buckets that answer.
+
+    A position is a time of the clock of its server, which says how old it is: by a machine's own clock, one that is an
+    hour ahead would take a charge of this moment for one that waits for an hour, and stop admitting.
+    """
     ask = wherever if within_reach else everywhere
     lengths = await ask(servers, lambda prefix: ("XLEN", f"{prefix}log"))
     if not any(lengths):
         return 0, 0
     heads = await ask(servers, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", 1))
-    oldest = min((int(head[0][0].split(b"-")[0]) for head in heads if head), default=0)
-    if not oldest:
+    clocks = await ask(servers, lambda _: ("TIME",))
+    ages = [
+        _unix_ms(clock) - int(head[0][0].split(b"-")[0])
+        for head, clock in zip(heads, clocks, strict=True)
+        if head and clock
+    ]
+    if not ages:
         return 0, 0  # flushed between the two looks
-    return sum(filter(None, lengths)), max(0, time.time_ns() // 1_000_000 - oldest)
+    return sum(filter(None, lengths)), max(0, *ages)
 
 
 async def outstanding_holds(servers: Servers) -> Outstanding:
@@ -110,6 +119,11 @@ async def position_now(server: RedisConnection, bucket: int) -> bytes:
     """
     time_asked = server.call("TIME")
     last = await server.call("XREVRANGE", f"{PREFIXES[bucket]}log", "+", "-", "COUNT", 1)
-    seconds, microseconds = await time_asked
-    now = int(seconds) * 1_000 + int(microseconds) // 1_000
+    now = _unix_ms(await time_asked)
     return b"%d-0" % (max(now, int(last[0][0].split(b"-")[0]) if last else 0) + 1)
+
+
+def _unix_ms(time_answer: Sequence[bytes]) -> int:
+    """Unix milliseconds of a server's answer to TIME."""
+    seconds, microseconds = time_answer
+    return int(seconds) * 1_000 + int(microseconds) // 1_000

@@ -2,7 +2,8 @@
 
 A secret is ours (OpenAI's own would open unmetered access) and opens nothing but calls, a few of them, until it
 expires. A call runs under a lease that whoever meters it renews; one whose lease has run out is metered by nobody, and
-is hung up by whoever finds it.
+is hung up by whoever finds it. The lease goes by the database's clock: by their own, machines whose clocks differ would
+hang up each other's calls.
 """
 
 import hashlib
@@ -70,10 +71,9 @@ class RealtimeCalls:
 
     async def begin(self, call_id: str, account_id: str, lease_ms: int, upstream: str = "") -> bool:
         """Record whose a call is, and where it runs, before anybody hears of it; False when that id has an owner."""
-        now = now_ms()
-        ended_long_ago = realtime_calls.c.ended_at < now - KEPT_MS
         async with self._db.write() as connection:
-            await connection.execute(delete(realtime_calls).where(ended_long_ago))
+            now = await self._db.clock_ms(connection)
+            await connection.execute(delete(realtime_calls).where(realtime_calls.c.ended_at < now - KEPT_MS))
             known = select(realtime_calls.c.id).where(realtime_calls.c.id == call_id)
             if (await connection.execute(known)).first() is not None:
                 return False
@@ -88,7 +88,8 @@ class RealtimeCalls:
             return
         mine = (realtime_calls.c.id.in_(sorted(call_ids)), realtime_calls.c.ended_at.is_(None))
         async with self._db.write() as connection:
-            await connection.execute(update(realtime_calls).where(*mine).values(leased_until=now_ms() + lease_ms))
+            until = await self._db.clock_ms(connection) + lease_ms
+            await connection.execute(update(realtime_calls).where(*mine).values(leased_until=until))
 
     async def owner(self, call_id: str) -> str | None:
         """Return the account whose call it is; None for one that never was, or ended long ago."""
@@ -107,9 +108,10 @@ class RealtimeCalls:
     async def abandoned(self) -> list[str]:
         """Return the calls that run and are metered by nobody, longest first."""
         table = realtime_calls.c
-        query = select(table.id).where(table.ended_at.is_(None), table.leased_until < now_ms())
         async with self._db.read() as connection:
-            return list((await connection.execute(query.order_by(table.leased_until).limit(AT_ONCE))).scalars())
+            over = table.leased_until < await self._db.clock_ms(connection)
+            query = select(table.id).where(table.ended_at.is_(None), over).order_by(table.leased_until).limit(AT_ONCE)
+            return list((await connection.execute(query)).scalars())
 
     async def ended(self, call_ids: Collection[str]) -> list[str]:
         """Return those of these calls that somebody has ended."""
@@ -122,7 +124,8 @@ class RealtimeCalls:
         """Record that a call does not run any more."""
         running = (realtime_calls.c.id == call_id, realtime_calls.c.ended_at.is_(None))
         async with self._db.write() as connection:
-            await connection.execute(update(realtime_calls).where(*running).values(ended_at=now_ms()))
+            now = await self._db.clock_ms(connection)
+            await connection.execute(update(realtime_calls).where(*running).values(ended_at=now))
 
 
 def _hash(secret: str) -> str:

@@ -248,33 +248,32 @@ class UpstreamObjects:
 
         Uploads that have ended by themselves are none.
         """
-        table, now = upstream_objects.c, now_ms()
+        table = upstream_objects.c
         claims = [CLAIM + kind for kind in kinds]
-        ended = and_(table.kind == "upload", table.created_at < now - UPLOAD_MS)
-        lapsed = and_(table.kind.in_(claims), table.created_at < now - CLAIM_MS)
         count = func.coalesce(func.sum(case((table.kind.in_(claims), 0), else_=1)), 0)
         query = select(count, func.coalesce(func.sum(table.size_bytes), 0)).where(
-            table.account_id == account_id,
-            table.kind.in_((*kinds, *claims)),
-            table.deleted_at.is_(None),
-            not_(or_(ended, lapsed)),
+            table.account_id == account_id, table.kind.in_((*kinds, *claims)), table.deleted_at.is_(None)
         )
         if parent_id:
             query = query.where(table.parent_id == parent_id)
         async with self._db.read() as connection:
-            count, size = (await connection.execute(query)).one()
+            now = await self._db.clock_ms(connection)
+            ended = and_(table.kind == "upload", table.created_at < now - UPLOAD_MS)
+            lapsed = and_(table.kind.in_(claims), table.created_at < now - CLAIM_MS)
+            count, size = (await connection.execute(query.where(not_(or_(ended, lapsed))))).one()
         return int(count), int(size)
 
     async def claim_room(self, account_id: str, request_id: str, kind: str, size_bytes: int) -> None:
         """Count bytes of a kind as an account's before they are there: whoever looks from now on sees them.
 
-        They count until `free_room`, or until CLAIM_MS are over.
+        They count until `free_room`, or until CLAIM_MS are over by the database's clock.
         """
-        table, now = upstream_objects.c, now_ms()
-        lapsed = and_(table.account_id == account_id, table.kind == CLAIM + kind, table.created_at < now - CLAIM_MS)
+        table = upstream_objects.c
+        mine = and_(table.account_id == account_id, table.kind == CLAIM + kind)
         claim = {"id": CLAIM + request_id, "kind": CLAIM + kind, "account_id": account_id, "charge_id": request_id}
         async with self._db.write() as connection:
-            await connection.execute(delete(upstream_objects).where(lapsed))
+            now = await self._db.clock_ms(connection)
+            await connection.execute(delete(upstream_objects).where(mine, table.created_at < now - CLAIM_MS))
             await connection.execute(
                 insert(upstream_objects).values(**claim, size_bytes=size_bytes, created_at=now, upstream="")
             )

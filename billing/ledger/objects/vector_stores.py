@@ -204,11 +204,14 @@ class VectorStores:
             return [OwedDay(*row) for row in await connection.execute(query)]
 
     async def claim(self, charge_id: str, for_ms: int) -> bool:
-        """Take a day that is open for this process alone, for so long; False when another has it."""
-        table, now = storage_days.c, now_ms()
-        free = or_(table.claimed_until.is_(None), table.claimed_until < now)
-        taken = update(storage_days).where(table.charge_id == charge_id, table.settled_at.is_(None), free)
+        """Take a day that is open for this process alone, for so long by the database's clock; False when another has
+        it.
+        """
+        table = storage_days.c
         async with self._db.write() as connection:
+            now = await self._db.clock_ms(connection)
+            free = or_(table.claimed_until.is_(None), table.claimed_until < now)
+            taken = update(storage_days).where(table.charge_id == charge_id, table.settled_at.is_(None), free)
             return (await connection.execute(taken.values(claimed_until=now + for_ms))).rowcount == 1
 
     async def booked(self, days: Sequence[OwedDay]) -> list[PaidDay]:

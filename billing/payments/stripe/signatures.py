@@ -21,6 +21,18 @@ class BadSignature(ValueError):
     """The header does not prove that the body comes from whom it should, now."""
 
 
+class WrongTime(BadSignature):
+    """One of the secrets signed it, and not now: it is an old one that somebody sent again, or a clock is wrong.
+
+    `seconds_ago` by our clock; below zero, it is ahead of it.
+    """
+
+    def __init__(self, seconds_ago: int) -> None:
+        """Keep how far off it is."""
+        super().__init__("it was signed too long ago, or in the future")
+        self.seconds_ago = seconds_ago
+
+
 def sign(body: bytes, secret: str, at: int) -> str:
     """Return the header for a body sent at `at` (Unix seconds)."""
     return sign_with_all(body, [secret], at)
@@ -34,7 +46,9 @@ def sign_with_all(body: bytes, secrets: Sequence[str], at: int) -> str:
 def verify(
     body: bytes, header: str, secrets: Sequence[str], now: int, tolerance_seconds: int = TOLERANCE_SECONDS
 ) -> None:
-    """Raise BadSignature unless a v1 signature is by one of the secrets, its time within the tolerance both ways."""
+    """Raise BadSignature unless a v1 signature is by one of the secrets; WrongTime where only its time is beyond the
+    tolerance, either way.
+    """
     if not secrets or not all(secrets):
         raise BadSignature("there is no secret to check with")
     if len(header) > MAX_HEADER_BYTES:
@@ -50,7 +64,7 @@ def verify(
     if not any(matches):
         raise BadSignature("no signature matches")
     if abs(now - int(times[0])) > tolerance_seconds:
-        raise BadSignature("it was signed too long ago, or in the future")
+        raise WrongTime(now - int(times[0]))
 
 
 def _digest(body: bytes, secret: str, at: str) -> str:

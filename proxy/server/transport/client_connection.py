@@ -23,6 +23,9 @@ LARGE_BODY = 1_048_576
 """Bytes from which a body counts against listen.max_buffered_bytes."""
 WAITING_BYTES = 65_536
 """Of a body that nobody has asked for yet: no more is read of it."""
+SMALL_PIECE = 4_096
+"""Smaller pieces of a body are put together: each in an object of its own would take twenty times its bytes."""
+NO_CONTENT = 204
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 CONNECTION = (b"connection",)
 IDENTITY = b"identity"
@@ -89,7 +92,7 @@ class ClientConnection:
         self.path, _, self.query = target.partition(b"?")
         self._framed, self.keep_alive = framed, keep_alive
         self.waiting_for_100_continue = False
-        self._chunks: list[bytes] = []
+        self._chunks: list[bytes | bytearray] = []
         self._size = self._reserved = 0
         self._wanted = False
         self._waiter: asyncio.Future[None] | None = None
@@ -106,7 +109,14 @@ class ClientConnection:
 
     def take_body(self, data: bytes) -> None:
         """Take bytes of the body."""
-        self._chunks.append(data)
+        chunks = self._chunks
+        last = chunks[-1] if chunks and len(data) < SMALL_PIECE else data
+        if last is data:
+            chunks.append(data)
+        elif isinstance(last, bytearray) and len(last) < WAITING_BYTES:
+            last += data
+        else:
+            chunks.append(bytearray(data))
         self._size += len(data)
         if not self._wanted and self._size > WAITING_BYTES:
             self._protocol.flow.pause_reading()
@@ -162,7 +172,7 @@ class ClientConnection:
         if self._size > most:
             raise too_large(most)
         chunks, self._chunks = self._chunks, []
-        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        return b"".join(chunks)
 
     async def _receive_rest(self, limits: HttpLimits, most: int) -> None:
         """Wait for a body that is not here yet: within its size and its time. Raises Rejection, Interrupted."""
@@ -204,7 +214,8 @@ class ClientConnection:
 
     async def respond(self, status: int, headers: Headers, body: bytes) -> None:
         """See ClientSide."""
-        head = self._head(status, [*headers, (b"content-length", b"%d" % len(body))])
+        length = () if status == NO_CONTENT else ((b"content-length", b"%d" % len(body)),)
+        head = self._head(status, [*headers, *length])
         await self._send(head if self.method == "HEAD" else head + body)
         self._finish()
 

@@ -32,6 +32,15 @@ CHUNKED = b"chunked"
 MOST_PIPELINED = 8
 """Requests that may wait behind the one that is answered: who is not read is not seen to leave either."""
 
+
+class _Trailers(Headers):
+    """Bin for trailers, which uvicorn appends to a request's headers once its head is whole."""
+
+    def append(self, _header: tuple[bytes, bytes]) -> None:
+        """Drop it: a trailer is no header (RFC 9110, 6.5.1), and there may be any number of them."""
+
+
+TRAILERS = _Trailers()
 Answer = Callable[[ClientConnection], Coroutine[Any, Any, None]]
 """What answers a request under /v1. Never raises but for cancellation."""
 
@@ -50,6 +59,8 @@ class GuardedProtocol(HttpToolsProtocol):
         self._head_bytes = self._received = self._reading = self._head_from = 0
         """Bytes of the head so far; those of the connection, those of them that are being read, and those before the
         read in which the head began."""
+        self._beside_body = 0
+        """Bytes of a request behind its head that came since the last piece of its body: trailers, chunk extensions."""
         self._in_head = True
         self._ignoring = False
         """The head that was just read offers a protocol that is not spoken here."""
@@ -94,6 +105,12 @@ class GuardedProtocol(HttpToolsProtocol):
                     )
                 )
                 return
+        elif self._beside_body > self.limits.header_bytes:
+            message = f"More than {self.limits.header_bytes} bytes of trailers or chunk extensions."
+            self._refuse(Rejection(431, "headers_too_large", message))
+            return
+        else:
+            self._beside_body += len(data)
         self._unset_keepalive_if_required()
         self.limits.connections.work(self)
         self._parse(data)
@@ -117,8 +134,13 @@ class GuardedProtocol(HttpToolsProtocol):
             return
 
     def _should_upgrade(self) -> bool:
-        """Tell whether the request becomes a WebSocket; any other offer is ignored, as RFC 9110 (7.8) allows."""
-        offered = self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
+        """Tell whether the request becomes a WebSocket; any other offer is ignored, as RFC 9110 (7.8) allows.
+
+        So is one that was sent behind a request whose answer is not whole: the two would be written into each other.
+        """
+        before: ClientConnection | RequestResponseCycle | None = self.cycle
+        free = before is None or before.response_complete
+        offered = free and self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
         return offered and super()._should_upgrade()
 
     def _without_offer(self) -> bytes:
@@ -152,7 +174,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Refuse what uvicorn would accept; begin what is ours to answer, and leave the rest to uvicorn."""
-        self._in_head, self._head_bytes = False, 0
+        self._in_head, self._head_bytes, self._beside_body = False, 0, 0
         self._disarm_head_timer()
         method, version, headers = self.parser.get_method(), self.parser.get_http_version(), SentHeaders(self.headers)
         problem = self._problem(method, version, headers)
@@ -171,7 +193,8 @@ class GuardedProtocol(HttpToolsProtocol):
         framed = version != "1.0"
         keep_alive = framed and self.parser.should_keep_alive()
         client = ClientConnection(self, method.decode("ascii"), target, headers, framed=framed, keep_alive=keep_alive)
-        client.waiting_for_100_continue = self.expect_100_continue
+        client.waiting_for_100_continue = framed and self.expect_100_continue  # HTTP/1.0 knows no 100
+        self.headers = TRAILERS
         before: ClientConnection | RequestResponseCycle | None = self.cycle
         self.cycle = client  # type: ignore[assignment]  # it has what uvicorn looks at
         if before is None or before.response_complete:
@@ -184,10 +207,16 @@ class GuardedProtocol(HttpToolsProtocol):
     def _begin_asgi(self) -> None:
         """Let uvicorn take the request from here, as if it had begun it."""
         url, headers, expects = self.url, self.headers, self.expect_100_continue
+        expects = expects and self.parser.get_http_version() != "1.0"
         super().on_message_begin()
         self.url, self.expect_100_continue = url, expects
         self.headers += headers  # the scope has this list
+        paused = self.flow.read_paused
         super().on_headers_complete()
+        if not self.parser.should_upgrade():
+            self.headers = TRAILERS
+        if not paused and len(self.pipeline) < MOST_PIPELINED:
+            self.flow.resume_reading()  # it waits: uvicorn reads no more, and would not see its client leave
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         """Begin a request: one of uvicorn's, or one of ours that waited in its pipeline."""
@@ -217,6 +246,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take bytes of a body; what comes behind an answer is of no use to anybody."""
+        self._beside_body = 0
         cycle: Any = self.cycle
         if not isinstance(cycle, ClientConnection):
             super().on_body(body)
@@ -263,8 +293,9 @@ class GuardedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body):
-            self.transport.abort()  # whatever we wrote now would be taken for (a part of) that request's answer
+        begun = cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body)
+        if begun or self.pipeline:
+            self.transport.abort()  # whatever we wrote now would be taken for (a part of) an earlier request's answer
             return
         body = rejection.body()
         head = (

@@ -359,3 +359,18 @@ def test_a_catalogue_is_read_whole_and_without_numbers() -> None:
         read_catalogue('{"a": 1.5}')
     assert (book().catalogue_id, book().effective_from) == ("c1", "2026-12-01")
     assert load_catalogue()["catalogueId"] == PriceBook(load_catalogue(), "1", "exact").catalogue_id
+
+
+@pytest.mark.parametrize(
+    ("tokens", "tier", "cost"),
+    [(272_000, "default", 272_000 * 2 * 3), (272_001, "default", 272_001 * 4 * 3), (272_001, "batch", 272_001 * 1 * 3)],
+    ids=["short", "long", "no long price"],
+)
+def test_an_input_that_is_left_out_is_sold_at_the_markup_on_its_own_contexts_cost(
+    tokens: int, tier: str, cost: int
+) -> None:
+    """Where a tier has no price of its own for a long one, that is what a short one costs."""
+    left_out = {"short": {"output": "1"}, "long": {"output": "1"}}
+    sale = {"markup": "3", "models": {"m": {"rates": {"default": left_out, "batch": left_out}}}}
+    prices = book(sale=sale)
+    assert prices.price(found(prices), tier, Usage(input_tokens=tokens)).amount == cost

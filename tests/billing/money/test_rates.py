@@ -13,6 +13,7 @@ from billing.money.model_rates import (
     ModelRates,
     adjusted,
     call_rate,
+    complete_prices,
     customer_price,
     exact_rate,
     fits_any,
@@ -317,3 +318,33 @@ INPUTS = ("input", "cached_input", "cache_write_30m", "image_input", "cached_ima
 def ceiling(rates: ModelRates, bounds: Bounds) -> int:
     """Return the bound of a card, in its rates."""
     return _scaled_ceiling(rates, bounds)
+
+
+COSTS = {"input": "1", "output": "2", "image_output": "4", "audio_output": "8"}
+
+
+@pytest.mark.parametrize(
+    ("explicit", "added"),
+    [
+        ({"input": "9", "output": "9"}, {}),
+        ({"input": "9", "image_output": "9"}, {}),
+        ({"output": "9"}, {"input": "3"}),
+        ({"input": "9"}, {"output": "6", "image_output": "12", "audio_output": "24"}),
+        ({"input": "9", "audio_output": "9"}, {"output": "6", "image_output": "12"}),
+        ({}, {"input": "3", "output": "6", "image_output": "12", "audio_output": "24"}),
+    ],
+)
+def test_what_explicit_prices_leave_out_is_sold_at_the_markup(explicit: dict[str, str], added: dict[str, str]) -> None:
+    """A price of texts or pictures stands for the other outputs, too; what is there stays as it is."""
+    assert complete_prices(explicit, COSTS, Fraction(3)) == {**explicit, **added}
+    no_output = {"input": "1"}
+    assert complete_prices({"input": "9"}, no_output, Fraction(3)) == {"input": "9"}, (
+        "what costs us nothing has no price"
+    )
+
+
+def test_a_marked_up_price_is_rounded_up_at_its_last_place() -> None:
+    found = complete_prices({"output": "1"}, {"input": "1"}, Fraction(1, 3))
+    assert found["input"] == "0.333333333333334"
+    exact = complete_prices({"output": "1"}, {"input": "1.000000000000001"}, Fraction(1))
+    assert exact["input"] == "1.000000000000001"

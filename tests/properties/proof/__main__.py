@@ -10,7 +10,7 @@ import time
 import traceback
 from pathlib import Path
 
-from tests.properties.proof import bad_weather, fuzz, overspend, seeded, standing
+from tests.properties.proof import bad_weather, clocks, cut_off, fuzz, overspend, seeded, standing
 from tests.properties.proof.part import Figures, Part
 
 KILLED = (
@@ -43,6 +43,15 @@ PARTS = (
         2,
         len(overspend.EXACT),
         overspend.exactly_k,
+    ),
+    Part(
+        "exactly K, cluster",
+        "I1",
+        "the same on a Redis Cluster of six nodes, on one master after the other",
+        "values of K",
+        3,
+        len(overspend.EXACT),
+        overspend.exactly_k_on_cluster,
     ),
     Part(
         "peers' cases",
@@ -81,6 +90,15 @@ PARTS = (
         bad_weather.kills,
     ),
     Part(
+        "kill storm, cluster",
+        "I3, I4, I5",
+        "workers, jobs and masters of a cluster killed at random, replicas take over: nothing lost, nothing twice",
+        "kills",
+        15,
+        2_000,
+        bad_weather.kills_on_cluster,
+    ),
+    Part(
         "lost replies",
         "I3, I4, I5",
         "replies of Redis, SQL and upstream lost, cut and late: nothing lost, nothing twice, nothing held",
@@ -88,6 +106,24 @@ PARTS = (
         20,
         3_500,
         bad_weather.lost_replies,
+    ),
+    Part(
+        "clocks",
+        "I1, I3, I4",
+        "machines an hour ahead, an hour behind and jumping: limits hold, nothing is taken from who lives or kept for an hour",
+        "jumps",
+        3,
+        300,
+        clocks.jumping_clocks,
+    ),
+    Part(
+        "cut off",
+        "I3, I4, I9",
+        "a machine reaches nobody for longer than its leases and comes back: resolved once by others, the rest charged once",
+        "cuts",
+        2,
+        200,
+        cut_off.cut_off,
     ),
     Part(
         "stores away",

@@ -4,10 +4,20 @@ import contextlib
 from collections import Counter
 from pathlib import Path
 
-from tests.faults.load import STORM_ENVIRONMENT, Load, assert_books_match_the_record, price, storm
-from tests.properties.proof.overspend import served
+from tests.faults.cluster import accounts_apart, masters_die
+from tests.faults.load import (
+    STORM_ENVIRONMENT,
+    Load,
+    account_with,
+    assert_books_match_the_record,
+    price,
+    restarts,
+    storm,
+)
+from tests.properties.proof.overspend import served, served_on_cluster
 from tests.properties.proof.part import Figures
 from tests.support.fault_proxy import FaultProxy
+from tests.support.redis_groups import MASTERS
 from tests.support.servers import RedisServer, Tollkeeper, postgres, start_sandbox, wait_until
 
 START = 1_000_000_000
@@ -20,9 +30,8 @@ PATIENCE_SECONDS = 4
 def kills(folder: Path, size: int, seed: int) -> Figures:
     """Kill so many processes under load."""
     with served(folder, **STORM_ENVIRONMENT) as (server, sandbox, redis):
-        account = server.account(str(START // 1_000))
-        account.wait_balance(START)
-        load = storm(account, redis, size, seed)
+        account = account_with(server, START)
+        (load,) = storm([account], restarts(redis), size, seed)
         rows = assert_books_match_the_record(account, sandbox, load, START)
         bills = {row["clientRequestId"]: price(row["usage"]) for row in sandbox.record() if row["usage"]}
     broken = [row for row in rows if row["outcome"] != "completed" and row["requestId"] in bills]
@@ -36,6 +45,29 @@ def kills(folder: Path, size: int, seed: int) -> Figures:
         "held at the end": 0,
         "broken off": len(broken),
         "charged less than their bill, % of it": 100 * short // owed if owed else 0,
+    }
+
+
+def kills_on_cluster(folder: Path, size: int, seed: int) -> Figures:
+    """Kill so many processes under load of a customer on each master, a third of them masters."""
+    strikes = Counter[str]()
+    with served_on_cluster(folder, **STORM_ENVIRONMENT) as (server, sandbox, cluster):
+        accounts = accounts_apart(server, cluster, START, MASTERS)
+        strike = masters_die(cluster, server, lambda what: strikes.update([what]))
+        loads = storm(accounts, strike, size, seed, strikes=1 / 3)
+        for account, load in zip(accounts, loads, strict=True):
+            assert_books_match_the_record(account, sandbox, load, START)
+    requests = sum(sum(load.statuses.values()) for load in loads)
+    shown = sum(len(load.shown) for load in loads)
+    return {
+        "requests": requests,
+        "kills": size,
+        **strikes,
+        "answers of which a client had a byte": shown,
+        "lost": 0,
+        "charged twice": 0,
+        "differences from the ledger": 0,
+        "held at the end": 0,
     }
 
 

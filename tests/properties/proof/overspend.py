@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import httpx
 
+from tests.faults.cluster import accounts_apart
 from tests.properties.proof.part import Figures
 from tests.support import web
 from tests.support.exact_k import REQUESTS, check_exactly
+from tests.support.redis_groups import MASTERS, RedisCluster, started
 from tests.support.servers import RedisServer, Sandbox, Tollkeeper, sandbox_says, start_sandbox, wait_until
 
 PROCESSES = 4
@@ -28,24 +30,55 @@ TOKENS_OUT = 4_000
 
 @contextlib.contextmanager
 def served(folder: Path, **environment: str) -> Iterator[tuple[Tollkeeper, Sandbox, RedisServer]]:
-    """The product on Redis over a simulator."""
-    with contextlib.ExitStack() as stack:
-        sandbox = start_sandbox()
-        stack.callback(sandbox.stop)
-        redis = RedisServer(folder / "redis")
-        redis.start()
-        stack.callback(redis.kill)
-        stores = {"TOLLKEEPER_REDIS__URL": redis.url, "TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url}
-        server = Tollkeeper(folder, {**stores, **environment})
-        stack.callback(server.kill)
-        yield server.start(), sandbox, redis
+    """The product on one Redis over a simulator."""
+    redis = RedisServer(folder / "redis")
+    redis.start()
+    try:
+        with _served_at(redis.url, folder, environment) as (server, sandbox):
+            yield server, sandbox, redis
+    finally:
+        redis.kill()
+
+
+@contextlib.contextmanager
+def served_on_cluster(folder: Path, **environment: str) -> Iterator[tuple[Tollkeeper, Sandbox, RedisCluster]]:
+    """The product on three masters and their replicas over a simulator."""
+    cluster = RedisCluster(folder / "cluster")
+    with started(cluster), _served_at(cluster.url, folder, environment) as (server, sandbox):
+        yield server, sandbox, cluster
+
+
+@contextlib.contextmanager
+def _served_at(redis_url: str, folder: Path, environment: dict[str, str]) -> Iterator[tuple[Tollkeeper, Sandbox]]:
+    sandbox = start_sandbox()
+    stores = {"TOLLKEEPER_REDIS__URL": redis_url, "TOLLKEEPER_UPSTREAM__BASE_URL": sandbox.url}
+    server = Tollkeeper(folder, {**stores, **environment})
+    try:
+        yield server.start(), sandbox
+    finally:
+        server.kill()
+        sandbox.stop()
 
 
 def exactly_k(folder: Path, size: int, _seed: int) -> Figures:
     """Fire `REQUESTS` at once, for so many values of K."""
     with served(folder, TOLLKEEPER_LISTEN__WORKERS=str(PROCESSES)) as (server, sandbox, _):
         for affordable in EXACT[:size]:
-            check_exactly(server, sandbox, affordable)
+            check_exactly(server, sandbox, server.account(), affordable)
+    return _exactly(size)
+
+
+def exactly_k_on_cluster(folder: Path, size: int, _seed: int) -> Figures:
+    """Do the same on a cluster of six nodes, the accounts on one master after the other."""
+    with served_on_cluster(folder, TOLLKEEPER_LISTEN__WORKERS=str(PROCESSES)) as (server, sandbox, cluster):
+        for first in range(0, size, MASTERS):
+            values = EXACT[first : min(first + MASTERS, size)]
+            for account, affordable in zip(accounts_apart(server, cluster, 0, len(values)), values, strict=True):
+                check_exactly(server, sandbox, account, affordable)
+    return {**_exactly(size), "masters": min(size, MASTERS)}
+
+
+def _exactly(size: int) -> Figures:
     return {"requests": REQUESTS * size, "processes": PROCESSES, "served beyond K": 0, "refused below K": 0}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.faults.load import STORM_ENVIRONMENT, Load, assert_books_match_the_record, storm
+from tests.faults.load import STORM_ENVIRONMENT, Load, assert_books_match_the_record, restarts, storm
 from tests.properties.metering_walk import walked
 from tests.properties.proof.bad_weather import lost_replies
 from tests.properties.proof.overspend import peers_cases, served
@@ -27,7 +27,7 @@ Check = Callable[[Path, int, dict[str, str]], None]
 def exactly(folder: Path, _seed: int, environment: dict[str, str]) -> None:
     """A thousand at once."""
     with served(folder, TOLLKEEPER_LISTEN__WORKERS="2", **environment) as (server, sandbox, _):
-        check_exactly(server, sandbox, FEW)
+        check_exactly(server, sandbox, server.account(), FEW)
 
 
 def peers(folder: Path, seed: int, environment: dict[str, str]) -> None:
@@ -50,7 +50,7 @@ def kills(folder: Path, seed: int, environment: dict[str, str]) -> None:
     with served(folder, **STORM_ENVIRONMENT, **environment) as (server, sandbox, redis):
         account = server.account(str(START // 1_000))
         account.wait_balance(START)
-        load = storm(account, redis, KILLS, seed)
+        (load,) = storm([account], restarts(redis), KILLS, seed)
         assert_books_match_the_record(account, sandbox, load, START)
 
 

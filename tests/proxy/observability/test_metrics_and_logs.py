@@ -354,9 +354,10 @@ def test_counters_whose_labels_are_known_are_there_before_anything_happens(serve
         r'UpstreamError\("(\w+)"|connection\.fail\("(\w+)"|self\.fail\("(\w+)"|return "(\w+_timeout)"', source
     )
     wanted |= {("tollkeeper_upstream_errors_total", "".join(reason)) for reason in reasons}
-    wanted |= {("stripe_webhook_failures_total", reason) for reason in re.findall(r'self\._failed\("(\w+)"\)', source)}
+    failures = re.findall(r'self\._count_failure\("(\w+)"\)', source)
+    wanted |= {("stripe_webhook_failures_total", reason) for reason in failures}
     wanted |= {("tollkeeper_outcomes_total", outcome) for outcome in get_args(Outcome)}
-    assert (len(reasons) > 7, wanted - found) == (True, set())
+    assert (len(reasons) > 7, len(failures) > 4, wanted - found) == (True, True, set())
     runs = {
         dict(labels)["result"]
         for name, labels in read(server)

@@ -4,7 +4,7 @@ import pytest
 from stripe import SignatureVerificationError, Webhook
 from stripe._webhook import WebhookSignature
 
-from billing.payments.stripe.signatures import BadSignature, sign, verify
+from billing.payments.stripe.signatures import BadSignature, WrongTime, sign, verify
 
 BODY, SECRET, NOW = b'{"id": "evt_1", "object": "event"}', "whsec_one", 1_795_000_000
 
@@ -41,6 +41,16 @@ def test_ours_and_the_librarys_signatures_are_the_same() -> None:
 def test_a_wrong_signature_is_refused(header, secrets, now) -> None:
     with pytest.raises(BadSignature):
         verify(BODY, header, secrets, now, 300)
+
+
+@pytest.mark.parametrize("seconds_ago", [301, -301, 3_600, -3_600])
+def test_a_signature_of_another_time_says_so_and_one_that_is_none_does_not(seconds_ago: int) -> None:
+    with pytest.raises(WrongTime) as found:
+        verify(BODY, sign(BODY, SECRET, NOW - seconds_ago), [SECRET], NOW, 300)
+    assert found.value.seconds_ago == seconds_ago
+    with pytest.raises(BadSignature) as other:
+        verify(BODY, sign(BODY, "whsec_other", NOW - seconds_ago), [SECRET], NOW, 300)
+    assert not isinstance(other.value, WrongTime), "who has no secret of ours does not hear of our clock"
 
 
 def test_two_secrets_and_two_signatures_overlap_in_a_rotation() -> None:

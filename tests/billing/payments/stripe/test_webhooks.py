@@ -97,8 +97,9 @@ async def test_pitfall_18_the_raw_body_within_the_tolerance_both_ways_under_a_ca
     now = int(time.time())
     async with open_api(shop) as api:
         body = event_body()
-        assert (await api.hook(body, at=now - 301)).status_code == 400
-        assert (await api.hook(body, at=now + 3_600 * 24 * 365)).status_code == 400
+        for at in (now - 301, now + 3_600 * 24 * 365):
+            refused = await api.hook(body, at=at)
+            assert (refused.status_code, refused.json()["error"]["code"]) == (400, "signature_time")
         reserialized = json.dumps(json.loads(body), indent=1).encode()
         assert (await api.hook(reserialized, header=sign(body, SECRET, now))).status_code == 400
         assert (await api.hook(b"\xff\xfe", at=now)).status_code == 400
@@ -106,7 +107,8 @@ async def test_pitfall_18_the_raw_body_within_the_tolerance_both_ways_under_a_ca
         assert (await api.client.post("/webhooks/stripe", content=body)).status_code == 400
         two = [("stripe-signature", sign(body, SECRET, now)), ("stripe-signature", sign(body, SECRET, now))]
         assert (await api.client.post("/webhooks/stripe", content=body, headers=two)).status_code == 400
-        assert await api.count("stripe_webhook_failures_total", reason="signature") == 5
+        assert await api.count("stripe_webhook_failures_total", reason="signature") == 3
+        assert await api.count("stripe_webhook_failures_total", reason="clock") == 2
         assert await api.count("stripe_webhook_failures_total", reason="too_large") == 1
         assert await shop.rows("SELECT * FROM stripe_inbox") == []
         assert (await api.hook(body)).status_code == 200

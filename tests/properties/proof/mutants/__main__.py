@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.properties.proof.mutants import forks
-from tests.properties.proof.mutants.selection import ALL, OWN, own_tests_of
+from tests.properties.proof.mutants.selection import ALL, OWN, other_tests_of, own_tests_of
 
 HERE = Path(__file__).parent
 GENERATE = (".venv-mutants/bin/python", str(HERE / "generate.py"))
@@ -76,13 +76,13 @@ def _file(file: str, known: dict[str, str], given: argparse.Namespace) -> Done:
     started = time.monotonic()
     made = json.loads(subprocess.run((*GENERATE, file), check=True, capture_output=True, text=True).stdout)
     mutants = [(key_of(one), one["source"]) for one in made if given.containing in key_of(one)]
+    stages = [tests for tests in (own_tests_of(file), other_tests_of(file)) if tests]
     run = [one for one in mutants if given.recheck or one[0] not in known]
-    own = own_tests_of(file)
-    quick = forks.quick_outcomes(file, [source for _, source in run], own, SECONDS)
+    quick = forks.quick_outcomes(file, [source for _, source in run], stages[0], SECONDS)
     outlived = [
         name
         for (name, source), found in zip(run, quick, strict=True)
-        if found == "survived" and forks.outcome(file, source, (own, ALL), SECONDS) == "survived"
+        if found == "survived" and forks.outcome(file, source, stages, SECONDS) == "survived"
     ]
     if not given.recheck:
         outlived += [name for name, _ in mutants if name in known]

@@ -1,8 +1,9 @@
-"""Which files are mutated, and the tests that each is run against: first its own, then all of the money core."""
+"""Which files are mutated, and the tests that each is run against: first its own, then all of the money core for what is of it."""
 
 from posixpath import normpath
 
 MONEY = "tests/billing/money"
+GATEWAY = "../../proxy/gateway"
 ALL = (MONEY, "tests/properties/test_pricing_properties.py", "tests/properties/test_price_plan_properties.py")
 
 OWN = {
@@ -19,9 +20,24 @@ OWN = {
     "billing/money/catalogue/models.py": ("test_card_models.py",),
     "billing/money/catalogue/price_plan.py": ("test_price_plan.py",),
     "billing/money/credits/expiring.py": ("test_expiring.py",),
-    "proxy/gateway/usage_rows.py": ("../../proxy/gateway/test_usage_rows.py",),
+    "proxy/gateway/settlement.py": (
+        f"{GATEWAY}/test_settlement_parts.py",
+        f"{GATEWAY}/test_settlement.py",
+        f"{GATEWAY}/test_every_endpoint_is_metered.py",
+        f"{GATEWAY}/test_plan.py",
+        f"{GATEWAY}/bodies/test_context.py",
+        f"{GATEWAY}/bodies/test_media.py",
+        f"{GATEWAY}/bodies/test_twins_and_what_is_no_text.py",
+        f"{GATEWAY}/answers/test_meter.py",
+    ),
+    "proxy/gateway/usage_rows.py": (f"{GATEWAY}/test_usage_rows.py",),
 }
 """File → its own tests, in tests/billing/money or from there."""
+
+
+def other_tests_of(file: str) -> tuple[str, ...]:
+    """Tests that a mutant is run against which outlives its own."""
+    return ALL if file.startswith("billing/") else ()
 
 
 def own_tests_of(file: str) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
-"""A client that leaves while its requests wait: none of them is begun, so nothing is held or sent for nobody."""
+"""Requests that wait, and clients that leave meanwhile; what a body takes; heads of answers."""
 
 import asyncio
+import tracemalloc
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ class Wire(asyncio.Transport):
     def __init__(self) -> None:
         super().__init__()
         self.closed = self.paused = False
+        self.written = b""
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
@@ -33,7 +35,7 @@ class Wire(asyncio.Transport):
         self.closed = True
 
     def write(self, data: Any) -> None:
-        pass
+        self.written += data
 
     def pause_reading(self) -> None:
         self.paused = True
@@ -47,11 +49,13 @@ class Opened:
 
     def __init__(self) -> None:
         self.answered: list[ClientConnection] = []
+        self.bodies: list[bytes] = []
         self.limits = HttpLimits(parse_settings(b"", "x.toml", {}).listen, 60)
 
         async def answer(client: ClientConnection) -> None:
             self.answered.append(client)
-            await client.respond(200, [], b"ok")
+            self.bodies.append(await client.read_body())
+            await client.respond(204 if client.method == "OPTIONS" else 200, [], b"")
 
         async def app(*_: Any) -> None:
             raise AssertionError("not for ASGI")
@@ -105,4 +109,43 @@ async def test_a_client_that_sends_ahead_is_seen_to_leave_and_not_read_for_ever(
     for _ in range(6 * MOST_PIPELINED):
         await asyncio.sleep(0)
     assert (len(opened.answered), opened.wire.paused) == (MOST_PIPELINED + 1, False)
+    opened.leave()
+
+
+async def test_whoever_asks_for_something_else_ahead_is_seen_to_leave() -> None:
+    opened = Opened()
+    opened.fill_the_pass()
+    opened.protocol.data_received(ASKED + b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert not opened.wire.paused
+    opened.leave()
+
+
+@pytest.mark.parametrize("size", [2, 5_000])
+async def test_a_body_in_small_pieces_takes_little_more_room_than_its_bytes(size: int) -> None:
+    opened, pieces = Opened(), 100_000 // size
+    sent = b"".join(b"%0*d" % (size, number % 10**size) for number in range(pieces))
+    opened.protocol.data_received(ASKED.replace(b"Content-Length: 2\r\n\r\n{}", b"Transfer-Encoding: chunked\r\n\r\n"))
+    await asyncio.sleep(0)
+    tracemalloc.start()
+    for place in range(0, len(sent), 1_000 * size):
+        several = sent[place : place + 1_000 * size]
+        chunks = (several[at : at + size] for at in range(0, len(several), size))
+        opened.protocol.data_received(b"".join(b"%x\r\n%b\r\n" % (size, chunk) for chunk in chunks))
+    taken, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert taken < 1.5 * len(sent) + 50_000
+    opened.protocol.data_received(b"0\r\n\r\n")
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert opened.bodies == [sent]
+    opened.leave()
+
+
+async def test_an_answer_without_content_says_no_length() -> None:
+    opened = Opened()
+    opened.protocol.data_received(ASKED.replace(b"POST", b"OPTIONS"))
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert opened.wire.written.startswith(b"HTTP/1.1 204 ")
+    assert b"content-length" not in opened.wire.written
     opened.leave()

@@ -1,0 +1,101 @@
+"""What stands behind a request on its connection, in its trailers or as the next one, reaches into no other's answer."""
+
+import contextlib
+import socket
+
+import pytest
+
+from tests.support.served import Customer
+from tests.support.servers import Tollkeeper, wait_until
+
+HOST = b"Host: tollkeeper.test\r\n"
+LINE = b"POST /v1/chat/completions HTTP/1.1\r\n"
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+SLOW = (
+    b'{"model": "gpt-4o-mini", "stream": true, "messages": [{"role": "user", "content": '
+    b'"[[sandbox {\\"latency_ms\\": 300}]] hi"}], "max_tokens": 5}'
+)
+HANDSHAKE = (
+    b"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+
+
+def said(server: Tollkeeper, *parts: bytes, seconds: float = 5) -> bytes:
+    """Everything that is answered to these bytes until the connection ends, or nothing comes any more."""
+    received = b""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=seconds) as connection:
+        with contextlib.suppress(OSError):
+            for part in parts:
+                connection.sendall(part)
+            while part := connection.recv(65_536):
+                received += part
+    return received
+
+
+def key_of(customer: Customer) -> bytes:
+    return b"Authorization: Bearer " + customer.api_key.encode() + b"\r\n"
+
+
+def slow_stream(customer: Customer) -> bytes:
+    length = b"Content-Length: %d\r\n\r\n" % len(SLOW)
+    return LINE + HOST + b"Content-Type: application/json\r\n" + key_of(customer) + length + SLOW
+
+
+def test_a_websocket_that_is_asked_for_behind_a_stream_does_not_overtake_it(customer: Customer) -> None:
+    """It is refused as a request without an offer is, in its turn."""
+    asked = b"GET /v1/responses HTTP/1.1\r\n" + HOST + key_of(customer)
+    heard = said(customer.server, slow_stream(customer) + asked + HANDSHAKE + b"\r\n", seconds=3)
+    assert heard.startswith(b"HTTP/1.1 200 ")
+    stream, end, behind = heard.partition(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert end
+    assert b"HTTP/1.1" not in stream[9:]
+    assert behind.startswith(b"HTTP/1.1 405 ")
+
+
+def test_a_malformed_body_behind_a_stream_is_not_refused_within_it(customer: Customer) -> None:
+    behind = LINE + HOST + key_of(customer) + CHUNKED + b"\r\nZZ\r\n"
+    heard = said(customer.server, slow_stream(customer) + behind)
+    assert heard.count(b"HTTP/1.1") <= 1
+    assert b"bad_request" not in heard
+    wait_until(lambda: customer.held() == 0, 10, "no hold is left")
+
+
+@pytest.mark.parametrize("line", [b"GET /api/billing/me HTTP/1.1\r\n", b"GET /v1/models HTTP/1.1\r\n"])
+def test_a_trailer_is_no_header(line: bytes, customer: Customer) -> None:
+    trailers = b"0\r\n" + key_of(customer) + b"\r\n"
+    heard = said(customer.server, line + HOST + CHUNKED + b"Connection: close\r\n\r\n" + trailers)
+    assert heard.startswith(b"HTTP/1.1 401 ")
+
+
+ENDLESS = {
+    "many trailers": b"0\r\n" + b"X-A: b\r\n" * 300_000,
+    "a long trailer": b"0\r\nX-A: " + b"a" * 2_000_000,
+    "a long chunk extension": b"1;" + b"a" * 2_000_000,
+}
+
+
+@pytest.mark.parametrize("case", ENDLESS)
+def test_trailers_and_chunk_extensions_without_end_are_refused(case: str, customer: Customer) -> None:
+    head = LINE + HOST + key_of(customer) + CHUNKED + b"\r\n1\r\n{\r\n"
+    with socket.create_connection(("127.0.0.1", customer.server.port), timeout=5) as connection:
+        heard = b""
+        with contextlib.suppress(ConnectionError):  # it does not read all of it
+            connection.sendall(head)
+            connection.sendall(ENDLESS[case])
+            heard = connection.recv(65_536)
+    assert not heard or heard.startswith(b"HTTP/1.1 431 ")
+    wait_until(lambda: customer.held() == 0, 10, "no hold is left")
+
+
+def test_http_1_0_is_not_told_to_continue(customer: Customer) -> None:
+    line = LINE.replace(b"1.1", b"1.0")
+    head = line + HOST + key_of(customer) + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(SLOW)
+    with socket.create_connection(("127.0.0.1", customer.server.port), timeout=5) as connection:
+        connection.sendall(head)
+        connection.settimeout(0.3)
+        with pytest.raises(TimeoutError):
+            connection.recv(65_536)
+        connection.settimeout(5)
+        connection.sendall(SLOW)
+        assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
