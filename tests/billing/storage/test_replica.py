@@ -181,9 +181,15 @@ async def test_one_that_is_late_is_not_read_from_until_it_has_caught_up(
 
 
 async def test_one_that_replays_steadily_and_long_after_is_late(
-    books: Books, replica: Replica, servers: tuple[str, PostgresReplica], monkeypatch: pytest.MonkeyPatch
+    books: Books,
+    replica: Replica,
+    copy: PostgresReplica,
+    servers: tuple[str, PostgresReplica],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(billing.storage.replica, "LATEST_SECONDS", 0.3)
+    monkeypatch.setattr(billing.storage.replica, "BACK_SECONDS", 0.3)
+    copy.pause()
     await books.account(1_000)
     await replica.look(1)
     position = ask(servers[0], "SELECT (pg_current_wal_lsn() - '0/0'::pg_lsn)::bigint")
