@@ -190,7 +190,7 @@ class ClientConnection:
         except TimeoutError:
             raise Rejection(408, "request_timeout", "The request body did not arrive in time.") from None
         finally:
-            self._waiter = None
+            self._waiter, self._wanted = None, False  # of a body that is refused no more is kept
         if self.disconnected:
             raise Interrupted
 

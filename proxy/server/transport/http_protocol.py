@@ -163,6 +163,8 @@ class GuardedProtocol(HttpToolsProtocol):
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to its WebSocket, which counts in its place until it is lost."""
         super().handle_websocket_upgrade()
+        elif len(self.pipeline) >= MOST_PIPELINED:
+            self.flow.pause_reading()  # uvicorn reads on, and each answer would let in more than it takes away
         socket = self.transport.get_protocol()
         if isinstance(socket, GuardedSocket):
             socket.on_lost = partial(self.limits.connections.leave, self)
