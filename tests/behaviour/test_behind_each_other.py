@@ -54,6 +54,13 @@ def test_a_websocket_that_is_asked_for_behind_a_stream_does_not_overtake_it(cust
 
 
 def test_a_malformed_body_behind_a_stream_is_not_refused_within_it(customer: Customer) -> None:
+def test_http_1_0_is_given_no_websocket(customer: Customer) -> None:
+    heard = said(
+        customer.server, b"GET /v1/responses HTTP/1.0\r\n" + HOST + key_of(customer) + HANDSHAKE + b"\r\n", seconds=2
+    )
+    assert heard.startswith(b"HTTP/1.1 405 ")
+
+
     behind = LINE + HOST + key_of(customer) + CHUNKED + b"\r\nZZ\r\n"
     heard = said(customer.server, slow_stream(customer) + behind)
     assert heard.count(b"HTTP/1.1") <= 1

@@ -136,10 +136,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """Tell whether the request becomes a WebSocket; any other offer is ignored, as RFC 9110 (7.8) allows.
 
-        So is one that was sent behind a request whose answer is not whole: the two would be written into each other.
+        So is one that was sent behind a request whose answer is not whole: the two would be written into each other;
+        and HTTP/1.0 knows no offers.
         """
         before: ClientConnection | RequestResponseCycle | None = self.cycle
-        free = before is None or before.response_complete
+        free = (before is None or before.response_complete) and self.parser.get_http_version() != "1.0"
         offered = free and self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
         return offered and super()._should_upgrade()
 
