@@ -167,7 +167,8 @@ class Authenticator:
         if looking is None:
             looking = self._looking[digest] = asyncio.create_task(self._find(digest))
             looking.add_done_callback(partial(self._looked, digest))
-        return await asyncio.shield(looking)
+        await asyncio.wait((looking,))  # who leaves ends its own waiting, not the look
+        return looking.result()
 
     def _looked(self, digest: str, looking: "asyncio.Task[ApiKey | None]") -> None:
         del self._looking[digest]
