@@ -82,8 +82,10 @@ class Expiry:
     async def run(self, announce_ms: int) -> ExpiryResult:
         """Announce what expires within so many milliseconds, and take what has. Raises StoreUnavailable."""
         await self._finish()
-        announced = await self._announce(now_ms() + announce_ms) if announce_ms else 0
-        due = await self._due(now_ms())
+        async with self._db.read() as connection:  # nobody's credits end early because this machine's clock is ahead
+            now = await self._db.clock_ms(connection)
+        announced = await self._announce(now, now + announce_ms) if announce_ms else 0
+        due = await self._due(now)
         if due:
             await relay_once(self._store, self._ledger)  # of an account whose money is on its way nothing is taken
         amounts = [await self._expire(lot) for lot in due]
@@ -99,9 +101,8 @@ class Expiry:
 
     # -- telling of it before ---------------------------------------------------------------------
 
-    async def _announce(self, until: int) -> int:
+    async def _announce(self, now: int, until: int) -> int:
         """Tell of what expires until then, once each; return of how many lots."""
-        now = now_ms()
         query = (
             select(expiring_lots.c.account_id)
             .join(accounts, accounts.c.id == expiring_lots.c.account_id)

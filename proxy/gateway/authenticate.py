@@ -15,6 +15,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from billing.ledger.accounts import Accounts, ApiKey, hash_key
@@ -79,6 +80,7 @@ class Authenticator:
         self._gathered = GatheredLookups(self._find_together)
         self._cache: OrderedDict[str, _Cached] = OrderedDict()
         self._tasks: set[asyncio.Task[bool]] = set()
+        self._looking: dict[str, asyncio.Task[ApiKey | None]] = {}
 
     def address_of(self, peer: Any, headers: list[tuple[bytes, bytes]]) -> str:
         """Address of a request's sender; see AuthFailures."""
@@ -149,7 +151,7 @@ class Authenticator:
         address = self._failures.address_of(peer, headers)
         doubtful = self._failures.is_over("key", address)
         try:
-            key = await (self._gathered.find(digest) if doubtful else self._find(digest))
+            key = await (self._gathered.find(digest) if doubtful else self._look_once(digest))
         except StoreUnavailable:
             raise unavailable(CANNOT_CHECK, "store_unavailable") from None
         if key is None:
@@ -158,6 +160,19 @@ class Authenticator:
                 raise self._failures.refusal("key", address)
         self._remember(digest, key)
         return key
+
+    async def _look_once(self, digest: str) -> ApiKey | None:
+        """Find a key that many may ask for at once, as after a start: they wait for one look, not for a turn each."""
+        looking = self._looking.get(digest)
+        if looking is None:
+            looking = self._looking[digest] = asyncio.create_task(self._find(digest))
+            looking.add_done_callback(partial(self._looked, digest))
+        return await asyncio.shield(looking)
+
+    def _looked(self, digest: str, looking: "asyncio.Task[ApiKey | None]") -> None:
+        del self._looking[digest]
+        if not looking.cancelled():
+            looking.exception()  # all who asked may have left
 
     async def _known(self, digest: str, cached: _Cached) -> ApiKey | None:
         """Key that was found before: as SQL has it now, or as it was while SQL says nothing. Raises Rejection."""

@@ -1,6 +1,7 @@
 """What stands behind a request on its connection, in its trailers or as the next one, reaches into no other's answer."""
 
 import contextlib
+import re
 import socket
 
 import pytest
@@ -53,11 +54,19 @@ def test_a_websocket_that_is_asked_for_behind_a_stream_does_not_overtake_it(cust
     assert behind.startswith(b"HTTP/1.1 405 ")
 
 
+def test_http_1_0_is_given_no_websocket(customer: Customer) -> None:
+    heard = said(
+        customer.server, b"GET /v1/responses HTTP/1.0\r\n" + HOST + key_of(customer) + HANDSHAKE + b"\r\n", seconds=2
+    )
+    assert heard.startswith(b"HTTP/1.1 405 ")
+
+
 def test_a_malformed_body_behind_a_stream_is_not_refused_within_it(customer: Customer) -> None:
     behind = LINE + HOST + key_of(customer) + CHUNKED + b"\r\nZZ\r\n"
     heard = said(customer.server, slow_stream(customer) + behind)
-    assert heard.count(b"HTTP/1.1") <= 1
-    assert b"bad_request" not in heard
+    stream, end, refusal = heard.partition(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    assert (stream.startswith(b"HTTP/1.1 200 "), bool(end)) == (True, True)
+    assert refusal.startswith(b"HTTP/1.1 400 ")
     wait_until(lambda: customer.held() == 0, 10, "no hold is left")
 
 
@@ -99,3 +108,51 @@ def test_http_1_0_is_not_told_to_continue(customer: Customer) -> None:
         connection.settimeout(5)
         connection.sendall(SLOW)
         assert connection.recv(65_536).startswith(b"HTTP/1.1 200 ")
+
+
+BODY = b'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 5}'
+JSON_TYPE = b"Content-Type: application/json\r\n"
+KEY = b"Authorization: Bearer KEY\r\n"
+LENGTH = b"Content-Length: %d\r\n" % len(BODY)
+CHUNKS = b"%x;a=b\r\n%b\r\n0\r\n" % (len(BODY), BODY)
+CLOSE = b"Connection: close\r\n"
+GET = b"GET /v1/models/gpt-4o-mini HTTP/1.1\r\n" + HOST + KEY
+
+
+def chat(more: bytes = LENGTH, body: bytes = BODY, line: bytes = LINE) -> bytes:
+    """A chat request; `more` are its length and other headers."""
+    return line + HOST + JSON_TYPE + KEY + more + b"\r\n" + body
+
+
+GOOD = GET + b"\r\n"
+SEQUENCES = {
+    "three good ones": (chat() + GOOD + chat(CHUNKED, CHUNKS + b"\r\n") + GOOD, [200] * 4),
+    "empty lines between": (chat() + b"\r\n\r\n" + GOOD, [200, 200]),
+    "a refused one before a good one": (GOOD.replace(KEY, b"") + GOOD, [401, 200]),
+    "more than the length says": (chat(body=BODY + b" x\r\n") + GOOD, [200, 400]),
+    "less than the length says": (chat(b"Content-Length: %d\r\n" % (len(BODY) + 4), BODY) + GOOD, [400, 400]),
+    "a length and chunks behind a good one": (chat() + chat(LENGTH + CHUNKED, CHUNKS + b"\r\n") + GOOD, [200, 400]),
+    "two lengths behind a good one": (chat() + chat(LENGTH + LENGTH) + GOOD, [200, 400]),
+    "two hosts behind a good one": (chat() + chat(HOST + LENGTH) + GOOD, [200, 400]),
+    "no host behind a good one": (chat() + GOOD.replace(HOST, b"") + GOOD, [200, 400]),
+    "a wrong chunk behind a good one": (chat() + chat(CHUNKED, b"3\r\nabcd\r\n0\r\n\r\n") + GOOD, [200, 400]),
+    "garbage behind one that closes": (chat(CLOSE + LENGTH) + b"garbage\r\n\r\n", [200]),
+    "a good one behind one that closes": (GET + CLOSE + b"\r\n" + GOOD, [200]),
+    "a good one behind HTTP/1.0": (chat(line=LINE.replace(b"1.1", b"1.0")) + GOOD, [200]),
+    "a good one behind a trailer that closes": (chat(CHUNKED, CHUNKS + CLOSE + b"\r\n") + GOOD, [200]),
+    "a long target behind a good one": (GOOD + GET.replace(b"gpt-4o-mini", b"m" * 40_000) + b"\r\n" + GOOD, [200, 431]),
+    "an offer of h2c before a good one": (chat(b"Connection: Upgrade\r\nUpgrade: h2c\r\n" + LENGTH) + GOOD, [200, 200]),
+}
+
+
+@pytest.mark.parametrize("cut", ["at once", "byte by byte"])
+@pytest.mark.parametrize("case", SEQUENCES)
+def test_requests_end_where_rfc_9112_says(case: str, cut: str, customer: Customer) -> None:
+    """And are answered in their order, however they were cut; what cannot be read is refused in its turn."""
+    data, statuses = SEQUENCES[case]
+    data = data.replace(b"KEY", customer.api_key.encode())
+    parts = [data] if cut == "at once" else [data[place : place + 1] for place in range(len(data))]
+    heard = said(customer.server, *parts, seconds=1)
+    assert [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", heard)] == statuses
+    if len(statuses) == 1:
+        assert b"connection: close\r\n" in heard

@@ -422,6 +422,18 @@ def test_a_head_just_under_the_limit_is_served(customer: Customer, sandbox: Sand
     assert len(sandbox.record()) == 1
 
 
+def test_a_head_may_be_cut_anywhere_before_a_large_body(customer: Customer) -> None:
+    """Where its last bytes come with a body that is larger than a head may be, it is still no large head."""
+    body = BODY + b" " * 20_000
+    data = a_request(customer, CLOSE, length=b"Content-Length: %d\r\n" % len(body), body=body)
+    for cut in range(len(data) - len(body) - 5, len(data) - len(body) + 2):
+        with socket.create_connection(("127.0.0.1", customer.server.port), timeout=5) as connection:
+            connection.sendall(data[:cut])
+            time.sleep(0.05)
+            connection.sendall(data[cut:])
+            assert connection.recv(65_536).startswith(b"HTTP/1.1 200 "), cut
+
+
 SLOW = {
     "nothing at all": b"",
     "half a request line": b"POST /v1/ch",
@@ -463,6 +475,38 @@ def test_a_slow_second_head_on_a_kept_connection_is_given_up(customer: Customer)
         connection.sendall(b"GET /v1/mod")
         assert connection.recv(65_536).startswith(b"HTTP/1.1 408 ")
         assert connection.recv(65_536) == b""
+
+
+def test_a_part_of_a_head_behind_a_request_has_its_time_from_the_answer_on(customer: Customer) -> None:
+    body = json.dumps(customer.body({"latency_ms": 1_500})).encode()
+    good = a_request(customer, length=b"Content-Length: %d\r\n" % len(body), body=body)
+    said = talk(customer.server, good + b"GET /v1/mod")
+    assert ([answer.status for answer in said.responses], said.closed) == ([200, 408], True)
+
+
+UNREAD = {
+    "behind one that closes": (CLOSE, b"", 200),
+    "behind a malformed head": (b"X\r\n", b"", 400),
+    "of a body whose chunks are malformed": (CHUNKED, b"ZZ\r\n", 400),
+}
+
+
+@pytest.mark.parametrize("case", UNREAD)
+def test_what_is_left_unread_takes_no_answer_from_its_client(case: str, customer: Customer) -> None:
+    """Closing at once would reset the connection (RFC 9112, 9.6): who still sends would never read why."""
+    more, body, status = UNREAD[case]
+    if case.startswith("behind"):
+        more, body = more + LENGTH, BODY
+    data = a_request(customer, more, length=b"", body=body) + a_request(
+        customer, length=b"Content-Length: 4000000\r\n", body=b" " * 4_000_000
+    )
+    with socket.create_connection(("127.0.0.1", customer.server.port), timeout=5) as connection:
+        connection.sendall(data)
+        time.sleep(0.2)
+        received = b""
+        while part := connection.recv(65_536):
+            received += part
+    assert received.startswith(b"HTTP/1.1 %d " % status)
 
 
 SLOW_BODIES = {
@@ -761,7 +805,7 @@ def test_garbage_behind_a_request_in_flight_is_never_taken_for_its_answer(custom
     body = json.dumps(customer.body({"latency_ms": 300})).encode()
     good = a_request(customer, length=b"Content-Length: %d\r\n" % len(body), body=body)
     said = talk(customer.server, good + b"garbage\r\n\r\n")
-    assert (said.responses, said.rest, said.closed) == ([], b"", True)
+    assert ([answer.status for answer in said.responses], said.rest, said.closed) == ([200, 400], b"", True)
     wait_until(lambda: customer.held() == 0, 10, "nothing stays held")
 
 

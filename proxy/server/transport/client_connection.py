@@ -18,7 +18,6 @@ from proxy.server.transport.limits import HttpLimits
 from proxy.web.raw_request import Headers, SentHeaders, every_header, has_any
 from proxy.web.rejections import Rejection, too_large, unavailable
 
-LINGER_SECONDS = 1.0
 LARGE_BODY = 1_048_576
 """Bytes from which a body counts against listen.max_buffered_bytes."""
 WAITING_BYTES = 65_536
@@ -44,6 +43,10 @@ class Carrier(Protocol):
 
     def on_response_complete(self) -> None:
         """Go on with the next request."""
+        ...
+
+    def end(self, *, unread: bool) -> None:
+        """Close behind an answer; `unread`: the client may still be sending."""
         ...
 
 
@@ -190,7 +193,7 @@ class ClientConnection:
         except TimeoutError:
             raise Rejection(408, "request_timeout", "The request body did not arrive in time.") from None
         finally:
-            self._waiter = None
+            self._waiter, self._wanted = None, False  # of a body that is refused no more is kept
         if self.disconnected:
             raise Interrupted
 
@@ -266,8 +269,9 @@ class ClientConnection:
 
     def abort(self) -> None:
         """See ClientSide. The connection is gone from now on: an answer that stays unfinished is no error of ours."""
-        self.disconnected = True
-        self._protocol.transport.abort()
+        if not self.disconnected:  # else it is closed, or a refusal of its body is on its way
+            self.disconnected = True
+            self._protocol.transport.abort()
 
     def _head(self, status: int, headers: Headers) -> bytes:
         self.response_started = True
@@ -287,11 +291,8 @@ class ClientConnection:
             return
         self.response_complete = True
         protocol = self._protocol
-        if not self.keep_alive and self.more_body:
-            # closing now would reset the connection under the client's hands, before it has read our answer
-            protocol.loop.call_later(LINGER_SECONDS, protocol.transport.close)
-        elif not self.keep_alive:
-            protocol.transport.close()
+        if not self.keep_alive:
+            protocol.end(unread=self.more_body)
         protocol.on_response_complete()
 
     async def _send(self, data: bytes) -> None:

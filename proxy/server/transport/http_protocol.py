@@ -29,6 +29,7 @@ OFFERS = (b"upgrade", b"http2-settings")
 """Headers, and names of them in Connection, by which another protocol is offered."""
 V1, UNDER_V1 = b"/v1", b"/v1/"
 CHUNKED = b"chunked"
+LINGER_SECONDS = 1.0
 MOST_PIPELINED = 8
 """Requests that may wait behind the one that is answered: who is not read is not seen to leave either."""
 
@@ -65,6 +66,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self._ignoring = False
         """The head that was just read offers a protocol that is not spoken here."""
         self._head_timer: asyncio.TimerHandle | None = None
+        self._ended = False
+        """Nothing that still arrives on this connection is a request."""
+        self._refusal: Rejection | None = None
+        """What is said when the requests before it have their answers."""
         self._for_health = False
         """This connection has one of the last places, which are for asking whether we are well."""
 
@@ -74,10 +79,10 @@ class GuardedProtocol(HttpToolsProtocol):
         place = self.limits.connections.enter(self, self.client[0] if self.client else "", transport.close)
         self._for_health = place == "health"
         if place == "full":
-            self._refuse(_too_many())
+            self._turn_away(_too_many())
         elif place == "address":
             message = "Your address has too many connections open here. Close some, or use them again."
-            self._refuse(too_many(message, "too_many_connections", 1_000))
+            self._turn_away(too_many(message, "too_many_connections", 1_000))
         else:
             self._arm_head_timer()
 
@@ -92,19 +97,12 @@ class GuardedProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Bytes of requests."""
         cycle: RequestResponseCycle | None = self.cycle
-        if self.transport.is_closing() or (cycle is not None and cycle.response_complete and not cycle.keep_alive):
+        if self._ended or self.transport.is_closing() or (cycle and cycle.response_complete and not cycle.keep_alive):
             return  # we said that this connection ends: nothing that still arrives on it is a request
         self._received += len(data)
         self._reading = len(data)
         if self._in_head:
             self._head_bytes += len(data)
-            if self._head_bytes > self.limits.header_bytes and b"\r\n\r\n" not in data[: self.limits.header_bytes]:
-                self._refuse(
-                    Rejection(
-                        431, "headers_too_large", f"The request head is larger than {self.limits.header_bytes} bytes."
-                    )
-                )
-                return
         elif self._beside_body > self.limits.header_bytes:
             message = f"More than {self.limits.header_bytes} bytes of trailers or chunk extensions."
             self._refuse(Rejection(431, "headers_too_large", message))
@@ -114,8 +112,11 @@ class GuardedProtocol(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self.limits.connections.work(self)
         self._parse(data)
-        if self._in_head and self._head_bytes and self._head_timer is None and not self.transport.is_closing():
-            self._arm_head_timer()
+        if self._in_head and self._head_bytes and not self._ended:
+            if self._head_bytes > self.limits.header_bytes:
+                self._refuse(self._head_too_large())
+            elif self._head_timer is None and not self.transport.is_closing():
+                self._arm_head_timer()
 
     def _parse(self, data: bytes) -> None:
         """Read requests. The parser stops behind the head of one that offers another protocol, and skips its body."""
@@ -136,10 +137,11 @@ class GuardedProtocol(HttpToolsProtocol):
     def _should_upgrade(self) -> bool:
         """Tell whether the request becomes a WebSocket; any other offer is ignored, as RFC 9110 (7.8) allows.
 
-        So is one that was sent behind a request whose answer is not whole: the two would be written into each other.
+        So is one that was sent behind a request whose answer is not whole: the two would be written into each other;
+        and HTTP/1.0 knows no offers.
         """
         before: ClientConnection | RequestResponseCycle | None = self.cycle
-        free = before is None or before.response_complete
+        free = (before is None or before.response_complete) and self.parser.get_http_version() != "1.0"
         offered = free and self.parser.get_method() == b"GET" and self.url.partition(b"?")[0] in SOCKETS
         return offered and super()._should_upgrade()
 
@@ -158,7 +160,11 @@ class GuardedProtocol(HttpToolsProtocol):
         """Take the end of an answer: without another request the connection is idle."""
         super().on_response_complete()
         if self.timeout_keep_alive_task is not None:
+            if self._refusal is not None:
+                self._end_refusing(self._refusal)
             self.limits.connections.rest(self, self.transport.close)
+        elif len(self.pipeline) >= MOST_PIPELINED:
+            self.flow.pause_reading()  # uvicorn reads on, and each answer would let in more than it takes away
 
     def handle_websocket_upgrade(self) -> None:
         """Hand the connection over to its WebSocket, which counts in its place until it is lost."""
@@ -171,6 +177,7 @@ class GuardedProtocol(HttpToolsProtocol):
         """Begin a new request on this connection."""
         self.url, self.headers, self.expect_100_continue = b"", [], False
         self._in_head, self._head_from = True, self._received - self._reading
+        self._head_bytes = self._head_bytes or 1  # of one that begins behind another request in a read, too
 
     def on_headers_complete(self) -> None:
         """Refuse what uvicorn would accept; begin what is ours to answer, and leave the rest to uvicorn."""
@@ -180,6 +187,9 @@ class GuardedProtocol(HttpToolsProtocol):
         problem = self._problem(method, version, headers)
         if problem:
             raise ValueError(problem)
+        limit = self.limits.header_bytes  # no head is longer than what was read since it began
+        if self._received - self._head_from > limit and len(self.url) + _size(headers) > limit:
+            raise self._head_too_large()
         target = self.url.partition(b"#")[0] if b"#" in self.url else self.url
         if self._for_health and target.partition(b"?")[0].decode("ascii") not in HEALTH_PATHS:
             raise _too_many()
@@ -257,6 +267,9 @@ class GuardedProtocol(HttpToolsProtocol):
         """Take the end of a request; what comes next is a head again."""
         if not self._ignoring:
             super().on_message_complete()
+            cycle: RequestResponseCycle | None = self.cycle
+            if cycle is not None and not self.parser.should_keep_alive():
+                cycle.keep_alive = False  # the parser obeys a trailer, too, and reads nothing behind it
         self._in_head = True
 
     def _problem(self, method: bytes, version: str, headers: SentHeaders) -> str:
@@ -277,9 +290,6 @@ class GuardedProtocol(HttpToolsProtocol):
             return "The request gives its length twice."
         if by_name.get(b"transfer-encoding", CHUNKED).lower() != CHUNKED:
             return "The only transfer coding accepted here is chunked."
-        limit = self.limits.header_bytes  # no head is longer than what was read since it began
-        if self._received - self._head_from > limit and _size(headers) > limit:
-            return "The request head is too large."
         return ""
 
     def send_400_response(self, msg: str) -> None:
@@ -290,20 +300,65 @@ class GuardedProtocol(HttpToolsProtocol):
         self._refuse(cause if isinstance(cause, Rejection) else bad_request(problem))
 
     def _refuse(self, rejection: Rejection) -> None:
-        if self.transport.is_closing():
+        """Refuse what cannot be read, and all that follows it: behind the answers to what was sent before it."""
+        if self._ended or self.transport.is_closing():
             return
-        cycle: RequestResponseCycle | None = self.cycle
-        begun = cycle is not None and not cycle.response_complete and (cycle.response_started or not cycle.more_body)
-        if begun or self.pipeline:
-            self.transport.abort()  # whatever we wrote now would be taken for (a part of) an earlier request's answer
-            return
+        self._ended = True
+        self._disarm_head_timer()
+        cycle: ClientConnection | RequestResponseCycle | None = self.cycle
+        if self.pipeline:
+            if self.pipeline[0][0].more_body:
+                self.pipeline.popleft()  # it is the one whose body cannot be read
+            self._refusal = rejection
+        elif cycle is None or cycle.response_complete:
+            self._end_refusing(rejection)
+        elif not cycle.more_body:
+            self._refusal = rejection
+        elif cycle.response_started:
+            self.transport.abort()  # whatever we wrote now would be taken for a part of its answer
+        else:
+            self._end_refusing(rejection)
+            if isinstance(cycle, ClientConnection):
+                cycle.lost()  # its body never comes
+            else:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _end_refusing(self, rejection: Rejection) -> None:
+        self._write_refusal(rejection)
+        self.end(unread=True)
+
+    def _turn_away(self, rejection: Rejection) -> None:
+        """Refuse a connection that has no place: it does not stay to be read."""
+        self._write_refusal(rejection)
+        self.transport.close()
+
+    def _write_refusal(self, rejection: Rejection) -> None:
         body = rejection.body()
         head = (
             f"HTTP/1.1 {rejection.status} Refused\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n"
         )
         more = b"".join(b"%b: %b\r\n" % header for header in rejection.headers())
         self.transport.write(head.encode() + more + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
+
+    def end(self, *, unread: bool) -> None:
+        """Close behind an answer. See Carrier.
+
+        Closing while something is unread resets the connection, and takes from the client what it has not read yet
+        (RFC 9112, 9.6): we say that nothing follows, and go on reading for a while.
+        """
+        self._ended, self._refusal = True, None  # what stands behind such an answer gets none, not even a refusal
+        if (unread or self.pipeline or self.flow.read_paused) and not self.transport.is_closing():
+            self.pipeline.clear()
+            self.transport.write_eof()
+            self.flow.resume_reading()
+            self.loop.call_later(LINGER_SECONDS, self.transport.close)
+        else:
+            self.transport.close()
+
+    def _head_too_large(self) -> Rejection:
+        limit = self.limits.header_bytes
+        return Rejection(431, "headers_too_large", f"The request head is larger than {limit} bytes.")
 
     def _arm_head_timer(self) -> None:
         self._disarm_head_timer()
@@ -316,7 +371,10 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def _head_too_slow(self) -> None:
         self._head_timer = None
-        if self._in_head and not self.transport.is_closing():
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            self._arm_head_timer()  # a part of the next head is no hurry before the answer, and we may not be reading
+        elif self._in_head and not self.transport.is_closing():
             self._refuse(Rejection(408, "request_timeout", "The request head did not arrive in time."))
 
 

@@ -2,8 +2,10 @@
 
 import asyncio
 import random
+import time
 
 import pytest
+from sqlalchemy import update
 
 import billing.jobs.expiry
 from billing.accounting.reconcile import reconcile
@@ -14,6 +16,8 @@ from billing.money.buckets import BUCKETS
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Held
 from billing.payments.purchase import offer
+from billing.storage.database import now_ms
+from billing.storage.tables.credits import expiring_lots
 from tests.support.credits import DAY_MS, give, left, relayed, run_out
 from tests.support.shop import Shop, open_shop
 from tests.support.stores import Books, record, request
@@ -54,6 +58,21 @@ async def test_what_is_left_expires_once_and_what_was_paid_stays(books: Books) -
     assert (newest.kind, newest.effect, newest.credit_account) == ("expiry", -800, "promo")
     assert ("credits.expired", "expired:a:gift:1") in await told(books)
     assert await reconcile(books.database, None) == []
+
+
+@pytest.mark.parametrize("hours", [1, -1])
+async def test_they_expire_by_the_databases_clock(books: Books, monkeypatch: pytest.MonkeyPatch, hours: int) -> None:
+    """Nobody loses credits early because the machine that takes them is an hour ahead."""
+    account = await books.account(0)
+    await give(books, account, 700, "soon")
+    await give(books, account, 300, "over")
+    async with books.database.write() as connection:
+        soon = expiring_lots.c.reference_id == "soon"
+        await connection.execute(update(expiring_lots).where(soon).values(expires_at=now_ms() + 600_000))
+    await run_out(books, "over")
+    wrong = time.time_ns() + hours * 3_600 * 10**9
+    monkeypatch.setattr(time, "time_ns", lambda: wrong)
+    assert (await expiry(books).run(0)).millicredits == 300
 
 
 async def test_what_running_requests_hold_is_theirs_and_goes_later(books: Books) -> None:

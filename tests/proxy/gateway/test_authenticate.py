@@ -96,6 +96,27 @@ async def test_a_key_is_known_and_asked_for_once(office: Office) -> None:
     assert office.asked == 1
 
 
+async def test_many_that_come_at_once_after_a_start_are_one_look(office: Office) -> None:
+    """Each with a look of its own waited for a turn in the pool, and the last ones were told that keys cannot be checked."""
+    await office.open()
+    authenticator = Authenticator(office.accounts, 60)
+    first = asyncio.create_task(authenticator.authenticate(bearer(office.secret)))
+    others = [asyncio.create_task(authenticator.authenticate(bearer(office.secret))) for _ in range(999)]
+    await asyncio.sleep(0)
+    first.cancel()  # who asked first leaves
+    assert {found.key_id for found in await asyncio.gather(*others)} == {office.key_id}
+    assert (office.asked, first.cancelled()) == (1, True)
+
+
+async def test_a_look_that_failed_is_said_to_all_who_wait_and_made_anew(office: Office) -> None:
+    await office.open()
+    authenticator = Authenticator(office.accounts, 60)
+    with office.locked():
+        found = await asyncio.gather(*(refused(authenticator, bearer(office.secret)) for _ in range(5)))
+    assert {one.code for one in found} == {"store_unavailable"}
+    assert (await authenticator.authenticate(bearer(office.secret))).key_id == office.key_id
+
+
 @pytest.mark.parametrize(
     ("headers", "code"),
     [

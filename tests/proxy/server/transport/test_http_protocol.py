@@ -13,6 +13,7 @@ from proxy.server.transport.client_connection import ClientConnection
 from proxy.server.transport.http_protocol import MOST_PIPELINED, GuardedProtocol, guarded
 from proxy.server.transport.limits import HttpLimits
 from proxy.server.transport.turns import MOST_A_PASS
+from proxy.web.rejections import Rejection
 
 ASKED = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -37,6 +38,9 @@ class Wire(asyncio.Transport):
     def write(self, data: Any) -> None:
         self.written += data
 
+    def write_eof(self) -> None:
+        pass
+
     def pause_reading(self) -> None:
         self.paused = True
 
@@ -54,7 +58,11 @@ class Opened:
 
         async def answer(client: ClientConnection) -> None:
             self.answered.append(client)
-            self.bodies.append(await client.read_body())
+            try:
+                self.bodies.append(await client.read_body())
+            except Rejection as refusal:
+                await client.respond(refusal.status, [], b"")
+                return
             await client.respond(204 if client.method == "OPTIONS" else 200, [], b"")
 
         async def app(*_: Any) -> None:
@@ -148,4 +156,30 @@ async def test_an_answer_without_content_says_no_length() -> None:
         await asyncio.sleep(0)
     assert opened.wire.written.startswith(b"HTTP/1.1 204 ")
     assert b"content-length" not in opened.wire.written
+    opened.leave()
+
+
+async def test_each_answer_lets_in_no_more_than_it_takes_away() -> None:
+    opened = Opened()
+    opened.protocol.data_received(ASKED * 5 * MOST_PIPELINED)
+    while len(opened.answered) < 3 * MOST_PIPELINED:
+        await asyncio.sleep(0)
+        assert opened.wire.paused
+    opened.leave()
+
+
+async def test_of_a_body_that_is_refused_no_more_is_kept_while_its_client_reads_nothing() -> None:
+    opened = Opened()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+    opened.protocol.data_received(head)
+    await asyncio.sleep(0)
+    chunk = b"%x\r\n%b\r\n" % (1_048_576, b" " * 1_048_576)
+    opened.protocol.data_received(chunk * (opened.limits.body_bytes // 1_048_576))
+    assert not opened.wire.paused
+    opened.protocol.pause_writing()
+    opened.protocol.data_received(chunk)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    opened.protocol.data_received(chunk)
+    assert opened.wire.paused
     opened.leave()
