@@ -69,7 +69,8 @@ async def books(servers: tuple[str, PostgresReplica], folder: Path) -> AsyncIter
 
 
 @pytest.fixture
-async def replica(books: Books, copy: PostgresReplica) -> AsyncIterator[Replica]:
+async def replica(books: Books, copy: PostgresReplica, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Replica]:
+    monkeypatch.setattr(billing.storage.replica, "LOOK_WITHIN_SECONDS", 10.0)  # a busy machine is not a replica away
     opened = Replica(books.database, copy.url, 2, 2)
     await well(opened)
     yield opened
@@ -255,8 +256,9 @@ async def test_one_that_nobody_can_compare_is_not_read_from(
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 async def test_one_that_is_away_fails_no_read(
-    books: Books, replica: Replica, copy: PostgresReplica, how: signal.Signals
+    books: Books, replica: Replica, copy: PostgresReplica, monkeypatch: pytest.MonkeyPatch, how: signal.Signals
 ) -> None:
+    monkeypatch.setattr(billing.storage.replica, "LOOK_WITHIN_SECONDS", 1.0)
     account = await books.account(1_000)
     await books.ledger.post([charge(20 + how, account)])
     copy.catch_up()
