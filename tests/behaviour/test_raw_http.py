@@ -18,7 +18,7 @@ import pytest
 
 from tests.support import web
 from tests.support.served import Customer, MakeCustomer
-from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until
+from tests.support.servers import Sandbox, Tollkeeper, sandbox_says, wait_until, within
 
 SMALL = {
     "TOLLKEEPER_LISTEN__HEADER_TIMEOUT_SECONDS": "0.6",
@@ -427,7 +427,7 @@ def test_a_head_may_be_cut_anywhere_before_a_large_body(customer: Customer) -> N
     body = BODY + b" " * 20_000
     data = a_request(customer, CLOSE, length=b"Content-Length: %d\r\n" % len(body), body=body)
     for cut in range(len(data) - len(body) - 5, len(data) - len(body) + 2):
-        with socket.create_connection(("127.0.0.1", customer.server.port), timeout=5) as connection:
+        with socket.create_connection(("127.0.0.1", customer.server.port), timeout=within(5)) as connection:
             connection.sendall(data[:cut])
             time.sleep(0.05)
             connection.sendall(data[cut:])
