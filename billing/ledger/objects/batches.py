@@ -44,6 +44,7 @@ class Batches:
     ) -> None:
         """Insert a batch that is about to be made at `upstream`; its hold stays until `end`."""
         async with self._db.write() as connection:
+            now = await self._db.clock_ms(connection)
             await connection.execute(
                 insert(batches).values(
                     charge_id=charge_id,
@@ -52,7 +53,7 @@ class Batches:
                     sent_file_id=sent_file_id,
                     record=record,
                     upstream=upstream,
-                    created_at=now_ms(),
+                    created_at=now,
                 )
             )
 
@@ -72,7 +73,12 @@ class Batches:
         query = select(func.min(batches.c.created_at)).where(batches.c.settled_at.is_(None))
         async with self._db.read() as connection:
             began = (await connection.execute(query)).scalar_one()
-        return 0 if began is None else max(0, now_ms() - int(began))
+            return 0 if began is None else max(0, await self._db.clock_ms(connection) - int(began))
+
+    async def age_ms(self, row: BatchRow) -> int:
+        """Return how long ago it began, by the clock that said when: the database's, as another machine may make it."""
+        async with self._db.read() as connection:
+            return await self._db.clock_ms(connection) - row.created_at
 
     async def find(self, charge_id: str) -> BatchRow | None:
         """Return the batch that was begun under this charge id."""

@@ -116,7 +116,7 @@ class BatchPoller(OpenWork[BatchRow, _HeldBatch]):
             held.hold.forget()
             return
         waited = GIVEN_UP * making_seconds(self._services.settings)
-        if now.batch_id is None and now_ms() - now.created_at > waited * 1_000:
+        if now.batch_id is None and await batches.age_ms(now) > waited * 1_000:
             found = await self._made_of(now)
             if found:
                 log.warning("batch %s was made while its request died; it is taken on", found)

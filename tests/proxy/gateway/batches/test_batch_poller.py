@@ -2,21 +2,27 @@
 
 import asyncio
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import httpx
 import pytest
 from prometheus_client import CollectorRegistry
+from sqlalchemy import text
 
+from billing.ledger.accounts import Accounts
 from billing.ledger.objects.batches import BatchRow
+from billing.ledger.objects.upstream_objects import UpstreamObjects
 from billing.money.pricing import BookOrigin
+from billing.storage.database import Database
 from config.settings import Settings
 from proxy.gateway.batches.poller import GIVEN_UP, LONGEST_HOURS, BatchPoller
 from proxy.gateway.batches.record import BatchRecord
 from proxy.gateway.services import PricingTerms, Services
 from proxy.observability.metrics import Metrics
 from tests.support.plans import PRICES
+from tests.support.schema import lay_sqlite
 
 HOUR_MS = 3_600_000
 USED = {"input_tokens": 100, "output_tokens": 10, "total_tokens": 110}
@@ -190,6 +196,35 @@ async def test_the_list_is_read_no_further_back_than_the_batch_can_be() -> None:
 @pytest.mark.parametrize("answer", [500, {"no": "list"}, {"data": [None]}, {"data": ["batch_1"]}])
 async def test_while_upstream_cannot_say_nothing_is_decided(answer: Any) -> None:
     assert await made_of(answer) == (None, 1)
+
+
+@pytest.mark.parametrize(("hours", "minutes_ago", "ends"), [(1, 0, "detach"), (-1, 30, "release")])
+async def test_one_that_another_machine_makes_is_given_up_by_no_clock_of_ours(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, hours: int, minutes_ago: int, ends: str
+) -> None:
+    """An hour ahead, one was given up while upstream took it: it ran, and nobody was charged."""
+    lay_sqlite(folder / "ledger.db")
+    database = Database(f"sqlite+aiosqlite:///{folder}/ledger.db", 1, 10)
+    objects, poller, did = (
+        UpstreamObjects(database),
+        Upstream({"/batches": {"data": [], "has_more": False}}),
+        list[str](),
+    )
+    await objects.batches.begin("req_1", await Accounts(database).create("test"), "file-a", "file-b", "{}")
+    async with database.write() as connection:
+        await connection.execute(text(f"UPDATE batches SET created_at = created_at - {minutes_ago * 60_000}"))
+    poller._objects = objects  # noqa: SLF001 - the step that is tested
+
+    async def release() -> None:
+        did.append("release")
+
+    hold = SimpleNamespace(detach=lambda: did.append("detach"), release=release)
+    began = await objects.batches.find("req_1")
+    shown = time.time_ns() + hours * HOUR_MS * 1_000_000
+    monkeypatch.setattr(time, "time_ns", lambda: shown)
+    await poller._while_made(cast("Any", SimpleNamespace(row=began, hold=hold)))  # noqa: SLF001
+    await database.close()
+    assert did == [ends]
 
 
 def test_a_worker_has_given_up_before_it_is_given_up() -> None:
