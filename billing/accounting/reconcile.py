@@ -154,8 +154,14 @@ async def check_ledger(database: Database) -> list[Finding]:
     """Compare posted balances with transfers (I6); usage with transfers by account and day, and charge by charge; the
     kept sums of days with both.
 
-    Raises StoreUnavailable.
+    What is found is looked for once more, as a statement that PostgreSQL planned before a month's partition was made
+    does not see the rows that moved into it. Raises StoreUnavailable.
     """
+    found = {(one.check, one.subject) for one in await _look_at_ledger(database)}
+    return [one for one in await _look_at_ledger(database) if (one.check, one.subject) in found] if found else []
+
+
+async def _look_at_ledger(database: Database) -> list[Finding]:
     async with database.read() as connection:
         posted = (await connection.execute(text(POSTED_VS_TRANSFERS))).all()
         findings = [Finding("posted balance vs sum(transfers)", row[0], int(row[2]), int(row[1])) for row in posted]

@@ -5,10 +5,12 @@ from collections.abc import Collection
 import pytest
 from sqlalchemy import text
 
-from billing.accounting.reconcile import check_store, reconcile
+import billing.accounting.reconcile
+from billing.accounting.reconcile import check_ledger, check_store, reconcile
 from billing.money.amounts import millicredits
-from billing.money.findings import mismatch
+from billing.money.findings import Finding, mismatch
 from billing.money.holds import Reading
+from billing.storage.database import Database
 from tests.support.charges import every_check, run_sql
 from tests.support.stores import Books, charge
 
@@ -91,6 +93,19 @@ FAULTS = {
         "row 1 was changed",
     ),
 }
+
+
+async def test_what_is_not_found_a_second_time_was_of_the_moment(
+    busy: tuple[Books, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a month's partition is made while a statement runs; what stays is told as it is then."""
+    looks = [[Finding("a", "x", 1, 2), Finding("b", "y", 1, 2)], [Finding("b", "y", 3, 4), Finding("c", "z", 1, 2)]]
+
+    async def look(_database: Database) -> list[Finding]:
+        return looks.pop(0)
+
+    monkeypatch.setattr(billing.accounting.reconcile, "_look_at_ledger", look)
+    assert await check_ledger(busy[0].database) == [Finding("b", "y", 3, 4)]
 
 
 async def test_every_fault_is_found_by_its_check(busy: tuple[Books, str]) -> None:
