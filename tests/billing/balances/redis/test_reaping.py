@@ -1,6 +1,7 @@
 """Holds that the reaper took for an orphan's: what is charged of them, when their process comes back or another holds again."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS
 from billing.money.holds import Checkpoint, Gone, Held, Settled
 from tests.support.servers import RedisServer
-from tests.support.stores import another, close_books, open_books, record, request, serves, until
+from tests.support.stores import Books, another, close_books, open_books, record, request, serves, until
 
 
 async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisServer, folder: Path) -> None:
@@ -61,6 +62,22 @@ async def test_what_the_reaper_charged_is_not_taken_on_again(
     await close_books(books)
 
 
+@pytest.fixture
+async def ours(redis_server: RedisServer, folder: Path) -> AsyncIterator[Books]:
+    opened = await open_books(folder, redis_server.url)
+    yield opened
+    await close_books(opened)
+
+
+@pytest.fixture
+async def other(ours: Books) -> AsyncIterator[RedisBalances]:
+    """Another process."""
+    store = another(ours)
+    await store.open()
+    yield store
+    await store.close()
+
+
 async def reap_now(store: RedisBalances, account: str) -> None:
     """As another machine's reaper does when nobody renewed the lease, and it has been connected for long."""
     store._epochs.opened_at[:] = [0.0] * BUCKETS  # noqa: SLF001
@@ -85,13 +102,10 @@ async def reap_now(store: RedisBalances, account: str) -> None:
 )
 # I3, I4
 async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_once(
-    redis_server: RedisServer, folder: Path, checkpoint: int, due: int, charged: int, rows: dict[str, int]
+    ours: Books, other: RedisBalances, checkpoint: int, due: int, charged: int, rows: dict[str, int]
 ) -> None:
     """Its hold was resolved as an orphan's; then it comes back with what it really showed its client."""
-    ours = await open_books(folder, redis_server.url)
     account = await ours.account(1_000)
-    other = another(ours)
-    await other.open()
     await ours.store.hold(request("r1", account, 400)._replace(lease_ms=1))
     if checkpoint:
         ours.store.checkpoint(Checkpoint("r1", account, Millicredits(checkpoint), record("r1", account, cost=100)))
@@ -112,20 +126,15 @@ async def test_a_process_cut_off_for_longer_than_its_lease_is_charged_the_rest_o
     assert sum(row.loss_millicredits for row in found.values()) == due - charged
     assert sum(row.cost_millicredits for row in found.values()) == (250 if due > checkpoint else 100)
     assert (await ours.ledger.posted(account)).balance == 1_000 - charged
-    await other.close()
-    await close_books(ours)
 
 
 # I4
 @pytest.mark.parametrize("late", ["an answer was late, it is sent again", "who held first, and was cut off"])
 async def test_a_hold_made_again_by_another_process_after_it_was_reaped_is_charged_once(
-    redis_server: RedisServer, folder: Path, late: str
+    ours: Books, other: RedisBalances, late: str
 ) -> None:
     """As a day of storage is, whose charge keeps its id: what the reaper left of the first hold says nothing of it."""
-    ours = await open_books(folder, redis_server.url)
     account = await ours.account(1_000)
-    other = another(ours)
-    await other.open()
     await other.hold(request("day", account, 300)._replace(lease_ms=1))
     await reap_now(other, account)
     await ours.store.hold(request("day", account, 300))
@@ -139,20 +148,15 @@ async def test_a_hold_made_again_by_another_process_after_it_was_reaped_is_charg
     await ours.flush()
     assert [row.charged_millicredits for row in await ours.ledger.usage_of(account, 10)] == [300]
     assert (await ours.ledger.posted(account)).balance == 700
-    await other.close()
-    await close_books(ours)
 
 
 # I4
 @pytest.mark.parametrize("settled_before", [True, False])
 async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
-    redis_server: RedisServer, folder: Path, settled_before: bool
+    redis_server: RedisServer, ours: Books, other: RedisBalances, settled_before: bool
 ) -> None:
     """Restarted, and so rebuilt: whoever lives by the hold puts nothing back that the reaper resolved."""
-    ours = await open_books(folder, redis_server.url)
     account = await ours.account(1_000)
-    other = another(ours)
-    await other.open()
     await ours.store.hold(request("r1", account, 400)._replace(lease_ms=1))
     ours.store.checkpoint(Checkpoint("r1", account, Millicredits(120), record("r1", account, cost=100)))
     assert (await ours.store.read(account)).held == 400
@@ -168,5 +172,3 @@ async def test_a_reaped_hold_is_not_charged_twice_when_redis_is_restarted(
     reading = await ours.store.read(account)
     assert (reading.balance, reading.held) == (700, 0)
     assert (await ours.ledger.posted(account)).balance == 700
-    await other.close()
-    await close_books(ours)
