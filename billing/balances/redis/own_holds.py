@@ -9,6 +9,7 @@ processes live).
 import time
 from collections import deque
 
+from billing.balances.redis.kept_charges import KeptCharges
 from billing.balances.redis.script_calls import LiveHold, Resolution, rest_after_reaping
 from billing.money.buckets import BUCKETS, bucket_of
 
@@ -22,7 +23,7 @@ class OwnHolds:
         """Nothing is held yet."""
         self.live: dict[str, LiveHold] = {}
         self.undelivered: dict[str, Resolution] = {}
-        self._kept: list[dict[str, tuple[str, Resolution]]] = [{} for _ in range(BUCKETS)]
+        self._kept = [KeptCharges() for _ in range(BUCKETS)]
         self._lost: list[dict[str, Resolution]] = [{} for _ in range(BUCKETS)]
         self._released: deque[tuple[float, Resolution]] = deque()
 
@@ -34,7 +35,7 @@ class OwnHolds:
         self.undelivered.pop(hold_id, None)
         live = self.live.pop(hold_id, None)
         if wanted.record:
-            self._kept[bucket][hold_id] = (position.decode(), wanted)
+            self._kept[bucket].add(position.decode(), wanted)
         elif live is not None and live.checkpoint:
             self._released.append((time.monotonic(), wanted))
 
@@ -65,8 +66,7 @@ class OwnHolds:
         lost.update(
             {one.request.hold_id: one for _, one in self._released if bucket_of(one.request.account_id) == bucket}
         )
-        lost.update({hold_id: one for hold_id, (_, one) in self._kept[bucket].items()})
-        self._kept[bucket].clear()
+        lost.update({one.request.hold_id: one for one in self._kept[bucket].take_all()})
         return lost
 
     def live_in(self, bucket: int) -> list[LiveHold]:
@@ -78,24 +78,10 @@ class OwnHolds:
         return bool(self._kept[bucket]) or bucket in buckets_of_live
 
     def trim(self, bucket: int, flushed: str) -> None:
-        """Let go of charges that SQL has: those up to this position of the bucket's journal.
-
-        They were kept in its order, or nearly: what comes after a later one goes with that.
-        """
-        kept, until, done = self._kept[bucket], _position(flushed), list[str]()
-        for hold_id, (position, _) in kept.items():
-            if _position(position) > until:
-                break
-            done.append(hold_id)
-        for hold_id in done:
-            del kept[hold_id]
+        """Let go of charges that SQL has: those up to this position of the bucket's journal."""
+        self._kept[bucket].trim(flushed)
 
     def trim_released(self) -> None:
         """Let go of releases that Redis cannot lose any more."""
         while self._released and self._released[0][0] < time.monotonic() - RELEASED_SECONDS:
             self._released.popleft()
-
-
-def _position(text: str) -> tuple[int, int]:
-    milliseconds, _, number = text.partition("-")
-    return int(milliseconds), int(number)
