@@ -3,6 +3,8 @@
 import asyncio
 import contextlib
 import os
+import sys
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +44,14 @@ def serve(settings: Settings, path: Path | None) -> int:
 
     configure_logging(settings.log.level)
     keys = check_start(settings)  # complain before anything is opened
-    try:
-        asyncio.run(_check_stores(settings, path))
-    except StoreUnavailable as error:
-        raise Refusal(f"cannot start: {error}") from None
+    checked = ForkProcess(target=_check_apart, args=(settings, path))
+    checked.start()
+    checked.join()
+    if checked.exitcode:
+        try:
+            asyncio.run(_check_stores(settings, path))
+        except StoreUnavailable as error:
+            raise Refusal(f"cannot start: {error}") from None
     try:
         listeners = supervisor.bind(settings)
     except OSError as error:
@@ -55,6 +61,17 @@ def serve(settings: Settings, path: Path | None) -> int:
     host, port = listeners.main.getsockname()[:2]
     print(f"tollkeeper listening on http://{host}:{port}", flush=True)
     return supervisor.serve(settings, keys, listeners, path)
+
+
+def _check_apart(settings: Settings, path: Path | None) -> None:
+    """Check in a process of its own: what reads migrations takes 12 MB, which every worker would inherit.
+
+    Where it fails the checks are made once more, by who can say why.
+    """
+    try:
+        asyncio.run(_check_stores(settings, path))
+    except (BillingError, ConfigError, Refusal):
+        sys.exit(1)
 
 
 async def _check_stores(settings: Settings, file: Path | None) -> None:

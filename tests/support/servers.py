@@ -127,9 +127,11 @@ class RedisServer:
         ]
         options += ["--appendfsync", self.fsync, "--maxmemory-policy", "noeviction", *self.extra]
         self.process = subprocess.Popen([binary, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        wait_until(self._answers, 10, "redis-server answers")
+        wait_until(self._answers, 60, "redis-server answers")  # with a long log it loads for long
 
     def _answers(self) -> bool:
+        assert self.process is not None
+        assert self.process.poll() is None, f"redis-server ended with {self.process.returncode}"
         with socket.create_connection(("127.0.0.1", self.port), 1) as connection:
             connection.sendall(b"PING\r\n")
             return connection.recv(64).startswith((b"+PONG", b"-NOAUTH"))
