@@ -4,25 +4,31 @@ import asyncio
 import json
 import sys
 import time
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import uvloop
 
 
-async def one(host: str, port: int, request: bytes, gaps: list[float], done: list[int]) -> None:
-    """One stream: the longest silence between two reads, and whether it ended with [DONE]."""
+class Stream(NamedTuple):
+    """Seconds until a stream began, and of the longest silence in it; whether it ended with [DONE]."""
+
+    began: float
+    gap: float
+    whole: bool
+
+
+async def one(host: str, port: int, request: bytes) -> Stream:
+    """Read one stream."""
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(request)
-    last, worst, tail = time.monotonic(), 0.0, b""
-    while data := await reader.read(65536):
+    last, times, tail = time.monotonic(), list[float](), b""
+    while b"[DONE]" not in tail and (data := await reader.read(65536)):
         now = time.monotonic()
-        worst, last = max(worst, now - last), now
-        tail = (tail + data)[-64:]
-        if b"[DONE]" in tail:
-            done.append(1)
-            break
-    gaps.append(worst)
+        times.append(now - last)
+        last, tail = now, (tail + data)[-64:]
     writer.close()
+    return Stream(times[0] if times else 0.0, max(times[1:], default=0.0), b"[DONE]" in tail)
 
 
 async def main() -> None:
@@ -41,15 +47,14 @@ async def main() -> None:
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
     ).encode()
-    gaps: list[float] = []
-    done: list[int] = []
     started = time.monotonic()
-    await asyncio.gather(*(one("127.0.0.1", port, request, gaps, done) for _ in range(count)))
+    streams = await asyncio.gather(*(one("127.0.0.1", port, request) for _ in range(count)))
     print(
         json.dumps(
             {
-                "completed": len(done),
-                "longest_gap_s": round(max(gaps), 3),
+                "completed": sum(stream.whole for stream in streams),
+                "last_began_s": round(max(stream.began for stream in streams), 3),
+                "longest_gap_s": round(max(stream.gap for stream in streams), 3),
                 "seconds": round(time.monotonic() - started, 2),
             }
         )

@@ -44,6 +44,7 @@ from proxy.server.jobs import JobBook, store_reader
 from proxy.server.live_settings import LiveSettings
 from proxy.server.startup_checks import check_keys
 from proxy.server.stores import booking, jobs_of, make_store, publish_store
+from proxy.server.transport.accepting import Acceptor
 from proxy.server.transport.http_protocol import guarded
 from proxy.server.transport.limits import HttpLimits
 from proxy.server.transport.socket_protocol import GuardedSocket
@@ -76,10 +77,24 @@ class DrainingServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, application: Application, drain_seconds: int) -> None:
         """`drain_seconds` as in listen.drain_seconds."""
         super().__init__(config)
+        self._acceptors: list[Acceptor] = []
         self._application, self._drain_seconds = application, drain_seconds
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start the application, then accept."""
+        await super().startup(sockets=[])
+        self._acceptors = [Acceptor(one, self._protocol) for one in sockets or ()]
+
+    def _protocol(self) -> asyncio.Protocol:
+        """Make a protocol for a connection, as uvicorn does."""
+        made = self.config.http_protocol_class
+        state = self.lifespan.state
+        return made(config=self.config, server_state=self.server_state, app_state=state)  # type: ignore[call-arg]
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, wait, settle."""
+        for acceptor in self._acceptors:
+            acceptor.close()
         asyncio.get_running_loop().call_later(self._drain_seconds, self._application.interrupt_all)
         await super().shutdown(sockets)
 
@@ -207,6 +222,7 @@ def _bound(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # connections inherit it
     listener.bind((host, port))
     listener.listen(BACKLOG)
     listener.setblocking(False)
