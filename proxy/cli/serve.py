@@ -4,6 +4,8 @@ import asyncio
 import contextlib
 import os
 import sys
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from typing import Any
@@ -44,14 +46,10 @@ def serve(settings: Settings, path: Path | None) -> int:
 
     configure_logging(settings.log.level)
     keys = check_start(settings)  # complain before anything is opened
-    checked = ForkProcess(target=_check_apart, args=(settings, path))
-    checked.start()
-    checked.join()
-    if checked.exitcode:
-        try:
-            asyncio.run(_check_stores(settings, path))
-        except StoreUnavailable as error:
-            raise Refusal(f"cannot start: {error}") from None
+    try:
+        _check_apart(settings, path)
+    except StoreUnavailable as error:
+        raise Refusal(f"cannot start: {error}") from None
     try:
         listeners = supervisor.bind(settings)
     except OSError as error:
@@ -66,12 +64,34 @@ def serve(settings: Settings, path: Path | None) -> int:
 def _check_apart(settings: Settings, path: Path | None) -> None:
     """Check in a process of its own: what reads migrations takes 12 MB, which every worker would inherit.
 
-    Where it fails the checks are made once more, by who can say why.
+    Raises what it raised there.
     """
+    found, told = Pipe(duplex=False)
+    checks = ForkProcess(target=_check_and_tell, args=(told, os.getpid(), settings, path))
+    checks.start()
+    told.close()
+    try:
+        kind, words, parts = found.recv()
+    except EOFError:
+        raise Refusal("cannot start: the checks of the stores were ended") from None
+    checks.join()
+    if kind is not None:
+        error: Exception = kind.__new__(kind, *words)  # errors are made of other things than they are told with
+        error.__dict__.update(parts)
+        raise error
+
+
+def _check_and_tell(told: Connection, parent: int, settings: Settings, path: Path | None) -> None:
+    from proxy.server.supervisor import die_with_parent
+
+    die_with_parent(parent)
     try:
         asyncio.run(_check_stores(settings, path))
-    except (BillingError, ConfigError, Refusal):
-        sys.exit(1)
+        told.send((None, (), {}))
+    except (BillingError, ConfigError, Refusal) as error:
+        told.send((type(error), error.args, error.__dict__))
+    except KeyboardInterrupt:
+        sys.exit(1)  # the parent has it as well, and says nothing either
 
 
 async def _check_stores(settings: Settings, file: Path | None) -> None:

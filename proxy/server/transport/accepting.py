@@ -19,8 +19,12 @@ ACCEPT_SECONDS = 0.0005
 the next to another process.
 """
 PAUSE_SECONDS = 0.5
-"""Where a connection cannot be taken because files or memory are short. It waits in the kernel's queue."""
-SHORT = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+"""Where none can be taken, as files or memory are short. They wait in the kernel's queue."""
+ITS_OWN = (
+    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+)
+"""Errors of one connection alone (accept(2)): it left before it was taken."""
 
 
 class Acceptor:
@@ -56,10 +60,10 @@ class Acceptor:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                if error.errno in SHORT:
-                    self._pause(error)
-                    return
-                continue  # it left before it was taken
+                if error.errno in ITS_OWN:
+                    continue
+                self._pause(error)
+                return
             connecting = self._loop.create_task(self._connect(connection))
             self._connecting.add(connecting)
             connecting.add_done_callback(self._connecting.discard)

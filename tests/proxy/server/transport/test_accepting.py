@@ -122,7 +122,7 @@ async def test_whoever_comes_while_files_are_short_is_served_afterwards(
 
 @pytest.mark.usefixtures("clock")
 async def test_a_client_that_left_before_it_was_taken_holds_up_nobody(listener: Listener) -> None:
-    listener.failures = [errno.ECONNABORTED]
+    listener.failures = [errno.ECONNABORTED, errno.EHOSTUNREACH]
     assert await greeted(await came(listener, 2))
 
 
