@@ -178,10 +178,20 @@ def not_told(_problem: str) -> None:
     """For work whose trouble is only logged."""
 
 
+def raise_if_cancelled() -> None:
+    """End a task that was to end, whatever a library made of it: some answer a cancellation with an error of their own.
+
+    Raises CancelledError.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 async def repeat(
     step: Callable[[], Awaitable[int]], idle_seconds: float, name: str, tell: Callable[[str], None] = not_told
 ) -> NoReturn:
-    """Run a step for ever: at once again while it finds work, after a pause when it does not or cannot.
+    """Run a step until it is cancelled: at once again while it finds work, after a pause when it does not or cannot.
 
     `tell` is told what is wrong when the step fails, and "" when it has worked.
     """
@@ -199,6 +209,7 @@ async def repeat(
             problem, found = f"{name} failed ({type(error).__name__}); it is tried again", 0
             if problem != failing:  # said once, however often it is tried
                 log.exception("%s failed; it will be tried again", name)
+        raise_if_cancelled()
         if problem != failing:
             tell(problem)
         failing = problem

@@ -115,7 +115,8 @@ class Database:
                 try:
                     yield connection
                 finally:
-                    if self.is_sqlite:
+                    # of a statement that was cancelled the connection is gone, and an error would hide the cancellation
+                    if self.is_sqlite and not connection.invalidated:
                         await connection.exec_driver_sql("ROLLBACK")
 
     async def close(self) -> None:

@@ -32,6 +32,7 @@ from billing.jobs.expiry import Expiry
 from billing.jobs.retention import drop_detail
 from billing.jobs.schedule import Job, JobResult, Scheduler
 from billing.ledger.audit_log import AuditLog, keep_head, read_heads
+from billing.ledger.flush import raise_if_cancelled
 from billing.money.amounts import display_credits, display_usd
 from billing.money.errors import BillingError, NotYet
 from billing.money.findings import Finding
@@ -186,6 +187,7 @@ class JobBook:
             try:
                 findings, more = await check()
             except Exception as error:
+                raise_if_cancelled()
                 # also a fault of ours in one check: the others have looked at money, and what they saw must be kept
                 if not isinstance(error, BillingError):
                     log.exception("%s could not be checked", name)

@@ -9,12 +9,14 @@ import pytest
 from sqlalchemy import text
 
 from billing.accounting.reconcile import check_ledger
-from billing.ledger.flush import flush_once, while_leading
+from billing.ledger.flush import flush_once, repeat, while_leading
 from billing.ledger.ledger import Ledger
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from tests.support.charges import NOW, settled
 from tests.support.stores import Books, record
+
+SLOW_SQLITE = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n WHERE x < 3000000) SELECT count(*) FROM n"
 
 
 class Shelf:
@@ -134,3 +136,45 @@ async def test_a_lane_that_fails_keeps_no_other_from_its_end(sql: Books, monkeyp
     assert shelf.entries == []
     assert [(await sql.ledger.posted(account)).balance for account in accounts] == [970, 970]
     assert await check_ledger(sql.database) == []
+
+
+@pytest.mark.parametrize("answer", [RuntimeError("not now"), StoreUnavailable("sql", "away"), None])
+async def test_a_job_whose_library_answers_a_cancellation_with_an_error_ends(answer: Exception | None) -> None:
+    """It went on for ever, and a server that was to stop waited for it."""
+    began = asyncio.Event()
+
+    async def step() -> int:
+        began.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if answer is not None:
+                raise answer from None
+        return 1
+
+    job = asyncio.create_task(repeat(step, 60, "test"))
+    await began.wait()
+    job.cancel()
+    await asyncio.wait([job], timeout=10)
+    assert job.cancelled()
+
+
+async def test_reading_that_is_cancelled_says_so(sql: Books) -> None:
+    """An error of undoing what was read would hide it, and whoever reads would go on."""
+    reading = asyncio.Event()
+
+    async def read() -> None:
+        async with sql.database.snapshot() as connection:
+            await connection.execute(text("SELECT 1"))
+            slow = SLOW_SQLITE if sql.database.is_sqlite else "SELECT pg_sleep(5)"
+            reading.set()
+            await connection.execute(text(slow))
+
+    task = asyncio.create_task(read())
+    await reading.wait()
+    await asyncio.sleep(0.1)
+    task.cancel()
+    await asyncio.wait([task], timeout=20)
+    assert task.cancelled()
+    async with sql.database.snapshot() as connection:
+        assert (await connection.execute(text("SELECT 2"))).scalar_one() == 2
