@@ -94,7 +94,7 @@ class DrainingServer(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop accepting, wait, settle."""
         for acceptor in self._acceptors:
-            acceptor.close()
+            await acceptor.close()
         asyncio.get_running_loop().call_later(self._drain_seconds, self._application.interrupt_all)
         await super().shutdown(sockets)
 

@@ -20,6 +20,7 @@ from billing.balances.redis.rebuild import Rebuilder, nonce_of, state_of
 from billing.balances.redis.script_calls import rehold_call, resettle_call
 from billing.balances.redis.servers.connection import Elsewhere
 from billing.balances.redis.servers.serving import Servers
+from billing.ledger.flush import raise_if_cancelled
 from billing.ledger.ledger import Ledger
 from billing.money.buckets import BUCKETS
 from billing.money.errors import StoreUnavailable
@@ -129,6 +130,7 @@ class Epochs:
             except StoreUnavailable:
                 continue
             except Exception:
+                raise_if_cancelled()
                 # SQL that is being restored refuses where it is not away, and is what is looked for here
                 if not failing:
                     log.exception("epochs cannot be compared with SQL's; it is tried again")
@@ -216,6 +218,7 @@ class Epochs:
                 log.warning("bucket %d cannot be entered now: %s", bucket, error)
                 await asyncio.sleep(RETRY_SECONDS)
             except Exception:
+                raise_if_cancelled()
                 # SQL that is being restored refuses where it is not away: the bucket must not stay closed for it
                 log.exception("bucket %d cannot be entered now", bucket)
                 await asyncio.sleep(RETRY_SECONDS)

@@ -7,6 +7,7 @@ longer is put together: as objects a charge takes 2.5 kB, in a pack some 150 byt
 import zlib
 from collections import deque
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import msgspec
@@ -19,6 +20,8 @@ PACK = 64
 """Charges in a pack. Packing takes about a millisecond, in the request that fills it."""
 QUICK = 1
 """zlib's level: rows of one process are much alike, so a better one gains a tenth and takes five times as long."""
+
+WRITER, READER = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Resolution])
 
 
 class _Pack(NamedTuple):
@@ -75,16 +78,14 @@ class KeptCharges:
             yield wanted
 
     def _pack(self) -> None:
-        oldest = [self._loose.pop(hold_id) for hold_id in list(self._loose)[:PACK]]
+        oldest = list(islice(self._loose.values(), PACK))
         last = max(_place(position) for position, _ in oldest)
         data = zlib.compress(WRITER.encode([wanted for _, wanted in oldest]), QUICK)
         self._packs.append(_Pack(last, len(oldest), data))
+        for _, wanted in oldest:  # only now: what cannot be packed is kept as it is
+            del self._loose[wanted.request.hold_id]
 
 
 def _place(text: str) -> tuple[int, int]:
     milliseconds, _, number = text.partition("-")
     return int(milliseconds), int(number)
-
-
-WRITER = msgspec.msgpack.Encoder()
-READER = msgspec.msgpack.Decoder(list[Resolution])

@@ -44,11 +44,12 @@ class Acceptor:
         self._paused: asyncio.TimerHandle | None = None
         self._loop.add_reader(listener, self._ready)
 
-    def close(self) -> None:
-        """Accept nothing any more; whose connection was taken is served."""
+    async def close(self) -> None:
+        """Accept nothing any more. Connections that were taken have their protocols when this returns."""
         if self._paused is not None:
             self._paused.cancel()
         self._loop.remove_reader(self._listener)
+        await asyncio.gather(*self._connecting, return_exceptions=True)
 
     def _ready(self) -> None:
         if not self._since:

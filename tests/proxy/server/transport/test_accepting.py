@@ -61,7 +61,7 @@ async def clock(listener: Listener) -> AsyncIterator[Clock]:
     clock = Clock()
     acceptor = Acceptor(listener, Greeting, clock)
     yield clock
-    acceptor.close()
+    await acceptor.close()
     listener.close()
 
 
@@ -133,8 +133,27 @@ async def test_nobody_is_accepted_after_the_end(listener: Listener, monkeypatch:
     clients = await came(listener, 1)
     while listener.failures:
         await asyncio.sleep(0.01)
-    acceptor.close()
+    await acceptor.close()
     await asyncio.sleep(0.2)
     assert listener.taken == 0
     listener.close()
     assert len(clients) == 1
+
+
+async def test_who_was_taken_has_a_protocol_at_the_end(listener: Listener) -> None:
+    """Or nobody would tell the connection that the server stops, and the server would wait for it."""
+    made: list[asyncio.BaseTransport] = []
+
+    class Noting(asyncio.Protocol):
+        def connection_made(self, transport: asyncio.BaseTransport) -> None:
+            made.append(transport)
+
+    acceptor = Acceptor(listener, Noting)
+    clients = await came(listener, 1)
+    while not listener.taken:
+        await asyncio.sleep(0)
+    assert made == []
+    await acceptor.close()
+    assert len(made) == len(clients)
+    made[0].abort()
+    listener.close()
