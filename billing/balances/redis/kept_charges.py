@@ -1,7 +1,7 @@
 """The charges of a bucket that Redis has and SQL does not yet: what this process settles again if Redis loses them.
 
 Commonly a few hundred, for the second until the flush. While SQL is away they are all that was served, so what waits
-longer is put together: as objects a charge takes 2.5 kB, in a pack some 150 bytes.
+longer is put together: as objects a charge takes 2.5 kB, in a pack some 100 bytes.
 """
 
 import zlib
@@ -17,9 +17,9 @@ from billing.balances.redis.script_calls import Resolution
 LOOSE = 256
 """Charges that are kept as they are: more than wait in a bucket while the flush keeps up."""
 PACK = 64
-"""Charges in a pack. Packing takes about a millisecond, in the request that fills it."""
+"""Charges in a pack. Packing takes a fraction of a millisecond, in the request that fills it."""
 QUICK = 1
-"""zlib's level: rows of one process are much alike, so a better one gains a tenth and takes five times as long."""
+"""zlib's level: rows of one process are much alike, so 6 gains a tenth and takes three times as long."""
 
 WRITER, READER = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder(list[Resolution])
 
