@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bench.growth import curves
 from bench.growth.data import Size, database_bytes, ledger
+from bench.growth.flushing import flushed
 from bench.growth.measure import flush, in_a_process_of_its_own, per_call, reports, timed
 from bench.growth.rebuilding import rebuild
 from bench.growth.serving import accounts, streams
@@ -103,6 +104,9 @@ def main() -> int:
             "seconds",
             whole,
         )
+    if given.flushers:
+        rows = [f"{number} | {flushed(number):,.0f}" for number in given.flushers]
+        words += section("A backlog, flushed into PostgreSQL", "jobs processes | charges/s", rows)
     words += serving(given)
     (given.output / "growth.md").write_text("\n".join(words) + "\n")
     (given.output / "growth.json").write_text(json.dumps(kept, indent=1))
@@ -140,6 +144,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--accounts", type=int, help="accounts (a tenth of the rows)")
     parser.add_argument("--database", nargs="+", choices=both, default=both)
     parser.add_argument("--rebuild", type=int, nargs="*", default=[1_000, 10_000], help="accounts of an emptied Redis")
+    parser.add_argument("--flushers", type=int, nargs="*", default=[1, 2], help="jobs processes that flush a backlog")
     parser.add_argument("--streams", type=int, nargs="*", default=[10, 100, 1_000], help="slow streams at once")
     parser.add_argument("--hot", type=int, nargs="*", default=[1, 64], help="accounts that ask in turn")
     parser.add_argument("--output", type=Path, default=Path("build/growth"))

@@ -140,18 +140,17 @@ def _report(url: str, folder: str, name: str) -> dict[str, float]:
     return asyncio.run(run())
 
 
-async def flush(database: Database, accounts: int, folder: str) -> dict[str, float]:
-    """Return charges booked a second, and microseconds of CPU time of one, here and in the database."""
-    ledger, now = Ledger(database), time.time_ns() // 1_000_000
-    entries = []
-    for number in range(FLUSHED):
-        account = account_of(number * 7919 % accounts)
+def new_charges(number: int, accounts: int) -> list[Entry]:
+    """Make so many charges of now, of accounts in turn, as the data path writes them."""
+    now, entries = time.time_ns() // 1_000_000, []
+    for one in range(number):
+        account = account_of(one * 7919 % accounts)
         made = UsageRecord(
-            charge_id=f"flushed_{number}",
+            charge_id=f"flushed_{one}",
             account_id=account,
-            key_id=f"key_{number * 7919 % accounts}_{number % KEYS}",
+            key_id=f"key_{one * 7919 % accounts}_{one % KEYS}",
             endpoint="/v1/chat/completions",
-            model=MODELS[number % len(MODELS)],
+            model=MODELS[one % len(MODELS)],
             created_at=now,
             held_millicredits=2_000,
             cost_millicredits=900,
@@ -161,7 +160,13 @@ async def flush(database: Database, accounts: int, folder: str) -> dict[str, flo
             input_tokens=900,
             output_tokens=100,
         )
-        entries.append(Entry(str(number), 1_000, 0, encode_record(made), bucket_of(account)))
+        entries.append(Entry(str(one), 1_000, 0, encode_record(made), bucket_of(account)))
+    return entries
+
+
+async def flush(database: Database, accounts: int, folder: str) -> dict[str, float]:
+    """Return charges booked a second, and microseconds of CPU time of one, here and in the database."""
+    ledger, entries = Ledger(database), new_charges(FLUSHED, accounts)
     tune_process()  # as those that serve are
     began, busy = time.perf_counter(), cpu_seconds(folder)
     for start in range(0, FLUSHED, FLUSH_BATCH):

@@ -55,6 +55,18 @@ class ChargeJournal(Protocol):
         ...
 
 
+class Share(ChargeJournal, Protocol):
+    """The part of a journal that this process books, where several do."""
+
+    async def look(self) -> int:
+        """Stay one of those who flush, and find out which part is ours. Raises StoreUnavailable."""
+        ...
+
+    async def leave(self) -> None:
+        """Leave our part to the others at once."""
+        ...
+
+
 class Store(Balances, ChargeJournal, Protocol):
     """A balance store with its journal."""
 
@@ -250,7 +262,7 @@ def while_leading(
 
 
 class TransferJobs:
-    """The running jobs of one process. `is_leader` says whether this process is the one that runs them now."""
+    """The running jobs of one process. Where there are several each flushes its share, and one leads in all else."""
 
     def __init__(
         self,
@@ -260,15 +272,18 @@ class TransferJobs:
         flush_seconds: float,
         batch: int = FLUSH_BATCH,
         lead: Callable[[], Awaitable[bool]] | None,
+        share: Share | None,
         reap: Callable[[], Awaitable[int]] | None,
+        beside: Sequence[Step] = (),
         more: Sequence[Step] = (),
     ) -> None:
-        """`lead` tries to take the lease (None: there is no other process).
+        """`lead` tries to take the lease, `share` is what we flush (None: there is no other process).
 
-        `reap` resolves orphans; `more` run beside them.
+        `reap` resolves orphans; `beside` run with every flush, `more` where this process leads.
         """
         self._store, self._ledger, self._batch, self._lead = store, ledger, batch, lead
-        self._flush_seconds, self._reap, self._more = flush_seconds, reap, more
+        self._share, self._journal = share, share or store
+        self._flush_seconds, self._reap, self._beside, self._more = flush_seconds, reap, beside, more
         self._leading = lead is None
         self._tasks: list[asyncio.Task[None]] = []
 
@@ -277,12 +292,15 @@ class TransferJobs:
         steps: list[Step] = [
             (self._flush, self._flush_seconds, "flush"),
             (self._relay, RELAY_SECONDS, "outbox relay"),
+            *self._beside,
         ]
         if self._reap is not None:
             steps.append((self._reap_once, REAP_SECONDS, "reaper"))
         steps += [(self._led(run), pause, name) for run, pause, name in self._more]
         if self._lead is not None:
             steps.append((self._take_lease, LEASE_MS / 3_000, "lease"))
+        if self._share is not None:
+            steps.append((self._share.look, LEASE_MS / 3_000, "share of the flush"))
         self._tasks = [asyncio.create_task(repeat(*step), name=step[2]) for step in steps]
 
     async def stop(self) -> None:
@@ -290,13 +308,19 @@ class TransferJobs:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self._leading:
-            with contextlib.suppress(StoreUnavailable):
-                await drain(self._store, self._store, self._ledger, self._batch)
+        with contextlib.suppress(StoreUnavailable):
+            if self._share is not None:
+                await self._share.leave()
+            # who leads, of all: nobody may be left. What others settle meanwhile is for whoever flushes then
+            journal = self._store if self._leading else self._journal
+            while await flush_once(journal, self._ledger, self._batch) >= self._batch:
+                """There may be more."""
+            while self._leading and await relay_once(self._store, self._ledger):
+                """There may be more."""
 
     async def _flush(self) -> int:
         """One batch; only a full one is followed by the next at once, so that small ones gather meanwhile."""
-        moved = await flush_once(self._store, self._ledger, self._batch) if self._leading else 0
+        moved = await flush_once(self._journal, self._ledger, self._batch)
         return moved if moved >= self._batch else 0
 
     async def _relay(self) -> int:

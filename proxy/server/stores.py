@@ -45,17 +45,24 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator[Bala
         await store.close()
 
 
-def jobs_of(settings: Settings, store: BalanceStore, ledger: Ledger, more: Sequence[Step] = ()) -> TransferJobs:
-    """Jobs for this store: leased and with a reaper on Redis, alone in the house when embedded."""
-    lead = reap = None
+def jobs_of(settings: Settings, store: BalanceStore, booking: "Booking", more: Sequence[Step] = ()) -> TransferJobs:
+    """Jobs for this store: on Redis with a reaper, led by one process and flushed by all; else alone in the house.
+
+    `more`: what one process of all does.
+    """
+    ledger = booking.ledger
+    lead = share = reap = None
     if isinstance(store, RedisBalances):
         lead, reap = leader_of(store, "jobs"), store.reap
+        share = store.flush_share(ledger.epochs, secrets.token_hex(8), LEASE_MS)
     return TransferJobs(
         store,
         ledger,
         flush_seconds=settings.advanced.journal_flush_interval_ms / 1_000,
         lead=lead,
+        share=share,
         reap=reap,
+        beside=[booking.step],
         more=more,
     )
 
@@ -83,7 +90,7 @@ class Booking(NamedTuple):
 
     @property
     def step(self) -> Step:
-        """The job that watches."""
+        """The job that watches, wherever charges are booked."""
         return self.limits.step, LIMITS_SECONDS, "limits of keys"
 
 

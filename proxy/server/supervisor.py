@@ -168,7 +168,7 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
         expiry = Expiry(database, books.ledger, store, money.notices)
         reader = store_reader(settings, store if isinstance(store, RedisBalances) else None)
         book = JobBook(settings, reader, money, metrics, expiry)
-        jobs = jobs_of(settings, store, books.ledger, [*money.steps(), books.step, *book.schedule.steps()])
+        jobs = jobs_of(settings, store, books, [*money.steps(), *book.schedule.steps()])
         jobs.start()
         publisher = Publisher(settings, database, store, book, metrics, started_at)
         async with background(live.follow()), background(_publish(metrics, store)), background(publisher.follow()):

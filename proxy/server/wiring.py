@@ -210,7 +210,7 @@ class Wiring:
 
     async def _start_jobs(self, books: _Books, store: BalanceStore, money: MoneyIn, book: JobBook) -> None:
         settings = self._settings
-        jobs = jobs_of(settings, store, books.ledger, [*money.steps(), books.booked.step, *book.schedule.steps()])
+        jobs = jobs_of(settings, store, books.booked, [*money.steps(), *book.schedule.steps()])
         with contextlib.suppress(StoreUnavailable):
             while await relay_once(store, books.ledger):
                 """What moved before this process came is in the balances before anybody is served."""

@@ -14,25 +14,22 @@ from billing.money.holds import Entry, Outstanding
 
 Command = tuple[bytes | str | int, ...]
 
-PREFIXES = tuple(prefix_of(bucket) for bucket in range(BUCKETS))
+EVERY = range(BUCKETS)
+PREFIXES = tuple(prefix_of(bucket) for bucket in EVERY)
 
 
-async def everywhere(servers: Servers, command: Callable[[str], Command]) -> list[Any]:
+async def everywhere(servers: Servers, command: Callable[[str], Command], buckets: Sequence[int] = EVERY) -> list[Any]:
     """Return each bucket's answer to a command, made from its prefix. Raises StoreUnavailable."""
-    return await asyncio.gather(
-        *(server.call(*command(prefix)) for server, prefix in zip(servers.of, PREFIXES, strict=True))
-    )
+    return await asyncio.gather(*(servers.of[bucket].call(*command(PREFIXES[bucket])) for bucket in buckets))
 
 
-async def wherever(servers: Servers, command: Callable[[str], Command]) -> list[Any]:
+async def wherever(servers: Servers, command: Callable[[str], Command], buckets: Sequence[int] = EVERY) -> list[Any]:
     """Return the same; None of a bucket whose node of a cluster is away. Raises StoreUnavailable where all are."""
     if not servers.divided:
-        return await everywhere(servers, command)
+        return await everywhere(servers, command, buckets)
     if not servers.any_ready:
         raise StoreUnavailable("redis", "is not reachable")
-    return await asyncio.gather(
-        *(_unless_away(server, command(prefix)) for server, prefix in zip(servers.of, PREFIXES, strict=True))
-    )
+    return await asyncio.gather(*(_unless_away(servers.of[bucket], command(PREFIXES[bucket])) for bucket in buckets))
 
 
 async def _unless_away(server: RedisConnection, command: Command) -> Any:
@@ -42,17 +39,17 @@ async def _unless_away(server: RedisConnection, command: Command) -> Any:
         return None
 
 
-async def pending_entries(servers: Servers, limit: int) -> list[Entry]:
-    """Return the oldest unflushed charges of every bucket, at most `limit` from each.
+async def pending_entries(servers: Servers, limit: int, buckets: Sequence[int] = EVERY) -> list[Entry]:
+    """Return the oldest unflushed charges of these buckets, at most `limit` from each.
 
     None of a bucket that is being rebuilt.
     """
     # asked first, so never newer than what follows
-    states = await wherever(servers, lambda prefix: ("GET", f"{prefix}epoch"))
-    replies = await wherever(servers, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit))
+    states = await wherever(servers, lambda prefix: ("GET", f"{prefix}epoch"), buckets)
+    replies = await wherever(servers, lambda prefix: ("XRANGE", f"{prefix}log", "-", "+", "COUNT", limit), buckets)
     return [
         entry_of(bucket, item, state.decode().partition(":")[2])
-        for bucket, (state, reply) in enumerate(zip(states, replies, strict=True))
+        for bucket, state, reply in zip(buckets, states, replies, strict=True)
         if state and reply and not state.startswith((b"F:", b"R:"))
         for item in reply
     ]

@@ -19,6 +19,7 @@ NAMES = (
     "figures",
     "holds",
     "acknowledge",
+    "share",
 )
 
 

@@ -12,11 +12,12 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from typing import Any
 
 from billing.balances.redis import snapshots
 from billing.balances.redis.epochs import POLL_SECONDS, Epochs
+from billing.balances.redis.flush_share import FlushShare
 from billing.balances.redis.journal import (
     PREFIXES,
     acknowledge_entries,
@@ -314,6 +315,10 @@ class RedisBalances:
     async def lead(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold the named lease if it is free or ours already; only its holder runs the jobs."""
         return await take_lead(self._servers, name, owner, lease_ms)
+
+    def flush_share(self, reach_sql: Callable[[], Awaitable[object]], name: str, lease_ms: int) -> FlushShare:
+        """Make the part of the journal that a process books beside others; see FlushShare."""
+        return FlushShare(self._servers, self, reach_sql, name, lease_ms)
 
     async def rebuild(self) -> None:
         """Rebuild every bucket from SQL under the fence, whatever state it is in."""
