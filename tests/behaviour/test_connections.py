@@ -5,6 +5,7 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -31,14 +32,21 @@ def said(server: Tollkeeper, head: bytes = b"") -> http.client.HTTPResponse:
 
 @contextlib.contextmanager
 def half_sent(server: Tollkeeper, number: int) -> Iterator[list[socket.socket]]:
-    """Connections with a part of a head on each."""
+    """Connections with a part of a head on each, which the server has read: one that it has not is idle to it."""
     with contextlib.ExitStack() as open_now:
         made = []
         for _ in range(number):
             connection = open_now.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=5))
             connection.sendall(LINE + HOST)
             made.append(connection)
+        wait_until(lambda: not any(unread(server.port)), 5, "the server reads them")
         yield made
+
+
+def unread(port: int) -> list[int]:
+    """Bytes that wait to be read on each connection to a port of this machine, accepted or not (proc(5))."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return [int(row[4].partition(":")[2], 16) for row in rows if row[1].endswith(f":{port:04X}")]
 
 
 def test_an_address_with_too_many_connections_is_refused_and_the_log_says_what_to_set(
