@@ -29,7 +29,8 @@ as soon as it is done:
 
 1. Fence Redis, then SQL (`buckets.epoch` = nonce). A flush that read its charges before and commits after is refused
    by SQL, because figures are about to be read without it; the charges' owners settle them again (I3).
-2. Flush the charges that survived, by their ids (I4). Only then does SQL know exactly what survived.
+2. Flush the charges that survived, by their ids (I4). Only then does SQL know exactly what survived: but for those
+   that it does not take, which stay in the journal, are taken off the balances, and leave tombstones for their owners.
 3. Rewrite balances and limited keys from SQL; drop holds that SQL has a charge of; `held` is the sum of the others,
    whose leases start anew so that their owners can renew them.
 4. R:, for 0.4 s. The processes learn of the new token from a refused script or within 0.25 s from the trim loop
@@ -48,7 +49,7 @@ import contextlib
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -56,16 +57,19 @@ import msgspec
 
 from billing.balances.redis.servers.connection import RedisConnection
 from billing.balances.redis.servers.serving import Servers
-from billing.ledger.ledger import Ledger
+from billing.ledger.ledger import Ledger, PostedBalance
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
 from billing.money.spend_periods import period_start_ms
+from billing.money.usage_record import decode_record
 
 log = logging.getLogger("tollkeeper.redis")
 
 Item = TypeVar("Item")
 LOCK_MS = 10_000
 CHUNK = 500
+TOMBSTONE_SECONDS = 86_400
+"""As lua/common.lua leaves them."""
 PAGE = 10_000
 """Accounts read from SQL at once: some 3 MB."""
 ABOUT_BUDGETS = ("period", "models", "key", "account", "user")
@@ -157,9 +161,9 @@ class Rebuilder:
         prefix, fence = lock.prefix, f"F:{lock.nonce}"
         await lock.server.call("SET", f"{prefix}epoch", fence)
         await self._ledger.fence(bucket, lock.nonce)
-        await self._flush_survivors(bucket, lock)
+        owed = await self._owed(lock, await self._flush_survivors(bucket, lock))
         holds = await self._holds_without_charge(lock)
-        known = await self._rewrite_accounts(bucket, lock, holds)
+        known = await self._rewrite_accounts(bucket, lock, holds, owed)
         await self._rewrite_keys(lock, holds)
         await self._rewrite_budgets(lock, holds)
         await self._renew_leases(lock, holds)
@@ -177,9 +181,9 @@ class Rebuilder:
     async def _advance(self, lock: Lock, before: str, after: str) -> bool:
         return bool((await lock.server.run("advance", (f"{lock.prefix}epoch",), (before, after)))[0] == b"ok")
 
-    async def _flush_survivors(self, bucket: int, lock: Lock) -> None:
-        """Book the surviving charges in SQL (I4: by their ids); what cannot be booked stays where it is."""
-        start = "-"
+    async def _flush_survivors(self, bucket: int, lock: Lock) -> list[Entry]:
+        """Book the surviving charges in SQL (I4: by their ids); return those that cannot be: they stay in the journal."""
+        start, left = "-", list[Entry]()
         while items := await lock.server.call("XRANGE", f"{lock.prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, lock.nonce) for item in items]
             booked, stuck = await self._ledger.post_bookable(entries)
@@ -191,8 +195,26 @@ class Rebuilder:
             if done:
                 mine = [item[0] for item, entry in zip(items, entries, strict=True) if entry.position in done]
                 await lock.server.call("XDEL", f"{lock.prefix}log", *mine)
+            left += [entry for entry in entries if entry.position in stuck]
             start = f"({items[-1][0].decode()}"
             await self._step(lock)
+        return left
+
+    async def _owed(self, lock: Lock, left: Sequence[Entry]) -> Mapping[str, int]:
+        """Return what accounts owe for charges that SQL does not have and the journal still does (millicredits).
+
+        A tombstone tells whoever settled one of them, and would settle it again, that it survived.
+        """
+        owed: defaultdict[str, int] = defaultdict(int)
+        for entry in left:
+            try:
+                record = decode_record(entry.record)
+            except msgspec.MsgspecError:
+                continue  # nobody can tell whose it is
+            owed[record.account_id] += entry.charged
+            tombstone = f"{lock.prefix}t:{record.charge_id}"
+            await lock.server.call("SET", tombstone, "1", "NX", "EX", TOMBSTONE_SECONDS)
+        return owed
 
     async def _holds_without_charge(self, lock: Lock) -> list[Survivor]:
         """Return the holds that survived; those that SQL has a charge of are dropped."""
@@ -206,8 +228,14 @@ class Rebuilder:
             await self._step(lock)
         return holds
 
-    async def _rewrite_accounts(self, bucket: int, lock: Lock, holds: Sequence[Survivor]) -> int:
-        """Balances from SQL, held from the holds that survived; return how many accounts there are."""
+    async def _rewrite_accounts(
+        self, bucket: int, lock: Lock, holds: Sequence[Survivor], owed: Mapping[str, int]
+    ) -> int:
+        """Balances from SQL without what is `owed`, held from the holds that survived; return how many accounts."""
+
+        def left(row: PostedBalance) -> int:
+            return row.balance - owed.get(row.account_id, 0)
+
         held: defaultdict[str, int] = defaultdict(int)
         for hold in holds:
             held[hold.account_id] += hold.amount
@@ -215,7 +243,7 @@ class Rebuilder:
         while page := await self._ledger.posted_in(bucket, last, PAGE):
             for part in chunks(page, CHUNK):
                 names = [f"{lock.prefix}a:{row.account_id}" for row in part]
-                rows = [("balance", row.balance, "held", held[row.account_id], "seq", row.sequence) for row in part]
+                rows = [("balance", left(row), "held", held[row.account_id], "seq", row.sequence) for row in part]
                 await self._write(lock, names, rows)
             known, last = known + len(page), page[-1].account_id
         return known

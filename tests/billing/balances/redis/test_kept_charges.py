@@ -9,11 +9,7 @@ import redis as redis_py
 
 from billing.balances.redis.kept_charges import LOOSE, PACK, KeptCharges
 from billing.balances.redis.script_calls import Resolution
-from billing.balances.redis.store import RedisBalances
-from billing.ledger.flush import flush_once
 from billing.money.amounts import Millicredits
-from billing.money.buckets import bucket_of
-from billing.money.errors import StoreUnavailable
 from billing.money.holds import Budget, KeyLimits
 from tests.support.servers import RedisServer
 from tests.support.stores import close_books, open_books, record, request, serves, until
@@ -121,32 +117,4 @@ async def test_a_redis_that_lost_everything_gets_back_more_than_is_kept_loose(
     rows = await books.ledger.usage_of(account, 10 * count)
     assert {row.charge_id for row in rows} == {f"r{number}" for number in range(count)}
     assert (await books.ledger.posted(account)).balance == 3 * count
-    await close_books(books)
-
-
-# I3
-async def test_a_charge_that_cannot_be_booked_is_kept_though_later_ones_are_booked(
-    redis_server: RedisServer, folder: Path
-) -> None:
-    """What is wrong with it may be mended one day: a Redis that is lost before must not take it along."""
-    books = await open_books(folder, redis_server.url)
-    assert isinstance(books.store, RedisBalances)
-    account = await books.account(1_000)
-    records = {"r1": record("r1", account), "odd": b"no record at all", "r2": record("r2", account)}
-    for name, made in records.items():
-        await books.store.hold(request(name, account, 10))
-        await books.store.settle(name, account, Millicredits(7), made)
-    for _ in range(2):
-        with pytest.raises(StoreUnavailable, match="1 charges cannot be booked"):
-            await flush_once(books.store, books.ledger, 100)
-    await books.store._trim_bucket(bucket_of(account))  # noqa: SLF001 - as it does by itself, four times a second
-
-    redis_py.Redis(port=redis_server.port).flushall()
-
-    async def back() -> bool:
-        return await serves(books.store, account) and len(await books.store.pending(10)) > 0
-
-    await until(back, 20, "what SQL does not have is settled again")
-    assert {entry.record for entry in await books.store.pending(10)} == {records["odd"]}
-    assert (await books.store.read(account)).balance == 1_000 - 3 * 7
     await close_books(books)
