@@ -12,6 +12,7 @@ import uvloop
 
 from bench.growth.data import Size, ledger
 from bench.growth.measure import new_charges
+from billing.balances.redis.flush_share import FlushShare
 from billing.balances.redis.journal import PREFIXES
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import FLUSH_BATCH, flush_once
@@ -80,7 +81,7 @@ def _flush(url: str, redis_url: str, name: str, processes: int, begin: Barrier) 
         own = Ledger(database)
         store = RedisBalances(redis_url, own, TIMEOUT_SECONDS, LEASE_MS)
         await store.open()
-        share = store.flush_share(own.epochs, name, LEASE_MS)
+        share = FlushShare(store.servers, store, own.reach, name, LEASE_MS, TIMEOUT_SECONDS)
         while len(share.buckets) not in (BUCKETS // processes, -(-BUCKETS // processes)):
             await share.look()
         await asyncio.to_thread(begin.wait)

@@ -1,6 +1,7 @@
 """Events of budgets of API keys that are used by 50, 80 or 100 %, told once in each period.
 
-Looked at are keys that were charged since the last look, by what the ledger says; at the start, every key with a limit.
+Looked at are keys that were charged since the last look, by what the ledger says; at the start, and when another
+process that booked charges is gone, every key with a limit.
 """
 
 import hashlib
@@ -40,6 +41,10 @@ class LimitWatch:
         """Take charges that were booked: their keys are looked at next."""
         self._charged.update(dict.fromkeys(decode_record(entry.record).key_id for entry in entries))
 
+    def look_at_all(self) -> None:
+        """Look at every key with a limit once more: another process that watched is gone, and with it what it took."""
+        self._started = False
+
     async def step(self) -> int:
         """Look at some of what was charged; how many keys were looked at."""
         if not await self._notices.is_heard(KIND):
@@ -66,6 +71,7 @@ class LimitWatch:
 
     async def _look_at(self, key_ids: Sequence[str]) -> None:
         query = select(*columns_of(api_keys, KeyRow._fields)).where(api_keys.c.id.in_(key_ids), *_limited())
+        query = query.order_by(api_keys.c.id)  # so are marks locked: others may look at the same keys
         async with self._db.read() as connection:
             rows = [KeyRow(*row) for row in await connection.execute(query)]
         if not rows:

@@ -63,7 +63,7 @@ class Share(ChargeJournal, Protocol):
         ...
 
     async def leave(self) -> None:
-        """Leave our part to the others at once."""
+        """Leave our part to the others at once; from now on ours is what we had, and what is nobody else's."""
         ...
 
 
@@ -311,10 +311,14 @@ class TransferJobs:
         with contextlib.suppress(StoreUnavailable):
             if self._share is not None:
                 await self._share.leave()
-            # who leads, of all: nobody may be left. What others settle meanwhile is for whoever flushes then
+        with contextlib.suppress(StoreUnavailable):
+            # who leads, of all: the names of the dead last a while. What others settle meanwhile is not for us
             journal = self._store if self._leading else self._journal
             while await flush_once(journal, self._ledger, self._batch) >= self._batch:
                 """There may be more."""
+            for step, _, _ in self._beside:
+                while await step():
+                    """There may be more."""
             while self._leading and await relay_once(self._store, self._ledger):
                 """There may be more."""
 

@@ -159,6 +159,13 @@ class Ledger:
         async with self._db.write() as connection:
             await connection.execute(statement.on_conflict_do_update(index_elements=["bucket"], set_={"epoch": epoch}))
 
+    async def reach(self) -> None:
+        """Take a lock that booking begins with, and let it go. Raises where charges cannot be booked: StoreUnavailable
+        without an answer, DBAPIError where it is refused, as by a server that was the primary.
+        """
+        async with self._db.write() as connection:
+            await connection.execute(select(buckets.c.bucket).limit(1).with_for_update(read=True))
+
     async def epochs(self) -> dict[int, str]:
         """Return the epoch under which each bucket's charges are booked; those that were ever rebuilt."""
         async with self._db.read() as connection:

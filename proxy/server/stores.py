@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from billing.balances.embedded import EmbeddedBalances
+from billing.balances.redis.flush_share import FlushShare
 from billing.balances.redis.store import RedisBalances
 from billing.jobs.limit_watch import LimitWatch
 from billing.ledger.flush import Step, Store, TransferJobs
@@ -21,6 +22,8 @@ from proxy.observability.metrics import Metrics
 ORPHANED = b'"outcome":"orphaned"'
 LEASE_MS = 3_000
 LIMITS_SECONDS = 1.0
+ONE_LOOK_SECONDS = 2.0
+"""SQL that answers within its bound is asked again at the next look: so much later its next answer is known."""
 
 BalanceStore = EmbeddedBalances | RedisBalances
 
@@ -45,16 +48,20 @@ async def opened_store(settings: Settings, ledger: Ledger) -> AsyncIterator[Bala
         await store.close()
 
 
-def jobs_of(settings: Settings, store: BalanceStore, booking: "Booking", more: Sequence[Step] = ()) -> TransferJobs:
+def jobs_of(
+    settings: Settings, store: BalanceStore, booking: "Booking", more: Sequence[Step] = (), flusher: str = ""
+) -> TransferJobs:
     """Jobs for this store: on Redis with a reaper, led by one process and flushed by all; else alone in the house.
 
-    `more`: what one process of all does.
+    `more`: what one process of all does; `flusher`: the name of those of one machine, one after the other.
     """
     ledger = booking.ledger
     lead = share = reap = None
     if isinstance(store, RedisBalances):
         lead, reap = leader_of(store, "jobs"), store.reap
-        share = store.flush_share(ledger.epochs, secrets.token_hex(8), LEASE_MS)
+        patience = settings.database.timeout_seconds + ONE_LOOK_SECONDS
+        name = flusher or secrets.token_hex(8)
+        share = FlushShare(store.servers, store, ledger.reach, name, LEASE_MS, patience, booking.limits.look_at_all)
     return TransferJobs(
         store,
         ledger,

@@ -12,6 +12,7 @@ import gc
 import logging
 import os
 import resource
+import secrets
 import shutil
 import signal
 import socket
@@ -143,10 +144,10 @@ def serve_worker(
     return 0 if server.started else EXIT_CONFIGURATION
 
 
-def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> int:
+def serve_jobs(settings: Settings, edits: Edits | None, started_at: float, flusher: str) -> int:
     """Run the jobs of a Redis deployment until told to stop; the exit code.
 
-    `started_at`: the service was (Unix seconds).
+    `started_at`: the service was (Unix seconds); `flusher`: its name among those that flush.
     """
 
     async def run() -> None:
@@ -168,7 +169,7 @@ def serve_jobs(settings: Settings, edits: Edits | None, started_at: float) -> in
         expiry = Expiry(database, books.ledger, store, money.notices)
         reader = store_reader(settings, store if isinstance(store, RedisBalances) else None)
         book = JobBook(settings, reader, money, metrics, expiry)
-        jobs = jobs_of(settings, store, books, [*money.steps(), *book.schedule.steps()])
+        jobs = jobs_of(settings, store, books, [*money.steps(), *book.schedule.steps()], flusher)
         jobs.start()
         publisher = Publisher(settings, database, store, book, metrics, started_at)
         async with background(live.follow()), background(_publish(metrics, store)), background(publisher.follow()):
@@ -249,6 +250,7 @@ class Supervisor:
         self._started: dict[str, float] = {}
         self._stopping = False
         self._pid, self._started_at = os.getpid(), time.time()
+        self._flusher = secrets.token_hex(8)  # kept by the next jobs process: its share need not wait for a name to end
         self._folder = Path(tempfile.mkdtemp(prefix="tollkeeper-"))  # which nobody else can read
         self._herald = Herald()
         self._watcher = Watcher(Judge(config_path, settings, check_keys)) if config_path is not None else None
@@ -315,7 +317,7 @@ class Supervisor:
             else None
         )
         if name == JOBS:
-            sys.exit(serve_jobs(self._settings, edits, self._started_at))
+            sys.exit(serve_jobs(self._settings, edits, self._started_at, self._flusher))
         sys.exit(serve_worker(self._settings, self._keys, self._listeners, edits, with_jobs=False))
 
     def _look_at_file(self) -> None:

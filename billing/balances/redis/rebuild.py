@@ -182,7 +182,7 @@ class Rebuilder:
         return bool((await lock.server.run("advance", (f"{lock.prefix}epoch",), (before, after)))[0] == b"ok")
 
     async def _flush_survivors(self, bucket: int, lock: Lock) -> list[Entry]:
-        """Book the surviving charges in SQL (I4: by their ids); return those that cannot be: they stay in the journal."""
+        """Book surviving charges in SQL (I4: by their ids); return those that cannot be, and stay where they are."""
         start, left = "-", list[Entry]()
         while items := await lock.server.call("XRANGE", f"{lock.prefix}log", start, "+", "COUNT", CHUNK):
             entries = [entry_of(bucket, item, lock.nonce) for item in items]

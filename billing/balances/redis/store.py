@@ -12,12 +12,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from billing.balances.redis import snapshots
 from billing.balances.redis.epochs import POLL_SECONDS, Epochs
-from billing.balances.redis.flush_share import FlushShare
 from billing.balances.redis.journal import (
     PREFIXES,
     acknowledge_entries,
@@ -43,6 +42,7 @@ from billing.balances.redis.script_calls import (
 )
 from billing.balances.redis.servers.by_url import open_servers
 from billing.balances.redis.servers.connection import STALE, Elsewhere, RedisConnection, answer_to
+from billing.balances.redis.servers.serving import Servers
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS, bucket_of
@@ -71,6 +71,11 @@ class RedisBalances:
         self._missing = Missing(self._servers, self._epochs, ledger)
         self._reaper = Reaper(self._servers, self._epochs)
         self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def servers(self) -> Servers:
+        """Servers, and which of them has each bucket."""
+        return self._servers
 
     async def open(self, wait_seconds: int | float = 10) -> None:
         """Connect, and wait until every bucket serves.
@@ -315,10 +320,6 @@ class RedisBalances:
     async def lead(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold the named lease if it is free or ours already; only its holder runs the jobs."""
         return await take_lead(self._servers, name, owner, lease_ms)
-
-    def flush_share(self, reach_sql: Callable[[], Awaitable[object]], name: str, lease_ms: int) -> FlushShare:
-        """Make the part of the journal that a process books beside others; see FlushShare."""
-        return FlushShare(self._servers, self, reach_sql, name, lease_ms)
 
     async def rebuild(self) -> None:
         """Rebuild every bucket from SQL under the fence, whatever state it is in."""

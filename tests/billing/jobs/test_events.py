@@ -52,6 +52,23 @@ async def test_a_budget_is_told_at_each_threshold_once_and_again_after_its_limit
     assert (last["percent"], last["limitMillicredits"], last["usedMillicredits"]) == (100, "2600", "2600")
 
 
+async def test_a_budget_whose_last_charge_another_process_booked_is_told_when_that_one_is_gone(shop: Shop) -> None:
+    """A key that has nothing left is charged no more, so nothing else would ever make anybody look."""
+    database, account = shop.books.database, await shop.books.account(1_000_000)
+    rules = KeyRules(budgets=(KeyBudget(millicredits(1_000), "month"),))
+    key_id = (await key_desk(database).changes.create(account, rules, KeyDetails("CI"), ANN)).key_id
+    staying, gone = LimitWatch(database, shop.notices), LimitWatch(database, shop.notices)
+    while await staying.step():
+        pass
+    await Ledger(database, gone.take, shop.notices).post([charge(account, key_id, 1, 1_000)])
+    while await staying.step():
+        pass
+    assert await told_to(shop.notices) == []
+    staying.look_at_all()
+    await staying.step()
+    assert [event["data"]["percent"] for event in await told_to(shop.notices)] == [100]
+
+
 async def test_a_balance_is_told_below_each_share_of_what_came_in_last(shop: Shop) -> None:
     account, shares = await shop.books.account(10_000), BalanceShares(shop.books.database, shop.notices, (20, 50))
     told = []

@@ -8,18 +8,17 @@ local function place(position)
   local ms, number = string.match(position, '^(%d+)-(%d+)$')
   return tonumber(ms), tonumber(number)
 end
-local flushed = ARGV[#ARGV]
+local function before(one, other)
+  local ms, number = place(one)
+  local other_ms, other_number = place(other)
+  return ms < other_ms or (ms == other_ms and number < other_number)
+end
+local flushed, known = ARGV[#ARGV], redis.call('GET', KEYS[3])
+if known and before(flushed, known) then flushed = known end -- of two that booked the same, the later one
 local left = redis.call('XRANGE', KEYS[2], '-', '+', 'COUNT', 1)[1]
-if left then
-  local ms, number = place(flushed)
-  local left_ms, left_number = place(left[1])
-  if left_ms < ms or (left_ms == ms and left_number < number) then
-    if left_number > 0 then
-      flushed = int(left_ms) .. '-' .. int(left_number - 1)
-    else
-      flushed = int(left_ms - 1) .. '-9999999999'
-    end
-  end
+if left and before(left[1], flushed) then
+  local ms, number = place(left[1])
+  flushed = number > 0 and int(ms) .. '-' .. int(number - 1) or int(ms - 1) .. '-9999999999'
 end
 redis.call('SET', KEYS[3], flushed)
 return {'ok'}

@@ -82,3 +82,19 @@ async def test_one_that_can_be_read_by_nobody_keeps_no_bucket_from_being_rebuilt
     await store_of(books).rebuild()
     assert (await books.store.read(account)).balance == 1_000 - 2 * 7, "nobody can tell who owes it"
     assert len(await books.store.pending(10)) == 1
+
+
+async def test_of_two_that_book_the_same_the_later_one_says_up_to_where(books: Books) -> None:
+    """Else the owner would keep what SQL has for as long as nothing else is booked."""
+    store, account = store_of(books), await books.account(1_000)
+    for number in range(4):
+        await store.hold(request(f"r{number}", account, 10))
+        await store.settle(f"r{number}", account, Millicredits(7), record(f"r{number}", account))
+        if number == 1:
+            early = await store.pending(10)
+    late = await store.pending(10)
+    for entries in (late, early):
+        await books.ledger.post_current(entries)
+        await store.acknowledge(entries)
+    await store._trim_bucket(bucket_of(account))  # noqa: SLF001 - as it does by itself, four times a second
+    assert not store._own.in_use(bucket_of(account), set())  # noqa: SLF001
