@@ -143,7 +143,7 @@ class EmbeddedBalances:
         """See Balances."""
         return await self.settle(hold_id, account_id, Millicredits(0), b"", 0)
 
-    def checkpoint(self, mark: Checkpoint) -> None:
+    def checkpoint(self, mark: Checkpoint, *, at_once: bool = False) -> None:  # noqa: ARG002 - here each is on its way at once
         """See Balances."""
         if self._book.mark(mark):
             hold = self._book.holds[mark.hold_id]

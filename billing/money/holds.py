@@ -178,7 +178,9 @@ class Balances(Protocol):
         ...
 
     async def wait_persisted(self, hold_id: str) -> None:
-        """Return once the hold is on disk: before the first byte of a paid answer reaches the client."""
+        """Return once the hold is on disk and its last checkpoint on the way there, whatever becomes of this process:
+        before the first byte of a paid answer reaches the client.
+        """
         ...
 
     async def settle(
@@ -194,8 +196,8 @@ class Balances(Protocol):
         """Undo the hold; nothing is charged."""
         ...
 
-    def checkpoint(self, mark: Checkpoint) -> None:
-        """Remember what an orphan would be charged (I3); sent soon, never awaited."""
+    def checkpoint(self, mark: Checkpoint, *, at_once: bool = False) -> None:
+        """Remember what an orphan would be charged (I3); sent soon, or `at_once`; never awaited."""
         ...
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:

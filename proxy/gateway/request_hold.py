@@ -263,7 +263,7 @@ class RequestHold:
         return False
 
     async def wait_persisted(self) -> None:
-        """Wait until the hold is on disk: no byte of a paid answer before it is (I3). Raises Rejection."""
+        """Wait until an orphan of it would be charged: no byte of a paid answer before (I3). Raises Rejection."""
         try:
             await self._services.balances.wait_persisted(self.request_id)
         except StoreUnavailable:
@@ -272,8 +272,11 @@ class RequestHold:
 
     # -- while it runs ----------------------------------------------------------------------------
 
-    def checkpoint_sent(self) -> None:
-        """Tell the store that the request goes out: from here on an orphan owes its input."""
+    def checkpoint_sent(self, *, at_once: bool = False) -> None:
+        """Tell the store that the request goes out: from here on an orphan owes its input.
+
+        `at_once` where nothing waits until it is persisted before output is shown: on a socket, in a call.
+        """
         self.checkpointed_at = time.monotonic()
         self.sent_at = self.sent_at or self.checkpointed_at
         if self.amount:
@@ -281,7 +284,7 @@ class RequestHold:
             record = checkpoint_of(self.facts(self.plan), self.terms.prices, 0).record if retold else b""
             self.told = self.served
             sent = Checkpoint(self.request_id, self.key.account_id, self.input_owed, record)
-            self._services.balances.checkpoint(sent)
+            self._services.balances.checkpoint(sent, at_once=at_once)
 
     def checkpoint_streamed(self, tokens_out: int) -> None:
         """Tell the store what is owed if we die now, with the output that was streamed so far."""
@@ -387,7 +390,8 @@ class RequestHold:
         """Tell the store the final charge: who finds this hold after a crash books exactly that (StoreUnavailable)."""
         record = usage_record(self.facts(self.plan), decision, free=self.free, head=[])
         balances = self._services.balances
-        balances.checkpoint(Checkpoint(self.request_id, self.key.account_id, self._due(decision), record))
+        decided = Checkpoint(self.request_id, self.key.account_id, self._due(decision), record)
+        balances.checkpoint(decided, at_once=True)
         await balances.wait_persisted(self.request_id)
 
     def _due(self, decision: SettlementDecision) -> Millicredits:

@@ -18,6 +18,7 @@ Strike = Callable[[random.Random], None]
 """Does something to a store, and returns once it serves again."""
 
 MAX_TOKENS = 30
+AIMED = 0.4
 STORM_ENVIRONMENT = {
     "TOLLKEEPER_LISTEN__WORKERS": "2",
     "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
@@ -58,6 +59,8 @@ class Load:
         self.streaming = 0
         """Streams whose first bytes are here, and whose end is not."""
         self.bad: list[str] = []
+        self.at_first_byte: Callable[[], None] | None = None
+        """Called once, as a client gets the first byte of a paid answer."""
         self._stop = threading.Event()
         self._lock = threading.Lock()
         self._threads = [threading.Thread(target=self._client, args=(number,)) for number in range(clients)]
@@ -121,6 +124,9 @@ class Load:
             for part in answer.iter_raw():
                 if part and not begun:
                     begun = True
+                    struck, self.at_first_byte = self.at_first_byte, None
+                    if struck is not None:
+                        struck()
                     with self._lock:
                         self.shown.add(answer.headers["x-request-id"])
                         self.streaming += 1
@@ -188,10 +194,25 @@ def restarts(redis: RedisServer) -> Strike:
     return strike
 
 
+def _kill(process: psutil.Process, aimed: Load | None) -> None:
+    """Kill a process, as a client of `aimed` gets the first byte of an answer."""
+
+    def kill() -> None:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process.kill()
+
+    if aimed is None:
+        kill()
+        return
+    aimed.at_first_byte = kill
+    wait_until(lambda: aimed.at_first_byte is None, 30, "an answer begins")
+
+
 def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, strikes: float = 0.2) -> list[Load]:
     """Kill workers and the jobs process at random, so often, or `strike`, while clients call; wait until nothing is held.
 
-    `strikes`: part of the kills that is the store's. Returns a load for each account.
+    `strikes`: part of the kills that is the store's; of the others `AIMED` are as an answer begins to be shown, when what is
+    owed for it must have left the process. Returns a load for each account.
     """
     chance, server = random.Random(seed), accounts[0].server
     clients = max(2, 6 // len(accounts))
@@ -205,7 +226,7 @@ def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, st
                 strike(chance)
             else:
                 found: list[psutil.Process] = wait_until(lambda: children(server), 5, "there are children")
-                chance.choice(found).kill()
+                _kill(chance.choice(found), chance.choice(loads) if chance.random() < AIMED else None)
         for load in loads:
             load.more(50 // len(loads), 30)
     for account in accounts:

@@ -19,6 +19,7 @@ STORES = {
 POINTS = {
     "after the hold": "STORE.hold:after:1",
     "after upstream's headers": "proxy.gateway.upstream.pool:UpstreamPool.send:after:1",
+    "with the first bytes of a stream": "proxy.server.transport.client_connection:ClientConnection.write_now:after:1",
     "in the middle of a stream": "proxy.gateway.answers.meter:StreamMeter.feed:after:8",
     "before settling": "STORE.settle:before:1",
     "after settling, before the flush": "STORE.settle:after:1",
@@ -86,7 +87,7 @@ def price(usage: dict[str, Any]) -> int:
 def test_killed(server: tuple[Tollkeeper, str], sandbox: Sandbox, point: str) -> None:
     crashing = Crashing(*server, point)
     account = crashing.start()
-    stream = point == "in the middle of a stream"
+    stream = point.endswith("of a stream")
     _, got = read_until_it_breaks(account, stream=stream)
     crashing.wait_for_the_crash()
     crashing.come_back()

@@ -188,7 +188,7 @@ async def test_a_checkpoint_that_redis_missed_is_told_again(
     else:
         raw.client_kill_filter(_type="normal", skipme=True)
     assert isinstance(books.store, RedisBalances)
-    await until(lambda: not books.store._servers.any_ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
+    await until(lambda: not books.store.servers.any_ready, 2, "the link is down")  # type: ignore[union-attr]  # noqa: SLF001
     books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
     if restarted:
         redis_server.start()

@@ -42,7 +42,6 @@ from billing.balances.redis.script_calls import (
 )
 from billing.balances.redis.servers.by_url import open_servers
 from billing.balances.redis.servers.connection import STALE, Elsewhere, RedisConnection, answer_to
-from billing.balances.redis.servers.serving import Servers
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS, bucket_of
@@ -63,19 +62,14 @@ class RedisBalances:
     def __init__(self, url: str, ledger: Ledger, timeout_seconds: int | float, lease_ms: int) -> None:
         """`timeout_seconds` bounds every call; past it StoreUnavailable is raised."""
         self._timeout, self._lease_ms = timeout_seconds, lease_ms
-        self._servers = open_servers(url, timeout_seconds, self._connected, self._moved)
-        self._of = self._servers.of
+        self.servers = open_servers(url, timeout_seconds, self._connected, self._moved)
+        self._of = self.servers.of
         self._own = OwnHolds()
-        self._rebuilder = Rebuilder(self._servers, ledger, lease_ms)
-        self._epochs = Epochs(self._servers, self._rebuilder, self._own, ledger, self._opened)
-        self._missing = Missing(self._servers, self._epochs, ledger)
-        self._reaper = Reaper(self._servers, self._epochs)
+        self._rebuilder = Rebuilder(self.servers, ledger, lease_ms)
+        self._epochs = Epochs(self.servers, self._rebuilder, self._own, ledger, self._opened)
+        self._missing = Missing(self.servers, self._epochs, ledger)
+        self._reaper = Reaper(self.servers, self._epochs)
         self._tasks: list[asyncio.Task[None]] = []
-
-    @property
-    def servers(self) -> Servers:
-        """Servers, and which of them has each bucket."""
-        return self._servers
 
     async def open(self, wait_seconds: int | float = 10) -> None:
         """Connect, and wait until every bucket serves.
@@ -83,7 +77,7 @@ class RedisBalances:
         A rebuilding takes as long as there are accounts: only `wait_seconds` without progress raise StoreUnavailable.
         Of a cluster some buckets are enough then.
         """
-        self._servers.start()
+        self.servers.start()
         loops = (self._renew_loop, self._deliver_loop, self._trim_loop, self._epochs.verify_loop)
         self._tasks = [asyncio.create_task(loop()) for loop in loops]
         progress, deadline = (0, 0), time.monotonic() + wait_seconds
@@ -93,28 +87,28 @@ class RedisBalances:
             if progress != before:
                 deadline = time.monotonic() + wait_seconds
             elif time.monotonic() > deadline:
-                if self._servers.divided and any(self._epochs.open):
+                if self.servers.divided and any(self._epochs.open):
                     log.warning("%s", self.away())
                     return
-                reached, failure = self._servers.any_ready, self._servers.failure
+                reached, failure = self.servers.any_ready, self.servers.failure
                 await self.close()
                 raise _cannot_open(reached, self._epochs.failure, failure)
 
     async def close(self) -> None:
         """Deliver what can be delivered, then disconnect."""
-        if self._servers.any_ready and self._own.undelivered:
+        if self.servers.any_ready and self._own.undelivered:
             await self._deliver()
         self._epochs.end(self._tasks)
         self._epochs.end_entering()
         await self._epochs.ended()
-        await self._servers.close()
+        await self.servers.close()
         await self._epochs.ended()
 
     async def ping(self) -> None:
         """Raise StoreUnavailable unless every bucket serves now; on a cluster, unless any does (see `away`)."""
         away = self.buckets_away()
-        if away == BUCKETS or (away and not self._servers.divided):
-            reached = self._servers.any_ready
+        if away == BUCKETS or (away and not self.servers.divided):
+            reached = self.servers.any_ready
             raise StoreUnavailable("redis", "balances are being rebuilt" if reached else "is not reachable")
 
     def buckets_away(self) -> int:
@@ -124,7 +118,7 @@ class RedisBalances:
     def away(self) -> str:
         """See Store."""
         away = self.buckets_away()
-        if away in (0, BUCKETS) or not self._servers.divided:
+        if away in (0, BUCKETS) or not self.servers.divided:
             return ""
         return (
             f"{away} of {BUCKETS} buckets of balances are not served: their node of the cluster is away, or they move"
@@ -186,7 +180,9 @@ class RedisBalances:
         return None
 
     async def wait_persisted(self, hold_id: str) -> None:
-        """Return at once: a hold that Redis acknowledged is as persistent as its `appendfsync` says."""
+        """See Balances: what Redis acknowledged is as persistent as its `appendfsync` says; the rest leaves now."""
+        if (live := self._own.live.get(hold_id)) is not None:
+            self._of[bucket_of(live.request.account_id)].push()
 
     async def settle(
         self, hold_id: str, account_id: str, due: Millicredits, record: bytes, tokens: int = -1
@@ -204,7 +200,7 @@ class RedisBalances:
         """See Balances."""
         return await self.settle(hold_id, account_id, Millicredits(0), b"", 0)
 
-    def checkpoint(self, mark: Checkpoint) -> None:
+    def checkpoint(self, mark: Checkpoint, *, at_once: bool = False) -> None:
         """See Balances."""
         live = self._own.live.get(mark.hold_id)
         if live is None:
@@ -216,6 +212,8 @@ class RedisBalances:
             keys = (f"{prefix}epoch", f"{prefix}h:{mark.hold_id}")
             with contextlib.suppress(StoreUnavailable):  # the queue is full: told when it reconnects
                 self._of[bucket].tell("mark", keys, (self._epochs.tokens[bucket], mark.amount, mark.record))
+            if at_once:
+                self._of[bucket].push()
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """See Balances."""
@@ -232,7 +230,7 @@ class RedisBalances:
 
     def detach(self, hold_id: str, account_id: str) -> None:
         """See Balances."""
-        self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""))
+        self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(0), b""), at_once=True)
         self.forget(hold_id)
 
     def forget(self, hold_id: str) -> None:
@@ -270,11 +268,11 @@ class RedisBalances:
 
     async def pending(self, limit: int) -> list[Entry]:
         """See ChargeJournal: at most `limit` from each bucket, none of a bucket that is being rebuilt."""
-        return await pending_entries(self._servers, limit)
+        return await pending_entries(self.servers, limit)
 
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """See ChargeJournal."""
-        await acknowledge_entries(self._servers, entries)
+        await acknowledge_entries(self.servers, entries)
 
     async def refused(self, entries: Sequence[Entry]) -> None:
         """Rebuild buckets of which SQL knows another epoch and Redis does not: SQL was exchanged.
@@ -286,18 +284,18 @@ class RedisBalances:
 
     async def depth(self) -> tuple[int, int]:
         """See ChargeJournal."""
-        depth = await journal_depth(self._servers)
+        depth = await journal_depth(self.servers)
         if self.buckets_away():  # while one is rebuilt, its owners have charges that it does not have yet
             raise StoreUnavailable("redis", "some of its balances are away, or being rebuilt")
         return depth
 
     async def depth_within_reach(self) -> tuple[int, int]:
         """See Store."""
-        return await journal_depth(self._servers, within_reach=True)
+        return await journal_depth(self.servers, within_reach=True)
 
     async def outstanding(self) -> Outstanding:
         """Return the sum of the holds of all processes, and of those that died."""
-        return await outstanding_holds(self._servers)
+        return await outstanding_holds(self.servers)
 
     def rebuilt(self) -> int:
         """Return the number of buckets that this process rebuilt since the last time this was asked."""
@@ -309,7 +307,7 @@ class RedisBalances:
         Of `only` these accounts as one snapshot a bucket; of all no snapshot (billing/accounting/reconcile.py knows how
         to compare it).
         """
-        return await (snapshots.everyone(self._servers) if only is None else snapshots.some(self._servers, only))
+        return await (snapshots.everyone(self.servers) if only is None else snapshots.some(self.servers, only))
 
     # -- Jobs ---------------------------------------------------------------------------------------
 
@@ -319,7 +317,7 @@ class RedisBalances:
 
     async def lead(self, name: str, owner: str, lease_ms: int) -> bool:
         """Hold the named lease if it is free or ours already; only its holder runs the jobs."""
-        return await take_lead(self._servers, name, owner, lease_ms)
+        return await take_lead(self.servers, name, owner, lease_ms)
 
     async def rebuild(self) -> None:
         """Rebuild every bucket from SQL under the fence, whatever state it is in."""
@@ -370,7 +368,7 @@ class RedisBalances:
 
     def _connected(self, connection: RedisConnection) -> None:
         """Enter every bucket of the server just reached."""
-        self._epochs.enter_all(self._servers.buckets_of(connection))
+        self._epochs.enter_all(self.servers.buckets_of(connection))
 
     def _moved(self, buckets: list[int]) -> None:
         """Enter buckets that another node of the cluster serves now."""
@@ -406,7 +404,7 @@ class RedisBalances:
     async def _deliver_loop(self) -> None:
         while True:
             await asyncio.sleep(DELIVER_SECONDS)
-            if self._own.undelivered and self._servers.any_ready:
+            if self._own.undelivered and self.servers.any_ready:
                 await self._deliver()
 
     async def _deliver(self) -> None:

@@ -195,7 +195,7 @@ class Begin:
         """Take note of which upstream is behind the socket now; `let_serve` comes first."""
         self.members, self.connected = [member], True
         if self._last is not None and self._last.hold.is_open and self._last.hold.sent_at:
-            self._last.hold.checkpoint_sent()  # who finds it after a crash books it there
+            self._last.hold.checkpoint_sent(at_once=True)  # who finds it after a crash books it there
 
 
 def _terms_at(services: Services, account_id: str, member: Member | None, at_ms: int) -> PricingTerms:

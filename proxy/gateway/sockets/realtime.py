@@ -237,7 +237,7 @@ class RealtimeSession:
         else:
             await self._ensure()
             exchange = self._take_standing()
-        exchange.hold.checkpoint_sent()
+        exchange.hold.checkpoint_sent(at_once=True)
         joins = response.get("conversation") != "none"
         reads = self._size if joins and not any(name in response for name in OWN_READING) else None
         self._asked.append(Reply(exchange, reads, joins, self._named(frame)))
@@ -366,7 +366,7 @@ class RealtimeSession:
                 raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
         exchange.response_id = response_id_of(frame) or f"{UNNAMED}{next(self._numbers)}"
         self._expect_input(reply)
-        exchange.hold.checkpoint_sent()
+        exchange.hold.checkpoint_sent(at_once=True)
         self._running[exchange.response_id] = reply
 
     def _expect_input(self, reply: Reply) -> None:

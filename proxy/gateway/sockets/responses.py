@@ -127,7 +127,7 @@ class ResponsesSession:
         plan = make_plan(ENDPOINT, parsed, key, prices, settings, context, today=today)
         plan = await exchange.hold_for(plan, key)
         self._lanes.ask(lane, exchange)
-        exchange.hold.checkpoint_sent()
+        exchange.hold.checkpoint_sent(at_once=True)
         sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]

@@ -135,7 +135,7 @@ async def test_what_comes_and_goes_is_forgotten_and_what_stays_is_not(books: Boo
     for hold_id, key, limits in (("t1", "key_1", passing), ("k1", "key_9", lasting), ("u1", "key_2", user)):
         assert isinstance(await store.hold(request(hold_id, account, 100, limits, key)), Held)
     if isinstance(store, RedisBalances):
-        servers = store._servers
+        servers = store.servers
         for name, lasts in (("k:key_1", False), ("s:key_1:total", False), ("k:key_9", True), ("s:key_9:month", True)):
             (found,) = await everywhere_ttl(servers, name)
             assert (found == -1) is lasts, name

@@ -57,7 +57,7 @@ class RecordedStore:
     async def release(self, hold_id: str, _account_id: str) -> None:
         del self.held[hold_id]
 
-    def checkpoint(self, _checkpoint: Checkpoint) -> None:
+    def checkpoint(self, _checkpoint: Checkpoint, *, at_once: bool = False) -> None:
         """Nothing is on disk here."""
 
     async def settle(self, hold_id: str, _account_id: str, due: int, _record: bytes) -> None:

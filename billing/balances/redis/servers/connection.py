@@ -122,6 +122,11 @@ class RedisConnection:
             self._late_flush_due = True
             self._loop.call_later(TELL_SECONDS, self._flush_late)
 
+    def push(self) -> None:
+        """Send at once what would wait for company; nothing, where there is nothing."""
+        if self._out:
+            self._flush()
+
     def call(self, *command: Argument) -> "asyncio.Future[Any]":
         """Run a plain command. Raises StoreUnavailable at once when the connection is down."""
         if not self._ready:

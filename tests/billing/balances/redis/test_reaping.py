@@ -9,7 +9,7 @@ import redis as redis_py
 
 from billing.balances.redis.store import RedisBalances
 from billing.money.amounts import Millicredits
-from billing.money.buckets import BUCKETS
+from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.holds import Checkpoint, Gone, Held, Settled
 from tests.support.servers import RedisServer
 from tests.support.stores import Books, another, close_books, open_books, record, request, serves, until
@@ -26,7 +26,7 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await dying.hold(request("orphan", account, 300)._replace(lease_ms=1))
     dying.checkpoint(Checkpoint("orphan", account, Millicredits(120), b""))
     assert (await dying.read(account)).held == 300
-    await dying._servers.close()  # gone without a word, as a killed process is  # noqa: SLF001
+    await dying.servers.close()  # gone without a word, as a killed process is  # noqa: SLF001
 
     async def reaped() -> bool:
         assert isinstance(reaping.store, RedisBalances)
@@ -36,6 +36,38 @@ async def test_orphans_are_reaped_after_redis_was_emptied(redis_server: RedisSer
     await until(reaped, 6, "the orphan is resolved")
     assert (await reaping.store.read(account)).balance == 1_000 - 120
     await close_books(reaping)
+
+
+# I3
+@pytest.mark.parametrize(("how", "owed"), [("soon", 0), ("at once", 120), ("persisted", 120), ("detached", 0)])
+async def test_what_is_owed_has_left_this_process_before_anything_is_shown(
+    redis_server: RedisServer, folder: Path, how: str, owed: int
+) -> None:
+    """Killed at the first byte of a stream, it would take along what it has not sent: the reaper found nothing owed."""
+    books = await open_books(folder, redis_server.url)
+    assert isinstance(books.store, RedisBalances)
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300))
+    books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""), at_once=how in ("at once", "detached"))
+    if how == "persisted":
+        await books.store.wait_persisted("r1")
+    if how == "detached":
+        books.store.detach("r1", account)
+    bucket = bucket_of(account)
+    connection = books.store.servers.of[bucket]
+    assert connection._transport is not None  # noqa: SLF001
+    assert connection._task is not None  # noqa: SLF001
+    connection._out.clear()  # noqa: SLF001 - what is in a process that is killed goes with it
+    connection._task.cancel()  # noqa: SLF001 - and it does not come back
+    connection._transport.abort()  # noqa: SLF001
+    client = redis_py.Redis(port=redis_server.port)
+    held = f"{{b{bucket}}}:h:r1"
+
+    def is_owed() -> bool:
+        return int(client.hget(held, "c") or 0) == owed  # type: ignore[arg-type]
+
+    await until(is_owed, 5, f"{owed} are owed")
+    await close_books(books)
 
 
 # I4
