@@ -9,6 +9,8 @@ from urllib.parse import urlsplit
 
 import uvloop
 
+from bench.processes import body as chat
+
 
 class Stream(NamedTuple):
     """Seconds until a stream began, and of the longest silence in it; whether it ended with [DONE]."""
@@ -34,15 +36,7 @@ async def one(host: str, port: int, request: bytes) -> Stream:
 async def main() -> None:
     """`python -m bench.slow_streams URL KEY COUNT`."""
     port, key, count = urlsplit(sys.argv[1]).port or 80, sys.argv[2], int(sys.argv[3])
-    body = json.dumps(
-        {
-            "model": "gpt-4o-mini",
-            "stream": True,
-            "max_tokens": 100,
-            "messages": [{"role": "user", "content": "x" * 900}],
-        }
-    )
-    body = body.replace('"stream": true', '"stream":true')
+    body = chat(1_000, stream=True)
     request = (
         f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"

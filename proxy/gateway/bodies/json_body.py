@@ -6,6 +6,7 @@ as long, and goes upstream as it was sent. A whole number may be written 16, 16.
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import msgspec
@@ -64,7 +65,7 @@ def top_level(body: bytes, known: frozenset[str]) -> JsonBody:
         name = min(unknown)
         raise invalid(f"Unrecognized request argument supplied: {name}. Remove it.", name, "unknown_parameter")
     compact = 1 + 4 * len(members) + sum(map(len, members)) + sum(map(len, members.values()))
-    if compact != len(body) and len(body.strip()) != compact:
+    if compact != len(body) and len(body.strip()) != compact and not _stand_once(members, text):
         _refuse_duplicates(text)
     return JsonBody(members, bool(members), text)
 
@@ -106,6 +107,13 @@ def _as_sent(members: dict[str, msgspec.Raw], text: bytes, body: bytes) -> dict[
         position = start + len(raw) if start >= 0 else position
         found[name] = msgspec.Raw(body[start : start + len(raw)] if start >= 0 else bytes(raw))
     return found
+
+
+def _stand_once(names: Iterable[str], body: bytes) -> bool:
+    r"""Tell whether each name, of letters as all known ones are, is written once in all of a body: then none is given
+    twice. Only with \u could one be written otherwise.
+    """
+    return b"\\u" not in body and all(body.count(b'"%b"' % name.encode()) == 1 for name in names)
 
 
 def _refuse_duplicates(body: bytes) -> None:

@@ -205,3 +205,22 @@ def test_a_value_of_another_type_is_named_by_its_place(messages: str, said: str)
 
 def test_a_number_without_end_is_named_where_nothing_is_known_of_it() -> None:
     assert refusal("/v1/images/generations", body("/v1/images/generations", frame_count="1e400")).param == "frame_count"
+
+
+@pytest.mark.parametrize(
+    "twice", ['"user": "b"', '"us\\u0065r": "b"', '"\\u0075\\u0073er": "b"', '"user":"b"', '"user" : "b"']
+)
+@pytest.mark.parametrize("text", ["hello", 'the word \\"user\\"', "é", "\\\\u0075"])
+def test_a_member_given_twice_is_refused_however_it_is_spelled_and_spaced(twice: str, text: str) -> None:
+    raw = body("/v1/chat/completions", text, user='"a"')
+    assert parsed("/v1/chat/completions", raw).model == "gpt-4o"
+    for place in (raw[:-1] + f", {twice}}}".encode(), b"{ " + f"{twice}, ".encode() + raw[1:]):
+        with pytest.raises(Rejection) as caught:
+            parsed("/v1/chat/completions", place)
+        assert (caught.value.code, caught.value.param) == ("duplicate_parameter", "user")
+
+
+@pytest.mark.parametrize("inner", ['{"model": "x"}', '{"a": {"user": "model"}}', '{"messages": "messages"}'])
+def test_a_name_that_stands_in_a_value_as_well_is_not_given_twice(inner: str) -> None:
+    raw = body("/v1/chat/completions", "hello", user='"model"', metadata=inner)
+    assert parsed("/v1/chat/completions", raw).model == "gpt-4o"
