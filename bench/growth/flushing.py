@@ -24,7 +24,7 @@ from tests.support.servers import RedisServer
 
 ACCOUNTS, FEW_ROWS = 10_000, 1_000
 CHARGES = 100_000
-LEASE_MS = 600_000
+LEASE_MS = 60_000
 LOOK_SECONDS = 0.02
 TIMEOUT_SECONDS = 10
 SPAWN = multiprocessing.get_context("spawn")

@@ -29,7 +29,6 @@ class RecordedExchange:
         self.hold = SimpleNamespace(
             terms=terms,
             is_open=False,
-            checkpoint_sent=lambda: None,
             release=self._release,
             plan=None,
             amount=0,
@@ -45,6 +44,9 @@ class RecordedExchange:
         self.hold.amount = plan.ceiling.amount
         self.hold.is_open, self.hold.plan = True, plan
         return plan
+
+    async def mark_sent(self) -> None:
+        """Nobody dies here."""
 
     async def refuse(self, _rejection: Rejection) -> None:
         await self._release()

@@ -267,3 +267,13 @@ class Epochs:
         # also those whose charge was decided meanwhile: it can only be delivered to a hold that is there
         for live in own.live_in(bucket):
             await connection.run(*rehold_call(prefix, token, live))
+
+
+def cannot_open(reached: bool, failure: StoreUnavailable | None, unreached: str) -> StoreUnavailable:
+    """Return the error that names the store that kept us from opening: SQL, where that failed."""
+    if not reached:
+        why = unreached.removeprefix("redis: ")
+        return StoreUnavailable("redis", f"cannot be reached: {why}" if why else "cannot be reached")
+    if isinstance(failure, Elsewhere):
+        return StoreUnavailable("redis", f"{str(failure).removeprefix('redis: ')} (a cluster needs redis+cluster://)")
+    return failure or StoreUnavailable("redis", "its balances cannot be rebuilt from SQL")

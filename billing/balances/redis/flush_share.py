@@ -9,6 +9,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from typing import Any
 
 from billing.balances.redis.journal import EVERY, PREFIXES, pending_entries
 from billing.balances.redis.servers.serving import Servers
@@ -75,6 +76,7 @@ class FlushShare:
         """See Share: what is nobody's then stays ours. Raises StoreUnavailable."""
         if self._asking is not None:
             self._asking.cancel()
+            await asyncio.gather(self._asking, return_exceptions=True)
         names = await self._names(0)
         self.buckets = [bucket for bucket in IN_TURN if bucket in self.buckets or not names.get(bucket)]
 
@@ -108,9 +110,12 @@ class FlushShare:
 
         Raises StoreUnavailable where none does.
         """
-        of = self._servers.of
-        asked = (of[bucket].run("share", (f"{PREFIXES[bucket]}flushers",), (self._name, lease_ms)) for bucket in EVERY)
-        answers = await asyncio.gather(*asked, return_exceptions=True)
+
+        async def ask(bucket: int) -> Any:  # in a coroutine: a connection that is down says so at once
+            key = f"{PREFIXES[bucket]}flushers"
+            return await self._servers.of[bucket].run("share", (key,), (self._name, lease_ms))
+
+        answers = await asyncio.gather(*map(ask, EVERY), return_exceptions=True)
         failures = [answer for answer in answers if isinstance(answer, BaseException)]
         for failure in failures:
             if len(failures) == BUCKETS or not isinstance(failure, StoreUnavailable):

@@ -49,7 +49,7 @@ import contextlib
 import logging
 import secrets
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -60,8 +60,9 @@ from billing.balances.redis.servers.serving import Servers
 from billing.ledger.ledger import Ledger, PostedBalance
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
+from billing.money.model_rates import fits_any
 from billing.money.spend_periods import period_start_ms
-from billing.money.usage_record import decode_record
+from billing.money.usage_record import UsageRecord, decode_record
 
 log = logging.getLogger("tollkeeper.redis")
 
@@ -87,6 +88,19 @@ class Survivor(NamedTuple):
     key_id: str
     budgets: str
     """As lua/common.lua writes them: scope=period;..."""
+
+
+class Owed(NamedTuple):
+    """A charge that SQL does not take, and its millicredits."""
+
+    record: UsageRecord
+    charged: int
+
+    def counts_for(self, owner: str, account_id: str, since_ms: int, globs: tuple[str, ...] | None) -> bool:
+        """Tell whether a budget has it: of the key `owner`, or of the end user of that name of an account."""
+        record = self.record
+        mine = (record.account_id, record.end_user) == (account_id, owner) if account_id else record.key_id == owner
+        return mine and record.created_at >= since_ms and (globs is None or fits_any(record.model, globs))
 
 
 class OvertakenError(Exception):
@@ -165,7 +179,7 @@ class Rebuilder:
         holds = await self._holds_without_charge(lock)
         known = await self._rewrite_accounts(bucket, lock, holds, owed)
         await self._rewrite_keys(lock, holds)
-        await self._rewrite_budgets(lock, holds)
+        await self._rewrite_budgets(lock, holds, owed)
         await self._renew_leases(lock, holds)
         await lock.server.call("DEL", f"{prefix}flushed")
         if not await self._advance(lock, fence, f"R:{token}"):
@@ -200,20 +214,21 @@ class Rebuilder:
             await self._step(lock)
         return left
 
-    async def _owed(self, lock: Lock, left: Sequence[Entry]) -> Mapping[str, int]:
-        """Return what accounts owe for charges that SQL does not have and the journal still does (millicredits).
+    async def _owed(self, lock: Lock, left: Sequence[Entry]) -> list[Owed]:
+        """Return what is owed for charges that SQL does not have and the journal still does.
 
         A tombstone tells whoever settled one of them, and would settle it again, that it survived.
         """
-        owed: defaultdict[str, int] = defaultdict(int)
+        owed = []
         for entry in left:
             try:
                 record = decode_record(entry.record)
             except msgspec.MsgspecError:
                 continue  # nobody can tell whose it is
-            owed[record.account_id] += entry.charged
+            owed.append(Owed(record, entry.charged))
             tombstone = f"{lock.prefix}t:{record.charge_id}"
-            await lock.server.call("SET", tombstone, "1", "NX", "EX", TOMBSTONE_SECONDS)
+            await lock.server.call("SET", tombstone, "1", "NX")  # the reaper's says more
+            await lock.server.call("EXPIRE", tombstone, TOMBSTONE_SECONDS)
         return owed
 
     async def _holds_without_charge(self, lock: Lock) -> list[Survivor]:
@@ -228,13 +243,11 @@ class Rebuilder:
             await self._step(lock)
         return holds
 
-    async def _rewrite_accounts(
-        self, bucket: int, lock: Lock, holds: Sequence[Survivor], owed: Mapping[str, int]
-    ) -> int:
+    async def _rewrite_accounts(self, bucket: int, lock: Lock, holds: Sequence[Survivor], owed: Sequence[Owed]) -> int:
         """Balances from SQL without what is `owed`, held from the holds that survived; return how many accounts."""
 
         def left(row: PostedBalance) -> int:
-            return row.balance - owed.get(row.account_id, 0)
+            return row.balance - sum(charged for record, charged in owed if record.account_id == row.account_id)
 
         held: defaultdict[str, int] = defaultdict(int)
         for hold in holds:
@@ -257,8 +270,8 @@ class Rebuilder:
         for names in chunks(await self._scans_of(lock.server)[0].of(lock.prefix), CHUNK):
             await self._write(lock, names, [("inflight", in_flight[name[start:]]) for name in names])
 
-    async def _rewrite_budgets(self, lock: Lock, holds: Sequence[Survivor]) -> None:
-        """Budgets: what was spent from SQL, what is held from the holds."""
+    async def _rewrite_budgets(self, lock: Lock, holds: Sequence[Survivor], owed: Sequence[Owed]) -> None:
+        """Budgets: what was spent from SQL and what is `owed`, what is held from the holds."""
         held: defaultdict[str, int] = defaultdict(int)
         for hold in holds:
             for part in filter(None, hold.budgets.split(";")):
@@ -278,8 +291,11 @@ class Rebuilder:
                     spent = await self._ledger.end_users_spent(account_id, owners, since, globs)
                 else:
                     spent = await self._ledger.keys_spent(owners, since, globs)
+                whose = (account_id, since, globs)
+                left = {one: sum(each.charged for each in owed if each.counts_for(one, *whose)) for one in owners}
                 rows = [
-                    ("period", period, "spent", spent[owner], "held", held[name[start:]]) for name, owner in budgets
+                    ("period", period, "spent", spent[owner] + left[owner], "held", held[name[start:]])
+                    for name, owner in budgets
                 ]
                 await self._write(lock, [name for name, _ in budgets], rows)
 

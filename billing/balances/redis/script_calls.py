@@ -13,12 +13,16 @@ Call = tuple[str, tuple[str, ...], tuple[Any, ...]]
 
 
 class LiveHold(NamedTuple):
-    """A hold this process lives by since a time (monotonic seconds), and what it would be charged if we died now."""
+    """A hold this process lives by since a time (monotonic seconds), and what it would be charged if we died now.
+
+    `told`: the server was sent that.
+    """
 
     request: HoldRequest
     checkpoint: int
     record: bytes
     since: float
+    told: bool = True
 
 
 class Resolution(NamedTuple):

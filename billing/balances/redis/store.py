@@ -16,7 +16,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from billing.balances.redis import snapshots
-from billing.balances.redis.epochs import POLL_SECONDS, Epochs
+from billing.balances.redis.epochs import POLL_SECONDS, Epochs, cannot_open
 from billing.balances.redis.journal import (
     PREFIXES,
     acknowledge_entries,
@@ -92,7 +92,7 @@ class RedisBalances:
                     return
                 reached, failure = self.servers.any_ready, self.servers.failure
                 await self.close()
-                raise _cannot_open(reached, self._epochs.failure, failure)
+                raise cannot_open(reached, self._epochs.failure, failure)
 
     async def close(self) -> None:
         """Deliver what can be delivered, then disconnect."""
@@ -181,8 +181,17 @@ class RedisBalances:
 
     async def wait_persisted(self, hold_id: str) -> None:
         """See Balances: what Redis acknowledged is as persistent as its `appendfsync` says; the rest leaves now."""
-        if (live := self._own.live.get(hold_id)) is not None:
-            self._of[bucket_of(live.request.account_id)].push()
+        live = self._own.live.get(hold_id)
+        if live is None:
+            return
+        account_id = live.request.account_id
+        bucket = bucket_of(account_id)
+        if not live.told:
+            await self._epochs.serving(bucket, self._timeout)
+            self.checkpoint(Checkpoint(hold_id, account_id, Millicredits(live.checkpoint), live.record))
+            if not self._own.live.get(hold_id, live).told:
+                raise StoreUnavailable("redis", "is not reachable")
+        self._of[bucket].push()
 
     async def settle(
         self, hold_id: str, account_id: str, due: Millicredits, record: bytes, tokens: int = -1
@@ -205,15 +214,17 @@ class RedisBalances:
         live = self._own.live.get(mark.hold_id)
         if live is None:
             return
-        self._own.live[mark.hold_id] = LiveHold(live.request, mark.amount, mark.record or live.record, live.since)
-        bucket = bucket_of(mark.account_id)
+        bucket, told = bucket_of(mark.account_id), False
         if self._epochs.serves(bucket):
             prefix = PREFIXES[bucket]
             keys = (f"{prefix}epoch", f"{prefix}h:{mark.hold_id}")
             with contextlib.suppress(StoreUnavailable):  # the queue is full: told when it reconnects
                 self._of[bucket].tell("mark", keys, (self._epochs.tokens[bucket], mark.amount, mark.record))
+                told = True
             if at_once:
                 self._of[bucket].push()
+        record = mark.record or live.record
+        self._own.live[mark.hold_id] = LiveHold(live.request, mark.amount, record, live.since, told)
 
     def shrink(self, hold_id: str, account_id: str, amount: Millicredits) -> None:
         """See Balances."""
@@ -435,13 +446,3 @@ class RedisBalances:
             self._epochs.reenter(bucket)
         elif mark:
             self._own.trim(bucket, mark.decode())
-
-
-def _cannot_open(reached: bool, failure: StoreUnavailable | None, unreached: str) -> StoreUnavailable:
-    """Error that names the store that kept us from opening: SQL, where that failed."""
-    if not reached:
-        why = unreached.removeprefix("redis: ")
-        return StoreUnavailable("redis", f"cannot be reached: {why}" if why else "cannot be reached")
-    if isinstance(failure, Elsewhere):
-        return StoreUnavailable("redis", f"{str(failure).removeprefix('redis: ')} (a cluster needs redis+cluster://)")
-    return failure or StoreUnavailable("redis", "its balances cannot be rebuilt from SQL")

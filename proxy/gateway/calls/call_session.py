@@ -269,7 +269,7 @@ class CallSession(RealtimeSession):
         with contextlib.suppress(Rejection):
             await self._hold(exchange, ConversationSize(), 1)
             exchange.response_id = response_id_of(frame) or UNNAMED
-            exchange.hold.checkpoint_sent(at_once=True)
+            await exchange.mark_sent()
             self._running[exchange.response_id] = Reply(exchange, None, joins=False)
 
     def _finished(self, rejection: Rejection) -> Finished:

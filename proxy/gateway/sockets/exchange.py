@@ -110,6 +110,18 @@ class SocketExchange:
         """Begin the response that was held for in advance: it is asked for, or has begun, now."""
         self.context.started = self.hold.started = time.monotonic()
 
+    async def mark_sent(self) -> None:
+        """Have it owed from here on, before anything that comes of it can be shown (I3).
+
+        Raises Rejection; then nothing is held.
+        """
+        self.hold.checkpoint_sent(at_once=True)
+        try:
+            await self.hold.wait_persisted()
+        except BaseException:
+            await self.hold.release()
+            raise
+
     async def settle(self, report: Report, outcome: Outcome = "completed") -> None:
         """Charge what the response used; when it does not say, the output that passed."""
         if not self.hold.is_open:

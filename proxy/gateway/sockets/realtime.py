@@ -237,7 +237,7 @@ class RealtimeSession:
         else:
             await self._ensure()
             exchange = self._take_standing()
-        exchange.hold.checkpoint_sent(at_once=True)
+        await exchange.mark_sent()
         joins = response.get("conversation") != "none"
         reads = self._size if joins and not any(name in response for name in OWN_READING) else None
         self._asked.append(Reply(exchange, reads, joins, self._named(frame)))
@@ -304,6 +304,9 @@ class RealtimeSession:
 
     # -- from upstream ----------------------------------------------------------------------------
 
+    async def sending(self) -> None:
+        """See SocketSession. What is owed was noted as it was read: nothing here waits for a connection."""
+
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
         """See SocketSession."""
         name = frame.get("type")
@@ -359,14 +362,14 @@ class RealtimeSession:
             return  # it said something before it was announced
         reply = self._next_reply()
         exchange = reply.exchange
-        if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session
-            try:
+        try:
+            if not exchange.hold.is_open:  # nothing stood ready: hold now, or end the session
                 await self._hold(exchange, *self._worst())
-            except Rejection as rejection:
-                raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
-        exchange.response_id = response_id_of(frame) or f"{UNNAMED}{next(self._numbers)}"
-        self._expect_input(reply)
-        exchange.hold.checkpoint_sent(at_once=True)
+            exchange.response_id = response_id_of(frame) or f"{UNNAMED}{next(self._numbers)}"
+            self._expect_input(reply)
+            await exchange.mark_sent()
+        except Rejection as rejection:
+            raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
         self._running[exchange.response_id] = reply
 
     def _expect_input(self, reply: Reply) -> None:

@@ -101,6 +101,10 @@ class SocketSession(Protocol):
         """
         ...
 
+    async def sending(self) -> None:
+        """Take note that what `from_client` returned goes upstream now, which is connected. Raises Finished."""
+        ...
+
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
         """Bytes for the client in place of an upstream's frame; empty = nothing. Raises Finished."""
         ...
@@ -269,6 +273,7 @@ class Socket:
                 await self._tell(session.error(rejection, frame).decode())
                 continue
             if sent:
+                await session.sending()
                 await upstream.send(sent)
 
     async def _tell(self, text: str) -> None:

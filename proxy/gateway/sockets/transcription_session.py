@@ -118,6 +118,9 @@ class TranscriptionSession:
         self._state.refuse(event_id)
         return self._clients_ids.pop(event_id, None)
 
+    async def sending(self) -> None:
+        """See SocketSession. What is owed was noted as it was read: nothing here waits for a connection."""
+
     async def from_upstream(self, frame: Frame, raw: bytes) -> bytes:
         """See SocketSession."""
         name, session = frame.get("type"), frame.get("session")

@@ -153,7 +153,7 @@ class Transcriptions:
         held = exchange.hold.plan
         exchange.hold.plan = held._replace(parsed=_with_length(held.parsed, length))
         exchange.begin()
-        exchange.hold.checkpoint_sent(at_once=True)
+        await exchange.mark_sent()
         self._items[item] = exchange
 
     async def _listen(self, plan: Plan, covers: int) -> Listening:

@@ -3,6 +3,8 @@
 local now, lease = math.floor(now_us() / 1000), tonumber(ARGV[2])
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', int(now))
 if lease > 0 then
+  -- of a clock that was ahead (a replica that took over, say): nobody's name lasts for so long
+  redis.call('ZREMRANGEBYSCORE', KEYS[1], int(now + 120000), '+inf')
   redis.call('ZADD', KEYS[1], int(now + lease), ARGV[1])
 else
   redis.call('ZREM', KEYS[1], ARGV[1])

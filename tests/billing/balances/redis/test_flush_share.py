@@ -2,15 +2,19 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import redis as redis_py
 from sqlalchemy import event, text
 
 from billing.accounting.reconcile import reconcile
 from billing.balances.redis.flush_share import FlushShare, owner
+from billing.balances.redis.servers.address import NodeAddress
+from billing.balances.redis.servers.connection import RedisConnection
 from billing.balances.redis.servers.serving import Servers
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import TransferJobs, flush_once
@@ -190,17 +194,12 @@ class CutOff(Servers):
     """What a machine sees of a cluster of which it does not reach a node."""
 
     def __init__(self, whole: Servers, away: range) -> None:
-        self.of = [
-            Unreachable() if bucket in away else one  # type: ignore[misc]
-            for bucket, one in enumerate(whole.of)
-        ]
+        down = RedisConnection(nowhere, 2, lambda _: None, lambda: None)
+        self.of = [down if bucket in away else one for bucket, one in enumerate(whole.of)]
 
 
-class Unreachable:
-    """A connection to a node that does not answer."""
-
-    async def run(self, *_call: object) -> None:
-        raise StoreUnavailable("redis", "is not reachable")
+async def nowhere() -> NodeAddress:
+    raise StoreUnavailable("redis", "is not reachable")
 
 
 async def test_who_does_not_reach_a_node_leaves_its_buckets_to_who_does(books: Books) -> None:
@@ -212,6 +211,16 @@ async def test_who_does_not_reach_a_node_leaves_its_buckets_to_who_does(books: B
     assert {*cut_off.buckets, *other.buckets} == set(range(BUCKETS))
     assert set(range(5)) <= set(other.buckets)
     assert set(cut_off.buckets).isdisjoint(other.buckets)
+
+
+async def test_a_name_that_a_clock_made_last_for_an_hour_keeps_nothing(books: Books, redis_server: RedisServer) -> None:
+    """The clock of Redis was set back, or that of a promoted replica is behind."""
+    client = redis_py.Redis(port=redis_server.port)
+    for bucket in range(BUCKETS):
+        client.zadd(f"{{b{bucket}}}:flushers", {"gone": time.time() * 1_000 + 3_600_000})
+    alone = share(books, "a", 3_000)
+    await alone.look()
+    assert len(alone.buckets) == BUCKETS
 
 
 async def test_who_leaves_last_has_what_nobody_has(books: Books) -> None:

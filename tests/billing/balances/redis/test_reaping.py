@@ -10,6 +10,7 @@ import redis as redis_py
 from billing.balances.redis.store import RedisBalances
 from billing.money.amounts import Millicredits
 from billing.money.buckets import BUCKETS, bucket_of
+from billing.money.errors import StoreUnavailable
 from billing.money.holds import Checkpoint, Gone, Held, Settled
 from tests.support.servers import RedisServer
 from tests.support.stores import Books, another, close_books, open_books, record, request, serves, until
@@ -67,6 +68,33 @@ async def test_what_is_owed_has_left_this_process_before_anything_is_shown(
         return int(client.hget(held, "c") or 0) == owed  # type: ignore[arg-type]
 
     await until(is_owed, 5, f"{owed} are owed")
+    await close_books(books)
+
+
+# I3
+@pytest.mark.parametrize("back", [True, False])
+async def test_nothing_is_shown_while_nobody_could_be_told_what_is_owed(
+    redis_server: RedisServer, folder: Path, back: bool
+) -> None:
+    books = await open_books(folder, redis_server.url)
+    assert isinstance(books.store, RedisBalances)
+    account = await books.account(1_000)
+    await books.store.hold(request("r1", account, 300))
+    redis_server.kill()
+    bucket = bucket_of(account)
+    await until(lambda: not books.store.servers.any_ready, 5, "it is away")  # type: ignore[union-attr]
+    books.store.checkpoint(Checkpoint("r1", account, Millicredits(120), b""))
+    if back:
+        waiting = asyncio.create_task(books.store.wait_persisted("r1"))
+        redis_server.start()
+        await asyncio.gather(waiting, return_exceptions=True)
+        await until(lambda: serves(books.store, account), 10, "it is back")  # type: ignore[arg-type]
+        await books.store.wait_persisted("r1")
+        held = f"{{b{bucket}}}:h:r1"
+        assert int(redis_py.Redis(port=redis_server.port).hget(held, "c") or 0) == 120  # type: ignore[arg-type]
+    else:
+        with pytest.raises(StoreUnavailable):
+            await books.store.wait_persisted("r1")
     await close_books(books)
 
 

@@ -7,12 +7,16 @@ import pytest
 import redis as redis_py
 
 from billing.accounting.reconcile import reconcile
+from billing.balances.redis.rebuild import Owed
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.flush import flush_once
 from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
 from billing.money.errors import StoreUnavailable
-from billing.money.holds import Held, Refused
+from billing.money.holds import Budget, Held, KeyLimits, Refused
+from billing.money.spend_periods import period_name
+from billing.money.usage_record import decode_record
+from billing.storage.database import now_ms
 from tests.support.servers import RedisServer
 from tests.support.stores import Books, close_books, open_books, record, request, serves, until
 
@@ -98,3 +102,47 @@ async def test_of_two_that_book_the_same_the_later_one_says_up_to_where(books: B
         await store.acknowledge(entries)
     await store._trim_bucket(bucket_of(account))  # noqa: SLF001 - as it does by itself, four times a second
     assert not store._own.in_use(bucket_of(account), set())  # noqa: SLF001
+
+
+async def test_it_counts_in_budgets_however_often_its_bucket_is_rebuilt(books: Books) -> None:
+    limits = KeyLimits(budgets=(Budget("key_1", period_name("month", now_ms()), Millicredits(100)),))
+    account = await books.account(1_000)
+    assert isinstance(await books.store.hold(request("odd", account, 100, limits)), Held)
+    await books.store.settle("odd", account, Millicredits(90), record("odd", account, created_at=NO_TIME))
+    with pytest.raises(StoreUnavailable):
+        await flush_once(books.store, books.ledger, 100)
+    for turn in range(3):
+        assert isinstance(await books.store.hold(request(f"x{turn}", account, 50, limits)), Refused), turn
+        await store_of(books).rebuild()
+    assert isinstance(await books.store.hold(request("y", account, 10, limits)), Held)
+
+
+@pytest.mark.parametrize(
+    ("owner", "account", "since", "globs", "counts"),
+    [
+        ("key_1", "", 0, None, True),
+        ("key_2", "", 0, None, False),
+        ("key_1", "", 6, None, False),
+        ("key_1", "", 5, ("gpt-4o*",), True),
+        ("key_1", "", 5, ("gpt-5*",), False),
+        ("ann", "acct_1", 0, None, True),
+        ("ben", "acct_1", 0, None, False),
+        ("ann", "acct_2", 0, None, False),
+    ],
+)
+def test_a_budget_has_what_its_key_or_end_user_owes(
+    owner: str, account: str, since: int, globs: tuple[str, ...] | None, counts: bool
+) -> None:
+    owed = Owed(decode_record(record("odd", "acct_1", created_at=5, end_user="ann")), 90)
+    assert owed.counts_for(owner, account, since, globs) is counts
+
+
+async def test_a_tombstone_that_is_there_lasts_as_long_as_a_new_one(books: Books, redis_server: RedisServer) -> None:
+    """One of an earlier rebuilding could end before the owner comes, who would settle the charge once more."""
+    account = await three_charges(books)
+    tombstone, client = f"{{b{bucket_of(account)}}}:t:odd", redis_py.Redis(port=redis_server.port)
+    client.set(tombstone, "1", px=60_000)
+    await store_of(books).rebuild()
+    left = client.ttl(tombstone)
+    assert isinstance(left, int)
+    assert left > 3_600

@@ -139,7 +139,7 @@ def calls_are_free(settlement):
 
 
 def nothing_is_sent(request_hold):
-    request_hold.RequestHold.checkpoint_sent = lambda self: None
+    request_hold.RequestHold.checkpoint_sent = lambda self, **_: None
     request_hold.RequestHold.checkpoint_streamed = lambda self, tokens: None
 
 
