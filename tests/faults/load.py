@@ -214,7 +214,7 @@ def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, st
     `strikes`: part of the kills that is the store's; of the others `AIMED` are as an answer begins to be shown, when what is
     owed for it must have left the process. Returns a load for each account.
     """
-    chance, server = random.Random(seed), accounts[0].server
+    chance, aim, server = random.Random(seed), random.Random(seed + 1), accounts[0].server
     clients = max(2, 6 // len(accounts))
     with contextlib.ExitStack() as stack:
         loads = [
@@ -226,7 +226,7 @@ def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, st
                 strike(chance)
             else:
                 found: list[psutil.Process] = wait_until(lambda: children(server), 5, "there are children")
-                _kill(chance.choice(found), chance.choice(loads) if chance.random() < AIMED else None)
+                _kill(chance.choice(found), aim.choice(loads) if aim.random() < AIMED else None)
         for load in loads:
             load.more(50 // len(loads), 30)
     for account in accounts:

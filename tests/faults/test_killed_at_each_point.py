@@ -63,7 +63,7 @@ def server(request: pytest.FixtureRequest, make_tollkeeper: Serve) -> tuple[Toll
 
 def read_until_it_breaks(account: Account, *, stream: bool) -> tuple[str | None, bytes]:
     """(request id if a head arrived, body bytes that arrived) of one request."""
-    text = sandbox_says(output_tokens=12, chunk_interval_ms=20)
+    text = sandbox_says(output_tokens=30, chunk_interval_ms=20)  # a busy machine reads several at once
     body = {"model": "gpt-4o-mini", "max_tokens": 50, "stream": stream, "messages": [{"role": "user", "content": text}]}
     got, request_id = b"", None
     try:
