@@ -9,6 +9,7 @@ died: they are charged their checkpoint, or released when they never got one, be
 """
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,6 +31,7 @@ from billing.balances.journal_file import (
     prepare_journal,
     read_charges,
 )
+from billing.balances.owed import Owed, owed_by, owed_of
 from billing.ledger.ledger import Ledger
 from billing.money.amounts import Millicredits
 from billing.money.errors import StoreUnavailable
@@ -44,11 +46,16 @@ from billing.money.holds import (
     Refused,
     Settled,
 )
+from billing.money.spend_periods import period_start_ms
 from billing.storage.private_files import make_private
+
+log = logging.getLogger("tollkeeper.embedded")
 
 MOST_COUNTS = 50_000
 """Budgets and keys in memory from which those are forgotten that were not used for `IDLE_MS` milliseconds."""
 IDLE_MS = 3_600_000
+MOST_AT_ONCE = 1_000
+"""Charges of a process that died which are booked at once as the next one opens the file."""
 
 
 class EmbeddedBalances:
@@ -62,6 +69,8 @@ class EmbeddedBalances:
         self._writer: JournalWriter | None = None
         self._lock_file: IO[str] | None = None
         self._commits: dict[str, asyncio.Future[None]] = {}
+        self._owed: list[Owed] = []
+        """Of the processes before this one: accounts and budgets that are read from SQL are without it."""
         self._on_disk, self._all_read_at = 1, 0
         """Commits that may have left charges on disk; how many there were when a read found none.
 
@@ -75,9 +84,14 @@ class EmbeddedBalances:
         await asyncio.to_thread(prepare_journal, self._path)
         self._writer = JournalWriter(self._path, asyncio.get_running_loop())
         self._writer.start()
-        while entries := await self.pending(1_000):
-            await self._ledger.post(entries)
-            await self.acknowledge(entries)
+        while entries := await self.pending(MOST_AT_ONCE):
+            booked, stuck = await self._ledger.post_bookable(entries)
+            if booked:
+                await self.acknowledge(booked)
+            else:  # what SQL does not take stays, and keeps nobody from being served
+                self._owed = owed_of(entries)
+                log.error("%d charges cannot be booked: %s", len(stuck), next(iter(stuck.values())))
+                break
 
     async def close(self) -> None:
         """Write what is queued and let the file go."""
@@ -196,6 +210,9 @@ class EmbeddedBalances:
     async def acknowledge(self, entries: Sequence[Entry]) -> None:
         """See ChargeJournal (I4: called after the commit)."""
         await self._committed(self._write(*((DROP_CHARGE, (int(entry.position),)) for entry in entries)))
+        if self._owed:
+            gone = {entry.position for entry in entries}
+            self._owed = [one for one in self._owed if one.position not in gone]
 
     async def refused(self, entries: Sequence[Entry]) -> None:
         """See ChargeJournal. Never called: this journal has no epochs."""
@@ -268,7 +285,8 @@ class EmbeddedBalances:
 
     async def _load_figures(self, account_id: str) -> None:
         posted = await self._ledger.posted(account_id)
-        self._book.accounts.setdefault(account_id, AccountState(posted.balance, 0, posted.sequence))
+        balance = posted.balance - owed_by(account_id, self._owed)
+        self._book.accounts.setdefault(account_id, AccountState(balance, 0, posted.sequence))
 
     async def _load_key(self, request: HoldRequest) -> None:
         """Bring a limited key in, and from SQL what was spent of each of its budgets."""
@@ -280,7 +298,10 @@ class EmbeddedBalances:
             known = book.budgets.get(budget.scope)
             if known is None:
                 spent = await self._ledger.budget_spent(request, budget)
-                known = book.budgets.setdefault(budget.scope, BudgetState(budget.period, spent))
+                whose = (budget.end_user, request.account_id) if budget.end_user else (request.key_id, "")
+                since = period_start_ms(budget.period)
+                owed = sum(one.charged for one in self._owed if one.counts_for(*whose, since, budget.models))
+                known = book.budgets.setdefault(budget.scope, BudgetState(budget.period, spent + owed))
             known.used_ms = now  # nobody forgets it while the others are read
         book.keys.setdefault(request.key_id, KeyState()).used_ms = now
 

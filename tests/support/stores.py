@@ -126,6 +126,12 @@ def charge(number: int, account: str, charged: int = 10, loss: int = 0) -> Entry
     return Entry(str(number), charged, loss, record(f"c{number}", account, cost=3))
 
 
+def store_of(books: Books) -> RedisBalances:
+    """The store of books on Redis."""
+    assert isinstance(books.store, RedisBalances)
+    return books.store
+
+
 def another(books: Books, lease_ms: int = 60_000) -> RedisBalances:
     """A second process's store on the same Redis and ledger."""
     return RedisBalances(books.redis_url, books.ledger, 2, lease_ms)

@@ -55,14 +55,13 @@ from typing import Any, NamedTuple, TypeVar
 
 import msgspec
 
+from billing.balances.owed import Owed, owed_by, owed_of
 from billing.balances.redis.servers.connection import RedisConnection
 from billing.balances.redis.servers.serving import Servers
 from billing.ledger.ledger import Ledger, PostedBalance
 from billing.money.errors import StoreUnavailable
 from billing.money.holds import Entry
-from billing.money.model_rates import fits_any
 from billing.money.spend_periods import period_start_ms
-from billing.money.usage_record import UsageRecord, decode_record
 
 log = logging.getLogger("tollkeeper.redis")
 
@@ -88,19 +87,6 @@ class Survivor(NamedTuple):
     key_id: str
     budgets: str
     """As lua/common.lua writes them: scope=period;..."""
-
-
-class Owed(NamedTuple):
-    """A charge that SQL does not take, and its millicredits."""
-
-    record: UsageRecord
-    charged: int
-
-    def counts_for(self, owner: str, account_id: str, since_ms: int, globs: tuple[str, ...] | None) -> bool:
-        """Tell whether a budget has it: of the key `owner`, or of the end user of that name of an account."""
-        record = self.record
-        mine = (record.account_id, record.end_user) == (account_id, owner) if account_id else record.key_id == owner
-        return mine and record.created_at >= since_ms and (globs is None or fits_any(record.model, globs))
 
 
 class OvertakenError(Exception):
@@ -219,14 +205,9 @@ class Rebuilder:
 
         A tombstone tells whoever settled one of them, and would settle it again, that it survived.
         """
-        owed = []
-        for entry in left:
-            try:
-                record = decode_record(entry.record)
-            except msgspec.MsgspecError:
-                continue  # nobody can tell whose it is
-            owed.append(Owed(record, entry.charged))
-            tombstone = f"{lock.prefix}t:{record.charge_id}"
+        owed = owed_of(left)
+        for one in owed:
+            tombstone = f"{lock.prefix}t:{one.record.charge_id}"
             await lock.server.call("SET", tombstone, "1", "NX")  # the reaper's says more
             await lock.server.call("EXPIRE", tombstone, TOMBSTONE_SECONDS)
         return owed
@@ -247,7 +228,7 @@ class Rebuilder:
         """Balances from SQL without what is `owed`, held from the holds that survived; return how many accounts."""
 
         def left(row: PostedBalance) -> int:
-            return row.balance - sum(charged for record, charged in owed if record.account_id == row.account_id)
+            return row.balance - owed_by(row.account_id, owed)
 
         held: defaultdict[str, int] = defaultdict(int)
         for hold in holds:

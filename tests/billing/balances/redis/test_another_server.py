@@ -19,7 +19,7 @@ from billing.money.holds import Entry, Gone, Held, Reading, Settled
 from tests.support.fault_proxy import FaultProxy
 from tests.support.redis_groups import OneSentinel
 from tests.support.servers import RedisServer
-from tests.support.stores import Books, close_books, open_books, record, request
+from tests.support.stores import Books, close_books, open_books, record, request, store_of
 
 pytestmark = [pytest.mark.served, pytest.mark.asyncio]
 
@@ -44,11 +44,6 @@ async def books(address: FaultProxy, folder: Path) -> AsyncIterator[Books]:
     books = await open_books(folder, f"redis://127.0.0.1:{address.port}/0")
     yield books
     await close_books(books)
-
-
-def store_of(books: Books) -> RedisBalances:
-    assert isinstance(books.store, RedisBalances)
-    return books.store
 
 
 def fail_over(books: Books, address: FaultProxy, to: RedisServer) -> None:

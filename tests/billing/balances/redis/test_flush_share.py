@@ -3,8 +3,7 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,24 +24,12 @@ from billing.money.buckets import BUCKETS, bucket_of
 from billing.money.errors import StoreUnavailable
 from billing.storage.database import Database
 from tests.support.servers import RedisServer
-from tests.support.stores import Books, another, close_books, open_books, record, request, until
+from tests.support.stores import Books, another, record, request, store_of, until
 
 LEASE_MS = 400
 LONG_MS = 60_000
 PATIENCE = 0.3
 """Seconds without an answer of SQL's after which somebody does not flush."""
-
-
-@pytest.fixture
-async def books(redis_server: RedisServer, folder: Path, fresh_postgres: str) -> AsyncIterator[Books]:
-    books = await open_books(folder, redis_server.url, fresh_postgres)
-    yield books
-    await close_books(books)
-
-
-def store_of(books: Books) -> RedisBalances:
-    assert isinstance(books.store, RedisBalances)
-    return books.store
 
 
 def share(books: Books, name: str, lease_ms: int = LONG_MS) -> FlushShare:

@@ -17,7 +17,7 @@ from proxy.server.startup_checks import check_redis
 from tests.support.money_api import settings
 from tests.support.redis_groups import RedisCluster, ask, started
 from tests.support.servers import RedisServer
-from tests.support.stores import Books, close_books, open_books, record, request
+from tests.support.stores import Books, close_books, open_books, record, request, store_of
 
 pytestmark = [pytest.mark.served, pytest.mark.asyncio]
 
@@ -38,11 +38,6 @@ async def books(three_nodes: RedisCluster, folder: Path) -> AsyncIterator[Books]
     books = await open_books(folder, three_nodes.url)
     yield books
     await close_books(books)
-
-
-def store_of(books: Books) -> RedisBalances:
-    assert isinstance(books.store, RedisBalances)
-    return books.store
 
 
 async def account_on(books: Books, cluster: RedisCluster, node: RedisServer, *, other: bool = False) -> str:

@@ -1,14 +1,10 @@
 """Charges that SQL does not take, for whatever is wrong with them: they wait in the journal, and are owed whatever else happens."""
 
-from collections.abc import AsyncIterator
-from pathlib import Path
-
 import pytest
 import redis as redis_py
 
 from billing.accounting.reconcile import reconcile
-from billing.balances.redis.rebuild import Owed
-from billing.balances.redis.store import RedisBalances
+from billing.balances.owed import Owed
 from billing.ledger.flush import flush_once
 from billing.money.amounts import Millicredits
 from billing.money.buckets import bucket_of
@@ -18,21 +14,9 @@ from billing.money.spend_periods import period_name
 from billing.money.usage_record import decode_record
 from billing.storage.database import now_ms
 from tests.support.servers import RedisServer
-from tests.support.stores import Books, close_books, open_books, record, request, serves, until
+from tests.support.stores import Books, record, request, serves, store_of, until
 
 NO_RECORD, NO_TIME = b"no record at all", 2**62
-
-
-@pytest.fixture
-async def books(redis_server: RedisServer, folder: Path, fresh_postgres: str) -> AsyncIterator[Books]:
-    books = await open_books(folder, redis_server.url, fresh_postgres)
-    yield books
-    await close_books(books)
-
-
-def store_of(books: Books) -> RedisBalances:
-    assert isinstance(books.store, RedisBalances)
-    return books.store
 
 
 async def three_charges(books: Books, odd: bytes = b"") -> str:
@@ -133,7 +117,7 @@ async def test_it_counts_in_budgets_however_often_its_bucket_is_rebuilt(books: B
 def test_a_budget_has_what_its_key_or_end_user_owes(
     owner: str, account: str, since: int, globs: tuple[str, ...] | None, counts: bool
 ) -> None:
-    owed = Owed(decode_record(record("odd", "acct_1", created_at=5, end_user="ann")), 90)
+    owed = Owed("1", decode_record(record("odd", "acct_1", created_at=5, end_user="ann")), 90)
     assert owed.counts_for(owner, account, since, globs) is counts
 
 
