@@ -45,7 +45,7 @@ class RecordedExchange:
         self.hold.is_open, self.hold.plan = True, plan
         return plan
 
-    async def mark_sent(self) -> None:
+    async def mark_sent(self, *, at_work: bool) -> None:
         """Nobody dies here."""
 
     async def refuse(self, _rejection: Rejection) -> None:

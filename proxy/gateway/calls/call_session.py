@@ -269,8 +269,8 @@ class CallSession(RealtimeSession):
         with contextlib.suppress(Rejection):
             await self._hold(exchange, ConversationSize(), 1)
             exchange.response_id = response_id_of(frame) or UNNAMED
-            await exchange.mark_sent()
             self._running[exchange.response_id] = Reply(exchange, None, joins=False)
+            await exchange.mark_sent(at_work=True)
 
     def _finished(self, rejection: Rejection) -> Finished:
         return Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {}))

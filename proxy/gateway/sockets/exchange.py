@@ -110,16 +110,18 @@ class SocketExchange:
         """Begin the response that was held for in advance: it is asked for, or has begun, now."""
         self.context.started = self.hold.started = time.monotonic()
 
-    async def mark_sent(self) -> None:
+    async def mark_sent(self, *, at_work: bool) -> None:
         """Have it owed from here on, before anything that comes of it can be shown (I3).
 
-        Raises Rejection; then nothing is held.
+        `at_work`: the upstream is already, so who leaves meanwhile owes it: the session, which knows of it, settles it
+        at its end. Raises Rejection; then nothing is held.
         """
         self.hold.checkpoint_sent(at_once=True)
         try:
             await self.hold.wait_persisted()
-        except BaseException:
-            await self.hold.release()
+        except BaseException as error:
+            if isinstance(error, Rejection) or not at_work:
+                await self.hold.release()
             raise
 
     async def settle(self, report: Report, outcome: Outcome = "completed") -> None:

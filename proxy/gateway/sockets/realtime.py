@@ -237,7 +237,7 @@ class RealtimeSession:
         else:
             await self._ensure()
             exchange = self._take_standing()
-        await exchange.mark_sent()
+        await exchange.mark_sent(at_work=False)
         joins = response.get("conversation") != "none"
         reads = self._size if joins and not any(name in response for name in OWN_READING) else None
         self._asked.append(Reply(exchange, reads, joins, self._named(frame)))
@@ -367,10 +367,10 @@ class RealtimeSession:
                 await self._hold(exchange, *self._worst())
             exchange.response_id = response_id_of(frame) or f"{UNNAMED}{next(self._numbers)}"
             self._expect_input(reply)
-            await exchange.mark_sent()
+            self._running[exchange.response_id] = reply
+            await exchange.mark_sent(at_work=True)
         except Rejection as rejection:
             raise Finished(POLICY_VIOLATION, rejection.code, self.error(rejection, {})) from None
-        self._running[exchange.response_id] = reply
 
     def _expect_input(self, reply: Reply) -> None:
         size = reply.reads or self._size

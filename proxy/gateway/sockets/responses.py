@@ -71,7 +71,7 @@ class ResponsesSession:
         self._lanes = Lanes()
         self._made: dict[str, MadeHere] = {}
         self._broke = False
-        self._asked: SocketExchange | None = None
+        self._unsent: SocketExchange | None = None
         """What was asked for last and has not gone upstream."""
 
     def target(self) -> str:
@@ -129,18 +129,18 @@ class ResponsesSession:
         plan = make_plan(ENDPOINT, parsed, key, prices, settings, context, today=today)
         plan = await exchange.hold_for(plan, key)
         self._lanes.ask(lane, exchange)
-        self._asked = exchange
+        self._unsent = exchange
         sent = body_to_send(plan, settings.billing, partial(self._services.tenants.identifier, key.account_id))
         front = b",".join(msgspec.json.encode(name) + b":" + bytes(value) for name, value in kept.items())
         return b"{" + front + b"," + sent[sent.index(b"{") + 1 :]
 
     async def sending(self) -> None:
         """See SocketSession: connecting may take its time, or fail, and nobody owes for what was never sent."""
-        exchange, self._asked = self._asked, None
+        exchange, self._unsent = self._unsent, None
         if exchange is None:
             return
         try:
-            await exchange.mark_sent()
+            await exchange.mark_sent(at_work=False)
         except Rejection as rejection:
             await exchange.refuse(rejection)
             raise Finished(INTERNAL_ERROR, rejection.code, self.error(rejection, {})) from None
@@ -272,7 +272,7 @@ class ResponsesSession:
 
     async def end(self, outcome: Outcome) -> None:
         """See SocketSession."""
-        at_work, self._asked = self._lanes.at_work, None
+        at_work, self._unsent = self._lanes.at_work, None
         for exchange in self._lanes.unfinished:
             await exchange.abandon(outcome, at_work=exchange in at_work)
         self._lanes.clear()

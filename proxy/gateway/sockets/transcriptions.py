@@ -153,8 +153,8 @@ class Transcriptions:
         held = exchange.hold.plan
         exchange.hold.plan = held._replace(parsed=_with_length(held.parsed, length))
         exchange.begin()
-        await exchange.mark_sent()
         self._items[item] = exchange
+        await exchange.mark_sent(at_work=True)
 
     async def _listen(self, plan: Plan, covers: int) -> Listening:
         """Hold anew; what stood before is released. Raises Rejection, after an account of it."""
