@@ -4,6 +4,7 @@ Charges are spread over 60 days; account 0 has a tenth of them. Made by the data
 """
 
 import contextlib
+import tempfile
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -19,11 +20,12 @@ from billing.storage.database import Database
 from billing.storage.migrate import migrate
 from billing.storage.partitions import month_of
 from billing.storage.tables.core import accounts, api_keys, balances
-from tests.support.servers import postgres
+from tests.support.servers import RedisServer, postgres
 
 DAY_MS = 86_400_000
 DAYS = 60
 KEYS = 3
+FEW_ROWS = 1_000
 BATCH = 10_000
 ROWS_AT_ONCE = 500_000
 GRANT = 10**12
@@ -102,6 +104,19 @@ async def ledger(kind: str, folder: Path, size: Size) -> AsyncIterator[Database]
             yield database
         finally:
             await database.close()
+
+
+@contextlib.asynccontextmanager
+async def with_redis(accounts: int) -> AsyncIterator[tuple[RedisServer, Database]]:
+    """An empty Redis, and PostgreSQL with so many accounts and few rows."""
+    with tempfile.TemporaryDirectory(prefix="growth") as folder:
+        redis = RedisServer(Path(folder) / "redis", "everysec")
+        redis.start()
+        try:
+            async with ledger("postgresql", Path(folder), Size(FEW_ROWS, accounts)) as database:
+                yield redis, database
+        finally:
+            redis.kill()
 
 
 async def database_bytes(database: Database) -> int:

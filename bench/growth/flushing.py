@@ -2,15 +2,13 @@
 
 import asyncio
 import multiprocessing
-import tempfile
 import time
 from multiprocessing.synchronize import Barrier
-from pathlib import Path
 
 import redis as redis_py
 import uvloop
 
-from bench.growth.data import Size, ledger
+from bench.growth.data import with_redis
 from bench.growth.measure import new_charges
 from billing.balances.redis.flush_share import FlushShare
 from billing.balances.redis.journal import PREFIXES
@@ -22,10 +20,11 @@ from billing.storage.database import Database
 from proxy.server.supervisor import tune_process
 from tests.support.servers import RedisServer
 
-ACCOUNTS, FEW_ROWS = 10_000, 1_000
+ACCOUNTS = 10_000
 CHARGES = 100_000
 LEASE_MS = 60_000
 LOOK_SECONDS = 0.02
+START_SECONDS = 60
 TIMEOUT_SECONDS = 10
 SPAWN = multiprocessing.get_context("spawn")
 
@@ -36,31 +35,25 @@ def flushed(processes: int) -> float:
 
 
 async def _flushed(processes: int) -> float:
-    with tempfile.TemporaryDirectory(prefix="growth") as folder:
-        redis = RedisServer(Path(folder) / "redis", "everysec")
-        redis.start()
-        try:
-            async with ledger("postgresql", Path(folder), Size(FEW_ROWS, ACCOUNTS)) as database:
-                store = RedisBalances(redis.url, Ledger(database), TIMEOUT_SECONDS, LEASE_MS)
-                await store.open()
-                _fill(redis)
-                url, begin = database.url.render_as_string(hide_password=False), SPAWN.Barrier(processes + 1)
-                flushers = [
-                    SPAWN.Process(target=_flush, args=(url, redis.url, str(number), processes, begin))
-                    for number in range(processes)
-                ]
-                for one in flushers:
-                    one.start()
-                await asyncio.to_thread(begin.wait)
-                began = time.perf_counter()
-                while (await store.depth())[0]:
-                    await asyncio.sleep(LOOK_SECONDS)
-                seconds = time.perf_counter() - began
-                for one in flushers:
-                    one.join()
-                await store.close()
-        finally:
-            redis.kill()
+    async with with_redis(ACCOUNTS) as (redis, database):
+        store = RedisBalances(redis.url, Ledger(database), TIMEOUT_SECONDS, LEASE_MS)
+        await store.open()
+        _fill(redis)
+        url, begin = database.url.render_as_string(hide_password=False), SPAWN.Barrier(processes + 1)
+        flushers = [
+            SPAWN.Process(target=_flush, args=(url, redis.url, str(number), processes, begin))
+            for number in range(processes)
+        ]
+        for one in flushers:
+            one.start()
+        await asyncio.to_thread(begin.wait, START_SECONDS)
+        began = time.perf_counter()
+        while (await store.depth())[0]:
+            await asyncio.sleep(LOOK_SECONDS)
+        seconds = time.perf_counter() - began
+        for one in flushers:
+            one.join()
+        await store.close()
     return CHARGES / seconds
 
 
@@ -84,7 +77,7 @@ def _flush(url: str, redis_url: str, name: str, processes: int, begin: Barrier) 
         share = FlushShare(store.servers, store, own.reach, name, LEASE_MS, TIMEOUT_SECONDS)
         while len(share.buckets) not in (BUCKETS // processes, -(-BUCKETS // processes)):
             await share.look()
-        await asyncio.to_thread(begin.wait)
+        await asyncio.to_thread(begin.wait, START_SECONDS)
         while await flush_once(share, own, FLUSH_BATCH):
             """There is more."""
         await store.close()

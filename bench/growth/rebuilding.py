@@ -1,18 +1,14 @@
 """An emptied Redis and so many accounts in PostgreSQL: how long until all serve, and until the first does."""
 
 import asyncio
-import tempfile
 import time
-from pathlib import Path
 from typing import NamedTuple
 
-from bench.growth.data import Size, ledger
+from bench.growth.data import with_redis
 from billing.balances.redis.store import RedisBalances
 from billing.ledger.ledger import Ledger
-from tests.support.servers import RedisServer
 
 LOOK_SECONDS = 0.01
-FEW_ROWS = 1_000
 
 
 class Rebuilt(NamedTuple):
@@ -28,21 +24,15 @@ def rebuild(accounts: int) -> Rebuilt:
 
 
 async def _rebuild(accounts: int) -> Rebuilt:
-    with tempfile.TemporaryDirectory(prefix="growth") as folder:
-        redis = RedisServer(Path(folder) / "redis", "everysec")
-        redis.start()
-        try:
-            async with ledger("postgresql", Path(folder), Size(FEW_ROWS, accounts)) as database:
-                store = RedisBalances(redis.url, Ledger(database), 2, 60_000)
-                opening = asyncio.create_task(store.open(60))
-                began, first = time.perf_counter(), 0.0
-                while not opening.done():
-                    if not first and any(store._epochs.open):  # noqa: SLF001 - nobody else asks for one bucket
-                        first = time.perf_counter() - began
-                    await asyncio.sleep(LOOK_SECONDS)
-                await opening
-                seconds = time.perf_counter() - began
-                await store.close()
-        finally:
-            redis.kill()
+    async with with_redis(accounts) as (redis, database):
+        store = RedisBalances(redis.url, Ledger(database), 2, 60_000)
+        opening = asyncio.create_task(store.open(60))
+        began, first = time.perf_counter(), 0.0
+        while not opening.done():
+            if not first and any(store._epochs.open):  # noqa: SLF001 - nobody else asks for one bucket
+                first = time.perf_counter() - began
+            await asyncio.sleep(LOOK_SECONDS)
+        await opening
+        seconds = time.perf_counter() - began
+        await store.close()
     return Rebuilt(seconds, first or seconds)

@@ -19,6 +19,7 @@ Strike = Callable[[random.Random], None]
 
 MAX_TOKENS = 30
 AIMED = 0.4
+"""Part of the kills of processes that are as an answer begins."""
 STORM_ENVIRONMENT = {
     "TOLLKEEPER_LISTEN__WORKERS": "2",
     "TOLLKEEPER_ADVANCED__HOLD_LEASE_SECONDS": "2",
