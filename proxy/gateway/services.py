@@ -17,9 +17,9 @@ from config.settings import Settings
 from config.upstreams import default_of, entries_of
 from proxy.gateway.answers.redact import ResponseRedactor
 from proxy.gateway.authenticate import Authenticator
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.callers.end_users import EndUserTable
 from proxy.gateway.callers.origins import TokenOrigins
+from proxy.gateway.counting.tokenizer import Tokenizer
 from proxy.gateway.upstream.interruption import Interruption
 from proxy.gateway.upstream.tenants import Tenants
 from proxy.gateway.upstream.upstreams import Upstreams

@@ -16,7 +16,7 @@ from billing.money.usage import MAX_TOKENS, Usage, Value
 from billing.money.usage_record import Outcome, UsageSource
 from proxy.gateway.answers.report import Report
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
-from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.counting.tokenizer import Tokenizer
 from proxy.gateway.limits.affordable import smallest
 from proxy.gateway.plan import Plan, with_counted_input
 from proxy.gateway.services import PricingTerms, Services

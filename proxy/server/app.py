@@ -49,15 +49,16 @@ class Application:
         with_jobs: bool,
         edits: Edits | None = None,
         ports: Ports = NO_PORTS,
+        counter: bytes | None = None,
     ) -> None:
         """`with_jobs`: this process also flushes, relays and reaps (the embedded store's only process).
 
         `upstream_keys` by the names of the upstreams; `edits`: of the file, to follow; `ports`: the groups that each
-        listener serves, empty when there is one.
+        listener serves, empty when there is one; `counter`: the counting process's address, where there is one.
         """
         self._with_jobs, self._ports = with_jobs, ports
         self._stack = contextlib.AsyncExitStack()
-        self._settings, self._keys, self._edits = settings, upstream_keys, edits
+        self._settings, self._keys, self._edits, self._counter = settings, upstream_keys, edits, counter
         self._wired: Wired | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -99,7 +100,7 @@ class Application:
     async def _lifespan(self, receive: Receive, send: Send) -> None:
         await receive()
         try:
-            wiring = Wiring(self._settings, self._keys, self._edits, self._stack)
+            wiring = Wiring(self._settings, self._keys, self._edits, self._counter, self._stack)
             self._wired = await wiring.build(with_jobs=self._with_jobs)
         except BaseException as error:  # noqa: BLE001 - whatever it is, uvicorn must hear that the start failed
             log.error("cannot start: %s", error)  # noqa: TRY400 - an operator reads a sentence, not a traceback

@@ -1,4 +1,4 @@
-"""Processes: one worker alone (embedded store), or a supervisor with N workers and a jobs process (Redis).
+"""Processes: one worker alone (embedded store), or a supervisor with N workers, a jobs process and a counter (Redis).
 
 Workers share the listening socket. A child that dies is started again; children die with their supervisor
 (PR_SET_PDEATHSIG), so that a killed service never keeps the port. SIGTERM: stop accepting, let streams finish
@@ -37,6 +37,8 @@ from config.secrets import Secret
 from config.settings import Settings
 from config.watch import LOOK_SECONDS, Edit, Edits, Follower, Herald, Judge, Watcher
 from proxy.customer_api.money_in import money_in, notice_queue
+from proxy.gateway.counting.counter_client import listening
+from proxy.gateway.counting.counter_process import serve_counter
 from proxy.observability.metrics import Metrics
 from proxy.server.app import Application
 from proxy.server.edge import groups_by_port
@@ -54,7 +56,7 @@ from proxy.web.paths import Group
 
 log = logging.getLogger("tollkeeper.serve")
 
-JOBS = "jobs"
+JOBS, COUNTER = "jobs", "counter"
 PR_SET_PDEATHSIG, PR_SET_NAME = 1, 15
 M_MMAP_THRESHOLD, MMAP_THRESHOLD = -3, 1_048_576
 BACKLOG = 4_096
@@ -110,10 +112,17 @@ def serve(settings: Settings, keys: Mapping[str, Secret], listeners: "Listeners"
 
 
 def serve_worker(
-    settings: Settings, keys: Mapping[str, Secret], listeners: "Listeners", edits: Edits | None, *, with_jobs: bool
+    settings: Settings,
+    keys: Mapping[str, Secret],
+    listeners: "Listeners",
+    edits: Edits | None,
+    *,
+    counter: bytes | None = None,
+    with_jobs: bool,
 ) -> int:
-    """One process that answers requests, until told to stop; the exit code."""
-    application = Application(settings, keys, with_jobs=with_jobs, edits=edits, ports=listeners.groups())
+    """One process that answers requests, until told to stop; the exit code. `counter`: address of who counts."""
+    ports = listeners.groups()
+    application = Application(settings, keys, with_jobs=with_jobs, edits=edits, ports=ports, counter=counter)
     listen = settings.listen
     limits = HttpLimits(listen, settings.upstream.idle_timeout_seconds)
     config = uvicorn.Config(
@@ -232,7 +241,7 @@ def _bound(host: str, port: int) -> socket.socket:
 
 
 class Supervisor:
-    """Keeps `workers` data processes and one jobs process running.
+    """Keeps `workers` data processes, one jobs process and one that counts tokens running.
 
     Children are forked, so they start in a fraction of the time that Python takes to import us, share its memory, and
     run this very code until the service is restarted. The file is watched here, and the children follow what was taken:
@@ -251,6 +260,7 @@ class Supervisor:
         self._stopping = False
         self._pid, self._started_at = os.getpid(), time.time()
         self._flusher = secrets.token_hex(8)  # kept by the next jobs process: its share need not wait for a name to end
+        self._counting = listening()  # kept here: who asks while the counter is started again waits for it
         self._folder = Path(tempfile.mkdtemp(prefix="tollkeeper-"))  # which nobody else can read
         self._herald = Herald()
         self._watcher = Watcher(Judge(config_path, settings, check_keys)) if config_path is not None else None
@@ -259,7 +269,7 @@ class Supervisor:
         """Start everything and keep it running until SIGTERM or SIGINT; the exit code."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        for name in (JOBS, *(f"worker-{number}" for number in range(self._settings.listen.workers))):
+        for name in (JOBS, COUNTER, *(f"worker-{number}" for number in range(self._settings.listen.workers))):
             self._start(name)
         turn = 0
         while not self._stopping:
@@ -309,6 +319,9 @@ class Supervisor:
             signal.signal(number, signal.SIG_DFL)
         die_with_parent(self._pid)
         name_process(f"tk-{name}")
+        if name == COUNTER:
+            serve_counter(self._counting)
+            return
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(self._folder)
         values.ValueClass = values.get_value_class()  # type: ignore[no-untyped-call]  # chosen when the library was imported, before there were children
         edits = (
@@ -318,7 +331,8 @@ class Supervisor:
         )
         if name == JOBS:
             sys.exit(serve_jobs(self._settings, edits, self._started_at, self._flusher))
-        sys.exit(serve_worker(self._settings, self._keys, self._listeners, edits, with_jobs=False))
+        counter = self._counting.getsockname()
+        sys.exit(serve_worker(self._settings, self._keys, self._listeners, edits, counter=counter, with_jobs=False))
 
     def _look_at_file(self) -> None:
         """Look at the file; children follow what is taken: those that run, and those that will be started."""
@@ -342,12 +356,13 @@ class Supervisor:
         self._stopping = True
 
     def _stop_all(self) -> None:
-        """Workers first, so that the jobs process flushes what they settled last."""
+        """Workers first: they still count, and the jobs process flushes what they settled last."""
         for listener in self._listeners.sockets():
             listener.close()
         deadline = time.monotonic() + self._settings.listen.drain_seconds + STOP_EXTRA_SECONDS
-        workers = [child for name, child in self._children.items() if name != JOBS]
-        for group in (workers, [self._children[JOBS]]):
+        beside = [self._children[JOBS], self._children[COUNTER]]
+        workers = [child for child in self._children.values() if child not in beside]
+        for group in (workers, beside):
             for child in group:
                 child.terminate()
             for child in group:

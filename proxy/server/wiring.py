@@ -44,10 +44,11 @@ from proxy.gateway.background.open_work import follow_open
 from proxy.gateway.background.poller import BackgroundResponses
 from proxy.gateway.background.terms import Catalogues
 from proxy.gateway.batches.poller import BatchPoller
-from proxy.gateway.bodies.tokenizer import Tokenizer
 from proxy.gateway.callers.end_users import EndUserTable
 from proxy.gateway.callers.origins import TokenOrigins
 from proxy.gateway.calls.voice_calls import SWEEP_SECONDS, TEND_SECONDS, VoiceCalls
+from proxy.gateway.counting.counter_client import CounterClient
+from proxy.gateway.counting.tokenizer import Tokenizer
 from proxy.gateway.price_book import Rates
 from proxy.gateway.services import Services
 from proxy.gateway.upstream.tenants import Tenants, former_secret
@@ -104,10 +105,12 @@ class Wiring:
         settings: Settings,
         keys: Mapping[str, Secret],
         edits: Edits | None,
+        counter: bytes | None,
         stack: contextlib.AsyncExitStack,
     ) -> None:
-        """`keys`: the upstreams', by name; `edits`: of the file, to follow."""
+        """`keys`: the upstreams', by name; `edits`: of the file, to follow; `counter`: address of who counts."""
         self._settings, self._keys, self._edits, self._stack = settings, keys, edits, stack
+        self._counter = counter
         self._metrics = Metrics(CollectorRegistry())
 
     async def build(self, *, with_jobs: bool) -> Wired:
@@ -195,7 +198,7 @@ class Wiring:
             Authenticator(books.accounts, stale, books.admins, failures, end_users, tokens),
             end_users,
             TokenOrigins(tokens),
-            Tokenizer(),
+            self._tokenizer(),
             Tenants(UpstreamObjects(books.database), await tenant_secret(books.database, former)),
             upstreams,
             self._metrics,
@@ -207,6 +210,14 @@ class Wiring:
         )
         stack.callback(services.bodies.close)
         return services
+
+    def _tokenizer(self) -> Tokenizer:
+        """Count in the counting process, where there is one."""
+        if self._counter is None:
+            return Tokenizer()
+        client = CounterClient(self._counter)
+        self._stack.callback(client.close)
+        return Tokenizer(client)
 
     async def _start_jobs(self, books: _Books, store: BalanceStore, money: MoneyIn, book: JobBook) -> None:
         settings = self._settings

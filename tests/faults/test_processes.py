@@ -25,7 +25,7 @@ def can_bind(port: int) -> bool:
 
 def test_killing_the_supervisor_takes_its_children_along_and_frees_the_port(on_redis: Tollkeeper) -> None:
     family = children(on_redis)
-    assert len(family) == 3, "two workers and the jobs process"
+    assert len(family) == 4, "two workers, the jobs process and the counter"
     on_redis.kill()
     wait_until(
         lambda: not any(psutil.pid_exists(child.pid) and child.status() != psutil.STATUS_ZOMBIE for child in family),

@@ -1,5 +1,5 @@
 """One tokenizer for all tests of a process: its encodings take a second to load."""
 
-from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.counting.tokenizer import Tokenizer
 
 TOKENIZER = Tokenizer()

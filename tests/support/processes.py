@@ -36,7 +36,7 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def children(server: Tollkeeper) -> list[psutil.Process]:
-    """Workers and jobs process of a served product."""
+    """Workers, jobs process and counter of a served product."""
     assert server.process is not None
     return psutil.Process(server.process.pid).children()
 

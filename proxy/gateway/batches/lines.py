@@ -18,7 +18,7 @@ from billing.money.pricing import PriceBook
 from config.settings import Settings, UpstreamEntry
 from proxy.gateway.bodies.json_body import mended, split
 from proxy.gateway.bodies.parsed import NO_CONTEXT, Parsed, StoredContext
-from proxy.gateway.bodies.tokenizer import Tokenizer
+from proxy.gateway.counting.tokenizer import Tokenizer
 from proxy.gateway.endpoints import METERED, Endpoint
 from proxy.gateway.plan import HOSTED_TOOLS, Plan, make_plan
 from proxy.gateway.settlement import counted_plan

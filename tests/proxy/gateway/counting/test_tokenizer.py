@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import proxy.gateway.bodies.tokenizer as module
-from proxy.gateway.bodies.tokenizer import RANKS_SHA256, Tokenizer, TokenizerError, encoding_name, load_encoding
+import proxy.gateway.counting.vocabulary as module
+from proxy.gateway.counting.tokenizer import Tokenizer
+from proxy.gateway.counting.vocabulary import RANKS_SHA256, TokenizerError, encoding_name, load_encoding
 from sandbox.openai.tokens.count import load_encoding as sandbox_encoding
 from tests.support.counting import TOKENIZER
 

@@ -1,29 +1,25 @@
-"""Counting tokens offline, off the hot path: exact bounds when money is short, partial answers, nothing else.
+"""The vocabularies that tokens are counted with, offline: shipped ranks, checked, loaded on first need.
 
-Ranks ship in the package (config/tokenizer/*.xz) and are checked against tiktoken's own SHA-256 at load. The
-encodings load on first need, in a thread: a worker that never counts never pays their 45 MB each.
+Ranks ship in the package (config/tokenizer/*.xz) and are checked against tiktoken's own SHA-256 at load. A process that
+never counts never pays their 45 and 24 MB.
 """
 
-import asyncio
 import hashlib
 import lzma
 import re
 import threading
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Iterable
 from importlib.resources import files
 
 import tiktoken
 import tiktoken_ext.openai_public as public
-
-from proxy.gateway.workload.body_shape import is_heavy
 
 RANKS_SHA256 = {
     "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
     "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
 }
 CL100K_MODELS = re.compile(r"^(ft:)?(gpt-4(-|$)|gpt-3\.5|text-embedding-|davinci-002|babbage-002)")
-INLINE_CHARACTERS = 4_096
 PIECE_CHARACTERS = 100_000
 """Longer texts are cut: about a million blanks in a row panic tiktoken's core; a cut adds at most a token."""
 
@@ -32,27 +28,20 @@ class TokenizerError(Exception):
     """The shipped ranks are missing or altered."""
 
 
-class Tokenizer:
-    """Both encodings, loaded once, used from threads."""
+class Vocabularies:
+    """Both encodings, each loaded once, counted with from any thread."""
 
     def __init__(self) -> None:
         """Load nothing yet."""
         self._encodings: dict[str, tiktoken.Encoding] = {}
         self._lock = threading.Lock()
 
-    async def count(self, model: str, texts: list[str]) -> int:
-        """Tokens of all texts together in the model's encoding (unknown model: o200k_base)."""
-        name = encoding_name(model)
-        if name in self._encodings and sum(map(len, texts)) <= INLINE_CHARACTERS:
-            return self._count(name, texts)
-        return await asyncio.to_thread(self._count, name, texts)
+    def __contains__(self, name: str) -> bool:
+        """Tell whether the encoding is loaded."""
+        return name in self._encodings
 
-    async def count_body(self, model: str, texts_of: Callable[[bytes], tuple[list[str], int]], body: bytes) -> int:
-        """Tokens of a body's texts (see Endpoint.texts) with their framing; a heavy body is read beside the loop."""
-        texts, framing = await asyncio.to_thread(texts_of, body) if is_heavy(body) else texts_of(body)
-        return framing + await self.count(model, texts)
-
-    def _count(self, name: str, texts: list[str]) -> int:
+    def count(self, name: str, texts: Iterable[str]) -> int:
+        """Tokens of all texts together in the encoding of that name. Raises TokenizerError."""
         encoding = self._encodings.get(name) or self._load(name)
         return sum(_count_text(encoding, text) for text in texts)
 
