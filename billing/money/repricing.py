@@ -80,7 +80,7 @@ def _rates_of(row: UsageRow) -> dict[str, Any]:
 
 def _card(rates: dict[str, Any], prices: Mapping[str, str]) -> ModelRates:
     try:
-        return model_rates(str(rates.get("tier")), str(rates.get("context")), prices, rates["usdPerUnit"], NO_RATES)
+        return model_rates("", "", prices, rates["usdPerUnit"], NO_RATES)  # of which tier they are prices nothing
     except (InvalidOperation, ValueError, TypeError):
         raise InvariantBroken("the rates hold something that is no price") from None
 
