@@ -17,7 +17,7 @@ OWN = {
     "billing/money/spend_periods.py": ("test_spend_periods.py",),
     "billing/money/usage_record.py": ("test_usage_record.py",),
     "billing/money/errors.py": ("test_errors.py",),
-    "billing/money/findings.py": ("test_findings.py",),
+    "billing/money/findings.py": ("test_disagreements.py",),
     "billing/money/postings.py": ("test_postings.py",),
     "billing/money/repricing.py": ("test_repricing.py",),
     "billing/money/revenue_recognition.py": ("test_revenue_recognition.py",),

@@ -1,4 +1,4 @@
-"""Findings: what is in dispute, in millicredits, and as people read it."""
+"""Disagreements that checks find: what is in dispute, in millicredits, and as people read it."""
 
 from billing.money.findings import Finding, mismatch
 
