@@ -129,8 +129,10 @@ class StreamMeter:
 
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; return what may go to the client now."""
-        if self._after_cr and data.startswith(b"\n"):
-            return self._end_of_cr() + self.feed(data[1:])
+        if self._after_cr:
+            if data.startswith(b"\n"):
+                return self._end_of_cr() + self.feed(data[1:])
+            self._after_cr = self.inside_event = False  # it was a whole line end
         if self._partial or not data.endswith(END):
             data = self._whole_events(data)
             if not data:
