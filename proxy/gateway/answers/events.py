@@ -18,7 +18,7 @@ from proxy.gateway.answers.reports import (
     text_of,
     with_passed,
 )
-from proxy.gateway.answers.sse import event_data
+from proxy.gateway.answers.sse import COLON, event_data
 from proxy.gateway.answers.texts import written_texts
 from proxy.gateway.bodies.image_bounds import PARTIAL_TOKENS
 
@@ -44,7 +44,7 @@ class EventKind(NamedTuple):
 def kind(closing: tuple[str, ...], report: Callable[[dict[str, Any]], Report]) -> EventKind:
     """Event family; an `error` event matters in all of them."""
     names = b"|".join(re.escape(name.encode()) for name in (*closing, "error"))
-    matters = re.compile(rb'"(?:type"\s*:\s*"(?:' + names + rb')"|error"\s*:\s*\{)')
+    matters = re.compile(rb'"(?:type"' + COLON + rb'"(?:' + names + rb')"|error"' + COLON + rb"\{)")
     return EventKind(frozenset(closing), matters, report)
 
 

@@ -13,13 +13,13 @@ import msgspec
 
 from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.report import FAILED, NO_ANSWER, NO_REPORT, Report, WholeAnswer, unreadable
-from proxy.gateway.answers.sse import event_data, last_boundary, next_boundary, split_events
+from proxy.gateway.answers.sse import COLON, event_data, last_boundary, next_boundary, split_events
 from proxy.gateway.answers.texts import written_texts
 from proxy.gateway.answers.upstream_errors import masked_event
 from proxy.gateway.answers.usage import read_usage, splits_writes
 from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 
-INTERESTING = re.compile(rb'"usage"\s*:\s*\{|data:\s*\[DONE\]|"error"\s*:\s*[{"]')
+INTERESTING = re.compile(rb'"usage"%b\{|data:\s*\[DONE\]|"error"%b[{"]' % (COLON, COLON))
 """Without anchors, which would cost five times as much: what stands inside a text is read once more and passed."""
 DATA, END = b"data: ", b"\n\n"
 BETWEEN, DONE = END + DATA, b"data: [DONE]\n\n"
@@ -362,7 +362,7 @@ def _decoded_together(events: bytes) -> list[_Answer] | None:
 
 def with_cost(event: bytes, cost_credits: int | float) -> bytes:
     """Usage chunk with `cost_credits` as the last member of its usage object."""
-    found = list(re.finditer(rb'"usage"\s*:\s*\{', event))
+    found = list(re.finditer(rb'"usage"%b\{' % COLON, event))
     if not found:
         return event
     start = found[-1]  # a tool's schema, echoed before it, may have a property of that name

@@ -9,6 +9,8 @@ import re
 _LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
 BOUNDARY = re.compile(_LINE_END + _LINE_END)
 DATA_LINE = re.compile(rb"(?:^|(?<=[\r\n]))(?:\xef\xbb\xbf)?data:[ ]?([^\r\n]*)")
+COLON = rb"\s*(?:data:\s*)*:\s*(?:data:\s*)*"
+"""Between a name and its value in the JSON of an event, whose payload may go on in another line of data at any blank."""
 BEGINNINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """First bytes of an event stream, after blank lines and a byte order mark."""
 
