@@ -250,11 +250,19 @@ class StreamMeter:
             found = found._replace(usage=self._report.usage)
         else:
             self.usage_is_early = bool(answer.choices)
-        self._report = found
+        self._report = found if found.model and found.service_tier else self._named_before(found)
         if answer.choices:
             return ""
         self.usage_event = event
         return "hidden" if self._hide else "tail"
+
+    def _named_before(self, found: Report) -> Report:
+        """Report of a chunk that does not name all: by what the chunks before it said."""
+        if not found.model or any(b'"service_tier"' in part for part in self._raw):
+            self._read_raw()
+        known = self._report
+        names = {"model": found.model or known.model, "upstream_id": found.upstream_id or known.upstream_id}
+        return found._replace(service_tier=found.service_tier or known.service_tier, **names)
 
     def rest(self) -> bytes:
         """Event that never ended, when the upstream stopped inside it."""
@@ -323,10 +331,12 @@ class StreamMeter:
             self._take(answer)
 
     def _take(self, answer: _Answer) -> None:
-        if not self._report.model and answer.model:
-            self._report = self._report._replace(
-                model=answer.model, service_tier=answer.service_tier, upstream_id=answer.id or ""
-            )
+        known = self._report
+        if not known.model and answer.model:
+            tier = answer.service_tier or known.service_tier
+            self._report = known._replace(model=answer.model, service_tier=tier, upstream_id=answer.id or "")
+        elif answer.service_tier and answer.service_tier != known.service_tier and known.usage is None:
+            self._report = known._replace(service_tier=answer.service_tier)
         for choice in answer.choices or ():
             self._read_choice(choice)
 

@@ -80,3 +80,32 @@ def test_an_error_may_stand_in_several_lines_of_data(split: Any) -> None:
     for meter in (StreamMeter(hide_usage=False), EventMeter(RESPONSE_EVENTS, 1)):
         by_bytes(meter, f"data: {failed}\n\n".encode())
         assert meter.failed
+
+
+@pytest.mark.parametrize("size", [1, 40, 100_000], ids="{} bytes".format)
+@pytest.mark.parametrize("text", ["one", "one " * 30_000], ids=["short", "long"])
+def test_the_tier_and_the_model_of_the_chunks_are_those_of_a_usage_chunk_that_names_none(text: str, size: int) -> None:
+    first, second = chunk(text, service_tier="flex"), chunk("two", service_tier="flex")
+    last = json.dumps({"choices": [], "usage": USAGE})
+    data = "".join(f"data: {one}\n\n" for one in (first, second, last, "[DONE]")).encode()
+    meter = StreamMeter(hide_usage=False)
+    for place in range(0, len(data), size):
+        meter.feed(data[place : place + size])
+    meter.end()
+    report = meter.report()
+    assert (report.service_tier, report.model, report.upstream_id) == ("flex", "gpt-5-mini", "c")
+    assert report.usage is not None
+
+
+def test_the_tier_of_a_usage_chunk_is_the_one_that_counts() -> None:
+    chunks = chunk("one", service_tier="priority"), chunk(usage=USAGE, service_tier="default")
+    meter = StreamMeter(hide_usage=False)
+    meter.feed("".join(f"data: {one}\n\n" for one in chunks).encode())
+    assert meter.report().service_tier == "default"
+
+
+def test_the_tier_that_was_said_last_is_that_of_a_stream_without_usage() -> None:
+    chunks = chunk("one"), chunk("two", service_tier="flex"), chunk("three")
+    meter = StreamMeter(hide_usage=False)
+    meter.feed("".join(f"data: {one}\n\n" for one in chunks).encode())
+    assert meter.report().service_tier == "flex"
