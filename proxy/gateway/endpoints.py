@@ -83,7 +83,7 @@ class Endpoint(NamedTuple):
             meter = EventMeter(self.events, parsed.finals)
         else:
             meter = StreamMeter(hide_usage=not parsed.wants_usage)
-        meter.sound_format = parsed.sound_format
+        meter.sound_format, meter.reader = parsed.sound_format, self.read
         return meter
 
 

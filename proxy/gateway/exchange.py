@@ -42,7 +42,7 @@ from proxy.gateway.admission import admit
 from proxy.gateway.answers.identity import without_filters, without_ids
 from proxy.gateway.answers.meter import StreamMeter
 from proxy.gateway.answers.report import NO_ANSWER, NO_REPORT, Report
-from proxy.gateway.answers.sse import begins_events
+from proxy.gateway.answers.sse import begins_events, may_begin_events
 from proxy.gateway.answers.upstream_errors import error_in_answer, masked_body
 from proxy.gateway.background.handover import hand_over
 from proxy.gateway.bodies.parsed import NO_CONTEXT, Parsed, StoredContext
@@ -313,11 +313,11 @@ class Exchange:
 async def _is_stream(plan: Plan, answer: Answer) -> bool:
     """Tell whether an answer comes in events, or is sound: neither what was asked for nor a header alone says so."""
     kind = answer.head.get(b"content-type")
-    if kind.startswith(EVENT_STREAM):
-        return True
+    if kind.startswith(EVENT_STREAM) and plan.parsed.stream:
+        return True  # who waits for events sees the head at once; a whole answer is known by its end
     if plan.parsed.characters and not kind.startswith(TEXTUAL):
         return True
-    first = await answer.peek()
+    first = await answer.peek(may_begin_events)
     return not first.startswith(b"{") and begins_events(first)
 
 

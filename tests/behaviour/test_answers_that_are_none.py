@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.raw_upstream import RawUpstream
+from tests.support.raw_upstream import PausingUpstream, RawUpstream
 from tests.support.served import Customer, usd_to_charge
 from tests.support.servers import Serve, Tollkeeper
 
@@ -22,6 +22,13 @@ CHARGE = usd_to_charge((100, "0.15"), (2_000, "0.6"))
 @pytest.fixture(scope="module")
 def upstream() -> Iterator[RawUpstream]:
     found = RawUpstream()
+    yield found
+    found.close()
+
+
+@pytest.fixture(scope="module")
+def pausing() -> Iterator[PausingUpstream]:
+    found = PausingUpstream(0.05)
     yield found
     found.close()
 
@@ -139,6 +146,48 @@ def test_a_whole_answer_to_who_asked_for_a_stream_is_charged_by_its_usage(
     answer = reader.post(reader.body(max_tokens=50, stream=True))
     assert answer.json() == ANSWER
     assert reader.charged(answer.headers["x-request-id"]) == CHARGE
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
+def test_a_whole_answer_under_the_content_type_of_events_is_charged_by_its_usage(
+    reader: Customer, upstream: RawUpstream, path: str, stream: bool
+) -> None:
+    usage = {"input_tokens": 100, "output_tokens": 2_000, "total_tokens": 2_100}
+    said = {"type": "message", "id": "m", "content": [{"type": "output_text", "text": "hello"}]}
+    asked, answers = reader.body(max_tokens=50, stream=stream), json.dumps(ANSWER, indent=1)
+    if path.endswith("responses"):
+        asked = {"model": "gpt-4o-mini", "input": "hello", "stream": stream}
+        answers = json.dumps({"id": "r", "status": "completed", "output": [said], "usage": usage})
+    upstream.reply = reply(answers.encode(), EVENTS)
+    answer = reader.post(asked, path)
+    assert (answer.status_code, answer.text) == (200, answers)
+    assert reader.charged(answer.headers["x-request-id"]) == CHARGE
+
+
+def test_an_error_under_the_content_type_of_events_is_free(reader: Customer, upstream: RawUpstream) -> None:
+    upstream.reply = reply(json.dumps(ERROR).encode(), EVENTS)
+    with reader.stream(reader.body(max_tokens=50)) as wire:
+        wire.read_all()
+        record = reader.generation(wire.request_id)
+    assert (record["outcome"], record["chargedMillicredits"]) == ("insured", "0")
+
+
+@pytest.mark.parametrize("kind", [JSON, "application/octet-stream"])
+@pytest.mark.parametrize("first", [1, 3, 5], ids="{} bytes first".format)
+@pytest.mark.parametrize("before", [b"", b"\n", b"\xef\xbb\xbf"], ids=["plain", "a blank line", "a byte order mark"])
+def test_events_are_known_by_their_bytes_however_few_come_first(
+    served: Serve, customer_of: CustomerOf, pausing: PausingUpstream, kind: str, before: bytes, first: int
+) -> None:
+    reader = customer_of(served(TOLLKEEPER_UPSTREAM__BASE_URL=pausing.url))
+    answer = reply(before + events(*STREAM), kind)
+    at = answer.index(b"\r\n\r\n") + 4
+    pausing.pieces = [answer[:at], answer[at : at + first], answer[at + first :]]
+    with reader.stream(reader.body(max_tokens=50)) as wire:
+        ended = wire.read_all()
+        record = reader.generation(wire.request_id)
+    assert ended.data == before + events(STREAM[0], STREAM[2])
+    assert int(record["chargedMillicredits"]) == CHARGE
 
 
 @pytest.mark.parametrize(

@@ -7,15 +7,16 @@ charge can be settled before the client sees the end.
 
 import re
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
 
 from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.report import FAILED, NO_ANSWER, NO_REPORT, Report, WholeAnswer, unreadable
-from proxy.gateway.answers.sse import COLON, event_data, last_boundary, next_boundary, split_events
+from proxy.gateway.answers.sse import BLANKS, COLON, event_data, last_boundary, next_boundary, split_events
 from proxy.gateway.answers.texts import written_texts
-from proxy.gateway.answers.upstream_errors import masked_event
+from proxy.gateway.answers.upstream_errors import masked_body, masked_event
 from proxy.gateway.answers.usage import read_usage, splits_writes
 from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 
@@ -104,6 +105,7 @@ class StreamMeter:
     def __init__(self, *, hide_usage: bool) -> None:
         """`hide_usage`: the client did not ask for the usage chunk."""
         self._hide = hide_usage
+        self.reader: Callable[[bytes], WholeAnswer] = read_answer
         self.sound_bytes = 0
         self.sound_format = DEFAULT_FORMAT
         self._partial: list[bytes] = []
@@ -210,16 +212,25 @@ class StreamMeter:
         return shown
 
     def end(self) -> None:
-        """Take the upstream's clean end: an event that only lacks its blank line is whole all the same."""
+        """Take the upstream's clean end: an event without its blank line is whole, an object alone a whole answer."""
         event = self.rest()
         payload = event_data(event).strip()
-        if payload != b"[DONE]" and not (payload.startswith(b"{") and payload.endswith(b"}")):
+        if not payload and event.lstrip(BLANKS).startswith(b"{"):
+            self._read_whole(event)
+        elif payload != b"[DONE]" and not (payload.startswith(b"{") and payload.endswith(b"}")):
             self._partial = [event] if event else []  # no event: it stays an unended rest
         else:
             self._raw.append(event)
             passed = self._feed_events(event)
             if passed:
                 self.tail.append(passed)
+
+    def _read_whole(self, body: bytes) -> None:
+        answer, (self.account, shown) = self.reader(body), masked_body(body)
+        self.tail.append(shown)
+        self.usage_event, self._report, self.sound_bytes = shown, answer.report, answer.sound_bytes
+        self._texts[0] += answer.texts
+        self.done, self.failed = not answer.refusal, not answer.produced
 
     def may_matter(self, data: bytes) -> bool:
         """Cheap search: usage that is not null, [DONE], or an error.

@@ -10,9 +10,10 @@ _LINE_END = rb"(?:\r\n|\n|\r(?!\n))"
 BOUNDARY = re.compile(_LINE_END + _LINE_END)
 DATA_LINE = re.compile(rb"(?:^|(?<=[\r\n]))(?:\xef\xbb\xbf)?data:[ ]?([^\r\n]*)")
 COLON = rb"\s*(?:data:\s*)*:\s*(?:data:\s*)*"
-"""Between a name and its value in the JSON of an event, whose payload may go on in another line of data at any blank."""
+"""Between a name and its value in an event's JSON, which may go on in another line of data at any blank."""
 BEGINNINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """First bytes of an event stream, after blank lines and a byte order mark."""
+BLANKS = b"\xef\xbb\xbf\r\n \t"
 
 
 def last_boundary(data: bytes) -> int:
@@ -53,4 +54,10 @@ def event_data(event: bytes) -> bytes:
 
 def begins_events(data: bytes) -> bool:
     """Tell whether these first bytes of an answer are an event stream's, whatever its headers say."""
-    return data.lstrip(b"\xef\xbb\xbf\r\n \t").startswith(BEGINNINGS)
+    return data.lstrip(BLANKS).startswith(BEGINNINGS)
+
+
+def may_begin_events(data: bytes) -> bool:
+    """Tell whether these first bytes are too few to say: more of them may turn out to be an event stream's."""
+    said = data.lstrip(BLANKS)
+    return any(one.startswith(said) and one != said for one in BEGINNINGS)

@@ -128,13 +128,16 @@ class Answer:
             parts.append(data)
         return parts[0] if len(parts) == 1 else b"".join(parts)
 
-    async def peek(self) -> bytes:
+    async def peek(self, are_too_few: Callable[[bytes], bool] | None = None) -> bytes:
         """Look at the first bytes of the body, which stay to be read; empty for an empty body.
 
-        Raises UpstreamError, Interrupted.
+        `are_too_few`: which bytes say too little, so that more are waited for. Raises UpstreamError, Interrupted.
         """
-        self._peeked = await self.read()
-        return self._peeked
+        seen = await self.read()
+        while are_too_few is not None and are_too_few(seen) and (more := await self.read()):
+            seen += more
+        self._peeked = seen
+        return seen
 
     def put_back(self, data: bytes) -> None:
         """Let bytes that were read be read again."""
