@@ -6,7 +6,8 @@ from billing.money.usage import Usage, Value
 from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.usage import read_tokens, read_usage
 
-USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{[^{}]*\})*\})')
+USAGE_OBJECT = re.compile(rb'"usage"\s*:\s*(\{(?:[^{}]|\{(?:[^{}]|\{[^{}]*\})*\})*\})')
+"""As deep as usage goes: how long cache writes live stands in the details of its input."""
 FAILED, NO_ANSWER = "failed", "no_answer"
 """Why a 200 is no answer: it is an error, or nothing that could be one."""
 

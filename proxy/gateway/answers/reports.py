@@ -10,7 +10,7 @@ from billing.money.usage import MAX_CALLS, Usage
 from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.report import FAILED, NO_ANSWER, NO_REPORT, Report, WholeAnswer, unreadable
 from proxy.gateway.answers.texts import written_texts
-from proxy.gateway.answers.usage import details, milliseconds_of, read_tokens, splits_writes
+from proxy.gateway.answers.usage import count_of, details, milliseconds_of, part_of, read_tokens, splits_writes
 
 SEARCH_ACTION = "search"
 CALL_ITEMS = {"web_search_call": "web_search", "file_search_call": "file_search"}
@@ -35,8 +35,8 @@ def response_report(event: dict[str, Any]) -> Report:
     made = items_report(items)
     used = details(response, "tool_usage")
     calls = dict(made.calls)
-    reported = details(used, "web_search").get("num_requests")
-    if type(reported) is int and 0 <= reported <= MAX_CALLS:
+    reported = count_of(details(used, "web_search"), "num_requests")
+    if reported is not None and reported <= MAX_CALLS:
         calls["web_search"] = reported
     image = read_tokens(used.get("image_gen"))
     more: tuple[tuple[str, Usage], ...] = ()
@@ -123,10 +123,11 @@ def image_report(event: dict[str, Any]) -> Report:
 
 def _image_usage(usage: Usage, said: Any) -> Usage:
     """Count an image model's output as image, but for what it calls text. `said`: the usage as the answer has it."""
-    inside = said.get("output_tokens_details") if isinstance(said, dict) else None
-    if isinstance(inside, dict) and type(inside.get("image_tokens")) is int:
+    inside = details(said, "output_tokens_details") if isinstance(said, dict) else {}
+    if count_of(inside, "image_tokens") is not None:
         return usage  # 0 is said as well
-    return msgspec.structs.replace(usage, image_output_tokens=usage.output_tokens)
+    drawn = max(0, usage.output_tokens - part_of(inside, "text_tokens"))
+    return msgspec.structs.replace(usage, image_output_tokens=drawn)
 
 
 def audio_report(event: dict[str, Any]) -> Report:

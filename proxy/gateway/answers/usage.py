@@ -78,7 +78,7 @@ def read_tokens(raw: Any) -> Usage | None:
 def splits_writes(inside: Any) -> bool:
     """Tell whether details of input tokens say how long what was written to the cache lives."""
     writes = inside.get("cache_write_tokens_details") if isinstance(inside, dict) else None
-    return isinstance(writes, dict) and any(type(writes.get(name)) is int for name in WRITE_LIFETIMES)
+    return isinstance(writes, dict) and any(count_of(writes, name) is not None for name in WRITE_LIFETIMES)
 
 
 def milliseconds_of(seconds: Any) -> int | None:
