@@ -5,6 +5,7 @@ says (how long its cache writes live) and for counting where an answer has no us
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Iterator
 from typing import Any, NamedTuple
@@ -16,9 +17,10 @@ from billing.ledger.accounts import ApiKey, KeyRules
 from billing.money.pricing import Bounds, Charge, ModelUsage
 from billing.money.usage import Usage
 from billing.money.usage_record import UsageSource
+from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.report import NO_REPORT, Report
 from proxy.gateway.answers.reports import added
-from proxy.gateway.answers.usage import read_tokens
+from proxy.gateway.answers.usage import count_of, details, read_tokens
 from proxy.gateway.batches.lines import BATCH_TOOLS, BatchTerms, plan_line
 from proxy.gateway.batches.record import BatchRecord
 from proxy.gateway.bodies.json_body import mended
@@ -85,6 +87,19 @@ class SentFile:
         return bytes(self._bodies.pop(custom_id, b""))
 
 
+def _read_line(line: bytes) -> _Output | None:
+    """Line of an output file, also where only strict parsers refuse it; None for what is no object."""
+    try:
+        return _output.decode(mended(line))
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        raw = decode_object(line)
+    if raw is None:
+        return None
+    answer = details(raw, "response")
+    body = msgspec.Raw(json.dumps(answer.get("body")).encode())
+    return _Output(str(raw.get("custom_id")), _AnsweredLine(count_of(answer, "status_code") or 0, body))
+
+
 async def read_file(client: httpx.AsyncClient, file_id: str) -> AsyncIterator[bytes]:
     """Read a file in pieces. Raises FileGone, httpx.HTTPError."""
     async with client.stream("GET", f"/files/{file_id}/content") as answer:
@@ -143,11 +158,10 @@ class BatchSettlement:
 
     async def _add(self, line: bytes, sent: SentFile | None) -> None:
         """Add one line. A line that failed costs nothing; one that is told twice is charged once."""
-        try:
-            read = _output.decode(mended(line))
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        read = _read_line(line)
+        if read is None:
             if line.strip():
-                log.error("a line of a batch's output cannot be read and is not charged")  # noqa: TRY400 - upstream's
+                log.error("a line of a batch's output cannot be read and is not charged")
             return
         answer = read.response
         if answer is None or answer.status_code // 100 != 2:

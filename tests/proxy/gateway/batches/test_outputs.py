@@ -84,6 +84,26 @@ async def test_half_of_a_surrogate_pair_in_an_answer_or_a_request_leaves_it_char
     assert charged(await cost(sent("a").replace(b"hello", rb"hello \ud83d"), answer("a"))) == LINE
 
 
+@pytest.mark.parametrize(
+    ("said", "oddly"),
+    [
+        (b'"choices"', b'"logprob":NaN,"choices"'),
+        (b'"choices"', b'"logprob":-Infinity,"choices"'),
+        (b"one two three", b"one\ttwo three"),
+        (b'{"custom_id"', b'\xef\xbb\xbf{"custom_id"'),
+        (b'"status_code":200', b'"status_code":200.0'),
+        (b'"custom_id":"a"', b'"custom_id":1,"custom_id":"a"'),
+        (b'"error":null', b'"error":null,"request_id":"\xff"'),
+    ],
+    ids=["NaN", "-Infinity", "a raw tab", "a byte order mark", "a number with a point", "a name twice", "no UTF-8"],
+)
+async def test_a_line_that_only_strict_parsers_refuse_is_charged(said: bytes, oddly: bytes) -> None:
+    line = answer("a")
+    assert said in line
+    found = await cost(sent("a", "b"), line.replace(said, oddly) + answer("b"))
+    assert (charged(found), found.source) == (2 * LINE, "upstream")
+
+
 async def test_a_line_that_is_told_twice_is_charged_once() -> None:
     assert charged(await cost(sent("a"), answer("a") * 2)) == LINE
 
