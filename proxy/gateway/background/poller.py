@@ -24,6 +24,7 @@ from billing.ledger.objects.upstream_objects import BackgroundResponse
 from billing.money.amounts import Millicredits
 from billing.money.usage_record import Outcome
 from billing.storage.database import now_ms
+from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.events import RESPONSE_EVENTS, EventMeter
 from proxy.gateway.answers.reports import answer_texts, response_report
 from proxy.gateway.background.open_work import MOST_OPEN, OpenWork
@@ -138,11 +139,7 @@ class BackgroundResponses(OpenWork[BackgroundResponse, _Taken]):
             return {"id": response_id, "status": GONE}
         if reply.status_code != httpx.codes.OK:
             return None
-        try:
-            found = reply.json()
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+        return decode_object(reply.content)
 
     async def _settle(self, taken: _Taken, answer: dict[str, Any], read: EventMeter | None = None) -> None:
         """Charge it by its own usage; without any by its output, or by what its events (if it was streamed) showed."""

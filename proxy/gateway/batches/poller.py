@@ -28,6 +28,7 @@ from billing.ledger.objects.upstream_objects import MadeObject
 from billing.money.amounts import Millicredits
 from billing.money.usage_record import Outcome
 from billing.storage.database import now_ms
+from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.background.open_work import MOST_OPEN, OpenWork
 from proxy.gateway.background.terms import Catalogues
 from proxy.gateway.batches.outputs import BatchCost, BatchSettlement, FileGone
@@ -233,8 +234,4 @@ class BatchPoller(OpenWork[BatchRow, _HeldBatch]):
             return GONE
         if answer.status_code != httpx.codes.OK:
             return None
-        try:
-            found = answer.json()
-        except ValueError:
-            return None
-        return found if isinstance(found, dict) else None
+        return decode_object(answer.content)

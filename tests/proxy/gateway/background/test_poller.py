@@ -4,6 +4,7 @@ import asyncio
 from types import SimpleNamespace
 from typing import Any, cast
 
+import httpx
 import pytest
 
 from billing.money.errors import StoreUnavailable
@@ -123,6 +124,29 @@ async def test_what_a_background_response_used_until_its_customer_cancelled_it_i
     taken = SimpleNamespace(pending=SimpleNamespace(upstream=""), hold=hold, resume=resume)
     await Poller()._settle(cast("Any", taken), {"id": "resp_1", **answer}, NO_EVENTS)  # noqa: SLF001 - the step that is tested
     assert [one.errored for one in asked] == [errored]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"status":"completed","note":"a raw\ttab"}',
+        b'\xef\xbb\xbf{"status":"completed"}',
+        b'{"status":"completed","note":"\xff"}',
+        b'{"status":"completed","top_p":NaN}',
+        rb'{"status":"completed","note":"\ud83d"}',
+    ],
+    ids=["a raw tab", "a byte order mark", "no UTF-8", "NaN", "half of a pair"],
+)
+async def test_an_answer_that_only_strict_parsers_refuse_is_settled(body: bytes) -> None:
+    """It would be asked for again for a day, and then charged its input."""
+    transport = httpx.MockTransport(lambda _request: httpx.Response(200, content=body))
+    async with httpx.AsyncClient(transport=transport, base_url="http://upstream/v1") as client:
+        poller = Poller()
+        cast("Any", poller)._services.upstreams = SimpleNamespace(client=lambda _name: client)  # noqa: SLF001 - as above
+        pending = cast("Any", SimpleNamespace(response_id="resp_1", upstream=""))
+        found = await poller._fetch(pending)  # noqa: SLF001 - as above
+    assert found is not None
+    assert found["status"] == "completed"
 
 
 # I4
