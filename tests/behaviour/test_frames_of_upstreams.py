@@ -131,3 +131,18 @@ def test_a_frame_with_a_member_twice_is_refused(fresh: Customer, upstream: Frame
         assert refused["type"] == "error"
         assert "twice" in refused["error"]["message"]
     assert fresh.held() == 0
+
+
+@pytest.mark.parametrize("usage", [None, USAGE], ids=["no usage", "usage"])
+@pytest.mark.parametrize("said", [{"status": "failed"}, {"status": None}, {}], ids=str)
+def test_a_failure_without_output_is_free_whatever_it_says_of_its_status(
+    fresh: Customer, upstream: FrameUpstream, said: dict[str, Any], usage: Any
+) -> None:
+    """As over HTTP: the event is a failure's by its name."""
+    upstream.frames = [CREATED, frame("response.failed", usage=usage, **said)]
+    with opened(fresh, "/responses") as socket:
+        socket.send(create(max_output_tokens=3_000))
+        for _ in range(2):
+            socket.recv(timeout=10)
+    (row,) = rows(fresh, 1)
+    assert (row["outcome"], row["chargedMillicredits"]) == ("insured", "0")

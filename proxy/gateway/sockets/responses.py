@@ -45,7 +45,7 @@ from proxy.web.rejections import Rejection, invalid, unavailable
 ENDPOINT = METERED["POST", b"/v1/responses"]
 OURS = ("type", "stream_id", "generate")
 CLIENT_EVENTS = offered(SOCKET_CLIENT)
-CANCEL = "response.cancel"
+CANCEL, FAILED = "response.cancel", "response.failed"
 MAX_LANES = 64
 PAYMENT_REQUIRED = 402
 KNOWN_RESPONSES = 10_000
@@ -243,6 +243,8 @@ class ResponsesSession:
         if exchange is None:
             return
         report = response_report(with_passed(frame, exchange.passed.items))
+        if frame.get("type") == FAILED:
+            report = report._replace(status="failed")  # some say so by the event alone
         await exchange.settle(report)
         self._lanes.drop(exchange)
         if report.upstream_id and report.usage is not None:
