@@ -112,6 +112,9 @@ def _patched(hundredths: int, budgets: dict[str, int | None]) -> Callable[[Size 
 
 
 START_OF_SCAN = 0xDA
+WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))
+"""Markers of a JPEG that stand alone, and what is none."""
+PNG, HEADER, PICTURE = b"\x89PNG\r\n\x1a\n", b"IHDR", b"IDAT"
 LOW_PATCHES = (LOW_SIDE // PATCH) ** 2
 
 RULES = (
@@ -136,7 +139,11 @@ def size_of_data_url(url: str) -> Size | None:
     # every frame of a GIF counts, wherever it stands
     text = url[comma + 1 :] if url.startswith(GIF, comma + 1) else url[comma + 1 : comma + 1 + HEADER_CHARACTERS]
     try:
-        return size_of(base64.b64decode(text[: len(text) // 4 * 4]))
+        data = base64.b64decode(text[: len(text) // 4 * 4])
+        if data.startswith(PNG) and len(text) == HEADER_CHARACTERS and not _png(data)[1]:
+            # much stands before the picture's data, perhaps another header
+            data = base64.b64decode(url[comma + 1 :])
+        return size_of(data)
     except (binascii.Error, ValueError):
         return None
 
@@ -147,8 +154,8 @@ def size_of(data: bytes) -> Size | None:
     Decoders take it from different places, so a file that contradicts itself counts as the largest.
     """
     sizes: list[Size] = []
-    if data.startswith(b"\x89PNG\r\n\x1a\n") and data[12:16] == b"IHDR" and len(data) >= 24:
-        sizes = [Size(*struct.unpack(">II", data[16:24]))]
+    if data.startswith(PNG) and data[12:16] == HEADER and len(data) >= 24:
+        sizes, _ = _png(data)
     elif data[:6] in (b"GIF87a", b"GIF89a") and len(data) >= 13:
         sizes = _gif(data)
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -158,6 +165,19 @@ def size_of(data: bytes) -> Size | None:
     if not sizes or not all(0 < size.width <= MAX_SIDE and 0 < size.height <= MAX_SIDE for size in sizes):
         return None
     return Size(max(size.width for size in sizes), max(size.height for size in sizes))
+
+
+def _png(data: bytes) -> tuple[list[Size], bool]:
+    """Every header before the picture's data, and whether these bytes reach that."""
+    sizes, position = list[Size](), len(PNG)
+    while position + 16 <= len(data):
+        kind = data[position + 4 : position + 8]
+        if kind == PICTURE:
+            return sizes, True
+        if kind == HEADER:
+            sizes.append(Size(*struct.unpack(">II", data[position + 8 : position + 16])))
+        position += 12 + int.from_bytes(data[position : position + 4], "big")
+    return sizes, False
 
 
 def _gif(data: bytes) -> list[Size]:
@@ -210,8 +230,8 @@ def _jpeg(data: bytes) -> list[Size]:
     sizes, position = [], 2
     while position + 9 <= len(data) and data[position] == 0xFF:
         marker = data[position + 1]
-        if marker == 0xFF:
-            position += 1
+        if marker == 0xFF or marker in WITHOUT_LENGTH:
+            position += 1 if marker == 0xFF else 2
             continue
         if marker == START_OF_SCAN:
             break

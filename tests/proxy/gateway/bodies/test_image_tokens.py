@@ -49,6 +49,50 @@ def test_a_screen_smaller_than_its_frame_is_not_believed() -> None:
     assert size_of(bytes(lying)) == Size(*LARGE)
 
 
+def of_url(data: bytes) -> Size | None:
+    return size_of_data_url("data:image/x;base64," + base64.b64encode(data).decode())
+
+
+def png_chunk(name: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+
+@pytest.mark.parametrize("between", [b"", b"x" * 100, b"IDAT" * 25_000], ids=["next", "behind a text", "far behind"])
+def test_a_second_header_of_a_png_counts_as_well(between: bytes) -> None:
+    """Decoders take the last one before the picture's data."""
+    large = file("PNG")
+    header = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *SMALL, 8, 2, 0, 0, 0))
+    text = png_chunk(b"tEXt", b"Comment\0" + between) if between else b""
+    lying = large[:8] + header + text + large[8:]
+    assert shown(lying) == LARGE
+    assert of_url(lying) == Size(*LARGE)
+
+
+def test_a_png_with_much_before_its_data_has_its_size() -> None:
+    large = file("PNG")
+    text = png_chunk(b"tEXt", b"Comment\0" + b"x" * 100_000)
+    assert of_url(large[:33] + text + large[33:]) == Size(*LARGE)
+
+
+@pytest.mark.parametrize("marker", [b"\xff\xd0", b"\xff\xd7", b"\xff\x00"], ids=["RST0", "RST7", "a stuffed byte"])
+def test_a_marker_without_a_length_hides_no_header_of_a_jpeg(marker: bytes) -> None:
+    """Read as a length, the header's own marker would lead to another header, inside of a comment."""
+    whole = file("JPEG")
+    segments, position = list[bytes](), 2
+    while whole[position + 1] != 0xDA:
+        length = 2 + struct.unpack(">H", whole[position + 2 : position + 4])[0]
+        segments.append(whole[position : position + length])
+        position += length
+    (header,) = [one for one in segments if one[1] == 0xC0]
+    front = b"\xff\xd8" + marker + header + b"".join(one for one in segments if one is not header)
+    comment, at = bytearray(65_533), 2 + 2 + 0xFFC0 - len(front) - 4
+    small = header[:5] + struct.pack(">HH", *SMALL) + header[9:] + b"\xff\xda"
+    comment[at : at + len(small)] = small
+    lying = front + b"\xff\xfe\xff\xff" + bytes(comment) + whole[position:]
+    assert shown(lying) == LARGE
+    assert (size_of(lying), of_url(lying)) == (Size(*LARGE), Size(*LARGE))
+
+
 def test_a_frame_that_lies_outside_the_screen_counts_up_to_its_end() -> None:
     lying = bytearray(file("GIF", (10, 10)))
     frame = lying.index(b"\x2c")
