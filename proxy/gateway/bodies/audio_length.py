@@ -17,7 +17,10 @@ USUAL_BYTES_PER_SECOND = 8_000
 """64 kbit/s, what speech is usually stored at: the estimate where nothing else tells."""
 UNREADABLE_SILENCE_MS = 3_600_000
 """A format that stores silence in nothing and does not say how long it plays: an hour is held for."""
-PCM = 1
+WAV_ORDERS = {b"RIFF": "<", b"RF64": "<", b"BW64": "<", b"RIFX": ">"}
+"""First letters of a WAV → the order of its bytes."""
+BY_SAMPLE = (1, 3, 6, 7, 0xFFFE)
+"""Kinds of a WAV whose samples are of one width: PCM, float, A-law, mu-law, and what says so in more words."""
 OPUS_RATE = 48_000
 OGG_FIRST_PAGE = 2
 """Flag of a page that begins a stream."""
@@ -39,7 +42,7 @@ class AudioLength(NamedTuple):
 def audio_length(data: bytes) -> AudioLength:
     """Length of a sound file. Billed durations are whole seconds, rounded up; `most` has one to spare."""
     body = _without_tag(data)
-    exact = _wav(body) if body[:4] == b"RIFF" else _of_walk(body)
+    exact = _wav(body) if body[:4] in WAV_ORDERS else _of_walk(body)
     if exact is None:
         by_size = -(-len(body) * 1_000 // SLOWEST_BYTES_PER_SECOND)
         if _stores_silence_in_nothing(body):
@@ -85,25 +88,28 @@ def _of_walk(data: bytes) -> int | None:
 
 
 def _wav(data: bytes) -> int | None:
-    """By rate, channels and width of PCM samples.
+    """By rate, channels and width of samples, however few there are in a second; None where none of it is known.
 
     The header's own byte rate is nothing that decoders look at, so it may say anything.
     """
-    head = data[:4_096]
-    if head[8:12] != b"WAVE":
+    if data[8:12] != b"WAVE":
         return None
-    seconds, position = list[int](), 12
-    while position + 8 <= len(head):
-        name, length = head[position : position + 4], struct.unpack("<I", head[position + 4 : position + 8])[0]
-        if name == b"fmt " and position + 24 <= len(head):
-            kind, channels, rate, _, _, bits = struct.unpack("<HHIIHH", head[position + 8 : position + 24])
-            seconds.append(rate * channels * (bits // 8) if kind == PCM else 0)
+    seconds, position, order = list[int](), 12, WAV_ORDERS[data[:4]]
+    for _ in range(MOST_ELEMENTS):
+        if position + 8 > len(data):
+            break
+        name, length = data[position : position + 4], struct.unpack(order + "I", data[position + 4 : position + 8])[0]
+        if name == b"fmt " and position + 24 <= len(data):
+            kind, channels, rate, _, _, bits = struct.unpack(order + "HHIIHH", data[position + 8 : position + 24])
+            seconds.append(rate * channels * (bits // 8) if kind in BY_SAMPLE else 0)
         elif name == b"data":
             break
         position += 8 + length + length % 2
-    samples = max(0, len(data) - min(position + 8, len(head)))
-    second = min(seconds, default=0)  # of two headers a decoder may take either
-    return None if second < SLOWEST_BYTES_PER_SECOND else -(-samples * 1_000 // second)
+    samples = max(0, len(data) - position - 8)
+    if not any(seconds):
+        return None
+    second = min(one for one in seconds if one)  # of two headers a decoder may take either
+    return -(-samples * 1_000 // (second if all(seconds) else min(second, SLOWEST_BYTES_PER_SECOND)))
 
 
 def _flac(data: bytes) -> int | None:

@@ -1,6 +1,9 @@
 """How long a file plays, by what its own parts say: silence is stored in next to nothing."""
 
+import io
 import struct
+import wave
+from typing import Any
 
 import pytest
 
@@ -136,6 +139,48 @@ def test_of_two_headers_of_a_wav_the_slower_counts() -> None:
     plain = wav(10)
     fast = b"fmt " + struct.pack("<IHHIIHH", 16, 1, 2, 48_000, 192_000, 4, 16)
     assert audio_length(plain[:36] + fast + plain[36:]).most >= audio_length(plain).most
+
+
+def riff(rate: int, size: int, kind: int = 1, extra: bytes = b"", before: bytes = b"", name: bytes = b"RIFF") -> bytes:
+    """One channel of 8 bits, of which so many bytes follow."""
+    order = ">" if name == b"RIFX" else "<"
+    form = struct.pack(order + "HHIIHH", kind, 1, rate, rate, 1, 8) + extra
+    chunks = before + b"fmt " + struct.pack(order + "I", len(form)) + form
+    body = b"WAVE" + chunks + b"data" + struct.pack(order + "I", size) + b"\x80" * size
+    return name + struct.pack(order + "I", len(body)) + body
+
+
+PCM_GUID = b"\x16\0\x08\0\x04\0\0\0\x01\0" + bytes.fromhex("000000001000800000aa00389b71")
+JUNK = b"JUNK" + struct.pack("<I", 6_000) + b"\0" * 6_000
+
+
+@pytest.mark.parametrize("rate", [400, 100, 1])
+@pytest.mark.parametrize(
+    "made",
+    [
+        {},
+        {"kind": 3},
+        {"kind": 6},
+        {"kind": 7},
+        {"kind": 0xFFFE, "extra": PCM_GUID},
+        {"before": JUNK},
+        {"name": b"RF64"},
+        {"name": b"RIFX"},
+    ],
+    ids=["PCM", "float", "A-law", "mu-law", "extensible", "behind junk", "RF64", "big-endian"],
+)
+def test_few_samples_a_second_play_for_long(made: dict[str, Any], rate: int) -> None:
+    """As `wave` of the standard library says it: 18,000 samples of one a second are five hours."""
+    plays = -(-18_000 // rate) * 1_000
+    found = audio_length(riff(rate, 18_000, **made))
+    assert plays <= found.most <= plays + 2_000
+    if not made:
+        with wave.open(io.BytesIO(riff(rate, 18_000))) as sound:
+            assert sound.getnframes() / sound.getframerate() * 1_000 == pytest.approx(plays)
+
+
+def test_a_wav_of_a_kind_that_is_not_known_is_bounded_by_its_size() -> None:
+    assert audio_length(riff(8_000, 50_000, kind=2)).most >= 100_000
 
 
 def test_what_stores_silence_in_nothing_and_does_not_say_its_length_is_an_hour() -> None:
