@@ -146,3 +146,18 @@ def test_a_failure_without_output_is_free_whatever_it_says_of_its_status(
             socket.recv(timeout=10)
     (row,) = rows(fresh, 1)
     assert (row["outcome"], row["chargedMillicredits"]) == ("insured", "0")
+
+
+def test_sound_on_a_socket_costs_its_length_when_its_usage_does_not_come(
+    fresh: Customer, upstream: FrameUpstream
+) -> None:
+    """Five seconds of pcm16 are 100 tokens; what says so in base64 is no text."""
+    second = json.dumps({"type": "response.audio.delta", "output_index": 0, "delta": "A" * 64_000}).encode()
+    upstream.frames = [CREATED, *[second] * 5]
+    with opened(fresh, "/responses", max_size=None) as socket:
+        socket.send(create(max_output_tokens=3_000))
+        for _ in range(6):
+            socket.recv(timeout=10)
+    (row,) = rows(fresh, 1)
+    assert (row["outputTokens"], row["usageSource"]) == (100, "counted")
+    assert int(row["chargedMillicredits"]) < 100 * 8 + 100

@@ -21,6 +21,7 @@ from proxy.gateway.answers.reports import (
 from proxy.gateway.answers.sse import COLON, event_data
 from proxy.gateway.answers.texts import written_texts
 from proxy.gateway.bodies.image_bounds import PARTIAL_TOKENS
+from proxy.gateway.bodies.sound import sound_tokens
 
 EVENT_LIMIT = 67_108_864
 """Bytes of one event: images come whole in one."""
@@ -30,6 +31,8 @@ BILLABLE_MARKS = (b"image_generation_call", b"web_search_call", b"file_search_ca
 ITEM_DONE, DONE = "response.output_item.done", ".done"
 WHOLE_TEXTS = ("text", "refusal", "arguments", "input", "code", "transcript")
 """Members in which an event tells the whole of what its pieces told, or of what was told in none."""
+SPOKEN = ("response.output_audio.delta", "response.audio.delta")
+"""Pieces of speech in base64: no text."""
 ENCODED = re.compile(rb'"(?:partial_image_b64|b64_json|audio)"\s*:\s*"')
 
 
@@ -107,6 +110,9 @@ class EventMeter(StreamMeter):
         texts, media = super().streamed()
         return [*texts, "".join(self._passed.texts)], media
 
+    def _passed_media(self) -> int:
+        return super()._passed_media() + sound_tokens(self._passed.sound_bytes, self.sound_format)
+
     def streamed_tokens_estimate(self) -> int:
         """See StreamMeter."""
         return super().streamed_tokens_estimate() + len(self._passed.texts)
@@ -139,7 +145,7 @@ class EventMeter(StreamMeter):
 class PassedEvents:
     """Output of one response that passed in its events, over HTTP or on a socket, for when its end does not."""
 
-    __slots__ = ("_known", "_said", "_whole", "closed", "items", "texts")
+    __slots__ = ("_known", "_said", "_whole", "closed", "items", "sound_bytes", "texts")
 
     def __init__(self) -> None:
         """Nothing has passed yet."""
@@ -148,19 +154,22 @@ class PassedEvents:
         """Finished items that a bill depends on, without their content."""
         self.closed = False
         """True when it ended in an error all the same with output in it."""
+        self.sound_bytes = 0
         self._said: set[Any] = set()
         self._known: set[str] = set()
         self._whole: set[int | None] = set()
 
     def __bool__(self) -> bool:
         """Tell whether anything passed."""
-        return bool(self.texts or self.items or self.closed)
+        return bool(self.texts or self.items or self.sound_bytes or self.closed)
 
     def take(self, event: dict[str, Any]) -> None:
         """Take one event: its piece of text, or an item that is finished and was not told in pieces."""
         delta, index = event.get("delta"), event.get("output_index")
         index = index if isinstance(index, int) else None
-        if isinstance(delta, str | dict):
+        if isinstance(delta, str) and event.get("type") in SPOKEN:
+            self.sound_bytes += len(delta) * 3 // 4
+        elif isinstance(delta, str | dict):
             self._said.add(index)
             self.texts += written_texts(delta)
         kind, item = event.get("type"), event.get("item")

@@ -13,6 +13,7 @@ from proxy.gateway.answers.events import PassedEvents
 from proxy.gateway.answers.report import Report
 from proxy.gateway.answers.reports import items_report
 from proxy.gateway.bodies.parsed import Parsed
+from proxy.gateway.bodies.sound import DEFAULT_FORMAT, sound_tokens
 from proxy.gateway.callers.labels import body_labels
 from proxy.gateway.forwarding import repriced, serve_by
 from proxy.gateway.plan import Plan
@@ -130,7 +131,8 @@ class SocketExchange:
             return
         passed = self.passed
         errored = (report.status == "failed" or outcome == "upstream_cut") and not passed and not report.items
-        observed = ObservedOutput(["".join(passed.texts)], self.media, errored=errored)
+        media = self.media + sound_tokens(passed.sound_bytes, DEFAULT_FORMAT)
+        observed = ObservedOutput(["".join(passed.texts)], media, errored=errored)
         decision = await self.hold.settle(report, observed, outcome, [], 0)
         self._log(OK, decision.outcome)
 

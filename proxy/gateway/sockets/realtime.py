@@ -19,6 +19,7 @@ from billing.ledger.accounts import ApiKey
 from billing.money.pricing import PriceBook
 from billing.money.usage_record import Outcome
 from proxy.gateway.admission import admit
+from proxy.gateway.answers.events import SPOKEN
 from proxy.gateway.answers.reports import response_report, text_of
 from proxy.gateway.bodies.inventory import REALTIME_CLIENT, named, offered
 from proxy.gateway.bodies.json_body import whole_number
@@ -328,7 +329,7 @@ class RealtimeSession:
                 await self._listen(name, frame)
         elif (reply := await self._saying(name, text_of(frame, "response_id"))) is not None:
             exchange = reply.exchange
-            if name == "response.output_audio.delta" and isinstance(frame.get("delta"), str):
+            if name in SPOKEN and isinstance(frame.get("delta"), str):
                 spoken = self._state.confirmed.spoken_bytes
                 exchange.media += -(-len(frame["delta"]) * 3 * SPOKEN_TOKENS_PER_SECOND // (4 * spoken))
             else:

@@ -211,3 +211,16 @@ def test_a_length_beside_a_usage_in_tokens_is_kept() -> None:
     tokens = {"type": "tokens", "input_tokens": 600, "output_tokens": 40, "total_tokens": 640}
     report = audio_report({"text": "hello", "duration": 60.0, "usage": tokens})
     assert (report.milliseconds, report.usage and report.usage.input_tokens) == (60_000, 600)
+
+
+@pytest.mark.parametrize("name", ["response.audio.delta", "response.output_audio.delta"])
+def test_sound_in_a_response_is_counted_by_its_bytes_and_is_no_text(name: str) -> None:
+    """A second of pcm16 is 48,000 bytes and 20 tokens; its base64 read as text would be thousands."""
+    second = {"type": name, "output_index": 0, "delta": "A" * 64_000}
+    said = {"type": "response.audio.transcript.delta", "output_index": 0, "delta": "hello"}
+    meter = EventMeter(RESPONSE_EVENTS, 1)
+    for event in (second, said, second):
+        meter.feed(b"data: " + msgspec.json.encode(event) + b"\n\n")
+    texts, media = meter.streamed()
+    assert ("".join(texts), media) == ("hello", 40)
+    assert meter.streamed_anything

@@ -625,3 +625,12 @@ async def test_a_session_whose_transcriber_has_ended_is_refused_its_update() -> 
 def test_no_session_of_a_model_that_has_ended_is_opened() -> None:
     with pytest.raises(Rejection, match=r"'gpt-realtime' ended on 2026-06-30.*Use 'gpt-realtime-2.1'"):
         Conversation(SimpleNamespace(prices=ending(gpt_realtime="2026-06-30")))
+
+
+@pytest.mark.parametrize("name", ["response.output_audio.delta", "response.audio.delta"])
+async def test_speech_is_counted_by_its_bytes_by_either_name_of_its_event(name: str) -> None:
+    talk = await Conversation().opened()
+    await talk.hear({"type": "response.created", "response": {"id": "resp_1"}})
+    await talk.hear({"type": name, "response_id": "resp_1", "delta": "A" * 64_000})
+    (exchange,) = [one for one in talk.exchanges if one.media or one.passed.texts]
+    assert (exchange.media, exchange.passed.texts) == (20, [])
