@@ -106,6 +106,8 @@ async def decide_settlement(
             usage, source = found, "counted"
         elif source == "upstream":
             usage, source = with_missing_parts(usage, found, plan, report, observed)
+    if source == "upstream" and (observed.media or plan.parsed.estimated_audio):
+        usage, source = with_untold_sound(usage, plan, observed)
     if plan.endpoint.free:
         usage = Usage()
     usage = _with_calls(plan, usage, report, searched=observed.searched, sessions=sessions)
@@ -262,6 +264,21 @@ def with_missing_parts(
             "image_output_tokens": usage.image_output_tokens + drawn,
         }
     return (msgspec.structs.replace(usage, **changes), "counted") if changes else (usage, "upstream")
+
+
+def with_untold_sound(usage: Usage, plan: Plan, observed: ObservedOutput) -> tuple[Usage, UsageSource]:
+    """Usage with the sound that passed, and that of the file which was sent, where it says of none; and its source.
+
+    A file's request has no more text than its prompt: the rest of what was read is sound.
+    """
+    card, changes = plan.model.tier(plan.tier).short, dict[str, int]()
+    if card.audio_output != card.output and not usage.audio_output_tokens:
+        changes["audio_output_tokens"] = min(observed.media, usage.output_tokens)
+    if card.audio_input != card.input and not usage.audio_input_tokens and plan.parsed.milliseconds:
+        prompt = (plan.parsed.estimated_input or 0) - plan.parsed.estimated_audio
+        changes["audio_input_tokens"] = max(0, usage.input_tokens - prompt)
+    changed = any(changes.values())
+    return (msgspec.structs.replace(usage, **changes), "counted") if changed else (usage, "upstream")
 
 
 def is_billable(usage: Usage, plan: Plan) -> bool:

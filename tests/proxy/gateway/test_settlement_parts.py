@@ -417,6 +417,48 @@ async def test_sound_is_as_long_as_it_is_said_to_be_else_as_is_likely(
         assert (await count_usage(TOKENIZER, by_tokens, 3, NO_OUTPUT, NO_REPORT)).input_tokens == 3
 
 
+@pytest.mark.parametrize(
+    ("model", "said", "observed", "spoken"),
+    [
+        ("gpt-audio", {}, ObservedOutput(["a"], 40), 40),
+        ("gpt-audio", {}, ObservedOutput(["a"], 400), 100),
+        ("gpt-audio", {"audio_output_tokens": 90}, ObservedOutput(["a"], 40), 90),
+        ("gpt-audio", {}, ObservedOutput(["a"]), 0),
+        ("gpt-4o", {}, ObservedOutput(["a"], 40), 0),
+    ],
+    ids=["not told", "more passed than it says", "told", "none passed", "no price of its own"],
+)
+async def test_sound_that_passed_is_sound_though_a_report_does_not_say_so(
+    model: str, said: dict[str, int], observed: ObservedOutput, spoken: int
+) -> None:
+    """All of its output as text would cost a sixth."""
+    found = of_model(sold(model))
+    decision = await settled(found, told(input_tokens=10, output_tokens=100, **said), observed)
+    assert decision.usage.audio_output_tokens == spoken
+    assert decision.source == ("counted" if spoken and not said else "upstream")
+
+
+@pytest.mark.parametrize(
+    ("model", "said", "heard"),
+    [
+        ("gpt-4o-transcribe", {}, 600),
+        ("gpt-4o-transcribe", {"audio_input_tokens": 500}, 500),
+        ("gpt-4o", {}, 0),
+    ],
+    ids=["not told", "told", "no price of its own"],
+)
+async def test_a_file_of_sound_is_sound_though_a_report_does_not_say_so(
+    model: str, said: dict[str, int], heard: int
+) -> None:
+    """Its text is the prompt: the rest of what was read is the file."""
+    sent = {"milliseconds": 61_000, "estimated_input": 68, "estimated_audio": 60}
+    found = of_model(sold(model), **sent)
+    found = found._replace(endpoint=found.endpoint._replace(texts=None))
+    decision = await settled(found, told(input_tokens=608, output_tokens=40, **said), ObservedOutput(["a"]))
+    assert decision.usage.audio_input_tokens == heard
+    assert decision.source == ("counted" if heard and not said else "upstream")
+
+
 async def test_characters_are_known_from_the_request() -> None:
     speech = of_model(sold("tts-1"), characters=12)
     assert await count_usage(TOKENIZER, speech, 3, SAID, NO_REPORT) == Usage()
