@@ -26,6 +26,7 @@ from proxy.gateway.bodies.sound import sound_tokens
 EVENT_LIMIT = 67_108_864
 """Bytes of one event: images come whole in one."""
 HEAD = 200
+"""Bytes at either end of an event in which its type stands, where a picture takes up the rest."""
 BILLABLE_MARKS = (b"image_generation_call", b"web_search_call", b"file_search_call", b'"container_id"')
 """Of items whose bill is more than their tokens."""
 ITEM_DONE, DONE = "response.output_item.done", ".done"
@@ -129,7 +130,7 @@ class EventMeter(StreamMeter):
     def read_payload(self, payload: bytes) -> None:
         """See StreamMeter. Pictures and sound are counted by their pieces."""
         found = ENCODED.search(payload)
-        if found is not None and b"partial_image" in payload[:HEAD]:
+        if found is not None and (b"partial_image" in payload[:HEAD] or b"partial_image" in payload[-HEAD:]):
             self._media_tokens += PARTIAL_TOKENS
         elif found is not None and b"speech.audio" in payload:
             self.sound_bytes += (len(payload) - found.end()) * 3 // 4

@@ -137,7 +137,7 @@ class Form:
             pieces += [self.body[position : part.start], value]
             position = part.end
             left.pop(part.name, None)
-        closing = self.body.rindex(b"--" + self._boundary + b"--")
+        closing = self.body.index(b"--" + self._boundary + b"--", self.parts[-1].end if self.parts else 0)
         pieces.append(self.body[position:closing])
         for name, value in left.items():
             pieces.append(

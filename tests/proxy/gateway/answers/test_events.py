@@ -224,3 +224,11 @@ def test_sound_in_a_response_is_counted_by_its_bytes_and_is_no_text(name: str) -
     texts, media = meter.streamed()
     assert ("".join(texts), media) == ("hello", 40)
     assert meter.streamed_anything
+
+
+@pytest.mark.parametrize("order", [("type", "b64_json"), ("b64_json", "type")], ids=["type first", "type last"])
+def test_a_partial_picture_counts_whatever_the_order_of_its_members(order: tuple[str, str]) -> None:
+    members = {"type": "image_generation.partial_image", "b64_json": "A" * 10_000}
+    meter = EventMeter(IMAGE_EVENTS, 1)
+    meter.feed(b"data: " + msgspec.json.encode({name: members[name] for name in order}) + b"\n\n")
+    assert meter.streamed() == ([""], 100)

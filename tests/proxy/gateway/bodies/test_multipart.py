@@ -7,6 +7,7 @@ import pytest
 
 from proxy.gateway.bodies.inventory import IMAGE_FIELDS, TRANSCRIPTION_FIELDS, TRANSLATION_FIELDS, SurfaceEntry
 from proxy.gateway.bodies.media import parse_image, parse_transcription, parse_translation
+from proxy.gateway.bodies.multipart import Form
 from proxy.gateway.bodies.parsed import Parsed
 from proxy.web.rejections import Rejection
 from tests.support.media import png, wav
@@ -220,3 +221,14 @@ def test_a_file_is_one_however_its_name_is_written(file: bytes) -> None:
 @pytest.mark.parametrize("twice", [b'name="file"; name="model"', b"name=\"prompt\"; name*=UTF-8''model"])
 def test_a_part_with_two_names_is_refused(twice: bytes) -> None:
     assert refusal("transcriptions", body("transcriptions", part(twice, b"x"))).code == "invalid_form"
+
+
+@pytest.mark.parametrize("behind", [b"", b"--b--", b"\r\n--b--\r\n", b"said behind --b-- the end"], ids=repr)
+def test_a_field_that_we_add_stands_before_the_end_whatever_is_behind_it(behind: bytes) -> None:
+    """Upstream reads nothing behind the end: it would answer in a form that says nothing of what it used."""
+    parsed = read("translations", body("translations") + behind)
+    assert parsed.form is not None
+    sent = parsed.form.with_fields(parsed.sets)
+    assert sent.endswith(b"--b--\r\n" + behind)
+    upstream = Form(sent[: sent.index(b"--b--") + len(b"--b--\r\n")], FORM)
+    assert upstream.text("response_format") == "verbose_json"
