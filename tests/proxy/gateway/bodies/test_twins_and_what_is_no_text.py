@@ -45,6 +45,36 @@ def test_a_member_given_twice_where_it_costs_is_refused(body: bytes) -> None:
     assert caught.value.code == "duplicate_parameter"
 
 
+PICTURE, FILE = (
+    '[{"type":"image_url","image_url":{"url":"https://x"}}]',
+    '[{"type":"file","file":{"file_id":"file_1"}}]',
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        chat(f'{PICTURE},"content":"x"'),
+        chat(f'{FILE},"content":"x"'),
+        chat('"x","audio":{"id":"audio_1"},"audio":null'),
+        chat('[{"type":"file","file":{"file_id":"file_1"},"file":null}]'),
+        chat('[{"type":"text","text":"x","input_audio":{"data":"AAAA"},"input_audio":null}]'),
+        chat(f'{PICTURE},"content":"x"').replace(b"image_url", rb"im\u0061ge_url"),
+        chat('"x","audio":{"id":"audio_1"},"audio":null').replace(b'"audio"', rb'"\u0061udio"'),
+    ],
+)
+def test_what_is_given_twice_is_refused_though_the_last_of_it_is_text(body: bytes) -> None:
+    """A parser that takes the first one reads a picture, another's file or somebody's speech."""
+    with pytest.raises(Rejection) as caught:
+        parse_chat(body)
+    assert caught.value.code == "duplicate_parameter"
+
+
+@pytest.mark.parametrize("said", ["image_url", "an input_audio and a file", "\u00e4\u0061"])
+def test_a_text_about_such_members_is_a_text(said: str) -> None:
+    assert not parse_chat(chat(json.dumps(said))).unbounded
+
+
 def test_a_file_of_a_picture_request_is_named_once() -> None:
     images = b'{"model":"gpt-image-2","prompt":"x","images":[{"file_id":"file_1","file_id":null,"image_url":"x"}]}'
     decision = b'{"model":"gpt-6-luna","questions":[{}],"input":[{"file_id":"file_1","file_id":null}]}'
