@@ -18,7 +18,7 @@ from proxy.gateway.answers.report import Report
 from proxy.gateway.bodies.parsed import FRAMING_TOKENS, Parsed
 from proxy.gateway.counting.tokenizer import Tokenizer
 from proxy.gateway.limits.affordable import smallest
-from proxy.gateway.plan import Plan, with_counted_input
+from proxy.gateway.plan import BATCH, RESPONSES, Plan, with_counted_input
 from proxy.gateway.services import PricingTerms, Services
 
 LONG_TEXT, LONG_TOKEN = 65_536, 8
@@ -125,11 +125,23 @@ def price_usage(plan: Plan, prices: PriceBook, usage: Usage, report: Report, mor
 
     `more`: other models' work.
     """
-    model = (prices.find(report.model) if report.model else None) or plan.model
+    tier = tier_of(report.service_tier, plan.tier)
+    if tier == BATCH:  # no answer says so
+        tier = plan.tier
     try:
-        return prices.price(model, tier_of(report.service_tier, plan.tier), usage, more)
+        return prices.price(echoed_model(report, plan, prices), tier, usage, more)
     except UnpricedModel:
         return prices.price(plan.model, plan.tier, usage, more)
+
+
+def echoed_model(report: Report, plan: Plan, prices: PriceBook) -> Model:
+    """Find the model that an answer names, if it can have answered there; else the one that was asked for.
+
+    Prices of another unit would make an answer free.
+    """
+    found = prices.find(report.model) if report.model else None
+    served = plan.endpoint.priced_as or plan.endpoint.name
+    return found if found is not None and served in found.endpoints else plan.model
 
 
 def _with_calls(plan: Plan, usage: Usage, report: Report, *, searched: bool, sessions: int) -> Usage:
@@ -297,7 +309,9 @@ def _other_models(plan: Plan, prices: PriceBook, report: Report, counted: int) -
     """
     lines = []
     for name, usage in report.more:
-        model = (prices.find(name) if name else None) or plan.tools.image or plan.model
+        model = prices.find(name) if name else None
+        if model is None or RESPONSES not in model.endpoints:
+            model = plan.tools.image or plan.model
         lines.append(ModelUsage(model, "default", usage.normalised()))
     if report.pictures and plan.tools.image is not None and plan.model.mode != IMAGES_MODE:
         drawn = report.pictures * plan.parsed.picture_tokens

@@ -28,7 +28,7 @@ from proxy.gateway.bodies.parsed import NO_CONTEXT, Parsed, StoredContext
 from proxy.gateway.endpoints import METERED
 from proxy.gateway.plan import BATCH, NO_TOOLS, Plan
 from proxy.gateway.services import PricingTerms, Services
-from proxy.gateway.settlement import ObservedOutput, SettlementDecision, decide_settlement
+from proxy.gateway.settlement import ObservedOutput, SettlementDecision, decide_settlement, echoed_model
 from proxy.web.rejections import Rejection
 
 log = logging.getLogger("tollkeeper.batches")
@@ -210,8 +210,8 @@ class BatchSettlement:
                 input_tokens=min(usage.input_tokens, most.input_tokens),
                 output_tokens=min(usage.output_tokens, most.output_tokens),
             ).normalised()
-        echoed = prices.find(decision.report.model) if decision.report.model else None
-        model = echoed if echoed is not None and BATCH in echoed.tiers else plan.model
+        echoed = echoed_model(decision.report, plan, prices)
+        model = echoed if BATCH in echoed.tiers else plan.model
         self._running.add(ModelUsage(model, BATCH, usage))
         self._usage = added(self._usage, usage)
         self._source = max(self._source, decision.source, key=WEIGHT.__getitem__)

@@ -572,6 +572,31 @@ def test_the_echo_is_priced_where_it_has_a_price_else_what_was_asked_for(
     assert price_usage(asked(), PRICES, Usage(input_tokens=1_000), report).amount == price
 
 
+@pytest.mark.parametrize(
+    "echo",
+    ["whisper-1", "tts-1", "omni-moderation-latest", "text-embedding-3-small", "gpt-image-2", "gpt-4o-transcribe"],
+)
+def test_the_echo_of_a_model_that_cannot_have_answered_there_is_not_priced(echo: str) -> None:
+    """Its prices are of another unit: an answer in tokens would be free, or dearer than any."""
+    usage = Usage(input_tokens=1_000)
+    report = NO_REPORT._replace(usage=usage, model=echo)
+    assert price_usage(asked(), PRICES, usage, report).amount == 2_500
+
+
+def test_no_live_answer_is_priced_as_a_batch() -> None:
+    usage = Usage(input_tokens=1_000)
+    report = NO_REPORT._replace(usage=usage, service_tier="batch")
+    assert price_usage(asked(), PRICES, usage, report).amount == 2_500
+    assert price_usage(asked()._replace(tier="batch"), PRICES, usage, report).amount == 1_250
+
+
+async def test_another_model_that_is_named_is_priced_where_it_writes() -> None:
+    found = of_model(IMAGE_MODEL, image_tool=ImageTool("gpt-4o", 1_000, 5))._replace(tools=Tools(image=sold("gpt-4o")))
+    more = (("whisper-1", Usage(input_tokens=1_000)),)
+    report = NO_REPORT._replace(usage=Usage(input_tokens=10), more=more)
+    assert (await settled(found, report)).charge.amount == 2_500 + 50
+
+
 def test_other_models_stay_where_the_echo_has_no_price() -> None:
     more = [ModelUsage(IMAGE_MODEL, "default", Usage(output_tokens=100))]
     report = NO_REPORT._replace(service_tier="flex")

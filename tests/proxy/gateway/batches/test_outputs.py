@@ -117,7 +117,8 @@ async def test_a_model_that_is_echoed_has_its_own_price_if_it_has_one_in_batches
     dated = await cost(sent("a"), answer("a", model="gpt-4.1-2025-04-14"))
     cheaper = await cost(sent("a"), answer("a", model="gpt-4.1-nano"))
     unknown = await cost(sent("a"), answer("a", model="gpt-audio-1.5"))
-    assert (charged(dated), charged(unknown)) == (LINE, LINE)
+    elsewhere = await cost(sent("a"), answer("a", model="text-embedding-3-small"))
+    assert (charged(dated), charged(unknown), charged(elsewhere)) == (LINE, LINE, LINE)
     assert charged(cheaper) < LINE
 
 
