@@ -161,3 +161,16 @@ def test_sound_on_a_socket_costs_its_length_when_its_usage_does_not_come(
     (row,) = rows(fresh, 1)
     assert (row["outputTokens"], row["usageSource"]) == (100, "counted")
     assert int(row["chargedMillicredits"]) < 100 * 8 + 100
+
+
+@pytest.mark.parametrize("kind", ["completed", "incomplete", "failed"])
+def test_output_that_only_the_end_tells_is_counted(fresh: Customer, upstream: FrameUpstream, kind: str) -> None:
+    said = {"type": "message", "content": [{"type": "output_text", "text": "whale " * 500}]}
+    upstream.frames = [CREATED, frame(f"response.{kind}", status=kind, output=[said], usage=None)]
+    with opened(fresh, "/responses") as socket:
+        socket.send(create(max_output_tokens=3_000))
+        for _ in range(2):
+            socket.recv(timeout=10)
+    (row,) = rows(fresh, 1)
+    assert row["usageSource"] == "counted"
+    assert 500 * 8 <= int(row["chargedMillicredits"]) <= 520 * 8 + 100

@@ -141,6 +141,6 @@ def _audio(event: bytes) -> bytes:
     try:
         found = msgspec.json.decode(payload)
         encoded = found.get("audio") if isinstance(found, dict) else None
-        return base64.b64decode(encoded, validate=True) if isinstance(encoded, str) else b""
+        return base64.b64decode(f"{encoded}==") if isinstance(encoded, str) else b""  # some leave the padding out
     except (msgspec.DecodeError, UnicodeDecodeError, binascii.Error):
         return b""

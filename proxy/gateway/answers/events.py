@@ -8,6 +8,7 @@ from proxy.gateway.answers.decode import decode_object
 from proxy.gateway.answers.meter import StreamMeter
 from proxy.gateway.answers.report import Report
 from proxy.gateway.answers.reports import (
+    answer_texts,
     audio_report,
     billable_item,
     image_report,
@@ -30,6 +31,9 @@ HEAD = 200
 BILLABLE_MARKS = (b"image_generation_call", b"web_search_call", b"file_search_call", b'"container_id"')
 """Of items whose bill is more than their tokens."""
 ITEM_DONE, DONE = "response.output_item.done", ".done"
+ENDS = ("response.completed", "response.incomplete", "response.failed")
+PLACE = ("content_index", "summary_index")
+"""Members that say which part of an item an event is about."""
 WHOLE_TEXTS = ("text", "refusal", "arguments", "input", "code", "transcript")
 """Members in which an event tells the whole of what its pieces told, or of what was told in none."""
 SPOKEN = ("response.output_audio.delta", "response.audio.delta")
@@ -146,7 +150,7 @@ class EventMeter(StreamMeter):
 class PassedEvents:
     """Output of one response that passed in its events, over HTTP or on a socket, for when its end does not."""
 
-    __slots__ = ("_known", "_said", "_whole", "closed", "items", "sound_bytes", "texts")
+    __slots__ = ("_known", "_parts", "_said", "_whole", "closed", "items", "sound_bytes", "texts")
 
     def __init__(self) -> None:
         """Nothing has passed yet."""
@@ -159,13 +163,16 @@ class PassedEvents:
         self._said: set[Any] = set()
         self._known: set[str] = set()
         self._whole: set[int | None] = set()
+        self._parts: set[tuple[int | str | None, ...]] = set()
 
     def __bool__(self) -> bool:
         """Tell whether anything passed."""
         return bool(self.texts or self.items or self.sound_bytes or self.closed)
 
     def take(self, event: dict[str, Any]) -> None:
-        """Take one event: its piece of text, or an item that is finished and was not told in pieces."""
+        """Take one event: its piece of text, an item that is finished and was not told in pieces, or the end where
+        nothing was told before it.
+        """
         delta, index = event.get("delta"), event.get("output_index")
         index = index if isinstance(index, int) else None
         if isinstance(delta, str) and event.get("type") in SPOKEN:
@@ -176,26 +183,33 @@ class PassedEvents:
         kind, item = event.get("type"), event.get("item")
         if isinstance(kind, str) and kind.endswith(DONE) and index not in self._said:
             self._take_whole(event, index)
+        if kind in ENDS and not self.texts:
+            response = event.get("response")
+            self.texts += answer_texts(response) if isinstance(response, dict) else []
         if kind != ITEM_DONE or not isinstance(item, dict):
             return
         if name := text_of(item, "id"):
             if name in self._known:
                 return  # it is told once more
             self._known.add(name)
-        if index not in self._said and index not in self._whole:
+        if index not in self._said and index not in self._whole and all(index != one[0] for one in self._parts):
             self.texts += written_texts(item)
         if (billable := billable_item(item)) is not None:
             self.items.append(billable)
 
     def _take_whole(self, event: dict[str, Any], index: int | None) -> None:
-        """Take a text that is told whole and was not told in pieces."""
+        """Take a text, or a part, that is told whole and was not told in pieces."""
         told = [event[name] for name in WHOLE_TEXTS if isinstance(event.get(name), str) and event[name]]
+        part, place = event.get("part"), (index, *(str(event.get(name)) for name in PLACE))
         if told:
             self._whole.add(index)
-            self.texts += told
+        elif isinstance(part, dict) and index not in self._whole and place not in self._parts:
+            self._parts.add(place)
+            told = written_texts(part)
+        self.texts += told
 
 
-RESPONSE_EVENTS = kind(("response.completed", "response.incomplete", "response.failed"), response_report)
+RESPONSE_EVENTS = kind(ENDS, response_report)
 IMAGE_EVENTS = kind(("image_generation.completed", "image_edit.completed"), image_report)
 TRANSCRIPT_EVENTS = kind(("transcript.text.done",), audio_report)
 SPEECH_EVENTS = kind(("speech.audio.done",), audio_report)

@@ -245,6 +245,8 @@ class ResponsesSession:
         report = response_report(with_passed(frame, exchange.passed.items))
         if frame.get("type") == FAILED:
             report = report._replace(status="failed")  # some say so by the event alone
+        if report.usage is None:
+            exchange.passed.take(frame)
         await exchange.settle(report)
         self._lanes.drop(exchange)
         if report.upstream_id and report.usage is not None:

@@ -232,3 +232,49 @@ def test_a_partial_picture_counts_whatever_the_order_of_its_members(order: tuple
     meter = EventMeter(IMAGE_EVENTS, 1)
     meter.feed(b"data: " + msgspec.json.encode({name: members[name] for name in order}) + b"\n\n")
     assert meter.streamed() == ([""], 100)
+
+
+SAID = "whale whale"
+MESSAGE = {"type": "message", "content": [{"type": "output_text", "text": SAID}]}
+PART = {"output_index": 0, "content_index": 0}
+PART_DONE = {"type": "response.content_part.done", **PART, "part": {"type": "output_text", "text": SAID}}
+TEXT_DONE = {"type": "response.output_text.done", **PART, "text": SAID}
+ITEM_DONE = {"type": "response.output_item.done", "output_index": 0, "item": MESSAGE}
+TEXT_DELTA = {"type": "response.output_text.delta", **PART, "delta": SAID}
+
+
+def ended(kind: str = "completed") -> dict[str, Any]:
+    response = {"id": "r", "status": kind, "output": [MESSAGE], "usage": None}
+    return {"type": f"response.{kind}", "response": response}
+
+
+@pytest.mark.parametrize(
+    "events",
+    [
+        [ended()],
+        [ended("incomplete")],
+        [ended("failed")],
+        [TEXT_DELTA, ended()],
+        [ITEM_DONE, ended()],
+        [TEXT_DONE, ended()],
+        [PART_DONE],
+        [PART_DONE, ended()],
+        [TEXT_DONE, PART_DONE, ITEM_DONE, ended()],
+        [TEXT_DELTA, TEXT_DONE, PART_DONE, ITEM_DONE, ended()],
+    ],
+    ids=lambda events: " ".join(event["type"].removeprefix("response.") for event in events),
+)
+def test_a_text_is_counted_once_wherever_it_is_told(events: list[dict[str, Any]]) -> None:
+    meter = EventMeter(RESPONSE_EVENTS, 1)
+    for event in events:
+        meter.feed(b"data: " + msgspec.json.encode(event) + b"\n\n")
+    texts, _ = meter.streamed()
+    assert "".join(texts) == SAID
+    assert meter.streamed_anything
+
+
+def test_parts_that_are_told_whole_count_each() -> None:
+    meter = EventMeter(RESPONSE_EVENTS, 1)
+    for event in (PART_DONE, {**PART_DONE, "content_index": 1}, PART_DONE):
+        meter.feed(b"data: " + msgspec.json.encode(event) + b"\n\n")
+    assert "".join(meter.streamed()[0]) == SAID * 2
