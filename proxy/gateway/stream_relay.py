@@ -133,11 +133,17 @@ class StreamRelay:
             return report, ObservedOutput([]), outcome
         texts, media = meter.streamed()
         anything = meter.streamed_anything
-        errored = not anything and (meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons)
+        failed = meter.failed or outcome == "upstream_cut" or "error" in meter.finish_reasons
+        errored = not anything and (failed or (outcome == "completed" and self._is_empty_end(report)))
         searched = report.usage is not None or anything
         running = outcome != "completed" and report.usage is not None and meter.usage_event is None
         early = report.usage is not None and meter.usage_is_early
         return report, ObservedOutput(texts, media, searched, errored, running, early), outcome
+
+    def _is_empty_end(self, report: Report) -> bool:
+        """Tell whether a chat said nothing, not even why it stopped: as of a whole answer, that is no output."""
+        written = report.usage is not None and report.usage.output_tokens
+        return type(self._meter) is StreamMeter and not self._meter.finish_reasons and not written
 
     def _came_with_more(self, usage: Usage) -> bool:
         """Tell whether so many bytes came for so few tokens that what they say is worth a look."""

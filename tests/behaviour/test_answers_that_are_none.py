@@ -148,6 +148,33 @@ def test_a_whole_answer_to_who_asked_for_a_stream_is_charged_by_its_usage(
     assert reader.charged(answer.headers["x-request-id"]) == CHARGE
 
 
+ROLE = {"index": 0, "delta": {"role": "assistant", "content": ""}, "finish_reason": None}
+STOP = {"index": 0, "delta": {}, "finish_reason": "stop"}
+NO_OUTPUT = {"prompt_tokens": 100, "completion_tokens": 0, "total_tokens": 100}
+
+
+@pytest.mark.parametrize(
+    ("said", "charge"),
+    [
+        (b"", 0),
+        (events(chunk(choices=[ROLE])), 0),
+        (b'event: error\ndata: {"message":"overloaded"}\n\n', 0),
+        (events({"detail": "overloaded"}), 0),
+        (events(chunk(choices=[ROLE]), chunk(usage=NO_OUTPUT)), 0),
+        (events(chunk(choices=[ROLE]), chunk(choices=[STOP]), chunk(usage=NO_OUTPUT)), usd_to_charge((100, "0.15"))),
+    ],
+    ids=["nothing", "a role", "an error by its name", "an error of another shape", "usage alone", "a stop"],
+)
+def test_an_empty_end_of_a_stream_is_free_as_that_of_a_whole_answer_is(
+    reader: Customer, upstream: RawUpstream, said: bytes, charge: int
+) -> None:
+    upstream.reply = reply(said + events("[DONE]"), EVENTS)
+    with reader.stream(reader.body(max_tokens=50)) as wire:
+        assert wire.read_all().clean
+        record = reader.generation(wire.request_id)
+    assert (record["outcome"] == "insured", int(record["chargedMillicredits"])) == (not charge, charge)
+
+
 @pytest.mark.parametrize("stream", [False, True], ids=["json", "stream"])
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/responses"])
 def test_a_whole_answer_under_the_content_type_of_events_is_charged_by_its_usage(
