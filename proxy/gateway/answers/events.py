@@ -84,6 +84,8 @@ class EventMeter(StreamMeter):
             return ""
         if name not in self._family.closing:
             return ""
+        if self.done:
+            return "tail"  # the end is told once more
         self._left -= 1
         if any(mark in part for part in self._raw for mark in BILLABLE_MARKS):
             self._read_raw()

@@ -278,3 +278,26 @@ def test_parts_that_are_told_whole_count_each() -> None:
     for event in (PART_DONE, {**PART_DONE, "content_index": 1}, PART_DONE):
         meter.feed(b"data: " + msgspec.json.encode(event) + b"\n\n")
     assert "".join(meter.streamed()[0]) == SAID * 2
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one piece", "one by one"])
+def test_an_end_that_is_told_twice_counts_once(together: bool) -> None:
+    usage = {"input_tokens": 100, "output_tokens": 2_000, "total_tokens": 2_100}
+    response = {"id": "r", "status": "completed", "output": [], "usage": usage}
+    end = b"data: " + msgspec.json.encode({"type": "response.completed", "response": response}) + b"\n\n"
+    meter = EventMeter(RESPONSE_EVENTS, 1)
+    passed = meter.feed(end + end) if together else meter.feed(end) + meter.feed(end)
+    found = meter.report().usage
+    assert found is not None
+    assert (found.input_tokens, found.output_tokens) == (100, 2_000)
+    assert passed + b"".join(meter.tail) == end + end
+
+
+def test_each_picture_of_several_counts_and_no_more_than_were_asked_for() -> None:
+    usage = {"input_tokens": 10, "output_tokens": 272, "total_tokens": 282}
+    event = {"type": "image_generation.completed", "b64_json": "AAAA", "usage": usage}
+    meter = EventMeter(IMAGE_EVENTS, 2)
+    meter.feed((b"data: " + msgspec.json.encode(event) + b"\n\n") * 3)
+    found = meter.report().usage
+    assert found is not None
+    assert (found.input_tokens, found.output_tokens) == (20, 544)
