@@ -131,7 +131,7 @@ class StreamMeter:
 
     def feed(self, data: bytes) -> bytes:
         """Take upstream bytes; return what may go to the client now."""
-        if self._after_cr:
+        if self._after_cr and data:
             if data.startswith(b"\n"):
                 return self._end_of_cr() + self.feed(data[1:])
             self._after_cr = self.inside_event = False  # it was a whole line end

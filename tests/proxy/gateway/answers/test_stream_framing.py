@@ -21,7 +21,7 @@ def chunk(text: str = "", **more: Any) -> str:
 
 def by_bytes(meter: StreamMeter, data: bytes) -> bytes:
     """What the client gets when the upstream says it byte by byte."""
-    passed = b"".join(meter.feed(data[place : place + 1]) for place in range(len(data)))
+    passed = b"".join(meter.feed(b"") + meter.feed(data[place : place + 1]) for place in range(len(data)))
     meter.end()
     return passed + b"".join(meter.tail) + meter.rest()
 
