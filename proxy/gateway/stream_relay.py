@@ -143,7 +143,7 @@ class StreamRelay:
     def _is_empty_end(self, report: Report) -> bool:
         """Tell whether a chat said nothing, not even why it stopped: as of a whole answer, that is no output."""
         written = report.usage is not None and report.usage.output_tokens
-        return type(self._meter) is StreamMeter and not self._meter.finish_reasons and not written
+        return self._meter.says_why and not self._meter.finish_reasons and not written
 
     def _came_with_more(self, usage: Usage) -> bool:
         """Tell whether so many bytes came for so few tokens that what they say is worth a look."""

@@ -60,6 +60,7 @@ class EventMeter(StreamMeter):
     """A stream of typed events: passes them on, keeps back the closing one until the charge is settled."""
 
     partial_limit = EVENT_LIMIT
+    says_why = False
 
     def __init__(self, family: EventKind, finals: int) -> None:
         """Wait for `finals` closing events (one an image)."""

@@ -99,8 +99,8 @@ class StreamMeter:
     partial_limit = PARTIAL_LIMIT
     content_type = b""
     """Content type for the client instead of the upstream's own; set where its form is another."""
-    ends_in_events = True
-    """True when a stream that breaks off can say so in an event of its own."""
+    ends_in_events = says_why = True
+    """Tell whether a stream that breaks off can say so in an event of its own, and whether each says why it stopped."""
 
     def __init__(self, *, hide_usage: bool) -> None:
         """`hide_usage`: the client did not ask for the usage chunk."""

@@ -115,6 +115,8 @@ START_OF_SCAN = 0xDA
 WITHOUT_LENGTH = frozenset((0x00, 0x01, *range(0xD0, 0xDA)))
 """Markers of a JPEG that stand alone, and what is none."""
 PNG, HEADER, PICTURE = b"\x89PNG\r\n\x1a\n", b"IHDR", b"IDAT"
+MOST_CHUNKS = 1_000
+"""Of a PNG before its picture; real ones have a few. With more its size is not known."""
 LOW_PATCHES = (LOW_SIDE // PATCH) ** 2
 
 RULES = (
@@ -168,16 +170,18 @@ def size_of(data: bytes) -> Size | None:
 
 
 def _png(data: bytes) -> tuple[list[Size], bool]:
-    """Every header before the picture's data, and whether these bytes reach that."""
+    """Every header before the picture's data, none where too much stands before it; whether these bytes say all."""
     sizes, position = list[Size](), len(PNG)
-    while position + 16 <= len(data):
+    for _ in range(MOST_CHUNKS):
+        if position + 16 > len(data):
+            return sizes, False
         kind = data[position + 4 : position + 8]
         if kind == PICTURE:
             return sizes, True
         if kind == HEADER:
             sizes.append(Size(*struct.unpack(">II", data[position + 8 : position + 16])))
         position += 12 + int.from_bytes(data[position : position + 4], "big")
-    return sizes, False
+    return [], True
 
 
 def _gif(data: bytes) -> list[Size]:

@@ -74,6 +74,14 @@ def test_a_png_with_much_before_its_data_has_its_size() -> None:
     assert of_url(large[:33] + text + large[33:]) == Size(*LARGE)
 
 
+def test_a_png_of_more_parts_than_any_real_one_has_no_known_size() -> None:
+    """Looking through all of them would take as long as its sender likes."""
+    large, part = file("PNG"), png_chunk(b"tEXt", b"")
+    assert of_url(large[:33] + part * 990 + large[33:]) == Size(*LARGE)
+    assert of_url(large[:33] + part * 1_010 + large[33:]) is None
+    assert of_url(large[:33] + part * 1_000_000 + large[33:]) is None
+
+
 @pytest.mark.parametrize("marker", [b"\xff\xd0", b"\xff\xd7", b"\xff\x00"], ids=["RST0", "RST7", "a stuffed byte"])
 def test_a_marker_without_a_length_hides_no_header_of_a_jpeg(marker: bytes) -> None:
     """Read as a length, the header's own marker would lead to another header, inside of a comment."""
