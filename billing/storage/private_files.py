@@ -25,5 +25,6 @@ def make_private(path: Path) -> None:
         if not name.exists():
             continue
         found = name.stat()
-        if found.st_mode & OTHERS and found.st_uid == os.geteuid():
+        # a URL that names /tmp or /dev/null by mistake, and us as root, must not take those from everybody
+        if stat.S_ISREG(found.st_mode) and found.st_mode & OTHERS and found.st_uid == os.geteuid():
             name.chmod(stat.S_IMODE(found.st_mode) & ~OTHERS)

@@ -34,6 +34,19 @@ def test_a_file_that_was_open_to_others_is_closed_and_keeps_what_is_in_it(folder
     assert mode(folder) == 0o755  # not our folder: it was there
 
 
+@pytest.mark.parametrize("named", ["folder", "pipe"])
+def test_what_is_no_file_keeps_its_rights(named: str, folder: Path) -> None:
+    """A URL that names /tmp or /dev/null took those from everybody, where we run as root."""
+    place = folder / named
+    if named == "folder":
+        place.mkdir()
+    else:
+        os.mkfifo(place)
+    place.chmod(0o777)
+    make_private(place)
+    assert mode(place) == 0o777
+
+
 def test_nothing_under_var_is_open_to_others_while_it_serves(make_tollkeeper: Serve) -> None:
     server = make_tollkeeper().start()
     account = server.account("10")
