@@ -10,7 +10,7 @@ takes it up instead of beginning another: what the lost answer may have done is 
 import secrets
 from typing import NamedTuple, TypedDict
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import insert, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -80,6 +80,14 @@ class RefundAskings:
         async with self._db.read() as connection:
             query = select(*COLUMNS).where(*waiting).order_by(refund_askings.c.created_at)
             return [RefundAsking(*row) for row in await connection.execute(query)]
+
+    async def is_abandoned(self, reference: str, cents: int, before_ms: int) -> bool:
+        """Tell whether that asking was for another amount, and made nothing: refused, or without an answer since."""
+        ended = or_(refund_askings.c.state == "refused", refund_askings.c.updated_at < before_ms)
+        other = (refund_askings.c.reference == reference, refund_askings.c.amount_cents != cents)
+        query = select(refund_askings.c.id).where(*other, refund_askings.c.state != "made", ended)
+        async with self._db.read() as connection:
+            return (await connection.execute(query)).first() is not None
 
     async def begin(self, purchase_id: str, wish: RefundWish, who: Who) -> RefundAsking:
         """Commit an asking and its audit row, or take up the one that this wish repeats.

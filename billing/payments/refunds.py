@@ -24,13 +24,15 @@ from billing.payments.refund_askings import RefundAsking, RefundAskings, RefundW
 from billing.payments.stripe.gateway import StripeGateway
 from billing.payments.stripe.objects import ASKING_ID, Refund
 from billing.payments.stripe.sync import Sync
-from billing.storage.database import Database
+from billing.storage.database import Database, now_ms
 
 log = logging.getLogger("tollkeeper.stripe")
 
 KEYS = 3
 """Idempotency keys that one call goes through at most, while Stripe answers each with a failure that it keeps."""
 PAGE = 200
+LONGEST_CALL_MS = 120_000
+"""How long a call for a refund may go on, with its library's tries: nobody steps over one that is younger."""
 BY_HAND = "it was paid by bank: send the money back, then write that down with `tollkeeper purchases refund`"
 
 
@@ -140,22 +142,33 @@ class Refunds:
         while left > 0 and (rows := await self._purchases.of_account(account_id, PAGE, before)):
             before = (rows[-1].created_at, rows[-1].id)
             for row in (row for row in rows if row.state == "credited" and row.total_cents):
-                claims = await self._claims.of_purchase(row.id)
-                gone = sum(claim.amount_cents for claim in claims if claim.counts)
-                cents = cents_within(whole_of(row), gone, left)
+                before_look, _ = await self._gone(row.id)
+                await self._look_for_unanswered(row)
+                gone, lapsed = await self._gone(row.id)
+                left -= _worth(row, before_look, gone - before_look)
+                cents = cents_within(whole_of(row), gone, max(left, 0))
                 if not cents:
                     continue
                 if row.origin == "transfer":
                     found.append(RefundedPart(row.id, None, BY_HAND))
                     continue
                 try:
-                    reference = f"rest:{row.id}:{gone}"  # asked again before it is booked, it is the same refund
+                    # asked again before it is booked, it is the same refund; after one that failed it is another
+                    reference = f"rest:{row.id}:{gone}" + (f":{lapsed}" if lapsed else "")
+                    if await self._askings.is_abandoned(reference, cents, now_ms() - LONGEST_CALL_MS):
+                        reference += f"={cents}"
                     found.append(RefundedPart(row.id, await self.refund(row.id, cents, who, reason, reference)))
                 except (NotRefundable, ReferenceTaken, StripeRefused) as error:
                     found.append(RefundedPart(row.id, None, str(error)))
                     continue
                 left -= _worth(row, gone, cents)
         return found
+
+    async def _gone(self, purchase_id: str) -> tuple[int, int]:
+        """Return the cents of a purchase that went back, and how many claims on it count no more."""
+        claims = await self._claims.of_purchase(purchase_id)
+        counting = [claim.amount_cents for claim in claims if claim.counts]
+        return sum(counting), len(claims) - len(counting)
 
 
 def _worth(purchase: Purchase, gone: int, cents: int) -> int:
