@@ -163,6 +163,7 @@ class RechargeWorker:
             purchase.price_cents,
             purchase.paid_millicredits,  # type: ignore[arg-type]
             purchase.bonus_millicredits,  # type: ignore[arg-type]
+            purchase.bonus_days,
         )
         try:
             page = await self._checkout.open(purchase.account_id, account.name, offer, save_method=True)

@@ -5,7 +5,8 @@ from typing import Any
 from sqlalchemy import text
 
 from billing.money.errors import StripeRefused
-from billing.payments.recharge.terms import RechargeBounds
+from billing.payments.purchase import offer
+from billing.payments.recharge.terms import RechargeBounds, terms_of
 from billing.payments.stripe.gateway import Declined
 from tests.support.fake_stripe import replace
 from tests.support.recharge import BUYER, TERMS, WISH, account_with_card, autos, offer_of, run, spend, state_of
@@ -178,3 +179,17 @@ async def test_a_refusal_is_no_decline(shop: Shop) -> None:
     assert (row.state, row.failures, row.next_try_at) == ("action_needed", 0, None)
     assert "declined" not in row.message
     assert row.action_url
+
+
+async def test_the_page_that_stands_in_for_a_refused_card_sells_the_bonus_for_as_long(shop: Shop) -> None:
+    sold = offer("starter", "9.99", "10", 7)
+    account = await account_with_card(shop)
+    await shop.recharges.put(account, WISH, terms_of(sold), BUYER)
+    shop.stripe.decline = Declined("authentication_required", "confirm", "")
+    await spend(shop, account, 0)
+    for _ in range(3):
+        await shop.recharger.step(lambda _: sold, enabled=True, livemode=False)
+        await shop.deliver()
+    assert await state_of(shop, account) == "action_needed"
+    pages = [row for row in await shop.purchases.of_account(account, 5) if row.origin == "checkout" and row.url]
+    assert (pages[0].state, pages[0].bonus_millicredits, pages[0].bonus_days) == ("open", 999_000, 7)
