@@ -69,6 +69,10 @@ def _parse(words: list[str]) -> argparse.Namespace:
     """Parse, with the commands of the first word alone. Raises UsageError."""
     if any(word.encode("utf-8", "replace").decode() != word for word in words):
         raise UsageError("an argument is not UTF-8 text")  # which no database would take
+    options = words[: words.index("--")] if "--" in words else words
+    for name, sign, value in (word.partition("=") for word in options):
+        if name.startswith("--") and sign and value == "--":  # which argparse reads as no value at all
+            raise UsageError(f"{name}: -- is no value")
     first = next((word for word in words if not word.startswith("-")), None)
     if first is None or words[0] != first:
         return make_first_parser(version("tollkeeper")).parse_args(words)

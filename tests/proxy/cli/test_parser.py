@@ -145,6 +145,26 @@ def test_a_word_after_two_dashes_is_a_value(folder: Path) -> None:
     assert "(--json)" in server.run("account", "create", "--", "--json").stdout
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_two_dashes_are_no_value_of_an_option(name: str) -> None:
+    words = shlex.split(EXAMPLES[name])[1:]
+    for action in COMMANDS[name]._actions:
+        if action.option_strings and action.nargs != 0 and action.dest != "config":
+            with pytest.raises(command_line.UsageError) as refused:
+                command_line._parse([*words, f"{action.option_strings[-1]}=--"])
+            assert "--" in refused.value.message
+
+
+def test_two_dashes_in_the_place_of_a_limit_take_none_away(folder: Path) -> None:
+    server = with_ledger(folder)
+    made = json.loads(server.run("account", "create", "x", "--json").stdout)
+    server.run("key", "update", made["keyId"], "--models", "gpt-6-luna")
+    for option in ("--models=--", "--tags=--", "--spend-limit=--", "--expires=--", "--name=--"):
+        assert server.run("key", "update", made["keyId"], option).returncode == 2, option
+    (key,) = json.loads(server.run("key", "list", made["accountId"], "--json").stdout)["data"]
+    assert key["models"] == ["gpt-6-luna"]
+
+
 def test_an_account_may_be_called_by_its_name(folder: Path) -> None:
     server = with_ledger(folder)
     first = server.cli("account", "create", "Acme Ltd")["accountId"]
