@@ -48,7 +48,7 @@ def read_flag(flag: str, text: str) -> Any:
     """Read a value as typed by a person: JSON, or a bare word. Raises ConfigError."""
     try:
         value = msgspec.json.decode(text.encode())
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         value = text
     return check_flag(flag, value)
 

@@ -161,7 +161,7 @@ def _is_text(kind: msgspec.inspect.Type) -> bool:
 def _json_value(name: str, raw: str) -> Any:
     try:
         return msgspec.json.decode(raw.encode())
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise ConfigError(
             "environment", name, f"{raw!r} is not JSON", 'write true/false, a number, or a list such as ["gpt-*"]'
         ) from None

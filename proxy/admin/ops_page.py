@@ -217,7 +217,7 @@ class OpsPage:
         form = await fields_of(request)
         try:
             value = msgspec.json.decode(form("value").encode())
-        except msgspec.DecodeError:
+        except (msgspec.DecodeError, RecursionError):
             value = form("value")
         await self.actions.set_flag(caller, form("flag"), value, form("reason"), flag_ends(form("expires"), now_ms()))
         return back_to("/admin/flags", "set")

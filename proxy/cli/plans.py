@@ -110,7 +110,7 @@ def _span(context: Context) -> Validity:
 def _read(path: Path) -> Any:
     try:
         return msgspec.json.decode(path.read_bytes())
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(str(path), "plan add", f"cannot be read ({error})", "name a readable JSON file") from None
 
 

@@ -129,7 +129,7 @@ class OpenAICosts:
             raise StoreUnavailable("openai", f"costs were answered with {answer.status_code}{hint}")
         try:
             return msgspec.json.decode(answer.content, type=Page, strict=False)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise StoreUnavailable("openai", f"costs cannot be understood ({error})") from None
 
 

@@ -84,5 +84,5 @@ async def json_body(request: Request, kind: type[Body]) -> Body:
         raise invalid("The body holds a NUL character, which no text here has.", code="invalid_body")
     try:
         return msgspec.json.decode(raw, type=kind)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise invalid(f"The body is not the JSON this path takes: {error}", code="invalid_body") from None

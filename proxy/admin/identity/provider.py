@@ -49,7 +49,7 @@ class IdentityProvider:
             try:
                 self._known = await self._fetch()
                 self._asked_again_at = time.monotonic() + CACHE_SECONDS
-            except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, ValueError) as error:
+            except (httpx.HTTPError, httpx.InvalidURL, msgspec.DecodeError, ValueError, RecursionError) as error:
                 self._trouble = str(error) or type(error).__name__
         if self._known is None:
             raise no_provider(self._trouble)

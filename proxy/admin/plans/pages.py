@@ -37,7 +37,7 @@ class PlanPages:
         prices: dict[str, object] = {"markup": form("markup")} if form("markup") else {}
         try:
             prices |= {"models": msgspec.json.decode(form("models").encode())} if form("models") else {}
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, RecursionError) as error:
             raise invalid(f"The models are no JSON: {error}.", "models") from None
         await self.plans.add(caller, form("plan"), prices, form("reason"), form("starts"), form("ends"))
         return back_to("/admin/plans", "plan")

@@ -120,7 +120,7 @@ class CodeFlow:
             raise _not_taken()
         try:
             return msgspec.json.decode(answer.content, type=_TokenAnswer).id_token
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             raise _not_taken() from None
 
 

@@ -1,6 +1,7 @@
 """Tokens of an identity provider: taken when everything is right, refused when any one thing is wrong."""
 
 import asyncio
+import base64
 import json
 import threading
 import time
@@ -144,6 +145,7 @@ def test_any_one_thing_wrong_is_enough(wrong: dict[str, Any], server: Tollkeeper
 
 def test_tokens_that_are_none(server: Tollkeeper) -> None:
     head, body, signature = token().split(".")
+    deep = base64.urlsafe_b64encode(b'{"alg":"RS256","x":' + b"[" * 5_000 + b"]" * 5_000 + b"}").decode().rstrip("=")
     unsigned = jwt.encode({"iss": ISSUER, "aud": AUDIENCE, "sub": "u1", "exp": NOW + 300}, "", algorithm="none")
     for text in (
         unsigned,
@@ -152,6 +154,7 @@ def test_tokens_that_are_none(server: Tollkeeper) -> None:
         f"{head}.{body}.{signature[:-4]}AAAA",
         "a.b.c",
         "..",
+        f"{deep}.{body}.{signature}",
         f"{body}.{head}.{signature}",
     ):
         assert whoami(server, text).status_code == 401, text
