@@ -15,6 +15,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from proxy.cli.parser.outputs import OutputLost, flush, forget_output, open_outputs, write
 from proxy.cli.parser.table import TABLE
 from proxy.cli.parser.words import (
     PROGRAM,
@@ -50,13 +51,17 @@ def main(argv: list[str] | None = None) -> int:
             return _main(sys.argv[1:] if argv is None else argv)
         finally:
             gc.enable()
-            sys.stdout.flush()
+            flush()
     except BrokenPipeError:
         return _leave_quietly()
+    except OutputLost as lost:
+        forget_output()
+        return _fail(f"the answer cannot be written: {lost}", 1, json=False)
 
 
 def _main(typed: list[str]) -> int:
     words, json, config = take_common(typed)
+    open_outputs(json=json)
     try:
         arguments = _parse(words)
     except UsageError as error:
@@ -116,7 +121,7 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         return _fail(*_explain(arguments.command, error), json=arguments.json)
     except KeyboardInterrupt:
         return 130
-    print(msgspec.json.encode(result).decode() if arguments.json else text)
+    write(f"{msgspec.json.encode(result).decode() if arguments.json else text}\n")
     return code
 
 
@@ -129,7 +134,7 @@ def _broken_config(error: "ConfigError") -> "Result":
 def _leave_quietly() -> int:
     """End as a program does whose reader went away (`| head`): without a word, by SIGPIPE."""
     if threading.current_thread() is threading.main_thread():
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is flushed into the broken pipe
+        forget_output()  # nothing is flushed into the broken pipe
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGPIPE)
     return READER_LEFT
@@ -144,7 +149,7 @@ def _fail(message: str, code: int, *, json: bool, problems: "ConfigError | None"
                 {"where": one.where, "line": one.line, "key": one.key, "reason": one.reason, "fix": one.fix}
                 for one in problems.problems
             ]
-        print(plain_json.dumps(result))
+        write(plain_json.dumps(result) + "\n")
     several = problems is not None and len(problems.problems) > 1
     head = f"{len(problems.problems)} problems in the configuration:\n" if problems is not None and several else ""
     print(f"{PROGRAM}: {head}{message}", file=sys.stderr)

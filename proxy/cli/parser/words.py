@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import IO, Any, NoReturn
 
+from proxy.cli.parser.outputs import write
 from proxy.cli.parser.sentences import ARGUMENTS, EXAMPLES
 from proxy.cli.parser.table import TABLE
 
@@ -51,7 +52,7 @@ class Parser(argparse.ArgumentParser):
 
     def _print_message(self, message: str, file: IO[str] | None = None) -> None:  # type: ignore[override]
         """Print help without swallowing that nobody reads it, as argparse does."""
-        (file or sys.stderr).write(message)
+        write(message, file or sys.stderr)
 
     def _where(self) -> str:
         words = self.prog.partition(" ")[2]

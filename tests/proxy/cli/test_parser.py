@@ -80,7 +80,7 @@ def test_help_and_version_import_no_command() -> None:
     for word in ("--help", "--version"):
         done = subprocess.run([sys.executable, "-c", look, word], cwd=ROOT, capture_output=True, text=True, check=True)
         assert done.stdout.strip()
-        assert done.stderr.split() == ["0", "6"], word  # proxy.cli, its main, and the parser with its three modules
+        assert done.stderr.split() == ["0", "7"], word  # proxy.cli, its main, and the parser with its four modules
 
 
 def test_a_command_imports_its_own_module_only() -> None:
