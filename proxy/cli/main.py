@@ -13,7 +13,7 @@ import sys
 import threading
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from proxy.cli.parser.outputs import OutputLost, flush, forget_output, open_outputs, write
 from proxy.cli.parser.table import TABLE
@@ -48,8 +48,10 @@ def main(argv: list[str] | None = None) -> int:
     """Carry out a command; return its exit code."""
     try:
         try:
+            _interrupted_by(signal.SIG_DFL)  # there is nothing to put right yet, and a second of imports to come
             return _main(sys.argv[1:] if argv is None else argv)
         finally:
+            _interrupted_by(signal.default_int_handler)
             gc.enable()
             flush()
     except BrokenPipeError:
@@ -57,6 +59,13 @@ def main(argv: list[str] | None = None) -> int:
     except OutputLost as lost:
         forget_output()
         return _fail(f"the answer cannot be written: {lost}", 1, json=False)
+
+
+def _interrupted_by(handler: Any) -> None:
+    """Change what Ctrl-C does, where that is ours to change: not below `nohup`, nor in a program that imports us."""
+    both = (signal.SIG_DFL, signal.default_int_handler)
+    if threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGINT) in both:
+        signal.signal(signal.SIGINT, handler)
 
 
 def _main(typed: list[str]) -> int:
@@ -105,8 +114,10 @@ def _carry_out(arguments: argparse.Namespace) -> int:
         if arguments.command == "demo":
             from proxy.cli.quickstart import main as demo
 
+            _interrupted_by(signal.default_int_handler)
             return demo(path)
         settings = load_settings(path)
+        _interrupted_by(signal.default_int_handler)
         if arguments.command == "serve":
             gc.disable()  # until tune_process: a sixth of a start went into looking for garbage in what is imported
             from proxy.cli.serve import serve

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -50,3 +51,20 @@ def test_a_full_disk_is_one_line(typed: str, place: Path) -> None:
     done = run(place, typed.split(), "> /dev/full")
     assert (done.returncode, len(done.stderr.splitlines())) == (1, 1), done.stderr
     assert b"No space left" in done.stderr
+
+
+@pytest.mark.parametrize("module", ["msgspec", "billing.storage.database", "proxy.cli.books"])
+def test_an_interrupt_ends_a_command_quietly_also_while_it_is_loaded(module: str, place: Path) -> None:
+    look = (
+        "import os, signal, sys\n"
+        "from proxy.cli import main as command_line\n"
+        "class Interrupt:\n"
+        "    def find_spec(self, name, *more):\n"
+        f"        if name == {module!r}: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupt())\n"
+        f"sys.modules.pop({module!r}, None)\n"
+        "sys.exit(command_line.main(['books', 'days']))\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", look], cwd=place, env=environment, capture_output=True, check=False)
+    assert (done.returncode in (-signal.SIGINT, 130), done.stderr) == (True, b"")
