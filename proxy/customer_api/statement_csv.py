@@ -10,8 +10,9 @@ from billing.accounting.statements import Statement, StatementEntry
 from billing.money.amounts import written_usd
 from billing.payments.purchase import MILLICREDITS_PER_CENT
 
-FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n")
-"""A spreadsheet takes a cell that begins like this for a formula (also behind its own quoting)."""
+FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+"""A spreadsheet takes a cell that begins like this for a formula (also behind its own quoting); signs of full width in
+some locales."""
 
 HEAD = (
     *("section", "date", "item", "reference", "requests", "inputTokens", "outputTokens", "credits", "creditsUsd"),
