@@ -1,6 +1,7 @@
 """`tollkeeper account`: customers. Amounts for people are credits."""
 
 import argparse
+import contextlib
 from typing import Any
 
 from billing.ledger.accounts import KeyRules
@@ -194,12 +195,15 @@ async def _account_block(context: Context) -> Result:
 
 async def _account_close(context: Context) -> Result:
     given, parts = context.arguments, list[RefundedPart]()
-    keys = await context.accounts.close(given.account, who(), given.reason)
-    if given.refund:
-        _, held, unflushed = await account_figures(context, given.account)
-        # by the ledger, which has every refund: the store hears of it later, and a repeated closing would make it again
-        left = (await context.ledger.posted(given.account)).balance - held - unflushed
-        async with open_stripe(context) as money:
+    async with contextlib.AsyncExitStack() as stack:
+        # before the account is closed for good: where Stripe is not configured, nothing is done
+        money = await stack.enter_async_context(open_stripe(context)) if given.refund else None
+        keys = await context.accounts.close(given.account, who(), given.reason)
+        if money is not None:
+            _, held, unflushed = await account_figures(context, given.account)
+            # by the ledger, which has every refund: the store hears of it later, and a repeated closing would make it
+            # again
+            left = (await context.ledger.posted(given.account)).balance - held - unflushed
             refunds = (await money.parts()).refunds
             parts = await refunds.refund_rest(given.account, left, who(), given.reason or "account closed")
     posted = await context.ledger.posted(given.account)

@@ -4,11 +4,13 @@ import os
 import pwd
 import subprocess
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from proxy.cli.context import actor
 from tests.support.customers import new_customer
+from tests.support.schema import lay_sqlite
 from tests.support.servers import TOLLKEEPER, Serve, Tollkeeper
 
 
@@ -52,3 +54,12 @@ def test_an_argument_that_is_no_text_is_a_wrong_use(running: Tollkeeper) -> None
             [TOLLKEEPER, *command], check=False, cwd=running.folder, env=running.all_environment(), capture_output=True
         )
         assert (done.returncode, b"not UTF-8 text" in done.stderr) == (2, True), done.stderr
+
+
+def test_an_account_that_cannot_be_refunded_without_stripe_is_not_closed_either(folder: Path) -> None:
+    lay_sqlite(folder / "var" / "tollkeeper.db")
+    server = Tollkeeper(folder, {})
+    account = server.cli("account", "create", "x")["accountId"]
+    refused = server.cli("account", "close", account, "--refund", "--reason", "they left", code=2)
+    assert "STRIPE_API_KEY" in refused["error"]
+    assert server.cli("account", "show", account)["status"] == "active"
