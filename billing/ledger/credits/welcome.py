@@ -15,6 +15,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from billing.ledger.accounts import OnMade
 from billing.ledger.audit_log import Change, Who, record_change
 from billing.ledger.credits.grants import book_grant
+from billing.ledger.records.account_details import kept_external_id
 from billing.money.amounts import Millicredits, parse_credits
 from billing.money.postings import GrantTerms, customer, grant_posting
 from billing.storage.database import Database, now_ms
@@ -48,8 +49,9 @@ class Welcome:
     """The rule, for one account that is about to be made. `given` millicredits, once it was."""
 
     def __init__(self, rule: WelcomeRule, external_id: str | None, who: Who) -> None:
-        """`external_id` as the account is to have it."""
-        self._rule, self._external_id, self._who = rule, external_id, who
+        """`external_id` as somebody wrote it; it counts as the account has it."""
+        kept = None if external_id is None else kept_external_id(external_id)
+        self._rule, self._external_id, self._who = rule, kept, who
         self._root = b""
         self.given = 0
 

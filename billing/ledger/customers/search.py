@@ -6,7 +6,7 @@ from sqlalchemy import ColumnElement, func, or_, select, true, tuple_, union
 from sqlalchemy.sql.selectable import CompoundSelect
 
 from billing.ledger.accounts import HINT_LENGTH, KEY_PREFIX, STATUS, AccountRow, account_rows, hash_key
-from billing.ledger.records.account_details import metadata_pair
+from billing.ledger.records.account_details import kept_external_id, metadata_pair
 from billing.storage.database import Readable
 from billing.storage.tables.core import accounts, api_keys, background_responses, batches, usage
 from billing.storage.tables.payments import purchases, stripe_customers
@@ -65,7 +65,7 @@ class AccountSearch:
     def _conditions(self, filters: AccountFilters) -> list[ColumnElement[bool]]:
         table, found = accounts.c, list[ColumnElement[bool]]()
         if filters.external_id is not None:
-            found.append(table.external_id == filters.external_id)
+            found.append(table.external_id == kept_external_id(filters.external_id))
         if filters.email is not None:
             found.append(table.email == filters.email.strip().lower())
         if filters.status is not None:

@@ -43,7 +43,9 @@ def checked_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
         found["name"] = _text("name", changes["name"] or "", LONGEST_NAME)
     if "external_id" in changes:
         given = changes["external_id"]
-        found["external_id"] = None if given is None else _text("externalId", given, LONGEST_EXTERNAL_ID)
+        found["external_id"] = (
+            None if given is None else _text("externalId", kept_external_id(given), LONGEST_EXTERNAL_ID)
+        )
     if "email" in changes:
         found["email"] = None if changes["email"] is None else _email(changes["email"])
     if "metadata" in changes:
@@ -69,6 +71,11 @@ def merged(before: str | None, changes: Mapping[str, str | None] | None) -> str 
 def metadata_pair(key: str, value: str) -> str:
     """Return how a pair is written in the JSON of `merged`: no text inside a value can look like it."""
     return msgspec.json.encode({key: value}).decode()[1:-1]
+
+
+def kept_external_id(text: str) -> str:
+    """Return an external id as accounts have it: without the blanks around it."""
+    return text.strip()
 
 
 def _text(field: str, text: str, longest: int) -> str:

@@ -45,6 +45,16 @@ async def test_an_external_id_that_comes_again_with_another_account_is_not_welco
     assert "app-7" not in str(marks)
 
 
+@pytest.mark.parametrize("again", [" app-7", "app-7\n", "\u3000app-7 "])
+async def test_an_external_id_is_the_same_with_blanks_around_it(again: str, sql: Books) -> None:
+    first, _ = await made(sql, "app-7")
+    assert (await made(sql, again)) == (first, 0)
+    await sql.accounts.close(first, APP)
+    await sql.accounts.erase(first, APP)
+    second, given = await made(sql, again)
+    assert ((await sql.accounts.get(second)).external_id, given) == ("app-7", 0)
+
+
 @pytest.mark.parametrize(("most", "welcomed"), [(0, 0), (2_999, 2), (3_000, 3)])
 async def test_a_day_has_an_end(sql: Books, most: int, welcomed: int) -> None:
     rule = RULE._replace(most_a_day=most)

@@ -92,6 +92,9 @@ def test_a_listing_is_filtered_searched_and_paged(app: Admin) -> None:
         app.make(name=f"listed {n}", externalId=f"list:{n}", metadata={"lot": "L"})[1]["accountId"] for n in range(3)
     ]
     assert app.found(externalId="list:1") == [made[1]]
+    for words in (" list:1", "list:1\n"):  # as an app that sends blanks with it makes it, it finds it
+        assert app.make(name="x", externalId=words)[1]["accountId"] == made[1]
+        assert app.found(externalId=words) == [made[1]]
     assert app.found(metadata="lot:L", query="listed") == made[::-1]
     assert app.found(metadata=["lot:L", "lot:M"]) == []
     status, first = app.ask("GET", PATH, PATH, params={"metadata": "lot:L", "limit": 2})
