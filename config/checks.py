@@ -10,7 +10,7 @@ from urllib.parse import SplitResult, urlsplit
 from config.app import DARK_GROUND, LEAST_CONTRAST, LIGHT_GROUND, contrast_tenths
 from config.errors import ConfigError, raise_problems
 from config.settings import Settings, variable_of
-from config.store_urls import SECRET_FIELDS, UrlProblem, fields_of, find_url_problems, password_of
+from config.store_urls import SECRET_FIELDS, UrlProblem, fields_of, find_redis_problems, find_url_problems, password_of
 from config.upstreams import find_upstream_problems, is_plain_url
 
 DATABASE_SCHEMES = ("sqlite+aiosqlite", "postgresql+asyncpg")
@@ -80,7 +80,7 @@ def find_selling_problems(settings: Settings) -> Iterator[ConfigError]:
 def find_http_url_problems(key: str, url: str) -> Iterator[ConfigError]:
     """Yield what a browser, or we, could not follow."""
     fits = re.fullmatch("[!-~]+", url)
-    parts = urlsplit(url.replace("{CHECKOUT_SESSION_ID}", "cs")) if fits else None
+    parts = _parts(url.replace("{CHECKOUT_SESSION_ID}", "cs")) if fits else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or parts.username:
         yield ConfigError("proxy.toml", key, "is not an http(s) URL", 'write it like "https://app.example.com/credits"')
 
@@ -206,8 +206,16 @@ def _check_replica(settings: Settings, where: str) -> Iterator[ConfigError]:
 
 def _check_redis(settings: Settings, where: str) -> Iterator[ConfigError]:
     if url := settings.redis.url:
-        for problem in find_url_problems(url):
+        for problem in find_redis_problems(url):
             yield ConfigError(where, "redis.url", problem.reason, problem.fix)
+
+
+def _check_origins(settings: Settings, where: str) -> Iterator[ConfigError]:
+    for origin in settings.cors.allowed_origins:
+        if not _is_http(_parts(origin)):
+            yield ConfigError(
+                where, "cors.allowed_origins", f"{origin[:80]!r} is no origin", 'write "https://app.example.com"'
+            )
 
 
 def _check_tier(settings: Settings, where: str) -> Iterator[ConfigError]:
@@ -314,6 +322,7 @@ CHECKS: tuple[tuple[Check, tuple[str, ...]], ...] = (
     (_check_database, ("database.url",)),
     (_check_replica, ("database.replica_url", "database.url")),
     (_check_redis, ("redis.url",)),
+    (_check_origins, ("cors.allowed_origins",)),
     (_check_tier, ("billing.service_tier", "billing.allowed_service_tiers")),
     (_check_markup, ("billing.markup",)),
     (_check_packages, ("packages",)),

@@ -157,7 +157,7 @@ def find_url_problems(url: str) -> Iterator[UrlProblem]:
     if scheme.startswith("sqlite"):
         return
     if not scheme.startswith("postgresql"):
-        yield from _redis_problems(url)
+        yield from find_redis_problems(url)
         return
     known, found = POSTGRESQL_FIELDS, fields_of(url)
     for name, value in found.items():
@@ -169,7 +169,8 @@ def find_url_problems(url: str) -> Iterator[UrlProblem]:
         yield UrlProblem("has sslnegotiation=direct without TLS", "add sslmode=require, verify-ca or verify-full")
 
 
-def _redis_problems(url: str) -> Iterator[UrlProblem]:
+def find_redis_problems(url: str) -> Iterator[UrlProblem]:
+    """Yield what the URL of a Redis cannot have, also where it is another store's."""
     try:
         place = redis_place(url)
     except ValueError as error:
