@@ -40,7 +40,7 @@ def test_bodies_of_the_side_apis(deep: str, server: Tollkeeper) -> None:
         ("PUT", "/api/admin/flags/model_allowlist", owner),
         ("POST", "/api/admin/plans", owner),
     ):
-        for body in (DEEP[deep], '{"more":%s}' % DEEP[deep], '{"value":%s}' % DEEP[deep], '{"prices":%s}' % DEEP[deep]):
+        for body in (DEEP[deep], *(f'{{"{name}":{DEEP[deep]}}}' for name in ("more", "value", "prices"))):
             answer = web.request(method, f"{server.url}{path}", content=body.encode(), headers=headers, timeout=20)
             assert answer.status_code == 400, (path, body[:20], answer.text)
 
