@@ -98,9 +98,8 @@ def test_a_file_beside_anything_else_is_a_file(beside: str) -> None:
 
 def png(width: int, height: int, size: int = 60_000) -> str:
     head = b"IHDR" + pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    return base64.b64encode(
-        b"\x89PNG\r\n\x1a\n" + pack(">I", 13) + head + zlib.crc32(head).to_bytes(4, "big") + b"\0" * size
-    ).decode()
+    header = b"\x89PNG\r\n\x1a\n" + pack(">I", 13) + head + zlib.crc32(head).to_bytes(4, "big")
+    return base64.b64encode(header + pack(">I", size) + b"IDAT" + b"\0" * (size + 4)).decode()
 
 
 def request(*items: Any, **more: Any) -> bytes:
