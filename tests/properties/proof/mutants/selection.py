@@ -3,7 +3,7 @@
 from posixpath import normpath
 
 MONEY = "tests/billing/money"
-GATEWAY = "../../proxy/gateway"
+PAYMENTS, GATEWAY = "../payments", "../../proxy/gateway"
 ALL = (MONEY, "tests/properties/test_pricing_properties.py", "tests/properties/test_price_plan_properties.py")
 
 OWN = {
@@ -25,6 +25,8 @@ OWN = {
     "billing/money/catalogue/models.py": ("test_card_models.py",),
     "billing/money/catalogue/price_plan.py": ("test_price_plan.py",),
     "billing/money/credits/expiring.py": ("test_expiring.py",),
+    "billing/payments/claims.py": (f"{PAYMENTS}/test_claims.py",),
+    "billing/payments/purchase.py": (f"{PAYMENTS}/test_packages.py",),
     "proxy/gateway/settlement.py": (
         f"{GATEWAY}/test_settlement_parts.py",
         f"{GATEWAY}/test_settlement.py",
@@ -42,7 +44,7 @@ OWN = {
 
 def other_tests_of(file: str) -> tuple[str, ...]:
     """Tests that a mutant is run against which outlives its own."""
-    return ALL if file.startswith("billing/") else ()
+    return ALL if file.startswith("billing/money/") else ()
 
 
 def own_tests_of(file: str) -> tuple[str, ...]:
