@@ -108,6 +108,7 @@ class _Chat(msgspec.Struct):
 
 _chat = msgspec.json.Decoder(_Chat)
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_rows = msgspec.json.Decoder(list[dict[str, msgspec.Raw]])
 
 
 def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
@@ -121,7 +122,7 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
             raise invalid(f"Tool type {tool.type!r} is not available here: use function or custom tools.", "tools")
     media = _media(request.messages, request.model)
     for name in (
-        *(("messages",) if media.any or _may_be_more_than_text(text) else ()),
+        *(("messages",) if media.any or _may_hide(members["messages"], request.messages, text) else ()),
         *(name for name in READ_HERE if name in members),
     ):
         refuse_twins(bytes(members[name]))
@@ -158,13 +159,34 @@ def parse_chat(body: bytes, _content_type: bytes = b"") -> Parsed:
     )
 
 
-def _may_be_more_than_text(body: bytes) -> bool:
-    """Tell whether anything but text may stand in a body, perhaps before a text of the same name; in escaped letters
-    too. One search after the other: a loop, or one expression for all, would take several times as long.
+def _may_hide(messages: msgspec.Raw, read: list[_Message], text: bytes) -> bool:
+    """Tell whether anything but text may stand in messages before a text of the same name: a parser may take that.
+
+    Mostly their size tells that no name is given twice. Else names are searched for in `text`, the body.
     """
-    if b'image_url"' in body or b'audio"' in body or b'"file"' in body:  # `audio` and `input_audio`
+    try:
+        rows = _rows.decode(messages)
+        if _is_compact(rows, messages) and all(
+            _is_compact(_rows.decode(row["content"]), row["content"])
+            for row, message in zip(rows, read, strict=True)
+            if isinstance(message.content, list)
+        ):
+            return False
+    except msgspec.DecodeError:
+        """Halves of surrogate pairs: they are as they were sent."""
+    if b'image_url"' in text or b'audio"' in text or b'"file"' in text:  # `audio` and `input_audio`
         return True
-    return b"\\u00" in body and (b"\\u006" in body or b"\\u007" in body or b"\\u005" in body)
+    return b"\\u00" in text and (b"\\u006" in text or b"\\u007" in text or b"\\u005" in text)  # letters, escaped
+
+
+def _is_compact(rows: list[dict[str, msgspec.Raw]], raw: msgspec.Raw) -> bool:
+    """Tell whether objects are all that a list has, as compact as JSON can be: a blank, an escape in a name, a member
+    given twice would take more.
+    """
+    size = 1 + len(rows)
+    for row in rows:
+        size += 1 + 4 * len(row) + sum(map(len, row)) + sum(map(len, row.values()))
+    return size == len(raw)
 
 
 def _caps(request: _Chat) -> tuple[tuple[str, Whole], ...]:
