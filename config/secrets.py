@@ -1,5 +1,6 @@
 """Keys and signing secrets: from the environment, or from files that proxy.toml names, never from proxy.toml itself."""
 
+import errno
 import os
 import re
 from collections.abc import Mapping
@@ -17,6 +18,8 @@ VISIBLE = re.compile(r"[\x21-\x7e]+")
 SHORTEST_NOTICES_SECRET = 16
 SHORTEST_SERVICE_KEY = 32
 MOST_SECRETS = 2
+LONGEST_FILE = 65_536
+"""Bytes of a secret's file: a device that never ends is none."""
 
 
 class Secret:
@@ -59,7 +62,7 @@ def upstream_key(settings: Settings, environ: Mapping[str, str] = os.environ) ->
     if not value and settings.upstream.api_key_file:
         where, name = settings.upstream.api_key_file, "upstream.api_key_file"
         try:
-            value = Path(settings.upstream.api_key_file).read_text(encoding="utf-8").strip()
+            value = _kept_in(settings.upstream.api_key_file)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 "proxy.toml",
@@ -84,7 +87,7 @@ def upstream_keys(settings: Settings, environ: Mapping[str, str] = os.environ) -
         value = environ.get(entry.api_key_variable, "").strip()
         if entry.api_key_file:
             try:
-                value = Path(entry.api_key_file).read_text(encoding="utf-8").strip()
+                value = _kept_in(entry.api_key_file)
             except (OSError, UnicodeDecodeError) as error:
                 problems.append(f"{entry.name}: {entry.api_key_file} cannot be read ({type(error).__name__})")
                 continue
@@ -227,8 +230,17 @@ def _secret(name: str, path: str, key: str, environ: Mapping[str, str]) -> str:
     if value or not path:
         return value
     try:
-        return Path(path).read_text(encoding="utf-8").strip()
+        return _kept_in(path)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             "proxy.toml", key, f"cannot be read ({type(error).__name__})", f"name a readable file, or set {name}"
         ) from None
+
+
+def _kept_in(path: str) -> str:
+    """Return what the file of a secret holds. Raises OSError, also for one that is no secret's; UnicodeDecodeError."""
+    with Path(path).open("rb") as file:
+        raw = file.read(LONGEST_FILE + 1)
+    if len(raw) > LONGEST_FILE:
+        raise OSError(errno.EFBIG, "longer than any secret", path)
+    return raw.decode().strip()

@@ -71,6 +71,7 @@ CURES: Mapping[str, str] = {
 SECRET_FIELDS = ("password", "sslpassword", "sentinel_password")
 SQLALCHEMY_FIELDS = ("host", "prepared_statement_cache_size")
 SYSTEM_ROOTS = "system"
+IN_MEMORY, LONGEST_NAME = ":memory:", 255
 """`sslrootcert` of libpq for the certificate authorities that the system knows."""
 FILE_FIELDS = ("sslrootcert", "sslcert", "sslkey", "sslcrl", "passfile", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile")
 
@@ -155,6 +156,7 @@ def find_url_problems(url: str) -> Iterator[UrlProblem]:
     """Yield what the URL of a store cannot have. `url`: where it is a database's, its scheme is one of ours."""
     scheme = url.partition("://")[0]
     if scheme.startswith("sqlite"):
+        yield from _sqlite_problems(url)
         return
     if not scheme.startswith("postgresql"):
         yield from find_redis_problems(url)
@@ -167,6 +169,14 @@ def find_url_problems(url: str) -> Iterator[UrlProblem]:
     mode = found.get("sslmode", found.get("ssl", "prefer"))
     if found.get("sslnegotiation") == "direct" and mode not in SSL_MODES[3:]:
         yield UrlProblem("has sslnegotiation=direct without TLS", "add sslmode=require, verify-ca or verify-full")
+
+
+def _sqlite_problems(url: str) -> Iterator[UrlProblem]:
+    """Yield why a path can be no file's: it has no name, or a longer one than Linux has (NAME_MAX)."""
+    path = url.partition("?")[0].partition("://")[2][1:]
+    *_, name = parts = path.split("/")
+    if name in ("", IN_MEMORY) or max(len(part.encode()) for part in parts) > LONGEST_NAME:
+        yield UrlProblem("names no file", 'write it like "sqlite+aiosqlite:///var/tollkeeper.db"')
 
 
 def find_redis_problems(url: str) -> Iterator[UrlProblem]:

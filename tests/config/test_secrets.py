@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from config.errors import ConfigError
-from config.secrets import notices_secret, stripe_keys
+from config.secrets import notices_secret, stripe_keys, upstream_key
 from config.settings import Settings
 
 URLS = {
@@ -43,6 +43,14 @@ def test_keys_come_from_files(tmp_path: Path) -> None:
     assert found.api_key.reveal() == "rk_test_2"
     with pytest.raises(ConfigError, match="cannot be read"):
         stripe_keys(settings({"api_key_file": str(tmp_path / "none")}), {})
+
+
+@pytest.mark.timeout(20)
+def test_a_file_that_never_ends_holds_no_key() -> None:
+    with pytest.raises(ConfigError, match="cannot be read"):
+        stripe_keys(settings({"api_key_file": "/dev/zero"}), {})
+    with pytest.raises(ConfigError, match="cannot be read"):
+        upstream_key(msgspec.convert({"upstream": {"api_key_file": "/dev/zero"}}, Settings), {})
 
 
 @pytest.mark.parametrize(

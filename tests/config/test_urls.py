@@ -35,3 +35,16 @@ def test_a_databases_url_is_none_of_redis(url: str) -> None:
     with pytest.raises(ConfigError) as refused:
         parse_settings(f'[redis]\nurl = "{url}"\n'.encode(), "proxy.toml", {})
     assert [problem.key for problem in refused.value.problems] == ["redis.url"]
+
+
+@pytest.mark.parametrize("path", ["", "/", "/var/", ":memory:", "a" * 256, "漢" * 86, "a" * 300 + "/x.db"])
+def test_a_ledger_is_a_file_with_a_name(path: str) -> None:
+    with pytest.raises(ConfigError) as refused:
+        parse_settings(f'[database]\nurl = "sqlite+aiosqlite:///{path}"\n'.encode(), "proxy.toml", {})
+    assert [(problem.key, problem.reason) for problem in refused.value.problems] == [("database.url", "names no file")]
+
+
+@pytest.mark.parametrize("path", ["x.db", "/var/x.db", "a" * 255, "var/tollkeeper.db?timeout=3"])
+def test_a_ledger_with_a_name_is_one(path: str) -> None:
+    url = f"sqlite+aiosqlite:///{path}"
+    assert parse_settings(f'[database]\nurl = "{url}"\n'.encode(), "proxy.toml", {}).database.url == url
