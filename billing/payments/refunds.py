@@ -165,10 +165,10 @@ class Refunds:
         return found
 
     async def _gone(self, purchase_id: str) -> tuple[int, int]:
-        """Return the cents of a purchase that went back, and how many claims on it count no more."""
+        """Return the cents of a purchase that went back, and how many refunds of it count no more."""
         claims = await self._claims.of_purchase(purchase_id)
-        counting = [claim.amount_cents for claim in claims if claim.counts]
-        return sum(counting), len(claims) - len(counting)
+        lapsed = [claim for claim in claims if claim.kind == "refund" and not claim.counts]
+        return sum(claim.amount_cents for claim in claims if claim.counts), len(lapsed)
 
 
 def _worth(purchase: Purchase, gone: int, cents: int) -> int:
