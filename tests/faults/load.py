@@ -210,12 +210,14 @@ def _kill(process: psutil.Process, aimed: Load | None) -> None:
 
 
 def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, strikes: float = 0.2) -> list[Load]:
-    """Kill workers and the jobs process at random, so often, or `strike`, while clients call; wait until nothing is held.
+    """Kill workers, jobs process and counter at random, so often, or `strike`, while clients call; wait until nothing is
+    held. Who dies is drawn apart: what a seed does to the store stays, however many processes there are.
 
     `strikes`: part of the kills that is the store's; of the others `AIMED` are as an answer begins to be shown, when what is
     owed for it must have left the process. Returns a load for each account.
     """
-    chance, aim, server = random.Random(seed), random.Random(seed + 1), accounts[0].server
+    chance, aim, victim = (random.Random(seed + number) for number in range(3))
+    server = accounts[0].server
     clients = max(2, 6 // len(accounts))
     with contextlib.ExitStack() as stack:
         loads = [
@@ -227,7 +229,7 @@ def storm(accounts: Sequence[Account], strike: Strike, kills: int, seed: int, st
                 strike(chance)
             else:
                 found: list[psutil.Process] = wait_until(lambda: children(server), 5, "there are children")
-                _kill(chance.choice(found), aim.choice(loads) if aim.random() < AIMED else None)
+                _kill(victim.choice(found), aim.choice(loads) if aim.random() < AIMED else None)
         for load in loads:
             load.more(50 // len(loads), 30)
     for account in accounts:

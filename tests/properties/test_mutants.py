@@ -8,7 +8,7 @@ from tests.properties.proof.mutants.__main__ import explained
 from tests.properties.proof.mutants.selection import ALL, OWN, own_tests_of
 from tests.support.servers import ROOT
 
-NAME = re.compile(r"(?P<file>\S+\.py) (?P<inside>\S+): (?P<before>.+) -> (?P<after>.+)")
+NAME = re.compile(r"(?P<file>\S+\.py) (?P<inside>\S+): (?P<before>.+) -> (?P<after>.*)")
 
 
 @pytest.mark.parametrize("file", OWN)
