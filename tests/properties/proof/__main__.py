@@ -83,7 +83,7 @@ PARTS = (
     Part(
         "kill storm",
         "I3, I4, I5",
-        "workers, jobs and Redis killed at random under load: nothing lost, nothing twice, nothing held",
+        "workers, jobs, the counter and Redis killed at random: nothing lost, nothing twice, nothing held",
         "kills",
         25,
         5_000,
