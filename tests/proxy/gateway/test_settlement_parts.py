@@ -28,6 +28,7 @@ from proxy.gateway.settlement import (
     price_usage,
     with_missing_parts,
     with_possible_tools,
+    with_untold_sound,
 )
 from tests.support.counting import TOKENIZER
 from tests.support.plans import EMBEDDINGS, PRICES, plan, sold
@@ -459,6 +460,13 @@ async def test_a_file_of_sound_is_sound_though_a_report_does_not_say_so(
     assert decision.source == ("counted" if heard and not said else "upstream")
 
 
+@pytest.mark.parametrize(("prompt", "read", "heard"), [(None, 100, 100), (8, 100, 92), (8, 8, 0), (8, 5, 0)])
+def test_a_file_is_what_was_read_beyond_the_prompt(prompt: int | None, read: int, heard: int) -> None:
+    found = of_model(sold("gpt-4o-transcribe"), milliseconds=1_000, estimated_input=prompt)
+    usage, source = with_untold_sound(Usage(input_tokens=read), found, NO_OUTPUT)
+    assert (usage.audio_input_tokens, source) == (heard, "counted" if heard else "upstream")
+
+
 async def test_characters_are_known_from_the_request() -> None:
     speech = of_model(sold("tts-1"), characters=12)
     assert await count_usage(TOKENIZER, speech, 3, SAID, NO_REPORT) == Usage()
@@ -588,6 +596,7 @@ def test_no_live_answer_is_priced_as_a_batch() -> None:
     report = NO_REPORT._replace(usage=usage, service_tier="batch")
     assert price_usage(asked(), PRICES, usage, report).amount == 2_500
     assert price_usage(asked()._replace(tier="batch"), PRICES, usage, report).amount == 1_250
+    assert price_usage(asked(), PRICES, usage, report._replace(model="gpt-4o-mini")).amount == 150
 
 
 async def test_another_model_that_is_named_is_priced_where_it_writes() -> None:
