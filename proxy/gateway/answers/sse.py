@@ -13,7 +13,8 @@ COLON = rb"\s*(?:data:\s*)*:\s*(?:data:\s*)*"
 """Between a name and its value in an event's JSON, which may go on in another line of data at any blank."""
 BEGINNINGS = (b"data:", b"event:", b"id:", b"retry:", b":")
 """First bytes of an event stream, after blank lines and a byte order mark."""
-BLANKS = b"\xef\xbb\xbf\r\n \t"
+BLANKS, MOST_BLANKS = b"\xef\xbb\xbf\r\n \t", 4_096
+"""Bytes that may stand before what an answer is, and how many of them are waited through to know it."""
 
 
 def last_boundary(data: bytes) -> int:
@@ -60,4 +61,4 @@ def begins_events(data: bytes) -> bool:
 def may_begin_events(data: bytes) -> bool:
     """Tell whether these first bytes are too few to say: more of them may turn out to be an event stream's."""
     said = data.lstrip(BLANKS)
-    return any(one.startswith(said) and one != said for one in BEGINNINGS)
+    return len(data) <= MOST_BLANKS and any(one.startswith(said) and one != said for one in BEGINNINGS)

@@ -88,7 +88,7 @@ def _of_walk(data: bytes) -> int | None:
 
 
 def _wav(data: bytes) -> int | None:
-    """By rate, channels and width of samples, however few there are in a second; None where none of it is known.
+    """By the bits of a second, however few: rate, channels, width of samples; None where none of it is known.
 
     The header's own byte rate is nothing that decoders look at, so it may say anything.
     """
@@ -101,7 +101,9 @@ def _wav(data: bytes) -> int | None:
         name, length = data[position : position + 4], struct.unpack(order + "I", data[position + 4 : position + 8])[0]
         if name == b"fmt " and position + 24 <= len(data):
             kind, channels, rate, _, _, bits = struct.unpack(order + "HHIIHH", data[position + 8 : position + 24])
-            seconds.append(rate * channels * (bits // 8) if kind in BY_SAMPLE else 0)
+            width = bits // 8 * 8 if kind in BY_SAMPLE and bits >= 8 else bits or 1  # else at least a bit is a sample
+            second = rate * channels * width
+            seconds.append(second if kind in BY_SAMPLE or second < 8 * SLOWEST_BYTES_PER_SECOND else 0)
         elif name == b"data":
             break
         position += 8 + length + length % 2
@@ -109,7 +111,7 @@ def _wav(data: bytes) -> int | None:
     if not any(seconds):
         return None
     second = min(one for one in seconds if one)  # of two headers a decoder may take either
-    return -(-samples * 1_000 // (second if all(seconds) else min(second, SLOWEST_BYTES_PER_SECOND)))
+    return -(-samples * 8_000 // (second if all(seconds) else min(second, 8 * SLOWEST_BYTES_PER_SECOND)))
 
 
 def _flac(data: bytes) -> int | None:

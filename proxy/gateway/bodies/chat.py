@@ -7,7 +7,7 @@ import msgspec
 
 from billing.money.usage import Value
 from proxy.gateway.bodies.inventory import CHAT_FIELDS, CHAT_TOOLS
-from proxy.gateway.bodies.json_body import Whole, decode, has_twins, refuse_twins, top_level, whole_number
+from proxy.gateway.bodies.json_body import UNREADABLE, Whole, decode, has_twins, refuse_twins, top_level, whole_number
 from proxy.gateway.bodies.parsed import (
     FRAMING_TOKENS,
     MAX_CHOICES,
@@ -172,7 +172,7 @@ def _may_hide(messages: msgspec.Raw, read: list[_Message], text: bytes) -> bool:
             if isinstance(message.content, list)
         ):
             return False
-    except msgspec.DecodeError:
+    except UNREADABLE:
         """Halves of surrogate pairs: they are as they were sent."""
     if b'image_url"' in text or b'audio"' in text or b'"file"' in text:  # `audio` and `input_audio`
         return True

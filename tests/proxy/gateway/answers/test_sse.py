@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.gateway.answers.sse import begins_events, event_data, last_boundary, next_boundary, split_events
+from proxy.gateway.answers.sse import (
+    begins_events,
+    event_data,
+    last_boundary,
+    may_begin_events,
+    next_boundary,
+    split_events,
+)
 
 PIECES = st.lists(
     st.sampled_from(
@@ -87,3 +94,16 @@ def test_the_next_boundary_is_the_end_of_the_event_around_a_position() -> None:
     assert data[: next_boundary(data, 2)] == b"data: a\n\n"
     assert data[: next_boundary(data, 12)] == b"data: a\n\ndata: b\r\n\r\n"
     assert next_boundary(data, 25) == len(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "few"),
+    [(b"", True), (b"\n", True), (b"\xef\xbb", True), (b"da", True), (b"data:", False), (b"{", False), (b"x", False)],
+)
+def test_which_first_bytes_are_too_few_to_tell_events_by(data: bytes, few: bool) -> None:
+    assert may_begin_events(data) is few
+
+
+def test_blanks_without_end_are_not_waited_through() -> None:
+    assert may_begin_events(b" " * 4_096)
+    assert not may_begin_events(b" " * 4_097)

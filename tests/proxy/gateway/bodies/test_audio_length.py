@@ -183,6 +183,16 @@ def test_a_wav_of_a_kind_that_is_not_known_is_bounded_by_its_size() -> None:
     assert audio_length(riff(8_000, 50_000, kind=2)).most >= 100_000
 
 
+@pytest.mark.parametrize(
+    ("kind", "bits", "seconds"), [(2, 4, 36_000), (17, 4, 36_000), (85, 0, 144_000), (1, 4, 36_000)]
+)
+def test_samples_of_less_than_a_byte_play_for_long_too(kind: int, bits: int, seconds: int) -> None:
+    """ADPCM of four bits and one sample a second, and what says no width: a bit a sample at least."""
+    slow = bytearray(riff(1, 18_000, kind=kind))
+    slow[34:36] = struct.pack("<H", bits)
+    assert seconds * 1_000 <= audio_length(bytes(slow)).most <= seconds * 1_000 + 2_000
+
+
 def test_what_stores_silence_in_nothing_and_does_not_say_its_length_is_an_hour() -> None:
     for head in (b"fLaC" + b"\0" * 100, b"OggS" + b"\0" * 100, b"\x1aE\xdf\xa3", b"\0\0\0\x18ftypisom" + b"moof"):
         assert audio_length(head).most >= 3_600_000
